@@ -1,0 +1,130 @@
+"""Variables on disk: Orbax checkpoints, plain .npz and Flax msgpack files, all read without pickle."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.errors import InputError, RunError
+
+
+def _orbax() -> ModuleType:
+    # Orbax takes a second to import, and its first version is on its way to the top level.
+    try:
+        from orbax.checkpoint import v1
+    except ImportError:
+        from orbax.checkpoint.experimental import v1
+    return v1
+
+
+def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None) -> None:
+    """Write a pytree of arrays as one Orbax checkpoint, whole or not at all; what was there is replaced.
+
+    `about` is JSON that travels along, for `describe`. Raises RunError if the disk refuses.
+    """
+    path = Path(path).absolute()
+    leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
+    ahead, behind = (path.with_name(f".{path.name}.{which}") for which in ("new", "old"))
+    try:
+        for leftover in (ahead, behind):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _orbax().save(ahead, trees.nest(leaves), custom_metadata={"about": json.dumps(about or {})})
+        if path.exists():
+            os.replace(path, behind)
+        os.replace(ahead, path)
+        shutil.rmtree(behind, ignore_errors=True)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"cannot write the checkpoint {path}: {error}. Free space there, or choose another folder; "
+            "what was saved before is kept."
+        ) from error
+
+
+def load(path: str | Path) -> trees.Tree:
+    """The variables in a checkpoint: an Orbax folder, an `.npz` of leaves by name, or Flax msgpack bytes.
+
+    Raises InputError if there is nothing to read, or if what is there is truncated or of another kind.
+    """
+    path = Path(path).absolute()
+    if not path.exists():
+        raise InputError(f"no checkpoint at {path}: nothing is there. Give the path of a checkpoint or run folder.")
+    try:
+        if path.is_dir():
+            return _load_orbax(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return trees.nest({name: jnp.asarray(file[name]) for name in file.files})
+        from flax import serialization
+
+        return jax.tree.map(jnp.asarray, serialization.msgpack_restore(path.read_bytes()))
+    except Exception as error:  # readers raise whatever broken bytes lead them to
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"the checkpoint {path} cannot be read: it is truncated or of another kind "
+            f"({type(error).__name__}: {reason[0] if reason else 'no detail'}). Expected an Orbax folder, an .npz "
+            "of leaves by name, or Flax msgpack. Copy it again, or delete it to have it made anew."
+        ) from error
+
+
+def _load_orbax(path: Path) -> trees.Tree:
+    orbax = _orbax()
+    abstract = orbax.metadata(path).metadata
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
+    return orbax.load(path, target)
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What `save` was told about a checkpoint; an empty dict for one from elsewhere."""
+    path = Path(path).absolute()
+    if not path.is_dir():
+        return {}
+    try:
+        metadata = _orbax().metadata(path).custom_metadata or {}
+        return json.loads(metadata.get("about", "{}"))
+    except Exception as error:  # as in load
+        raise InputError(f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether an Orbax checkpoint, or a file, is at this path."""
+    path = Path(path).absolute()
+    return path.is_file() or (path / "_CHECKPOINT_METADATA").exists()
+
+
+class Resumable:
+    """The state of an iteration after its last complete epoch, in a folder of its own."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / "latest"
+
+    def save(self, epoch: int, state: trees.Tree, history: dict[str, np.ndarray]) -> None:
+        """Keep the state after `epoch` epochs, and the metrics so far; replaces what was kept before."""
+        leaves = {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+        save(self.path, {"state": leaves, "history": history}, {"epoch": epoch})
+
+    def restore(self, like: trees.Tree) -> tuple[int, trees.Tree, dict[str, np.ndarray]] | None:
+        """(epochs done, state, history), or None if nothing was kept. `like` gives the structure.
+
+        Raises InputError if what was kept is broken or belongs to another iteration.
+        """
+        interrupted = self.path.with_name(f".{self.path.name}.old")
+        if not self.path.exists() and interrupted.exists():
+            os.replace(interrupted, self.path)
+        if not self.path.exists():
+            return None
+        kept, epoch = load(self.path), describe(self.path).get("epoch", 0)
+        leaves, expected = jax.tree.leaves(kept["state"]), jax.tree.leaves(like)
+        if [jnp.shape(leaf) for leaf in leaves] != [jnp.shape(leaf) for leaf in expected]:
+            raise InputError(f"{self.path} was saved by another iteration. Delete it, or use another folder.")
+        history = {name: np.asarray(values) for name, values in kept["history"].items()}
+        return epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), history

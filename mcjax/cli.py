@@ -1,0 +1,58 @@
+"""The command line: parses, runs a command, and says in one message what went wrong."""
+
+import os
+import sys
+from typing import Annotated
+
+import tyro
+
+from mcjax.commands.connect import Connect
+from mcjax.commands.evaluate import Evaluate
+from mcjax.commands.match import Match
+from mcjax.commands.quickstart import Quickstart
+from mcjax.commands.train import Train
+from mcjax.errors import InputError, RunError
+
+Command = (
+    Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Match, tyro.conf.subcommand("match")]
+    | Annotated[Connect, tyro.conf.subcommand("connect")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 (the run failed), 2 (wrong input) or 130 (interrupted)."""
+    try:
+        command: Command = tyro.cli(
+            Command,  # type: ignore[arg-type]
+            prog="mcjax",
+            description="How trained networks are connected, once permutation symmetry is removed.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
+        command.run()
+    except InputError as error:
+        return _fail(f"error: {error}", 2)
+    except (RunError, OSError) as error:
+        return _fail(f"failed: {error}", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted: complete epochs are kept, and the same command goes on from them.", 130)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"mcjax: {message}", file=sys.stderr)
+    return code
+
+
+def entry() -> None:
+    """What the `mcjax` script calls."""
+    # Silences the runtimes below, whose start-up notices would stand between the user and the table.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

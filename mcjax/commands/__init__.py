@@ -1,0 +1,1 @@
+"""The commands, one a file: each parses into a frozen dataclass and runs."""

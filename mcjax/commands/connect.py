@@ -1,0 +1,159 @@
+"""`mcjax connect`: a low-loss curve between two networks, aligned or not, and its measurement."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from mcjax import checkpoint, plotting
+from mcjax.commands.match import matched
+from mcjax.commands.networks import (
+    DataOptions,
+    ModelOptions,
+    Network,
+    Out,
+    Positional,
+    TrainOptions,
+    check_key,
+    fingerprint,
+    open_run,
+    read_pair,
+)
+from mcjax.commands.train import as_json
+from mcjax.data import Dataset
+from mcjax.errors import InputError
+from mcjax.landscape import PathMetrics, barrier, evaluate_path
+from mcjax.paths import Curve, FitConfig, bezier, fit_curve, linear, polygonal_chain
+from mcjax.report import RunFolder, table
+from mcjax.symmetry import Permutation, identity_permutation, load_permutation
+from mcjax.symmetry.permutation import check_permutation
+from mcjax.training import Recorder, TrainConfig
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How finely to measure a path."""
+
+    points: int = 61
+    """Values of t, equally spaced from 0 to 1."""
+    calibration_images: int | None = None
+    """Training images to re-estimate batch statistics on at every t (None: all)."""
+    eval_batch_size: int = 500
+    """Images at a time."""
+
+    def evaluate(self, model: Any, path: Any, dataset: Dataset) -> PathMetrics:
+        """Measure a path."""
+        if self.points < 2:
+            raise InputError(f"got points={self.points}, expected at least 2.")
+        return evaluate_path(
+            model, path, dataset, self.points, batch_size=self.eval_batch_size,
+            calibration_images=self.calibration_images,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Connect:
+    """Fit a curve between network A and network B, and measure loss and accuracy along it."""
+
+    a: Positional[str]
+    """Checkpoint or run folder of theta_1; RUN/0 is the first network of a run."""
+    b: Positional[str]
+    """Checkpoint or run folder of theta_2."""
+    images: DataOptions = field(default_factory=DataOptions)
+    architecture: ModelOptions = field(default_factory=ModelOptions)
+    training: TrainOptions = field(default_factory=TrainOptions)
+    measuring: EvaluateOptions = field(default_factory=EvaluateOptions)
+    curve: Literal["line", "bezier", "chain"] = "bezier"
+    """The family of curves; the line is measured, not fitted."""
+    degree: int = 2
+    """Degree of the Bezier curve."""
+    bends: int = 1
+    """Bends of the polygonal chain."""
+    points_per_step: int = 1
+    """Values of t that each step averages over."""
+    align: bool = True
+    """Match the units of B to those of A first, by their activations."""
+    permutation: str | None = None
+    """An .npz with a permutation of B, one int32 array a group: used instead of matching (None: none)."""
+    seed: int = 0
+    """Seed of the fit."""
+    out: Out = None
+
+    def run(self) -> None:
+        """Do it, or go on with it, or report what was done."""
+        key = check_key(self.seed)
+        a, b, dataset, images = read_pair(self.a, self.b, self.architecture, self.images)
+        given = load_permutation(self.permutation) if self.permutation else None
+        if given is not None:
+            check_permutation(a.model.spec, given, a.model.spec.group_sizes(a.theta))
+        curve = self._curve(a)
+        config = FitConfig(
+            **self.training.config(TrainConfig.preset(self.training.preset), points_per_step=self.points_per_step)
+        )
+        run = open_run(
+            "connect", self.out,
+            {"theta_1": fingerprint(a.theta), "theta_2": fingerprint(b.theta), "data": images, "seed": self.seed,
+             "curve": [curve.kind, curve.control_points], "config": as_json(config), "measuring": vars(self.measuring),
+             "P": fingerprint(given) if given is not None else ("activations" if self.align else "identity")},
+        )  # fmt: skip
+        if run.results is None:
+            P = given if given is not None else self._permutation(a, b, dataset)
+            theta_c = None
+            if curve.control_points:
+                recorder = Recorder(f"fitting a {self.curve}", run, "fit")
+                fit = fit_curve(key, a.model, curve, a.theta, b.theta, dataset, P, config, recorder=recorder)
+                theta_c = fit.theta_c
+                run.figure("training", plotting.training(fit.history, f"{self.curve} fit"))
+            save_curve(run, a, b, curve, theta_c, P, images)
+            metrics = self.measuring.evaluate(a.model, curve.bind(a.theta, b.theta, theta_c, P), dataset)
+            finish_path(run, metrics, f"{a.model.name} on {dataset.name}: {self.curve}, {self._how(given)}")
+        report_path(run)
+
+    def _curve(self, a: Network) -> Curve:
+        spec = a.model.spec
+        return {
+            "line": lambda: linear(spec),
+            "bezier": lambda: bezier(spec, self.degree),
+            "chain": lambda: polygonal_chain(spec, self.bends),
+        }[self.curve]()
+
+    def _permutation(self, a: Network, b: Network, dataset: Dataset) -> Permutation:
+        return matched(a, b, dataset).P if self.align else identity_permutation(a.model.spec, a.theta)
+
+    def _how(self, given: Permutation | None) -> str:
+        return "permuted as given" if given is not None else ("aligned" if self.align else "unaligned")
+
+
+def save_curve(
+    run: RunFolder, a: Network, b: Network, curve: Curve, theta_c: Any, P: Permutation, images: dict[str, Any]
+) -> None:
+    """Keep everything that the path is made of as one checkpoint."""
+    tree = {"theta_1": a.theta, "theta_2": b.theta, "P": P} | ({"theta_c": theta_c} if theta_c is not None else {})
+    about = {
+        "curve": {"kind": curve.kind, "control_points": curve.control_points},
+        "model": a.about["model"], "data": images,
+    }  # fmt: skip
+    checkpoint.save(run.checkpoints("curve"), tree, about)
+
+
+def finish_path(run: RunFolder, metrics: PathMetrics, title: str) -> None:
+    """Write the figure and the results of a measured path."""
+    line = plotting.Line("train loss, test accuracy", metrics.train_loss, metrics.test_accuracy, plotting.ALIGNED)
+    run.figure("path", plotting.along_paths(metrics.ts, [line], title))
+    values = {name: np.asarray(value).tolist() for name, value in metrics._asdict().items()}
+    summary = jax.tree.map(float, metrics.summary())
+    barriers = {f"barrier_{name}": float(barrier(metrics, name)) for name in summary}
+    run.finish({"summary": summary, **barriers, "length": values["distance"][-1], "along": values})
+
+
+def report_path(run: RunFolder) -> None:
+    """Print the summary of a measured path."""
+    results = run.results or {}
+    columns = ("start", "end", "min", "max", "mean", "integral")
+    rows = [
+        [name.replace("_", " "), *(f"{values[column]:.4f}" for column in columns), f"{results[f'barrier_{name}']:.4f}"]
+        for name, values in results["summary"].items()
+    ]
+    print(table(["along the path", *columns, "barrier"], rows))
+    print(f"Length {results['length']:.3f}. Written to {run.path}")

@@ -1,0 +1,84 @@
+"""`mcjax evaluate`: networks, or the curve of a run, measured on any images."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mcjax import checkpoint, models
+from mcjax.commands.connect import EvaluateOptions, finish_path, report_path
+from mcjax.commands.networks import (
+    DataOptions,
+    ModelOptions,
+    Out,
+    Positional,
+    fingerprint,
+    networks_of,
+    open_run,
+    read_network,
+)
+from mcjax.commands.train import report
+from mcjax.errors import InputError
+from mcjax.paths import Curve
+from mcjax.report import mean_and_std
+from mcjax.training import evaluate
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a network, all networks of a run of `mcjax train`, or the curve of a run of `mcjax connect`."""
+
+    target: Positional[str]
+    """Checkpoint or run folder; RUN/0 is the first network of a run."""
+    images: DataOptions = field(default_factory=DataOptions)
+    architecture: ModelOptions = field(default_factory=ModelOptions)
+    measuring: EvaluateOptions = field(default_factory=EvaluateOptions)
+    out: Out = None
+
+    def run(self) -> None:
+        """Do it, or report what was done."""
+        curve = Path(self.target) / "checkpoints" / "curve"
+        here = Path(self.target)
+        if curve.exists():
+            self._curve(curve)
+        elif "curve" in (checkpoint.describe(here) if checkpoint.is_checkpoint(here) else {}):
+            self._curve(here)
+        else:
+            self._networks()
+
+    def _networks(self) -> None:
+        several = networks_of(Path(self.target))
+        paths = [str(path) for path in several] or [self.target]
+        given = self.images.load()[0] if self.images.data is not None else None
+        networks = [read_network(path, self.architecture, given) for path in paths]
+        dataset, images = self.images.load(networks[0].about.get("data"))
+        run = open_run(
+            "evaluate", self.out, {"theta": [fingerprint(n.theta) for n in networks], "data": images}
+        )
+        if run.results is None:
+            on_device = jax.device_put(dataset)
+            measured = [evaluate(n.model, n.theta, on_device) for n in networks]
+            values = np.asarray([[*train, *test] for train, test in measured], np.float64).T.tolist()
+            names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+            run.finish({name: mean_and_std(column) for name, column in zip(names, values, strict=True)})
+        report(run)
+
+    def _curve(self, path: Path) -> None:
+        tree, about = checkpoint.load(path), checkpoint.describe(path)
+        if "curve" not in about:
+            raise InputError(f"{path} does not say what curve it holds: expected one that `mcjax connect` wrote.")
+        description = dict(about["model"])
+        model = models.create(
+            description.pop("name"), description.pop("num_classes"), description.pop("input_shape"), **description
+        )
+        dataset, images = self.images.load(about["data"])
+        run = open_run(
+            "evaluate", self.out, {"curve": fingerprint(tree), "data": images, "measuring": vars(self.measuring)}
+        )
+        if run.results is None:
+            curve = Curve(model.spec, about["curve"]["kind"], about["curve"]["control_points"])
+            bound = curve.bind(tree["theta_1"], tree["theta_2"], tree.get("theta_c"), tree["P"])
+            metrics = self.measuring.evaluate(model, bound, dataset)
+            finish_path(run, metrics, f"{model.name} on {dataset.name}")
+        report_path(run)

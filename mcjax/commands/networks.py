@@ -1,0 +1,204 @@
+"""What the commands share: networks on disk, data by name, run folders by default."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from mcjax import checkpoint, models, trees
+from mcjax.data import Augmentation, Dataset, load
+from mcjax.errors import InputError
+from mcjax.models.base import axis_of
+from mcjax.report import RunFolder
+from mcjax.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images."""
+
+    data: str | None = None
+    """digits, cifar10, cifar100, stl10, mnist, fashion_mnist or any other TFDS image-classification set, or the
+    path of an .npz (None: the one that the networks were trained on)."""
+    data_dir: str | None = None
+    """Where TFDS keeps its sets (None: TFDS's own default)."""
+    train_images: int | None = None
+    """Use the first so many training images (None: all)."""
+    test_images: int | None = None
+    """Use the first so many test images (None: all)."""
+
+    def load(self, recorded: Mapping[str, Any] | None = None) -> tuple[Dataset, dict[str, Any]]:
+        """The data set, and its description for a checkpoint. `recorded` is such a description."""
+        options = asdict(self)
+        if self.data is None:
+            if not recorded:
+                raise InputError("these checkpoints do not say what they were trained on: give --data.")
+            options = {**recorded, **{key: value for key, value in options.items() if value is not None}}
+        dataset = load(options["data"], options["data_dir"])
+        return dataset.take(options["train_images"], options["test_images"]), options
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which architecture."""
+
+    model: str | None = None
+    """mlp, tinysix, tinyten, resnet20, resnet32, vgg11 or vgg16 (None: what the checkpoints say)."""
+    width: float = 1.0
+    """Multiplier of every width."""
+    activation: str = "relu"
+    """relu, gelu, silu, softplus, tanh, sigmoid, leaky_relu or linear."""
+    widths: tuple[int, ...] = (256, 256)
+    """Units of each hidden layer, for mlp alone."""
+
+    def describe(self, dataset: Dataset) -> dict[str, Any]:
+        """The model for this data set, as `create` takes it and JSON holds it."""
+        assert self.model is not None
+        options: dict[str, Any] = {"width": self.width, "activation": self.activation}
+        if self.model == "mlp":
+            options["widths"] = list(self.widths)
+        shape = list(dataset.image_shape)
+        return {"name": self.model, "num_classes": dataset.num_classes, "input_shape": shape, **options}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train."""
+
+    preset: Literal["fast", "paper"] = "fast"
+    """fast: 30 epochs in one cycle. paper: 250 epochs, learning rate halved every 20."""
+    epochs: int | None = None
+    """Passes over the training images (None: the preset's)."""
+    batch_size: int | None = None
+    """Images a step (None: the preset's, 128)."""
+    learning_rate: float | None = None
+    """Peak learning rate of SGD (None: the preset's, 0.1)."""
+    weight_decay: float | None = None
+    """Multiplies half the squared norm of the parameters (None: the preset's, 5e-4)."""
+    augment: Literal["auto", "on", "off"] = "auto"
+    """Flip, crop by up to 4 pixels, turn by up to 15 degrees (auto: on for colour images)."""
+
+    def config(self, base: TrainConfig, **more: Any) -> dict[str, Any]:
+        """The keyword arguments of a TrainConfig: those of `base` with what was given here, and `more`."""
+        given = {
+            name: getattr(self, name)
+            for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
+            if getattr(self, name) is not None
+        }
+        chosen = {"auto": None, "on": Augmentation(), "off": Augmentation.none()}[self.augment]
+        return {**vars(base), **given, "augmentation": chosen, **more}
+
+
+class Network(NamedTuple):
+    """A network read from disk: its variables, its model, and what its checkpoint tells of itself."""
+
+    theta: trees.Tree
+    model: models.Model
+    about: dict[str, Any]
+    name: str
+
+
+def read_network(path: str, options: ModelOptions, dataset: Dataset | None = None) -> Network:
+    """A network from a checkpoint, or from a run folder: RUN if it holds one, RUN/0, RUN/1 if several.
+
+    Raises InputError if there is none, or more than one, or if it does not say its model and
+    `options` does not either; SpecError if its variables are not those of the model.
+    """
+    where = _checkpoint_of(path)
+    about, theta = checkpoint.describe(where), checkpoint.load(where)
+    if "model" not in about:
+        if options.model is None or dataset is None:
+            raise InputError(f"the checkpoint {where} does not say its model: give --model and --data.")
+        about = {**about, "model": options.describe(dataset)}
+    description = dict(about["model"])
+    model = models.create(
+        description.pop("name"), description.pop("num_classes"), description.pop("input_shape"), **description
+    )
+    if axis_of(theta, model):
+        raise InputError(f"{where} holds several networks along one axis: expected one network a checkpoint.")
+    return Network(theta, model, about, str(path))
+
+
+def _checkpoint_of(path: str) -> Path:
+    where = Path(path)
+    if checkpoint.is_checkpoint(where):
+        return where
+    numbered = where.parent / "checkpoints" / f"network_{where.name}"
+    if checkpoint.is_checkpoint(numbered):
+        return numbered
+    networks = networks_of(where)
+    if len(networks) == 1:
+        return networks[0]
+    if networks:
+        names = ", ".join(f"{where}/{i}" for i in range(len(networks)))
+        raise InputError(f"{where} holds {len(networks)} networks: name one of {names}.")
+    if (where / "config.json").exists():
+        raise InputError(f"{where} is a run without trained networks: it is not finished, or not of `mcjax train`.")
+    if where.is_dir():
+        return where  # a folder that is no whole checkpoint: reading it says what is wrong
+    raise InputError(f"no network at {path}: expected a checkpoint, a run folder of `mcjax train`, or RUN/0, RUN/1, ...")
+
+
+def networks_of(run: Path) -> list[Path]:
+    """The checkpoints of the networks that a run trained, in order."""
+    found = (run / "checkpoints").glob("network_*")
+    return sorted(found, key=lambda path: int(path.name.removeprefix("network_")))
+
+
+def read_pair(
+    first: str, second: str, options: ModelOptions, images: DataOptions
+) -> tuple[Network, Network, Dataset, dict[str, Any]]:
+    """Two networks of one architecture, and the images they were trained on or those asked for."""
+    dataset = images.load()[0] if images.data is not None else None
+    a, b = (read_network(path, options, dataset) for path in (first, second))
+    if a.model != b.model:
+        raise InputError(
+            f"the endpoints are of different architectures: {first} is {_said(a)}, {second} is {_said(b)}. "
+            "Expected two networks of one."
+        )
+    dataset, described = images.load(a.about.get("data"))
+    return a, b, dataset, described
+
+
+def _said(network: Network) -> str:
+    return json.dumps(network.about["model"])
+
+
+def fingerprint(tree: trees.Tree) -> str:
+    """The sha256 of names, shapes and values: what a run is made from, whatever it is called."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(trees.flatten(tree).items()):
+        array = np.asarray(leaf)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def open_run(command: str, out: str | None, config: Mapping[str, Any]) -> RunFolder:
+    """The run folder `out`, or one under runs/ that is named after the command and its config."""
+    whole = {"command": command, **config}
+    if out is None:
+        mark = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
+        out = f"runs/{command}-{mark}"
+    return RunFolder(out, whole)
+
+
+def check_key(seed: int) -> jax.Array:
+    """The typed key of a seed. Raises InputError if it is negative."""
+    if seed < 0:
+        raise InputError(f"got seed={seed}, expected it not negative.")
+    return jax.random.key(seed)
+
+
+Positional = tyro.conf.Positional
+Flat = tyro.conf.OmitArgPrefixes
+Out = Annotated[
+    str | None,
+    tyro.conf.arg(help="Run folder; the same command again resumes it (None: runs/COMMAND-HASH, after the options)."),
+]

@@ -1,0 +1,135 @@
+"""`mcjax quickstart`: the whole of it, on real images that need no download, in a minute."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import checkpoint, data, models, plotting, trees
+from mcjax.commands.networks import Out, check_key
+from mcjax.errors import InputError
+from mcjax.landscape import PathMetrics, barrier, evaluate_path
+from mcjax.matching import Match, match_activations
+from mcjax.paths import FitConfig, bezier, fit_curve, linear
+from mcjax.report import RunFolder, mean_and_std, plus_minus, table
+from mcjax.symmetry import check_invariance
+from mcjax.training import Recorder, TrainConfig, train_endpoints
+
+KINDS = ("linear_unaligned", "linear_aligned", "bezier_unaligned", "bezier_aligned")
+WIDTHS = (32, 32)
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Join pairs of small networks on scikit-learn's handwritten digits: four paths a pair, one table, two figures.
+
+    Trains an MLP 64-32-32-10 from many seeds at once, matches each pair's units, fits Bezier curves
+    with and without the matching, and measures loss and accuracy along them and along straight lines.
+    """
+
+    pairs: int = 6
+    """How many independent pairs of networks."""
+    epochs: int = 60
+    """Passes over the 1,437 training images, for the networks and for the curves."""
+    seed: int = 0
+    """Seed of everything."""
+    out: Out = None
+
+    def run(self) -> None:
+        """Do it, or go on with it, or report what was done."""
+        if self.pairs < 1:
+            raise InputError(f"got pairs={self.pairs}, expected at least 1.")
+        key = check_key(self.seed)
+        config = {"command": "quickstart", "pairs": self.pairs, "epochs": self.epochs, "seed": self.seed}
+        run = RunFolder(self.out or "runs/quickstart", config)
+        if run.results is None:
+            self._do(run, key)
+        report(run)
+
+    def _do(self, run: RunFolder, key: jax.Array) -> None:
+        dataset = data.load("digits")
+        model = models.create("mlp", dataset.num_classes, dataset.image_shape, widths=WIDTHS)
+        train_key, check_key_, fit_key = jax.random.split(key, 3)
+        keys = jax.random.split(train_key, 2 * self.pairs)
+        recorder = Recorder(f"training {2 * self.pairs} networks", run, "networks")
+        endpoints = train_endpoints(keys, model, dataset, TrainConfig(epochs=self.epochs), recorder=recorder)
+        theta_1, theta_2 = (trees.index(endpoints.theta, slice(i, None, 2)) for i in range(2))
+        few = data.normalize(dataset.test_images[:16], dataset.mean, dataset.std)
+        check_invariance(model, trees.index(theta_1, 0), few, check_key_)
+        match = match_activations(model, theta_1, theta_2, dataset)
+        identity = {group: jnp.tile(jnp.arange(p.shape[1]), (self.pairs, 1)) for group, p in match.P.items()}
+
+        metrics: dict[str, PathMetrics] = {}
+        for how, P in (("unaligned", identity), ("aligned", match.P)):
+            stage = Recorder(f"fitting {self.pairs} curves, {how}", run, f"curves_{how}")
+            fit = fit_curve(
+                fit_key, model, bezier(model.spec), theta_1, theta_2, dataset, P, FitConfig(epochs=self.epochs),
+                recorder=stage,
+            )  # fmt: skip
+            line = linear(model.spec).bind_pairs(theta_1, theta_2, None, P)
+            for kind, path in (("linear", line), ("bezier", fit.path)):
+                metrics[f"{kind}_{how}"] = evaluate_path(model, path, dataset)
+        checkpoint.save(run.checkpoints("networks_trained"), {"theta_1": theta_1, "theta_2": theta_2, "P": match.P})
+        run.figure("paths", _paths_figure(metrics, self.pairs))
+        run.figure("correlation", _correlation_figure(match))
+        run.finish({"paths": {kind: _summary(metrics[kind]) for kind in KINDS}, "correlation": _signature(match)})
+
+
+def _summary(metrics: PathMetrics) -> dict[str, Any]:
+    summary = metrics.summary()
+    return {
+        "train_loss_mean": mean_and_std(summary["train_loss"]["mean"]),
+        "test_accuracy_mean": mean_and_std(summary["test_accuracy"]["mean"]),
+        "test_accuracy_min": mean_and_std(summary["test_accuracy"]["min"]),
+        "barrier": mean_and_std(barrier(metrics)),
+    }
+
+
+def _signature(match: Match) -> dict[str, Any]:
+    return {
+        group: {"before": mean_and_std(match.before[group]), "after": mean_and_std(match.after[group])}
+        for group in match.P
+    }
+
+
+def _paths_figure(metrics: dict[str, PathMetrics], pairs: int) -> Any:
+    lines = [
+        plotting.Line(
+            kind.replace("_", ", ").replace("bezier", "Bezier"), metrics[kind].train_loss, metrics[kind].test_accuracy,
+            plotting.UNALIGNED if kind.endswith("unaligned") else plotting.ALIGNED,
+            "--" if kind.startswith("linear") else "-",
+        )
+        for kind in KINDS
+    ]  # fmt: skip
+    title = f"Handwritten digits, MLP 64-32-32-10, mean ± one standard deviation of {pairs} pairs"
+    return plotting.along_paths(metrics[KINDS[0]].ts, lines, title)
+
+
+def _correlation_figure(match: Match) -> Any:
+    group = next(iter(match.P))
+    before = match.correlation[group][0]
+    signature = {name: (match.before[name], match.after[name]) for name in match.P}
+    title = f"Neuron alignment: {group} of the first pair, and every layer over all pairs"
+    return plotting.correlation(before, before[:, np.asarray(match.P[group][0])], signature, title)
+
+
+def report(run: RunFolder) -> None:
+    """Print the table of a finished quickstart, and where its figures are."""
+    paths = (run.results or {})["paths"]
+    rows = [
+        [
+            kind.replace("_", ", ").replace("bezier", "Bezier"),
+            plus_minus(paths[kind]["train_loss_mean"]),
+            plus_minus(paths[kind]["test_accuracy_mean"], 2, 100),
+            plus_minus(paths[kind]["test_accuracy_min"], 2, 100),
+            plus_minus(paths[kind]["barrier"]),
+        ]
+        for kind in KINDS
+    ]
+    count = len(paths[KINDS[0]]["barrier"]["values"])
+    print(table(["path", "mean train loss", "mean test acc. (%)", "min test acc. (%)", "barrier (nats)"], rows))
+    print(f"Mean ± standard deviation over {count} pairs, of values along 61 points of each path.")
+    for name in ("figures/paths.png", "figures/correlation.png", "results.json"):
+        print(f"  {run.path / name}")

@@ -1,0 +1,82 @@
+"""`mcjax train`: networks to be joined, many seeds in one program."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from mcjax import checkpoint, models, plotting, trees
+from mcjax.commands.networks import DataOptions, ModelOptions, Out, TrainOptions, check_key, open_run
+from mcjax.errors import InputError
+from mcjax.report import RunFolder, mean_and_std, plus_minus, table
+from mcjax.training import Recorder, TrainConfig, evaluate, train_endpoints
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train networks of one architecture from different seeds, all at once."""
+
+    images: DataOptions = field(default_factory=DataOptions)
+    architecture: ModelOptions = field(default_factory=ModelOptions)
+    training: TrainOptions = field(default_factory=TrainOptions)
+    networks: int = 2
+    """How many networks to train."""
+    seed: int = 0
+    """Seed of the first network; all others follow from it."""
+    out: Out = None
+
+    def run(self) -> None:
+        """Do it, or go on with it, or report what was done."""
+        if self.architecture.model is None or self.images.data is None:
+            raise InputError("give --model (tinysix, say) and --data (cifar10, say).")
+        if self.networks < 1:
+            raise InputError(f"got networks={self.networks}, expected at least 1.")
+        key = check_key(self.seed)
+        dataset, images = self.images.load()
+        described = self.architecture.describe(dataset)
+        arguments = dict(described)
+        model = models.create(
+            arguments.pop("name"), arguments.pop("num_classes"), arguments.pop("input_shape"), **arguments
+        )
+        config = TrainConfig(**self.training.config(TrainConfig.preset(self.training.preset)))
+        run = open_run(
+            "train", self.out,
+            {"model": described, "data": images, "config": as_json(config), "networks": self.networks, "seed": self.seed},
+        )  # fmt: skip
+        if run.results is None:
+            recorder = Recorder(f"training {self.networks} {model.name}", run, "train")
+            endpoints = train_endpoints(jax.random.split(key, self.networks), model, dataset, config, recorder=recorder)
+            measured = []
+            for i in range(self.networks):
+                theta = trees.index(endpoints.theta, i)
+                about = {"model": described, "data": images}
+                checkpoint.save(run.checkpoints(f"network_{i}"), theta, about)
+                train, test = jax.tree.map(float, evaluate(model, theta, jax.device_put(dataset)))
+                measured.append((train.loss, train.accuracy, test.loss, test.accuracy))
+            run.figure("training", plotting.training(endpoints.history, f"{model.name} on {dataset.name}"))
+            names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+            columns = zip(names, np.transpose(measured).tolist(), strict=True)
+            run.finish({name: mean_and_std(values) for name, values in columns})
+        report(run)
+
+
+def report(run: RunFolder) -> None:
+    """Print what a finished run of `mcjax train` or `mcjax evaluate` measured of its networks."""
+    results = run.results
+    names = list(results)
+    rows = [
+        [f"network {i}", *(f"{results[name]['values'][i]:.4f}" for name in names)]
+        for i in range(len(results[names[0]]["values"]))
+    ]
+    rows.append(["mean ± std", *(plus_minus(results[name]) for name in names)])
+    print(table(["", *(name.replace("_", " ") for name in names)], rows))
+    print(f"Written to {run.path}")
+
+
+def as_json(config: TrainConfig) -> dict[str, Any]:
+    """A config as JSON holds it."""
+    augmentation = config.augmentation and vars(config.augmentation)
+    return {**vars(config), "augmentation": augmentation}
+
+

@@ -1,0 +1,79 @@
+"""Normalisation and augmentation of uint8 images, inside the compiled step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mcjax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What a training image undergoes (Neuron Alignment, section 4). `Augmentation.none()` is nothing.
+
+    flip: mirror horizontally with probability 1/2. crop: shift by up to this many pixels along each
+    axis, as a crop out of the zero-padded image does. rotate: turn by up to this many degrees
+    either way, nearest pixel. What comes from outside the image is black, as it is in the files.
+    """
+
+    flip: bool = True
+    crop: int = 4
+    rotate: float = 15.0
+
+    def __post_init__(self) -> None:
+        if self.crop < 0 or not 0 <= self.rotate <= 180:
+            raise InputError(
+                f"got crop={self.crop} pixels and rotate={self.rotate} degrees, "
+                "expected crop >= 0 and 0 <= rotate <= 180."
+            )
+
+    @classmethod
+    def none(cls) -> "Augmentation":
+        """No augmentation: images are normalised only."""
+        return cls(flip=False, crop=0, rotate=0.0)
+
+
+def normalize(images: Any, mean: Any, std: Any) -> jax.Array:
+    """uint8 (..., h, w, c) to float32 of mean 0 and standard deviation 1 a channel.
+
+    `mean` and `std` are those of the training images, (c,), with pixels in [0, 1].
+    """
+    shape = (1,) * (jnp.ndim(images) - 1) + (-1,)
+    mean, std = jnp.reshape(jnp.asarray(mean), shape), jnp.reshape(jnp.asarray(std), shape)
+    return (jnp.asarray(images).astype(jnp.float32) / 255 - mean) / std
+
+
+def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> jax.Array:
+    """Images (n, h, w, c) turned, mirrored and shifted, each in its own way; the dtype stays.
+
+    The three moves are composed into one gather, so pixels are read once.
+    """
+    if augmentation == Augmentation.none():
+        return images
+    keys = jax.random.split(key, images.shape[0])
+    return jax.vmap(lambda k, image: _augment_one(k, image, augmentation))(keys, images)
+
+
+def _augment_one(key: jax.Array, image: jax.Array, augmentation: Augmentation) -> jax.Array:
+    height, width, channels = image.shape
+    flip_key, crop_key, rotate_key = jax.random.split(key, 3)
+    # From the output pixel back to its source: undo the crop, then the flip, then the rotation.
+    shift = jax.random.randint(crop_key, (2,), -augmentation.crop, augmentation.crop + 1)
+    row = (jnp.arange(height) + shift[0])[:, None] * jnp.ones((1, width), jnp.int32)
+    column = (jnp.arange(width) + shift[1])[None, :] * jnp.ones((height, 1), jnp.int32)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    if augmentation.flip:
+        column = jnp.where(jax.random.bernoulli(flip_key), width - 1 - column, column)
+    if augmentation.rotate:
+        angle = jnp.deg2rad(jax.random.uniform(rotate_key, (), minval=-1.0, maxval=1.0) * augmentation.rotate)
+        y, x = row - (height - 1) / 2, column - (width - 1) / 2
+        sin, cos = jnp.sin(angle), jnp.cos(angle)
+        row = jnp.round(cos * y - sin * x + (height - 1) / 2).astype(jnp.int32)
+        column = jnp.round(sin * y + cos * x + (width - 1) / 2).astype(jnp.int32)
+        inside &= (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    # One black pixel beyond the last serves everything outside.
+    pixels = jnp.concatenate([image.reshape(-1, channels), jnp.zeros((1, channels), image.dtype)])
+    source = jnp.where(inside, row * width + column, height * width)
+    return pixels[source]

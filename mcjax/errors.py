@@ -1,0 +1,20 @@
+"""The two ways in which work can fail, and how a wrong name is answered."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the caller gave cannot be used; the message says got, expected and what to do."""
+
+
+class RunError(RuntimeError):
+    """The work itself failed (a loss that is not finite, a full disk); what was complete is kept."""
+
+
+def unknown_name(kind: str, got: str, choices: Iterable[str]) -> InputError:
+    """An error for a name that is not among `choices`, with the nearest one if there is one near."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(got.lower(), choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"unknown {kind}: got {got!r}, expected one of {', '.join(choices)}.{hint}")

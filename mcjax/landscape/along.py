@@ -1,0 +1,184 @@
+"""Loss and accuracy along any path, and what is read off them: barriers, lengths, integrals."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.data import Dataset
+from mcjax.errors import InputError
+from mcjax.landscape.batchnorm import reestimate
+from mcjax.models.base import Model, axis_of
+from mcjax.models.convolution import over_models, over_points
+from mcjax.training.endpoints import check_fit
+from mcjax.training.objective import evaluate_images
+
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
+
+class PathMetrics(NamedTuple):
+    """Loss (nats) and accuracy (share) at each of `ts`, float32 ([pairs,] len(ts)).
+
+    distance: the Euclidean length of the path up to each t, in parameter space ([pairs,] len(ts)).
+    """
+
+    ts: np.ndarray
+    train_loss: np.ndarray
+    train_accuracy: np.ndarray
+    test_loss: np.ndarray
+    test_accuracy: np.ndarray
+    distance: np.ndarray
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """For every metric: start, end, min, max, mean over ts, and integral.
+
+        The integral is the trapezoid over arc length, divided by the length (the plain trapezoid
+        over t if the path has no length): what eq. 1 of Neuron Alignment averages.
+        """
+        return {name: self._columns(getattr(self, name)) for name in METRICS}
+
+    def _columns(self, values: np.ndarray) -> dict[str, Any]:
+        length = self.distance[..., -1:]
+        at = np.where(length > 0, self.distance / np.where(length > 0, length, 1), self._share())
+        return {
+            "start": values[..., 0],
+            "end": values[..., -1],
+            "min": values.min(-1),
+            "max": values.max(-1),
+            "mean": values.mean(-1),
+            "integral": np.trapezoid(values, at, axis=-1),
+        }
+
+    def _share(self) -> np.ndarray:
+        span = self.ts[-1] - self.ts[0]
+        share = (self.ts - self.ts[0]) / (span if span else 1)
+        return np.broadcast_to(share, self.distance.shape)
+
+
+def evaluate_path(
+    model: Model, path: Callable[[Any], trees.Tree], data: Dataset, ts: Any = 61, recalibrate: bool = True, *,
+    batch_size: int = 500, calibration_images: int | None = None, chunk: int | None = None,
+) -> PathMetrics:
+    """Loss and accuracy of the network at every point of a path, on all train and test images.
+
+    path: any function t -> theta; one whose theta has a leading pair axis gives metrics with that
+    axis. ts: values in [0, 1], increasing, or how many equally spaced ones. recalibrate: re-estimate
+    batch statistics at every point on the first `calibration_images` training images (default: all),
+    `batch_size` at a time. chunk: how many points are in memory at once (default: 16; 1 where
+    convolutions run faster one after another). One compiled program for all points; a path that is a
+    `jax.tree_util.Partial`, as every fit returns, is compiled once for its kind. Raises InputError
+    for t outside [0, 1], SpecError if the path leaves the model's parameter space.
+
+        metrics = evaluate_path(model, fit.path, data)
+        print(barrier(metrics), metrics.summary()["test_accuracy"]["min"])
+    """
+    check_fit(model, data)
+    ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
+    _check_ts(ts)
+    n = len(data.train_labels)
+    calibration_images = n if calibration_images is None else calibration_images
+    if not 0 < calibration_images <= n or batch_size < 1 or (chunk is not None and chunk < 1):
+        raise InputError(
+            f"got calibration_images={calibration_images}, batch_size={batch_size}, chunk={chunk}, expected "
+            f"1 to {n} calibration images, batches and chunks of at least 1."
+        )
+    path = path if isinstance(path, jax.tree_util.Partial) else jax.tree_util.Partial(path)
+    pairs = axis_of(jax.eval_shape(path, jnp.float32(0)), model)
+    settings = Settings(model, pairs, recalibrate, batch_size, calibration_images, chunk)
+    values, distance = jax.tree.map(np.asarray, _evaluate(settings, path, data, jnp.asarray(ts)))
+    # Points come first out of the program, pairs first out of here.
+    return PathMetrics(ts, *np.moveaxis(values, 1, -1), np.moveaxis(distance, 0, -1))
+
+
+def _check_ts(ts: np.ndarray) -> None:
+    if ts.ndim != 1 or len(ts) == 0 or (ts < 0).any() or (ts > 1).any() or (np.diff(ts) <= 0).any():
+        raise InputError(f"got ts={np.array2string(ts, threshold=8)}, expected increasing values in [0, 1].")
+
+
+class Settings(NamedTuple):
+    """What an evaluation is compiled for."""
+
+    model: Model
+    pairs: bool
+    recalibrate: bool
+    batch_size: int
+    calibration_images: int
+    chunk: int | None
+
+
+@partial(jax.jit, static_argnames="settings")
+def _evaluate(settings: Settings, path: Any, data: Dataset, ts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Metrics (4, points[, pairs]) and distances (points[, pairs])."""
+    model, size = settings.model, settings.batch_size
+
+    def one(theta: trees.Tree) -> jax.Array:
+        if settings.recalibrate:
+            calibration = data.train_images[: settings.calibration_images]
+            theta = reestimate(model, theta, calibration, data.mean, data.std, size)
+        train, test = (
+            evaluate_images(model, theta, images, labels, data.mean, data.std, size)
+            for images, labels in (
+                (data.train_images, data.train_labels), (data.test_images, data.test_labels)
+            )
+        )  # fmt: skip
+        return jnp.stack([*train, *test])
+
+    def point(t: jax.Array) -> jax.Array:
+        theta = path(t)
+        return over_models(one, model.convolutions)(theta).T if settings.pairs else one(theta)
+
+    values = over_points(point, ts, model.convolutions, settings.chunk)
+    return jnp.moveaxis(values, 1, 0), _distances(path, ts, settings.pairs)
+
+
+def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
+    def length(a: trees.Tree, b: trees.Tree) -> jax.Array:
+        return trees.norm(trees.subtract(trees.params(a), trees.params(b)))
+
+    def advance(carry: tuple, t: jax.Array) -> tuple[tuple, jax.Array]:
+        before, total = carry
+        here = path(t)
+        total = total + (jax.vmap(length) if pairs else length)(here, before)
+        return (here, total), total
+
+    start = path(ts[0])
+    zero = jnp.zeros(jax.tree.leaves(start)[0].shape[:1] if pairs else ())
+    return jax.lax.scan(advance, (start, zero), ts)[1]
+
+
+def barrier(
+    metrics: PathMetrics, of: str = "train_loss", baseline: Literal["line", "ends"] = "line"
+) -> Any:
+    """How far the path rises: in nats for a loss, as a share for an accuracy (which rises as error).
+
+    baseline: "line" is the largest height above the straight line between the two ends' values (the
+    loss barrier of linear mode connectivity); "ends" the largest height above the worse end. Never
+    negative, since the ends are part of the path. A float, or an array over pairs.
+    """
+    if of not in METRICS:
+        raise InputError(f"got of={of!r}, expected one of {', '.join(METRICS)}.")
+    values = getattr(metrics, of) * (-1 if of.endswith("accuracy") else 1)
+    start, end = values[..., :1], values[..., -1:]
+    t = metrics._share()
+    base = (1 - t) * start + t * end if baseline == "line" else np.maximum(start, end)
+    return np.maximum((values - base).max(-1), 0)
+
+
+def arc_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
+    """The Euclidean length of the polygon through path(ts), over parameters, not batch statistics.
+
+    ts as in `evaluate_path`. A float32; for a path of many pairs see `PathMetrics.distance`.
+    """
+    ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
+    _check_ts(ts)
+    return _distances(path, jnp.asarray(ts), pairs=False)[-1]
+
+
+def normalized_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
+    """The arc length over the distance of the ends: 1 for a straight line. NaN if the ends coincide."""
+    start, end = (trees.params(path(t)) for t in (0.0, 1.0))
+    return arc_length(path, ts) / trees.norm(trees.subtract(end, start))

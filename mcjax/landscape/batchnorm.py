@@ -1,0 +1,50 @@
+"""Batch statistics at a new point of parameter space, pooled over images."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mcjax import trees
+from mcjax.data import normalize
+from mcjax.models.base import Model
+
+Statistics = dict[str, jax.Array]
+
+
+def reestimate(
+    model: Model, theta: trees.Tree, images: jax.Array, mean: Any, std: Any, batch_size: int = 128
+) -> trees.Tree:
+    """`theta` with the batch statistics that uint8 `images` give it: pooled mean and pooled variance.
+
+    The images are cut into equal batches of at most `batch_size`; fewer images than there are
+    batches are left out for that. The pooled variance is that of all values about their common mean
+    (the mean of the batches' variances plus the variance of their means). A theta without batch
+    statistics is returned as it is. Pure: works under jit and vmap.
+    """
+    stats = trees.batch_stats(theta)
+    if not jax.tree.leaves(stats):
+        return theta
+    count = -(-len(images) // batch_size)
+    size = len(images) // count
+    batches = images[: count * size].reshape(count, size, *images.shape[1:])
+
+    def merged(pooled: Statistics, numbered: tuple[jax.Array, jax.Array]) -> tuple[Statistics, None]:
+        number, batch = numbered
+        _, new = model.apply_train(theta, normalize(batch, mean, std), jax.random.key(0))
+        return _pool(pooled, trees.flatten(new), 1 / (number + 1)), None
+
+    start = {name: jnp.zeros_like(leaf) for name, leaf in trees.flatten(stats).items()}
+    pooled, _ = jax.lax.scan(merged, start, (jnp.arange(count), batches))
+    return trees.with_batch_stats(theta, trees.map_with_name(lambda name, _: pooled[name], stats))
+
+
+def _pool(old: Statistics, new: Statistics, share: jax.Array) -> Statistics:
+    pooled = {}
+    for name, value in new.items():
+        pooled[name] = old[name] + share * (value - old[name])
+        norm, _, kind = name.rpartition("/")
+        if kind == "var":
+            shift = new[f"{norm}/mean"] - old[f"{norm}/mean"]
+            pooled[name] = pooled[name] + share * (1 - share) * jnp.square(shift)
+    return pooled

@@ -1,0 +1,144 @@
+"""Feed-forward convolutional networks: TinySix, TinyTen, VGG11 and VGG16 with batch normalisation."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from mcjax.errors import InputError
+from mcjax.models.base import Model, from_own
+from mcjax.models.layers import BatchNorm, Conv, activation, scaled
+from mcjax.symmetry import Axis, declare
+
+
+class Layer(NamedTuple):
+    """One convolution, its norm and activation; then, with `pool`, 2x2 max pooling."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: int = 1
+    pool: bool = False
+
+
+class ConvNet(nn.Module):
+    """Convolutions with batch norm; global average pooling or `hidden` dense layers; classes."""
+
+    layers: tuple[Layer, ...]
+    hidden: tuple[int, ...]
+    num_classes: int
+    activation: str
+    kernel_init: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        act, init = activation(self.activation), INITIALIZERS[self.kernel_init]
+        for i, layer in enumerate(self.layers):
+            x = Conv(
+                layer.features, layer.size, layer.stride, layer.padding, kernel_init=init, name=f"Conv_{i}"
+            )(x)
+            x = act(BatchNorm(name=f"BatchNorm_{i}")(x, train))
+            self.sow("activations", f"conv_{i}", x)
+            if layer.pool:
+                x = nn.max_pool(x, (2, 2), (2, 2))
+        if not self.hidden:
+            x = x.mean((1, 2))
+        else:
+            x = nn.Dropout(0.5, deterministic=not train)(x.reshape(x.shape[0], -1))
+        for i, width in enumerate(self.hidden):
+            x = act(nn.Dense(width, name=f"Dense_{i}")(x))
+            self.sow("activations", f"dense_{i}", x)
+            if i + 1 < len(self.hidden):
+                x = nn.Dropout(0.5, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, name=f"Dense_{len(self.hidden)}")(x)
+
+
+INITIALIZERS = {
+    "xavier": nn.initializers.xavier_normal(),
+    "kaiming": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+}
+
+
+def _convnet(
+    name: str, layers: tuple[Layer, ...], hidden: tuple[int, ...], num_classes: int,
+    input_shape: tuple[int, ...], activation: str, width: float, kernel_init: str,
+) -> Model:
+    if len(input_shape) != 3:
+        raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
+    layers = tuple(layer._replace(features=scaled(layer.features, width)) for layer in layers)
+    hidden = tuple(scaled(n, width) for n in hidden)
+    height, breadth = _final_size(name, layers, input_shape)
+    groups = [f"conv_{i}" for i in range(len(layers))]
+    parts = [
+        part
+        for i, (inputs, group) in enumerate(zip([None, *groups[:-1]], groups, strict=True))
+        for part in (declare.conv(f"Conv_{i}", inputs, group), declare.norm(f"BatchNorm_{i}", group))
+    ]
+    flattened = Axis(groups[-1], outer=height * breadth if hidden else 1)
+    units = [f"dense_{i}" for i in range(len(hidden))]
+    parts += [
+        declare.dense(f"Dense_{i}", inputs, outputs)
+        for i, (inputs, outputs) in enumerate(zip([flattened, *units], [*units, None], strict=True))
+    ]
+    module = ConvNet(layers, hidden, num_classes, activation, kernel_init)
+    return from_own(module, declare.join(*parts), name, input_shape, num_classes, "canonical")
+
+
+def _final_size(name: str, layers: tuple[Layer, ...], input_shape: tuple[int, ...]) -> tuple[int, int]:
+    height, width = input_shape[:2]
+    for i, layer in enumerate(layers):
+        height, width = ((n + 2 * layer.padding - layer.size) // layer.stride + 1 for n in (height, width))
+        if layer.pool:
+            height, width = height // 2, width // 2
+        if min(height, width) < 1:
+            raise InputError(
+                f"{name} cannot take images of shape {input_shape}: nothing is left of them after layer {i}. "
+                "Give larger images or another model."
+            )
+    return height, width
+
+
+def tinyten(
+    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
+) -> Model:
+    """Eight narrow convolutions, global average pooling, classes: 86,778 parameters with 10 classes."""
+    layers = (
+        Layer(16), Layer(16), Layer(32, stride=2), Layer(32), Layer(32), Layer(64, stride=2),
+        Layer(64, padding=0), Layer(64, size=1, padding=0),
+    )  # fmt: skip
+    return _convnet("tinyten", layers, (), num_classes, input_shape, activation, width, "xavier")
+
+
+def tinysix(
+    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
+) -> Model:
+    """TinyTen without its layers 2, 4, 5 and 7: 28,746 parameters with 10 classes, 34,596 with 100.
+
+    The paper does not say how it strides; here each layer keeps the stride it has in TinyTen: 1, 2, 2, 1.
+    """
+    layers = (Layer(16), Layer(32, stride=2), Layer(64, stride=2), Layer(64, size=1, padding=0))
+    return _convnet("tinysix", layers, (), num_classes, input_shape, activation, width, "xavier")
+
+
+def _vgg(
+    name: str, stages: tuple[tuple[int, int], ...], num_classes: int, input_shape: tuple[int, ...],
+    activation: str, width: float,
+) -> Model:
+    layers = tuple(Layer(n, pool=i + 1 == repeat) for n, repeat in stages for i in range(repeat))
+    return _convnet(name, layers, (512, 512), num_classes, input_shape, activation, width, "kaiming")
+
+
+def vgg11(
+    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
+) -> Model:
+    """Eight convolutions with batch norm and max pooling, two dense layers of 512 with dropout."""
+    stages = ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2))
+    return _vgg("vgg11", stages, num_classes, input_shape, activation, width)
+
+
+def vgg16(
+    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
+) -> Model:
+    """Thirteen convolutions with batch norm: 15,253,578 parameters with 10 classes of 32x32 images."""
+    stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+    return _vgg("vgg16", stages, num_classes, input_shape, activation, width)

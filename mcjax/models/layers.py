@@ -1,0 +1,92 @@
+"""The layers that mcjax's own models are made of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mcjax.errors import unknown_name
+from mcjax.models.convolution import convolve
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "softplus": nn.softplus,
+    "tanh": nn.tanh,
+    "sigmoid": nn.sigmoid,
+    "leaky_relu": nn.leaky_relu,
+    "linear": lambda x: x,
+}
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The nonlinearity of this name. Raises InputError, naming the nearest, if there is none."""
+    if name not in ACTIVATIONS:
+        raise unknown_name("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
+def scaled(channels: int, width: float) -> int:
+    """A channel count under a width multiplier: rounded, at least 1."""
+    return max(1, round(channels * width))
+
+
+def along_last(vector: jax.Array, ndim: int) -> jax.Array:
+    """A vector (c,) shaped (1, ..., 1, c) so that it broadcasts along the last of `ndim` axes."""
+    return vector.reshape((1,) * (ndim - 1) + (-1,))
+
+
+class Conv(nn.Module):
+    """A square 2-D convolution: kernel (k, k, in, out) and, with `use_bias`, bias (out)."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: int = 1
+    use_bias: bool = True
+    kernel_init: Callable[..., Any] = nn.initializers.xavier_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        padding = ((self.padding, self.padding), (self.padding, self.padding))
+        x = convolve(x, kernel.astype(x.dtype), (self.stride, self.stride), padding)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            x = x + along_last(bias.astype(x.dtype), x.ndim)
+        return x
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last.
+
+    With `train` it normalises by the batch and writes the batch's own mean and (biased) variance to
+    `batch_stats`, unmixed: who trains keeps the running averages, who evaluates a path pools them.
+    Without, it normalises by what `batch_stats` holds.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        stored_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        stored_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            exact = x.astype(scale.dtype)
+            mean = exact.mean(axes)
+            var = jnp.maximum(jnp.square(exact).mean(axes) - jnp.square(mean), 0)
+            if not self.is_initializing():
+                stored_mean.value, stored_var.value = mean, var
+        else:
+            mean, var = stored_mean.value, stored_var.value
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        shift = bias - mean * factor
+        return x * along_last(factor.astype(x.dtype), x.ndim) + along_last(shift.astype(x.dtype), x.ndim)

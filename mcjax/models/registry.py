@@ -1,0 +1,53 @@
+"""Models by name."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from mcjax.errors import InputError, unknown_name
+from mcjax.models.base import Model
+from mcjax.models.convnets import tinysix, tinyten, vgg11, vgg16
+from mcjax.models.layers import activation
+from mcjax.models.mlp import mlp
+from mcjax.models.resnet import resnet20, resnet32
+
+REGISTRY: dict[str, Callable[..., Model]] = {
+    "mlp": mlp,
+    "tinysix": tinysix,
+    "tinyten": tinyten,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "vgg11": vgg11,
+    "vgg16": vgg16,
+}
+
+
+def create(
+    name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 32, 3), **options: Any
+) -> Model:
+    """The registered model of this name, for images of `input_shape` (height, width, channels).
+
+    Options: `width` (multiplier of all widths) and `activation` for every model; `widths` for the
+    MLP. The same arguments give the same object, so that what was compiled for it is found again.
+    Raises InputError for an unknown name or option, or images that the model cannot take.
+    """
+    if name not in REGISTRY:
+        raise unknown_name("model", name, REGISTRY)
+    accepted = list(inspect.signature(REGISTRY[name]).parameters)[2:]
+    for option in options:
+        if option not in accepted:
+            raise unknown_name(f"option of {name}", option, accepted)
+    if num_classes < 1:
+        raise InputError(f"got num_classes={num_classes}, expected at least 1.")
+    if "activation" in options:
+        activation(options["activation"])
+    if options.get("width", 1.0) <= 0:
+        raise InputError(f"got width={options['width']}, expected a positive multiplier.")
+    frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return _create(name, num_classes, tuple(input_shape), tuple(sorted(frozen.items())))
+
+
+@lru_cache(maxsize=None)
+def _create(name: str, num_classes: int, input_shape: tuple[int, ...], options: tuple) -> Model:
+    return REGISTRY[name](num_classes, input_shape, **dict(options))

@@ -1,0 +1,92 @@
+"""Residual networks for small images, with 1x1 projection shortcuts (He et al., 2016)."""
+
+import flax.linen as nn
+import jax
+
+from mcjax.errors import InputError
+from mcjax.models.base import Model, from_own
+from mcjax.models.convnets import INITIALIZERS
+from mcjax.models.layers import BatchNorm, Conv, activation, scaled
+from mcjax.symmetry import declare
+
+
+class Block(nn.Module):
+    """Two convolutions around a skip connection; returns what it adds to the trunk, and its inner units."""
+
+    features: int
+    stride: int
+    projection: bool
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        act, init = activation(self.activation), INITIALIZERS["kaiming"]
+        inner = Conv(self.features, 3, self.stride, use_bias=False, kernel_init=init, name="Conv_0")(x)
+        inner = act(BatchNorm(name="BatchNorm_0")(inner, train))
+        out = Conv(self.features, 3, use_bias=False, kernel_init=init, name="Conv_1")(inner)
+        out = BatchNorm(name="BatchNorm_1")(out, train)
+        if self.projection:
+            x = Conv(self.features, 1, self.stride, 0, use_bias=False, kernel_init=init, name="Conv_2")(x)
+            x = BatchNorm(name="BatchNorm_2")(x, train)
+        return act(x + out), inner
+
+
+class ResNet(nn.Module):
+    """A stem, stages of `blocks` basic blocks each of these widths, global average pooling, classes."""
+
+    widths: tuple[int, ...]
+    blocks: int
+    num_classes: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = Conv(
+            self.widths[0], use_bias=False, kernel_init=INITIALIZERS["kaiming"], name="Conv_0"
+        )(x)
+        x = activation(self.activation)(BatchNorm(name="BatchNorm_0")(x, train))
+        self.sow("activations", "trunk_0", x)
+        for stage, width in enumerate(self.widths):
+            for i in range(self.blocks):
+                first = i == 0 and stage > 0
+                number = stage * self.blocks + i
+                block = Block(width, 2 if first else 1, first, self.activation, name=f"Block_{number}")
+                x, inner = block(x, train)
+                self.sow("activations", f"block_{number}", inner)
+                self.sow("activations", f"trunk_{stage}", x)
+        return nn.Dense(self.num_classes, name="Dense_0")(x.mean((1, 2)))
+
+
+def _resnet(
+    name: str, blocks: int, num_classes: int, input_shape: tuple[int, ...], activation: str, width: float
+) -> Model:
+    if len(input_shape) != 3:
+        raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
+    widths = tuple(scaled(n, width) for n in (16, 32, 64))
+    parts = [declare.conv("Conv_0", None, "trunk_0", bias=False), declare.norm("BatchNorm_0", "trunk_0")]
+    for stage in range(len(widths)):
+        for i in range(blocks):
+            first, number = i == 0 and stage > 0, stage * blocks + i
+            inputs = f"trunk_{stage - 1 if first else stage}"
+            parts.append(
+                declare.residual_block(
+                    f"Block_{number}", inputs, f"block_{number}", f"trunk_{stage}", projection=first
+                )
+            )
+    parts.append(declare.dense("Dense_0", f"trunk_{len(widths) - 1}", None))
+    module = ResNet(widths, blocks, num_classes, activation)
+    return from_own(module, declare.join(*parts), name, input_shape, num_classes, "canonical")
+
+
+def resnet20(
+    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
+) -> Model:
+    """Three stages of three blocks."""
+    return _resnet("resnet20", 3, num_classes, input_shape, activation, width)
+
+
+def resnet32(
+    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
+) -> Model:
+    """Three stages of five blocks: 466,906 parameters with 10 classes."""
+    return _resnet("resnet32", 5, num_classes, input_shape, activation, width)

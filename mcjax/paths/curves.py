@@ -1,0 +1,124 @@
+"""Curves as pure functions of (theta_1, theta_2, theta_c, P, t): the line, Bezier curves, chains.
+
+All of them are the straight line from theta_1 to P theta_2 plus deviations,
+
+    r(t) = (1 - t) theta_1 + t P theta_2 + sum_j w_j(t) theta_c[j],
+
+and differ in the weights w_j, which are zero at both ends. So `theta_c = 0` is always the linear
+path, the ends never move, and control points move with P (Neuron Alignment, eq. 8).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.errors import InputError
+from mcjax.symmetry import Permutation, PermutationSpec, permute
+
+Path = Callable[[Any], trees.Tree]
+"""Any function t -> theta. A `jax.tree_util.Partial` is one that jit takes as an argument."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A family of curves: called as `curve(theta_1, theta_2, theta_c, P, t) -> theta`.
+
+    theta_c: the deviation of the control point from the straight line, a tree like theta_1; with
+    several control points every leaf has a leading axis, one entry a point; None is zero. P: a
+    hard or soft permutation of theta_2, None is the identity. t in [0, 1], a scalar; a concrete t
+    outside raises InputError. Hashable and equal by value, so that jit knows it again.
+    """
+
+    spec: PermutationSpec
+    kind: str
+    control_points: int
+
+    def weights(self, t: Any) -> jax.Array:
+        """w_j(t), float32 (control_points,): Bernstein polynomials or the hats of a chain."""
+        t = jnp.asarray(t, jnp.float32)
+        n = self.control_points + 1
+        inner = jnp.arange(1, n)
+        if self.kind == "chain":
+            return jnp.maximum(0, 1 - jnp.abs(n * t - inner))
+        # The exponents are static, so that 0 ** 0 and its gradient never arise.
+        terms = [comb(n, j) * t**j * (1 - t) ** (n - j) for j in range(1, n)]
+        return jnp.stack(terms) if terms else jnp.zeros((0,))
+
+    def __call__(
+        self, theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree | None, P: Permutation | None, t: Any
+    ) -> trees.Tree:
+        check_t(t)
+        end = theta_2 if P is None else permute(self.spec, P, theta_2)
+        line = jax.tree.map(lambda a, b: (1 - t) * a + t * b, theta_1, end)
+        if theta_c is None or self.control_points == 0:
+            return line
+        weights = self.weights(t)
+        if self.control_points == 1:
+            return jax.tree.map(lambda x, c: x + weights[0] * c, line, theta_c)
+        return jax.tree.map(lambda x, c: x + jnp.tensordot(weights, c, 1, precision="highest"), line, theta_c)
+
+    def zero(self, theta: trees.Tree) -> trees.Tree:
+        """The `theta_c` of the linear path."""
+        many = () if self.control_points == 1 else (self.control_points,)
+        return jax.tree.map(lambda leaf: jnp.zeros((*many, *jnp.shape(leaf)), jnp.float32), theta)
+
+    def bind(
+        self, theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree | None = None,
+        P: Permutation | None = None,
+    ) -> jax.tree_util.Partial:
+        """The path of these ends and this control point: everything bound but t."""
+        return jax.tree_util.Partial(self, theta_1, theta_2, theta_c, P)
+
+    def bind_pairs(
+        self, theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree | None = None,
+        P: Permutation | None = None,
+    ) -> jax.tree_util.Partial:
+        """The paths of many pairs: every argument has a leading pair axis, and so has path(t)."""
+        return jax.tree_util.Partial(_OverPairs(self), theta_1, theta_2, theta_c, P)
+
+
+@dataclass(frozen=True)
+class _OverPairs:
+    curve: Curve
+
+    def __call__(self, theta_1: Any, theta_2: Any, theta_c: Any, P: Any, t: Any) -> trees.Tree:
+        check_t(t)
+        return jax.vmap(lambda *pair: self.curve(*pair, t))(theta_1, theta_2, theta_c, P)
+
+
+def check_t(t: Any) -> None:
+    """Raise InputError if a concrete t lies outside [0, 1]."""
+    if isinstance(t, jax.core.Tracer):
+        return
+    values = np.asarray(t)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise InputError(f"got t={values.tolist()}, expected it in [0, 1]: 0 is theta_1, 1 is P theta_2.")
+
+
+def linear(spec: PermutationSpec) -> Curve:
+    """The straight line; it has no control points."""
+    return Curve(spec, "bezier", 0)
+
+
+def bezier(spec: PermutationSpec, degree: int = 2) -> Curve:
+    """The Bezier curve of this degree, with degree - 1 control points (Neuron Alignment, eq. 7 and 8).
+
+        path = bezier(spec).bind(theta_1, theta_2, theta_c, P)
+        middle = path(0.5)
+    """
+    if degree < 1:
+        raise InputError(f"got degree={degree}, expected at least 1 (the straight line).")
+    return Curve(spec, "bezier", degree - 1)
+
+
+def polygonal_chain(spec: PermutationSpec, bends: int = 1) -> Curve:
+    """Straight segments through `bends` control points, reached at t = j / (bends + 1)."""
+    if bends < 0:
+        raise InputError(f"got bends={bends}, expected at least 0 (the straight line).")
+    return Curve(spec, "chain", bends)

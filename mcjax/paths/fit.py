@@ -1,0 +1,158 @@
+"""Fitting a curve so that loss stays low along it (Neuron Alignment, Algorithm 2)."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from mcjax import trees
+from mcjax.data import Dataset
+from mcjax.errors import InputError
+from mcjax.models.base import Model, axis_of
+from mcjax.models.convolution import Convolutions
+from mcjax.paths.curves import Curve
+from mcjax.symmetry import Permutation, identity_permutation, permute
+from mcjax.training.config import TrainConfig, optimizer
+from mcjax.training.endpoints import check_fit
+from mcjax.training.loop import History, Recorder, run_epochs, steps_per_epoch
+from mcjax.training.objective import Measured, objective
+
+
+@dataclass(frozen=True)
+class FitConfig(TrainConfig):
+    """`TrainConfig` of the control point; each step averages over `points_per_step` values of t."""
+
+    points_per_step: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.points_per_step < 1:
+            raise InputError(f"got points_per_step={self.points_per_step}, expected at least 1.")
+
+
+class CurveFit(NamedTuple):
+    """A fitted curve. With a leading pair axis if the endpoints had one; history float32 ([pairs,] epochs)."""
+
+    theta_c: trees.Tree
+    P: Permutation
+    path: jax.tree_util.Partial
+    history: History
+
+
+class CurveState(NamedTuple):
+    """What a fit carries: the control points and the optimiser's state."""
+
+    theta_c: trees.Tree
+    optimizer: optax.OptState
+
+
+class Ends(NamedTuple):
+    """What a fit reads: theta_1 and P theta_2."""
+
+    theta_1: trees.Tree
+    theta_2: trees.Tree
+
+
+@dataclass(frozen=True)
+class CurveStep:
+    """One step of SGD on the control points, at t drawn uniformly from [0, 1]."""
+
+    model: Model
+    curve: Curve
+    config: FitConfig
+    steps: int
+
+    @property
+    def convolutions(self) -> Convolutions:
+        """What the model convolves with."""
+        return self.model.convolutions
+
+    def init(self, theta: trees.Tree) -> CurveState:
+        """The linear path, and a fresh optimiser. Batch statistics have no control point."""
+        theta_c = self.curve.zero(trees.params(theta))
+        return CurveState(theta_c, optimizer(self.config, self.steps).init(theta_c))
+
+    def __call__(
+        self, ends: Ends, state: CurveState, x: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[CurveState, Measured]:
+        t_key, model_key = jax.random.split(key)
+        points = self.config.points_per_step
+
+        def loss(theta_c: trees.Tree, t: jax.Array, key: jax.Array) -> tuple[jax.Array, Measured]:
+            params = self.curve(trees.params(ends.theta_1), trees.params(ends.theta_2), theta_c, None, t)
+            # By batch statistics, so those of the ends are only read, never used.
+            theta = {**ends.theta_1, "params": params}
+            value, (measured, _) = objective(self.model, theta, x, labels, key, self.config.weight_decay)
+            return value, measured
+
+        def gradient_at(t: jax.Array, key: jax.Array) -> tuple[trees.Tree, Measured]:
+            return jax.grad(loss, has_aux=True)(state.theta_c, t, key)
+
+        ts = jax.random.uniform(t_key, (points,))
+        if points == 1:
+            gradient, measured = gradient_at(ts[0], model_key)
+        else:
+            each = jax.lax.map(lambda at: gradient_at(*at), (ts, jax.random.split(model_key, points)))
+            gradient, measured = jax.tree.map(lambda values: values.mean(0), each)
+        update, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, state.theta_c)
+        return CurveState(optax.apply_updates(state.theta_c, update), optimizer_state), measured
+
+
+def fit_curve(
+    key: jax.Array, model: Model, curve: Curve, theta_1: trees.Tree, theta_2: trees.Tree, data: Dataset,
+    P: Permutation | None = None, config: FitConfig | None = None, *, recorder: Recorder | None = None,
+) -> CurveFit:
+    """Fit the control points of `curve` between theta_1 and P theta_2; the ends never move.
+
+    Each step draws t uniformly, takes the cross entropy of the network at r(t) by batch statistics
+    plus its L2 term, and moves theta_c by SGD. Endpoints, and P, may have a leading pair axis: then
+    every pair is fitted, in one program. P=None is the identity. Raises SpecError if the endpoints
+    are not of this model or P is not theirs, InputError if the curve has no control points, RunError
+    if a loss becomes infinite or NaN.
+
+        fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
+        middle = fit.path(0.5)
+    """
+    config = config or FitConfig()
+    check_fit(model, data)
+    if curve.control_points == 0:
+        raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
+    pairs = check_ends(model, theta_1, theta_2)
+    if not pairs:
+        theta_1, theta_2, P = jax.tree.map(lambda leaf: leaf[None], (theta_1, theta_2, P))
+    count = len(jax.tree.leaves(theta_1)[0])
+    if P is None:
+        alone = identity_permutation(model.spec, trees.index(theta_1, 0))
+        P = jax.tree.map(lambda p: jax.numpy.tile(p, (count, 1)), alone)
+    ends = Ends(theta_1, permute_pairs(model, P, theta_2))
+    step = CurveStep(model, curve, config, steps_per_epoch(config, data))
+    states = jax.vmap(step.init)(theta_1)
+    states, history = run_epochs(step, data, ends, states, jax.random.split(key, count), recorder)
+    # Zero for the batch statistics, so that theta_c is a tree like theta.
+    theta_c = jax.vmap(curve.zero)(theta_1)
+    theta_c = {**theta_c, "params": states.theta_c} if "params" in theta_1 else states.theta_c
+    if pairs:
+        return CurveFit(theta_c, P, curve.bind_pairs(theta_1, theta_2, theta_c, P), history)
+    theta_1, theta_2, theta_c, P = jax.tree.map(lambda leaf: leaf[0], (theta_1, theta_2, theta_c, P))
+    history = {name: values[0] for name, values in history.items()}
+    return CurveFit(theta_c, P, curve.bind(theta_1, theta_2, theta_c, P), history)
+
+
+def check_ends(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> bool:
+    """Whether both endpoints have a leading pair axis. Raises SpecError if they do not go together."""
+    pairs = axis_of(theta_1, model)
+    if axis_of(theta_2, model) != pairs or trees.shapes(theta_1) != trees.shapes(theta_2):
+        raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
+    return pairs
+
+
+def permute_pairs(model: Model, P: Permutation, theta: trees.Tree) -> trees.Tree:
+    """P theta for every pair. Raises SpecError if some P is not a permutation of the model's groups."""
+    return trees.stack(
+        [permute(model.spec, trees.index(P, i), trees.index(theta, i)) for i in range(_count(theta))]
+    )
+
+
+def _count(theta: Any) -> int:
+    return len(jax.tree.leaves(theta)[0])

@@ -1,0 +1,106 @@
+"""Figures from numpy arrays. Nothing here computes."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+UNALIGNED, ALIGNED = "#c2571a", "#1f6fb2"
+_RC = {"dpi": 160, "layout": "constrained"}
+
+
+class Line(NamedTuple):
+    """One path in a figure: values (pairs, points) of loss and accuracy on the same ts, and its look."""
+
+    label: str
+    loss: np.ndarray
+    accuracy: np.ndarray
+    color: str
+    style: str = "-"
+
+
+def along_paths(ts: np.ndarray, lines: Sequence[Line], title: str, *, loss_of: str = "train", accuracy_of: str = "test") -> Figure:
+    """Loss and accuracy along paths, mean over pairs with a band of one standard deviation (Figure 2)."""
+    figure = Figure(figsize=(9.0, 3.7), **_RC)
+    left, right = figure.subplots(1, 2)
+    for axes, values_of, name in (
+        (left, lambda line: line.loss, f"{loss_of} loss (nats)"),
+        (right, lambda line: 100 * line.accuracy, f"{accuracy_of} accuracy (%)"),
+    ):
+        for line in lines:
+            values = np.atleast_2d(values_of(line))
+            mean, std = values.mean(0), values.std(0)
+            axes.plot(ts, mean, line.style, color=line.color, label=line.label, linewidth=1.8)
+            axes.fill_between(ts, mean - std, mean + std, color=line.color, alpha=0.13, linewidth=0)
+        axes.set_xlabel(r"$t$, from $\theta_1$ to $P\theta_2$")
+        axes.set_ylabel(name)
+        axes.set_xlim(float(ts[0]), float(ts[-1]))
+        _plain(axes)
+    if all((np.asarray(line.loss) > 0).all() for line in lines):
+        left.set_yscale("log")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(lines), frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def correlation(
+    before: np.ndarray, after: np.ndarray, signature: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str
+) -> Figure:
+    """The cross-correlation of one layer before and after matching, and its mean at every layer (Figure 1).
+
+    before, after: (units of theta_1, units of theta_2). signature: layer -> mean correlation of paired
+    units (pairs,), before and after.
+    """
+    figure = Figure(figsize=(11.0, 3.7), **_RC)
+    axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
+    bound = max(float(np.abs(before).max()), 1e-6)
+    for panel, matrix, name in ((axes[0], before, "as trained"), (axes[1], after, "matched")):
+        image = panel.imshow(matrix, vmin=-bound, vmax=bound, cmap="RdBu_r", interpolation="nearest")
+        panel.set_title(name, fontsize=10)
+        panel.set_xlabel(r"unit of $\theta_2$" if panel is axes[0] else r"unit of $P\theta_2$")
+    axes[0].set_ylabel(r"unit of $\theta_1$")
+    axes[1].set_yticklabels([])
+    figure.colorbar(image, ax=list(axes[:2]), label="cross-correlation", shrink=0.85)
+    _signature(axes[2], signature)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _signature(axes, signature: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    at = np.arange(len(signature))
+    for which, name, color in ((0, "as trained", UNALIGNED), (1, "matched", ALIGNED)):
+        values = [np.atleast_1d(pair[which]) for pair in signature.values()]
+        means, stds = [v.mean() for v in values], [v.std() for v in values]
+        axes.errorbar(at, means, yerr=stds, marker="o", markersize=4, capsize=3, color=color, label=name, linewidth=1.6)
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.set_xticks(at, list(signature), rotation=45 if len(signature) > 3 else 0, ha="right" if len(signature) > 3 else "center")
+    axes.set_xlim(-0.4, len(signature) - 0.6)
+    axes.set_ylabel("mean correlation of paired units")
+    axes.legend(frameon=False)
+    _plain(axes)
+
+
+def training(history: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Loss and accuracy against epoch, one thin line a fit: values (fits, epochs)."""
+    figure = Figure(figsize=(9.0, 3.4), **_RC)
+    panels = figure.subplots(1, 2)
+    for axes, name, factor, label in (
+        (panels[0], "loss", 1, "train loss (nats)"), (panels[1], "accuracy", 100, "train accuracy (%)"),
+    ):  # fmt: skip
+        values = factor * np.atleast_2d(history[name])
+        epochs = np.arange(1, values.shape[1] + 1)
+        for row in values:
+            axes.plot(epochs, row, color=ALIGNED, linewidth=1.0, alpha=0.6, marker="o" if len(epochs) == 1 else "")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        _plain(axes)
+    panels[0].set_yscale("log")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _plain(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)

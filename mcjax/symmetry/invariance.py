@@ -1,0 +1,77 @@
+"""Does a spec describe a symmetry? The one check that counts: permute, and compare the function."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.symmetry.permutation import Permutation, identity_permutation, permute, random_permutation
+from mcjax.symmetry.spec import SpecError
+
+
+def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tolerance: float = 1e-6) -> None:
+    """Raise SpecError, naming the groups, if permuting them changes the function or misplaces activations.
+
+    Compares `model.apply` and `model.activations` on images `x` (float, as the model takes them)
+    before and after a random permutation of all groups, in float64; `tolerance` is relative to the
+    largest output. The variables are first moved off special values (a bias of zero, a scale of
+    one), where a spec that forgets a leaf could pass unseen: a symmetry holds at every point.
+    """
+    model.spec.validate(theta)
+    shift_key, permutation_key = jax.random.split(key)
+    # The host does the arithmetic of the inputs so that float64 starts before the first jax array.
+    theta_64 = _generic_point(theta, np.random.default_rng(np.asarray(jax.random.bits(shift_key, (4,)))))
+    x_64 = np.asarray(x, dtype=np.float64)
+    P = random_permutation(permutation_key, model.spec, theta)
+    P_identity = identity_permutation(model.spec, theta)
+    with jax.enable_x64(True):
+        function = jax.jit(lambda variables: (model.apply(variables, x_64), model.activations(variables, x_64)))
+        reference = function(theta_64)
+        wrong = _differences(model.spec, P, reference, function(permute(model.spec, P, theta_64)), tolerance)
+        if not wrong:
+            return
+        alone = {
+            group: _differences(
+                model.spec, one, reference, function(permute(model.spec, one, theta_64)), tolerance
+            )
+            for group in model.spec.groups
+            for one in [{**P_identity, group: P[group]}]
+        }
+    named = {group: why for group, why in alone.items() if why} or {"all groups together": wrong}
+    raise SpecError(
+        "the spec is not a symmetry of the model:\n  "
+        + "\n  ".join(f"permuting {group!r} {' and '.join(why)}" for group, why in named.items())
+        + "\nDeclare every leaf that makes or reads these units with their group."
+    )
+
+
+def _generic_point(theta: trees.Tree, rng: np.random.Generator) -> trees.Tree:
+    def moved(leaf: Any) -> np.ndarray:
+        leaf = np.asarray(leaf)
+        if not np.issubdtype(leaf.dtype, np.floating) and leaf.dtype != jnp.bfloat16:
+            return leaf
+        leaf = leaf.astype(np.float64)
+        noise = rng.normal(size=(2, *leaf.shape))
+        # Signs stay, so that a variance stays a variance.
+        return leaf * np.exp(0.3 * noise[0]) + np.where(leaf == 0, 0.1 * np.abs(noise[1]), 0.0)
+
+    return jax.tree.map(moved, theta)
+
+
+def _differences(spec: Any, P: Permutation, before: Any, after: Any, tolerance: float) -> list[str]:
+    def differ(a: Any, b: Any) -> bool:
+        a, b = np.asarray(a), np.asarray(b)
+        bound = tolerance if a.dtype == np.float64 else max(tolerance, 1e-3)
+        return not np.allclose(a, b, rtol=0, atol=bound * max(np.abs(a).max(initial=0), 1e-30), equal_nan=True)
+
+    (outputs, activations), (outputs_after, activations_after) = before, after
+    wrong = []
+    if differ(outputs, outputs_after):
+        wrong.append("changes the outputs")
+    for group in spec.groups:
+        expected = [np.asarray(a)[..., np.asarray(P[group])] for a in activations.get(group, ())]
+        if any(differ(a, b) for a, b in zip(expected, activations_after.get(group, ()), strict=True)):
+            wrong.append(f"puts the activations of {group!r} in another order")
+    return wrong

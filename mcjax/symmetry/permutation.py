@@ -1,0 +1,133 @@
+"""Permutations of the units of groups: applying them to variables, and their algebra.
+
+Unit `i` of `permute(spec, P, theta)` is unit `P[group][i]` of `theta`. As a matrix, `M[i, P[i]] = 1`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.symmetry.spec import Axis, PermutationSpec, SpecError
+
+Permutation = dict[str, Any]
+"""One permutation a group: int32[n] (hard) or float[n, n], doubly stochastic (soft)."""
+
+
+def is_hard(p: Any) -> bool:
+    """Whether one group's permutation is an index vector rather than a matrix."""
+    return bool(jnp.issubdtype(jnp.asarray(p).dtype, jnp.integer))
+
+
+def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.Tree:
+    """The variables `P theta` (Neuron Alignment, eq. 4): every axis of a group, permuted alike.
+
+    `P` is hard (int32[n] a group) or soft (float[n, n] a group); `theta` is any pytree that the
+    spec describes. Works under jit and vmap. Raises SpecError if `P`, the spec and the variables
+    do not belong together, or if a concrete hard `P` repeats an index.
+    """
+    check_permutation(spec, P, spec.group_sizes(theta))
+
+    def permuted(name: str, leaf: Any) -> Any:
+        for position, axis in enumerate(spec.axes[name]):
+            if axis is not None:
+                leaf = _permute_axis(leaf, position, axis, P[axis.group])
+        return leaf
+
+    return trees.map_with_name(permuted, theta)
+
+
+def _permute_axis(leaf: Any, position: int, axis: Axis, p: Any) -> jax.Array:
+    leaf, p = jnp.asarray(leaf), jnp.asarray(p)
+    shape = leaf.shape
+    split = (*shape[:position], axis.outer, -1, axis.inner, *shape[position + 1 :])
+    factored = leaf.reshape(split)
+    if is_hard(p):
+        moved = jnp.take(factored, p, axis=position + 1, unique_indices=True, mode="clip")
+    else:
+        contracted = jnp.tensordot(p.astype(leaf.dtype), factored, axes=(1, position + 1), precision="highest")
+        moved = jnp.moveaxis(contracted, 0, position + 1)
+    return moved.reshape(shape)
+
+
+def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, int]) -> None:
+    """Raise SpecError, naming every group, if `P` is not a permutation for groups of these sizes."""
+    if P.keys() != sizes.keys():
+        raise SpecError(
+            f"P is for another spec: got groups {sorted(P)}, expected {sorted(sizes)}. "
+            "Match these two networks anew, or give the spec that P was made with."
+        )
+    problems = []
+    for group, n in sizes.items():
+        p = P[group]
+        if is_hard(p):
+            if jnp.shape(p) != (n,):
+                problems.append(f"{group}: got shape {jnp.shape(p)}, expected ({n},)")
+            elif not isinstance(p, jax.core.Tracer) and (np.sort(np.asarray(p)) != np.arange(n)).any():
+                values, counts = np.unique(np.asarray(p), return_counts=True)
+                problems.append(f"{group}: not a permutation of 0..{n - 1}; repeated {values[counts > 1].tolist()}")
+        elif jnp.shape(p) != (n, n):
+            problems.append(f"{group}: got shape {jnp.shape(p)}, expected ({n}, {n}) or int32 ({n},)")
+    if problems:
+        raise SpecError("P cannot be applied:\n  " + "\n  ".join(problems))
+
+
+def identity_permutation(spec: PermutationSpec, theta: trees.Tree) -> Permutation:
+    """The hard permutation that moves nothing."""
+    return {group: jnp.arange(n, dtype=jnp.int32) for group, n in spec.group_sizes(theta).items()}
+
+
+def random_permutation(key: jax.Array, spec: PermutationSpec, theta: trees.Tree) -> Permutation:
+    """A hard permutation drawn uniformly, independently for every group."""
+    sizes = spec.group_sizes(theta)
+    keys = jax.random.split(key, max(len(sizes), 1))
+    return {
+        group: jax.random.permutation(k, n).astype(jnp.int32) for k, (group, n) in zip(keys, sizes.items(), strict=False)
+    }
+
+
+def to_matrix(p: Any) -> jax.Array:
+    """One group's permutation as a float32 matrix (n, n); a matrix is returned as it is."""
+    return jax.nn.one_hot(p, jnp.shape(p)[-1], dtype=jnp.float32) if is_hard(p) else jnp.asarray(p)
+
+
+def invert(P: Permutation) -> Permutation:
+    """The inverse of a hard P; the transpose of a soft one."""
+    return {
+        group: jnp.argsort(p).astype(jnp.int32) if is_hard(p) else jnp.swapaxes(p, -1, -2) for group, p in P.items()
+    }
+
+
+def compose(P: Permutation, Q: Permutation) -> Permutation:
+    """First Q, then P: `permute(compose(P, Q), theta) == permute(P, permute(Q, theta))`.
+
+    Hard and hard gives hard; anything soft gives soft. Raises SpecError if the groups differ.
+    """
+    if P.keys() != Q.keys():
+        raise SpecError(f"cannot compose: got groups {sorted(P)} and {sorted(Q)}, expected the same ones.")
+    return {
+        group: jnp.take(jnp.asarray(Q[group]), jnp.asarray(p), axis=0)
+        if is_hard(p) and is_hard(Q[group])
+        else jnp.matmul(to_matrix(p), to_matrix(Q[group]), precision="highest")
+        for group, p in P.items()
+    }
+
+
+def save_permutation(path: str | Path, P: Permutation) -> None:
+    """Write P as a plain `.npz` with one array a group."""
+    with open(path, "wb") as file:
+        np.savez(file, **{group: np.asarray(p) for group, p in P.items()})
+
+
+def load_permutation(path: str | Path) -> Permutation:
+    """Read what `save_permutation` wrote, without pickle. Raises SpecError if it is something else."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {group: jnp.asarray(arrays[group]) for group in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise SpecError(
+            f"no permutation at {path}: {error}. Expected an .npz with one int32 array a group, as `mcjax match` writes."
+        ) from error

@@ -1,0 +1,8 @@
+"""Training: the objective, whole epochs as one compiled call, the endpoints of paths."""
+
+from mcjax.training.config import TrainConfig
+from mcjax.training.endpoints import Endpoints, train_endpoints
+from mcjax.training.loop import Recorder
+from mcjax.training.objective import evaluate
+
+__all__ = ["Endpoints", "Recorder", "TrainConfig", "evaluate", "train_endpoints"]

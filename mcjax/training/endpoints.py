@@ -1,0 +1,109 @@
+"""Training the networks that paths join: many seeds in one program."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from mcjax import trees
+from mcjax.data import Dataset
+from mcjax.errors import InputError
+from mcjax.models.base import Model
+from mcjax.models.convolution import Convolutions
+from mcjax.training.config import TrainConfig, optimizer
+from mcjax.training.loop import History, Recorder, run_epochs, steps_per_epoch
+from mcjax.training.objective import Measured, objective
+
+
+class Endpoints(NamedTuple):
+    """Trained networks: `theta` with a leading axis, one network a key; history float32 (keys, epochs)."""
+
+    theta: trees.Tree
+    history: History
+
+
+class EndpointState(NamedTuple):
+    """What training carries: the variables and the optimiser's state."""
+
+    theta: trees.Tree
+    optimizer: optax.OptState
+
+
+@dataclass(frozen=True)
+class EndpointStep:
+    """One step of SGD on the objective; running batch statistics follow."""
+
+    model: Model
+    config: TrainConfig
+    steps: int
+
+    @property
+    def convolutions(self) -> Convolutions:
+        """What the model convolves with."""
+        return self.model.convolutions
+
+    def init(self, key: jax.Array) -> EndpointState:
+        """A fresh network and optimiser."""
+        theta = self.model.init(key)
+        return EndpointState(theta, optimizer(self.config, self.steps).init(trees.params(theta)))
+
+    def __call__(
+        self, context: Any, state: EndpointState, x: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[EndpointState, Measured]:
+        theta, params = state.theta, trees.params(state.theta)
+
+        def loss(params: trees.Tree) -> tuple[jax.Array, tuple[Measured, trees.Tree]]:
+            moved = {**theta, "params": params}
+            return objective(self.model, moved, x, labels, key, self.config.weight_decay)
+
+        gradient, (measured, batch_stats) = jax.grad(loss, has_aux=True)(params)
+        updates, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, params)
+        moved = {**theta, "params": optax.apply_updates(params, updates)}
+        running = jax.tree.map(
+            lambda old, new: self.config.statistics_momentum * old + (1 - self.config.statistics_momentum) * new,
+            trees.batch_stats(theta), batch_stats,
+        )  # fmt: skip
+        return EndpointState(trees.with_batch_stats(moved, running), optimizer_state), measured
+
+
+@partial(jax.jit, static_argnames="step")
+def _init(step: EndpointStep, keys: jax.Array) -> EndpointState:
+    return jax.vmap(step.init)(keys)
+
+
+def train_endpoints(
+    keys: jax.Array, model: Model, data: Dataset, config: TrainConfig | None = None, *,
+    recorder: Recorder | None = None,
+) -> Endpoints:
+    """Train one network a key, all in one program, a whole epoch a call.
+
+    keys: typed keys (n,). The seed decides everything: the network of a key is the same, to
+    rounding, whatever the other keys are. config defaults to `TrainConfig()`. Raises InputError if
+    model and data do not fit, RunError if a loss becomes infinite or NaN.
+
+        endpoints = train_endpoints(jax.random.split(jax.random.key(0), 2), model, data)
+        theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], endpoints.theta) for i in range(2))
+    """
+    config = config or TrainConfig()
+    check_fit(model, data)
+    keys = keys.reshape(-1)
+    step = EndpointStep(model, config, steps_per_epoch(config, data))
+    init_keys, epoch_keys = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
+    states, history = run_epochs(step, data, {}, _init(step, init_keys), epoch_keys, recorder)
+    return Endpoints(states.theta, history)
+
+
+def check_fit(model: Model, data: Dataset) -> None:
+    """Raise InputError if the model is for other images or fewer classes than the data has."""
+    if tuple(data.image_shape) != tuple(model.input_shape):
+        raise InputError(
+            f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has {tuple(data.image_shape)}. "
+            "Create the model with the input_shape of the data."
+        )
+    if data.num_classes > model.num_classes:
+        raise InputError(
+            f"{data.name} has {data.num_classes} classes, {model.name} tells {model.num_classes} apart. "
+            "Create the model with the num_classes of the data."
+        )

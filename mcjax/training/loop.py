@@ -1,0 +1,189 @@
+"""Whole epochs in one compiled call, for one or many models at once, with progress, metrics and resume."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.checkpoint import Resumable
+from mcjax.data import Augmentation, Dataset, augment, normalize
+from mcjax.errors import InputError, RunError
+from mcjax.models.convolution import Convolutions, over_models, stepped_from_host
+from mcjax.report import Progress, RunFolder
+from mcjax.training.config import TrainConfig
+from mcjax.training.objective import Measured
+
+State = Any
+"""What a fit carries from step to step: the variables it moves and the optimiser's state."""
+
+
+class Step(Protocol):
+    """One step of a fit, pure and hashable: a frozen dataclass with its config and model.
+
+    `context` holds the arrays that the fit reads and never moves (the endpoints of a curve).
+    """
+
+    config: TrainConfig
+    convolutions: Convolutions
+
+    def __call__(
+        self, context: trees.Tree, state: State, x: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[State, Measured]: ...
+
+
+def steps_per_epoch(config: TrainConfig, data: Dataset) -> int:
+    """Whole batches in the training set. Raises InputError if there is none."""
+    n = len(data.train_labels)
+    if config.batch_size > n:
+        raise InputError(
+            f"got batch_size={config.batch_size}, expected at most the {n} training images of {data.name}."
+        )
+    return n // config.batch_size
+
+
+def resolve(config: TrainConfig, data: Dataset) -> Augmentation:
+    """The augmentation that a config asks for: its own, or the data set's default."""
+    return data.default_augmentation() if config.augmentation is None else config.augmentation
+
+
+def _batch(
+    step: Step, data: Dataset, indices: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    augment_key, step_key = jax.random.split(key)
+    images = augment(augment_key, data.train_images[indices], resolve(step.config, data))
+    return normalize(images, data.mean, data.std), data.train_labels[indices], step_key
+
+
+def _order(step: Step, data: Dataset, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    steps, size = steps_per_epoch(step.config, data), step.config.batch_size
+    order_key, steps_key = jax.random.split(key)
+    order = jax.random.permutation(order_key, len(data.train_labels))[: steps * size]
+    return order.reshape(steps, size), jax.random.split(steps_key, steps)
+
+
+def epoch(
+    step: Step, data: Dataset, context: trees.Tree, state: State, key: jax.Array
+) -> tuple[State, Measured]:
+    """One pass over the shuffled training images: the pure core of every fit.
+
+    Returns the new state and the means of what the steps measured. Images beyond the last whole
+    batch are left out, others every time. Works under jit and vmap; with data and context bound it
+    is `epoch(state, key) -> (state, metrics)`.
+    """
+
+    def scanned(state: State, at: tuple[jax.Array, jax.Array]) -> tuple[State, Measured]:
+        return step(context, state, *_batch(step, data, *at))
+
+    state, measured = jax.lax.scan(scanned, state, _order(step, data, key))
+    return state, jax.tree.map(lambda values: values.mean(0), measured)
+
+
+@partial(jax.jit, static_argnames="step")
+def _epoch_of_many(
+    step: Step, data: Dataset, contexts: trees.Tree, states: State, keys: jax.Array, number: jax.Array
+) -> tuple[State, Measured]:
+    def one(context: trees.Tree, state: State, key: jax.Array) -> tuple[State, Measured]:
+        return epoch(step, data, context, state, jax.random.fold_in(key, number))
+
+    return over_models(one, step.convolutions)(contexts, states, keys)
+
+
+@partial(jax.jit, static_argnames="step")
+def _single_step(
+    step: Step, data: Dataset, context: trees.Tree, state: State, indices: jax.Array, key: jax.Array
+) -> tuple[State, Measured]:
+    return step(context, state, *_batch(step, data, indices, key))
+
+
+def _epoch_from_host(
+    step: Step, data: Dataset, contexts: trees.Tree, states: State, keys: jax.Array, number: int
+) -> tuple[State, Measured]:
+    """`_epoch_of_many`, one jitted step a call, for gradients that are slow inside compiled loops."""
+    results = []
+    for i in range(len(keys)):
+        context, state = trees.index(contexts, i), trees.index(states, i)
+        measured = []
+        order, step_keys = _order(step, data, jax.random.fold_in(keys[i], number))
+        for at, key in zip(order, step_keys, strict=True):
+            state, one = _single_step(step, data, context, state, at, key)
+            measured.append(one)
+        results.append((state, jax.tree.map(lambda *values: jnp.stack(values).mean(), *measured)))
+    return trees.stack([state for state, _ in results]), trees.stack([one for _, one in results])
+
+
+class Recorder(NamedTuple):
+    """Where a fit reports: a line of progress under `title`, and the `stage` of a run folder, if any."""
+
+    title: str
+    run: RunFolder | None = None
+    stage: str = "fit"
+    progress: bool = True
+
+
+SAVE_EVERY_S = 1.0
+"""Epochs that end sooner than this after the last save are not saved, unless they are the last."""
+
+History = dict[str, np.ndarray]
+
+
+def run_epochs(
+    step: Step, data: Dataset, contexts: trees.Tree, states: State, keys: jax.Array,
+    recorder: Recorder | None = None,
+) -> tuple[State, History]:
+    """All epochs of many fits at once, one compiled call an epoch; every tree has a leading axis.
+
+    Returns the final states and {"loss", "accuracy"}: float32 (fits, epochs). With a recorder in a
+    run folder it starts from what was saved there, and saves complete epochs, also when it is
+    interrupted. Raises RunError at the epoch whose loss is not finite; the one before it is kept.
+    """
+    config = step.config
+    data = jax.device_put(data)
+    run = recorder.run if recorder else None
+    kept = Resumable(run.checkpoints(recorder.stage)) if run and recorder else None
+    done, history = 0, {name: np.zeros((len(keys), 0), np.float32) for name in Measured._fields}
+    if kept is not None and run is not None and recorder is not None:
+        if restored := kept.restore(states):
+            done, states, history = restored
+        run.rewind(recorder.stage, done)
+    images = steps_per_epoch(config, data) * config.batch_size * len(keys)
+    show = Progress(recorder.title, config.epochs, images, done) if recorder and recorder.progress else None
+    advance: Callable[..., tuple[State, Measured]] = (
+        _epoch_from_host if stepped_from_host(step.convolutions) else _epoch_of_many
+    )
+    saved, saved_at = done, time.monotonic()
+    try:
+        for number in range(done, config.epochs):
+            new_states, measured = advance(step, data, contexts, states, keys, number)
+            values = {name: np.asarray(value) for name, value in measured._asdict().items()}
+            _check_finite(values["loss"], number, recorder)
+            states, done = new_states, number + 1
+            history = {name: np.concatenate([history[name], values[name][:, None]], 1) for name in history}
+            if run is not None and recorder is not None:
+                run.log(recorder.stage, done, {name: value.tolist() for name, value in values.items()})
+            if kept is not None and (done == config.epochs or time.monotonic() - saved_at > SAVE_EVERY_S):
+                kept.save(done, states, history)
+                saved, saved_at = done, time.monotonic()
+            if show is not None:
+                show.update(done, float(values["loss"].mean()))
+    finally:
+        if show is not None:
+            show.close()
+        if kept is not None and saved < done:
+            kept.save(done, states, history)
+    return states, history
+
+
+def _check_finite(loss: np.ndarray, number: int, recorder: Recorder | None) -> None:
+    if np.isfinite(loss).all():
+        return
+    which = np.flatnonzero(~np.isfinite(loss)).tolist()
+    what = recorder.title if recorder else "the fit"
+    raise RunError(
+        f"{what}: the loss of number {', '.join(map(str, which))} of {len(loss)} is not finite in epoch {number + 1}. "
+        f"Epoch {number} is kept. Lower the learning rate, or start from other networks."
+    )

@@ -1,0 +1,68 @@
+"""Cross entropy, the L2 term, and exact evaluation over a whole set."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mcjax import trees
+from mcjax.data import normalize
+from mcjax.models.base import Model
+
+
+class Measured(NamedTuple):
+    """Mean cross entropy in nats and the share of images classified right, float32 scalars."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+
+
+def measure(logits: jax.Array, labels: jax.Array) -> Measured:
+    """Cross entropy and accuracy of logits (n, classes) against labels int32 (n,)."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+    return Measured(losses.mean(), (logits.argmax(-1) == labels).mean(dtype=jnp.float32))
+
+
+def objective(
+    model: Model, theta: trees.Tree, x: jax.Array, labels: jax.Array, key: jax.Array, weight_decay: float
+) -> tuple[jax.Array, tuple[Measured, trees.Tree]]:
+    """What training descends: cross entropy by batch statistics + weight_decay / 2 * ||params||^2.
+
+    Returns the objective, what it measured without the L2 term, and the statistics of the batch.
+    All parameters are in the L2 term, biases and norms too, as in the papers.
+    """
+    logits, batch_stats = model.apply_train(theta, x, key)
+    measured = measure(logits, labels)
+    params = trees.params(theta)
+    return measured.loss + weight_decay / 2 * trees.dot(params, params), (measured, batch_stats)
+
+
+def evaluate_images(
+    model: Model, theta: trees.Tree, images: jax.Array, labels: jax.Array, mean: Any, std: Any, batch_size: int
+) -> Measured:
+    """Loss and accuracy of one network over uint8 images, every image once, `batch_size` at a time."""
+
+    def sums(batch: jax.Array, batch_labels: jax.Array) -> jax.Array:
+        measured = measure(model.apply(theta, normalize(batch, mean, std)), batch_labels)
+        return jnp.stack(measured) * len(batch_labels)
+
+    n, size = len(labels), min(batch_size, len(labels))
+    whole = n // size * size
+    batches = (
+        images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size)
+    )  # fmt: skip
+    total = jax.lax.scan(lambda carry, batch: (carry + sums(*batch), None), jnp.zeros(2), batches)[0]
+    if whole < n:
+        total = total + sums(images[whole:], labels[whole:])
+    return Measured(*(total / n))
+
+
+@partial(jax.jit, static_argnames=("model", "batch_size"))
+def evaluate(model: Model, theta: trees.Tree, data: Any, batch_size: int = 1000) -> tuple[Measured, Measured]:
+    """Train and test loss and accuracy of one network, by the statistics that `theta` holds."""
+    return (
+        evaluate_images(model, theta, data.train_images, data.train_labels, data.mean, data.std, batch_size),
+        evaluate_images(model, theta, data.test_images, data.test_labels, data.mean, data.std, batch_size),
+    )

@@ -1,0 +1,100 @@
+"""Pytrees whose leaves are known by their path, and the vector arithmetic of parameter space."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+"""A pytree of arrays."""
+
+
+def path_name(path: tuple) -> str:
+    """The name of a leaf: its keys joined by slashes, `params/Conv_0/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def flatten(tree: Tree) -> dict[str, Any]:
+    """The leaves of `tree` by name, in the tree's own order."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def map_with_name(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """`jax.tree.map` whose function also receives the name of the leaf, as its first argument."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: fn(path_name(path), *leaves), tree, *rest
+    )
+
+
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts from leaves by name; the inverse of `flatten` for trees made of dicts."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def params(theta: Tree) -> Tree:
+    """The leaves that training moves: `theta["params"]`, or all of `theta` if it has no collections."""
+    return theta["params"] if isinstance(theta, Mapping) and "params" in theta else theta
+
+
+def batch_stats(theta: Tree) -> Tree:
+    """The batch statistics of `theta`; an empty dict if it has none."""
+    return theta.get("batch_stats", {}) if isinstance(theta, Mapping) else {}
+
+
+def with_batch_stats(theta: Tree, stats: Tree) -> Tree:
+    """`theta` with `stats` in place of its batch statistics; `theta` itself if `stats` is empty."""
+    return {**theta, "batch_stats": stats} if jax.tree.leaves(stats) else theta
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """a + b."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+def subtract(a: Tree, b: Tree) -> Tree:
+    """a - b."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def scale(factor: Any, a: Tree) -> Tree:
+    """factor * a, for a scalar factor."""
+    return jax.tree.map(lambda leaf: factor * leaf, a)
+
+
+def dot(a: Tree, b: Tree) -> jax.Array:
+    """The inner product of two trees as float32, accumulated leaf by leaf."""
+    products = jax.tree.map(lambda x, y: jnp.vdot(x, y, precision="highest"), a, b)
+    return jax.tree.reduce(jnp.add, products, jnp.zeros(()))
+
+
+def norm(a: Tree) -> jax.Array:
+    """The Euclidean norm of a tree taken as one vector."""
+    return jnp.sqrt(dot(a, a))
+
+
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Trees of one structure joined along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def index(tree: Tree, i: Any) -> Tree:
+    """Entry (or slice) `i` of the leading axis of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """The shape of every leaf by name."""
+    return {name: tuple(jnp.shape(leaf)) for name, leaf in flatten(tree).items()}
+
+
+def parameter_count(theta: Tree) -> int:
+    """How many numbers training moves: the sizes of `params(theta)` summed."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params(theta)))
