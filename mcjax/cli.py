@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (the run failed), 2 (wrong input) or 130 (interrupted)."""
     try:
         command: Command = tyro.cli(
-            Command,  # type: ignore[arg-type]
+            Command,
             prog="mcjax",
             description="How trained networks are connected, once permutation symmetry is removed.",
             args=arguments,

@@ -1,13 +1,14 @@
 """Figures from numpy arrays. Nothing here computes."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 UNALIGNED, ALIGNED = "#c2571a", "#1f6fb2"
-_RC = {"dpi": 160, "layout": "constrained"}
+_RC: dict[str, Any] = {"dpi": 160, "layout": "constrained"}
 
 
 class Line(NamedTuple):
@@ -20,7 +21,9 @@ class Line(NamedTuple):
     style: str = "-"
 
 
-def along_paths(ts: np.ndarray, lines: Sequence[Line], title: str, *, loss_of: str = "train", accuracy_of: str = "test") -> Figure:
+def along_paths(
+    ts: np.ndarray, lines: Sequence[Line], title: str, *, loss_of: str = "train", accuracy_of: str = "test"
+) -> Figure:
     """Loss and accuracy along paths, mean over pairs with a band of one standard deviation (Figure 2)."""
     figure = Figure(figsize=(9.0, 3.7), **_RC)
     left, right = figure.subplots(1, 2)
@@ -67,14 +70,16 @@ def correlation(
     return figure
 
 
-def _signature(axes, signature: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def _signature(axes: Axes, signature: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     at = np.arange(len(signature))
     for which, name, color in ((0, "as trained", UNALIGNED), (1, "matched", ALIGNED)):
         values = [np.atleast_1d(pair[which]) for pair in signature.values()]
         means, stds = [v.mean() for v in values], [v.std() for v in values]
         axes.errorbar(at, means, yerr=stds, marker="o", markersize=4, capsize=3, color=color, label=name, linewidth=1.6)
     axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set_xticks(at, list(signature), rotation=45 if len(signature) > 3 else 0, ha="right" if len(signature) > 3 else "center")
+    axes.set_xticks(
+        at, list(signature), rotation=45 if len(signature) > 3 else 0, ha="right" if len(signature) > 3 else "center"
+    )
     axes.set_xlim(-0.4, len(signature) - 0.6)
     axes.set_ylabel("mean correlation of paired units")
     axes.legend(frameon=False)
@@ -86,8 +91,9 @@ def training(history: Mapping[str, np.ndarray], title: str) -> Figure:
     figure = Figure(figsize=(9.0, 3.4), **_RC)
     panels = figure.subplots(1, 2)
     for axes, name, factor, label in (
-        (panels[0], "loss", 1, "train loss (nats)"), (panels[1], "accuracy", 100, "train accuracy (%)"),
-    ):  # fmt: skip
+        (panels[0], "loss", 1, "train loss (nats)"),
+        (panels[1], "accuracy", 100, "train accuracy (%)"),
+    ):
         values = factor * np.atleast_2d(history[name])
         epochs = np.arange(1, values.shape[1] + 1)
         for row in values:
@@ -100,7 +106,7 @@ def training(history: Mapping[str, np.ndarray], title: str) -> Figure:
     return figure
 
 
-def _plain(axes) -> None:
+def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)

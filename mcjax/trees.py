@@ -22,9 +22,7 @@ def flatten(tree: Tree) -> dict[str, Any]:
 
 def map_with_name(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """`jax.tree.map` whose function also receives the name of the leaf, as its first argument."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, *leaves: fn(path_name(path), *leaves), tree, *rest
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(path_name(path), *leaves), tree, *rest)
 
 
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:

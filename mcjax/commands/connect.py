@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+import tyro
 
 from mcjax import checkpoint, plotting
 from mcjax.commands.match import matched
@@ -13,7 +14,6 @@ from mcjax.commands.networks import (
     ModelOptions,
     Network,
     Out,
-    Positional,
     TrainOptions,
     check_key,
     fingerprint,
@@ -47,18 +47,22 @@ class EvaluateOptions:
         if self.points < 2:
             raise InputError(f"got points={self.points}, expected at least 2.")
         return evaluate_path(
-            model, path, dataset, self.points, batch_size=self.eval_batch_size,
+            model,
+            path,
+            dataset,
+            self.points,
+            batch_size=self.eval_batch_size,
             calibration_images=self.calibration_images,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
 class Connect:
     """Fit a curve between network A and network B, and measure loss and accuracy along it."""
 
-    a: Positional[str]
+    a: tyro.conf.Positional[str]
     """Checkpoint or run folder of theta_1; RUN/0 is the first network of a run."""
-    b: Positional[str]
+    b: tyro.conf.Positional[str]
     """Checkpoint or run folder of theta_2."""
     images: DataOptions = field(default_factory=DataOptions)
     architecture: ModelOptions = field(default_factory=ModelOptions)
@@ -92,11 +96,19 @@ class Connect:
             **self.training.config(TrainConfig.preset(self.training.preset), points_per_step=self.points_per_step)
         )
         run = open_run(
-            "connect", self.out,
-            {"theta_1": fingerprint(a.theta), "theta_2": fingerprint(b.theta), "data": images, "seed": self.seed,
-             "curve": [curve.kind, curve.control_points], "config": as_json(config), "measuring": vars(self.measuring),
-             "P": fingerprint(given) if given is not None else ("activations" if self.align else "identity")},
-        )  # fmt: skip
+            "connect",
+            self.out,
+            {
+                "theta_1": fingerprint(a.theta),
+                "theta_2": fingerprint(b.theta),
+                "data": images,
+                "seed": self.seed,
+                "curve": [curve.kind, curve.control_points],
+                "config": as_json(config),
+                "measuring": vars(self.measuring),
+                "P": fingerprint(given) if given is not None else ("activations" if self.align else "identity"),
+            },
+        )
         if run.results is None:
             P = given if given is not None else self._permutation(a, b, dataset)
             theta_c = None
@@ -132,8 +144,9 @@ def save_curve(
     tree = {"theta_1": a.theta, "theta_2": b.theta, "P": P} | ({"theta_c": theta_c} if theta_c is not None else {})
     about = {
         "curve": {"kind": curve.kind, "control_points": curve.control_points},
-        "model": a.about["model"], "data": images,
-    }  # fmt: skip
+        "model": a.about["model"],
+        "data": images,
+    }
     checkpoint.save(run.checkpoints("curve"), tree, about)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import tyro
 
 from mcjax import checkpoint, models
 from mcjax.commands.connect import EvaluateOptions, finish_path, report_path
@@ -12,7 +13,6 @@ from mcjax.commands.networks import (
     DataOptions,
     ModelOptions,
     Out,
-    Positional,
     fingerprint,
     networks_of,
     open_run,
@@ -29,7 +29,7 @@ from mcjax.training import evaluate
 class Evaluate:
     """Measure a network, all networks of a run of `mcjax train`, or the curve of a run of `mcjax connect`."""
 
-    target: Positional[str]
+    target: tyro.conf.Positional[str]
     """Checkpoint or run folder; RUN/0 is the first network of a run."""
     images: DataOptions = field(default_factory=DataOptions)
     architecture: ModelOptions = field(default_factory=ModelOptions)
@@ -53,9 +53,7 @@ class Evaluate:
         given = self.images.load()[0] if self.images.data is not None else None
         networks = [read_network(path, self.architecture, given) for path in paths]
         dataset, images = self.images.load(networks[0].about.get("data"))
-        run = open_run(
-            "evaluate", self.out, {"theta": [fingerprint(n.theta) for n in networks], "data": images}
-        )
+        run = open_run("evaluate", self.out, {"theta": [fingerprint(n.theta) for n in networks], "data": images})
         if run.results is None:
             on_device = jax.device_put(dataset)
             measured = [evaluate(n.model, n.theta, on_device) for n in networks]

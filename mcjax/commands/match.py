@@ -5,9 +5,19 @@ from typing import Literal
 
 import jax
 import numpy as np
+import tyro
+from matplotlib.figure import Figure
 
 from mcjax import plotting
-from mcjax.commands.networks import DataOptions, ModelOptions, Network, Out, Positional, fingerprint, open_run, read_pair
+from mcjax.commands.networks import (
+    DataOptions,
+    ModelOptions,
+    Network,
+    Out,
+    fingerprint,
+    open_run,
+    read_pair,
+)
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.matching import Match as Matched
@@ -23,9 +33,9 @@ class Match:
     First checks that the spec is a symmetry of the network, and refuses it otherwise.
     """
 
-    a: Positional[str]
+    a: tyro.conf.Positional[str]
     """Checkpoint or run folder of theta_1; RUN/0 is the first network of a run."""
-    b: Positional[str]
+    b: tyro.conf.Positional[str]
     """Checkpoint or run folder of theta_2, which is permuted."""
     images: DataOptions = field(default_factory=DataOptions)
     architecture: ModelOptions = field(default_factory=ModelOptions)
@@ -41,10 +51,17 @@ class Match:
         """Do it, or report what was done."""
         a, b, dataset, images = read_pair(self.a, self.b, self.architecture, self.images)
         run = open_run(
-            "match", self.out,
-            {"theta_1": fingerprint(a.theta), "theta_2": fingerprint(b.theta), "data": images,
-             "match_images": self.match_images, "batch_size": self.batch_size, "cost": self.cost},
-        )  # fmt: skip
+            "match",
+            self.out,
+            {
+                "theta_1": fingerprint(a.theta),
+                "theta_2": fingerprint(b.theta),
+                "data": images,
+                "match_images": self.match_images,
+                "batch_size": self.batch_size,
+                "cost": self.cost,
+            },
+        )
         if run.results is None:
             match = matched(a, b, dataset, self.match_images, self.batch_size, self.cost)
             save_permutation(run.path / "permutation.npz", match.P)
@@ -53,12 +70,13 @@ class Match:
             run.finish(
                 {
                     group: {
-                        "units": len(p), "moved": moved[group],
+                        "units": len(p),
+                        "moved": moved[group],
                         "correlation_before": float(match.before[group]),
                         "correlation_after": float(match.after[group]),
                     }
                     for group, p in match.P.items()
-                }  # fmt: skip
+                }
             )
         results = run.results or {}
         rows = [
@@ -70,7 +88,11 @@ class Match:
 
 
 def matched(
-    a: Network, b: Network, dataset: Dataset, images: int | None = None, batch_size: int = 128,
+    a: Network,
+    b: Network,
+    dataset: Dataset,
+    images: int | None = None,
+    batch_size: int = 128,
     cost: Literal["correlation", "covariance", "inner_product"] = "correlation",
 ) -> Matched:
     """The match of two networks on a data set's training images, after checking the spec."""
@@ -83,7 +105,7 @@ def matched(
     return match_activations(a.model, a.theta, b.theta, taken, batch_size, cost=cost)
 
 
-def correlation_figure(match: Matched, title: str):
+def correlation_figure(match: Matched, title: str) -> Figure:
     """The widest picture of a match: its first group's correlations, and the mean of every group."""
     group = next(iter(match.P))
     before = match.correlation[group]

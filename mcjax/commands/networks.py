@@ -14,7 +14,7 @@ import tyro
 from mcjax import checkpoint, models, trees
 from mcjax.data import Augmentation, Dataset, load
 from mcjax.errors import InputError
-from mcjax.models.base import axis_of
+from mcjax.models.base import has_leading_axis
 from mcjax.report import RunFolder
 from mcjax.training import TrainConfig
 
@@ -120,7 +120,7 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
     model = models.create(
         description.pop("name"), description.pop("num_classes"), description.pop("input_shape"), **description
     )
-    if axis_of(theta, model):
+    if has_leading_axis(theta, model):
         raise InputError(f"{where} holds several networks along one axis: expected one network a checkpoint.")
     return Network(theta, model, about, str(path))
 
@@ -142,7 +142,9 @@ def _checkpoint_of(path: str) -> Path:
         raise InputError(f"{where} is a run without trained networks: it is not finished, or not of `mcjax train`.")
     if where.is_dir():
         return where  # a folder that is no whole checkpoint: reading it says what is wrong
-    raise InputError(f"no network at {path}: expected a checkpoint, a run folder of `mcjax train`, or RUN/0, RUN/1, ...")
+    raise InputError(
+        f"no network at {path}: expected a checkpoint, a run folder of `mcjax train`, or RUN/0, RUN/1, ..."
+    )
 
 
 def networks_of(run: Path) -> list[Path]:
@@ -196,8 +198,6 @@ def check_key(seed: int) -> jax.Array:
     return jax.random.key(seed)
 
 
-Positional = tyro.conf.Positional
-Flat = tyro.conf.OmitArgPrefixes
 Out = Annotated[
     str | None,
     tyro.conf.arg(help="Run folder; the same command again resumes it (None: runs/COMMAND-HASH, after the options)."),

@@ -65,9 +65,16 @@ class Quickstart:
         for how, P in (("unaligned", identity), ("aligned", match.P)):
             stage = Recorder(f"fitting {self.pairs} curves, {how}", run, f"curves_{how}")
             fit = fit_curve(
-                fit_key, model, bezier(model.spec), theta_1, theta_2, dataset, P, FitConfig(epochs=self.epochs),
+                fit_key,
+                model,
+                bezier(model.spec),
+                theta_1,
+                theta_2,
+                dataset,
+                P,
+                FitConfig(epochs=self.epochs),
                 recorder=stage,
-            )  # fmt: skip
+            )
             line = linear(model.spec).bind_pairs(theta_1, theta_2, None, P)
             for kind, path in (("linear", line), ("bezier", fit.path)):
                 metrics[f"{kind}_{how}"] = evaluate_path(model, path, dataset)
@@ -97,12 +104,14 @@ def _signature(match: Match) -> dict[str, Any]:
 def _paths_figure(metrics: dict[str, PathMetrics], pairs: int) -> Any:
     lines = [
         plotting.Line(
-            kind.replace("_", ", ").replace("bezier", "Bezier"), metrics[kind].train_loss, metrics[kind].test_accuracy,
+            kind.replace("_", ", ").replace("bezier", "Bezier"),
+            metrics[kind].train_loss,
+            metrics[kind].test_accuracy,
             plotting.UNALIGNED if kind.endswith("unaligned") else plotting.ALIGNED,
             "--" if kind.startswith("linear") else "-",
         )
         for kind in KINDS
-    ]  # fmt: skip
+    ]
     title = f"Handwritten digits, MLP 64-32-32-10, mean ± one standard deviation of {pairs} pairs"
     return plotting.along_paths(metrics[KINDS[0]].ts, lines, title)
 

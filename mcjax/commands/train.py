@@ -41,9 +41,16 @@ class Train:
         )
         config = TrainConfig(**self.training.config(TrainConfig.preset(self.training.preset)))
         run = open_run(
-            "train", self.out,
-            {"model": described, "data": images, "config": as_json(config), "networks": self.networks, "seed": self.seed},
-        )  # fmt: skip
+            "train",
+            self.out,
+            {
+                "model": described,
+                "data": images,
+                "config": as_json(config),
+                "networks": self.networks,
+                "seed": self.seed,
+            },
+        )
         if run.results is None:
             recorder = Recorder(f"training {self.networks} {model.name}", run, "train")
             endpoints = train_endpoints(jax.random.split(key, self.networks), model, dataset, config, recorder=recorder)
@@ -63,7 +70,7 @@ class Train:
 
 def report(run: RunFolder) -> None:
     """Print what a finished run of `mcjax train` or `mcjax evaluate` measured of its networks."""
-    results = run.results
+    results = run.results or {}
     names = list(results)
     rows = [
         [f"network {i}", *(f"{results[name]['values'][i]:.4f}" for name in names)]
@@ -78,5 +85,3 @@ def as_json(config: TrainConfig) -> dict[str, Any]:
     """A config as JSON holds it."""
     augmentation = config.augmentation and vars(config.augmentation)
     return {**vars(config), "augmentation": augmentation}
-
-

@@ -17,9 +17,7 @@ KNOWN = ("digits", "cifar10", "cifar100", "stl10", "mnist", "fashion_mnist")
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=(*_ARRAYS, "mean", "std"), meta_fields=("num_classes", "name")
-)
+@partial(jax.tree_util.register_dataclass, data_fields=(*_ARRAYS, "mean", "std"), meta_fields=("num_classes", "name"))
 @dataclass(frozen=True)
 class Dataset:
     """Images uint8 (n, h, w, c), labels int32 (n,), and the training images' mean and std (c,) in [0, 1]."""
@@ -41,9 +39,7 @@ class Dataset:
 
     def take(self, train: int | None = None, test: int | None = None) -> "Dataset":
         """The first `train` and `test` images; None keeps all. Mean and std stay as they are."""
-        for split, wanted, there in (
-            ("train", train, len(self.train_labels)), ("test", test, len(self.test_labels))
-        ):
+        for split, wanted, there in (("train", train, len(self.train_labels)), ("test", test, len(self.test_labels))):
             if wanted is not None and not 0 < wanted <= there:
                 raise InputError(f"{self.name} has {there} {split} images: got {wanted}, expected 1 to {there}.")
         return replace(
@@ -60,8 +56,12 @@ class Dataset:
 
 
 def from_arrays(
-    train_images: Any, train_labels: Any, test_images: Any, test_labels: Any,
-    num_classes: int | None = None, name: str = "data",
+    train_images: Any,
+    train_labels: Any,
+    test_images: Any,
+    test_labels: Any,
+    num_classes: int | None = None,
+    name: str = "data",
 ) -> Dataset:
     """A Dataset from arrays, checked. Images are uint8 (n, h, w, c) or (n, h, w); labels integers (n,).
 
@@ -85,7 +85,8 @@ def from_arrays(
     (train_images, train_labels), (test_images, test_labels) = splits["train"], splits["test"]
     if train_images.shape[1:] != test_images.shape[1:]:
         raise InputError(
-            f"{name}: train images are {train_images.shape[1:]}, test images {test_images.shape[1:]}, expected one size."
+            f"{name}: got train images {train_images.shape[1:]} and test images {test_images.shape[1:]}, "
+            "expected one size."
         )
     if num_classes is None:
         num_classes = int(max(train_labels.max(), test_labels.max())) + 1
@@ -117,7 +118,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     """
     if name == "digits":
         return _digits()
-    if name.endswith(".npz") or "/" in name and Path(name).exists():
+    if name.endswith(".npz"):
         return _npz(Path(name))
     return _tfds(name, data_dir)
 
@@ -137,7 +138,9 @@ def _npz(path: Path) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             if missing := set(_ARRAYS) - set(file.files):
-                raise InputError(f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(file.files) or 'nothing'}.")
+                raise InputError(
+                    f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(file.files) or 'nothing'}."
+                )
             arrays = {name: file[name] for name in _ARRAYS}
             num_classes = int(file["num_classes"]) if "num_classes" in file.files else None
     except FileNotFoundError:
@@ -167,19 +170,21 @@ def _tfds(name: str, data_dir: str | Path | None) -> Dataset:
             f"prepared here ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}).\n"
             "Prepare it once, on a machine with internet:\n"
             "  pip install 'mcjax[prepare]'\n"
-            f"  python -c \"import tensorflow_datasets as tfds; tfds.builder({name!r}{directory}, "
+            f'  python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{directory}, '
             "file_format='array_record').download_and_prepare()\"\n"
             "or give the path of an .npz with the arrays " + ", ".join(_ARRAYS) + "."
         ) from error
     features = builder.info.features
     if not {"image", "label"} <= set(features or ()):
-        raise InputError(f"{name!r} is no image-classification set: it has {sorted(features or ())}, expected image and label.")
+        raise InputError(
+            f"{name!r} is no image-classification set: it has {sorted(features or ())}, expected image and label."
+        )
     splits = builder.info.splits
     test = next((split for split in ("test", "validation") if split in splits), None)
     if "train" not in splits or test is None:
         raise InputError(f"{name!r} has splits {sorted(splits)}, expected train, and test or validation.")
-    arrays = [array for split in ("train", test) for array in _read_split(builder, split, name)]
-    return from_arrays(*arrays, num_classes=features["label"].num_classes, name=name)
+    train_arrays, test_arrays = _read_split(builder, "train", name), _read_split(builder, test, name)
+    return from_arrays(*train_arrays, *test_arrays, num_classes=features["label"].num_classes, name=name)
 
 
 def _prepared(name: str, data_dir: str | Path | None) -> bool:

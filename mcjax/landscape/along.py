@@ -12,7 +12,7 @@ from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.landscape.batchnorm import reestimate
-from mcjax.models.base import Model, axis_of
+from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import over_models, over_points
 from mcjax.training.endpoints import check_fit
 from mcjax.training.objective import evaluate_images
@@ -60,8 +60,15 @@ class PathMetrics(NamedTuple):
 
 
 def evaluate_path(
-    model: Model, path: Callable[[Any], trees.Tree], data: Dataset, ts: Any = 61, recalibrate: bool = True, *,
-    batch_size: int = 500, calibration_images: int | None = None, chunk: int | None = None,
+    model: Model,
+    path: Callable[[Any], trees.Tree],
+    data: Dataset,
+    ts: Any = 61,
+    recalibrate: bool = True,
+    *,
+    batch_size: int = 500,
+    calibration_images: int | None = None,
+    chunk: int | None = None,
 ) -> PathMetrics:
     """Loss and accuracy of the network at every point of a path, on all train and test images.
 
@@ -87,11 +94,13 @@ def evaluate_path(
             f"1 to {n} calibration images, batches and chunks of at least 1."
         )
     path = path if isinstance(path, jax.tree_util.Partial) else jax.tree_util.Partial(path)
-    pairs = axis_of(jax.eval_shape(path, jnp.float32(0)), model)
+    pairs = has_leading_axis(jax.eval_shape(path, jnp.float32(0)), model)
     settings = Settings(model, pairs, recalibrate, batch_size, calibration_images, chunk)
     values, distance = jax.tree.map(np.asarray, _evaluate(settings, path, data, jnp.asarray(ts)))
     # Points come first out of the program, pairs first out of here.
-    return PathMetrics(ts, *np.moveaxis(values, 1, -1), np.moveaxis(distance, 0, -1))
+    train_loss, train_accuracy, test_loss, test_accuracy = np.moveaxis(values, 1, -1)
+    distance = np.moveaxis(distance, 0, -1)
+    return PathMetrics(ts, train_loss, train_accuracy, test_loss, test_accuracy, distance)
 
 
 def _check_ts(ts: np.ndarray) -> None:
@@ -121,10 +130,8 @@ def _evaluate(settings: Settings, path: Any, data: Dataset, ts: jax.Array) -> tu
             theta = reestimate(model, theta, calibration, data.mean, data.std, size)
         train, test = (
             evaluate_images(model, theta, images, labels, data.mean, data.std, size)
-            for images, labels in (
-                (data.train_images, data.train_labels), (data.test_images, data.test_labels)
-            )
-        )  # fmt: skip
+            for images, labels in ((data.train_images, data.train_labels), (data.test_images, data.test_labels))
+        )
         return jnp.stack([*train, *test])
 
     def point(t: jax.Array) -> jax.Array:
@@ -150,9 +157,7 @@ def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
     return jax.lax.scan(advance, (start, zero), ts)[1]
 
 
-def barrier(
-    metrics: PathMetrics, of: str = "train_loss", baseline: Literal["line", "ends"] = "line"
-) -> Any:
+def barrier(metrics: PathMetrics, of: str = "train_loss", baseline: Literal["line", "ends"] = "line") -> Any:
     """How far the path rises: in nats for a loss, as a share for an accuracy (which rises as error).
 
     baseline: "line" is the largest height above the straight line between the two ends' values (the

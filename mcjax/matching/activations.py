@@ -1,5 +1,6 @@
 """Neuron alignment: matching units by the correlation of their activations (Algorithm 1, appendix E)."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
-from mcjax.models.base import Model, axis_of
+from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import over_models
 from mcjax.symmetry import Permutation, nearest_permutation
 
@@ -20,7 +21,7 @@ Cost = Literal["correlation", "covariance", "inner_product"]
 class Moments(NamedTuple):
     """Moments of the units of two networks, float32, merged batch by batch: means and centred products."""
 
-    count: jax.Array
+    samples: jax.Array
     mean_1: jax.Array
     mean_2: jax.Array
     square_1: jax.Array
@@ -53,11 +54,11 @@ def _moments_of(a: jax.Array, b: jax.Array) -> Moments:
 
 def _merge(p: Moments, q: Moments) -> Moments:
     # Chan, Golub and LeVeque's update: no difference of large sums.
-    count = p.count + q.count
-    share, weight = q.count / count, p.count * q.count / count
+    samples = p.samples + q.samples
+    share, weight = q.samples / samples, p.samples * q.samples / samples
     delta_1, delta_2 = q.mean_1 - p.mean_1, q.mean_2 - p.mean_2
     return Moments(
-        count,
+        samples,
         p.mean_1 + share * delta_1,
         p.mean_2 + share * delta_2,
         p.square_1 + q.square_1 + weight * jnp.square(delta_1),
@@ -94,8 +95,8 @@ def _stream(model: Model, theta_1: trees.Tree, theta_2: trees.Tree, images: Imag
     size = min(batch_size, n)
     whole = n // size * size
     batches = images.images[:whole].reshape(-1, size, *images.images.shape[1:])
-    total = moments(batches[0])
-    total = jax.lax.scan(merged, total, batches[1:])[0]
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(moments, batches[0]))
+    total = jax.lax.scan(merged, nothing, batches)[0]
     return merged(total, images.images[whole:])[0] if whole < n else total
 
 
@@ -107,11 +108,11 @@ def _matrices(
 
     def one(theta_1: trees.Tree, theta_2: trees.Tree) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         total = _stream(model, theta_1, theta_2, images, batch_size)
-        mean = {
-            name: {group: sum(fn(m) for m in blocks) / len(blocks) for group, blocks in total.items()}
-            for name, fn in (("correlation", _correlation), ("gain", GAINS[cost]))
-        }
-        return mean["correlation"], mean["gain"]
+
+        def mean(fn: Callable[[Moments], jax.Array]) -> dict[str, jax.Array]:
+            return {group: jnp.stack([fn(m) for m in blocks]).mean(0) for group, blocks in total.items()}
+
+        return mean(_correlation), mean(GAINS[cost])
 
     return over_models(one, model.convolutions)(theta_1, theta_2)
 
@@ -127,15 +128,20 @@ def _inverse_deviation(square: jax.Array) -> jax.Array:
     return jnp.where(alive, jax.lax.rsqrt(jnp.where(alive, square, 1.0)), 0.0)
 
 
-GAINS: dict[str, Any] = {
+GAINS: dict[str, Callable[[Moments], jax.Array]] = {
     "correlation": _correlation,
-    "covariance": lambda m: m.product / m.count,
-    "inner_product": lambda m: m.product / m.count + jnp.outer(m.mean_1, m.mean_2),
+    "covariance": lambda m: m.product / m.samples,
+    "inner_product": lambda m: m.product / m.samples + jnp.outer(m.mean_1, m.mean_2),
 }
 
 
 def match_activations(
-    model: Model, theta_1: trees.Tree, theta_2: trees.Tree, images: Any, batch_size: int = 128, *,
+    model: Model,
+    theta_1: trees.Tree,
+    theta_2: trees.Tree,
+    images: Any,
+    batch_size: int = 128,
+    *,
     cost: Cost = "correlation",
 ) -> Match:
     """The P for which the units of `P theta_2` correlate most with those of theta_1, over `images`.
@@ -152,8 +158,8 @@ def match_activations(
         raise InputError(f"got cost={cost!r}, expected one of {', '.join(GAINS)}.")
     if batch_size < 1:
         raise InputError(f"got batch_size={batch_size}, expected at least 1.")
-    pairs = axis_of(theta_1, model)
-    if axis_of(theta_2, model) != pairs or trees.shapes(theta_1) != trees.shapes(theta_2):
+    pairs = has_leading_axis(theta_1, model)
+    if has_leading_axis(theta_2, model) != pairs or trees.shapes(theta_1) != trees.shapes(theta_2):
         raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
     if not pairs:
         theta_1, theta_2 = jax.tree.map(lambda leaf: leaf[None], (theta_1, theta_2))

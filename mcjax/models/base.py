@@ -38,7 +38,11 @@ class Model(NamedTuple):
 
 
 def from_own(
-    module: nn.Module, spec: PermutationSpec, name: str, input_shape: tuple[int, ...], num_classes: int,
+    module: nn.Module,
+    spec: PermutationSpec,
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
     convolutions: Convolutions,
 ) -> Model:
     """A Model of one of mcjax's modules: called as `module(x, train)`, activations sown by group.
@@ -52,7 +56,8 @@ def from_own(
 
     def apply(theta: trees.Tree, x: jax.Array) -> jax.Array:
         check_input(name, input_shape, x)
-        return module.apply(theta, x, train=False)
+        outputs: Any = module.apply(theta, x, train=False)
+        return outputs
 
     def apply_train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[jax.Array, trees.Tree]:
         check_input(name, input_shape, x)
@@ -115,16 +120,15 @@ def from_flax(
 
     def apply(theta: trees.Tree, x: jax.Array) -> jax.Array:
         check_input(name, shape[1:], x)
-        return module.apply(theta, x, **testing)
+        outputs: Any = module.apply(theta, x, **testing)
+        return outputs
 
     def apply_train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[jax.Array, trees.Tree]:
         check_input(name, shape[1:], x)
 
         def call(stats: trees.Tree) -> tuple[jax.Array, trees.Tree]:
             variables = trees.with_batch_stats(theta, stats)
-            outputs, updates = module.apply(
-                variables, x, rngs={"dropout": key}, mutable=["batch_stats"], **training
-            )
+            outputs, updates = module.apply(variables, x, rngs={"dropout": key}, mutable=["batch_stats"], **training)
             return outputs, updates.get("batch_stats", {})
 
         # Flax mixes old and new, m * old + (1 - m) * batch: from old = 0 and old = 1 follow m and
@@ -140,7 +144,9 @@ def from_flax(
         outputs = trees.flatten(state["intermediates"])
         assert not callable(activations)
         return {
-            group: tuple(nonlinearity(_captured(outputs, path)) for path in ([paths] if isinstance(paths, str) else paths))
+            group: tuple(
+                nonlinearity(_captured(outputs, path)) for path in ([paths] if isinstance(paths, str) else paths)
+            )
             for group, paths in activations.items()
         }
 
@@ -149,16 +155,18 @@ def from_flax(
     spec.validate(theta)
     given = jax.eval_shape(take, theta, example)
     if given.keys() != set(spec.groups):
-        raise SpecError(f"activations are of groups {sorted(given)}, expected those of the spec: {sorted(spec.groups)}.")
+        raise SpecError(
+            f"activations are of groups {sorted(given)}, expected those of the spec: {sorted(spec.groups)}."
+        )
     outputs = jax.eval_shape(apply, theta, example)
     program = str(jax.make_jaxpr(apply)(theta, example))
     convolutions: Convolutions = "plain" if "conv_general_dilated" in program else "none"
     return Model(init, apply, apply_train, take, spec, name, shape[1:], outputs.shape[-1], convolutions)
 
 
-def _mode_arguments(module: nn.Module) -> tuple[dict[str, bool], dict[str, bool]]:
+def _mode_arguments(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     accepted = inspect.signature(type(module).__call__).parameters
-    training = {name: True for name in ("train", "training", "is_training") if name in accepted}
+    training: dict[str, Any] = {name: True for name in ("train", "training", "is_training") if name in accepted}
     training |= {name: False for name in ("deterministic", "use_running_average") if name in accepted}
     return training, {name: not value for name, value in training.items()}
 
@@ -171,7 +179,7 @@ def _captured(outputs: dict[str, jax.Array], path: str) -> jax.Array:
     raise SpecError(f"no submodule {path!r} to take activations from; the module has {', '.join(there)}.")
 
 
-def axis_of(theta: trees.Tree, model: Model) -> bool:
+def has_leading_axis(theta: trees.Tree, model: Model) -> bool:
     """Whether `theta` holds many networks along a leading axis (True) or one (False).
 
     Raises SpecError, leaf by leaf, if it holds neither: another architecture.
@@ -181,9 +189,9 @@ def axis_of(theta: trees.Tree, model: Model) -> bool:
     if got == expected:
         return False
     leading = {shape[0] for shape in got.values() if shape}
-    if len(leading) == 1 and got.keys() == expected.keys():
-        if all(shape[1:] == expected[name] for name, shape in got.items()):
-            return True
+    many = len(leading) == 1 and all(shape[1:] == expected.get(name) for name, shape in got.items())
+    if many and got.keys() == expected.keys():
+        return True
     wrong = [
         f"{name}: got {got.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
         for name in sorted(got.keys() | expected.keys())

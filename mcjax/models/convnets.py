@@ -34,22 +34,16 @@ class ConvNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         act, init = activation(self.activation), INITIALIZERS[self.kernel_init]
         for i, layer in enumerate(self.layers):
-            x = Conv(
-                layer.features, layer.size, layer.stride, layer.padding, kernel_init=init, name=f"Conv_{i}"
-            )(x)
+            x = Conv(layer.features, layer.size, layer.stride, layer.padding, kernel_init=init, name=f"Conv_{i}")(x)
             x = act(BatchNorm(name=f"BatchNorm_{i}")(x, train))
             self.sow("activations", f"conv_{i}", x)
             if layer.pool:
                 x = nn.max_pool(x, (2, 2), (2, 2))
-        if not self.hidden:
-            x = x.mean((1, 2))
-        else:
-            x = nn.Dropout(0.5, deterministic=not train)(x.reshape(x.shape[0], -1))
+        x = x.reshape(x.shape[0], -1) if self.hidden else x.mean((1, 2))
         for i, width in enumerate(self.hidden):
+            x = nn.Dropout(0.5, deterministic=not train)(x)
             x = act(nn.Dense(width, name=f"Dense_{i}")(x))
             self.sow("activations", f"dense_{i}", x)
-            if i + 1 < len(self.hidden):
-                x = nn.Dropout(0.5, deterministic=not train)(x)
         return nn.Dense(self.num_classes, name=f"Dense_{len(self.hidden)}")(x)
 
 
@@ -60,8 +54,14 @@ INITIALIZERS = {
 
 
 def _convnet(
-    name: str, layers: tuple[Layer, ...], hidden: tuple[int, ...], num_classes: int,
-    input_shape: tuple[int, ...], activation: str, width: float, kernel_init: str,
+    name: str,
+    layers: tuple[Layer, ...],
+    hidden: tuple[int, ...],
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    activation: str,
+    width: float,
+    kernel_init: str,
 ) -> Model:
     if len(input_shape) != 3:
         raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
@@ -69,17 +69,14 @@ def _convnet(
     hidden = tuple(scaled(n, width) for n in hidden)
     height, breadth = _final_size(name, layers, input_shape)
     groups = [f"conv_{i}" for i in range(len(layers))]
-    parts = [
-        part
-        for i, (inputs, group) in enumerate(zip([None, *groups[:-1]], groups, strict=True))
-        for part in (declare.conv(f"Conv_{i}", inputs, group), declare.norm(f"BatchNorm_{i}", group))
-    ]
-    flattened = Axis(groups[-1], outer=height * breadth if hidden else 1)
-    units = [f"dense_{i}" for i in range(len(hidden))]
-    parts += [
-        declare.dense(f"Dense_{i}", inputs, outputs)
-        for i, (inputs, outputs) in enumerate(zip([flattened, *units], [*units, None], strict=True))
-    ]
+    parts: list[declare.Part] = []
+    for i, group in enumerate(groups):
+        parts += [declare.conv(f"Conv_{i}", groups[i - 1] if i else None, group), declare.norm(f"BatchNorm_{i}", group)]
+    inputs: Axis | str = Axis(groups[-1], outer=height * breadth if hidden else 1)
+    for i in range(len(hidden)):
+        parts.append(declare.dense(f"Dense_{i}", inputs, f"dense_{i}"))
+        inputs = f"dense_{i}"
+    parts.append(declare.dense(f"Dense_{len(hidden)}", inputs, None))
     module = ConvNet(layers, hidden, num_classes, activation, kernel_init)
     return from_own(module, declare.join(*parts), name, input_shape, num_classes, "canonical")
 
@@ -98,20 +95,22 @@ def _final_size(name: str, layers: tuple[Layer, ...], input_shape: tuple[int, ..
     return height, width
 
 
-def tinyten(
-    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
-) -> Model:
+def tinyten(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
     """Eight narrow convolutions, global average pooling, classes: 86,778 parameters with 10 classes."""
     layers = (
-        Layer(16), Layer(16), Layer(32, stride=2), Layer(32), Layer(32), Layer(64, stride=2),
-        Layer(64, padding=0), Layer(64, size=1, padding=0),
-    )  # fmt: skip
+        Layer(16),
+        Layer(16),
+        Layer(32, stride=2),
+        Layer(32),
+        Layer(32),
+        Layer(64, stride=2),
+        Layer(64, padding=0),
+        Layer(64, size=1, padding=0),
+    )
     return _convnet("tinyten", layers, (), num_classes, input_shape, activation, width, "xavier")
 
 
-def tinysix(
-    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
-) -> Model:
+def tinysix(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
     """TinyTen without its layers 2, 4, 5 and 7: 28,746 parameters with 10 classes, 34,596 with 100.
 
     The paper does not say how it strides; here each layer keeps the stride it has in TinyTen: 1, 2, 2, 1.
@@ -121,24 +120,24 @@ def tinysix(
 
 
 def _vgg(
-    name: str, stages: tuple[tuple[int, int], ...], num_classes: int, input_shape: tuple[int, ...],
-    activation: str, width: float,
+    name: str,
+    stages: tuple[tuple[int, int], ...],
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    activation: str,
+    width: float,
 ) -> Model:
     layers = tuple(Layer(n, pool=i + 1 == repeat) for n, repeat in stages for i in range(repeat))
     return _convnet(name, layers, (512, 512), num_classes, input_shape, activation, width, "kaiming")
 
 
-def vgg11(
-    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
-) -> Model:
+def vgg11(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
     """Eight convolutions with batch norm and max pooling, two dense layers of 512 with dropout."""
     stages = ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2))
     return _vgg("vgg11", stages, num_classes, input_shape, activation, width)
 
 
-def vgg16(
-    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
-) -> Model:
+def vgg16(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
     """Thirteen convolutions with batch norm: 15,253,578 parameters with 10 classes of 32x32 images."""
     stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
     return _vgg("vgg16", stages, num_classes, input_shape, activation, width)

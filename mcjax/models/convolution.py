@@ -92,9 +92,7 @@ def over_models(fn: Callable[..., Any], convolutions: Convolutions) -> Callable[
     return jax.vmap(fn)
 
 
-def over_points(
-    fn: Callable[[Any], Any], points: Any, convolutions: Convolutions, chunk: int | None = None
-) -> Any:
+def over_points(fn: Callable[[Any], Any], points: Any, convolutions: Convolutions, chunk: int | None = None) -> Any:
     """`fn` over the leading axis of `points`, at most `chunk` of them in memory at once.
 
     `chunk` is 1 where one after another is faster, and 16 elsewhere, unless it is given.
@@ -103,4 +101,12 @@ def over_points(
     return lax.map(fn, points, batch_size=None if size == 1 else size)
 
 
-__all__ = ["Convolutions", "Padding", "convolve", "one_after_another", "over_models", "over_points", "stepped_from_host"]
+__all__ = [
+    "Convolutions",
+    "Padding",
+    "convolve",
+    "one_after_another",
+    "over_models",
+    "over_points",
+    "stepped_from_host",
+]

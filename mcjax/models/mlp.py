@@ -28,8 +28,12 @@ class MLP(nn.Module):
 
 
 def mlp(
-    num_classes: int, input_shape: tuple[int, ...], *, widths: Sequence[int] = (256, 256),
-    activation: str = "relu", width: float = 1.0,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    *,
+    widths: Sequence[int] = (256, 256),
+    activation: str = "relu",
+    width: float = 1.0,
 ) -> Model:
     """Hidden layers of `widths` units, each times the multiplier `width`."""
     if not widths or min(widths) < 1:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from mcjax.errors import InputError, unknown_name
@@ -23,9 +23,7 @@ REGISTRY: dict[str, Callable[..., Model]] = {
 }
 
 
-def create(
-    name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 32, 3), **options: Any
-) -> Model:
+def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 32, 3), **options: Any) -> Model:
     """The registered model of this name, for images of `input_shape` (height, width, channels).
 
     Options: `width` (multiplier of all widths) and `activation` for every model; `widths` for the
@@ -48,6 +46,6 @@ def create(
     return _create(name, num_classes, tuple(input_shape), tuple(sorted(frozen.items())))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _create(name: str, num_classes: int, input_shape: tuple[int, ...], options: tuple) -> Model:
     return REGISTRY[name](num_classes, input_shape, **dict(options))

@@ -41,9 +41,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = Conv(
-            self.widths[0], use_bias=False, kernel_init=INITIALIZERS["kaiming"], name="Conv_0"
-        )(x)
+        x = Conv(self.widths[0], use_bias=False, kernel_init=INITIALIZERS["kaiming"], name="Conv_0")(x)
         x = activation(self.activation)(BatchNorm(name="BatchNorm_0")(x, train))
         self.sow("activations", "trunk_0", x)
         for stage, width in enumerate(self.widths):
@@ -69,24 +67,18 @@ def _resnet(
             first, number = i == 0 and stage > 0, stage * blocks + i
             inputs = f"trunk_{stage - 1 if first else stage}"
             parts.append(
-                declare.residual_block(
-                    f"Block_{number}", inputs, f"block_{number}", f"trunk_{stage}", projection=first
-                )
+                declare.residual_block(f"Block_{number}", inputs, f"block_{number}", f"trunk_{stage}", projection=first)
             )
     parts.append(declare.dense("Dense_0", f"trunk_{len(widths) - 1}", None))
     module = ResNet(widths, blocks, num_classes, activation)
     return from_own(module, declare.join(*parts), name, input_shape, num_classes, "canonical")
 
 
-def resnet20(
-    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
-) -> Model:
+def resnet20(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
     """Three stages of three blocks."""
     return _resnet("resnet20", 3, num_classes, input_shape, activation, width)
 
 
-def resnet32(
-    num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0
-) -> Model:
+def resnet32(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
     """Three stages of five blocks: 466,906 parameters with 10 classes."""
     return _resnet("resnet32", 5, num_classes, input_shape, activation, width)

@@ -69,14 +69,20 @@ class Curve:
         return jax.tree.map(lambda leaf: jnp.zeros((*many, *jnp.shape(leaf)), jnp.float32), theta)
 
     def bind(
-        self, theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree | None = None,
+        self,
+        theta_1: trees.Tree,
+        theta_2: trees.Tree,
+        theta_c: trees.Tree | None = None,
         P: Permutation | None = None,
     ) -> jax.tree_util.Partial:
         """The path of these ends and this control point: everything bound but t."""
         return jax.tree_util.Partial(self, theta_1, theta_2, theta_c, P)
 
     def bind_pairs(
-        self, theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree | None = None,
+        self,
+        theta_1: trees.Tree,
+        theta_2: trees.Tree,
+        theta_c: trees.Tree | None = None,
         P: Permutation | None = None,
     ) -> jax.tree_util.Partial:
         """The paths of many pairs: every argument has a leading pair axis, and so has path(t)."""
@@ -89,7 +95,7 @@ class _OverPairs:
 
     def __call__(self, theta_1: Any, theta_2: Any, theta_c: Any, P: Any, t: Any) -> trees.Tree:
         check_t(t)
-        return jax.vmap(lambda *pair: self.curve(*pair, t))(theta_1, theta_2, theta_c, P)
+        return jax.vmap(self.curve, in_axes=(0, 0, 0, 0, None))(theta_1, theta_2, theta_c, P, t)
 
 
 def check_t(t: Any) -> None:
@@ -109,8 +115,8 @@ def linear(spec: PermutationSpec) -> Curve:
 def bezier(spec: PermutationSpec, degree: int = 2) -> Curve:
     """The Bezier curve of this degree, with degree - 1 control points (Neuron Alignment, eq. 7 and 8).
 
-        path = bezier(spec).bind(theta_1, theta_2, theta_c, P)
-        middle = path(0.5)
+    path = bezier(spec).bind(theta_1, theta_2, theta_c, P)
+    middle = path(0.5)
     """
     if degree < 1:
         raise InputError(f"got degree={degree}, expected at least 1 (the straight line).")

@@ -9,7 +9,7 @@ import optax
 from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model, axis_of
+from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import Convolutions
 from mcjax.paths.curves import Curve
 from mcjax.symmetry import Permutation, identity_permutation, permute
@@ -100,8 +100,16 @@ class CurveStep:
 
 
 def fit_curve(
-    key: jax.Array, model: Model, curve: Curve, theta_1: trees.Tree, theta_2: trees.Tree, data: Dataset,
-    P: Permutation | None = None, config: FitConfig | None = None, *, recorder: Recorder | None = None,
+    key: jax.Array,
+    model: Model,
+    curve: Curve,
+    theta_1: trees.Tree,
+    theta_2: trees.Tree,
+    data: Dataset,
+    P: Permutation | None = None,
+    config: FitConfig | None = None,
+    *,
+    recorder: Recorder | None = None,
 ) -> CurveFit:
     """Fit the control points of `curve` between theta_1 and P theta_2; the ends never move.
 
@@ -141,17 +149,15 @@ def fit_curve(
 
 def check_ends(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> bool:
     """Whether both endpoints have a leading pair axis. Raises SpecError if they do not go together."""
-    pairs = axis_of(theta_1, model)
-    if axis_of(theta_2, model) != pairs or trees.shapes(theta_1) != trees.shapes(theta_2):
+    pairs = has_leading_axis(theta_1, model)
+    if has_leading_axis(theta_2, model) != pairs or trees.shapes(theta_1) != trees.shapes(theta_2):
         raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
     return pairs
 
 
 def permute_pairs(model: Model, P: Permutation, theta: trees.Tree) -> trees.Tree:
     """P theta for every pair. Raises SpecError if some P is not a permutation of the model's groups."""
-    return trees.stack(
-        [permute(model.spec, trees.index(P, i), trees.index(theta, i)) for i in range(_count(theta))]
-    )
+    return trees.stack([permute(model.spec, trees.index(P, i), trees.index(theta, i)) for i in range(_count(theta))])
 
 
 def _count(theta: Any) -> int:

@@ -33,9 +33,7 @@ def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tole
         if not wrong:
             return
         alone = {
-            group: _differences(
-                model.spec, one, reference, function(permute(model.spec, one, theta_64)), tolerance
-            )
+            group: _differences(model.spec, one, reference, function(permute(model.spec, one, theta_64)), tolerance)
             for group in model.spec.groups
             for one in [{**P_identity, group: P[group]}]
         }

@@ -85,7 +85,8 @@ def random_permutation(key: jax.Array, spec: PermutationSpec, theta: trees.Tree)
     sizes = spec.group_sizes(theta)
     keys = jax.random.split(key, max(len(sizes), 1))
     return {
-        group: jax.random.permutation(k, n).astype(jnp.int32) for k, (group, n) in zip(keys, sizes.items(), strict=False)
+        group: jax.random.permutation(k, n).astype(jnp.int32)
+        for k, (group, n) in zip(keys, sizes.items(), strict=False)
     }
 
 
@@ -119,7 +120,7 @@ def compose(P: Permutation, Q: Permutation) -> Permutation:
 def save_permutation(path: str | Path, P: Permutation) -> None:
     """Write P as a plain `.npz` with one array a group."""
     with open(path, "wb") as file:
-        np.savez(file, **{group: np.asarray(p) for group, p in P.items()})
+        np.savez(file, allow_pickle=False, **{group: np.asarray(p) for group, p in P.items()})
 
 
 def load_permutation(path: str | Path) -> Permutation:
@@ -128,6 +129,4 @@ def load_permutation(path: str | Path) -> Permutation:
         with np.load(path, allow_pickle=False) as arrays:
             return {group: jnp.asarray(arrays[group]) for group in arrays.files}
     except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise SpecError(
-            f"no permutation at {path}: {error}. Expected an .npz with one int32 array a group, as `mcjax match` writes."
-        ) from error
+        raise SpecError(f"no permutation at {path}: {error}. Expected an .npz with one int32 array a group.") from error

@@ -172,7 +172,9 @@ class PermutationSpec:
             raise SpecError(f"not the JSON of a PermutationSpec: {error}") from error
 
     def __str__(self) -> str:
-        rows = [(name, ", ".join(str(axis) if axis else "-" for axis in entries)) for name, entries in self.axes.items()]
+        rows = [
+            (name, ", ".join(str(axis) if axis else "-" for axis in entries)) for name, entries in self.axes.items()
+        ]
         width = max((len(name) for name, _ in rows), default=0)
         head = f"PermutationSpec: {len(self.groups)} groups, {len(self.axes)} leaves"
         return "\n".join([head, *(f"  {name:<{width}}  ({axes})" for name, axes in rows)])

@@ -63,8 +63,9 @@ class EndpointStep:
         moved = {**theta, "params": optax.apply_updates(params, updates)}
         running = jax.tree.map(
             lambda old, new: self.config.statistics_momentum * old + (1 - self.config.statistics_momentum) * new,
-            trees.batch_stats(theta), batch_stats,
-        )  # fmt: skip
+            trees.batch_stats(theta),
+            batch_stats,
+        )
         return EndpointState(trees.with_batch_stats(moved, running), optimizer_state), measured
 
 
@@ -74,7 +75,11 @@ def _init(step: EndpointStep, keys: jax.Array) -> EndpointState:
 
 
 def train_endpoints(
-    keys: jax.Array, model: Model, data: Dataset, config: TrainConfig | None = None, *,
+    keys: jax.Array,
+    model: Model,
+    data: Dataset,
+    config: TrainConfig | None = None,
+    *,
     recorder: Recorder | None = None,
 ) -> Endpoints:
     """Train one network a key, all in one program, a whole epoch a call.
@@ -99,8 +104,8 @@ def check_fit(model: Model, data: Dataset) -> None:
     """Raise InputError if the model is for other images or fewer classes than the data has."""
     if tuple(data.image_shape) != tuple(model.input_shape):
         raise InputError(
-            f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has {tuple(data.image_shape)}. "
-            "Create the model with the input_shape of the data."
+            f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has images of shape "
+            f"{tuple(data.image_shape)}. Create the model with the input_shape of the data."
         )
     if data.num_classes > model.num_classes:
         raise InputError(

@@ -28,11 +28,16 @@ class Step(Protocol):
     `context` holds the arrays that the fit reads and never moves (the endpoints of a curve).
     """
 
-    config: TrainConfig
-    convolutions: Convolutions
+    @property
+    def config(self) -> TrainConfig:
+        """How to train."""
+
+    @property
+    def convolutions(self) -> Convolutions:
+        """What the model convolves with."""
 
     def __call__(
-        self, context: trees.Tree, state: State, x: jax.Array, labels: jax.Array, key: jax.Array
+        self, context: Any, state: State, x: jax.Array, labels: jax.Array, key: jax.Array, /
     ) -> tuple[State, Measured]: ...
 
 
@@ -51,9 +56,7 @@ def resolve(config: TrainConfig, data: Dataset) -> Augmentation:
     return data.default_augmentation() if config.augmentation is None else config.augmentation
 
 
-def _batch(
-    step: Step, data: Dataset, indices: jax.Array, key: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _batch(step: Step, data: Dataset, indices: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     augment_key, step_key = jax.random.split(key)
     images = augment(augment_key, data.train_images[indices], resolve(step.config, data))
     return normalize(images, data.mean, data.std), data.train_labels[indices], step_key
@@ -66,9 +69,7 @@ def _order(step: Step, data: Dataset, key: jax.Array) -> tuple[jax.Array, jax.Ar
     return order.reshape(steps, size), jax.random.split(steps_key, steps)
 
 
-def epoch(
-    step: Step, data: Dataset, context: trees.Tree, state: State, key: jax.Array
-) -> tuple[State, Measured]:
+def epoch(step: Step, data: Dataset, context: trees.Tree, state: State, key: jax.Array) -> tuple[State, Measured]:
     """One pass over the shuffled training images: the pure core of every fit.
 
     Returns the new state and the means of what the steps measured. Images beyond the last whole
@@ -132,7 +133,11 @@ History = dict[str, np.ndarray]
 
 
 def run_epochs(
-    step: Step, data: Dataset, contexts: trees.Tree, states: State, keys: jax.Array,
+    step: Step,
+    data: Dataset,
+    contexts: trees.Tree,
+    states: State,
+    keys: jax.Array,
     recorder: Recorder | None = None,
 ) -> tuple[State, History]:
     """All epochs of many fits at once, one compiled call an epoch; every tree has a leading axis.

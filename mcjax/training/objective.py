@@ -50,9 +50,7 @@ def evaluate_images(
 
     n, size = len(labels), min(batch_size, len(labels))
     whole = n // size * size
-    batches = (
-        images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size)
-    )  # fmt: skip
+    batches = (images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size))
     total = jax.lax.scan(lambda carry, batch: (carry + sums(*batch), None), jnp.zeros(2), batches)[0]
     if whole < n:
         total = total + sums(images[whole:], labels[whole:])
