@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         command.run()
     except InputError as error:
         return _fail(f"error: {error}", 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing more to say
+        return 0
     except (RunError, OSError) as error:
         return _fail(f"failed: {error}", 1)
     except KeyboardInterrupt:

@@ -155,7 +155,7 @@ def finish_path(run: RunFolder, metrics: PathMetrics, title: str) -> None:
     line = plotting.Line("train loss, test accuracy", metrics.train_loss, metrics.test_accuracy, plotting.ALIGNED)
     run.figure("path", plotting.along_paths(metrics.ts, [line], title))
     values = {name: np.asarray(value).tolist() for name, value in metrics._asdict().items()}
-    summary = jax.tree.map(float, metrics.summary())
+    summary = {name: {key: float(v) for key, v in columns.items()} for name, columns in metrics.summary().items()}
     barriers = {f"barrier_{name}": float(barrier(metrics, name)) for name in summary}
     run.finish({"summary": summary, **barriers, "length": values["distance"][-1], "along": values})
 

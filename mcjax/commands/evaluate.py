@@ -60,7 +60,7 @@ class Evaluate:
             values = np.asarray([[*train, *test] for train, test in measured], np.float64).T.tolist()
             names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
             run.finish({name: mean_and_std(column) for name, column in zip(names, values, strict=True)})
-        report(run)
+        report(run, None if several else [self.target])
 
     def _curve(self, path: Path) -> None:
         tree, about = checkpoint.load(path), checkpoint.describe(path)

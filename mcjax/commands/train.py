@@ -1,5 +1,6 @@
 """`mcjax train`: networks to be joined, many seeds in one program."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,28 @@ from mcjax.training import Recorder, TrainConfig, evaluate, train_endpoints
 
 
 @dataclass(frozen=True)
+class TrainData(DataOptions):
+    """Which images to train on."""
+
+    data: str = "cifar10"
+    """digits, cifar10, cifar100, stl10, mnist, fashion_mnist or any other TFDS image-classification set, or the
+    path of an .npz with train_images, train_labels, test_images and test_labels."""
+
+
+@dataclass(frozen=True)
+class TrainModel(ModelOptions):
+    """Which architecture to train."""
+
+    model: str = "tinysix"
+    """mlp, tinysix, tinyten, resnet20, resnet32, vgg11 or vgg16."""
+
+
+@dataclass(frozen=True)
 class Train:
     """Train networks of one architecture from different seeds, all at once."""
 
-    images: DataOptions = field(default_factory=DataOptions)
-    architecture: ModelOptions = field(default_factory=ModelOptions)
+    images: TrainData = field(default_factory=TrainData)
+    architecture: TrainModel = field(default_factory=TrainModel)
     training: TrainOptions = field(default_factory=TrainOptions)
     networks: int = 2
     """How many networks to train."""
@@ -28,8 +46,6 @@ class Train:
 
     def run(self) -> None:
         """Do it, or go on with it, or report what was done."""
-        if self.architecture.model is None or self.images.data is None:
-            raise InputError("give --model (tinysix, say) and --data (cifar10, say).")
         if self.networks < 1:
             raise InputError(f"got networks={self.networks}, expected at least 1.")
         key = check_key(self.seed)
@@ -68,16 +84,15 @@ class Train:
         report(run)
 
 
-def report(run: RunFolder) -> None:
+def report(run: RunFolder, names: Sequence[str] | None = None) -> None:
     """Print what a finished run of `mcjax train` or `mcjax evaluate` measured of its networks."""
     results = run.results or {}
-    names = list(results)
-    rows = [
-        [f"network {i}", *(f"{results[name]['values'][i]:.4f}" for name in names)]
-        for i in range(len(results[names[0]]["values"]))
-    ]
-    rows.append(["mean ± std", *(plus_minus(results[name]) for name in names)])
-    print(table(["", *(name.replace("_", " ") for name in names)], rows))
+    columns = list(results)
+    names = names or [f"network {i}" for i in range(len(results[columns[0]]["values"]))]
+    rows = [[name, *(f"{results[c]['values'][i]:.4f}" for c in columns)] for i, name in enumerate(names)]
+    if len(names) > 1:
+        rows.append(["mean ± std", *(plus_minus(results[column]) for column in columns)])
+    print(table(["", *(column.replace("_", " ") for column in columns)], rows))
     print(f"Written to {run.path}")
 
 

@@ -1,0 +1,39 @@
+"""What every test runs under: eight virtual devices, no silent broadcasting, no silent promotion of keys."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+
+import mcjax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_data():
+    """120 train and 50 test images, 8x8 grey, 3 classes that are told apart by where the image is bright."""
+    rng = np.random.default_rng(0)
+    splits = []
+    for n in (120, 50):
+        labels = np.arange(n) % 3
+        images = rng.integers(0, 90, (n, 8, 8, 1))
+        for i, label in enumerate(labels):
+            images[i, :, 3 * label : 3 * label + 2] += 120
+        splits += [images.astype(np.uint8), labels]
+    return mcjax.data.from_arrays(*splits, num_classes=3, name="bars")
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """An MLP 64-6-5-3 for `tiny_data`."""
+    return mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5))
