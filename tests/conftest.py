@@ -1,9 +1,4 @@
-"""What every test runs under: eight virtual devices, no silent broadcasting, no silent promotion of keys."""
-
-import os
-
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+"""What every test runs under: no silent broadcasting, and small data and a model that many tests share."""
 
 import jax
 import numpy as np
