@@ -33,20 +33,37 @@ def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None
     leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
     ahead, behind = (path.with_name(f".{path.name}.{which}") for which in ("new", "old"))
     try:
+        _put_back(path)
         for leftover in (ahead, behind):
             if leftover.exists():
                 shutil.rmtree(leftover)
         path.parent.mkdir(parents=True, exist_ok=True)
         _orbax().save(ahead, trees.nest(leaves), custom_metadata={"about": json.dumps(about or {})})
-        if path.exists():
-            os.replace(path, behind)
-        os.replace(ahead, path)
+        try:
+            if path.exists():
+                os.replace(path, behind)
+            os.replace(ahead, path)
+        except BaseException:
+            _put_back(path)
+            raise
         shutil.rmtree(behind, ignore_errors=True)
     except (OSError, ValueError) as error:
         raise RunError(
             f"cannot write the checkpoint {path}: {error}. Free space there, or choose another folder; "
             "what was saved before is kept."
         ) from error
+
+
+def _put_back(path: Path) -> None:
+    # What was there, if saving ended between moving it away and moving the new one in.
+    behind = path.with_name(f".{path.name}.old")
+    if behind.exists() and not path.exists():
+        os.replace(behind, path)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no detail"]
+    return f"{type(error).__name__}: {lines[0] if len(lines[0]) <= 200 else lines[0][:200] + '...'}"
 
 
 def load(path: str | Path) -> trees.Tree:
@@ -67,11 +84,10 @@ def load(path: str | Path) -> trees.Tree:
 
         return jax.tree.map(jnp.asarray, serialization.msgpack_restore(path.read_bytes()))
     except Exception as error:  # readers raise whatever broken bytes lead them to
-        reason = str(error).strip().splitlines()
         raise InputError(
-            f"the checkpoint {path} cannot be read: it is truncated or of another kind "
-            f"({type(error).__name__}: {reason[0] if reason else 'no detail'}). Expected an Orbax folder, an .npz "
-            "of leaves by name, or Flax msgpack. Copy it again, or delete it to have it made anew."
+            f"the checkpoint {path} cannot be read: it is truncated or of another kind ({_reason(error)}). Expected "
+            "an Orbax folder, an .npz of leaves by name, or Flax msgpack. Copy it again, or delete it to have it made "
+            "anew."
         ) from error
 
 
@@ -92,7 +108,10 @@ def describe(path: str | Path) -> dict[str, Any]:
         metadata = _orbax().metadata(path).custom_metadata or {}
         return json.loads(metadata.get("about", "{}"))
     except Exception as error:  # as in load
-        raise InputError(f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}).") from error
+        raise InputError(
+            f"the checkpoint {path} cannot be read: it is truncated or of another kind ({_reason(error)}). "
+            "Copy it again, or delete it to have it made anew."
+        ) from error
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -117,14 +136,12 @@ class Resumable:
 
         Raises InputError if what was kept is broken or belongs to another iteration.
         """
-        interrupted = self.path.with_name(f".{self.path.name}.old")
-        if not self.path.exists() and interrupted.exists():
-            os.replace(interrupted, self.path)
+        _put_back(self.path)
         if not self.path.exists():
             return None
-        kept, epoch = load(self.path), describe(self.path).get("epoch", 0)
-        leaves, expected = jax.tree.leaves(kept["state"]), jax.tree.leaves(like)
-        if [jnp.shape(leaf) for leaf in leaves] != [jnp.shape(leaf) for leaf in expected]:
+        kept, epoch = load(self.path), describe(self.path).get("epoch")
+        leaves, expected = jax.tree.leaves(kept.get("state")), jax.tree.leaves(like)
+        if epoch is None or [jnp.shape(leaf) for leaf in leaves] != [jnp.shape(leaf) for leaf in expected]:
             raise InputError(f"{self.path} was saved by another iteration. Delete it, or use another folder.")
         history = {name: np.asarray(values) for name, values in kept["history"].items()}
         return epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), history

@@ -1,7 +1,9 @@
 """The command line: parses, runs a command, and says in one message what went wrong."""
 
+import logging
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import tyro
@@ -33,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )
         command.run()
+        sys.stdout.flush()
     except InputError as error:
         return _fail(f"error: {error}", 2)
     except BrokenPipeError:
@@ -54,6 +57,10 @@ def entry() -> None:
     """What the `mcjax` script calls."""
     # Silences the runtimes below, whose start-up notices would stand between the user and the table.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # What a broken file or a full disk makes Orbax and its threads print is said in mcjax's own message.
+    logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.exit(main())
 
 

@@ -14,7 +14,8 @@ from mcjax.errors import InputError, RunError
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn the OSError of a disk that refuses into a RunError that says where, and what to do."""
     try:
         yield
     except OSError as error:
@@ -26,7 +27,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path`, whole or not at all. Raises RunError if the disk refuses."""
-    with _writing(path):
+    with writing(path):
         temporary = path.with_name(f".{path.name}.new")
         temporary.write_bytes(data)
         os.replace(temporary, path)
@@ -43,7 +44,7 @@ class RunFolder:
         self.path = Path(path)
         text = json.dumps(config, indent=1, sort_keys=True)
         there = self.path / "config.json"
-        with _writing(self.path):
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             for part in ("figures", "checkpoints"):
                 (self.path / part).mkdir(exist_ok=True)
@@ -73,7 +74,7 @@ class RunFolder:
         """Write a matplotlib figure as figures/NAME.png and return its path."""
         path = self.path / "figures" / f"{name}.png"
         temporary = path.with_name(f".{name}.new.png")
-        with _writing(path):
+        with writing(path):
             figure.savefig(temporary)
             os.replace(temporary, path)
         return path
@@ -85,7 +86,7 @@ class RunFolder:
     def log(self, stage: str, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         line = json.dumps({"stage": stage, "epoch": epoch, **metrics})
-        with _writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a") as file:
+        with writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a") as file:
             file.write(line + "\n")
 
     def rewind(self, stage: str, epoch: int) -> None:
@@ -112,7 +113,10 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        read = json.loads(path.read_text())
+        if not isinstance(read, dict):
+            raise ValueError(f"it holds a {type(read).__name__}, expected a JSON object")
+        return read
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}. Delete it, or choose another folder with --out.") from error
 

@@ -23,11 +23,14 @@ from mcjax.commands.train import as_json
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
+from mcjax.models import Model
 from mcjax.paths import Curve, FitConfig, bezier, fit_curve, linear, polygonal_chain
 from mcjax.report import RunFolder, table
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_permutation
 from mcjax.training import Recorder, TrainConfig
+from mcjax.training.endpoints import check_fit
+from mcjax.training.loop import steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,19 @@ class EvaluateOptions:
     eval_batch_size: int = 500
     """Images at a time."""
 
-    def evaluate(self, model: Any, path: Any, dataset: Dataset) -> PathMetrics:
-        """Measure a path."""
+    def check(self, model: Model, dataset: Dataset) -> None:
+        """Raise InputError if no path of this model can be measured so: before a folder is made or a curve fitted."""
+        check_fit(model, dataset)
+        there = len(dataset.train_labels)
         if self.points < 2:
             raise InputError(f"got points={self.points}, expected at least 2.")
+        if self.calibration_images is not None and not 0 < self.calibration_images <= there:
+            raise InputError(f"got calibration_images={self.calibration_images}, expected 1 to {there}.")
+        if self.eval_batch_size < 1:
+            raise InputError(f"got eval_batch_size={self.eval_batch_size}, expected at least 1.")
+
+    def evaluate(self, model: Model, path: Any, dataset: Dataset) -> PathMetrics:
+        """Measure a path."""
         return evaluate_path(
             model,
             path,
@@ -94,10 +106,14 @@ class Connect:
         config = FitConfig(
             **self.training.config(TrainConfig.preset(self.training.preset), points_per_step=self.points_per_step)
         )
+        self.measuring.check(a.model, dataset)
+        if curve.control_points:
+            steps_per_epoch(config, dataset)
         run = open_run(
             "connect",
             self.out,
             {
+                "model": a.about["model"],
                 "theta_1": fingerprint(a.theta),
                 "theta_2": fingerprint(b.theta),
                 "data": images,

@@ -23,6 +23,7 @@ from mcjax.errors import InputError
 from mcjax.paths import Curve
 from mcjax.report import mean_and_std
 from mcjax.training import evaluate
+from mcjax.training.endpoints import check_fit
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ class Evaluate:
         given = self.images.load()[0] if self.images.data is not None else None
         networks = [read_network(path, self.architecture, given) for path in paths]
         dataset, images = self.images.load(networks[0].about.get("data"))
-        run = open_run("evaluate", self.out, {"theta": [fingerprint(n.theta) for n in networks], "data": images})
+        for network in networks:
+            check_fit(network.model, dataset)
+        described = [n.about["model"] for n in networks]
+        marks = [fingerprint(n.theta) for n in networks]
+        run = open_run("evaluate", self.out, {"model": described, "theta": marks, "data": images})
         if run.results is None:
             on_device = jax.device_put(dataset)
             measured = [evaluate(n.model, n.theta, on_device) for n in networks]
@@ -71,9 +76,9 @@ class Evaluate:
             description.pop("name"), description.pop("num_classes"), description.pop("input_shape"), **description
         )
         dataset, images = self.images.load(about["data"])
-        run = open_run(
-            "evaluate", self.out, {"curve": fingerprint(tree), "data": images, "measuring": vars(self.measuring)}
-        )
+        self.measuring.check(model, dataset)
+        kind = {"model": about["model"], "curve": about["curve"], "theta": fingerprint(tree)}
+        run = open_run("evaluate", self.out, {**kind, "data": images, "measuring": vars(self.measuring)})
         if run.results is None:
             curve = Curve(model.spec, about["curve"]["kind"], about["curve"]["control_points"])
             bound = curve.bind(tree["theta_1"], tree["theta_2"], tree.get("theta_c"), tree["P"])

@@ -22,7 +22,8 @@ from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.matching import Match as Matched
 from mcjax.matching import match_activations
-from mcjax.report import table
+from mcjax.matching.activations import as_images
+from mcjax.report import table, writing
 from mcjax.symmetry import check_invariance, save_permutation
 
 
@@ -50,10 +51,12 @@ class Match:
     def run(self) -> None:
         """Do it, or report what was done."""
         a, b, dataset, images = read_pair(self.a, self.b, self.architecture, self.images)
+        self._check(a, dataset)
         run = open_run(
             "match",
             self.out,
             {
+                "model": a.about["model"],
                 "theta_1": fingerprint(a.theta),
                 "theta_2": fingerprint(b.theta),
                 "data": images,
@@ -64,7 +67,8 @@ class Match:
         )
         if run.results is None:
             match = matched(a, b, dataset, self.match_images, self.batch_size, self.cost)
-            save_permutation(run.path / "permutation.npz", match.P)
+            with writing(run.path / "permutation.npz"):
+                save_permutation(run.path / "permutation.npz", match.P)
             run.figure("correlation", correlation_figure(match, f"{a.model.name} on {dataset.name}"))
             moved = {group: int((np.asarray(p) != np.arange(len(p))).sum()) for group, p in match.P.items()}
             run.finish(
@@ -86,6 +90,15 @@ class Match:
         print(table(["group", "units", "moved", "correlation before", "after"], rows))
         print(f"Written to {run.path}; use it with --permutation {run.path / 'permutation.npz'}")
 
+    def _check(self, a: Network, dataset: Dataset) -> None:
+        # Before the folder is made, which would refuse the same command put right.
+        as_images(a.model, dataset)
+        there = len(dataset.train_images)
+        if self.match_images is not None and not 1 < self.match_images <= there:
+            raise InputError(f"got match_images={self.match_images}, expected 2 to {there}.")
+        if self.batch_size < 1:
+            raise InputError(f"got batch_size={self.batch_size}, expected at least 1.")
+
 
 def matched(
     a: Network,
@@ -98,9 +111,6 @@ def matched(
     """The match of two networks on a data set's training images, after checking the spec."""
     few = normalize(dataset.test_images[:4], dataset.mean, dataset.std)
     check_invariance(a.model, a.theta, few, jax.random.key(0))
-    there = len(dataset.train_images)
-    if images is not None and not 1 < images <= there:
-        raise InputError(f"got match_images={images}, expected 2 to {there}.")
     taken = dataset if images is None else normalize(dataset.train_images[:images], dataset.mean, dataset.std)
     return match_activations(a.model, a.theta, b.theta, taken, batch_size, cost=cost)
 

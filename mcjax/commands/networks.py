@@ -130,7 +130,7 @@ def _checkpoint_of(path: str) -> Path:
     if checkpoint.is_checkpoint(where):
         return where
     numbered = where.parent / "checkpoints" / f"network_{where.name}"
-    if checkpoint.is_checkpoint(numbered):
+    if numbered.exists():
         return numbered
     networks = networks_of(where)
     if len(networks) == 1:
@@ -150,7 +150,8 @@ def _checkpoint_of(path: str) -> Path:
 def networks_of(run: Path) -> list[Path]:
     """The checkpoints of the networks that a run trained, in order."""
     found = (run / "checkpoints").glob("network_*")
-    return sorted(found, key=lambda path: int(path.name.removeprefix("network_")))
+    numbers = {path: path.name.removeprefix("network_") for path in found}
+    return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda path: int(numbers[path]))
 
 
 def read_pair(
@@ -192,9 +193,9 @@ def open_run(command: str, out: str | None, config: Mapping[str, Any]) -> RunFol
 
 
 def check_key(seed: int) -> jax.Array:
-    """The typed key of a seed. Raises InputError if it is negative."""
-    if seed < 0:
-        raise InputError(f"got seed={seed}, expected it not negative.")
+    """The typed key of a seed. Raises InputError if it is negative, or has more than 32 bits."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"got seed={seed}, expected 0 to {2**32 - 1}.")
     return jax.random.key(seed)
 
 

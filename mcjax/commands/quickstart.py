@@ -41,6 +41,8 @@ class Quickstart:
         """Do it, or go on with it, or report what was done."""
         if self.pairs < 1:
             raise InputError(f"got pairs={self.pairs}, expected at least 1.")
+        if self.epochs < 1:
+            raise InputError(f"got epochs={self.epochs}, expected at least 1.")
         key = check_key(self.seed)
         config = {"command": "quickstart", "pairs": self.pairs, "epochs": self.epochs, "seed": self.seed}
         run = RunFolder(self.out or "runs/quickstart", config)

@@ -12,6 +12,7 @@ from mcjax.commands.networks import DataOptions, ModelOptions, Out, TrainOptions
 from mcjax.errors import InputError
 from mcjax.report import RunFolder, mean_and_std, plus_minus, table
 from mcjax.training import Recorder, TrainConfig, evaluate, train_endpoints
+from mcjax.training.loop import steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Train:
             arguments.pop("name"), arguments.pop("num_classes"), arguments.pop("input_shape"), **arguments
         )
         config = TrainConfig(**self.training.config(TrainConfig.preset(self.training.preset)))
+        steps_per_epoch(config, dataset)  # refuses a batch larger than the set before the folder is made
         run = open_run(
             "train",
             self.out,

@@ -1,9 +1,11 @@
 """Image classification sets as arrays: scikit-learn's digits, any TFDS set by name, or an .npz file."""
 
+import zlib
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -136,7 +138,7 @@ def _digits() -> Dataset:
 
 def _npz(path: Path) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if missing := set(_ARRAYS) - set(file.files):
                 raise InputError(
                     f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(file.files) or 'nothing'}."
@@ -147,7 +149,7 @@ def _npz(path: Path) -> Dataset:
         raise InputError(f"no data set at {path}: the file does not exist.") from None
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read as an .npz with the arrays {', '.join(_ARRAYS)}: {error}") from error
     return from_arrays(**arrays, num_classes=num_classes, name=str(path))
 

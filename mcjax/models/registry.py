@@ -1,6 +1,7 @@
 """Models by name."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -36,12 +37,14 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
     for option in options:
         if option not in accepted:
             raise unknown_name(f"option of {name}", option, accepted)
+    if min(input_shape, default=1) < 1:
+        raise InputError(f"got input_shape={tuple(input_shape)}, expected every length to be at least 1.")
     if num_classes < 1:
         raise InputError(f"got num_classes={num_classes}, expected at least 1.")
     if "activation" in options:
         activation(options["activation"])
-    if options.get("width", 1.0) <= 0:
-        raise InputError(f"got width={options['width']}, expected a positive multiplier.")
+    if not 0 < options.get("width", 1.0) < math.inf:
+        raise InputError(f"got width={options['width']}, expected a positive, finite multiplier.")
     frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     return _create(name, num_classes, tuple(input_shape), tuple(sorted(frozen.items())))
 

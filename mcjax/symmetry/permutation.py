@@ -3,8 +3,10 @@
 Unit `i` of `permute(spec, P, theta)` is unit `P[group][i]` of `theta`. As a matrix, `M[i, P[i]] = 1`.
 """
 
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -120,13 +122,13 @@ def compose(P: Permutation, Q: Permutation) -> Permutation:
 def save_permutation(path: str | Path, P: Permutation) -> None:
     """Write P as a plain `.npz` with one array a group."""
     with open(path, "wb") as file:
-        np.savez(file, allow_pickle=False, **{group: np.asarray(p) for group, p in P.items()})
+        np.savez(file, **{group: np.asarray(p) for group, p in P.items()})
 
 
 def load_permutation(path: str | Path) -> Permutation:
     """Read what `save_permutation` wrote, without pickle. Raises SpecError if it is something else."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {group: jnp.asarray(arrays[group]) for group in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, BadZipFile, zlib.error) as error:
         raise SpecError(f"no permutation at {path}: {error}. Expected an .npz with one int32 array a group.") from error

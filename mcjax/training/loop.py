@@ -58,8 +58,8 @@ def resolve(config: TrainConfig, data: Dataset) -> Augmentation:
 
 def _batch(step: Step, data: Dataset, indices: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     augment_key, step_key = jax.random.split(key)
-    images = augment(augment_key, data.train_images[indices], resolve(step.config, data))
-    return normalize(images, data.mean, data.std), data.train_labels[indices], step_key
+    images = augment(augment_key, jnp.asarray(data.train_images)[indices], resolve(step.config, data))
+    return normalize(images, data.mean, data.std), jnp.asarray(data.train_labels)[indices], step_key
 
 
 def _order(step: Step, data: Dataset, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -166,10 +166,11 @@ def run_epochs(
             new_states, measured = advance(step, data, contexts, states, keys, number)
             values = {name: np.asarray(value) for name, value in measured._asdict().items()}
             _check_finite(values["loss"], number, recorder)
-            states, done = new_states, number + 1
-            history = {name: np.concatenate([history[name], values[name][:, None]], 1) for name in history}
+            longer = {name: np.concatenate([history[name], values[name][:, None]], 1) for name in history}
             if run is not None and recorder is not None:
-                run.log(recorder.stage, done, {name: value.tolist() for name, value in values.items()})
+                run.log(recorder.stage, number + 1, {name: value.tolist() for name, value in values.items()})
+            # One assignment, after the log: an interruption finds a whole epoch, or none of it.
+            states, history, done = new_states, longer, number + 1
             if kept is not None and (done == config.epochs or time.monotonic() - saved_at > SAVE_EVERY_S):
                 kept.save(done, states, history)
                 saved, saved_at = done, time.monotonic()
@@ -188,7 +189,8 @@ def _check_finite(loss: np.ndarray, number: int, recorder: Recorder | None) -> N
         return
     which = np.flatnonzero(~np.isfinite(loss)).tolist()
     what = recorder.title if recorder else "the fit"
+    kept = f"Epoch {number} is kept. " if number else ""
     raise RunError(
         f"{what}: the loss of number {', '.join(map(str, which))} of {len(loss)} is not finite in epoch {number + 1}. "
-        f"Epoch {number} is kept. Lower the learning rate, or start from other networks."
+        f"{kept}Lower the learning rate, or start from other networks."
     )

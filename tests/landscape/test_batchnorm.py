@@ -1,0 +1,57 @@
+"""Re-estimated batch statistics against numpy over all images at once."""
+
+import jax
+import numpy as np
+import pytest
+
+from mcjax import data, models, reestimate, trees
+
+
+@pytest.fixture
+def network(key):
+    model = models.create("tinysix", 3, (8, 8, 3), width=0.5)
+    images = jax.random.randint(key, (60, 8, 8, 3), 0, 256).astype("uint8")
+    # Images in order of brightness, so that batches differ and the variance of their means counts.
+    return model, model.init(key), images[np.argsort(np.asarray(images).mean((1, 2, 3)))]
+
+
+MEAN, STD = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)
+
+
+@pytest.mark.parametrize("batch_size", [10, 20, 60, 100])
+def test_the_first_norm_is_pooled_exactly(network, batch_size):
+    model, theta, images = network
+    stats = reestimate(model, theta, images, MEAN, STD, batch_size)["batch_stats"]["BatchNorm_0"]
+    kernel, bias = (np.asarray(theta["params"]["Conv_0"][name], np.float64) for name in ("kernel", "bias"))
+    x = np.pad((np.asarray(images, np.float64) / 255 - 0.5) / 0.25, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    out = bias + sum(x[:, i : i + 8, j : j + 8] @ kernel[i, j] for i in range(3) for j in range(3))
+    np.testing.assert_allclose(stats["mean"], out.mean((0, 1, 2)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(stats["var"], out.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_later_norms_are_the_mean_of_batches_and_the_spread_of_their_means(network, key):
+    model, theta, images = network
+    batches = [
+        model.apply_train(theta, data.normalize(images[i : i + 15], MEAN, STD), key)[1] for i in range(0, 60, 15)
+    ]
+    stats = reestimate(model, theta, images, MEAN, STD, 15)["batch_stats"]
+    for norm in stats:
+        means, variances = (np.stack([b[norm][kind] for b in batches]).astype(np.float64) for kind in ("mean", "var"))
+        np.testing.assert_allclose(stats[norm]["mean"], means.mean(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(stats[norm]["var"], variances.mean(0) + means.var(0), rtol=1e-4)
+
+
+def test_parameters_stay_and_a_network_without_statistics_is_returned(network, key, tiny_model, tiny_data):
+    model, theta, images = network
+    after = reestimate(model, theta, images, MEAN, STD)
+    jax.tree.map(np.testing.assert_array_equal, after["params"], theta["params"])
+    plain = tiny_model.init(key)
+    assert reestimate(tiny_model, plain, tiny_data.train_images, MEAN[:1], STD[:1]) is plain
+
+
+def test_many_networks_under_jit_and_vmap(network, key):
+    model, theta, images = network
+    both = trees.stack([theta, model.init(jax.random.fold_in(key, 1))])
+    together = jax.jit(jax.vmap(lambda one: reestimate(model, one, images, MEAN, STD, 20)))(both)
+    alone = reestimate(model, trees.index(both, 1), images, MEAN, STD, 20)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-4, atol=1e-5), together, alone)

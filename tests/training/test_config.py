@@ -1,0 +1,72 @@
+"""Schedules and the optimiser against their written-out recursions; configurations that make no sense."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mcjax import Augmentation, InputError, TrainConfig
+from mcjax.training.config import optimizer
+
+
+def updates(config, gradients, steps_per_epoch):
+    transformation = optimizer(config, steps_per_epoch)
+    state, seen = transformation.init(jnp.zeros(())), []
+    for gradient in gradients:
+        update, state = transformation.update(jnp.float32(gradient), state)
+        seen.append(float(update))
+    return np.array(seen)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_is_the_heavy_ball_of_the_papers_codes(nesterov):
+    config = TrainConfig(learning_rate=0.1, schedule="constant", momentum=0.9, nesterov=nesterov)
+    gradients, velocity, expected = [1.0, -2.0, 0.5, 3.0], 0.0, []
+    for gradient in gradients:
+        velocity = 0.9 * velocity + gradient
+        expected.append(-0.1 * (gradient + 0.9 * velocity if nesterov else velocity))
+    np.testing.assert_allclose(updates(config, gradients, 2), expected, rtol=1e-6)
+
+
+def test_halving_halves_every_twenty_epochs():
+    config = TrainConfig.preset("paper", momentum=0.0)
+    rates = -updates(config, np.ones(3 * 62), 3)
+    expected = [0.1 * 0.5 ** (epoch // 20) for epoch in range(62) for _ in range(3)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_one_cycle_rises_to_the_peak_and_ends_near_zero():
+    config = TrainConfig(epochs=10, learning_rate=0.3, schedule="one_cycle", momentum=0.0)
+    rates = -updates(config, np.ones(100), 10)
+    assert rates.argmax() == 20
+    np.testing.assert_allclose(rates.max(), 0.3, rtol=1e-6)
+    assert (np.diff(rates[:20]) > 0).all()
+    assert (np.diff(rates[21:]) < 0).all()
+    assert rates[-1] < 0.001
+
+
+def test_presets_are_the_papers_and_take_changes():
+    paper = TrainConfig.preset("paper")
+    assert (paper.epochs, paper.batch_size, paper.learning_rate, paper.weight_decay) == (250, 128, 0.1, 5e-4)
+    assert (paper.momentum, paper.nesterov, paper.schedule) == (0.9, True, "halving")
+    assert TrainConfig.preset("fast", epochs=7, augmentation=Augmentation.none()).epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"learning_rate": -0.1}, "learning_rate=-0.1"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+        ({"schedule": "halfing"}, "halving"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        TrainConfig(**changes)
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(InputError, match="Did you mean 'paper'"):
+        TrainConfig.preset("papr")

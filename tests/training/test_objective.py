@@ -1,0 +1,65 @@
+"""Loss, accuracy and the L2 term against numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mcjax import data, models, trees
+from mcjax.training.objective import evaluate, evaluate_images, measure, objective
+
+
+def cross_entropy(logits, labels):
+    logits = np.asarray(logits, np.float64)
+    return np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+
+
+def test_measure_against_numpy():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(40, 5)).astype(np.float32), rng.integers(0, 5, 40)
+    measured = measure(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(measured.loss, cross_entropy(logits, labels).mean(), rtol=1e-6)
+    np.testing.assert_allclose(measured.accuracy, (logits.argmax(1) == labels).mean(), rtol=1e-6)
+
+
+def test_objective_adds_half_the_squared_norm_of_all_parameters(key, tiny_data, tiny_model):
+    theta = tiny_model.init(key)
+    x = data.normalize(tiny_data.train_images[:20], tiny_data.mean, tiny_data.std)
+    labels = jnp.asarray(tiny_data.train_labels[:20])
+    value, (measured, _) = objective(tiny_model, theta, x, labels, key, 0.01)
+    squares = sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(theta["params"]))
+    np.testing.assert_allclose(value, measured.loss + 0.005 * squares, rtol=1e-5)
+
+
+def test_objective_normalises_by_the_batch_and_leaves_batch_statistics_out_of_the_norm(key):
+    model = models.create("tinysix", 3, (12, 12, 3), width=0.25)
+    theta = model.init(key)
+    far = trees.with_batch_stats(theta, jax.tree.map(lambda leaf: leaf + 100.0, theta["batch_stats"]))
+    x, labels = jax.random.normal(key, (6, 12, 12, 3)), jnp.arange(6) % 3
+    one, _ = objective(model, theta, x, labels, key, 0.1)
+    other, _ = objective(model, far, x, labels, key, 0.1)
+    assert float(one) == float(other)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50, 64])
+def test_every_image_counts_once_whatever_the_batches(key, tiny_data, tiny_model, batch_size):
+    theta = tiny_model.init(key)
+    logits = tiny_model.apply(theta, data.normalize(tiny_data.test_images, tiny_data.mean, tiny_data.std))
+    measured = evaluate_images(
+        tiny_model, theta, *map(jnp.asarray, (tiny_data.test_images, tiny_data.test_labels)),
+        tiny_data.mean, tiny_data.std, batch_size,
+    )  # fmt: skip
+    np.testing.assert_allclose(measured.loss, cross_entropy(logits, tiny_data.test_labels).mean(), rtol=1e-5)
+    expected = (np.asarray(logits).argmax(1) == tiny_data.test_labels).mean()
+    np.testing.assert_allclose(measured.accuracy, expected, rtol=1e-6)
+
+
+def test_evaluate_measures_both_splits(key, tiny_data, tiny_model):
+    theta = tiny_model.init(key)
+    train, test = evaluate(tiny_model, theta, tiny_data)
+    for split, images, labels in (
+        (train, tiny_data.train_images, tiny_data.train_labels),
+        (test, tiny_data.test_images, tiny_data.test_labels),
+    ):
+        logits = tiny_model.apply(theta, data.normalize(images, tiny_data.mean, tiny_data.std))
+        np.testing.assert_allclose(split.loss, cross_entropy(logits, labels).mean(), rtol=1e-5)
