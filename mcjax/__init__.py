@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from mcjax import data, landscape, matching, models, paths, symmetry, training
+from mcjax import checkpoint, data, landscape, matching, models, paths, symmetry, training
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError, RunError
 from mcjax.landscape import PathMetrics, arc_length, barrier, evaluate_path, normalized_length, reestimate
@@ -52,6 +52,7 @@ __all__ = [
     "barrier",
     "bezier",
     "check_invariance",
+    "checkpoint",
     "compose",
     "data",
     "evaluate",

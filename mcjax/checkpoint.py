@@ -78,7 +78,8 @@ def load(path: str | Path) -> trees.Tree:
         if path.is_dir():
             return _load_orbax(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here: numpy leaves a file that is no zip open.
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return trees.nest({name: jnp.asarray(file[name]) for name in file.files})
         from flax import serialization
 

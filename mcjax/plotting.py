@@ -40,8 +40,7 @@ def along_paths(
         axes.set_ylabel(name)
         axes.set_xlim(float(ts[0]), float(ts[-1]))
         _plain(axes)
-    if all((np.asarray(line.loss) > 0).all() for line in lines):
-        left.set_yscale("log")
+    _log_if_wide(left, np.concatenate([np.ravel(line.loss) for line in lines]))
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(lines), frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure
@@ -101,9 +100,14 @@ def training(history: Mapping[str, np.ndarray], title: str) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         _plain(axes)
-    panels[0].set_yscale("log")
+    _log_if_wide(panels[0], np.ravel(history["loss"]))
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _log_if_wide(axes: Axes, values: np.ndarray) -> None:
+    if values.min() > 0 and values.max() > 10 * values.min():
+        axes.set_yscale("log")
 
 
 def _plain(axes: Axes) -> None:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import tyro
 
-from mcjax import checkpoint, models
+from mcjax import checkpoint
 from mcjax.commands.connect import EvaluateOptions, finish_path, report_path
 from mcjax.commands.networks import (
     DataOptions,
@@ -16,6 +16,7 @@ from mcjax.commands.networks import (
     fingerprint,
     networks_of,
     open_run,
+    read_model,
     read_network,
 )
 from mcjax.commands.train import report
@@ -71,10 +72,7 @@ class Evaluate:
         tree, about = checkpoint.load(path), checkpoint.describe(path)
         if "curve" not in about:
             raise InputError(f"{path} does not say what curve it holds: expected one that `mcjax connect` wrote.")
-        description = dict(about["model"])
-        model = models.create(
-            description.pop("name"), description.pop("num_classes"), description.pop("input_shape"), **description
-        )
+        model = read_model(about["model"])
         dataset, images = self.images.load(about["data"])
         self.measuring.check(model, dataset)
         kind = {"model": about["model"], "curve": about["curve"], "theta": fingerprint(tree)}

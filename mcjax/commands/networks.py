@@ -39,7 +39,7 @@ class DataOptions:
         if self.data is None:
             if not recorded:
                 raise InputError("these checkpoints do not say what they were trained on: give --data.")
-            options = {**recorded, **{key: value for key, value in options.items() if value is not None}}
+            options = {**options, **recorded, **{key: value for key, value in options.items() if value is not None}}
         dataset = load(options["data"], options["data_dir"])
         return dataset.take(options["train_images"], options["test_images"]), options
 
@@ -116,13 +116,15 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
         if options.model is None or dataset is None:
             raise InputError(f"the checkpoint {where} does not say its model: give --model and --data.")
         about = {**about, "model": options.describe(dataset)}
-    description = dict(about["model"])
-    model = models.create(
-        description.pop("name"), description.pop("num_classes"), description.pop("input_shape"), **description
-    )
+    model = read_model(about["model"])
     if has_leading_axis(theta, model):
         raise InputError(f"{where} holds several networks along one axis: expected one network a checkpoint.")
     return Network(theta, model, about, str(path))
+
+
+def read_model(description: Mapping[str, Any]) -> models.Model:
+    """The model that a checkpoint describes: the arguments of `models.create` by name."""
+    return models.create(**description)
 
 
 def _checkpoint_of(path: str) -> Path:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcjax import checkpoint, data, models, plotting, trees
-from mcjax.commands.networks import Out, check_key
+from mcjax import checkpoint, data, plotting, trees
+from mcjax.commands.networks import Out, check_key, read_model
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.matching import Match, match_activations
@@ -18,7 +18,11 @@ from mcjax.symmetry import check_invariance
 from mcjax.training import Recorder, TrainConfig, train_endpoints
 
 KINDS = ("linear_unaligned", "linear_aligned", "bezier_unaligned", "bezier_aligned")
-WIDTHS = (32, 32)
+ABOUT: dict[str, Any] = {
+    "model": {"name": "mlp", "num_classes": 10, "input_shape": [8, 8, 1], "widths": [32, 32]},
+    "data": {"data": "digits", "data_dir": None, "train_images": None, "test_images": None},
+}
+"""What the checkpoints say of themselves, so that the other commands take them."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,14 @@ class Quickstart:
 
     def _do(self, run: RunFolder, key: jax.Array) -> None:
         dataset = data.load("digits")
-        model = models.create("mlp", dataset.num_classes, dataset.image_shape, widths=WIDTHS)
+        model = read_model(ABOUT["model"])
         train_key, check_key_, fit_key = jax.random.split(key, 3)
         keys = jax.random.split(train_key, 2 * self.pairs)
         recorder = Recorder(f"training {2 * self.pairs} networks", run, "networks")
         endpoints = train_endpoints(keys, model, dataset, TrainConfig(epochs=self.epochs), recorder=recorder)
         theta_1, theta_2 = (trees.index(endpoints.theta, slice(i, None, 2)) for i in range(2))
+        for i in range(2 * self.pairs):
+            checkpoint.save(run.checkpoints(f"network_{i}"), trees.index(endpoints.theta, i), ABOUT)
         few = data.normalize(dataset.test_images[:16], dataset.mean, dataset.std)
         check_invariance(model, trees.index(theta_1, 0), few, check_key_)
         match = match_activations(model, theta_1, theta_2, dataset)
@@ -80,7 +86,6 @@ class Quickstart:
             line = linear(model.spec).bind_pairs(theta_1, theta_2, None, P)
             for kind, path in (("linear", line), ("bezier", fit.path)):
                 metrics[f"{kind}_{how}"] = evaluate_path(model, path, dataset)
-        checkpoint.save(run.checkpoints("networks_trained"), {"theta_1": theta_1, "theta_2": theta_2, "P": match.P})
         run.figure("paths", _paths_figure(metrics, self.pairs))
         run.figure("correlation", _correlation_figure(match))
         run.finish({"paths": {kind: _summary(metrics[kind]) for kind in KINDS}, "correlation": _signature(match)})

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mcjax import checkpoint, models, plotting, trees
-from mcjax.commands.networks import DataOptions, ModelOptions, Out, TrainOptions, check_key, open_run
+from mcjax import checkpoint, plotting, trees
+from mcjax.commands.networks import DataOptions, ModelOptions, Out, TrainOptions, check_key, open_run, read_model
 from mcjax.errors import InputError
 from mcjax.report import RunFolder, mean_and_std, plus_minus, table
 from mcjax.training import Recorder, TrainConfig, evaluate, train_endpoints
@@ -52,10 +52,7 @@ class Train:
         key = check_key(self.seed)
         dataset, images = self.images.load()
         described = self.architecture.describe(dataset)
-        arguments = dict(described)
-        model = models.create(
-            arguments.pop("name"), arguments.pop("num_classes"), arguments.pop("input_shape"), **arguments
-        )
+        model = read_model(described)
         config = TrainConfig(**self.training.config(TrainConfig.preset(self.training.preset)))
         steps_per_epoch(config, dataset)  # refuses a batch larger than the set before the folder is made
         run = open_run(

@@ -151,7 +151,7 @@ def _npz(path: Path) -> Dataset:
         raise
     except (OSError, ValueError, EOFError, AttributeError, TypeError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read as an .npz with the arrays {', '.join(_ARRAYS)}: {error}") from error
-    return from_arrays(**arrays, num_classes=num_classes, name=str(path))
+    return from_arrays(**arrays, num_classes=num_classes, name=path.stem)
 
 
 def _tfds(name: str, data_dir: str | Path | None) -> Dataset:

@@ -95,19 +95,22 @@ def _final_size(name: str, layers: tuple[Layer, ...], input_shape: tuple[int, ..
     return height, width
 
 
+TINYTEN = (
+    Layer(16),
+    Layer(16),
+    Layer(32, stride=2),
+    Layer(32),
+    Layer(32),
+    Layer(64, stride=2),
+    Layer(64, padding=0),
+    Layer(64, size=1, padding=0),
+)
+TINYSIX = (TINYTEN[0], TINYTEN[2], TINYTEN[5], TINYTEN[7])
+
+
 def tinyten(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
     """Eight narrow convolutions, global average pooling, classes: 86,778 parameters with 10 classes."""
-    layers = (
-        Layer(16),
-        Layer(16),
-        Layer(32, stride=2),
-        Layer(32),
-        Layer(32),
-        Layer(64, stride=2),
-        Layer(64, padding=0),
-        Layer(64, size=1, padding=0),
-    )
-    return _convnet("tinyten", layers, (), num_classes, input_shape, activation, width, "xavier")
+    return _convnet("tinyten", TINYTEN, (), num_classes, input_shape, activation, width, "xavier")
 
 
 def tinysix(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
@@ -115,8 +118,7 @@ def tinysix(num_classes: int, input_shape: tuple[int, ...], *, activation: str =
 
     The paper does not say how it strides; here each layer keeps the stride it has in TinyTen: 1, 2, 2, 1.
     """
-    layers = (Layer(16), Layer(32, stride=2), Layer(64, stride=2), Layer(64, size=1, padding=0))
-    return _convnet("tinysix", layers, (), num_classes, input_shape, activation, width, "xavier")
+    return _convnet("tinysix", TINYSIX, (), num_classes, input_shape, activation, width, "xavier")
 
 
 def _vgg(

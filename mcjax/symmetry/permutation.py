@@ -121,8 +121,9 @@ def compose(P: Permutation, Q: Permutation) -> Permutation:
 
 def save_permutation(path: str | Path, P: Permutation) -> None:
     """Write P as a plain `.npz` with one array a group."""
+    arrays: dict[str, Any] = {group: np.asarray(p) for group, p in P.items()}
     with open(path, "wb") as file:
-        np.savez(file, **{group: np.asarray(p) for group, p in P.items()})
+        np.savez(file, **arrays)
 
 
 def load_permutation(path: str | Path) -> Permutation:

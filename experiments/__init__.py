@@ -1,0 +1,1 @@
+"""Experiments: one file a paper, each run as `python -m experiments.NAME`."""
