@@ -97,7 +97,8 @@ def _load_orbax(path: Path) -> trees.Tree:
     abstract = orbax.metadata(path).metadata
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
-    return orbax.load(path, target)
+    # Bound to no device, like arrays that were computed: what is compiled for those is found again.
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), orbax.load(path, target))
 
 
 def describe(path: str | Path) -> dict[str, Any]:

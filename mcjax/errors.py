@@ -12,9 +12,12 @@ class RunError(RuntimeError):
     """The work itself failed (a loss that is not finite, a full disk); what was complete is kept."""
 
 
-def unknown_name(kind: str, got: str, choices: Iterable[str]) -> InputError:
-    """An error for a name that is not among `choices`, with the nearest one if there is one near."""
+def unknown_name(kind: str, got: str, choices: Iterable[str], expected: str | None = None) -> InputError:
+    """An error for a name that is not among `choices`, with the nearest one if there is one near.
+
+    `expected` says what can be had, where the choices are too many to list.
+    """
     choices = sorted(choices)
     near = difflib.get_close_matches(got.lower(), choices, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind}: got {got!r}, expected one of {', '.join(choices)}.{hint}")
+    return InputError(f"unknown {kind}: got {got!r}, expected {expected or 'one of ' + ', '.join(choices)}.{hint}")

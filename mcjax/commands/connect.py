@@ -1,8 +1,10 @@
 """`mcjax connect`: a low-loss curve between two networks, aligned or not, and its measurement."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import tyro
 
@@ -20,7 +22,7 @@ from mcjax.commands.networks import (
     read_pair,
 )
 from mcjax.commands.train import as_json
-from mcjax.data import Dataset
+from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.models import Model
@@ -28,7 +30,7 @@ from mcjax.paths import Curve, FitConfig, bezier, fit_curve, linear, polygonal_c
 from mcjax.report import RunFolder, table
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_permutation
-from mcjax.training import Recorder, TrainConfig
+from mcjax.training import Recorder
 from mcjax.training.endpoints import check_fit
 from mcjax.training.loop import steps_per_epoch
 
@@ -55,8 +57,10 @@ class EvaluateOptions:
         if self.eval_batch_size < 1:
             raise InputError(f"got eval_batch_size={self.eval_batch_size}, expected at least 1.")
 
-    def evaluate(self, model: Model, path: Any, dataset: Dataset) -> PathMetrics:
-        """Measure a path."""
+    def evaluate(self, model: Model, path: Any, dataset: Dataset, augmentation: Augmentation | None) -> PathMetrics:
+        """Measure a path, with batch statistics of images under this augmentation (None: the data set's own)."""
+        images = len(dataset.train_labels) + len(dataset.test_labels)
+        print(f"measuring {self.points} points of the path, {images:,} images each", file=sys.stderr, flush=True)
         return evaluate_path(
             model,
             path,
@@ -64,6 +68,7 @@ class EvaluateOptions:
             self.points,
             batch_size=self.eval_batch_size,
             calibration_images=self.calibration_images,
+            augmentation=augmentation,
         )
 
 
@@ -103,9 +108,7 @@ class Connect:
         if given is not None:
             check_permutation(a.model.spec, given, a.model.spec.group_sizes(a.theta))
         curve = self._curve(a)
-        config = FitConfig(
-            **self.training.config(TrainConfig.preset(self.training.preset), points_per_step=self.points_per_step)
-        )
+        config = FitConfig(**self.training.config(dataset, points_per_step=self.points_per_step))
         self.measuring.check(a.model, dataset)
         if curve.control_points:
             steps_per_epoch(config, dataset)
@@ -132,8 +135,15 @@ class Connect:
                 fit = fit_curve(key, a.model, curve, a.theta, b.theta, dataset, P, config, recorder=recorder)
                 theta_c = fit.theta_c
                 run.figure("training", plotting.training(fit.history, f"{self.curve} fit"))
-            save_curve(run, a, b, curve, theta_c, P, images)
-            metrics = self.measuring.evaluate(a.model, curve.bind(a.theta, b.theta, theta_c, P), dataset)
+            path = curve.bind(a.theta, b.theta, theta_c, P)
+            about = {
+                "model": a.about["model"],
+                "data": images,
+                "curve": {"kind": curve.kind, "control_points": curve.control_points},
+                "augmentation": vars(config.augmentation),
+            }
+            save_curve(run, path, about)
+            metrics = self.measuring.evaluate(a.model, path, dataset, config.augmentation)
             finish_path(run, metrics, f"{a.model.name} on {dataset.name}: {self.curve}, {self._how(given)}")
         report_path(run)
 
@@ -152,17 +162,10 @@ class Connect:
         return "permuted as given" if given is not None else ("aligned" if self.align else "unaligned")
 
 
-def save_curve(
-    run: RunFolder, a: Network, b: Network, curve: Curve, theta_c: Any, P: Permutation, images: dict[str, Any]
-) -> None:
-    """Keep everything that the path is made of as one checkpoint."""
-    tree = {"theta_1": a.theta, "theta_2": b.theta, "P": P} | ({"theta_c": theta_c} if theta_c is not None else {})
-    about = {
-        "curve": {"kind": curve.kind, "control_points": curve.control_points},
-        "model": a.about["model"],
-        "data": images,
-    }
-    checkpoint.save(run.checkpoints("curve"), tree, about)
+def save_curve(run: RunFolder, path: jax.tree_util.Partial, about: dict[str, Any]) -> None:
+    """Keep everything that the path of a curve is made of as one checkpoint."""
+    parts = zip(("theta_1", "theta_2", "theta_c", "P"), path.args, strict=True)
+    checkpoint.save(run.checkpoints("curve"), {name: part for name, part in parts if part is not None}, about)
 
 
 def finish_path(run: RunFolder, metrics: PathMetrics, title: str) -> None:

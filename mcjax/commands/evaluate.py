@@ -20,6 +20,7 @@ from mcjax.commands.networks import (
     read_network,
 )
 from mcjax.commands.train import report
+from mcjax.data import Augmentation
 from mcjax.errors import InputError
 from mcjax.paths import Curve
 from mcjax.report import mean_and_std
@@ -80,6 +81,7 @@ class Evaluate:
         if run.results is None:
             curve = Curve(model.spec, about["curve"]["kind"], about["curve"]["control_points"])
             bound = curve.bind(tree["theta_1"], tree["theta_2"], tree.get("theta_c"), tree["P"])
-            metrics = self.measuring.evaluate(model, bound, dataset)
+            augmentation = Augmentation(**about["augmentation"]) if "augmentation" in about else None
+            metrics = self.measuring.evaluate(model, bound, dataset, augmentation)
             finish_path(run, metrics, f"{model.name} on {dataset.name}")
         report_path(run)

@@ -81,18 +81,27 @@ class TrainOptions:
     """Peak learning rate of SGD (None: the preset's, 0.1)."""
     weight_decay: float | None = None
     """Multiplies half the squared norm of the parameters (None: the preset's, 5e-4)."""
-    augment: Literal["auto", "on", "off"] = "auto"
-    """Flip, crop by up to 4 pixels, turn by up to 15 degrees (auto: on for colour images)."""
+    flip: Literal["auto", "on", "off"] = "auto"
+    """Mirror every other image (auto: on for colour images)."""
+    crop: int | None = None
+    """Shift images by up to so many pixels; 0 is off (None: 4 for colour images, 0 for grey ones)."""
+    rotate: float | None = None
+    """Turn images by up to so many degrees; 0 is off (None: 15 for colour images, 0 for grey ones)."""
 
-    def config(self, base: TrainConfig, **more: Any) -> dict[str, Any]:
-        """The keyword arguments of a TrainConfig: those of `base` with what was given here, and `more`."""
+    def config(self, dataset: Dataset, **more: Any) -> dict[str, Any]:
+        """The keyword arguments of a TrainConfig: the preset's, what was given here, and `more`."""
         given = {
             name: getattr(self, name)
             for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
             if getattr(self, name) is not None
         }
-        chosen = {"auto": None, "on": Augmentation(), "off": Augmentation.none()}[self.augment]
-        return {**vars(base), **given, "augmentation": chosen, **more}
+        base = dataset.default_augmentation()
+        augmentation = Augmentation(
+            flip=base.flip if self.flip == "auto" else self.flip == "on",
+            crop=base.crop if self.crop is None else self.crop,
+            rotate=base.rotate if self.rotate is None else self.rotate,
+        )
+        return {**vars(TrainConfig.preset(self.preset)), **given, "augmentation": augmentation, **more}
 
 
 class Network(NamedTuple):
@@ -117,6 +126,8 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
             raise InputError(f"the checkpoint {where} does not say its model: give --model and --data.")
         about = {**about, "model": options.describe(dataset)}
     model = read_model(about["model"])
+    if "params" in theta:  # a training state has more: its optimiser, its step
+        theta = {name: theta[name] for name in ("params", "batch_stats") if name in theta}
     if has_leading_axis(theta, model):
         raise InputError(f"{where} holds several networks along one axis: expected one network a checkpoint.")
     return Network(theta, model, about, str(path))

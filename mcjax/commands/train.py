@@ -53,7 +53,7 @@ class Train:
         dataset, images = self.images.load()
         described = self.architecture.describe(dataset)
         model = read_model(described)
-        config = TrainConfig(**self.training.config(TrainConfig.preset(self.training.preset)))
+        config = TrainConfig(**self.training.config(dataset))
         steps_per_epoch(config, dataset)  # refuses a batch larger than the set before the folder is made
         run = open_run(
             "train",

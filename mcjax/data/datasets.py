@@ -3,6 +3,7 @@
 import zlib
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -160,10 +161,13 @@ def _tfds(name: str, data_dir: str | Path | None) -> Dataset:
     if name.split("/")[0].split(":")[0] not in tfds.list_builders(with_community_datasets=False) and not _prepared(
         name, data_dir
     ):
-        raise unknown_name("data set", name, [*KNOWN, *tfds.list_builders(with_community_datasets=False)])
+        expected = f"{', '.join(KNOWN)}, another TFDS image-classification set, or the path of an .npz"
+        raise unknown_name("data set", name, [*KNOWN, *tfds.list_builders(with_community_datasets=False)], expected)
     source = None if data_dir is None else str(data_dir)
     try:
         builder = tfds.builder(name, data_dir=source, file_format="array_record")
+        if not builder.is_prepared() and find_spec("tensorflow") is None:
+            raise ImportError("TensorFlow, by which TFDS prepares its sets, is not installed")
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # TFDS raises whatever its download, TensorFlow or the disk raised
         directory = "" if data_dir is None else f", data_dir={source!r}"

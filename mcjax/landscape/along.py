@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.data import Dataset
+from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
 from mcjax.landscape.batchnorm import reestimate
 from mcjax.models.base import Model, has_leading_axis
@@ -68,6 +68,7 @@ def evaluate_path(
     *,
     batch_size: int = 500,
     calibration_images: int | None = None,
+    augmentation: Augmentation | None = None,
     chunk: int | None = None,
 ) -> PathMetrics:
     """Loss and accuracy of the network at every point of a path, on all train and test images.
@@ -75,9 +76,11 @@ def evaluate_path(
     path: any function t -> theta; one whose theta has a leading pair axis gives metrics with that
     axis. ts: values in [0, 1], increasing, or how many equally spaced ones. recalibrate: re-estimate
     batch statistics at every point on the first `calibration_images` training images (default: all),
-    `batch_size` at a time. chunk: how many points are in memory at once (default: 16; 1 where
-    convolutions run faster one after another). One compiled program for all points; a path that is a
-    `jax.tree_util.Partial`, as every fit returns, is compiled once for its kind. Raises InputError
+    `batch_size` at a time, under `augmentation`, which should be that of training (default: the data
+    set's own; the images that are measured on are not augmented). chunk: how many points are in
+    memory at once (default: 16; 1 where convolutions run faster one after another). One compiled
+    program for all points; a path that is a `jax.tree_util.Partial`, as every fit returns, is
+    compiled once for its kind. Raises InputError
     for t outside [0, 1], SpecError if the path leaves the model's parameter space.
 
         metrics = evaluate_path(model, fit.path, data)
@@ -95,7 +98,8 @@ def evaluate_path(
         )
     path = path if isinstance(path, jax.tree_util.Partial) else jax.tree_util.Partial(path)
     pairs = has_leading_axis(jax.eval_shape(path, jnp.float32(0)), model)
-    settings = Settings(model, pairs, recalibrate, batch_size, calibration_images, chunk)
+    augmentation = data.default_augmentation() if augmentation is None else augmentation
+    settings = Settings(model, pairs, recalibrate, batch_size, calibration_images, augmentation, chunk)
     values, distance = jax.tree.map(np.asarray, _evaluate(settings, path, data, jnp.asarray(ts)))
     # Points come first out of the program, pairs first out of here.
     train_loss, train_accuracy, test_loss, test_accuracy = np.moveaxis(values, 1, -1)
@@ -116,6 +120,7 @@ class Settings(NamedTuple):
     recalibrate: bool
     batch_size: int
     calibration_images: int
+    augmentation: Augmentation
     chunk: int | None
 
 
@@ -127,7 +132,7 @@ def _evaluate(settings: Settings, path: Any, data: Dataset, ts: jax.Array) -> tu
     def one(theta: trees.Tree) -> jax.Array:
         if settings.recalibrate:
             calibration = data.train_images[: settings.calibration_images]
-            theta = reestimate(model, theta, calibration, data.mean, data.std, size)
+            theta = reestimate(model, theta, calibration, data.mean, data.std, size, settings.augmentation)
         train, test = (
             evaluate_images(model, theta, images, labels, data.mean, data.std, size)
             for images, labels in ((data.train_images, data.train_labels), (data.test_images, data.test_labels))

@@ -6,21 +6,31 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.data import normalize
+from mcjax.data import Augmentation, augment, normalize
 from mcjax.models.base import Model
 
 Statistics = dict[str, jax.Array]
 
 
 def reestimate(
-    model: Model, theta: trees.Tree, images: jax.Array, mean: Any, std: Any, batch_size: int = 128
+    model: Model,
+    theta: trees.Tree,
+    images: jax.Array,
+    mean: Any,
+    std: Any,
+    batch_size: int = 128,
+    augmentation: Augmentation | None = None,
 ) -> trees.Tree:
     """`theta` with the batch statistics that uint8 `images` give it: pooled mean and pooled variance.
 
     The images are cut into equal batches of at most `batch_size`; fewer images than there are
     batches are left out for that. The pooled variance is that of all values about their common mean
-    (the mean of the batches' variances plus the variance of their means). A theta without batch
-    statistics is returned as it is. Pure: works under jit and vmap.
+    (the mean of the batches' variances plus the variance of their means).
+
+    augmentation: what the images undergo first, in the same way at every call (None: nothing). It
+    should be that of training: the black borders of shifted and turned images are part of what the
+    statistics describe, and a network loses accuracy by statistics without them. A theta without
+    batch statistics is returned as it is. Pure: works under jit and vmap.
     """
     stats = trees.batch_stats(theta)
     if not jax.tree.leaves(stats):
@@ -31,7 +41,9 @@ def reestimate(
 
     def merged(pooled: Statistics, numbered: tuple[jax.Array, jax.Array]) -> tuple[Statistics, None]:
         number, batch = numbered
-        _, new = model.apply_train(theta, normalize(batch, mean, std), jax.random.key(0))
+        augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
+        batch = augment(augment_key, batch, augmentation or Augmentation.none())
+        _, new = model.apply_train(theta, normalize(batch, mean, std), model_key)
         return _pool(pooled, trees.flatten(new), 1 / (number + 1)), None
 
     start = {name: jnp.zeros_like(leaf) for name, leaf in trees.flatten(stats).items()}

@@ -32,6 +32,8 @@ class Axis:
     consumes: bool | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.group, str) or not isinstance(self.outer, int) or not isinstance(self.inner, int):
+            raise SpecError(f"got {vars(self)}, expected group to be a name and outer and inner whole numbers.")
         if self.outer < 1 or self.inner < 1:
             raise SpecError(
                 f"axis of group {self.group!r}: got outer={self.outer}, inner={self.inner}, "
@@ -184,8 +186,8 @@ def _axis_to_json(axis: Axis | None) -> dict[str, Any] | None:
     return None if axis is None else dict(vars(axis))
 
 
-def _axis_from_json(axis: Any) -> Axis | str | None:
-    return Axis(**axis) if isinstance(axis, dict) else axis
+def _axis_from_json(axis: Any) -> Axis | None:
+    return None if axis is None else Axis(**axis)
 
 
 def _message(problems: list[str]) -> str:

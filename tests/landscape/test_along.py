@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mcjax import (
+    Augmentation,
     InputError,
     PathMetrics,
     SpecError,
@@ -70,10 +71,13 @@ def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(key, ti
     fresh = evaluate_path(model, path, colour, 3, **settings)
     stale = evaluate_path(model, path, colour, 3, recalibrate=False, **settings)
     theta = path(0.5)
-    new = reestimate(model, theta, colour.train_images[:90], colour.mean, colour.std, 30)
+    new = reestimate(model, theta, colour.train_images[:90], colour.mean, colour.std, 30, Augmentation())
     np.testing.assert_allclose(fresh.test_loss[1], evaluate(model, new, colour)[1].loss, rtol=1e-4)
     np.testing.assert_allclose(stale.test_loss[1], evaluate(model, theta, colour)[1].loss, rtol=1e-4)
     assert abs(fresh.test_loss[1] - stale.test_loss[1]) > 1e-3
+    plain = evaluate_path(model, path, colour, 3, augmentation=Augmentation.none(), **settings)
+    bare = reestimate(model, theta, colour.train_images[:90], colour.mean, colour.std, 30)
+    np.testing.assert_allclose(plain.test_loss[1], evaluate(model, bare, colour)[1].loss, rtol=1e-4)
 
 
 def test_one_trace_for_all_points_and_for_paths_of_one_kind(ends, tiny_data, tiny_model):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mcjax import data, models, reestimate, trees
+from mcjax import Augmentation, data, models, reestimate, trees
 
 
 @pytest.fixture
@@ -55,3 +55,20 @@ def test_many_networks_under_jit_and_vmap(network, key):
     together = jax.jit(jax.vmap(lambda one: reestimate(model, one, images, MEAN, STD, 20)))(both)
     alone = reestimate(model, trees.index(both, 1), images, MEAN, STD, 20)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-4, atol=1e-5), together, alone)
+
+
+def test_augmented_images_bring_their_black_borders_into_the_statistics(network):
+    model, theta, _ = network
+    # The first unit is the middle pixel's first channel: 1 in a white image, 0 beyond its border.
+    kernel = theta["params"]["Conv_0"]["kernel"].at[..., 0].set(0.0).at[1, 1, 0, 0].set(1.0)
+    theta = {**theta, "params": {**theta["params"], "Conv_0": {**theta["params"]["Conv_0"], "kernel": kernel}}}
+    white = np.full((400, 8, 8, 3), 255, np.uint8)
+    zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
+    shifted = [
+        reestimate(model, theta, white, zero, one, 50, Augmentation(flip=True, crop=2, rotate=0.0)) for _ in range(2)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *shifted)
+    inside = (1 - np.mean([2, 1, 0, 1, 2]) / 8) ** 2
+    np.testing.assert_allclose(shifted[0]["batch_stats"]["BatchNorm_0"]["mean"][0], inside, rtol=0.02)
+    whole = reestimate(model, theta, white, zero, one, 50)["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose((whole["mean"][0], whole["var"][0]), (1, 0), atol=1e-5)

@@ -1,0 +1,194 @@
+"""`mcjax match`: against brute force, a planted permutation, networks from elsewhere, and wrong input."""
+
+import errno
+import itertools
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from flax import serialization
+from PIL import Image
+
+import mcjax
+from mcjax import checkpoint, trees
+from mcjax.cli import main
+
+SMALL = ("--model", "mlp", "--widths", 6, 5, "--epochs", 4, "--batch-size", 16)
+GIVEN = ("--model", "mlp", "--widths", 6, 5)
+
+
+def run(*arguments):
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as leaving:
+        return leaving.code
+
+
+@pytest.fixture(scope="session")
+def bars(tmp_path_factory, tiny_data):
+    """One file for all commands of a session, so that what is compiled for it is found again."""
+    path = tmp_path_factory.getbasetemp() / "bars.npz"
+    names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
+    np.savez(path, **{name: getattr(tiny_data, name) for name in names})
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, bars):
+    folder = tmp_path_factory.mktemp("match") / "trained"
+    assert run("train", "--data", bars, *SMALL, "--out", folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def matched(trained):
+    folder = trained.parent / "matched"
+    assert run("match", trained / "0", trained / "1", "--out", folder) == 0
+    return folder
+
+
+def said(capsys, code, *patterns):
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert err.startswith({1: "mcjax: failed: ", 2: "mcjax: error: "}[code])
+    for pattern in patterns:
+        assert pattern in err
+
+
+def units_of(theta, data, images):
+    params = jax.tree.map(np.float64, theta["params"])
+    x = ((data.train_images[:images] / 255.0 - data.mean) / data.std).reshape(images, -1)
+    layers = {}
+    for i in range(2):
+        x = np.maximum(x @ params[f"Dense_{i}"]["kernel"] + params[f"Dense_{i}"]["bias"], 0)
+        layers[f"dense_{i}"] = x
+    return layers
+
+
+def correlations(a, b):
+    a, b = a - a.mean(0), b - b.mean(0)
+    spread_1, spread_2 = np.sqrt((a**2).sum(0)), np.sqrt((b**2).sum(0))
+    scale = np.outer(spread_1, spread_2)
+    return np.where(scale > 0, a.T @ b / np.where(scale > 0, scale, 1), 0)
+
+
+def test_no_permutation_is_better(matched, trained, tiny_data):
+    theta_1, theta_2 = (checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2))
+    units_1, units_2 = (units_of(theta, tiny_data, 24) for theta in (theta_1, theta_2))
+    results = json.loads((matched / "results.json").read_text())
+    P = mcjax.load_permutation(matched / "permutation.npz")
+    assert list(results) == ["dense_0", "dense_1"]
+    for group, result in results.items():
+        matrix = correlations(units_1[group], units_2[group])
+        n = len(matrix)
+        best = max(np.mean([matrix[i, p[i]] for i in range(n)]) for p in itertools.permutations(range(n)))
+        assert result["correlation_after"] == pytest.approx(best, abs=1e-5)
+        assert result["correlation_before"] == pytest.approx(np.trace(matrix) / n, abs=1e-5)
+        assert result["units"] == n
+        assert result["moved"] == (np.asarray(P[group]) != np.arange(n)).sum()
+        assert np.mean([matrix[i, P[group][i]] for i in range(n)]) == pytest.approx(best, abs=1e-5)
+
+
+def test_it_shows_what_it_found(matched, trained, capsys):
+    before = (matched / "results.json").stat().st_mtime_ns
+    assert run("match", trained / "0", trained / "1", "--out", matched) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    results = json.loads((matched / "results.json").read_text())
+    for line, (group, result) in zip(out.splitlines()[2:], results.items(), strict=False):
+        expected = [group, result["units"], result["moved"]]
+        expected += [f"{result['correlation_before']:.3f}", f"{result['correlation_after']:.3f}"]
+        assert line.split() == [str(cell) for cell in expected]
+    assert f"--permutation {matched / 'permutation.npz'}" in out
+    assert (matched / "results.json").stat().st_mtime_ns == before
+    with Image.open(matched / "figures" / "correlation.png") as figure:
+        assert figure.format == "PNG"
+        assert figure.size[0] > 1200
+        assert np.asarray(figure.convert("L")).std() > 5
+
+
+@pytest.mark.parametrize("kind", ["npz", "msgpack"])
+def test_a_planted_permutation_is_found_in_networks_from_elsewhere(bars, tmp_path, tiny_data, kind):
+    model = mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5), activation="tanh")
+    theta = model.init(jax.random.key(3))
+    planted = mcjax.random_permutation(jax.random.key(4), model.spec, theta)
+    for name, one in (("a", theta), ("b", mcjax.permute(model.spec, planted, theta))):
+        path = tmp_path / f"{name}.{kind}"
+        if kind == "npz":
+            np.savez(path, **trees.flatten(one))
+        else:
+            path.write_bytes(serialization.to_bytes(one))
+    ends = (tmp_path / f"a.{kind}", tmp_path / f"b.{kind}")
+    command = ("match", *ends, *GIVEN, "--activation", "tanh", "--data", bars)
+    assert run(*command, "--match-images", 100, "--out", tmp_path / "m") == 0
+    found = mcjax.load_permutation(tmp_path / "m" / "permutation.npz")
+    for group, p in mcjax.invert(planted).items():
+        np.testing.assert_array_equal(found[group], p)
+    for result in json.loads((tmp_path / "m" / "results.json").read_text()).values():
+        assert result["correlation_after"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_same_leaves_under_another_activation_are_another_run(trained, bars, tmp_path, capsys):
+    for i in range(2):
+        theta = checkpoint.load(trained / "checkpoints" / f"network_{i}")
+        np.savez(tmp_path / f"{i}.npz", **trees.flatten(theta))
+    command = ("match", tmp_path / "0.npz", tmp_path / "1.npz", *GIVEN, "--data", bars, "--out", tmp_path / "m")
+    assert run(*command) == 0
+    capsys.readouterr()
+    assert run(*command, "--activation", "tanh") == 2
+    said(capsys, 2, "another config", "relu", "tanh")
+
+
+@pytest.mark.parametrize("cost", ["covariance", "inner_product"])
+def test_other_costs_give_what_they_maximise(trained, tiny_data, tmp_path, cost):
+    assert run("match", trained / "0", trained / "1", "--cost", cost, "--match-images", 50, "--out", tmp_path) == 0
+    thetas = (checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2))
+    units_1, units_2 = (units_of(theta, tiny_data, 50) for theta in thetas)
+    P = mcjax.load_permutation(tmp_path / "permutation.npz")
+    for group, p in P.items():
+        a, b = units_1[group], units_2[group]
+        if cost == "covariance":
+            a, b = a - a.mean(0), b - b.mean(0)
+        gain, n = a.T @ b / len(a), len(p)
+        best = max(sum(gain[i, q[i]] for i in range(n)) for q in itertools.permutations(range(n)))
+        assert sum(gain[i, p[i]] for i in range(n)) == pytest.approx(best, rel=1e-5)
+
+
+BAD = {
+    "no such network": (["0", "2"], [], ["no network at", "/2"]),
+    "several networks": (["0", ""], [], ["holds 2 networks: name one of"]),
+    "too many images": (["0", "1"], ["--match-images", 121], ["got match_images=121, expected 2 to 120"]),
+    "too few images": (["0", "1"], ["--match-images", 1], ["got match_images=1, expected 2 to 120"]),
+    "batch 0": (["0", "1"], ["--batch-size", 0], ["got batch_size=0, expected at least 1"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_wrong_input_is_said_before_anything_is_made(trained, tmp_path, capsys, case):
+    ends, options, patterns = BAD[case]
+    assert run("match", *(trained / end for end in ends), *options, "--out", tmp_path / "m") == 2
+    said(capsys, 2, *patterns)
+    assert not (tmp_path / "m").exists()
+
+
+def test_images_of_another_shape_are_refused(trained, tmp_path, capsys, tiny_data):
+    small = {f"{split}_images": getattr(tiny_data, f"{split}_images")[:, :7] for split in ("train", "test")}
+    np.savez(tmp_path / "small.npz", train_labels=tiny_data.train_labels, test_labels=tiny_data.test_labels, **small)
+    ends = (trained / "0", trained / "1")
+    assert run("match", *ends, "--data", tmp_path / "small.npz", "--out", tmp_path / "m") == 2
+    said(capsys, 2, "(24, 7, 8, 1), expected (n, 8, 8, 1)")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_full_disk_is_said_and_the_same_command_goes_on(trained, matched, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        assert run("match", trained / "0", trained / "1", "--out", tmp_path / "m") == 1
+    said(capsys, 1, "cannot write", "permutation.npz", "No space left on device", "--out")
+    assert run("match", trained / "0", trained / "1", "--out", tmp_path / "m") == 0
+    assert (tmp_path / "m" / "results.json").read_bytes() == (matched / "results.json").read_bytes()

@@ -1,0 +1,228 @@
+"""Networks on disk, data by name, run folders by default."""
+
+import gc
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization
+
+from mcjax import checkpoint, models, trees
+from mcjax.commands.networks import (
+    DataOptions,
+    ModelOptions,
+    TrainOptions,
+    check_key,
+    fingerprint,
+    networks_of,
+    open_run,
+    read_network,
+    read_pair,
+)
+from mcjax.data import Augmentation
+from mcjax.errors import InputError, RunError
+from mcjax.training import TrainConfig
+
+ARCHITECTURE = {"name": "mlp", "num_classes": 3, "input_shape": [8, 8, 1], "widths": [6, 5]}
+GREY = Augmentation.none()
+GIVEN = ModelOptions(model="mlp", widths=(6, 5))
+
+
+@pytest.fixture
+def collected():
+    """What Orbax leaves of a reading that failed goes here, not in the middle of a later test."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="session")
+def npz(tmp_path_factory, tiny_data):
+    path = tmp_path_factory.mktemp("data") / "bars.npz"
+    arrays = {name: getattr(tiny_data, name) for name in ("train_images", "train_labels", "test_images", "test_labels")}
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, tiny_model, npz):
+    """A run of two networks, as `mcjax train` leaves it."""
+    folder = open_run("train", str(tmp_path / "run"), {}).path
+    for i in range(2):
+        about = {"model": ARCHITECTURE, "data": {"data": str(npz), "train_images": 60}}
+        checkpoint.save(folder / "checkpoints" / f"network_{i}", tiny_model.init(jax.random.key(i)), about)
+    return folder
+
+
+def same(a, b):
+    return fingerprint(a) == fingerprint(b)
+
+
+def test_a_network_is_found_by_every_name_it_has(run, tiny_model):
+    for i in range(2):
+        for name in (run / str(i), run / "checkpoints" / f"network_{i}"):
+            network = read_network(str(name), ModelOptions())
+            assert same(network.theta, tiny_model.init(jax.random.key(i)))
+            assert network.model == tiny_model
+            assert network.about["model"] == ARCHITECTURE
+    shutil.rmtree(run / "checkpoints" / "network_1")
+    assert same(read_network(str(run), ModelOptions()).theta, tiny_model.init(jax.random.key(0)))
+
+
+def test_networks_come_in_the_order_of_their_numbers(tmp_path):
+    for name in ("network_10", "network_9", "network_0", ".network_1.new", "network_0.bak", "networks_trained"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [path.name for path in networks_of(tmp_path)] == ["network_0", "network_9", "network_10"]
+    assert networks_of(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda run: run, r"holds 2 networks: name one of .*run/0, .*run/1"),
+        (lambda run: run / "2", "no network at .*run/2"),
+        (lambda run: run.parent / "none", "no network at .*none: expected a checkpoint, a run folder"),
+        (lambda run: open_run("connect", str(run.parent / "c"), {}).path, "run without trained networks"),
+        (lambda run: run / "checkpoints", "cannot be read"),
+    ],
+)
+def test_what_is_not_one_network_is_said(run, make, message):
+    with pytest.raises(InputError, match=message):
+        read_network(str(make(run)), ModelOptions())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("part", ["_CHECKPOINT_METADATA", "state"])
+def test_a_broken_checkpoint_of_a_run_is_named(collected, run, part):
+    where = run / "checkpoints" / "network_0"
+    shutil.rmtree(where / part) if (where / part).is_dir() else (where / part).unlink()
+    with pytest.raises(InputError, match=r"network_0 cannot be read: it is truncated"):
+        read_network(str(run / "0"), ModelOptions())
+
+
+@pytest.mark.parametrize("kind", ["npz", "msgpack", "orbax"])
+def test_networks_from_elsewhere_are_read_with_the_model_given(tmp_path, tiny_model, tiny_data, kind):
+    theta = tiny_model.init(jax.random.key(0))
+    path = tmp_path / f"theta.{kind}"
+    if kind == "npz":
+        np.savez(path, **trees.flatten(theta))
+    elif kind == "msgpack":
+        path.write_bytes(serialization.to_bytes(theta))
+    else:
+        checkpoint.save(path, theta)
+    network = read_network(str(path), GIVEN, tiny_data)
+    assert same(network.theta, theta)
+    assert network.model == models.create("mlp", 3, (8, 8, 1), widths=(6, 5), width=1.0, activation="relu")
+    for options, data in ((ModelOptions(), tiny_data), (GIVEN, None)):
+        with pytest.raises(InputError, match="does not say its model: give --model and --data"):
+            read_network(str(path), options, data)
+    with pytest.raises(InputError, match=r"(?s)not those of mlp:.*kernel: got \(64, 6\), expected \(64, 7\)"):
+        read_network(str(path), ModelOptions(model="mlp", widths=(7, 5)), tiny_data)
+
+
+def test_many_networks_in_one_checkpoint_are_refused(tmp_path, tiny_model, tiny_data):
+    theta = trees.stack([tiny_model.init(jax.random.key(0))] * 3)
+    checkpoint.save(tmp_path / "many", theta)
+    with pytest.raises(InputError, match="holds several networks along one axis"):
+        read_network(str(tmp_path / "many"), GIVEN, tiny_data)
+
+
+def test_a_pair_comes_with_the_images_it_was_trained_on(run, npz):
+    a, b, dataset, described = read_pair(str(run / "0"), str(run / "1"), ModelOptions(), DataOptions())
+    assert not same(a.theta, b.theta)
+    assert (len(dataset.train_labels), len(dataset.test_labels)) == (60, 50)
+    assert described["data"] == str(npz)
+    _, _, dataset, described = read_pair(str(run / "0"), str(run / "1"), ModelOptions(), DataOptions(test_images=7))
+    assert (len(dataset.train_labels), len(dataset.test_labels)) == (60, 7)
+    assert described == {"data": str(npz), "data_dir": None, "train_images": 60, "test_images": 7}
+    other = DataOptions(data=str(npz))
+    _, _, dataset, described = read_pair(str(run / "0"), str(run / "1"), ModelOptions(), other)
+    assert (len(dataset.train_labels), len(dataset.test_labels)) == (120, 50)
+
+
+def test_a_pair_of_different_architectures_is_refused_and_both_are_named(run):
+    other = models.create("mlp", 3, (8, 8, 1), widths=(6, 4))
+    about = {"model": {**ARCHITECTURE, "widths": [6, 4]}, "data": {}}
+    checkpoint.save(run / "checkpoints" / "network_2", other.init(jax.random.key(0)), about)
+    with pytest.raises(InputError, match=r"different architectures: .*run/0 is .*\[6, 5\].*run/2 is .*\[6, 4\]"):
+        read_pair(str(run / "0"), str(run / "2"), ModelOptions(), DataOptions())
+
+
+def test_data_without_a_name_is_asked_for(npz):
+    for recorded in (None, {}):
+        with pytest.raises(InputError, match="give --data"):
+            DataOptions().load(recorded)
+    for wanted in (0, -1, 121):
+        with pytest.raises(InputError, match=f"has 120 train images: got {wanted}, expected 1 to 120"):
+            DataOptions(data=str(npz), train_images=wanted).load()
+
+
+def test_model_options_describe_what_create_takes(tiny_data, tiny_model):
+    described = json.loads(json.dumps(GIVEN.describe(tiny_data)))
+    assert models.create(described.pop("name"), described.pop("num_classes"), described.pop("input_shape"), **described)
+    assert described == {"width": 1.0, "activation": "relu", "widths": [6, 5]}
+    assert "widths" not in ModelOptions(model="tinysix").describe(tiny_data)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (TrainOptions(), TrainConfig(epochs=30, schedule="one_cycle", augmentation=GREY)),
+        (TrainOptions(preset="paper"), TrainConfig(epochs=250, schedule="halving", augmentation=GREY)),
+        (
+            TrainOptions(epochs=3, batch_size=16, learning_rate=0.5, weight_decay=0.0),
+            TrainConfig(epochs=3, batch_size=16, learning_rate=0.5, weight_decay=0.0, augmentation=GREY),
+        ),
+        (TrainOptions(flip="on", rotate=5.0), TrainConfig(augmentation=Augmentation(flip=True, crop=0, rotate=5.0))),
+    ],
+)
+def test_train_options_change_what_was_given_of_the_preset(tiny_data, options, expected):
+    assert TrainConfig(**options.config(tiny_data)) == expected
+
+
+def test_colour_images_are_augmented_unless_told_otherwise(tiny_data):
+    colour = replace(tiny_data, train_images=np.repeat(tiny_data.train_images, 3, -1))
+    assert TrainOptions().config(colour)["augmentation"] == Augmentation()
+    options = TrainOptions(flip="off", crop=0)
+    assert options.config(colour)["augmentation"] == replace(Augmentation(), flip=False, crop=0)
+    assert options.config(colour, points_per_step=3)["points_per_step"] == 3
+
+
+def test_fingerprints_tell_values_names_shapes_and_types_apart():
+    base = {"a": np.float32([1, 2]), "b": {"c": np.int32(3)}}
+    assert fingerprint(base) == fingerprint({"b": {"c": jnp.int32(3)}, "a": jnp.float32([1, 2])})
+    others = [
+        {"a": np.float32([1, 2]), "b": {"d": np.int32(3)}},
+        {"a": np.float32([1, np.nextafter(np.float32(2), 3)]), "b": {"c": np.int32(3)}},
+        {"a": np.float32([[1, 2]]), "b": {"c": np.int32(3)}},
+        {"a": np.int32([1, 2]), "b": {"c": np.int32(3)}},
+        {"a": np.float32([1, 2])},
+    ]
+    assert len({fingerprint(tree) for tree in [base, *others]}) == 1 + len(others)
+
+
+def test_runs_without_out_are_told_apart_by_their_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, again, other = (open_run("match", None, {"seed": seed}).path for seed in (0, 0, 1))
+    assert first == again != other
+    assert first.parent.name == "runs"
+    assert first.name.startswith("match-")
+    assert open_run("match", str(tmp_path / "mine"), {"seed": 0}).path == tmp_path / "mine"
+    with pytest.raises(InputError, match="another config"):
+        open_run("connect", str(tmp_path / "mine"), {"seed": 0})
+    with pytest.raises(RunError, match="cannot write"):
+        open_run("match", "/dev/null/below", {})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**20])
+def test_seeds_that_are_no_seeds_are_refused(seed):
+    with pytest.raises(InputError, match=f"got seed={seed}, expected 0 to 4294967295"):
+        check_key(seed)
+
+
+def test_every_seed_has_a_key_of_its_own():
+    seeds = (0, 1, 2**31, 2**32 - 1)
+    assert len({jax.random.key_data(check_key(seed)).tobytes() for seed in seeds}) == len(seeds)

@@ -1,0 +1,105 @@
+"""`convolve` against XLA's own convolution: value, both gradients, second derivatives, in loops and under vmap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from mcjax.models.convolution import convolve, one_after_another, over_models, over_points, stepped_from_host
+
+CASES = [  # images, kernel, strides, padding
+    ((2, 8, 8, 3), (3, 3, 3, 4), (1, 1), ((1, 1), (1, 1))),
+    ((2, 8, 8, 3), (3, 3, 3, 4), (2, 2), ((1, 1), (1, 1))),
+    ((2, 7, 7, 3), (3, 3, 3, 4), (2, 2), ((1, 1), (1, 1))),
+    ((2, 7, 7, 2), (3, 3, 2, 1), (2, 2), ((0, 0), (0, 0))),
+    ((1, 8, 8, 2), (3, 3, 2, 5), (3, 3), ((0, 0), (0, 0))),
+    ((3, 9, 6, 1), (1, 1, 1, 2), (1, 1), ((0, 0), (0, 0))),
+    ((3, 9, 6, 2), (1, 1, 2, 3), (2, 2), ((0, 0), (0, 0))),
+    ((2, 5, 8, 2), (2, 3, 2, 2), (1, 2), ((1, 0), (0, 2))),
+    ((2, 6, 6, 2), (5, 5, 2, 2), (1, 1), ((2, 2), (2, 2))),
+    ((2, 11, 10, 2), (5, 4, 2, 3), (3, 2), ((0, 3), (2, 1))),
+    ((2, 3, 3, 2), (3, 3, 2, 2), (1, 1), ((0, 0), (0, 0))),
+    ((2, 1, 1, 2), (3, 3, 2, 2), (2, 2), ((1, 1), (1, 1))),
+]
+
+
+def plain(x, kernel, strides, padding):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def drawn(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+@pytest.mark.parametrize(("images", "kernel", "strides", "padding"), CASES)
+def test_value_gradients_and_second_derivatives(images, kernel, strides, padding):
+    x, k, dx, dk = drawn(images, kernel, images, kernel)
+
+    def second(fn):
+        def gradients(x, k):
+            return jax.grad(lambda x, k: jnp.sum(jnp.sin(fn(x, k, strides, padding))), (0, 1))(x, k)
+
+        return fn(x, k, strides, padding), jax.jvp(gradients, (x, k), (dx, dk))
+
+    with jax.enable_x64(True):
+        ours, theirs = jax.jit(lambda: (second(convolve), second(plain)))()
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), ours, theirs)
+
+
+def test_the_same_inside_scan_and_under_vmap():
+    images, kernel, strides, padding = CASES[2]
+    xs, ks = drawn((3, *images), (3, *kernel))
+
+    def gradients(fn, x, k):
+        value, pull = jax.vjp(lambda x, k: fn(x, k, strides, padding), x, k)
+        return value, *pull(jnp.cos(value))
+
+    def scanned(xs, ks):
+        return lax.scan(lambda carry, xk: (carry, gradients(convolve, *xk)), 0.0, (xs, ks))[1]
+
+    with jax.enable_x64(True):
+        expected = [
+            np.stack(each) for each in zip(*(gradients(plain, x, k) for x, k in zip(xs, ks, strict=True)), strict=True)
+        ]
+        for run in (scanned, jax.vmap(lambda x, k: gradients(convolve, x, k))):
+            for ours, theirs in zip(jax.jit(run)(xs, ks), expected, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+        # Images shared, kernels many: as when several networks see one batch.
+        shared = jax.jit(jax.vmap(lambda k: gradients(convolve, xs[0], k)))(ks)
+        for i, k in enumerate(ks):
+            for ours, theirs in zip(shared, gradients(plain, xs[0], k), strict=True):
+                np.testing.assert_allclose(ours[i], theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_dtypes_stay(dtype):
+    x, k = (jnp.asarray(each, dtype) for each in drawn((1, 4, 4, 2), (3, 3, 2, 2)))
+    value, pull = jax.vjp(lambda x, k: convolve(x, k, (1, 1), ((1, 1), (1, 1))), x, k)
+    assert [each.dtype for each in (value, *pull(value))] == [dtype] * 3
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="says what is fast on the CPU")
+@pytest.mark.parametrize(
+    ("convolutions", "sequence", "host"), [("none", False, False), ("canonical", True, False), ("plain", True, True)]
+)
+def test_what_is_fast_on_the_cpu(convolutions, sequence, host):
+    assert one_after_another(convolutions) is sequence
+    assert stepped_from_host(convolutions) is host
+
+
+@pytest.mark.parametrize("convolutions", ["none", "canonical"])
+def test_over_models_is_the_loop(convolutions):
+    a, b = drawn((3, 2, 2), (3, 2))
+    many = over_models(lambda tree, y: {"z": tree["x"] @ y}, convolutions)
+    result = jax.jit(many)({"x": a}, b)
+    np.testing.assert_allclose(result["z"], np.einsum("mij,mj->mi", a, b), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("convolutions", ["none", "canonical"])
+@pytest.mark.parametrize("chunk", [None, 1, 3, 20])
+def test_over_points_is_the_loop(convolutions, chunk):
+    ts = np.linspace(0, 1, 17).astype(np.float32)
+    result = over_points(lambda t: (t**2, jnp.sin(t)), ts, convolutions, chunk)
+    np.testing.assert_allclose(result, (ts**2, np.sin(ts)), rtol=1e-5)

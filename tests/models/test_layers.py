@@ -1,0 +1,119 @@
+"""The layers against numpy and scipy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate
+from scipy.special import expit
+
+from mcjax import InputError
+from mcjax.models.layers import ACTIVATIONS, BatchNorm, Conv, activation, along_last, scaled
+
+CLOSED_FORMS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x * expit(x),
+    "softplus": lambda x: np.log1p(np.exp(x)),
+    "tanh": np.tanh,
+    "sigmoid": expit,
+    "leaky_relu": lambda x: np.where(x < 0, 0.01 * x, x),
+    "linear": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name):
+    x = np.linspace(-4, 4, 33).astype(np.float32)
+    np.testing.assert_allclose(activation(name)(x), CLOSED_FORMS[name](x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "near"), [("relo", "relu"), ("ReLU", "relu"), ("soft_plus", "softplus")])
+def test_unknown_activation(name, near):
+    with pytest.raises(InputError, match=f"unknown activation: got '{name}', .* Did you mean '{near}'"):
+        activation(name)
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "result"), [(16, 1.0, 16), (16, 0.25, 4), (16, 0.01, 1), (5, 0.3, 2), (6, 2, 12)]
+)
+def test_scaled(channels, width, result):
+    assert scaled(channels, width) == result
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 4])
+def test_along_last(ndim):
+    assert along_last(jnp.arange(3), ndim).shape == (1,) * (ndim - 1) + (3,)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "use_bias"), [(3, 1, 1, True), (3, 2, 1, False), (1, 2, 0, True), (5, 1, 0, True)]
+)
+def test_conv_is_correlation(size, stride, padding, use_bias):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 7, 6, 3)).astype(np.float32)
+    layer = Conv(4, size, stride, padding, use_bias)
+    params = {
+        name: rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in abstract(layer, x)["params"].items()
+    }
+    assert params.keys() == ({"kernel", "bias"} if use_bias else {"kernel"})
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    # Mode valid leaves the channel axis with length 1.
+    maps = [
+        np.stack([correlate(image, params["kernel"][..., d], "valid")[::stride, ::stride, 0] for d in range(4)], -1)
+        for image in padded
+    ]
+    expected = np.stack(maps) + params.get("bias", 0)
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def abstract(layer, x, *args):
+    return jax.eval_shape(lambda: layer.init(jax.random.key(0), x, *args))
+
+
+@pytest.mark.parametrize("shape", [(50, 3), (4, 5, 6, 3)])
+def test_batch_norm(shape):
+    rng = np.random.default_rng(0)
+    x = (3 * rng.normal(size=shape) + 2).astype(np.float32)
+    params = {"scale": rng.normal(size=3).astype(np.float32), "bias": rng.normal(size=3).astype(np.float32)}
+    stats = {"mean": rng.normal(size=3).astype(np.float32), "var": rng.random(3).astype(np.float32) + 0.5}
+    axes = tuple(range(x.ndim - 1))
+
+    def normalised(mean, var):
+        return (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+
+    def run(train):
+        return jax.jit(lambda v: BatchNorm().apply(v, x, train, mutable=["batch_stats"]))(
+            {"params": params, "batch_stats": stats}
+        )
+
+    outputs, updates = run(train=True)
+    np.testing.assert_allclose(outputs, normalised(x.mean(axes), x.var(axes)), rtol=1e-3, atol=1e-4)
+    # The batch's own statistics, mixed with nothing.
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], x.mean(axes), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], x.var(axes), rtol=1e-4)
+    outputs, updates = run(train=False)
+    np.testing.assert_allclose(outputs, normalised(stats["mean"], stats["var"]), rtol=1e-4, atol=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, updates.get("batch_stats", stats), stats)
+
+
+def test_batch_norm_begins_at_the_standard():
+    theta = BatchNorm().init(jax.random.key(0), jnp.ones((2, 3)), True)
+    for leaves in ({"params/scale": 1, "batch_stats/var": 1}, {"params/bias": 0, "batch_stats/mean": 0}):
+        for name, value in leaves.items():
+            collection, leaf = name.split("/")
+            np.testing.assert_array_equal(theta[collection][leaf], np.full(3, value))
+
+
+def test_batch_norm_computes_bfloat16_statistics_in_float32():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4000, 2)) + 10, jnp.bfloat16)
+    variables = {
+        "params": {"scale": jnp.ones(2), "bias": jnp.zeros(2)},
+        "batch_stats": {"mean": jnp.zeros(2), "var": jnp.ones(2)},
+    }
+    outputs, updates = BatchNorm().apply(variables, x, True, mutable=["batch_stats"])
+    exact = np.asarray(x.astype(np.float32), np.float64)
+    assert outputs.dtype == jnp.bfloat16
+    assert updates["batch_stats"]["mean"].dtype == jnp.float32
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], exact.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], exact.var(0), rtol=1e-3)

@@ -1,0 +1,166 @@
+"""What every registered model promises, and how wrong names are answered."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from mcjax import InputError, models, permute, random_permutation, trees
+
+SLOW = {"resnet32", "vgg11", "vgg16"}
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in models.REGISTRY]
+
+
+def created(name, **options):
+    small = {"widths": (8, 6)} if name == "mlp" else {"width": 0.05 if name.startswith("vgg") else 0.25}
+    return models.create(name, 3, (32, 32, 3) if name.startswith("vgg") else (10, 9, 3), **small, **options)
+
+
+def anywhere(model, seed=0):
+    # No leaf at a value that is special: also biases and batch statistics are drawn.
+    rng = np.random.default_rng(seed)
+
+    def draw(name, leaf):
+        if name.endswith("kernel"):
+            return rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        positive = name.endswith(("var", "scale"))
+        return rng.uniform(0.5, 1.5, leaf.shape) if positive else rng.normal(size=leaf.shape)
+
+    return trees.map_with_name(draw, jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def assert_close(a, b):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * np.abs(np.asarray(a)).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_function_is_unchanged_under_permutations(name):
+    model = created(name)
+    theta, x = anywhere(model), np.random.default_rng(1).normal(size=(3, *model.input_shape))
+    sizes = model.spec.group_sizes(theta)
+    P = {group: np.asarray(p) for group, p in random_permutation(jax.random.key(2), model.spec, theta).items()}
+    assert P.keys() == sizes.keys()
+
+    # Run twice only: to compile well would take longer.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def function(theta):
+        key = jax.random.key(0)
+        return model.apply(theta, x), model.activations(theta, x), model.apply_train(theta, x, key)
+
+    with jax.enable_x64(True):
+        moved = permute(model.spec, P, theta)
+        outputs, activations, (train_outputs, train_stats) = function(theta)
+        outputs_moved, activations_moved, (train_outputs_moved, train_stats_moved) = function(moved)
+        # The statistics of a batch lie as those of theta do.
+        train_stats = trees.batch_stats(permute(model.spec, P, trees.with_batch_stats(theta, train_stats)))
+        # As numpy, so that no float64 of jax is left outside.
+        moved, outputs, activations, train_stats = jax.tree.map(np.asarray, (moved, outputs, activations, train_stats))
+    changed = [(a != b).any() for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(theta), strict=True)]
+    assert sum(changed) > len(changed) / 2
+    assert outputs.dtype == np.float64
+    assert_close(outputs, outputs_moved)
+    assert activations.keys() == activations_moved.keys() == sizes.keys()
+    for group, arrays in activations.items():
+        for before, after in zip(arrays, activations_moved[group], strict=True):
+            assert before.shape[0] == 3
+            assert before.shape[-1] == sizes[group]
+            assert np.min(before) >= 0 < np.max(before)  # relu has been applied
+            assert_close(before[..., P[group]], after)
+    if not name.startswith("vgg"):  # dropout draws by position
+        assert_close(train_outputs, train_outputs_moved)
+    jax.tree.map(assert_close, train_stats, train_stats_moved)
+
+
+@pytest.mark.parametrize("name", models.REGISTRY)
+def test_a_model_says_what_it_is(name, key):
+    model = created(name)
+    theta = jax.eval_shape(model.init, key)
+    model.spec.validate(theta)
+    assert (model.name, model.num_classes) == (name, 3)
+    assert hash(model) == hash(created(name))
+    assert model.convolutions == ("none" if name == "mlp" else "canonical")
+    assert theta.keys() == ({"params"} if name == "mlp" else {"params", "batch_stats"})
+    x = jax.ShapeDtypeStruct((2, *model.input_shape), np.float32)
+    outputs, stats = jax.eval_shape(model.apply_train, theta, x, key)
+    assert outputs.shape == jax.eval_shape(model.apply, theta, x).shape == (2, 3)
+    assert trees.shapes(stats) == trees.shapes(trees.batch_stats(theta))
+    # Units are made by a kernel, and read by another.
+    for group in model.spec.groups:
+        for places in (model.spec.producers(group), model.spec.consumers(group)):
+            assert any(leaf.endswith("kernel") for leaf, _ in places)
+
+
+@pytest.mark.parametrize("name", ["mlp", "tinysix"])
+def test_the_activation_can_be_chosen(name):
+    x = np.random.default_rng(0).normal(size=(4, 10, 9, 3)).astype(np.float32)
+    model = created(name, activation="tanh")
+    arrays = jax.tree.leaves(jax.jit(model.activations)(anywhere(model), x))
+    assert all(-1 <= array.min() < 0 < array.max() <= 1 for array in arrays)
+
+
+def test_the_same_arguments_give_the_same_model():
+    model = models.create("mlp", 3, (8, 8, 1), widths=[6, 5], activation="relu")
+    assert models.create("mlp", 3, [8, 8, 1], activation="relu", widths=(6, 5)) is model
+    assert models.create("mlp", 4, (8, 8, 1), widths=(6, 5), activation="relu") is not model
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "message"),
+    [
+        (("tinysx",), {}, "unknown model: got 'tinysx', expected one of .* Did you mean 'tinysix'"),
+        (("resnet",), {}, "unknown model: got 'resnet', .* Did you mean 'resnet"),
+        (("tinysix",), {"widht": 2}, "unknown option of tinysix: got 'widht', .* Did you mean 'width'"),
+        (("tinysix",), {"widths": (3,)}, "unknown option of tinysix: got 'widths', expected one of activation, width"),
+        (("tinysix",), {"activation": "rleu"}, "unknown activation: got 'rleu', .* Did you mean 'relu'"),
+        (("tinysix",), {"width": 0}, "got width=0, expected a positive"),
+        (("tinysix",), {"width": -0.5}, "got width=-0.5"),
+        (("tinysix", 0), {}, "got num_classes=0, expected at least 1"),
+        (("mlp", 10, (8, 0, 3)), {}, r"got input_shape=\(8, 0, 3\), expected every length to be at least 1"),
+        (("resnet20", 10, (-1, 8, 3)), {}, r"got input_shape=\(-1, 8, 3\)"),
+    ],
+)
+def test_what_cannot_be_created(args, options, message):
+    with pytest.raises(InputError, match=message):
+        models.create(*args, **options)
+
+
+@pytest.mark.parametrize("name", models.REGISTRY)
+@pytest.mark.parametrize("call", ["apply", "apply_train", "activations"])
+def test_images_of_another_shape_are_refused(name, call, key):
+    model = created(name)
+    arguments = [np.zeros((2, 5, 5, 1), np.float32), key][: 2 if call == "apply_train" else 1]
+    with pytest.raises(InputError, match=rf"{name} takes images .* got an array \(2, 5, 5, 1\), expected \(n, "):
+        getattr(model, call)({}, *arguments)
+
+
+DIGEST = """
+import hashlib, jax, numpy as np
+from mcjax import models, random_permutation, trees
+model = models.create("mlp", 3, (4, 4, 1), widths=(6, 5))
+theta = jax.jit(model.init)(jax.random.key(7))
+P = random_permutation(jax.random.key(8), model.spec, theta)
+digest = hashlib.sha256()
+for name, leaf in sorted((trees.flatten(theta) | P).items()):
+    digest.update(name.encode() + np.asarray(leaf).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_the_same_seed_gives_the_same_bits_in_another_process(capsys):
+    exec(DIGEST, {})
+    here = capsys.readouterr().out.split()
+    run = subprocess.run(
+        [sys.executable, "-c", DIGEST],
+        env={**os.environ, "PYTHONHASHSEED": "123"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert len(here[0]) == hashlib.sha256().digest_size * 2
+    assert run.stdout.split() == here

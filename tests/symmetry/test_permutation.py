@@ -1,0 +1,299 @@
+"""Permutations: the group laws, hard against soft, and every kind of axis against a plain loop."""
+
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcjax import (
+    Axis,
+    PermutationSpec,
+    SpecError,
+    compose,
+    identity_permutation,
+    invert,
+    load_permutation,
+    permute,
+    random_permutation,
+    save_permutation,
+)
+from mcjax.symmetry import to_matrix
+
+SPEC = PermutationSpec(
+    {
+        "plain": ("g", None, "h"),
+        "outer": (Axis("g", outer=2), "h"),
+        "inner": (None, Axis("h", inner=3)),
+        "both": (Axis("g", outer=2, inner=2),),
+        "twice": ("g", "g"),
+        "fixed": None,
+        "scalar": (),
+    }
+)
+
+
+def variables(n, m, seed=0):
+    shapes = {
+        "plain": (n, 2, m),
+        "outer": (2 * n, m),
+        "inner": (2, 3 * m),
+        "both": (4 * n,),
+        "twice": (n, n),
+        "fixed": (3, 2),
+        "scalar": (),
+    }
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def drawn(n, m, seed):
+    rng = np.random.default_rng(seed)
+    return {"g": rng.permutation(n).astype(np.int32), "h": rng.permutation(m).astype(np.int32)}
+
+
+def by_loop(axis, position, leaf, p):
+    leaf = np.moveaxis(leaf, position, 0)
+    out = np.empty_like(leaf)
+    for o, i, k in product(range(axis.outer), range(len(p)), range(axis.inner)):
+        out[(o * len(p) + i) * axis.inner + k] = leaf[(o * len(p) + p[i]) * axis.inner + k]
+    return np.moveaxis(out, 0, position)
+
+
+def permuted_by_loop(P, theta):
+    result = dict(theta)
+    for name, axes in SPEC.axes.items():
+        for position, axis in enumerate(axes):
+            if axis:
+                result[name] = by_loop(axis, position, result[name], P[axis.group])
+    return result
+
+
+def assert_same(a, b, rtol=0.0):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol), a, b)
+
+
+sizes = st.sampled_from([(1, 1), (2, 3), (5, 4)])  # few shapes, so that little is compiled
+seeds = st.integers(0, 2**32 - 1)
+permuted = jax.jit(permute)
+algebra = settings(max_examples=25, deadline=None)
+
+
+@algebra
+@given(sizes, seeds)
+def test_permute_is_the_plain_loop(size, seed):
+    P, theta = drawn(*size, seed), variables(*size, seed)
+    assert_same(permuted(SPEC, P, theta), permuted_by_loop(P, theta))
+
+
+@algebra
+@given(sizes, seeds)
+def test_hard_equals_soft(size, seed):
+    P, theta = drawn(*size, seed), variables(*size, seed)
+    one_hot = {group: np.eye(len(p), dtype=np.float32)[p] for group, p in P.items()}
+    for group, p in P.items():
+        np.testing.assert_array_equal(to_matrix(p), one_hot[group])
+        assert all(one_hot[group][i, p[i]] == 1 for i in range(len(p)))
+    assert_same(permuted(SPEC, one_hot, theta), permuted(SPEC, P, theta), rtol=1e-6)
+    assert_same(permuted(SPEC, {**P, "h": one_hot["h"]}, theta), permuted(SPEC, P, theta), rtol=1e-6)
+
+
+@algebra
+@given(sizes, seeds)
+def test_composition_is_one_after_the_other(size, seed):
+    P, Q, theta = drawn(*size, seed), drawn(*size, seed + 1), variables(*size, seed)
+    both = compose(P, Q)
+    assert_same(permuted(SPEC, both, theta), permuted(SPEC, P, permuted(SPEC, Q, theta)))
+    for group in P:
+        np.testing.assert_array_equal(to_matrix(both[group]), to_matrix(P[group]) @ to_matrix(Q[group]))
+        assert both[group].dtype == jnp.int32
+
+
+@algebra
+@given(sizes, seeds)
+def test_group_laws(size, seed):
+    P, Q, R = (drawn(*size, seed + i) for i in range(3))
+    identity = identity_permutation(SPEC, variables(*size))
+    assert_same(compose(P, compose(Q, R)), compose(compose(P, Q), R))
+    assert_same(compose(P, identity), P)
+    assert_same(compose(identity, P), P)
+    assert_same(compose(P, invert(P)), identity)
+    assert_same(compose(invert(P), P), identity)
+    assert_same(invert(invert(P)), P)
+    assert_same(invert(compose(P, Q)), compose(invert(Q), invert(P)))
+
+
+@algebra
+@given(sizes, seeds)
+def test_soft_algebra_is_that_of_matrices(size, seed):
+    P, Q = drawn(*size, seed), drawn(*size, seed + 1)
+    soft = {group: np.random.default_rng(seed).random((len(p), len(p))).astype(np.float32) for group, p in P.items()}
+    for group, p in P.items():
+        np.testing.assert_array_equal(invert(soft)[group], soft[group].T)
+        np.testing.assert_allclose(compose(P, soft)[group], soft[group][p], rtol=1e-6)
+        np.testing.assert_allclose(compose(soft, Q)[group], soft[group] @ np.eye(len(p))[Q[group]], rtol=1e-6)
+        np.testing.assert_allclose(compose(soft, soft)[group], soft[group] @ soft[group], rtol=1e-5)
+
+
+def test_soft_contracts_with_the_second_index():
+    theta, n = variables(4, 3), 4
+    M = np.random.default_rng(1).random((n, n)).astype(np.float32)
+    result = permute(SPEC, {"g": M, "h": np.arange(3)}, theta)
+    np.testing.assert_allclose(result["plain"], np.einsum("ij,jkl->ikl", M, theta["plain"]), rtol=1e-5)
+    np.testing.assert_allclose(result["twice"], M @ theta["twice"] @ M.T, rtol=1e-5)
+    both = np.einsum("ij,ajb->aib", M, theta["both"].reshape(2, n, 2)).ravel()
+    np.testing.assert_allclose(result["both"], both, rtol=1e-5)
+
+
+def test_one_unit_of_a_known_permutation():
+    spec = PermutationSpec({"w": ("g",)})
+    moved = permute(spec, {"g": np.array([2, 0, 1])}, {"w": np.array([10.0, 11.0, 12.0])})
+    np.testing.assert_array_equal(moved["w"], [12, 10, 11])
+
+
+def test_dtypes_stay():
+    spec = PermutationSpec({"a": ("g",), "b": ("g",)})
+    theta = {"a": jnp.arange(3, dtype=jnp.bfloat16), "b": jnp.arange(3, dtype=jnp.int32)}
+    for P in ({"g": np.array([1, 2, 0])}, {"g": np.eye(3, dtype=np.float32)[[1, 2, 0]]}):
+        moved = permute(spec, P, theta)
+        assert {name: leaf.dtype for name, leaf in moved.items()} == {"a": jnp.bfloat16, "b": jnp.int32}
+        np.testing.assert_array_equal(moved["a"].astype(np.float32), [1, 2, 0])
+        np.testing.assert_array_equal(moved["b"], [1, 2, 0])
+
+
+def stack(each):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+
+
+def both_ways(P, Q):
+    return compose(P, Q), invert(P)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_the_same_under_jit_and_vmap(soft):
+    Ps, thetas = [drawn(5, 4, i) for i in range(3)], [variables(5, 4, i) for i in range(3)]
+    if soft:
+        Ps = [{group: np.asarray(to_matrix(p)) for group, p in P.items()} for P in Ps]
+    expected = [permute(SPEC, P, theta) for P, theta in zip(Ps, thetas, strict=True)]
+    many = jax.jit(jax.vmap(permute, in_axes=(None, 0, 0)))
+    assert_same(permuted(SPEC, Ps[0], thetas[0]), expected[0], rtol=1e-6)
+    assert_same(many(SPEC, stack(Ps), stack(thetas)), stack(expected), rtol=1e-6)
+    together = stack([both_ways(P, Ps[0]) for P in Ps])
+    assert_same(jax.vmap(both_ways, in_axes=(0, None))(stack(Ps), Ps[0]), together, rtol=1e-6)
+    assert_same(jax.jit(both_ways)(Ps[1], Ps[0]), both_ways(Ps[1], Ps[0]), rtol=1e-6)
+
+
+def test_permute_is_differentiable_in_a_soft_p():
+    theta, P = variables(3, 2), {"g": np.eye(3, dtype=np.float32), "h": np.eye(2, dtype=np.float32)}
+    grad = jax.jit(jax.grad(lambda P: (permute(SPEC, P, theta)["outer"] ** 2).sum()))(P)
+    # d/dM of |M X N'|^2 at M = N = 1 is 2 X X' and 2 X' X, X summed over its outer copies.
+    copies = theta["outer"].reshape(2, 3, 2)
+    np.testing.assert_allclose(grad["g"], 2 * sum(x @ x.T for x in copies), rtol=1e-5)
+    np.testing.assert_allclose(grad["h"], 2 * sum(x.T @ x for x in copies), rtol=1e-5)
+
+
+def test_random_permutations_are_permutations_drawn_anew(key):
+    theta = variables(40, 30)
+    P, again, other = (random_permutation(k, SPEC, theta) for k in (key, key, jax.random.key(1)))
+    assert {group: len(p) for group, p in P.items()} == {"g": 40, "h": 30}
+    for group, p in P.items():
+        assert p.dtype == jnp.int32
+        np.testing.assert_array_equal(np.sort(p), np.arange(len(p)))
+        np.testing.assert_array_equal(p, again[group])
+        assert (p != other[group]).any()
+    assert (np.asarray(P["g"])[:30] != np.asarray(P["h"])).any()
+
+
+def test_random_permutations_are_uniform():
+    spec, theta = PermutationSpec({"w": ("g",)}), {"w": np.zeros(3)}
+    draw = jax.vmap(lambda k: random_permutation(k, spec, theta)["g"])
+    _, counts = np.unique(np.asarray(draw(jax.random.split(jax.random.key(0), 1200))), axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert ((counts - 200) ** 2 / 200).sum() < 20.5  # the 0.1% point of chi-squared with 5 degrees of freedom
+
+
+def test_a_spec_without_groups_moves_nothing(key):
+    spec, theta = PermutationSpec({"w": (None,)}), {"w": np.arange(3.0)}
+    assert random_permutation(key, spec, theta) == identity_permutation(spec, theta) == {}
+    np.testing.assert_array_equal(permute(spec, {}, theta)["w"], theta["w"])
+
+
+G, H = np.arange(4), np.arange(3)
+
+
+@pytest.mark.parametrize(
+    ("P", "message"),
+    [
+        ({"g": G}, r"P is for another spec: got groups \['g'\], expected \['g', 'h'\]"),
+        ({"g": G, "h": H, "k": H}, r"P is for another spec: got groups \['g', 'h', 'k'\]"),
+        ({"g": G, "h": np.arange(4)}, r"h: got shape \(4,\), expected \(3,\)"),
+        ({"g": G, "h": np.array([0, 2, 2])}, r"h: not a permutation of 0\.\.2; repeated \[2\]"),
+        ({"g": G, "h": np.array([0, 1, 3])}, r"h: not a permutation of 0\.\.2"),
+        ({"g": G, "h": np.array([0, 1, -1])}, r"h: not a permutation of 0\.\.2"),
+        ({"g": np.eye(3), "h": H}, r"g: got shape \(3, 3\), expected \(4, 4\) or int32 \(4,\)"),
+        ({"g": np.arange(4.0), "h": H}, r"g: got shape \(4,\), expected \(4, 4\) or int32 \(4,\)"),
+    ],
+)
+def test_a_p_that_does_not_fit_is_refused(P, message):
+    with pytest.raises(SpecError, match=message):
+        permute(SPEC, P, variables(4, 3))
+
+
+def test_every_wrong_group_is_named():
+    with pytest.raises(SpecError, match=r"(?s)g: got shape.*h: not a permutation"):
+        permute(SPEC, {"g": H, "h": np.zeros(3, np.int32)}, variables(4, 3))
+
+
+def test_what_does_not_fit_the_spec_is_refused(key):
+    theta = variables(4, 3)
+    theta["extra"] = theta.pop("fixed")
+    for call in (
+        lambda: permute(SPEC, {"g": G, "h": H}, theta),
+        lambda: identity_permutation(SPEC, theta),
+        lambda: random_permutation(key, SPEC, theta),
+    ):
+        with pytest.raises(SpecError, match=r"(?s)extra: in the variables.*fixed: in the spec"):
+            call()
+    with pytest.raises(SpecError, match=r"cannot compose: got groups \['g'\] and \['h'\]"):
+        compose({"g": G}, {"h": H})
+
+
+@pytest.mark.parametrize("group", ["conv_0", "Block_0/inner"])
+def test_saved_permutations_come_back(tmp_path, group):
+    P = {group: np.array([1, 2, 0], np.int32), "soft": np.eye(2, dtype=np.float32)}
+    save_permutation(tmp_path / "P.npz", P)
+    again = load_permutation(tmp_path / "P.npz")
+    assert again.keys() == P.keys()
+    for name, p in P.items():
+        np.testing.assert_array_equal(again[name], p)
+        assert again[name].dtype == p.dtype
+
+
+def spoil(path, kind):
+    whole = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_bytes(b"hello")
+    elif kind == "one array":
+        with path.open("wb") as file:
+            np.save(file, np.arange(3))
+    elif kind == "pickled":
+        np.savez(path, g=np.array([None, 1], object))
+    elif kind == "absent":
+        path.unlink()
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "one array", "pickled", "absent"])
+def test_what_is_no_saved_permutation_is_refused(tmp_path, kind):
+    path = tmp_path / "P.npz"
+    save_permutation(path, {"g": np.arange(50)})
+    spoil(path, kind)
+    with pytest.raises(SpecError, match=r"no permutation at .*P\.npz"):
+        load_permutation(path)

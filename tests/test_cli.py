@@ -1,0 +1,182 @@
+"""The command line: help, exit codes, one message for what went wrong."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import mcjax
+from mcjax import cli
+from mcjax.cli import main
+from mcjax.commands.quickstart import Quickstart
+
+COMMANDS = ("quickstart", "train", "match", "connect", "evaluate")
+
+
+def run(*arguments):
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as leaving:
+        return leaving.code
+
+
+def helped(capsys, command):
+    assert run(command, "--help") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out, re.sub(r"[│╭╮╰╯─\s]+", " ", out)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("quickstart", ["(default: 6)", "(default: 60)", "1,437 training images", "Seed of everything. (default: 0)"]),
+        (
+            "train",
+            ["(default: tinysix)", "Images a step", "up to so many pixels", "up to so many degrees", "(default: 2)"],
+        ),
+        ("match", ["Images at a time. (default: 128)", "(default: correlation)", "theta_2, which is permuted"]),
+        ("connect", ["(default: bezier)", "Values of t, equally spaced from 0 to 1. (default: 61)", "RUN/0"]),
+        ("evaluate", ["(default: 61)", "Images at a time. (default: 500)", "RUN/0 is the first network of a run."]),
+    ],
+)
+def test_help_says_what_every_option_is_and_its_default(capsys, command, said):
+    out, text = helped(capsys, command)
+    for words in said:
+        assert words in text
+    _, *options = re.split(r"\n(?:│ |  )(?=--)", out)
+    assert any(option.startswith("--out") for option in options)
+    for option in options:
+        assert "(default:" in option
+        assert len(option.split()) > 6
+
+
+def test_help_of_all_names_the_commands(capsys):
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    for command in COMMANDS:
+        assert command in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], COMMANDS),
+        (["conect"], ("connect",)),
+        (["train", "--epochs", "three"], ("--epochs", "three")),
+        (["train", "--epoch", "3"], ("--epoch",)),
+        (["train", "--preset", "slow"], ("fast", "paper")),
+        (["connect", "a"], ("theta_2", "required")),
+        (["connect", "a", "b", "--curve", "spline"], ("line", "bezier", "chain")),
+    ],
+)
+def test_what_cannot_be_parsed_is_wrong_input(capsys, arguments, words):
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (mcjax.InputError("got 0, expected 1."), 2, "mcjax: error: got 0, expected 1.\n"),
+        (mcjax.SpecError("not a symmetry"), 2, "mcjax: error: not a symmetry\n"),
+        (mcjax.RunError("the disk is full"), 1, "mcjax: failed: the disk is full\n"),
+        (OSError(28, "No space left on device"), 1, "mcjax: failed: [Errno 28] No space left on device\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "mcjax: interrupted: complete epochs are kept, and the same command goes on from them.\n",
+        ),
+        (None, 0, ""),
+    ],
+)
+def test_exit_codes(capsys, monkeypatch, error, code, message):
+    def fail(self):
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(Quickstart, "run", fail)
+    assert main(["quickstart"]) == code
+    assert capsys.readouterr() == ("", message)
+
+
+def test_what_is_a_bug_is_not_hidden(monkeypatch):
+    def fail(self):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Quickstart, "run", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["quickstart"])
+
+
+def test_entry_leaves_with_the_exit_code(monkeypatch):
+    monkeypatch.setattr(cli, "main", lambda: 7)
+    monkeypatch.setattr(cli.logging, "disable", lambda level: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with pytest.raises(SystemExit) as leaving:
+        cli.entry()
+    assert leaving.value.code == 7
+
+
+def in_a_process(*arguments, **options):
+    command = [sys.executable, "-m", "mcjax.cli", *map(str, arguments)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300, **options)
+
+
+def test_a_reader_that_has_gone_is_no_failure():
+    command = [sys.executable, "-m", "mcjax.cli", "connect", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 0
+    assert err == b""
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory, tiny_data):
+    path = tmp_path_factory.mktemp("cli") / "bars.npz"
+    names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
+    np.savez(path, **{name: getattr(tiny_data, name) for name in names})
+    return path
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_in_processes_of_its_own(bars, tmp_path):
+    def ok(*arguments):
+        done = in_a_process(*arguments, stdout=subprocess.PIPE, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "arning" not in done.stderr
+        return done.stdout
+
+    small = ("--model", "mlp", "--widths", 6, 5, "--epochs", 2, "--batch-size", 16)
+    ok("train", "--data", bars, *small, "--out", "t")
+    assert "correlation before" in ok("match", "t/0", "t/1", "--out", "m")
+    fit = ("--epochs", 2, "--batch-size", 16, "--points", 5)
+    out = ok("connect", "t/0", "t/1", *fit, "--permutation", "m/permutation.npz", "--out", "c")
+    assert out.splitlines()[:-1] == ok("evaluate", "c", "--points", 5, "--out", "e").splitlines()[:-1]
+    ok("evaluate", "t")
+    [folder] = (tmp_path / "runs").iterdir()
+    names = {name: (tmp_path / name / "results.json").read_text() for name in ("t", "c", "e")}
+    assert json.loads((folder / "results.json").read_text()) == json.loads(names["t"])
+    full = open("/dev/full", "w")  # noqa: SIM115
+    with full:
+        done = in_a_process("evaluate", "c", "--points", 5, "--out", "e", stdout=full, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "mcjax: failed: [Errno 28] No space left on device\n"
+    assert (tmp_path / "e" / "results.json").read_text() == names["e"]
+    for path in (tmp_path / "t" / "checkpoints" / "network_0" / "state" / "d").iterdir():
+        path.write_bytes(path.read_bytes()[:20])
+    done = in_a_process("evaluate", "t/0", stdout=subprocess.PIPE, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    [message] = done.stderr.splitlines()
+    assert message.startswith("mcjax: error: the checkpoint ")
+    assert "truncated" in message

@@ -1,0 +1,36 @@
+"""The README's Python runs as it stands."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+from flax import serialization
+
+import mcjax
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.slow
+def test_python_blocks_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = mcjax.models.create("mlp", 10, (8, 8, 1), widths=(32, 32))
+    for seed, name in enumerate(("a", "b")):
+        theta = model.init(jax.random.key(seed))
+        Path(f"{name}.msgpack").write_bytes(serialization.msgpack_serialize(jax.device_get(theta)))
+    scope = {}
+    assert len(BLOCKS) == 2
+    for block in BLOCKS:
+        exec(compile(block, "README.md", "exec"), scope)
+    assert scope["metrics"].train_loss.shape == (61,)
+    assert scope["match"].after["dense_0"] > scope["match"].before["dense_0"]
+    assert scope["model"].spec.groups == ("units",)
+
+
+def test_pictures_and_files_that_it_names_exist():
+    named = re.findall(r"\]\(([\w/.-]+)\)", README)
+    assert named
+    for path in named:
+        assert (Path(__file__).parents[1] / path).exists(), path

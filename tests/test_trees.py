@@ -1,0 +1,131 @@
+"""Pytrees by path, and the vector arithmetic of parameter space, against numpy."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mcjax import trees
+
+
+class Pair(NamedTuple):
+    left: object
+    right: object
+
+
+def random_tree(seed, lead=()):
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "params": {"b": {"kernel": (3, 4), "bias": (4,)}, "a": {"scale": ()}},
+        "batch_stats": {"b": {"mean": (4,)}},
+    }
+
+    def draw(shape):
+        return rng.normal(size=(*lead, *shape)).astype(np.float32)
+
+    return jax.tree.map(draw, shapes, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def as_vector(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("tree", "names"),
+    [
+        ({"params": {"Conv_0": {"kernel": 1, "bias": 2}}}, ["params/Conv_0/bias", "params/Conv_0/kernel"]),
+        ([1, (2, 3)], ["0", "1/0", "1/1"]),
+        (Pair({"x": 1}, [2]), ["left/x", "right/0"]),
+        ({"a": {}, "b": None, "c": 1}, ["c"]),
+        ({}, []),
+        (5, [""]),
+    ],
+)
+def test_flatten_names_leaves_by_their_keys(tree, names):
+    flat = trees.flatten(tree)
+    assert list(flat) == names
+    assert list(flat.values()) == jax.tree.leaves(tree)
+
+
+def test_nest_undoes_flatten():
+    tree = random_tree(0)
+    again = trees.nest(trees.flatten(tree))
+    assert jax.tree.structure(again) == jax.tree.structure(tree)
+    assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(tree), strict=True))
+
+
+def test_map_with_name_gives_name_and_all_leaves():
+    tree = {"a": [1, 2], "b": 3}
+    other = {"a": [10, 20], "b": 30}
+    mapped = trees.map_with_name(lambda name, x, y: (name, x + y), tree, other)
+    assert mapped == {"a": [("a/0", 11), ("a/1", 22)], "b": ("b", 33)}
+
+
+@pytest.mark.parametrize(
+    ("theta", "params", "stats"),
+    [
+        ({"params": {"w": 1}, "batch_stats": {"m": 2}}, {"w": 1}, {"m": 2}),
+        ({"params": {"w": 1}}, {"w": 1}, {}),
+        ({"w": 1}, {"w": 1}, {}),
+        ([1, 2], [1, 2], {}),
+    ],
+)
+def test_collections(theta, params, stats):
+    assert trees.params(theta) == params
+    assert trees.batch_stats(theta) == stats
+
+
+def test_with_batch_stats_replaces_only_them():
+    theta = {"params": {"w": 1}, "batch_stats": {"m": 2}}
+    assert trees.with_batch_stats(theta, {"m": 5}) == {"params": {"w": 1}, "batch_stats": {"m": 5}}
+    assert theta["batch_stats"] == {"m": 2}
+    assert trees.with_batch_stats(theta, {}) is theta
+    assert trees.with_batch_stats([1], {}) == [1]
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_arithmetic(wrap):
+    a, b = random_tree(0), random_tree(1)
+    u, v = as_vector(a), as_vector(b)
+    np.testing.assert_allclose(as_vector(wrap(trees.add)(a, b)), u + v, rtol=1e-6)
+    np.testing.assert_allclose(as_vector(wrap(trees.subtract)(a, b)), u - v, rtol=1e-6)
+    np.testing.assert_allclose(as_vector(wrap(trees.scale)(-2.5, a)), -2.5 * u, rtol=1e-6)
+    np.testing.assert_allclose(wrap(trees.dot)(a, b), u @ v, rtol=1e-5)
+    np.testing.assert_allclose(wrap(trees.norm)(a), np.linalg.norm(u), rtol=1e-5)
+
+
+def test_dot_is_float32_and_zero_of_nothing():
+    assert trees.dot({}, {}) == 0
+    assert trees.dot(*[{"a": jnp.ones(3, jnp.bfloat16)}] * 2).dtype == jnp.float32
+
+
+def test_arithmetic_under_vmap():
+    a, b = random_tree(0, (3,)), random_tree(1, (3,))
+    dots = jax.vmap(trees.dot)(a, b)
+    for i in range(3):
+        np.testing.assert_allclose(dots[i], as_vector(trees.index(a, i)) @ as_vector(trees.index(b, i)), rtol=1e-5)
+
+
+def test_stack_then_index():
+    several = [random_tree(i) for i in range(3)]
+    stacked = trees.stack(several)
+    assert trees.shapes(stacked) == {name: (3, *shape) for name, shape in trees.shapes(several[0]).items()}
+    for i, tree in enumerate(several):
+        np.testing.assert_array_equal(as_vector(trees.index(stacked, i)), as_vector(tree))
+    np.testing.assert_array_equal(as_vector(trees.index(stacked, slice(1, 3))), as_vector(trees.stack(several[1:])))
+
+
+def test_shapes_and_count_need_no_arrays():
+    tree = random_tree(0)
+    expected = {
+        "batch_stats/b/mean": (4,),
+        "params/a/scale": (),
+        "params/b/bias": (4,),
+        "params/b/kernel": (3, 4),
+    }
+    abstract = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree))
+    for each in (tree, abstract):
+        assert trees.shapes(each) == expected
+        assert trees.parameter_count(each) == 12 + 4 + 1
