@@ -34,14 +34,20 @@ class DataOptions:
     """Use the first so many test images (None: all)."""
 
     def load(self, recorded: Mapping[str, Any] | None = None) -> tuple[Dataset, dict[str, Any]]:
-        """The data set, and its description for a checkpoint. `recorded` is such a description."""
+        """The data set, and its description for a checkpoint. `recorded` is such a description.
+
+        The description tells by a hash which images they are, whatever they are called.
+        """
         options = asdict(self)
         if self.data is None:
             if not recorded:
                 raise InputError("these checkpoints do not say what they were trained on: give --data.")
             options = {**options, **recorded, **{key: value for key, value in options.items() if value is not None}}
-        dataset = load(options["data"], options["data_dir"])
-        return dataset.take(options["train_images"], options["test_images"]), options
+        dataset = load(options["data"], options["data_dir"]).take(options["train_images"], options["test_images"])
+        if options["data"].endswith(".npz"):
+            options["data"] = str(Path(options["data"]).resolve())
+        arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+        return dataset, {**options, "sha256": fingerprint(arrays)}
 
 
 @dataclass(frozen=True)

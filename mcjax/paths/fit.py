@@ -15,8 +15,9 @@ from mcjax.paths.curves import Curve
 from mcjax.symmetry import Permutation, identity_permutation, permute
 from mcjax.training.config import TrainConfig, optimizer
 from mcjax.training.endpoints import check_fit
-from mcjax.training.loop import History, Recorder, run_epochs, steps_per_epoch
+from mcjax.training.loop import run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured, objective
+from mcjax.training.recorder import History, Recorder
 
 
 @dataclass(frozen=True)

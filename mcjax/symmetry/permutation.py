@@ -70,7 +70,9 @@ def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, in
                 problems.append(f"{group}: got shape {jnp.shape(p)}, expected ({n},)")
             elif not isinstance(p, jax.core.Tracer) and (np.sort(np.asarray(p)) != np.arange(n)).any():
                 values, counts = np.unique(np.asarray(p), return_counts=True)
-                problems.append(f"{group}: not a permutation of 0..{n - 1}; repeated {values[counts > 1].tolist()}")
+                outside = values[(values < 0) | (values >= n)].tolist()
+                said = f"outside {outside}" if outside else f"repeated {values[counts > 1].tolist()}"
+                problems.append(f"{group}: not a permutation of 0..{n - 1}; {said}")
         elif jnp.shape(p) != (n, n):
             problems.append(f"{group}: got shape {jnp.shape(p)}, expected ({n}, {n}) or int32 ({n},)")
     if problems:

@@ -2,7 +2,7 @@
 
 from mcjax.training.config import TrainConfig
 from mcjax.training.endpoints import Endpoints, train_endpoints
-from mcjax.training.loop import Recorder
 from mcjax.training.objective import evaluate
+from mcjax.training.recorder import Recorder
 
 __all__ = ["Endpoints", "Recorder", "TrainConfig", "evaluate", "train_endpoints"]

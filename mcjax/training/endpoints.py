@@ -13,8 +13,9 @@ from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.models.convolution import Convolutions
 from mcjax.training.config import TrainConfig, optimizer
-from mcjax.training.loop import History, Recorder, run_epochs, steps_per_epoch
+from mcjax.training.loop import run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured, objective
+from mcjax.training.recorder import History, Recorder
 
 
 class Endpoints(NamedTuple):

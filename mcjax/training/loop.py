@@ -1,22 +1,20 @@
 """Whole epochs in one compiled call, for one or many models at once, with progress, metrics and resume."""
 
-import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.checkpoint import Resumable
 from mcjax.data import Augmentation, Dataset, augment, normalize
-from mcjax.errors import InputError, RunError
+from mcjax.errors import InputError
 from mcjax.models.convolution import Convolutions, over_models, stepped_from_host
-from mcjax.report import Progress, RunFolder
 from mcjax.training.config import TrainConfig
 from mcjax.training.objective import Measured
+from mcjax.training.recorder import History, Recorder, Recording
 
 State = Any
 """What a fit carries from step to step: the variables it moves and the optimiser's state."""
@@ -117,21 +115,6 @@ def _epoch_from_host(
     return trees.stack([state for state, _ in results]), trees.stack([one for _, one in results])
 
 
-class Recorder(NamedTuple):
-    """Where a fit reports: a line of progress under `title`, and the `stage` of a run folder, if any."""
-
-    title: str
-    run: RunFolder | None = None
-    stage: str = "fit"
-    progress: bool = True
-
-
-SAVE_EVERY_S = 1.0
-"""Epochs that end sooner than this after the last save are not saved, unless they are the last."""
-
-History = dict[str, np.ndarray]
-
-
 def run_epochs(
     step: Step,
     data: Dataset,
@@ -146,51 +129,18 @@ def run_epochs(
     run folder it starts from what was saved there, and saves complete epochs, also when it is
     interrupted. Raises RunError at the epoch whose loss is not finite; the one before it is kept.
     """
-    config = step.config
     data = jax.device_put(data)
-    run = recorder.run if recorder else None
-    kept = Resumable(run.checkpoints(recorder.stage)) if run and recorder else None
-    done, history = 0, {name: np.zeros((len(keys), 0), np.float32) for name in Measured._fields}
-    if kept is not None and run is not None and recorder is not None:
-        if restored := kept.restore(states):
-            done, states, history = restored
-        run.rewind(recorder.stage, done)
-    images = steps_per_epoch(config, data) * config.batch_size * len(keys)
-    show = Progress(recorder.title, config.epochs, images, done) if recorder and recorder.progress else None
+    images = steps_per_epoch(step.config, data) * step.config.batch_size * len(keys)
+    recording = Recording(
+        recorder or Recorder("the fit", progress=False), states, len(keys), step.config.epochs, images
+    )
     advance: Callable[..., tuple[State, Measured]] = (
         _epoch_from_host if stepped_from_host(step.convolutions) else _epoch_of_many
     )
-    saved, saved_at = done, time.monotonic()
     try:
-        for number in range(done, config.epochs):
-            new_states, measured = advance(step, data, contexts, states, keys, number)
-            values = {name: np.asarray(value) for name, value in measured._asdict().items()}
-            _check_finite(values["loss"], number, recorder)
-            longer = {name: np.concatenate([history[name], values[name][:, None]], 1) for name in history}
-            if run is not None and recorder is not None:
-                run.log(recorder.stage, number + 1, {name: value.tolist() for name, value in values.items()})
-            # One assignment, after the log: an interruption finds a whole epoch, or none of it.
-            states, history, done = new_states, longer, number + 1
-            if kept is not None and (done == config.epochs or time.monotonic() - saved_at > SAVE_EVERY_S):
-                kept.save(done, states, history)
-                saved, saved_at = done, time.monotonic()
-            if show is not None:
-                show.update(done, float(values["loss"].mean()))
+        while recording.done < step.config.epochs:
+            new, measured = advance(step, data, contexts, recording.states, keys, recording.done)
+            recording.add(new, {name: np.asarray(value) for name, value in measured._asdict().items()})
     finally:
-        if show is not None:
-            show.close()
-        if kept is not None and saved < done:
-            kept.save(done, states, history)
-    return states, history
-
-
-def _check_finite(loss: np.ndarray, number: int, recorder: Recorder | None) -> None:
-    if np.isfinite(loss).all():
-        return
-    which = np.flatnonzero(~np.isfinite(loss)).tolist()
-    what = recorder.title if recorder else "the fit"
-    kept = f"Epoch {number} is kept. " if number else ""
-    raise RunError(
-        f"{what}: the loss of number {', '.join(map(str, which))} of {len(loss)} is not finite in epoch {number + 1}. "
-        f"{kept}Lower the learning rate, or start from other networks."
-    )
+        recording.close()
+    return recording.states, recording.history

@@ -20,7 +20,7 @@ from mcjax import checkpoint, trees
 from mcjax.cli import main
 from mcjax.paths import Curve
 from mcjax.report import Progress, RunFolder
-from mcjax.training import loop
+from mcjax.training import loop, recorder
 
 EPOCHS = 3
 SMALL = ("--model", "mlp", "--widths", 6, 5, "--epochs", 4, "--batch-size", 16)
@@ -295,7 +295,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
     command = ("connect", trained / "0", trained / "1", *FIT, "--no-align", "--out", tmp_path / "c")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "SAVE_EVERY_S", save_every)
+        patch.setattr(recorder, "SAVE_EVERY_S", save_every)
         patch.setattr(*((Progress, "update", update) if where == "update" else (RunFolder, "log", log)))
         assert run(*command) == 130
     said(capsys, 130, "complete epochs are kept")
@@ -450,9 +450,9 @@ def test_a_truncated_endpoint_is_said(collected, trained, tmp_path, capsys):
 KILLED = """
 import os, signal, sys
 from mcjax import cli, report
-from mcjax.training import loop
+from mcjax.training import loop, recorder
 
-loop.SAVE_EVERY_S = 0.0
+recorder.SAVE_EVERY_S = 0.0
 update, number = report.Progress.update, getattr(signal, sys.argv[1])
 
 def killing(self, epoch, loss):

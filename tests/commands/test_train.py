@@ -19,7 +19,7 @@ import mcjax
 from mcjax import checkpoint, report, trees
 from mcjax.cli import main
 from mcjax.report import Progress, RunFolder
-from mcjax.training import loop
+from mcjax.training import loop, recorder
 
 EPOCHS = 4
 SMALL = ("--model", "mlp", "--widths", 6, 5, "--epochs", EPOCHS, "--batch-size", 16)
@@ -201,7 +201,7 @@ def interrupt_log(monkeypatch, epoch):
 
 
 def interrupt_save(monkeypatch, epoch):
-    real = loop.Resumable.save
+    real = recorder.Resumable.save
     first = [True]
 
     def save(self, at, state, history):
@@ -210,7 +210,7 @@ def interrupt_save(monkeypatch, epoch):
             raise KeyboardInterrupt
         real(self, at, state, history)
 
-    monkeypatch.setattr(loop.Resumable, "save", save)
+    monkeypatch.setattr(recorder.Resumable, "save", save)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 ):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "SAVE_EVERY_S", save_every)
+        patch.setattr(recorder, "SAVE_EVERY_S", save_every)
         interrupt(patch, epoch)
         assert run(*train, "--out", folder) == 130
     said(capsys, 130, "complete epochs are kept")
@@ -473,9 +473,9 @@ def test_sets_of_tfds_that_are_not_there(tmp_path, arguments, code, patterns):
 KILLED = """
 import os, signal, sys
 from mcjax import checkpoint, cli, report
-from mcjax.training import loop
+from mcjax.training import loop, recorder
 
-loop.SAVE_EVERY_S = 0.0
+recorder.SAVE_EVERY_S = 0.0
 where, number = sys.argv[1], getattr(signal, sys.argv[2])
 update, replace, log = report.Progress.update, os.replace, report.RunFolder.log
 moves = []
