@@ -137,6 +137,7 @@ def test_a_pair_comes_with_the_images_it_was_trained_on(run, npz):
     assert described["data"] == str(npz)
     _, _, dataset, described = read_pair(str(run / "0"), str(run / "1"), ModelOptions(), DataOptions(test_images=7))
     assert (len(dataset.train_labels), len(dataset.test_labels)) == (60, 7)
+    assert len(described.pop("sha256")) == 64
     assert described == {"data": str(npz), "data_dir": None, "train_images": 60, "test_images": 7}
     other = DataOptions(data=str(npz))
     _, _, dataset, described = read_pair(str(run / "0"), str(run / "1"), ModelOptions(), other)
@@ -226,3 +227,14 @@ def test_seeds_that_are_no_seeds_are_refused(seed):
 def test_every_seed_has_a_key_of_its_own():
     seeds = (0, 1, 2**31, 2**32 - 1)
     assert len({jax.random.key_data(check_key(seed)).tobytes() for seed in seeds}) == len(seeds)
+
+
+def test_a_data_set_is_known_by_its_images_and_not_by_its_path_alone(npz, tmp_path):
+    arrays = dict(np.load(npz))
+    changed = tmp_path / "changed.npz"
+    marks = set()
+    for pixel in (0, 0, 1):
+        arrays["train_images"][3, 2, 1, 0] = pixel
+        np.savez(changed, **arrays)
+        marks.add(DataOptions(data=str(changed)).load()[1]["sha256"])
+    assert len(marks) == 2
