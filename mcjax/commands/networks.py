@@ -127,9 +127,10 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
     """
     where = _checkpoint_of(path)
     about, theta = checkpoint.describe(where), checkpoint.load(where)
-    if "model" not in about:
+    if options.model is not None or "model" not in about:
         if options.model is None or dataset is None:
-            raise InputError(f"the checkpoint {where} does not say its model: give --model and --data.")
+            why = "--model needs --data" if "model" in about else f"the checkpoint {where} does not say its model"
+            raise InputError(f"{why}: give --model and --data.")
         about = {**about, "model": options.describe(dataset)}
     model = read_model(about["model"])
     if "params" in theta:  # a training state has more: its optimiser, its step

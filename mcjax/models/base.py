@@ -24,6 +24,8 @@ class Model(NamedTuple):
     apply_train(theta, x, key) -> (outputs, batch_stats): by batch; the batch's own mean and variance
     activations(theta, x) -> {group: (float[n, ..., units], ...)}, after the nonlinearity; a residual
         trunk gives one array a block
+    input_shape, num_classes: of one image, and how many logits
+    convolutions: what it convolves with, which decides how several models and whole epochs are run
     """
 
     init: Callable[[jax.Array], trees.Tree]

@@ -123,6 +123,15 @@ def test_networks_from_elsewhere_are_read_with_the_model_given(tmp_path, tiny_mo
         read_network(str(path), ModelOptions(model="mlp", widths=(7, 5)), tiny_data)
 
 
+def test_a_model_that_is_given_goes_before_the_one_recorded(run, tiny_data):
+    assert (
+        read_network(str(run / "0"), replace(GIVEN, activation="tanh"), tiny_data).about["model"]["activation"]
+        == "tanh"
+    )
+    with pytest.raises(InputError, match="--model needs --data"):
+        read_network(str(run / "0"), GIVEN)
+
+
 def test_many_networks_in_one_checkpoint_are_refused(tmp_path, tiny_model, tiny_data):
     theta = trees.stack([tiny_model.init(jax.random.key(0))] * 3)
     checkpoint.save(tmp_path / "many", theta)
