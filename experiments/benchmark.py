@@ -139,7 +139,7 @@ def _torch_endpoint(config: Benchmark, dataset: data.Dataset) -> Callable[[], No
             loss = cross_entropy(network(images[batch]), labels[batch])
             loss.backward()
             optimizer.step()
-        float(loss)
+        loss.item()
 
     return run
 
@@ -163,7 +163,7 @@ def _torch_curve(config: Benchmark, dataset: data.Dataset) -> Callable[[], None]
             loss = loss + 2.5e-4 * sum((p * p).sum() for p in point.values())
             loss.backward()
             optimizer.step()
-        float(loss)
+        loss.item()
 
     return run
 
