@@ -73,7 +73,13 @@ def load(path: str | Path) -> trees.Tree:
     """
     path = Path(path).absolute()
     if not path.exists():
-        raise InputError(f"no checkpoint at {path}: nothing is there. Give the path of a checkpoint or run folder.")
+        raise InputError(f"no checkpoint at {path}: nothing is there.")
+    if (path / "config.json").exists():
+        inside = sorted(p.name for p in (path / "checkpoints").glob("*"))
+        raise InputError(
+            f"{path} is the folder of a run: give one of its checkpoints, {path}/checkpoints/NAME, "
+            f"where NAME is {', '.join(inside) or 'not there yet'}."
+        )
     try:
         if path.is_dir():
             return _load_orbax(path)
@@ -87,8 +93,7 @@ def load(path: str | Path) -> trees.Tree:
     except Exception as error:  # readers raise whatever broken bytes lead them to
         raise InputError(
             f"the checkpoint {path} cannot be read: it is truncated or of another kind ({_reason(error)}). Expected "
-            "an Orbax folder, an .npz of leaves by name, or Flax msgpack. Copy it again, or delete it to have it made "
-            "anew."
+            "an Orbax folder, an .npz of leaves by name, or Flax msgpack. Copy it again if it is damaged."
         ) from error
 
 
@@ -112,7 +117,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # as in load
         raise InputError(
             f"the checkpoint {path} cannot be read: it is truncated or of another kind ({_reason(error)}). "
-            "Copy it again, or delete it to have it made anew."
+            "Copy it again if it is damaged."
         ) from error
 
 
@@ -141,7 +146,10 @@ class Resumable:
         _put_back(self.path)
         if not self.path.exists():
             return None
-        kept, epoch = load(self.path), describe(self.path).get("epoch")
+        try:
+            kept, epoch = load(self.path), describe(self.path).get("epoch")
+        except InputError as error:
+            raise InputError(f"{error} Or delete {self.path}: the same command then does this stage anew.") from error
         leaves, expected = jax.tree.leaves(kept.get("state")), jax.tree.leaves(like)
         if epoch is None or [jnp.shape(leaf) for leaf in leaves] != [jnp.shape(leaf) for leaf in expected]:
             raise InputError(f"{self.path} was saved by another iteration. Delete it, or use another folder.")

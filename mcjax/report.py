@@ -44,15 +44,20 @@ class RunFolder:
         self.path = Path(path)
         text = json.dumps(config, indent=1, sort_keys=True)
         there = self.path / "config.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file: expected a folder. Choose another with --out.")
+        if not there.exists() and self.path.exists() and any(p.name[0] != "." for p in self.path.iterdir()):
+            raise InputError(f"{self.path} holds files that are no run of mcjax. Choose another folder with --out.")
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            for part in ("figures", "checkpoints"):
-                (self.path / part).mkdir(exist_ok=True)
         if there.exists():
             before = _read_json(there)
             if before != json.loads(text):
                 keys = sorted(k for k in {*before, *config} if before.get(k) != json.loads(text).get(k))
-                said = "; ".join(f"{k}: {before.get(k)!r} there, {json.loads(text).get(k)!r} now" for k in keys)
+                now = json.loads(text)
+                said = "; ".join(f"{k}: {_short(before.get(k))} there, {_short(now.get(k))} now" for k in keys)
+                if "command" in keys:
+                    said = f"of `mcjax {before.get('command')}`"
                 raise InputError(
                     f"{self.path} holds a run of another config ({said}). "
                     "Choose another folder with --out, or delete this one."
@@ -75,6 +80,7 @@ class RunFolder:
         path = self.path / "figures" / f"{name}.png"
         temporary = path.with_name(f".{name}.new.png")
         with writing(path):
+            path.parent.mkdir(exist_ok=True)
             figure.savefig(temporary)
             os.replace(temporary, path)
         return path
@@ -105,10 +111,9 @@ class RunFolder:
         write_atomically(path, "".join(kept).encode())
 
 
-def read_config(path: str | Path) -> dict[str, Any] | None:
-    """The config of the run folder at `path`, or None if it is no run folder."""
-    there = Path(path) / "config.json"
-    return _read_json(there) if there.exists() else None
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -127,6 +132,8 @@ class Progress:
     def __init__(self, title: str, epochs: int, images_per_epoch: int, start: int = 0) -> None:
         self.title, self.epochs, self.images = title, epochs, images_per_epoch
         self.start, self.began = start, time.monotonic()
+        # The first epoch compiles; speed is told from the others.
+        self.compiled: tuple[int, float] | None = None
         self.last_line, self.bar = self.began, None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -136,20 +143,19 @@ class Progress:
     def update(self, epoch: int, loss: float) -> None:
         """Say that `epoch` of the epochs are done, the last one at this mean loss."""
         now = time.monotonic()
-        done = epoch - self.start
-        rate = done * self.images / max(now - self.began, 1e-9)
+        first = self.compiled is None
+        from_epoch, at = self.compiled or (self.start, self.began)
+        seconds = (now - at) / (epoch - from_epoch)
+        self.compiled = self.compiled or (epoch, now)
+        rate = self.images / max(seconds, 1e-9)
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} images/s")
             self.bar.update(1)
-        elif epoch == self.epochs or epoch == self.start + 1 or now - self.last_line > 10:
+        elif epoch == self.epochs or first or now - self.last_line > 10:
             self.last_line = now
-            left = (now - self.began) / done * (self.epochs - epoch)
-            print(
-                f"{self.title}: epoch {epoch}/{self.epochs}, loss {loss:.4f}, {rate:,.0f} images/s, "
-                f"{_duration(left)} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            left = "compiled" if first else f"{_duration(seconds * (self.epochs - epoch))} left"
+            line = f"{self.title}: epoch {epoch}/{self.epochs}, loss {loss:.4f}, {rate:,.0f} images/s, {left}"
+            print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the line."""

@@ -331,3 +331,10 @@ def test_resumable_finds_what_a_kill_between_two_moves_left(tmp_path):
     kept.save(6, state, HISTORY)
     assert kept.restore(state)[0] == 6
     assert [path.name for path in tmp_path.iterdir()] == ["latest"]
+
+
+def test_a_run_folder_is_no_checkpoint_and_its_checkpoints_are_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    checkpoint.save(tmp_path / "checkpoints" / "network_0", {"params": {"a": np.zeros(2)}})
+    with pytest.raises(InputError, match=r"folder of a run: give one of its checkpoints, .*where NAME is network_0"):
+        checkpoint.load(tmp_path)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mcjax import report
 from mcjax.errors import InputError, RunError
-from mcjax.report import Progress, RunFolder, mean_and_std, plus_minus, read_config, table, write_atomically, writing
+from mcjax.report import Progress, RunFolder, mean_and_std, plus_minus, table, write_atomically, writing
 
 
 def no_space(*_, **__):
@@ -60,13 +60,16 @@ def test_table_lines_up_its_columns():
 def test_a_run_folder_has_its_config_and_opens_again(tmp_path):
     config = {"epochs": 3, "widths": (6, 5), "data": {"name": "bars"}}
     run = RunFolder(tmp_path / "deep" / "run", config)
-    assert read_config(run.path) == {"epochs": 3, "widths": [6, 5], "data": {"name": "bars"}}
+    assert json.loads((run.path / "config.json").read_text()) == {
+        "epochs": 3,
+        "widths": [6, 5],
+        "data": {"name": "bars"},
+    }
     before = (run.path / "config.json").stat().st_mtime_ns
     again = RunFolder(str(run.path), config)
     assert again.path == run.path
     assert (run.path / "config.json").stat().st_mtime_ns == before
     assert again.results is None
-    assert read_config(tmp_path) is None
 
 
 def test_a_run_folder_of_another_config_is_refused_and_left_alone(tmp_path):
@@ -74,9 +77,9 @@ def test_a_run_folder_of_another_config_is_refused_and_left_alone(tmp_path):
     run.finish({"loss": 1.0})
     with pytest.raises(InputError, match=r"epochs: 3 there, 4 now.*--out"):
         RunFolder(tmp_path, {"epochs": 4, "seed": 0})
-    with pytest.raises(InputError, match=r"more: None there, 1 now"):
+    with pytest.raises(InputError, match=r"more: null there, 1 now"):
         RunFolder(tmp_path, {"epochs": 3, "seed": 0, "more": 1})
-    assert read_config(tmp_path) == {"epochs": 3, "seed": 0}
+    assert json.loads((tmp_path / "config.json").read_text()) == {"epochs": 3, "seed": 0}
     assert run.results == {"loss": 1.0}
 
 
@@ -112,9 +115,10 @@ def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
 
 def test_a_folder_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("mine")
-    for below in ("file", "file/run"):
-        with pytest.raises(RunError, match=r"cannot write .*file.*--out"):
-            RunFolder(tmp_path / below, {})
+    with pytest.raises(InputError, match="file is a file: expected a folder"):
+        RunFolder(tmp_path / "file", {})
+    with pytest.raises(RunError, match=r"cannot write .*file.*--out"):
+        RunFolder(tmp_path / "file" / "run", {})
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -221,3 +225,10 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch):
     assert "3/3" in last
     assert "loss 0.2500" in last
     assert "images/s" in last
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="holds files that are no run of mcjax"):
+        RunFolder(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

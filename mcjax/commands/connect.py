@@ -31,8 +31,8 @@ from mcjax.report import RunFolder, table
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_permutation
 from mcjax.training import Recorder
-from mcjax.training.endpoints import check_fit
 from mcjax.training.loop import steps_per_epoch
+from mcjax.training.objective import check_fit
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,17 @@ class Connect:
     measuring: EvaluateOptions = field(default_factory=EvaluateOptions)
     curve: Literal["line", "bezier", "chain"] = "bezier"
     """The family of curves; the line is measured, not fitted."""
-    degree: int = 2
-    """Degree of the Bezier curve."""
-    bends: int = 1
-    """Bends of the polygonal chain."""
+    degree: int | None = None
+    """Degree of the curve, for bezier alone (None: 2)."""
+    bends: int | None = None
+    """Bends of the curve, for chain alone (None: 1)."""
     points_per_step: int = 1
     """Values of t that each step averages over."""
     align: bool = True
     """Match the units of B to those of A first, by their activations."""
     permutation: str | None = None
-    """An .npz with a permutation of B, one int32 array a group: used instead of matching (None: none)."""
+    """An .npz with a permutation of B, one array a group, int32 (n) or float (n, n): used instead of matching
+    (None: none)."""
     seed: int = 0
     """Seed of the fit."""
     out: Out = None
@@ -148,12 +149,15 @@ class Connect:
         report_path(run)
 
     def _curve(self, a: Network) -> Curve:
+        for option, value, curve in (("--degree", self.degree, "bezier"), ("--bends", self.bends, "chain")):
+            if value is not None and self.curve != curve:
+                raise InputError(f"{option} is for --curve {curve}: got --curve {self.curve}.")
         spec = a.model.spec
-        return {
-            "line": lambda: linear(spec),
-            "bezier": lambda: bezier(spec, self.degree),
-            "chain": lambda: polygonal_chain(spec, self.bends),
-        }[self.curve]()
+        if self.curve == "line":
+            return linear(spec)
+        if self.curve == "bezier":
+            return bezier(spec, 2 if self.degree is None else self.degree)
+        return polygonal_chain(spec, 1 if self.bends is None else self.bends)
 
     def _permutation(self, a: Network, b: Network, dataset: Dataset) -> Permutation:
         return matched(a, b, dataset).P if self.align else identity_permutation(a.model.spec, a.theta)

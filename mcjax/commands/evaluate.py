@@ -25,7 +25,7 @@ from mcjax.errors import InputError
 from mcjax.paths import Curve
 from mcjax.report import mean_and_std
 from mcjax.training import evaluate
-from mcjax.training.endpoints import check_fit
+from mcjax.training.objective import check_fit
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +48,13 @@ class DataOptions:
         if options["data"].endswith(".npz"):
             options["data"] = str(Path(options["data"]).resolve())
         arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
-        return dataset, {**options, "sha256": fingerprint(arrays)}
+        mark = fingerprint(arrays)
+        if recorded and "sha256" in recorded and self == type(self)() and recorded["sha256"] != mark:
+            raise InputError(
+                f"{options['data']} is not what the networks were trained on: it has changed since. "
+                f"Give --data {options['data']} to use it all the same."
+            )
+        return dataset, {**options, "sha256": mark}
 
 
 @dataclass(frozen=True)
@@ -60,14 +67,14 @@ class ModelOptions:
     """Multiplier of every width."""
     activation: str = "relu"
     """relu, gelu, silu, softplus, tanh, sigmoid, leaky_relu or linear."""
-    widths: tuple[int, ...] = (256, 256)
-    """Units of each hidden layer, for mlp alone."""
+    widths: tuple[int, ...] | None = None
+    """Units of each hidden layer, for mlp alone (None: 256 256)."""
 
     def describe(self, dataset: Dataset) -> dict[str, Any]:
         """The model for this data set, as `create` takes it and JSON holds it."""
         assert self.model is not None
         options: dict[str, Any] = {"width": self.width, "activation": self.activation}
-        if self.model == "mlp":
+        if self.widths is not None:
             options["widths"] = list(self.widths)
         shape = list(dataset.image_shape)
         return {"name": self.model, "num_classes": dataset.num_classes, "input_shape": shape, **options}
@@ -127,6 +134,8 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
     """
     where = _checkpoint_of(path)
     about, theta = checkpoint.describe(where), checkpoint.load(where)
+    if options.model is None and options != type(options)():
+        raise InputError("--width, --activation and --widths go with --model, which is not given.")
     if options.model is not None or "model" not in about:
         if options.model is None or dataset is None:
             why = "--model needs --data" if "model" in about else f"the checkpoint {where} does not say its model"
@@ -159,7 +168,7 @@ def _checkpoint_of(path: str) -> Path:
         names = ", ".join(f"{where}/{i}" for i in range(len(networks)))
         raise InputError(f"{where} holds {len(networks)} networks: name one of {names}.")
     if (where / "config.json").exists():
-        raise InputError(f"{where} is a run without trained networks: it is not finished, or not of `mcjax train`.")
+        raise InputError(f"{where} is a run that holds no networks (yet): finish it, or give one of `mcjax train`.")
     if where.is_dir():
         return where  # a folder that is no whole checkpoint: reading it says what is wrong
     raise InputError(
@@ -209,7 +218,10 @@ def open_run(command: str, out: str | None, config: Mapping[str, Any]) -> RunFol
     if out is None:
         mark = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
         out = f"runs/{command}-{mark}"
-    return RunFolder(out, whole)
+    run = RunFolder(out, whole)
+    if run.results is not None:
+        print(f"{run.path} is finished: this is what it found", file=sys.stderr)
+    return run
 
 
 def check_key(seed: int) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import checkpoint, data, plotting, trees
-from mcjax.commands.networks import Out, check_key, read_model
+from mcjax.commands.networks import Out, check_key, open_run, read_model
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.matching import Match, match_activations
@@ -48,8 +48,8 @@ class Quickstart:
         if self.epochs < 1:
             raise InputError(f"got epochs={self.epochs}, expected at least 1.")
         key = check_key(self.seed)
-        config = {"command": "quickstart", "pairs": self.pairs, "epochs": self.epochs, "seed": self.seed}
-        run = RunFolder(self.out or "runs/quickstart", config)
+        config = {"pairs": self.pairs, "epochs": self.epochs, "seed": self.seed}
+        run = open_run("quickstart", self.out or "runs/quickstart", config)
         if run.results is None:
             self._do(run, key)
         report(run)

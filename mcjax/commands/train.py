@@ -8,7 +8,16 @@ import jax
 import numpy as np
 
 from mcjax import checkpoint, plotting, trees
-from mcjax.commands.networks import DataOptions, ModelOptions, Out, TrainOptions, check_key, open_run, read_model
+from mcjax.commands.networks import (
+    DataOptions,
+    ModelOptions,
+    Out,
+    TrainOptions,
+    check_key,
+    networks_of,
+    open_run,
+    read_model,
+)
 from mcjax.errors import InputError
 from mcjax.report import RunFolder, mean_and_std, plus_minus, table
 from mcjax.training import Recorder, TrainConfig, evaluate, train_endpoints
@@ -66,7 +75,7 @@ class Train:
                 "seed": self.seed,
             },
         )
-        if run.results is None:
+        if run.results is None or len(networks_of(run.path)) < self.networks:
             recorder = Recorder(f"training {self.networks} {model.name}", run, "train")
             endpoints = train_endpoints(jax.random.split(key, self.networks), model, dataset, config, recorder=recorder)
             measured = []

@@ -54,8 +54,13 @@ class Dataset:
         )
 
     def default_augmentation(self) -> Augmentation:
-        """The papers' augmentation for colour images; none for grey ones, which are mostly characters."""
-        return Augmentation() if self.image_shape[-1] == 3 else Augmentation.none()
+        """The papers' augmentation for colour images; none for grey ones, which are mostly characters.
+
+        Images of less than 32 pixels are shifted less than the papers' 4: by an eighth of their side.
+        """
+        if self.image_shape[-1] != 3:
+            return Augmentation.none()
+        return Augmentation(crop=min(4, min(self.image_shape[:2]) // 8))
 
 
 def from_arrays(

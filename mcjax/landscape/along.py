@@ -14,8 +14,8 @@ from mcjax.errors import InputError
 from mcjax.landscape.batchnorm import reestimate
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import over_models, over_points
-from mcjax.training.endpoints import check_fit
-from mcjax.training.objective import evaluate_images
+from mcjax.paths.curves import OverPairs
+from mcjax.training.objective import check_fit, evaluate_images
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
@@ -171,6 +171,8 @@ def barrier(metrics: PathMetrics, of: str = "train_loss", baseline: Literal["lin
     """
     if of not in METRICS:
         raise InputError(f"got of={of!r}, expected one of {', '.join(METRICS)}.")
+    if baseline not in ("line", "ends"):
+        raise InputError(f"got baseline={baseline!r}, expected line or ends.")
     values = getattr(metrics, of) * (-1 if of.endswith("accuracy") else 1)
     start, end = values[..., :1], values[..., -1:]
     t = metrics._share()
@@ -181,14 +183,20 @@ def barrier(metrics: PathMetrics, of: str = "train_loss", baseline: Literal["lin
 def arc_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
     """The Euclidean length of the polygon through path(ts), over parameters, not batch statistics.
 
-    ts as in `evaluate_path`. A float32; for a path of many pairs see `PathMetrics.distance`.
+    ts as in `evaluate_path`. A float32, or (pairs,) for a path that a curve was bound to over pairs.
     """
     ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
     _check_ts(ts)
-    return _distances(path, jnp.asarray(ts), pairs=False)[-1]
+    return _distances(path, jnp.asarray(ts), _of_pairs(path))[-1]
 
 
 def normalized_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
-    """The arc length over the distance of the ends: 1 for a straight line. NaN if the ends coincide."""
-    start, end = (trees.params(path(t)) for t in (0.0, 1.0))
-    return arc_length(path, ts) / trees.norm(trees.subtract(end, start))
+    """The arc length over the distance of the ends: 1 for a straight line. NaN if the ends coincide.
+
+    Arguments and result as in `arc_length`.
+    """
+    return arc_length(path, ts) / _distances(path, jnp.array([0.0, 1.0]), _of_pairs(path))[-1]
+
+
+def _of_pairs(path: Any) -> bool:
+    return isinstance(getattr(path, "func", None), OverPairs)

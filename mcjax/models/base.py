@@ -99,22 +99,24 @@ def from_flax(
     *,
     spec: PermutationSpec,
     activations: Captures | Callable[[trees.Tree, jax.Array], Activations],
-    nonlinearity: Callable[[jax.Array], jax.Array] = lambda x: x,
+    nonlinearity: Callable[[jax.Array], jax.Array] | None = None,
     name: str | None = None,
 ) -> Model:
     """A Model of any Linen module, with the spec of its permutation symmetry.
 
     `example_input` is a batch, or its `jax.ShapeDtypeStruct`. `activations` maps every group to the
-    submodules (`"Dense_0"`, `"Block_0/Conv_1"`) whose outputs are its units, passed through
-    `nonlinearity`; or it is the function (theta, x) -> {group: (array, ...)} itself. A module that
-    takes `train`, `training` or `is_training`, or `deterministic` or `use_running_average`, is
-    called with it. Raises SpecError if spec, activations and module do not fit.
+    submodules (`"Dense_0"`, `"Block_0/Conv_1"`) whose outputs are its units, each passed through
+    `nonlinearity` (default: as they are); or it is the function (theta, x) -> {group: (array, ...)}
+    itself. A module that takes `train`, `training` or `is_training`, or `deterministic` or
+    `use_running_average`, is called with it. Raises SpecError if spec, activations and module do not
+    fit, InputError if the module needs other arguments.
 
         model = from_flax(module, x, spec=spec, activations={"dense_0": "Dense_0"}, nonlinearity=nn.relu)
     """
     shape, name = tuple(jnp.shape(example_input)), name or type(module).__name__
     example = jax.ShapeDtypeStruct(shape, jnp.float32)
     training, testing = _mode_arguments(module)
+    nonlinear = nonlinearity or (lambda x: x)
 
     def init(key: jax.Array) -> trees.Tree:
         variables = module.init(key, jnp.zeros((1, *shape[1:])), **testing)
@@ -146,9 +148,7 @@ def from_flax(
         outputs = trees.flatten(state["intermediates"])
         assert not callable(activations)
         return {
-            group: tuple(
-                nonlinearity(_captured(outputs, path)) for path in ([paths] if isinstance(paths, str) else paths)
-            )
+            group: tuple(nonlinear(_captured(outputs, path)) for path in ([paths] if isinstance(paths, str) else paths))
             for group, paths in activations.items()
         }
 
@@ -168,6 +168,14 @@ def from_flax(
 
 def _mode_arguments(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     accepted = inspect.signature(type(module).__call__).parameters
+    known = ("train", "training", "is_training", "deterministic", "use_running_average")
+    for name, parameter in list(accepted.items())[2:]:
+        required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if required and name not in known:
+            raise InputError(
+                f"{type(module).__name__} needs {name!r} to be called: mcjax gives the images and, where the module "
+                f"takes them, {', '.join(known)}. Give {name!r} a default, or wrap the module."
+            )
     training: dict[str, Any] = {name: True for name in ("train", "training", "is_training") if name in accepted}
     training |= {name: False for name in ("deterministic", "use_running_average") if name in accepted}
     return training, {name: not value for name, value in training.items()}
@@ -200,4 +208,7 @@ def has_leading_axis(theta: trees.Tree, model: Model) -> bool:
         if got.get(name) != expected.get(name)
     ]
     shown = wrong[:12] + ([f"... and {len(wrong) - 12} more"] if len(wrong) > 12 else [])
-    raise SpecError(f"these variables are not those of {model.name}:\n  " + "\n  ".join(shown))
+    hint = ""
+    if {f"params/{name}" for name in got} <= expected.keys():
+        hint = "\nThese are parameters alone: give {'params': ...}, with batch_stats if the model has them."
+    raise SpecError(f"these variables are not those of {model.name}:\n  " + "\n  ".join(shown) + hint)

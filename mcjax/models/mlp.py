@@ -36,6 +36,8 @@ def mlp(
     width: float = 1.0,
 ) -> Model:
     """Hidden layers of `widths` units, each times the multiplier `width`."""
+    if isinstance(widths, int):
+        raise InputError(f"got widths={widths}, expected one width a hidden layer: ({widths},).")
     if not widths or min(widths) < 1:
         raise InputError(f"got widths={tuple(widths)}, expected at least one hidden layer of at least one unit.")
     units = tuple(scaled(n, width) for n in widths)

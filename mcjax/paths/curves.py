@@ -32,7 +32,8 @@ class Curve:
     theta_c: the deviation of the control point from the straight line, a tree like theta_1; with
     several control points every leaf has a leading axis, one entry a point; None is zero. P: a
     hard or soft permutation of theta_2, None is the identity. t in [0, 1], a scalar; a concrete t
-    outside raises InputError. Hashable and equal by value, so that jit knows it again.
+    outside raises InputError, as does a theta_c with another number of control points (the line has
+    none and reads none). Hashable and equal by value, so that jit knows it again.
     """
 
     spec: PermutationSpec
@@ -58,10 +59,20 @@ class Curve:
         line = jax.tree.map(lambda a, b: (1 - t) * a + t * b, theta_1, end)
         if theta_c is None or self.control_points == 0:
             return line
+        self._check_points(theta_1, theta_c)
         weights = self.weights(t)
         if self.control_points == 1:
             return jax.tree.map(lambda x, c: x + weights[0] * c, line, theta_c)
         return jax.tree.map(lambda x, c: x + jnp.tensordot(weights, c, 1, precision="highest"), line, theta_c)
+
+    def _check_points(self, theta: trees.Tree, theta_c: trees.Tree) -> None:
+        one, got = (jnp.shape(jax.tree.leaves(tree)[0]) for tree in (theta, theta_c))
+        expected = one if self.control_points == 1 else (self.control_points, *one)
+        if got != expected:
+            raise InputError(
+                f"theta_c is not for this curve of {self.control_points} control points: its first leaf has shape "
+                f"{got}, expected {expected}. Start from curve.zero(theta)."
+            )
 
     def zero(self, theta: trees.Tree) -> trees.Tree:
         """The `theta_c` of the linear path."""
@@ -86,11 +97,13 @@ class Curve:
         P: Permutation | None = None,
     ) -> jax.tree_util.Partial:
         """The paths of many pairs: every argument has a leading pair axis, and so has path(t)."""
-        return jax.tree_util.Partial(_OverPairs(self), theta_1, theta_2, theta_c, P)
+        return jax.tree_util.Partial(OverPairs(self), theta_1, theta_2, theta_c, P)
 
 
 @dataclass(frozen=True)
-class _OverPairs:
+class OverPairs:
+    """A curve over a leading pair axis of all that it is made of."""
+
     curve: Curve
 
     def __call__(self, theta_1: Any, theta_2: Any, theta_c: Any, P: Any, t: Any) -> trees.Tree:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mcjax import trees
@@ -12,11 +13,10 @@ from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import Convolutions
 from mcjax.paths.curves import Curve
-from mcjax.symmetry import Permutation, identity_permutation, permute
+from mcjax.symmetry import Permutation, SpecError, identity_permutation, permute
 from mcjax.training.config import TrainConfig, optimizer
-from mcjax.training.endpoints import check_fit
-from mcjax.training.loop import run_epochs, steps_per_epoch
-from mcjax.training.objective import Measured, objective
+from mcjax.training.loop import check_keys, run_epochs, steps_per_epoch
+from mcjax.training.objective import Measured, check_fit, objective
 from mcjax.training.recorder import History, Recorder
 
 
@@ -108,7 +108,7 @@ def fit_curve(
     theta_2: trees.Tree,
     data: Dataset,
     P: Permutation | None = None,
-    config: FitConfig | None = None,
+    config: TrainConfig | None = None,
     *,
     recorder: Recorder | None = None,
 ) -> CurveFit:
@@ -116,14 +116,16 @@ def fit_curve(
 
     Each step draws t uniformly, takes the cross entropy of the network at r(t) by batch statistics
     plus its L2 term, and moves theta_c by SGD. Endpoints, and P, may have a leading pair axis: then
-    every pair is fitted, in one program. P=None is the identity. Raises SpecError if the endpoints
+    every pair is fitted, in one program, by a key of its own split from `key`. P=None is the
+    identity. config defaults to `FitConfig()`; a TrainConfig stands for one t a step. Raises SpecError if the endpoints
     are not of this model or P is not theirs, InputError if the curve has no control points, RunError
     if a loss becomes infinite or NaN.
 
         fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
         middle = fit.path(0.5)
     """
-    config = config or FitConfig()
+    check_keys(key)
+    config = config if isinstance(config, FitConfig) else FitConfig(**vars(config or TrainConfig()))
     check_fit(model, data)
     if curve.control_points == 0:
         raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
@@ -133,7 +135,7 @@ def fit_curve(
     count = len(jax.tree.leaves(theta_1)[0])
     if P is None:
         alone = identity_permutation(model.spec, trees.index(theta_1, 0))
-        P = jax.tree.map(lambda p: jax.numpy.tile(p, (count, 1)), alone)
+        P = jax.tree.map(lambda p: jnp.tile(p, (count, 1)), alone)
     ends = Ends(theta_1, permute_pairs(model, P, theta_2))
     step = CurveStep(model, curve, config, steps_per_epoch(config, data))
     states = jax.vmap(step.init)(theta_1)
@@ -158,6 +160,11 @@ def check_ends(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> bool:
 
 def permute_pairs(model: Model, P: Permutation, theta: trees.Tree) -> trees.Tree:
     """P theta for every pair. Raises SpecError if some P is not a permutation of the model's groups."""
+    wrong = [group for group, p in P.items() if jnp.ndim(p) < 2 or jnp.shape(p)[0] != _count(theta)]
+    if wrong:
+        raise SpecError(
+            f"P has no leading axis of {_count(theta)} pairs in {', '.join(wrong)}: expected one permutation a pair."
+        )
     return trees.stack([permute(model.spec, trees.index(P, i), trees.index(theta, i)) for i in range(_count(theta))])
 
 

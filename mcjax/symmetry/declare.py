@@ -35,9 +35,9 @@ def norm(path: str, units: str | None, *, batch_stats: bool = True) -> Part:
 def residual_block(path: str, inputs: str, inner: str, outputs: str, *, projection: bool) -> Part:
     """Two convolutions with norms around a skip connection, and its 1x1 projection if there is one.
 
-    Without a projection the block adds onto its input, so both are one trunk: `inputs` must equal
-    `outputs`. The layers are named `Conv_0`, `BatchNorm_0`, `Conv_1`, `BatchNorm_1`, and `Conv_2`,
-    `BatchNorm_2` for the projection.
+    All convolutions are without bias. Without a projection the block adds onto its input, so both are
+    one trunk: `inputs` must equal `outputs`. The layers are named `Conv_0`, `BatchNorm_0`, `Conv_1`,
+    `BatchNorm_1`, and `Conv_2`, `BatchNorm_2` for the projection.
     """
     if not projection and inputs != outputs:
         raise SpecError(

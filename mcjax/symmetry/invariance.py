@@ -69,6 +69,10 @@ def _differences(spec: Any, P: Permutation, before: Any, after: Any, tolerance: 
     if differ(outputs, outputs_after):
         wrong.append("changes the outputs")
     for group in spec.groups:
+        widths = {np.shape(a)[-1] for a in activations.get(group, ())}
+        if widths - {len(P[group])}:
+            wrong.append(f"needs activations of {len(P[group])} units, and gets {sorted(widths)}")
+            continue
         expected = [np.asarray(a)[..., np.asarray(P[group])] for a in activations.get(group, ())]
         if any(differ(a, b) for a, b in zip(expected, activations_after.get(group, ()), strict=True)):
             wrong.append(f"puts the activations of {group!r} in another order")

@@ -109,12 +109,13 @@ def invert(P: Permutation) -> Permutation:
 def compose(P: Permutation, Q: Permutation) -> Permutation:
     """First Q, then P: `permute(compose(P, Q), theta) == permute(P, permute(Q, theta))`.
 
-    Hard and hard gives hard; anything soft gives soft. Raises SpecError if the groups differ.
+    Hard and hard gives hard; anything soft gives soft. Both may have a leading pair axis. Raises
+    SpecError if the groups differ.
     """
     if P.keys() != Q.keys():
         raise SpecError(f"cannot compose: got groups {sorted(P)} and {sorted(Q)}, expected the same ones.")
     return {
-        group: jnp.take(jnp.asarray(Q[group]), jnp.asarray(p), axis=0)
+        group: jnp.take_along_axis(jnp.asarray(Q[group]), jnp.asarray(p), axis=-1)
         if is_hard(p) and is_hard(Q[group])
         else jnp.matmul(to_matrix(p), to_matrix(Q[group]), precision="highest")
         for group, p in P.items()
@@ -132,6 +133,13 @@ def load_permutation(path: str | Path) -> Permutation:
     """Read what `save_permutation` wrote, without pickle. Raises SpecError if it is something else."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {group: jnp.asarray(arrays[group]) for group in arrays.files}
+            P = {group: arrays[group] for group in arrays.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, BadZipFile, zlib.error) as error:
         raise SpecError(f"no permutation at {path}: {error}. Expected an .npz with one int32 array a group.") from error
+    for group, p in P.items():
+        if not (p.ndim == 1 and p.dtype.kind in "iu") and not (p.ndim == 2 and p.dtype.kind == "f"):
+            raise SpecError(
+                f"no permutation at {path}: {group!r} is {p.dtype} of shape {p.shape}. "
+                "Expected int32 (n,) or float (n, n) for every group."
+            )
+    return {group: jnp.asarray(p) for group, p in P.items()}

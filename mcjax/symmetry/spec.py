@@ -134,6 +134,8 @@ class PermutationSpec:
     def _check(self, shapes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, int]]:
         problems = [f"{name}: in the variables, missing from the spec" for name in shapes.keys() - self.axes.keys()]
         problems += [f"{name}: in the spec, missing from the variables" for name in self.axes.keys() - shapes.keys()]
+        if not problems and all(len(shapes[name]) == len(entries) + 1 for name, entries in self.axes.items()):
+            return ["every leaf has one axis more than the spec names: several networks? Use jax.vmap over them"], {}
         found: dict[str, dict[int, list[str]]] = {}
         for name in self.axes.keys() & shapes.keys():
             entries, shape = self.axes[name], shapes[name]

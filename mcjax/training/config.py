@@ -33,15 +33,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, good, expected in (
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("epochs", isinstance(self.epochs, int) and self.epochs >= 1, "a whole number of at least 1"),
+            ("batch_size", isinstance(self.batch_size, int) and self.batch_size >= 1, "a whole number of at least 1"),
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("weight_decay", self.weight_decay >= 0, "not negative"),
             ("statistics_momentum", 0 <= self.statistics_momentum < 1, "in [0, 1)"),
         ):
             if not good:
-                raise InputError(f"got {name}={getattr(self, name)}, expected it {expected}.")
+                raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
         if self.schedule not in ("halving", "one_cycle", "constant"):
             raise unknown_name("schedule", self.schedule, ("halving", "one_cycle", "constant"))
 

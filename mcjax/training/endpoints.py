@@ -9,12 +9,11 @@ import optax
 
 from mcjax import trees
 from mcjax.data import Dataset
-from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.models.convolution import Convolutions
 from mcjax.training.config import TrainConfig, optimizer
-from mcjax.training.loop import run_epochs, steps_per_epoch
-from mcjax.training.objective import Measured, objective
+from mcjax.training.loop import check_keys, run_epochs, steps_per_epoch
+from mcjax.training.objective import Measured, check_fit, objective
 from mcjax.training.recorder import History, Recorder
 
 
@@ -94,22 +93,8 @@ def train_endpoints(
     """
     config = config or TrainConfig()
     check_fit(model, data)
-    keys = keys.reshape(-1)
+    keys = check_keys(keys).reshape(-1)
     step = EndpointStep(model, config, steps_per_epoch(config, data))
     init_keys, epoch_keys = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
     states, history = run_epochs(step, data, {}, _init(step, init_keys), epoch_keys, recorder)
     return Endpoints(states.theta, history)
-
-
-def check_fit(model: Model, data: Dataset) -> None:
-    """Raise InputError if the model is for other images or fewer classes than the data has."""
-    if tuple(data.image_shape) != tuple(model.input_shape):
-        raise InputError(
-            f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has images of shape "
-            f"{tuple(data.image_shape)}. Create the model with the input_shape of the data."
-        )
-    if data.num_classes > model.num_classes:
-        raise InputError(
-            f"{data.name} has {data.num_classes} classes, {model.name} tells {model.num_classes} apart. "
-            "Create the model with the num_classes of the data."
-        )

@@ -49,6 +49,13 @@ def steps_per_epoch(config: TrainConfig, data: Dataset) -> int:
     return n // config.batch_size
 
 
+def check_keys(keys: Any) -> jax.Array:
+    """Raise InputError unless `keys` are typed keys, as `jax.random.key` makes them."""
+    if not isinstance(keys, jax.Array) or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise InputError(f"got {type(keys).__name__} for a key, expected a typed one: jax.random.key(seed).")
+    return keys
+
+
 def resolve(config: TrainConfig, data: Dataset) -> Augmentation:
     """The augmentation that a config asks for: its own, or the data set's default."""
     return data.default_augmentation() if config.augmentation is None else config.augmentation

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from mcjax import trees
-from mcjax.data import normalize
-from mcjax.models.base import Model
+from mcjax.data import Dataset, normalize
+from mcjax.errors import InputError
+from mcjax.models.base import Model, has_leading_axis
+from mcjax.models.convolution import over_models
 
 
 class Measured(NamedTuple):
@@ -57,10 +59,38 @@ def evaluate_images(
     return Measured(*(total / n))
 
 
+def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1000) -> tuple[Measured, Measured]:
+    """Train and test loss and accuracy of a network, by the statistics that `theta` holds.
+
+    float32 scalars; (networks,) if theta has a leading axis. Raises SpecError if theta is not of this
+    model, InputError if model and data do not fit.
+    """
+    check_fit(model, data)
+    many = has_leading_axis(theta, model)
+    measured = _evaluate(model, theta if many else jax.tree.map(lambda leaf: leaf[None], theta), data, batch_size)
+    return measured if many else jax.tree.map(lambda value: value[0], measured)
+
+
 @partial(jax.jit, static_argnames=("model", "batch_size"))
-def evaluate(model: Model, theta: trees.Tree, data: Any, batch_size: int = 1000) -> tuple[Measured, Measured]:
-    """Train and test loss and accuracy of one network, by the statistics that `theta` holds."""
-    return (
-        evaluate_images(model, theta, data.train_images, data.train_labels, data.mean, data.std, batch_size),
-        evaluate_images(model, theta, data.test_images, data.test_labels, data.mean, data.std, batch_size),
-    )
+def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -> tuple[Measured, Measured]:
+    def one(theta: trees.Tree) -> tuple[Measured, Measured]:
+        return (
+            evaluate_images(model, theta, data.train_images, data.train_labels, data.mean, data.std, batch_size),
+            evaluate_images(model, theta, data.test_images, data.test_labels, data.mean, data.std, batch_size),
+        )
+
+    return over_models(one, model.convolutions)(theta)
+
+
+def check_fit(model: Model, data: Dataset) -> None:
+    """Raise InputError if the model is for other images or fewer classes than the data has."""
+    if tuple(data.image_shape) != tuple(model.input_shape):
+        raise InputError(
+            f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has images of shape "
+            f"{tuple(data.image_shape)}. Create the model with the input_shape of the data."
+        )
+    if data.num_classes > model.num_classes:
+        raise InputError(
+            f"{data.name} has {data.num_classes} classes, {model.name} tells {model.num_classes} apart. "
+            "Create the model with the num_classes of the data."
+        )

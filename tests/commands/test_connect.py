@@ -254,7 +254,7 @@ def test_the_same_command_again_reports_and_redoes_nothing(connected, trained, c
     no_training(monkeypatch)
     assert run("connect", trained / "0", trained / "1", *FIT, "--out", folder) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert err.endswith("is finished: this is what it found\n")
     summary = results_of(folder)["summary"]
     for line, metric in zip(out.splitlines()[2:6], METRICS, strict=True):
         columns = [f"{summary[metric][name]:.4f}" for name in ("start", "end", "min", "max", "mean", "integral")]
@@ -361,7 +361,7 @@ BAD_PERMUTATIONS = {
     ),
     "float": (
         lambda path: write_permutation(path, dense_0=np.arange(6, dtype=np.float32)),
-        ["dense_0: got shape (6,), expected (6, 6) or int32 (6,)"],
+        ["'dense_0' is float32 of shape (6,). Expected int32 (n,)"],
     ),
     "another spec": (
         lambda path: write_permutation(path, dense_1=None, conv_0=np.arange(5)),
@@ -390,9 +390,9 @@ BAD = {
     "missing": (["0", "9"], [], ["no network at", "/9"]),
     "several networks": (["0", ""], [], ["holds 2 networks: name one of", "/0,", "/1."]),
     "one point": (["0", "1"], ["--points", 1], ["got points=1, expected at least 2"]),
-    "no epochs": (["0", "1"], ["--epochs", 0], ["got epochs=0, expected it at least 1"]),
+    "no epochs": (["0", "1"], ["--epochs", 0], ["got epochs=0, expected it to be a whole number of at least 1"]),
     "no epochs of a line": (["0", "1"], ["--curve", "line", "--epochs", 0], ["got epochs=0"]),
-    "learning rate": (["0", "1"], ["--learning-rate", -1], ["got learning_rate=-1.0, expected it positive"]),
+    "learning rate": (["0", "1"], ["--learning-rate", -1], ["got learning_rate=-1.0, expected it to be positive"]),
     "batch": (["0", "1"], ["--batch-size", 121], ["got batch_size=121, expected at most the 120 training images"]),
     "points a step": (["0", "1"], ["--points-per-step", 0], ["got points_per_step=0, expected at least 1"]),
     "degree": (["0", "1"], ["--degree", 0], ["got degree=0, expected at least 1"]),
@@ -478,3 +478,11 @@ def test_a_killed_process_ends_with_the_same_bits(connected, trained, tmp_path, 
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(f"fitting a bezier: epoch 3/{EPOCHS}")
     same_run(tmp_path / "c", connected("bezier"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said_"), [(("--bends", 2), "--bends"), (("--curve", "line", "--degree", 3), "--degree")]
+)
+def test_options_of_another_curve_are_refused(trained, tmp_path, capsys, options, said_):
+    assert run("connect", trained / "0", trained / "1", *FIT, *options, "--out", tmp_path / "c") == 2
+    said(capsys, 2, f"{said_} is for --curve")

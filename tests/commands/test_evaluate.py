@@ -215,4 +215,4 @@ def test_a_run_that_is_not_finished_is_said(connected, tmp_path, capsys):
     shutil.rmtree(tmp_path / "copy" / "checkpoints" / "curve")
     capsys.readouterr()
     assert run("evaluate", tmp_path / "copy", "--out", tmp_path / "e") == 2
-    said(capsys, 2, "is a run without trained networks: it is not finished")
+    said(capsys, 2, "is a run that holds no networks (yet): finish it")

@@ -95,7 +95,7 @@ def test_it_shows_what_it_found(matched, trained, capsys):
     before = (matched / "results.json").stat().st_mtime_ns
     assert run("match", trained / "0", trained / "1", "--out", matched) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert err.endswith("is finished: this is what it found\n")
     results = json.loads((matched / "results.json").read_text())
     for line, (group, result) in zip(out.splitlines()[2:], results.items(), strict=False):
         expected = [group, result["units"], result["moved"]]

@@ -85,7 +85,7 @@ def test_networks_come_in_the_order_of_their_numbers(tmp_path):
         (lambda run: run, r"holds 2 networks: name one of .*run/0, .*run/1"),
         (lambda run: run / "2", "no network at .*run/2"),
         (lambda run: run.parent / "none", "no network at .*none: expected a checkpoint, a run folder"),
-        (lambda run: open_run("connect", str(run.parent / "c"), {}).path, "run without trained networks"),
+        (lambda run: open_run("connect", str(run.parent / "c"), {}).path, "run that holds no networks"),
         (lambda run: run / "checkpoints", "cannot be read"),
     ],
 )
@@ -195,7 +195,7 @@ def test_train_options_change_what_was_given_of_the_preset(tiny_data, options, e
 
 def test_colour_images_are_augmented_unless_told_otherwise(tiny_data):
     colour = replace(tiny_data, train_images=np.repeat(tiny_data.train_images, 3, -1))
-    assert TrainOptions().config(colour)["augmentation"] == Augmentation()
+    assert TrainOptions().config(colour)["augmentation"] == Augmentation(crop=1)
     options = TrainOptions(flip="off", crop=0)
     assert options.config(colour)["augmentation"] == replace(Augmentation(), flip=False, crop=0)
     assert options.config(colour, points_per_step=3)["points_per_step"] == 3
@@ -247,3 +247,21 @@ def test_a_data_set_is_known_by_its_images_and_not_by_its_path_alone(npz, tmp_pa
         np.savez(changed, **arrays)
         marks.add(DataOptions(data=str(changed)).load()[1]["sha256"])
     assert len(marks) == 2
+
+
+def test_data_that_changed_since_training_is_refused_unless_it_is_asked_for(npz, tmp_path):
+    arrays = dict(np.load(npz))
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays)
+    _, recorded = DataOptions(data=str(path)).load()
+    assert DataOptions().load(recorded)[1] == recorded
+    arrays["test_images"][0] += 1
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match="not what the networks were trained on"):
+        DataOptions().load(recorded)
+    assert DataOptions(data=str(path)).load(recorded)[1]["sha256"] != recorded["sha256"]
+
+
+def test_options_of_a_model_that_is_not_given_are_refused(run):
+    with pytest.raises(InputError, match="--widths go with --model"):
+        read_network(str(run / "0"), ModelOptions(width=2.0))

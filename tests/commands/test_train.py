@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,7 +148,7 @@ def test_the_same_command_again_reports_and_redoes_nothing(train, unbroken, caps
     no_training(monkeypatch)
     assert run(*train, "--out", unbroken) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert err.endswith("is finished: this is what it found\n")
     loss = json.loads((unbroken / "results.json").read_text())["test_loss"]
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["network", "network", "mean", "Written"]
     for value in loss["values"]:
@@ -368,7 +369,7 @@ def test_a_broken_state_is_said_and_not_overwritten(collected, train, unbroken, 
     whole = manifest.read_bytes()
     manifest.write_bytes(whole[:40])
     assert run(*train, "--out", folder) == 2
-    said(capsys, 2, "latest cannot be read", "delete it to have it made anew")
+    said(capsys, 2, "latest cannot be read", "delete", "the same command then does this stage anew")
     manifest.write_bytes(whole)
     assert run(*train, "--out", folder) == 0
     same_run(folder, unbroken)
@@ -380,12 +381,12 @@ BAD = {
     "no units": (["--widths", 0], ["got widths=(0,)", "at least one unit"]),
     "width 0": (["--width", 0], ["got width=0.0", "positive"]),
     "width nan": (["--width", "nan"], ["got width=nan", "positive"]),
-    "images too small": (["--model", "vgg16"], ["vgg16 cannot take images of shape (8, 8, 1)", "larger images"]),
-    "no epochs": (["--epochs", 0], ["got epochs=0, expected it at least 1"]),
-    "batch 0": (["--batch-size", 0], ["got batch_size=0, expected it at least 1"]),
+    "widths of another model": (["--model", "vgg16"], ["unknown option of vgg16: got 'widths'"]),
+    "no epochs": (["--epochs", 0], ["got epochs=0, expected it to be a whole number of at least 1"]),
+    "batch 0": (["--batch-size", 0], ["got batch_size=0, expected it to be a whole number of at least 1"]),
     "batch too large": (["--batch-size", 121], ["got batch_size=121, expected at most the 120 training images"]),
-    "learning rate": (["--learning-rate", -0.1], ["got learning_rate=-0.1, expected it positive"]),
-    "weight decay": (["--weight-decay", -1], ["got weight_decay=-1.0, expected it not negative"]),
+    "learning rate": (["--learning-rate", -0.1], ["got learning_rate=-0.1, expected it to be positive"]),
+    "weight decay": (["--weight-decay", -1], ["got weight_decay=-1.0, expected it to be not negative"]),
     "no networks": (["--networks", 0], ["got networks=0, expected at least 1"]),
     "negative seed": (["--seed", -1], ["got seed=-1, expected 0 to 4294967295"]),
     "long seed": (["--seed", 10**20], [f"got seed={10**20}, expected 0 to 4294967295"]),
@@ -557,4 +558,17 @@ def test_a_disk_that_takes_no_more_is_said_in_one_message(train, unbroken, tmp_p
     again = [sys.executable, "-m", "mcjax.cli", *map(str, train), "--out", str(tmp_path / "run")]
     done = subprocess.run(again, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0
+    same_run(tmp_path / "run", unbroken)
+
+
+def test_images_that_a_model_cannot_take_are_said(bars, tmp_path, capsys):
+    assert run("train", "--data", bars, "--model", "vgg16", "--out", tmp_path / "run") == 2
+    said(capsys, 2, "vgg16 cannot take images of shape (8, 8, 1)", "larger images")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_was_deleted_is_made_again(train, unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "network_1")
+    assert run(*train, "--out", tmp_path / "run") == 0
     same_run(tmp_path / "run", unbroken)

@@ -102,7 +102,10 @@ def test_take_what_is_not_there(wanted, message):
 
 def test_default_augmentation_is_for_colour():
     grey = arrays(train_images=np.zeros((6, 4, 5), np.uint8), test_images=np.zeros((3, 4, 5), np.uint8))
-    assert from_arrays(**arrays()).default_augmentation() == Augmentation(flip=True, crop=4, rotate=15.0)
+    for size, crop in ((4, 0), (8, 1), (28, 3), (32, 4), (96, 4)):
+        images = {f"{split}_images": np.zeros((n, size, size, 3), np.uint8) for split, n in (("train", 6), ("test", 3))}
+        colour = from_arrays(**arrays(**images))
+        assert colour.default_augmentation() == Augmentation(flip=True, crop=crop, rotate=15.0)
     assert from_arrays(**grey).default_augmentation() == Augmentation.none()
 
 

@@ -71,7 +71,7 @@ def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(key, ti
     fresh = evaluate_path(model, path, colour, 3, **settings)
     stale = evaluate_path(model, path, colour, 3, recalibrate=False, **settings)
     theta = path(0.5)
-    new = reestimate(model, theta, colour.train_images[:90], colour.mean, colour.std, 30, Augmentation())
+    new = reestimate(model, theta, colour.train_images[:90], colour.mean, colour.std, 30, Augmentation(crop=1))
     np.testing.assert_allclose(fresh.test_loss[1], evaluate(model, new, colour)[1].loss, rtol=1e-4)
     np.testing.assert_allclose(stale.test_loss[1], evaluate(model, theta, colour)[1].loss, rtol=1e-4)
     assert abs(fresh.test_loss[1] - stale.test_loss[1]) > 1e-3
@@ -158,6 +158,18 @@ def test_bad_input_is_named(ends, tiny_data, tiny_model, key):
         evaluate_path(tiny_model, path, tiny_data, calibration_images=121)
     with pytest.raises(InputError, match="of='loss'"):
         barrier(metrics_of([0.0, 1.0]), "loss")
+    with pytest.raises(InputError, match="baseline='max'"):
+        barrier(metrics_of([0.0, 1.0]), baseline="max")
     with pytest.raises(InputError, match="takes images of shape"):
         evaluate_path(models.create("mlp", 3, (4, 4, 1)), path, tiny_data)
     assert trees.parameter_count(ends[0]) == 64 * 6 + 6 + 6 * 5 + 5 + 5 * 3 + 3
+
+
+def test_lengths_of_many_pairs(ends, key, tiny_model):
+    theta_1, theta_2 = ends
+    curve = bezier(tiny_model.spec)
+    pairs = [trees.stack(pair) for pair in ((theta_1, theta_2), (theta_2, theta_1), (theta_1, theta_1))]
+    both = curve.bind_pairs(*pairs)
+    for measure in (arc_length, normalized_length):
+        alone = [measure(curve.bind(*(trees.index(part, i) for part in pairs)), 9) for i in range(2)]
+        np.testing.assert_allclose(measure(both, 9), alone, rtol=1e-5)

@@ -146,5 +146,9 @@ def test_t_outside_is_refused(ends, tiny_model, t):
 def test_curves_that_do_not_exist(tiny_model):
     with pytest.raises(InputError, match="degree=0"):
         bezier(tiny_model.spec, 0)
+    theta = tiny_model.init(jax.random.key(0))
+    chain = polygonal_chain(tiny_model.spec, 2)
+    with pytest.raises(InputError, match="not for this curve of 2 control points"):
+        chain(theta, theta, theta, None, 0.5)
     with pytest.raises(InputError, match="bends=-1"):
         polygonal_chain(tiny_model.spec, -1)

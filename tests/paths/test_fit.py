@@ -147,5 +147,7 @@ def test_bad_input_is_named(ends, key, tiny_data, tiny_model):
         fit(P={"dense_0": jnp.arange(6), "dense_1": jnp.array([0, 1, 1, 3, 4])})
     with pytest.raises(SpecError, match="P is for another spec"):
         fit(P={"dense_0": jnp.arange(6)})
+    with pytest.raises(SpecError, match="no leading axis of 2 pairs in dense_0, dense_1"):
+        fit(*ends, P={"dense_0": jnp.arange(6), "dense_1": jnp.arange(5)})
     with pytest.raises(InputError, match="points_per_step=0"):
         FitConfig(points_per_step=0)

@@ -114,3 +114,12 @@ def test_variables_that_the_spec_does_not_describe_are_refused(theta, key):
     del theta["params"]["two"]["bias"]
     with pytest.raises(SpecError, match="params/two/bias: in the spec, missing from the variables"):
         check_invariance(network(), theta, X, key)
+
+
+def test_activations_of_another_width_are_found(theta, key):
+    def narrow(theta, x):
+        one, two = hidden(theta, x)
+        return {"one": (one,), "two": (two[:, :2],)}
+
+    with pytest.raises(SpecError, match=r"permuting 'two' needs activations of \d+ units, and gets \[2\]"):
+        check_invariance(network(activations=narrow), theta, X, key)

@@ -297,3 +297,19 @@ def test_what_is_no_saved_permutation_is_refused(tmp_path, kind):
     spoil(path, kind)
     with pytest.raises(SpecError, match=r"no permutation at .*P\.npz"):
         load_permutation(path)
+
+
+def test_compose_and_invert_over_a_leading_pair_axis():
+    rng = np.random.default_rng(0)
+    P, Q = ({"a": jnp.asarray(rng.permuted(np.tile(np.arange(7), (3, 1)), axis=1))} for _ in range(2))
+    together = compose(P, Q)["a"]
+    assert together.shape == (3, 7)
+    for i in range(3):
+        np.testing.assert_array_equal(together[i], Q["a"][i][P["a"][i]])
+    np.testing.assert_array_equal(compose(P, invert(P))["a"], np.tile(np.arange(7), (3, 1)))
+
+
+def test_an_npz_of_something_else_is_no_permutation(tmp_path):
+    np.savez(tmp_path / "data.npz", train_images=np.zeros((2, 8, 8, 1), np.uint8))
+    with pytest.raises(SpecError, match=r"'train_images' is uint8 of shape \(2, 8, 8, 1\)"):
+        load_permutation(tmp_path / "data.npz")

@@ -80,5 +80,8 @@ def test_model_and_data_that_do_not_fit_are_refused(key, tiny_data):
     keys = jax.random.split(key, 1)
     with pytest.raises(InputError, match=r"takes images of shape \(4, 4, 1\).*\(8, 8, 1\)"):
         train_endpoints(keys, models.create("mlp", 3, (4, 4, 1)), tiny_data)
+    for key_ in (0, jax.random.PRNGKey(0)):
+        with pytest.raises(InputError, match="expected a typed one"):
+            train_endpoints(key_, models.create("mlp", 3, (8, 8, 1)), tiny_data)
     with pytest.raises(InputError, match="has 3 classes, mlp tells 2 apart"):
         train_endpoints(keys, models.create("mlp", 2, (8, 8, 1)), tiny_data)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mcjax import data, models, trees
+from mcjax import InputError, SpecError, data, models, trees
 from mcjax.training.objective import evaluate, evaluate_images, measure, objective
 
 
@@ -63,3 +63,15 @@ def test_evaluate_measures_both_splits(key, tiny_data, tiny_model):
     ):
         logits = tiny_model.apply(theta, data.normalize(images, tiny_data.mean, tiny_data.std))
         np.testing.assert_allclose(split.loss, cross_entropy(logits, labels).mean(), rtol=1e-5)
+
+
+def test_evaluate_takes_many_networks_and_refuses_others(key, tiny_data, tiny_model):
+    thetas = [tiny_model.init(k) for k in jax.random.split(key)]
+    together = evaluate(tiny_model, trees.stack(thetas), tiny_data)
+    for i, theta in enumerate(thetas):
+        for many, one in zip(together, evaluate(tiny_model, theta, tiny_data), strict=True):
+            np.testing.assert_allclose((many.loss[i], many.accuracy[i]), one, rtol=1e-5)
+    with pytest.raises(SpecError, match="parameters alone: give"):
+        evaluate(tiny_model, thetas[0]["params"], tiny_data)
+    with pytest.raises(InputError, match="has 3 classes, mlp tells 2 apart"):
+        evaluate(models.create("mlp", 2, (8, 8, 1)), thetas[0], tiny_data)
