@@ -1,7 +1,6 @@
 """`mcjax connect`: its numbers against numpy, its runs when broken off, and what it refuses."""
 
 import errno
-import gc
 import json
 import os
 import shutil
@@ -13,49 +12,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from command_line import METRICS, run, said
 from PIL import Image
 
 import mcjax
 from mcjax import checkpoint, trees
-from mcjax.cli import main
 from mcjax.paths import Curve
 from mcjax.report import Progress, RunFolder
 from mcjax.training import loop, recorder
 
 EPOCHS = 3
-SMALL = ("--model", "mlp", "--widths", 6, 5, "--epochs", 4, "--batch-size", 16)
 FIT = ("--epochs", EPOCHS, "--batch-size", 16, "--points", 5)
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-
-
-def run(*arguments):
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as leaving:
-        return leaving.code
-
-
-@pytest.fixture
-def collected():
-    """What Orbax leaves of a reading that failed goes here, not in the middle of a later test."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture(scope="session")
-def bars(tmp_path_factory, tiny_data):
-    """One file for all commands of a session, so that what is compiled for it is found again."""
-    path = tmp_path_factory.getbasetemp() / "bars.npz"
-    names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
-    np.savez(path, **{name: getattr(tiny_data, name) for name in names})
-    return path
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory, bars):
-    folder = tmp_path_factory.mktemp("connect") / "trained"
-    assert run("train", "--data", bars, *SMALL, "--out", folder) == 0
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -91,15 +58,6 @@ def connected(trained):
 
 def results_of(folder):
     return json.loads((folder / "results.json").read_text())
-
-
-def said(capsys, code, *patterns):
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    message = err[err.index("mcjax: ") :]
-    assert message.startswith({1: "mcjax: failed: ", 2: "mcjax: error: ", 130: "mcjax: interrupted: "}[code])
-    for pattern in patterns:
-        assert pattern in message
 
 
 def forward(params, images, labels, data):

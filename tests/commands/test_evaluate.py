@@ -1,52 +1,18 @@
 """`mcjax evaluate`: networks and curves, with the numbers of the runs that made them."""
 
-import gc
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from command_line import GIVEN, METRICS, run, said
 from flax import serialization
 
 import mcjax
 from mcjax import checkpoint, trees
-from mcjax.cli import main
 
-SMALL = ("--model", "mlp", "--widths", 6, 5, "--epochs", 4, "--batch-size", 16)
-GIVEN = ("--model", "mlp", "--widths", 6, 5)
 FIT = ("--epochs", 3, "--batch-size", 16, "--points", 5, "--no-align")
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-
-
-def run(*arguments):
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as leaving:
-        return leaving.code
-
-
-@pytest.fixture
-def collected():
-    """What Orbax leaves of a reading that failed goes here, not in the middle of a later test."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture(scope="session")
-def bars(tmp_path_factory, tiny_data):
-    """One file for all commands of a session, so that what is compiled for it is found again."""
-    path = tmp_path_factory.getbasetemp() / "bars.npz"
-    names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
-    np.savez(path, **{name: getattr(tiny_data, name) for name in names})
-    return path
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory, bars):
-    folder = tmp_path_factory.mktemp("evaluate") / "trained"
-    assert run("train", "--data", bars, *SMALL, "--out", folder) == 0
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -58,14 +24,6 @@ def connected(trained):
 
 def results_of(folder):
     return json.loads((folder / "results.json").read_text())
-
-
-def said(capsys, code, *patterns):
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    assert err.startswith({1: "mcjax: failed: ", 2: "mcjax: error: "}[code])
-    for pattern in patterns:
-        assert pattern in err
 
 
 def test_a_whole_run_has_the_numbers_of_its_training(trained, tmp_path, capsys):

@@ -8,38 +8,12 @@ import os
 import jax
 import numpy as np
 import pytest
+from command_line import GIVEN, run, said
 from flax import serialization
 from PIL import Image
 
 import mcjax
 from mcjax import checkpoint, trees
-from mcjax.cli import main
-
-SMALL = ("--model", "mlp", "--widths", 6, 5, "--epochs", 4, "--batch-size", 16)
-GIVEN = ("--model", "mlp", "--widths", 6, 5)
-
-
-def run(*arguments):
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as leaving:
-        return leaving.code
-
-
-@pytest.fixture(scope="session")
-def bars(tmp_path_factory, tiny_data):
-    """One file for all commands of a session, so that what is compiled for it is found again."""
-    path = tmp_path_factory.getbasetemp() / "bars.npz"
-    names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
-    np.savez(path, **{name: getattr(tiny_data, name) for name in names})
-    return path
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory, bars):
-    folder = tmp_path_factory.mktemp("match") / "trained"
-    assert run("train", "--data", bars, *SMALL, "--out", folder) == 0
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -47,14 +21,6 @@ def matched(trained):
     folder = trained.parent / "matched"
     assert run("match", trained / "0", trained / "1", "--out", folder) == 0
     return folder
-
-
-def said(capsys, code, *patterns):
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    assert err.startswith({1: "mcjax: failed: ", 2: "mcjax: error: "}[code])
-    for pattern in patterns:
-        assert pattern in err
 
 
 def units_of(theta, data, images):

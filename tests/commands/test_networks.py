@@ -1,6 +1,5 @@
 """Networks on disk, data by name, run folders by default."""
 
-import gc
 import json
 import shutil
 from dataclasses import replace
@@ -30,13 +29,6 @@ from mcjax.training import TrainConfig
 ARCHITECTURE = {"name": "mlp", "num_classes": 3, "input_shape": [8, 8, 1], "widths": [6, 5]}
 GREY = Augmentation.none()
 GIVEN = ModelOptions(model="mlp", widths=(6, 5))
-
-
-@pytest.fixture
-def collected():
-    """What Orbax leaves of a reading that failed goes here, not in the middle of a later test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -8,24 +8,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from command_line import run
 from PIL import Image
 
 import mcjax
 from mcjax import checkpoint
-from mcjax.cli import main
 from mcjax.report import Progress
 from mcjax.training import loop
 
 SMALL = ("quickstart", "--pairs", 2, "--epochs", 3)
 KINDS = [f"{kind}_{how}" for kind in ("linear", "bezier") for how in ("unaligned", "aligned")]
 VALUES = ("train_loss_mean", "test_accuracy_mean", "test_accuracy_min", "barrier")
-
-
-def run(*arguments):
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as leaving:
-        return leaving.code
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """`mcjax train`: what it leaves, how it goes on after an interruption, and what it refuses."""
 
 import errno
-import gc
 import json
 import os
 import shutil
@@ -13,41 +12,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from command_line import SMALL, run, said
 from matplotlib.figure import Figure
 from PIL import Image
 
 import mcjax
 from mcjax import checkpoint, report, trees
-from mcjax.cli import main
 from mcjax.report import Progress, RunFolder
 from mcjax.training import loop, recorder
 
 EPOCHS = 4
-SMALL = ("--model", "mlp", "--widths", 6, 5, "--epochs", EPOCHS, "--batch-size", 16)
 NETWORKS = ("network_0", "network_1", "train/latest")
-
-
-def run(*arguments):
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as leaving:
-        return leaving.code
-
-
-@pytest.fixture
-def collected():
-    """What Orbax leaves of a reading that failed goes here, not in the middle of a later test."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture(scope="session")
-def bars(tmp_path_factory, tiny_data):
-    """One file for all commands of a session, so that what is compiled for it is found again."""
-    path = tmp_path_factory.getbasetemp() / "bars.npz"
-    names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
-    np.savez(path, **{name: getattr(tiny_data, name) for name in names})
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -60,17 +35,6 @@ def unbroken(tmp_path_factory, train):
     folder = tmp_path_factory.mktemp("train") / "unbroken"
     assert run(*train, "--out", folder) == 0
     return folder
-
-
-def said(capsys, code, *patterns):
-    """The one message of a command that failed."""
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    message = err[err.index("mcjax: ") :]
-    assert message.startswith({1: "mcjax: failed: ", 2: "mcjax: error: ", 130: "mcjax: interrupted: "}[code])
-    for pattern in patterns:
-        assert pattern in message
-    return message
 
 
 def no_training(monkeypatch):
