@@ -34,6 +34,14 @@ def tiny_data():
 
 
 @pytest.fixture(scope="session")
+def tiny_colour_data(tiny_data):
+    """`tiny_data` with three equal channels."""
+    images = (np.repeat(part, 3, -1) for part in (tiny_data.train_images, tiny_data.test_images))
+    train, test = images
+    return mcjax.data.from_arrays(train, tiny_data.train_labels, test, tiny_data.test_labels, 3)
+
+
+@pytest.fixture(scope="session")
 def tiny_model():
     """An MLP 64-6-5-3 for `tiny_data`."""
     return mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5))

@@ -11,7 +11,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.models.base import Model, check_ends
 from mcjax.models.convolution import over_models
 from mcjax.symmetry import Permutation, nearest_permutation
 
@@ -158,9 +158,7 @@ def match_activations(
         raise InputError(f"got cost={cost!r}, expected one of {', '.join(GAINS)}.")
     if batch_size < 1:
         raise InputError(f"got batch_size={batch_size}, expected at least 1.")
-    pairs = has_leading_axis(theta_1, model)
-    if has_leading_axis(theta_2, model) != pairs or trees.shapes(theta_1) != trees.shapes(theta_2):
-        raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
+    pairs = check_ends(model, theta_1, theta_2)
     if not pairs:
         theta_1, theta_2 = jax.tree.map(lambda leaf: leaf[None], (theta_1, theta_2))
     found = _matrices(model, theta_1, theta_2, as_images(model, images), batch_size, cost)

@@ -212,3 +212,11 @@ def has_leading_axis(theta: trees.Tree, model: Model) -> bool:
     if {f"params/{name}" for name in got} <= expected.keys():
         hint = "\nThese are parameters alone: give {'params': ...}, with batch_stats if the model has them."
     raise SpecError(f"these variables are not those of {model.name}:\n  " + "\n  ".join(shown) + hint)
+
+
+def check_ends(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> bool:
+    """Whether both endpoints have a leading pair axis. Raises SpecError if they do not go together."""
+    pairs = has_leading_axis(theta_1, model)
+    if has_leading_axis(theta_2, model) != pairs or trees.shapes(theta_1) != trees.shapes(theta_2):
+        raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
+    return pairs

@@ -10,7 +10,7 @@ import optax
 from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.models.base import Model, check_ends
 from mcjax.models.convolution import Convolutions
 from mcjax.paths.curves import Curve
 from mcjax.symmetry import Permutation, SpecError, identity_permutation, permute
@@ -148,14 +148,6 @@ def fit_curve(
     theta_1, theta_2, theta_c, P = jax.tree.map(lambda leaf: leaf[0], (theta_1, theta_2, theta_c, P))
     history = {name: values[0] for name, values in history.items()}
     return CurveFit(theta_c, P, curve.bind(theta_1, theta_2, theta_c, P), history)
-
-
-def check_ends(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> bool:
-    """Whether both endpoints have a leading pair axis. Raises SpecError if they do not go together."""
-    pairs = has_leading_axis(theta_1, model)
-    if has_leading_axis(theta_2, model) != pairs or trees.shapes(theta_1) != trees.shapes(theta_2):
-        raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
-    return pairs
 
 
 def permute_pairs(model: Model, P: Permutation, theta: trees.Tree) -> trees.Tree:

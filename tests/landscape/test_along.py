@@ -13,7 +13,6 @@ from mcjax import (
     arc_length,
     barrier,
     bezier,
-    data,
     evaluate,
     evaluate_path,
     linear,
@@ -60,18 +59,23 @@ def test_any_function_of_t_is_a_path(ends, tiny_data, tiny_model):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(key, tiny_data):
-    colour = data.from_arrays(
-        np.repeat(tiny_data.train_images, 3, -1), tiny_data.train_labels,
-        np.repeat(tiny_data.test_images, 3, -1), tiny_data.test_labels, 3,
-    )  # fmt: skip
+def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(key, tiny_colour_data):
+    colour = tiny_colour_data
     model = models.create("tinysix", 3, (8, 8, 3), width=0.25)
     path = linear(model.spec).bind(*(model.init(k) for k in jax.random.split(key)))
     settings = {"batch_size": 30, "calibration_images": 90}
     fresh = evaluate_path(model, path, colour, 3, **settings)
     stale = evaluate_path(model, path, colour, 3, recalibrate=False, **settings)
     theta = path(0.5)
-    new = reestimate(model, theta, colour.train_images[:90], colour.mean, colour.std, 30, Augmentation(crop=1))
+    new = reestimate(
+        model,
+        theta,
+        colour.train_images[:90],
+        colour.mean,
+        colour.std,
+        30,
+        Augmentation(crop=1),
+    )
     np.testing.assert_allclose(fresh.test_loss[1], evaluate(model, new, colour)[1].loss, rtol=1e-4)
     np.testing.assert_allclose(stale.test_loss[1], evaluate(model, theta, colour)[1].loss, rtol=1e-4)
     assert abs(fresh.test_loss[1] - stale.test_loss[1]) > 1e-3

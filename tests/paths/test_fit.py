@@ -115,15 +115,11 @@ def test_several_points_a_step_steady_the_gradient(ends, key, tiny_data, tiny_mo
     assert first_steps(16) < first_steps(1) / 4
 
 
-def test_batch_statistics_have_no_control_point(key, tiny_data):
-    colour = data.from_arrays(
-        np.repeat(tiny_data.train_images, 3, -1), tiny_data.train_labels,
-        np.repeat(tiny_data.test_images, 3, -1), tiny_data.test_labels, 3,
-    )  # fmt: skip
+def test_batch_statistics_have_no_control_point(key, tiny_colour_data):
     model = models.create("tinysix", 3, (8, 8, 3), width=0.25)
     theta_1, theta_2 = (model.init(k) for k in jax.random.split(key))
     config = FitConfig(epochs=2, batch_size=40)
-    fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, colour, None, config)
+    fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, tiny_colour_data, None, config)
     assert jax.tree.structure(fit.theta_c) == jax.tree.structure(theta_1)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(fit.theta_c["batch_stats"]))
     assert float(trees.norm(fit.theta_c["params"])) > 0

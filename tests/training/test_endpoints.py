@@ -65,14 +65,10 @@ def test_one_step_descends_the_numerical_gradient(tiny_data, tiny_model, key):
     np.testing.assert_allclose(moved, -0.5 * slope, rtol=1e-4)
 
 
-def test_a_convolutional_network_learns(key, tiny_data):
-    colour = data.from_arrays(
-        np.repeat(tiny_data.train_images, 3, -1), tiny_data.train_labels,
-        np.repeat(tiny_data.test_images, 3, -1), tiny_data.test_labels, 3,
-    )  # fmt: skip
+def test_a_convolutional_network_learns(key, tiny_colour_data):
     model = models.create("tinysix", 3, (8, 8, 3), width=0.25)
     config = TrainConfig(epochs=12, batch_size=20, augmentation=Augmentation.none())
-    endpoints = train_endpoints(jax.random.split(key, 2), model, colour, config)
+    endpoints = train_endpoints(jax.random.split(key, 2), model, tiny_colour_data, config)
     assert endpoints.history["accuracy"][:, -1].min() > 0.9
 
 
