@@ -43,6 +43,7 @@ class RunFolder:
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
         self.path = Path(path)
         text = json.dumps(config, indent=1, sort_keys=True)
+        now = json.loads(text)
         there = self.path / "config.json"
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: expected a folder. Choose another with --out.")
@@ -52,9 +53,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         if there.exists():
             before = _read_json(there)
-            if before != json.loads(text):
-                keys = sorted(k for k in {*before, *config} if before.get(k) != json.loads(text).get(k))
-                now = json.loads(text)
+            if before != now:
+                keys = sorted(k for k in {*before, *config} if before.get(k) != now.get(k))
                 said = "; ".join(f"{k}: {_short(before.get(k))} there, {_short(now.get(k))} now" for k in keys)
                 if "command" in keys:
                     said = f"of `mcjax {before.get('command')}`"

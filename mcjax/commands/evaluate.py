@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jax
-import numpy as np
 import tyro
 
 from mcjax import checkpoint
@@ -19,12 +17,10 @@ from mcjax.commands.networks import (
     read_model,
     read_network,
 )
-from mcjax.commands.train import report
+from mcjax.commands.train import measure, report
 from mcjax.data import Augmentation
 from mcjax.errors import InputError
 from mcjax.paths import Curve
-from mcjax.report import mean_and_std
-from mcjax.training import evaluate
 from mcjax.training.objective import check_fit
 
 
@@ -53,20 +49,16 @@ class Evaluate:
     def _networks(self) -> None:
         several = networks_of(Path(self.target))
         paths = [str(path) for path in several] or [self.target]
-        given = self.images.load()[0] if self.images.data is not None else None
-        networks = [read_network(path, self.architecture, given) for path in paths]
-        dataset, images = self.images.load(networks[0].about.get("data"))
+        given = self.images.load() if self.images.data is not None else None
+        networks = [read_network(path, self.architecture, given[0] if given else None) for path in paths]
+        dataset, images = given or self.images.load(networks[0].about.get("data"))
         for network in networks:
             check_fit(network.model, dataset)
         described = [n.about["model"] for n in networks]
         marks = [fingerprint(n.theta) for n in networks]
         run = open_run("evaluate", self.out, {"model": described, "theta": marks, "data": images})
         if run.results is None:
-            on_device = jax.device_put(dataset)
-            measured = [evaluate(n.model, n.theta, on_device) for n in networks]
-            values = np.asarray([[*train, *test] for train, test in measured], np.float64).T.tolist()
-            names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-            run.finish({name: mean_and_std(column) for name, column in zip(names, values, strict=True)})
+            run.finish(measure([(n.model, n.theta) for n in networks], dataset))
         report(run, None if several else [self.target])
 
     def _curve(self, path: Path) -> None:

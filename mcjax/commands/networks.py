@@ -187,14 +187,14 @@ def read_pair(
     first: str, second: str, options: ModelOptions, images: DataOptions
 ) -> tuple[Network, Network, Dataset, dict[str, Any]]:
     """Two networks of one architecture, and the images they were trained on or those asked for."""
-    dataset = images.load()[0] if images.data is not None else None
-    a, b = (read_network(path, options, dataset) for path in (first, second))
+    given = images.load() if images.data is not None else None
+    a, b = (read_network(path, options, given[0] if given else None) for path in (first, second))
     if a.model != b.model:
         raise InputError(
             f"the endpoints are of different architectures: {first} is {_said(a)}, {second} is {_said(b)}. "
             "Expected two networks of one."
         )
-    dataset, described = images.load(a.about.get("data"))
+    dataset, described = given or images.load(a.about.get("data"))
     return a, b, dataset, described
 
 

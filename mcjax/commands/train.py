@@ -18,7 +18,10 @@ from mcjax.commands.networks import (
     open_run,
     read_model,
 )
+from mcjax.data import Dataset
 from mcjax.errors import InputError
+from mcjax.landscape.along import METRICS
+from mcjax.models import Model
 from mcjax.report import RunFolder, mean_and_std, plus_minus, table
 from mcjax.training import Recorder, TrainConfig, evaluate, train_endpoints
 from mcjax.training.loop import steps_per_epoch
@@ -78,18 +81,20 @@ class Train:
         if run.results is None or len(networks_of(run.path)) < self.networks:
             recorder = Recorder(f"training {self.networks} {model.name}", run, "train")
             endpoints = train_endpoints(jax.random.split(key, self.networks), model, dataset, config, recorder=recorder)
-            measured = []
-            for i in range(self.networks):
-                theta = trees.index(endpoints.theta, i)
-                about = {"model": described, "data": images}
-                checkpoint.save(run.checkpoints(f"network_{i}"), theta, about)
-                train, test = jax.tree.map(float, evaluate(model, theta, jax.device_put(dataset)))
-                measured.append((train.loss, train.accuracy, test.loss, test.accuracy))
+            thetas = [trees.index(endpoints.theta, i) for i in range(self.networks)]
+            for i, theta in enumerate(thetas):
+                checkpoint.save(run.checkpoints(f"network_{i}"), theta, {"model": described, "data": images})
             run.figure("training", plotting.training(endpoints.history, f"{model.name} on {dataset.name}"))
-            names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-            columns = zip(names, np.transpose(measured).tolist(), strict=True)
-            run.finish({name: mean_and_std(values) for name, values in columns})
+            run.finish(measure([(model, theta) for theta in thetas], dataset))
         report(run)
+
+
+def measure(networks: Sequence[tuple[Model, trees.Tree]], dataset: Dataset) -> dict[str, Any]:
+    """Train and test loss and accuracy of each network, with mean and standard deviation, metric by metric."""
+    on_device = jax.device_put(dataset)
+    measured = [evaluate(model, theta, on_device) for model, theta in networks]
+    values = np.asarray([[*train, *test] for train, test in measured], np.float64).T.tolist()
+    return {name: mean_and_std(column) for name, column in zip(METRICS, values, strict=True)}
 
 
 def report(run: RunFolder, names: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from mcjax.landscape.batchnorm import reestimate
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import over_models, over_points
 from mcjax.paths.curves import OverPairs
-from mcjax.training.objective import check_fit, evaluate_images
+from mcjax.training.objective import check_fit, evaluate_splits
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
@@ -133,10 +133,7 @@ def _evaluate(settings: Settings, path: Any, data: Dataset, ts: jax.Array) -> tu
         if settings.recalibrate:
             calibration = data.train_images[: settings.calibration_images]
             theta = reestimate(model, theta, calibration, data.mean, data.std, size, settings.augmentation)
-        train, test = (
-            evaluate_images(model, theta, images, labels, data.mean, data.std, size)
-            for images, labels in ((data.train_images, data.train_labels), (data.test_images, data.test_labels))
-        )
+        train, test = evaluate_splits(model, theta, data, size)
         return jnp.stack([*train, *test])
 
     def point(t: jax.Array) -> jax.Array:

@@ -117,9 +117,9 @@ def fit_curve(
     Each step draws t uniformly, takes the cross entropy of the network at r(t) by batch statistics
     plus its L2 term, and moves theta_c by SGD. Endpoints, and P, may have a leading pair axis: then
     every pair is fitted, in one program, by a key of its own split from `key`. P=None is the
-    identity. config defaults to `FitConfig()`; a TrainConfig stands for one t a step. Raises SpecError if the endpoints
-    are not of this model or P is not theirs, InputError if the curve has no control points, RunError
-    if a loss becomes infinite or NaN.
+    identity. config defaults to `FitConfig()`; a TrainConfig stands for one t a step. Raises
+    SpecError if the endpoints are not of this model or P is not theirs, InputError if the curve has
+    no control points, RunError if a loss becomes infinite or NaN.
 
         fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
         middle = fit.path(0.5)
@@ -132,7 +132,7 @@ def fit_curve(
     pairs = check_ends(model, theta_1, theta_2)
     if not pairs:
         theta_1, theta_2, P = jax.tree.map(lambda leaf: leaf[None], (theta_1, theta_2, P))
-    count = len(jax.tree.leaves(theta_1)[0])
+    count = _count(theta_1)
     if P is None:
         alone = identity_permutation(model.spec, trees.index(theta_1, 0))
         P = jax.tree.map(lambda p: jnp.tile(p, (count, 1)), alone)

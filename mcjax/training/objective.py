@@ -59,6 +59,14 @@ def evaluate_images(
     return Measured(*(total / n))
 
 
+def evaluate_splits(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -> tuple[Measured, Measured]:
+    """`evaluate_images` on the train images and on the test images. Pure."""
+    return (
+        evaluate_images(model, theta, data.train_images, data.train_labels, data.mean, data.std, batch_size),
+        evaluate_images(model, theta, data.test_images, data.test_labels, data.mean, data.std, batch_size),
+    )
+
+
 def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1000) -> tuple[Measured, Measured]:
     """Train and test loss and accuracy of a network, by the statistics that `theta` holds.
 
@@ -73,13 +81,7 @@ def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1
 
 @partial(jax.jit, static_argnames=("model", "batch_size"))
 def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -> tuple[Measured, Measured]:
-    def one(theta: trees.Tree) -> tuple[Measured, Measured]:
-        return (
-            evaluate_images(model, theta, data.train_images, data.train_labels, data.mean, data.std, batch_size),
-            evaluate_images(model, theta, data.test_images, data.test_labels, data.mean, data.std, batch_size),
-        )
-
-    return over_models(one, model.convolutions)(theta)
+    return over_models(lambda one: evaluate_splits(model, one, data, batch_size), model.convolutions)(theta)
 
 
 def check_fit(model: Model, data: Dataset) -> None:

@@ -106,7 +106,7 @@ def test_the_same_command_again_reports_and_redoes_nothing(trained, connected, t
         first = capsys.readouterr().out
         before = (tmp_path / target.name / "results.json").stat().st_mtime_ns
         with monkeypatch.context() as patch:
-            for name in ("mcjax.commands.evaluate.evaluate", "mcjax.commands.connect.evaluate_path"):
+            for name in ("mcjax.commands.evaluate.measure", "mcjax.commands.connect.evaluate_path"):
                 patch.setattr(name, None)
             assert run(*command) == 0
         assert capsys.readouterr().out == first

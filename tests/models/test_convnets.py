@@ -3,18 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from variables import drawn
 
 from mcjax import InputError, models, trees
-
-
-def drawn(model, seed=0):
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    # Positive, so that a variance is one; the kernels keep their signs.
-    return trees.map_with_name(
-        lambda name, leaf: rng.normal(size=leaf.shape) if name.endswith("kernel") else rng.random(leaf.shape) + 0.5,
-        shapes,
-    )
 
 
 def convolved(x, layer, stride, padding):
