@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.symmetry.spec import Axis, PermutationSpec, SpecError
+from mcjax.symmetry.axis import Axis, SpecError, axes_of
+from mcjax.symmetry.spec import PermutationSpec
 
 Permutation = dict[str, Any]
 """One permutation a group: int32[n] (hard) or float[n, n], doubly stochastic (soft)."""
@@ -34,18 +35,22 @@ def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.T
     check_permutation(spec, P, spec.group_sizes(theta))
 
     def permuted(name: str, leaf: Any) -> Any:
-        for position, axis in enumerate(spec.axes[name]):
-            if axis is not None:
-                leaf = _permute_axis(leaf, position, axis, P[axis.group])
+        for position, entry in enumerate(spec.axes[name]):
+            by_group: dict[str, list[Axis]] = {}
+            for axis in axes_of(entry):
+                by_group.setdefault(axis.group, []).append(axis)
+            for group, axes in by_group.items():
+                leaf = _permute_axis(jnp.asarray(leaf), position, axes, jnp.asarray(P[group]))
         return leaf
 
     return trees.map_with_name(permuted, theta)
 
 
-def _permute_axis(leaf: Any, position: int, axis: Axis, p: Any) -> jax.Array:
-    leaf, p = jnp.asarray(leaf), jnp.asarray(p)
-    shape = leaf.shape
-    split = (*shape[:position], axis.outer, -1, axis.inner, *shape[position + 1 :])
+def _permute_axis(leaf: jax.Array, position: int, axes: list[Axis], p: jax.Array) -> jax.Array:
+    shape, whole = leaf.shape, axes[0]
+    if len(axes) > 1 or whole.start or whole.stop is not None:
+        return _permute_segments(leaf, position, axes, p)
+    split = (*shape[:position], whole.outer, -1, whole.inner, *shape[position + 1 :])
     factored = leaf.reshape(split)
     if is_hard(p):
         moved = jnp.take(factored, p, axis=position + 1, unique_indices=True, mode="clip")
@@ -53,6 +58,17 @@ def _permute_axis(leaf: Any, position: int, axis: Axis, p: Any) -> jax.Array:
         contracted = jnp.tensordot(p.astype(leaf.dtype), factored, axes=(1, position + 1), precision="highest")
         moved = jnp.moveaxis(contracted, 0, position + 1)
     return moved.reshape(shape)
+
+
+def _permute_segments(leaf: jax.Array, position: int, axes: list[Axis], p: jax.Array) -> jax.Array:
+    length = leaf.shape[position]
+    at = np.concatenate([axis.positions(length) for axis in axes], 1)
+    if is_hard(p):
+        index = jnp.arange(length).at[at].set(jnp.asarray(at)[p])
+        return jnp.take(leaf, index, axis=position, unique_indices=True, mode="clip")
+    moved = jnp.moveaxis(leaf, position, 0)
+    mixed = jnp.tensordot(p.astype(leaf.dtype), moved[at], axes=1, precision="highest")
+    return jnp.moveaxis(moved.at[at].set(mixed), 0, position)
 
 
 def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, int]) -> None:

@@ -2,61 +2,20 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import jax
 
 from mcjax import trees
-from mcjax.errors import InputError
+from mcjax.symmetry.axis import Axis, Entry, SpecError, axes_of, entry_from_json, entry_of, entry_to_json
 
 
-class SpecError(InputError):
-    """A permutation, a spec and a set of variables that do not belong together."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An axis of length `outer * n * inner` whose middle factor is the `n` units of `group`.
-
-    A feature map (h, w, c) flattened before a dense layer gives that layer's kernel an input axis
-    `Axis("conv", outer=h * w)`. `consumes` tells whether the axis reads the units (the input axis
-    of a kernel) or makes them (its output axis, a bias, a norm); left at None, the last axis of a
-    leaf makes them and every other axis reads them.
-    """
-
-    group: str
-    outer: int = 1
-    inner: int = 1
-    consumes: bool | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.group, str) or not isinstance(self.outer, int) or not isinstance(self.inner, int):
-            raise SpecError(f"got {vars(self)}, expected group to be a name and outer and inner whole numbers.")
-        if self.outer < 1 or self.inner < 1:
-            raise SpecError(
-                f"axis of group {self.group!r}: got outer={self.outer}, inner={self.inner}, "
-                "expected both to be at least 1."
-            )
-
-    def __str__(self) -> str:
-        outer = f"{self.outer}*" if self.outer > 1 else ""
-        inner = f"*{self.inner}" if self.inner > 1 else ""
-        return f"{outer}{self.group}{inner}{' in' if self.consumes else ''}"
-
-
-LeafAxes = tuple[Axis | None, ...]
-_Declared = Mapping[str, Sequence[Axis | str | None] | None]
-
-
-def _normalise(axes: Sequence[Axis | str | None]) -> LeafAxes:
-    last = len(axes) - 1
-    whole = [Axis(axis) if isinstance(axis, str) else axis for axis in axes]
-    return tuple(
-        replace(axis, consumes=position != last) if axis and axis.consumes is None else axis
-        for position, axis in enumerate(whole)
-    )
+LeafAxes = tuple[Entry, ...]
+Declared = Mapping[str, Sequence[Any] | None]
+Place = tuple[str, int]
+"""A leaf and the position of one of its axes."""
 
 
 @jax.tree_util.register_static
@@ -65,8 +24,11 @@ class PermutationSpec:
     """Declares, leaf by leaf and axis by axis, which group each axis belongs to.
 
     `axes` maps the name of every leaf to one entry an axis: an `Axis`, the name of a group as its
-    short form, or None for an axis that is never permuted. A spec is a value: it compares, hashes,
-    prints as a table, goes to JSON and back, and is static under jit.
+    short form, None for an axis that is never permuted, or several of them where several groups lie
+    on one axis (heads and the units of each head, segments of a concatenation). `pinned` says why an
+    axis is never permuted, as far as that is known. A spec is a value: it compares and hashes by
+    its axes, prints as a table, goes to JSON and back, and is static under jit. To edit one, make
+    another: `PermutationSpec({**spec.axes, "params/Dense_0/bias": (None,)})`.
 
         PermutationSpec({
             "params/Dense_0/kernel": (None, "dense_0"),
@@ -77,10 +39,15 @@ class PermutationSpec:
     """
 
     axes: Mapping[str, LeafAxes]
+    pinned: Mapping[Place, str]
 
-    def __init__(self, axes: _Declared) -> None:
-        leaves = {name: _normalise(entries or ()) for name, entries in axes.items()}
+    def __init__(self, axes: Declared, pinned: Mapping[Place, str] | None = None) -> None:
+        leaves = {
+            name: tuple(entry_of(each, last=i + 1 == len(entries or ())) for i, each in enumerate(entries or ()))
+            for name, entries in axes.items()
+        }
         object.__setattr__(self, "axes", MappingProxyType(leaves))
+        object.__setattr__(self, "pinned", MappingProxyType(dict(pinned or {})))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PermutationSpec) and dict(self.axes) == dict(other.axes)
@@ -89,21 +56,31 @@ class PermutationSpec:
         return hash(frozenset(self.axes.items()))
 
     def __reduce__(self) -> tuple:
-        return PermutationSpec, (dict(self.axes),)
+        return PermutationSpec, (dict(self.axes), dict(self.pinned))
 
     @property
     def groups(self) -> tuple[str, ...]:
         """The names of the groups, in the order in which the leaves first name them."""
-        named = (axis.group for entries in self.axes.values() for axis in entries if axis)
+        named = (axis.group for entries in self.axes.values() for entry in entries for axis in axes_of(entry))
         return tuple(dict.fromkeys(named))
+
+    def without(self, *groups: str) -> "PermutationSpec":
+        """This spec with some groups never permuted. Raises SpecError if it has no such group."""
+        gone = {(name, position) for group in groups for name, position, _ in self.places(group)}
+        axes = {
+            name: tuple(tuple(axis for axis in axes_of(entry) if axis.group not in groups) for entry in entries)
+            for name, entries in self.axes.items()
+        }
+        return PermutationSpec(axes, {**self.pinned, **dict.fromkeys(gone, "its group was taken out")})
 
     def places(self, group: str) -> tuple[tuple[str, int, Axis], ...]:
         """Every (leaf, position, axis) of a group. Raises SpecError if there is no such group."""
         found = tuple(
             (name, position, axis)
             for name, entries in self.axes.items()
-            for position, axis in enumerate(entries)
-            if axis and axis.group == group
+            for position, entry in enumerate(entries)
+            for axis in axes_of(entry)
+            if axis.group == group
         )
         if not found:
             raise SpecError(f"got group {group!r}, expected one of {', '.join(self.groups)}.")
@@ -142,17 +119,11 @@ class PermutationSpec:
             if any(entries) and len(entries) != len(shape):
                 problems.append(f"{name}: shape {shape} has {len(shape)} axes, the spec names {len(entries)}")
                 continue
-            for position, axis in enumerate(entries):
-                if axis is None:
-                    continue
-                size, rest = divmod(shape[position], axis.outer * axis.inner)
-                if rest or size == 0:
-                    problems.append(
-                        f"{name}: axis {position} has length {shape[position]}, "
-                        f"expected a multiple of {axis.outer * axis.inner} ({axis})"
-                    )
-                else:
+            for position, axis in ((position, axis) for position, entry in enumerate(entries) for axis in axes_of(entry)):
+                if size := axis.size(shape[position]):
                     found.setdefault(axis.group, {}).setdefault(size, []).append(f"{name} axis {position}")
+                else:
+                    problems.append(f"{name}: axis {position} has length {shape[position]}, {_expected(axis)} ({axis})")
         for group, by_size in found.items():
             if len(by_size) > 1:
                 said = "; ".join(f"{size} at {', '.join(sorted(at))}" for size, at in sorted(by_size.items()))
@@ -161,35 +132,58 @@ class PermutationSpec:
         return sorted(problems), sizes
 
     def to_json(self) -> str:
-        """The spec as JSON: leaf name to a list of axes, each null or an object."""
-        return json.dumps(
-            {name: [_axis_to_json(axis) for axis in entries] for name, entries in self.axes.items()}, indent=1
-        )
+        """The spec as JSON: leaf name to one entry an axis, each null, an object, or a list of objects.
+
+        An axis that is pinned for a known reason is `{"pinned": reason}`.
+        """
+        leaves = {
+            name: [
+                {"pinned": self.pinned[name, i]} if entry is None and (name, i) in self.pinned else entry_to_json(entry)
+                for i, entry in enumerate(entries)
+            ]
+            for name, entries in self.axes.items()
+        }
+        return json.dumps(leaves, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "PermutationSpec":
         """The spec that `to_json` wrote. Raises SpecError if the text is something else."""
+        axes, pinned = {}, {}
         try:
-            leaves = json.loads(text)
-            return cls({name: [_axis_from_json(axis) for axis in entries] for name, entries in leaves.items()})
+            for name, entries in json.loads(text).items():
+                for i, entry in enumerate(entries):
+                    if isinstance(entry, dict) and entry.keys() == {"pinned"}:
+                        pinned[name, i], entries[i] = str(entry["pinned"]), None
+                axes[name] = [entry_from_json(entry) for entry in entries]
         except (ValueError, TypeError, AttributeError) as error:
             raise SpecError(f"not the JSON of a PermutationSpec: {error}") from error
+        return cls(axes, pinned)
 
     def __str__(self) -> str:
-        rows = [
-            (name, ", ".join(str(axis) if axis else "-" for axis in entries)) for name, entries in self.axes.items()
-        ]
-        width = max((len(name) for name, _ in rows), default=0)
+        rows = [(name, ", ".join(map(_said, entries)), self._reasons(name)) for name, entries in self.axes.items()]
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
         head = f"PermutationSpec: {len(self.groups)} groups, {len(self.axes)} leaves"
-        return "\n".join([head, *(f"  {name:<{width}}  ({axes})" for name, axes in rows)])
+        lines = [f"  {name:<{widths[0]}}  {f'({axes})':<{widths[1] + 2}}  {why}".rstrip() for name, axes, why in rows]
+        return "\n".join([head, *lines])
+
+    def _reasons(self, name: str) -> str:
+        """Why axes of a leaf are pinned: `0, 1: positions matter to ...; 2: an axis of the inputs`."""
+        by_reason: dict[str, list[str]] = {}
+        for i in range(len(self.axes[name])):
+            if (name, i) in self.pinned:
+                by_reason.setdefault(self.pinned[name, i], []).append(str(i))
+        return "; ".join(f"{', '.join(at)}: {reason}" for reason, at in by_reason.items())
 
 
-def _axis_to_json(axis: Axis | None) -> dict[str, Any] | None:
-    return None if axis is None else dict(vars(axis))
+def _said(entry: Entry) -> str:
+    return " & ".join(map(str, axes_of(entry))) or "-"
 
 
-def _axis_from_json(axis: Any) -> Axis | None:
-    return None if axis is None else Axis(**axis)
+def _expected(axis: Axis) -> str:
+    many = f"a multiple of {axis.outer * axis.inner}"
+    if axis.start or axis.stop is not None:
+        return f"expected from {axis.start} to {'its end' if axis.stop is None else axis.stop} {many}"
+    return f"expected {many}"
 
 
 def _message(problems: list[str]) -> str:

@@ -1,0 +1,298 @@
+"""What each primitive says about its axes: which are one and the same, and which it treats by position.
+
+A rule takes an `Application` and returns the axes of every result. It must be sound: if the operands
+are permuted as their factors say, and every factor that the rule pins stays, then the results are
+the old ones, permuted as their factors say. A primitive without a rule pins all that it touches.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from mcjax.symmetry.factors import Factors, Product
+from mcjax.symmetry.program import Step
+
+Axis = Product | None
+"""The factors of one axis; None where the value is the same all along it, so that any permutation will do."""
+Axes = tuple[Axis, ...]
+Shape = tuple[int, ...]
+
+
+class Application(NamedTuple):
+    """A primitive applied: axes and shapes of the operands, shapes of the results."""
+
+    factors: Factors
+    step: Step
+    axes: tuple[Axes, ...]
+    shapes: tuple[Shape, ...]
+    results: tuple[Shape, ...]
+
+    @property
+    def reason(self) -> str:
+        """What to say of a factor that this primitive pins."""
+        return f"positions matter to {self.step.name}" + (f" in {self.step.where}" if self.step.where else "")
+
+    def held(self, operand: int, position: int) -> Product:
+        """The factors of an axis; a fresh one where the value does not vary along it."""
+        axis = self.axes[operand][position]
+        return self.factors.new(self.shapes[operand][position]) if axis is None else axis
+
+    def pin(self, operand: int, position: int) -> None:
+        """Never permute this axis of an operand."""
+        axis = self.axes[operand][position]
+        if axis is not None:
+            self.factors.pin(axis, self.reason)
+
+    def opaque(self, size: int) -> Product:
+        """A fresh axis that is never permuted."""
+        return self.factors.new(size, self.reason)
+
+    def join(self, axes: Iterable[Axis]) -> Axis:
+        """Axes that are permuted alike, as one."""
+        varying = [axis for axis in axes if axis is not None]
+        for other in varying[1:]:
+            self.factors.unify(varying[0], other)
+        return varying[0] if varying else None
+
+
+Rule = Callable[[Application], Sequence[Axes]]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for these primitives."""
+
+    def register(fn: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, fn))
+        return fn
+
+    return register
+
+
+def unknown(a: Application) -> list[Axes]:
+    """The rule of what has no rule: everything that it touches stays in place."""
+    for operand, axes in enumerate(a.axes):
+        for position in range(len(axes)):
+            a.pin(operand, position)
+    return [tuple(map(a.opaque, shape)) for shape in a.results]
+
+
+ELEMENTWISE = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex conj
+convert_element_type cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a
+igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul ne neg nextafter not or
+polygamma population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
+shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor zeta
+""".split()
+
+
+@rule(*ELEMENTWISE)
+def _elementwise(a: Application) -> list[Axes]:
+    # Operands may be scalars, or have length 1 where the result is longer.
+    (shape,) = a.results
+    whole = [(axes, own) for axes, own in zip(a.axes, a.shapes, strict=True) if len(own) == len(shape)]
+    return [tuple(a.join(axes[i] for axes, own in whole if own[i] == n) for i, n in enumerate(shape))]
+
+
+@rule(
+    *("copy", "copy_p", "device_put", "layout_constraint", "mesh_cast", "name", "optimization_barrier"),
+    *("pcast", "pvary", "reshard", "sharding_constraint", "stop_gradient"),
+)
+def _identity(a: Application) -> list[Axes]:
+    return list(a.axes)
+
+
+@rule("iota")
+def _iota(a: Application) -> list[Axes]:
+    counted = a.step.params["dimension"]
+    return [tuple(a.opaque(n) if i == counted else None for i, n in enumerate(a.results[0]))]
+
+
+@rule("broadcast_in_dim")
+def _broadcast(a: Application) -> list[Axes]:
+    axes: list[Axis] = [None] * len(a.results[0])
+    for position, target in enumerate(a.step.params["broadcast_dimensions"]):
+        if a.shapes[0][position] == a.results[0][target]:
+            axes[target] = a.axes[0][position]
+    return [tuple(axes)]
+
+
+@rule("transpose")
+def _transpose(a: Application) -> list[Axes]:
+    return [tuple(a.axes[0][i] for i in a.step.params["permutation"])]
+
+
+@rule("squeeze")
+def _squeeze(a: Application) -> list[Axes]:
+    gone = {i % len(a.shapes[0]) for i in a.step.params["dimensions"]}
+    return [tuple(axis for i, axis in enumerate(a.axes[0]) if i not in gone)]
+
+
+@rule("reshape")
+def _reshape(a: Application) -> list[Axes]:
+    if a.step.params.get("dimensions") is not None or 0 in a.shapes[0]:
+        return unknown(a)
+    axes: list[Axis] = []
+    i = j = 0
+    old, new = a.shapes[0], a.results[0]
+    while i < len(old) or j < len(new):
+        # The shortest runs of old and of new axes that hold equally many entries.
+        first_i, first_j, have, want = i, j, 1, 1
+        while have != want or i == first_i or j == first_j:
+            if i < len(old) and (have < want or (have == want and i == first_i)):
+                have, i = have * old[i], i + 1
+            elif j < len(new):
+                want, j = want * new[j], j + 1
+            else:
+                break
+        axes.extend(_regroup(a, range(first_i, i), new[first_j:j]))
+    return [tuple(axes)]
+
+
+def _regroup(a: Application, old: Sequence[int], new: Shape) -> Sequence[Axis]:
+    varying = [i for i in old if a.shapes[0][i] > 1]
+    wide = [n for n in new if n > 1]
+    if len(varying) == len(wide) == 1:
+        axis = a.axes[0][varying[0]]
+        return [axis if n > 1 else () for n in new]
+    if all(a.axes[0][i] is None for i in varying):
+        return [None] * len(new)
+    factors = a.factors
+    source: Product = sum((a.held(0, i) for i in varying), ())
+    fresh = [factors.new(n) for n in new]
+    factors.unify(source, sum(fresh, ()))
+    # The factors themselves are returned where they line up, since they know the leaf they are of.
+    terms, axes = list(factors.expand(source)), []
+    for n in new:
+        taken: Product = ()
+        while terms and factors.length(taken) < n:
+            taken += (terms.pop(0),)
+        axes.append(taken)
+    lined_up = all(factors.length(axis) == n for axis, n in zip(axes, new, strict=True))
+    return axes if lined_up else fresh
+
+
+@rule("concatenate")
+def _concatenate(a: Application) -> list[Axes]:
+    along = a.step.params["dimension"]
+    return [
+        tuple(
+            a.factors.concatenate([a.held(k, i) for k in range(len(a.axes))])
+            if i == along
+            else a.join(axes[i] for axes in a.axes)
+            for i in range(len(a.results[0]))
+        )
+    ]
+
+
+@rule("pad")
+def _pad(a: Application) -> list[Axes]:
+    axes: list[Axis] = []
+    for i, (low, high, interior) in enumerate(a.step.params["padding_config"]):
+        if low == high == interior == 0:
+            axes.append(a.axes[0][i])
+        elif interior or min(low, high) < 0 or a.shapes[0][i] == 0:
+            a.pin(0, i)
+            axes.append(a.opaque(a.results[0][i]))
+        else:
+            parts = [a.factors.new(low), a.held(0, i), a.factors.new(high)]
+            sizes = (low, a.shapes[0][i], high)
+            axes.append(a.factors.concatenate([part for part, n in zip(parts, sizes, strict=True) if n]))
+    return [tuple(axes)]
+
+
+@rule("slice")
+def _slice(a: Application) -> list[Axes]:
+    starts, stops = a.step.params["start_indices"], a.step.params["limit_indices"]
+    strides = a.step.params["strides"] or (1,) * len(starts)
+    return [tuple(_part(a, i, *span) for i, span in enumerate(zip(starts, stops, strides, strict=True)))]
+
+
+def _part(a: Application, i: int, start: int, stop: int, stride: int) -> Axis:
+    size, axis = a.shapes[0][i], a.axes[0][i]
+    if axis is None or (stop - start == size and stride == 1):
+        return axis
+    if stop == start:
+        return a.opaque(0)
+    count = -(-(stop - start) // stride)
+    if stride > 1:
+        if size == count * stride and start < stride:  # every entry at one place of a last factor
+            kept = a.factors.new(count)
+            a.factors.unify(axis, kept + a.opaque(stride))
+            return kept
+        a.pin(0, i)
+        return a.opaque(count)
+    spans = [(start, False), (stop - start, True), (size - stop, False)]
+    pieces = a.factors.cut(axis, [n for n, _ in spans if n])
+    if pieces is None:
+        a.pin(0, i)
+        return a.opaque(count)
+    return pieces[1 if start else 0]
+
+
+@rule("split")
+def _split(a: Application) -> list[Axes]:
+    along, sizes = a.step.params["axis"], [int(n) for n in a.step.params["sizes"]]
+    axis = a.axes[0][along]
+    pieces: Sequence[Axis] | None = [None] * len(sizes)
+    if axis is not None and 0 not in sizes:
+        pieces = a.factors.cut(axis, sizes)
+    if pieces is None or (axis is not None and 0 in sizes):
+        a.pin(0, along)
+        pieces = [a.opaque(n) for n in sizes]
+    return [(*a.axes[0][:along], piece, *a.axes[0][along + 1 :]) for piece in pieces]
+
+
+@rule("rev")
+def _reverse(a: Application) -> list[Axes]:
+    return [_fixed(a, 0, a.step.params["dimensions"])]
+
+
+@rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+def _cumulative(a: Application) -> list[Axes]:
+    return [_fixed(a, 0, [a.step.params["axis"]])]
+
+
+@rule("fft")
+def _fft(a: Application) -> list[Axes]:
+    rank = len(a.shapes[0])
+    return [_fixed(a, 0, range(rank - len(a.step.params["fft_lengths"]), rank))]
+
+
+def _fixed(a: Application, operand: int, positions: Iterable[int], result: int = 0) -> Axes:
+    """The axes of an operand, those at `positions` pinned and fresh in the result."""
+    axes = list(a.axes[operand])
+    for i in positions:
+        a.pin(operand, i)
+        axes[i] = a.opaque(a.results[result][i])
+    return tuple(axes)
+
+
+@rule("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor")
+def _reduce(a: Application) -> list[Axes]:
+    gone = set(a.step.params["axes"])
+    return [tuple(axis for i, axis in enumerate(a.axes[0]) if i not in gone)]
+
+
+@rule("argmax", "argmin")
+def _position_of(a: Application) -> list[Axes]:
+    for i in a.step.params["axes"]:
+        a.pin(0, i)
+    return _reduce(a)
+
+
+@rule("sort")
+def _sort(a: Application) -> list[Axes]:
+    along = a.step.params["dimension"]
+    for operand in range(len(a.axes)):
+        a.pin(operand, along)
+    joined = [a.join(axes[i] for axes in a.axes) for i in range(len(a.shapes[0]))]
+    return [tuple(a.opaque(n) if i == along else joined[i] for i, n in enumerate(shape)) for shape in a.results]
+
+
+@rule("top_k")
+def _top_k(a: Application) -> list[Axes]:
+    along = a.step.params.get("axis", -1) % len(a.shapes[0])
+    return [_fixed(a, 0, [along], result) for result in range(len(a.results))]
+
+
+__all__ = ["ELEMENTWISE", "RULES", "Application", "Axes", "Axis", "Shape", "rule", "unknown"]
