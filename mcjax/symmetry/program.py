@@ -23,6 +23,8 @@ CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_vmap_call": "call",
+    "composite": "jaxpr",
 }
 """Primitives that only call the program in this parameter."""
 
@@ -64,7 +66,7 @@ class Program:
         self.shapes: list[tuple[int, ...]] = []
         self.constants: dict[int, Any] = {}
         self.steps: list[Step] = []
-        self.inputs = tuple(self._slot(var.aval) for var in closed.jaxpr.invars)
+        self.inputs = tuple(self._slot(var.aval) for var in _opened(closed)[0].invars)
         self.outputs = self._unfold(closed, self.inputs)
         self._drop_unneeded()
 
@@ -81,10 +83,11 @@ class Program:
         """Append the steps of a closed jaxpr whose inputs are in these slots; the slots of its outputs."""
 
         def frame(closed: Any, inputs: Sequence[int]) -> tuple[Any, dict[Any, int], Any]:
-            slots = dict(zip(closed.jaxpr.invars, inputs, strict=True))
-            for var, value in zip(closed.jaxpr.constvars, closed.consts, strict=True):
+            jaxpr, constants = _opened(closed)
+            slots = dict(zip(jaxpr.invars, inputs, strict=True))
+            for var, value in zip(jaxpr.constvars, constants, strict=True):
                 slots[var] = self._constant(var.aval, value)
-            return closed.jaxpr, slots, iter(closed.jaxpr.eqns)
+            return jaxpr, slots, iter(jaxpr.eqns)
 
         def read(slots: dict[Any, int], atom: Any) -> int:
             return self._constant(atom.aval, atom.val) if isinstance(atom, core.Literal) else slots[atom]
@@ -148,14 +151,27 @@ def trace(fn: Callable[..., Any], *args: Any) -> Program:
     return Program(jax.make_jaxpr(fn)(*args))
 
 
+def _opened(closed: Any) -> tuple[Any, Sequence[Any]]:
+    # From jax 0.12 on, a jaxpr holds its constants itself.
+    return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
+
+
 def _called(equation: Any) -> Any:
-    parameter = CALLS.get(equation.primitive.name)
-    closed = None if parameter is None else equation.params.get(parameter)
-    if isinstance(closed, core.Jaxpr):
-        closed = None if closed.constvars else core.ClosedJaxpr(closed, ())
-    if closed is None or len(closed.jaxpr.invars) != len(equation.invars):
+    """What a step calls, if calling is all it does."""
+    called = equation.params.get(CALLS.get(equation.primitive.name, ""))
+    if called is None:
         return None
-    return closed
+    jaxpr, constants = _opened(called)
+    whole = len(jaxpr.invars) == len(equation.invars) and len(jaxpr.constvars) == len(constants)
+    return called if whole else None
+
+
+def scan_counts(step: Step) -> tuple[int, int]:
+    """How many operands of a scan are constants of its body, and how many are its carry."""
+    if "num_consts" in step.params:
+        return step.params["num_consts"], step.params["num_carry"]
+    consts, carry, _ = step.params["ft_in"].unpack()  # from jax 0.12 on
+    return len(list(consts)), len(list(carry))
 
 
 def _bodies(equation: Any) -> list[Any]:
@@ -175,7 +191,7 @@ def _bind(step: Step, arguments: Sequence[Any]) -> list[Any]:
 
 def _scan(step: Step, arguments: Sequence[Any], places: Sequence[Place]) -> tuple[list[Any], dict[Place, Any]]:
     """A scan that also stacks what its body computes at these places."""
-    (body,), consts, carries = step.bodies, step.params["num_consts"], step.params["num_carry"]
+    (body,), (consts, carries) = step.bodies, scan_counts(step)
 
     def one(carry: Any, x: Any) -> tuple[Any, Any]:
         outputs, found = body._run([*arguments[:consts], *carry, *x], places)
@@ -191,4 +207,4 @@ def _scan(step: Step, arguments: Sequence[Any], places: Sequence[Place]) -> tupl
     return [*carry, *stacked], found
 
 
-__all__ = ["BODIES", "CALLS", "Place", "Program", "Step", "trace"]
+__all__ = ["BODIES", "CALLS", "Place", "Program", "Step", "scan_counts", "trace"]

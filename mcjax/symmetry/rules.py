@@ -29,7 +29,7 @@ class Application(NamedTuple):
     @property
     def reason(self) -> str:
         """What to say of a factor that this primitive pins."""
-        return f"positions matter to {self.step.name}" + (f" in {self.step.where}" if self.step.where else "")
+        return f"positions matter to {said(self.step)}"
 
     def held(self, operand: int, position: int) -> Product:
         """The factors of an axis; a fresh one where the value does not vary along it."""
@@ -70,17 +70,24 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def unknown(a: Application) -> list[Axes]:
     """The rule of what has no rule: everything that it touches stays in place."""
-    for operand, axes in enumerate(a.axes):
-        for position in range(len(axes)):
-            a.pin(operand, position)
-    return [tuple(map(a.opaque, shape)) for shape in a.results]
+    reason = f"no rule for {said(a.step)}"
+    for axes in a.axes:
+        for axis in axes:
+            if axis is not None:
+                a.factors.pin(axis, reason)
+    return [tuple(a.factors.new(n, reason) for n in shape) for shape in a.results]
+
+
+def said(step: Step) -> str:
+    """A primitive and where in the module it is, as far as the trace knows: `cumsum in Net/Block_0`."""
+    return f"{step.name} in {step.where}" if step.where else step.name
 
 
 ELEMENTWISE = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex conj
 convert_element_type cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a
-igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul ne neg nextafter not or
-polygamma population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
+igammac imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt lt_to max min mul mulhi ne neg nextafter not
+one_minus_square or polygamma population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
 shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor zeta
 """.split()
 
@@ -114,6 +121,39 @@ def _broadcast(a: Application) -> list[Axes]:
         if a.shapes[0][position] == a.results[0][target]:
             axes[target] = a.axes[0][position]
     return [tuple(axes)]
+
+
+@rule("tile")
+def _tile(a: Application) -> list[Axes]:
+    repeats = a.step.params["reps"]
+    if len(repeats) != len(a.axes[0]):
+        return unknown(a)
+    # Every copy is the same, so the copies may change places.
+    return [
+        tuple(
+            axis if n == 1 or axis is None else a.factors.new(n) + axis
+            for n, axis in zip(repeats, a.axes[0], strict=True)
+        )
+    ]
+
+
+@rule("empty", "zeros_like")
+def _uniform(a: Application) -> list[Axes]:
+    return [(None,) * len(shape) for shape in a.results]
+
+
+@rule("stack")
+def _stack(a: Application) -> list[Axes]:
+    along = a.step.params["axis"] % len(a.results[0])
+    axes = [a.join(axes[i] for axes in a.axes) for i in range(len(a.shapes[0]))]
+    return [(*axes[:along], a.opaque(len(a.axes)), *axes[along:])]
+
+
+@rule("unstack")
+def _unstack(a: Application) -> list[Axes]:
+    along = a.step.params["axis"] % len(a.shapes[0])
+    pieces = _pieces(a, along, [1] * len(a.results))
+    return [(*a.axes[0][:along], *a.axes[0][along + 1 :]) for _ in pieces]
 
 
 @rule("transpose")
@@ -187,7 +227,7 @@ def _concatenate(a: Application) -> list[Axes]:
 @rule("pad")
 def _pad(a: Application) -> list[Axes]:
     axes: list[Axis] = []
-    for i, (low, high, interior) in enumerate(a.step.params["padding_config"]):
+    for i, (low, high, interior) in enumerate(_integers(a.step.params["padding_config"])):
         if low == high == interior == 0:
             axes.append(a.axes[0][i])
         elif interior or min(low, high) < 0 or a.shapes[0][i] == 0:
@@ -198,6 +238,10 @@ def _pad(a: Application) -> list[Axes]:
             sizes = (low, a.shapes[0][i], high)
             axes.append(a.factors.concatenate([part for part, n in zip(parts, sizes, strict=True) if n]))
     return [tuple(axes)]
+
+
+def _integers(config: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
+    return [tuple(int(n) for n in each) for each in config]
 
 
 @rule("slice")
@@ -213,33 +257,35 @@ def _part(a: Application, i: int, start: int, stop: int, stride: int) -> Axis:
         return axis
     if stop == start:
         return a.opaque(0)
-    count = -(-(stop - start) // stride)
     if stride > 1:
+        count = -(-(stop - start) // stride)
         if size == count * stride and start < stride:  # every entry at one place of a last factor
             kept = a.factors.new(count)
             a.factors.unify(axis, kept + a.opaque(stride))
             return kept
         a.pin(0, i)
         return a.opaque(count)
-    spans = [(start, False), (stop - start, True), (size - stop, False)]
-    pieces = a.factors.cut(axis, [n for n, _ in spans if n])
-    if pieces is None:
-        a.pin(0, i)
-        return a.opaque(count)
+    pieces = _pieces(a, i, [n for n in (start, stop - start, size - stop) if n])
     return pieces[1 if start else 0]
 
 
 @rule("split")
 def _split(a: Application) -> list[Axes]:
-    along, sizes = a.step.params["axis"], [int(n) for n in a.step.params["sizes"]]
-    axis = a.axes[0][along]
-    pieces: Sequence[Axis] | None = [None] * len(sizes)
-    if axis is not None and 0 not in sizes:
-        pieces = a.factors.cut(axis, sizes)
-    if pieces is None or (axis is not None and 0 in sizes):
-        a.pin(0, along)
-        pieces = [a.opaque(n) for n in sizes]
+    along = a.step.params["axis"]
+    pieces = _pieces(a, along, [int(n) for n in a.step.params["sizes"]])
     return [(*a.axes[0][:along], piece, *a.axes[0][along + 1 :]) for piece in pieces]
+
+
+def _pieces(a: Application, position: int, sizes: Sequence[int]) -> Sequence[Axis]:
+    """An axis cut into segments of these lengths; pinned if a factor would be cut across."""
+    axis = a.axes[0][position]
+    if axis is None:
+        return [None] * len(sizes)
+    pieces = None if 0 in sizes else a.factors.cut(axis, sizes)
+    if pieces is None:
+        a.pin(0, position)
+        return [a.opaque(n) for n in sizes]
+    return pieces
 
 
 @rule("rev")
@@ -282,8 +328,9 @@ def _position_of(a: Application) -> list[Axes]:
 
 @rule("sort")
 def _sort(a: Application) -> list[Axes]:
+    # One array alone comes out the same however it went in; of several, the others tell the order.
     along = a.step.params["dimension"]
-    for operand in range(len(a.axes)):
+    for operand in range(len(a.axes) if len(a.axes) > 1 else 0):
         a.pin(operand, along)
     joined = [a.join(axes[i] for axes in a.axes) for i in range(len(a.shapes[0]))]
     return [tuple(a.opaque(n) if i == along else joined[i] for i, n in enumerate(shape)) for shape in a.results]

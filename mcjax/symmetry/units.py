@@ -125,17 +125,13 @@ def _elsewhere(found: Walk, group_of: dict[int, str], group: str) -> Reading:
 
 
 def _taken(reading: Reading, value: jax.Array) -> tuple[jax.Array, ...]:
-    at = np.asarray(reading.units)
+    at, here = np.asarray(reading.units), reading.position
     units, copies = at.shape
-    if units == value.shape[reading.position] and (at[:, 0] == np.arange(units)).all():
-        value = jnp.moveaxis(jnp.expand_dims(value, reading.position), reading.position + 1, -1)
-    else:
-        split = jnp.take(value, at.T.reshape(-1), axis=reading.position)
-        shape = split.shape
-        split = split.reshape(*shape[: reading.position], copies, units, *shape[reading.position + 1 :])
-        value = jnp.moveaxis(split, reading.position + 1, -1)
-    # The axis of copies is where the units were; axes behind them have not moved.
-    averaged = reading.averaged + ((reading.position,) if reading.copies_differ else ())
+    if copies > 1 or units < value.shape[here] or (at[:, 0] != np.arange(units)).any():
+        value = jnp.take(value, at.T.reshape(-1), axis=here)
+    split = value.reshape(*value.shape[:here], copies, units, *value.shape[here + 1 :])
+    last = jnp.moveaxis(split, here + 1, -1)  # the copies are now where the units were
+    averaged = reading.averaged + ((here,) if reading.copies_differ else ())
     if not averaged:
-        return (value,)
-    return value.mean(averaged), jnp.sqrt(jnp.square(value).mean(averaged))
+        return (last if copies > 1 else last.squeeze(here),)
+    return last.mean(averaged), jnp.sqrt(jnp.square(last).mean(averaged))

@@ -10,8 +10,8 @@ import numpy as np
 from mcjax import trees
 from mcjax.symmetry.contractions import contracted
 from mcjax.symmetry.factors import Factors, Product, Sum
-from mcjax.symmetry.program import Place, Program, Step, trace
-from mcjax.symmetry.rules import RULES, Application, Axes, Axis, Shape, unknown
+from mcjax.symmetry.program import Place, Program, Step, scan_counts, trace
+from mcjax.symmetry.rules import RULES, Application, Axes, Axis, Shape, said, unknown
 
 
 class Value(NamedTuple):
@@ -79,7 +79,7 @@ class Walk:
         data = any(value.data for value in operands)
         known = RULES.get(step.name)
         if known is None and any(not self._fixed(value) for value in operands):
-            self.unknown[applied.reason.removeprefix("positions matter to ")] = None
+            self.unknown[said(step)] = None
         axes = (known or unknown)(applied)
         summed = contracted(applied)
         self._note(operands, summed, data)
@@ -170,8 +170,7 @@ def _as_numpy(value: Any) -> np.ndarray | None:
 
 
 def _scan(w: Walk, step: Step, operands: list[Value], place: Place | None) -> list[Value]:
-    (body,), params = step.bodies, step.params
-    consts, carries = params["num_consts"], params["num_carry"]
+    (body,), (consts, carries) = step.bodies, scan_counts(step)
     data = any(value.data for value in operands)
     carry = [
         w.fresh(value, body.shapes[slot], data)
@@ -183,7 +182,7 @@ def _scan(w: Walk, step: Step, operands: list[Value], place: Place | None) -> li
         reason = "a loop runs along it"
         for value in rows:
             w.pin(Value(value.axes[:1], value.data), reason)
-        first: Axis = w.factors.new(params["length"], reason)
+        first: Axis = w.factors.new(step.params["length"], reason)
     else:
         joined = Value((None,), False)
         for value in rows:
