@@ -187,9 +187,9 @@ def as_images(model: Model, images: Any) -> Images:
     else:
         channels = (1,)
         batch = Images(jnp.asarray(images), jnp.zeros(channels), jnp.ones(channels))
-        if not jnp.issubdtype(batch.images.dtype, jnp.floating):
+        if jnp.issubdtype(batch.images.dtype, jnp.floating) != (model.input_dtype == "float32"):
             raise InputError(
-                f"got images of {batch.images.dtype}, expected float32 as the model takes them: "
+                f"got images of {batch.images.dtype}, expected {model.input_dtype} as the model takes them: "
                 "give the Dataset, or mcjax.data.normalize(images, data.mean, data.std)."
             )
     if batch.images.shape[1:] != model.input_shape or len(batch.images) == 0:

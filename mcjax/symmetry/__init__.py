@@ -1,6 +1,8 @@
 """Permutation symmetry: specs, permutations and their projections."""
 
+from mcjax.symmetry.axis import Axis, SpecError
 from mcjax.symmetry.birkhoff import nearest_permutation, project_birkhoff
+from mcjax.symmetry.infer import infer_spec
 from mcjax.symmetry.invariance import check_invariance
 from mcjax.symmetry.permutation import (
     Permutation,
@@ -13,7 +15,8 @@ from mcjax.symmetry.permutation import (
     save_permutation,
     to_matrix,
 )
-from mcjax.symmetry.spec import Axis, PermutationSpec, SpecError
+from mcjax.symmetry.spec import PermutationSpec
+from mcjax.symmetry.units import infer_activations
 
 __all__ = [
     "Axis",
@@ -23,6 +26,8 @@ __all__ = [
     "check_invariance",
     "compose",
     "identity_permutation",
+    "infer_activations",
+    "infer_spec",
     "invert",
     "load_permutation",
     "nearest_permutation",

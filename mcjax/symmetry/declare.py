@@ -8,7 +8,8 @@ Each names leaves as Flax does and returns the axes of one layer; `join` makes t
     )
 """
 
-from mcjax.symmetry.spec import Axis, PermutationSpec, SpecError
+from mcjax.symmetry.axis import Axis, SpecError
+from mcjax.symmetry.spec import PermutationSpec
 
 Part = dict[str, tuple[Axis | str | None, ...]]
 

@@ -105,5 +105,7 @@ def _names(found: Walk) -> dict[int, str]:
 
 def _layer(leaf: str) -> str:
     """The layer of a leaf: its path without collection and last name."""
-    collection, *path = leaf.split("/")
-    return "/".join(path[:-1]) or (path or [collection])[-1]
+    path = leaf.removesuffix("/value").split("/")
+    if len(path) > 1 and path[0] in ("params", "batch_stats"):
+        path = path[1:]
+    return "/".join(path[:-1] or path)

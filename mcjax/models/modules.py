@@ -1,0 +1,223 @@
+"""Models of Flax modules that mcjax has never seen, Linen or NNX."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mcjax import trees
+from mcjax.errors import InputError
+from mcjax.models.base import Activations, Model, check_input
+from mcjax.models.convolution import Convolutions
+from mcjax.symmetry import PermutationSpec, SpecError, infer_activations, infer_spec
+
+Captures = Mapping[str, str | Sequence[str]]
+
+
+class Functions(NamedTuple):
+    """A module as pure functions: `train` also returns the batch statistics after one update."""
+
+    init: Callable[[jax.Array], trees.Tree]
+    apply: Callable[[trees.Tree, Any], Any]
+    train: Callable[[trees.Tree, Any, jax.Array], tuple[Any, trees.Tree]]
+
+
+def from_flax(
+    module: Any,
+    example_input: Any,
+    *,
+    spec: PermutationSpec | None = None,
+    activations: Captures | Callable[[trees.Tree, jax.Array], Activations] | None = None,
+    nonlinearity: Callable[[jax.Array], jax.Array] | None = None,
+    name: str | None = None,
+) -> Model:
+    """A Model of any Flax module, its permutation symmetry read off its computation.
+
+    `module` is a Linen module, or what makes an NNX module of `nnx.Rngs` (its class, or a function).
+    `example_input` is a batch, or its `jax.ShapeDtypeStruct`: floats or integers, (n, ...). The module
+    returns one array (n, ..., classes). If it takes `train`, `training` or `is_training`, or
+    `deterministic` or `use_running_average`, it is called with it.
+
+    `spec` and `activations` are inferred (`infer_spec`, `infer_activations`) unless they are given: a spec of
+    one's own, or an inferred one that was edited; activations as the submodules of every group
+    (`"Dense_0"`, `"Block_0/Conv_1"`; Linen alone) whose outputs are its units, each passed through
+    `nonlinearity` (default: as they are), or as the function (theta, x) -> {group: (array, ...)}.
+    Raises SpecError if spec, activations and module do not fit, InputError if the module needs
+    other arguments or holds variables other than parameters and batch statistics.
+
+        model = from_flax(Net(), x)
+        print(model.spec)
+    """
+    shape = tuple(jnp.shape(example_input))
+    dtype = jnp.result_type(example_input)
+    dtype = jnp.dtype(jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
+    if not shape:
+        raise InputError("got a single number as example_input, expected a batch (n, ...).")
+    batch = jax.ShapeDtypeStruct((2, *shape[1:]), dtype)
+    if isinstance(module, nn.Module):
+        functions, name = _linen(module, batch), name or type(module).__name__
+    elif isinstance(module, nnx.Module) or (isinstance(module, type) and issubclass(module, nn.Module)):
+        raise InputError(_other_kind(module))
+    elif callable(module):
+        functions, name = _nnx(module), name or getattr(module, "__name__", "nnx")
+    else:
+        raise InputError(f"got {module!r}, expected a Linen module or what makes an NNX module of nnx.Rngs.")
+    if isinstance(activations, Mapping) and not isinstance(module, nn.Module):
+        raise InputError("activations by submodule are for Linen modules: give a function, or leave them out.")
+
+    def apply(theta: trees.Tree, x: jax.Array) -> jax.Array:
+        check_input(str(name), shape[1:], x)
+        outputs: Any = functions.apply(theta, x)
+        return outputs
+
+    def apply_train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[jax.Array, trees.Tree]:
+        check_input(str(name), shape[1:], x)
+
+        # Flax mixes old and new, m * old + (1 - m) * batch: from old = 0 and old = 1 follow m and
+        # the batch's own statistics. The forward pass is the same in both, and XLA keeps one.
+        stats = trees.batch_stats(theta)
+        zeros, ones = jax.tree.map(jnp.zeros_like, stats), jax.tree.map(jnp.ones_like, stats)
+        outputs, from_zero = functions.train(trees.with_batch_stats(theta, zeros), x, key)
+        _, from_one = functions.train(trees.with_batch_stats(theta, ones), x, key)
+        return outputs, jax.tree.map(lambda a, b: a / (1 - (b - a)), from_zero, from_one)
+
+    theta = jax.eval_shape(functions.init, jax.random.key(0))
+    outputs = jax.eval_shape(apply, theta, batch)
+    if not isinstance(outputs, jax.ShapeDtypeStruct) or not outputs.shape:
+        raise InputError(f"{name} returns {jax.tree.structure(outputs)}, expected one array (n, ..., classes).")
+    spec = infer_spec(apply, theta, batch) if spec is None else spec
+    spec.validate(theta)
+    if activations is None:
+        take = infer_activations(apply, spec)
+    elif callable(activations):
+        take = activations
+    else:
+        take = _captured(module, batch, activations, nonlinearity or (lambda x: x))
+    given = jax.eval_shape(take, theta, batch)
+    if given.keys() != set(spec.groups):
+        raise SpecError(
+            f"activations are of groups {sorted(given)}, expected those of the spec: {sorted(spec.groups)}."
+        )
+    program = str(jax.make_jaxpr(apply)(theta, batch))
+    convolutions: Convolutions = "plain" if "conv_general_dilated" in program else "none"
+    classes = outputs.shape[-1]
+    return Model(
+        functions.init, apply, apply_train, take, spec, name, shape[1:], classes, convolutions, str(dtype)
+    )
+
+
+def _other_kind(module: Any) -> str:
+    if isinstance(module, nnx.Module):
+        kind = type(module).__name__
+        return (
+            f"got an instance of the NNX module {kind}, which can start only one network: expected what makes "
+            f"one of nnx.Rngs, as in from_flax(lambda rngs: {kind}(..., rngs=rngs), x)."
+        )
+    return f"got the class {module.__name__}, expected a Linen module made of it: {module.__name__}(...)."
+
+
+def _linen(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Functions:
+    training, testing = _mode_arguments(type(module))
+
+    def init(key: jax.Array) -> trees.Tree:
+        variables = module.init(key, jnp.zeros((1, *batch.shape[1:]), batch.dtype), **testing)
+        return {name: variables[name] for name in variables if name in ("params", "batch_stats")}
+
+    def train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[Any, trees.Tree]:
+        outputs, updates = module.apply(theta, x, rngs={"dropout": key}, mutable=["batch_stats"], **training)
+        return outputs, updates.get("batch_stats", {})
+
+    return Functions(init, lambda theta, x: module.apply(theta, x, **testing), train)
+
+
+def _nnx(make: Callable[..., Any]) -> Functions:
+    """An NNX module by its functional form: graph definition and state, split by kind of variable."""
+    kinds = (nnx.Param, nnx.BatchStat, nnx.RngState)
+
+    def split(key: Any, train: bool) -> tuple[Any, ...]:
+        module = make(nnx.Rngs(key))
+        module.train() if train else module.eval()
+        return nnx.split(module, *kinds, ...)
+
+    graph, params, stats, random, others = nnx.eval_shape(lambda: split(0, False))
+    if jax.tree.leaves(others):
+        raise InputError(
+            f"the module holds {', '.join(trees.flatten(others))}, which are neither parameters nor batch "
+            "statistics: expected none. Make them constants, or wrap the module in pure functions (infer_spec)."
+        )
+    training, testing = _mode_arguments(type(nnx.merge(graph, params, stats, random, others)))
+
+    def to_theta(params: Any, stats: Any) -> trees.Tree:
+        parts = {"params": params, "batch_stats": stats}
+        return {name: trees.nest(_leaves(part)) for name, part in parts.items() if jax.tree.leaves(part)}
+
+    def to_states(theta: trees.Tree) -> tuple[Any, Any]:
+        def filled(state: Any, part: trees.Tree) -> Any:
+            leaves = trees.flatten(part)
+            return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in _leaves(state)])
+
+        return filled(params, theta.get("params", {})), filled(stats, theta.get("batch_stats", {}))
+
+    def init(key: jax.Array) -> trees.Tree:
+        return to_theta(*split(key, False)[1:3])
+
+    def apply(theta: trees.Tree, x: Any) -> Any:
+        return nnx.merge(graph, *to_states(theta), random, others)(x, **testing)
+
+    def train(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
+        training_graph, _, _, drawn, none = split(key, True)
+        module = nnx.merge(training_graph, *to_states(theta), drawn, none)
+        outputs = module(x, **training)
+        return outputs, to_theta({}, nnx.state(module, nnx.BatchStat)).get("batch_stats", {})
+
+    return Functions(init, apply, train)
+
+
+def _leaves(state: Any) -> dict[str, Any]:
+    """The variables of an NNX state by name, without the `value` that its own paths end in."""
+    return {name.removesuffix("/value"): leaf for name, leaf in trees.flatten(state).items()}
+
+
+def _mode_arguments(kind: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments that put a module of this class into training and into testing mode."""
+    accepted = inspect.signature(kind.__call__).parameters
+    known = ("train", "training", "is_training", "deterministic", "use_running_average")
+    for name, parameter in list(accepted.items())[2:]:
+        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if parameter.default is parameter.empty and not variadic and name not in known:
+            raise InputError(
+                f"{kind.__name__} needs {name!r} to be called: mcjax gives the images and, where the module "
+                f"takes them, {', '.join(known)}. Give {name!r} a default, or wrap the module."
+            )
+    training: dict[str, Any] = {name: True for name in ("train", "training", "is_training") if name in accepted}
+    training |= {name: False for name in ("deterministic", "use_running_average") if name in accepted}
+    return training, {name: not value for name, value in training.items()}
+
+
+def _captured(
+    module: nn.Module, batch: jax.ShapeDtypeStruct, captures: Captures, nonlinear: Callable[[jax.Array], jax.Array]
+) -> Callable[[trees.Tree, jax.Array], Activations]:
+    _, testing = _mode_arguments(type(module))
+
+    def activations(theta: trees.Tree, x: jax.Array) -> Activations:
+        check_input(type(module).__name__, batch.shape[1:], x)
+        _, state = module.apply(theta, x, capture_intermediates=True, mutable=["intermediates"], **testing)
+        outputs = trees.flatten(state["intermediates"])
+        return {
+            group: tuple(nonlinear(_output(outputs, path)) for path in ([paths] if isinstance(paths, str) else paths))
+            for group, paths in captures.items()
+        }
+
+    return activations
+
+
+def _output(outputs: dict[str, jax.Array], path: str) -> jax.Array:
+    for name in (f"{path}/__call__/0", f"{path}/0"):
+        if name in outputs:
+            return outputs[name]
+    there = sorted(name.removesuffix("/0").removesuffix("/__call__") for name in outputs)
+    raise SpecError(f"no submodule {path!r} to take activations from; the module has {', '.join(there)}.")

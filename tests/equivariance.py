@@ -1,0 +1,134 @@
+"""An oracle for the rules of inference: permute the operands as the walk says, and see if the results follow."""
+
+from itertools import count
+from string import ascii_lowercase
+
+import jax
+import numpy as np
+
+from mcjax.symmetry.factors import Factors, Sum
+from mcjax.symmetry.program import trace
+from mcjax.symmetry.walk import Value, Walk
+
+
+class Unsound(AssertionError):
+    """A permutation that was said to be a symmetry changes the results."""
+
+
+def drawn(shape, seed=0):
+    """Normal floats; an array instead of a shape comes back as it is."""
+    if isinstance(shape, tuple):
+        return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
+    return np.asarray(shape)
+
+
+def walked(fn, *operands):
+    """The walk through a function of arrays that are all variables, and the axes of operands and of results."""
+    program = trace(fn, *operands)
+    found = Walk(program, Factors(), [], [], {})
+    origins = count()
+    inputs = [
+        Value(tuple(found.factors.new(n, None, next(origins)) for n in program.shapes[slot]), False)
+        for slot in program.inputs
+    ]
+    outputs = found.go(program, inputs, ())
+    return found, [value.axes for value in inputs], [value.axes for value in outputs]
+
+
+def primitives(program):
+    """The names of all primitives in a program, those in its loops included."""
+    names = {step.name for step in program.steps}
+    return names.union(*(primitives(body) for step in program.steps for body in step.bodies))
+
+
+def symmetry(fn, *operands):
+    """What the walk says of a function, as in "ab bc -> ac"; Unsound unless the function behaves so.
+
+    A letter is a class of factors, (ab) a product, [a|b] the segments of an axis, "." what stays in
+    place, "*" an axis of a result along which it does not vary, and a digit an axis of length 0 or 1.
+    """
+    operands = [drawn(operand, seed) for seed, operand in enumerate(operands)]
+    found, inputs, outputs = walked(fn, *operands)
+    run = jax.jit(lambda *operands: jax.tree.leaves(fn(*operands)))
+    results = [np.asarray(result) for result in run(*operands)]
+    for result, axes in zip(results, outputs, strict=True):
+        for i, axis in enumerate(axes):
+            if axis is None and result.shape[i] and not same(result, result.take([0] * result.shape[i], i)):
+                raise Unsound(f"axis {i} of a result {result.shape} varies, and is said not to")
+    said = notation(found.factors, inputs, outputs)
+    for permutations in generators(found.factors, [*inputs, *outputs]):
+        moved = [permuted(found.factors, axes, permutations, value) for axes, value in zip(inputs, operands, strict=True)]
+        for axes, before, after in zip(outputs, results, run(*moved), strict=True):
+            if not same(after, permuted(found.factors, axes, permutations, before)):
+                raise Unsound(f"{said}: not so under {permutations}")
+    return said
+
+
+def same(a, b):
+    if np.issubdtype(b.dtype, np.inexact):
+        return np.allclose(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
+    return np.array_equal(a, b)
+
+
+def generators(factors, values):
+    """Permutations of the free classes that generate all: a cycle and a swap of each class by itself."""
+    sizes = {}
+    for axes in values:
+        for axis in axes:
+            for atom in factors.atoms(axis or ()):
+                if factors.reason(atom) is None:
+                    sizes[factors.find(atom)] = factors.length((atom,))
+    for root, size in sizes.items():
+        if size > 1:
+            yield {root: np.roll(np.arange(size), 1)}
+        if size > 2:
+            yield {root: np.r_[1, 0, 2:size]}
+
+
+def permuted(factors, axes, permutations, value):
+    for i, axis in enumerate(axes):
+        if axis is not None:
+            value = value.take(order(factors, axis, permutations), i)
+    return value
+
+
+def order(factors, product, permutations):
+    """The order that permutations of the classes bring an axis into."""
+    orders = np.zeros(1, int)
+    for term in factors.expand(product):
+        if isinstance(term, Sum):
+            parts = [order(factors, part, permutations) for part in term.parts]
+            starts = np.cumsum([0, *map(len, parts[:-1])])
+            inner = np.concatenate([start + part for start, part in zip(starts, parts, strict=True)])
+        else:
+            inner = permutations.get(factors.find(term), np.arange(factors.length((term,))))
+        orders = (orders[:, None] * len(inner) + inner).ravel()
+    return orders
+
+
+def notation(factors, inputs, outputs):
+    letters = {}
+
+    def spelled(product):
+        if product is None:
+            return "*"
+        if (length := factors.length(product)) < 2:
+            return str(length)
+        if factors.pinned(product):
+            return "."
+        terms = merged(map(term, factors.expand(product)))
+        return terms[0] if len(terms) == 1 else f"({''.join(terms)})"
+
+    def term(each):
+        if isinstance(each, Sum):
+            return f"[{'|'.join(merged(map(spelled, each.parts)))}]"
+        if factors.reason(each) is not None:
+            return "."
+        return letters.setdefault(factors.find(each), ascii_lowercase[len(letters)])
+
+    def merged(terms):
+        terms = list(terms)
+        return [each for i, each in enumerate(terms) if each != "." or terms[i - 1 : i] != ["."]]
+
+    left, right = (" ".join("".join(map(spelled, axes)) or "()" for axes in side) for side in (inputs, outputs))
+    return f"{left} -> {right}"
