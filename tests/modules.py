@@ -370,7 +370,7 @@ class Branching(nn.Module):
         a, b = one(x), other(x)
         x = jax.lax.cond(x.sum() > 0, lambda a, b: nn.relu(a) + b, lambda a, b: a * jnp.ones_like(b), a, b)
         kernel = self.param("loop", nn.initializers.normal(0.1), (6, 6))
-        x = jax.lax.while_loop(lambda s: jnp.abs(s).max() > 0.1, lambda s: 0.5 * jnp.tanh(s @ kernel), x)
+        x = jax.lax.while_loop(lambda s: jnp.abs(s).max() > 0.1, lambda s: 0.5 * jnp.sin(s @ nn.softmax(kernel)), x)
         return nn.Dense(3)(x)
 
 
@@ -382,7 +382,7 @@ class Rotary(nn.Module):
         b, t = tokens.shape
         x = nn.Embed(11, 8)(tokens)
         angle = np.arange(t)[:, None] * 0.5 ** np.arange(2)
-        cos, sin = np.cos(angle)[:, None].astype(np.float32), np.sin(angle)[:, None].astype(np.float32)
+        cos, sin = (f(angle)[None, :, None].astype(np.float32) for f in (np.cos, np.sin))
 
         def rotated(x):
             even, odd = x[..., ::2], x[..., 1::2]

@@ -33,8 +33,11 @@ class Axis:
 
     def __post_init__(self) -> None:
         numbers = (self.outer, self.inner, self.start, 0 if self.stop is None else self.stop)
-        if not isinstance(self.group, str) or not all(isinstance(number, int) for number in numbers):
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+        if not isinstance(self.group, str) or not whole:
             raise SpecError(f"got {vars(self)}, expected group to be a name and the others whole numbers.")
+        if not (self.consumes is None or isinstance(self.consumes, bool)):
+            raise SpecError(f"axis of group {self.group!r}: got consumes={self.consumes!r}, expected a bool or None.")
         if self.outer < 1 or self.inner < 1:
             raise SpecError(
                 f"axis of group {self.group!r}: got outer={self.outer}, inner={self.inner}, "
@@ -84,6 +87,13 @@ def entry_of(declared: Any, last: bool) -> Entry:
 def axes_of(entry: Entry) -> tuple[Axis, ...]:
     """The groups on one axis of a leaf: none, one or several."""
     return () if entry is None else (entry,) if isinstance(entry, Axis) else entry
+
+
+def cross(a: Axis, b: Axis, length: int) -> bool:
+    """Whether two segments of an axis of this length overlap with neither inside the other."""
+    (start, stop), (begin, end) = ((axis.start, length if axis.stop is None else axis.stop) for axis in (a, b))
+    apart = stop <= begin or end <= start
+    return not apart and not (start <= begin and end <= stop) and not (begin <= start and stop <= end)
 
 
 def entry_to_json(entry: Entry) -> Any:

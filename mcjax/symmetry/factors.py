@@ -12,7 +12,7 @@ permuted alike are unified, which splits factors where their cuts do not yet agr
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
 
 @dataclass(frozen=True)
@@ -73,24 +73,31 @@ class Factors:
         )
 
     def expand(self, product: Product) -> Product:
-        """The product with every refined atom replaced by what it was refined into."""
-        terms: list[int | Sum] = []
-        todo = list(reversed(product))
-        while todo:
-            term = todo.pop()
-            if isinstance(term, Sum):
-                terms.extend(self._flat_sum(term.parts))
-            elif (inner := self._inside(term)) is None:
-                terms.append(term)
+        """The product with every refined atom replaced by what it was refined into, and sums in sums flattened."""
+        # A stack of our own: refinements of refinements can be nested deeply. Products and sums take turns.
+        stack: list[tuple[list[Any], list[Any]]] = [(list(reversed(product)), [])]
+        while True:
+            todo, done = stack[-1]
+            in_sum = len(stack) % 2 == 0
+            if todo:
+                item = todo.pop()
+                if in_sum:
+                    stack.append((list(reversed(item)), []))
+                elif isinstance(item, Sum):
+                    stack.append((list(reversed(item.parts)), []))
+                elif (inner := self._inside(item)) is None:
+                    done.append(item)
+                else:
+                    todo.extend(reversed(inner))
+                continue
+            stack.pop()
+            if not stack:
+                return tuple(done)
+            around = stack[-1][1]
+            if in_sum:
+                around.extend(done[0] if len(done) == 1 else (Sum(tuple(done)),))
             else:
-                todo.extend(reversed(inner))
-        return tuple(terms)
-
-    def _flat_sum(self, parts: Iterable[Product]) -> Product:
-        flat: list[Product] = []
-        for part in map(self.expand, parts):
-            flat.extend(part[0].parts if len(part) == 1 and isinstance(part[0], Sum) else (part,))
-        return flat[0] if len(flat) == 1 else (Sum(tuple(flat)),)
+                around.extend(done[0].parts if len(done) == 1 and isinstance(done[0], Sum) else (tuple(done),))
 
     def _inside(self, atom: int) -> Product | None:
         # An atom with an origin gets children with that origin, unified with those of its class.
@@ -155,11 +162,7 @@ class Factors:
                 todo.extend(self._pairs(p[0], q[0]))
             else:
                 aligned = self._align(p, q, n) if m > n else self._align(q, p, m)
-                if aligned is None:
-                    self.pin(p, MISALIGNED)
-                    self.pin(q, MISALIGNED)
-                else:
-                    todo.extend(aligned)
+                todo.extend(self._skip(p, q) if aligned is None else aligned)
 
     def _pairs(self, a: int | Sum, b: int | Sum) -> list[tuple[Product, Product]]:
         """What must be unified so that two factors of one length are: the work itself for two atoms."""
@@ -178,7 +181,7 @@ class Factors:
         reason = self._reason[root]
         if isinstance(b, Sum):
             if reason is None:
-                self._refined[root] = (b,)
+                self._refined[root] = (b,) if self._origin[root] is None else self._copy((b,), self._origin[root])
             else:
                 self.pin((b,), reason)
         elif (other := self.find(b)) != root:
@@ -205,6 +208,15 @@ class Factors:
         self._refined[root] = split
         return [(p, q)]
 
+    def _skip(self, p: Product, q: Product) -> list[tuple[Product, Product]]:
+        """Pin two products up to where their lengths agree again; what is left of them."""
+        i = j = 1
+        while (m := self.length(p[:i])) != (n := self.length(q[:j])):
+            assert max(i, j) <= len(p) + len(q), "two axes of unequal length"
+            i, j = (i + 1, j) if m < n else (i, j + 1)
+        self.pin(p[:i] + q[:j], MISALIGNED)
+        return [(p[i:], q[j:])]
+
     def cut(self, product: Product, sizes: Sequence[int]) -> list[Product] | None:
         """The segments of an axis, of these lengths; None if a factor would be cut across."""
         product = self.expand(product)
@@ -222,7 +234,8 @@ class Factors:
         else:
             root = self.find(head)
             reason = self._reason[root]
-            parts = tuple(self.new(size, reason, self._origin[root]) for size in sizes)
+            origin = self._origin[root if reason is None else head]
+            parts = tuple(self.new(size, reason, origin) for size in sizes)
             if reason is None:
                 self._refined[root] = (Sum(parts),)
                 (whole,) = self.expand((head,))
@@ -246,7 +259,7 @@ class Factors:
                     parts.append(rest)
                 piece.append(part)
                 size -= min(size, length)
-            pieces.append(self._flat_sum(piece))
+            pieces.append(self.expand((Sum(tuple(piece)),)))
         return pieces
 
     def _ends(self, whole: Sum) -> list[int]:
@@ -258,9 +271,10 @@ class Factors:
 
     def concatenate(self, products: Sequence[Product]) -> Product:
         """The axis of these segments."""
-        if all(self.pinned(product) for product in products):
-            return self.new(sum(map(self.length, products)), self.why(products[0]))
-        return self._flat_sum(products)
+        there = tuple(product for product in products if self.length(product))
+        if all(map(self.pinned, there)):
+            return self.new(sum(map(self.length, there)), self.why(there[0]) if there else "it is empty")
+        return self.expand((Sum(there),))
 
 
 def _gaps(ends: Sequence[int]) -> list[int]:

@@ -36,14 +36,23 @@ def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.T
 
     def permuted(name: str, leaf: Any) -> Any:
         for position, entry in enumerate(spec.axes[name]):
-            by_group: dict[str, list[Axis]] = {}
-            for axis in axes_of(entry):
-                by_group.setdefault(axis.group, []).append(axis)
-            for group, axes in by_group.items():
+            for group, axes in _together(axes_of(entry)):
                 leaf = _permute_axis(jnp.asarray(leaf), position, axes, jnp.asarray(P[group]))
         return leaf
 
     return trees.map_with_name(permuted, theta)
+
+
+def _together(axes: tuple[Axis, ...]) -> list[tuple[str, list[Axis]]]:
+    """Runs of segments of one group that do not overlap, which one step can permute; else one by one."""
+    runs: list[tuple[str, list[Axis]]] = []
+    for axis in axes:
+        last = next((run for group, run in reversed(runs) if group == axis.group), None)
+        if last and all(axis.start >= other.stop for other in last if other.stop is not None) and last[-1].stop:
+            last.append(axis)
+        else:
+            runs.append((axis.group, [axis]))
+    return runs
 
 
 def _permute_axis(leaf: jax.Array, position: int, axes: list[Axis], p: jax.Array) -> jax.Array:

@@ -42,6 +42,8 @@ class Step(NamedTuple):
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     bodies: tuple["Program", ...]
+    where: str
+    """The module that asked for it, as far as the trace knows: `Net/Block_0/Conv_0`."""
 
     @property
     def name(self) -> str:
@@ -53,21 +55,16 @@ class Step(NamedTuple):
         """The parameters of the primitive."""
         return self.equation.params
 
-    @property
-    def where(self) -> str:
-        """The module that asked for it, as far as the trace knows: `Net/Block_0/Conv_0`."""
-        return str(self.equation.source_info.name_stack)
-
 
 class Program:
     """Slots, each with a shape, and the steps between them; steps that no output needs are left out."""
 
-    def __init__(self, closed: Any) -> None:
+    def __init__(self, closed: Any, where: str = "") -> None:
         self.shapes: list[tuple[int, ...]] = []
         self.constants: dict[int, Any] = {}
         self.steps: list[Step] = []
         self.inputs = tuple(self._slot(var.aval) for var in _opened(closed)[0].invars)
-        self.outputs = self._unfold(closed, self.inputs)
+        self.outputs = self._unfold(closed, self.inputs, where)
         self._drop_unneeded()
 
     def _slot(self, aval: Any) -> int:
@@ -79,33 +76,35 @@ class Program:
         self.constants[slot] = value
         return slot
 
-    def _unfold(self, closed: Any, inputs: Sequence[int]) -> tuple[int, ...]:
+    def _unfold(self, closed: Any, inputs: Sequence[int], where: str) -> tuple[int, ...]:
         """Append the steps of a closed jaxpr whose inputs are in these slots; the slots of its outputs."""
 
-        def frame(closed: Any, inputs: Sequence[int]) -> tuple[Any, dict[Any, int], Any]:
+        def frame(closed: Any, inputs: Sequence[int], where: str) -> tuple[Any, dict[Any, int], Any, str]:
             jaxpr, constants = _opened(closed)
             slots = dict(zip(jaxpr.invars, inputs, strict=True))
             for var, value in zip(jaxpr.constvars, constants, strict=True):
                 slots[var] = self._constant(var.aval, value)
-            return jaxpr, slots, iter(jaxpr.eqns)
+            return jaxpr, slots, iter(jaxpr.eqns), where
 
         def read(slots: dict[Any, int], atom: Any) -> int:
             return self._constant(atom.aval, atom.val) if isinstance(atom, core.Literal) else slots[atom]
 
-        stack = [frame(closed, inputs)]
+        stack = [frame(closed, inputs, where)]
         calls: list[Any] = []
         while True:
-            jaxpr, slots, equations = stack[-1]
+            jaxpr, slots, equations, around = stack[-1]
             for equation in equations:
                 reads = tuple(read(slots, atom) for atom in equation.invars)
+                here = "/".join(filter(None, (around, str(equation.source_info.name_stack))))
                 called = _called(equation)
                 if called is not None:
                     calls.append(equation)
-                    stack.append(frame(called, reads))
+                    stack.append(frame(called, reads, here))
                     break
                 writes = tuple(self._slot(var.aval) for var in equation.outvars)
                 slots.update(zip(equation.outvars, writes, strict=True))
-                self.steps.append(Step(equation, reads, writes, tuple(map(Program, _bodies(equation)))))
+                bodies = tuple(Program(body, here) for body in _bodies(equation))
+                self.steps.append(Step(equation, reads, writes, bodies, here))
             else:
                 outputs = tuple(read(slots, atom) for atom in jaxpr.outvars)
                 stack.pop()

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
 import jax
 
 from mcjax import trees
-from mcjax.symmetry.axis import Axis, Entry, SpecError, axes_of, entry_from_json, entry_of, entry_to_json
+from mcjax.symmetry.axis import Axis, Entry, SpecError, axes_of, cross, entry_from_json, entry_of, entry_to_json
 
 
 LeafAxes = tuple[Entry, ...]
@@ -66,12 +67,13 @@ class PermutationSpec:
 
     def without(self, *groups: str) -> "PermutationSpec":
         """This spec with some groups never permuted. Raises SpecError if it has no such group."""
-        gone = {(name, position) for group in groups for name, position, _ in self.places(group)}
+        gone = [(name, position) for group in groups for name, position, _ in self.places(group)]
         axes = {
             name: tuple(tuple(axis for axis in axes_of(entry) if axis.group not in groups) for entry in entries)
             for name, entries in self.axes.items()
         }
-        return PermutationSpec(axes, {**self.pinned, **dict.fromkeys(gone, "its group was taken out")})
+        still = [(name, i) for name, i in gone if not axes[name][i]]
+        return PermutationSpec(axes, {**self.pinned, **dict.fromkeys(still, "its group was taken out")})
 
     def places(self, group: str) -> tuple[tuple[str, int, Axis], ...]:
         """Every (leaf, position, axis) of a group. Raises SpecError if there is no such group."""
@@ -111,7 +113,7 @@ class PermutationSpec:
     def _check(self, shapes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, int]]:
         problems = [f"{name}: in the variables, missing from the spec" for name in shapes.keys() - self.axes.keys()]
         problems += [f"{name}: in the spec, missing from the variables" for name in self.axes.keys() - shapes.keys()]
-        if not problems and all(len(shapes[name]) == len(entries) + 1 for name, entries in self.axes.items()):
+        if any(self.axes.values()) and not problems and all(len(shapes[name]) == len(entries) + 1 for name, entries in self.axes.items()):
             return ["every leaf has one axis more than the spec names: several networks? Use jax.vmap over them"], {}
         found: dict[str, dict[int, list[str]]] = {}
         for name in self.axes.keys() & shapes.keys():
@@ -124,6 +126,12 @@ class PermutationSpec:
                     found.setdefault(axis.group, {}).setdefault(size, []).append(f"{name} axis {position}")
                 else:
                     problems.append(f"{name}: axis {position} has length {shape[position]}, {_expected(axis)} ({axis})")
+            problems += [
+                f"{name}: axis {position} has {a} and {b}, which overlap in part: expected one inside the other, or apart"
+                for position, entry in enumerate(entries)
+                for a, b in combinations(axes_of(entry), 2)
+                if cross(a, b, shape[position])
+            ]
         for group, by_size in found.items():
             if len(by_size) > 1:
                 said = "; ".join(f"{size} at {', '.join(sorted(at))}" for size, at in sorted(by_size.items()))
@@ -155,7 +163,7 @@ class PermutationSpec:
                     if isinstance(entry, dict) and entry.keys() == {"pinned"}:
                         pinned[name, i], entries[i] = str(entry["pinned"]), None
                 axes[name] = [entry_from_json(entry) for entry in entries]
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise SpecError(f"not the JSON of a PermutationSpec: {error}") from error
         return cls(axes, pinned)
 

@@ -313,3 +313,188 @@ def test_an_npz_of_something_else_is_no_permutation(tmp_path):
     np.savez(tmp_path / "data.npz", train_images=np.zeros((2, 8, 8, 1), np.uint8))
     with pytest.raises(SpecError, match=r"'train_images' is uint8 of shape \(2, 8, 8, 1\)"):
         load_permutation(tmp_path / "data.npz")
+
+
+def qkv(first, last):
+    # Segments of 12, each of 3 heads of 4 units.
+    return tuple(
+        axis
+        for start in range(first, last, 12)
+        for axis in (
+            Axis("h", inner=4, start=start, stop=start + 12),
+            Axis("u", outer=3, start=start, stop=start + 12),
+        )
+    )
+
+
+# Three heads (h) of four units (u), and ten units of another kind (w).
+SEVERAL = PermutationSpec(
+    {
+        "factors": ((Axis("h", inner=4), Axis("u", outer=3)), None),
+        "with more": ((Axis("h", inner=8), Axis("u", outer=3, inner=2)), "w"),
+        "fused": (None, (*qkv(0, 24), Axis("h", inner=4, start=24, stop=36), Axis("w", start=36))),
+        "fused bias": (qkv(0, 36),),
+        "segments": ((Axis("u", start=1, stop=5), Axis("h", start=5, stop=8)), "u"),
+        "other lengths": ((Axis("u", inner=2, stop=8), Axis("u", start=8, stop=12), Axis("u", 2, start=13)),),
+        "backwards": ((Axis("u", start=7, stop=11), Axis("h", start=4, stop=7), Axis("u", stop=4)),),
+        "one": (Axis("h", outer=2, start=2, stop=8), Axis("w", start=3)),
+    }
+)
+SEVERAL_SHAPES = {
+    "factors": (12, 2),
+    "with more": (24, 10),
+    "fused": (2, 46),
+    "fused bias": (36,),
+    "segments": (9, 4),
+    "other lengths": (21,),
+    "backwards": (11,),
+    "one": (9, 13),
+}
+SEVERAL_SIZES = {"h": 3, "u": 4, "w": 10}
+
+
+def several(seed=0):
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in SEVERAL_SHAPES.items()}
+
+
+def drawn_for(sizes, seed):
+    rng = np.random.default_rng(seed)
+    return {group: rng.permutation(n).astype(np.int32) for group, n in sizes.items()}
+
+
+def doubly_stochastic(sizes, seed):
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet(np.ones(4))
+    return {
+        group: sum(w * np.eye(n)[rng.permutation(n)] for w in weights).astype(np.float32) for group, n in sizes.items()
+    }
+
+
+def along_the_axis(axis, length, M):
+    # The matrix of one group's permutation on a whole axis.
+    whole, n = np.eye(length), len(M)
+    for o, k in product(range(axis.outer), range(axis.inner)):
+        for i, j in product(range(n), range(n)):
+            row, column = (axis.start + (o * n + unit) * axis.inner + k for unit in (i, j))
+            whole[row, column] = M[i, j]
+    return whole
+
+
+def mixed_by_einsum(spec, P, theta):
+    result = dict(theta)
+    for name, entries in spec.axes.items():
+        for position, entry in enumerate(entries):
+            for axis in [] if entry is None else [entry] if isinstance(entry, Axis) else entry:
+                M = P[axis.group] if P[axis.group].ndim == 2 else np.eye(len(P[axis.group]))[P[axis.group]]
+                leaf = np.moveaxis(result[name], position, 0)
+                leaf = np.einsum("ij,j...->i...", along_the_axis(axis, len(leaf), M), leaf)
+                result[name] = np.moveaxis(leaf, 0, position)
+    return result
+
+
+def segments_by_loop(spec, P, theta):
+    result = {name: leaf.copy() for name, leaf in theta.items()}
+    for name, entries in spec.axes.items():
+        for position, entry in enumerate(entries):
+            for axis in [] if entry is None else [entry] if isinstance(entry, Axis) else entry:
+                p = P[axis.group]
+                stop = axis.start + axis.outer * len(p) * axis.inner
+                leaf = np.moveaxis(result[name], position, 0)  # a view: what is written arrives in the result
+                leaf[axis.start : stop] = by_loop(axis, 0, leaf[axis.start : stop], p)
+    return result
+
+
+@algebra
+@given(seeds)
+def test_several_groups_on_an_axis_are_the_plain_loop(seed):
+    P, theta = drawn_for(SEVERAL_SIZES, seed), several(seed)
+    assert SEVERAL.group_sizes(theta) == SEVERAL_SIZES
+    result = permuted(SEVERAL, P, theta)
+    assert_same(result, segments_by_loop(SEVERAL, P, theta))
+    soft = {group: np.asarray(to_matrix(p)) for group, p in P.items()}
+    assert_same(permuted(SEVERAL, soft, theta), result, rtol=1e-6)
+    assert_same(permuted(SEVERAL, {**P, "u": soft["u"]}, theta), result, rtol=1e-6)
+
+
+def test_the_identity_moves_no_segment():
+    theta = several()
+    assert_same(permuted(SEVERAL, identity_permutation(SEVERAL, theta), theta), theta)
+
+
+@algebra
+@given(seeds)
+def test_soft_on_several_groups_is_einsum(seed):
+    P, theta = doubly_stochastic(SEVERAL_SIZES, seed), several(seed)
+    assert_same(permuted(SEVERAL, P, theta), mixed_by_einsum(SEVERAL, P, theta), rtol=2e-5)
+
+
+@algebra
+@given(seeds)
+def test_several_groups_composed_and_inverted(seed):
+    P, Q = drawn_for(SEVERAL_SIZES, seed), drawn_for(SEVERAL_SIZES, seed + 1)
+    theta = several(seed)
+    assert_same(permuted(SEVERAL, compose(P, Q), theta), permuted(SEVERAL, P, permuted(SEVERAL, Q, theta)))
+    assert_same(permuted(SEVERAL, invert(P), permuted(SEVERAL, P, theta)), theta)
+
+
+@pytest.mark.parametrize("drawing", [drawn_for, doubly_stochastic], ids=["hard", "soft"])
+def test_several_groups_under_jit_and_vmap(drawing):
+    Ps, thetas = [drawing(SEVERAL_SIZES, i) for i in range(3)], [several(i) for i in range(3)]
+    expected = stack([mixed_by_einsum(SEVERAL, P, theta) for P, theta in zip(Ps, thetas, strict=True)])
+    many = jax.jit(jax.vmap(permute, in_axes=(None, 0, 0)))
+    assert_same(many(SEVERAL, stack(Ps), stack(thetas)), expected, rtol=2e-5)
+    one_theta = jax.jit(jax.vmap(permute, in_axes=(None, 0, None)))(SEVERAL, stack(Ps), thetas[0])
+    for i, P in enumerate(Ps):
+        alone = jax.tree.map(lambda leaf, i=i: leaf[i], one_theta)
+        assert_same(alone, mixed_by_einsum(SEVERAL, P, thetas[0]), rtol=2e-5)
+
+
+def test_heads_and_units_of_a_known_permutation():
+    spec = PermutationSpec({"w": ((Axis("h", inner=2), Axis("u", outer=3)),)})
+    moved = permute(spec, {"h": np.array([2, 0, 1]), "u": np.array([1, 0])}, {"w": np.arange(6)})
+    np.testing.assert_array_equal(moved["w"], [5, 4, 1, 0, 3, 2])
+
+
+def test_segments_of_a_known_permutation():
+    spec = PermutationSpec({"w": ((Axis("g", start=1, stop=4), Axis("g", inner=2, start=5)),)})
+    moved = permute(spec, {"g": np.array([2, 0, 1])}, {"w": np.arange(11)})
+    np.testing.assert_array_equal(moved["w"], [0, 3, 1, 2, 4, 9, 10, 5, 6, 7, 8])
+
+
+@pytest.mark.parametrize("p", [np.array([1, 2, 0]), doubly_stochastic({"g": 3}, 1)["g"]], ids=["hard", "soft"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (Axis("g", inner=3), Axis("g", outer=3)),
+        (Axis("g", outer=3), Axis("g", inner=3)),
+        (Axis("g", inner=3, stop=9), Axis("g", outer=3, stop=9), Axis("g", start=9)),
+        (Axis("g", inner=3, stop=9), Axis("g", start=9), Axis("g", outer=3, stop=9)),
+    ],
+    ids=["slow and fast", "fast and slow", "then a segment", "around a segment"],
+)
+def test_one_group_on_both_factors_of_an_axis(entry, p):
+    # The products y_i * y_j of all units, flattened, and perhaps the units themselves after them.
+    M = np.asarray(to_matrix(p))
+    n = 9 if len(entry) == 2 else 12
+    whole = np.zeros((12, 12), np.float32)
+    whole[:9, :9], whole[9:, 9:] = np.kron(M, M), M
+    spec, theta = PermutationSpec({"w": (entry, None)}), {"w": np.arange(2 * n, dtype=np.float32).reshape(n, 2)}
+    np.testing.assert_allclose(permute(spec, {"g": p}, theta)["w"], whole[:n, :n] @ theta["w"], rtol=1e-5)
+
+
+def test_dtypes_stay_in_segments():
+    spec = PermutationSpec({name: ((Axis("g", stop=3), Axis("g", start=3)),) for name in "ab"})
+    theta = {"a": jnp.arange(6, dtype=jnp.bfloat16), "b": jnp.arange(6, dtype=jnp.int32)}
+    for P in ({"g": np.array([1, 2, 0])}, {"g": np.eye(3, dtype=np.float32)[[1, 2, 0]]}):
+        moved = permute(spec, P, theta)
+        assert {name: leaf.dtype for name, leaf in moved.items()} == {"a": jnp.bfloat16, "b": jnp.int32}
+        np.testing.assert_array_equal(moved["a"].astype(np.float32), [1, 2, 0, 4, 5, 3])
+
+
+def test_permute_of_segments_is_differentiable_in_a_soft_p():
+    spec = PermutationSpec({"w": ((Axis("g", stop=3), Axis("g", inner=2, start=4)),)})
+    w = np.arange(10, dtype=np.float32)
+    grad = jax.grad(lambda M: (permute(spec, {"g": M}, {"w": w})["w"] ** 2).sum())(np.eye(3, dtype=np.float32))
+    copies = [w[:3], w[4::2], w[5::2]]
+    np.testing.assert_allclose(grad, 2 * sum(np.outer(copy, copy) for copy in copies), rtol=1e-5)

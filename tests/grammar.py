@@ -1,0 +1,459 @@
+"""Random small networks: a few layers drawn from a grammar in which sizes coincide as often as they can."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+SIZES = (2, 3, 4, 6)
+MOST = 600  # entries of one value
+
+
+class Net(NamedTuple):
+    """`fn(theta, x)`, the shapes of its leaves, an input, and what it is made of."""
+
+    fn: Callable[[dict[str, Any], Any], Any]
+    shapes: dict[str, tuple[int, ...]]
+    x: np.ndarray
+    layers: tuple[str, ...]
+
+
+class Draft:
+    """A network in the making: `rng` to choose by, the shapes of all values, and the leaves so far."""
+
+    def __init__(self, rng):
+        self.rng, self.shapes, self.leaves = rng, [], {}
+
+    def leaf(self, *shape):
+        """The name of a leaf of this shape: a new one, or one in four times one that is there."""
+        same = [name for name, there in self.leaves.items() if there == shape]
+        if same and self.rng.random() < 0.25:
+            return str(self.rng.choice(same))
+        name = f"w{len(self.leaves)}"
+        self.leaves[name] = shape
+        return name
+
+    def pick(self, choices):
+        return choices[self.rng.integers(len(choices))] if len(choices) else None
+
+    def size(self):
+        return int(self.pick(SIZES))
+
+    def axis(self, shape):
+        return int(self.rng.integers(len(shape)))
+
+    def other(self, shape):
+        """The index of another value of this shape, the last one if there is none."""
+        return self.pick([i for i, there in enumerate(self.shapes) if there == shape])
+
+
+LAYERS = {}
+
+
+def layer(fn):
+    """Register fn(draft, shape) -> (v, theta, values) -> value, or None where the shape does not suit it."""
+    LAYERS[fn.__name__] = fn
+    return fn
+
+
+@layer
+def dense(d, shape):
+    name, bias = d.leaf(shape[-1], m := d.size()), d.leaf(m)
+    return lambda v, w, _: jnp.tanh(v @ w[name] + w[bias])
+
+
+@layer
+def transposed(d, shape):
+    name = d.leaf(d.size(), shape[-1])
+    return lambda v, w, _: jnp.sin(v @ w[name].T)
+
+
+@layer
+def along(d, shape):
+    a = d.axis(shape)
+    name = d.leaf(shape[a], d.size())
+    return lambda v, w, _: jnp.moveaxis(jnp.tensordot(v, w[name], (a, 0)), -1, a)
+
+
+@layer
+def residual(d, shape):
+    up, down = d.leaf(shape[-1], m := d.size()), d.leaf(m, shape[-1])
+    return lambda v, w, _: v + jnp.tanh(v @ w[up]) @ w[down]
+
+
+@layer
+def product_of_weights(d, shape):
+    a, b = d.leaf(shape[-1], r := d.size()), d.leaf(r, d.size())
+    return lambda v, w, _: v @ (w[a] @ w[b])
+
+
+@layer
+def normalised_weights(d, shape):
+    name, a = d.leaf(shape[-1], d.size()), int(d.rng.integers(2))
+    return lambda v, w, _: v @ (w[name] / jnp.linalg.norm(w[name], axis=a, keepdims=True))
+
+
+@layer
+def members(d, shape):
+    name = d.leaf(d.size(), shape[-1], d.size())
+    return lambda v, w, _: jnp.tanh(jnp.einsum("...n,enm->...em", v, w[name]))
+
+
+@layer
+def affine(d, shape):
+    keep = d.rng.random(len(shape)) < 0.5
+    small = tuple(n if k else 1 for n, k in zip(shape, keep, strict=True))
+    scale, shift = d.leaf(*small), d.leaf(*small)
+    return lambda v, w, _: v * w[scale] + w[shift]
+
+
+@layer
+def gate(d, shape):
+    i = d.other(shape)
+    return lambda v, w, values: v * jax.nn.sigmoid(values[i])
+
+
+@layer
+def add(d, shape):
+    i = d.other(shape)
+    return lambda v, w, values: v + values[i]
+
+
+@layer
+def standardised(d, shape):
+    axes = tuple(int(i) for i in np.flatnonzero(d.rng.random(len(shape)) < 0.5)) or (len(shape) - 1,)
+    return lambda v, w, _: (v - v.mean(axes, keepdims=True)) / jnp.sqrt(v.var(axes, keepdims=True) + 0.1)
+
+
+@layer
+def group_norm(d, shape):
+    if shape[-1] % 2:
+        return None
+
+    def fn(v, w, _):
+        parts = v.reshape(*shape[:-1], 2, -1)
+        return (parts - parts.mean(-1, keepdims=True)).reshape(shape) / (1 + jnp.repeat((parts**2).mean(-1), shape[-1] // 2, -1))
+
+    return fn
+
+
+@layer
+def softmax(d, shape):
+    a = d.axis(shape)
+    return lambda v, w, _: jax.nn.softmax(v, a)
+
+
+@layer
+def reduced(d, shape):
+    a = d.axis(shape)
+    how = d.pick([jnp.sum, jnp.max, jnp.min, jax.nn.logsumexp, jnp.std])
+    return None if len(shape) < 2 else lambda v, w, _: how(v, axis=a)
+
+
+@layer
+def transpose(d, shape):
+    order = tuple(int(i) for i in d.rng.permutation(len(shape)))
+    return lambda v, w, _: v.transpose(order)
+
+
+@layer
+def merge(d, shape):
+    if len(shape) < 2:
+        return None
+    i = int(d.rng.integers(len(shape) - 1))
+    return lambda v, w, _: v.reshape(*shape[:i], -1, *shape[i + 2 :])
+
+
+@layer
+def split(d, shape):
+    a = d.axis(shape)
+    parts = [k for k in range(2, shape[a]) if shape[a] % k == 0]
+    k = d.pick(parts)
+    return k and (lambda v, w, _: v.reshape(*shape[:a], k, -1, *shape[a + 1 :]))
+
+
+@layer
+def regroup(d, shape):
+    if len(shape) < 2:
+        return None
+    i = int(d.rng.integers(len(shape) - 1))
+    total = shape[i] * shape[i + 1]
+    k = d.pick([k for k in range(2, total) if total % k == 0])
+    return k and (lambda v, w, _: v.reshape(*shape[:i], k, total // k, *shape[i + 2 :]))
+
+
+@layer
+def concatenate(d, shape):
+    a = d.axis(shape)
+    fits = [
+        i
+        for i, there in enumerate(d.shapes)
+        if len(there) == len(shape) and all(m == n for j, (m, n) in enumerate(zip(there, shape, strict=True)) if j != a)
+    ]
+    i, first = d.pick(fits), d.rng.random() < 0.5
+    return lambda v, w, values: jnp.concatenate([values[i], v] if first else [v, values[i]], a)
+
+
+@layer
+def constant_segment(d, shape):
+    a = d.axis(shape)
+    name = d.leaf(*shape[:a], d.size(), *shape[a + 1 :])
+    return lambda v, w, _: jnp.concatenate([v, w[name], jnp.zeros_like(w[name])], a)
+
+
+@layer
+def halves(d, shape):
+    a = d.axis(shape)
+
+    def fn(v, w, _):
+        one, other = jnp.split(v, 2, a)
+        return jnp.tanh(one) * other
+
+    return None if shape[a] % 2 else fn
+
+
+@layer
+def thirds(d, shape):
+    a = d.axis(shape)
+
+    def fn(v, w, _):
+        one, other, last = jnp.split(v, 3, a)
+        return jnp.concatenate([one + last, other], a)
+
+    return None if shape[a] % 3 else fn
+
+
+@layer
+def part(d, shape):
+    a = d.axis(shape)
+    start, step = int(d.rng.integers(shape[a])), int(d.pick([1, 1, 2, 3]))
+    stop = int(d.rng.integers(start, shape[a])) + 1
+    index = (slice(None),) * a + (slice(start, stop, step),)
+    return lambda v, w, _: v[index]
+
+
+@layer
+def pad(d, shape):
+    a = d.axis(shape)
+    low, high, inside = (int(n) for n in d.rng.integers(0, 3, 3))
+    config = [(0, 0, 0)] * len(shape)
+    config[a] = (low, high, inside // 2)
+    return lambda v, w, _: lax.pad(v, jnp.zeros((), v.dtype), config)
+
+
+@layer
+def ordered(d, shape):
+    a = d.axis(shape)
+    how = d.pick([lambda v: jnp.cumsum(v, a), lambda v: jnp.sort(v, a), lambda v: jnp.flip(v, a), lambda v: jnp.roll(v, 1, a)])
+    return lambda v, w, _: how(v)
+
+
+@layer
+def largest(d, shape):
+    a = d.axis(shape)
+    return lambda v, w, _: v * jax.nn.one_hot(v.argmax(a), shape[a], axis=a, dtype=v.dtype) + 0.1 * v
+
+
+@layer
+def top(d, shape):
+    return lambda v, w, _: lax.top_k(v, max(1, shape[-1] - 1))[0]
+
+
+@layer
+def taken(d, shape):
+    a = d.axis(shape)
+    index = d.rng.integers(0, shape[a], d.size(), np.int32)
+    return lambda v, w, _: jnp.take(v, index, a)
+
+
+@layer
+def weighted(d, shape):
+    a = d.axis(shape)
+    fixed = d.rng.normal(size=[n if i == a else 1 for i, n in enumerate(shape)])
+    return lambda v, w, _: v * fixed.astype(v.dtype)
+
+
+@layer
+def attention(d, shape):
+    if len(shape) != 3:
+        return None
+    heads, k, m = d.size(), d.size(), d.size()
+    q_name, k_name = d.leaf(shape[-1], heads * k), d.leaf(shape[-1], heads, k)
+    v_name, out = d.leaf(shape[-1], heads * m), d.leaf(heads * m, shape[-1])
+
+    def fn(v, w, _):
+        b, t, _n = v.shape
+        q, keys = (v @ w[q_name]).reshape(b, t, heads, k), jnp.einsum("btn,nhk->bthk", v, w[k_name])
+        mixed = jnp.einsum("bhts,bshm->bthm", jax.nn.softmax(jnp.einsum("bthk,bshk->bhts", q, keys)), (v @ w[v_name]).reshape(b, t, heads, m))
+        return v + mixed.reshape(b, t, -1) @ w[out]
+
+    return fn
+
+
+@layer
+def convolution(d, shape):
+    if len(shape) != 3:
+        return None
+    groups = d.pick([g for g in (1, 2, 3, shape[-1]) if shape[-1] % g == 0])
+    name = d.leaf(int(d.pick([1, 2, 3])), shape[-1] // groups, groups * int(d.pick([1, 2])))
+    stride, dilation = (int(n) for n in d.rng.integers(1, 3, 2))
+    return lambda v, w, _: lax.conv_general_dilated(
+        v, w[name], (stride,), "SAME", rhs_dilation=(dilation,), dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups
+    )
+
+
+@layer
+def pool(d, shape):
+    a = d.axis(shape)
+    window = tuple(2 if i == a else 1 for i in range(len(shape)))
+    return lambda v, w, _: lax.reduce_window(v, -jnp.inf, lax.max, window, (1,) * len(shape), "SAME")
+
+
+@layer
+def recurrent(d, shape):
+    if len(shape) != 3:
+        return None
+    inwards, again = d.leaf(shape[-1], 2 * (m := d.size())), d.leaf(m, 2 * m)
+
+    def fn(v, w, _):
+        def step(h, row):
+            a, b = jnp.split(row @ w[inwards] + h @ w[again], 2, -1)
+            h = jnp.tanh(a) + jax.nn.sigmoid(b) * h
+            return h, h
+
+        return lax.scan(step, jnp.zeros((v.shape[0], m), v.dtype), v.swapaxes(0, 1))[1].swapaxes(0, 1)
+
+    return fn
+
+
+@layer
+def mapped(d, shape):
+    if len(shape) < 2:
+        return None
+    a, name = int(d.rng.integers(len(shape) - 1)), d.leaf(shape[-1], d.size())
+    return lambda v, w, _: jnp.moveaxis(lax.map(lambda row: jnp.tanh(row @ w[name]), jnp.moveaxis(v, a, 0)), 0, a)
+
+
+@layer
+def repeated(d, shape):
+    name = d.leaf(shape[-1], shape[-1])
+    return lambda v, w, _: lax.fori_loop(0, 3, lambda i, u: jnp.tanh(u @ w[name]) + v, v)
+
+
+@layer
+def until(d, shape):
+    name = d.leaf(shape[-1])
+    return lambda v, w, _: lax.while_loop(lambda u: jnp.abs(u).max() > 0.5, lambda u: 0.5 * jnp.sin(u + w[name]), v)
+
+
+@layer
+def branch(d, shape):
+    name, a = d.leaf(shape[-1]), d.axis(shape)
+    other = d.pick([lambda v, w: v - w, lambda v, w: jnp.flip(v, a), lambda v, w: jnp.zeros_like(v)])
+    return lambda v, w, _: lax.cond(jnp.tanh(v).sum() > 0.3, lambda v, w: v + w, other, v, w[name])
+
+
+@layer
+def window(d, shape):
+    a = d.axis(shape)
+    n = int(d.rng.integers(1, shape[a] + 1))
+    name = d.leaf(*shape[:a], n, *shape[a + 1 :])
+    start = int(d.rng.integers(0, shape[a] - n + 1))
+    at = [start if i == a else 0 for i in range(len(shape))]
+    if d.rng.random() < 0.5:
+        return lambda v, w, _: lax.dynamic_update_slice(v, w[name], at)
+    return lambda v, w, _: lax.dynamic_slice(v, at, w[name].shape) * w[name]
+
+
+@layer
+def scattered(d, shape):
+    a = d.axis(shape)
+    index = d.rng.integers(0, shape[a], d.size(), np.int32)
+    name = d.leaf(*shape[:a], len(index), *shape[a + 1 :])
+    where = (slice(None),) * a + (index,)
+    return lambda v, w, _: v.at[where].add(w[name])
+
+
+@layer
+def looked_up(d, shape):
+    index = d.rng.integers(0, (rows := d.size()), shape[0], np.int32)
+    name = d.leaf(rows, shape[-1])
+    return lambda v, w, _: v + w[name][index].reshape(shape[0], *(1,) * (len(shape) - 2), shape[-1]) if len(shape) > 1 else v
+
+
+@layer
+def stacked(d, shape):
+    i, a = d.other(shape), int(d.rng.integers(len(shape) + 1))
+    return lambda v, w, values: jnp.stack([v, values[i], v], a)
+
+
+@layer
+def unstacked(d, shape):
+    a = d.axis(shape)
+
+    def fn(v, w, _):
+        rows = jnp.unstack(v, axis=a)
+        return rows[0] * jnp.tanh(rows[-1])
+
+    return None if len(shape) < 2 else fn
+
+
+@layer
+def tiled(d, shape):
+    a, how = d.axis(shape), d.pick([jnp.repeat, lambda v, n, a: jnp.tile(v, [n if i == a else 1 for i in range(v.ndim)])])
+    return lambda v, w, _: how(v, 2, a)
+
+
+@layer
+def grams(d, shape):
+    return None if len(shape) != 3 else lambda v, w, _: jnp.einsum("bti,btj->bij", v, v)
+
+
+@layer
+def filled(d, shape):
+    name = d.leaf(shape[-1])
+    return lambda v, w, _: jnp.where(v > 0, v, jnp.broadcast_to(w[name], shape))
+
+
+def random_net(seed, depth=6, through=None):
+    """The network of this seed: x of two or three axes, `depth` layers, and a layer that reads the last value.
+
+    `through` is a kind of layer to put second, after one that makes units.
+    """
+    rng = np.random.default_rng(seed)
+    d = Draft(rng)
+    x = rng.normal(size=(2, 3, d.size())[: 3 if rng.random() < 0.8 else 2])
+    d.shapes.append(x.shape)
+    steps, names = [], []
+    while len(steps) < depth:
+        name = str(rng.choice(list(LAYERS)))
+        if through and len(steps) < 2:
+            name = through if steps else "dense"
+        leaves = dict(d.leaves)
+        step = LAYERS[name](d, d.shapes[-1])
+        out = step and _shape_of(step, d)
+        if not out or math.prod(out) > MOST or not 1 <= len(out) <= 4 or math.prod(out) < 2:
+            d.leaves, through = leaves, None
+            continue
+        d.shapes.append(out)
+        steps.append(step)
+        names.append(name)
+    end = d.leaf(d.shapes[-1][-1], 3) if rng.random() < 0.8 else None
+
+    def fn(theta, x):
+        values = [x]
+        for step in steps:
+            values.append(step(values[-1], theta, values))
+        return values[-1].sum(-1) if end is None else jnp.tanh(values[-1] @ theta[end])
+
+    return Net(fn, d.leaves, x, tuple(names))
+
+
+def _shape_of(step, d):
+    theta = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in d.leaves.items()}
+    values = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in d.shapes]
+    return jax.eval_shape(lambda theta, values: step(values[-1], theta, values), theta, values).shape
