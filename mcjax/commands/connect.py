@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from mcjax import checkpoint, plotting
-from mcjax.commands.match import matched
+from mcjax.commands.match import check_groups, matched
 from mcjax.commands.networks import (
     DataOptions,
     ModelOptions,
@@ -108,6 +108,8 @@ class Connect:
         given = load_permutation(self.permutation) if self.permutation else None
         if given is not None:
             check_permutation(a.model.spec, given, a.model.spec.group_sizes(a.theta))
+        elif self.align:
+            check_groups(a.model)
         curve = self._curve(a)
         config = FitConfig(**self.training.config(dataset, points_per_step=self.points_per_step))
         self.measuring.check(a.model, dataset)

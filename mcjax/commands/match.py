@@ -23,6 +23,7 @@ from mcjax.errors import InputError
 from mcjax.matching import Match as Matched
 from mcjax.matching import match_activations
 from mcjax.matching.activations import as_images
+from mcjax.models import Model
 from mcjax.report import table, writing
 from mcjax.symmetry import check_invariance, save_permutation
 
@@ -93,11 +94,18 @@ class Match:
     def _check(self, a: Network, dataset: Dataset) -> None:
         # Before the folder is made, which would refuse the same command put right.
         as_images(a.model, dataset)
+        check_groups(a.model)
         there = len(dataset.train_images)
         if self.match_images is not None and not 1 < self.match_images <= there:
             raise InputError(f"got match_images={self.match_images}, expected 2 to {there}.")
         if self.batch_size < 1:
             raise InputError(f"got batch_size={self.batch_size}, expected at least 1.")
+
+
+def check_groups(model: Model) -> None:
+    """Raise InputError if nothing of this model can be permuted: then there is nothing to match."""
+    if not model.spec.groups:
+        raise InputError(f"no units of {model.name} can be permuted, so that there is nothing to match:\n{model.spec}")
 
 
 def matched(

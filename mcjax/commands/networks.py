@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from mcjax import checkpoint, models, trees
+from mcjax.commands.own_module import own_model
 from mcjax.data import Augmentation, Dataset, load
 from mcjax.errors import InputError
 from mcjax.models.base import has_leading_axis
@@ -63,6 +64,8 @@ class ModelOptions:
 
     model: str | None = None
     """mlp, tinysix, tinyten, resnet20, resnet32, vgg11 or vgg16 (None: what the checkpoints say)."""
+    module: str | None = None
+    """A Flax module of your own instead, package.module:Class (None: what the checkpoints say)."""
     width: float = 1.0
     """Multiplier of every width."""
     activation: str = "relu"
@@ -72,6 +75,12 @@ class ModelOptions:
 
     def describe(self, dataset: Dataset) -> dict[str, Any]:
         """The model for this data set, as `create` takes it and JSON holds it."""
+        if self.module is not None:
+            if replace(self, module=None) != type(self)():
+                raise InputError(
+                    "--model, --width, --activation and --widths are for mcjax's models: got --module too."
+                )
+            return {"module": self.module, "num_classes": dataset.num_classes, "input_shape": list(dataset.image_shape)}
         assert self.model is not None
         options: dict[str, Any] = {"width": self.width, "activation": self.activation}
         if self.widths is not None:
@@ -134,12 +143,14 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
     """
     where = _checkpoint_of(path)
     about, theta = checkpoint.describe(where), checkpoint.load(where)
-    if options.model is None and options != type(options)():
+    given = options.model is not None or options.module is not None
+    if not given and options != type(options)():
         raise InputError("--width, --activation and --widths go with --model, which is not given.")
-    if options.model is not None or "model" not in about:
-        if options.model is None or dataset is None:
-            why = "--model needs --data" if "model" in about else f"the checkpoint {where} does not say its model"
-            raise InputError(f"{why}: give --model and --data.")
+    if given or "model" not in about:
+        if not given or dataset is None:
+            flag = "--module" if options.module is not None else "--model"
+            why = f"{flag} needs --data" if "model" in about else f"the checkpoint {where} does not say its model"
+            raise InputError(f"{why}: give {'--model or --module' if not given else flag} and --data.")
         about = {**about, "model": options.describe(dataset)}
     model = read_model(about["model"])
     if "params" in theta:  # a training state has more: its optimiser, its step
@@ -150,7 +161,9 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
 
 
 def read_model(description: Mapping[str, Any]) -> models.Model:
-    """The model that a checkpoint describes: the arguments of `models.create` by name."""
+    """The model that a checkpoint describes: the arguments of `models.create` by name, or those of `own_model`."""
+    if "module" in description:
+        return own_model(description["module"], description["num_classes"], tuple(description["input_shape"]))
     return models.create(**description)
 
 

@@ -1,7 +1,7 @@
 """`mcjax train`: networks to be joined, many seeds in one program."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -40,8 +40,10 @@ class TrainData(DataOptions):
 class TrainModel(ModelOptions):
     """Which architecture to train."""
 
-    model: str = "tinysix"
-    """mlp, tinysix, tinyten, resnet20, resnet32, vgg11 or vgg16."""
+    model: str | None = None
+    """mlp, tinysix, tinyten, resnet20, resnet32, vgg11 or vgg16 (None: tinysix, or the --module)."""
+    module: str | None = None
+    """A Flax module of your own instead, package.module:Class (None: the --model)."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class Train:
             raise InputError(f"got networks={self.networks}, expected at least 1.")
         key = check_key(self.seed)
         dataset, images = self.images.load()
-        described = self.architecture.describe(dataset)
+        chosen = self.architecture
+        if chosen.model is None and chosen.module is None:
+            chosen = replace(chosen, model="tinysix")
+        described = chosen.describe(dataset)
         model = read_model(described)
         config = TrainConfig(**self.training.config(dataset))
         steps_per_epoch(config, dataset)  # refuses a batch larger than the set before the folder is made

@@ -59,23 +59,24 @@ def from_flax(
         raise InputError("got a single number as example_input, expected a batch (n, ...).")
     batch = jax.ShapeDtypeStruct((2, *shape[1:]), dtype)
     if isinstance(module, nn.Module):
-        functions, name = _linen(module, batch), name or type(module).__name__
+        functions, named = _linen(module, batch), type(module).__name__
     elif isinstance(module, nnx.Module) or (isinstance(module, type) and issubclass(module, nn.Module)):
         raise InputError(_other_kind(module))
     elif callable(module):
-        functions, name = _nnx(module), name or getattr(module, "__name__", "nnx")
+        functions, named = _nnx(module), getattr(module, "__name__", "nnx")
     else:
         raise InputError(f"got {module!r}, expected a Linen module or what makes an NNX module of nnx.Rngs.")
+    called = name or named
     if isinstance(activations, Mapping) and not isinstance(module, nn.Module):
         raise InputError("activations by submodule are for Linen modules: give a function, or leave them out.")
 
     def apply(theta: trees.Tree, x: jax.Array) -> jax.Array:
-        check_input(str(name), shape[1:], x)
+        check_input(called, shape[1:], x)
         outputs: Any = functions.apply(theta, x)
         return outputs
 
     def apply_train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[jax.Array, trees.Tree]:
-        check_input(str(name), shape[1:], x)
+        check_input(called, shape[1:], x)
 
         # Flax mixes old and new, m * old + (1 - m) * batch: from old = 0 and old = 1 follow m and
         # the batch's own statistics. The forward pass is the same in both, and XLA keeps one.
@@ -88,7 +89,7 @@ def from_flax(
     theta = jax.eval_shape(functions.init, jax.random.key(0))
     outputs = jax.eval_shape(apply, theta, batch)
     if not isinstance(outputs, jax.ShapeDtypeStruct) or not outputs.shape:
-        raise InputError(f"{name} returns {jax.tree.structure(outputs)}, expected one array (n, ..., classes).")
+        raise InputError(f"{called} returns {jax.tree.structure(outputs)}, expected one array (n, ..., classes).")
     spec = infer_spec(apply, theta, batch) if spec is None else spec
     spec.validate(theta)
     if activations is None:
@@ -105,9 +106,7 @@ def from_flax(
     program = str(jax.make_jaxpr(apply)(theta, batch))
     convolutions: Convolutions = "plain" if "conv_general_dilated" in program else "none"
     classes = outputs.shape[-1]
-    return Model(
-        functions.init, apply, apply_train, take, spec, name, shape[1:], classes, convolutions, str(dtype)
-    )
+    return Model(functions.init, apply, apply_train, take, spec, called, shape[1:], classes, convolutions, str(dtype))
 
 
 def _other_kind(module: Any) -> str:

@@ -130,7 +130,9 @@ def _interleave(places: Sequence[int], there: Sequence[Axis], elsewhere: Sequenc
     return tuple(next(inside) if i in places else next(outside) for i in range(rank))
 
 
-@rule("scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter_mul", "scatter-min", "scatter-max", "scatter-sub")
+@rule(
+    "scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter_mul", "scatter-min", "scatter-max", "scatter-sub"
+)
 def _scatter(a: Application) -> list[Axes]:
     numbers = a.step.params["dimension_numbers"]
     windows = iter(numbers.update_window_dims)

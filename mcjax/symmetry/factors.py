@@ -12,7 +12,7 @@ permuted alike are unified, which splits factors where their cuts do not yet agr
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Sum:
     parts: tuple["Product", ...]
 
 
-Product = tuple[Union[int, Sum], ...]
+Product = tuple[int | Sum, ...]
 """The factors of an axis from the slowest to the fastest: ids of atoms, or sums. Length 1 is `()`."""
 
 MISALIGNED = "it is cut in ways that do not line up"
@@ -40,14 +40,15 @@ class Factors:
 
     def new(self, size: int, reason: str | None = None, origin: int | None = None) -> Product:
         """A fresh factor of this length; pinned if `reason` is given. `origin` marks what it came from."""
-        if size == 1:
-            return ()
+        return () if size == 1 else (self._atom(size, reason, origin),)
+
+    def _atom(self, size: int, reason: str | None, origin: int | None) -> int:
         self._parent.append(len(self._parent))
         self._size.append(size)
         self._reason.append(reason)
         self._refined.append(None)
         self._origin.append(origin)
-        return (len(self._parent) - 1,)
+        return len(self._parent) - 1
 
     def find(self, atom: int) -> int:
         """The atom that stands for all those unified with this one."""
@@ -115,7 +116,7 @@ class Factors:
             if isinstance(term, Sum):
                 copied.append(Sum(tuple(self._copy(part, origin) for part in term.parts)))
             else:
-                (twin,) = self.new(self._size[term], None, origin)
+                twin = self._atom(self._size[term], None, origin)
                 self._parent[twin] = self.find(term)
                 copied.append(twin)
         return tuple(copied)

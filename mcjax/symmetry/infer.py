@@ -51,9 +51,7 @@ def infer_spec(fn: Callable[..., Any], theta: trees.Tree, x: Any, *, strict: boo
         for position, product in enumerate(products):
             consumes = _consumes(found, origin, len(products))
             length = found.factors.length(product)
-            declared = tuple(
-                as_axis(piece, names[piece.atom], length, consumes) for piece in found.pieces(product)
-            )
+            declared = tuple(as_axis(piece, names[piece.atom], length, consumes) for piece in found.pieces(product))
             entries.append(declared if len(declared) != 1 else declared[0])
             if length > 1 and not declared:
                 pinned[leaf, position] = _reason(found.factors.why(product), leaf)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.symmetry.permutation import Permutation, identity_permutation, permute, random_permutation
 from mcjax.symmetry.axis import SpecError
+from mcjax.symmetry.permutation import Permutation, identity_permutation, permute, random_permutation
 
 
 def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tolerance: float = 1e-6) -> None:

@@ -12,7 +12,6 @@ import jax
 from mcjax import trees
 from mcjax.symmetry.axis import Axis, Entry, SpecError, axes_of, cross, entry_from_json, entry_of, entry_to_json
 
-
 LeafAxes = tuple[Entry, ...]
 Declared = Mapping[str, Sequence[Any] | None]
 Place = tuple[str, int]
@@ -66,7 +65,7 @@ class PermutationSpec:
         return tuple(dict.fromkeys(named))
 
     def without(self, *groups: str) -> "PermutationSpec":
-        """This spec with some groups never permuted. Raises SpecError if it has no such group."""
+        """The spec with some groups never permuted. Raises SpecError if it has no such group."""
         gone = [(name, position) for group in groups for name, position, _ in self.places(group)]
         axes = {
             name: tuple(tuple(axis for axis in axes_of(entry) if axis.group not in groups) for entry in entries)
@@ -113,7 +112,11 @@ class PermutationSpec:
     def _check(self, shapes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, int]]:
         problems = [f"{name}: in the variables, missing from the spec" for name in shapes.keys() - self.axes.keys()]
         problems += [f"{name}: in the spec, missing from the variables" for name in self.axes.keys() - shapes.keys()]
-        if any(self.axes.values()) and not problems and all(len(shapes[name]) == len(entries) + 1 for name, entries in self.axes.items()):
+        if (
+            any(self.axes.values())
+            and not problems
+            and all(len(shapes[name]) == len(entries) + 1 for name, entries in self.axes.items())
+        ):
             return ["every leaf has one axis more than the spec names: several networks? Use jax.vmap over them"], {}
         found: dict[str, dict[int, list[str]]] = {}
         for name in self.axes.keys() & shapes.keys():
@@ -121,13 +124,15 @@ class PermutationSpec:
             if any(entries) and len(entries) != len(shape):
                 problems.append(f"{name}: shape {shape} has {len(shape)} axes, the spec names {len(entries)}")
                 continue
-            for position, axis in ((position, axis) for position, entry in enumerate(entries) for axis in axes_of(entry)):
+            for position, axis in (
+                (position, axis) for position, entry in enumerate(entries) for axis in axes_of(entry)
+            ):
                 if size := axis.size(shape[position]):
                     found.setdefault(axis.group, {}).setdefault(size, []).append(f"{name} axis {position}")
                 else:
                     problems.append(f"{name}: axis {position} has length {shape[position]}, {_expected(axis)} ({axis})")
             problems += [
-                f"{name}: axis {position} has {a} and {b}, which overlap in part: expected one inside the other, or apart"
+                f"{name}: axis {position} has {a} and {b}, which overlap in part: expected one in the other, or none"
                 for position, entry in enumerate(entries)
                 for a, b in combinations(axes_of(entry), 2)
                 if cross(a, b, shape[position])

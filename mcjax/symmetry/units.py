@@ -101,13 +101,9 @@ def _reading(
         if group_of.get(piece.atom) == group and not any(_overlap(piece, one) for one in own):
             own.append(piece)
     at = np.concatenate([as_axis(piece, group, shape[position]).positions(shape[position]) for piece in own], 1)
-    shared = any(
-        _overlap(piece, one) for one in own for piece in here if piece.atom in group_of and piece not in own
-    )
+    shared = any(_overlap(piece, one) for one in own for piece in here if piece.atom in group_of and piece not in own)
     inside = len(place) - 1  # a scan stacks what it computes along an axis before these
-    return Reading(
-        place, position + inside, tuple(map(tuple, at.tolist())), shared, tuple(i + inside for i in others)
-    )
+    return Reading(place, position + inside, tuple(map(tuple, at.tolist())), shared, tuple(i + inside for i in others))
 
 
 def _overlap(a: Piece, b: Piece) -> bool:

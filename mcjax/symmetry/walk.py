@@ -49,7 +49,7 @@ class Walk:
     factors: Factors
     names: list[str]
     leaf_axes: list[tuple[str, int]]
-    leaves: dict[str, Axes]
+    leaves: dict[str, tuple[Product, ...]]
     reads: list[Read] = field(default_factory=list)
     values: dict[int, Value] = field(default_factory=dict)
     consumed: set[int] = field(default_factory=set)
@@ -127,7 +127,10 @@ class Walk:
         for one, other in zip(a.axes, b.axes, strict=True):
             if one is not None and other is not None:
                 self.factors.unify(one, other)
-        return Value(tuple(one if one is not None else other for one, other in zip(a.axes, b.axes, strict=True)), a.data or b.data)
+        return Value(
+            tuple(one if one is not None else other for one, other in zip(a.axes, b.axes, strict=True)),
+            a.data or b.data,
+        )
 
     def pin(self, value: Value, reason: str) -> None:
         """Never permute any axis of a value."""
@@ -262,9 +265,7 @@ def _length(factors: Factors, product: Product) -> int:
 
 
 def _free(product: Product) -> bool:
-    return any(
-        any(map(_free, term.parts)) if isinstance(term, Sum) else term >= 0 for term in product
-    )
+    return any(any(map(_free, term.parts)) if isinstance(term, Sum) else term >= 0 for term in product)
 
 
 def _runs(parts: Sequence[Product]) -> list[tuple[int, Product]]:
