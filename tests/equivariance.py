@@ -49,19 +49,39 @@ def symmetry(fn, *operands):
     """
     operands = [drawn(operand, seed) for seed, operand in enumerate(operands)]
     found, inputs, outputs = walked(fn, *operands)
+    factors, said = found.factors, notation(found.factors, inputs, outputs)
     run = jax.jit(lambda *operands: jax.tree.leaves(fn(*operands)))
-    results = [np.asarray(result) for result in run(*operands)]
-    for result, axes in zip(results, outputs, strict=True):
-        for i, axis in enumerate(axes):
-            if axis is None and result.shape[i] and not same(result, result.take([0] * result.shape[i], i)):
-                raise Unsound(f"axis {i} of a result {result.shape} varies, and is said not to")
-    said = notation(found.factors, inputs, outputs)
-    for permutations in generators(found.factors, [*inputs, *outputs]):
-        moved = [permuted(found.factors, axes, permutations, value) for axes, value in zip(inputs, operands, strict=True)]
-        for axes, before, after in zip(outputs, results, run(*moved), strict=True):
-            if not same(after, permuted(found.factors, axes, permutations, before)):
+    for version in versions(operands):
+        results = [np.asarray(result) for result in run(*version)]
+        for axes, result in zip(outputs, results, strict=True):
+            check_axes(factors, axes, result)
+        for permutations in generators(factors, [*inputs, *outputs]):
+            moved = [permuted(factors, *each, permutations) for each in zip(inputs, version, strict=True)]
+            expected = [permuted(factors, *each, permutations) for each in zip(outputs, results, strict=True)]
+            if not all(map(same, run(*moved), expected)):
                 raise Unsound(f"{said}: not so under {permutations}")
     return said
+
+
+def versions(operands):
+    """The operands, and others, with which a function takes other branches and other numbers of turns."""
+    for number, factor in enumerate((1, -1, 2)):
+        yield [
+            np.asarray(number, each.dtype)
+            if each.shape == () and each.dtype.kind in "bi"
+            else (each * factor).astype(each.dtype)
+            if each.dtype.kind == "f"
+            else each
+            for each in operands
+        ]
+
+
+def check_axes(factors, axes, result):
+    for i, (axis, n) in enumerate(zip(axes, result.shape, strict=True)):
+        if axis is None and n and not same(result, result.take([0] * n, i)):
+            raise Unsound(f"axis {i} of a result {result.shape} is said not to vary, and does")
+        if axis is not None and factors.length(axis) != n:
+            raise Unsound(f"axis {i} of a result {result.shape} is said to be of length {factors.length(axis)}")
 
 
 def same(a, b):
@@ -85,7 +105,7 @@ def generators(factors, values):
             yield {root: np.r_[1, 0, 2:size]}
 
 
-def permuted(factors, axes, permutations, value):
+def permuted(factors, axes, value, permutations):
     for i, axis in enumerate(axes):
         if axis is not None:
             value = value.take(order(factors, axis, permutations), i)

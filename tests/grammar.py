@@ -136,7 +136,9 @@ def group_norm(d, shape):
 
     def fn(v, w, _):
         parts = v.reshape(*shape[:-1], 2, -1)
-        return (parts - parts.mean(-1, keepdims=True)).reshape(shape) / (1 + jnp.repeat((parts**2).mean(-1), shape[-1] // 2, -1))
+        return (parts - parts.mean(-1, keepdims=True)).reshape(shape) / (
+            1 + jnp.repeat((parts**2).mean(-1), shape[-1] // 2, -1)
+        )
 
     return fn
 
@@ -248,7 +250,9 @@ def pad(d, shape):
 @layer
 def ordered(d, shape):
     a = d.axis(shape)
-    how = d.pick([lambda v: jnp.cumsum(v, a), lambda v: jnp.sort(v, a), lambda v: jnp.flip(v, a), lambda v: jnp.roll(v, 1, a)])
+    how = d.pick(
+        [lambda v: jnp.cumsum(v, a), lambda v: jnp.sort(v, a), lambda v: jnp.flip(v, a), lambda v: jnp.roll(v, 1, a)]
+    )
     return lambda v, w, _: how(v)
 
 
@@ -288,7 +292,11 @@ def attention(d, shape):
     def fn(v, w, _):
         b, t, _n = v.shape
         q, keys = (v @ w[q_name]).reshape(b, t, heads, k), jnp.einsum("btn,nhk->bthk", v, w[k_name])
-        mixed = jnp.einsum("bhts,bshm->bthm", jax.nn.softmax(jnp.einsum("bthk,bshk->bhts", q, keys)), (v @ w[v_name]).reshape(b, t, heads, m))
+        mixed = jnp.einsum(
+            "bhts,bshm->bthm",
+            jax.nn.softmax(jnp.einsum("bthk,bshk->bhts", q, keys)),
+            (v @ w[v_name]).reshape(b, t, heads, m),
+        )
         return v + mixed.reshape(b, t, -1) @ w[out]
 
     return fn
@@ -302,7 +310,13 @@ def convolution(d, shape):
     name = d.leaf(int(d.pick([1, 2, 3])), shape[-1] // groups, groups * int(d.pick([1, 2])))
     stride, dilation = (int(n) for n in d.rng.integers(1, 3, 2))
     return lambda v, w, _: lax.conv_general_dilated(
-        v, w[name], (stride,), "SAME", rhs_dilation=(dilation,), dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups
+        v,
+        w[name],
+        (stride,),
+        "SAME",
+        rhs_dilation=(dilation,),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
     )
 
 
@@ -382,7 +396,9 @@ def scattered(d, shape):
 def looked_up(d, shape):
     index = d.rng.integers(0, (rows := d.size()), shape[0], np.int32)
     name = d.leaf(rows, shape[-1])
-    return lambda v, w, _: v + w[name][index].reshape(shape[0], *(1,) * (len(shape) - 2), shape[-1]) if len(shape) > 1 else v
+    return lambda v, w, _: (
+        v + w[name][index].reshape(shape[0], *(1,) * (len(shape) - 2), shape[-1]) if len(shape) > 1 else v
+    )
 
 
 @layer
@@ -404,7 +420,10 @@ def unstacked(d, shape):
 
 @layer
 def tiled(d, shape):
-    a, how = d.axis(shape), d.pick([jnp.repeat, lambda v, n, a: jnp.tile(v, [n if i == a else 1 for i in range(v.ndim)])])
+    a, how = (
+        d.axis(shape),
+        d.pick([jnp.repeat, lambda v, n, a: jnp.tile(v, [n if i == a else 1 for i in range(v.ndim)])]),
+    )
     return lambda v, w, _: how(v, 2, a)
 
 

@@ -341,9 +341,7 @@ class Ensemble(nn.Module):
             def __call__(self, x):
                 return nn.Dense(3)(nn.tanh(nn.Dense(5)(x)))
 
-        members = nn.vmap(
-            Member, in_axes=None, variable_axes={"params": 0}, split_rngs={"params": True}, axis_size=4
-        )
+        members = nn.vmap(Member, in_axes=None, variable_axes={"params": 0}, split_rngs={"params": True}, axis_size=4)
         return members()(x.reshape(x.shape[0], -1)).mean(0)
 
 
@@ -379,7 +377,7 @@ class Rotary(nn.Module):
 
     @nn.compact
     def __call__(self, tokens):
-        b, t = tokens.shape
+        t = tokens.shape[1]
         x = nn.Embed(11, 8)(tokens)
         angle = np.arange(t)[:, None] * 0.5 ** np.arange(2)
         cos, sin = (f(angle)[None, :, None].astype(np.float32) for f in (np.cos, np.sin))

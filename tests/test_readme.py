@@ -26,7 +26,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), scope)
     assert scope["metrics"].train_loss.shape == (61,)
     assert scope["match"].after["dense_0"] > scope["match"].before["dense_0"]
-    assert scope["model"].spec.groups == ("units",)
+    assert scope["model"].spec.groups == ("Conv_0", "Dense_0")
 
 
 def test_pictures_and_files_that_it_names_exist():

@@ -95,7 +95,8 @@ def _names(found: Walk) -> dict[int, str]:
     ]
     names: dict[int, str] = {}
     for form in forms:
-        found_names = {atom: form(*maker) for atom, maker in makers.items() if atom not in names}
+        # Dots, since a slash in the name of a leaf begins another level.
+        found_names = {atom: form(*maker).replace("/", ".") for atom, maker in makers.items() if atom not in names}
         counts = Counter([*found_names.values(), *names.values()])
         names.update({atom: name for atom, name in found_names.items() if counts[name] == 1})
     return names
