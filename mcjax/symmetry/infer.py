@@ -6,8 +6,9 @@ from typing import Any
 
 from mcjax import trees
 from mcjax.symmetry.axis import Axis, SpecError
+from mcjax.symmetry.pieces import Piece
 from mcjax.symmetry.spec import PermutationSpec
-from mcjax.symmetry.walk import Piece, Walk, walk
+from mcjax.symmetry.walk import Walk, walk
 
 
 def infer_spec(fn: Callable[..., Any], theta: trees.Tree, x: Any, *, strict: bool = False) -> PermutationSpec:

@@ -10,10 +10,11 @@ import numpy as np
 from mcjax import trees
 from mcjax.symmetry.axis import Axis, axes_of
 from mcjax.symmetry.infer import as_axis
+from mcjax.symmetry.pieces import Piece
 from mcjax.symmetry.program import Place
 from mcjax.symmetry.rules import Axes, Shape
 from mcjax.symmetry.spec import PermutationSpec
-from mcjax.symmetry.walk import Piece, Walk, walk
+from mcjax.symmetry.walk import Walk, walk
 
 Activations = dict[str, tuple[jax.Array, ...]]
 
@@ -98,16 +99,12 @@ def _reading(
     here = pieces[position] or []
     own: list[Piece] = []
     for piece in here:
-        if group_of.get(piece.atom) == group and not any(_overlap(piece, one) for one in own):
+        if group_of.get(piece.atom) == group and not any(piece.overlaps(one) for one in own):
             own.append(piece)
     at = np.concatenate([as_axis(piece, group, shape[position]).positions(shape[position]) for piece in own], 1)
-    shared = any(_overlap(piece, one) for one in own for piece in here if piece.atom in group_of and piece not in own)
+    shared = any(piece.overlaps(one) for one in own for piece in here if piece.atom in group_of and piece not in own)
     inside = len(place) - 1  # a scan stacks what it computes along an axis before these
     return Reading(place, position + inside, tuple(map(tuple, at.tolist())), shared, tuple(i + inside for i in others))
-
-
-def _overlap(a: Piece, b: Piece) -> bool:
-    return a.start < b.stop and b.start < a.stop
 
 
 def _elsewhere(found: Walk, group_of: dict[int, str], group: str) -> Reading:

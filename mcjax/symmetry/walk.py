@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from mcjax import trees
+from mcjax.symmetry import layout as layout  # registers its rules, as contractions does
 from mcjax.symmetry.contractions import contracted
-from mcjax.symmetry.factors import Factors, Product, Sum
+from mcjax.symmetry.factors import Factors, Product
+from mcjax.symmetry.pieces import Piece, pieces
 from mcjax.symmetry.program import Place, Program, Step, scan_counts, trace
 from mcjax.symmetry.rules import RULES, Application, Axes, Axis, Shape, said, unknown
 
@@ -29,16 +31,6 @@ class Read(NamedTuple):
     shape: Shape
     position: int
     product: Product
-
-
-class Piece(NamedTuple):
-    """Where a factor lies on an axis: positions start to stop, of length outer * n * inner."""
-
-    atom: int
-    start: int
-    stop: int
-    outer: int
-    inner: int
 
 
 @dataclass
@@ -140,7 +132,7 @@ class Walk:
 
     def pieces(self, product: Product) -> list[Piece]:
         """Where the free factors of an axis lie on it."""
-        return list(_pieces(self.factors, _canonical(self.factors, product), 0))
+        return pieces(self.factors, product)
 
 
 def walk(fn: Callable[..., Any], theta: trees.Tree, x: Any) -> Walk:
@@ -223,59 +215,4 @@ LOOPS: dict[str, Callable[[Walk, Step, list[Value], Place | None], list[Value]]]
 }
 
 
-# A canonical product names a free factor by the root of its class, and one that stays by minus its length.
-def _canonical(factors: Factors, product: Product) -> Product:
-    terms: list[int | Sum] = []
-    for term in factors.expand(product):
-        if isinstance(term, Sum):
-            terms.append(Sum(tuple(_canonical(factors, part) for part in term.parts)))
-        else:
-            free = factors.reason(term) is None
-            terms.append(factors.find(term) if free else -factors.length((term,)))
-    return tuple(terms)
-
-
-def _pieces(factors: Factors, product: Product, start: int) -> "list[Piece]":
-    found: list[Piece] = []
-    stop, outer = start + _length(factors, product), 1
-    for i, term in enumerate(product):
-        size, inner = _length(factors, (term,)), _length(factors, product[i + 1 :])
-        if isinstance(term, Sum):
-            for copy in range(outer):
-                at = start + copy * size * inner
-                for count, part in _runs(term.parts):
-                    length = count * _length(factors, part)
-                    if _free(part):
-                        found += _pieces(factors, (-count, *part, -inner), at)
-                    at += length * inner
-        elif term >= 0:
-            found.append(Piece(term, start, stop, outer, inner))
-        outer *= size
-    return found
-
-
-def _length(factors: Factors, product: Product) -> int:
-    length = 1
-    for term in product:
-        if isinstance(term, Sum):
-            length *= sum(_length(factors, part) for part in term.parts)
-        else:
-            length *= -term if term < 0 else factors.length((term,))
-    return length
-
-
-def _free(product: Product) -> bool:
-    return any(any(map(_free, term.parts)) if isinstance(term, Sum) else term >= 0 for term in product)
-
-
-def _runs(parts: Sequence[Product]) -> list[tuple[int, Product]]:
-    runs: list[tuple[int, Product]] = []
-    for part in parts:
-        if runs and runs[-1][1] == part:
-            runs[-1] = (runs[-1][0] + 1, part)
-        else:
-            runs.append((1, part))
-    return runs
-
-
-__all__ = ["Piece", "Read", "Value", "Walk", "walk"]
+__all__ = ["Read", "Value", "Walk", "walk"]
