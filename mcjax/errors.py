@@ -18,6 +18,7 @@ def unknown_name(kind: str, got: str, choices: Iterable[str], expected: str | No
     `expected` says what can be had, where the choices are too many to list.
     """
     choices = sorted(choices)
-    near = difflib.get_close_matches(got.lower(), choices, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(got.lower(), lower, n=1, cutoff=0.5)
+    hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
     return InputError(f"unknown {kind}: got {got!r}, expected {expected or 'one of ' + ', '.join(choices)}.{hint}")

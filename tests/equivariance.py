@@ -4,10 +4,13 @@ from itertools import count
 from string import ascii_lowercase
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mcjax.symmetry.factors import Factors, Sum
 from mcjax.symmetry.program import trace
+from mcjax.symmetry.rules import RULES
 from mcjax.symmetry.walk import Value, Walk
 
 
@@ -25,7 +28,7 @@ def drawn(shape, seed=0):
 def walked(fn, *operands):
     """The walk through a function of arrays that are all variables, and the axes of operands and of results."""
     program = trace(fn, *operands)
-    found = Walk(program, Factors(), [], [], {})
+    found = Walk(program, Factors())
     origins = count()
     inputs = [
         Value(tuple(found.factors.new(n, None, next(origins)) for n in program.shapes[slot]), False)
@@ -39,6 +42,58 @@ def primitives(program):
     """The names of all primitives in a program, those in its loops included."""
     names = {step.name for step in program.steps}
     return names.union(*(primitives(body) for step in program.steps for body in step.bodies))
+
+
+def cases(rows):
+    """A test case for every row of a table: {primitive: [(what is said of it, a function, its operands)]}."""
+    return [pytest.param(name, row, id=f"{name}: {row[0]}") for name, rows in rows.items() for row in rows]
+
+
+def once_a_rule(rows):
+    """Of the primitives that share a rule, the one that has the most rows."""
+    longest = {RULES[name]: name for name in sorted(rows, key=lambda name: len(rows[name]))}
+    return {name: rows[name] for name in longest.values()}
+
+
+def check(name, row):
+    """A function of this primitive has exactly this symmetry."""
+    expected, fn, *operands = row
+    assert name in primitives(trace(fn, *map(drawn, operands)))
+    assert symmetry(fn, *operands) == expected
+
+
+def check_uniform(row):
+    """The same function of operands of which one, in turn, does not vary along one of its axes."""
+    _, fn, *operands = row
+    operands = [drawn(operand, seed) for seed, operand in enumerate(operands)]
+
+    def spread(k, shape):
+        return lambda *xs: fn(*xs[:k], jnp.broadcast_to(xs[k], shape), *xs[k + 1 :])
+
+    for k, operand in enumerate(operands):
+        for i, n in enumerate(operand.shape):
+            if n > 1:
+                symmetry(spread(k, operand.shape), *operands[:k], operand.take([0], i), *operands[k + 1 :])
+
+
+def registered(module):
+    """The names of the primitives whose rules are in a module."""
+    return {name for name, rule in RULES.items() if rule.__module__ == module.__name__}
+
+
+def passed_on(a):
+    """A rule, mostly wrong: the results are permuted like the first operand."""
+    return [a.axes[0] for _ in a.results]
+
+
+def all_new(a):
+    """A rule, mostly wrong: the results have nothing to do with the operands."""
+    return [tuple(map(a.factors.new, shape)) for shape in a.results]
+
+
+def all_uniform(a):
+    """A rule, mostly wrong: the results do not vary."""
+    return [(None,) * len(shape) for shape in a.results]
 
 
 def symmetry(fn, *operands):
@@ -86,7 +141,8 @@ def check_axes(factors, axes, result):
 
 def same(a, b):
     if np.issubdtype(b.dtype, np.inexact):
-        return np.allclose(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
+        scale = np.abs(b[np.isfinite(b)]).max(initial=1)
+        return np.allclose(a, b, rtol=1e-5, atol=1e-5 * scale, equal_nan=True)
     return np.array_equal(a, b)
 
 
@@ -152,3 +208,13 @@ def notation(factors, inputs, outputs):
 
     left, right = (" ".join("".join(map(spelled, axes)) or "()" for axes in side) for side in (inputs, outputs))
     return f"{left} -> {right}"
+
+
+def flat(x):
+    """All entries in a row, which many tables need."""
+    return x.reshape(-1)
+
+
+def swapped(x):
+    """The first two entries behind the others, which many tables need."""
+    return jnp.concatenate([x[2:], x[:2]])

@@ -438,6 +438,50 @@ def filled(d, shape):
     return lambda v, w, _: jnp.where(v > 0, v, jnp.broadcast_to(w[name], shape))
 
 
+@layer
+def over_two(d, shape):
+    name = d.leaf(*shape[-2:], d.size())
+    return None if len(shape) < 3 else lambda v, w, _: jnp.tanh(jnp.tensordot(v, w[name], 2))
+
+
+@layer
+def outer(d, shape):
+    flat = d.rng.random() < 0.5
+    return lambda v, w, _: (v[..., :, None] * v[..., None, :]).reshape(
+        *shape[:-1], *([-1] if flat else [shape[-1]] * 2)
+    )
+
+
+@layer
+def images(d, shape):
+    if len(shape) != 4:
+        return None
+    name = d.leaf(int(d.pick([1, 2])), int(d.pick([1, 2])), shape[-1], d.size())
+    return lambda v, w, _: jax.nn.silu(
+        lax.conv_general_dilated(v, w[name], (1, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    )
+
+
+@layer
+def in_order(d, shape):
+    a, i = d.axis(shape), d.other(shape)
+    return lambda v, w, values: v + jnp.take_along_axis(values[i], jnp.argsort(v, a), a)
+
+
+@layer
+def deep(d, shape):
+    name = d.leaf(d.size(), shape[-1], shape[-1])
+    layer = jax.checkpoint(lambda u, w: (u + jnp.tanh(u @ w), u.sum()))
+    return lambda v, w, _: lax.scan(layer, v, w[name])[0]
+
+
+@layer
+def called(d, shape):
+    name = d.leaf(shape[-1])
+    inner = jax.jit(lambda u, b: jax.nn.relu(u) * jnp.broadcast_to(b, u.shape))
+    return lambda v, w, _: inner(v, w[name]) + inner(-v, w[name])
+
+
 def random_net(seed, depth=6, through=None):
     """The network of this seed: x of two or three axes, `depth` layers, and a layer that reads the last value.
 

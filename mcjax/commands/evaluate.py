@@ -72,7 +72,7 @@ class Evaluate:
         run = open_run("evaluate", self.out, {**kind, "data": images, "measuring": vars(self.measuring)})
         if run.results is None:
             curve = Curve(model.spec, about["curve"]["kind"], about["curve"]["control_points"])
-            bound = curve.bind(tree["theta_1"], tree["theta_2"], tree.get("theta_c"), tree["P"])
+            bound = curve.bind(tree["theta_1"], tree["theta_2"], tree.get("theta_c"), tree.get("P"))
             augmentation = Augmentation(**about["augmentation"]) if "augmentation" in about else None
             metrics = self.measuring.evaluate(model, bound, dataset, augmentation)
             finish_path(run, metrics, f"{model.name} on {dataset.name}")

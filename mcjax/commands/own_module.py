@@ -46,9 +46,14 @@ def _module(path: str, num_classes: int) -> Any:
         raise InputError(f"{path} is a {type(found).__name__}, expected a Flax module, its class, or what makes one.")
     # What makes a class's instances, its metaclass apart: that of NNX takes anything.
     made_by: Any = found
-    signature = inspect.signature(made_by.__init__ if isinstance(found, type) else made_by)
+    try:
+        signature = inspect.signature(made_by.__init__ if isinstance(found, type) else made_by)
+    except ValueError as error:
+        raise InputError(f"{path} does not say what it takes, expected a Flax module or what makes one.") from error
     accepted = {name: parameter for name, parameter in signature.parameters.items() if name != "self"}
-    make: Callable[..., Any] = partial(found, num_classes=num_classes) if "num_classes" in accepted else found
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    classes = "num_classes" in accepted or (anything and not isinstance(found, type))
+    make: Callable[..., Any] = partial(found, num_classes=num_classes) if classes else found
     needed = [
         name
         for name, parameter in accepted.items()
@@ -63,7 +68,10 @@ def _module(path: str, num_classes: int) -> Any:
         )
     if "rngs" in accepted or (isinstance(found, type) and issubclass(found, nnx.Module)):
         return lambda rngs: make(rngs=rngs)
-    made = make()
+    try:
+        made = make()
+    except Exception as error:  # whatever the user's own code raises
+        raise InputError(f"{path} failed when it was called: {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(made, nn.Module):
         raise InputError(
             f"{path} makes a {type(made).__name__}, expected a Flax Linen module; what makes an NNX module takes rngs."
@@ -79,7 +87,7 @@ def _import(path: str) -> Any:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, and an installed command does not
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise InputError(
             f"cannot import {name}, for --module {path}: {type(error).__name__}: {_first_line(error)}"
         ) from error
@@ -89,5 +97,5 @@ def _import(path: str) -> Any:
     return getattr(module, attribute)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]

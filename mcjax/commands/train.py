@@ -25,6 +25,7 @@ from mcjax.models import Model
 from mcjax.report import RunFolder, mean_and_std, plus_minus, table
 from mcjax.training import Recorder, TrainConfig, evaluate, train_endpoints
 from mcjax.training.loop import steps_per_epoch
+from mcjax.training.objective import check_fit
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Train:
         described = chosen.describe(dataset)
         model = read_model(described)
         config = TrainConfig(**self.training.config(dataset))
+        check_fit(model, dataset)
         steps_per_epoch(config, dataset)  # refuses a batch larger than the set before the folder is made
         run = open_run(
             "train",

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.errors import FlaxError
 
 from mcjax import trees
 from mcjax.errors import InputError
@@ -55,8 +56,8 @@ def from_flax(
     shape = tuple(jnp.shape(example_input))
     dtype = jnp.result_type(example_input)
     dtype = jnp.dtype(jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
-    if not shape:
-        raise InputError("got a single number as example_input, expected a batch (n, ...).")
+    if not shape or 0 in shape[1:]:
+        raise InputError(f"got example_input of shape {shape}, expected a batch (n, ...) of something.")
     batch = jax.ShapeDtypeStruct((2, *shape[1:]), dtype)
     if isinstance(module, nn.Module):
         functions, named = _linen(module, batch), type(module).__name__
@@ -79,16 +80,27 @@ def from_flax(
         check_input(called, shape[1:], x)
 
         # Flax mixes old and new, m * old + (1 - m) * batch: from old = 0 and old = 1 follow m and
-        # the batch's own statistics. The forward pass is the same in both, and XLA keeps one.
-        stats = trees.batch_stats(theta)
-        zeros, ones = jax.tree.map(jnp.zeros_like, stats), jax.tree.map(jnp.ones_like, stats)
-        outputs, from_zero = functions.train(trees.with_batch_stats(theta, zeros), x, key)
-        _, from_one = functions.train(trees.with_batch_stats(theta, ones), x, key)
-        return outputs, jax.tree.map(lambda a, b: a / (1 - (b - a)), from_zero, from_one)
+        # the batch's own statistics. The forward pass is the same in all, and XLA keeps one. A norm that
+        # is frozen mixes nothing in, m = 1, and keeps what it has.
+        def own(stored: jax.Array, from_zero: jax.Array, from_one: jax.Array) -> jax.Array:
+            share = 1 - (from_one - from_zero)
+            return jnp.where(share > 1e-6, from_zero / jnp.where(share > 1e-6, share, 1), stored)
 
-    theta = jax.eval_shape(functions.init, jax.random.key(0))
-    outputs = jax.eval_shape(apply, theta, batch)
-    if not isinstance(outputs, jax.ShapeDtypeStruct) or not outputs.shape:
+        outputs, _ = functions.train(theta, x, key)
+        stats = trees.batch_stats(theta)
+        fixed = [jax.tree.map(lambda leaf, value=value: jnp.full_like(leaf, value), stats) for value in (0, 1)]
+        mixed = [functions.train(trees.with_batch_stats(theta, each), x, key)[1] for each in fixed]
+        return outputs, jax.tree.map(own, stats, *mixed)
+
+    try:
+        theta = jax.eval_shape(functions.init, jax.random.key(0))
+        outputs = jax.eval_shape(apply, theta, batch)
+        jax.eval_shape(apply_train, theta, batch, jax.random.key(0))
+    except FlaxError as error:
+        raise InputError(
+            f"{called} cannot be called with parameters, batch statistics and random keys alone: {error}"
+        ) from error
+    if not isinstance(outputs, jax.ShapeDtypeStruct) or len(outputs.shape) < 2:
         raise InputError(f"{called} returns {jax.tree.structure(outputs)}, expected one array (n, ..., classes).")
     spec = infer_spec(apply, theta, batch) if spec is None else spec
     spec.validate(theta)
@@ -123,11 +135,13 @@ def _linen(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Functions:
     training, testing = _mode_arguments(type(module))
 
     def init(key: jax.Array) -> trees.Tree:
-        variables = module.init(key, jnp.zeros((1, *batch.shape[1:]), batch.dtype), **testing)
+        variables = nn.meta.unbox(module.init(key, jnp.zeros((1, *batch.shape[1:]), batch.dtype), **testing))
         return {name: variables[name] for name in variables if name in ("params", "batch_stats")}
 
     def train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[Any, trees.Tree]:
-        outputs, updates = module.apply(theta, x, rngs={"dropout": key}, mutable=["batch_stats"], **training)
+        # What asks for a stream of another name is given that of "params".
+        keys = {"dropout": key, "params": jax.random.fold_in(key, 1)}
+        outputs, updates = module.apply(theta, x, rngs=keys, mutable=["batch_stats"], **training)
         return outputs, updates.get("batch_stats", {})
 
     return Functions(init, lambda theta, x: module.apply(theta, x, **testing), train)
@@ -139,14 +153,16 @@ def _nnx(make: Callable[..., Any]) -> Functions:
 
     def split(key: Any, train: bool) -> tuple[Any, ...]:
         module = make(nnx.Rngs(key))
+        if not isinstance(module, nnx.Module):
+            raise InputError(f"got what makes a {type(module).__name__} of nnx.Rngs, expected an NNX module.")
         module.train() if train else module.eval()
         return nnx.split(module, *kinds, ...)
 
     graph, params, stats, random, others = nnx.eval_shape(lambda: split(0, False))
     if jax.tree.leaves(others):
         raise InputError(
-            f"the module holds {', '.join(trees.flatten(others))}, which are neither parameters nor batch "
-            "statistics: expected none. Make them constants, or wrap the module in pure functions (infer_spec)."
+            f"the module holds {', '.join(_leaves(others))}, which are neither parameters nor batch statistics: "
+            "expected none. Compute them in the call, or wrap the module in pure functions (infer_spec)."
         )
     training, testing = _mode_arguments(type(nnx.merge(graph, params, stats, random, others)))
 
@@ -165,7 +181,8 @@ def _nnx(make: Callable[..., Any]) -> Functions:
         return to_theta(*split(key, False)[1:3])
 
     def apply(theta: trees.Tree, x: Any) -> Any:
-        return nnx.merge(graph, *to_states(theta), random, others)(x, **testing)
+        # Streams of the module's own (a recurrent cell has one for its first state) start anew at every call.
+        return nnx.merge(graph, *to_states(theta), jax.tree.map(_stream, random), others)(x, **testing)
 
     def train(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
         training_graph, _, _, drawn, none = split(key, True)
@@ -174,6 +191,11 @@ def _nnx(make: Callable[..., Any]) -> Functions:
         return outputs, to_theta({}, nnx.state(module, nnx.BatchStat)).get("batch_stats", {})
 
     return Functions(init, apply, train)
+
+
+def _stream(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key(0) if is_key and not leaf.shape else jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def _leaves(state: Any) -> dict[str, Any]:

@@ -32,11 +32,11 @@ def _convolution(a: Application) -> list[Axes]:
     else:
         axes[out_batch] = a.axes[0][x_batch]
         # With feature groups, the channels are groups * inputs, and the filters groups * outputs.
-        group = a.factors.new(groups)
+        group, filters = a.factors.new(groups), a.held(1, k_out)
         a.factors.unify(a.held(0, x_in), group + a.held(1, k_in))
         if groups > 1:
-            a.factors.unify(a.held(1, k_out), group + a.factors.new(a.shapes[1][k_out] // groups))
-        axes[out_features] = a.held(1, k_out)
+            a.factors.unify(filters, group + a.factors.new(a.shapes[1][k_out] // groups))
+        axes[out_features] = filters
     for dimension, (i, k, o) in enumerate(zip(x_space, k_space, out_space, strict=True)):
         window = (params["window_strides"][dimension], params["padding"][dimension], params["lhs_dilation"][dimension])
         if a.shapes[1][k] == 1 and window == (1, (0, 0), 1):
@@ -113,11 +113,8 @@ def _gather(a: Application) -> list[Axes]:
         if i in batching:
             looked_up[batching[i]] = a.join((a.axes[0][i], a.axes[1][batching[i]]))
             continue
-        if i in numbers.start_index_map:
-            a.pin(0, i)
-            axis: Axis = a.opaque(size)
-        else:
-            axis = _window(a, 0, i, size)
+        # A window as long as its axis can only begin at 0, whatever the index says.
+        axis = _window(a, 0, i, size)
         if i not in numbers.collapsed_slice_dims:
             offsets.append(axis)
     return [_interleave(numbers.offset_dims, offsets, list(looked_up.values()))]
@@ -136,17 +133,22 @@ def _interleave(places: Sequence[int], there: Sequence[Axis], elsewhere: Sequenc
 def _scatter(a: Application) -> list[Axes]:
     numbers = a.step.params["dimension_numbers"]
     windows = iter(numbers.update_window_dims)
-    for i in range(len(a.shapes[1])):
-        a.pin(1, i)
-    for i in range(len(a.shapes[2])):
-        if i not in numbers.update_window_dims:
-            a.pin(2, i)
+    # The axes of the indices but the last are, in order, those of the updates that are no window.
+    places = [i for i in range(len(a.shapes[2])) if i not in numbers.update_window_dims]
+    batching = dict(zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True))
+    for j in range(len(a.shapes[1])):
+        if j not in batching.values():
+            a.pin(1, j)
+            if j < len(places):
+                a.pin(2, places[j])
     axes: list[Axis] = []
     for i, size in enumerate(a.shapes[0]):
-        held = i not in (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
-        update = next(windows) if held else None
-        moving = update is None or i in numbers.scatter_dims_to_operand_dims
-        if not moving and update is not None and a.shapes[2][update] == size:
+        if i in batching:
+            j = batching[i]
+            axes.append(a.join((a.axes[0][i], a.axes[1][j], a.axes[2][places[j]])))
+            continue
+        update = None if i in numbers.inserted_window_dims else next(windows)
+        if update is not None and a.shapes[2][update] == size:
             axes.append(a.join((a.axes[0][i], a.axes[2][update])))
             continue
         a.pin(0, i)

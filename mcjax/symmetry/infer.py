@@ -105,7 +105,9 @@ def _names(found: Walk) -> dict[int, str]:
 
 def _layer(leaf: str) -> str:
     """The layer of a leaf: its path without collection and last name."""
-    path = leaf.removesuffix("/value").split("/")
+    path = leaf.split("/")
     if len(path) > 1 and path[0] in ("params", "batch_stats"):
         path = path[1:]
+    elif len(path) > 1 and path[-1] == "value":  # as the state of an NNX module has it
+        path = path[:-1]
     return "/".join(path[:-1] or path)

@@ -56,8 +56,12 @@ def _squeeze(a: Application) -> list[Axes]:
 
 @rule("reshape")
 def _reshape(a: Application) -> list[Axes]:
-    if a.step.params.get("dimensions") is not None or 0 in a.shapes[0]:
+    if 0 in a.shapes[0]:
         return unknown(a)
+    order = a.step.params.get("dimensions")
+    if order is not None:  # transposed first
+        operand, shape = (tuple(each[0][i] for i in order) for each in (a.axes, a.shapes))
+        a = a._replace(axes=(operand,), shapes=(shape,))
     axes: list[Axis] = []
     i = j = 0
     old, new = a.shapes[0], a.results[0]
@@ -140,6 +144,8 @@ def _slice(a: Application) -> list[Axes]:
 
 def _part(a: Application, i: int, start: int, stop: int, stride: int) -> Axis:
     size, axis = a.shapes[0][i], a.axes[0][i]
+    if stop - start <= stride:  # one entry
+        stop, stride = start + min(1, stop - start), 1
     if axis is None or (stop - start == size and stride == 1):
         return axis
     if stop == start:
@@ -168,11 +174,12 @@ def _pieces(a: Application, position: int, sizes: Sequence[int]) -> Sequence[Axi
     axis = a.axes[0][position]
     if axis is None:
         return [None] * len(sizes)
-    pieces = None if 0 in sizes else a.factors.cut(axis, sizes)
+    pieces = a.factors.cut(axis, [n for n in sizes if n])
     if pieces is None:
         a.pin(0, position)
         return [a.opaque(n) for n in sizes]
-    return pieces
+    whole = iter(pieces)
+    return [next(whole) if n else a.opaque(0) for n in sizes]
 
 
 @rule("rev")

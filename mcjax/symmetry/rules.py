@@ -25,6 +25,8 @@ class Application(NamedTuple):
     axes: tuple[Axes, ...]
     shapes: tuple[Shape, ...]
     results: tuple[Shape, ...]
+    unknown: dict[str, None]
+    """Where what has no rule is noted, if it touches anything that could be permuted."""
 
     @property
     def reason(self) -> str:
@@ -71,10 +73,10 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 def unknown(a: Application) -> list[Axes]:
     """The rule of what has no rule: everything that it touches stays in place."""
     reason = f"no rule for {said(a.step)}"
-    for axes in a.axes:
-        for axis in axes:
-            if axis is not None:
-                a.factors.pin(axis, reason)
+    for axis in (axis for axes in a.axes for axis in axes):
+        if axis is not None and not a.factors.pinned(axis):
+            a.factors.pin(axis, reason)
+            a.unknown[said(a.step)] = None
     return [tuple(a.factors.new(n, reason) for n in shape) for shape in a.results]
 
 

@@ -13,7 +13,7 @@ from mcjax.symmetry.contractions import contracted
 from mcjax.symmetry.factors import Factors, Product
 from mcjax.symmetry.pieces import Piece, pieces
 from mcjax.symmetry.program import Place, Program, Step, scan_counts, trace
-from mcjax.symmetry.rules import RULES, Application, Axes, Axis, Shape, said, unknown
+from mcjax.symmetry.rules import RULES, Application, Axes, Axis, Shape, unknown
 
 
 class Value(NamedTuple):
@@ -39,9 +39,8 @@ class Walk:
 
     program: Program
     factors: Factors
-    names: list[str]
-    leaf_axes: list[tuple[str, int]]
-    leaves: dict[str, tuple[Product, ...]]
+    leaf_axes: list[tuple[str, int]] = field(default_factory=list)
+    leaves: dict[str, tuple[Product, ...]] = field(default_factory=dict)
     reads: list[Read] = field(default_factory=list)
     values: dict[int, Value] = field(default_factory=dict)
     consumed: set[int] = field(default_factory=set)
@@ -67,12 +66,10 @@ class Walk:
     def _apply(self, program: Program, step: Step, operands: Sequence[Value], place: Place | None) -> list[Value]:
         shapes = tuple(program.shapes[slot] for slot in step.inputs)
         results = tuple(program.shapes[slot] for slot in step.outputs)
-        applied = Application(self.factors, step, tuple(value.axes for value in operands), shapes, results)
+        held = tuple(value.axes for value in operands)
+        applied = Application(self.factors, step, held, shapes, results, self.unknown)
         data = any(value.data for value in operands)
-        known = RULES.get(step.name)
-        if known is None and any(not self._fixed(value) for value in operands):
-            self.unknown[said(step)] = None
-        axes = (known or unknown)(applied)
+        axes = RULES.get(step.name, unknown)(applied)
         summed = contracted(applied)
         self._note(operands, summed, data)
         if place is not None:
@@ -81,9 +78,6 @@ class Walk:
                     value, slot = operands[operand], step.inputs[operand]
                     self.reads.append(Read((*place, slot), value.axes, shapes[operand], position, product))
         return [Value(tuple(each), data) for each in axes]
-
-    def _fixed(self, value: Value) -> bool:
-        return all(axis is None or self.factors.pinned(axis) for axis in value.axes)
 
     def _note(self, operands: Sequence[Value], summed: Sequence[tuple[int, int, Product]], data: bool) -> None:
         """Which leaf axes make units, and which read them: those that a product with data sums over."""
@@ -138,7 +132,7 @@ class Walk:
 def walk(fn: Callable[..., Any], theta: trees.Tree, x: Any) -> Walk:
     """Trace `fn(theta, x)`, arrays or `jax.ShapeDtypeStruct`s, and walk through it."""
     program, leaves = trace(fn, theta, x), trees.flatten(theta)
-    found = Walk(program, Factors(), list(leaves), [], {})
+    found = Walk(program, Factors())
     used = {slot for step in program.steps for slot in step.inputs} | set(program.outputs)
     inputs: list[Value] = []
     for slot, name in zip(program.inputs, [*leaves, *[None] * len(program.inputs)], strict=False):

@@ -132,8 +132,8 @@ def test_resnet50_without_allocating_it():
     blocks = [64] * 6 + [128] * 8 + [256] * 12 + [512] * 6
     assert sorted(sizes.values()) == sorted([64, 256, 512, 1024, 2048, *blocks])
     # The trunk of the first stage: three blocks end in it and three begin from it, the next stage too.
-    assert len(spec.consumers("Bottleneck_0/Conv_2")) == 4
-    kernels = [leaf for leaf, _ in spec.producers("Bottleneck_0/Conv_2") if leaf.endswith("kernel")]
+    assert len(spec.consumers("Bottleneck_0.Conv_2")) == 4
+    kernels = [leaf for leaf, _ in spec.producers("Bottleneck_0.Conv_2") if leaf.endswith("kernel")]
     assert len(kernels) == 4
 
 

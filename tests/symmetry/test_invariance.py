@@ -2,12 +2,13 @@
 
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mcjax import PermutationSpec, SpecError, check_invariance
+from mcjax import Axis, PermutationSpec, SpecError, check_invariance, models
 
 AXES = {
     "params/one/kernel": (None, "one"),
@@ -123,3 +124,165 @@ def test_activations_of_another_width_are_found(theta, key):
 
     with pytest.raises(SpecError, match=r"permuting 'two' needs activations of \d+ units, and gets \[2\]"):
         check_invariance(network(activations=narrow), theta, X, key)
+
+
+TOKENS = np.array([[0, 3, 1], [2, 2, 4]], np.int32)
+
+
+def embedded(theta, x):
+    return jnp.tanh(theta["table"][x])
+
+
+@pytest.mark.parametrize(("table", "right"), [((None, "units"), True), (("units", None), False)])
+def test_integers_stay_integers(table, right, key):
+    theta = {"table": np.zeros((5, 5), np.float32), "out": np.eye(5, 2, dtype=np.float32)}
+    seen = set()
+
+    def apply(theta, x):
+        seen.add((x.dtype, theta["out"].dtype))
+        return embedded(theta, x).sum(1) @ theta["out"]
+
+    spec = PermutationSpec({"table": table, "out": ("units", None)})
+    model = SimpleNamespace(spec=spec, apply=apply, activations=lambda theta, x: {"units": (embedded(theta, x),)})
+    if right:
+        assert check_invariance(model, theta, TOKENS, key) is None
+    else:
+        with pytest.raises(SpecError, match="permuting 'units' changes the outputs and puts the activations of"):
+            check_invariance(model, theta, TOKENS, key)
+    assert seen == {(np.dtype(np.int32), np.dtype(np.float64))}
+
+
+class Cell(nn.Module):
+    """A recurrent layer whose state is float32 whatever its inputs are."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(nn.RNN(nn.LSTMCell(4))(x)[:, -1])
+
+
+@pytest.fixture(scope="module")
+def cell():
+    x = np.random.default_rng(0).normal(size=(3, 5, 2)).astype(np.float32)
+    model = models.from_flax(Cell(), x)
+    return model, model.init(jax.random.key(0)), x
+
+
+def test_a_state_of_float32_is_checked_in_float32(cell, key):
+    model, theta, x = cell
+    (group,) = model.spec.groups
+    dtypes = []
+
+    def apply(theta, x):
+        outputs = model.apply(theta, x)  # raises in float64
+        dtypes.append(outputs.dtype)
+        return outputs
+
+    assert check_invariance(model._replace(apply=apply), theta, x, key) is None
+    assert dtypes == [np.float32]
+    assert model.spec.group_sizes(theta) == {group: 4}
+
+
+@pytest.mark.parametrize("gate", ["i", "f", "g", "o"])
+@pytest.mark.parametrize("way", ["h", "i"])
+def test_a_wrong_spec_is_refused_in_float32_too(cell, key, gate, way):
+    model, theta, x = cell
+    (leaf,) = [leaf for leaf in model.spec.axes if leaf.endswith(f"/{way}{gate}/kernel")]
+    (group,) = model.spec.groups
+    forgotten = PermutationSpec({**model.spec.axes, leaf: (model.spec.axes[leaf][0], None)})
+    with pytest.raises(SpecError, match=f"permuting '{group}' changes the outputs"):
+        check_invariance(model._replace(spec=forgotten), theta, x, key)
+
+
+HEADS, UNITS = Axis("heads", inner=5), Axis("units", outer=4)
+
+
+def split(theta, x):
+    """Four heads of five units each, every unit minus the mean of its head."""
+    h = jnp.tanh(x @ theta["a"]).reshape(-1, 4, 5)
+    return h - h.mean(2, keepdims=True)
+
+
+def headed(a=(HEADS, UNITS), b=(HEADS, UNITS)):
+    return SimpleNamespace(
+        spec=PermutationSpec({"a": (None, a), "b": (b, None)}),
+        apply=lambda theta, x: split(theta, x).reshape(-1, 20) @ theta["b"],
+        activations=lambda theta, x: {
+            group: (jnp.square(split(theta, x)).mean(axis),) for group, axis in (("heads", 2), ("units", 1))
+        },
+    )
+
+
+@pytest.fixture
+def heads():
+    rng = np.random.default_rng(3)
+    return {"a": rng.normal(size=(4, 20)).astype(np.float32), "b": rng.normal(size=(20, 2)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_groups_on_one_axis(heads, seed):
+    assert check_invariance(headed(), heads, X, jax.random.key(seed)) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "group", "other"),
+    [
+        ({"b": HEADS}, "units", "heads"),
+        ({"a": UNITS}, "heads", "units"),
+        ({"b": (Axis("heads", outer=5), UNITS)}, "heads", "units"),
+        ({"b": (HEADS, Axis("units", inner=4))}, "units", "heads"),
+        ({"b": (HEADS, Axis("units", stop=5))}, "units", "heads"),
+    ],
+)
+def test_of_two_groups_on_one_axis_the_wrong_one_is_named(heads, wrong, group, other, key):
+    with pytest.raises(SpecError) as caught:
+        check_invariance(headed(**wrong), heads, X, key)
+    assert f"permuting '{group}' changes the outputs" in str(caught.value)
+    assert f"permuting '{other}'" not in str(caught.value)
+
+
+SEGMENTS = (Axis("one", stop=5), Axis("two", start=5))
+
+
+@pytest.mark.parametrize(
+    ("entry", "wrong"),
+    [
+        (SEGMENTS, ()),
+        ((Axis("two", stop=5), Axis("one", start=5)), ("one", "two")),
+        (SEGMENTS[:1], ("two",)),
+        (SEGMENTS[1:], ("one",)),
+    ],
+)
+def test_segments_of_a_concatenation(entry, wrong):
+    rng = np.random.default_rng(4)
+    theta = {name: rng.normal(size=(4, 5)) for name in ("one", "two")} | {"out": rng.normal(size=(10, 2))}
+
+    def parts(theta, x):
+        return {name: (jnp.tanh(x @ theta[name]),) for name in ("one", "two")}
+
+    model = SimpleNamespace(
+        spec=PermutationSpec({"one": (None, "one"), "two": (None, "two"), "out": (entry, None)}),
+        apply=lambda theta, x: jnp.concatenate([part for (part,) in parts(theta, x).values()], 1) @ theta["out"],
+        activations=parts,
+    )
+    if not wrong:
+        assert check_invariance(model, theta, X, jax.random.key(0)) is None
+        return
+    with pytest.raises(SpecError) as caught:
+        check_invariance(model, theta, X, jax.random.key(0))
+    for group in ("one", "two"):
+        assert (f"permuting {group!r} changes the outputs" in str(caught.value)) == (group in wrong)
+
+
+def test_a_pair_of_units_is_always_exchanged():
+    theta = {"a": np.ones((3, 2), np.float32), "b": np.ones((2, 4), np.float32)}
+    wrong = PermutationSpec({"a": (None, "pair"), "b": (None, None)})
+
+    def apply(theta, x):
+        return jnp.tanh(x @ theta["a"]) @ theta["b"]
+
+    activations = lambda theta, x: {"pair": (jnp.tanh(x @ theta["a"]),)}  # noqa: E731
+    model = SimpleNamespace(spec=wrong, apply=apply, activations=activations)
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    for seed in range(10):
+        with pytest.raises(SpecError, match="permuting 'pair' changes the outputs"):
+            check_invariance(model, theta, x, jax.random.key(seed))

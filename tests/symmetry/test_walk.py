@@ -137,9 +137,9 @@ SCANS = {
 }
 
 WHILES = {
-    "until it is small": (
+    "until it is large": (
         "ab bb -> ab",
-        lambda x, w: lax.while_loop(lambda x: jnp.abs(x).max() > 0.1, lambda x: 0.5 * jnp.tanh(x @ w), x),
+        lambda x, w: lax.while_loop(lambda x: x.sum() < 30, lambda x: x + (x @ w) ** 2 + 1, x),
         (2, 3),
         (3, 3),
     ),
