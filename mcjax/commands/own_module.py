@@ -81,7 +81,7 @@ def _module(path: str, num_classes: int) -> Any:
 
 def _import(path: str) -> Any:
     name, _, attribute = path.partition(":")
-    if not name or not attribute.isidentifier():
+    if not name or not attribute.isidentifier() or name.endswith(".py"):
         raise InputError(f"got --module {path}, expected package.module:Class, as in my_package.nets:Net.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, and an installed command does not
@@ -89,7 +89,8 @@ def _import(path: str) -> Any:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise InputError(
-            f"cannot import {name}, for --module {path}: {type(error).__name__}: {_first_line(error)}"
+            f"cannot import {name}, for --module {path}: {type(error).__name__}: {_first_line(error)}. Expected a "
+            f"module that is installed, or one in {os.getcwd()}."
         ) from error
     if not hasattr(module, attribute):
         there = [each for each, value in vars(module).items() if callable(value) or isinstance(value, nn.Module)]

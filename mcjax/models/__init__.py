@@ -1,7 +1,7 @@
 """Models: pure functions of one architecture, with the spec of its permutation symmetry."""
 
 from mcjax.models.base import Model
-from mcjax.models.modules import from_flax
+from mcjax.models.modules import from_flax, from_function
 from mcjax.models.registry import REGISTRY, create
 
-__all__ = ["REGISTRY", "Model", "create", "from_flax"]
+__all__ = ["REGISTRY", "Model", "create", "from_flax", "from_function"]

@@ -40,19 +40,27 @@ def from_flax(
 
     `module` is a Linen module, or what makes an NNX module of `nnx.Rngs` (its class, or a function).
     `example_input` is a batch, or its `jax.ShapeDtypeStruct`: floats or integers, (n, ...). The module
-    returns one array (n, ..., classes). If it takes `train`, `training` or `is_training`, or
+    returns one array (n, ..., classes); to train, fit and measure it on a Dataset it takes images and
+    returns (n, classes). If it takes `train`, `training` or `is_training`, or
     `deterministic` or `use_running_average`, it is called with it.
 
-    `spec` and `activations` are inferred (`infer_spec`, `infer_activations`) unless they are given: a spec of
-    one's own, or an inferred one that was edited; activations as the submodules of every group
-    (`"Dense_0"`, `"Block_0/Conv_1"`; Linen alone) whose outputs are its units, each passed through
-    `nonlinearity` (default: as they are), or as the function (theta, x) -> {group: (array, ...)}.
+    `theta` is `{"params": ..., "batch_stats": ...}`; of an NNX module that is at hand,
+    `nnx.to_pure_dict(nnx.state(module, nnx.Param))` and the same with `nnx.BatchStat`. Batch statistics
+    that training moves by m * old + (1 - m) * new are kept as the batch's own; others stay as they are.
+
+    `spec` and `activations` are those of the function that testing computes, inferred (`infer_spec`,
+    `infer_activations`) unless they are given: a spec of one's own, or an inferred one that was edited;
+    activations as the submodules of every group (`"Dense_0"`, `"Block_0/Conv_1"`; Linen alone) whose
+    outputs are its units, each passed through `nonlinearity` (default: as they are), or as the
+    function (theta, x) -> {group: (array, ...)}.
     Raises SpecError if spec, activations and module do not fit, InputError if the module needs
     other arguments or holds variables other than parameters and batch statistics.
 
         model = from_flax(Net(), x)
         print(model.spec)
     """
+    if isinstance(example_input, nn.Module | nnx.Module):
+        raise InputError("got a module as example_input, expected from_flax(module, example_input).")
     shape = tuple(jnp.shape(example_input))
     dtype = jnp.result_type(example_input)
     dtype = jnp.dtype(jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
@@ -80,15 +88,17 @@ def from_flax(
         check_input(called, shape[1:], x)
 
         # Flax mixes old and new, m * old + (1 - m) * batch: from old = 0 and old = 1 follow m and
-        # the batch's own statistics. The forward pass is the same in all, and XLA keeps one. A norm that
-        # is frozen mixes nothing in, m = 1, and keeps what it has.
-        def own(stored: jax.Array, from_zero: jax.Array, from_one: jax.Array) -> jax.Array:
-            share = 1 - (from_one - from_zero)
-            return jnp.where(share > 1e-6, from_zero / jnp.where(share > 1e-6, share, 1), stored)
+        # the batch's own statistics. The forward pass is the same in all, and XLA keeps one. What is
+        # frozen (m = 1), or no such mean (it is not so from old = 2), stays as it is stored.
+        def own(stored: jax.Array, zero: jax.Array, one: jax.Array, two: jax.Array) -> jax.Array:
+            share = 1 - (one - zero)
+            bent = jnp.abs(two - 2 * one + zero) > 1e-4 * (1 + jnp.abs(zero))
+            mixes = (share > 1e-6) & (share < 1 + 1e-4) & ~bent.any()
+            return jnp.where(mixes, zero / jnp.where(mixes, share, 1), stored)
 
         outputs, _ = functions.train(theta, x, key)
         stats = trees.batch_stats(theta)
-        fixed = [jax.tree.map(lambda leaf, value=value: jnp.full_like(leaf, value), stats) for value in (0, 1)]
+        fixed = [jax.tree.map(lambda leaf, value=value: jnp.full_like(leaf, value), stats) for value in (0, 1, 2)]
         mixed = [functions.train(trees.with_batch_stats(theta, each), x, key)[1] for each in fixed]
         return outputs, jax.tree.map(own, stats, *mixed)
 
@@ -98,10 +108,13 @@ def from_flax(
         jax.eval_shape(apply_train, theta, batch, jax.random.key(0))
     except FlaxError as error:
         raise InputError(
-            f"{called} cannot be called with parameters, batch statistics and random keys alone: {error}"
+            f"{called} failed when it was called with what mcjax keeps, parameters and batch statistics: {error}"
         ) from error
     if not isinstance(outputs, jax.ShapeDtypeStruct) or len(outputs.shape) < 2:
-        raise InputError(f"{called} returns {jax.tree.structure(outputs)}, expected one array (n, ..., classes).")
+        raise InputError(
+            f"{called} returns {jax.tree.map(jnp.shape, outputs)}, expected one array (n, ..., classes): wrap the "
+            "module in one that returns its logits alone."
+        )
     spec = infer_spec(apply, theta, batch) if spec is None else spec
     spec.validate(theta)
     if activations is None:
@@ -115,10 +128,41 @@ def from_flax(
         raise SpecError(
             f"activations are of groups {sorted(given)}, expected those of the spec: {sorted(spec.groups)}."
         )
-    program = str(jax.make_jaxpr(apply)(theta, batch))
-    convolutions: Convolutions = "plain" if "conv_general_dilated" in program else "none"
+    convolutions = _convolutions(apply, theta, batch)
     classes = outputs.shape[-1]
     return Model(functions.init, apply, apply_train, take, spec, called, shape[1:], classes, convolutions, str(dtype))
+
+
+def from_function(
+    init: Callable[[jax.Array], trees.Tree],
+    apply: Callable[[trees.Tree, Any], Any],
+    example_input: Any,
+    *,
+    name: str = "function",
+) -> Model:
+    """A Model of two pure functions, init(key) -> theta and apply(theta, x) -> logits (n, classes).
+
+    Spec and activations are inferred, as by `from_flax`; there are no batch statistics.
+    """
+    shape, dtype = tuple(jnp.shape(example_input)), jnp.result_type(example_input)
+    theta = jax.eval_shape(init, jax.random.key(0))
+    outputs = jax.eval_shape(apply, theta, jax.ShapeDtypeStruct((2, *shape[1:]), dtype))
+    spec = infer_spec(apply, theta, jax.ShapeDtypeStruct((2, *shape[1:]), dtype))
+
+    def checked(theta: trees.Tree, x: Any) -> Any:
+        check_input(name, shape[1:], x)
+        return apply(theta, x)
+
+    def train(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
+        return checked(theta, x), {}
+
+    convolutions = _convolutions(apply, theta, jax.ShapeDtypeStruct((2, *shape[1:]), dtype))
+    take = infer_activations(apply, spec)
+    return Model(init, checked, train, take, spec, name, shape[1:], outputs.shape[-1], convolutions, str(dtype))
+
+
+def _convolutions(apply: Callable[..., Any], theta: trees.Tree, batch: jax.ShapeDtypeStruct) -> Convolutions:
+    return "plain" if "conv_general_dilated" in str(jax.make_jaxpr(apply)(theta, batch)) else "none"
 
 
 def _other_kind(module: Any) -> str:

@@ -20,7 +20,10 @@ def infer_spec(fn: Callable[..., Any], theta: trees.Tree, x: Any, *, strict: boo
     concatenations into segments, so heads, gates, flattened feature maps and dense blocks come out
     as `Axis` with outer, inner, start and stop. What touches inputs or outputs, or an operation that
     tells positions apart, stays in place, and `spec.pinned` says why. A group is named after the
-    leaf that makes it first. For a Flax NNX module give its functional form:
+    layer that makes it first, with dots for slashes; where a layer makes several, after the axis of its
+    kernel too, `query:1`, and the factor on it, `Dense_0:1.0`. It is the symmetry of `fn` as it is called: give
+    a network in testing mode, since dropout treats every unit by itself. For a Flax NNX module give
+    its functional form:
 
         graphdef, state = nnx.split(module)
         spec = infer_spec(lambda state, x: nnx.merge(graphdef, state)(x), state, x)
@@ -35,7 +38,8 @@ def infer_spec(fn: Callable[..., Any], theta: trees.Tree, x: Any, *, strict: boo
     be finite; what holds for special values alone (a unit that is zero, two that are equal); and
     permutations in which one axis moves differently for each index of another, such as the units of
     every attention head by themselves or the groups of a grouped convolution: there the same
-    permutation serves all heads.
+    permutation serves all heads; nor those that reorder what is looked up or chosen (the entries of a
+    codebook, the experts of a top-k gate), since indices tell positions apart.
     """
     found = walk(fn, theta, x)
     if strict and found.unknown:

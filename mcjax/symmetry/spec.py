@@ -28,7 +28,9 @@ class PermutationSpec:
     on one axis (heads and the units of each head, segments of a concatenation). `pinned` says why an
     axis is never permuted, as far as that is known. A spec is a value: it compares and hashes by
     its axes, prints as a table, goes to JSON and back, and is static under jit. To edit one, make
-    another: `PermutationSpec({**spec.axes, "params/Dense_0/bias": (None,)})`.
+    another: `PermutationSpec({**spec.axes, "params/Dense_0/bias": (None,)})`. In the table an axis is
+    `-` (never permuted), `units` (made there), `units in` (read there), `64*units*2` (outer and
+    inner factors), `units[0:8]` (a segment), or several of these joined by `&`; then come the reasons.
 
         PermutationSpec({
             "params/Dense_0/kernel": (None, "dense_0"),
@@ -42,6 +44,12 @@ class PermutationSpec:
     pinned: Mapping[Place, str]
 
     def __init__(self, axes: Declared, pinned: Mapping[Place, str] | None = None) -> None:
+        for name, entries in axes.items():
+            if isinstance(entries, str | Axis | Mapping):
+                raise SpecError(
+                    f"{name}: got {entries!r}, expected one entry an axis, in a tuple: ({entries!r},) for a leaf of "
+                    "one axis. Leaves are named by their path, as in params/Dense_0/kernel."
+                )
         leaves = {
             name: tuple(entry_of(each, last=i + 1 == len(entries or ())) for i, each in enumerate(entries or ()))
             for name, entries in axes.items()
@@ -161,7 +169,7 @@ class PermutationSpec:
     @classmethod
     def from_json(cls, text: str) -> "PermutationSpec":
         """The spec that `to_json` wrote. Raises SpecError if the text is something else."""
-        axes, pinned = {}, {}
+        axes, pinned, name = {}, {}, ""
         try:
             for name, entries in json.loads(text).items():
                 for i, entry in enumerate(entries):
@@ -169,12 +177,14 @@ class PermutationSpec:
                         pinned[name, i], entries[i] = str(entry["pinned"]), None
                 axes[name] = [entry_from_json(entry) for entry in entries]
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise SpecError(f"not the JSON of a PermutationSpec: {error}") from error
+            at = f" at leaf {name}" if name else ""
+            raise SpecError(f"not the JSON of a PermutationSpec{at}: {error}") from error
         return cls(axes, pinned)
 
     def __str__(self) -> str:
         rows = [(name, ", ".join(map(_said, entries)), self._reasons(name)) for name, entries in self.axes.items()]
-        widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
+        # Reasons line up, but for rows that are very long.
+        widths = [max((len(row[i]) for row in rows if len(row[i]) <= 90), default=0) for i in range(2)]
         head = f"PermutationSpec: {len(self.groups)} groups, {len(self.axes)} leaves"
         lines = [f"  {name:<{widths[0]}}  {f'({axes})':<{widths[1] + 2}}  {why}".rstrip() for name, axes, why in rows]
         return "\n".join([head, *lines])

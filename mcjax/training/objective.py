@@ -85,7 +85,7 @@ def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -
 
 
 def check_fit(model: Model, data: Dataset) -> None:
-    """Raise InputError if the model is for other images or fewer classes than the data has."""
+    """Raise InputError if the model is no classifier of such images: other shapes, tokens, fewer classes."""
     if tuple(data.image_shape) != tuple(model.input_shape):
         raise InputError(
             f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has images of shape "
@@ -95,4 +95,11 @@ def check_fit(model: Model, data: Dataset) -> None:
         raise InputError(
             f"{data.name} has {data.num_classes} classes, {model.name} tells {model.num_classes} apart. "
             "Create the model with the num_classes of the data."
+        )
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    outputs = jax.eval_shape(model.apply, theta, jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype))
+    if model.input_dtype != "float32" or outputs.shape != (2, model.num_classes):
+        raise InputError(
+            f"{model.name} takes {model.input_dtype} and returns {outputs.shape[1:]} for every input: expected images "
+            "in float32 and one logit a class. Specs, matching and curves of other models work, without data."
         )

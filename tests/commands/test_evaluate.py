@@ -140,7 +140,7 @@ def test_a_network_without_its_model_asks_for_it(trained, bars, tmp_path, capsys
     capsys.readouterr()
     for options in ((), GIVEN, ("--data", bars)):
         assert run("evaluate", tmp_path / "theta.npz", *options, "--out", tmp_path / "e") == 2
-        said(capsys, 2, "does not say its model: give --model or --module and --data")
+        said(capsys, 2, "does not say its model: give --model")
     wrong = ("--model", "mlp", "--widths", 7, 5, "--data", bars)
     assert run("evaluate", tmp_path / "theta.npz", *wrong, "--out", tmp_path / "e") == 2
     said(capsys, 2, "params/Dense_0/kernel: got (64, 6), expected (64, 7)")

@@ -464,13 +464,13 @@ class Remembering(nn.Module):
 
 BAD = {
     "one number an image": (OneNumber(), {}, "OneNumber returns .*expected one array"),
-    "a collection of its own": (Remembering(), {}, "Remembering cannot be called with parameters.*memory"),
+    "a collection of its own": (Remembering(), {}, "Remembering failed when it was called with what mcjax keeps.*memory"),
     "nothing in an image": (Tower, {"example_input": np.zeros((2, 0), np.float32)}, r"of shape \(2, 0\)"),
     "what makes a Linen module": (lambda rngs: OneNumber(), {}, "got what makes a OneNumber of nnx.Rngs"),
     "an NNX instance": (nnx.Linear(3, 2, rngs=nnx.Rngs(0)), {}, r"of the NNX module Linear.*lambda rngs: Linear\("),
     "a Linen class": (Net, {}, r"got the class Net, expected a Linen module made of it: Net\("),
     "a number": (3, {}, "got 3, expected a Linen module or what makes an NNX module"),
-    "two outputs": (Two(), {}, r"Two returns PyTreeDef\(\(\*, \*\)\), expected one array"),
+    "two outputs": (Two(), {}, r"Two returns \(\(2, 2\), \(2, 3\)\), expected one array"),
     "a scalar": (Tower, {"example_input": 1.0}, r"got example_input of shape \(\)"),
     "a variable of another kind": (Counting, {}, "the module holds count.*, which are neither parameters nor batch"),
     "another argument": (Masked(), {}, "Masked needs 'mask' to be called.*Give 'mask' a default"),
@@ -546,3 +546,40 @@ def test_random_streams_of_other_names_are_given(key):
     one, same, other = (model.apply_train(theta, ROWS, jax.random.key(i))[0] for i in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 0.01
+
+
+class Spectral(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        steps = self.variable("batch_stats", "steps", jnp.zeros, ())
+        if train and not self.is_initializing():
+            steps.value = steps.value + 1
+        return nn.Dense(2)(nn.tanh(nn.SpectralNorm(nn.Dense(4))(x, update_stats=train)))
+
+
+def test_statistics_that_are_no_running_means_stay_as_they_are(key):
+    model = models.from_flax(Spectral(), ROWS)
+    theta = jax.jit(model.init)(key)
+    jax.tree.map(np.testing.assert_array_equal, model.apply_train(theta, ROWS, key)[1], theta["batch_stats"])
+
+
+def test_a_model_of_two_functions(key):
+    def init(key):
+        one, two = jax.random.split(key)
+        return {"a": jax.random.normal(one, (3, 6)), "b": jax.random.normal(two, (6, 2))}
+
+    model = models.from_function(init, lambda theta, x: jnp.tanh(x @ theta["a"]) @ theta["b"], ROWS, name="two")
+    theta = model.init(key)
+    assert (model.name, model.input_shape, model.num_classes, model.convolutions) == ("two", (3,), 2, "none")
+    assert model.spec.group_sizes(theta) == {"a": 6}
+    assert check_invariance(model, theta, ROWS, key) is None
+    np.testing.assert_array_equal(model.apply_train(theta, ROWS, key)[0], model.apply(theta, ROWS))
+    P = {"a": np.array([3, 0, 1, 2, 5, 4])}
+    np.testing.assert_array_equal(match_activations(model, permute(model.spec, P, theta), theta, ROWS).P["a"], P["a"])
+    with pytest.raises(InputError, match=r"two takes images of shape \(3,\)"):
+        model.apply(theta, np.zeros((2, 4), np.float32))
+
+
+def test_arguments_the_wrong_way_round():
+    with pytest.raises(InputError, match=r"expected from_flax\(module, example_input\)"):
+        models.from_flax(ROWS, Two())

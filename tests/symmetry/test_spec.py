@@ -353,3 +353,9 @@ def test_a_spec_prints_as_a_table():
     assert lines[0] == "PermutationSpec: 2 groups, 7 leaves"
     assert len(lines) == 8
     assert lines[3].split(maxsplit=1) == ["params/Dense_0/kernel", "(4*conv in, gates*2)"]
+
+
+@pytest.mark.parametrize("entries", ["units", Axis("units"), {"w": ("units",)}], ids=["a name", "an axis", "a dict"])
+def test_entries_without_a_tuple_are_refused(entries):
+    with pytest.raises(SpecError, match=r"leaf: got .*expected one entry an axis, in a tuple"):
+        PermutationSpec({"leaf": entries})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mcjax import InputError, SpecError, data, models, trees
-from mcjax.training.objective import evaluate, evaluate_images, measure, objective
+from mcjax.training.objective import check_fit, evaluate, evaluate_images, measure, objective
 
 
 def cross_entropy(logits, labels):
@@ -75,3 +75,10 @@ def test_evaluate_takes_many_networks_and_refuses_others(key, tiny_data, tiny_mo
         evaluate(tiny_model, thetas[0]["params"], tiny_data)
     with pytest.raises(InputError, match="has 3 classes, mlp tells 2 apart"):
         evaluate(models.create("mlp", 2, (8, 8, 1)), thetas[0], tiny_data)
+
+
+def test_what_is_no_classifier_of_images_is_refused(tiny_data):
+    pixels = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
+    each = models.from_function(lambda key: {"w": jnp.ones((1, 3))}, lambda theta, x: x[:, 0] @ theta["w"], pixels)
+    with pytest.raises(InputError, match=r"takes float32 and returns \(8, 3\) for every input: expected images"):
+        check_fit(each, tiny_data)
