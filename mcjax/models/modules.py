@@ -89,18 +89,19 @@ def from_flax(
 
         # Flax mixes old and new, m * old + (1 - m) * batch: from old = 0 and old = 1 follow m and
         # the batch's own statistics. The forward pass is the same in all, and XLA keeps one. What is
-        # frozen (m = 1), or no such mean (it is not so from old = 2), stays as it is stored.
-        def own(stored: jax.Array, zero: jax.Array, one: jax.Array, two: jax.Array) -> jax.Array:
+        # frozen (m = 1), or no such mean (from what is stored it is not so), stays as it is stored.
+        def own(stored: jax.Array, moved: jax.Array, zero: jax.Array, one: jax.Array) -> jax.Array:
             share = 1 - (one - zero)
-            bent = jnp.abs(two - 2 * one + zero) > 1e-4 * (1 + jnp.abs(zero))
-            mixes = (share > 1e-6) & (share < 1 + 1e-4) & ~bent.any()
+            expected = (1 - share) * stored + zero
+            mean = jnp.abs(moved - expected) <= 1e-3 * (1 + jnp.abs(stored) + jnp.abs(zero))
+            mixes = (share > 1e-6) & (share < 1 + 1e-4) & mean.all()
             return jnp.where(mixes, zero / jnp.where(mixes, share, 1), stored)
 
-        outputs, _ = functions.train(theta, x, key)
+        outputs, moved = functions.train(theta, x, key)
         stats = trees.batch_stats(theta)
-        fixed = [jax.tree.map(lambda leaf, value=value: jnp.full_like(leaf, value), stats) for value in (0, 1, 2)]
-        mixed = [functions.train(trees.with_batch_stats(theta, each), x, key)[1] for each in fixed]
-        return outputs, jax.tree.map(own, stats, *mixed)
+        fixed = [jax.tree.map(lambda leaf, value=value: jnp.full_like(leaf, value), stats) for value in (0, 1)]
+        zero, one = (functions.train(trees.with_batch_stats(theta, each), x, key)[1] if stats else {} for each in fixed)
+        return outputs, jax.tree.map(own, stats, moved, zero, one)
 
     try:
         theta = jax.eval_shape(functions.init, jax.random.key(0))

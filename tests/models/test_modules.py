@@ -464,7 +464,11 @@ class Remembering(nn.Module):
 
 BAD = {
     "one number an image": (OneNumber(), {}, "OneNumber returns .*expected one array"),
-    "a collection of its own": (Remembering(), {}, "Remembering failed when it was called with what mcjax keeps.*memory"),
+    "a collection of its own": (
+        Remembering(),
+        {},
+        "Remembering failed when it was called with what mcjax keeps.*memory",
+    ),
     "nothing in an image": (Tower, {"example_input": np.zeros((2, 0), np.float32)}, r"of shape \(2, 0\)"),
     "what makes a Linen module": (lambda rngs: OneNumber(), {}, "got what makes a OneNumber of nnx.Rngs"),
     "an NNX instance": (nnx.Linear(3, 2, rngs=nnx.Rngs(0)), {}, r"of the NNX module Linear.*lambda rngs: Linear\("),
