@@ -1,6 +1,6 @@
 """Cross entropy, the L2 term, and exact evaluation over a whole set."""
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -96,10 +96,18 @@ def check_fit(model: Model, data: Dataset) -> None:
             f"{data.name} has {data.num_classes} classes, {model.name} tells {model.num_classes} apart. "
             "Create the model with the num_classes of the data."
         )
-    theta = jax.eval_shape(model.init, jax.random.key(0))
-    outputs = jax.eval_shape(model.apply, theta, jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype))
-    if model.input_dtype != "float32" or outputs.shape != (2, model.num_classes):
+    returned = _returned(model)
+    if model.input_dtype != "float32" or returned != (model.num_classes,):
         raise InputError(
-            f"{model.name} takes {model.input_dtype} and returns {outputs.shape[1:]} for every input: expected images "
-            "in float32 and one logit a class. Specs, matching and curves of other models work, without data."
+            f"{model.name} takes {model.input_dtype} and returns {returned} for every input: expected images in "
+            "float32 and one logit a class. Specs, matching and curves of other models work, without data."
         )
+
+
+@lru_cache(maxsize=64)
+def _returned(model: Model) -> tuple[int, ...]:
+    """The shape of what a model returns for one input."""
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.eval_shape(model.apply, theta, jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)).shape[
+        1:
+    ]

@@ -95,8 +95,8 @@ def test_one_trace_for_all_points_and_for_paths_of_one_kind(ends, tiny_data, tin
     theta_1, theta_2 = ends
     for pair in ((theta_1, theta_2), (theta_2, theta_1)):
         evaluate_path(model, bezier(model.spec).bind(*pair), tiny_data, 7, batch_size=10)
-    # One call a split: 120 and 50 images are whole batches of 10.
-    assert calls == [10, 10]
+    # One call to see what it returns, and one a split: 120 and 50 images are whole batches of 10.
+    assert calls == [2, 10, 10]
 
 
 def test_evaluating_twice_gives_the_same_bits(ends, tiny_data, tiny_model):
