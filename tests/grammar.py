@@ -435,7 +435,7 @@ def grams(d, shape):
 @layer
 def filled(d, shape):
     name = d.leaf(shape[-1])
-    return lambda v, w, _: jnp.where(v > 0, v, jnp.broadcast_to(w[name], shape))
+    return lambda v, w, _: jnp.where(v > 0.3, v, jnp.broadcast_to(w[name], shape))
 
 
 @layer
