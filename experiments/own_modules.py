@@ -1,7 +1,9 @@
 """Flax modules as a user would write them, with no word of mcjax in them, for specs to be inferred from.
 
-mcjax train --data mnist --module experiments.own_modules:LSTM --epochs 8 --learning-rate 0.05 --out runs/lstm
-mcjax connect runs/lstm/0 runs/lstm/1 --curve line --align
+On MNIST:
+
+    mcjax train --data mnist --module experiments.own_modules:LSTM --epochs 8 --learning-rate 0.05 --out runs/lstm
+    mcjax connect runs/lstm/0 runs/lstm/1 --curve line --align
 """
 
 import flax.linen as nn

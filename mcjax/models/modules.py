@@ -61,12 +61,7 @@ def from_flax(
     """
     if isinstance(example_input, nn.Module | nnx.Module):
         raise InputError("got a module as example_input, expected from_flax(module, example_input).")
-    shape = tuple(jnp.shape(example_input))
-    dtype = jnp.result_type(example_input)
-    dtype = jnp.dtype(jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
-    if not shape or 0 in shape[1:]:
-        raise InputError(f"got example_input of shape {shape}, expected a batch (n, ...) of something.")
-    batch = jax.ShapeDtypeStruct((2, *shape[1:]), dtype)
+    batch = _batch_of_two(example_input)
     if isinstance(module, nn.Module):
         functions, named = _linen(module, batch), type(module).__name__
     elif isinstance(module, nnx.Module) or (isinstance(module, type) and issubclass(module, nn.Module)):
@@ -75,17 +70,52 @@ def from_flax(
         functions, named = _nnx(module), getattr(module, "__name__", "nnx")
     else:
         raise InputError(f"got {module!r}, expected a Linen module or what makes an NNX module of nnx.Rngs.")
-    called = name or named
-    if isinstance(activations, Mapping) and not isinstance(module, nn.Module):
-        raise InputError("activations by submodule are for Linen modules: give a function, or leave them out.")
+    if isinstance(activations, Mapping):
+        if not isinstance(module, nn.Module):
+            raise InputError("activations by submodule are for Linen modules: give a function, or leave them out.")
+        activations = _captured(module, batch, activations, nonlinearity or (lambda x: x))
+    return _model(functions, batch, name or named, spec, activations)
+
+
+def from_function(
+    init: Callable[[jax.Array], trees.Tree],
+    apply: Callable[[trees.Tree, Any], Any],
+    example_input: Any,
+    *,
+    name: str = "function",
+) -> Model:
+    """A Model of two pure functions, init(key) -> theta and apply(theta, x) -> logits (n, classes).
+
+    Spec and activations are inferred, as by `from_flax`; training moves no batch statistics.
+    """
+    functions = Functions(init, apply, lambda theta, x, key: (apply(theta, x), trees.batch_stats(theta)))
+    return _model(functions, _batch_of_two(example_input), name)
+
+
+def _batch_of_two(example_input: Any) -> jax.ShapeDtypeStruct:
+    shape, dtype = tuple(jnp.shape(example_input)), jnp.result_type(example_input)
+    if not shape or 0 in shape[1:]:
+        raise InputError(f"got example_input of shape {shape}, expected a batch (n, ...) of something.")
+    return jax.ShapeDtypeStruct((2, *shape[1:]), jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype)
+
+
+def _model(
+    functions: Functions,
+    batch: jax.ShapeDtypeStruct,
+    called: str,
+    spec: PermutationSpec | None = None,
+    activations: Callable[[trees.Tree, jax.Array], Activations] | None = None,
+) -> Model:
+    """The Model of these functions; spec and activations are inferred where they are not given."""
+    shape = batch.shape[1:]
 
     def apply(theta: trees.Tree, x: jax.Array) -> jax.Array:
-        check_input(called, shape[1:], x)
+        check_input(called, shape, x)
         outputs: Any = functions.apply(theta, x)
         return outputs
 
     def apply_train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[jax.Array, trees.Tree]:
-        check_input(called, shape[1:], x)
+        check_input(called, shape, x)
 
         # Flax mixes old and new, m * old + (1 - m) * batch: from old = 0 and old = 1 follow m and
         # the batch's own statistics. The forward pass is the same in all, and XLA keeps one. What is
@@ -118,52 +148,16 @@ def from_flax(
         )
     spec = infer_spec(apply, theta, batch) if spec is None else spec
     spec.validate(theta)
-    if activations is None:
-        take = infer_activations(apply, spec)
-    elif callable(activations):
-        take = activations
-    else:
-        take = _captured(module, batch, activations, nonlinearity or (lambda x: x))
+    take = infer_activations(apply, spec) if activations is None else activations
     given = jax.eval_shape(take, theta, batch)
     if given.keys() != set(spec.groups):
         raise SpecError(
             f"activations are of groups {sorted(given)}, expected those of the spec: {sorted(spec.groups)}."
         )
-    convolutions = _convolutions(apply, theta, batch)
-    classes = outputs.shape[-1]
-    return Model(functions.init, apply, apply_train, take, spec, called, shape[1:], classes, convolutions, str(dtype))
-
-
-def from_function(
-    init: Callable[[jax.Array], trees.Tree],
-    apply: Callable[[trees.Tree, Any], Any],
-    example_input: Any,
-    *,
-    name: str = "function",
-) -> Model:
-    """A Model of two pure functions, init(key) -> theta and apply(theta, x) -> logits (n, classes).
-
-    Spec and activations are inferred, as by `from_flax`; there are no batch statistics.
-    """
-    shape, dtype = tuple(jnp.shape(example_input)), jnp.result_type(example_input)
-    theta = jax.eval_shape(init, jax.random.key(0))
-    outputs = jax.eval_shape(apply, theta, jax.ShapeDtypeStruct((2, *shape[1:]), dtype))
-    spec = infer_spec(apply, theta, jax.ShapeDtypeStruct((2, *shape[1:]), dtype))
-
-    def checked(theta: trees.Tree, x: Any) -> Any:
-        check_input(name, shape[1:], x)
-        return apply(theta, x)
-
-    def train(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
-        return checked(theta, x), {}
-
-    convolutions = _convolutions(apply, theta, jax.ShapeDtypeStruct((2, *shape[1:]), dtype))
-    take = infer_activations(apply, spec)
-    return Model(init, checked, train, take, spec, name, shape[1:], outputs.shape[-1], convolutions, str(dtype))
-
-
-def _convolutions(apply: Callable[..., Any], theta: trees.Tree, batch: jax.ShapeDtypeStruct) -> Convolutions:
-    return "plain" if "conv_general_dilated" in str(jax.make_jaxpr(apply)(theta, batch)) else "none"
+    program = str(jax.make_jaxpr(apply)(theta, batch))
+    convolutions: Convolutions = "plain" if "conv_general_dilated" in program else "none"
+    classes, dtype = outputs.shape[-1], str(batch.dtype)
+    return Model(functions.init, apply, apply_train, take, spec, called, shape, classes, convolutions, dtype)
 
 
 def _other_kind(module: Any) -> str:

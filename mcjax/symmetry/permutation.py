@@ -48,7 +48,7 @@ def _together(axes: tuple[Axis, ...]) -> list[tuple[str, list[Axis]]]:
     runs: list[tuple[str, list[Axis]]] = []
     for axis in axes:
         last = next((run for group, run in reversed(runs) if group == axis.group), None)
-        if last and all(axis.start >= other.stop for other in last if other.stop is not None) and last[-1].stop:
+        if last and last[-1].stop is not None and axis.start >= last[-1].stop:
             last.append(axis)
         else:
             runs.append((axis.group, [axis]))

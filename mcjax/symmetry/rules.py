@@ -50,10 +50,15 @@ class Application(NamedTuple):
 
     def join(self, axes: Iterable[Axis]) -> Axis:
         """Axes that are permuted alike, as one."""
-        varying = [axis for axis in axes if axis is not None]
-        for other in varying[1:]:
-            self.factors.unify(varying[0], other)
-        return varying[0] if varying else None
+        return join(self.factors, axes)
+
+
+def join(factors: Factors, axes: Iterable[Axis]) -> Axis:
+    """Axes that are permuted alike, as one; None if none of them varies."""
+    varying = [axis for axis in axes if axis is not None]
+    for other in varying[1:]:
+        factors.unify(varying[0], other)
+    return varying[0] if varying else None
 
 
 Rule = Callable[[Application], Sequence[Axes]]
@@ -171,4 +176,4 @@ def _top_k(a: Application) -> list[Axes]:
     return [fixed(a, 0, [along], result) for result in range(len(a.results))]
 
 
-__all__ = ["ELEMENTWISE", "RULES", "Application", "Axes", "Axis", "Shape", "fixed", "rule", "said", "unknown"]
+__all__ = ["ELEMENTWISE", "RULES", "Application", "Axes", "Axis", "Shape", "fixed", "join", "rule", "said", "unknown"]

@@ -13,7 +13,7 @@ from mcjax.symmetry.contractions import contracted
 from mcjax.symmetry.factors import Factors, Product
 from mcjax.symmetry.pieces import Piece, pieces
 from mcjax.symmetry.program import Place, Program, Step, scan_counts, trace
-from mcjax.symmetry.rules import RULES, Application, Axes, Axis, Shape, unknown
+from mcjax.symmetry.rules import RULES, Application, Axes, Axis, Shape, join, unknown
 
 
 class Value(NamedTuple):
@@ -110,13 +110,8 @@ class Walk:
 
     def unify(self, a: Value, b: Value) -> Value:
         """Two values permuted alike, as one."""
-        for one, other in zip(a.axes, b.axes, strict=True):
-            if one is not None and other is not None:
-                self.factors.unify(one, other)
-        return Value(
-            tuple(one if one is not None else other for one, other in zip(a.axes, b.axes, strict=True)),
-            a.data or b.data,
-        )
+        axes = tuple(join(self.factors, both) for both in zip(a.axes, b.axes, strict=True))
+        return Value(axes, a.data or b.data)
 
     def pin(self, value: Value, reason: str) -> None:
         """Never permute any axis of a value."""
