@@ -76,13 +76,17 @@ def _signature(axes: Axes, signature: Mapping[str, tuple[np.ndarray, np.ndarray]
         means, stds = [v.mean() for v in values], [v.std() for v in values]
         axes.errorbar(at, means, yerr=stds, marker="o", markersize=4, capsize=3, color=color, label=name, linewidth=1.6)
     axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set_xticks(
-        at, list(signature), rotation=45 if len(signature) > 3 else 0, ha="right" if len(signature) > 3 else "center"
-    )
+    many = len(signature) > 3
+    axes.set_xticks(at, list(map(_short, signature)), rotation=45 if many else 0, ha="right" if many else "center")
     axes.set_xlim(-0.4, len(signature) - 0.6)
     axes.set_ylabel("mean correlation of paired units")
     axes.legend(frameon=False)
     _plain(axes)
+
+
+def _short(name: str) -> str:
+    # The path of a deeply nested layer would leave no room for the panels.
+    return name if len(name) <= 20 else f"{name[:10]}…{name[-9:]}"
 
 
 def training(history: Mapping[str, np.ndarray], title: str) -> Figure:

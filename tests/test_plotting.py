@@ -117,3 +117,15 @@ def test_training_is_logarithmic_where_losses_differ_widely(lowest, scale):
     figure = plotting.training({"loss": np.array([[1.0, lowest]]), "accuracy": np.ones((1, 2))}, "a title")
     assert figure.axes[0].get_yscale() == scale
     drawn(figure)
+
+
+def test_long_names_of_layers_leave_room_for_the_panels():
+    names = [
+        f"Encoder_{i}.MultiHeadDotProductAttention_0.{end}" for i in (0, 1) for end in ("query:1", "query:2", "value")
+    ]
+    signature = {name: (np.zeros(1), np.ones(1)) for name in names}
+    figure = plotting.correlation(np.eye(4), np.eye(4), signature, "title")
+    figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[2].get_xticklabels()]
+    assert len(set(labels)) == len(names)
+    assert all(panel.get_position().height > 0.4 for panel in figure.axes[:3])
