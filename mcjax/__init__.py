@@ -8,7 +8,18 @@ from mcjax.errors import InputError, RunError
 from mcjax.landscape import PathMetrics, arc_length, barrier, evaluate_path, normalized_length, reestimate
 from mcjax.matching import Match, match_activations
 from mcjax.models import Model
-from mcjax.paths import Curve, CurveFit, FitConfig, bezier, fit_curve, linear, polygonal_chain
+from mcjax.paths import (
+    Curve,
+    CurveFit,
+    FitConfig,
+    PamConfig,
+    PamFit,
+    bezier,
+    fit_curve,
+    fit_pam,
+    linear,
+    polygonal_chain,
+)
 from mcjax.symmetry import (
     Axis,
     PermutationSpec,
@@ -25,6 +36,7 @@ from mcjax.symmetry import (
     project_birkhoff,
     random_permutation,
     save_permutation,
+    sinkhorn,
 )
 from mcjax.training import Endpoints, Recorder, TrainConfig, evaluate, train_endpoints
 
@@ -44,6 +56,8 @@ __all__ = [
     "InputError",
     "Match",
     "Model",
+    "PamConfig",
+    "PamFit",
     "PathMetrics",
     "PermutationSpec",
     "Recorder",
@@ -60,6 +74,7 @@ __all__ = [
     "evaluate",
     "evaluate_path",
     "fit_curve",
+    "fit_pam",
     "identity_permutation",
     "infer_activations",
     "infer_spec",
@@ -79,6 +94,7 @@ __all__ = [
     "random_permutation",
     "reestimate",
     "save_permutation",
+    "sinkhorn",
     "symmetry",
     "train_endpoints",
     "training",

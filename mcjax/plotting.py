@@ -109,6 +109,63 @@ def training(history: Mapping[str, np.ndarray], title: str) -> Figure:
     return figure
 
 
+class HalfSteps(NamedTuple):
+    """PAM's objective (pairs, 1 + 2 n), what every half-step proposed and whether it was accepted (pairs, 2 n)."""
+
+    objective: np.ndarray
+    proposed: np.ndarray
+    accepted: np.ndarray
+    color: str
+
+
+def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
+    """PAM's objective after every half-step, mean over pairs; a cross for every proposal that was refused."""
+    figure = Figure(figsize=(7.0, 3.9), **_RC)
+    axes = figure.subplots()
+    for name, fit in fits.items():
+        values = np.atleast_2d(fit.objective)
+        at = np.arange(values.shape[1])
+        axes.plot(at, values.mean(0), marker="o", markersize=4, color=fit.color, label=name, linewidth=1.6)
+        pairs, steps = np.nonzero(~np.atleast_2d(fit.accepted))
+        proposed = np.atleast_2d(fit.proposed)[pairs, steps]
+        axes.plot(steps + 1, proposed, "x", color=fit.color, markersize=5, alpha=0.6, linestyle="")
+    axes.plot([], [], "x", color="0.4", label="refused, of one pair")
+    half = [f"{which} {k // 2 + 1}" for k in range(len(at) - 1) for which in (("P", "curve")[k % 2],)]
+    axes.set_xticks(at, ["start", *half], rotation=45 if len(at) > 5 else 0)
+    axes.set_ylabel("$Q + R$ (nats)")
+    axes.set_yscale("log")
+    axes.legend(frameon=False)
+    _plain(axes)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def alternating_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: tuple[int, int], title: str) -> Figure:
+    """Train loss against epoch over PAM's half-steps, mean over pairs with a band of one deviation (Figure 10).
+
+    losses: name -> values (pairs, epochs) and a colour. epochs: of a permutation half-step (shaded), of a curve's.
+    """
+    figure = Figure(figsize=(7.0, 3.9), **_RC)
+    axes = figure.subplots()
+    for name, (values, color) in losses.items():
+        values = np.atleast_2d(values)
+        at = np.arange(1, values.shape[1] + 1)
+        mean, std = values.mean(0), values.std(0)
+        axes.plot(at, mean, color=color, label=name, linewidth=1.6)
+        axes.fill_between(at, mean - std, mean + std, color=color, alpha=0.13, linewidth=0)
+    for start in range(0, len(at), sum(epochs)):
+        shaded = None if start else "learning P"
+        axes.axvspan(start + 0.5, start + epochs[0] + 0.5, color="0.92", linewidth=0, label=shaded)
+    axes.set_xlim(0.5, len(at) + 0.5)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("train loss (nats)")
+    axes.set_yscale("log")
+    axes.legend(frameon=False)
+    _plain(axes)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
 def _log_if_wide(axes: Axes, values: np.ndarray) -> None:
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")

@@ -29,7 +29,7 @@ from mcjax.models import Model
 from mcjax.paths import Curve, FitConfig, bezier, fit_curve, linear, polygonal_chain
 from mcjax.report import RunFolder, table
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
-from mcjax.symmetry.permutation import check_permutation
+from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation
 from mcjax.training import Recorder
 from mcjax.training.loop import steps_per_epoch
 from mcjax.training.objective import check_fit
@@ -108,6 +108,7 @@ class Connect:
         given = load_permutation(self.permutation) if self.permutation else None
         if given is not None:
             check_permutation(a.model.spec, given, a.model.spec.group_sizes(a.theta))
+            check_doubly_stochastic(given)
         elif self.align:
             check_groups(a.model)
         curve = self._curve(a)

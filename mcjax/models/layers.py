@@ -1,14 +1,27 @@
 """The layers that mcjax's own models are made of."""
 
+import math
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mcjax.errors import unknown_name
+from mcjax.errors import InputError, unknown_name
 from mcjax.models.convolution import convolve
+
+
+def huberized_relu(x: jax.Array, delta: float = 0.1) -> jax.Array:
+    """A ReLU with a continuous derivative: x^2 / (2 delta) on [0, delta], x - delta / 2 beyond.
+
+    Source: Neuron Alignment, eq. 11, for which Theorem 3.1 holds.
+    """
+    inside = jnp.clip(x, 0, delta)
+    return inside * inside / (2 * delta) + jnp.maximum(x - delta, 0)
+
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -18,15 +31,28 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": nn.tanh,
     "sigmoid": nn.sigmoid,
     "leaky_relu": nn.leaky_relu,
+    "huberized_relu": huberized_relu,
     "linear": lambda x: x,
 }
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """The nonlinearity of this name. Raises InputError, naming the nearest, if there is none."""
-    if name not in ACTIVATIONS:
+    """The nonlinearity of this name; "huberized_relu(0.05)" is `huberized_relu` with that delta.
+
+    Raises InputError, naming the nearest, if there is none, or if delta is not positive.
+    """
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]
+    parametric = re.fullmatch(r"huberized_relu\(([^()]+)\)", name)
+    if not parametric:
         raise unknown_name("activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]
+    try:
+        delta = float(parametric[1])
+    except ValueError:
+        delta = math.nan
+    if not 0 < delta < math.inf:
+        raise InputError(f"got delta={parametric[1]} for huberized_relu, expected a positive number.")
+    return partial(huberized_relu, delta=delta)
 
 
 def scaled(channels: int, width: float) -> int:

@@ -1,5 +1,6 @@
 """Fitting a curve so that loss stays low along it (Neuron Alignment, Algorithm 2)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from mcjax.models.base import Model, check_ends
 from mcjax.models.convolution import Convolutions
 from mcjax.paths.curves import Curve
 from mcjax.symmetry import Permutation, SpecError, identity_permutation, permute
+from mcjax.symmetry.permutation import check_doubly_stochastic
 from mcjax.training.config import TrainConfig, optimizer
 from mcjax.training.loop import check_keys, run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured, check_fit, objective
@@ -49,20 +51,25 @@ class CurveState(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """What a fit reads: theta_1 and P theta_2."""
+    """What a fit reads: theta_1, P theta_2, and the control points that a proximal term holds on to, if any."""
 
     theta_1: trees.Tree
     theta_2: trees.Tree
+    anchor: trees.Tree | None = None
 
 
 @dataclass(frozen=True)
 class CurveStep:
-    """One step of SGD on the control points, at t drawn uniformly from [0, 1]."""
+    """One step of SGD on the control points, at t drawn uniformly from [0, 1].
+
+    With an anchor among the ends, ||theta_c - anchor||^2 / (2 nu_phi) is part of the objective.
+    """
 
     model: Model
     curve: Curve
     config: FitConfig
     steps: int
+    nu_phi: float = math.inf
 
     @property
     def convolutions(self) -> Convolutions:
@@ -85,6 +92,9 @@ class CurveStep:
             # By batch statistics, so those of the ends are only read, never used.
             theta = {**ends.theta_1, "params": params}
             value, (measured, _) = objective(self.model, theta, x, labels, key, self.config.weight_decay)
+            if ends.anchor is not None:
+                moved = trees.subtract(theta_c, ends.anchor)
+                value = value + trees.dot(moved, moved) / (2 * self.nu_phi)
             return value, measured
 
         def gradient_at(t: jax.Array, key: jax.Array) -> tuple[trees.Tree, Measured]:
@@ -129,34 +139,60 @@ def fit_curve(
     check_fit(model, data)
     if curve.control_points == 0:
         raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
-    pairs = check_ends(model, theta_1, theta_2)
-    if not pairs:
+    pairs = pairs_of(model, theta_1, theta_2, P)
+    ends = Ends(pairs.theta_1, permute_pairs(model, pairs.P, pairs.theta_2))
+    step = CurveStep(model, curve, config, steps_per_epoch(config, data))
+    states = jax.vmap(step.init)(pairs.theta_1)
+    states, history = run_epochs(step, data, ends, states, jax.random.split(key, pairs.number), recorder)
+    return CurveFit(**pairs.fitted(curve, states.theta_c, pairs.P), history=pairs.out(history))
+
+
+class Pairs(NamedTuple):
+    """Endpoints and P with a leading pair axis, and whether the caller gave them one."""
+
+    theta_1: trees.Tree
+    theta_2: trees.Tree
+    P: Permutation
+    given: bool
+
+    @property
+    def number(self) -> int:
+        """How many pairs."""
+        return _count(self.theta_1)
+
+    def out(self, tree: trees.Tree) -> trees.Tree:
+        """A result as the caller gets it: with a pair axis if the endpoints had one."""
+        return tree if self.given else trees.index(tree, 0)
+
+    def fitted(self, curve: Curve, theta_c: trees.Tree, P: Permutation) -> dict[str, Any]:
+        """theta_c (of the parameters), P and the path between these ends, as the caller gets them."""
+        # Zero for the batch statistics, so that theta_c is a tree like theta.
+        zero = jax.vmap(curve.zero)(self.theta_1)
+        theta_c = {**zero, "params": theta_c} if "params" in self.theta_1 else theta_c
+        theta_1, theta_2, theta_c, P = self.out((self.theta_1, self.theta_2, theta_c, P))
+        bind = curve.bind_pairs if self.given else curve.bind
+        return {"theta_c": theta_c, "P": P, "path": bind(theta_1, theta_2, theta_c, P)}
+
+
+def pairs_of(model: Model, theta_1: trees.Tree, theta_2: trees.Tree, P: Permutation | None) -> Pairs:
+    """The endpoints as pairs; P=None is the identity of each. Raises SpecError if they are not of this model."""
+    given = check_ends(model, theta_1, theta_2)
+    if not given:
         theta_1, theta_2, P = jax.tree.map(lambda leaf: leaf[None], (theta_1, theta_2, P))
-    count = _count(theta_1)
     if P is None:
         alone = identity_permutation(model.spec, trees.index(theta_1, 0))
-        P = jax.tree.map(lambda p: jnp.tile(p, (count, 1)), alone)
-    ends = Ends(theta_1, permute_pairs(model, P, theta_2))
-    step = CurveStep(model, curve, config, steps_per_epoch(config, data))
-    states = jax.vmap(step.init)(theta_1)
-    states, history = run_epochs(step, data, ends, states, jax.random.split(key, count), recorder)
-    # Zero for the batch statistics, so that theta_c is a tree like theta.
-    theta_c = jax.vmap(curve.zero)(theta_1)
-    theta_c = {**theta_c, "params": states.theta_c} if "params" in theta_1 else states.theta_c
-    if pairs:
-        return CurveFit(theta_c, P, curve.bind_pairs(theta_1, theta_2, theta_c, P), history)
-    theta_1, theta_2, theta_c, P = jax.tree.map(lambda leaf: leaf[0], (theta_1, theta_2, theta_c, P))
-    history = {name: values[0] for name, values in history.items()}
-    return CurveFit(theta_c, P, curve.bind(theta_1, theta_2, theta_c, P), history)
+        P = jax.tree.map(lambda p: jnp.tile(p, (_count(theta_1), 1)), alone)
+    return Pairs(theta_1, theta_2, P, given)
 
 
 def permute_pairs(model: Model, P: Permutation, theta: trees.Tree) -> trees.Tree:
-    """P theta for every pair. Raises SpecError if some P is not a permutation of the model's groups."""
+    """P theta for every pair. Raises SpecError if some P is no permutation, hard or soft, of the model's groups."""
     wrong = [group for group, p in P.items() if jnp.ndim(p) < 2 or jnp.shape(p)[0] != _count(theta)]
     if wrong:
         raise SpecError(
             f"P has no leading axis of {_count(theta)} pairs in {', '.join(wrong)}: expected one permutation a pair."
         )
+    check_doubly_stochastic(P)
     return trees.stack([permute(model.spec, trees.index(P, i), trees.index(theta, i)) for i in range(_count(theta))])
 
 

@@ -1,7 +1,13 @@
 """Permutation symmetry: specs, permutations and their projections."""
 
 from mcjax.symmetry.axis import Axis, SpecError
-from mcjax.symmetry.birkhoff import nearest_permutation, project_birkhoff
+from mcjax.symmetry.birkhoff import (
+    birkhoff_decomposition,
+    nearest_permutation,
+    nearest_permutation_on_device,
+    project_birkhoff,
+    sinkhorn,
+)
 from mcjax.symmetry.infer import infer_spec
 from mcjax.symmetry.invariance import check_invariance
 from mcjax.symmetry.permutation import (
@@ -23,6 +29,7 @@ __all__ = [
     "Permutation",
     "PermutationSpec",
     "SpecError",
+    "birkhoff_decomposition",
     "check_invariance",
     "compose",
     "identity_permutation",
@@ -31,9 +38,11 @@ __all__ = [
     "invert",
     "load_permutation",
     "nearest_permutation",
+    "nearest_permutation_on_device",
     "permute",
     "project_birkhoff",
     "random_permutation",
     "save_permutation",
+    "sinkhorn",
     "to_matrix",
 ]

@@ -129,23 +129,24 @@ def run_epochs(
     states: State,
     keys: jax.Array,
     recorder: Recorder | None = None,
+    epochs: int | None = None,
 ) -> tuple[State, History]:
     """All epochs of many fits at once, one compiled call an epoch; every tree has a leading axis.
 
-    Returns the final states and {"loss", "accuracy"}: float32 (fits, epochs). With a recorder in a
-    run folder it starts from what was saved there, and saves complete epochs, also when it is
-    interrupted. Raises RunError at the epoch whose loss is not finite; the one before it is kept.
+    `epochs` is how many, where that is not all that the step's config plans for. Returns the final
+    states and {"loss", "accuracy"}: float32 (fits, epochs). With a recorder in a run folder it starts
+    from what was saved there, and saves complete epochs, also when it is interrupted. Raises RunError
+    at the epoch whose loss is not finite; the one before it is kept.
     """
     data = jax.device_put(data)
     images = steps_per_epoch(step.config, data) * step.config.batch_size * len(keys)
-    recording = Recording(
-        recorder or Recorder("the fit", progress=False), states, len(keys), step.config.epochs, images
-    )
+    epochs = step.config.epochs if epochs is None else epochs
+    recording = Recording(recorder or Recorder("the fit", progress=False), states, len(keys), epochs, images)
     advance: Callable[..., tuple[State, Measured]] = (
         _epoch_from_host if stepped_from_host(step.convolutions) else _epoch_of_many
     )
     try:
-        while recording.done < step.config.epochs:
+        while recording.done < epochs:
             new, measured = advance(step, data, contexts, recording.states, keys, recording.done)
             recording.add(new, {name: np.asarray(value) for name, value in measured._asdict().items()})
     finally:

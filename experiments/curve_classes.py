@@ -1,0 +1,183 @@
+"""The four curve classes of Neuron Alignment's Table 2, between pairs of networks that were trained before.
+
+    mcjax train --model tinysix --data cifar10.npz --networks 6 --epochs 20 --out runs/cifar
+    python -m experiments.curve_classes runs/cifar --epochs 4 --permutation-epochs 2 --points 21
+
+Networks 0 and 1, 2 and 3, ... are pairs. Unaligned and aligned curves are fitted for as many epochs as
+the two PAM curves, all iterations together, under the same schedule. Writes results.json, the curves'
+checkpoints and three figures into --out, and goes on where it was interrupted. The paper, TinySix on
+CIFAR-10, six pairs of 250 epochs: mean accuracy along the curve 73.8 ± 0.4, 75.8 ± 0.4, 76.3 ± 0.3 and
+76.3 ± 0.3; train loss 0.896 ± 0.008, 0.826 ± 0.006, 0.813 ± 0.008 and 0.817 ± 0.006 (Tables 2 and 5).
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from mcjax import (
+    FitConfig,
+    PamConfig,
+    PamFit,
+    PathMetrics,
+    barrier,
+    bezier,
+    evaluate_path,
+    fit_curve,
+    fit_pam,
+    match_activations,
+    plotting,
+    trees,
+)
+from mcjax.commands.networks import DataOptions, ModelOptions, TrainOptions, networks_of, open_run, read_network
+from mcjax.errors import InputError
+from mcjax.report import RunFolder, mean_and_std, plus_minus, table
+from mcjax.training import Recorder
+
+CLASSES = ("unaligned", "PAM unaligned", "PAM aligned", "aligned")
+
+
+@dataclass(frozen=True)
+class CurveClasses:
+    """Which networks, and how long to fit."""
+
+    networks: tyro.conf.Positional[Path]
+    """Run of `mcjax train` with an even number of networks."""
+    images: DataOptions
+    pairs: int | None = None
+    """How many pairs (None: all)."""
+    iterations: int = 4
+    """Iterations of PAM."""
+    epochs: int = 40
+    """Curve epochs of one iteration."""
+    permutation_epochs: int = 20
+    """Permutation epochs of one iteration."""
+    points: int = 61
+    """Values of t to measure at."""
+    calibration_images: int | None = None
+    """Training images to re-estimate batch statistics on at every t (None: all)."""
+    seed: int = 0
+    """Seed of the fits."""
+    out: str | None = None
+    """Run folder (None: runs/curve_classes-HASH)."""
+
+
+def main(config: CurveClasses) -> None:
+    """Fit and measure the four classes, or report what was measured."""
+    paths = networks_of(config.networks)
+    count = len(paths) // 2 if config.pairs is None else config.pairs
+    if not 0 < 2 * count <= len(paths):
+        raise InputError(f"{config.networks} holds {len(paths)} networks: expected two for each of {count} pairs.")
+    networks = [read_network(str(path), ModelOptions()) for path in paths[: 2 * count]]
+    dataset, images = config.images.load(networks[0].about["data"])
+    model = networks[0].model
+    theta_1, theta_2 = (trees.stack([network.theta for network in networks[i::2]]) for i in range(2))
+    settings = {**asdict(config), "networks": str(config.networks), "images": images, "out": None}
+    run = open_run("curve_classes", config.out, settings)
+    if run.results is None:
+        shared = TrainOptions().config(dataset)
+        pam = PamConfig(
+            **{
+                **shared,
+                "epochs": config.epochs,
+                "permutation_epochs": config.permutation_epochs,
+                "iterations": config.iterations,
+            }
+        )
+        plain = FitConfig(**{**shared, "epochs": config.iterations * config.epochs})
+        aligned = match_activations(model, theta_1, theta_2, dataset).P
+        key, curve = jax.random.key(config.seed), bezier(model.spec)
+        metrics: dict[str, PathMetrics] = {}
+        fits: dict[str, PamFit] = {}
+        seconds: dict[str, float] = {}
+        for name in CLASSES:
+            stage = Recorder(f"{name}, {count} pairs", run, name.replace(" ", "_"))
+            P = None if name.endswith("unaligned") else aligned
+            ends = (key, model, curve, theta_1, theta_2, dataset, P)
+            began = time.monotonic()
+            if name.startswith("PAM"):
+                fits[name] = fit_pam(*ends, pam, recorder=stage)
+                path = fits[name].path
+            else:
+                path = fit_curve(*ends, plain, recorder=stage).path
+            seconds[name] = time.monotonic() - began
+            metrics[name] = evaluate_path(
+                model, path, dataset, config.points, calibration_images=config.calibration_images
+            )
+        _figures(run, metrics, fits, pam, f"{model.name} on {dataset.name}")
+        run.finish(
+            {
+                "classes": {name: _summary(metrics[name]) for name in CLASSES},
+                "pam": {name: _pam(fit) for name, fit in fits.items()},
+                "seconds": seconds,
+            }
+        )
+    report(run)
+
+
+def _summary(metrics: PathMetrics) -> dict[str, Any]:
+    summary = metrics.summary()
+    return {
+        "train_loss_mean": mean_and_std(summary["train_loss"]["mean"]),
+        "test_accuracy_mean": mean_and_std(summary["test_accuracy"]["mean"]),
+        "test_accuracy_min": mean_and_std(summary["test_accuracy"]["min"]),
+        "barrier": mean_and_std(barrier(metrics)),
+    }
+
+
+def _pam(fit: PamFit) -> dict[str, Any]:
+    names = ("objective", "proposed", "proximal", "accepted", "moved")
+    return {name: np.asarray(getattr(fit, name)).tolist() for name in names}
+
+
+def _figures(
+    run: RunFolder, metrics: dict[str, PathMetrics], fits: dict[str, PamFit], config: PamConfig, title: str
+) -> None:
+    looks = {name: (plotting.UNALIGNED if name.endswith("unaligned") else plotting.ALIGNED) for name in CLASSES}
+    lines = [
+        plotting.Line(name, m.train_loss, m.test_accuracy, looks[name], "--" if name.startswith("PAM") else "-")
+        for name, m in metrics.items()
+    ]
+    run.figure("paths", plotting.along_paths(metrics[CLASSES[0]].ts, lines, title))
+    parts = (config.permutation_epochs, config.epochs)
+    steps = {
+        name: plotting.HalfSteps(fit.objective, fit.proposed, fit.accepted, looks[name]) for name, fit in fits.items()
+    }
+    run.figure("objective", plotting.alternation(steps, title))
+    losses = {name: (fit.history["loss"], looks[name]) for name, fit in fits.items()}
+    run.figure("training", plotting.alternating_training(losses, parts, title))
+
+
+def report(run: RunFolder) -> None:
+    """Print the tables of a finished run."""
+    results = run.results or {}
+    rows = [
+        [
+            name,
+            plus_minus(values["train_loss_mean"]),
+            plus_minus(values["test_accuracy_mean"], 2, 100),
+            plus_minus(values["test_accuracy_min"], 2, 100),
+            plus_minus(values["barrier"]),
+            f"{results['seconds'][name]:.0f}",
+        ]
+        for name, values in results["classes"].items()
+    ]
+    head = ["curve class", "mean train loss", "mean test acc. (%)", "min test acc. (%)", "barrier (nats)", "fit (s)"]
+    print(table(head, rows))
+    for name, fit in results["pam"].items():
+        objective, accepted = np.array(fit["objective"]), np.array(fit["accepted"])
+        print(f"{name}: Q + R {' '.join(f'{value:.4f}' for value in objective.mean(0))}")
+        refused = (~accepted).sum(0).tolist()
+        print(f"  refused of {len(accepted)}: {refused}; units moved: {np.array(fit['moved']).mean(0)[::2].tolist()}")
+    print(f"Written to {run.path}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(CurveClasses, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
+    except InputError as error:
+        raise SystemExit(f"curve_classes: {error}") from None

@@ -1,0 +1,196 @@
+"""Straight-through matching: the loss between two networks, descended through hard permutations."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mcjax import trees
+from mcjax.data import Dataset
+from mcjax.errors import InputError
+from mcjax.models.base import Model, check_ends
+from mcjax.models.convolution import Convolutions, over_models
+from mcjax.symmetry import (
+    Permutation,
+    identity_permutation,
+    nearest_permutation_on_device,
+    permute,
+    to_matrix,
+)
+from mcjax.symmetry.permutation import check_permutation
+from mcjax.training.config import TrainConfig
+from mcjax.training.fixed import FixedImages, fixed_images, objective_on
+from mcjax.training.loop import check_keys, resolve, run_epochs, steps_per_epoch
+from mcjax.training.objective import Measured, check_fit, objective
+from mcjax.training.recorder import History, Recorder
+
+
+@dataclass(frozen=True)
+class StraightThroughConfig(TrainConfig):
+    """`TrainConfig` of the matrices behind the permutations, which Adam moves: learning_rate is in their entries.
+
+    random_t: draw t uniformly from [0, 1] at every step instead of t = 1/2. images: how many of the
+    training images the permutations of all epochs are compared on. Momentum and weight decay are not read.
+    """
+
+    epochs: int = 20
+    learning_rate: float = 0.05
+    random_t: bool = False
+    images: int = 2000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.images < 1:
+            raise InputError(f"got images={self.images}, expected at least 1.")
+
+
+class StraightThroughMatch(NamedTuple):
+    """A matching of theta_2 onto theta_1; with a leading pair axis if the endpoints had one.
+
+    P: group -> int32 ([pairs,] n), the best at the end of an epoch, or the start. objective: the cross
+    entropy at t = 1/2 at the start and after every epoch, float64 ([pairs,] 1 + epochs). history: the
+    loss and accuracy at the points that were drawn, float32 ([pairs,] epochs).
+    """
+
+    P: Permutation
+    objective: np.ndarray
+    history: History
+
+
+class State(NamedTuple):
+    """The matrices, Adam's state, the steps taken, and the permutations at the end of every epoch."""
+
+    matrices: Permutation
+    optimizer: optax.OptState
+    step: jax.Array
+    path: Permutation
+
+
+class BothEnds(NamedTuple):
+    """What a step reads."""
+
+    theta_1: trees.Tree
+    theta_2: trees.Tree
+
+
+@dataclass(frozen=True)
+class StraightThroughStep:
+    """One step of Adam on the matrices, by the gradient at the permutations nearest to them."""
+
+    model: Model
+    config: StraightThroughConfig
+    steps: int
+
+    @property
+    def convolutions(self) -> Convolutions:
+        """What the model convolves with."""
+        return self.model.convolutions
+
+    def _optimizer(self) -> optax.GradientTransformation:
+        steps = self.config.epochs * self.steps
+        return optax.adam(optax.cosine_decay_schedule(self.config.learning_rate, steps))
+
+    def init(self, P: Permutation) -> State:
+        """The matrices of P."""
+        matrices = {group: to_matrix(p) for group, p in P.items()}
+        path = {group: jnp.tile(jnp.asarray(p, jnp.int32)[None], (self.config.epochs, 1)) for group, p in P.items()}
+        return State(matrices, self._optimizer().init(matrices), jnp.zeros((), jnp.int32), path)
+
+    def __call__(
+        self, ends: BothEnds, state: State, x: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[State, Measured]:
+        t_key, model_key = jax.random.split(key)
+        t = jax.random.uniform(t_key) if self.config.random_t else 0.5
+
+        def loss(matrices: Permutation) -> tuple[jax.Array, Measured]:
+            # The value of the hard permutation, the gradient of the matrix behind it.
+            P = {g: hard(M) + M - jax.lax.stop_gradient(M) for g, M in matrices.items()}
+            theta = between(self.model, ends, P, t)
+            value, (measured, _) = objective(self.model, theta, x, labels, model_key, 0.0)
+            return value, measured
+
+        def hard(M: jax.Array) -> jax.Array:
+            return to_matrix(nearest_permutation_on_device(jax.lax.stop_gradient(M)))
+
+        gradient, measured = jax.grad(loss, has_aux=True)(state.matrices)
+        updates, optimizer = self._optimizer().update(gradient, state.optimizer)
+        matrices = optax.apply_updates(state.matrices, updates)
+        number, last = state.step // self.steps, (state.step + 1) % self.steps == 0
+        path = {
+            group: jax.lax.cond(
+                last,
+                lambda rows, M: rows.at[number].set(nearest_permutation_on_device(M)),
+                lambda rows, M: rows,
+                rows,
+                matrices[group],
+            )
+            for group, rows in state.path.items()
+        }
+        return State(matrices, optimizer, state.step + 1, path), measured
+
+
+def between(model: Model, ends: BothEnds, P: Permutation, t: float | jax.Array) -> trees.Tree:
+    """The network at t on the straight line from theta_1 to P theta_2."""
+    end = permute(model.spec, P, ends.theta_2)
+    params = jax.tree.map(lambda a, b: (1 - t) * a + t * b, trees.params(ends.theta_1), trees.params(end))
+    return {**ends.theta_1, "params": params}
+
+
+@partial(jax.jit, static_argnames="model")
+def _midpoints(model: Model, fixed: FixedImages, ends: BothEnds, P: Permutation) -> jax.Array:
+    """The cross entropy at the midpoints of candidates (pairs, candidates)."""
+
+    def pair(ends: BothEnds, P: Permutation) -> jax.Array:
+        return jax.lax.map(lambda one: objective_on(model, between(model, ends, one, 0.5), fixed, 0.0), P)
+
+    return over_models(pair, model.convolutions)(ends, P)
+
+
+def match_straight_through(
+    key: jax.Array,
+    model: Model,
+    theta_1: trees.Tree,
+    theta_2: trees.Tree,
+    data: Dataset,
+    P: Permutation | None = None,
+    config: StraightThroughConfig | None = None,
+    *,
+    recorder: Recorder | None = None,
+) -> StraightThroughMatch:
+    """The P for which the network halfway between theta_1 and `P theta_2` has the least loss.
+
+    Behind every permutation is a real matrix. Each step takes the permutations nearest to them
+    (linear assignment, on the device), the gradient of the loss at t = 1/2 with respect to the
+    permutation matrices, and moves the real ones by it, as if rounding were the identity. Of the
+    start and the permutations after every epoch the one with the least loss on fixed images is
+    returned. P is where to start (None: the identity); a match's P is a better start. Endpoints may have
+    a leading pair axis. Raises SpecError if the endpoints are not of this model, RunError if the loss is not
+    finite. Source: Ainsworth et al., 2022, "Git Re-Basin", section 3.3 (there the real variables are a
+    copy of theta_1).
+    """
+    check_keys(key)
+    config = config or StraightThroughConfig()
+    check_fit(model, data)
+    pairs = check_ends(model, theta_1, theta_2)
+    if not pairs:
+        theta_1, theta_2, P = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (theta_1, theta_2, P))
+    count = len(jax.tree.leaves(theta_1)[0])
+    identity = identity_permutation(model.spec, trees.index(theta_1, 0))
+    start = {group: jnp.tile(p, (count, 1)) for group, p in identity.items()} if P is None else P
+    for i in range(count):
+        check_permutation(model.spec, trees.index(start, i), {group: len(p) for group, p in identity.items()})
+    step = StraightThroughStep(model, config, steps_per_epoch(config, data))
+    ends = BothEnds(theta_1, theta_2)
+    keys = jax.random.split(key, count)
+    states, history = run_epochs(step, data, ends, jax.vmap(step.init)(start), keys, recorder)
+    choices = {group: jnp.concatenate([p[:, None], states.path[group]], 1) for group, p in start.items()}
+    fixed = fixed_images(data, resolve(config, data), config.images, config.batch_size)
+    values = np.asarray(_midpoints(model, fixed, ends, choices), np.float64)
+    best = values.argmin(1)
+    found = {group: np.asarray(p)[np.arange(count), best] for group, p in choices.items()}
+    match = StraightThroughMatch(found, values, history)
+    return match if pairs else StraightThroughMatch(*(trees.index(part, 0) for part in match))
