@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import tyro
 
 from mcjax import (
@@ -33,6 +32,7 @@ from mcjax import (
     plotting,
     trees,
 )
+from mcjax.commands import pam
 from mcjax.commands.networks import DataOptions, ModelOptions, TrainOptions, networks_of, open_run, read_network
 from mcjax.errors import InputError
 from mcjax.report import RunFolder, mean_and_std, plus_minus, table
@@ -80,15 +80,9 @@ def main(config: CurveClasses) -> None:
     run = open_run("curve_classes", config.out, settings)
     if run.results is None:
         shared = TrainOptions().config(dataset)
-        pam = PamConfig(
-            **{
-                **shared,
-                "epochs": config.epochs,
-                "permutation_epochs": config.permutation_epochs,
-                "iterations": config.iterations,
-            }
-        )
-        plain = FitConfig(**{**shared, "epochs": config.iterations * config.epochs})
+        total = {**shared, "epochs": config.iterations * config.epochs}
+        options = pam.PamOptions(config.iterations, config.permutation_epochs).config(total)
+        plain = FitConfig(**total)
         aligned = match_activations(model, theta_1, theta_2, dataset).P
         key, curve = jax.random.key(config.seed), bezier(model.spec)
         metrics: dict[str, PathMetrics] = {}
@@ -100,7 +94,7 @@ def main(config: CurveClasses) -> None:
             ends = (key, model, curve, theta_1, theta_2, dataset, P)
             began = time.monotonic()
             if name.startswith("PAM"):
-                fits[name] = fit_pam(*ends, pam, recorder=stage)
+                fits[name] = fit_pam(*ends, options, recorder=stage)
                 path = fits[name].path
             else:
                 path = fit_curve(*ends, plain, recorder=stage).path
@@ -108,11 +102,11 @@ def main(config: CurveClasses) -> None:
             metrics[name] = evaluate_path(
                 model, path, dataset, config.points, calibration_images=config.calibration_images
             )
-        _figures(run, metrics, fits, pam, f"{model.name} on {dataset.name}")
+        _figures(run, metrics, fits, options, f"{model.name} on {dataset.name}")
         run.finish(
             {
                 "classes": {name: _summary(metrics[name]) for name in CLASSES},
-                "pam": {name: _pam(fit) for name, fit in fits.items()},
+                "pam": {name: pam.results_of(fit) for name, fit in fits.items()},
                 "seconds": seconds,
             }
         )
@@ -129,11 +123,6 @@ def _summary(metrics: PathMetrics) -> dict[str, Any]:
     }
 
 
-def _pam(fit: PamFit) -> dict[str, Any]:
-    names = ("objective", "proposed", "proximal", "accepted", "moved")
-    return {name: np.asarray(getattr(fit, name)).tolist() for name in names}
-
-
 def _figures(
     run: RunFolder, metrics: dict[str, PathMetrics], fits: dict[str, PamFit], config: PamConfig, title: str
 ) -> None:
@@ -144,10 +133,7 @@ def _figures(
     ]
     run.figure("paths", plotting.along_paths(metrics[CLASSES[0]].ts, lines, title))
     parts = (config.permutation_epochs, config.epochs)
-    steps = {
-        name: plotting.HalfSteps(fit.objective, fit.proposed, fit.accepted, looks[name]) for name, fit in fits.items()
-    }
-    run.figure("objective", plotting.alternation(steps, title))
+    run.figure("objective", pam.figure(fits, title))
     losses = {name: (fit.history["loss"], looks[name]) for name, fit in fits.items()}
     run.figure("training", plotting.alternating_training(losses, parts, title))
 
@@ -169,10 +155,7 @@ def report(run: RunFolder) -> None:
     head = ["curve class", "mean train loss", "mean test acc. (%)", "min test acc. (%)", "barrier (nats)", "fit (s)"]
     print(table(head, rows))
     for name, fit in results["pam"].items():
-        objective, accepted = np.array(fit["objective"]), np.array(fit["accepted"])
-        print(f"{name}: Q + R {' '.join(f'{value:.4f}' for value in objective.mean(0))}")
-        refused = (~accepted).sum(0).tolist()
-        print(f"  refused of {len(accepted)}: {refused}; units moved: {np.array(fit['moved']).mean(0)[::2].tolist()}")
+        print(pam.lines(name, fit))
     print(f"Written to {run.path}")
 
 

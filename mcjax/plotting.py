@@ -41,7 +41,8 @@ def along_paths(
         axes.set_xlim(float(ts[0]), float(ts[-1]))
         _plain(axes)
     _log_if_wide(left, np.concatenate([np.ravel(line.loss) for line in lines]))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(lines), frameon=False)
+    columns = len(lines) if len(lines) < 5 else -(-len(lines) // 2)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure
 

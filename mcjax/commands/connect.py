@@ -21,12 +21,13 @@ from mcjax.commands.networks import (
     open_run,
     read_pair,
 )
+from mcjax.commands.pam import PamOptions, figure, lines, results_of
 from mcjax.commands.train import as_json
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.models import Model
-from mcjax.paths import Curve, FitConfig, bezier, fit_curve, linear, polygonal_chain
+from mcjax.paths import Curve, FitConfig, PamConfig, bezier, fit_curve, fit_pam, linear, polygonal_chain
 from mcjax.report import RunFolder, table
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation
@@ -92,6 +93,9 @@ class Connect:
     """Bends of the curve, for chain alone (None: 1)."""
     points_per_step: int = 1
     """Values of t that each step averages over."""
+    pam: bool = False
+    """Learn the permutation of B together with the curve (proximal alternating minimisation)."""
+    alternation: PamOptions = field(default_factory=PamOptions)
     align: bool = True
     """Match the units of B to those of A first, by their activations."""
     permutation: str | None = None
@@ -112,7 +116,7 @@ class Connect:
         elif self.align:
             check_groups(a.model)
         curve = self._curve(a)
-        config = FitConfig(**self.training.config(dataset, points_per_step=self.points_per_step))
+        config = self._config(dataset, a, b)
         self.measuring.check(a.model, dataset)
         if curve.control_points:
             steps_per_epoch(config, dataset)
@@ -133,13 +137,22 @@ class Connect:
         )
         if run.results is None:
             P = given if given is not None else self._permutation(a, b, dataset)
-            theta_c = None
+            path, learned = curve.bind(a.theta, b.theta, None, P), {}
             if curve.control_points:
                 recorder = Recorder(f"fitting a {self.curve}", run, "fit")
-                fit = fit_curve(key, a.model, curve, a.theta, b.theta, dataset, P, config, recorder=recorder)
-                theta_c = fit.theta_c
-                run.figure("training", plotting.training(fit.history, f"{self.curve} fit"))
-            path = curve.bind(a.theta, b.theta, theta_c, P)
+                ends = (key, a.model, curve, a.theta, b.theta, dataset, P)
+                if isinstance(config, PamConfig):
+                    pam = fit_pam(*ends, config, recorder=recorder)
+                    path, learned = pam.path, {"pam": results_of(pam)}
+                    name = self._how(given)
+                    run.figure("pam", figure({name: pam}, f"{self.curve} of {a.model.name}, {dataset.name}"))
+                    parts = (config.permutation_epochs, config.epochs)
+                    losses = {name: (pam.history["loss"], plotting.ALIGNED)}
+                    run.figure("training", plotting.alternating_training(losses, parts, f"{self.curve} fit"))
+                else:
+                    fit = fit_curve(*ends, config, recorder=recorder)
+                    path = fit.path
+                    run.figure("training", plotting.training(fit.history, f"{self.curve} fit"))
             about = {
                 "model": a.about["model"],
                 "data": images,
@@ -148,8 +161,26 @@ class Connect:
             }
             save_curve(run, path, about)
             metrics = self.measuring.evaluate(a.model, path, dataset, config.augmentation)
-            finish_path(run, metrics, f"{a.model.name} on {dataset.name}: {self.curve}, {self._how(given)}")
+            title = f"{a.model.name} on {dataset.name}: {self.curve}, {self._how(given)}"
+            finish_path(run, metrics, title, **learned)
+        if "pam" in (run.results or {}):
+            print(lines("PAM", (run.results or {})["pam"]))
         report_path(run)
+
+    def _config(self, dataset: Dataset, a: Network, b: Network) -> FitConfig:
+        fit = self.training.config(dataset, points_per_step=self.points_per_step)
+        if not self.pam:
+            if self.alternation != PamOptions():
+                raise InputError(
+                    "--iterations, --permutation-epochs, --nu-p and their like are for --pam: give it too."
+                )
+            return FitConfig(**fit)
+        if self.curve == "line":
+            raise InputError("--pam learns a curve together with P: got --curve line, expected bezier or chain.")
+        check_groups(a.model)
+        if fingerprint(a.theta) == fingerprint(b.theta):
+            raise InputError(f"{self.a} and {self.b} are the same network: expected two different ones to join.")
+        return self.alternation.config(fit)
 
     def _curve(self, a: Network) -> Curve:
         for option, value, curve in (("--degree", self.degree, "bezier"), ("--bends", self.bends, "chain")):
@@ -166,7 +197,8 @@ class Connect:
         return matched(a, b, dataset).P if self.align else identity_permutation(a.model.spec, a.theta)
 
     def _how(self, given: Permutation | None) -> str:
-        return "permuted as given" if given is not None else ("aligned" if self.align else "unaligned")
+        how = "permuted as given" if given is not None else ("aligned" if self.align else "unaligned")
+        return f"PAM, {how}" if self.pam else how
 
 
 def save_curve(run: RunFolder, path: jax.tree_util.Partial, about: dict[str, Any]) -> None:
@@ -175,14 +207,14 @@ def save_curve(run: RunFolder, path: jax.tree_util.Partial, about: dict[str, Any
     checkpoint.save(run.checkpoints("curve"), {name: part for name, part in parts if part is not None}, about)
 
 
-def finish_path(run: RunFolder, metrics: PathMetrics, title: str) -> None:
-    """Write the figure and the results of a measured path."""
+def finish_path(run: RunFolder, metrics: PathMetrics, title: str, **more: Any) -> None:
+    """Write the figure and the results of a measured path, and `more` results beside them."""
     line = plotting.Line("train loss, test accuracy", metrics.train_loss, metrics.test_accuracy, plotting.ALIGNED)
     run.figure("path", plotting.along_paths(metrics.ts, [line], title))
     values = {name: np.asarray(value).tolist() for name, value in metrics._asdict().items()}
     summary = {name: {key: float(v) for key, v in columns.items()} for name, columns in metrics.summary().items()}
     barriers = {f"barrier_{name}": float(barrier(metrics, name)) for name in summary}
-    run.finish({"summary": summary, **barriers, "length": values["distance"][-1], "along": values})
+    run.finish({"summary": summary, **barriers, "length": values["distance"][-1], "along": values, **more})
 
 
 def report_path(run: RunFolder) -> None:

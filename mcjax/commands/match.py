@@ -1,7 +1,7 @@
 """`mcjax match`: the permutation that brings one network's units next to another's."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from mcjax.commands.networks import (
     ModelOptions,
     Network,
     Out,
+    check_key,
     fingerprint,
     open_run,
     read_pair,
@@ -21,18 +22,30 @@ from mcjax.commands.networks import (
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.matching import Match as Matched
-from mcjax.matching import match_activations
-from mcjax.matching.activations import as_images
+from mcjax.matching import StraightThroughConfig, match_activations, match_straight_through, match_weights
+from mcjax.matching.activations import Cost, as_images
 from mcjax.models import Model
-from mcjax.report import table, writing
-from mcjax.symmetry import check_invariance, save_permutation
+from mcjax.report import RunFolder, table, writing
+from mcjax.symmetry import (
+    Permutation,
+    check_invariance,
+    identity_permutation,
+    random_permutation,
+    save_permutation,
+)
+from mcjax.training import Recorder
+from mcjax.training.loop import steps_per_epoch
+from mcjax.training.objective import check_fit
+
+Method = Literal["activations", "weights", "straight_through", "random", "identity"]
 
 
 @dataclass(frozen=True)
 class Match:
-    """Match the units of network B to those of network A by their activations (neuron alignment).
+    """Match the units of network B to those of network A: by activations (neuron alignment), weights, or the loss.
 
-    First checks that the spec is a symmetry of the network, and refuses it otherwise.
+    First checks that the spec is a symmetry of the network, and refuses it otherwise. Whatever the method,
+    the correlations that it reports are those of the activations.
     """
 
     a: tyro.conf.Positional[str]
@@ -41,16 +54,25 @@ class Match:
     """Checkpoint or run folder of theta_2, which is permuted."""
     images: DataOptions = field(default_factory=DataOptions)
     architecture: ModelOptions = field(default_factory=ModelOptions)
+    method: tuple[Method, ...] = ("activations",)
+    """One or several, each of which starts from what the one before it found; random and identity are baselines."""
+    restarts: int = 3
+    """Restarts of weight matching."""
+    epochs: int = 20
+    """Passes of straight-through matching over the training images."""
+    seed: int = 0
+    """Seed of what is random in a method."""
     match_images: int | None = None
     """Training images to correlate over (None: the first fifth)."""
     batch_size: int = 128
     """Images at a time."""
-    cost: Literal["correlation", "covariance", "inner_product"] = "correlation"
-    """What the assignment maximises."""
+    cost: Cost = "correlation"
+    """What the assignment of activations maximises."""
     out: Out = None
 
     def run(self) -> None:
         """Do it, or report what was done."""
+        key = check_key(self.seed)
         a, b, dataset, images = read_pair(self.a, self.b, self.architecture, self.images)
         self._check(a, dataset)
         run = open_run(
@@ -64,32 +86,70 @@ class Match:
                 "match_images": self.match_images,
                 "batch_size": self.batch_size,
                 "cost": self.cost,
+                "method": self.method,
+                "restarts": self.restarts,
+                "epochs": self.epochs,
+                "seed": self.seed,
             },
         )
         if run.results is None:
             match = matched(a, b, dataset, self.match_images, self.batch_size, self.cost)
+            P, said = self._follow(key, run, a, b, dataset, match)
+            match = _of(match, P)
             with writing(run.path / "permutation.npz"):
                 save_permutation(run.path / "permutation.npz", match.P)
             run.figure("correlation", correlation_figure(match, f"{a.model.name} on {dataset.name}"))
             moved = {group: int((np.asarray(p) != np.arange(len(p))).sum()) for group, p in match.P.items()}
-            run.finish(
-                {
-                    group: {
-                        "units": len(p),
-                        "moved": moved[group],
-                        "correlation_before": float(match.before[group]),
-                        "correlation_after": float(match.after[group]),
-                    }
-                    for group, p in match.P.items()
+            groups = {
+                group: {
+                    "units": len(p),
+                    "moved": moved[group],
+                    "correlation_before": float(match.before[group]),
+                    "correlation_after": float(match.after[group]),
                 }
-            )
+                for group, p in match.P.items()
+            }
+            run.finish({"groups": groups, "methods": said})
         results = run.results or {}
         rows = [
             [group, f"{r['units']}", f"{r['moved']}", f"{r['correlation_before']:.3f}", f"{r['correlation_after']:.3f}"]
-            for group, r in results.items()
+            for group, r in results["groups"].items()
         ]
         print(table(["group", "units", "moved", "correlation before", "after"], rows))
+        for text in results["methods"]:
+            print(text)
         print(f"Written to {run.path}; use it with --permutation {run.path / 'permutation.npz'}")
+
+    def _follow(
+        self, key: jax.Array, run: RunFolder, a: Network, b: Network, dataset: Dataset, match: Matched
+    ) -> tuple[Permutation, list[str]]:
+        """The methods one after another, from the identity, and what each says of its result."""
+        spec, said = a.model.spec, []
+        P = identity_permutation(spec, a.theta)
+        for number, method in enumerate(self.method):
+            own = jax.random.fold_in(key, number)
+            if method == "activations":
+                P = match.P
+            elif method == "weights":
+                start = P if number else None
+                found = match_weights(own, spec, a.theta, b.theta, self.restarts, P=start)
+                P = found.P
+                reached = ", ".join(f"{value:.4f}" for value in found.restarts)
+                said.append(f"weights: <theta_1, P theta_2> = {found.objective:.4f}; the restarts reached {reached}")
+            elif method == "straight_through":
+                recorder = Recorder("straight-through matching", run, f"straight_through_{number}")
+                config = self._straight_through()
+                learned = match_straight_through(own, a.model, a.theta, b.theta, dataset, P, config, recorder=recorder)
+                P = learned.P
+                start_loss, least = learned.objective[0], learned.objective.min()
+                said.append(f"straight-through: loss at t = 1/2 from {start_loss:.4f} to {least:.4f}")
+            else:
+                P = (
+                    random_permutation(own, spec, a.theta)
+                    if method == "random"
+                    else identity_permutation(spec, a.theta)
+                )
+        return P, said
 
     def _check(self, a: Network, dataset: Dataset) -> None:
         # Before the folder is made, which would refuse the same command put right.
@@ -98,8 +158,17 @@ class Match:
         there = len(dataset.train_images)
         if self.match_images is not None and not 1 < self.match_images <= there:
             raise InputError(f"got match_images={self.match_images}, expected 2 to {there}.")
-        if self.batch_size < 1:
-            raise InputError(f"got batch_size={self.batch_size}, expected at least 1.")
+        for name in ("batch_size", "restarts", "epochs"):
+            if getattr(self, name) < 1:
+                raise InputError(f"got {name}={getattr(self, name)}, expected at least 1.")
+        if not self.method:
+            raise InputError(f"got no --method, expected one or several of {', '.join(get_args(Method))}.")
+        if "straight_through" in self.method:
+            check_fit(a.model, dataset)
+            steps_per_epoch(self._straight_through(), dataset)
+
+    def _straight_through(self) -> StraightThroughConfig:
+        return StraightThroughConfig(epochs=self.epochs, batch_size=self.batch_size)
 
 
 def check_groups(model: Model) -> None:
@@ -114,13 +183,19 @@ def matched(
     dataset: Dataset,
     images: int | None = None,
     batch_size: int = 128,
-    cost: Literal["correlation", "covariance", "inner_product"] = "correlation",
+    cost: Cost = "correlation",
 ) -> Matched:
     """The match of two networks on a data set's training images, after checking the spec."""
     few = normalize(dataset.test_images[:4], dataset.mean, dataset.std)
     check_invariance(a.model, a.theta, few, jax.random.key(0))
     taken = dataset if images is None else normalize(dataset.train_images[:images], dataset.mean, dataset.std)
     return match_activations(a.model, a.theta, b.theta, taken, batch_size, cost=cost)
+
+
+def _of(match: Matched, P: Permutation) -> Matched:
+    """The match with another P: the same correlations, paired otherwise."""
+    paired = {group: match.correlation[group][np.arange(len(p)), np.asarray(p)].mean() for group, p in P.items()}
+    return match._replace(P={group: np.asarray(p) for group, p in P.items()}, after=paired)
 
 
 def correlation_figure(match: Matched, title: str) -> Figure:

@@ -8,16 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import checkpoint, data, plotting, trees
+from mcjax.commands import pam
 from mcjax.commands.networks import Out, check_key, open_run, read_model
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.matching import Match, match_activations
-from mcjax.paths import FitConfig, bezier, fit_curve, linear
+from mcjax.paths import FitConfig, PamFit, bezier, fit_curve, fit_pam, linear
 from mcjax.report import RunFolder, mean_and_std, plus_minus, table
 from mcjax.symmetry import check_invariance
 from mcjax.training import Recorder, TrainConfig, train_endpoints
 
-KINDS = ("linear_unaligned", "linear_aligned", "bezier_unaligned", "bezier_aligned")
+KINDS = (
+    "linear_unaligned",
+    "linear_aligned",
+    "bezier_unaligned",
+    "PAM_unaligned",
+    "PAM_aligned",
+    "bezier_aligned",
+)
+STYLES = {"linear": "--", "bezier": "-", "PAM": ":"}
 ABOUT: dict[str, Any] = {
     "model": {"name": "mlp", "num_classes": 10, "input_shape": [8, 8, 1], "widths": [32, 32]},
     "data": {"data": "digits", "data_dir": None, "train_images": None, "test_images": None},
@@ -27,10 +36,11 @@ ABOUT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Join pairs of small networks on scikit-learn's handwritten digits: four paths a pair, one table, two figures.
+    """Join pairs of small networks on scikit-learn's handwritten digits: six paths a pair, one table, three figures.
 
     Trains an MLP 64-32-32-10 from many seeds at once, matches each pair's units, fits Bezier curves
-    with and without the matching, and measures loss and accuracy along them and along straight lines.
+    with and without the matching, and once more with permutations learned together with the curve (PAM);
+    measures loss and accuracy along all of them and along straight lines.
     """
 
     pairs: int = 6
@@ -70,25 +80,28 @@ class Quickstart:
         identity = {group: jnp.tile(jnp.arange(p.shape[1]), (self.pairs, 1)) for group, p in match.P.items()}
 
         metrics: dict[str, PathMetrics] = {}
+        learned: dict[str, PamFit] = {}
+        curve = bezier(model.spec)
         for how, P in (("unaligned", identity), ("aligned", match.P)):
+            ends = (fit_key, model, curve, theta_1, theta_2, dataset, P)
             stage = Recorder(f"fitting {self.pairs} curves, {how}", run, f"curves_{how}")
-            fit = fit_curve(
-                fit_key,
-                model,
-                bezier(model.spec),
-                theta_1,
-                theta_2,
-                dataset,
-                P,
-                FitConfig(epochs=self.epochs),
-                recorder=stage,
-            )
+            fit = fit_curve(*ends, FitConfig(epochs=self.epochs), recorder=stage)
+            stage = Recorder(f"PAM, {self.pairs} curves, {how}", run, f"pam_{how}")
+            learned[how] = fit_pam(*ends, pam.PamOptions().config({"epochs": self.epochs}), recorder=stage)
             line = linear(model.spec).bind_pairs(theta_1, theta_2, None, P)
-            for kind, path in (("linear", line), ("bezier", fit.path)):
+            for kind, path in (("linear", line), ("bezier", fit.path), ("PAM", learned[how].path)):
                 metrics[f"{kind}_{how}"] = evaluate_path(model, path, dataset)
+        named = {f"PAM, {how}": fit for how, fit in learned.items()}
+        run.figure("pam", pam.figure(named, f"PAM on handwritten digits, mean of {self.pairs} pairs"))
         run.figure("paths", _paths_figure(metrics, self.pairs))
         run.figure("correlation", _correlation_figure(match))
-        run.finish({"paths": {kind: _summary(metrics[kind]) for kind in KINDS}, "correlation": _signature(match)})
+        run.finish(
+            {
+                "paths": {kind: _summary(metrics[kind]) for kind in KINDS},
+                "correlation": _signature(match),
+                "pam": {how: pam.results_of(fit) for how, fit in learned.items()},
+            }
+        )
 
 
 def _summary(metrics: PathMetrics) -> dict[str, Any]:
@@ -115,7 +128,7 @@ def _paths_figure(metrics: dict[str, PathMetrics], pairs: int) -> Any:
             metrics[kind].train_loss,
             metrics[kind].test_accuracy,
             plotting.UNALIGNED if kind.endswith("unaligned") else plotting.ALIGNED,
-            "--" if kind.startswith("linear") else "-",
+            STYLES[kind.partition("_")[0]],
         )
         for kind in KINDS
     ]
@@ -147,5 +160,7 @@ def report(run: RunFolder) -> None:
     count = len(paths[KINDS[0]]["barrier"]["values"])
     print(table(["path", "mean train loss", "mean test acc. (%)", "min test acc. (%)", "barrier (nats)"], rows))
     print(f"Mean ± standard deviation over {count} pairs, of values along 61 points of each path.")
-    for name in ("figures/paths.png", "figures/correlation.png", "results.json"):
+    for how, kept in (run.results or {})["pam"].items():
+        print(pam.lines(f"PAM, {how}", kept))
+    for name in ("figures/paths.png", "figures/correlation.png", "figures/pam.png", "results.json"):
         print(f"  {run.path / name}")

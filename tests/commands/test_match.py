@@ -43,7 +43,7 @@ def correlations(a, b):
 def test_no_permutation_is_better(matched, trained, tiny_data):
     theta_1, theta_2 = (checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2))
     units_1, units_2 = (units_of(theta, tiny_data, 24) for theta in (theta_1, theta_2))
-    results = json.loads((matched / "results.json").read_text())
+    results = json.loads((matched / "results.json").read_text())["groups"]
     P = mcjax.load_permutation(matched / "permutation.npz")
     assert list(results) == ["dense_0", "dense_1"]
     for group, result in results.items():
@@ -62,7 +62,7 @@ def test_it_shows_what_it_found(matched, trained, capsys):
     assert run("match", trained / "0", trained / "1", "--out", matched) == 0
     out, err = capsys.readouterr()
     assert err.endswith("is finished: this is what it found\n")
-    results = json.loads((matched / "results.json").read_text())
+    results = json.loads((matched / "results.json").read_text())["groups"]
     for line, (group, result) in zip(out.splitlines()[2:], results.items(), strict=False):
         expected = [group, result["units"], result["moved"]]
         expected += [f"{result['correlation_before']:.3f}", f"{result['correlation_after']:.3f}"]
@@ -92,7 +92,7 @@ def test_a_planted_permutation_is_found_in_networks_from_elsewhere(bars, tmp_pat
     found = mcjax.load_permutation(tmp_path / "m" / "permutation.npz")
     for group, p in mcjax.invert(planted).items():
         np.testing.assert_array_equal(found[group], p)
-    for result in json.loads((tmp_path / "m" / "results.json").read_text()).values():
+    for result in json.loads((tmp_path / "m" / "results.json").read_text())["groups"].values():
         assert result["correlation_after"] == pytest.approx(1, abs=1e-5)
 
 
@@ -158,3 +158,56 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(trained, matched, tmp_
     said(capsys, 1, "cannot write", "permutation.npz", "No space left on device", "--out")
     assert run("match", trained / "0", trained / "1", "--out", tmp_path / "m") == 0
     assert (tmp_path / "m" / "results.json").read_bytes() == (matched / "results.json").read_bytes()
+
+
+def permuted(trained, folder):
+    theta = [checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2)]
+    return mcjax.load_permutation(folder / "permutation.npz"), *theta
+
+
+def test_methods_follow_each_other(trained, tmp_path, capsys):
+    ends = (trained / "0", trained / "1")
+    made = {}
+    for name, methods in {
+        "weights": ["weights"],
+        "both": ["activations", "weights"],
+        "all": ["activations", "weights", "straight_through"],
+        "identity": ["random", "identity"],
+        "random": ["random"],
+    }.items():
+        folder = tmp_path / name
+        options = ("--method", *methods, "--restarts", 2, "--epochs", 2, "--batch-size", 16, "--out", folder)
+        assert run("match", *ends, *options) == 0
+        made[name] = json.loads((folder / "results.json").read_text())
+        capsys.readouterr()
+        assert run("match", *ends, *options) == 0
+        out = capsys.readouterr().out
+        assert all(text in out for text in made[name]["methods"])
+    P, theta_1, theta_2 = permuted(trained, tmp_path / "weights")
+    model = mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5))
+    # The inner product that is printed is that of the permutation that is kept.
+    product = float(mcjax.trees.dot(theta_1, mcjax.permute(model.spec, P, theta_2)))
+    assert f"<theta_1, P theta_2> = {product:.2f}" in made["weights"]["methods"][0]
+    assert [len(made[name]["methods"]) for name in made] == [1, 1, 2, 0, 0]
+    assert all(group["moved"] == 0 for group in made["identity"]["groups"].values())
+    assert any(group["moved"] for group in made["random"]["groups"].values())
+    match = made["identity"]["groups"]["dense_0"]
+    assert match["correlation_before"] == pytest.approx(match["correlation_after"])
+    start, least = map(float, made["all"]["methods"][1].split("from ")[1].split(" to "))
+    assert least <= start
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--restarts", 0), "got restarts=0, expected at least 1"),
+        (("--epochs", 0), "got epochs=0"),
+        (("--method", "straight_through", "--batch-size", 128), "at most the 120 training images"),
+        (("--method",), "expected one or several of activations, weights"),
+        (("--seed", -1), "got seed=-1"),
+    ],
+)
+def test_wrong_methods_are_said(options, expected, trained, tmp_path, capsys):
+    assert run("match", trained / "0", trained / "1", *options, "--out", tmp_path / "m") == 2
+    said(capsys, 2, expected)
+    assert not (tmp_path / "m").exists()

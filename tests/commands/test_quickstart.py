@@ -17,7 +17,8 @@ from mcjax.report import Progress
 from mcjax.training import loop
 
 SMALL = ("quickstart", "--pairs", 2, "--epochs", 3)
-KINDS = [f"{kind}_{how}" for kind in ("linear", "bezier") for how in ("unaligned", "aligned")]
+KINDS = [f"{kind}_{how}" for kind in ("linear", "bezier", "PAM") for how in ("unaligned", "aligned")]
+ROWS = ("linear_u", "linear_a", "bezier_u", "PAM_u", "PAM_a", "bezier_a")
 VALUES = ("train_loss_mean", "test_accuracy_mean", "test_accuracy_min", "barrier")
 
 
@@ -86,7 +87,7 @@ def test_its_networks_are_taken_by_the_other_commands(unbroken, tmp_path):
     assert min(measured["test_accuracy"]["values"]) > 0.8
 
 
-@pytest.mark.parametrize(("name", "width"), [("paths", 1200), ("correlation", 1500)])
+@pytest.mark.parametrize(("name", "width"), [("paths", 1200), ("correlation", 1500), ("pam", 1000)])
 def test_its_figures_are_pictures(unbroken, name, width):
     path = unbroken / "figures" / f"{name}.png"
     assert 20_000 < path.stat().st_size < 2_000_000
@@ -98,13 +99,28 @@ def test_its_figures_are_pictures(unbroken, name, width):
     assert len(np.unique(pixels, axis=0)) > 50
 
 
+def fitted(lines, stage):
+    return next(line["loss"] for line in lines if line["stage"] == stage)
+
+
 def test_its_metrics_have_every_epoch_of_every_stage(unbroken):
     lines = [json.loads(line) for line in (unbroken / "metrics.jsonl").read_text().splitlines()]
+    stages = [("networks", 4)]
+    for how in ("unaligned", "aligned"):
+        halves = [f"pam_{how}_{k}_{half}" for k in range(4) for half in ("permutation", "curve")]
+        # Where a new permutation is looked at, curves from the old one are fitted beside those from it.
+        looked = [2 * (1 + (half.endswith("curve") and len(fitted(lines, half)) == 4)) for half in halves]
+        stages += [(f"curves_{how}", 2), *zip(halves, looked, strict=True)]
     assert [(line["stage"], line["epoch"], len(line["loss"])) for line in lines] == [
-        (stage, epoch, fits)
-        for stage, fits in (("networks", 4), ("curves_unaligned", 2), ("curves_aligned", 2))
-        for epoch in (1, 2, 3)
+        (stage, epoch, fits) for stage, fits in stages for epoch in range(1, 2 if stage.startswith("pam") else 4)
     ]
+
+
+def test_pam_never_gets_worse(results):
+    for kept in results["pam"].values():
+        assert np.shape(kept["objective"]) == (2, 9)
+        assert (np.diff(kept["objective"]) <= 0).all()
+        assert np.shape(kept["accepted"]) == np.shape(kept["moved"]) == (2, 8)
 
 
 def test_the_same_command_again_reports_and_redoes_nothing(unbroken, results, capsys, monkeypatch):
@@ -116,7 +132,7 @@ def test_the_same_command_again_reports_and_redoes_nothing(unbroken, results, ca
     assert run(*SMALL, "--out", unbroken) == 0
     out, err = capsys.readouterr()
     assert err.endswith("is finished: this is what it found\n")
-    for line, kind in zip(out.splitlines()[2:6], ("linear_u", "linear_a", "bezier_u", "bezier_a"), strict=True):
+    for line, kind in zip(out.splitlines()[2:8], ROWS, strict=True):
         paths = results["paths"][next(name for name in KINDS if name.startswith(kind))]
         columns = [
             f"{factor * paths[name][which]:.{digits}f}"
