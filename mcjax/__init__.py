@@ -5,8 +5,30 @@ from importlib.metadata import PackageNotFoundError, version
 from mcjax import checkpoint, data, landscape, matching, models, paths, symmetry, training
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError, RunError
-from mcjax.landscape import PathMetrics, arc_length, barrier, evaluate_path, normalized_length, reestimate
-from mcjax.matching import Match, match_activations
+from mcjax.landscape import (
+    Ensemble,
+    PathMetrics,
+    arc_length,
+    barrier,
+    ensemble_accuracy,
+    evaluate_path,
+    normalized_length,
+    reestimate,
+    repair,
+    repaired_layers,
+)
+from mcjax.matching import (
+    Match,
+    Merged,
+    StraightThroughConfig,
+    StraightThroughMatch,
+    WeightMatch,
+    match_activations,
+    match_straight_through,
+    match_to_reference,
+    match_weights,
+    merge,
+)
 from mcjax.models import Model
 from mcjax.paths import (
     Curve,
@@ -52,9 +74,11 @@ __all__ = [
     "CurveFit",
     "Dataset",
     "Endpoints",
+    "Ensemble",
     "FitConfig",
     "InputError",
     "Match",
+    "Merged",
     "Model",
     "PamConfig",
     "PamFit",
@@ -63,7 +87,10 @@ __all__ = [
     "Recorder",
     "RunError",
     "SpecError",
+    "StraightThroughConfig",
+    "StraightThroughMatch",
     "TrainConfig",
+    "WeightMatch",
     "arc_length",
     "barrier",
     "bezier",
@@ -71,6 +98,7 @@ __all__ = [
     "checkpoint",
     "compose",
     "data",
+    "ensemble_accuracy",
     "evaluate",
     "evaluate_path",
     "fit_curve",
@@ -83,7 +111,11 @@ __all__ = [
     "linear",
     "load_permutation",
     "match_activations",
+    "match_straight_through",
+    "match_to_reference",
+    "match_weights",
     "matching",
+    "merge",
     "models",
     "nearest_permutation",
     "normalized_length",
@@ -93,6 +125,8 @@ __all__ = [
     "project_birkhoff",
     "random_permutation",
     "reestimate",
+    "repair",
+    "repaired_layers",
     "save_permutation",
     "sinkhorn",
     "symmetry",

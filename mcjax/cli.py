@@ -11,6 +11,7 @@ import tyro
 from mcjax.commands.connect import Connect
 from mcjax.commands.evaluate import Evaluate
 from mcjax.commands.match import Match
+from mcjax.commands.merge import Merge
 from mcjax.commands.quickstart import Quickstart
 from mcjax.commands.train import Train
 from mcjax.errors import InputError, RunError
@@ -19,6 +20,7 @@ Command = (
     Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Match, tyro.conf.subcommand("match")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Connect, tyro.conf.subcommand("connect")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
 )

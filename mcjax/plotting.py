@@ -130,11 +130,13 @@ def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
         pairs, steps = np.nonzero(~np.atleast_2d(fit.accepted))
         proposed = np.atleast_2d(fit.proposed)[pairs, steps]
         axes.plot(steps + 1, proposed, "x", color=fit.color, markersize=5, alpha=0.6, linestyle="")
-    axes.plot([], [], "x", color="0.4", label="refused, of one pair")
+    if any(not np.all(fit.accepted) for fit in fits.values()):
+        axes.plot([], [], "x", color="0.4", label="refused, of one pair")
     half = [f"{which} {k // 2 + 1}" for k in range(len(at) - 1) for which in (("P", "curve")[k % 2],)]
-    axes.set_xticks(at, ["start", *half], rotation=45 if len(at) > 5 else 0)
+    many = len(at) > 5
+    axes.set_xticks(at, ["start", *half], rotation=45 if many else 0, ha="right" if many else "center")
     axes.set_ylabel("$Q + R$ (nats)")
-    axes.set_yscale("log")
+    _log_if_wide(axes, np.concatenate([np.ravel(fit.objective) for fit in fits.values()]))
     axes.legend(frameon=False)
     _plain(axes)
     figure.suptitle(title, fontsize=11)
@@ -156,12 +158,12 @@ def alternating_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: t
         axes.fill_between(at, mean - std, mean + std, color=color, alpha=0.13, linewidth=0)
     for start in range(0, len(at), sum(epochs)):
         shaded = None if start else "learning P"
-        axes.axvspan(start + 0.5, start + epochs[0] + 0.5, color="0.92", linewidth=0, label=shaded)
+        axes.axvspan(start + 0.5, start + epochs[0] + 0.5, color="0.93", linewidth=0, label=shaded, zorder=0)
     axes.set_xlim(0.5, len(at) + 0.5)
     axes.set_xlabel("epoch")
     axes.set_ylabel("train loss (nats)")
-    axes.set_yscale("log")
-    axes.legend(frameon=False)
+    _log_if_wide(axes, np.concatenate([np.ravel(values) for values, _ in losses.values()]))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     _plain(axes)
     figure.suptitle(title, fontsize=11)
     return figure

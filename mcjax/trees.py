@@ -42,6 +42,11 @@ def params(theta: Tree) -> Tree:
     return theta["params"] if isinstance(theta, Mapping) and "params" in theta else theta
 
 
+def with_params(theta: Tree, leaves: Tree) -> Tree:
+    """`theta` with `leaves` in place of its parameters; `leaves` itself if `theta` has no collections."""
+    return {**theta, "params": leaves} if params(theta) is not theta else leaves
+
+
 def batch_stats(theta: Tree) -> Tree:
     """The batch statistics of `theta`; an empty dict if it has none."""
     return theta.get("batch_stats", {}) if isinstance(theta, Mapping) else {}

@@ -129,3 +129,92 @@ def test_long_names_of_layers_leave_room_for_the_panels():
     labels = [label.get_text() for label in figure.axes[2].get_xticklabels()]
     assert len(set(labels)) == len(names)
     assert all(panel.get_position().height > 0.4 for panel in figure.axes[:3])
+
+
+def half_steps(pairs=2, iterations=2, seed=0, color=plotting.ALIGNED):
+    """PAM's half-steps of some pairs, of which the last refused its first two P."""
+    rng = np.random.default_rng(seed)
+    objective = np.sort(rng.uniform(0.5, 3, (pairs, 1 + 2 * iterations)))[:, ::-1]
+    accepted = np.ones((pairs, 2 * iterations), bool)
+    proposed = objective[:, 1:].copy()
+    accepted[-1, :3:2] = False
+    proposed[-1, :3:2] = (4.0, 5.0)[: len(proposed[-1, :3:2])]
+    return plotting.HalfSteps(objective, proposed, accepted, color)
+
+
+def test_alternation_draws_the_mean_and_a_cross_for_every_refusal():
+    fits = {"unaligned": half_steps(color=plotting.UNALIGNED), "aligned": half_steps(3, seed=1)}
+    figure = plotting.alternation(fits, "a title")
+    (axes,) = figure.axes
+    means, crosses = axes.lines[0:4:2], axes.lines[1:4:2]
+    for line, cross, fit in zip(means, crosses, fits.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), np.arange(5))
+        np.testing.assert_allclose(line.get_ydata(), fit.objective.mean(0), rtol=1e-12)
+        np.testing.assert_array_equal(cross.get_xdata(), [1, 3])
+        np.testing.assert_array_equal(cross.get_ydata(), [4.0, 5.0])
+        assert cross.get_marker() == "x"
+        assert cross.get_linestyle() == "None"
+        assert to_hex(line.get_color()) == to_hex(cross.get_color()) == fit.color
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["start", "P 1", "curve 1", "P 2", "curve 2"]
+    np.testing.assert_array_equal(axes.get_xticks(), np.arange(5))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "unaligned",
+        "aligned",
+        "refused, of one pair",
+    ]
+    assert axes.get_ylabel() == "$Q + R$ (nats)"
+    assert figure.get_suptitle() == "a title"
+    drawn(figure)
+
+
+@pytest.mark.parametrize("iterations", [1, 4])
+def test_alternation_of_one_pair_without_its_axis(iterations):
+    fit = half_steps(1, iterations)
+    figure = plotting.alternation({"one": fit._replace(**{n: getattr(fit, n)[0] for n in fit._fields[:3]})}, "a title")
+    (axes,) = figure.axes
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), fit.objective[0])
+    refused = np.flatnonzero(~fit.accepted[0])
+    np.testing.assert_array_equal(axes.lines[1].get_xdata(), refused + 1)
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels[0] == "start"
+    assert labels[-2:] == [f"P {iterations}", f"curve {iterations}"]
+    drawn(figure)
+
+
+def test_alternation_where_all_was_accepted_has_no_cross():
+    fit = half_steps()
+    figure = plotting.alternation({"one": fit._replace(accepted=np.ones_like(fit.accepted))}, "a title")
+    assert not any(len(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "x")
+    drawn(figure)
+
+
+@pytest.mark.parametrize("epochs", [(2, 3), (1, 9), (5, 5)])
+def test_alternating_training_draws_mean_band_and_where_p_is_learned(epochs):
+    rng = np.random.default_rng(0)
+    losses = {
+        "unaligned": (rng.uniform(0.5, 2, (3, 10)), plotting.UNALIGNED),
+        "aligned": (rng.uniform(0.2, 1, (3, 10)), plotting.ALIGNED),
+    }
+    figure = plotting.alternating_training(losses, epochs, "a title")
+    (axes,) = figure.axes
+    for line, band, (values, color) in zip(axes.lines, axes.collections, losses.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 11))
+        np.testing.assert_allclose(line.get_ydata(), values.mean(0), rtol=1e-12)
+        assert to_hex(line.get_color()) == color
+        heights = band.get_paths()[0].vertices[:, 1]
+        np.testing.assert_allclose(heights.min(), (values.mean(0) - values.std(0)).min(), rtol=1e-12)
+        np.testing.assert_allclose(heights.max(), (values.mean(0) + values.std(0)).max(), rtol=1e-12)
+    spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
+    period = sum(epochs)
+    np.testing.assert_allclose(spans, [(k * period + 0.5, k * period + epochs[0] + 0.5) for k in range(10 // period)])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["unaligned", "aligned", "learning P"]
+    assert axes.get_xlim() == (0.5, 10.5)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "train loss (nats)")
+    drawn(figure)
+
+
+def test_alternating_training_of_one_pair():
+    figure = plotting.alternating_training({"one": (np.linspace(2, 1, 6), plotting.ALIGNED)}, (1, 2), "a title")
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), np.linspace(2, 1, 6))
+    drawn(figure)

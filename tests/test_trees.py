@@ -129,3 +129,9 @@ def test_shapes_and_count_need_no_arrays():
     for each in (tree, abstract):
         assert trees.shapes(each) == expected
         assert trees.parameter_count(each) == 12 + 4 + 1
+
+
+def test_with_params_keeps_the_other_collections_or_stands_for_all():
+    theta = {"params": {"a": 1.0}, "batch_stats": {"m": 2.0}}
+    assert trees.with_params(theta, {"a": 3.0}) == {"params": {"a": 3.0}, "batch_stats": {"m": 2.0}}
+    assert trees.with_params({"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 4.0}) == {"a": 3.0, "b": 4.0}

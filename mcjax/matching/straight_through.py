@@ -12,16 +12,16 @@ import optax
 from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
+from mcjax.matching.weights import match_weights
 from mcjax.models.base import Model, check_ends
 from mcjax.models.convolution import Convolutions, over_models
+from mcjax.models.pairs import pairs_of
 from mcjax.symmetry import (
     Permutation,
-    identity_permutation,
     nearest_permutation_on_device,
     permute,
     to_matrix,
 )
-from mcjax.symmetry.permutation import check_permutation
 from mcjax.training.config import TrainConfig
 from mcjax.training.fixed import FixedImages, fixed_images, objective_on
 from mcjax.training.loop import check_keys, resolve, run_epochs, steps_per_epoch
@@ -44,8 +44,8 @@ class StraightThroughConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.images < 1:
-            raise InputError(f"got images={self.images}, expected at least 1.")
+        if not isinstance(self.images, int) or self.images < 1:
+            raise InputError(f"got images={self.images}, expected a whole number of at least 1.")
 
 
 class StraightThroughMatch(NamedTuple):
@@ -137,7 +137,7 @@ def between(model: Model, ends: BothEnds, P: Permutation, t: float | jax.Array) 
     """The network at t on the straight line from theta_1 to P theta_2."""
     end = permute(model.spec, P, ends.theta_2)
     params = jax.tree.map(lambda a, b: (1 - t) * a + t * b, trees.params(ends.theta_1), trees.params(end))
-    return {**ends.theta_1, "params": params}
+    return trees.with_params(ends.theta_1, params)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -167,30 +167,31 @@ def match_straight_through(
     (linear assignment, on the device), the gradient of the loss at t = 1/2 with respect to the
     permutation matrices, and moves the real ones by it, as if rounding were the identity. Of the
     start and the permutations after every epoch the one with the least loss on fixed images is
-    returned. P is where to start (None: the identity); a match's P is a better start. Endpoints may have
-    a leading pair axis. Raises SpecError if the endpoints are not of this model, RunError if the loss is not
-    finite. Source: Ainsworth et al., 2022, "Git Re-Basin", section 3.3 (there the real variables are a
-    copy of theta_1).
+    returned. P is where to start; None is `match_weights`, for the gradient at a permutation says little
+    of those far from it. Endpoints, and P, may have a leading pair axis. Raises SpecError if endpoints
+    and P are not of this model, RunError if the loss is not finite. Source: Ainsworth et al., 2022, "Git
+    Re-Basin", section 3.3 (there the real variables are a copy of theta_1, and its weight matching with
+    theta_2 is the rounding).
     """
     check_keys(key)
     config = config or StraightThroughConfig()
     check_fit(model, data)
-    pairs = check_ends(model, theta_1, theta_2)
-    if not pairs:
-        theta_1, theta_2, P = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (theta_1, theta_2, P))
-    count = len(jax.tree.leaves(theta_1)[0])
-    identity = identity_permutation(model.spec, trees.index(theta_1, 0))
-    start = {group: jnp.tile(p, (count, 1)) for group, p in identity.items()} if P is None else P
-    for i in range(count):
-        check_permutation(model.spec, trees.index(start, i), {group: len(p) for group, p in identity.items()})
+    if not isinstance(config, StraightThroughConfig):
+        raise InputError(f"got a {type(config).__name__} for config, expected a StraightThroughConfig.")
+    if not model.spec.groups:
+        raise InputError(f"no units of {model.name} can be permuted, so that there is nothing to match.")
+    if P is None:
+        check_ends(model, theta_1, theta_2)
+        weights_key, key = jax.random.split(key)
+        P = match_weights(weights_key, model.spec, theta_1, theta_2).P
+    pairs = pairs_of(model, theta_1, theta_2, P, hard=True)
     step = StraightThroughStep(model, config, steps_per_epoch(config, data))
-    ends = BothEnds(theta_1, theta_2)
-    keys = jax.random.split(key, count)
-    states, history = run_epochs(step, data, ends, jax.vmap(step.init)(start), keys, recorder)
-    choices = {group: jnp.concatenate([p[:, None], states.path[group]], 1) for group, p in start.items()}
+    ends = BothEnds(pairs.theta_1, pairs.theta_2)
+    keys = jax.random.split(key, pairs.number)
+    states, history = run_epochs(step, data, ends, jax.vmap(step.init)(pairs.P), keys, recorder)
+    choices = {group: jnp.concatenate([p[:, None], states.path[group]], 1) for group, p in pairs.P.items()}
     fixed = fixed_images(data, resolve(config, data), config.images, config.batch_size)
     values = np.asarray(_midpoints(model, fixed, ends, choices), np.float64)
     best = values.argmin(1)
-    found = {group: np.asarray(p)[np.arange(count), best] for group, p in choices.items()}
-    match = StraightThroughMatch(found, values, history)
-    return match if pairs else StraightThroughMatch(*(trees.index(part, 0) for part in match))
+    found = {group: np.asarray(p)[np.arange(pairs.number), best] for group, p in choices.items()}
+    return StraightThroughMatch(*pairs.out((found, values, history)))

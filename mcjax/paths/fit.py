@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model, check_ends
+from mcjax.models.base import Model
 from mcjax.models.convolution import Convolutions
+from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.paths.curves import Curve
-from mcjax.symmetry import Permutation, SpecError, identity_permutation, permute
-from mcjax.symmetry.permutation import check_doubly_stochastic
+from mcjax.symmetry import Permutation
 from mcjax.training.config import TrainConfig, optimizer
 from mcjax.training.loop import check_keys, run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured, check_fit, objective
@@ -90,7 +89,7 @@ class CurveStep:
         def loss(theta_c: trees.Tree, t: jax.Array, key: jax.Array) -> tuple[jax.Array, Measured]:
             params = self.curve(trees.params(ends.theta_1), trees.params(ends.theta_2), theta_c, None, t)
             # By batch statistics, so those of the ends are only read, never used.
-            theta = {**ends.theta_1, "params": params}
+            theta = trees.with_params(ends.theta_1, params)
             value, (measured, _) = objective(self.model, theta, x, labels, key, self.config.weight_decay)
             if ends.anchor is not None:
                 moved = trees.subtract(theta_c, ends.anchor)
@@ -144,57 +143,13 @@ def fit_curve(
     step = CurveStep(model, curve, config, steps_per_epoch(config, data))
     states = jax.vmap(step.init)(pairs.theta_1)
     states, history = run_epochs(step, data, ends, states, jax.random.split(key, pairs.number), recorder)
-    return CurveFit(**pairs.fitted(curve, states.theta_c, pairs.P), history=pairs.out(history))
+    return CurveFit(**fitted(pairs, curve, states.theta_c, pairs.P), history=pairs.out(history))
 
 
-class Pairs(NamedTuple):
-    """Endpoints and P with a leading pair axis, and whether the caller gave them one."""
-
-    theta_1: trees.Tree
-    theta_2: trees.Tree
-    P: Permutation
-    given: bool
-
-    @property
-    def number(self) -> int:
-        """How many pairs."""
-        return _count(self.theta_1)
-
-    def out(self, tree: trees.Tree) -> trees.Tree:
-        """A result as the caller gets it: with a pair axis if the endpoints had one."""
-        return tree if self.given else trees.index(tree, 0)
-
-    def fitted(self, curve: Curve, theta_c: trees.Tree, P: Permutation) -> dict[str, Any]:
-        """theta_c (of the parameters), P and the path between these ends, as the caller gets them."""
-        # Zero for the batch statistics, so that theta_c is a tree like theta.
-        zero = jax.vmap(curve.zero)(self.theta_1)
-        theta_c = {**zero, "params": theta_c} if "params" in self.theta_1 else theta_c
-        theta_1, theta_2, theta_c, P = self.out((self.theta_1, self.theta_2, theta_c, P))
-        bind = curve.bind_pairs if self.given else curve.bind
-        return {"theta_c": theta_c, "P": P, "path": bind(theta_1, theta_2, theta_c, P)}
-
-
-def pairs_of(model: Model, theta_1: trees.Tree, theta_2: trees.Tree, P: Permutation | None) -> Pairs:
-    """The endpoints as pairs; P=None is the identity of each. Raises SpecError if they are not of this model."""
-    given = check_ends(model, theta_1, theta_2)
-    if not given:
-        theta_1, theta_2, P = jax.tree.map(lambda leaf: leaf[None], (theta_1, theta_2, P))
-    if P is None:
-        alone = identity_permutation(model.spec, trees.index(theta_1, 0))
-        P = jax.tree.map(lambda p: jnp.tile(p, (_count(theta_1), 1)), alone)
-    return Pairs(theta_1, theta_2, P, given)
-
-
-def permute_pairs(model: Model, P: Permutation, theta: trees.Tree) -> trees.Tree:
-    """P theta for every pair. Raises SpecError if some P is no permutation, hard or soft, of the model's groups."""
-    wrong = [group for group, p in P.items() if jnp.ndim(p) < 2 or jnp.shape(p)[0] != _count(theta)]
-    if wrong:
-        raise SpecError(
-            f"P has no leading axis of {_count(theta)} pairs in {', '.join(wrong)}: expected one permutation a pair."
-        )
-    check_doubly_stochastic(P)
-    return trees.stack([permute(model.spec, trees.index(P, i), trees.index(theta, i)) for i in range(_count(theta))])
-
-
-def _count(theta: Any) -> int:
-    return len(jax.tree.leaves(theta)[0])
+def fitted(pairs: Pairs, curve: Curve, theta_c: trees.Tree, P: Permutation) -> dict[str, Any]:
+    """theta_c (of the parameters), P and the path between these ends, as the caller gets them."""
+    # Zero for the batch statistics, so that theta_c is a tree like theta.
+    whole = trees.with_params(jax.vmap(curve.zero)(pairs.theta_1), theta_c)
+    theta_1, theta_2, whole, P = pairs.out((pairs.theta_1, pairs.theta_2, whole, P))
+    bind = curve.bind_pairs if pairs.given else curve.bind
+    return {"theta_c": whole, "P": P, "path": bind(theta_1, theta_2, whole, P)}

@@ -58,7 +58,7 @@ def _values(
 
             def at(t: jax.Array) -> jax.Array:
                 params = curve(trees.params(theta_1), end, theta_c, None, t)
-                return objective_on(model, {**theta_1, "params": params}, fixed, weight_decay)
+                return objective_on(model, trees.with_params(theta_1, params), fixed, weight_decay)
 
             return over_points(at, ts, model.convolutions).mean()
 

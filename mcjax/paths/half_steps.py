@@ -12,8 +12,9 @@ from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.models.base import Model
 from mcjax.models.convolution import over_models, over_points
+from mcjax.models.pairs import Pairs, permute_pairs
 from mcjax.paths.curves import Curve
-from mcjax.paths.fit import CurveState, CurveStep, Ends, FitConfig, Pairs, permute_pairs
+from mcjax.paths.fit import CurveState, CurveStep, Ends, FitConfig
 from mcjax.paths.grid import objective_on_grid
 from mcjax.paths.pam_config import TRAVEL, PamConfig
 from mcjax.paths.permutation_step import Fixed, PermutationState, PermutationStep, tangent

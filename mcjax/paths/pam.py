@@ -10,13 +10,13 @@ from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model
+from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.paths.curves import Curve
-from mcjax.paths.fit import Pairs, pairs_of, permute_pairs
+from mcjax.paths.fit import fitted
 from mcjax.paths.grid import grid
 from mcjax.paths.half_steps import HalfStep, Iterate, Problem, advance, only, propose, rates
 from mcjax.paths.pam_config import PamConfig
-from mcjax.symmetry import Permutation, SpecError
-from mcjax.symmetry.permutation import is_hard
+from mcjax.symmetry import Permutation
 from mcjax.training.fixed import fixed_images
 from mcjax.training.loop import check_keys, resolve, steps_per_epoch
 from mcjax.training.objective import check_fit
@@ -82,11 +82,7 @@ def fit_pam(
         raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
     if not model.spec.groups:
         raise InputError(f"no units of {model.name} can be permuted: fit its curve with fit_curve.")
-    pairs = pairs_of(model, theta_1, theta_2, P)
-    if soft := [group for group, p in pairs.P.items() if not is_hard(p)]:
-        raise SpecError(
-            f"got matrices for {', '.join(soft)}, expected a hard P to start from: mcjax.nearest_permutation rounds."
-        )
+    pairs = pairs_of(model, theta_1, theta_2, P, hard=True)
     _check_different(model, pairs)
     fixed = fixed_images(data, resolve(config, data), config.objective_images, config.batch_size)
     ts, steps = grid(config.objective_points), steps_per_epoch(config, data)
@@ -104,14 +100,14 @@ def fit_pam(
         permutation_key, curve_key = jax.random.split(jax.random.fold_in(key, k))
         annealed = {group: config.annealing**k * each for group, each in rate.items()}
         proposal, learned = propose(problem, now, annealed, permutation_key, stages[0])
-        now, both, fitted = advance(problem, now, proposal, curve_key, stages[1])
+        now, both, advanced = advance(problem, now, proposal, curve_key, stages[1])
         objectives += [step.objective for step in both]
         half_steps += both
-        histories += [learned, fitted]
+        histories += [learned, advanced]
     history = {name: np.concatenate([each[name] for each in histories], 1) for name in histories[0]}
     reported = {name: np.stack([getattr(step, name) for step in half_steps], 1) for name in HalfStep._fields}
     reported["objective"] = np.stack(objectives, 1)
-    return PamFit(**pairs.fitted(curve, now.curve.theta_c, now.P), history=pairs.out(history), **pairs.out(reported))
+    return PamFit(**fitted(pairs, curve, now.curve.theta_c, now.P), history=pairs.out(history), **pairs.out(reported))
 
 
 def _check_different(model: Model, pairs: Pairs) -> None:

@@ -83,9 +83,9 @@ def nearest_permutation_on_device(M: Any) -> jax.Array:
 def birkhoff_decomposition(M: Any, terms: int = 11) -> tuple[np.ndarray, np.ndarray]:
     """Permutations that a doubly stochastic M (n, n) is a mixture of: weights (k,), int32 (k, n), k <= terms.
 
-    Greedy: each term is the permutation through the positive entries with the largest sum, taken as
+    Greedy: each term is the permutation through the entries above 5e-4 with the largest sum, taken as
     often as its least entry allows; the `terms` heaviest are kept, heaviest first, and their weights
-    sum to 1. The nearest permutation stands alone where none goes through positive entries. On the
+    sum to 1. The nearest permutation stands alone where none goes through such entries. On the
     host. Raises InputError if M is not one finite matrix. Source: Neuron Alignment's code; the theorem
     is Birkhoff's.
     """

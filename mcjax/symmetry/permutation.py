@@ -4,6 +4,7 @@ Unit `i` of `permute(spec, P, theta)` is unit `P[group][i]` of `theta`. As a mat
 """
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.symmetry.axis import Axis, SpecError, axes_of
+from mcjax.symmetry.axis import Axis, Entry, SpecError, axes_of
 from mcjax.symmetry.spec import PermutationSpec
 
 Permutation = dict[str, Any]
@@ -34,16 +35,18 @@ def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.T
     """
     check_permutation(spec, P, spec.group_sizes(theta))
 
-    def permuted(name: str, leaf: Any) -> Any:
-        for position, entry in enumerate(spec.axes[name]):
-            for group, axes in _together(axes_of(entry)):
-                leaf = _permute_axis(jnp.asarray(leaf), position, axes, jnp.asarray(P[group]))
-        return leaf
-
-    return trees.map_with_name(permuted, theta)
+    return trees.map_with_name(lambda name, leaf: permute_leaf(spec.axes[name], P, leaf), theta)
 
 
-def _together(axes: tuple[Axis, ...]) -> list[tuple[str, list[Axis]]]:
+def permute_leaf(entries: Sequence[Entry], P: Permutation, leaf: Any) -> Any:
+    """One leaf, every axis permuted as its entry says; nothing is checked."""
+    for position, entry in enumerate(entries):
+        for group, axes in together(axes_of(entry)):
+            leaf = _permute_axis(jnp.asarray(leaf), position, axes, jnp.asarray(P[group]))
+    return leaf
+
+
+def together(axes: tuple[Axis, ...]) -> list[tuple[str, list[Axis]]]:
     """Runs of segments of one group that do not overlap, which one step can permute; else one by one."""
     runs: list[tuple[str, list[Axis]]] = []
     for axis in axes:
@@ -102,6 +105,27 @@ def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, in
             problems.append(f"{group}: got shape {jnp.shape(p)}, expected ({n}, {n}) or int32 ({n},)")
     if problems:
         raise SpecError("P cannot be applied:\n  " + "\n  ".join(problems))
+
+
+def check_doubly_stochastic(P: Permutation) -> None:
+    """Raise SpecError if a concrete soft group of P ([pairs,] n, n) is not doubly stochastic.
+
+    Sums may be off by 1e-3, and entries below zero by 0.1: alternating projection leaves such ones.
+    """
+    problems = []
+    for group, p in P.items():
+        if is_hard(p) or isinstance(p, jax.core.Tracer):
+            continue
+        matrix = np.asarray(p, np.float64)
+        off = max(np.abs(matrix.sum(axis) - 1).max(initial=0) for axis in (-1, -2))
+        least = matrix.min(initial=np.inf)
+        if not off <= 1e-3 or least < -0.1:
+            problems.append(f"{group}: sums off by {off:.2g}, least entry {least:.2g}")
+    if problems:
+        raise SpecError(
+            "P is not doubly stochastic:\n  " + "\n  ".join(problems) + "\nExpected rows and columns that sum to 1 "
+            "and no negative entries: mcjax.project_birkhoff makes them so."
+        )
 
 
 def identity_permutation(spec: PermutationSpec, theta: trees.Tree) -> Permutation:

@@ -55,12 +55,12 @@ class EndpointStep:
         theta, params = state.theta, trees.params(state.theta)
 
         def loss(params: trees.Tree) -> tuple[jax.Array, tuple[Measured, trees.Tree]]:
-            moved = {**theta, "params": params}
+            moved = trees.with_params(theta, params)
             return objective(self.model, moved, x, labels, key, self.config.weight_decay)
 
         gradient, (measured, batch_stats) = jax.grad(loss, has_aux=True)(params)
         updates, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, params)
-        moved = {**theta, "params": optax.apply_updates(params, updates)}
+        moved = trees.with_params(theta, optax.apply_updates(params, updates))
         running = jax.tree.map(
             lambda old, new: self.config.statistics_momentum * old + (1 - self.config.statistics_momentum) * new,
             trees.batch_stats(theta),

@@ -26,7 +26,10 @@ class FixedImages(NamedTuple):
 
 
 def fixed_images(data: Dataset, augmentation: Augmentation, images: int, batch_size: int) -> FixedImages:
-    """The first `images` training images, or all, augmented once, in batches of at most batch_size."""
+    """The first `images` training images, or all, augmented once, in equal batches of at most batch_size.
+
+    Fewer images than there are batches are left out for that.
+    """
     images = min(images, len(data.train_labels))
     count = -(-images // batch_size)
     size = images // count

@@ -7,8 +7,13 @@ import pytest
 from scipy.signal import correlate
 from scipy.special import expit
 
-from mcjax import InputError
-from mcjax.models.layers import ACTIVATIONS, BatchNorm, Conv, activation, along_last, scaled
+from mcjax import InputError, models
+from mcjax.models.layers import ACTIVATIONS, BatchNorm, Conv, activation, along_last, huberized_relu, scaled
+
+
+def huberized(x, delta=0.1):
+    return np.where(x <= 0, 0, np.where(x <= delta, x**2 / (2 * delta), x - delta / 2))
+
 
 CLOSED_FORMS = {
     "relu": lambda x: np.maximum(x, 0),
@@ -18,6 +23,7 @@ CLOSED_FORMS = {
     "tanh": np.tanh,
     "sigmoid": expit,
     "leaky_relu": lambda x: np.where(x < 0, 0.01 * x, x),
+    "huberized_relu": huberized,
     "linear": lambda x: x,
 }
 
@@ -32,6 +38,53 @@ def test_activations(name):
 def test_unknown_activation(name, near):
     with pytest.raises(InputError, match=f"unknown activation: got '{name}', .* Did you mean '{near}'"):
         activation(name)
+
+
+@pytest.mark.parametrize(("name", "delta"), [("huberized_relu(0.05)", 0.05), ("huberized_relu(2)", 2.0)])
+def test_huberized_relu_with_a_delta(name, delta):
+    x = np.concatenate([np.linspace(-1, 3, 81), [0, delta, np.nextafter(delta, 0), 1e3]]).astype(np.float32)
+    y = np.asarray(activation(name)(x))
+    np.testing.assert_allclose(y, huberized(x, delta), rtol=1e-5, atol=1e-6)
+    assert y[81] == 0
+    np.testing.assert_allclose(y[82], delta / 2, rtol=1e-6)
+    # Never above ReLU, and never farther below than delta / 2, which it is from delta on.
+    below = np.maximum(x, 0) - y
+    assert below.min() >= 0
+    assert below[:-1].max() == pytest.approx(delta / 2, rel=1e-5)
+    assert below[:-1].max() <= delta / 2 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("delta", [0.05, 0.1, 1.0])
+def test_the_derivative_of_huberized_relu_is_a_ramp(delta):
+    x = np.concatenate([np.linspace(-0.5, 1.5, 101), [-1e-6, 0, 1e-6, delta - 1e-6, delta, delta + 1e-6]])
+    slope = jax.vmap(jax.grad(lambda x: huberized_relu(x, delta)))(x.astype(np.float32))
+    # Continuous at 0 and at delta too, where a ReLU jumps.
+    np.testing.assert_allclose(slope, np.clip(x / delta, 0, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("delta", ["0", "-0.1", "nan", "inf", "-inf", "wide", "0,1", " ", "1e-400"])
+def test_huberized_relu_needs_a_positive_number(delta):
+    with pytest.raises(InputError, match=rf"got delta={delta} for huberized_relu, expected a positive number"):
+        activation(f"huberized_relu({delta})")
+
+
+@pytest.mark.parametrize("name", ["huberized_relu()", "huberized_relu(0.1", "huberized_relu((1))", "relu(0.1)"])
+def test_what_is_no_parameter_is_an_unknown_name(name):
+    with pytest.raises(InputError, match="unknown activation"):
+        activation(name)
+
+
+def test_a_network_with_a_huberized_relu(key):
+    options = {"widths": (7,)}
+    model = models.create("mlp", 3, (4, 4, 1), activation="huberized_relu(0.2)", **options)
+    theta, x = model.init(key), np.random.default_rng(0).normal(size=(5, 4, 4, 1)).astype(np.float32)
+    first, second = (theta["params"][f"Dense_{i}"] for i in range(2))
+    hidden = huberized(x.reshape(5, 16) @ first["kernel"] + np.asarray(first["bias"])[None], 0.2)
+    expected = hidden @ np.asarray(second["kernel"]) + np.asarray(second["bias"])
+    np.testing.assert_allclose(model.apply(theta, x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.activations(theta, x)["dense_0"][0], hidden, rtol=1e-4, atol=1e-5)
+    plain = models.create("mlp", 3, (4, 4, 1), **options).apply(theta, x)
+    assert np.abs(plain - expected).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,20 @@ def test_bad_input_is_named(ends, key, tiny_data, tiny_model):
         fit(*ends, P={"dense_0": jnp.arange(6), "dense_1": jnp.arange(5)})
     with pytest.raises(InputError, match="points_per_step=0"):
         FitConfig(points_per_step=0)
+
+
+def test_variables_without_collections_are_fitted_too(key, tiny_data):
+    def init(key):
+        first, second = jax.random.split(key)
+        return {"a": jax.random.normal(first, (64, 5)) / 8, "b": jax.random.normal(second, (5, 3))}
+
+    def apply(theta, x):
+        return jnp.tanh(x.reshape(len(x), -1) @ theta["a"]) @ theta["b"]
+
+    model = models.from_function(init, apply, jnp.zeros((1, 8, 8, 1)))
+    theta = train_endpoints(jax.random.split(key), model, tiny_data, TrainConfig(epochs=4, batch_size=20)).theta
+    theta_1, theta_2 = (trees.index(theta, i) for i in range(2))
+    fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, tiny_data, None, CONFIG)
+    assert jax.tree.structure(fit.theta_c) == jax.tree.structure(theta_1)
+    assert float(trees.norm(fit.theta_c)) > 0
+    assert fit.history["loss"][-1] < fit.history["loss"][0]

@@ -18,10 +18,12 @@ from mcjax import (
     invert,
     load_permutation,
     permute,
+    project_birkhoff,
     random_permutation,
     save_permutation,
 )
 from mcjax.symmetry import to_matrix
+from mcjax.symmetry.permutation import check_doubly_stochastic
 
 SPEC = PermutationSpec(
     {
@@ -498,3 +500,71 @@ def test_permute_of_segments_is_differentiable_in_a_soft_p():
     grad = jax.grad(lambda M: (permute(spec, {"g": M}, {"w": w})["w"] ** 2).sum())(np.eye(3, dtype=np.float32))
     copies = [w[:3], w[4::2], w[5::2]]
     np.testing.assert_allclose(grad, 2 * sum(np.outer(copy, copy) for copy in copies), rtol=1e-5)
+
+
+def near_uniform(off=0.0, least=0.25):
+    """4x4, its least entry as given, its first row's and first column's sums off by so much."""
+    M = np.full((4, 4), 0.25)
+    M[1:3, 1:3] += (0.25 - least) * np.array([[1, -1], [-1, 1]])
+    M[0, 0] += off
+    return M
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        near_uniform(),
+        near_uniform(off=9e-4),
+        near_uniform(off=-9e-4),
+        near_uniform(least=-0.09),
+        np.eye(4, dtype=np.float32)[[2, 0, 1, 3]],
+        np.stack([near_uniform(), np.eye(4)]),
+        np.array([0, 0, 7]),  # hard ones are another check's
+        np.array([[1, 0, 2], [2, 1, 0]]),
+    ],
+)
+def test_doubly_stochastic_is_what_is_nearly_so(p):
+    check_doubly_stochastic({"g": p, "h": jnp.eye(3)})
+
+
+def test_what_is_projected_is_doubly_stochastic():
+    M = np.random.default_rng(0).normal(size=(50, 16, 16)).astype(np.float32)
+    check_doubly_stochastic({"g": project_birkhoff(M)})
+    with pytest.raises(SpecError, match=r"mcjax\.project_birkhoff makes them so"):
+        check_doubly_stochastic({"g": M})
+
+
+@pytest.mark.parametrize(
+    ("p", "message"),
+    [
+        (near_uniform(off=0.0011), r"g: sums off by 0\.0011, "),
+        (near_uniform(off=-0.2), r"g: sums off by 0\.2, "),
+        (near_uniform(least=-0.11), r"g: sums off by 0, least entry -0\.11"),
+        (np.stack([near_uniform(), 2 * near_uniform()]), r"g: sums off by 1, "),
+        (np.eye(4)[[0, 0, 1, 2]], r"g: sums off by 1, "),
+        (np.full((4, 4), np.nan), r"g: sums off by nan"),
+        (np.full((4, 4), np.inf), r"g: sums off by inf"),
+    ],
+)
+def test_what_is_not_doubly_stochastic_is_named(p, message):
+    with pytest.raises(SpecError, match=message) as error:
+        check_doubly_stochastic({"good": np.eye(3), "g": p})
+    assert "good" not in str(error.value)
+
+
+def test_rows_and_columns_are_both_summed():
+    rows = np.array([[0.5, 0.5], [0.9, 0.1]])
+    for p in (rows, rows.T):
+        with pytest.raises(SpecError, match=r"g: sums off by 0\.4"):
+            check_doubly_stochastic({"g": p})
+    with pytest.raises(SpecError, match=r"(?s)a: sums off.*b: sums off"):
+        check_doubly_stochastic({"a": rows, "b": rows.T})
+
+
+def test_a_traced_p_is_not_looked_into():
+    @jax.jit
+    def unchecked(p):
+        check_doubly_stochastic({"g": p})
+        return p.sum()
+
+    assert unchecked(jnp.ones((3, 3))) == 9

@@ -1,0 +1,249 @@
+"""`mcjax merge`: several networks averaged into one, matched before and repaired after."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from mcjax import checkpoint, trees
+from mcjax.commands.match import check_groups
+from mcjax.commands.networks import (
+    DataOptions,
+    ModelOptions,
+    Network,
+    Out,
+    TrainOptions,
+    check_key,
+    fingerprint,
+    networks_of,
+    open_run,
+    read_network,
+)
+from mcjax.data import Augmentation, Dataset, normalize
+from mcjax.errors import InputError
+from mcjax.landscape.along import METRICS
+from mcjax.landscape.ensembles import ensemble_accuracy
+from mcjax.landscape.repair import repair, repaired_layers
+from mcjax.matching.activations import match_activations
+from mcjax.matching.merging import match_to_reference, merge
+from mcjax.models import Model
+from mcjax.report import RunFolder, table, writing
+from mcjax.symmetry import Permutation, check_invariance, identity_permutation, permute, save_permutation
+from mcjax.training import evaluate
+from mcjax.training.objective import check_fit
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """How training images are augmented while statistics are measured: as in training."""
+
+    flip: Literal["auto", "on", "off"] = "auto"
+    """Mirror every other image (auto: on for colour images)."""
+    crop: int | None = None
+    """Shift images by up to so many pixels; 0 is off (None: 4 for colour images, 0 for grey ones)."""
+    rotate: float | None = None
+    """Turn images by up to so many degrees; 0 is off (None: 15 for colour images, 0 for grey ones)."""
+    calibration_images: int | None = None
+    """Training images to measure the statistics of units on (None: all)."""
+    eval_batch_size: int = 500
+    """Images at a time."""
+
+    def augmentation(self, dataset: Dataset) -> Augmentation:
+        """The augmentation that these options mean for this data set."""
+        return TrainOptions(flip=self.flip, crop=self.crop, rotate=self.rotate).config(dataset)["augmentation"]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Merge networks of one architecture into one: match their units, average, repair the statistics of units.
+
+    Writes the merged network as network 0 of a run, so that every other command takes the run folder for a
+    network, and says what each step gains: plain average, matched average, both repaired, and the
+    ensemble of the outputs for comparison. Batch statistics of every average are re-estimated.
+    """
+
+    networks: tyro.conf.Positional[tuple[str, ...]]
+    """Checkpoints or run folders, two or more; RUN/0 is the first network of a run, and RUN alone stands for all of
+    its networks."""
+    images: DataOptions = field(default_factory=DataOptions)
+    architecture: ModelOptions = field(default_factory=ModelOptions)
+    repairing: RepairOptions = field(default_factory=RepairOptions)
+    method: Literal["activations", "weights", "both"] = "activations"
+    """What matches units: activations of every network to those of the first, weights of every network to the mean of
+    the others (Git Re-Basin), or weights starting from activations: a little better for MLPs, worse with norms."""
+    match_images: int | None = None
+    """Training images to correlate activations over (None: the first fifth)."""
+    restarts: int | None = None
+    """Restarts of every matching of weights (None: 3, and 1 from activations)."""
+    seed: int = 0
+    """Seed of the order in which weights are matched."""
+    out: Out = None
+
+    def run(self) -> None:
+        """Do it, or report what was done."""
+        key = check_key(self.seed)
+        networks, dataset, images = self._read()
+        self._check(networks, dataset)
+        augmentation = self.repairing.augmentation(dataset)
+        first = networks[0]
+        run = open_run(
+            "merge",
+            self.out,
+            {
+                "model": first.about["model"],
+                "theta": [fingerprint(network.theta) for network in networks],
+                "data": images,
+                "method": self.method,
+                "match_images": self.match_images,
+                "restarts": self.restarts,
+                "seed": self.seed,
+                "augmentation": vars(augmentation),
+                "calibration_images": self.repairing.calibration_images,
+                "eval_batch_size": self.repairing.eval_batch_size,
+            },
+        )
+        if run.results is None:
+            on_device = jax.device_put(dataset)
+            thetas = trees.stack([network.theta for network in networks])
+            P, objective = self._match(key, first.model, thetas, dataset)
+            averages = self._averages(first.model, thetas, P, on_device, augmentation)
+            for i in range(len(networks)):
+                with writing(run.path / f"permutation_{i}.npz"):
+                    save_permutation(run.path / f"permutation_{i}.npz", trees.index(P, i))
+            merged = averages[list(averages)[-1]]
+            checkpoint.save(
+                run.checkpoints("network_0"),
+                merged,
+                {"model": first.about["model"], "data": first.about.get("data", images)},
+            )
+            measured = _measure(first.model, {**{n.name: n.theta for n in networks}, **averages}, thetas, on_device)
+            run.finish({"measured": measured, "objective": objective, **_layers_of(first.model)})
+        _report(run)
+
+    def _read(self) -> tuple[list[Network], Dataset, dict[str, Any]]:
+        paths = list(self.networks)
+        if len(paths) == 1 and not checkpoint.is_checkpoint(paths[0]):
+            there = networks_of(Path(paths[0]))
+            if len(there) > 1:
+                paths = [str(Path(paths[0]) / path.name.removeprefix("network_")) for path in there]
+        if len(paths) < 2:
+            raise InputError(
+                f"got {len(paths)} network{'s' * (len(paths) != 1)}, expected two or more to merge: checkpoints, RUN/0 "
+                "RUN/1 ..., or the folder of a run of `mcjax train` that holds several."
+            )
+        given = self.images.load() if self.images.data is not None else None
+        networks = [read_network(path, self.architecture, given[0] if given else None) for path in paths]
+        first = networks[0]
+        marks: dict[str, str] = {}
+        for network in networks:
+            if network.model != first.model:
+                raise InputError(
+                    f"the networks are of different architectures: {first.name} is {json.dumps(first.about['model'])}, "
+                    f"{network.name} is {json.dumps(network.about['model'])}. Expected networks of one."
+                )
+            mark = fingerprint(network.theta)
+            if mark in marks:
+                raise InputError(
+                    f"{marks[mark]} and {network.name} are the same network, which would count twice in the average: "
+                    "expected each network once."
+                )
+            marks[mark] = network.name
+        dataset, described = given or self.images.load(first.about.get("data"))
+        return networks, dataset, described
+
+    def _check(self, networks: list[Network], dataset: Dataset) -> None:
+        # Before the folder is made, which would refuse the same command put right.
+        model, there = networks[0].model, len(dataset.train_labels)
+        check_fit(model, dataset)
+        check_groups(model)
+        calibration, size = self.repairing.calibration_images, self.repairing.eval_batch_size
+        for name, value, least in (("match_images", self.match_images, 2), ("calibration_images", calibration, 1)):
+            if value is not None and not least <= value <= there:
+                raise InputError(f"got {name}={value}, expected {least} to {there}.")
+        for name, number in (("restarts", self.restarts), ("eval_batch_size", size)):
+            if number is not None and number < 1:
+                raise InputError(f"got {name}={number}, expected at least 1.")
+        few = normalize(dataset.test_images[:4], dataset.mean, dataset.std)
+        check_invariance(model, networks[0].theta, few, jax.random.key(0))
+
+    def _match(
+        self, key: jax.Array, model: Model, thetas: trees.Tree, dataset: Dataset
+    ) -> tuple[Permutation, list[float] | None]:
+        """The permutation of every network onto the first, and the objective of every round of merging."""
+        P = None
+        if self.method != "weights":
+            images: Any = dataset
+            if self.match_images is not None:
+                images = normalize(dataset.train_images[: self.match_images], dataset.mean, dataset.std)
+            first, others = trees.index(thetas, 0), trees.index(thetas, slice(1, None))
+            found = match_to_reference(lambda a, b: match_activations(model, a, b, images), first, others)
+            stays = identity_permutation(model.spec, first)
+            P = {group: jnp.concatenate([stays[group][None], p]) for group, p in found.items()}
+            if self.method == "activations":
+                return P, None
+        merged = merge(key, model.spec, thetas, P, restarts=self.restarts)
+        return merged.P, merged.objective.tolist()
+
+    def _averages(
+        self, model: Model, thetas: trees.Tree, P: Permutation, dataset: Dataset, augmentation: Augmentation
+    ) -> dict[str, trees.Tree]:
+        """Every average by name, the best last."""
+        permuted = jax.vmap(lambda p, theta: permute(model.spec, p, theta))(P, thetas)
+        norms = bool(jax.tree.leaves(trees.batch_stats(thetas)))
+        averages: dict[str, trees.Tree] = {}
+        for name, ends in (("plain average", thetas), ("matched average", permuted)):
+            mean = jax.tree.map(lambda leaf: leaf.mean(0), ends)
+            repaired = repair(
+                model,
+                mean,
+                ends,
+                dataset,
+                batch_size=self.repairing.eval_batch_size,
+                calibration_images=self.repairing.calibration_images,
+                augmentation=augmentation,
+            )
+            averages |= {name: repaired} if norms else {name: mean, f"{name}, repaired": repaired}
+        return averages
+
+
+def _measure(
+    model: Model, networks: dict[str, trees.Tree], thetas: trees.Tree, dataset: Dataset
+) -> dict[str, dict[str, float]]:
+    """Loss and accuracy of every network by name, and of the ensemble of `thetas`, which is also calibrated."""
+    train, test = evaluate(model, trees.stack(list(networks.values())), dataset)
+    values = np.asarray([*train, *test], np.float64).T.tolist()
+    measured = {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(networks, values, strict=True)}
+    on_train, on_test = (ensemble_accuracy(model, thetas, dataset, split=split) for split in ("train", "test"))
+    together = [on_train.loss, on_train.accuracy, on_test.loss, on_test.accuracy]
+    measured["ensemble of outputs"] = dict(zip(METRICS, map(float, together), strict=True))
+    return measured
+
+
+def _layers_of(model: Model) -> dict[str, Any]:
+    """Which layers were repaired, by their kernels, and which kernels that make hidden units were left as they are."""
+    shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
+    norms = any(name.startswith("batch_stats/") for name in shapes)
+    repaired = [layer.kernel for layer in repaired_layers(model)]
+    made = dict.fromkeys(leaf for group in model.spec.groups for leaf, _ in model.spec.producers(group))
+    left = [leaf for leaf in made if len(shapes[leaf]) > 1 and leaf not in repaired and not norms]
+    return {"batch_statistics": norms, "repaired": repaired, "left": left}
+
+
+def _report(run: RunFolder) -> None:
+    results = run.results or {}
+    rows = [[name, *(f"{row[metric]:.4f}" for metric in METRICS)] for name, row in results["measured"].items()]
+    print(table(["", *(metric.replace("_", " ") for metric in METRICS)], rows))
+    if results["batch_statistics"]:
+        print("Batch statistics of every average are re-estimated on training images, which is what repairs them.")
+    else:
+        print(f"Repaired: the units of {len(results['repaired'])} layers. " + _left(results["left"]))
+    print(f"Written to {run.path}, which other commands take as the merged network.")
+
+
+def _left(names: list[str]) -> str:
+    return f"Left as they are: {', '.join(names)}." if names else "No layer that makes units was left out."

@@ -1,0 +1,134 @@
+"""Many networks brought into one order of units, and merged into their mean (Git Re-Basin, Algorithm 3)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.errors import InputError
+from mcjax.matching.weights import match_weights
+from mcjax.symmetry import Permutation, PermutationSpec, compose, identity_permutation, invert, permute
+
+
+class Merged(NamedTuple):
+    """Networks merged: the mean of the permuted ones, in the first one's order of units.
+
+    P: group -> int32 (networks, n), that of network 0 the identity. objective: float64 (rounds + 1,),
+    sum over pairs of <P_i theta_i, P_j theta_j> over parameters, at the start and after every round.
+    """
+
+    theta: trees.Tree
+    P: Permutation
+    objective: np.ndarray
+
+
+def match_to_reference(
+    match: Callable[[trees.Tree, trees.Tree], Any], reference: trees.Tree, thetas: trees.Tree
+) -> Permutation:
+    """The permutation of each of many networks onto one reference: group -> int32 (networks, n).
+
+    match: any matching (theta_1, theta_2) -> result with a `.P`, all else bound. thetas: networks along a
+    leading axis.
+
+        P = match_to_reference(lambda a, b: match_activations(model, a, b, data), theta_1, thetas)
+        aligned = jax.vmap(lambda P, theta: permute(model.spec, P, theta))(P, thetas)
+    """
+    count = jax.tree.leaves(thetas)[0].shape[0]
+    return _stacked([match(reference, trees.index(thetas, i)).P for i in range(count)])
+
+
+def merge(
+    key: jax.Array,
+    spec: PermutationSpec,
+    thetas: trees.Tree,
+    P: Permutation | None = None,
+    *,
+    max_rounds: int = 20,
+    restarts: int | None = None,
+) -> Merged:
+    """Networks (along a leading axis of `thetas`) permuted so that they lie close together, and their mean.
+
+    Git Re-Basin's MergeMany: again and again each network, in random order, is matched by its weights to
+    the mean of all others, from the P that it has, until a round changes nothing; the objective never
+    decreases. P: group -> int32 (networks, n) to start from (default: the identity). The result is in
+    the order of units of network 0: that one is moved like any other while they are matched, and all are
+    moved back with it, which changes no distance. Two networks are matched once, the second to the first:
+    `match_weights`. restarts: those of every matching (default: 3, and 1 from a given P, since the
+    restarts that reach more from elsewhere were measured to give worse means than a start from activations).
+    Batch statistics do not count in the matching; they are permuted and averaged too, and should be
+    re-estimated (`reestimate`, `repair`).
+    Raises InputError for fewer than two networks, SpecError if spec, networks and P do not fit.
+    Ainsworth, Hayase and Srinivasa, 2023: Git Re-Basin: Merging Models modulo Permutation Symmetries.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(thetas)]
+    counts = {shape[0] if shape else 0 for shape in shapes}
+    count = counts.pop() if len(counts) == 1 else 0
+    if count < 2 or max_rounds < 1:
+        got = ", ".join(map(str, dict.fromkeys(shapes[:4])))
+        raise InputError(
+            f"got max_rounds={max_rounds} and networks whose first leaves have shapes {got}: expected at least one "
+            "round and at least two networks, along the leading axis of every leaf."
+        )
+    restarts = (3 if P is None else 1) if restarts is None else restarts
+    networks = [trees.index(thetas, i) for i in range(count)]
+    current = _start(spec, networks, P)
+    moved = [permute(spec, p, theta) for p, theta in zip(current, networks, strict=True)]
+    objective = [_objective(moved)]
+    if count == 2:
+        first = None if P is None else current[1]
+        current[1] = match_weights(key, spec, moved[0], networks[1], restarts, P=first).P
+        moved[1] = permute(spec, current[1], networks[1])
+        objective.append(_objective(moved))
+    for number in range(max_rounds if count > 2 else 0):
+        order_key, match_key = jax.random.split(jax.random.fold_in(key, number))
+        changed = False
+        for i in jax.random.permutation(order_key, count).tolist():
+            others = _mean([theta for j, theta in enumerate(moved) if j != i])
+            found = match_weights(jax.random.fold_in(match_key, i), spec, others, networks[i], restarts, P=current[i]).P
+            theta = permute(spec, found, networks[i])
+            # Rounding may call two orders of equal worth a gain: only what is one in float64 is taken.
+            if _dot(others, theta) > _dot(others, moved[i]):
+                current[i], moved[i], changed = found, theta, True
+        objective.append(_objective(moved))
+        if not changed:
+            break
+    back = invert(current[0])
+    current = [compose(back, p) for p in current]
+    theta = _mean([permute(spec, p, theta) for p, theta in zip(current, networks, strict=True)])
+    return Merged(theta, _stacked(current), np.asarray(objective))
+
+
+def _start(spec: PermutationSpec, networks: list[trees.Tree], P: Permutation | None) -> list[Permutation]:
+    if P is None:
+        return [identity_permutation(spec, networks[0])] * len(networks)
+    if any(jnp.ndim(p) != 2 or len(p) != len(networks) for p in P.values()):
+        raise InputError(
+            f"got P with shapes {[jnp.shape(p) for p in P.values()]}, expected ({len(networks)}, n) for every group: "
+            "one hard permutation a network."
+        )
+    return [trees.index(P, i) for i in range(len(networks))]
+
+
+def _stacked(each: list[Permutation]) -> Permutation:
+    return {group: jnp.stack([jnp.asarray(P[group]) for P in each]) for group in each[0]}
+
+
+def _mean(networks: list[trees.Tree]) -> trees.Tree:
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *networks)
+
+
+def _parameters(theta: trees.Tree) -> dict[str, np.ndarray]:
+    leaves = trees.flatten(theta).items()
+    return {name: np.asarray(leaf, np.float64) for name, leaf in leaves if not name.startswith("batch_stats/")}
+
+
+def _dot(a: trees.Tree, b: trees.Tree) -> float:
+    left, right = _parameters(a), _parameters(b)
+    return float(sum(np.vdot(left[name], right[name]) for name in left))
+
+
+def _objective(networks: list[trees.Tree]) -> float:
+    return sum(_dot(a, b) for i, a in enumerate(networks) for b in networks[:i])

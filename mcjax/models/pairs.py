@@ -1,0 +1,69 @@
+"""Pairs of networks: one pair, or many along a leading axis, and a permutation of each second one."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mcjax import trees
+from mcjax.models.base import Model, check_ends
+from mcjax.symmetry import Permutation, SpecError, identity_permutation, permute
+from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard
+
+
+class Pairs(NamedTuple):
+    """Endpoints and P with a leading pair axis, and whether the caller gave them one."""
+
+    theta_1: trees.Tree
+    theta_2: trees.Tree
+    P: Permutation
+    given: bool
+
+    @property
+    def number(self) -> int:
+        """How many pairs."""
+        return len(jax.tree.leaves(self.theta_1)[0])
+
+    def out(self, tree: trees.Tree) -> trees.Tree:
+        """A result as the caller gets it: with a pair axis if the endpoints had one."""
+        return tree if self.given else trees.index(tree, 0)
+
+
+def pairs_of(
+    model: Model, theta_1: trees.Tree, theta_2: trees.Tree, P: Permutation | None, hard: bool = False
+) -> Pairs:
+    """The endpoints as pairs; P=None is the identity of each.
+
+    Raises SpecError if they are not of this model, or if P is not one permutation, hard or soft, of its
+    groups for every pair; with `hard`, if it is soft.
+    """
+    given = check_ends(model, theta_1, theta_2)
+    if P is not None and not isinstance(P, Mapping):
+        raise SpecError(f"got {type(P).__name__} for P, expected a dict of one permutation a group: its .P, perhaps.")
+    P = None if P is None else {group: jnp.asarray(p) for group, p in P.items()}
+    if not given:
+        theta_1, theta_2, P = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (theta_1, theta_2, P))
+    count = len(jax.tree.leaves(theta_1)[0])
+    identity = identity_permutation(model.spec, trees.index(theta_1, 0))
+    if P is None:
+        return Pairs(theta_1, theta_2, {group: jnp.tile(p, (count, 1)) for group, p in identity.items()}, given)
+    wrong = [group for group, p in P.items() if jnp.ndim(p) < 2 or jnp.shape(p)[0] != count]
+    if wrong and given:
+        raise SpecError(
+            f"P has no leading axis of {count} pairs in {', '.join(wrong)}: expected one permutation a pair."
+        )
+    for i in range(count):
+        check_permutation(model.spec, trees.index(P, i), {group: len(p) for group, p in identity.items()})
+    if hard and (soft := [group for group, p in P.items() if not is_hard(p)]):
+        raise SpecError(
+            f"got matrices for {', '.join(soft)}, expected a hard P to start from: mcjax.nearest_permutation rounds."
+        )
+    check_doubly_stochastic(P)
+    return Pairs(theta_1, theta_2, P, given)
+
+
+def permute_pairs(model: Model, P: Permutation, theta: trees.Tree) -> trees.Tree:
+    """P theta for every pair."""
+    count = len(jax.tree.leaves(theta)[0])
+    return trees.stack([permute(model.spec, trees.index(P, i), trees.index(theta, i)) for i in range(count)])

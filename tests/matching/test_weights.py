@@ -1,0 +1,389 @@
+"""Weight matching: brute force, planted permutations, ascent, every kind of axis, pairs, ties, what is compiled."""
+
+from itertools import permutations, product
+
+import jax
+import numpy as np
+import pytest
+
+from mcjax import Axis, InputError, PermutationSpec, SpecError, invert, models, nearest_permutation, trees
+from mcjax.matching import products, weights
+from mcjax.matching.weights import match_weights
+
+MODELS = {
+    "mlp": {"input_shape": (6, 6, 1), "widths": (24, 17)},
+    "tinyten": {"input_shape": (16, 16, 3), "width": 0.5},
+    "resnet20": {"input_shape": (8, 8, 3), "width": 0.5},
+}
+BLOCKS = range(4)
+# Leaves with several groups on an axis, segments, factors, and groups that meet themselves.
+SPECS = {
+    "flattened": {
+        "conv": (None, None, None, "c"),
+        "dense": (Axis("c", outer=4), "h"),
+        "bias": ("h",),
+        "out": ("h", None),
+    },
+    "heads": {
+        "query": (None, (Axis("heads", inner=5), Axis("units", outer=4))),
+        "bias": ((Axis("heads", inner=5), Axis("units", outer=4)),),
+        "out": ((Axis("heads", inner=5), Axis("units", outer=4)), "t"),
+        "next": ("t", None),
+    },
+    "joined": {
+        "a": (None, "a"),
+        "b": (None, "b"),
+        "norm": ((Axis("a", start=0, stop=6), Axis("b", start=6, stop=14)),),
+        "read": ((Axis("a", start=0, stop=6), Axis("b", start=6, stop=14)), "h"),
+        "part": (Axis("a", start=2, stop=8), "h"),
+        "out": ("h", None),
+    },
+    "recurrent": {
+        "input": (None, tuple(Axis("h", start=9 * i, stop=9 * i + 9) for i in range(4))),
+        "recurrent": ("h", tuple(Axis("h", start=9 * i, stop=9 * i + 9) for i in range(4))),
+        "bias": (Axis("h", outer=4),),
+        "out": ("h", None),
+    },
+    "trunk": {"stem": (None, "t"), **{f"w{i}": ("t", "t") for i in BLOCKS}, "out": ("t", None)},
+    "blocks": {
+        "stem": (None, "t"),
+        **{f"v{i}": ("t", f"b{i}") for i in BLOCKS},
+        **{f"w{i}": (f"b{i}", "t") for i in BLOCKS},
+        "out": ("t", None),
+    },
+    "unpinned": {"ab": ("a", "b"), "bc": ("b", "c"), "cd": ("c", "d")},
+    "itself": {"w": ("t", "t"), "v": ("t", "t")},
+}
+SHAPES = {
+    "flattened": {"conv": (3, 3, 2, 8), "dense": (32, 11), "bias": (11,), "out": (11, 3)},
+    "heads": {"query": (7, 20), "bias": (20,), "out": (20, 9), "next": (9, 3)},
+    "joined": {"a": (3, 6), "b": (3, 8), "norm": (14,), "read": (14, 10), "part": (9, 10), "out": (10, 2)},
+    "recurrent": {"input": (2, 36), "recurrent": (9, 36), "bias": (36,), "out": (9, 3)},
+}
+
+
+def drawn(name, seed, width=12):
+    """A spec and normal variables for it."""
+    spec, rng = PermutationSpec(SPECS[name]), np.random.default_rng(seed)
+    shapes = SHAPES.get(name) or {
+        leaf: [1 if axis is None else width for axis in axes] for leaf, axes in SPECS[name].items()
+    }
+    return spec, {leaf: rng.normal(size=shape).astype(np.float32) for leaf, shape in shapes.items()}
+
+
+def created(name, seed):
+    """A spec and variables as they are at initialisation: zero biases, unit scales, normal kernels."""
+    options, rng = dict(MODELS[name]), np.random.default_rng(seed)
+    model = models.create(name, 5, options.pop("input_shape"), **options)
+
+    def value(leaf, like):
+        constant = {"bias": 0, "scale": 1, "mean": 0, "var": 1}.get(leaf.split("/")[-1])
+        drawn = rng.normal(size=like.shape) * like.size**-0.25 if constant is None else np.full(like.shape, constant)
+        return drawn.astype(np.float32)
+
+    return model.spec, trees.map_with_name(value, jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def noisy(theta, share, seed):
+    """Noise on every leaf, of `share` of the leaf's norm, but for batch statistics."""
+    rng = np.random.default_rng(seed)
+
+    def moved(name, leaf):
+        noise = rng.normal(size=leaf.shape)
+        noise *= share * np.linalg.norm(leaf) / np.linalg.norm(noise)
+        return leaf if name.startswith("batch_stats/") else (leaf + noise).astype(np.float32)
+
+    return trees.map_with_name(moved, jax.tree.map(np.asarray, theta))
+
+
+def permuted(spec, P, theta):
+    """What `permute` does, unit by unit in numpy."""
+    leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(theta).items()}
+    for group in spec.groups:
+        for name, position, axis in spec.places(group):
+            at = axis.positions(leaves[name].shape[position])
+            index = np.arange(leaves[name].shape[position])
+            index[at] = at[np.asarray(P[group])]
+            leaves[name] = leaves[name].take(index, position)
+    return trees.nest(leaves)
+
+
+def objective(spec, P, theta_1, theta_2):
+    """The inner product, in float64 and leaf by leaf."""
+    first, second = trees.flatten(theta_1), trees.flatten(permuted(spec, P, theta_2))
+    pairs = ((first[name], second[name]) for name in first if not name.startswith("batch_stats/"))
+    return sum((np.asarray(a, np.float64) * np.asarray(b, np.float64)).sum() for a, b in pairs)
+
+
+def stack(each):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+
+
+def at_random(spec, theta, seed):
+    rng = np.random.default_rng(seed)
+    return {group: rng.permutation(n).astype(np.int32) for group, n in spec.group_sizes(theta).items()}
+
+
+def is_inverse(P, planted):
+    return all((planted[group][P[group]] == np.arange(len(p))).all() for group, p in planted.items())
+
+
+def plant(spec, theta, seed, noise=0.0):
+    planted = at_random(spec, theta, seed)
+    return planted, noisy(permuted(spec, planted, theta), noise, seed)
+
+
+def recovered(spec, theta, runs, noise, **options):
+    """How many of so many planted permutations come back."""
+    count = 0
+    for i in range(runs):
+        planted, other = plant(spec, theta, i, noise)
+        count += is_inverse(match_weights(jax.random.key(100 + i), spec, theta, other, **options).P, planted)
+    return count
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_group_is_matched_as_by_brute_force(seed):
+    spec = PermutationSpec({"in": (None, "h"), "bias": ("h",), "out": ("h", None), "last": (None,)})
+    rng = np.random.default_rng(seed)
+    shapes = {"in": (3, 5), "bias": (5,), "out": (5, 2), "last": (2,)}
+    theta_1, theta_2 = ({name: rng.normal(size=shape) for name, shape in shapes.items()} for _ in range(2))
+    best = max(
+        sum((theta_1[name] * {**theta_2, **moved}[name]).sum() for name in shapes)
+        for p in map(list, permutations(range(5)))
+        for moved in [{"in": theta_2["in"][:, p], "bias": theta_2["bias"][p], "out": theta_2["out"][p]}]
+    )
+    match = match_weights(jax.random.key(seed), spec, theta_1, theta_2, restarts=1)
+    np.testing.assert_allclose(match.objective, best, rtol=1e-5)
+    np.testing.assert_allclose(objective(spec, match.P, theta_1, theta_2), best, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["heads", "itself"])
+def test_restarts_reach_what_brute_force_does(name):
+    """Two groups on one axis, or one that meets itself: neither is a single assignment."""
+    axes = {"w": (None, (Axis("g", inner=3), Axis("h", outer=4)))} if name == "heads" else {"w": ("g", "g")}
+    spec, rng = PermutationSpec(axes), np.random.default_rng(1)
+    shape, sizes = ((2, 12), {"g": 4, "h": 3}) if name == "heads" else ((5, 5), {"g": 5})
+    theta_1, theta_2 = ({"w": rng.normal(size=shape).astype(np.float32)} for _ in range(2))
+    every = product(*([np.array(p) for p in permutations(range(n))] for n in sizes.values()))
+    best = max(objective(spec, dict(zip(sizes, each, strict=True)), theta_1, theta_2) for each in every)
+    match = match_weights(jax.random.key(0), spec, theta_1, theta_2, restarts=30)
+    np.testing.assert_allclose(match.objective, best, rtol=1e-5)
+    assert match.restarts.max() <= best * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_planted_permutation_is_recovered(name, noise, key):
+    spec, theta = created(name, 0)
+    assert recovered(spec, theta, 4, noise, restarts=1) == 4
+    planted, other = plant(spec, theta, 9, noise)
+    match = match_weights(key, spec, theta, other, restarts=3)
+    assert is_inverse(match.P, planted)
+    np.testing.assert_allclose(match.objective, objective(spec, match.P, theta, other), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("name", MODELS)
+def test_planted_permutations_are_recovered_every_time(name, noise):
+    spec, theta = created(name, 0)
+    assert recovered(spec, theta, 100, noise, restarts=1) == 100
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("name", [name for name in SPECS if name != "blocks"])
+def test_a_planted_permutation_is_recovered_whatever_the_axes(name, noise):
+    spec, theta = drawn(name, 0)
+    assert recovered(spec, theta, 5, noise) == 5
+
+
+def test_propagation_recovers_residual_blocks_where_other_starts_stick():
+    spec, theta = drawn("blocks", 0, width=30)
+    start = {group: np.arange(n) for group, n in spec.group_sizes(theta).items()}
+    assert recovered(spec, theta, 10, 0.1, restarts=1) == 10
+    assert recovered(spec, theta, 10, 0.1, restarts=1, P=start) <= 5
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_an_assignment_gains_what_the_objective_does(name):
+    """Whatever the place: the products along two permutations differ by what the objective does."""
+    (spec, theta_1), (_, theta_2) = (drawn(name, seed) for seed in range(2))
+    sizes = spec.group_sizes(theta_1)
+    ends = products.prepare(spec, sizes, theta_1, theta_2)
+    P, Q = (at_random(spec, theta_1, seed) for seed in range(2))
+    for group, n in sizes.items():
+        if any(group in place.partners for place in ends.places[group]):
+            continue
+        matrices = [np.asarray(ends.products(place, P), np.float64) for place in ends.places[group]]
+        gain = sum((m[np.arange(n), Q[group]] - m[np.arange(n), P[group]]).sum() for m in matrices)
+        moved = {**P, group: Q[group]}
+        expected = objective(spec, moved, theta_1, theta_2) - objective(spec, P, theta_1, theta_2)
+        np.testing.assert_allclose(gain, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_objective_never_falls(name):
+    (spec, theta_1), (_, theta_2) = (drawn(name, seed) for seed in range(2))
+    for seed in range(3):
+        key, start = jax.random.key(seed), at_random(spec, theta_1, seed)
+        values, sweeps = [objective(spec, start, theta_1, theta_2)], 0
+        while sweeps + 1 == len(values) < 50:
+            match = match_weights(key, spec, theta_1, theta_2, 1, P=start, max_sweeps=len(values))
+            np.testing.assert_allclose(match.objective, objective(spec, match.P, theta_1, theta_2), rtol=1e-5)
+            values.append(match.objective)
+            sweeps = int(match.sweeps[0])
+        assert len(values) > 2
+        assert (np.diff(values) >= -1e-6 * np.abs(values[:-1])).all(), values
+
+
+def test_plain_assignments_would_let_the_objective_fall():
+    """Where a group meets itself: assigned as if the objective were linear, on the data of the test above."""
+    (spec, theta_1), (_, theta_2) = (drawn("itself", seed) for seed in range(2))
+    values, p = [], np.arange(12)
+    for _ in range(20):
+        values.append(objective(spec, {"t": p}, theta_1, theta_2))
+        pairs = [(theta_1[leaf], theta_2[leaf]) for leaf in "wv"]
+        p = nearest_permutation(sum(a @ b[:, p].T + a.T @ b[p] for a, b in pairs))
+    assert (np.diff(values) < -1).any()
+
+
+def test_holding_units_in_place_finds_gains_that_plain_assignments_miss(key, monkeypatch):
+    (spec, theta_1), (_, theta_2) = (drawn("trunk", seed) for seed in range(2))
+    held = match_weights(key, spec, theta_1, theta_2).objective
+    monkeypatch.setattr(weights, "HOLDS", ())
+    assert held > 1.1 * match_weights(key, spec, theta_1, theta_2).objective
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mlp"])
+def test_the_result_is_never_below_its_start(name, key):
+    (spec, theta_1), (_, theta_2) = (created(name, seed) for seed in range(2))
+    for seed in range(3):
+        first = match_weights(jax.random.key(seed), spec, theta_1, theta_2, 1, max_sweeps=1)
+        for start, restarts in product((first.P, at_random(spec, theta_1, seed)), (1, 3)):
+            match = match_weights(key, spec, theta_1, theta_2, restarts, P=start)
+            assert match.objective >= objective(spec, start, theta_1, theta_2) * (1 - 1e-6)
+            assert match.restarts.shape == match.sweeps.shape == (restarts,)
+            np.testing.assert_allclose(match.objective, match.restarts.max(), rtol=1e-6)
+    planted, other = plant(spec, theta_1, 0)
+    match = match_weights(key, spec, theta_1, other, 1, P=invert(planted))
+    assert is_inverse(match.P, planted)
+    assert match.sweeps == 1
+
+
+def test_many_pairs_at_once_are_each_pair_alone(key):
+    (spec, _), thetas = created("resnet20", 0), [created("resnet20", seed)[1] for seed in range(6)]
+    theta_1, theta_2 = stack(thetas[:3]), stack(thetas[3:])
+    start = stack([at_random(spec, thetas[0], seed) for seed in range(3)])
+    for P in (None, start):
+        together = match_weights(key, spec, theta_1, theta_2, 3, P=P)
+        assert together.restarts.shape == together.sweeps.shape == (3, 3)
+        for i in range(3):
+            alone = match_weights(key, spec, thetas[i], thetas[3 + i], 3, P=None if P is None else trees.index(P, i))
+            jax.tree.map(np.testing.assert_array_equal, trees.index(together, i), alone)
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet20"])
+def test_a_network_is_matched_to_itself_by_the_identity(name, key):
+    spec, theta = created(name, 0)
+    # A dead unit, and two that are the same.
+    flat = {leaf: np.array(value) for leaf, value in trees.flatten(theta).items()}
+    for leaf, position, _ in spec.places(spec.groups[0]):
+        units = np.moveaxis(flat[leaf], position, 0)
+        units[1], units[3] = units[2], 0
+    theta = trees.nest(flat)
+    match = match_weights(key, spec, theta, theta, 5)
+    assert all((p == np.arange(len(p))).all() and p.dtype == np.int32 for p in match.P.values())
+    nothing, start = jax.tree.map(np.zeros_like, theta), at_random(spec, theta, 0)
+    jax.tree.map(np.testing.assert_array_equal, match_weights(key, spec, theta, nothing, 1, P=start).P, start)
+
+
+def test_batch_statistics_follow_and_do_not_weigh_in(key):
+    (spec, theta_1), (_, theta_2) = (created("tinyten", seed) for seed in range(2))
+    other = trees.with_batch_stats(theta_2, jax.tree.map(lambda leaf: 1e6 + leaf[::-1], theta_2["batch_stats"]))
+    one, two = (match_weights(key, spec, theta_1, theta, 2) for theta in (theta_2, other))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_one_key_one_result(key):
+    (spec, theta_1), (_, theta_2) = (drawn("blocks", seed) for seed in range(2))
+    one, two, three = (match_weights(k, spec, theta_1, theta_2, 6) for k in (key, key, jax.random.key(1)))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert (one.restarts != three.restarts).any()
+    assert len(np.unique(one.restarts)) > 1
+
+
+def test_places_of_one_shape_share_a_program(key, monkeypatch):
+    traces = []
+
+    def counted(entries, P, leaf):
+        traces.append((entries, leaf.shape))
+        return permute_leaf(entries, P, leaf)
+
+    permute_leaf = products.permute_leaf
+    monkeypatch.setattr(products, "permute_leaf", counted)
+    jax.clear_caches()
+    (spec, theta_1), (_, theta_2) = (created("resnet20", seed) for seed in range(2))
+    first = match_weights(key, spec, theta_1, theta_2, 1)
+    places = sum(len(spec.places(group)) for group in spec.groups)
+    assert len(traces) < places / 4
+    count = len(traces)
+    match_weights(key, spec, theta_2, theta_1, 4, P=first.P)
+    pair = stack([theta_1, theta_2])
+    match_weights(key, spec, pair, pair, 2)
+    assert len(traces) == count
+
+
+def test_nothing_to_match_and_a_single_unit(key):
+    spec, theta = PermutationSpec({"w": (None, None), "b": None}), {"w": np.full((2, 3), 2.0), "b": np.ones(4)}
+    match = match_weights(key, spec, theta, theta)
+    assert match.P == {}
+    assert match.objective == 28
+    assert (match.sweeps == 0).all()
+    spec = PermutationSpec({"in": (None, "h"), "out": ("h", None)})
+    theta = {"in": np.ones((3, 1)), "out": np.ones((1, 2))}
+    assert match_weights(key, spec, theta, theta).P["h"].tolist() == [0]
+
+
+def test_bad_input_is_named(key):
+    spec, theta = created("mlp", 0)
+    P = at_random(spec, theta, 0)
+    for wrong in ({"restarts": 0}, {"max_sweeps": 0}):
+        with pytest.raises(InputError, match=f"got {next(iter(wrong))}=0, expected at least 1"):
+            match_weights(key, spec, theta, theta, **wrong)
+    for wrong, message in (
+        ({"dense_0": P["dense_0"]}, "P is for another spec"),
+        ({**P, "dense_1": P["dense_0"]}, r"dense_1: got shape \(24,\), expected \(17,\)"),
+        ({**P, "dense_1": np.zeros(17, int)}, "repeated"),
+        ({**P, "dense_1": np.eye(17)}, "soft P for dense_1, expected int32"),
+        ((P,), "got tuple for P"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            match_weights(key, spec, theta, theta, P=wrong)
+    pair = stack([theta, theta])
+    with pytest.raises(SpecError, match="expected a leading axis of 2 pairs"):
+        match_weights(key, spec, pair, pair, P=P)
+    with pytest.raises(SpecError, match="empty pair axis"):
+        match_weights(key, spec, *[jax.tree.map(lambda leaf: leaf[:0], pair)] * 2)
+    with pytest.raises(SpecError, match=r"Dense_0/bias: got \(24,\) and \(2, 24\)"):
+        match_weights(key, spec, theta, pair)
+    with pytest.raises(SpecError, match="missing from the spec"):
+        match_weights(key, created("tinyten", 0)[0], theta, theta)
+    with pytest.raises(InputError, match="expected a typed one"):
+        match_weights(0, spec, theta, theta)
+    with pytest.raises(InputError, match="got 2 keys, expected one"):
+        match_weights(jax.random.split(key), spec, theta, theta)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(bad, key):
+    spec, theta = created("mlp", 0)
+    flat = {leaf: np.array(value) for leaf, value in trees.flatten(theta).items()}
+    for leaf, message in (
+        ("params/Dense_0/bias", "weights of group 'dense_0' are not finite"),
+        ("params/Dense_2/bias", "weights params/Dense_2/bias are not finite"),
+    ):
+        wrong = {**flat, leaf: np.full_like(flat[leaf], bad)}
+        for ends in ((theta, trees.nest(wrong)), (trees.nest(wrong), theta)):
+            with pytest.raises(InputError, match=message):
+                match_weights(key, spec, *ends)
