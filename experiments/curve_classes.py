@@ -10,6 +10,7 @@ CIFAR-10, six pairs of 250 epochs: mean accuracy along the curve 73.8 ± 0.4, 75
 76.3 ± 0.3; train loss 0.896 ± 0.008, 0.826 ± 0.006, 0.813 ± 0.008 and 0.817 ± 0.006 (Tables 2 and 5).
 """
 
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from mcjax import (
     PamConfig,
     PamFit,
     PathMetrics,
-    barrier,
     bezier,
     evaluate_path,
     fit_curve,
@@ -34,8 +34,9 @@ from mcjax import (
 )
 from mcjax.commands import pam
 from mcjax.commands.networks import DataOptions, ModelOptions, TrainOptions, networks_of, open_run, read_network
+from mcjax.commands.quickstart import HEAD, cells, summarized
 from mcjax.errors import InputError
-from mcjax.report import RunFolder, mean_and_std, plus_minus, table
+from mcjax.report import RunFolder, table
 from mcjax.training import Recorder
 
 CLASSES = ("unaligned", "PAM unaligned", "PAM aligned", "aligned")
@@ -87,7 +88,6 @@ def main(config: CurveClasses) -> None:
         key, curve = jax.random.key(config.seed), bezier(model.spec)
         metrics: dict[str, PathMetrics] = {}
         fits: dict[str, PamFit] = {}
-        seconds: dict[str, float] = {}
         for name in CLASSES:
             stage = Recorder(f"{name}, {count} pairs", run, name.replace(" ", "_"))
             P = None if name.endswith("unaligned") else aligned
@@ -98,29 +98,18 @@ def main(config: CurveClasses) -> None:
                 path = fits[name].path
             else:
                 path = fit_curve(*ends, plain, recorder=stage).path
-            seconds[name] = time.monotonic() - began
+            print(f"{name}: fitted in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
             metrics[name] = evaluate_path(
                 model, path, dataset, config.points, calibration_images=config.calibration_images
             )
         _figures(run, metrics, fits, options, f"{model.name} on {dataset.name}")
         run.finish(
             {
-                "classes": {name: _summary(metrics[name]) for name in CLASSES},
+                "classes": {name: summarized(metrics[name]) for name in CLASSES},
                 "pam": {name: pam.results_of(fit) for name, fit in fits.items()},
-                "seconds": seconds,
             }
         )
     report(run)
-
-
-def _summary(metrics: PathMetrics) -> dict[str, Any]:
-    summary = metrics.summary()
-    return {
-        "train_loss_mean": mean_and_std(summary["train_loss"]["mean"]),
-        "test_accuracy_mean": mean_and_std(summary["test_accuracy"]["mean"]),
-        "test_accuracy_min": mean_and_std(summary["test_accuracy"]["min"]),
-        "barrier": mean_and_std(barrier(metrics)),
-    }
 
 
 def _figures(
@@ -141,19 +130,8 @@ def _figures(
 def report(run: RunFolder) -> None:
     """Print the tables of a finished run."""
     results = run.results or {}
-    rows = [
-        [
-            name,
-            plus_minus(values["train_loss_mean"]),
-            plus_minus(values["test_accuracy_mean"], 2, 100),
-            plus_minus(values["test_accuracy_min"], 2, 100),
-            plus_minus(values["barrier"]),
-            f"{results['seconds'][name]:.0f}",
-        ]
-        for name, values in results["classes"].items()
-    ]
-    head = ["curve class", "mean train loss", "mean test acc. (%)", "min test acc. (%)", "barrier (nats)", "fit (s)"]
-    print(table(head, rows))
+    rows = [[name, *cells(values)] for name, values in results["classes"].items()]
+    print(table(["curve class", *HEAD], rows))
     for name, fit in results["pam"].items():
         print(pam.lines(name, fit))
     print(f"Written to {run.path}")

@@ -21,11 +21,13 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
         theta = model.init(jax.random.key(seed))
         Path(f"{name}.msgpack").write_bytes(serialization.msgpack_serialize(jax.device_get(theta)))
     scope = {}
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), scope)
     assert scope["metrics"].train_loss.shape == (61,)
     assert scope["match"].after["dense_0"] > scope["match"].before["dense_0"]
+    assert (scope["learned"].objective[1:] <= scope["learned"].objective[:-1]).all()
+    assert scope["repaired"]["params"].keys() == theta["params"].keys()
     assert scope["model"].spec.groups == ("Conv_0", "Dense_0")
 
 

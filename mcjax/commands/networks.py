@@ -69,7 +69,7 @@ class ModelOptions:
     width: float = 1.0
     """Multiplier of every width."""
     activation: str = "relu"
-    """relu, gelu, silu, softplus, tanh, sigmoid, leaky_relu or linear."""
+    """relu, gelu, silu, softplus, tanh, sigmoid, leaky_relu, huberized_relu (or huberized_relu(0.05)) or linear."""
     widths: tuple[int, ...] | None = None
     """Units of each hidden layer, for mlp alone (None: 256 256)."""
 

@@ -26,6 +26,7 @@ KINDS = (
     "PAM_aligned",
     "bezier_aligned",
 )
+HEAD = ("mean train loss", "mean test acc. (%)", "min test acc. (%)", "barrier (nats)")
 STYLES = {"linear": "--", "bezier": "-", "PAM": ":"}
 ABOUT: dict[str, Any] = {
     "model": {"name": "mlp", "num_classes": 10, "input_shape": [8, 8, 1], "widths": [32, 32]},
@@ -97,14 +98,15 @@ class Quickstart:
         run.figure("correlation", _correlation_figure(match))
         run.finish(
             {
-                "paths": {kind: _summary(metrics[kind]) for kind in KINDS},
+                "paths": {kind: summarized(metrics[kind]) for kind in KINDS},
                 "correlation": _signature(match),
                 "pam": {how: pam.results_of(fit) for how, fit in learned.items()},
             }
         )
 
 
-def _summary(metrics: PathMetrics) -> dict[str, Any]:
+def summarized(metrics: PathMetrics) -> dict[str, Any]:
+    """Of paths of many pairs, the mean and standard deviation of what the tables show."""
     summary = metrics.summary()
     return {
         "train_loss_mean": mean_and_std(summary["train_loss"]["mean"]),
@@ -112,6 +114,16 @@ def _summary(metrics: PathMetrics) -> dict[str, Any]:
         "test_accuracy_min": mean_and_std(summary["test_accuracy"]["min"]),
         "barrier": mean_and_std(barrier(metrics)),
     }
+
+
+def cells(summary: dict[str, Any]) -> list[str]:
+    """What `summarized` returned, as the cells of a table under HEAD."""
+    return [
+        plus_minus(summary["train_loss_mean"]),
+        plus_minus(summary["test_accuracy_mean"], 2, 100),
+        plus_minus(summary["test_accuracy_min"], 2, 100),
+        plus_minus(summary["barrier"]),
+    ]
 
 
 def _signature(match: Match) -> dict[str, Any]:
@@ -150,15 +162,12 @@ def report(run: RunFolder) -> None:
     rows = [
         [
             kind.replace("_", ", ").replace("bezier", "Bezier"),
-            plus_minus(paths[kind]["train_loss_mean"]),
-            plus_minus(paths[kind]["test_accuracy_mean"], 2, 100),
-            plus_minus(paths[kind]["test_accuracy_min"], 2, 100),
-            plus_minus(paths[kind]["barrier"]),
+            *cells(paths[kind]),
         ]
         for kind in KINDS
     ]
     count = len(paths[KINDS[0]]["barrier"]["values"])
-    print(table(["path", "mean train loss", "mean test acc. (%)", "min test acc. (%)", "barrier (nats)"], rows))
+    print(table(["path", *HEAD], rows))
     print(f"Mean ± standard deviation over {count} pairs, of values along 61 points of each path.")
     for how, kept in (run.results or {})["pam"].items():
         print(pam.lines(f"PAM, {how}", kept))

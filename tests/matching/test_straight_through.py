@@ -293,7 +293,7 @@ def test_bad_input_is_named(ends, key, tiny_data, tiny_model):
         match(config=StraightThroughConfig(batch_size=500))
     with pytest.raises(RunError, match="not finite in epoch 1"):
         match(ends[0], jax.tree.map(lambda leaf: leaf * jnp.nan, ends[1]), P=identity(2))
-    with pytest.raises(InputError, match="weights .* are not finite"):
+    with pytest.raises(InputError, match=r"weights .* are not finite"):
         match(ends[0], jax.tree.map(lambda leaf: leaf * jnp.nan, ends[1]))
     with pytest.raises(InputError, match="images=0"):
         StraightThroughConfig(images=0)
