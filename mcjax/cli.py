@@ -63,7 +63,13 @@ def entry() -> None:
     logging.disable(logging.CRITICAL)
     sys.unraisablehook = lambda unraisable: None
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    sys.exit(main())
+    code = main()
+    if code == 130:
+        # Runtimes that were interrupted in the middle of a computation can crash while they are torn down.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -120,18 +120,23 @@ class HalfSteps(NamedTuple):
 
 
 def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
-    """PAM's objective after every half-step, mean over pairs; a cross for every proposal that was refused."""
+    """PAM's objective after every half-step, mean over pairs; a cross for every proposal of a pair that was refused."""
     figure = Figure(figsize=(7.0, 3.9), **_RC)
     axes = figure.subplots()
+    reasons = {"x": False, "+": False}
     for name, fit in fits.items():
         values = np.atleast_2d(fit.objective)
         at = np.arange(values.shape[1])
         axes.plot(at, values.mean(0), marker="o", markersize=4, color=fit.color, label=name, linewidth=1.6)
-        pairs, steps = np.nonzero(~np.atleast_2d(fit.accepted))
-        proposed = np.atleast_2d(fit.proposed)[pairs, steps]
-        axes.plot(steps + 1, proposed, "x", color=fit.color, markersize=5, alpha=0.6, linestyle="")
-    if any(not np.all(fit.accepted) for fit in fits.values()):
-        axes.plot([], [], "x", color="0.4", label="refused, of one pair")
+        proposed, refused = np.atleast_2d(fit.proposed), ~np.atleast_2d(fit.accepted)
+        lower = proposed <= values[:, :-1]
+        for which, marker in ((refused & ~lower, "x"), (refused & lower, "+")):
+            pairs, steps = np.nonzero(which)
+            axes.plot(steps + 1, proposed[pairs, steps], marker, color=fit.color, markersize=6, alpha=0.7, linestyle="")
+            reasons[marker] |= bool(len(steps))
+    for marker, reason in (("x", "refused: higher"), ("+", "refused: lower, but the curve was better without")):
+        if reasons[marker]:
+            axes.plot([], [], marker, color="0.4", label=reason, linestyle="")
     half = [f"{which} {k // 2 + 1}" for k in range(len(at) - 1) for which in (("P", "curve")[k % 2],)]
     many = len(at) > 5
     axes.set_xticks(at, ["start", *half], rotation=45 if many else 0, ha="right" if many else "center")

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -180,3 +181,15 @@ def test_the_whole_of_it_in_processes_of_its_own(bars, tmp_path):
     [message] = done.stderr.splitlines()
     assert message.startswith("mcjax: error: the checkpoint ")
     assert "truncated" in message
+
+
+def test_an_interrupted_process_leaves_at_once(monkeypatch):
+    # Without tearing down runtimes that were in the middle of something.
+    left = []
+    monkeypatch.setattr(cli, "main", lambda: 130)
+    monkeypatch.setattr(cli.os, "_exit", lambda code: left.append(code) or sys.exit(code))
+    monkeypatch.setattr(cli.logging, "disable", lambda level: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with warnings.catch_warnings(), pytest.raises(SystemExit):
+        cli.entry()
+    assert left == [130]

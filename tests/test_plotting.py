@@ -146,7 +146,7 @@ def test_alternation_draws_the_mean_and_a_cross_for_every_refusal():
     fits = {"unaligned": half_steps(color=plotting.UNALIGNED), "aligned": half_steps(3, seed=1)}
     figure = plotting.alternation(fits, "a title")
     (axes,) = figure.axes
-    means, crosses = axes.lines[0:4:2], axes.lines[1:4:2]
+    means, crosses = axes.lines[0:6:3], axes.lines[1:6:3]
     for line, cross, fit in zip(means, crosses, fits.values(), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), np.arange(5))
         np.testing.assert_allclose(line.get_ydata(), fit.objective.mean(0), rtol=1e-12)
@@ -160,7 +160,7 @@ def test_alternation_draws_the_mean_and_a_cross_for_every_refusal():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "unaligned",
         "aligned",
-        "refused, of one pair",
+        "refused: higher",
     ]
     assert axes.get_ylabel() == "$Q + R$ (nats)"
     assert figure.get_suptitle() == "a title"
@@ -179,6 +179,18 @@ def test_alternation_of_one_pair_without_its_axis(iterations):
     assert labels[0] == "start"
     assert labels[-2:] == [f"P {iterations}", f"curve {iterations}"]
     drawn(figure)
+
+
+def test_alternation_tells_what_only_looking_ahead_refused():
+    fit = half_steps()
+    proposed = fit.proposed.copy()
+    proposed[-1, 0] = fit.objective[-1, 0] - 0.1
+    (axes,) = plotting.alternation({"one": fit._replace(proposed=proposed)}, "a title").axes
+    higher, lower = axes.lines[1:3]
+    np.testing.assert_array_equal(higher.get_xdata(), [3])
+    np.testing.assert_array_equal(lower.get_xdata(), [1])
+    assert lower.get_marker() == "+"
+    assert "refused: lower, but the curve was better without" in [t.get_text() for t in axes.get_legend().get_texts()]
 
 
 def test_alternation_where_all_was_accepted_has_no_cross():

@@ -28,9 +28,9 @@ from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.models import Model
 from mcjax.paths import Curve, FitConfig, PamConfig, bezier, fit_curve, fit_pam, linear, polygonal_chain
-from mcjax.report import RunFolder, table
+from mcjax.report import RunFolder, table, writing
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
-from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation
+from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard, save_permutation
 from mcjax.training import Recorder
 from mcjax.training.loop import steps_per_epoch
 from mcjax.training.objective import check_fit
@@ -113,6 +113,8 @@ class Connect:
         if given is not None:
             check_permutation(a.model.spec, given, a.model.spec.group_sizes(a.theta))
             check_doubly_stochastic(given)
+            if soft := [group for group, p in given.items() if self.pam and not is_hard(p)]:
+                raise InputError(f"--pam starts from a hard permutation: got matrices for {', '.join(soft)}.")
         elif self.align:
             check_groups(a.model)
         curve = self._curve(a)
@@ -144,10 +146,13 @@ class Connect:
                 if isinstance(config, PamConfig):
                     pam = fit_pam(*ends, config, recorder=recorder)
                     path, learned = pam.path, {"pam": results_of(pam)}
+                    with writing(run.path / "permutation.npz"):
+                        save_permutation(run.path / "permutation.npz", pam.P)
                     name = self._how(given)
                     run.figure("pam", figure({name: pam}, f"{self.curve} of {a.model.name}, {dataset.name}"))
                     parts = (config.permutation_epochs, config.epochs)
-                    losses = {name: (pam.history["loss"], plotting.ALIGNED)}
+                    color = plotting.UNALIGNED if name.endswith("unaligned") else plotting.ALIGNED
+                    losses = {name: (pam.history["loss"], color)}
                     run.figure("training", plotting.alternating_training(losses, parts, f"{self.curve} fit"))
                 else:
                     fit = fit_curve(*ends, config, recorder=recorder)

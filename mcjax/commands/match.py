@@ -1,7 +1,7 @@
 """`mcjax match`: the permutation that brings one network's units next to another's."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -55,11 +55,14 @@ class Match:
     images: DataOptions = field(default_factory=DataOptions)
     architecture: ModelOptions = field(default_factory=ModelOptions)
     method: tuple[Method, ...] = ("activations",)
-    """One or several, each of which starts from what the one before it found; random and identity are baselines."""
+    """One or several. Weights and straight_through start from what the one before found, or from nothing and from
+    weights; activations and the baselines, random and identity, start anew."""
     restarts: int = 3
     """Restarts of weight matching."""
     epochs: int = 20
     """Passes of straight-through matching over the training images."""
+    travel: float = StraightThroughConfig.travel
+    """How far straight-through matching can move an entry of its matrices in all."""
     seed: int = 0
     """Seed of what is random in a method."""
     match_images: int | None = None
@@ -89,6 +92,7 @@ class Match:
                 "method": self.method,
                 "restarts": self.restarts,
                 "epochs": self.epochs,
+                "travel": self.travel,
                 "seed": self.seed,
             },
         )
@@ -116,39 +120,41 @@ class Match:
             for group, r in results["groups"].items()
         ]
         print(table(["group", "units", "moved", "correlation before", "after"], rows))
-        for text in results["methods"]:
+        for text in filter(None, map(_said, results["methods"])):
             print(text)
         print(f"Written to {run.path}; use it with --permutation {run.path / 'permutation.npz'}")
 
     def _follow(
         self, key: jax.Array, run: RunFolder, a: Network, b: Network, dataset: Dataset, match: Matched
-    ) -> tuple[Permutation, list[str]]:
+    ) -> tuple[Permutation, list[dict[str, Any]]]:
         """The methods one after another, from the identity, and what each says of its result."""
-        spec, said = a.model.spec, []
+        spec = a.model.spec
+        said: list[dict[str, Any]] = []
         P = identity_permutation(spec, a.theta)
         for number, method in enumerate(self.method):
             own = jax.random.fold_in(key, number)
             if method == "activations":
                 P = match.P
+                said.append({"method": method})
             elif method == "weights":
                 start = P if number else None
                 found = match_weights(own, spec, a.theta, b.theta, self.restarts, P=start)
                 P = found.P
-                reached = ", ".join(f"{value:.4f}" for value in found.restarts)
-                said.append(f"weights: <theta_1, P theta_2> = {found.objective:.4f}; the restarts reached {reached}")
+                said.append(
+                    {"method": method, "inner_product": float(found.objective), "restarts": found.restarts.tolist()}
+                )
             elif method == "straight_through":
                 recorder = Recorder("straight-through matching", run, f"straight_through_{number}")
                 config = self._straight_through()
-                learned = match_straight_through(own, a.model, a.theta, b.theta, dataset, P, config, recorder=recorder)
+                start = P if number else None
+                ends = (a.theta, b.theta, dataset, start, config)
+                learned = match_straight_through(own, a.model, *ends, recorder=recorder)
                 P = learned.P
-                start_loss, least = learned.objective[0], learned.objective.min()
-                said.append(f"straight-through: loss at t = 1/2 from {start_loss:.4f} to {least:.4f}")
+                said.append({"method": method, "midpoint_loss": learned.objective.tolist()})
             else:
-                P = (
-                    random_permutation(own, spec, a.theta)
-                    if method == "random"
-                    else identity_permutation(spec, a.theta)
-                )
+                drawn = method == "random"
+                P = random_permutation(own, spec, a.theta) if drawn else identity_permutation(spec, a.theta)
+                said.append({"method": method})
         return P, said
 
     def _check(self, a: Network, dataset: Dataset) -> None:
@@ -168,7 +174,17 @@ class Match:
             steps_per_epoch(self._straight_through(), dataset)
 
     def _straight_through(self) -> StraightThroughConfig:
-        return StraightThroughConfig(epochs=self.epochs, batch_size=self.batch_size)
+        return StraightThroughConfig(epochs=self.epochs, batch_size=self.batch_size, travel=self.travel)
+
+
+def _said(method: dict[str, Any]) -> str:
+    if "inner_product" in method:
+        reached = ", ".join(f"{value:.4f}" for value in method["restarts"])
+        return f"weights: <theta_1, P theta_2> = {method['inner_product']:.4f}; the restarts reached {reached}"
+    if "midpoint_loss" in method:
+        losses = method["midpoint_loss"]
+        return f"straight-through: loss at t = 1/2 from {losses[0]:.4f} to {min(losses):.4f}"
+    return ""
 
 
 def check_groups(model: Model) -> None:

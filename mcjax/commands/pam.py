@@ -18,7 +18,7 @@ class PamOptions:
     """How to learn permutations with the curve, with --pam alone."""
 
     iterations: int = field(default=PamConfig.iterations)
-    """Iterations of a permutation half-step and a curve half-step; the curve's epochs are shared out among them."""
+    """Iterations of a permutation half-step and a curve half-step; --epochs are shared out among them, rounded up."""
     permutation_epochs: int | None = None
     """Epochs of one permutation half-step (None: half of those of a curve half-step, as in the paper)."""
     permutation_learning_rate: float | None = None
@@ -62,8 +62,9 @@ def lines(name: str, results: Mapping[str, Any]) -> str:
     objective, accepted, moved = (np.atleast_2d(results[key]) for key in ("objective", "accepted", "moved"))
     half_steps = [f"{which}{k + 1}" for k in range(accepted.shape[1] // 2) for which in ("P", "c")]
     values = ", ".join(f"{n} {value:.4f}" for n, value in zip(["start", *half_steps], objective.mean(0), strict=True))
-    refused = (~accepted[:, ::2]).sum(0).tolist(), (~accepted[:, 1::2]).sum(0).tolist()
+    refused = [" ".join(map(str, (~accepted[:, half::2]).sum(0))) for half in range(2)]
+    units = " ".join(f"{count:g}" for count in np.round(moved[:, ::2].mean(0), 1))
     return (
-        f"{name}: Q + R {values}\n  of {len(accepted)} proposed P refused {refused[0]}, curves refused {refused[1]}; "
-        f"units that P would move {np.round(moved[:, ::2].mean(0), 1).tolist()}"
+        f"{name}: Q + R {values}\n  of {len(accepted)}, iteration by iteration: P refused {refused[0]}; "
+        f"curves refused {refused[1]}; units that P would move {units}"
     )

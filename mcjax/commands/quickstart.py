@@ -10,10 +10,11 @@ import numpy as np
 from mcjax import checkpoint, data, plotting, trees
 from mcjax.commands import pam
 from mcjax.commands.networks import Out, check_key, open_run, read_model
+from mcjax.commands.train import as_json
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.matching import Match, match_activations
-from mcjax.paths import FitConfig, PamFit, bezier, fit_curve, fit_pam, linear
+from mcjax.paths import FitConfig, PamConfig, PamFit, bezier, fit_curve, fit_pam, linear
 from mcjax.report import RunFolder, mean_and_std, plus_minus, table
 from mcjax.symmetry import check_invariance
 from mcjax.training import Recorder, TrainConfig, train_endpoints
@@ -59,13 +60,14 @@ class Quickstart:
         if self.epochs < 1:
             raise InputError(f"got epochs={self.epochs}, expected at least 1.")
         key = check_key(self.seed)
-        config = {"pairs": self.pairs, "epochs": self.epochs, "seed": self.seed}
+        learning = pam.PamOptions().config({"epochs": self.epochs})
+        config = {"pairs": self.pairs, "epochs": self.epochs, "seed": self.seed, "pam": as_json(learning)}
         run = open_run("quickstart", self.out or "runs/quickstart", config)
         if run.results is None:
-            self._do(run, key)
+            self._do(run, key, learning)
         report(run)
 
-    def _do(self, run: RunFolder, key: jax.Array) -> None:
+    def _do(self, run: RunFolder, key: jax.Array, learning: PamConfig) -> None:
         dataset = data.load("digits")
         model = read_model(ABOUT["model"])
         train_key, check_key_, fit_key = jax.random.split(key, 3)
@@ -88,7 +90,7 @@ class Quickstart:
             stage = Recorder(f"fitting {self.pairs} curves, {how}", run, f"curves_{how}")
             fit = fit_curve(*ends, FitConfig(epochs=self.epochs), recorder=stage)
             stage = Recorder(f"PAM, {self.pairs} curves, {how}", run, f"pam_{how}")
-            learned[how] = fit_pam(*ends, pam.PamOptions().config({"epochs": self.epochs}), recorder=stage)
+            learned[how] = fit_pam(*ends, learning, recorder=stage)
             line = linear(model.spec).bind_pairs(theta_1, theta_2, None, P)
             for kind, path in (("linear", line), ("bezier", fit.path), ("PAM", learned[how].path)):
                 metrics[f"{kind}_{how}"] = evaluate_path(model, path, dataset)

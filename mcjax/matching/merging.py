@@ -63,6 +63,8 @@ def merge(
     Raises InputError for fewer than two networks, SpecError if spec, networks and P do not fit.
     Ainsworth, Hayase and Srinivasa, 2023: Git Re-Basin: Merging Models modulo Permutation Symmetries.
     """
+    if not isinstance(spec, PermutationSpec):
+        raise InputError(f"got a {type(spec).__name__} for the spec, expected a PermutationSpec: model.spec, perhaps.")
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(thetas)]
     counts = {shape[0] if shape else 0 for shape in shapes}
     count = counts.pop() if len(counts) == 1 else 0

@@ -31,14 +31,17 @@ from mcjax.training.recorder import History, Recorder
 
 @dataclass(frozen=True)
 class StraightThroughConfig(TrainConfig):
-    """`TrainConfig` of the matrices behind the permutations, which Adam moves: learning_rate is in their entries.
+    """`TrainConfig` of the matrices behind the permutations, which Adam moves.
 
-    random_t: draw t uniformly from [0, 1] at every step instead of t = 1/2. images: how many of the
-    training images the permutations of all epochs are compared on. Momentum and weight decay are not read.
+    travel: how far it can move an entry in all steps together, so its learning rate is the one that falls
+    to zero along a cosine and sums up to that. The default suits a start from a match; from the
+    identity three times as much goes farther. random_t: draw t uniformly from [0, 1] at every step instead
+    of t = 1/2. images: how many of the training images the permutations of all epochs are compared on.
+    Learning rate, schedule, momentum and weight decay are not read.
     """
 
     epochs: int = 20
-    learning_rate: float = 0.05
+    travel: float = 2.0
     random_t: bool = False
     images: int = 2000
 
@@ -46,6 +49,8 @@ class StraightThroughConfig(TrainConfig):
         super().__post_init__()
         if not isinstance(self.images, int) or self.images < 1:
             raise InputError(f"got images={self.images}, expected a whole number of at least 1.")
+        if not self.travel > 0:
+            raise InputError(f"got travel={self.travel}, expected it to be positive.")
 
 
 class StraightThroughMatch(NamedTuple):
@@ -92,7 +97,8 @@ class StraightThroughStep:
 
     def _optimizer(self) -> optax.GradientTransformation:
         steps = self.config.epochs * self.steps
-        return optax.adam(optax.cosine_decay_schedule(self.config.learning_rate, steps))
+        # A cosine sums up to half of what a constant rate would.
+        return optax.adam(optax.cosine_decay_schedule(2 * self.config.travel / steps, steps))
 
     def init(self, P: Permutation) -> State:
         """The matrices of P."""

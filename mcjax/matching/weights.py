@@ -73,9 +73,11 @@ def match_weights(
     every pair uses the same key. Raises SpecError if endpoints, P and spec do not fit each other, InputError if
     weights are not finite. Source: Ainsworth et al., 2022, "Git Re-Basin", Algorithm 1, but for the starts.
     """
+    if not isinstance(spec, PermutationSpec):
+        raise InputError(f"got a {type(spec).__name__} for the spec, expected a PermutationSpec: model.spec, perhaps.")
     for name, got in (("restarts", restarts), ("max_sweeps", max_sweeps)):
-        if got < 1:
-            raise InputError(f"got {name}={got}, expected at least 1.")
+        if not isinstance(got, int) or got < 1:
+            raise InputError(f"got {name}={got}, expected a whole number of at least 1.")
     if check_keys(key).ndim:
         raise InputError(f"got {key.size} keys, expected one: every pair uses the same.")
     pairs, sizes = _check_ends(spec, theta_1, theta_2)

@@ -1,6 +1,7 @@
 """How PAM alternates: iterations, learning rates, proximal terms, projection and rounding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from mcjax.errors import InputError, unknown_name
 from mcjax.paths.fit import FitConfig
@@ -15,10 +16,10 @@ does, and 10 times more for logarithms."""
 
 @dataclass(frozen=True)
 class PamConfig(FitConfig):
-    """`iterations` of a permutation half-step and a curve half-step; the defaults are the paper's (section 4.1.2).
+    """`iterations` of a permutation half-step and a curve half-step, as many and as long as in the paper (4.1.2).
 
-    epochs: of one curve half-step. The learning rate's schedule runs over all of them, iterations *
-    epochs, and so is annealed over iterations.
+    epochs, points_per_step: of one curve half-step. The learning rate's schedule runs over all epochs,
+    iterations * epochs, and so is annealed over iterations.
     permutation_epochs: of one permutation half-step.
     permutation_learning_rate: of plain SGD on the matrices. It goes to zero linearly within a
     half-step, and is multiplied by `annealing` from one iteration to the next. None finds it, pair by
@@ -47,10 +48,18 @@ class PamConfig(FitConfig):
     nu_phi: float = 1e5
     projection: Projection = "alternating"
     rounding: Rounding = "sampled"
-    samples: int = 16
+    samples: int = 8
     lookahead: bool = True
     objective_images: int = 1000
     objective_points: int = 11
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "PamConfig":
+        """`paper`: 4 iterations of 20 and 40 epochs, 0.1 halved every 20. `fast`: 4 of 4 and 8 in one cycle."""
+        presets = {"paper": cls(schedule="halving"), "fast": cls(epochs=8, permutation_epochs=4)}
+        if name not in presets:
+            raise unknown_name("preset", name, presets)
+        return replace(presets[name], **changes)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +71,7 @@ class PamConfig(FitConfig):
             value = getattr(self, name)
             if value is None and name == "permutation_learning_rate":
                 continue
-            if not value > 0:
+            if not isinstance(value, int | float) or not value > 0:
                 raise InputError(f"got {name}={value}, expected it to be positive.")
         if not 0 < self.annealing <= 1:
             raise InputError(f"got annealing={self.annealing}, expected it in (0, 1].")

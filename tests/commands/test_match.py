@@ -167,7 +167,7 @@ def permuted(trained, folder):
 
 def test_methods_follow_each_other(trained, tmp_path, capsys):
     ends = (trained / "0", trained / "1")
-    made = {}
+    made, printed = {}, {}
     for name, methods in {
         "weights": ["weights"],
         "both": ["activations", "weights"],
@@ -181,20 +181,23 @@ def test_methods_follow_each_other(trained, tmp_path, capsys):
         made[name] = json.loads((folder / "results.json").read_text())
         capsys.readouterr()
         assert run("match", *ends, *options) == 0
-        out = capsys.readouterr().out
-        assert all(text in out for text in made[name]["methods"])
+        printed[name] = capsys.readouterr().out
     P, theta_1, theta_2 = permuted(trained, tmp_path / "weights")
     model = mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5))
     # The inner product that is printed is that of the permutation that is kept.
     product = float(mcjax.trees.dot(theta_1, mcjax.permute(model.spec, P, theta_2)))
-    assert f"<theta_1, P theta_2> = {product:.2f}" in made["weights"]["methods"][0]
-    assert [len(made[name]["methods"]) for name in made] == [1, 1, 2, 0, 0]
+    (weights,) = made["weights"]["methods"]
+    assert weights["inner_product"] == pytest.approx(product, rel=1e-5)
+    assert weights["inner_product"] == max(weights["restarts"])
+    assert f"<theta_1, P theta_2> = {weights['inner_product']:.4f}; the restarts reached" in printed["weights"]
+    assert [step["method"] for step in made["all"]["methods"]] == ["activations", "weights", "straight_through"]
     assert all(group["moved"] == 0 for group in made["identity"]["groups"].values())
     assert any(group["moved"] for group in made["random"]["groups"].values())
     match = made["identity"]["groups"]["dense_0"]
     assert match["correlation_before"] == pytest.approx(match["correlation_after"])
-    start, least = map(float, made["all"]["methods"][1].split("from ")[1].split(" to "))
-    assert least <= start
+    losses = made["all"]["methods"][2]["midpoint_loss"]
+    assert len(losses) == 3
+    assert f"loss at t = 1/2 from {losses[0]:.4f} to {min(losses):.4f}" in printed["all"]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,10 @@ def test_it_shows_the_objective_and_redoes_nothing(learned, trained, capsys, mon
     out = capsys.readouterr().out
     objective = json.loads((learned / "results.json").read_text())["pam"]["objective"]
     assert f"start {objective[0]:.4f}, P1 {objective[1]:.4f}, c1 {objective[2]:.4f}, P2" in out
-    assert "of 1 proposed P refused" in out
+    assert "of 1, iteration by iteration: P refused" in out
+    kept = mcjax.load_permutation(learned / "permutation.npz")
+    curve = checkpoint.load(learned / "checkpoints" / "curve")
+    jax.tree.map(np.testing.assert_array_equal, kept, curve["P"])
     for name in ("pam", "training", "path"):
         with Image.open(learned / "figures" / f"{name}.png") as figure:
             assert figure.size[0] > 1000
@@ -102,6 +105,22 @@ def test_one_network_twice_is_refused(trained, tmp_path, capsys):
     assert not (tmp_path / "p").exists()
 
 
+def test_pam_needs_a_hard_permutation_and_finite_networks(trained, tmp_path, capsys):
+    soft = {"dense_0": np.full((6, 6), 1 / 6, np.float32), "dense_1": np.eye(5, dtype=np.float32)}
+    mcjax.save_permutation(tmp_path / "soft.npz", soft)
+    ends = (trained / "0", trained / "1", "--pam", "--out", tmp_path / "p")
+    assert run("connect", *ends, "--permutation", tmp_path / "soft.npz") == 2
+    said(capsys, 2, "got matrices for dense_0, dense_1")
+    theta = checkpoint.load(trained / "checkpoints" / "network_0")
+    theta["params"]["Dense_1"]["bias"] = theta["params"]["Dense_1"]["bias"].at[2].set(np.nan)
+    about = checkpoint.describe(trained / "checkpoints" / "network_0")
+    checkpoint.save(tmp_path / "nan", theta, about)
+    for command in ("connect", "match", "merge"):
+        assert run(command, tmp_path / "nan", trained / "1", "--out", tmp_path / "p") == 2
+        said(capsys, 2, "weights that are not finite (params/Dense_1/bias)")
+    assert not (tmp_path / "p").exists()
+
+
 @pytest.mark.parametrize(("epochs", "iterations", "each", "halved"), [(160, 4, 40, 20), (60, 4, 15, 8), (3, 4, 1, 1)])
 def test_epochs_are_shared_out(epochs, iterations, each, halved):
     config = pam.PamOptions(iterations=iterations).config({"epochs": epochs, "learning_rate": 0.2})
@@ -117,9 +136,9 @@ def test_lines_are_means_over_pairs():
     }
     text = pam.lines("PAM", results)
     assert "start 3.0000, P1 2.0000, c1 1.0000" in text
-    assert "of 2 proposed P refused [1], curves refused [0]; units that P would move [4.5]" in text
+    assert "of 2, iteration by iteration: P refused 1; curves refused 0; units that P would move 4.5" in text
     one = {name: values[0] for name, values in results.items()}
-    assert "of 1 proposed P refused [0]" in pam.lines("PAM", one)
+    assert "of 1, iteration by iteration: P refused 0" in pam.lines("PAM", one)
 
 
 def test_results_are_json():

@@ -29,7 +29,7 @@ from mcjax.matching.straight_through import (
     match_straight_through,
 )
 
-CONFIG = StraightThroughConfig(epochs=10, batch_size=20, images=100)
+CONFIG = StraightThroughConfig(epochs=10, batch_size=20, travel=3.0, images=100)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_a_planted_permutation_is_kept(key):
     model, theta, images, loss = taught((6, 5))
     planted = random_permutation(key, model.spec, theta)
     other = permute(model.spec, invert(planted), theta)
-    config = StraightThroughConfig(epochs=4, batch_size=40, learning_rate=0.5, images=240)
+    config = StraightThroughConfig(epochs=4, batch_size=40, travel=6.0, images=240)
     match = match_straight_through(key, model, theta, other, images, planted, config)
     # Wherever the matrices go, nothing is as good as the network itself.
     np.testing.assert_allclose(match.objective[0], loss(theta), rtol=1e-4)
@@ -193,7 +193,7 @@ def test_the_objective_is_that_of_permutations_and_the_least_is_returned(key):
     others = jax.tree.map(lambda leaf: rng.normal(size=(pairs, *leaf.shape)).astype(np.float32), theta)
     first = jax.tree.map(lambda leaf: np.stack([leaf] * pairs), theta)
     start = np.stack([rng.permutation(3) for _ in range(pairs)])
-    config = StraightThroughConfig(epochs=20, batch_size=40, learning_rate=0.2, images=240)
+    config = StraightThroughConfig(epochs=20, batch_size=40, travel=12.0, images=240)
     match = match_straight_through(key, model, first, others, images, {"dense_0": start}, config)
     for i in range(pairs):
         values = {}
@@ -297,7 +297,7 @@ def test_bad_input_is_named(ends, key, tiny_data, tiny_model):
         match(ends[0], jax.tree.map(lambda leaf: leaf * jnp.nan, ends[1]))
     with pytest.raises(InputError, match="images=0"):
         StraightThroughConfig(images=0)
-    with pytest.raises(InputError, match=r"got learning_rate=0\.0, expected it to be positive"):
-        StraightThroughConfig(learning_rate=0.0)
+    with pytest.raises(InputError, match=r"got travel=0\.0, expected it to be positive"):
+        StraightThroughConfig(travel=0.0)
     with pytest.raises(InputError, match="got epochs=0"):
         StraightThroughConfig(epochs=0)

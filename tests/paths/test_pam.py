@@ -287,6 +287,7 @@ def test_every_program_is_compiled_once(ends, key, tiny_data, tiny_model):
         ({"nu_P": 0.0}, "nu_P=0.0, expected it to be positive"),
         ({"nu_phi": -1.0}, "nu_phi=-1.0"),
         ({"nu_P": float("nan")}, "nu_P=nan"),
+        ({"nu_P": "a"}, "nu_P=a"),
         ({"permutation_learning_rate": 0.0}, "permutation_learning_rate=0.0"),
         ({"learning_rate": -0.1}, "learning_rate=-0.1"),
         ({"iterations": 0}, "iterations=0"),
@@ -302,6 +303,15 @@ def test_every_program_is_compiled_once(ends, key, tiny_data, tiny_model):
 def test_a_bad_config_is_named(changes, said):
     with pytest.raises(InputError, match=said):
         changed(**changes)
+
+
+def test_presets_are_the_papers_and_a_short_one():
+    paper = PamConfig.preset("paper", batch_size=64)
+    assert (paper.iterations, paper.permutation_epochs, paper.epochs) == (4, 20, 40)
+    assert (paper.schedule, paper.batch_size) == ("halving", 64)
+    assert PamConfig.preset("fast").epochs < paper.epochs
+    with pytest.raises(InputError, match="unknown preset"):
+        PamConfig.preset("slow")
 
 
 def test_bad_input_is_named(ends, key, tiny_data, tiny_model):
