@@ -23,10 +23,11 @@ class PamConfig(FitConfig):
     permutation_epochs: of one permutation half-step.
     permutation_learning_rate: of plain SGD on the matrices. It goes to zero linearly within a
     half-step, and is multiplied by `annealing` from one iteration to the next. None finds it, pair by
-    pair and group by group: before every half-step the mean gradient over the objective's images and
-    grid is taken, less what the sums of rows and columns forbid, and the rate is such that an entry with
-    the root mean square of it would travel a distance of 15 in the half-step, were the gradient to
-    stay (300 in logarithms with "sinkhorn"). No step moves an entry by more than 1/2.
+    pair and group by group: where PAM starts, the mean gradient over the objective's images and grid is
+    taken, less what the sums of rows and columns forbid, and the rate is such that an entry with the
+    root mean square of it would travel a distance of 15 in the first half-step, were the gradient to
+    stay (300 in logarithms with "sinkhorn"); 0.15 (3) a step at most. No step moves an entry by more
+    than 1/2.
     nu_P, nu_phi: of the proximal terms ||P - P_k||^2 / (2 nu_P), which is 1 / nu_P for every unit that
     moves, and ||theta_c - theta_c_k||^2 / (2 nu_phi).
     projection: after each step, "alternating" projects 20 times in turn onto the doubly stochastic
