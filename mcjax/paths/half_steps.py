@@ -114,7 +114,8 @@ def propose(
     moved = sum((choices[group] != np.asarray(p)[:, None]).sum(-1) for group, p in now.P.items())
     # Every unit that moves changes two entries of its matrix by 1.
     proximal = moved / config.nu_P
-    at = np.arange(pairs.number), np.argmin(values + proximal, 1)
+    # What is not finite is never the best.
+    at = np.arange(pairs.number), np.argmin(np.nan_to_num(values + proximal, nan=np.inf), 1)
     P = {group: jnp.asarray(choices[group][at]) for group in choices}
     stays = moved[at] == 0
     value = np.where(stays, now.objective, values[at])
