@@ -144,7 +144,7 @@ def test_every_command_takes(case, bars, tmp_path):
     for i in range(2):
         assert checkpoint.describe(trained / "checkpoints" / f"network_{i}")["model"] == described
     assert run("match", trained / "0", trained / "1", "--out", tmp_path / "m") == 0
-    assert {group: found["units"] for group, found in results_of(tmp_path / "m").items()} == groups
+    assert {group: found["units"] for group, found in results_of(tmp_path / "m")["groups"].items()} == groups
     assert run("connect", trained / "0", trained / "1", *curve, "--points", 3, "--out", tmp_path / "c") == 0
     P, matched = checkpoint.load(tmp_path / "c" / "checkpoints" / "curve")["P"], tmp_path / "m" / "permutation.npz"
     jax.tree.map(np.testing.assert_array_equal, P, mcjax.load_permutation(matched))
@@ -197,7 +197,7 @@ def test_a_permuted_copy_from_elsewhere_is_brought_back(elsewhere, bars, tmp_pat
     assert found.keys() == planted.keys()
     for group, p in planted.items():
         np.testing.assert_array_equal(p[found[group]], np.arange(len(p)))
-        assert results_of(tmp_path / "m")[group]["correlation_after"] == pytest.approx(1, abs=1e-5)
+        assert results_of(tmp_path / "m")["groups"][group]["correlation_after"] == pytest.approx(1, abs=1e-5)
 
 
 def test_a_network_from_elsewhere_is_measured(elsewhere, bars, tmp_path, tiny_data):

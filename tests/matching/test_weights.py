@@ -349,7 +349,7 @@ def test_bad_input_is_named(key):
     spec, theta = created("mlp", 0)
     P = at_random(spec, theta, 0)
     for wrong in ({"restarts": 0}, {"max_sweeps": 0}):
-        with pytest.raises(InputError, match=f"got {next(iter(wrong))}=0, expected at least 1"):
+        with pytest.raises(InputError, match=f"got {next(iter(wrong))}=0, expected a whole number of at least 1"):
             match_weights(key, spec, theta, theta, **wrong)
     for wrong, message in (
         ({"dense_0": P["dense_0"]}, "P is for another spec"),
