@@ -114,16 +114,13 @@ def main(config: CurveClasses) -> None:
 def _figures(
     run: RunFolder, metrics: dict[str, PathMetrics], fits: dict[str, PamFit], config: PamConfig, title: str
 ) -> None:
-    looks = {name: (plotting.UNALIGNED if name.endswith("unaligned") else plotting.ALIGNED) for name in CLASSES}
     lines = [
-        plotting.Line(name, m.train_loss, m.test_accuracy, looks[name], "--" if name.startswith("PAM") else "-")
+        plotting.Line(name, m.train_loss, m.test_accuracy, pam.color_of(name), "--" if name.startswith("PAM") else "-")
         for name, m in metrics.items()
     ]
     run.figure("paths", plotting.along_paths(metrics[CLASSES[0]].ts, lines, title))
-    parts = (config.permutation_epochs, config.epochs)
     run.figure("objective", pam.figure(fits, title))
-    losses = {name: (fit.history["loss"], looks[name]) for name, fit in fits.items()}
-    run.figure("training", plotting.alternating_training(losses, parts, title))
+    run.figure("training", pam.training_figure(fits, config, title))
 
 
 def report(run: RunFolder) -> None:

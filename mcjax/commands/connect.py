@@ -21,7 +21,7 @@ from mcjax.commands.networks import (
     open_run,
     read_pair,
 )
-from mcjax.commands.pam import PamOptions, figure, lines, results_of
+from mcjax.commands.pam import PamOptions, figure, lines, results_of, training_figure
 from mcjax.commands.train import as_json
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
@@ -148,12 +148,9 @@ class Connect:
                     path, learned = pam.path, {"pam": results_of(pam)}
                     with writing(run.path / "permutation.npz"):
                         save_permutation(run.path / "permutation.npz", pam.P)
-                    name = self._how(given)
-                    run.figure("pam", figure({name: pam}, f"{self.curve} of {a.model.name}, {dataset.name}"))
-                    parts = (config.permutation_epochs, config.epochs)
-                    color = plotting.UNALIGNED if name.endswith("unaligned") else plotting.ALIGNED
-                    losses = {name: (pam.history["loss"], color)}
-                    run.figure("training", plotting.alternating_training(losses, parts, f"{self.curve} fit"))
+                    named = {self._how(given): pam}
+                    run.figure("pam", figure(named, f"{self.curve} of {a.model.name}, {dataset.name}"))
+                    run.figure("training", training_figure(named, config, f"{self.curve} fit"))
                 else:
                     fit = fit_curve(*ends, config, recorder=recorder)
                     path = fit.path

@@ -50,11 +50,22 @@ def results_of(fit: PamFit) -> dict[str, Any]:
 
 def figure(fits: Mapping[str, PamFit], title: str) -> Figure:
     """The objective after every half-step of some fits: those whose names end in `unaligned` in its colour."""
-    looks = {name: plotting.UNALIGNED if name.endswith("unaligned") else plotting.ALIGNED for name in fits}
     steps = {
-        name: plotting.HalfSteps(fit.objective, fit.proposed, fit.accepted, looks[name]) for name, fit in fits.items()
+        name: plotting.HalfSteps(fit.objective, fit.proposed, fit.accepted, color_of(name))
+        for name, fit in fits.items()
     }
     return plotting.alternation(steps, title)
+
+
+def training_figure(fits: Mapping[str, PamFit], config: PamConfig, title: str) -> Figure:
+    """The train loss over the half-steps of some fits, in the same colours."""
+    losses = {name: (fit.history["loss"], color_of(name)) for name, fit in fits.items()}
+    return plotting.alternating_training(losses, (config.permutation_epochs, config.epochs), title)
+
+
+def color_of(name: str) -> str:
+    """The colour of a class of paths: one for those whose names end in `unaligned`, one for all others."""
+    return plotting.UNALIGNED if name.endswith("unaligned") else plotting.ALIGNED
 
 
 def lines(name: str, results: Mapping[str, Any]) -> str:

@@ -141,7 +141,7 @@ def _paths_figure(metrics: dict[str, PathMetrics], pairs: int) -> Any:
             kind.replace("_", ", ").replace("bezier", "Bezier"),
             metrics[kind].train_loss,
             metrics[kind].test_accuracy,
-            plotting.UNALIGNED if kind.endswith("unaligned") else plotting.ALIGNED,
+            pam.color_of(kind),
             STYLES[kind.partition("_")[0]],
         )
         for kind in KINDS

@@ -67,7 +67,7 @@ class StraightThroughMatch(NamedTuple):
 
 
 class State(NamedTuple):
-    """The matrices, Adam's state, the steps taken, and the permutations at the end of every epoch."""
+    """The matrices, Adam's state, the steps taken, and the permutations at the end of every epoch but the last."""
 
     matrices: Permutation
     optimizer: optax.OptState
@@ -112,30 +112,21 @@ class StraightThroughStep:
         t_key, model_key = jax.random.split(key)
         t = jax.random.uniform(t_key) if self.config.random_t else 0.5
 
+        hard = {group: nearest_permutation_on_device(M) for group, M in state.matrices.items()}
+
         def loss(matrices: Permutation) -> tuple[jax.Array, Measured]:
             # The value of the hard permutation, the gradient of the matrix behind it.
-            P = {g: hard(M) + M - jax.lax.stop_gradient(M) for g, M in matrices.items()}
+            P = {g: to_matrix(hard[g]) + M - jax.lax.stop_gradient(M) for g, M in matrices.items()}
             theta = between(self.model, ends, P, t)
             value, (measured, _) = objective(self.model, theta, x, labels, model_key, 0.0)
             return value, measured
 
-        def hard(M: jax.Array) -> jax.Array:
-            return to_matrix(nearest_permutation_on_device(jax.lax.stop_gradient(M)))
-
         gradient, measured = jax.grad(loss, has_aux=True)(state.matrices)
         updates, optimizer = self._optimizer().update(gradient, state.optimizer)
         matrices = optax.apply_updates(state.matrices, updates)
-        number, last = state.step // self.steps, (state.step + 1) % self.steps == 0
-        path = {
-            group: jax.lax.cond(
-                last,
-                lambda rows, M: rows.at[number].set(nearest_permutation_on_device(M)),
-                lambda rows, M: rows,
-                rows,
-                matrices[group],
-            )
-            for group, rows in state.path.items()
-        }
+        # What the step before left. The first step has none, and writes where the end of the run comes.
+        number = (state.step - 1) // self.steps
+        path = {group: rows.at[number].set(hard[group]) for group, rows in state.path.items()}
         return State(matrices, optimizer, state.step + 1, path), measured
 
 
@@ -195,7 +186,11 @@ def match_straight_through(
     ends = BothEnds(pairs.theta_1, pairs.theta_2)
     keys = jax.random.split(key, pairs.number)
     states, history = run_epochs(step, data, ends, jax.vmap(step.init)(pairs.P), keys, recorder)
-    choices = {group: jnp.concatenate([p[:, None], states.path[group]], 1) for group, p in pairs.P.items()}
+    last = {group: jax.vmap(nearest_permutation_on_device)(M) for group, M in states.matrices.items()}
+    choices = {
+        group: jnp.concatenate([p[:, None], states.path[group][:, :-1], last[group][:, None]], 1)
+        for group, p in pairs.P.items()
+    }
     fixed = fixed_images(data, resolve(config, data), config.images, config.batch_size)
     values = np.asarray(_midpoints(model, fixed, ends, choices), np.float64)
     best = values.argmin(1)

@@ -133,17 +133,22 @@ def fit_curve(
         fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
         middle = fit.path(0.5)
     """
-    check_keys(key)
+    check_curve(key, model, curve, data)
     config = config if isinstance(config, FitConfig) else FitConfig(**vars(config or TrainConfig()))
-    check_fit(model, data)
-    if curve.control_points == 0:
-        raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
     pairs = pairs_of(model, theta_1, theta_2, P)
     ends = Ends(pairs.theta_1, permute_pairs(model, pairs.P, pairs.theta_2))
     step = CurveStep(model, curve, config, steps_per_epoch(config, data))
     states = jax.vmap(step.init)(pairs.theta_1)
     states, history = run_epochs(step, data, ends, states, jax.random.split(key, pairs.number), recorder)
     return CurveFit(**fitted(pairs, curve, states.theta_c, pairs.P), history=pairs.out(history))
+
+
+def check_curve(key: jax.Array, model: Model, curve: Curve, data: Dataset) -> None:
+    """Raise InputError unless this is a typed key, and a curve with something to fit on these data."""
+    check_keys(key)
+    check_fit(model, data)
+    if curve.control_points == 0:
+        raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
 
 
 def fitted(pairs: Pairs, curve: Curve, theta_c: trees.Tree, P: Permutation) -> dict[str, Any]:

@@ -12,14 +12,13 @@ from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.paths.curves import Curve
-from mcjax.paths.fit import fitted
+from mcjax.paths.fit import check_curve, fitted
 from mcjax.paths.grid import grid
 from mcjax.paths.half_steps import HalfStep, Iterate, Problem, advance, only, propose, rates
 from mcjax.paths.pam_config import PamConfig
 from mcjax.symmetry import Permutation
 from mcjax.training.fixed import fixed_images
-from mcjax.training.loop import check_keys, resolve, steps_per_epoch
-from mcjax.training.objective import check_fit
+from mcjax.training.loop import resolve, steps_per_epoch
 from mcjax.training.recorder import History, Recorder
 
 
@@ -75,11 +74,8 @@ def fit_pam(
         fit = fit_pam(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
         print(fit.objective, fit.accepted)
     """
-    check_keys(key)
+    check_curve(key, model, curve, data)
     config = config or PamConfig()
-    check_fit(model, data)
-    if curve.control_points == 0:
-        raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
     if not model.spec.groups:
         raise InputError(f"no units of {model.name} can be permuted: fit its curve with fit_curve.")
     pairs = pairs_of(model, theta_1, theta_2, P, hard=True)
