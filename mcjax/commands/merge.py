@@ -13,11 +13,11 @@ import tyro
 from mcjax import checkpoint, trees
 from mcjax.commands.match import check_groups
 from mcjax.commands.networks import (
+    AugmentOptions,
     DataOptions,
     ModelOptions,
     Network,
     Out,
-    TrainOptions,
     check_key,
     fingerprint,
     networks_of,
@@ -39,23 +39,13 @@ from mcjax.training.objective import check_fit
 
 
 @dataclass(frozen=True)
-class RepairOptions:
+class RepairOptions(AugmentOptions):
     """How training images are augmented while statistics are measured: as in training."""
 
-    flip: Literal["auto", "on", "off"] = "auto"
-    """Mirror every other image (auto: on for colour images)."""
-    crop: int | None = None
-    """Shift images by up to so many pixels; 0 is off (None: 4 for colour images, 0 for grey ones)."""
-    rotate: float | None = None
-    """Turn images by up to so many degrees; 0 is off (None: 15 for colour images, 0 for grey ones)."""
     calibration_images: int | None = None
     """Training images to measure the statistics of units on (None: all)."""
     eval_batch_size: int = 500
     """Images at a time."""
-
-    def augmentation(self, dataset: Dataset) -> Augmentation:
-        """The augmentation that these options mean for this data set."""
-        return TrainOptions(flip=self.flip, crop=self.crop, rotate=self.rotate).config(dataset)["augmentation"]
 
 
 @dataclass(frozen=True)

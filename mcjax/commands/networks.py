@@ -90,7 +90,28 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class AugmentOptions:
+    """How training images are augmented."""
+
+    flip: Literal["auto", "on", "off"] = "auto"
+    """Mirror every other image (auto: on for colour images)."""
+    crop: int | None = None
+    """Shift images by up to so many pixels; 0 is off (None: 4 for colour images, 0 for grey ones)."""
+    rotate: float | None = None
+    """Turn images by up to so many degrees; 0 is off (None: 15 for colour images, 0 for grey ones)."""
+
+    def augmentation(self, dataset: Dataset) -> Augmentation:
+        """The augmentation that these options mean for this data set."""
+        base = dataset.default_augmentation()
+        return Augmentation(
+            flip=base.flip if self.flip == "auto" else self.flip == "on",
+            crop=base.crop if self.crop is None else self.crop,
+            rotate=base.rotate if self.rotate is None else self.rotate,
+        )
+
+
+@dataclass(frozen=True)
+class TrainOptions(AugmentOptions):
     """How to train."""
 
     preset: Literal["fast", "paper"] = "fast"
@@ -103,12 +124,6 @@ class TrainOptions:
     """Peak learning rate of SGD (None: the preset's, 0.1)."""
     weight_decay: float | None = None
     """Multiplies half the squared norm of the parameters (None: the preset's, 5e-4)."""
-    flip: Literal["auto", "on", "off"] = "auto"
-    """Mirror every other image (auto: on for colour images)."""
-    crop: int | None = None
-    """Shift images by up to so many pixels; 0 is off (None: 4 for colour images, 0 for grey ones)."""
-    rotate: float | None = None
-    """Turn images by up to so many degrees; 0 is off (None: 15 for colour images, 0 for grey ones)."""
 
     def config(self, dataset: Dataset, **more: Any) -> dict[str, Any]:
         """The keyword arguments of a TrainConfig: the preset's, what was given here, and `more`."""
@@ -117,12 +132,7 @@ class TrainOptions:
             for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
             if getattr(self, name) is not None
         }
-        base = dataset.default_augmentation()
-        augmentation = Augmentation(
-            flip=base.flip if self.flip == "auto" else self.flip == "on",
-            crop=base.crop if self.crop is None else self.crop,
-            rotate=base.rotate if self.rotate is None else self.rotate,
-        )
+        augmentation = self.augmentation(dataset)
         return {**vars(TrainConfig.preset(self.preset)), **given, "augmentation": augmentation, **more}
 
 
