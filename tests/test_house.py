@@ -11,7 +11,7 @@ ROOT = Path(mcjax.__file__).parent
 # errors.py is the ground that floor 1 stands on too: every floor says in its words what went wrong.
 FLOORS = {
     "errors": 0,
-    **dict.fromkeys(("trees", "data", "plotting"), 1),
+    **dict.fromkeys(("trees", "compiling", "data", "plotting"), 1),
     **dict.fromkeys(("symmetry", "checkpoint", "report"), 2),
     "models": 3,
     "training": 4,

@@ -1,7 +1,6 @@
 """Loss and accuracy along any path, and what is read off them: barriers, lengths, integrals."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
 from mcjax.landscape.batchnorm import reestimate
@@ -124,7 +124,7 @@ class Settings(NamedTuple):
     chunk: int | None
 
 
-@partial(jax.jit, static_argnames="settings")
+@jit(static_argnames="settings")
 def _evaluate(settings: Settings, path: Any, data: Dataset, ts: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Metrics (4, points[, pairs]) and distances (points[, pairs])."""
     model, size = settings.model, settings.batch_size

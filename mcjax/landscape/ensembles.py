@@ -1,12 +1,12 @@
 """The ensemble of several networks: the mean of their predicted probabilities."""
 
-from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mcjax import trees
+from mcjax.compiling import jit
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
@@ -51,7 +51,7 @@ def ensemble_accuracy(
     return _evaluate(model, thetas, data, batch_size, split)
 
 
-@partial(jax.jit, static_argnames=("model", "batch_size", "split"))
+@jit(static_argnames=("model", "batch_size", "split"))
 def _evaluate(model: Model, thetas: trees.Tree, data: Dataset, batch_size: int, split: str) -> Ensemble:
     images, labels = (getattr(data, f"{split}_{what}") for what in ("images", "labels"))
 

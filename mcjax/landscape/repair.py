@@ -1,6 +1,5 @@
 """REPAIR: the statistics of a merged network's units put back to those of the networks it is made of."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
 from mcjax.landscape.batchnorm import reestimate
@@ -127,7 +127,7 @@ def _layers(model: Model, theta: trees.Tree, x: Any) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-@partial(jax.jit, static_argnames="settings")
+@jit(static_argnames="settings")
 def _repair(settings: Settings, thetas: trees.Tree, ends: trees.Tree, data: Dataset, weights: jax.Array) -> trees.Tree:
     model, images = settings.model, data.train_images[: settings.images]
     if jax.tree.leaves(trees.batch_stats(thetas)):

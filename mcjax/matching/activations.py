@@ -1,7 +1,6 @@
 """Neuron alignment: matching units by the correlation of their activations (Algorithm 1, appendix E)."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.compiling import jit
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, check_ends
@@ -100,7 +100,7 @@ def _stream(model: Model, theta_1: trees.Tree, theta_2: trees.Tree, images: Imag
     return merged(total, images.images[whole:])[0] if whole < n else total
 
 
-@partial(jax.jit, static_argnames=("model", "batch_size", "cost"))
+@jit(static_argnames=("model", "batch_size", "cost"))
 def _matrices(
     model: Model, theta_1: trees.Tree, theta_2: trees.Tree, images: Images, batch_size: int, cost: Cost
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:

@@ -1,7 +1,6 @@
 """Straight-through matching: the loss between two networks, descended through hard permutations."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 import optax
 
 from mcjax import trees
+from mcjax.compiling import jit
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.matching.weights import match_weights
@@ -137,7 +137,7 @@ def between(model: Model, ends: BothEnds, P: Permutation, t: float | jax.Array) 
     return trees.with_params(ends.theta_1, params)
 
 
-@partial(jax.jit, static_argnames="model")
+@jit(static_argnames="model")
 def _midpoints(model: Model, fixed: FixedImages, ends: BothEnds, P: Permutation) -> jax.Array:
     """The cross entropy at the midpoints of candidates (pairs, candidates)."""
 

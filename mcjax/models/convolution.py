@@ -17,6 +17,8 @@ Convolutions = Literal["none", "canonical", "plain"]
 """What a model convolves with: nothing, `convolve`, or convolutions whose gradients are XLA's own."""
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_FEW_POSITIONS = 64
+"""Output positions up to which a kernel's gradient is faster as matrix products, measured."""
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
@@ -43,29 +45,60 @@ def _forward(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding:
 
 def _backward(strides: tuple[int, int], padding: Padding, residuals: tuple, g: jax.Array) -> tuple:
     x, kernel = residuals
-    # What is needed on the far side so that the result has the size of x, of the kernel.
-    spans = [(out - 1) * stride + 1 for out, stride in zip(g.shape[1:3], strides, strict=True)]
-    ahead = [k - 1 - low for k, (low, _) in zip(kernel.shape[:2], padding, strict=True)]
-    x_padding = [
-        (low, size + k - 1 - span - low)
-        for low, size, k, span in zip(ahead, x.shape[1:3], kernel.shape[:2], spans, strict=True)
-    ]
-    kernel_padding = [
-        (low, k + span - 1 - size - low)
-        for (low, _), size, k, span in zip(padding, x.shape[1:3], kernel.shape[:2], spans, strict=True)
-    ]
-    # The barriers keep XLA from folding the transposes back into an unusual layout.
-    flipped = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    x_gradient = lax.conv_general_dilated(
-        g, flipped, (1, 1), x_padding, lhs_dilation=strides, dimension_numbers=_LAYOUT
+    return _input_gradient(strides, padding, x, kernel, g), _kernel_gradient(strides, padding, x, kernel, g)
+
+
+def _input_gradient(strides: tuple[int, int], padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
+    """Of every phase of the strides, the convolution of g with those kernel rows and columns that reach it."""
+    images, height, width, channels = x.shape
+    # Input row stride * u + phase is read by output row u + shift through kernel row phase + low - stride * shift.
+    rows, columns = (
+        [_reaching(phase, stride, low, size) for phase in range(stride)]
+        for stride, (low, _), size in zip(strides, padding, kernel.shape[:2], strict=True)
     )
-    # Input channels are the batch, images the features, the output gradient the kernel.
-    x_t = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
-    g_t = lax.optimization_barrier(g.transpose(1, 2, 0, 3))
-    kernel_gradient = lax.conv_general_dilated(
-        x_t, g_t, (1, 1), kernel_padding, rhs_dilation=strides, dimension_numbers=_LAYOUT
-    )
-    return x_gradient, kernel_gradient.transpose(1, 2, 0, 3)
+    whole = [-(-size // stride) for size, stride in zip((height, width), strides, strict=True)]
+
+    def phase(row: tuple[list[int], int], column: tuple[list[int], int]) -> jax.Array:
+        (i, top), (j, left) = row, column
+        if not i or not j:
+            return jnp.zeros((images, *whole, channels), g.dtype)
+        # The barriers keep XLA from folding transposes back into an unusual layout.
+        part = lax.optimization_barrier(kernel[jnp.array(i)][:, jnp.array(j)].swapaxes(2, 3))
+        around = [
+            (-first, size + first + len(taps) - 1 - out)
+            for first, size, taps, out in zip((top, left), whole, (i, j), g.shape[1:3], strict=True)
+        ]
+        return lax.conv_general_dilated(g, part, (1, 1), around, dimension_numbers=_LAYOUT)
+
+    phases = jnp.stack([jnp.stack([phase(row, column) for column in columns], 3) for row in rows], 2)
+    full = phases.reshape(images, whole[0] * strides[0], whole[1] * strides[1], channels)
+    return full[:, :height, :width]
+
+
+def _reaching(phase: int, stride: int, low: int, size: int) -> tuple[list[int], int]:
+    """The kernel indices that reach inputs of a phase, by increasing output index, and the shift of the first."""
+    indices = [i for i in reversed(range(size)) if (phase + low - i) % stride == 0]
+    return indices, (phase + low - indices[0]) // stride if indices else 0
+
+
+def _kernel_gradient(strides: tuple[int, int], padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
+    if strides == (1, 1) and kernel.shape[:2] != (1, 1) and g.shape[1] * g.shape[2] > _FEW_POSITIONS:
+        around = [
+            (low, k + out - 1 - size - low)
+            for (low, _), size, k, out in zip(padding, x.shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True)
+        ]
+        # Input channels are the batch, images the features, the output gradient the kernel.
+        x_t = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
+        g_t = lax.optimization_barrier(g.transpose(1, 2, 0, 3))
+        return lax.conv_general_dilated(x_t, g_t, (1, 1), around, dimension_numbers=_LAYOUT).transpose(1, 2, 0, 3)
+    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)))
+
+    def product(i: int, j: int) -> jax.Array:
+        last = [at + (out - 1) * step + 1 for at, out, step in zip((i, j), g.shape[1:3], strides, strict=True)]
+        read = lax.slice(padded, (0, i, j, 0), (len(x), *last, x.shape[3]), (1, *strides, 1))
+        return jnp.einsum("nhwc,nhwd->ncd", read, g).sum(0)
+
+    return jnp.stack([jnp.stack([product(i, j) for j in range(kernel.shape[1])]) for i in range(kernel.shape[0])])
 
 
 _canonical.defvjp(_forward, _backward)

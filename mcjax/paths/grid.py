@@ -1,12 +1,11 @@
 """The objective of a curve on fixed images and a fixed grid of t, by which PAM accepts a step or refuses it."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.compiling import jit
 from mcjax.models.base import Model
 from mcjax.models.convolution import over_models, over_points
 from mcjax.paths.curves import Curve
@@ -40,7 +39,7 @@ def objective_on_grid(
     return np.asarray(_values(model, curve, weight_decay, ts, fixed, theta_1, theta_2, theta_c, P), np.float64)
 
 
-@partial(jax.jit, static_argnames=("model", "curve", "weight_decay"))
+@jit(static_argnames=("model", "curve", "weight_decay"))
 def _values(
     model: Model,
     curve: Curve,

@@ -1,7 +1,6 @@
 """The two half-steps of PAM: a permutation is proposed, the curve advances, and what is worse is refused."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.compiling import jit
 from mcjax.data import Dataset
 from mcjax.models.base import Model
 from mcjax.models.convolution import over_models, over_points
@@ -189,7 +189,7 @@ def rates(problem: Problem, now: Iterate) -> dict[str, jax.Array]:
     return {group: jnp.where(slope > 0, step / jnp.maximum(slope, 1e-30), 0) for group, slope in slopes.items()}
 
 
-@partial(jax.jit, static_argnames="step")
+@jit(static_argnames="step")
 def _slopes(step: PermutationStep, ts: jax.Array, images: FixedImages, fixed: Fixed) -> dict[str, jax.Array]:
     """The root mean square over entries of the mean tangent gradient at P_k, (pairs,) a group."""
 

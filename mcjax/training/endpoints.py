@@ -8,6 +8,7 @@ import jax
 import optax
 
 from mcjax import trees
+from mcjax.compiling import jit
 from mcjax.data import Dataset
 from mcjax.models.base import Model
 from mcjax.models.convolution import Convolutions
@@ -69,7 +70,7 @@ class EndpointStep:
         return EndpointState(trees.with_batch_stats(moved, running), optimizer_state), measured
 
 
-@partial(jax.jit, static_argnames="step")
+@jit(static_argnames="step")
 def _init(step: EndpointStep, keys: jax.Array) -> EndpointState:
     return jax.vmap(step.init)(keys)
 

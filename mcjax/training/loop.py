@@ -1,7 +1,6 @@
 """Whole epochs in one compiled call, for one or many models at once, with progress, metrics and resume."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
 from mcjax.models.convolution import Convolutions, over_models, stepped_from_host
@@ -89,7 +89,7 @@ def epoch(step: Step, data: Dataset, context: trees.Tree, state: State, key: jax
     return state, jax.tree.map(lambda values: values.mean(0), measured)
 
 
-@partial(jax.jit, static_argnames="step")
+@jit(static_argnames="step")
 def _epoch_of_many(
     step: Step, data: Dataset, contexts: trees.Tree, states: State, keys: jax.Array, number: jax.Array
 ) -> tuple[State, Measured]:
@@ -99,7 +99,7 @@ def _epoch_of_many(
     return over_models(one, step.convolutions)(contexts, states, keys)
 
 
-@partial(jax.jit, static_argnames="step")
+@jit(static_argnames="step")
 def _single_step(
     step: Step, data: Dataset, context: trees.Tree, state: State, indices: jax.Array, key: jax.Array
 ) -> tuple[State, Measured]:

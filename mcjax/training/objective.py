@@ -1,6 +1,6 @@
 """Cross entropy, the L2 term, and exact evaluation over a whole set."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mcjax import trees
+from mcjax.compiling import jit
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
@@ -79,7 +80,7 @@ def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1
     return measured if many else jax.tree.map(lambda value: value[0], measured)
 
 
-@partial(jax.jit, static_argnames=("model", "batch_size"))
+@jit(static_argnames=("model", "batch_size"))
 def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -> tuple[Measured, Measured]:
     return over_models(lambda one: evaluate_splits(model, one, data, batch_size), model.convolutions)(theta)
 

@@ -60,12 +60,12 @@ def test_one_network_is_itself_and_extremes_stay_finite(tiny_model, tiny_data, k
 
 def test_the_order_of_networks_does_not_matter_and_one_program_serves(tiny_model, tiny_data, key):
     thetas = networks(tiny_model, key, 4)
-    _evaluate.clear_cache()
+    _evaluate.jitted.clear_cache()
     first, other = (
         ensemble_accuracy(tiny_model, trees.index(thetas, np.array(i)), tiny_data) for i in ([0, 1, 2, 3], [3, 1, 0, 2])
     )
     np.testing.assert_allclose(first, other, rtol=1e-5)
-    assert _evaluate._cache_size() == 1
+    assert _evaluate.jitted._cache_size() == 1
 
 
 def test_wrong_input_is_named(tiny_model, tiny_data, tiny_colour_data, key):

@@ -113,10 +113,10 @@ def test_units_that_never_vary_are_shifted_and_not_scaled(ends, tiny_model, tiny
 def test_several_networks_of_the_same_ends_in_one_program(ends, tiny_model, tiny_data):
     weights = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]], np.float32)
     several = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), ends)
-    _repair.clear_cache()
+    _repair.jitted.clear_cache()
     together = repair(tiny_model, several, ends, tiny_data, weights)
     repair(tiny_model, several, ends, tiny_data, weights[::-1])
-    assert _repair._cache_size() == 1
+    assert _repair.jitted._cache_size() == 1
     shared = repair(tiny_model, several, ends, tiny_data, weights[1])
     for i in range(2):
         alone = repair(tiny_model, trees.index(several, i), ends, tiny_data, weights[i])

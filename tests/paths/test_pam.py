@@ -275,10 +275,10 @@ def test_every_program_is_compiled_once(ends, key, tiny_data, tiny_model):
     curve = bezier(tiny_model.spec)
     fit_pam(key, tiny_model, curve, theta_1, theta_2, tiny_data, None, changed(lookahead=False))
     programs = (loop._epoch_of_many, grid._values, half_steps._slopes)
-    before = [program._cache_size() for program in programs]
+    before = [program.jitted._cache_size() for program in programs]
     more = changed(lookahead=False, nu_P=50.0)
     fit_pam(jax.random.key(9), tiny_model, curve, theta_1, theta_2, tiny_data, None, more)
-    assert [program._cache_size() for program in programs] == before
+    assert [program.jitted._cache_size() for program in programs] == before
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""`jit`: what it computes, when it compiles, and that an XLA without the options is no failure."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mcjax import compiling
+from mcjax.compiling import compiler_options, jit
+
+
+def test_values_static_arguments_and_one_program():
+    traces = []
+
+    @jit(static_argnames="power")
+    def raised(x, power):
+        traces.append(power)
+        return x**power
+
+    np.testing.assert_allclose(raised(jnp.arange(3.0), 2), [0, 1, 4])
+    np.testing.assert_allclose(raised(jnp.arange(3.0) + 1, 2), [1, 4, 9])
+    np.testing.assert_allclose(raised(jnp.arange(3.0), 3), [0, 1, 8])
+    assert traces == [2, 3]
+    assert raised.jitted._cache_size() == 2
+    assert raised.__name__ == "raised"
+
+
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    monkeypatch.setattr(compiling, "_CPU", {"xla_cpu_no_such_option": "1"})
+    compiler_options.cache_clear()
+    try:
+        assert compiler_options() == {}
+        assert jit()(lambda x: x + 1)(1) == 2
+    finally:
+        compiler_options.cache_clear()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are those of the CPU")
+def test_a_compiler_that_knows_the_options_is_given_them():
+    try:
+        jax.jit(lambda: 0, compiler_options=compiling._CPU)()
+    except Exception:
+        pytest.skip("this XLA does not know them")
+    assert compiler_options() == compiling._CPU
