@@ -83,6 +83,11 @@ def norm(a: Tree) -> jax.Array:
     return jnp.sqrt(dot(a, a))
 
 
+def cast(a: Tree, dtype: Any) -> Tree:
+    """Every floating-point leaf in another dtype."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, a)
+
+
 def stack(trees: Sequence[Tree]) -> Tree:
     """Trees of one structure joined along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

@@ -11,7 +11,7 @@ ROOT = Path(mcjax.__file__).parent
 # errors.py is the ground that floor 1 stands on too: every floor says in its words what went wrong.
 FLOORS = {
     "errors": 0,
-    **dict.fromkeys(("trees", "compiling", "data", "plotting"), 1),
+    **dict.fromkeys(("trees", "compiling", "processes", "data", "plotting"), 1),
     **dict.fromkeys(("symmetry", "checkpoint", "report"), 2),
     "models": 3,
     "training": 4,
@@ -51,9 +51,14 @@ def test_a_file_imports_only_from_below(path):
 
 
 def test_plotting_takes_numpy():
-    tops = {name.split(".")[0] for name in imported((ROOT / "plotting.py").read_text())}
-    assert "numpy" in tops
-    assert not tops & {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
+    files = sorted((ROOT / "plotting").glob("*.py"))
+    assert len(files) > 1
+    for path in files:
+        names = set(imported(path.read_text()))
+        tops = {name.split(".")[0] for name in names}
+        assert "numpy" in tops or path.name == "__init__.py", path
+        assert not tops & {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}, path
+        assert all(name.startswith("mcjax.plotting.") for name in names if name.startswith("mcjax")), path
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ class Match:
             match = _of(match, P)
             with writing(run.path / "permutation.npz"):
                 save_permutation(run.path / "permutation.npz", match.P)
-            run.figure("correlation", correlation_figure(match, f"{a.model.name} on {dataset.name}"))
+            methods = ", then ".join(method.replace("_", "-") for method in self.method)
+            run.figure("correlation", correlation_figure(match, f"{a.model.name} on {dataset.name}", methods))
             moved = {group: int((np.asarray(p) != np.arange(len(p))).sum()) for group, p in match.P.items()}
             groups = {
                 group: {
@@ -214,9 +215,10 @@ def _of(match: Matched, P: Permutation) -> Matched:
     return match._replace(P={group: np.asarray(p) for group, p in P.items()}, after=paired)
 
 
-def correlation_figure(match: Matched, title: str) -> Figure:
+def correlation_figure(match: Matched, title: str, method: str) -> Figure:
     """The widest picture of a match: its first group's correlations, and the mean of every group."""
     group = next(iter(match.P))
     before = match.correlation[group]
     signature = {name: (match.before[name], match.after[name]) for name in match.P}
-    return plotting.correlation(before, before[:, match.P[group]], signature, f"{title}: cross-correlation of {group}")
+    after = before[:, match.P[group]]
+    return plotting.correlation(before, after, signature, title, group=group, method=method)

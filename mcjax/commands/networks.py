@@ -19,6 +19,7 @@ from mcjax.errors import InputError
 from mcjax.models.base import has_leading_axis
 from mcjax.report import RunFolder
 from mcjax.training import TrainConfig
+from mcjax.training.config import ComputeDtype
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class TrainOptions(AugmentOptions):
     """Peak learning rate of SGD (None: the preset's, 0.1)."""
     weight_decay: float | None = None
     """Multiplies half the squared norm of the parameters (None: the preset's, 5e-4)."""
+    compute_dtype: ComputeDtype = "float32"
+    """Of the forward and the backward pass; parameters, statistics and what is measured are float32."""
 
     def config(self, dataset: Dataset, **more: Any) -> dict[str, Any]:
         """The keyword arguments of a TrainConfig: the preset's, what was given here, and `more`."""
@@ -132,8 +135,8 @@ class TrainOptions(AugmentOptions):
             for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
             if getattr(self, name) is not None
         }
-        augmentation = self.augmentation(dataset)
-        return {**vars(TrainConfig.preset(self.preset)), **given, "augmentation": augmentation, **more}
+        own = {"augmentation": self.augmentation(dataset), "compute_dtype": self.compute_dtype}
+        return {**vars(TrainConfig.preset(self.preset)), **given, **own, **more}
 
 
 class Network(NamedTuple):

@@ -154,8 +154,9 @@ def _correlation_figure(match: Match) -> Any:
     group = next(iter(match.P))
     before = match.correlation[group][0]
     signature = {name: (match.before[name], match.after[name]) for name in match.P}
+    after = before[:, np.asarray(match.P[group][0])]
     title = f"Neuron alignment: {group} of the first pair, and every layer over all pairs"
-    return plotting.correlation(before, before[:, np.asarray(match.P[group][0])], signature, title)
+    return plotting.correlation(before, after, signature, title, group=group, method="activations")
 
 
 def report(run: RunFolder) -> None:

@@ -91,7 +91,9 @@ class Train:
             thetas = [trees.index(endpoints.theta, i) for i in range(self.networks)]
             for i, theta in enumerate(thetas):
                 checkpoint.save(run.checkpoints(f"network_{i}"), theta, {"model": described, "data": images})
-            run.figure("training", plotting.training(endpoints.history, f"{model.name} on {dataset.name}"))
+            names = [f"network {i}" for i in range(self.networks)]
+            title = f"{model.name} on {dataset.name}"
+            run.figure("training", plotting.training(endpoints.history, title, labels=names))
             run.finish(measure([(model, theta) for theta in thetas], dataset))
         report(run)
 

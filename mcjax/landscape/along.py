@@ -11,13 +11,10 @@ from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
-from mcjax.landscape.batchnorm import reestimate
+from mcjax.landscape.points import METRICS, Settings, run_within_memory, settings_for, values_at
 from mcjax.models.base import Model, has_leading_axis
-from mcjax.models.convolution import over_models, over_points
 from mcjax.paths.curves import OverPairs
-from mcjax.training.objective import check_fit, evaluate_splits
-
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+from mcjax.training.objective import check_fit
 
 
 class PathMetrics(NamedTuple):
@@ -81,7 +78,8 @@ def evaluate_path(
     memory at once (default: 16; 1 where convolutions run faster one after another). One compiled
     program for all points; a path that is a `jax.tree_util.Partial`, as every fit returns, is
     compiled once for its kind. Raises InputError
-    for t outside [0, 1], SpecError if the path leaves the model's parameter space.
+    for t outside [0, 1] and for a chunk that does not fit into memory (before anything is run),
+    SpecError if the path leaves the model's parameter space.
 
         metrics = evaluate_path(model, fit.path, data)
         print(barrier(metrics), metrics.summary()["test_accuracy"]["min"])
@@ -89,18 +87,19 @@ def evaluate_path(
     check_fit(model, data)
     ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
     _check_ts(ts)
-    n = len(data.train_labels)
-    calibration_images = n if calibration_images is None else calibration_images
-    if not 0 < calibration_images <= n or batch_size < 1 or (chunk is not None and chunk < 1):
-        raise InputError(
-            f"got calibration_images={calibration_images}, batch_size={batch_size}, chunk={chunk}, expected "
-            f"1 to {n} calibration images, batches and chunks of at least 1."
-        )
     path = path if isinstance(path, jax.tree_util.Partial) else jax.tree_util.Partial(path)
     pairs = has_leading_axis(jax.eval_shape(path, jnp.float32(0)), model)
-    augmentation = data.default_augmentation() if augmentation is None else augmentation
-    settings = Settings(model, pairs, recalibrate, batch_size, calibration_images, augmentation, chunk)
-    values, distance = jax.tree.map(np.asarray, _evaluate(settings, path, data, jnp.asarray(ts)))
+    settings = settings_for(
+        model,
+        data,
+        pairs=pairs,
+        recalibrate=recalibrate,
+        batch_size=batch_size,
+        calibration_images=calibration_images,
+        augmentation=augmentation,
+        chunk=chunk,
+    )
+    values, distance = jax.tree.map(np.asarray, run_within_memory(_evaluate, settings, path, data, jnp.asarray(ts)))
     # Points come first out of the program, pairs first out of here.
     train_loss, train_accuracy, test_loss, test_accuracy = np.moveaxis(values, 1, -1)
     distance = np.moveaxis(distance, 0, -1)
@@ -112,36 +111,10 @@ def _check_ts(ts: np.ndarray) -> None:
         raise InputError(f"got ts={np.array2string(ts, threshold=8)}, expected increasing values in [0, 1].")
 
 
-class Settings(NamedTuple):
-    """What an evaluation is compiled for."""
-
-    model: Model
-    pairs: bool
-    recalibrate: bool
-    batch_size: int
-    calibration_images: int
-    augmentation: Augmentation
-    chunk: int | None
-
-
 @jit(static_argnames="settings")
 def _evaluate(settings: Settings, path: Any, data: Dataset, ts: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Metrics (4, points[, pairs]) and distances (points[, pairs])."""
-    model, size = settings.model, settings.batch_size
-
-    def one(theta: trees.Tree) -> jax.Array:
-        if settings.recalibrate:
-            calibration = data.train_images[: settings.calibration_images]
-            theta = reestimate(model, theta, calibration, data.mean, data.std, size, settings.augmentation)
-        train, test = evaluate_splits(model, theta, data, size)
-        return jnp.stack([*train, *test])
-
-    def point(t: jax.Array) -> jax.Array:
-        theta = path(t)
-        return over_models(one, model.convolutions)(theta).T if settings.pairs else one(theta)
-
-    values = over_points(point, ts, model.convolutions, settings.chunk)
-    return jnp.moveaxis(values, 1, 0), _distances(path, ts, settings.pairs)
+    return values_at(settings, path, data, ts), _distances(path, ts, settings.pairs)
 
 
 def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.data import Augmentation, augment, normalize
+from mcjax.compiling import jit
+from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.models.base import Model
+from mcjax.models.convolution import over_models
 
 Statistics = dict[str, jax.Array]
 
@@ -49,6 +51,35 @@ def reestimate(
     start = {name: jnp.zeros_like(leaf) for name, leaf in trees.flatten(stats).items()}
     pooled, _ = jax.lax.scan(merged, start, (jnp.arange(count), batches))
     return trees.with_batch_stats(theta, trees.map_with_name(lambda name, _: pooled[name], stats))
+
+
+def recalibrate(
+    model: Model,
+    thetas: trees.Tree,
+    data: Dataset,
+    *,
+    batch_size: int = 500,
+    calibration_images: int | None = None,
+    augmentation: Augmentation | None = None,
+) -> trees.Tree:
+    """Networks along a leading axis, each with the batch statistics that the training images give it.
+
+    What `evaluate_path` does at every point: `reestimate` on the first `calibration_images` training
+    images (default: all) under `augmentation` (default: the data set's own), as one compiled program.
+    """
+    images = data.train_images[:calibration_images]
+    augmentation = data.default_augmentation() if augmentation is None else augmentation
+    return _recalibrate(model, thetas, images, data.mean, data.std, batch_size, augmentation)
+
+
+@jit(static_argnames=("model", "batch_size", "augmentation"))
+def _recalibrate(
+    model: Model, thetas: trees.Tree, images: Any, mean: Any, std: Any, batch_size: int, augmentation: Augmentation
+) -> trees.Tree:
+    def one(theta: trees.Tree) -> trees.Tree:
+        return reestimate(model, theta, images, mean, std, batch_size, augmentation)
+
+    return over_models(one, model.convolutions)(thetas)
 
 
 def _pool(old: Statistics, new: Statistics, share: jax.Array) -> Statistics:

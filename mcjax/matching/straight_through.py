@@ -118,7 +118,7 @@ class StraightThroughStep:
             # The value of the hard permutation, the gradient of the matrix behind it.
             P = {g: to_matrix(hard[g]) + M - jax.lax.stop_gradient(M) for g, M in matrices.items()}
             theta = between(self.model, ends, P, t)
-            value, (measured, _) = objective(self.model, theta, x, labels, model_key, 0.0)
+            value, (measured, _) = objective(self.model, theta, x, labels, model_key, 0.0, self.config.compute_dtype)
             return value, measured
 
         gradient, measured = jax.grad(loss, has_aux=True)(state.matrices)

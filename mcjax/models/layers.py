@@ -106,7 +106,7 @@ class BatchNorm(nn.Module):
         stored_var = self.variable("batch_stats", "var", jnp.ones, shape)
         if train:
             axes = tuple(range(x.ndim - 1))
-            exact = x.astype(scale.dtype)
+            exact = x.astype(stored_mean.value.dtype)
             mean = exact.mean(axes)
             var = jnp.maximum(jnp.square(exact).mean(axes) - jnp.square(mean), 0)
             if not self.is_initializing():

@@ -82,7 +82,8 @@ class PermutationStep:
         def loss(P: Permutation) -> tuple[jax.Array, Measured]:
             end = permute(self.model.spec, P, fixed.theta_2)
             params = self.curve(trees.params(fixed.theta_1), trees.params(end), fixed.theta_c, None, t)
-            value, (measured, _) = objective(self.model, trees.with_params(fixed.theta_1, params), x, labels, key, 0.0)
+            theta, dtype = trees.with_params(fixed.theta_1, params), self.config.compute_dtype
+            value, (measured, _) = objective(self.model, theta, x, labels, key, 0.0, dtype)
             moved = trees.subtract(P, fixed.anchor)
             return value + trees.dot(moved, moved) / (2 * self.nu_P), measured
 

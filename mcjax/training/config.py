@@ -9,6 +9,7 @@ from mcjax.data import Augmentation
 from mcjax.errors import InputError, unknown_name
 
 Schedule = Literal["halving", "one_cycle", "constant"]
+ComputeDtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class TrainConfig:
     learning_rate is the peak. schedule: "halving" halves it every 20 epochs; "one_cycle" warms up
     over the first fifth of the epochs and goes to zero along a cosine; "constant". weight_decay
     multiplies ||params||^2 / 2 in the objective. augmentation: None is the data set's own default.
-    statistics_momentum: the share of the old in the running batch statistics, a step.
+    statistics_momentum: the share of the old in the running batch statistics, a step. compute_dtype: of
+    the forward and the backward pass; parameters, statistics, the optimiser and losses are float32.
     """
 
     epochs: int = 30
@@ -30,6 +32,7 @@ class TrainConfig:
     weight_decay: float = 5e-4
     augmentation: Augmentation | None = None
     statistics_momentum: float = 0.9
+    compute_dtype: ComputeDtype = "float32"
 
     def __post_init__(self) -> None:
         for name, good, expected in (
@@ -44,6 +47,8 @@ class TrainConfig:
                 raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
         if self.schedule not in ("halving", "one_cycle", "constant"):
             raise unknown_name("schedule", self.schedule, ("halving", "one_cycle", "constant"))
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise unknown_name("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainConfig":

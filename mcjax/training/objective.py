@@ -13,6 +13,7 @@ from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import over_models
+from mcjax.training.config import ComputeDtype
 
 
 class Measured(NamedTuple):
@@ -29,17 +30,31 @@ def measure(logits: jax.Array, labels: jax.Array) -> Measured:
 
 
 def objective(
-    model: Model, theta: trees.Tree, x: jax.Array, labels: jax.Array, key: jax.Array, weight_decay: float
+    model: Model,
+    theta: trees.Tree,
+    x: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    weight_decay: float,
+    compute_dtype: ComputeDtype = "float32",
 ) -> tuple[jax.Array, tuple[Measured, trees.Tree]]:
     """What training descends: cross entropy by batch statistics + weight_decay / 2 * ||params||^2.
 
     Returns the objective, what it measured without the L2 term, and the statistics of the batch.
-    All parameters are in the L2 term, biases and norms too, as in the papers.
+    All parameters are in the L2 term, biases and norms too, as in the papers. compute_dtype: of the
+    model's own forward and backward pass; logits and what comes after them are float32 in any case,
+    and so are the gradient and the statistics.
     """
-    logits, batch_stats = model.apply_train(theta, x, key)
-    measured = measure(logits, labels)
     params = trees.params(theta)
-    return measured.loss + weight_decay / 2 * trees.dot(params, params), (measured, batch_stats)
+    computed, images = (
+        (theta, x)
+        if compute_dtype == "float32"
+        else (trees.with_params(theta, trees.cast(params, compute_dtype)), x.astype(compute_dtype))
+    )
+    logits, batch_stats = model.apply_train(computed, images, key)
+    measured = measure(logits, labels)
+    statistics = jax.tree.map(lambda new, old: new.astype(old.dtype), batch_stats, trees.batch_stats(theta))
+    return measured.loss + weight_decay / 2 * trees.dot(params, params), (measured, statistics)
 
 
 def evaluate_images(

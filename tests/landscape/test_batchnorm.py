@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mcjax import Augmentation, data, models, reestimate, trees
+from mcjax import Augmentation, data, models, recalibrate, reestimate, trees
 
 
 @pytest.fixture
@@ -72,3 +72,16 @@ def test_augmented_images_bring_their_black_borders_into_the_statistics(network)
     np.testing.assert_allclose(shifted[0]["batch_stats"]["BatchNorm_0"]["mean"][0], inside, rtol=0.02)
     whole = reestimate(model, theta, white, zero, one, 50)["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose((whole["mean"][0], whole["var"][0]), (1, 0), atol=1e-5)
+
+
+def test_recalibrating_many_is_reestimating_each(network):
+    model, theta, images = network
+    other = trees.scale(1.5, theta)
+    labels = np.arange(60) % 3
+    dataset = data.from_arrays(np.asarray(images), labels, np.asarray(images[:6]), labels[:6])
+    both = recalibrate(model, trees.stack([theta, other]), dataset, batch_size=10, calibration_images=40)
+    for i, one in enumerate((theta, other)):
+        augmentation = dataset.default_augmentation()
+        expected = reestimate(model, one, images[:40], dataset.mean, dataset.std, 10, augmentation)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5), both, expected)
+    assert trees.norm(trees.subtract(trees.batch_stats(trees.index(both, 0)), trees.batch_stats(theta))) > 0.1

@@ -1,5 +1,6 @@
 """Loss, accuracy and the L2 term against numpy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,3 +83,39 @@ def test_what_is_no_classifier_of_images_is_refused(tiny_data):
     each = models.from_function(lambda key: {"w": jnp.ones((1, 3))}, lambda theta, x: x[:, 0] @ theta["w"], pixels)
     with pytest.raises(InputError, match=r"takes float32 and returns \(8, 3\) for every input: expected images"):
         check_fit(each, tiny_data)
+
+
+class Own(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x)))
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["mcjax's", "flax's"])
+def test_bfloat16_is_for_the_forward_and_backward_pass_alone(own, key):
+    x, labels = jax.random.normal(key, (64, 12, 12, 3)), jnp.arange(64) % 3
+    model = models.from_flax(Own(), x[:1]) if own else models.create("tinysix", 3, (12, 12, 3), width=0.25)
+    theta = model.init(key)
+    seen = []
+
+    def apply_train(theta, x, key):
+        outputs = model.apply_train(theta, x, key)
+        seen.append({leaf.dtype.name for leaf in jax.tree.leaves((theta["params"], x, outputs[0]))})
+        return outputs
+
+    def gradient(dtype):
+        def loss(params):
+            moved = trees.with_params(theta, params)
+            return objective(model._replace(apply_train=apply_train), moved, x, labels, key, 0.01, dtype)
+
+        return jax.value_and_grad(loss, has_aux=True)(theta["params"])
+
+    (value, (_, exact)), slope = gradient("float32")
+    (rough, (_, statistics)), rough_slope = gradient("bfloat16")
+    assert seen == [{"float32"}, {"bfloat16"}]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((rough, rough_slope, statistics))} == {"float32"}
+    # Eight bits of mantissa: near the exact values, and not equal to them.
+    assert 0 < abs(rough - value) < 0.02 * value
+    assert 0 < trees.norm(trees.subtract(rough_slope, slope)) < 0.2 * trees.norm(slope)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02), statistics, exact)

@@ -1,101 +1,11 @@
-"""Figures: what is drawn is what was given."""
-
-import io
+"""Training drawn: networks, classes of curves, PAM's half-steps."""
 
 import numpy as np
 import pytest
+from figures import drawn
 from matplotlib.colors import to_hex
-from PIL import Image
 
 from mcjax import plotting
-
-TS = np.linspace(0, 1, 5)
-
-
-def drawn(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    image = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("L"))
-    assert image.shape[0] > 400
-    assert image.shape[1] > 1000
-    assert image.std() > 5
-    return image
-
-
-def curves(pairs, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.uniform(0.1, 2, (pairs, 5)), rng.uniform(0, 1, (pairs, 5))
-
-
-def test_along_paths_draws_mean_and_band():
-    (loss_1, accuracy_1), (loss_2, accuracy_2) = curves(3), curves(3, 1)
-    lines = [
-        plotting.Line("linear", loss_1, accuracy_1, plotting.UNALIGNED, "--"),
-        plotting.Line("Bezier", loss_2, accuracy_2, plotting.ALIGNED),
-    ]
-    figure = plotting.along_paths(TS, lines, "a title")
-    left, right = figure.axes
-    for axes, values in ((left, (loss_1, loss_2)), (right, (100 * accuracy_1, 100 * accuracy_2))):
-        for line, band, expected in zip(axes.lines, axes.collections, values, strict=True):
-            np.testing.assert_allclose(line.get_xdata(), TS)
-            np.testing.assert_allclose(line.get_ydata(), expected.mean(0), rtol=1e-12)
-            low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
-            np.testing.assert_allclose(low, (expected.mean(0) - expected.std(0)).min(), rtol=1e-12)
-            np.testing.assert_allclose(high, (expected.mean(0) + expected.std(0)).max(), rtol=1e-12)
-    assert [line.get_linestyle() for line in left.lines] == ["--", "-"]
-    assert [to_hex(line.get_color()) for line in left.lines] == [plotting.UNALIGNED, plotting.ALIGNED]
-    assert left.get_ylabel() == "train loss (nats)"
-    assert right.get_ylabel() == "test accuracy (%)"
-    assert left.get_xlim() == (0, 1)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["linear", "Bezier"]
-    assert figure.get_suptitle() == "a title"
-    drawn(figure)
-
-
-@pytest.mark.parametrize(("lowest", "scale"), [(0.1, "log"), (0.0, "linear"), (-1.0, "linear")])
-def test_along_paths_is_logarithmic_where_it_can_be(lowest, scale):
-    line = plotting.Line("one", np.array([lowest, 1, 2, 1, 1]), np.full(5, 0.5), plotting.ALIGNED)
-    figure = plotting.along_paths(TS, [line], "one path")
-    assert figure.axes[0].get_yscale() == scale
-    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), line.loss)
-    drawn(figure)
-
-
-def test_along_paths_says_which_images():
-    loss, accuracy = curves(1)
-    line = plotting.Line("one", loss, accuracy, plotting.ALIGNED)
-    figure = plotting.along_paths(TS, [line], "t", loss_of="test", accuracy_of="train")
-    assert [axes.get_ylabel() for axes in figure.axes] == ["test loss (nats)", "train accuracy (%)"]
-
-
-def test_correlation_shows_both_matrices_on_one_scale_and_the_signature():
-    rng = np.random.default_rng(0)
-    before = rng.uniform(-0.4, 0.9, (6, 6))
-    after = before[:, ::-1]
-    signature = {f"layer_{i}": (rng.uniform(-1, 1, 3), rng.uniform(-1, 1, 3)) for i in range(5)}
-    figure = plotting.correlation(before, after, signature, "a title")
-    images = [axes.images[0] for axes in figure.axes[:2]]
-    for image, matrix in zip(images, (before, after), strict=True):
-        np.testing.assert_array_equal(image.get_array(), matrix)
-        assert image.get_clim() == (-np.abs(before).max(), np.abs(before).max())
-    panel = figure.axes[2]
-    assert [label.get_text() for label in panel.get_xticklabels()] == list(signature)
-    for which, container in enumerate(panel.containers):
-        points = container.lines[0].get_ydata()
-        np.testing.assert_allclose(np.float64(points), [values[which].mean() for values in signature.values()])
-        bars = [segment[:, 1] for segment in container.lines[2][0].get_segments()]
-        half = [values[which].std() for values in signature.values()]
-        np.testing.assert_allclose([float(bar[1] - bar[0]) / 2 for bar in bars], half)
-    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["as trained", "matched"]
-    drawn(figure)
-
-
-def test_correlation_of_one_pair_and_of_nothing_that_correlates():
-    zeros = np.zeros((4, 4))
-    figure = plotting.correlation(zeros, zeros, {"dense": (np.float32(0), np.float32(0))}, "dead units")
-    low, high = figure.axes[0].images[0].get_clim()
-    assert low < 0 < high
-    drawn(figure)
 
 
 @pytest.mark.parametrize("shape", [(3, 10), (1, 1), (4,)])
@@ -117,18 +27,6 @@ def test_training_is_logarithmic_where_losses_differ_widely(lowest, scale):
     figure = plotting.training({"loss": np.array([[1.0, lowest]]), "accuracy": np.ones((1, 2))}, "a title")
     assert figure.axes[0].get_yscale() == scale
     drawn(figure)
-
-
-def test_long_names_of_layers_leave_room_for_the_panels():
-    names = [
-        f"Encoder_{i}.MultiHeadDotProductAttention_0.{end}" for i in (0, 1) for end in ("query:1", "query:2", "value")
-    ]
-    signature = {name: (np.zeros(1), np.ones(1)) for name in names}
-    figure = plotting.correlation(np.eye(4), np.eye(4), signature, "title")
-    figure.draw_without_rendering()
-    labels = [label.get_text() for label in figure.axes[2].get_xticklabels()]
-    assert len(set(labels)) == len(names)
-    assert all(panel.get_position().height > 0.4 for panel in figure.axes[:3])
 
 
 def half_steps(pairs=2, iterations=2, seed=0, color=plotting.ALIGNED):
@@ -157,7 +55,7 @@ def test_alternation_draws_the_mean_and_a_cross_for_every_refusal():
         assert to_hex(line.get_color()) == to_hex(cross.get_color()) == fit.color
     assert [label.get_text() for label in axes.get_xticklabels()] == ["start", "P 1", "curve 1", "P 2", "curve 2"]
     np.testing.assert_array_equal(axes.get_xticks(), np.arange(5))
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == [
         "unaligned",
         "aligned",
         "refused: higher",
@@ -190,7 +88,9 @@ def test_alternation_tells_what_only_looking_ahead_refused():
     np.testing.assert_array_equal(higher.get_xdata(), [3])
     np.testing.assert_array_equal(lower.get_xdata(), [1])
     assert lower.get_marker() == "+"
-    assert "refused: lower, but the curve was better without" in [t.get_text() for t in axes.get_legend().get_texts()]
+    assert "refused: lower, but the curve was better without" in [
+        t.get_text() for t in axes.figure.legends[0].get_texts()
+    ]
 
 
 def test_alternation_where_all_was_accepted_has_no_cross():
@@ -209,7 +109,7 @@ def test_alternating_training_draws_mean_band_and_where_p_is_learned(epochs):
     }
     figure = plotting.alternating_training(losses, epochs, "a title")
     (axes,) = figure.axes
-    for line, band, (values, color) in zip(axes.lines, axes.collections, losses.values(), strict=True):
+    for line, band, (values, color) in zip(axes.lines[:2], axes.collections, losses.values(), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 11))
         np.testing.assert_allclose(line.get_ydata(), values.mean(0), rtol=1e-12)
         assert to_hex(line.get_color()) == color
@@ -219,6 +119,9 @@ def test_alternating_training_draws_mean_band_and_where_p_is_learned(epochs):
     spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
     period = sum(epochs)
     np.testing.assert_allclose(spans, [(k * period + 0.5, k * period + epochs[0] + 0.5) for k in range(10 // period)])
+    marks = [line.get_xdata()[0] for line in axes.lines[2:]]
+    changes = sorted({k * period + part for k in range(10 // period) for part in (0, epochs[0])} - {0})
+    np.testing.assert_allclose(marks, np.add(changes, 0.5))
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["unaligned", "aligned", "learning P"]
     assert axes.get_xlim() == (0.5, 10.5)
@@ -229,4 +132,38 @@ def test_alternating_training_draws_mean_band_and_where_p_is_learned(epochs):
 def test_alternating_training_of_one_pair():
     figure = plotting.alternating_training({"one": (np.linspace(2, 1, 6), plotting.ALIGNED)}, (1, 2), "a title")
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), np.linspace(2, 1, 6))
+    drawn(figure)
+
+
+def test_a_few_fits_can_be_told_apart_and_many_have_their_mean():
+    loss = np.random.default_rng(0).uniform(0.5, 1, (12, 5))
+    names = [f"network {i}" for i in range(12)]
+    few = plotting.training({"loss": loss[:8], "accuracy": loss[:8]}, "a title", labels=names[:8])
+    looks = {(to_hex(line.get_color()), line.get_linestyle()) for line in few.axes[0].lines}
+    assert len(looks) == 8
+    assert [text.get_text() for text in few.legends[0].get_texts()] == names[:8]
+    many = plotting.training({"loss": loss, "accuracy": loss}, "a title", labels=names)
+    assert len(many.axes[0].lines) == 13
+    np.testing.assert_allclose(many.axes[0].lines[-1].get_ydata(), loss.mean(0))
+    assert [text.get_text() for text in many.legends[0].get_texts()] == ["mean of 12"]
+    for figure in (few, many):
+        drawn(figure)
+
+
+def test_training_classes_draw_one_mean_and_band_a_class():
+    values = np.random.default_rng(0).uniform(0.1, 0.9, (2, 3, 6))
+    lines = [
+        plotting.Line("unaligned", values[0], 1 - values[0], plotting.UNALIGNED, "--"),
+        plotting.Line("aligned", values[1], 1 - values[1], plotting.ALIGNED),
+    ]
+    figure = plotting.training_classes(lines, "a title")
+    left, right = figure.axes
+    for axes, drawn_as in ((left, values), (right, 100 * (1 - values))):
+        for line, band, expected in zip(axes.lines, axes.collections, drawn_as, strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 7))
+            np.testing.assert_allclose(line.get_ydata(), expected.mean(0))
+            heights = band.get_paths()[0].vertices[:, 1]
+            np.testing.assert_allclose(heights.max(), (expected.mean(0) + expected.std(0)).max())
+    assert [line.get_linestyle() for line in left.lines] == ["--", "-"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unaligned", "aligned"]
     drawn(figure)

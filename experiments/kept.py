@@ -1,0 +1,88 @@
+"""What a long study has done so far, kept in its run folder, so that nothing is done twice.
+
+Numbers are kept as JSON under parts/ and arrays as checkpoints with their fingerprints under parts/: a
+study that goes on works from what is on disk, and so does one that never stopped. Seconds go to
+times.json, beside the results and not into them: the results of two runs are equal, bit for bit.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.display import Display
+from mcjax import checkpoint, trees
+from mcjax.commands.networks import fingerprint
+from mcjax.errors import InputError
+from mcjax.report import RunFolder, write_atomically, writing
+from mcjax.report import _read_json as read_json
+
+
+class Kept:
+    """Parts of a study, each made once."""
+
+    def __init__(self, run: RunFolder, display: Display) -> None:
+        self.run, self.display = run, display
+        with writing(run.path / "parts"):
+            (run.path / "parts").mkdir(exist_ok=True)
+
+    def numbers(self, name: str, make: Callable[[], Any]) -> Any:
+        """What JSON holds of `make()`: made now, or read if it was made before."""
+        path = self._part(name)
+        if path.exists():
+            self.display.skip(name)
+        else:
+            with self.timed(name):
+                write_atomically(path, json.dumps({"value": make()}).encode())
+        return read_json(path)["value"]
+
+    def arrays(self, name: str, make: Callable[[], trees.Tree]) -> trees.Tree:
+        """The arrays of `make()`: made now, or read if they were made before.
+
+        Raises InputError if they are gone, or are not what they were when other parts were made from them.
+        """
+        path, where = self._part(name), self.run.checkpoints(name) / "result"
+        if path.exists() and not where.exists():
+            raise InputError(
+                f"the checkpoint {where} is missing, and other parts of this study were made from it: "
+                f"put it back, or delete {self.run.path} to begin anew."
+            )
+        if where.exists():
+            self.display.skip(name)
+        else:
+            with self.timed(name):
+                checkpoint.save(where, make())
+        tree = checkpoint.load(where)
+        mark = {"sha256": fingerprint(tree)}
+        if not path.exists():
+            write_atomically(path, json.dumps(mark).encode())
+        elif read_json(path) != mark:
+            raise InputError(
+                f"the checkpoint {where} has changed since other parts of this study were made from it: "
+                f"put back what it was, or delete {self.run.path} to begin anew."
+            )
+        return tree
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Show something as a stage, and add the seconds that it takes to times.json."""
+        began = time.monotonic()
+        try:
+            with self.display.stage(name):
+                yield
+        finally:
+            path = self.run.path / "times.json"
+            stages = {each["name"]: each["seconds"] for each in read_json(path)["stages"]} if path.exists() else {}
+            stages[name] = round(stages.get(name, 0.0) + time.monotonic() - began, 1)
+            device = jax.devices()[0]
+            machine = f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}"
+            listed = [{"name": stage, "seconds": seconds} for stage, seconds in stages.items()]
+            write_atomically(path, json.dumps({"machine": machine, "stages": listed}, indent=1).encode())
+
+    def _part(self, name: str) -> Path:
+        return self.run.path / "parts" / f"{name}.json"

@@ -1,0 +1,239 @@
+"""Loss and accuracy on a plane through three networks."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.compiling import jit
+from mcjax.data import Augmentation, Dataset
+from mcjax.errors import InputError
+from mcjax.landscape.points import METRICS, Settings, Splits, run_within_memory, settings_for, values_at
+from mcjax.models.base import Model, has_leading_axis
+from mcjax.paths.curves import Curve
+from mcjax.training.objective import check_fit
+
+
+class Plane(NamedTuple):
+    """A plane in parameter space: theta(x, y) = origin + x e_x + y e_y, in Euclidean units of the weights.
+
+    e_x, e_y: trees like theta, float32, orthonormal over the parameters. Batch statistics are moved
+    along with them, as the same affine combination of those of the three networks; far outside of
+    these a variance can become negative, so re-estimate them there. points: the coordinates of
+    origin, u_point and v_point, float32 (3, 2). A pytree.
+    """
+
+    origin: trees.Tree
+    e_x: trees.Tree
+    e_y: trees.Tree
+    points: jax.Array
+
+    def at(self, x: Any, y: Any) -> trees.Tree:
+        """The network at the scalar coordinates x and y. Works under jit, vmap and grad."""
+        return jax.tree.map(lambda o, a, b: o + x * a + y * b, self.origin, self.e_x, self.e_y)
+
+    def coordinates(self, theta: trees.Tree) -> tuple[jax.Array, jax.Array]:
+        """The x and y of the plane's point nearest to theta, float32 scalars. Works under jit and vmap.
+
+        path_xy = jax.vmap(lambda t: plane.coordinates(path(t)))(ts)
+        """
+        moved = trees.subtract(trees.params(theta), trees.params(self.origin))
+        return trees.dot(moved, trees.params(self.e_x)), trees.dot(moved, trees.params(self.e_y))
+
+    def distance(self, theta: trees.Tree) -> jax.Array:
+        """How far the parameters of theta lie off the plane, a float32 scalar; about 1e-7 ||theta|| on it."""
+        on_plane = self.at(*self.coordinates(theta))
+        return trees.norm(trees.subtract(trees.params(theta), trees.params(on_plane)))
+
+
+class PlaneMetrics(NamedTuple):
+    """Loss (nats) and accuracy (share) on a grid of a plane, float32 (rows, columns); None where not measured.
+
+    x (columns,), y (rows,): the coordinates, so that values[i, j] is at (x[j], y[i]). points: those of
+    the three networks, (3, 2). axes: the plane.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    train_loss: np.ndarray | None
+    train_accuracy: np.ndarray | None
+    test_loss: np.ndarray | None
+    test_accuracy: np.ndarray | None
+    points: np.ndarray
+    axes: Plane
+
+
+def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> Plane:
+    """The plane through three networks, its x axis from origin to u_point, y towards v_point.
+
+    e_x is the direction of u_point - origin, e_y that of v_point - origin less its part along e_x
+    (Gram-Schmidt, in float64 on the host), over the parameters. Raises InputError if the three are not
+    of one architecture, lie on one line as far as float32 can tell, or are not finite. Garipov et al.,
+    2018: Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs.
+    """
+    for name, theta in (("u_point", u_point), ("v_point", v_point)):
+        if trees.shapes(theta) != trees.shapes(origin):
+            raise InputError(f"{name} and origin have leaves of other names or shapes: expected three of one model.")
+    start, u, v = (
+        jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), theta) for theta in (origin, u_point, v_point)
+    )
+    u, v = (jax.tree.map(np.subtract, theta, start) for theta in (u, v))
+    length, reach = np.sqrt(_dot(u, u)), np.sqrt(_dot(v, v))
+    rounding = 1e-6 * np.sqrt(_dot(start, start)) + 1e-5 * max(length, reach)
+    along = _dot(u, v) / length if length > 0 else np.nan
+    e_x = jax.tree.map(lambda leaf: leaf / length, u) if length > 0 else u
+    rest = jax.tree.map(lambda a, b: a - along * b, v, e_x)
+    height = np.sqrt(_dot(rest, rest))
+    if not (length > rounding and height > rounding):
+        raise InputError(
+            f"origin, u_point and v_point are on one line or not finite: got {length:.3g} from origin to u_point and "
+            f"v_point {height:.3g} beside that line, expected both above {rounding:.3g}. Give three networks of "
+            "which no two are the same."
+        )
+    e_y = jax.tree.map(lambda leaf: leaf / height, rest)
+    points = np.array([[0, 0], [length, 0], [along, height]])
+    return Plane(*jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (start, e_x, e_y, points)))
+
+
+def _dot(a: trees.Tree, b: trees.Tree) -> float:
+    products = jax.tree.map(np.vdot, trees.params(a), trees.params(b))
+    return float(sum(jax.tree.leaves(products)))
+
+
+def plane(
+    model: Model,
+    origin: trees.Tree,
+    u_point: trees.Tree,
+    v_point: trees.Tree,
+    data: Dataset,
+    grid: Any = 21,
+    *,
+    bounds: Any = None,
+    margin: float = 0.2,
+    recalibrate: bool = True,
+    batch_size: int = 500,
+    calibration_images: int | None = None,
+    augmentation: Augmentation | None = None,
+    chunk: int | None = None,
+    splits: Splits = "both",
+) -> PlaneMetrics:
+    """Loss and accuracy on the plane through three networks (see `plane_axes`), on a grid of points.
+
+    grid: how many equally spaced points along each axis, (columns, rows) of them, or the coordinates
+    themselves, two increasing arrays (x, y). bounds: ((x0, x1), (y0, y1)), what the grid covers
+    (default: the bounding box of the three networks and, on every side, `margin` of its extent).
+    splits: "train" or "test" measures these images alone; the metrics of the others are None.
+    recalibrate, batch_size, calibration_images, augmentation: as in `evaluate_path`; batch statistics
+    are re-estimated at every point of the grid, on training images whatever the splits.
+
+    chunk: how many points are in memory at once (default: 16; 1 where convolutions run faster one
+    after another). One compiled program for the grid, and for all planes of its kind. Raises
+    SpecError if a network is not of this model; InputError if the three lie on one line, if the grid
+    is not one, and, before anything is run, if so many points do not fit into memory.
+
+        metrics = plane(model, theta_1, theta_2, theta_3, data, splits="test")
+        x, y = metrics.axes.coordinates(theta_4)
+    """
+    check_fit(model, data)
+    for name, theta in (("origin", origin), ("u_point", u_point), ("v_point", v_point)):
+        if has_leading_axis(theta, model):
+            raise InputError(f"got many networks as {name}, expected one: take one by mcjax.trees.index(theta, i).")
+    settings = settings_for(
+        model,
+        data,
+        pairs=False,
+        recalibrate=recalibrate,
+        batch_size=batch_size,
+        calibration_images=calibration_images,
+        augmentation=augmentation,
+        chunk=chunk,
+        splits=splits,
+    )
+    axes = plane_axes(origin, u_point, v_point)
+    x, y = _grid(grid, bounds, margin, np.asarray(axes.points))
+    points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    at = jax.tree_util.Partial(_at, axes)
+    values = np.asarray(run_within_memory(_evaluate, settings, at, data, jnp.asarray(points)))
+    named: dict[str, Any] = dict.fromkeys(METRICS)
+    named |= dict(zip(settings.metrics, values.reshape(-1, len(y), len(x)), strict=True))
+    return PlaneMetrics(x=x, y=y, **named, points=np.asarray(axes.points), axes=axes)
+
+
+def curve_plane(
+    model: Model, path: Any, data: Dataset, grid: Any = 21, *, bounds: Any = None, margin: float = 0.2, **options: Any
+) -> PlaneMetrics:
+    """`plane` for the plane that holds a curve of one control point: a quadratic Bezier or a chain of one bend.
+
+    path: what `Curve.bind` returns, such as the `.path` of a fit. The x axis runs from theta_1 to P
+    theta_2; `.points` are these two and the control point, their midpoint + theta_c. The grid covers
+    the curve, and `margin` of its extent on every side, but not the control point. options: those of
+    `plane`. Raises InputError for other paths, and for a curve that is a straight line.
+
+        metrics = curve_plane(model, fit.path, data, splits="test")
+        x, y = jax.vmap(lambda t: metrics.axes.coordinates(fit.path(t)))(ts)
+    """
+    curve = getattr(path, "func", None)
+    if not isinstance(curve, Curve) or curve.control_points != 1 or len(path.args) != 4 or path.keywords:
+        raise InputError(
+            "expected the path of one pair by a curve of one control point, as bezier(spec).bind(...) makes it: only "
+            "such a curve lies in a plane. For others, give `plane` three points of the path."
+        )
+    theta_1, theta_2, theta_c = path(0.0), path(1.0), path.args[2]
+    if theta_c is None:
+        raise InputError("the path is a straight line, since theta_c is None: expected a curve with a control point.")
+    control = jax.tree.map(lambda a, b, c: (a + b) / 2 + c, theta_1, theta_2, theta_c)
+    if bounds is None and not _explicit(grid):
+        points = np.asarray(plane_axes(theta_1, theta_2, control).points)
+        ts = np.linspace(0, 1, 1001, dtype=np.float32)
+        weights = np.asarray(jax.vmap(curve.weights)(ts))
+        offset = points[2] - (points[0] + points[1]) / 2
+        along = (1 - ts)[:, None] * points[:1] + ts[:, None] * points[1:2] + weights * offset[None]
+        bounds = _box(along, margin)
+    return plane(model, theta_1, theta_2, control, data, grid, bounds=bounds, margin=margin, **options)
+
+
+def _at(axes: Plane, coordinates: jax.Array) -> trees.Tree:
+    return axes.at(coordinates[0], coordinates[1])
+
+
+@jit(static_argnames="settings")
+def _evaluate(settings: Settings, at: Any, data: Dataset, points: jax.Array) -> jax.Array:
+    return values_at(settings, at, data, points)
+
+
+def _explicit(grid: Any) -> bool:
+    return isinstance(grid, tuple | list) and len(grid) == 2 and all(np.ndim(part) == 1 for part in grid)
+
+
+def _grid(grid: Any, bounds: Any, margin: float, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x (columns,) and y (rows,), float32."""
+    if _explicit(grid):
+        if bounds is not None:
+            raise InputError("got bounds and the coordinates of the grid as well: expected one of them.")
+        x, y = (np.asarray(part, np.float32) for part in grid)
+        for part in (x, y):
+            if not len(part) or not np.isfinite(part).all() or (np.diff(part) <= 0).any():
+                raise InputError(f"got coordinates {np.array2string(part, threshold=8)}, expected increasing numbers.")
+        return x, y
+    counts = (grid, grid) if isinstance(grid, int | np.integer) else grid
+    whole = isinstance(counts, tuple | list) and len(counts) == 2
+    if not whole or not all(isinstance(n, int | np.integer) and n >= 2 for n in counts):
+        raise InputError(
+            f"got grid={grid!r}, expected a number of at least 2, two of them (columns, rows), or two increasing "
+            "arrays (x, y)."
+        )
+    box = _box(points, margin) if bounds is None else np.asarray(bounds, np.float32)
+    if box.shape != (2, 2) or not np.isfinite(box).all() or (box[:, 0] >= box[:, 1]).any():
+        raise InputError(f"got bounds={bounds!r}, expected ((x0, x1), (y0, y1)) with x0 < x1 and y0 < y1.")
+    x, y = (np.linspace(low, high, n, dtype=np.float32) for (low, high), n in zip(box, counts, strict=True))
+    return x, y
+
+
+def _box(points: np.ndarray, margin: float) -> np.ndarray:
+    """The bounding box of points (n, 2) and, on every side, `margin` of its extent: (2, 2), lowest and highest."""
+    if not np.isfinite(margin) or margin < 0:
+        raise InputError(f"got margin={margin}, expected a share of the extent, at least 0.")
+    low, high = points.min(0), points.max(0)
+    return np.stack([low - margin * (high - low), high + margin * (high - low)], 1)

@@ -1,0 +1,54 @@
+"""How a curve's loss oscillates: its Fourier transform along t."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mcjax.errors import InputError, unknown_name
+from mcjax.landscape.along import METRICS, PathMetrics
+
+
+class Spectrum(NamedTuple):
+    """The Fourier transform of a metric along a path.
+
+    wavenumber: oscillations per unit of t, 0, 1, ... for a path measured from 0 to 1, float64
+    (modes,). magnitude: the absolute value of the mode's coefficient, in the metric's units, float64
+    ([pairs,] modes); that of wavenumber 0 is the mean over t.
+    """
+
+    wavenumber: np.ndarray
+    magnitude: np.ndarray
+
+
+def spectrum(metrics: PathMetrics, of: str = "test_loss") -> Spectrum:
+    """The absolute Fourier transform of a metric along a path: the rougher, the more at high wavenumbers.
+
+    For n intervals between equally spaced ts, mode k is |sum_j values_j exp(-2 pi i jk / n)| / n, for k
+    up to n // 2: the trapezoid rule for the Fourier coefficients on [0, 1]. t = 0 and t = 1 are one
+    point of the periodic continuation, which takes the mean of both values. Nothing is windowed or
+    subtracted, so ends of different value contribute about |difference| / (2 pi k) to mode k, of every
+    curve between the same ends alike: compare curves that share their ends. Raises InputError for
+    fewer than 3 points, ts not equally spaced, an unknown `of`, or values that are not finite.
+    Source: Neuron Alignment, Figure 11, with 60 intervals.
+
+        aligned, unaligned = (spectrum(evaluate_path(model, fit.path, data)) for fit in fits)
+        print(aligned.magnitude[..., 5:].mean() < unaligned.magnitude[..., 5:].mean())
+    """
+    if of not in METRICS:
+        raise unknown_name("metric", of, METRICS)
+    ts = np.asarray(metrics.ts, np.float64)
+    n = len(ts) - 1
+    if n < 2:
+        raise InputError(f"got {len(ts)} points, expected at least 3 for a spectrum: measure the path at more ts.")
+    equal = np.linspace(ts[0], ts[-1], n + 1)
+    if np.abs(ts - equal).max() > 1e-3 * (equal[1] - equal[0]) + 1e-7:
+        raise InputError(
+            f"got ts={np.array2string(ts, threshold=8)}, expected them equally spaced: give evaluate_path their number."
+        )
+    values = np.asarray(getattr(metrics, of), np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(f"got {of} that is not finite, expected a path whose values all are.")
+    period = values[..., :-1].copy()
+    period[..., 0] = (values[..., 0] + values[..., -1]) / 2
+    magnitude = np.abs(np.fft.rfft(period, axis=-1)) / n
+    return Spectrum(np.arange(n // 2 + 1) / (ts[-1] - ts[0]), magnitude)

@@ -1,0 +1,27 @@
+"""Figures from numpy arrays. Nothing here computes what it draws."""
+
+from mcjax.plotting.correlation import correlation, curve_signatures, signature
+from mcjax.plotting.paths import Line, along_paths
+from mcjax.plotting.plane import Plane, plane
+from mcjax.plotting.spectrum import spectrum
+from mcjax.plotting.style import ALIGNED, UNALIGNED, Series
+from mcjax.plotting.training import HalfSteps, alternating_training, alternation, training, training_classes
+
+__all__ = [
+    "ALIGNED",
+    "UNALIGNED",
+    "HalfSteps",
+    "Line",
+    "Plane",
+    "Series",
+    "along_paths",
+    "alternating_training",
+    "alternation",
+    "correlation",
+    "curve_signatures",
+    "plane",
+    "signature",
+    "spectrum",
+    "training",
+    "training_classes",
+]

@@ -1,0 +1,41 @@
+"""Loss and accuracy along paths."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mcjax.plotting.style import RC, legend_below, log_if_wide, mean_and_band, plain
+
+
+class Line(NamedTuple):
+    """One class of curves in a figure: loss and accuracy (pairs, points) at the same points, and its look."""
+
+    label: str
+    loss: np.ndarray
+    accuracy: np.ndarray
+    color: str
+    style: str = "-"
+
+
+def along_paths(
+    ts: np.ndarray, lines: Sequence[Line], title: str, *, loss_of: str = "train", accuracy_of: str = "test"
+) -> Figure:
+    """Loss and accuracy along paths, mean over pairs with a band of one standard deviation (Figure 2)."""
+    figure = Figure(figsize=(9.0, 3.7), **RC)
+    left, right = figure.subplots(1, 2)
+    for axes, values_of, name in (
+        (left, lambda line: line.loss, f"{loss_of} loss (nats)"),
+        (right, lambda line: 100 * line.accuracy, f"{accuracy_of} accuracy (%)"),
+    ):
+        for line in lines:
+            mean_and_band(axes, ts, values_of(line), line.color, line.style, line.label)
+        axes.set_xlabel(r"$t$, from $\theta_1$ to $P\theta_2$")
+        axes.set_ylabel(name)
+        axes.set_xlim(float(ts[0]), float(ts[-1]))
+        plain(axes)
+    log_if_wide(left, np.concatenate([np.ravel(line.loss) for line in lines]))
+    legend_below(figure, left)
+    figure.suptitle(title, fontsize=11)
+    return figure

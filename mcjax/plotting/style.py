@@ -1,0 +1,58 @@
+"""What the figures share: colours and line styles that survive greyscale print, bands, scales."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+# Far apart in greyscale too.
+UNALIGNED, ALIGNED = "#e0791e", "#1c5f9e"
+RC: dict[str, Any] = {"dpi": 160, "layout": "constrained"}
+SMALL: dict[str, Any] = {"dpi": 120, "layout": "constrained"}
+# Of the lines of one figure, in their order, where nothing else says how they look.
+STYLES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+class Series(NamedTuple):
+    """One class of curves in a figure: values (pairs, ...) or of one pair without that axis, and its look."""
+
+    label: str
+    values: np.ndarray
+    color: str
+    style: str = "-"
+
+
+def mean_and_band(axes: Axes, at: np.ndarray, values: np.ndarray, color: str, style: str, label: str) -> None:
+    """The mean of values (pairs, points) and a band of one standard deviation."""
+    values = np.atleast_2d(values)
+    mean, std = values.mean(0), values.std(0)
+    axes.plot(at, mean, style, color=color, label=label, linewidth=1.8)
+    axes.fill_between(at, mean - std, mean + std, color=color, alpha=0.13, linewidth=0)
+
+
+def log_if_wide(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic axis for positive values that differ more than tenfold."""
+    if values.min() > 0 and values.max() > 10 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def plain(axes: Axes) -> None:
+    """No frame, and a light grid behind what is drawn."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def legend_below(figure: Figure, axes: Axes, most: int = 4, *, right: bool = False) -> None:
+    """One legend for all panels, under them, where it covers no line; `most` entries a row at most."""
+    handles, labels = axes.get_legend_handles_labels()
+    rows = -(-len(labels) // most)
+    place: Literal["outside lower right", "outside lower center"]
+    place = "outside lower right" if right else "outside lower center"
+    figure.legend(handles, labels, loc=place, ncols=-(-len(labels) // rows), frameon=False)

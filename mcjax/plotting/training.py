@@ -1,0 +1,134 @@
+"""Training: of networks, of curves, and of curves and permutations in turn."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mcjax.plotting.paths import Line
+from mcjax.plotting.style import ALIGNED, MARKERS, RC, SMALL, STYLES, legend_below, log_if_wide, mean_and_band, plain
+
+APART = 8
+"""How many fits can be told apart in one panel."""
+
+
+def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[str] | None = None) -> Figure:
+    """Loss and accuracy against epoch, one thin line a fit: values (fits, epochs).
+
+    labels: what the fits are, for a legend. More than eight fits are drawn in one colour, with their mean.
+    """
+    figure = Figure(figsize=(9.0, 3.4 if labels is None else 3.8), **SMALL)
+    panels = figure.subplots(1, 2)
+    for axes, name, factor in ((panels[0], "loss", 1), (panels[1], "accuracy", 100)):
+        values = factor * np.atleast_2d(history[name])
+        fits, epochs = values.shape
+        at, marker = np.arange(1, epochs + 1), "o" if epochs == 1 else ""
+        if fits > APART:
+            for row in values:
+                axes.plot(at, row, color=ALIGNED, linewidth=0.7, alpha=0.35, marker=marker)
+            axes.plot(at, values.mean(0), color="k", linewidth=1.8, marker=marker, label=f"mean of {fits}")
+        else:
+            # The lightest end of the map is not seen on white.
+            colors = colormaps["viridis"](np.linspace(0, 0.85, fits)) if fits > 1 else [ALIGNED]
+            for i, row in enumerate(values):
+                said = None if labels is None else labels[i]
+                axes.plot(at, row, STYLES[i % 4], color=colors[i], linewidth=1.3, marker=marker, label=said)
+    _label(panels)
+    log_if_wide(panels[0], np.ravel(history["loss"]))
+    if panels[0].get_legend_handles_labels()[1]:
+        legend_below(figure, panels[0])
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def training_classes(lines: Sequence[Line], title: str) -> Figure:
+    """Loss and accuracy against epoch, mean over the pairs of each class of curves with a band (Figures 5, 8, 9)."""
+    figure = Figure(figsize=(8.4, 3.7), **SMALL)
+    panels = figure.subplots(1, 2)
+    for line in lines:
+        for axes, values in ((panels[0], line.loss), (panels[1], 100 * line.accuracy)):
+            at = np.arange(1, np.shape(values)[-1] + 1)
+            mean_and_band(axes, at, values, line.color, line.style, line.label)
+    _label(panels)
+    log_if_wide(panels[0], np.concatenate([np.ravel(line.loss) for line in lines]))
+    legend_below(figure, panels[0])
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _label(panels: Sequence[Axes]) -> None:
+    for axes, label in zip(panels, ("train loss (nats)", "train accuracy (%)"), strict=True):
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 2.5, 5, 10), integer=True))
+        plain(axes)
+
+
+class HalfSteps(NamedTuple):
+    """PAM's objective (pairs, 1 + 2 n), what every half-step proposed and whether it was accepted (pairs, 2 n)."""
+
+    objective: np.ndarray
+    proposed: np.ndarray
+    accepted: np.ndarray
+    color: str
+
+
+def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
+    """PAM's objective after every half-step, mean over pairs; a cross for every proposal of a pair that was refused."""
+    figure = Figure(figsize=(7.0, 4.3), **RC)
+    axes = figure.subplots()
+    reasons = {"x": False, "+": False}
+    for number, (name, fit) in enumerate(fits.items()):
+        values = np.atleast_2d(fit.objective)
+        at = np.arange(values.shape[1])
+        style, dot = STYLES[number % 4], MARKERS[number % 6]
+        axes.plot(at, values.mean(0), style, marker=dot, markersize=4, color=fit.color, label=name, linewidth=1.6)
+        proposed, refused = np.atleast_2d(fit.proposed), ~np.atleast_2d(fit.accepted)
+        lower = proposed <= values[:, :-1]
+        for which, marker in ((refused & ~lower, "x"), (refused & lower, "+")):
+            pairs, steps = np.nonzero(which)
+            axes.plot(steps + 1, proposed[pairs, steps], marker, color=fit.color, markersize=6, alpha=0.7, linestyle="")
+            reasons[marker] |= bool(len(steps))
+    for marker, reason in (("x", "refused: higher"), ("+", "refused: lower, but the curve was better without")):
+        if reasons[marker]:
+            axes.plot([], [], marker, color="0.4", label=reason, linestyle="")
+    half = [f"{which} {k // 2 + 1}" for k in range(len(at) - 1) for which in (("P", "curve")[k % 2],)]
+    many = len(at) > 5
+    axes.set_xticks(at, ["start", *half], rotation=45 if many else 0, ha="right" if many else "center")
+    axes.set_ylabel("$Q + R$ (nats)")
+    log_if_wide(axes, np.concatenate([np.ravel(fit.objective) for fit in fits.values()]))
+    legend_below(figure, axes, 2)
+    plain(axes)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def alternating_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: tuple[int, int], title: str) -> Figure:
+    """Train loss against epoch over PAM's half-steps, mean over pairs with a band of one deviation (Figure 10).
+
+    losses: name -> values (pairs, epochs) and a colour. epochs: of a permutation half-step (shaded), of a
+    curve's. A vertical line stands at the start of every half-step but the first.
+    """
+    figure = Figure(figsize=(7.0, 4.1), **RC)
+    axes = figure.subplots()
+    for number, (name, (values, color)) in enumerate(losses.items()):
+        at = np.arange(1, np.shape(values)[-1] + 1)
+        mean_and_band(axes, at, values, color, STYLES[number % 4], name)
+    for start in range(0, len(at), sum(epochs)):
+        shaded = None if start else "learning P"
+        axes.axvspan(start + 0.5, start + epochs[0] + 0.5, color="0.9", linewidth=0, label=shaded, zorder=0)
+        for change in (start, start + epochs[0]):
+            if 0 < change < len(at):
+                axes.axvline(change + 0.5, color="0.55", linewidth=0.8, zorder=1)
+    axes.set_xlim(0.5, len(at) + 0.5)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("train loss (nats)")
+    log_if_wide(axes, np.concatenate([np.ravel(values) for values, _ in losses.values()]))
+    legend_below(figure, axes)
+    plain(axes)
+    figure.suptitle(title, fontsize=11)
+    return figure

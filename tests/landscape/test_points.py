@@ -1,0 +1,144 @@
+"""What evaluates many points: memory against XLA's own account, one compilation, the settings' defaults."""
+
+import jax
+import pytest
+
+from mcjax import InputError, evaluate_path, linear, models, plane
+from mcjax.landscape import points
+from mcjax.landscape.points import device_memory, settings_for
+
+DEFAULTS = {
+    "pairs": False,
+    "recalibrate": True,
+    "batch_size": 500,
+    "calibration_images": None,
+    "augmentation": None,
+    "chunk": None,
+}
+
+
+@pytest.fixture
+def path(key, tiny_model):
+    return linear(tiny_model.spec).bind(*(tiny_model.init(k) for k in jax.random.split(key)))
+
+
+@pytest.fixture
+def needs(path, tiny_model, tiny_data, monkeypatch):
+    """chunk -> the bytes of the program over 20 points, as a refusal names them to `_gigabytes`."""
+
+    def bytes_of(chunk):
+        sizes = []
+        with monkeypatch.context() as patch:
+            patch.setattr(points, "device_memory", lambda: 1)
+            patch.setattr(points, "_gigabytes", lambda size: sizes.append(size) or "some")
+            with pytest.raises(InputError):
+                evaluate_path(tiny_model, path, tiny_data, 20, chunk=chunk)
+        return sizes[0]
+
+    return bytes_of
+
+
+def test_a_chunk_that_would_fit_is_given_and_does_fit(needs, path, tiny_model, tiny_data, monkeypatch):
+    small, large = needs(2), needs(16)
+    # What is in memory at once grows with the chunk, by the first layer's activations at the least.
+    assert large - small >= 14 * 120 * 6 * 4
+    for limit in (small, (small + large) // 2, large - 1):
+        monkeypatch.setattr(points, "device_memory", lambda limit=limit: limit)
+        with pytest.raises(InputError, match=r"20 points with chunk=16 need .* GB of memory") as refused:
+            evaluate_path(tiny_model, path, tiny_data, 20)
+        chunk = int(str(refused.value).split("Give chunk=")[1].split(",")[0])
+        assert 1 <= chunk < 16
+        assert evaluate_path(tiny_model, path, tiny_data, 20, chunk=chunk).test_loss.shape == (20,)
+    monkeypatch.setattr(points, "device_memory", lambda: large)
+    evaluate_path(tiny_model, path, tiny_data, 20)
+
+
+def test_nothing_is_run_where_not_even_one_point_fits(path, tiny_model, tiny_data, monkeypatch):
+    ran = []
+
+    def apply(theta, x):
+        jax.debug.callback(lambda: ran.append(1))
+        return tiny_model.apply(theta, x)
+
+    model = tiny_model._replace(apply=apply)
+    monkeypatch.setattr(points, "device_memory", lambda: 100)
+    for chunk in (1, 3):
+        with pytest.raises(InputError, match=f"chunk={chunk} need .* give a batch_size below 500"):
+            evaluate_path(model, path, tiny_data, 5, chunk=chunk)
+    assert not ran
+    monkeypatch.setattr(points, "device_memory", lambda: None)
+    evaluate_path(model, path, tiny_data, 5, chunk=1)
+    jax.effects_barrier()
+    assert ran
+
+
+def test_a_program_is_compiled_once(path, tiny_model, tiny_data, caplog):
+    model = tiny_model._replace(name="compiled once")
+    thetas = [tiny_model.init(jax.random.key(i)) for i in range(3)]
+    with jax.log_compiles():
+        for _ in range(2):
+            evaluate_path(model, path, tiny_data, 5)
+            plane(model, *thetas, tiny_data, 3)
+    compiled = [message for message in caplog.messages if "Finished XLA compilation of jit(_evaluate)" in message]
+    assert len(compiled) == 2
+
+
+def test_a_compiler_that_refuses_counts_as_too_much(path, tiny_model, tiny_data, monkeypatch):
+    class Refusing:
+        def lower(self, settings, *arguments):
+            return self
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory in compilation")
+
+    monkeypatch.setattr("mcjax.landscape.along._evaluate.jitted", Refusing())
+    with pytest.raises(InputError, match="need more memory than the compiler accepts"):
+        evaluate_path(tiny_model, path, tiny_data, 5)
+
+
+def test_memory_is_that_of_the_machine_or_less():
+    memory = device_memory()
+    if jax.default_backend() == "cpu":
+        with open("/proc/meminfo") as lines:
+            total = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal"))
+        assert 0 < memory <= total
+    else:
+        assert memory > 2**30
+
+
+def test_memory_of_an_accelerator_is_what_it_says(monkeypatch):
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 12345, "bytes_in_use": 3}
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    assert device_memory() == 12345
+
+
+def test_memory_of_a_container_is_its_limit(monkeypatch, tmp_path):
+    monkeypatch.setattr(points, "Path", lambda _, name: tmp_path / name)
+    if jax.default_backend() == "cpu":
+        whole = device_memory()
+        (tmp_path / "memory.max").write_text("max\n")
+        assert device_memory() == whole
+        (tmp_path / "memory.max").write_text("1000000\n")
+        assert device_memory() == 1_000_000
+
+
+def test_defaults_depend_on_the_model_and_the_data(tiny_model, tiny_data, tiny_colour_data):
+    settings = settings_for(tiny_model, tiny_data, **DEFAULTS)
+    assert (settings.chunk, settings.calibration_images) == (16, 120)
+    assert settings.augmentation == tiny_data.default_augmentation()
+    assert settings.metrics == ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    test = settings_for(tiny_model, tiny_data, **DEFAULTS, splits="test")
+    assert test.metrics == ("test_loss", "test_accuracy")
+    if jax.default_backend() == "cpu":
+        convolutional = models.create("tinysix", 3, (8, 8, 3), width=0.25)
+        assert settings_for(convolutional, tiny_colour_data, **DEFAULTS).chunk == 1
+
+
+@pytest.mark.parametrize("option", [{"chunk": 0}, {"batch_size": 0}, {"calibration_images": 0}])
+def test_sizes_below_one_are_named(tiny_model, tiny_data, option):
+    (name, value), *_ = option.items()
+    with pytest.raises(InputError, match=f"{name}={value}"):
+        settings_for(tiny_model, tiny_data, **{**DEFAULTS, **option})
