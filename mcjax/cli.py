@@ -13,6 +13,7 @@ from mcjax.commands.evaluate import Evaluate
 from mcjax.commands.match import Match
 from mcjax.commands.merge import Merge
 from mcjax.commands.quickstart import Quickstart
+from mcjax.commands.report import Report
 from mcjax.commands.train import Train
 from mcjax.errors import InputError, RunError
 
@@ -23,6 +24,7 @@ Command = (
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Connect, tyro.conf.subcommand("connect")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 

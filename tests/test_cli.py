@@ -14,7 +14,7 @@ from mcjax import cli
 from mcjax.cli import main
 from mcjax.commands.quickstart import Quickstart
 
-COMMANDS = ("quickstart", "train", "match", "connect", "evaluate")
+COMMANDS = ("quickstart", "train", "match", "connect", "evaluate", "merge", "report")
 
 
 def run(*arguments):
