@@ -70,7 +70,7 @@ from mcjax.symmetry import (
     save_permutation,
     sinkhorn,
 )
-from mcjax.training import Endpoints, Recorder, TrainConfig, evaluate, train_endpoints
+from mcjax.training import Endpoints, Recorder, TrainConfig, evaluate, make_mesh, train_endpoints
 
 try:
     __version__ = version("mcjax")
@@ -126,6 +126,7 @@ __all__ = [
     "landscape",
     "linear",
     "load_permutation",
+    "make_mesh",
     "match_activations",
     "match_straight_through",
     "match_to_reference",

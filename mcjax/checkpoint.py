@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.errors import InputError, RunError
+from mcjax.processes import by_first, several
 
 
 def _orbax() -> ModuleType:
@@ -27,26 +30,17 @@ def _orbax() -> ModuleType:
 def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None) -> None:
     """Write a pytree of arrays as one Orbax checkpoint, whole or not at all; what was there is replaced.
 
-    `about` is JSON that travels along, for `describe`. Raises RunError if the disk refuses.
+    `about` is JSON that travels along, for `describe`. Of several processes all call this, with the
+    same path on a disk that they share; the first writes. Raises RunError if the disk refuses.
     """
     path = Path(path).absolute()
     leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
     ahead, behind = (path.with_name(f".{path.name}.{which}") for which in ("new", "old"))
     try:
-        _put_back(path)
-        for leftover in (ahead, behind):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_room(path, ahead, behind)
+        # Orbax waits for all processes to come, even if one of them has all there is to write.
         _orbax().save(ahead, trees.nest(leaves), custom_metadata={"about": json.dumps(about or {})})
-        try:
-            if path.exists():
-                os.replace(path, behind)
-            os.replace(ahead, path)
-        except BaseException:
-            _put_back(path)
-            raise
-        shutil.rmtree(behind, ignore_errors=True)
+        _move_in(path, ahead, behind)
     except (OSError, ValueError) as error:
         raise RunError(
             f"cannot write the checkpoint {path}: {error}. Free space there, or choose another folder; "
@@ -54,6 +48,28 @@ def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None
         ) from error
 
 
+@by_first
+def _make_room(path: Path, ahead: Path, behind: Path) -> None:
+    _put_back(path)
+    for leftover in (ahead, behind):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@by_first
+def _move_in(path: Path, ahead: Path, behind: Path) -> None:
+    try:
+        if path.exists():
+            os.replace(path, behind)
+        os.replace(ahead, path)
+    except BaseException:
+        _put_back(path)
+        raise
+    shutil.rmtree(behind, ignore_errors=True)
+
+
+@by_first
 def _put_back(path: Path) -> None:
     # What was there, if saving ended between moving it away and moving the new one in.
     behind = path.with_name(f".{path.name}.old")
@@ -99,11 +115,28 @@ def load(path: str | Path) -> trees.Tree:
 
 def _load_orbax(path: Path) -> trees.Tree:
     orbax = _orbax()
-    abstract = orbax.metadata(path).metadata
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
-    # Bound to no device, like arrays that were computed: what is compiled for those is found again.
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), orbax.load(path, target))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with _alone():
+        abstract = orbax.metadata(path).metadata
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
+        # Bound to no device, like arrays that were computed: what is compiled for those is found again.
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), orbax.load(path, target))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Each of several processes reads for itself, without Orbax waiting for the others.
+
+    All of them read, though: Orbax counts what it does, and a process that counts differently is waited for in vain.
+    """
+    if not several():
+        yield
+        return
+    context = _orbax().Context()
+    here = jax.process_index()
+    context.multiprocessing.primary_host, context.multiprocessing.active_processes = here, {here}
+    with context:
+        yield
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -112,7 +145,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     if not path.is_dir():
         return {}
     try:
-        metadata = _orbax().metadata(path).custom_metadata or {}
+        with _alone():
+            metadata = _orbax().metadata(path).custom_metadata or {}
         return json.loads(metadata.get("about", "{}"))
     except Exception as error:  # as in load
         raise InputError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mcjax.errors import InputError, RunError
+from mcjax.processes import by_first
 
 
 @contextmanager
@@ -37,11 +38,15 @@ class RunFolder:
     """config.json, metrics.jsonl, results.json, figures/ and checkpoints/ of one run.
 
     Opening a folder of the same config resumes it; of another config raises InputError. RunError
-    says that the disk refuses.
+    says that the disk refuses. Of several processes, the first does all of this.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
         self.path = Path(path)
+        self._open(config)
+
+    @by_first
+    def _open(self, config: Mapping[str, Any]) -> None:
         text = json.dumps(config, indent=1, sort_keys=True)
         now = json.loads(text)
         there = self.path / "config.json"
@@ -66,15 +71,18 @@ class RunFolder:
             write_atomically(there, text.encode())
 
     @property
+    @by_first
     def results(self) -> dict[str, Any] | None:
         """What a finished run wrote, or None if it is not finished."""
         path = self.path / "results.json"
         return _read_json(path) if path.exists() else None
 
+    @by_first
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write results.json: the run is complete."""
         write_atomically(self.path / "results.json", json.dumps(results, indent=1).encode())
 
+    @by_first
     def figure(self, name: str, figure: Any) -> Path:
         """Write a matplotlib figure as figures/NAME.png and return its path."""
         path = self.path / "figures" / f"{name}.png"
@@ -89,12 +97,14 @@ class RunFolder:
         """The folder of the checkpoints of one stage."""
         return self.path / "checkpoints" / name
 
+    @by_first
     def log(self, stage: str, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         line = json.dumps({"stage": stage, "epoch": epoch, **metrics})
         with writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a") as file:
             file.write(line + "\n")
 
+    @by_first
     def rewind(self, stage: str, epoch: int) -> None:
         """Drop the metrics of a stage after `epoch`: an interruption wrote them, and they come again."""
         path = self.path / "metrics.jsonl"

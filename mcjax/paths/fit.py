@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.data import Dataset
@@ -90,7 +91,8 @@ class CurveStep:
             params = self.curve(trees.params(ends.theta_1), trees.params(ends.theta_2), theta_c, None, t)
             # By batch statistics, so those of the ends are only read, never used.
             theta = trees.with_params(ends.theta_1, params)
-            value, (measured, _) = objective(self.model, theta, x, labels, key, self.config.weight_decay)
+            settings = (self.config.weight_decay, self.config.compute_dtype)
+            value, (measured, _) = objective(self.model, theta, x, labels, key, *settings)
             if ends.anchor is not None:
                 moved = trees.subtract(theta_c, ends.anchor)
                 value = value + trees.dot(moved, moved) / (2 * self.nu_phi)
@@ -120,13 +122,15 @@ def fit_curve(
     config: TrainConfig | None = None,
     *,
     recorder: Recorder | None = None,
+    mesh: Mesh | None = None,
 ) -> CurveFit:
     """Fit the control points of `curve` between theta_1 and P theta_2; the ends never move.
 
     Each step draws t uniformly, takes the cross entropy of the network at r(t) by batch statistics
     plus its L2 term, and moves theta_c by SGD. Endpoints, and P, may have a leading pair axis: then
-    every pair is fitted, in one program, by a key of its own split from `key`. P=None is the
-    identity. config defaults to `FitConfig()`; a TrainConfig stands for one t a step. Raises
+    every pair is fitted, in one program, by a key of its own split from `key`, and with a mesh of
+    `make_mesh` on devices side by side. P=None is the identity. config defaults to `FitConfig()`; a TrainConfig
+    stands for one t a step. Raises
     SpecError if the endpoints are not of this model or P is not theirs, InputError if the curve has
     no control points, RunError if a loss becomes infinite or NaN.
 
@@ -139,7 +143,8 @@ def fit_curve(
     ends = Ends(pairs.theta_1, permute_pairs(model, pairs.P, pairs.theta_2))
     step = CurveStep(model, curve, config, steps_per_epoch(config, data))
     states = jax.vmap(step.init)(pairs.theta_1)
-    states, history = run_epochs(step, data, ends, states, jax.random.split(key, pairs.number), recorder)
+    keys = jax.random.split(key, pairs.number)
+    states, history = run_epochs(step, data, ends, states, keys, recorder, mesh=mesh)
     return CurveFit(**fitted(pairs, curve, states.theta_c, pairs.P), history=pairs.out(history))
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.compiling import jit
@@ -19,6 +20,7 @@ from mcjax.paths.grid import objective_on_grid
 from mcjax.paths.pam_config import TRAVEL, PamConfig
 from mcjax.paths.permutation_step import Fixed, PermutationState, PermutationStep, tangent
 from mcjax.paths.rounding import candidates
+from mcjax.processes import by_first
 from mcjax.symmetry import Permutation, to_matrix
 from mcjax.training.config import TrainConfig
 from mcjax.training.fixed import FixedImages
@@ -38,7 +40,9 @@ class Problem:
     ts: jax.Array
     fixed: FixedImages
     steps: int
+    mesh: Mesh | None = None
 
+    @by_first
     def objective(self, theta_c: trees.Tree, P: Permutation, branches: int = 1) -> np.ndarray:
         """Q + R of candidates (branches * pairs, candidates): theta_c and P are of all pairs, branch after branch."""
         theta_1, theta_2 = repeat((self.pairs.theta_1, self.pairs.theta_2), branches)
@@ -53,7 +57,7 @@ class Problem:
 
     def permutation_step(self) -> PermutationStep:
         """A step on the matrices."""
-        shared = {name: getattr(self.config, name) for name in ("batch_size", "augmentation")}
+        shared = {name: getattr(self.config, name) for name in ("batch_size", "augmentation", "compute_dtype")}
         settings = TrainConfig(epochs=self.config.permutation_epochs, **shared)
         return PermutationStep(self.model, self.curve, settings, self.steps, self.config.nu_P, self.config.projection)
 
@@ -107,7 +111,7 @@ def propose(
     states = PermutationState(step.start(anchor), jnp.zeros(pairs.number, jnp.int32))
     sgd_key, sample_key = jax.random.split(key)
     keys = jax.random.split(sgd_key, pairs.number)
-    states, history = run_epochs(step, problem.data, fixed, states, keys, recorder)
+    states, history = run_epochs(step, problem.data, fixed, states, keys, recorder, mesh=problem.mesh)
 
     choices = candidates(sample_key, states.P, config.rounding, config.samples)
     values = problem.objective(now.curve.theta_c, choices)
@@ -136,9 +140,12 @@ def advance(
     keys = jax.random.split(key, pairs.number)
     theta_1, theta_2, start, keys = repeat((pairs.theta_1, pairs.theta_2, now.curve, keys), times)
     ends = Ends(theta_1, permute_pairs(problem.model, P, theta_2), start.theta_c)
-    states, history = run_epochs(problem.curve_step(), problem.data, ends, start, keys, recorder, epochs=config.epochs)
+    step = problem.curve_step()
+    states, history = run_epochs(
+        step, problem.data, ends, start, keys, recorder, epochs=config.epochs, mesh=problem.mesh
+    )
     values = problem.objective(states.theta_c, only(P), times)[:, 0]
-    change = np.asarray(jax.vmap(trees.norm)(trees.subtract(states.theta_c, start.theta_c)), np.float64)
+    change = _travelled(states.theta_c, start.theta_c)
     proximal = change**2 / (2 * config.nu_phi)
     chosen = np.arange(pairs.number)
     if branch:
@@ -162,6 +169,12 @@ def advance(
         trees.index(history, chosen),
     )
     return Iterate(_kept(accepted, states, now.curve), P, second.objective), (first, second), history
+
+
+@by_first
+def _travelled(now: trees.Tree, before: trees.Tree) -> np.ndarray:
+    """How far the control points of every pair are from where they were, float64 (pairs,)."""
+    return np.asarray(jax.vmap(trees.norm)(trees.subtract(now, before)), np.float64)
 
 
 def _kept(accepted: np.ndarray, new: CurveState, old: CurveState) -> CurveState:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.data import Dataset
@@ -56,6 +57,7 @@ def fit_pam(
     config: PamConfig | None = None,
     *,
     recorder: Recorder | None = None,
+    mesh: Mesh | None = None,
 ) -> PamFit:
     """Learn the permutation of theta_2 together with the curve to it (Neuron Alignment, eq. 5, 6 and 8).
 
@@ -68,8 +70,9 @@ def fit_pam(
 
     P is where to start: None is the identity (PAM unaligned), a match's P (PAM aligned). Endpoints, and
     P, may have a leading pair axis. With a recorder in a run folder every half-step is a stage of its
-    own there, and an interrupted fit goes on in the middle of one, to the same bits. Raises what
-    `fit_curve` raises, and InputError if the ends are one and the same network.
+    own there, and an interrupted fit goes on in the middle of one, to the same bits. With a mesh of
+    `make_mesh` the epochs of all half-steps run on it. Raises what `fit_curve` raises, and InputError
+    if the ends are one and the same network.
 
         fit = fit_pam(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
         print(fit.objective, fit.accepted)
@@ -82,7 +85,7 @@ def fit_pam(
     _check_different(model, pairs)
     fixed = fixed_images(data, resolve(config, data), config.objective_images, config.batch_size)
     ts, steps = grid(config.objective_points), steps_per_epoch(config, data)
-    problem = Problem(model, curve, config, data, pairs, ts, fixed, steps)
+    problem = Problem(model, curve, config, data, pairs, ts, fixed, steps, mesh)
     recorder = recorder or Recorder("the fit", progress=False)
 
     states = jax.vmap(problem.curve_step().init)(pairs.theta_1)

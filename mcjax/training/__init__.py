@@ -2,7 +2,8 @@
 
 from mcjax.training.config import TrainConfig
 from mcjax.training.endpoints import Endpoints, train_endpoints
+from mcjax.training.mesh import make_mesh
 from mcjax.training.objective import evaluate
 from mcjax.training.recorder import Recorder
 
-__all__ = ["Endpoints", "Recorder", "TrainConfig", "evaluate", "train_endpoints"]
+__all__ = ["Endpoints", "Recorder", "TrainConfig", "evaluate", "make_mesh", "train_endpoints"]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.compiling import jit
@@ -57,7 +58,7 @@ class EndpointStep:
 
         def loss(params: trees.Tree) -> tuple[jax.Array, tuple[Measured, trees.Tree]]:
             moved = trees.with_params(theta, params)
-            return objective(self.model, moved, x, labels, key, self.config.weight_decay)
+            return objective(self.model, moved, x, labels, key, self.config.weight_decay, self.config.compute_dtype)
 
         gradient, (measured, batch_stats) = jax.grad(loss, has_aux=True)(params)
         updates, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, params)
@@ -82,12 +83,15 @@ def train_endpoints(
     config: TrainConfig | None = None,
     *,
     recorder: Recorder | None = None,
+    mesh: Mesh | None = None,
 ) -> Endpoints:
     """Train one network a key, all in one program, a whole epoch a call.
 
     keys: typed keys (n,). The seed decides everything: the network of a key is the same, to
-    rounding, whatever the other keys are. config defaults to `TrainConfig()`. Raises InputError if
-    model and data do not fit, RunError if a loss becomes infinite or NaN.
+    rounding, whatever the other keys are, and however many devices a mesh of `make_mesh` has: the
+    networks lie side by side along its `pair` axis, and each batch along `data`. config defaults to
+    `TrainConfig()`. Raises InputError if model and data do not fit, or if the mesh does not divide a
+    batch, RunError if a loss becomes infinite or NaN.
 
         endpoints = train_endpoints(jax.random.split(jax.random.key(0), 2), model, data)
         theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], endpoints.theta) for i in range(2))
@@ -97,5 +101,5 @@ def train_endpoints(
     keys = check_keys(keys).reshape(-1)
     step = EndpointStep(model, config, steps_per_epoch(config, data))
     init_keys, epoch_keys = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
-    states, history = run_epochs(step, data, {}, _init(step, init_keys), epoch_keys, recorder)
+    states, history = run_epochs(step, data, {}, _init(step, init_keys), epoch_keys, recorder, mesh=mesh)
     return Endpoints(states.theta, history)

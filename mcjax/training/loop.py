@@ -1,11 +1,13 @@
 """Whole epochs in one compiled call, for one or many models at once, with progress, metrics and resume."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.compiling import jit
@@ -13,6 +15,7 @@ from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
 from mcjax.models.convolution import Convolutions, over_models, stepped_from_host
 from mcjax.training.config import TrainConfig
+from mcjax.training.mesh import Placement, check_mesh, on_mesh, split
 from mcjax.training.objective import Measured
 from mcjax.training.recorder import History, Recorder, Recording
 
@@ -61,10 +64,14 @@ def resolve(config: TrainConfig, data: Dataset) -> Augmentation:
     return data.default_augmentation() if config.augmentation is None else config.augmentation
 
 
-def _batch(step: Step, data: Dataset, indices: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _batch(
+    step: Step, data: Dataset, indices: jax.Array, key: jax.Array, mesh: Mesh | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     augment_key, step_key = jax.random.split(key)
+    indices = split(indices, mesh)
     images = augment(augment_key, jnp.asarray(data.train_images)[indices], resolve(step.config, data))
-    return normalize(images, data.mean, data.std), jnp.asarray(data.train_labels)[indices], step_key
+    x, labels = split((normalize(images, data.mean, data.std), jnp.asarray(data.train_labels)[indices]), mesh)
+    return x, labels, step_key
 
 
 def _order(step: Step, data: Dataset, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -74,29 +81,41 @@ def _order(step: Step, data: Dataset, key: jax.Array) -> tuple[jax.Array, jax.Ar
     return order.reshape(steps, size), jax.random.split(steps_key, steps)
 
 
-def epoch(step: Step, data: Dataset, context: trees.Tree, state: State, key: jax.Array) -> tuple[State, Measured]:
+def epoch(
+    step: Step, data: Dataset, context: trees.Tree, state: State, key: jax.Array, *, mesh: Mesh | None = None
+) -> tuple[State, Measured]:
     """One pass over the shuffled training images: the pure core of every fit.
 
     Returns the new state and the means of what the steps measured. Images beyond the last whole
     batch are left out, others every time. Works under jit and vmap; with data and context bound it
-    is `epoch(state, key) -> (state, metrics)`.
+    is `epoch(state, key) -> (state, metrics)`. With a mesh it runs inside `on_mesh`, and its batches
+    are split along `data`.
     """
 
     def scanned(state: State, at: tuple[jax.Array, jax.Array]) -> tuple[State, Measured]:
-        return step(context, state, *_batch(step, data, *at))
+        return step(context, state, *_batch(step, data, *at, mesh))
 
     state, measured = jax.lax.scan(scanned, state, _order(step, data, key))
     return state, jax.tree.map(lambda values: values.mean(0), measured)
 
 
-@jit(static_argnames="step")
+@jit(static_argnames=("step", "mesh"))
 def _epoch_of_many(
-    step: Step, data: Dataset, contexts: trees.Tree, states: State, keys: jax.Array, number: jax.Array
+    step: Step,
+    data: Dataset,
+    contexts: trees.Tree,
+    states: State,
+    keys: jax.Array,
+    number: jax.Array,
+    mesh: Mesh | None = None,
 ) -> tuple[State, Measured]:
-    def one(context: trees.Tree, state: State, key: jax.Array) -> tuple[State, Measured]:
-        return epoch(step, data, context, state, jax.random.fold_in(key, number))
+    def many(data: Dataset, number: jax.Array, *fits: Any) -> tuple[State, Measured]:
+        def one(context: trees.Tree, state: State, key: jax.Array) -> tuple[State, Measured]:
+            return epoch(step, data, context, state, jax.random.fold_in(key, number), mesh=mesh)
 
-    return over_models(one, step.convolutions)(contexts, states, keys)
+        return over_models(one, step.convolutions)(*fits)
+
+    return on_mesh(many, mesh, everywhere=2)(data, number, contexts, states, keys)
 
 
 @jit(static_argnames="step")
@@ -130,25 +149,32 @@ def run_epochs(
     keys: jax.Array,
     recorder: Recorder | None = None,
     epochs: int | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[State, History]:
     """All epochs of many fits at once, one compiled call an epoch; every tree has a leading axis.
 
     `epochs` is how many, where that is not all that the step's config plans for. Returns the final
     states and {"loss", "accuracy"}: float32 (fits, epochs). With a recorder in a run folder it starts
-    from what was saved there, and saves complete epochs, also when it is interrupted. Raises RunError
-    at the epoch whose loss is not finite; the one before it is kept.
+    from what was saved there, and saves complete epochs, also when it is interrupted. With a mesh the
+    fits lie along its `pair` axis and their batches along `data`; what comes back are ordinary arrays
+    again, the same in every process. Raises RunError at the epoch whose loss is not finite; the one
+    before it is kept. Raises InputError if the mesh does not divide a batch.
     """
-    data = jax.device_put(data)
+    if mesh is not None:
+        check_mesh(mesh, step.config.batch_size)
+    placement = Placement(mesh, len(keys))
     images = steps_per_epoch(step.config, data) * step.config.batch_size * len(keys)
     epochs = step.config.epochs if epochs is None else epochs
-    recording = Recording(recorder or Recorder("the fit", progress=False), states, len(keys), epochs, images)
-    advance: Callable[..., tuple[State, Measured]] = (
-        _epoch_from_host if stepped_from_host(step.convolutions) else _epoch_of_many
-    )
+    recording = Recording(recorder or Recorder("the fit", progress=False), states, placement, epochs, images)
+    advance: Callable[..., tuple[State, Measured]] = partial(_epoch_of_many, mesh=mesh)
+    if mesh is None and stepped_from_host(step.convolutions):
+        advance = _epoch_from_host
+    data, contexts, keys = placement.put_everywhere(data), placement.put(contexts), placement.put_keys(keys)
     try:
         while recording.done < epochs:
             new, measured = advance(step, data, contexts, recording.states, keys, recording.done)
-            recording.add(new, {name: np.asarray(value) for name, value in measured._asdict().items()})
+            values = placement.get(measured._asdict())
+            recording.add(new, {name: np.asarray(value) for name, value in values.items()})
     finally:
         recording.close()
-    return recording.states, recording.history
+    return placement.get(recording.states), recording.history

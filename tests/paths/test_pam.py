@@ -111,7 +111,7 @@ def test_the_proximal_terms_are_those_of_equation_6(ends, key, tiny_data, tiny_m
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "wrong"),
-    [({}, 8), ({"rounding": "assignment"}, 8), ({"lookahead": False}, 8), ({"projection": "sinkhorn"}, 29)],
+    [({}, 12), ({"rounding": "assignment"}, 12), ({"lookahead": False}, 12), ({"projection": "sinkhorn"}, 29)],
 )
 def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, key):
     digits = data.load("digits")

@@ -1,0 +1,90 @@
+"""Several processes that run one program: the first of them reads, writes and decides, and tells the others."""
+
+import pickle
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+
+from mcjax.errors import RunError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_CHUNK = 1 << 26
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
+
+
+def several() -> bool:
+    """Whether this is one of several processes, after `jax.distributed.initialize`."""
+    # The first question keeps a process that is alone from starting its devices for the second.
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes, or the only one."""
+    return not several() or jax.process_index() == 0
+
+
+def by_first(work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """`work` done by the first process alone; every process returns what it returned, or raises what it raised.
+
+    With one process it is `work` itself. All processes must call it, at the same point of the program:
+    the others wait there. What is returned must be numbers, text or arrays, in any containers.
+    """
+
+    @wraps(work)
+    def done(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if not several() or _inside.get():
+            return work(*args, **kwargs)
+        result: Any = None
+        error: Exception | None = None
+        if is_first():
+            token = _inside.set(True)
+            try:
+                result = work(*args, **kwargs)
+            except Exception as raised:
+                error = raised
+            finally:
+                _inside.reset(token)
+        told, failed = _tell(result, error)
+        if failed is not None:
+            raise failed if error is None else error
+        # The first process passes on its very own result, the others a copy of the same bits.
+        return result if is_first() else told
+
+    return done
+
+
+def _tell(result: Any, error: Exception | None) -> tuple[Any, Exception | None]:
+    """What the first process has to say, in every process."""
+    said = b""
+    if is_first() and (result is not None or error is not None):
+        try:
+            said = pickle.dumps((result, error))
+        except Exception as unspeakable:
+            said = pickle.dumps((None, RunError(f"in the first process: {error or unspeakable!r}")))
+    chunks, last = (int(n) for n in _broadcast(np.array(divmod(len(said), _CHUNK), np.int32)))
+    received = [_receive(said[i * _CHUNK : (i + 1) * _CHUNK], _CHUNK) for i in range(chunks)]
+    received.append(_receive(said[chunks * _CHUNK :], last))
+    heard = b"".join(received)
+    return pickle.loads(heard) if heard else (None, None)
+
+
+def _receive(said: bytes, length: int) -> bytes:
+    if not length:
+        return b""
+    # Powers of two, so that few programs are compiled.
+    sent = np.zeros(1 << max(10, (length - 1).bit_length()), np.uint8)
+    if is_first():
+        sent[:length] = np.frombuffer(said, np.uint8)
+    return _broadcast(sent)[:length].tobytes()
+
+
+def _broadcast(values: np.ndarray) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(values))
