@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.kept import Kept
 from experiments.paper_numbers import CLASSES
@@ -63,6 +64,7 @@ class Cell:
     settings: Settings
     key: jax.Array
     kept: Kept
+    mesh: Mesh | None = None
 
     def numbers(self, what: str, make: Callable[[], Any]) -> Any:
         """A part of this cell that JSON holds, made once."""
@@ -82,9 +84,8 @@ class Cell:
 
         def train() -> trees.Tree:
             keys = jax.random.split(jax.random.fold_in(self.key, 0), 2 * self.settings.pairs)
-            trained = train_endpoints(
-                keys, self.model, self.data, self.settings.networks, recorder=self.recorder("networks")
-            )
+            settings, recorder = self.settings.networks, self.recorder("networks")
+            trained = train_endpoints(keys, self.model, self.data, settings, recorder=recorder, mesh=self.mesh)
             return {"theta": trained.theta, "history": trained.history}
 
         return self.kept.arrays(self.named("networks"), train)
@@ -121,9 +122,9 @@ class Cell:
 
         def learn() -> trees.Tree:
             if not name.startswith("PAM"):
-                plain = fit_curve(*ends, settings.curve, recorder=self.recorder(name))
+                plain = fit_curve(*ends, settings.curve, recorder=self.recorder(name), mesh=self.mesh)
                 return {"theta_c": plain.theta_c, "P": plain.P, "history": plain.history}
-            learned = fit_pam(*ends, settings.pam, recorder=self.recorder(name))
+            learned = fit_pam(*ends, settings.pam, recorder=self.recorder(name), mesh=self.mesh)
             report = {key: np.asarray(getattr(learned, key)) for key in REPORTED}
             return {"theta_c": learned.theta_c, "P": learned.P, "history": learned.history, "report": report}
 
@@ -152,6 +153,7 @@ class Cell:
                 settings.points,
                 calibration_images=settings.calibration_images,
                 augmentation=settings.networks.augmentation,
+                mesh=self.mesh,
             )
             return {key: value.tolist() for key, value in metrics._asdict().items()}
 

@@ -102,6 +102,7 @@ def planes(cell: Cell) -> dict[str, Any]:
         "splits": "test",
         "calibration_images": settings.calibration_images,
         "augmentation": settings.networks.augmentation,
+        "mesh": cell.mesh,
     }
 
     def of_lines() -> dict[str, Any]:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from mcjax.processes import is_first
+
 SAY_EVERY_S = 30.0
 """Without a terminal, a line is written this often at most."""
 
@@ -47,6 +49,8 @@ class Display:
 
     def _say(self, detail: str, always: bool = False) -> None:
         now = time.monotonic()
+        if not is_first():
+            return
         if not always and now - self.said < (0.1 if self.terminal else SAY_EVERY_S):
             return
         self.said = now

@@ -19,6 +19,7 @@ from experiments.display import Display
 from mcjax import checkpoint, trees
 from mcjax.commands.networks import fingerprint
 from mcjax.errors import InputError
+from mcjax.processes import by_first, is_first
 from mcjax.report import RunFolder, write_atomically, writing
 from mcjax.report import _read_json as read_json
 
@@ -28,18 +29,21 @@ class Kept:
 
     def __init__(self, run: RunFolder, display: Display) -> None:
         self.run, self.display = run, display
-        with writing(run.path / "parts"):
-            (run.path / "parts").mkdir(exist_ok=True)
+        by_first(self._make_room)()
+
+    def _make_room(self) -> None:
+        with writing(self.run.path / "parts"):
+            (self.run.path / "parts").mkdir(exist_ok=True)
 
     def numbers(self, name: str, make: Callable[[], Any]) -> Any:
         """What JSON holds of `make()`: made now, or read if it was made before."""
         path = self._part(name)
-        if path.exists():
+        if _there(path):
             self.display.skip(name)
         else:
             with self.timed(name):
-                write_atomically(path, json.dumps({"value": make()}).encode())
-        return read_json(path)["value"]
+                _write(path, {"value": make()})
+        return _read(path)["value"]
 
     def arrays(self, name: str, make: Callable[[], trees.Tree]) -> trees.Tree:
         """The arrays of `make()`: made now, or read if they were made before.
@@ -47,21 +51,21 @@ class Kept:
         Raises InputError if they are gone, or are not what they were when other parts were made from them.
         """
         path, where = self._part(name), self.run.checkpoints(name) / "result"
-        if path.exists() and not where.exists():
+        if _there(path) and not _there(where):
             raise InputError(
                 f"the checkpoint {where} is missing, and other parts of this study were made from it: "
                 f"put it back, or delete {self.run.path} to begin anew."
             )
-        if where.exists():
+        if _there(where):
             self.display.skip(name)
         else:
             with self.timed(name):
                 checkpoint.save(where, make())
         tree = checkpoint.load(where)
         mark = {"sha256": fingerprint(tree)}
-        if not path.exists():
-            write_atomically(path, json.dumps(mark).encode())
-        elif read_json(path) != mark:
+        if not _there(path):
+            _write(path, mark)
+        elif _read(path) != mark:
             raise InputError(
                 f"the checkpoint {where} has changed since other parts of this study were made from it: "
                 f"put back what it was, or delete {self.run.path} to begin anew."
@@ -76,13 +80,32 @@ class Kept:
             with self.display.stage(name):
                 yield
         finally:
-            path = self.run.path / "times.json"
-            stages = {each["name"]: each["seconds"] for each in read_json(path)["stages"]} if path.exists() else {}
-            stages[name] = round(stages.get(name, 0.0) + time.monotonic() - began, 1)
-            device = jax.devices()[0]
-            machine = f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}"
-            listed = [{"name": stage, "seconds": seconds} for stage, seconds in stages.items()]
-            write_atomically(path, json.dumps({"machine": machine, "stages": listed}, indent=1).encode())
+            if is_first():
+                self._add(name, time.monotonic() - began)
+
+    def _add(self, name: str, seconds: float) -> None:
+        path = self.run.path / "times.json"
+        stages = {each["name"]: each["seconds"] for each in read_json(path)["stages"]} if path.exists() else {}
+        stages[name] = round(stages.get(name, 0.0) + seconds, 1)
+        device = jax.devices()[0]
+        machine = f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}"
+        listed = [{"name": stage, "seconds": taken} for stage, taken in stages.items()]
+        write_atomically(path, json.dumps({"machine": machine, "stages": listed}, indent=1).encode())
 
     def _part(self, name: str) -> Path:
         return self.run.path / "parts" / f"{name}.json"
+
+
+@by_first
+def _there(path: Path) -> bool:
+    return path.exists()
+
+
+@by_first
+def _read(path: Path) -> Any:
+    return read_json(path)
+
+
+@by_first
+def _write(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value).encode())

@@ -16,7 +16,7 @@ out for VGG16, as there. Cost: the digits take minutes on two cores; what the ot
 is in experiments/README.md.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -32,9 +32,11 @@ from experiments.alignment_tables import summary, tables
 from experiments.display import Display
 from experiments.kept import Kept
 from mcjax import Dataset, FitConfig, PamConfig, TrainConfig, models, trees
+from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.networks import DataOptions, check_key, open_run
 from mcjax.commands.quickstart import summarized
 from mcjax.errors import InputError
+from mcjax.processes import is_first
 from mcjax.report import mean_and_std, table
 from mcjax.training.config import ComputeDtype
 from mcjax.training.loop import steps_per_epoch
@@ -85,6 +87,7 @@ class Study:
     """Points of a plane along each axis."""
     plane_images: int | None = None
     """Test images to measure planes on (None: all)."""
+    devices: DeviceOptions = field(default_factory=DeviceOptions)
     seed: int = 0
     """Seed of everything."""
     out: str | None = None
@@ -117,6 +120,7 @@ class Study:
 
 def main(study: Study) -> None:
     """Do the study, or go on with it, or report what was found."""
+    mesh = study.devices.start(study.batch_size)
     key, described, planned = check_key(study.seed), {}, {}
     for name in study.data:
         options = DataOptions(name, study.data_dir, study.train_images, study.test_images)
@@ -137,7 +141,7 @@ def main(study: Study) -> None:
         display = Display(costs)
         kept = Kept(run, display)
         cells = {
-            name: Cell(name, *parts, jax.random.fold_in(key, number), kept)
+            name: Cell(name, *parts, jax.random.fold_in(key, number), kept, mesh)
             for number, (name, parts) in enumerate(planned.items())
         }
         try:
@@ -146,6 +150,8 @@ def main(study: Study) -> None:
             display.close()
         figures = [each for cell in cells.values() for each in draw(run, cell)]
         run.finish({"cells": found, "page": page(cells, tables(found), figures)})
+    if not is_first():
+        return
     for each in tables((run.results or {})["cells"]):
         print(f"\n{each['title']}\n{table(each['head'], each['rows'])}")
     print(f"\nWritten to {run.path}; `mcjax report {run.path}` makes a page of it.")

@@ -7,8 +7,10 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import tyro
+from jax.sharding import Mesh
 
 from mcjax import checkpoint, plotting
+from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.match import check_groups, matched
 from mcjax.commands.networks import (
     DataOptions,
@@ -58,7 +60,9 @@ class EvaluateOptions:
         if self.eval_batch_size < 1:
             raise InputError(f"got eval_batch_size={self.eval_batch_size}, expected at least 1.")
 
-    def evaluate(self, model: Model, path: Any, dataset: Dataset, augmentation: Augmentation | None) -> PathMetrics:
+    def evaluate(
+        self, model: Model, path: Any, dataset: Dataset, augmentation: Augmentation | None, mesh: Mesh | None = None
+    ) -> PathMetrics:
         """Measure a path, with batch statistics of images under this augmentation (None: the data set's own)."""
         images = len(dataset.train_labels) + len(dataset.test_labels)
         print(f"measuring {self.points} points of the path, {images:,} images each", file=sys.stderr, flush=True)
@@ -70,6 +74,7 @@ class EvaluateOptions:
             batch_size=self.eval_batch_size,
             calibration_images=self.calibration_images,
             augmentation=augmentation,
+            mesh=mesh,
         )
 
 
@@ -85,6 +90,7 @@ class Connect:
     architecture: ModelOptions = field(default_factory=ModelOptions)
     training: TrainOptions = field(default_factory=TrainOptions)
     measuring: EvaluateOptions = field(default_factory=EvaluateOptions)
+    devices: DeviceOptions = field(default_factory=DeviceOptions)
     curve: Literal["line", "bezier", "chain"] = "bezier"
     """The family of curves; the line is measured, not fitted."""
     degree: int | None = None
@@ -107,6 +113,7 @@ class Connect:
 
     def run(self) -> None:
         """Do it, or go on with it, or report what was done."""
+        mesh = self.devices.start(self.training.batch_size)
         key = check_key(self.seed)
         a, b, dataset, images = read_pair(self.a, self.b, self.architecture, self.images)
         given = load_permutation(self.permutation) if self.permutation else None
@@ -131,6 +138,7 @@ class Connect:
                 "theta_2": fingerprint(b.theta),
                 "data": images,
                 "seed": self.seed,
+                "mesh": self.devices.mesh,
                 "curve": [curve.kind, curve.control_points],
                 "config": as_json(config),
                 "measuring": vars(self.measuring),
@@ -144,7 +152,7 @@ class Connect:
                 recorder = Recorder(f"fitting a {self.curve}", run, "fit")
                 ends = (key, a.model, curve, a.theta, b.theta, dataset, P)
                 if isinstance(config, PamConfig):
-                    pam = fit_pam(*ends, config, recorder=recorder)
+                    pam = fit_pam(*ends, config, recorder=recorder, mesh=mesh)
                     path, learned = pam.path, {"pam": results_of(pam)}
                     with writing(run.path / "permutation.npz"):
                         save_permutation(run.path / "permutation.npz", pam.P)
@@ -152,7 +160,7 @@ class Connect:
                     run.figure("pam", figure(named, f"{self.curve} of {a.model.name}, {dataset.name}"))
                     run.figure("training", training_figure(named, config, f"{self.curve} fit"))
                 else:
-                    fit = fit_curve(*ends, config, recorder=recorder)
+                    fit = fit_curve(*ends, config, recorder=recorder, mesh=mesh)
                     path = fit.path
                     run.figure("training", plotting.training(fit.history, f"{self.curve} fit"))
             about = {
@@ -162,7 +170,7 @@ class Connect:
                 "augmentation": vars(config.augmentation),
             }
             save_curve(run, path, about)
-            metrics = self.measuring.evaluate(a.model, path, dataset, config.augmentation)
+            metrics = self.measuring.evaluate(a.model, path, dataset, config.augmentation, mesh)
             title = f"{a.model.name} on {dataset.name}: {self.curve}, {self._how(given)}"
             finish_path(run, metrics, title, **learned)
         if "pam" in (run.results or {}):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from mcjax import checkpoint, plotting, trees
+from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.networks import (
     DataOptions,
     ModelOptions,
@@ -54,6 +55,7 @@ class Train:
     images: TrainData = field(default_factory=TrainData)
     architecture: TrainModel = field(default_factory=TrainModel)
     training: TrainOptions = field(default_factory=TrainOptions)
+    devices: DeviceOptions = field(default_factory=DeviceOptions)
     networks: int = 2
     """How many networks to train."""
     seed: int = 0
@@ -64,6 +66,7 @@ class Train:
         """Do it, or go on with it, or report what was done."""
         if self.networks < 1:
             raise InputError(f"got networks={self.networks}, expected at least 1.")
+        mesh = self.devices.start(self.training.batch_size)
         key = check_key(self.seed)
         dataset, images = self.images.load()
         chosen = self.architecture
@@ -83,11 +86,13 @@ class Train:
                 "config": as_json(config),
                 "networks": self.networks,
                 "seed": self.seed,
+                "mesh": self.devices.mesh,
             },
         )
         if run.results is None or len(networks_of(run.path)) < self.networks:
             recorder = Recorder(f"training {self.networks} {model.name}", run, "train")
-            endpoints = train_endpoints(jax.random.split(key, self.networks), model, dataset, config, recorder=recorder)
+            keys = jax.random.split(key, self.networks)
+            endpoints = train_endpoints(keys, model, dataset, config, recorder=recorder, mesh=mesh)
             thetas = [trees.index(endpoints.theta, i) for i in range(self.networks)]
             for i, theta in enumerate(thetas):
                 checkpoint.save(run.checkpoints(f"network_{i}"), theta, {"model": described, "data": images})

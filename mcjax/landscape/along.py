@@ -6,12 +6,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
-from mcjax.landscape.points import METRICS, Settings, run_within_memory, settings_for, values_at
+from mcjax.landscape.points import METRICS, evaluate_points, settings_for
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.paths.curves import OverPairs
 from mcjax.training.objective import check_fit
@@ -67,6 +68,7 @@ def evaluate_path(
     calibration_images: int | None = None,
     augmentation: Augmentation | None = None,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> PathMetrics:
     """Loss and accuracy of the network at every point of a path, on all train and test images.
 
@@ -76,7 +78,8 @@ def evaluate_path(
     `batch_size` at a time, under `augmentation`, which should be that of training (default: the data
     set's own; the images that are measured on are not augmented). chunk: how many points are in
     memory at once (default: 16; 1 where convolutions run faster one after another). One compiled
-    program for all points; a path that is a `jax.tree_util.Partial`, as every fit returns, is
+    program for all points, which are shared out among the devices of a mesh (`make_mesh`) if one is
+    given; a path that is a `jax.tree_util.Partial`, as every fit returns, is
     compiled once for its kind. Raises InputError
     for t outside [0, 1] and for a chunk that does not fit into memory (before anything is run),
     SpecError if the path leaves the model's parameter space.
@@ -99,10 +102,10 @@ def evaluate_path(
         augmentation=augmentation,
         chunk=chunk,
     )
-    values, distance = jax.tree.map(np.asarray, run_within_memory(_evaluate, settings, path, data, jnp.asarray(ts)))
-    # Points come first out of the program, pairs first out of here.
-    train_loss, train_accuracy, test_loss, test_accuracy = np.moveaxis(values, 1, -1)
-    distance = np.moveaxis(distance, 0, -1)
+    # Points come first out of the programs, pairs first out of here.
+    values = np.moveaxis(evaluate_points(settings, path, data, ts, mesh), 0, -1)
+    distance = np.moveaxis(np.asarray(_lengths(path, jnp.asarray(ts), pairs)), 0, -1)
+    train_loss, train_accuracy, test_loss, test_accuracy = values
     return PathMetrics(ts, train_loss, train_accuracy, test_loss, test_accuracy, distance)
 
 
@@ -111,10 +114,9 @@ def _check_ts(ts: np.ndarray) -> None:
         raise InputError(f"got ts={np.array2string(ts, threshold=8)}, expected increasing values in [0, 1].")
 
 
-@jit(static_argnames="settings")
-def _evaluate(settings: Settings, path: Any, data: Dataset, ts: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Metrics (4, points[, pairs]) and distances (points[, pairs])."""
-    return values_at(settings, path, data, ts), _distances(path, ts, settings.pairs)
+@jit(static_argnames="pairs")
+def _lengths(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
+    return _distances(path, ts, pairs)
 
 
 def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
-from mcjax.landscape.points import METRICS, Settings, Splits, run_within_memory, settings_for, values_at
+from mcjax.landscape.points import METRICS, Splits, evaluate_points, settings_for
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.paths.curves import Curve
 from mcjax.training.objective import check_fit
@@ -118,6 +118,7 @@ def plane(
     augmentation: Augmentation | None = None,
     chunk: int | None = None,
     splits: Splits = "both",
+    mesh: Mesh | None = None,
 ) -> PlaneMetrics:
     """Loss and accuracy on the plane through three networks (see `plane_axes`), on a grid of points.
 
@@ -129,7 +130,8 @@ def plane(
     are re-estimated at every point of the grid, on training images whatever the splits.
 
     chunk: how many points are in memory at once (default: 16; 1 where convolutions run faster one
-    after another). One compiled program for the grid, and for all planes of its kind. Raises
+    after another). One compiled program for the grid, and for all planes of its kind; its points are
+    shared out among the devices of a mesh (`make_mesh`), if one is given. Raises
     SpecError if a network is not of this model; InputError if the three lie on one line, if the grid
     is not one, and, before anything is run, if so many points do not fit into memory.
 
@@ -155,9 +157,9 @@ def plane(
     x, y = _grid(grid, bounds, margin, np.asarray(axes.points))
     points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
     at = jax.tree_util.Partial(_at, axes)
-    values = np.asarray(run_within_memory(_evaluate, settings, at, data, jnp.asarray(points)))
+    values = evaluate_points(settings, at, data, points, mesh).T.reshape(-1, len(y), len(x))
     named: dict[str, Any] = dict.fromkeys(METRICS)
-    named |= dict(zip(settings.metrics, values.reshape(-1, len(y), len(x)), strict=True))
+    named |= dict(zip(settings.metrics, values, strict=True))
     return PlaneMetrics(x=x, y=y, **named, points=np.asarray(axes.points), axes=axes)
 
 
@@ -196,11 +198,6 @@ def curve_plane(
 
 def _at(axes: Plane, coordinates: jax.Array) -> trees.Tree:
     return axes.at(coordinates[0], coordinates[1])
-
-
-@jit(static_argnames="settings")
-def _evaluate(settings: Settings, at: Any, data: Dataset, points: jax.Array) -> jax.Array:
-    return values_at(settings, at, data, points)
 
 
 def _explicit(grid: Any) -> bool:

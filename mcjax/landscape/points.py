@@ -7,14 +7,17 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.compiling import Compiled
+from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError, unknown_name
 from mcjax.landscape.batchnorm import reestimate
 from mcjax.models.base import Model
 from mcjax.models.convolution import one_after_another, over_models, over_points
+from mcjax.training.mesh import AXES, Placement, check_mesh, on_mesh
 from mcjax.training.objective import evaluate_images, evaluate_splits
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -66,38 +69,48 @@ def settings_for(
     return Settings(model, pairs, recalibrate, batch_size, calibration_images, augmentation, chunk, splits)
 
 
-def values_at(settings: Settings, at: Any, data: Dataset, points: jax.Array) -> jax.Array:
-    """`settings.metrics` of the network at(point), for every entry of `points`: (metrics, points[, pairs]). Pure."""
+@jit(static_argnames=("settings", "mesh"))
+def _values(settings: Settings, at: Any, data: Dataset, points: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """`settings.metrics` of the network at(point), for every entry of `points`: (points, metrics[, pairs])."""
     model, size = settings.model, settings.batch_size
 
-    def one(theta: trees.Tree) -> jax.Array:
-        if settings.recalibrate:
-            calibration = data.train_images[: settings.calibration_images]
-            theta = reestimate(model, theta, calibration, data.mean, data.std, size, settings.augmentation)
-        if settings.splits == "both":
-            train, test = evaluate_splits(model, theta, data, size)
-            return jnp.stack([*train, *test])
-        images, labels = (getattr(data, f"{settings.splits}_{what}") for what in ("images", "labels"))
-        return jnp.stack(evaluate_images(model, theta, images, labels, data.mean, data.std, size))
+    def many(at: Any, data: Dataset, points: jax.Array) -> jax.Array:
+        def one(theta: trees.Tree) -> jax.Array:
+            if settings.recalibrate:
+                calibration = data.train_images[: settings.calibration_images]
+                theta = reestimate(model, theta, calibration, data.mean, data.std, size, settings.augmentation)
+            if settings.splits == "both":
+                train, test = evaluate_splits(model, theta, data, size)
+                return jnp.stack([*train, *test])
+            images, labels = (getattr(data, f"{settings.splits}_{what}") for what in ("images", "labels"))
+            return jnp.stack(evaluate_images(model, theta, images, labels, data.mean, data.std, size))
 
-    def point(where: jax.Array) -> jax.Array:
-        theta = at(where)
-        return over_models(one, model.convolutions)(theta).T if settings.pairs else one(theta)
+        def point(where: jax.Array) -> jax.Array:
+            theta = at(where)
+            return over_models(one, model.convolutions)(theta).T if settings.pairs else one(theta)
 
-    return jnp.moveaxis(over_points(point, points, model.convolutions, settings.chunk), 1, 0)
+        return over_points(point, points, model.convolutions, settings.chunk)
+
+    return on_mesh(many, mesh, everywhere=2, axes=AXES)(at, data, points)
 
 
-def run_within_memory(program: Compiled, settings: Settings, at: Any, data: Dataset, points: jax.Array) -> Any:
-    """program(settings, at, data, points), if XLA finds that it fits into the device's memory.
+def evaluate_points(
+    settings: Settings, at: Any, data: Dataset, points: np.ndarray, mesh: Mesh | None = None
+) -> np.ndarray:
+    """`settings.metrics` of the network at(point), for every entry of `points`: float32 (points, metrics[, pairs]).
 
-    Raises InputError before anything is run if it does not, with a chunk that would fit. The program
-    is compiled once, here; that it is asked for again costs a millisecond.
+    at: a `jax.tree_util.Partial`. One compiled program; with a mesh, every device takes its share of
+    the points. Raises InputError before anything is run if XLA finds that the program does not fit
+    into the device's memory, with a chunk that would fit.
     """
+    if mesh is not None:
+        check_mesh(mesh)
+    placement = Placement(mesh, len(points), AXES)
+    arguments = (*placement.put_everywhere((at, data)), placement.put(jnp.asarray(points)))
     limit = device_memory()
-    arguments = (at, data, points)
-    if limit is not None and (needed := _needed(program, settings, arguments)) > limit:
+    if limit is not None and (needed := _needed(settings, arguments, mesh)) > limit:
         chunk = min(settings.chunk, len(points))
-        fitting = _fitting(program, settings._replace(chunk=chunk), arguments, needed, limit)
+        fitting = _fitting(settings._replace(chunk=chunk), arguments, mesh, needed, limit)
         advice = (
             f"Give chunk={fitting}, or a smaller batch_size."
             if fitting
@@ -107,7 +120,7 @@ def run_within_memory(program: Compiled, settings: Settings, at: Any, data: Data
             f"{len(points)} points with chunk={chunk} need {_gigabytes(needed)} of memory, expected at most the "
             f"device's {_gigabytes(limit)}. {advice}"
         )
-    return program(settings, *arguments)
+    return np.asarray(placement.get(_values(settings, *arguments, mesh)))
 
 
 def device_memory() -> int | None:
@@ -127,10 +140,11 @@ def device_memory() -> int | None:
     return min(limits)
 
 
-def _needed(program: Compiled, settings: Settings, arguments: tuple) -> float:
+def _needed(settings: Settings, arguments: tuple, mesh: Mesh | None) -> float:
     """The bytes of a compiled program: arguments, results and what is in between. 0 if XLA does not tell."""
     try:
-        sizes = program.jitted.lower(settings, *arguments).compile().memory_analysis()
+        # The compiled program is kept by jax: running it afterwards does not compile it again.
+        sizes = _values.jitted.lower(settings, *arguments, mesh).compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         # Some compilers refuse such a program themselves.
         if "RESOURCE_EXHAUSTED" in str(error):
@@ -141,12 +155,12 @@ def _needed(program: Compiled, settings: Settings, arguments: tuple) -> float:
     return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
 
 
-def _fitting(program: Compiled, settings: Settings, arguments: tuple, needed: float, limit: int) -> int:
+def _fitting(settings: Settings, arguments: tuple, mesh: Mesh | None, needed: float, limit: int) -> int:
     """A chunk that fits, the largest one up to a factor of two; 0 if not even a single point does."""
     # Memory is a constant and a share a point, so that the first guess is never too small.
     share = limit / needed if math.isfinite(needed) else 0.5
     chunk = max(1, int(settings.chunk * share)) if settings.chunk > 1 else 0
-    while chunk and _needed(program, settings._replace(chunk=chunk), arguments) > limit:
+    while chunk and _needed(settings._replace(chunk=chunk), arguments, mesh) > limit:
         chunk //= 2
     return chunk
 

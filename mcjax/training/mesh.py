@@ -1,5 +1,6 @@
 """Many devices: networks side by side along the `pair` axis of a mesh, every batch split along its `data` axis."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +47,8 @@ def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Devi
     return jax.make_mesh((rows, data), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=taken)
 
 
-def check_mesh(mesh: Mesh, batch_size: int) -> None:
-    """Raise InputError unless the mesh is one of `make_mesh` whose `data` axis divides the batch."""
+def check_mesh(mesh: Mesh, batch_size: int = 0) -> None:
+    """Raise InputError unless the mesh is one of `make_mesh` whose `data` axis divides the batch, if there is one."""
     if mesh.axis_names != AXES or set(mesh.axis_types) != {AxisType.Auto}:
         raise InputError(f"got a mesh of axes {mesh.axis_names}, expected pair and data, both Auto: make_mesh().")
     if batch_size % mesh.shape["data"]:
@@ -65,15 +66,17 @@ def _nearest(size: int, factor: int) -> int:
 class Placement:
     """Where `count` fits live: on the devices of a mesh, or, without one, where they are.
 
-    If the `pair` axis does not divide the fits, the last of them is repeated to fill it up: it is
-    computed by devices that would have nothing to do, and left out of what comes back.
+    axes: of the mesh, along which they lie. If these do not divide the fits, the last of them is
+    repeated to fill up: it is computed by devices that would have nothing to do, and left out of what
+    comes back.
     """
 
     mesh: Mesh | None
     count: int
+    axes: tuple[str, ...] = ("pair",)
 
     def put(self, tree: trees.Tree) -> trees.Tree:
-        """Trees with a leading axis of `count`, sharded along `pair`; every process gives all of them.
+        """Trees with a leading axis of `count`, sharded along the axes; every process gives all of them.
 
         It is the values of the first process that are placed.
         """
@@ -81,10 +84,10 @@ class Placement:
             return tree
         # Copies of one shard in several processes must not differ in a single bit.
         host = by_first(lambda: jax.tree.map(np.asarray, tree))()
-        pairs = self.mesh.shape["pair"]
-        rows = np.minimum(np.arange(-(-self.count // pairs) * pairs), self.count - 1)
+        shards = math.prod(self.mesh.shape[axis] for axis in self.axes)
+        rows = np.minimum(np.arange(-(-self.count // shards) * shards), self.count - 1)
         # As a compiled epoch says it, or its second call would compile again.
-        sharding = NamedSharding(self.mesh, Spec("pair") if pairs > 1 else Spec())
+        sharding = NamedSharding(self.mesh, Spec(self.axes) if shards > 1 else Spec())
         return jax.tree.map(lambda leaf: _placed(leaf if len(rows) == self.count else leaf[rows], sharding), host)
 
     def put_keys(self, keys: jax.Array) -> jax.Array:
@@ -118,20 +121,22 @@ def _placed(host: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def on_mesh(fn: Callable[..., Any], mesh: Mesh | None, everywhere: int) -> Callable[..., Any]:
-    """`fn` on the devices of a mesh: the first `everywhere` arguments whole, the others and the result along `pair`.
+def on_mesh(
+    fn: Callable[..., Any], mesh: Mesh | None, everywhere: int, axes: tuple[str, ...] = ("pair",)
+) -> Callable[..., Any]:
+    """`fn` on the devices of a mesh: the first `everywhere` arguments whole, the others and the result along `axes`.
 
     Inside, each device sees only its own networks, so that those that run one after another stay where
-    they are; the `data` axis is the compiler's, and `split` says what lies along it.
+    they are; what is left of the axes is the compiler's, and `split` says what lies along `data`.
     """
     if mesh is None:
         return fn
 
     def mapped(*args: Any) -> Any:
-        specs = (*[Spec()] * everywhere, *[Spec("pair")] * (len(args) - everywhere))
+        specs = (*[Spec()] * everywhere, *[Spec(axes)] * (len(args) - everywhere))
         # Without the check of varying types: a model's own scan may start from a plain constant.
         along = jax.shard_map(
-            fn, mesh=mesh, in_specs=specs, out_specs=Spec("pair"), axis_names={"pair"}, check_vma=False
+            fn, mesh=mesh, in_specs=specs, out_specs=Spec(axes), axis_names=set(axes), check_vma=False
         )
         return along(*args)
 

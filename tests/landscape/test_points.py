@@ -79,7 +79,7 @@ def test_a_program_is_compiled_once(path, tiny_model, tiny_data, caplog):
         for _ in range(2):
             evaluate_path(model, path, tiny_data, 5)
             plane(model, *thetas, tiny_data, 3)
-    compiled = [message for message in caplog.messages if "Finished XLA compilation of jit(_evaluate)" in message]
+    compiled = [message for message in caplog.messages if "Finished XLA compilation of jit(_values)" in message]
     assert len(compiled) == 2
 
 
@@ -91,7 +91,7 @@ def test_a_compiler_that_refuses_counts_as_too_much(path, tiny_model, tiny_data,
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory in compilation")
 
-    monkeypatch.setattr("mcjax.landscape.along._evaluate.jitted", Refusing())
+    monkeypatch.setattr("mcjax.landscape.points._values.jitted", Refusing())
     with pytest.raises(InputError, match="need more memory than the compiler accepts"):
         evaluate_path(tiny_model, path, tiny_data, 5)
 

@@ -3,6 +3,7 @@
 The tests that need eight devices run in a process of their own, which has eight virtual ones.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from jax.sharding import AxisType
 
 import mcjax
 from mcjax import Augmentation, InputError, PamConfig, TrainConfig, models, train_endpoints, trees
+from mcjax.cli import main
 from mcjax.paths.fit import FitConfig
 from mcjax.training import loop
 from mcjax.training.mesh import Placement, make_mesh
@@ -123,6 +125,46 @@ def test_pam_is_that_of_one_device(digits, mlp, ends):
     np.testing.assert_array_equal(got.accepted, expected.accepted)
     alike(got.theta_c, expected.theta_c, rtol=1e-4)
     np.testing.assert_allclose(got.objective, expected.objective, rtol=1e-5)
+
+
+@eight
+@pytest.mark.parametrize("shape", SHAPES)
+def test_paths_and_planes_are_those_of_one_device(digits, mlp, ends, convolutional, shape):
+    mesh, (model, trained) = make_mesh(*shape), convolutional
+    path = mcjax.linear(mlp.spec).bind_pairs(*ends)
+    for points in (5, 8):
+        got, expected = (mcjax.evaluate_path(mlp, path, digits, points, mesh=each) for each in (mesh, None))
+        assert got.test_loss.shape == (4, points)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
+    one, two = (trees.index(trained.theta, i) for i in range(2))
+    three = jax.tree.map(lambda a, b: a - 0.3 * jnp.flip(b), one, two)
+    got, expected = (
+        mcjax.plane(model, one, two, three, digits, (3, 2), calibration_images=60, splits="test", mesh=each)
+        for each in (mesh, None)
+    )
+    np.testing.assert_allclose(got.test_loss, expected.test_loss, rtol=1e-4)
+    np.testing.assert_allclose(got.test_accuracy, expected.test_accuracy, atol=0.021)
+
+
+@eight
+def test_commands_take_a_mesh(tmp_path):
+    common = ("--data", "digits", "--train-images", "240", "--test-images", "50", "--epochs", "2", "--batch-size", "24")
+    options = ("--model", "mlp", "--widths", "6", "5", *common)
+    for name, more in (("one", ()), ("four", ("--mesh", "2", "2"))):
+        assert main(["train", *options, *more, "--out", str(tmp_path / name)]) == 0
+        ends = [str(tmp_path / "one" / str(i)) for i in range(2)]
+        measuring = ("--points", "5", "--out", str(tmp_path / f"{name}_curve"))
+        assert main(["connect", *ends, *common[2:], *more, *measuring]) == 0
+    for name in ("", "_curve"):
+        one, four = (json.loads((tmp_path / f"{run}{name}" / "results.json").read_text()) for run in ("one", "four"))
+        assert one.keys() == four.keys()
+        for key in ("train_loss", "test_loss"):
+            got, expected = (
+                (each.get("along") or {k: v["values"] for k, v in each.items()})[key] for each in (four, one)
+            )
+            np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert main(["train", *options, "--mesh", "1", "5", "--out", str(tmp_path / "bad")]) == 2
+    assert not (tmp_path / "bad").exists()
 
 
 @eight
