@@ -1,36 +1,68 @@
-"""Images a second of mcjax beside a plain PyTorch loop of the same network, both measured in this run.
+"""How long users of mcjax wait, beside plain PyTorch loops that do the same work, both measured in this run.
 
     pip install -e '.[bench]'
-    python -m experiments.benchmark --data cifar10
+    python -m experiments.benchmark --data cifar10 --out benchmark.json
+    python -m experiments.benchmark --data cifar10.npz --models tinyten --pairs 1 --rounds 7
 
-An endpoint epoch and a curve-fit epoch of TinyTen (or TinySix) at batch 128. The PyTorch loops do what
-the public codes do: one step a call, and for the curve one t a batch, the point on the curve put
-together from both ends and the control point, and its gradient sent back. Data are normalised before
-the clock starts for PyTorch, inside the compiled step for mcjax. Rounds alternate between the two and
-medians are taken, so that a noisy machine is noisy for both. Two cores: about five minutes.
+What: an epoch of training (one network a pair); an epoch of fitting a Bezier curve, which is PAM's curve
+half-step too; an epoch of PAM's permutation half-step; matching activations; a path at 61 points, train and
+test images, batch statistics re-estimated at each; and a plane of 21x21 points, test images (of the first
+pair: planes are measured one by one). One pair, and six at once. PyTorch does what the public codes do: one
+pair after another, one t after another, one step a call, data normalised before the clock starts (mcjax
+normalises inside its programs; but both match normalised images). No augmentation, except in rows that say so.
+
+How: rounds alternate between the two, the first is left out; medians are shown. Read: `ratio` is PyTorch's
+seconds over mcjax's, the median over rounds with the least and the most: above 1 mcjax is faster.
+`compile` is what the first call took longer than the others. GFLOP/s are those of mcjax: operations as XLA
+counts them in one step or one forward pass, times their number; `of peak`: of the largest matrix product in
+float32 measured in this run. `memory`: of XLA's largest program, and of PyTorch where it can tell (CUDA).
+"the other way" runs pairs under vmap where mcjax runs them one after another, or the reverse.
+
+Sizes are in the table. On the CPU those of ResNet32 and VGG16 are small, on both sides alike, so that
+everything takes about 25 minutes on two idle cores; an accelerator gets full ones. On a machine with
+other jobs set OMP_WAIT_POLICY=passive, or the threads of PyTorch spin and wait for those jobs, up to 30
+times as long. On NVIDIA GPUs both sides multiply float32 in TF32, JAX's default, unless --precision
+float32; mcjax multiplies by permutations, and correlates, in full float32 in any case.
 """
 
 import json
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import tyro
 
-from mcjax import Augmentation, FitConfig, TrainConfig, bezier, data, models
-from mcjax.models.convnets import TINYSIX, TINYTEN
-from mcjax.paths.fit import CurveStep, Ends
-from mcjax.report import table
-from mcjax.training.endpoints import EndpointStep
-from mcjax.training.loop import _epoch_of_many
+from experiments import benchmark_programs as programs
+from experiments.benchmark_output import about_machine, peak_bytes, said, show
+from experiments.benchmark_programs import PROGRAMS, Sizes, Work
+from mcjax import InputError, RunError, data, models
+from mcjax.models.convolution import one_after_another
 
-BATCH = 128
-LAYERS = {"tinyten": TINYTEN, "tinysix": TINYSIX}
+NAMES = {
+    "endpoint": "endpoint epoch",
+    "curve": "curve-fit epoch",
+    "permutation": "permutation epoch (PAM)",
+    "match": "matching activations",
+    "path": "path",
+    "plane": "plane",
+}
+FULL = Sizes(batch=128, steps=100, points=61, plane_points=21, images=500)
+ON_CPU = {
+    "mlp": Sizes(128, 50, 61, 21, 200),
+    "tinyten": Sizes(128, 20, 61, 21, 128),
+    "resnet32": Sizes(128, 4, 11, 9, 128),
+    "vgg16": Sizes(32, 2, 5, 3, 32),
+}
+ModelName = Literal["mlp", "tinyten", "resnet32", "vgg16"]
+Workload = Literal["endpoint", "curve", "permutation", "match", "path", "plane"]
 
 
 @dataclass(frozen=True)
@@ -38,135 +70,170 @@ class Benchmark:
     """What to measure."""
 
     data: str = "cifar10"
-    """A data set of 32x32 colour images, as `mcjax train` takes it."""
-    model: Literal["tinysix", "tinyten"] = "tinyten"
-    """The network."""
-    steps: int = 20
-    """Batches of 128 an epoch: the first so many of the training images."""
-    rounds: int = 7
-    """Times that every epoch is measured; medians are reported."""
+    """A data set, as `mcjax train` takes it; VGG16 wants images of 32 pixels or more."""
+    models: tuple[ModelName, ...] = ("mlp", "tinyten", "resnet32", "vgg16")
+    """The networks."""
+    pairs: tuple[int, ...] = (1, 6)
+    """How many pairs at once."""
+    workloads: tuple[Workload, ...] = ("endpoint", "curve", "permutation", "match", "path", "plane")
+    """What to run."""
+    rounds: int = 3
+    """Times that everything is measured, after a first that compiles."""
+    batch: int | None = None
+    """Images of a batch of an epoch, and of matching (this and the next four, None: by model and platform)."""
+    steps: int | None = None
+    """Batches of an epoch."""
+    points: int | None = None
+    """Points of a path."""
+    plane_points: int | None = None
+    """Points along each axis of a plane."""
+    images: int | None = None
+    """Train images to match and to calibrate on, and train and test images to evaluate on."""
+    augmented: bool = False
+    """Measure the epochs of mcjax with its augmentation too; PyTorch stays without."""
+    other_way: tuple[Workload, ...] = ("curve",)
+    """What to run also in the way that mcjax does not choose, for several pairs of convolutional networks."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of forward and backward passes of the epochs; in PyTorch by autocast."""
+    precision: Literal["tf32", "float32"] = "tf32"
+    """Of products of float32 on NVIDIA GPUs, on both sides."""
     out: Path | None = None
     """Where to write the numbers as JSON (None: nowhere)."""
+
+    def sizes(self, model: str) -> Sizes:
+        """The sizes for a model on this platform."""
+        chosen = ON_CPU[model] if jax.default_backend() == "cpu" else FULL
+        given = {name: getattr(self, name) for name in Sizes._fields}
+        return chosen._replace(**{name: value for name, value in given.items() if value is not None})
+
+    def check(self) -> None:
+        """Raise InputError for numbers that cannot be."""
+        least = {"batch": 1, "steps": 1, "points": 2, "plane_points": 2, "images": 1, "rounds": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InputError(f"got {name}={value}, expected at least {low}.")
+        if not self.pairs or min(self.pairs) < 1:
+            raise InputError(f"got pairs={self.pairs}, expected whole numbers of at least 1.")
+        if self.out and (self.out.is_dir() or not self.out.parent.is_dir()):
+            raise InputError(f"got out={self.out}, expected a file in a folder that exists.")
+        if find_spec("torch") is None:
+            raise InputError("PyTorch is not installed: pip install -e '.[bench]'.")
+
+
+@dataclass
+class Runner:
+    """One side of a workload, and what was measured of it: seconds, of the first call and of the rounds."""
+
+    make: Callable[[], Callable[[], Any]]
+    run: Callable[[], Any] | None = None
+    first: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    memory: int | None = None
+    error: str | None = None
+
+    def measure(self, started: bool) -> None:
+        """Run once; what fails is noted, and not run again."""
+        if self.error is not None:
+            return
+        try:
+            self.run = self.run or self.make()
+            began = time.perf_counter()
+            with programs.noting_programs() as called:
+                jax.block_until_ready(self.run())
+            took = time.perf_counter() - began
+            if started:
+                self.seconds.append(took)
+            else:
+                self.first = took
+                self.memory = programs.memory(called)
+        except Exception as error:  # whatever it is, the other workloads go on
+            self.error = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"[:150]
+            self.run = None
+
+    def results(self) -> dict[str, Any]:
+        """Numbers for the JSON."""
+        median = statistics.median(self.seconds) if self.seconds else None
+        compiled = None if median is None else max(0.0, self.first - median)
+        numbers = {"seconds": self.seconds, "median": median, "compile": compiled, "memory_bytes": self.memory}
+        return {**numbers, "error": self.error}
 
 
 def main(config: Benchmark) -> None:
     """Measure, print a table, and write the numbers."""
-    dataset = jax.device_put(data.load(config.data).take(config.steps * BATCH))
-    rivals = {
-        "endpoint epoch": (_endpoint(config, dataset, False), _torch_endpoint(config, dataset)),
-        "endpoint epoch, augmented": (_endpoint(config, dataset, True), None),
-        "curve-fit epoch": (_curve(config, dataset, False), _torch_curve(config, dataset)),
-        "curve-fit epoch, augmented": (_curve(config, dataset, True), None),
-    }
-    seconds: dict[tuple[str, str], list[float]] = {}
-    for round_ in range(config.rounds + 1):
-        for name, pair in rivals.items():
-            for who, run in zip(("mcjax", "pytorch"), pair, strict=True):
-                if run is None:
+    config.check()
+    # Beside PyTorch, JAX must not take three quarters of the GPU for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    if os.getloadavg()[0] > 1 and "OMP_WAIT_POLICY" not in os.environ:
+        print("benchmark: other jobs are running; set OMP_WAIT_POLICY=passive to be fair to PyTorch", file=sys.stderr)
+    from experiments.torch_peer import Peer, reset_memory, set_precision
+
+    set_precision(config.precision)
+    if config.precision == "float32":
+        jax.config.update("jax_default_matmul_precision", "highest")
+    dataset = data.load(config.data)
+    made = {name: models.create(name, dataset.num_classes, dataset.image_shape) for name in config.models}
+    for name in config.models:
+        sizes = config.sizes(name)
+        dataset.take(max(sizes.steps * sizes.batch, sizes.images), sizes.images)
+    about = about_machine()
+    options = {"data": config.data, "rounds": config.rounds, "compute_dtype": config.compute_dtype}
+    about |= {**options, "precision": "float32" if jax.default_backend() == "cpu" else config.precision}
+    rows: list[dict[str, Any]] = []
+    for name, model in made.items():
+        for pairs in config.pairs:
+            work = programs.work_for(model, dataset, pairs, config.sizes(name), config.compute_dtype)
+            peer = cache(partial(Peer, work))
+            for workload in config.workloads:
+                if workload == "plane" and pairs > 1 and 1 in config.pairs:
                     continue
-                began = time.perf_counter()
-                run()
-                if round_:  # the first is compilation
-                    seconds.setdefault((name, who), []).append(time.perf_counter() - began)
-    images = config.steps * BATCH
-    rates = {key: images / statistics.median(values) for key, values in seconds.items()}
+                reset_memory()
+                new = measured(config, work, peer, workload, about["peak_flops"])
+                print(*map(said, new), sep="\n", file=sys.stderr, flush=True)
+                rows += new
+                if config.out:
+                    config.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1))
+            del work, peer
+            jax.clear_caches()
+    show(about, rows)
+
+
+def measured(
+    config: Benchmark, work: Work, peer: Callable[[], Any], workload: Workload, peak: float
+) -> list[dict[str, Any]]:
+    """The rows of one workload: mcjax as it is, and its variants, each beside PyTorch."""
+    runners = {"": Runner(lambda: PROGRAMS[workload](work))}
+    if config.augmented and workload in ("endpoint", "curve"):
+        of_images = programs.endpoint if workload == "endpoint" else programs.curve
+        runners[", augmented"] = Runner(lambda: of_images(work, augmented=True))
+    if work.pairs > 1 and workload in config.other_way and workload != "plane" and work.model.convolutions != "none":
+        way = "vmap" if one_after_another(work.model.convolutions) else "one after another"
+        runners[f", the other way: {way}"] = Runner(lambda: programs.other_way(work, workload))
+    from experiments.torch_peer import peak_memory
+
+    torch_runner = Runner(lambda: partial(peer().run, workload))
+    for number in range(config.rounds + 1):
+        for runner in (*runners.values(), torch_runner):
+            runner.measure(started=number > 0)
+    torch_runner.memory = peak_memory()
+    operations = programs.operations(work, workload)
     rows = []
-    for name in rivals:
-        peer = rates.get((name, "pytorch")) or rates[name.removesuffix(", augmented"), "pytorch"]
-        rows.append([name, f"{rates[name, 'mcjax']:,.0f}", f"{peer:,.0f}", f"{rates[name, 'mcjax'] / peer:.2f}"])
-    print(f"{config.model}, batch {BATCH}, {config.data}, on {jax.devices()[0].device_kind}")
-    print(table(["", "mcjax images/s", "PyTorch images/s", "ratio"], rows))
-    if config.out:
-        numbers = {
-            f"{name}, {who}": {"images_per_s": rates[name, who], "seconds": seconds[name, who]} for name, who in rates
-        }
-        config.out.write_text(json.dumps(numbers, indent=1))
-
-
-def _augmentation(on: bool) -> Augmentation:
-    return Augmentation() if on else Augmentation.none()
-
-
-def _endpoint(config: Benchmark, dataset: data.Dataset, augmented: bool) -> Callable[[], None]:
-    model = models.create(config.model)
-    step = EndpointStep(model, TrainConfig(batch_size=BATCH, augmentation=_augmentation(augmented)), config.steps)
-    keys = jax.random.split(jax.random.key(0), 1)
-    states = jax.vmap(step.init)(keys)
-    return lambda: jax.block_until_ready(_epoch_of_many(step, dataset, {}, states, keys, 0))
-
-
-def _curve(config: Benchmark, dataset: data.Dataset, augmented: bool) -> Callable[[], None]:
-    model = models.create(config.model)
-    settings = FitConfig(batch_size=BATCH, augmentation=_augmentation(augmented))
-    step = CurveStep(model, bezier(model.spec), settings, config.steps)
-    ends = Ends(*(jax.vmap(model.init)(jax.random.split(jax.random.key(seed), 1)) for seed in (1, 2)))
-    states, keys = jax.vmap(step.init)(ends.theta_1), jax.random.split(jax.random.key(0), 1)
-    return lambda: jax.block_until_ready(_epoch_of_many(step, dataset, ends, states, keys, 0))
-
-
-def _torch_network(config: Benchmark) -> Any:
-    from torch import nn
-
-    layers: list[Any] = []
-    channels = 3
-    for layer in LAYERS[config.model]:
-        convolution = nn.Conv2d(channels, layer.features, layer.size, layer.stride, layer.padding)
-        layers += [convolution, nn.BatchNorm2d(layer.features), nn.ReLU()]
-        channels = layer.features
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
-
-
-def _torch_data(config: Benchmark, dataset: data.Dataset) -> tuple[Any, Any]:
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
-    images = np.asarray(data.normalize(dataset.train_images, dataset.mean, dataset.std)).transpose(0, 3, 1, 2)
-    labels = torch.tensor(np.asarray(dataset.train_labels), dtype=torch.long, device=device)
-    return torch.tensor(images.copy(), device=device), labels
-
-
-def _torch_endpoint(config: Benchmark, dataset: data.Dataset) -> Callable[[], None]:
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    images, labels = _torch_data(config, dataset)
-    network = _torch_network(config).to(images.device)
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-
-    def run() -> None:
-        for batch in torch.randperm(len(labels), device=images.device).split(BATCH):
-            optimizer.zero_grad()
-            loss = cross_entropy(network(images[batch]), labels[batch])
-            loss.backward()
-            optimizer.step()
-        loss.item()
-
-    return run
-
-
-def _torch_curve(config: Benchmark, dataset: data.Dataset) -> Callable[[], None]:
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    images, labels = _torch_data(config, dataset)
-    networks = [_torch_network(config).to(images.device) for _ in range(2)]
-    ends = [{name: p.detach() for name, p in network.named_parameters()} for network in networks]
-    bend = {name: torch.zeros_like(p, requires_grad=True) for name, p in ends[0].items()}
-    optimizer = torch.optim.SGD(bend.values(), 0.1, momentum=0.9, nesterov=True)
-
-    def run() -> None:
-        for batch in torch.randperm(len(labels), device=images.device).split(BATCH):
-            t = float(torch.rand(()))
-            point = {n: (1 - t) * ends[0][n] + t * ends[1][n] + 2 * t * (1 - t) * bend[n] for n in bend}
-            optimizer.zero_grad()
-            loss = cross_entropy(torch.func.functional_call(networks[0], point, (images[batch],)), labels[batch])
-            loss = loss + 2.5e-4 * sum((p * p).sum() for p in point.values())
-            loss.backward()
-            optimizer.step()
-        loss.item()
-
-    return run
+    for variant, runner in runners.items():
+        here, there = runner.results(), torch_runner.results()
+        ratios = [b / a for a, b in zip(runner.seconds, torch_runner.seconds, strict=False)]
+        row = {"model": work.model.name, "pairs": work.pairs, "workload": NAMES[workload] + variant}
+        row |= {"sizes": work.sizes.of(workload), **work.sizes._asdict(), "mcjax": here, "pytorch": there}
+        row |= {"ratios": ratios, "ratio": statistics.median(ratios) if ratios else None}
+        row |= {"operations": operations, "peak_bytes_so_far": peak_bytes()}
+        for side in (here, there):
+            side["flops"] = operations / side["median"] if side["median"] else None
+            side["share_of_peak"] = side["flops"] / peak if side["flops"] else None
+        rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Benchmark, description=__doc__))
+    try:
+        main(tyro.cli(Benchmark, description=__doc__))
+    except (InputError, RunError) as error:
+        raise SystemExit(f"benchmark: {error}") from None

@@ -46,5 +46,5 @@ def join() -> None:
     except (ValueError, RuntimeError) as error:
         raise RunError(
             f"no other process was found: {str(error).rstrip('.')}. Start the same command in every process of a TPU "
-            "pod slice or a Slurm job; elsewhere write a script that calls jax.distributed.initialize(address, number, id) first."
+            "pod slice or a Slurm job; elsewhere call jax.distributed.initialize(address, number, id) in a script."
         ) from error
