@@ -103,3 +103,19 @@ def test_over_points_is_the_loop(convolutions, chunk):
     ts = np.linspace(0, 1, 17).astype(np.float32)
     result = over_points(lambda t: (t**2, jnp.sin(t)), ts, convolutions, chunk)
     np.testing.assert_allclose(result, (ts**2, np.sin(ts)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [(3, 4), (40, 50)])
+@pytest.mark.parametrize(
+    ("side", "strides"), [(1, (1, 1)), (2, (1, 1)), (2, (2, 2)), (6, (1, 1)), (9, (1, 1)), (9, (2, 1))]
+)
+def test_small_images_and_many_channels(side, strides, channels):
+    x, k = drawn((3, side, side, channels[0]), (3, 3, *channels))
+    padding = ((1, 1), (1, 1))
+
+    def gradients(fn):
+        return jax.value_and_grad(lambda x, k: jnp.sum(jnp.sin(fn(x, k, strides, padding))), (0, 1))(x, k)
+
+    with jax.enable_x64(True):
+        ours, theirs = jax.jit(lambda: (gradients(convolve), gradients(plain)))()
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), ours, theirs)
