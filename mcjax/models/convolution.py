@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -70,7 +71,7 @@ def _forward(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding:
 
 
 def _backward(strides: tuple[int, int], padding: Padding, residuals: tuple, g: jax.Array) -> tuple:
-    x, kernel = residuals
+    x, kernel = map(jnp.asarray, residuals)
     return _input_gradient(strides, padding, x, kernel, g), _kernel_gradient(strides, padding, x, kernel, g)
 
 
@@ -89,7 +90,7 @@ def _input_gradient(strides: tuple[int, int], padding: Padding, x: jax.Array, ke
         if not i or not j:
             return jnp.zeros((images, *whole, channels), g.dtype)
         # The barriers keep XLA from folding transposes back into an unusual layout.
-        part = lax.optimization_barrier(kernel[jnp.array(i)][:, jnp.array(j)].swapaxes(2, 3))
+        part = lax.optimization_barrier(kernel[np.ix_(i, j)].swapaxes(2, 3))
         rows_around, columns_around = (
             (-first, size + first + len(taps) - 1 - out)
             for first, size, taps, out in zip((top, left), whole, (i, j), g.shape[1:3], strict=True)
