@@ -70,6 +70,15 @@ class Cell:
         """A part of this cell that JSON holds, made once."""
         return self.kept.numbers(self.named(what), make)
 
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """On which images, and how augmented, batch statistics are re-estimated."""
+        settings = self.settings
+        return {
+            "calibration_images": settings.calibration_images,
+            "augmentation": settings.networks.augmentation,
+        }
+
     def recorder(self, what: str) -> Recorder:
         """Where a fit of this cell reports."""
         return Recorder(f"{self.name}: {what}", self.kept.run, self.named(what), self.kept.display.fit)
@@ -151,9 +160,8 @@ class Cell:
                 path,
                 self.data,
                 settings.points,
-                calibration_images=settings.calibration_images,
-                augmentation=settings.networks.augmentation,
                 mesh=self.mesh,
+                **self.calibration,
             )
             return {key: value.tolist() for key, value in metrics._asdict().items()}
 

@@ -67,10 +67,7 @@ def ensembles(cell: Cell) -> dict[str, Any]:
 
 
 def _ensemble(cell: Cell, thetas: trees.Tree) -> dict[str, float]:
-    augmentation = cell.settings.networks.augmentation
-    thetas = recalibrate(
-        cell.model, thetas, cell.data, calibration_images=cell.settings.calibration_images, augmentation=augmentation
-    )
+    thetas = recalibrate(cell.model, thetas, cell.data, **cell.calibration)
     return {name: float(value) for name, value in ensemble_accuracy(cell.model, thetas, cell.data)._asdict().items()}
 
 
@@ -78,13 +75,7 @@ def signatures(cell: Cell) -> dict[str, Any]:
     """Correlations of curves' midpoints with their ends (Figure 14): kind -> (pairs, 2 ends, groups)."""
 
     def measure(name: str) -> dict[str, Any]:
-        found = curve_signature(
-            cell.model,
-            cell.path(name),
-            cell.data,
-            calibration_images=cell.settings.calibration_images,
-            augmentation=cell.settings.networks.augmentation,
-        )
+        found = curve_signature(cell.model, cell.path(name), cell.data, **cell.calibration)
         return {key: np.asarray(getattr(found, key)).tolist() for key in ("curve", "linear", "matched")}
 
     return {name: cell.numbers(f"signature {name}", partial(measure, name)) for name in ("unaligned", "aligned")}
@@ -100,9 +91,8 @@ def planes(cell: Cell) -> dict[str, Any]:
     options: dict[str, Any] = {
         "grid": settings.plane_points,
         "splits": "test",
-        "calibration_images": settings.calibration_images,
-        "augmentation": settings.networks.augmentation,
         "mesh": cell.mesh,
+        **cell.calibration,
     }
 
     def of_lines() -> dict[str, Any]:

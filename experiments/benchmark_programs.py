@@ -280,9 +280,5 @@ def noting_programs() -> Iterator[list[tuple[Compiled, tuple, dict]]]:
 
 def memory(called: list[tuple[Compiled, tuple, dict]]) -> int | None:
     """Bytes of the largest of these programs: arguments, results and what is in between. None if XLA does not tell."""
-    needed = []
-    for program, args, kwargs in called:
-        sizes = program.jitted.lower(*args, **kwargs).compile().memory_analysis()
-        if sizes is not None:
-            needed.append(sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes)
-    return max(needed, default=None)
+    needed = (program.memory(*args, **kwargs) for program, args, kwargs in called)
+    return max((size for size in needed if size is not None), default=None)

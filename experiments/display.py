@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from mcjax.processes import is_first
+from mcjax.report import duration
 
 SAY_EVERY_S = 30.0
 """Without a terminal, a line is written this often at most."""
@@ -58,7 +59,7 @@ class Display:
         part = cost * min(1.0, self.epochs / epochs) if epochs else 0.0
         done, whole = self.done + part, self.done + self.left
         seconds = (now - self.began) / done * (whole - done) if done else None
-        left = "" if seconds is None else f", {_duration(seconds)} left"
+        left = "" if seconds is None else f", {duration(seconds)} left"
         text = f"{100 * done / whole if whole else 100:3.0f}%{left} | {self.name}{detail}"
         if self.terminal:
             print(f"\r{text:<{len(self.line)}}", end="", file=sys.stderr, flush=True)
@@ -81,8 +82,3 @@ class FitDisplay:
     def close(self) -> None:
         """The fit is done; the stage goes on, or ends by itself."""
         self.whole.epochs = self.before + self.epochs
-
-
-def _duration(seconds: float) -> str:
-    minutes = int(seconds / 60 + 0.5)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -20,8 +20,7 @@ from mcjax import checkpoint, trees
 from mcjax.commands.networks import fingerprint
 from mcjax.errors import InputError
 from mcjax.processes import by_first, is_first
-from mcjax.report import RunFolder, write_atomically, writing
-from mcjax.report import _read_json as read_json
+from mcjax.report import RunFolder, read_json, write_atomically, writing
 
 
 class Kept:
@@ -29,6 +28,7 @@ class Kept:
 
     def __init__(self, run: RunFolder, display: Display) -> None:
         self.run, self.display = run, display
+        self.known: dict[str, Any] = {}
         by_first(self._make_room)()
 
     def _make_room(self) -> None:
@@ -37,19 +37,26 @@ class Kept:
 
     def numbers(self, name: str, make: Callable[[], Any]) -> Any:
         """What JSON holds of `make()`: made now, or read if it was made before."""
-        path = self._part(name)
-        if _there(path):
-            self.display.skip(name)
-        else:
-            with self.timed(name):
-                _write(path, {"value": make()})
-        return _read(path)["value"]
+        if name not in self.known:
+            path = self._part(name)
+            if _there(path):
+                self.display.skip(name)
+            else:
+                with self.timed(name):
+                    _write(path, {"value": make()})
+            self.known[name] = _read(path)["value"]
+        return self.known[name]
 
     def arrays(self, name: str, make: Callable[[], trees.Tree]) -> trees.Tree:
         """The arrays of `make()`: made now, or read if they were made before.
 
         Raises InputError if they are gone, or are not what they were when other parts were made from them.
         """
+        if name not in self.known:
+            self.known[name] = self._arrays(name, make)
+        return self.known[name]
+
+    def _arrays(self, name: str, make: Callable[[], trees.Tree]) -> trees.Tree:
         path, where = self._part(name), self.run.checkpoints(name) / "result"
         if _there(path) and not _there(where):
             raise InputError(

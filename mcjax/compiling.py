@@ -35,6 +35,16 @@ class Compiled:
         """The jitted function."""
         return jax.jit(self._function, static_argnames=self._static, compiler_options=compiler_options())
 
+    def memory(self, *args: Any, **kwargs: Any) -> int | None:
+        """Bytes of a call: arguments, results and what is in between. None if XLA does not tell.
+
+        The program stays compiled: a call with the same shapes does not compile it again.
+        """
+        sizes = self.jitted.lower(*args, **kwargs).compile().memory_analysis()
+        if sizes is None:
+            return None
+        return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.jitted(*args, **kwargs)
 

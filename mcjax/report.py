@@ -57,7 +57,7 @@ class RunFolder:
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         if there.exists():
-            before = _read_json(there)
+            before = read_json(there)
             if before != now:
                 keys = sorted(k for k in {*before, *config} if before.get(k) != now.get(k))
                 said = "; ".join(f"{k}: {_short(before.get(k))} there, {_short(now.get(k))} now" for k in keys)
@@ -75,7 +75,7 @@ class RunFolder:
     def results(self) -> dict[str, Any] | None:
         """What a finished run wrote, or None if it is not finished."""
         path = self.path / "results.json"
-        return _read_json(path) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     @by_first
     def finish(self, results: Mapping[str, Any]) -> None:
@@ -126,14 +126,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, advice: str = "Delete it, or choose another folder with --out.") -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError, with the advice, if it cannot be read or holds none."""
     try:
-        read = json.loads(path.read_text())
+        read = json.loads(path.read_bytes())
         if not isinstance(read, dict):
             raise ValueError(f"it holds a {type(read).__name__}, expected a JSON object")
         return read
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Delete it, or choose another folder with --out.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error}. {advice}") from error
 
 
 class Progress:
@@ -163,7 +164,7 @@ class Progress:
             self.bar.update(1)
         elif epoch == self.epochs or first or now - self.last_line > 10:
             self.last_line = now
-            left = "compiled" if first else f"{_duration(seconds * (self.epochs - epoch))} left"
+            left = "compiled" if first else f"{duration(seconds * (self.epochs - epoch))} left"
             line = f"{self.title}: epoch {epoch}/{self.epochs}, loss {loss:.4f}, {rate:,.0f} images/s, {left}"
             print(line, file=sys.stderr, flush=True)
 
@@ -173,10 +174,13 @@ class Progress:
             self.bar.close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 12.3 s, 4 min 05 s, 1 h 07 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from mcjax.commands.tables import folded, is_number, short, shown, table, tables, words
 from mcjax.errors import InputError
 from mcjax.landscape.along import METRICS
+from mcjax.report import duration
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -68,7 +69,7 @@ def document(run: Run) -> str:
 def _head(run: Run, command: str) -> str:
     said = [f"<code>{escape(command)}</code>", f"run folder <code>{escape(run.name)}</code>"]
     if run.times is not None:
-        said.append(f"took {_duration(sum(seconds for _, seconds in _stages(run.times)))}")
+        said.append(f"took {duration(sum(seconds for _, seconds in _stages(run.times)))}")
     line = f'<p class="about">{" · ".join(said)}</p>'
     if run.results is None:
         line += (
@@ -87,8 +88,8 @@ def _about(run: Run) -> str:
         parts.append(folded("Last epoch of every stage", last, is_open=run.results is None))
     if run.times is not None:
         stages = _stages(run.times)
-        rows = [[name, _duration(seconds)] for name, seconds in stages]
-        rows.append(["all", _duration(sum(seconds for _, seconds in stages))])
+        rows = [[name, duration(seconds)] for name, seconds in stages]
+        rows.append(["all", duration(sum(seconds for _, seconds in stages))])
         machine = run.times.get("machine")
         on = f"<p>On {escape(str(machine))}.</p>" if machine else ""
         parts.append(folded("How long it took", on + table(["stage", "time"], rows)))
@@ -102,14 +103,6 @@ def _stages(times: Mapping[str, Any]) -> list[tuple[str, float]]:
     if not fine:
         raise InputError(f'times.json: got {shown(stages)}, expected stages like {{"name": "fit", "seconds": 1.5}}.')
     return [(str(stage.get("name", "")), stage["seconds"]) for stage in stages]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
 
 
 def _listed(value: Any) -> str:

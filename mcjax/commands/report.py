@@ -10,7 +10,7 @@ import tyro
 
 from mcjax.commands.page import Figure, Run, document
 from mcjax.errors import InputError
-from mcjax.report import write_atomically
+from mcjax.report import read_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        read = json.loads(_bytes(path))
-        if not isinstance(read, dict):
-            raise ValueError(f"it holds a {type(read).__name__}, expected a JSON object")
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} cannot be read: {error}. Delete it, and run the command that wrote it again."
-        ) from error
-    return read
+    return read_json(path, "Delete it, and run the command that wrote it again.") if path.exists() else None
 
 
 def _bytes(path: Path) -> bytes:

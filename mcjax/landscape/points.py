@@ -16,7 +16,7 @@ from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError, unknown_name
 from mcjax.landscape.batchnorm import reestimate
 from mcjax.models.base import Model
-from mcjax.models.convolution import one_after_another, over_models, over_points
+from mcjax.models.convolution import chunk_for, over_models, over_points
 from mcjax.training.mesh import AXES, Placement, check_mesh, on_mesh
 from mcjax.training.objective import evaluate_images, evaluate_splits
 
@@ -65,7 +65,7 @@ def settings_for(
             f"1 to {n} calibration images, batches and chunks of at least 1."
         )
     augmentation = data.default_augmentation() if augmentation is None else augmentation
-    chunk = chunk or (1 if one_after_another(model.convolutions) else 16)
+    chunk = chunk or chunk_for(model.convolutions)
     return Settings(model, pairs, recalibrate, batch_size, calibration_images, augmentation, chunk, splits)
 
 
@@ -141,18 +141,14 @@ def device_memory() -> int | None:
 
 
 def _needed(settings: Settings, arguments: tuple, mesh: Mesh | None) -> float:
-    """The bytes of a compiled program: arguments, results and what is in between. 0 if XLA does not tell."""
+    """The bytes that an evaluation needs; 0 if XLA does not tell."""
     try:
-        # The compiled program is kept by jax: running it afterwards does not compile it again.
-        sizes = _values.jitted.lower(settings, *arguments, mesh).compile().memory_analysis()
+        return _values.memory(settings, *arguments, mesh) or 0
     except jax.errors.JaxRuntimeError as error:
         # Some compilers refuse such a program themselves.
         if "RESOURCE_EXHAUSTED" in str(error):
             return math.inf
         raise
-    if sizes is None:
-        return 0
-    return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
 
 
 def _fitting(settings: Settings, arguments: tuple, mesh: Mesh | None, needed: float, limit: int) -> int:

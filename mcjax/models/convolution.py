@@ -151,18 +151,21 @@ def over_models(fn: Callable[..., Any], convolutions: Convolutions) -> Callable[
     return jax.vmap(fn)
 
 
-def over_points(fn: Callable[[Any], Any], points: Any, convolutions: Convolutions, chunk: int | None = None) -> Any:
-    """`fn` over the leading axis of `points`, at most `chunk` of them in memory at once.
+def chunk_for(convolutions: Convolutions) -> int:
+    """How many networks to evaluate at once: 1 where one after another is faster, and 16 elsewhere."""
+    return 1 if one_after_another(convolutions) else 16
 
-    `chunk` is 1 where one after another is faster, and 16 elsewhere, unless it is given.
-    """
-    size = chunk or (1 if one_after_another(convolutions) else 16)
+
+def over_points(fn: Callable[[Any], Any], points: Any, convolutions: Convolutions, chunk: int | None = None) -> Any:
+    """`fn` over the leading axis of `points`, at most `chunk` (None: `chunk_for`) of them in memory at once."""
+    size = chunk or chunk_for(convolutions)
     return lax.map(fn, points, batch_size=None if size == 1 else size)
 
 
 __all__ = [
     "Convolutions",
     "Padding",
+    "chunk_for",
     "convolve",
     "one_after_another",
     "over_models",
