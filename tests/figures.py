@@ -5,14 +5,17 @@ import io
 import numpy as np
 from PIL import Image
 
+# Of a figure that is half as wide as a page.
+SMALL = (250, 500)
 
-def drawn(figure):
-    """The figure as grey pixels; fails if it is small, empty, heavy or has letters that print unreadably."""
+
+def drawn(figure, least=(400, 1000)):
+    """The figure as grey pixels; fails below `least` (height, width), or if empty, heavy or of unreadable letters."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     image = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("L"))
-    assert image.shape[0] > 250
-    assert image.shape[1] > 500
+    assert image.shape[0] > least[0]
+    assert image.shape[1] > least[1]
     assert image.std() > 5
     assert len(buffer.getvalue()) < 200_000
     shown = [text for text in figure.findobj(lambda each: hasattr(each, "get_fontsize")) if text.get_text()]

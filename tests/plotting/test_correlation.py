@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from figures import drawn
+from figures import SMALL, drawn
 
 from mcjax import plotting
 
@@ -81,7 +81,7 @@ def test_signature_draws_mean_and_deviation_over_pairs_a_panel_a_model():
         for which, (means, half) in enumerate(found.values()):
             np.testing.assert_allclose(means, [pair[which].mean() for pair in layers.values()])
             np.testing.assert_allclose(half, [pair[which].std() for pair in layers.values()], atol=1e-12)
-    drawn(figure)
+    drawn(figure, SMALL)
     small, deep = figure.axes
     assert [label.get_text() for label in small.get_xticklabels()] == ["layer_0", "layer_1", "layer_2"]
     assert deep.get_xlabel() == "layer"
@@ -104,4 +104,4 @@ def test_curve_signatures_draw_two_endpoints_a_class(pairs):
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["curve", "straight line", "curve, matched to the endpoint"]
     assert len({line.get_linestyle() for line in figure.axes[0].lines if line.get_marker() in ("o", "s", "^")}) == 3
-    drawn(figure)
+    drawn(figure, SMALL)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from figures import drawn
+from figures import SMALL, drawn
 
 from mcjax import plotting
 from mcjax.plotting.plane import contour_levels
@@ -65,7 +65,7 @@ def test_all_planes_share_a_scale_and_show_curve_and_points():
         assert axes.get_aspect() == 1
     assert bar.get_ylabel() == "test loss (nats)"
     assert [float(label.get_text()) for label in bar.get_yticklabels()] == list(next(iter(scales)))
-    drawn(figure)
+    drawn(figure, SMALL)
     for axes in panels:
         for text in axes.texts:
             box, frame = text.get_window_extent(), axes.get_window_extent()
@@ -82,7 +82,7 @@ def test_accuracies_are_light_where_high_in_per_cent():
     assert filled.levels[-1] >= 90
     low, high = (np.dot(filled.cmap(filled.norm(value))[:3], (0.299, 0.587, 0.114)) for value in (10, 89.9))
     assert high > low + 0.4
-    drawn(figure)
+    drawn(figure, SMALL)
 
 
 def test_what_is_not_finite_and_flat_planes_are_drawn():
@@ -92,4 +92,4 @@ def test_what_is_not_finite_and_flat_planes_are_drawn():
     figure = plotting.plane([[thin]], "a title", limit=3.0)
     assert figure.axes[0].get_aspect() == "auto"
     np.testing.assert_allclose(figure.axes[0].collections[0].levels[-1], 3, rtol=0.05)
-    drawn(figure)
+    drawn(figure, SMALL)

@@ -1,7 +1,7 @@
 """Spectra drawn: means, bands that stay positive, a logarithmic scale."""
 
 import numpy as np
-from figures import drawn
+from figures import SMALL, drawn
 
 from mcjax import plotting
 
@@ -23,7 +23,7 @@ def test_a_line_a_class_with_a_band_from_least_to_greatest():
     assert axes.get_yscale() == "log"
     assert "train loss" in axes.get_ylabel()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unaligned", "aligned"]
-    drawn(figure)
+    drawn(figure, SMALL)
 
 
 def test_one_pair_has_no_band_and_zeros_stay_on_the_scale():
@@ -32,4 +32,4 @@ def test_one_pair_has_no_band_and_zeros_stay_on_the_scale():
     (axes,) = figure.axes
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [1, 0.1, 0.01, 0.01])
     assert len(axes.collections) == 0
-    drawn(figure)
+    drawn(figure, SMALL)
