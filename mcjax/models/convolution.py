@@ -46,8 +46,8 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: 
         for size, (low, high), k, stride in zip(x.shape[1:3], padding, kernel.shape[:2], strides, strict=True)
     ]
     reads = _reads(x, kernel.shape[:2], strides, padding, size)
-    patches = lax.optimization_barrier(jnp.concatenate(reads, -1))
-    return jnp.tensordot(patches, kernel.reshape(-1, kernel.shape[3]), 1)
+    patches = lax.optimization_barrier(jnp.stack(reads, -2))
+    return jnp.tensordot(patches, kernel.reshape(-1, *kernel.shape[2:]), 2)
 
 
 def _reads(
