@@ -111,7 +111,7 @@ def test_the_proximal_terms_are_those_of_equation_6(ends, key, tiny_data, tiny_m
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "wrong"),
-    [({}, 12), ({"rounding": "assignment"}, 12), ({"lookahead": False}, 12), ({"projection": "sinkhorn"}, 29)],
+    [({}, 4), ({"rounding": "assignment"}, 4), ({"lookahead": False}, 4), ({"projection": "sinkhorn"}, 26)],
 )
 def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, key):
     digits = data.load("digits")
@@ -121,10 +121,14 @@ def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, key):
     other = trees.stack([permute(model.spec, p, trees.index(theta, i)) for i, p in enumerate(planted)])
     config = PamConfig(epochs=2, iterations=1, **how)
     fit = fit_pam(key, model, bezier(model.spec), theta, other, digits, None, config)
+    x = data.normalize(digits.train_images, digits.mean, digits.std)
     for i, p in enumerate(planted):
-        found = sum((np.asarray(fit.P[g][i]) != np.argsort(p[g])).sum() for g in p)
-        # Of 32; units that are dead or alike cannot be told apart by the loss.
-        assert found <= wrong
+        activations = model.activations(trees.index(theta, i), x)
+        strength = {g: np.sqrt(np.square(np.asarray(activations[g][0])).mean(0)) for g in p}
+        # Units that are dead, or nearly so, cannot be told apart by the loss.
+        alive = {g: each > 0.1 * each.max() for g, each in strength.items()}
+        assert sum(each.sum() for each in alive.values()) >= 24
+        assert sum((alive[g] & (np.asarray(fit.P[g][i]) != np.argsort(p[g]))).sum() for g in p) <= wrong
     assert (fit.objective[:, 1] < 0.35 * fit.objective[:, 0]).all()
 
 
