@@ -175,9 +175,9 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 12.3 s, 4 min 05 s, 1 h 07 min."""
+    """Seconds as a person says them: 1.5 s, 12 s, 4 min 05 s, 1 h 07 min."""
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.2g} s"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

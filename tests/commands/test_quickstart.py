@@ -123,10 +123,11 @@ def test_pam_never_gets_worse(results):
         assert np.shape(kept["accepted"]) == np.shape(kept["moved"]) == (2, 8)
 
 
-def test_the_same_command_again_reports_and_redoes_nothing(unbroken, results, capsys, monkeypatch):
-    def refuse(*_):
-        raise AssertionError("it trains")
+def refuse(*_, **__):
+    raise AssertionError("it trains")
 
+
+def test_the_same_command_again_reports_and_redoes_nothing(unbroken, results, capsys, monkeypatch):
     monkeypatch.setattr(loop, "_epoch_of_many", refuse)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in unbroken.rglob("*") if path.is_file()}
     assert run(*SMALL, "--out", unbroken) == 0
@@ -187,7 +188,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(unbroken, tmp_path, ca
     assert "correlation.png: No space left on device" in err
     assert "Traceback" not in err
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_epoch_of_many", None)
+        patch.setattr(loop, "_epoch_of_many", refuse)
         assert run(*SMALL, "--out", tmp_path / "q") == 0
     same_run(tmp_path / "q", unbroken)
 

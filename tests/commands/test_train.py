@@ -38,7 +38,7 @@ def unbroken(tmp_path_factory, train):
 
 
 def no_training(monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("it trains")
 
     monkeypatch.setattr(loop, "_epoch_of_many", refuse)
@@ -296,8 +296,8 @@ def test_a_folder_of_another_config_is_refused_and_kept(train, unbroken, capsys,
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_epoch_before(bars, tmp_path, capsys, monkeypatch):
     real = loop._epoch_of_many
 
-    def breaks(step, data, contexts, states, keys, number):
-        states, measured = real(step, data, contexts, states, keys, number)
+    def breaks(step, data, contexts, states, keys, number, mesh):
+        states, measured = real(step, data, contexts, states, keys, number, mesh)
         return states, measured._replace(loss=measured.loss.at[1].set(np.nan)) if number == 2 else measured
 
     command = ("train", "--data", bars, *SMALL, "--out", tmp_path / "run")
