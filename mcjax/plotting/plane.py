@@ -48,7 +48,7 @@ def plane(
     factor = 100.0 if accuracy else 1.0
     every = np.concatenate([factor * np.ravel(one.values) for row in rows for one in row])
     worst = None if limit is None else factor * limit
-    boundaries = contour_levels(every, worst, levels, first=1 / 60 if accuracy else 1 / 300, highest=accuracy)
+    boundaries = contour_levels(every, worst, levels, highest=accuracy)
     norm = BoundaryNorm(boundaries, 256, extend="min" if accuracy else "max")
     cmap = "viridis" if accuracy else "viridis_r"
     columns = max(map(len, rows))
@@ -88,12 +88,12 @@ def _shape(one: Plane) -> float:
 
 
 def contour_levels(
-    values: np.ndarray, limit: float | None, count: int, *, first: float = 1 / 300, highest: bool = False
+    values: np.ndarray, limit: float | None, count: int, *, first: float = 1 / 60, highest: bool = False
 ) -> np.ndarray:
     """At most `count` increasing levels from the best value to `limit`, geometric in the distance to the best.
 
-    first: the first step, as a share of the range. Levels are rounded to two digits of what separates
-    them. highest: the best value is the largest.
+    first: the first step, as a share of the range. Levels are rounded, by a quarter of what
+    separates them at most. highest: the best value is the largest.
     """
     finite = np.sort(values[np.isfinite(values)])
     if highest:
@@ -113,7 +113,7 @@ def contour_levels(
 
 
 def _rounded(value: float, step: float) -> float:
-    return round(float(value), int(1 - np.floor(np.log10(step))))
+    return round(float(value), int(-np.floor(np.log10(step / 2))))
 
 
 def _within(values: np.ndarray, boundaries: np.ndarray, accuracy: bool) -> np.ndarray:

@@ -21,7 +21,7 @@ def test_levels_are_geometric_in_the_distance_to_the_best(lowest, limit):
     values = np.append(np.linspace(lowest, 3 * limit, 1000), np.inf)
     levels = contour_levels(values, limit, 12)
     span = limit - lowest
-    expected = lowest + span * (1 / 300) ** np.linspace(1, 0, 11)
+    expected = lowest + span * (1 / 60) ** np.linspace(1, 0, 11)
     assert len(levels) == 12
     assert levels[0] <= lowest
     np.testing.assert_allclose(levels[1:], expected, atol=0.06 * span, rtol=0)
