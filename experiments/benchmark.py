@@ -3,6 +3,7 @@
     pip install -e '.[bench]'
     python -m experiments.benchmark --data cifar10 --out benchmark.json
     python -m experiments.benchmark --data cifar10.npz --models tinyten --pairs 1 --rounds 7
+    python -m experiments.benchmark --data digits --models mlp --widths 32 32
 
 What: an epoch of training (one network a pair); an epoch of fitting a Bezier curve, which is PAM's curve
 half-step too; an epoch of PAM's permutation half-step; matching activations; a path at 61 points, train and
@@ -73,6 +74,8 @@ class Benchmark:
     """A data set, as `mcjax train` takes it; VGG16 wants images of 32 pixels or more."""
     models: tuple[ModelName, ...] = ("mlp", "tinyten", "resnet32", "vgg16")
     """The networks."""
+    widths: tuple[int, ...] | None = None
+    """Units of each hidden layer of the MLP (None: 256 256)."""
     pairs: tuple[int, ...] = (1, 6)
     """How many pairs at once."""
     workloads: tuple[Workload, ...] = ("endpoint", "curve", "permutation", "match", "path", "plane")
@@ -172,13 +175,15 @@ def main(config: Benchmark) -> None:
     if config.precision == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")
     dataset = data.load(config.data)
-    made = {name: models.create(name, dataset.num_classes, dataset.image_shape) for name in config.models}
+    made = {}
     for name in config.models:
+        options: dict[str, Any] = {"widths": list(config.widths)} if config.widths and name == "mlp" else {}
+        made[name] = models.create(name, dataset.num_classes, dataset.image_shape, **options)
         sizes = config.sizes(name)
         dataset.take(max(sizes.steps * sizes.batch, sizes.images), sizes.images)
     about = about_machine()
-    options = {"data": config.data, "rounds": config.rounds, "compute_dtype": config.compute_dtype}
-    about |= {**options, "precision": "float32" if jax.default_backend() == "cpu" else config.precision}
+    about |= {name: getattr(config, name) for name in ("data", "widths", "rounds", "compute_dtype")}
+    about["precision"] = "float32" if jax.default_backend() == "cpu" else config.precision
     rows: list[dict[str, Any]] = []
     for name, model in made.items():
         for pairs in config.pairs:
