@@ -1,8 +1,10 @@
 """The figures of the neuron-alignment study, after those of the paper."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from experiments import alignment_measures as measures
 from experiments.alignment_cell import LINES, Cell
@@ -18,8 +20,7 @@ def draw(run: RunFolder, cell: Cell) -> list[dict[str, str]]:
     match = {group: np.asarray(p) for group, p in cell.match["P"].items()}
     group = next(iter(match))
     before = np.asarray(cell.match["correlation"][group])
-    first, then = cell.match["before"], cell.match["after"]
-    signature = {name: (np.asarray(first[name]), np.asarray(then[name])) for name in match}
+    signature = _signature(cell)
     along = {name: cell.along(name) for name in (*LINES, *settings.classes)}
     curves = {name: along[name] for name in settings.classes}
     history = {name: {of: np.asarray(v) for of, v in cell.fit(name)["history"].items()} for name in curves}
@@ -107,11 +108,32 @@ def draw(run: RunFolder, cell: Cell) -> list[dict[str, str]]:
             plotting.plane([panels], f"{title}, first pair", of=label),
             f"The planes of the learned curves, {label} (Figures 4, 12 and 13).",
         )
-    written = []
-    for name, (figure, caption) in figures.items():
-        path = run.figure(f"{cell.name}_{name}", figure)
-        written.append({"file": path.name, "caption": f"{title}. {caption}"})
-    return written
+    return [
+        _written(run, f"{cell.name}_{name}", figure, f"{title}. {text}") for name, (figure, text) in figures.items()
+    ]
+
+
+def draw_together(run: RunFolder, cells: Iterable[Cell]) -> list[dict[str, str]]:
+    """Draw what the architectures on one data set are compared in."""
+    of_data: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        of_data.setdefault(cell.data.name, {})[cell.model.name] = _signature(cell)
+    text = "Mean cross-correlation of units before and after matching, layer by layer (Figure 1b)."
+    return [
+        _written(run, f"{name}_signature", plotting.signature(panels, name, method="activations"), f"{name}. {text}")
+        for name, panels in of_data.items()
+        if len(panels) > 1
+    ]
+
+
+def _signature(cell: Cell) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean correlation of paired units before and after matching, at every layer of every pair."""
+    before, after = cell.match["before"], cell.match["after"]
+    return {group: (np.asarray(before[group]), np.asarray(after[group])) for group in cell.match["P"]}
+
+
+def _written(run: RunFolder, name: str, figure: Figure, caption: str) -> dict[str, str]:
+    return {"file": run.figure(name, figure).name, "caption": caption}
 
 
 def _look(name: str) -> tuple[str, str]:

@@ -26,7 +26,7 @@ import tyro
 from experiments import alignment_measures as measures
 from experiments.alignment_cell import LINES, Cell, Settings
 from experiments.alignment_costs import planned_costs
-from experiments.alignment_figures import draw
+from experiments.alignment_figures import draw, draw_together
 from experiments.alignment_page import page
 from experiments.alignment_tables import summary, tables
 from experiments.display import Display
@@ -148,7 +148,7 @@ def main(study: Study) -> None:
             found = {name: results(cell) for name, cell in cells.items()}
         finally:
             display.close()
-        figures = [each for cell in cells.values() for each in draw(run, cell)]
+        figures = [each for cell in cells.values() for each in draw(run, cell)] + draw_together(run, cells.values())
         run.finish({"cells": found, "page": page(cells, tables(found), figures)})
     if not is_first():
         return

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments import kept, neuron_alignment
+from experiments.alignment_figures import draw_together
 from experiments.neuron_alignment import Study, main
 from mcjax import InputError
+from mcjax.report import RunFolder
 from mcjax.training.recorder import Recording
 
 ROOT = Path(neuron_alignment.__file__).parents[1]
@@ -78,6 +81,17 @@ def test_results_hold_every_table_and_figure(whole, study, capsys):
     said = capsys.readouterr().out
     for number in range(1, 6):
         assert f"Table {number}" in said
+
+
+def test_architectures_on_one_data_set_are_drawn_side_by_side(tmp_path):
+    def cell(name, dataset):
+        match = {"P": {"conv": 0}, "before": {"conv": np.zeros(3)}, "after": {"conv": np.full(3, 0.5)}}
+        return SimpleNamespace(match=match, model=SimpleNamespace(name=name), data=SimpleNamespace(name=dataset))
+
+    cells = [cell("tinysix", "cifar10"), cell("tinyten", "cifar10"), cell("tinysix", "cifar100")]
+    (written,) = draw_together(RunFolder(tmp_path / "run", {}), cells)
+    assert written["file"] == "cifar10_signature.png"
+    assert (tmp_path / "run" / "figures" / written["file"]).stat().st_size > 5_000
 
 
 @pytest.fixture
