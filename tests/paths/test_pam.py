@@ -26,6 +26,7 @@ from mcjax import (
     trees,
 )
 from mcjax.paths import half_steps
+from mcjax.paths.fit import CurveStep
 from mcjax.report import RunFolder
 from mcjax.training.recorder import Recording
 
@@ -185,16 +186,15 @@ def test_without_moves_the_curve_is_that_of_fit_curve(ends, key, tiny_data, tiny
     # The schedule runs over the iterations as it does over as many epochs at once.
     theta_1, theta_2 = map(one, ends)
     seen = []
-    monkeypatch.setattr(
-        half_steps, "run_epochs", lambda *args, **more: seen.append((args, more)) or real(*args, **more)
-    )
+    monkeypatch.setattr(half_steps, "run_epochs", lambda *args, **more: seen.append(args) or real(*args, **more))
     config = changed(permutation_learning_rate=1e-9, nu_phi=1e12)
     fit = fit_pam(key, tiny_model, bezier(tiny_model.spec), theta_1, theta_2, tiny_data, None, config)
     assert (fit.moved == 0).all()
     assert fit.accepted.all()
-    counts = [np.asarray(jax.tree.leaves(args[3].optimizer)[-1]).tolist() for args, more in seen if more]
+    of_curves = [(step, state) for step, _, _, state, *_ in seen if isinstance(step, CurveStep)]
+    counts = [np.asarray(jax.tree.leaves(state.optimizer)[-1]).tolist() for _, state in of_curves]
     assert counts == [[0], [18], [36]]  # 3 epochs of 6 steps each
-    assert all(args[0].config.epochs == 9 for args, more in seen if more)
+    assert all(step.config.epochs == 9 for step, _ in of_curves)
     whole = fit_curve(key, tiny_model, bezier(tiny_model.spec), theta_1, theta_2, tiny_data, None, changed(epochs=9))
     last = objective(tiny_model, tiny_data, whole.path)
     np.testing.assert_allclose(fit.objective[-1], last, rtol=0.2)
