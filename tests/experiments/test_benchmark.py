@@ -207,7 +207,7 @@ def test_a_run_goes_on_after_a_failure(tmp_path, bars, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "about_machine", lambda: {"device": "a", "versions": {}, "peak_flops": 1e9})
     sizes = {"rounds": 2, "batch": 10, "steps": 2, "points": 3, "images": 20}
     workloads = ("match", "path")
-    main(Benchmark(bars, ("mlp",), (1,), workloads, out=tmp_path / "out.json", **sizes))
+    main(Benchmark(bars, ("mlp",), pairs=(1,), workloads=workloads, out=tmp_path / "out.json", **sizes))
     printed = capsys.readouterr().out
     assert "mlp matching activations, 1 pairs, mcjax failed: MemoryError: no room" in printed
     assert "3 points, 20 images" in printed
