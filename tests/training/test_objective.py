@@ -109,7 +109,7 @@ def test_bfloat16_is_for_the_forward_and_backward_pass_alone(own, key):
             moved = trees.with_params(theta, params)
             return objective(model._replace(apply_train=apply_train), moved, x, labels, key, 0.01, dtype)
 
-        return jax.value_and_grad(loss, has_aux=True)(theta["params"])
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(theta["params"])
 
     (value, (_, exact)), slope = gradient("float32")
     (rough, (_, statistics)), rough_slope = gradient("bfloat16")
