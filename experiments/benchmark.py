@@ -44,7 +44,8 @@ import tyro
 from experiments import benchmark_programs as programs
 from experiments.benchmark_output import about_machine, peak_bytes, said, show
 from experiments.benchmark_programs import PROGRAMS, Sizes, Work
-from mcjax import InputError, RunError, data, models
+from mcjax import InputError, data, models
+from mcjax.cli import guarded, leave
 from mcjax.models.convolution import one_after_another
 
 NAMES = {
@@ -118,6 +119,8 @@ class Benchmark:
                 raise InputError(f"got {name}={value}, expected at least {low}.")
         if not self.pairs or min(self.pairs) < 1:
             raise InputError(f"got pairs={self.pairs}, expected whole numbers of at least 1.")
+        if self.widths is not None and "mlp" not in self.models:
+            raise InputError(f"got widths={self.widths} without mlp: expected none, other networks have their own.")
         if self.out and (self.out.is_dir() or not self.out.parent.is_dir()):
             raise InputError(f"got out={self.out}, expected a file in a folder that exists.")
         if find_spec("torch") is None:
@@ -238,7 +241,4 @@ def measured(
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Benchmark, description=__doc__))
-    except (InputError, RunError) as error:
-        raise SystemExit(f"benchmark: {error}") from None
+    leave(lambda: guarded("benchmark", lambda: main(tyro.cli(Benchmark, description=__doc__))))

@@ -32,6 +32,7 @@ from experiments.alignment_tables import summary, tables
 from experiments.display import Display
 from experiments.kept import Kept
 from mcjax import Dataset, FitConfig, PamConfig, TrainConfig, models, trees
+from mcjax.cli import guarded, leave
 from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.networks import DataOptions, check_key, open_run
 from mcjax.commands.quickstart import summarized
@@ -122,6 +123,8 @@ def main(study: Study) -> None:
     """Do the study, or go on with it, or report what was found."""
     mesh = study.devices.start(study.batch_size)
     key, described, planned = check_key(study.seed), {}, {}
+    if study.widths is not None and "mlp" not in study.models:
+        raise InputError(f"got widths={study.widths} without mlp: expected none, since other networks have their own.")
     for name in study.data:
         options = DataOptions(name, study.data_dir, study.train_images, study.test_images)
         data, described[name] = options.load()
@@ -213,7 +216,5 @@ def results(cell: Cell) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Study, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
-    except InputError as error:
-        raise SystemExit(f"neuron_alignment: {error}") from None
+    config = (tyro.conf.OmitArgPrefixes,)
+    leave(lambda: guarded("neuron_alignment", lambda: main(tyro.cli(Study, description=__doc__, config=config))))

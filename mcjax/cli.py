@@ -1,10 +1,13 @@
 """The command line: parses, runs a command, and says in one message what went wrong."""
 
+import _thread
 import logging
 import os
 import sys
+import threading
 import warnings
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
@@ -30,7 +33,8 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (the run failed), 2 (wrong input) or 130 (interrupted)."""
-    try:
+
+    def run() -> None:
         command: Command = tyro.cli(
             Command,
             prog="mcjax",
@@ -39,39 +43,58 @@ def main(arguments: list[str] | None = None) -> int:
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )
         command.run()
+
+    return guarded("mcjax", run)
+
+
+def guarded(name: str, run: Callable[[], None]) -> int:
+    """Call `run`, and say in one message of program `name` what went wrong; the exit code, as of `main`."""
+
+    def fail(message: str, code: int) -> int:
+        print(f"{name}: {message}", file=sys.stderr)
+        return code
+
+    try:
+        run()
         sys.stdout.flush()
     except InputError as error:
-        return _fail(f"error: {error}", 2)
+        return fail(f"error: {error}", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing more to say
         return 0
     except (RunError, OSError) as error:
-        return _fail(f"failed: {error}", 1)
+        return fail(f"failed: {error}", 1)
     except KeyboardInterrupt:
-        return _fail("interrupted: complete epochs are kept, and the same command goes on from them.", 130)
+        return fail("interrupted: complete epochs are kept, and the same command goes on from them.", 130)
     return 0
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"mcjax: {message}", file=sys.stderr)
-    return code
 
 
 def entry() -> None:
     """What the `mcjax` script calls."""
+    leave(main)
+
+
+def leave(command: Callable[[], int]) -> NoReturn:
+    """End the process with the exit code of a command, which is called with the runtimes below it kept silent."""
     # Silences the runtimes below, whose start-up notices would stand between the user and the table.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # What a broken file or a full disk makes Orbax and its threads print is said in mcjax's own message.
     logging.disable(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None
+    sys.unraisablehook = _silent
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    code = main()
+    code = command()
     if code == 130:
         # Runtimes that were interrupted in the middle of a computation can crash while they are torn down.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _silent(unraisable: Any) -> None:
+    # A Ctrl-C that arrives in a callback of the garbage collector, as JAX has one, would be lost: it is sent again.
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, _thread.interrupt_main).start()
 
 
 if __name__ == "__main__":

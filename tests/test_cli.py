@@ -4,7 +4,9 @@ import json
 import re
 import subprocess
 import sys
+import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -106,6 +108,22 @@ def test_exit_codes(capsys, monkeypatch, error, code, message):
     monkeypatch.setattr(Quickstart, "run", fail)
     assert main(["quickstart"]) == code
     assert capsys.readouterr() == ("", message)
+
+
+def test_experiments_say_what_went_wrong_in_the_same_way(capsys):
+    def fail():
+        raise KeyboardInterrupt
+
+    assert cli.guarded("benchmark", fail) == 130
+    assert capsys.readouterr().err.startswith("benchmark: interrupted")
+
+
+def test_an_interrupt_that_was_swallowed_comes_again():
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it comes while one waits
+        cli._silent(SimpleNamespace(exc_type=KeyboardInterrupt))
+        time.sleep(5)
+    cli._silent(SimpleNamespace(exc_type=ValueError))
+    time.sleep(0.2)
 
 
 def test_what_is_a_bug_is_not_hidden(monkeypatch):

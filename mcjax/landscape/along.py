@@ -77,12 +77,11 @@ def evaluate_path(
     batch statistics at every point on the first `calibration_images` training images (default: all),
     `batch_size` at a time, under `augmentation`, which should be that of training (default: the data
     set's own; the images that are measured on are not augmented). chunk: how many points are in
-    memory at once (default: 16; 1 where convolutions run faster one after another). One compiled
-    program for all points, which are shared out among the devices of a mesh (`make_mesh`) if one is
-    given; a path that is a `jax.tree_util.Partial`, as every fit returns, is
-    compiled once for its kind. Raises InputError
-    for t outside [0, 1] and for a chunk that does not fit into memory (before anything is run),
-    SpecError if the path leaves the model's parameter space.
+    a device's memory at once (default: 16; 1 where convolutions run faster one after another). One
+    compiled program for all points, which are shared out among the devices of a mesh (`make_mesh`) if
+    one is given; a path that is a `jax.tree_util.Partial`, as every fit returns, is compiled once for
+    its kind. Raises InputError for t outside [0, 1] and for a chunk that does not fit into memory
+    (before anything is run), SpecError if the path leaves the model's parameter space.
 
         metrics = evaluate_path(model, fit.path, data)
         print(barrier(metrics), metrics.summary()["test_accuracy"]["min"])

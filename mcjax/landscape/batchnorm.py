@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset, augment, normalize
-from mcjax.models.base import Model
+from mcjax.errors import InputError
+from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import over_models
+from mcjax.training.objective import check_fit
 
 Statistics = dict[str, jax.Array]
 
@@ -66,7 +68,11 @@ def recalibrate(
 
     What `evaluate_path` does at every point: `reestimate` on the first `calibration_images` training
     images (default: all) under `augmentation` (default: the data set's own), as one compiled program.
+    Raises InputError if thetas is one network, SpecError if it is not of this model.
     """
+    check_fit(model, data)
+    if not has_leading_axis(thetas, model):
+        raise InputError("got one network, expected several along a leading axis: mcjax.trees.stack([...]).")
     images = data.train_images[:calibration_images]
     augmentation = data.default_augmentation() if augmentation is None else augmentation
     return _recalibrate(model, thetas, images, data.mean, data.std, batch_size, augmentation)

@@ -129,7 +129,7 @@ def plane(
     recalibrate, batch_size, calibration_images, augmentation: as in `evaluate_path`; batch statistics
     are re-estimated at every point of the grid, on training images whatever the splits.
 
-    chunk: how many points are in memory at once (default: 16; 1 where convolutions run faster one
+    chunk: how many points are in a device's memory at once (default: 16; 1 where convolutions run faster one
     after another). One compiled program for the grid, and for all planes of its kind; its points are
     shared out among the devices of a mesh (`make_mesh`), if one is given. Raises
     SpecError if a network is not of this model; InputError if the three lie on one line, if the grid

@@ -19,7 +19,7 @@ AXES = ("pair", "data")
 
 
 def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of pair * data devices, of all processes, for `train_endpoints`, `fit_curve` and `fit_pam`.
+    """A mesh of pair * data devices, of all processes, for whatever takes one: training, fitting, paths and planes.
 
     pair: how many networks (or pairs of them) run side by side; None is as many as the devices allow.
     data: over how many devices each batch is split. devices: all there are, unless they are given; the
@@ -49,6 +49,8 @@ def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Devi
 
 def check_mesh(mesh: Mesh, batch_size: int = 0) -> None:
     """Raise InputError unless the mesh is one of `make_mesh` whose `data` axis divides the batch, if there is one."""
+    if not isinstance(mesh, Mesh):
+        raise InputError(f"got {mesh!r} as mesh, expected make_mesh().")
     if mesh.axis_names != AXES or set(mesh.axis_types) != {AxisType.Auto}:
         raise InputError(f"got a mesh of axes {mesh.axis_names}, expected pair and data, both Auto: make_mesh().")
     if batch_size % mesh.shape["data"]:

@@ -228,6 +228,8 @@ def test_what_cannot_be_measured_is_refused(bars):
         main(Benchmark("nowhere.npz"))
     with pytest.raises(mcjax.InputError, match="got rounds=0, expected at least 1"):
         main(Benchmark(bars, rounds=0))
+    with pytest.raises(mcjax.InputError, match=r"widths.*without mlp"):
+        main(Benchmark(bars, ("tinyten",), widths=(8,)))
     with pytest.raises(mcjax.InputError, match="expected a file in a folder"):
         main(Benchmark(bars, out=Path("nowhere/out.json")))
     with pytest.raises(mcjax.InputError, match="got pairs"):

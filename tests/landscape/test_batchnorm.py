@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mcjax import Augmentation, data, models, recalibrate, reestimate, trees
+from mcjax import Augmentation, InputError, data, models, recalibrate, reestimate, trees
 
 
 @pytest.fixture
@@ -85,3 +85,5 @@ def test_recalibrating_many_is_reestimating_each(network):
         expected = reestimate(model, one, images[:40], dataset.mean, dataset.std, 10, augmentation)
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5), both, expected)
     assert trees.norm(trees.subtract(trees.batch_stats(trees.index(both, 0)), trees.batch_stats(theta))) > 0.1
+    with pytest.raises(InputError, match="got one network, expected several"):
+        recalibrate(model, theta, dataset)

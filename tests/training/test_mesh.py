@@ -243,6 +243,8 @@ def test_what_cannot_be_a_mesh_is_refused(digits, mlp):
     other = jax.make_mesh((1, 1), ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=one)
     with pytest.raises(InputError, match=r"axes \('a', 'b'\), expected pair and data"):
         train_endpoints(jax.random.split(jax.random.key(0), 2), mlp, digits, CONFIG, mesh=other)
+    with pytest.raises(InputError, match=r"got 4 as mesh, expected make_mesh\(\)"):
+        train_endpoints(jax.random.split(jax.random.key(0), 2), mlp, digits, CONFIG, mesh=4)
 
 
 @eight
