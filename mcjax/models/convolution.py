@@ -71,7 +71,8 @@ def _forward(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding:
 
 
 def _backward(strides: tuple[int, int], padding: Padding, residuals: tuple, g: jax.Array) -> tuple:
-    x, kernel = map(jnp.asarray, residuals)
+    # Once each, or both gradients compute them anew from the layers around, at every entry, in an order of their own.
+    x, kernel, g = lax.optimization_barrier((*map(jnp.asarray, residuals), g))
     return _input_gradient(strides, padding, x, kernel, g), _kernel_gradient(strides, padding, x, kernel, g)
 
 
@@ -130,6 +131,11 @@ def _kernel_gradient(strides: tuple[int, int], padding: Padding, x: jax.Array, k
 _canonical.defvjp(_forward, _backward)
 
 
+def computed_once(x: jax.Array) -> jax.Array:
+    """x, kept by XLA on the CPU from being computed anew, with all that it is a sum of, wherever it is read."""
+    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
 def one_after_another(convolutions: Convolutions) -> bool:
     """Whether models with such convolutions run faster in sequence than under `vmap` on this platform.
 
@@ -166,6 +172,7 @@ __all__ = [
     "Convolutions",
     "Padding",
     "chunk_for",
+    "computed_once",
     "convolve",
     "one_after_another",
     "over_models",

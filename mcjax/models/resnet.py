@@ -6,6 +6,7 @@ import jax
 from mcjax.errors import InputError
 from mcjax.models.base import Model, from_own
 from mcjax.models.convnets import INITIALIZERS
+from mcjax.models.convolution import computed_once
 from mcjax.models.layers import BatchNorm, Conv, activation, scaled
 from mcjax.symmetry import declare
 
@@ -28,7 +29,7 @@ class Block(nn.Module):
         if self.projection:
             x = Conv(self.features, 1, self.stride, 0, use_bias=False, kernel_init=init, name="Conv_2")(x)
             x = BatchNorm(name="BatchNorm_2")(x, train)
-        return act(x + out), inner
+        return computed_once(act(x + out)), inner
 
 
 class ResNet(nn.Module):

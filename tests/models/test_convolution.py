@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mcjax.models.convolution import convolve, one_after_another, over_models, over_points, stepped_from_host
+from mcjax.compiling import compiler_options, jit
+from mcjax.models.convolution import (
+    computed_once,
+    convolve,
+    one_after_another,
+    over_models,
+    over_points,
+    stepped_from_host,
+)
 
 CASES = [  # images, kernel, strides, padding
     ((2, 8, 8, 3), (3, 3, 3, 4), (1, 1), ((1, 1), (1, 1))),
@@ -119,3 +127,22 @@ def test_small_images_and_many_channels(side, strides, channels):
     with jax.enable_x64(True):
         ours, theirs = jax.jit(lambda: (gradients(convolve), gradients(plain)))()
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), ours, theirs)
+
+
+@pytest.mark.skipif(not compiler_options(), reason="of XLA on the CPU, where it takes the options")
+def test_computed_once_is_computed_once():
+    x = jnp.linspace(-1.0, 1.0, 64 * 64 * 8).reshape(64, 64, 8)
+
+    def read_twice(keep):
+        def fn(x):
+            y = keep(jnp.maximum(2 * x + 1, 0))
+            return y.transpose(2, 0, 1), y.transpose(1, 2, 0)
+
+        return jit()(fn)
+
+    once, anew = read_twice(computed_once), read_twice(lambda x: x)
+    counts = [fn.jitted.lower(x).compile().cost_analysis()["flops"] for fn in (once, anew)]
+    assert counts == [3 * x.size, 6 * x.size]
+    jax.tree.map(np.testing.assert_array_equal, once(x), anew(x))
+    gradient = jax.grad(lambda x: jnp.sum(computed_once(x**2)))(x)
+    np.testing.assert_allclose(gradient, 2 * x)
