@@ -20,7 +20,7 @@ float32 measured in this run. `memory`: of XLA's largest program, and of PyTorch
 "the other way" runs pairs under vmap where mcjax runs them one after another, or the reverse.
 
 Sizes are in the table. On the CPU those of ResNet32 and VGG16 are small, on both sides alike, so that
-everything takes about 25 minutes on two idle cores; an accelerator gets full ones. On a machine with
+everything takes about 50 minutes on two idle cores; an accelerator gets full ones. On a machine with
 other jobs set OMP_WAIT_POLICY=passive, or the threads of PyTorch spin and wait for those jobs, up to 30
 times as long. On NVIDIA GPUs both sides multiply float32 in TF32, JAX's default, unless --precision
 float32; mcjax multiplies by permutations, and correlates, in full float32 in any case.
