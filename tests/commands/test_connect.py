@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -404,31 +405,32 @@ def test_a_truncated_endpoint_is_said(collected, trained, tmp_path, capsys):
     said(capsys, 2, "cut cannot be read: it is truncated")
 
 
-INTERRUPTED = """
+KILLED = """
 import os, signal, sys
 from mcjax import cli, report
 from mcjax.training import loop, recorder
 
 recorder.SAVE_EVERY_S = 0.0
-update = report.Progress.update
+update, number = report.Progress.update, getattr(signal, sys.argv[1])
 
-def interrupting(self, epoch, loss):
+def killing(self, epoch, loss):
     update(self, epoch, loss)
     if epoch == 2:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
-report.Progress.update = interrupting
-sys.argv = ["mcjax", *sys.argv[1:]]
+report.Progress.update = killing
+sys.argv = ["mcjax", *sys.argv[2:]]
 cli.entry()
 """
 
 
 @pytest.mark.slow
-def test_an_interrupted_process_ends_with_the_same_bits(connected, trained, tmp_path):
+@pytest.mark.parametrize(("how", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGINT", 130)])
+def test_a_killed_process_ends_with_the_same_bits(connected, trained, tmp_path, how, code):
     command = ["connect", trained / "0", trained / "1", *FIT, "--out", tmp_path / "c"]
     command = [str(argument) for argument in command]
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, *command], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 130
+    done = subprocess.run([sys.executable, "-c", KILLED, how, *command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == code
     assert "Traceback" not in done.stderr
     done = subprocess.run([sys.executable, "-m", "mcjax.cli", *command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -442,11 +442,16 @@ from mcjax.training import loop, recorder
 
 recorder.SAVE_EVERY_S = 0.0
 where, number = sys.argv[1], getattr(signal, sys.argv[2])
-replace, log = os.replace, report.RunFolder.log
+update, replace, log = report.Progress.update, os.replace, report.RunFolder.log
 moves = []
 
 def kill():
     os.kill(os.getpid(), number)
+
+def killing_update(self, epoch, loss):
+    update(self, epoch, loss)
+    if epoch == 2:
+        kill()
 
 def killing_log(self, stage, epoch, metrics):
     if epoch == 3:
@@ -462,7 +467,9 @@ def killing_replace(source, target):
         if len(moves) == 2:
             kill()
 
-if where == "log":
+if where == "update":
+    report.Progress.update = killing_update
+elif where == "log":
     report.RunFolder.log = killing_log
 else:
     os.replace = killing_replace
@@ -472,7 +479,10 @@ cli.entry()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("where", "how"), [("log", "SIGKILL"), ("replace", "SIGKILL"), ("replace", "SIGINT")])
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [("update", "SIGKILL"), ("log", "SIGKILL"), ("replace", "SIGKILL"), ("update", "SIGINT"), ("replace", "SIGINT")],
+)
 def test_a_killed_process_ends_with_the_same_bits(train, unbroken, tmp_path, where, how):
     command = [sys.executable, "-c", KILLED, where, how, *map(str, train), "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

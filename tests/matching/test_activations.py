@@ -11,9 +11,12 @@ from mcjax.matching.activations import Moments, _merge, _moments_of
 SMALL = {
     "mlp": {"input_shape": (6, 6, 1), "widths": (24, 17)},
     "tinysix": {"input_shape": (12, 12, 3)},
+    "tinyten": {"input_shape": (16, 16, 3), "width": 0.5},
     "resnet20": {"input_shape": (8, 8, 3), "width": 0.5},
 }
 LARGE = {
+    "resnet32": {"input_shape": (8, 8, 3)},
+    "vgg11": {"input_shape": (32, 32, 3), "width": 0.25},
     "vgg16": {"input_shape": (32, 32, 3), "width": 0.25},
 }
 

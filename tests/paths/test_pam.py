@@ -79,9 +79,8 @@ def matrix(p):
     return np.eye(len(p))[np.asarray(p)]
 
 
-@pytest.mark.parametrize(
-    ("activation", "start"), [("tanh", "identity"), ("huberized_relu(0.05)", "aligned"), ("relu", "identity")]
-)
+@pytest.mark.parametrize("activation", ["tanh", "huberized_relu(0.05)", "relu"])
+@pytest.mark.parametrize("start", ["identity", "aligned"])
 def test_part_1_of_theorem_3_1(activation, start, key, tiny_data):
     model = models.create("mlp", 3, (8, 8, 1), widths=(6, 5), activation=activation)
     theta_1, theta_2 = map(one, trained(model, tiny_data))
@@ -204,7 +203,7 @@ def test_without_moves_the_curve_is_that_of_fit_curve(ends, key, tiny_data, tiny
 real = half_steps.run_epochs
 
 
-@pytest.mark.parametrize("curve", [lambda spec: bezier(spec, 3), polygonal_chain], ids=["cubic", "chain"])
+@pytest.mark.parametrize("curve", [bezier, lambda spec: bezier(spec, 3), polygonal_chain])
 def test_many_pairs_and_every_curve(curve, ends, key, tiny_data, tiny_model):
     theta_1, theta_2 = ends
     fit = fit_pam(key, tiny_model, curve(tiny_model.spec), theta_1, theta_2, tiny_data, None, CONFIG)

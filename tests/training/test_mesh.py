@@ -80,11 +80,12 @@ def convolutional(digits):
 
 
 @eight
-def test_batch_norm_sees_the_whole_batch(digits, convolutional):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batch_norm_sees_the_whole_batch(digits, convolutional, shape):
     model, expected = convolutional
     assert model.convolutions == "canonical"
     assert trees.batch_stats(expected.theta)
-    got = train_endpoints(jax.random.split(jax.random.key(1), 2), model, digits, CONFIG, mesh=make_mesh(2, 2))
+    got = train_endpoints(jax.random.split(jax.random.key(1), 2), model, digits, CONFIG, mesh=make_mesh(*shape))
     alike(got.theta, expected.theta, rtol=1e-3)
     alike(got.history, expected.history, rtol=1e-4)
 
@@ -102,7 +103,7 @@ def test_curves_are_those_of_one_device(digits, mlp, ends):
         return mcjax.fit_curve(jax.random.key(2), mlp, mcjax.bezier(mlp.spec), *ends, digits, config=config, **options)
 
     expected = fit()
-    for shape in SHAPES[1:]:
+    for shape in SHAPES:
         got = fit(mesh=make_mesh(*shape))
         alike(got.theta_c, expected.theta_c)
         alike(got.history, expected.history)
@@ -127,8 +128,9 @@ def test_pam_is_that_of_one_device(digits, mlp, ends):
 
 
 @eight
-def test_paths_and_planes_are_those_of_one_device(digits, mlp, ends, convolutional):
-    mesh, (model, trained) = make_mesh(2, 2), convolutional
+@pytest.mark.parametrize("shape", SHAPES)
+def test_paths_and_planes_are_those_of_one_device(digits, mlp, ends, convolutional, shape):
+    mesh, (model, trained) = make_mesh(*shape), convolutional
     path = mcjax.linear(mlp.spec).bind_pairs(*ends)
     for points in (5, 8):
         got, expected = (mcjax.evaluate_path(mlp, path, digits, points, mesh=each) for each in (mesh, None))
