@@ -1,6 +1,6 @@
 """Data sets as arrays, and what happens to an image inside the compiled step."""
 
 from mcjax.data.augment import Augmentation, augment, normalize
-from mcjax.data.datasets import KNOWN, Dataset, from_arrays, load
+from mcjax.data.datasets import KNOWN, Dataset, from_arrays, load, regression
 
-__all__ = ["KNOWN", "Augmentation", "Dataset", "augment", "from_arrays", "load", "normalize"]
+__all__ = ["KNOWN", "Augmentation", "Dataset", "augment", "from_arrays", "load", "normalize", "regression"]

@@ -38,8 +38,11 @@ class Augmentation:
 def normalize(images: Any, mean: Any, std: Any) -> jax.Array:
     """uint8 (..., h, w, c) to float32 of mean 0 and standard deviation 1 a channel.
 
-    `mean` and `std` are those of the training images, (c,), with pixels in [0, 1].
+    `mean` and `std` are those of the training images, (c,), with pixels in [0, 1]. Only uint8 are pixels:
+    other inputs, floats and tokens, are returned as they are.
     """
+    if jnp.result_type(images) != jnp.uint8:
+        return jnp.asarray(images)
     shape = (1,) * (jnp.ndim(images) - 1) + (-1,)
     mean, std = jnp.reshape(jnp.asarray(mean), shape), jnp.reshape(jnp.asarray(std), shape)
     return (jnp.asarray(images).astype(jnp.float32) / 255 - mean) / std

@@ -1,4 +1,4 @@
-"""Image classification sets as arrays: scikit-learn's digits, any TFDS set by name, or an .npz file."""
+"""Data sets as arrays: scikit-learn's digits, any TFDS set by name, an .npz file, a folder of texts, or one's own."""
 
 import zlib
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from mcjax.data.augment import Augmentation
+from mcjax.data.text import read_corpus
 from mcjax.errors import InputError, RunError, unknown_name
 
 KNOWN = ("digits", "cifar10", "cifar100", "stl10", "mnist", "fashion_mnist")
@@ -20,10 +21,21 @@ KNOWN = ("digits", "cifar10", "cifar100", "stl10", "mnist", "fashion_mnist")
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=(*_ARRAYS, "mean", "std"), meta_fields=("num_classes", "name"))
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=(*_ARRAYS, "mean", "std", "validation_images", "validation_labels"),
+    meta_fields=("num_classes", "name"),
+)
 @dataclass(frozen=True)
 class Dataset:
-    """Images uint8 (n, h, w, c), labels int32 (n,), and the training images' mean and std (c,) in [0, 1]."""
+    """Images uint8 (n, h, w, c), labels int32 (n,), and the training images' mean and std (c,) in [0, 1].
+
+    Other inputs are in the place of images as the model takes them: float32 (n, ...), or tokens int32
+    (n, length), with mean and std unused. Labels are what loss and accuracy are of: int32 (n, ...), a
+    class for every output that the model gives (cross entropy, the share that is right), or float32
+    (n, ...), the outputs themselves (mean squared error, and one minus the mean absolute error).
+    num_classes: classes, or numbers in one output. The validation split may be missing.
+    """
 
     train_images: Any
     train_labels: Any
@@ -33,12 +45,13 @@ class Dataset:
     mean: Any
     std: Any
     name: str = "data"
+    validation_images: Any = None
+    validation_labels: Any = None
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of one image."""
-        height, width, channels = self.train_images.shape[1:]
-        return height, width, channels
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of one image; the shape of one input of another kind."""
+        return tuple(self.train_images.shape[1:])
 
     def take(self, train: int | None = None, test: int | None = None) -> "Dataset":
         """The first `train` and `test` images; None keeps all. Mean and std stay as they are."""
@@ -53,12 +66,28 @@ class Dataset:
             test_labels=self.test_labels[:test],
         )
 
+    def hold_out(self, count: int) -> "Dataset":
+        """The last `count` training images as the validation split, and no longer as training images."""
+        there = len(self.train_labels)
+        if not 0 < count < there:
+            raise InputError(
+                f"{self.name} has {there} train images: got {count}, expected to hold out 1 to {there - 1}."
+            )
+        return replace(
+            self,
+            train_images=self.train_images[:-count],
+            train_labels=self.train_labels[:-count],
+            validation_images=self.train_images[-count:],
+            validation_labels=self.train_labels[-count:],
+        )
+
     def default_augmentation(self) -> Augmentation:
         """The papers' augmentation for colour images; none for grey ones, which are mostly characters.
 
         Images of less than 32 pixels are shifted less than the papers' 4: by an eighth of their side.
+        Inputs that are no images have none.
         """
-        if self.image_shape[-1] != 3:
+        if self.train_images.dtype != np.uint8 or self.image_shape[-1] != 3:
             return Augmentation.none()
         return Augmentation(crop=min(4, min(self.image_shape[:2]) // 8))
 
@@ -117,18 +146,74 @@ def _mean_and_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1e-12)).astype(np.float32)
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """A data set by name: `digits`, a TFDS image-classification set, or the path of an `.npz`.
+def regression(
+    train_inputs: Any, train_targets: Any, test_inputs: Any, test_targets: Any, name: str = "regression"
+) -> Dataset:
+    """A Dataset of a regression: inputs float32 (n, ...), as the model takes them, and targets float32 (n, outputs).
+
+    Raises InputError if the arrays do not fit together or hold a value that is not finite.
+
+        x = np.linspace(0, 1, 200)[:, None]
+        data = regression(x, x**2, x, x**2)
+    """
+    given = (train_inputs, train_targets, test_inputs, test_targets)
+    train_x, train_y, test_x, test_y = (np.asarray(each, np.float32) for each in given)
+    for split, inputs, targets in (("train", train_x, train_y), ("test", test_x, test_y)):
+        if inputs.ndim < 2 or targets.ndim != 2 or len(inputs) != len(targets) or len(targets) == 0:
+            raise InputError(
+                f"{name}: {split} has inputs {inputs.shape} and targets {targets.shape}, expected (n, ...) and "
+                "(n, outputs)."
+            )
+        if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
+            raise InputError(f"{name}: {split} holds values that are not finite, expected finite inputs and targets.")
+    if train_x.shape[1:] != test_x.shape[1:] or train_y.shape[1:] != test_y.shape[1:]:
+        raise InputError(f"{name}: train and test differ in shape, expected one of inputs and one of targets.")
+    unused = np.zeros(1, np.float32)
+    return Dataset(train_x, train_y, test_x, test_y, train_y.shape[1], unused, unused + 1, name)
+
+
+def load(name: str, data_dir: str | Path | None = None, *, sequence_length: int = 20) -> Dataset:
+    """A data set by name: `digits`, a TFDS image-classification set, the path of an `.npz`, or a folder of texts.
 
     An `.npz` holds train_images, train_labels, test_images and test_labels as `from_arrays` takes
-    them, and optionally num_classes. `data_dir` is TFDS's own (default: its own default).
+    them, and optionally num_classes. `data_dir` is TFDS's own (default: its own default). A folder holds
+    one file each of training, validation and test text (`mcjax.data.text`), to be cut into sequences of
+    `sequence_length` words, in which each word is to be told from those before it.
     Raises InputError if there is no such set (naming the nearest), or if it is not what it should be.
     """
     if name == "digits":
         return _digits()
     if name.endswith(".npz"):
         return _npz(Path(name))
+    if Path(name).is_dir():
+        return _text(Path(name), sequence_length)
     return _tfds(name, data_dir)
+
+
+def _text(folder: Path, length: int) -> Dataset:
+    corpus = read_corpus(folder)
+    unused = np.zeros(1, np.float32)
+    parts = {split: _sequences(folder, tokens, length) for split, tokens in corpus.tokens.items()}
+    return Dataset(
+        *parts["train"],
+        *parts["test"],
+        num_classes=len(corpus.vocabulary),
+        mean=unused,
+        std=unused + 1,
+        name=folder.name,
+        validation_images=parts["validation"][0],
+        validation_labels=parts["validation"][1],
+    )
+
+
+def _sequences(folder: Path, tokens: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    if length < 1:
+        raise InputError(f"got sequence_length={length}, expected at least 1.")
+    count = (len(tokens) - 1) // length
+    if count < 1:
+        raise InputError(f"{folder} has a text of {len(tokens)} tokens, expected more than sequence_length={length}.")
+    whole = count * length
+    return tokens[:whole].reshape(count, length), tokens[1 : whole + 1].reshape(count, length)
 
 
 def _digits() -> Dataset:

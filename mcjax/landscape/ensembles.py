@@ -46,6 +46,8 @@ def ensemble_accuracy(
     check_fit(model, data)
     if not has_leading_axis(thetas, model):
         raise InputError("got one network, expected several along a leading axis: mcjax.trees.stack([...]).")
+    if jnp.issubdtype(data.train_labels.dtype, jnp.floating):
+        raise InputError(f"{data.name} is a regression, expected classes: an ensemble averages probabilities.")
     if split not in ("train", "test") or batch_size < 1:
         raise InputError(f"got split={split!r}, batch_size={batch_size}, expected train or test, and at least 1.")
     return _evaluate(model, thetas, data, batch_size, split)
@@ -60,18 +62,19 @@ def _evaluate(model: Model, thetas: trees.Tree, data: Dataset, batch_size: int, 
         logits = over_models(lambda theta: model.apply(theta, x), model.convolutions)(thetas)
         each = jax.nn.log_softmax(logits.astype(jnp.float32))
         together = jax.nn.logsumexp(each, 0) - jnp.log(len(each))
+        together, labels = together.reshape(-1, together.shape[-1]), labels.ravel()
         losses = -jnp.take_along_axis(together, labels[:, None], 1)[:, 0]
         right = together.argmax(-1) == labels
         return losses.sum(), _by_confidence(jnp.exp(together.max(-1)), right)
 
     n, size = len(labels), min(batch_size, len(labels))
     whole = n // size * size
-    batches = (images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size))
+    batches = (images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size, *labels.shape[1:]))
     start = (jnp.zeros(()), jnp.zeros((BINS, 2)))
     total = jax.lax.scan(lambda carry, batch: (trees.add(carry, sums(*batch)), None), start, batches)[0]
     if whole < n:
         total = trees.add(total, sums(images[whole:], labels[whole:]))
-    loss, (confidence, right) = total[0], total[1].T
+    loss, (confidence, right), n = total[0], total[1].T, labels.size
     return Ensemble(right.sum() / n, loss / n, jnp.abs(confidence - right).sum() / n)
 
 

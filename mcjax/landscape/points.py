@@ -14,9 +14,9 @@ from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError, unknown_name
-from mcjax.landscape.batchnorm import reestimate
 from mcjax.models.base import Model
 from mcjax.models.convolution import chunk_for, over_models, over_points
+from mcjax.training.batchnorm import reestimate
 from mcjax.training.mesh import AXES, Placement, check_mesh, on_mesh
 from mcjax.training.objective import evaluate_images, evaluate_splits
 

@@ -10,10 +10,10 @@ from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
-from mcjax.landscape.batchnorm import reestimate
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import over_models
 from mcjax.symmetry.preactivations import Layer, infer_preactivations
+from mcjax.training.batchnorm import reestimate
 from mcjax.training.objective import check_fit
 
 

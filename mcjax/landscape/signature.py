@@ -10,10 +10,10 @@ import numpy as np
 from mcjax import trees
 from mcjax.data import Augmentation, Dataset, normalize
 from mcjax.errors import InputError
-from mcjax.landscape.batchnorm import recalibrate
 from mcjax.matching.activations import match_activations
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.paths.curves import check_t
+from mcjax.training.batchnorm import recalibrate
 
 
 class CurveSignature(NamedTuple):

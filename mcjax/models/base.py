@@ -47,6 +47,7 @@ def from_own(
     input_shape: tuple[int, ...],
     num_classes: int,
     convolutions: Convolutions,
+    input_dtype: str = "float32",
 ) -> Model:
     """A Model of one of mcjax's modules: called as `module(x, train)`, activations sown by group.
 
@@ -54,7 +55,7 @@ def from_own(
     """
 
     def init(key: jax.Array) -> trees.Tree:
-        variables = module.init(key, jnp.zeros((1, *input_shape)), train=False)
+        variables = module.init(key, jnp.zeros((1, *input_shape), input_dtype), train=False)
         return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
 
     def apply(theta: trees.Tree, x: jax.Array) -> jax.Array:
@@ -71,7 +72,8 @@ def from_own(
         check_input(name, input_shape, x)
         return module.apply(theta, x, train=False, mutable=["activations"])[1]["activations"]
 
-    model = Model(init, apply, apply_train, activations, spec, name, input_shape, num_classes, convolutions)
+    functions = (init, apply, apply_train, activations)
+    model = Model(*functions, spec, name, input_shape, num_classes, convolutions, input_dtype)
     try:
         theta = jax.eval_shape(init, jax.random.key(0))
     except (ValueError, TypeError, ZeroDivisionError) as error:

@@ -10,7 +10,9 @@ from mcjax.errors import InputError, unknown_name
 from mcjax.models.base import Model
 from mcjax.models.convnets import tinysix, tinyten, vgg11, vgg16
 from mcjax.models.layers import activation
+from mcjax.models.lstm import lstm
 from mcjax.models.mlp import mlp
+from mcjax.models.plain_convnets import cifar_convnet, mnist_convnet
 from mcjax.models.resnet import resnet20, resnet32
 
 REGISTRY: dict[str, Callable[..., Model]] = {
@@ -21,14 +23,17 @@ REGISTRY: dict[str, Callable[..., Model]] = {
     "resnet32": resnet32,
     "vgg11": vgg11,
     "vgg16": vgg16,
+    "mnist_convnet": mnist_convnet,
+    "cifar_convnet": cifar_convnet,
+    "lstm": lstm,
 }
 
 
 def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 32, 3), **options: Any) -> Model:
     """The registered model of this name, for images of `input_shape` (height, width, channels).
 
-    Options: `width` (multiplier of all widths) and `activation` for every model; `widths` for the
-    MLP. The same arguments give the same object, so that what was compiled for it is found again.
+    Options: `width` (multiplier of all widths) for every model; `activation` for all but the LSTM, which reads
+    tokens of the vocabulary `num_classes`, `input_shape` (length,); `widths`, `output` and `bias` for the MLP. The same arguments give the same object, so that what was compiled for it is found again.
     Raises InputError for an unknown name or option, or images that the model cannot take.
     """
     if name not in REGISTRY:
@@ -41,8 +46,8 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
         raise InputError(f"got input_shape={tuple(input_shape)}, expected every length to be at least 1.")
     if num_classes < 1:
         raise InputError(f"got num_classes={num_classes}, expected at least 1.")
-    if "activation" in options:
-        activation(options["activation"])
+    for option in {"activation", "output"} & options.keys():
+        activation(options[option])
     if not 0 < options.get("width", 1.0) < math.inf:
         raise InputError(f"got width={options['width']}, expected a positive, finite multiplier.")
     frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}

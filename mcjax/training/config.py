@@ -10,17 +10,20 @@ from mcjax.errors import InputError, unknown_name
 
 Schedule = Literal["halving", "one_cycle", "constant"]
 ComputeDtype = Literal["float32", "bfloat16"]
+Optimizer = Literal["sgd", "adam"]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """SGD with momentum. `TrainConfig.preset("paper")` and `.preset("fast")` are the usual starts.
+    """SGD with momentum, or Adam. `TrainConfig.preset("paper")` and `.preset("fast")` are the usual starts.
 
-    learning_rate is the peak. schedule: "halving" halves it every 20 epochs; "one_cycle" warms up
-    over the first fifth of the epochs and goes to zero along a cosine; "constant". weight_decay
-    multiplies ||params||^2 / 2 in the objective. augmentation: None is the data set's own default.
-    statistics_momentum: the share of the old in the running batch statistics, a step. compute_dtype: of
-    the forward and the backward pass; parameters, statistics, the optimiser and losses are float32.
+    steps_per_epoch: None is as many as there are whole batches in the training set. optimizer: momentum and
+    nesterov are of SGD alone. clip: the largest norm of a gradient. learning_rate is the peak. schedule:
+    "halving" halves it every 20 epochs; "one_cycle" warms up over the first fifth of the epochs and goes to
+    zero along a cosine; "constant". weight_decay multiplies ||params||^2 / 2 in the objective. augmentation:
+    None is the data set's own default. statistics_momentum: the share of the old in the running batch
+    statistics, a step. compute_dtype: of the forward and the backward pass; parameters, statistics, the
+    optimiser and losses are float32.
     """
 
     epochs: int = 30
@@ -33,6 +36,9 @@ class TrainConfig:
     augmentation: Augmentation | None = None
     statistics_momentum: float = 0.9
     compute_dtype: ComputeDtype = "float32"
+    steps_per_epoch: int | None = None
+    optimizer: Optimizer = "sgd"
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         for name, good, expected in (
@@ -42,6 +48,12 @@ class TrainConfig:
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("weight_decay", self.weight_decay >= 0, "not negative"),
             ("statistics_momentum", 0 <= self.statistics_momentum < 1, "in [0, 1)"),
+            (
+                "steps_per_epoch",
+                self.steps_per_epoch is None or (isinstance(self.steps_per_epoch, int) and self.steps_per_epoch >= 1),
+                "a whole number of at least 1, or None",
+            ),
+            ("clip", self.clip is None or self.clip > 0, "positive, or None"),
         ):
             if not good:
                 raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
@@ -49,6 +61,8 @@ class TrainConfig:
             raise unknown_name("schedule", self.schedule, ("halving", "one_cycle", "constant"))
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise unknown_name("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        if self.optimizer not in ("sgd", "adam"):
+            raise unknown_name("optimizer", self.optimizer, ("sgd", "adam"))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainConfig":
@@ -60,7 +74,7 @@ class TrainConfig:
 
 
 def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD with the config's momentum and schedule, stepping `steps_per_epoch` times an epoch."""
+    """The config's optimiser and schedule, stepping `steps_per_epoch` times an epoch."""
     steps = config.epochs * steps_per_epoch
     rates: dict[str, Any] = {
         "constant": config.learning_rate,
@@ -69,4 +83,7 @@ def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransf
             config.learning_rate / 20, config.learning_rate, max(1, steps // 5), max(2, steps)
         ),
     }
-    return optax.sgd(rates[config.schedule], momentum=config.momentum or None, nesterov=config.nesterov)
+    rate = rates[config.schedule]
+    sgd = optax.sgd(rate, momentum=config.momentum or None, nesterov=config.nesterov)
+    chosen = sgd if config.optimizer == "sgd" else optax.adam(rate)
+    return chosen if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), chosen)

@@ -35,7 +35,8 @@ def fixed_images(data: Dataset, augmentation: Augmentation, images: int, batch_s
     size = images // count
     # One key for all: what is measured on these images can be compared from fit to fit.
     taken = augment(jax.random.key(0), jnp.asarray(data.train_images[: count * size]), augmentation)
-    labels = jnp.asarray(data.train_labels[: count * size]).reshape(count, size)
+    labels = jnp.asarray(data.train_labels[: count * size])
+    labels = labels.reshape(count, size, *labels.shape[1:])
     stacked = taken.reshape(count, size, *taken.shape[1:])
     return FixedImages(stacked, labels, jnp.asarray(data.mean), jnp.asarray(data.std))
 

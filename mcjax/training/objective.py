@@ -1,4 +1,4 @@
-"""Cross entropy, the L2 term, and exact evaluation over a whole set."""
+"""The loss of outputs, the L2 term, and exact evaluation over a whole set."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,14 +17,20 @@ from mcjax.training.config import ComputeDtype
 
 
 class Measured(NamedTuple):
-    """Mean cross entropy in nats and the share of images classified right, float32 scalars."""
+    """Mean cross entropy in nats and the share of labels told right, float32 scalars.
+
+    Of labels that are floats: the mean squared error, and one minus the mean absolute error.
+    """
 
     loss: jax.Array
     accuracy: jax.Array
 
 
 def measure(logits: jax.Array, labels: jax.Array) -> Measured:
-    """Cross entropy and accuracy of logits (n, classes) against labels int32 (n,)."""
+    """Loss and accuracy of logits (n, ..., classes) against labels int32 (n, ...), or of outputs against floats."""
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        difference = logits.astype(jnp.float32) - labels
+        return Measured(jnp.square(difference).mean(), 1 - jnp.abs(difference).mean())
     losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
     return Measured(losses.mean(), (logits.argmax(-1) == labels).mean(dtype=jnp.float32))
 
@@ -49,7 +55,7 @@ def objective(
     computed, images = (
         (theta, x)
         if compute_dtype == "float32"
-        else (trees.with_params(theta, trees.cast(params, compute_dtype)), x.astype(compute_dtype))
+        else (trees.with_params(theta, trees.cast(params, compute_dtype)), trees.cast(x, compute_dtype))
     )
     logits, batch_stats = model.apply_train(computed, images, key)
     measured = measure(logits, labels)
@@ -68,7 +74,7 @@ def evaluate_images(
 
     n, size = len(labels), min(batch_size, len(labels))
     whole = n // size * size
-    batches = (images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size))
+    batches = (images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size, *labels.shape[1:]))
     total = jax.lax.scan(lambda carry, batch: (carry + sums(*batch), None), jnp.zeros(2), batches)[0]
     if whole < n:
         total = total + sums(images[whole:], labels[whole:])
@@ -101,22 +107,30 @@ def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -
 
 
 def check_fit(model: Model, data: Dataset) -> None:
-    """Raise InputError if the model is no classifier of such images: other shapes, tokens, fewer classes."""
+    """Raise InputError if the model is not for such data: other inputs, other outputs, fewer classes."""
     if tuple(data.image_shape) != tuple(model.input_shape):
         raise InputError(
             f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has images of shape "
             f"{tuple(data.image_shape)}. Create the model with the input_shape of the data."
         )
-    if data.num_classes > model.num_classes:
+    returned, labels = _returned(model), tuple(data.train_labels.shape[1:])
+    classes = jnp.issubdtype(data.train_labels.dtype, jnp.integer)
+    if classes and data.num_classes > model.num_classes:
         raise InputError(
             f"{data.name} has {data.num_classes} classes, {model.name} tells {model.num_classes} apart. "
             "Create the model with the num_classes of the data."
         )
-    returned = _returned(model)
-    if model.input_dtype != "float32" or returned != (model.num_classes,):
+    tokens = jnp.issubdtype(data.train_images.dtype, jnp.integer) and data.train_images.dtype != jnp.uint8
+    if tokens != jnp.issubdtype(model.input_dtype, jnp.integer):
         raise InputError(
-            f"{model.name} takes {model.input_dtype} and returns {returned} for every input: expected images in "
-            "float32 and one logit a class. Specs, matching and curves of other models work, without data."
+            f"{model.name} takes {model.input_dtype}, the inputs of {data.name} are {data.train_images.dtype}: "
+            f"expected {'a model of tokens' if tokens else 'images in float32'}."
+        )
+    if returned != ((*labels, model.num_classes) if classes else labels):
+        outputs = f"{(*labels, data.num_classes)}, one logit a class" if classes else f"{labels}, as the labels are"
+        raise InputError(
+            f"{model.name} returns {returned} for every input: expected {outputs}. "
+            "Specs, matching and curves of other models work, without data."
         )
 
 

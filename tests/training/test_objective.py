@@ -81,7 +81,7 @@ def test_evaluate_takes_many_networks_and_refuses_others(key, tiny_data, tiny_mo
 def test_what_is_no_classifier_of_images_is_refused(tiny_data):
     pixels = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
     each = models.from_function(lambda key: {"w": jnp.ones((1, 3))}, lambda theta, x: x[:, 0] @ theta["w"], pixels)
-    with pytest.raises(InputError, match=r"takes float32 and returns \(8, 3\) for every input: expected images"):
+    with pytest.raises(InputError, match=r"returns \(8, 3\) for every input: expected \(3,\), one logit a class"):
         check_fit(each, tiny_data)
 
 

@@ -1,0 +1,85 @@
+"""A folder of texts as tokens, for models that tell the next word."""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mcjax.errors import InputError
+
+SPLITS = {"train": ("train",), "validation": ("valid", "validation", "dev"), "test": ("test",)}
+"""What marks the file of a split: a part of its name, between dots, dashes and underscores."""
+
+END = "<eos>"
+"""The token that ends every line."""
+
+
+class Corpus(NamedTuple):
+    """The tokens of each split, int32 (tokens,), and the vocabulary: the word of every number."""
+
+    tokens: dict[str, np.ndarray]
+    vocabulary: tuple[str, ...]
+
+
+def read_corpus(folder: Path) -> Corpus:
+    """The words of a folder's three `.txt` files, as numbers; every line ends with `<eos>`.
+
+    Files are known by their names: `ptb.train.txt`, `valid.txt`, `test.txt`. Words are what whitespace parts.
+    The vocabulary is the training text's, the most frequent word first (those as frequent by the alphabet),
+    or the lines of `vocabulary.txt` if the folder has one. Raises InputError if a file is missing, not
+    text or there twice, or if a word is not in the vocabulary.
+    """
+    texts = {split: _read(_file(folder, split, marks)) for split, marks in SPLITS.items()}
+    given = folder / "vocabulary.txt"
+    if given.exists():
+        words = [line.strip() for line in _text(given).splitlines() if line.strip()]
+        if twice := [word for word, count in Counter(words).items() if count > 1]:
+            raise InputError(f"{given} has {twice[0]!r} twice, expected every word on one line.")
+    else:
+        counts = Counter(word for line in texts["train"] for word in line)
+        words = sorted(counts, key=lambda word: (-counts[word], word))
+    numbers = {word: number for number, word in enumerate(words)}
+    tokens = {split: _numbered(folder, split, lines, numbers) for split, lines in texts.items()}
+    return Corpus(tokens, tuple(words))
+
+
+def _file(folder: Path, split: str, marks: tuple[str, ...]) -> Path:
+    def parts(path: Path) -> set[str]:
+        return set(path.stem.lower().replace("-", ".").replace("_", ".").split("."))
+
+    files = sorted(folder.glob("*.txt"))
+    found = [path for path in files if parts(path) & set(marks)]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(path.name for path in (found or files)) or "no .txt file"
+    raise InputError(
+        f"{folder} has {there}: expected one {split} text, called {marks[0]}.txt or NAME.{marks[0]}.txt, beside "
+        f"those of {' and '.join(other for other in SPLITS if other != split)}."
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as UTF-8 text: {error}.") from error
+
+
+def _read(path: Path) -> list[list[str]]:
+    lines = [[*line.split(), END] for line in _text(path).splitlines()]
+    if not lines:
+        raise InputError(f"{path} is empty, expected lines of words.")
+    return lines
+
+
+def _numbered(folder: Path, split: str, lines: list[list[str]], numbers: dict[str, int]) -> np.ndarray:
+    for at, line in enumerate(lines):
+        for word in line:
+            if word not in numbers:
+                known = f" or write {'<unk>'!r} in its place, which is" if "<unk>" in numbers else ""
+                raise InputError(
+                    f"{folder}: the {split} text has {word!r} in line {at + 1}, which is not in the vocabulary of "
+                    f"{len(numbers)} words. Add it to vocabulary.txt (one word a line){known}."
+                )
+    return np.array([numbers[word] for line in lines for word in line], np.int32)

@@ -1,0 +1,94 @@
+"""Convolutional networks without batch norm, of early tutorials: what strings were first sampled between."""
+
+import flax.linen as nn
+import jax
+
+from mcjax.errors import InputError
+from mcjax.models.base import Model, from_own
+from mcjax.models.layers import Conv, activation, scaled
+from mcjax.symmetry import Axis, declare
+
+
+class PlainConvNet(nn.Module):
+    """5x5 convolutions of `channels`, each with its activation and max pooling; dense layers `hidden`; classes."""
+
+    channels: tuple[int, ...]
+    hidden: tuple[int, ...]
+    num_classes: int
+    activation: str
+    window: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        act = activation(self.activation)
+        for i, features in enumerate(self.channels):
+            x = act(Conv(features, 5, padding=2, kernel_init=nn.initializers.he_normal(), name=f"Conv_{i}")(x))
+            self.sow("activations", f"conv_{i}", x)
+            x = nn.max_pool(x, (self.window, self.window), (2, 2), "SAME")
+        x = x.reshape(x.shape[0], -1)
+        for i, width in enumerate(self.hidden):
+            x = act(nn.Dense(width, kernel_init=nn.initializers.he_normal(), name=f"Dense_{i}")(x))
+            self.sow("activations", f"dense_{i}", x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, name=f"Dense_{len(self.hidden)}")(x)
+
+
+def _plain(
+    name: str,
+    channels: tuple[int, ...],
+    hidden: tuple[int, ...],
+    window: int,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    activation: str,
+    width: float,
+    dropout: float,
+) -> Model:
+    if len(input_shape) != 3:
+        raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
+    if not 0 <= dropout < 1:
+        raise InputError(f"got dropout={dropout}, expected it in [0, 1).")
+    channels, hidden = (tuple(scaled(n, width) for n in each) for each in (channels, hidden))
+    positions = 1
+    for side in input_shape[:2]:
+        for _ in channels:
+            side = -(-side // 2)
+        positions *= side
+    groups = [f"conv_{i}" for i in range(len(channels))]
+    parts = [declare.conv(f"Conv_{i}", groups[i - 1] if i else None, group) for i, group in enumerate(groups)]
+    inputs: Axis | str = Axis(groups[-1], outer=positions)
+    for i in range(len(hidden)):
+        parts.append(declare.dense(f"Dense_{i}", inputs, f"dense_{i}"))
+        inputs = f"dense_{i}"
+    parts.append(declare.dense(f"Dense_{len(hidden)}", inputs, None))
+    module = PlainConvNet(channels, hidden, num_classes, activation, window, dropout)
+    return from_own(module, declare.join(*parts), name, input_shape, num_classes, "canonical")
+
+
+def mnist_convnet(
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    *,
+    activation: str = "relu",
+    width: float = 1.0,
+    dropout: float = 0.5,
+) -> Model:
+    """Convolutions of 32 and 64 channels, 1024 units with dropout: 3,274,634 parameters for 28x28 grey images."""
+    return _plain("mnist_convnet", (32, 64), (1024,), 2, num_classes, input_shape, activation, width, dropout)
+
+
+def cifar_convnet(
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    *,
+    activation: str = "relu",
+    width: float = 1.0,
+    dropout: float = 0.0,
+) -> Model:
+    """Convolutions of 64 and 64 channels, 384 and 192 units: 1,068,298 parameters for 24x24 colour images.
+
+    After Krizhevsky's network, without its local response normalisation: that joins channels that are next
+    to each other, so that no two of them could be exchanged.
+    """
+    return _plain("cifar_convnet", (64, 64), (384, 192), 3, num_classes, input_shape, activation, width, dropout)

@@ -1,0 +1,80 @@
+"""How strings are sampled: what their beads must reach, how they are trained, when to stop."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from mcjax.errors import InputError, unknown_name
+from mcjax.training.config import Optimizer, Schedule, TrainConfig
+from mcjax.training.criterion import Criterion, Of, On
+
+Insert = Literal["maximum", "middle"]
+
+
+@dataclass(frozen=True)
+class StringConfig(TrainConfig):
+    """`TrainConfig` of a bead, and the rest of dynamic string sampling (Freeman and Bruna, Algorithm 1).
+
+    of, on, images, calibration_images: the criterion that the threshold is of (`Criterion`). alpha: beads are
+    trained to alpha * threshold. tolerance: a segment may rise to (1 + tolerance) * threshold. insert: a new
+    bead starts at the maximum of its segment or in its middle, displaced at random by `noise` times the
+    segment's length, so that it does not stay on a ridge. zeta: weight of the distances to both neighbours in
+    what a bead descends. kappa: stiffness of the hyperplane equidistant from them; inf holds beads in it.
+
+    points, scan_tolerance: of the first grid over a segment, ends included, and how well its highest value is
+    to be known, as a share of it. certify: how many times as dense as that grid is the one on which a
+    connected string is measured anew. evaluation_batch_size: inputs measured at a time.
+
+    epochs, beads, depth: what may be spent: epochs a bead, beads a string, rounds of insertion.
+    chunk: beads and segments on the device at once (None: 16, or 1 where convolutions run faster one after
+    another).
+    """
+
+    epochs: int = 100
+    learning_rate: float = 1e-3
+    schedule: Schedule = "constant"
+    weight_decay: float = 0.0
+    optimizer: Optimizer = "adam"
+    of: Of = "loss"
+    on: On = "train"
+    images: int | None = None
+    calibration_images: int | None = None
+    evaluation_batch_size: int = 500
+    alpha: float = 0.95
+    tolerance: float = 0.01
+    insert: Insert = "maximum"
+    noise: float = 0.01
+    zeta: float = 0.0
+    kappa: float = 0.0
+    points: int = 21
+    scan_tolerance: float = 0.01
+    certify: int = 10
+    beads: int = 64
+    depth: int = 10
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, good, expected in (
+            ("alpha", 0 < self.alpha < 1, "between 0 and 1, both excluded"),
+            ("tolerance", 0 <= self.tolerance < math.inf, "not negative"),
+            ("noise", 0 <= self.noise < math.inf, "not negative"),
+            ("zeta", 0 <= self.zeta < math.inf, "not negative and finite"),
+            ("kappa", self.kappa >= 0, "not negative; inf holds beads in the hyperplane"),
+            ("points", self.points >= 3, "at least 3"),
+            ("scan_tolerance", 0 < self.scan_tolerance < 1, "between 0 and 1"),
+            ("certify", self.certify >= 1, "at least 1"),
+            ("beads", self.beads >= 0, "not negative"),
+            ("depth", self.depth >= 0, "not negative"),
+            ("chunk", self.chunk is None or self.chunk >= 1, "at least 1, or None"),
+        ):
+            if not good:
+                raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
+        if self.insert not in ("maximum", "middle"):
+            raise unknown_name("insert", self.insert, ("maximum", "middle"))
+        _ = self.criterion
+
+    @property
+    def criterion(self) -> Criterion:
+        """What is measured of every network on a string."""
+        return Criterion(self.of, self.on, self.images, self.evaluation_batch_size, self.calibration_images)

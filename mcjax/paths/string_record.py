@@ -1,0 +1,132 @@
+"""What happens at the end of a depth of string sampling: what is kept to go on from, metrics, a line of progress."""
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from mcjax import checkpoint, trees
+from mcjax.errors import InputError
+from mcjax.paths.strand import Strand
+from mcjax.paths.string_config import StringConfig
+from mcjax.processes import is_first
+from mcjax.training.recorder import Recorder
+
+SAY_EVERY_S = 10.0
+"""How often a line of progress is written while beads are trained, without a terminal."""
+
+
+class StringKept:
+    """The strands after their last complete depth, in the run folder of a recorder. `depth` is -1 before the first."""
+
+    def __init__(self, recorder: Recorder, strands: list[Strand]) -> None:
+        self.recorder, self.strands = recorder, strands
+        self.depth = -1
+        if recorder.run is None:
+            return
+        self.path = recorder.run.checkpoints(recorder.stage) / "latest"
+        if checkpoint.is_checkpoint(self.path):
+            self._restore()
+        recorder.run.rewind(recorder.stage, self.depth)
+
+    def save(self, depth: int) -> None:
+        """Keep the strands as they are after this depth, and log what is known of them."""
+        self.depth = depth
+        run, stage = self.recorder.run, self.recorder.stage
+        if run is None:
+            return
+        run.log(stage, depth, {name: value for name, value in summary(self.strands).items() if np.isfinite(value)})
+        state = {f"{i:05d}": strand.state() for i, strand in enumerate(self.strands)}
+        checkpoint.save(self.path, state, {"depth": depth, "reasons": [strand.reason for strand in self.strands]})
+
+    def _restore(self) -> None:
+        try:
+            kept, about = checkpoint.load(self.path), checkpoint.describe(self.path)
+            states = [kept[name] for name in sorted(kept)]
+            fits = len(states) == len(self.strands) and all(map(_same_ends, self.strands, states))
+        except (InputError, KeyError, IndexError) as error:
+            raise InputError(f"{error} Or delete {self.path}: the same command then does this stage anew.") from error
+        if not fits:
+            raise InputError(f"{self.path} was saved by another string. Delete it, or use another folder.")
+        for strand, state, reason in zip(self.strands, states, about["reasons"], strict=True):
+            strand.restore(state, reason)
+        self.depth = about["depth"]
+
+
+def _same_ends(strand: Strand, state: dict[str, Any]) -> bool:
+    for i in (0, -1):
+        here, there = (trees.flatten(tree) for tree in (strand.knots[i], trees.index(state["knots"], i)))
+        if here.keys() != there.keys() or not all(np.array_equal(leaf, there[name]) for name, leaf in here.items()):
+            return False
+    return True
+
+
+def summary(strands: list[Strand]) -> dict[str, float]:
+    """Beads; of strands that are open: their number, segments above the threshold, the worst in thresholds."""
+    open_ = [strand for strand in strands if not strand.reason]
+    heights = [height / strand.threshold for strand in open_ for height in strand.heights]
+    return {
+        "beads": sum(strand.beads for strand in strands),
+        "open": len(open_),
+        "segments": sum(len(strand.above(0.0)) for strand in open_),
+        "worst": max(heights, default=0.0),
+    }
+
+
+class StringProgress:
+    """A line a depth, and now and then while beads are trained: beads, open segments, depth, the worst height."""
+
+    def __init__(self, recorder: Recorder, strands: list[Strand], config: StringConfig, depth: int) -> None:
+        self.title, self.strands, self.of = recorder.title, strands, f"{config.on} {config.of}"
+        self.line, self.said = "", time.monotonic()
+        self.show = recorder.progress is True and is_first()
+        self.terminal = sys.stderr.isatty()
+        other = recorder.progress if not isinstance(recorder.progress, bool) and is_first() else None
+        self.other = other(recorder.title, config.depth, 0, max(depth, 0)) if other else None
+
+    def update(self, depth: int) -> None:
+        """Say what there is after this depth."""
+        known = summary(self.strands)
+        if self.other is not None:
+            self.other.update(depth, known["worst"])
+        self._say("", always=True)
+
+    def training(self, title: str, epochs: int, images: int, start: int) -> "StringProgress._Training":
+        """What the training of beads tells its epochs to."""
+        return self._Training(self)
+
+    class _Training:
+        def __init__(self, whole: "StringProgress") -> None:
+            self.whole = whole
+
+        def update(self, epoch: int, loss: float) -> None:
+            self.whole._say(f", training beads: epoch {epoch}, loss {loss:.4g}")
+
+        def close(self) -> None:
+            pass
+
+    def _say(self, detail: str, always: bool = False) -> None:
+        now = time.monotonic()
+        if not self.show or (not always and now - self.said < (0.1 if self.terminal else SAY_EVERY_S)):
+            return
+        self.said, known = now, summary(self.strands)
+        depth = max(strand.depth for strand in self.strands)
+        line = f"{self.title}: depth {depth}, {known['beads']} beads"
+        if known["open"]:
+            line += f", {known['segments']} segments open, worst {self.of} {known['worst']:.4g} thresholds{detail}"
+        else:
+            connected = sum(strand.reason == "connected" for strand in self.strands)
+            line += f", {connected} of {len(self.strands)} connected"
+        if self.terminal:
+            print(f"\r{line:<{len(self.line)}}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+        self.line = line
+
+    def close(self) -> None:
+        """End the line."""
+        if self.other is not None:
+            self.other.close()
+        if self.terminal and self.line:
+            print(file=sys.stderr)

@@ -1,0 +1,76 @@
+"""The one number by which networks are compared with a threshold: loss, error or perplexity, on a split of the data."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.compiling import jit
+from mcjax.data import Dataset
+from mcjax.errors import InputError, unknown_name
+from mcjax.models.base import Model
+from mcjax.models.convolution import over_models
+from mcjax.training.batchnorm import reestimate
+from mcjax.training.objective import evaluate_images
+
+Of = Literal["loss", "error", "perplexity"]
+On = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What is measured of a network, called as `criterion(model, theta, data)`: a float32 scalar, pure.
+
+    of: "loss" as training has it, without the L2 term; "error", the share of labels told wrong, or the mean
+    absolute error of a regression; "perplexity", the exponential of the loss. on: the split, of which the
+    first `images` are taken (None: all), `batch_size` at a time. Batch statistics, if the model has them,
+    are re-estimated on the first `calibration_images` training images (None: all).
+    """
+
+    of: Of = "loss"
+    on: On = "train"
+    images: int | None = None
+    batch_size: int = 500
+    calibration_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.of not in ("loss", "error", "perplexity"):
+            raise unknown_name("criterion", self.of, ("loss", "error", "perplexity"))
+        if self.on not in ("train", "validation", "test"):
+            raise unknown_name("split", self.on, ("train", "validation", "test"))
+        for name in ("images", "batch_size", "calibration_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"got {name}={value}, expected at least 1.")
+
+    def __call__(self, model: Model, theta: trees.Tree, data: Dataset) -> jax.Array:
+        calibration = data.train_images[: self.calibration_images]
+        augmentation = data.default_augmentation()
+        theta = reestimate(model, theta, calibration, data.mean, data.std, self.batch_size, augmentation)
+        images, labels = (getattr(data, f"{self.on}_{what}")[: self.images] for what in ("images", "labels"))
+        measured = evaluate_images(model, theta, images, labels, data.mean, data.std, self.batch_size)
+        if self.of == "error":
+            return 1 - measured.accuracy
+        return measured.loss if self.of == "loss" else jnp.exp(measured.loss)
+
+    def check(self, data: Dataset) -> None:
+        """Raise InputError if the data have no such split, or fewer images."""
+        labels = getattr(data, f"{self.on}_labels")
+        if labels is None:
+            raise InputError(f"{data.name} has no validation split: data.hold_out(n) makes one of training images.")
+        for name, there in (("images", len(labels)), ("calibration_images", len(data.train_labels))):
+            if (getattr(self, name) or 1) > there:
+                raise InputError(f"got {name}={getattr(self, name)}, expected at most the {there} of {data.name}.")
+
+
+def measure_networks(criterion: Criterion, model: Model, thetas: trees.Tree, data: Dataset) -> np.ndarray:
+    """The criterion of networks along a leading axis, float32 (networks,), as one compiled program."""
+    return np.asarray(_measure_networks(criterion, model, thetas, data))
+
+
+@jit(static_argnames=("criterion", "model"))
+def _measure_networks(criterion: Criterion, model: Model, thetas: trees.Tree, data: Any) -> jax.Array:
+    return over_models(lambda theta: criterion(model, theta, data), model.convolutions)(thetas)
