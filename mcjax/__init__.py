@@ -43,14 +43,21 @@ from mcjax.models import Model
 from mcjax.paths import (
     Curve,
     CurveFit,
+    Family,
     FitConfig,
     PamConfig,
     PamFit,
+    String,
+    StringConfig,
     bezier,
+    evolve_string,
     fit_curve,
     fit_pam,
     linear,
     polygonal_chain,
+    sample_string,
+    sample_strings,
+    through,
 )
 from mcjax.symmetry import (
     Axis,
@@ -70,7 +77,7 @@ from mcjax.symmetry import (
     save_permutation,
     sinkhorn,
 )
-from mcjax.training import Endpoints, Recorder, TrainConfig, evaluate, make_mesh, train_endpoints
+from mcjax.training import Criterion, Endpoints, Recorder, TrainConfig, evaluate, make_mesh, train_endpoints
 
 try:
     __version__ = version("mcjax")
@@ -80,12 +87,14 @@ except PackageNotFoundError:
 __all__ = [
     "Augmentation",
     "Axis",
+    "Criterion",
     "Curve",
     "CurveFit",
     "CurveSignature",
     "Dataset",
     "Endpoints",
     "Ensemble",
+    "Family",
     "FitConfig",
     "InputError",
     "Match",
@@ -103,6 +112,8 @@ __all__ = [
     "Spectrum",
     "StraightThroughConfig",
     "StraightThroughMatch",
+    "String",
+    "StringConfig",
     "TrainConfig",
     "WeightMatch",
     "arc_length",
@@ -117,6 +128,7 @@ __all__ = [
     "ensemble_accuracy",
     "evaluate",
     "evaluate_path",
+    "evolve_string",
     "fit_curve",
     "fit_pam",
     "identity_permutation",
@@ -147,10 +159,13 @@ __all__ = [
     "reestimate",
     "repair",
     "repaired_layers",
+    "sample_string",
+    "sample_strings",
     "save_permutation",
     "sinkhorn",
     "spectrum",
     "symmetry",
+    "through",
     "train_endpoints",
     "training",
 ]

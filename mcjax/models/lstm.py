@@ -1,5 +1,7 @@
 """Word-level language models: an embedding, LSTM layers, one logit for every word of the vocabulary."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ INITIAL = 0.1
 """All parameters start uniformly within this of zero (Zaremba, Sutskever and Vinyals, 2014)."""
 
 
-def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: object = jnp.float32) -> jax.Array:
+def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     return jax.random.uniform(key, shape, dtype, -INITIAL, INITIAL)
 
 

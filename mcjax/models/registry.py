@@ -33,7 +33,8 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
     """The registered model of this name, for images of `input_shape` (height, width, channels).
 
     Options: `width` (multiplier of all widths) for every model; `activation` for all but the LSTM, which reads
-    tokens of the vocabulary `num_classes`, `input_shape` (length,); `widths`, `output` and `bias` for the MLP. The same arguments give the same object, so that what was compiled for it is found again.
+    tokens of the vocabulary `num_classes`, `input_shape` (length,); `widths`, `output` and `bias` for the MLP.
+    The same arguments give the same object, so that what was compiled for it is found again.
     Raises InputError for an unknown name or option, or images that the model cannot take.
     """
     if name not in REGISTRY:

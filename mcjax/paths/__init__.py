@@ -1,20 +1,33 @@
-"""Paths between networks: curves as pure functions, and fitting them."""
+"""Paths between networks: curves as pure functions and fitting them, strings of networks, knots."""
 
 from mcjax.paths.curves import Curve, Path, bezier, linear, polygonal_chain
+from mcjax.paths.families import Family, evolve_string
 from mcjax.paths.fit import CurveFit, FitConfig, fit_curve
+from mcjax.paths.knots import through
 from mcjax.paths.pam import PamFit, fit_pam
 from mcjax.paths.pam_config import PamConfig
+from mcjax.paths.strand import Segment, String
+from mcjax.paths.string_config import StringConfig
+from mcjax.paths.strings import sample_string, sample_strings
 
 __all__ = [
     "Curve",
     "CurveFit",
+    "Family",
     "FitConfig",
     "PamConfig",
     "PamFit",
     "Path",
+    "Segment",
+    "String",
+    "StringConfig",
     "bezier",
+    "evolve_string",
     "fit_curve",
     "fit_pam",
     "linear",
     "polygonal_chain",
+    "sample_string",
+    "sample_strings",
+    "through",
 ]

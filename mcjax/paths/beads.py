@@ -23,16 +23,25 @@ from mcjax.training.target import Watch
 
 
 class Bead(NamedTuple):
-    """A network to be trained: where it starts and between which networks, both on the host, and its key.
+    """A network to be trained: where it starts and between which networks, all on the host, and its key.
 
-    target: the criterion at which it stops.
+    before, after: its neighbours; None for the end of a string, which nothing pulls at. target: the criterion
+    at which it stops.
     """
 
     theta: trees.Tree
-    before: trees.Tree
-    after: trees.Tree
+    before: trees.Tree | None
+    after: trees.Tree | None
     key: jax.Array
     target: float
+
+
+class Neighbours(NamedTuple):
+    """The parameters of the networks before and after a bead; inner: 1, or 0 for an end, which has none."""
+
+    before: trees.Tree
+    after: trees.Tree
+    inner: Any = 1.0
 
 
 class Trained(NamedTuple):
@@ -62,23 +71,22 @@ class BeadStep(EndpointStep):
         """zeta times the distances to the neighbours, and the stiffness of the plane."""
         total = jnp.zeros(())
         if self.zeta > 0:
-            distances = [_distance(params, other) for other in context]
-            total = total + self.zeta * (distances[0] + distances[1])
+            total = total + self.zeta * (_distance(params, context.before) + _distance(params, context.after))
         if 0 < self.kappa < math.inf:
             total = total + self.kappa / 2 * jnp.square(off_plane(context, params)[0])
-        return total
+        return total * (context.inner if self.zeta > 0 or self.kappa > 0 else 1.0)
 
     def hold(self, context: Any, params: trees.Tree) -> trees.Tree:
         """In the plane, if it is infinitely stiff."""
         if self.kappa < math.inf:
             return params
         off, normal = off_plane(context, params)
-        return trees.subtract(params, trees.scale(off, normal))
+        return trees.subtract(params, trees.scale(off * context.inner, normal))
 
 
-def off_plane(neighbours: tuple[trees.Tree, trees.Tree], params: trees.Tree) -> tuple[jax.Array, trees.Tree]:
+def off_plane(neighbours: Neighbours, params: trees.Tree) -> tuple[jax.Array, trees.Tree]:
     """How far parameters are from the hyperplane equidistant from two networks, and the plane's unit normal."""
-    before, after = neighbours
+    before, after, _ = neighbours
     chord = trees.subtract(after, before)
     length = trees.norm(chord)
     normal = trees.scale(1 / jnp.where(length > 0, length, 1), chord)
@@ -122,8 +130,10 @@ def _train(
     theta = stack([beads[row].theta for row in rows])
     neighbours: Any = {}
     if config.zeta > 0 or config.kappa > 0:
-        each = [(beads[row].before, beads[row].after) for row in rows]
-        neighbours = tuple(trees.params(stack([pair[side] for pair in each])) for side in (0, 1))
+        each = [(bead.before or bead.theta, bead.after or bead.theta) for bead in (beads[row] for row in rows)]
+        before, after = (trees.params(stack([pair[side] for pair in each])) for side in (0, 1))
+        inner = np.array([bead.before is not None for bead in (beads[row] for row in rows)], np.float32)
+        neighbours = Neighbours(before, after, inner)
     keys = jnp.stack([beads[row].key for row in rows])
     watch = Watch(model, config.criterion, data, targets)
     recorder = Recorder("a bead", progress=progress)

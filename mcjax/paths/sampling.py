@@ -89,7 +89,7 @@ def deepen(work: Work, strands: list[Strand], progress: Callable[..., Any]) -> N
             places += [(strand, i) for i in above]
     if not places:
         return
-    beads = [_bead(work, strand, i) for strand, i in places]
+    beads = [new_bead(work, strand, i, strand.threshold) for strand, i in places]
     thetas = [bead.theta for bead in beads]
     values = measured(work, thetas)
     untrained = [n for n, bead in enumerate(beads) if not values[n] <= bead.target]
@@ -107,8 +107,8 @@ def deepen(work: Work, strands: list[Strand], progress: Callable[..., Any]) -> N
     look(work, new)
 
 
-def _bead(work: Work, strand: Strand, i: int) -> Bead:
-    """A network on a segment, displaced by a little, between the segment's ends."""
+def new_bead(work: Work, strand: Strand, i: int, threshold: float) -> Bead:
+    """A network on a segment, displaced by a little, between the segment's ends, to be trained below a threshold."""
     config = work.config
     before, after = strand.knots[i], strand.knots[i + 1]
     # In the plane there is only the middle; and next to an end a bead would part nothing.

@@ -20,9 +20,9 @@ SAY_EVERY_S = 10.0
 class StringKept:
     """The strands after their last complete depth, in the run folder of a recorder. `depth` is -1 before the first."""
 
-    def __init__(self, recorder: Recorder, strands: list[Strand]) -> None:
-        self.recorder, self.strands = recorder, strands
-        self.depth = -1
+    def __init__(self, recorder: Recorder, strands: list[Strand], fixed_ends: bool = True) -> None:
+        self.recorder, self.strands, self.fixed_ends = recorder, strands, fixed_ends
+        self.depth, self.about = -1, dict[str, Any]()
         if recorder.run is None:
             return
         self.path = recorder.run.checkpoints(recorder.stage) / "latest"
@@ -30,28 +30,31 @@ class StringKept:
             self._restore()
         recorder.run.rewind(recorder.stage, self.depth)
 
-    def save(self, depth: int) -> None:
-        """Keep the strands as they are after this depth, and log what is known of them."""
+    def save(self, depth: int, **about: Any) -> None:
+        """Keep the strands as they are after this depth, and JSON about them; log what is known of them."""
         self.depth = depth
         run, stage = self.recorder.run, self.recorder.stage
         if run is None:
             return
         run.log(stage, depth, {name: value for name, value in summary(self.strands).items() if np.isfinite(value)})
         state = {f"{i:05d}": strand.state() for i, strand in enumerate(self.strands)}
-        checkpoint.save(self.path, state, {"depth": depth, "reasons": [strand.reason for strand in self.strands]})
+        self.about = {**about, "depth": depth, "reasons": [strand.reason for strand in self.strands]}
+        checkpoint.save(self.path, state, self.about)
 
     def _restore(self) -> None:
         try:
             kept, about = checkpoint.load(self.path), checkpoint.describe(self.path)
             states = [kept[name] for name in sorted(kept)]
-            fits = len(states) == len(self.strands) and all(map(_same_ends, self.strands, states))
+            fits = len(states) == len(self.strands)
+            if self.fixed_ends:
+                fits = fits and all(map(_same_ends, self.strands, states))
         except (InputError, KeyError, IndexError) as error:
             raise InputError(f"{error} Or delete {self.path}: the same command then does this stage anew.") from error
         if not fits:
             raise InputError(f"{self.path} was saved by another string. Delete it, or use another folder.")
         for strand, state, reason in zip(self.strands, states, about["reasons"], strict=True):
             strand.restore(state, reason)
-        self.depth = about["depth"]
+        self.depth, self.about = about["depth"], about
 
 
 def _same_ends(strand: Strand, state: dict[str, Any]) -> bool:
