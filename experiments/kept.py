@@ -6,20 +6,17 @@ times.json, beside the results and not into them: the results of two runs are eq
 """
 
 import json
-import platform
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from experiments.display import Display
+from experiments.times import timed
 from mcjax import checkpoint, trees
 from mcjax.commands.networks import fingerprint
 from mcjax.errors import InputError
-from mcjax.processes import by_first, is_first
+from mcjax.processes import by_first
 from mcjax.report import RunFolder, read_json, write_atomically, writing
 
 
@@ -82,22 +79,8 @@ class Kept:
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Show something as a stage, and add the seconds that it takes to times.json."""
-        began = time.monotonic()
-        try:
-            with self.display.stage(name):
-                yield
-        finally:
-            if is_first():
-                self._add(name, time.monotonic() - began)
-
-    def _add(self, name: str, seconds: float) -> None:
-        path = self.run.path / "times.json"
-        stages = {each["name"]: each["seconds"] for each in read_json(path)["stages"]} if path.exists() else {}
-        stages[name] = round(stages.get(name, 0.0) + seconds, 1)
-        device = jax.devices()[0]
-        machine = f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}"
-        listed = [{"name": stage, "seconds": taken} for stage, taken in stages.items()]
-        write_atomically(path, json.dumps({"machine": machine, "stages": listed}, indent=1).encode())
+        with timed(self.run, name), self.display.stage(name):
+            yield
 
     def _part(self, name: str) -> Path:
         return self.run.path / "parts" / f"{name}.json"

@@ -172,13 +172,16 @@ def regression(
     return Dataset(train_x, train_y, test_x, test_y, train_y.shape[1], unused, unused + 1, name)
 
 
-def load(name: str, data_dir: str | Path | None = None, *, sequence_length: int = 20) -> Dataset:
+def load(
+    name: str, data_dir: str | Path | None = None, *, sequence_length: int = 20, vocabulary: int | None = None
+) -> Dataset:
     """A data set by name: `digits`, a TFDS image-classification set, the path of an `.npz`, or a folder of texts.
 
     An `.npz` holds train_images, train_labels, test_images and test_labels as `from_arrays` takes
     them, and optionally num_classes. `data_dir` is TFDS's own (default: its own default). A folder holds
     one file each of training, validation and test text (`mcjax.data.text`), to be cut into sequences of
-    `sequence_length` words, in which each word is to be told from those before it.
+    `sequence_length` words, in which each word is to be told from those before it; vocabulary: how many different
+    words are kept (None: all; the others become `<unk>`).
     Raises InputError if there is no such set (naming the nearest), or if it is not what it should be.
     """
     if name == "digits":
@@ -186,12 +189,12 @@ def load(name: str, data_dir: str | Path | None = None, *, sequence_length: int 
     if name.endswith(".npz"):
         return _npz(Path(name))
     if Path(name).is_dir():
-        return _text(Path(name), sequence_length)
+        return _text(Path(name), sequence_length, vocabulary)
     return _tfds(name, data_dir)
 
 
-def _text(folder: Path, length: int) -> Dataset:
-    corpus = read_corpus(folder)
+def _text(folder: Path, length: int, vocabulary: int | None) -> Dataset:
+    corpus = read_corpus(folder, vocabulary)
     unused = np.zeros(1, np.float32)
     parts = {split: _sequences(folder, tokens, length) for split, tokens in corpus.tokens.items()}
     return Dataset(

@@ -11,8 +11,8 @@ from mcjax.errors import InputError
 SPLITS = {"train": ("train",), "validation": ("valid", "validation", "dev"), "test": ("test",)}
 """What marks the file of a split: a part of its name, between dots, dashes and underscores."""
 
-END = "<eos>"
-"""The token that ends every line."""
+END, UNKNOWN = "<eos>", "<unk>"
+"""The token that ends every line, and that of words that are left out."""
 
 
 class Corpus(NamedTuple):
@@ -22,13 +22,14 @@ class Corpus(NamedTuple):
     vocabulary: tuple[str, ...]
 
 
-def read_corpus(folder: Path) -> Corpus:
+def read_corpus(folder: Path, vocabulary: int | None = None) -> Corpus:
     """The words of a folder's three `.txt` files, as numbers; every line ends with `<eos>`.
 
     Files are known by their names: `ptb.train.txt`, `valid.txt`, `test.txt`. Words are what whitespace parts.
     The vocabulary is the training text's, the most frequent word first (those as frequent by the alphabet),
-    or the lines of `vocabulary.txt` if the folder has one. Raises InputError if a file is missing, not
-    text or there twice, or if a word is not in the vocabulary.
+    or the lines of `vocabulary.txt` if the folder has one. With `vocabulary`, only its first so many words are
+    kept, and every other word is `<unk>`. Raises InputError if a file is missing, not text or there twice, or if
+    a word is not in the vocabulary.
     """
     texts = {split: _read(_file(folder, split, marks)) for split, marks in SPLITS.items()}
     given = folder / "vocabulary.txt"
@@ -39,6 +40,15 @@ def read_corpus(folder: Path) -> Corpus:
     else:
         counts = Counter(word for line in texts["train"] for word in line)
         words = sorted(counts, key=lambda word: (-counts[word], word))
+    if vocabulary is not None:
+        if vocabulary < 2:
+            raise InputError(f"got vocabulary={vocabulary}, expected at least 2 words.")
+        words = words[:vocabulary] if UNKNOWN in words[:vocabulary] else [*words[: vocabulary - 1], UNKNOWN]
+        known = set(words)
+        texts = {
+            split: [[word if word in known else UNKNOWN for word in line] for line in lines]
+            for split, lines in texts.items()
+        }
     numbers = {word: number for number, word in enumerate(words)}
     tokens = {split: _numbered(folder, split, lines, numbers) for split, lines in texts.items()}
     return Corpus(tokens, tuple(words))
@@ -77,9 +87,9 @@ def _numbered(folder: Path, split: str, lines: list[list[str]], numbers: dict[st
     for at, line in enumerate(lines):
         for word in line:
             if word not in numbers:
-                known = f" or write {'<unk>'!r} in its place, which is" if "<unk>" in numbers else ""
                 raise InputError(
                     f"{folder}: the {split} text has {word!r} in line {at + 1}, which is not in the vocabulary of "
-                    f"{len(numbers)} words. Add it to vocabulary.txt (one word a line){known}."
+                    f"{len(numbers)} words. Add it to vocabulary.txt (one word a line), or give "
+                    f"vocabulary={len(numbers)}: words beyond the first so many are then {UNKNOWN}."
                 )
     return np.array([numbers[word] for line in lines for word in line], np.int32)

@@ -115,9 +115,7 @@ def new_bead(work: Work, strand: Strand, i: int, threshold: float) -> Bead:
     t = 0.5 if config.insert == "middle" or config.kappa > 0 else min(max(strand.where[i], 0.05), 0.95)
     theta = jax.tree.map(lambda a, b: np.asarray((1 - t) * a + t * b, a.dtype), before, after)
     key = jax.random.fold_in(jax.random.fold_in(strand.key, strand.depth), i)
-    return Bead(
-        _displaced(key, theta, before, after, config.noise), before, after, key, config.alpha * strand.threshold
-    )
+    return Bead(_displaced(key, theta, before, after, config.noise), before, after, key, config.alpha * threshold)
 
 
 def _displaced(key: jax.Array, theta: trees.Tree, before: trees.Tree, after: trees.Tree, noise: float) -> trees.Tree:

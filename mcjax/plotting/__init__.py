@@ -4,6 +4,7 @@ from mcjax.plotting.correlation import correlation, curve_signatures, signature
 from mcjax.plotting.paths import Line, along_paths
 from mcjax.plotting.plane import Plane, plane
 from mcjax.plotting.spectrum import spectrum
+from mcjax.plotting.strings import PowerLaw, Stage, Thresholds, against_threshold, string_stages
 from mcjax.plotting.style import ALIGNED, UNALIGNED, Series
 from mcjax.plotting.training import HalfSteps, alternating_training, alternation, training, training_classes
 
@@ -13,7 +14,11 @@ __all__ = [
     "HalfSteps",
     "Line",
     "Plane",
+    "PowerLaw",
     "Series",
+    "Stage",
+    "Thresholds",
+    "against_threshold",
     "along_paths",
     "alternating_training",
     "alternation",
@@ -22,6 +27,7 @@ __all__ = [
     "plane",
     "signature",
     "spectrum",
+    "string_stages",
     "training",
     "training_classes",
 ]
