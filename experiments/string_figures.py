@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from experiments.string_tasks import Task
-from mcjax import String, evaluate_path, plotting, through, trees
+from mcjax import Criterion, Model, String, plotting, through, trees
+from mcjax.compiling import jit
 from mcjax.report import RunFolder
 
 LOOKS = {"unmatched": (plotting.UNALIGNED, "-"), "matched": (plotting.ALIGNED, "--")}
-POINTS = 400
-"""Points of a string whose loss is measured for a picture."""
+MANY, FEW = 400, 60
+"""Points of a string, of small networks and of large ones, whose loss is measured for a picture."""
 
 
 def draw_all(run: RunFolder, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -83,20 +84,19 @@ def stages(task: Task, string: String, count: int = 4) -> list[plotting.Stage]:
         path = through(trees.index(string.knots, np.flatnonzero(there)))
         at = np.asarray(path.args[1], np.float64)
         # Knots are among the points: between two points the string is straight.
-        ts = np.unique(np.concatenate([np.linspace(0, 1, POINTS), at]).astype(np.float32))
-        images = task.config.images
-        data = task.data if images is None else task.data.take(train=images)
-        metrics = evaluate_path(task.model, path, data, ts)
-        value = {
-            "loss": metrics.train_loss,
-            "error": 1 - metrics.train_accuracy,
-            "perplexity": np.exp(metrics.train_loss),
-        }[task.config.of]
+        even = np.linspace(0, 1, MANY if trees.parameter_count(path(0.0)) < 10_000 else FEW)
+        ts = np.unique(np.concatenate([even, at]).astype(np.float32))
+        value = np.asarray(_along(task.model, task.config.criterion, path, task.data, ts))
         knots = scores[there]
         points = np.stack([np.interp(ts, at, knots[:, axis]) for axis in range(3)], 1)
         label = f"depth {depth}, {int(there.sum()) - 2} beads, at most {value.max():.3g}"
         found.append(plotting.Stage(label, points, value, knots))
     return found
+
+
+@jit(static_argnames=("model", "criterion"))
+def _along(model: Model, criterion: Criterion, path: Any, data: Any, ts: Any) -> jax.Array:
+    return jax.lax.map(lambda t: criterion(model, path(t), data), ts)
 
 
 def principal(knots: trees.Tree) -> np.ndarray:

@@ -186,7 +186,7 @@ def _ends(run: RunFolder, task: Task, key: jax.Array) -> tuple[trees.Tree, trees
             recorder=Recorder(f"{task.name}, networks", run, f"{task.name}_networks"),
         )
     assert ends.criterion is not None
-    there: np.ndarray = (ends.criterion <= targets).reshape(-1, each).all(1)
+    there = np.all((ends.criterion <= targets).reshape(-1, each), axis=1)
     first, second = (trees.index(ends.theta, slice(side, None, each)) for side in (0, each - 1))
     first, second = trees.index(first, there), trees.index(second, there)
     if permuted:

@@ -39,8 +39,9 @@ class Work(NamedTuple):
 
 
 def look(work: Work, places: list[Place]) -> None:
-    """Find the highest value of each of these segments."""
-    found = highest(work.scan, *_ends(places))
+    """Find the highest value of each of these segments, as far as it could be above the threshold."""
+    limits = [(1 + work.config.tolerance) * strand.threshold for strand, _ in places]
+    found = highest(work.scan, *_ends(places), limits)
     _note(places, found)
 
 

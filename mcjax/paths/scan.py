@@ -1,5 +1,6 @@
 """How high straight segments between networks rise: a coarse grid, then refinement where they may rise higher."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from mcjax.models.base import Model
 from mcjax.models.convolution import chunk_for, over_points
 from mcjax.training.criterion import Criterion
 
-ROUNDS = 8
+ROUNDS = 4
 """Refinements at most: each looks at as many points of a segment as the first grid has."""
 
 
@@ -21,7 +22,7 @@ class Scan(NamedTuple):
     """What scans need: of which networks, by which criterion, at how many points a round, how many at once.
 
     points: of a grid over [0, 1], ends included. tolerance: how well the highest value is to be known, as a
-    share of it, but no better than `step`. chunk: how many segments, and points of them, are in memory at
+    share of it, but no better than the five times `step` that values moving in such steps seem to reach. chunk: how many segments, and points of them, are in memory at
     once (None: 16, or 1 where convolutions run faster one after another).
     """
 
@@ -46,20 +47,24 @@ class Heights(NamedTuple):
         return Heights(*(part[which] for part in self))
 
 
-def highest(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree]) -> Heights:
+def highest(
+    scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], limits: Sequence[float] | None = None
+) -> Heights:
     """The highest value along (1 - t) * start + t * end, for each segment.
 
-    The grid is refined in those intervals in which the value could exceed the highest one seen: as far as
-    the steepest slope in and beside an interval, carried on inside it from both sides, reaches
-    (Piyavskii's bound with local slopes). It ends when no interval could by more than the tolerance. All
-    segments are measured together, a round at a time.
+    The grid is refined in those intervals in which the value could exceed the highest one seen: as far as the
+    steepest slope in and beside an interval, carried on inside it from both sides, reaches (Piyavskii's bound
+    with local slopes), and by twice the bend at its ends, since where values bend from one point to the next
+    there may be a spike between. It ends when no interval could by more than the tolerance, or when none
+    reaches the segment's limit. All segments are measured together, a round at a time.
     """
+    limits = [-np.inf] * len(starts) if limits is None else limits
     count = len(starts)
     ts = [np.linspace(0, 1, scan.points) for _ in range(count)]
     values = list(values_at(scan, starts, ends, np.stack(ts))) if count else []
     going = list(range(count))
     for _ in range(ROUNDS):
-        new = {i: at for i in going if (at := _refined(ts[i], values[i], scan)) is not None}
+        new = {i: at for i in going if (at := _refined(ts[i], values[i], scan, limits[i])) is not None}
         going = list(new)
         if not going:
             break
@@ -89,19 +94,20 @@ def highest_on_grid(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree]
     return Heights(values.max(1), ts[best].astype(np.float32), np.full(len(starts), len(whole)))
 
 
-def _refined(ts: np.ndarray, values: np.ndarray, scan: Scan) -> np.ndarray | None:
+def _refined(ts: np.ndarray, values: np.ndarray, scan: Scan, limit: float) -> np.ndarray | None:
     """The next points of one segment, (scan.points,); None if its highest value is known."""
     # What is not finite counts as very high: it is found, and its neighbourhood is not searched for ever.
     finite = np.nan_to_num(values.astype(np.float64), nan=1e30, posinf=1e30)
     width = np.diff(ts)
-    slope = np.abs(np.diff(finite)) / np.maximum(width, 1e-12)
-    padded = np.concatenate([[0.0], slope, [0.0]])
-    steepest = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
-    possible = (finite[1:] + finite[:-1]) / 2 + steepest * width / 2
+    slope = np.diff(finite) / np.maximum(width, 1e-12)
+    steep = np.concatenate([[0.0], np.abs(slope), [0.0]])
+    steepest = np.maximum(np.maximum(steep[:-2], steep[1:-1]), steep[2:])
+    bend = np.concatenate([[0.0], np.abs(np.diff(slope)) * np.minimum(width[1:], width[:-1]), [0.0]])
+    possible = (finite[1:] + finite[:-1]) / 2 + steepest * width / 2 + 2 * np.maximum(bend[1:], bend[:-1])
     top = finite.max()
-    if top >= 1e30:
+    if top >= 1e30 or possible.max() <= limit:
         return None
-    excess = np.where(width > 1e-5, possible - top - max(scan.tolerance * abs(top), scan.step), -1.0)
+    excess = np.where(width > 1e-5, possible - top - max(scan.tolerance * abs(top), 5 * scan.step), -1.0)
     open_ = np.flatnonzero(excess > 0)
     if not len(open_):
         return None

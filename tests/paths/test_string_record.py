@@ -1,0 +1,104 @@
+"""What is kept and said of strings on the way."""
+
+import json
+
+import numpy as np
+import pytest
+from valleys import at, config
+
+from mcjax import InputError, checkpoint
+from mcjax.paths.strand import Strand
+from mcjax.paths.string_record import StringKept, StringProgress, summary
+from mcjax.report import RunFolder
+from mcjax.training.recorder import Recorder
+
+
+@pytest.fixture
+def strands(key):
+    one, two = (Strand(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1))
+    one.heights, two.heights = [0.9], [0.4]
+    one.insert([0], [at(0.5, 1)], [0.3])
+    one.heights, one.where = [0.6, 0.45], [0.25, 0.5]
+    two.reason = "connected"
+    return [one, two]
+
+
+def test_a_summary_is_of_what_is_open(strands):
+    assert summary(strands) == {"beads": 1, "open": 1, "segments": 1, "worst": pytest.approx(1.2)}
+    strands[0].reason = "depth"
+    assert summary(strands) == {"beads": 1, "open": 0, "segments": 0, "worst": 0.0}
+
+
+def test_a_line_a_depth_without_a_terminal(strands, capsys):
+    progress = StringProgress(Recorder("ring"), strands, config(), 0)
+    progress.update(1)
+    strands[0].reason = "epochs"
+    progress.update(2)
+    progress.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "ring: depth 1, 1 beads, 1 segments open, worst train loss 1.2 thresholds"
+    assert lines[1] == "ring: depth 1, 1 beads, 1 of 2 connected"
+
+
+def test_training_says_its_epochs_now_and_then(strands, capsys, monkeypatch):
+    monkeypatch.setattr("mcjax.paths.string_record.SAY_EVERY_S", 0.0)
+    progress = StringProgress(Recorder("ring"), strands, config(), 0)
+    shown = progress.training("a bead", 10, 100, 0)
+    shown.update(3, 0.25)
+    shown.close()
+    assert capsys.readouterr().err.endswith("training beads: epoch 3, loss 0.25\n")
+
+
+def test_silence_and_a_progress_of_ones_own(strands, capsys):
+    quiet = StringProgress(Recorder("ring", progress=False), strands, config(), 0)
+    quiet.update(1)
+    quiet.close()
+    told = []
+
+    class Own:
+        def __init__(self, *arguments):
+            told.append(arguments)
+
+        def update(self, *arguments):
+            told.append(arguments)
+
+        def close(self):
+            told.append("closed")
+
+    progress = StringProgress(Recorder("ring", progress=Own), strands, config(depth=7), -1)
+    progress.update(1)
+    progress.close()
+    assert told == [("ring", 7, 0, 0), (1, pytest.approx(1.2)), "closed"]
+    assert capsys.readouterr().err == ""
+
+
+def test_what_was_kept_comes_back(strands, key, tmp_path):
+    recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
+    kept = StringKept(recorder, strands)
+    assert kept.depth == -1
+    kept.save(0)
+    kept.save(1, levels=[3.0])
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert entries[1] == {"stage": "string", "epoch": 1, "beads": 1, "open": 1, "segments": 1, "worst": 1.2}
+    fresh = [Strand(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1)]
+    again = StringKept(recorder, fresh)
+    assert again.depth == 1
+    assert again.about["levels"] == [3.0]
+    assert [strand.reason for strand in fresh] == ["", "connected"]
+    np.testing.assert_array_equal(np.float32(fresh[0].heights), np.float32([0.6, 0.45]))
+    assert fresh[0].born == [0, 1, 0]
+
+
+def test_what_was_kept_of_others_or_is_broken(strands, key, tmp_path):
+    recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
+    StringKept(recorder, strands).save(0)
+    others = [Strand(key, at(0, 0), at(2, y), (0.1, 0.2), 0.5) for y in (0, 1)]
+    with pytest.raises(InputError, match="was saved by another string. Delete it"):
+        StringKept(recorder, others)
+    with pytest.raises(InputError, match="was saved by another string"):
+        StringKept(recorder, strands[:1])
+    # The ends of a family move.
+    assert StringKept(recorder, others, fixed_ends=False).depth == 0
+    checkpoint.save(recorder.run.checkpoints("string") / "latest", {"a": np.zeros(2)})
+    with pytest.raises(InputError, match="Delete"):
+        StringKept(recorder, strands)

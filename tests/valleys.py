@@ -1,0 +1,42 @@
+"""Landscapes of known shape as models: parameters are a point, and the loss is a function of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import StringConfig, data, models
+
+# One step an epoch, so that a bead stops as soon as it is low enough.
+CONFIG = {"batch_size": 1, "steps_per_epoch": 5, "learning_rate": 0.01, "epochs": 200}
+
+
+def landscape(residuals, size):
+    """A model of `size` parameters, and data, with the mean of the squares of `residuals(point)` as the loss."""
+    count = jax.eval_shape(residuals, jax.ShapeDtypeStruct((size,), jnp.float32)).shape[0]
+
+    def init(key):
+        return {"point": jax.random.normal(key, (size,))}
+
+    def apply(theta, x):
+        return jnp.broadcast_to(residuals(theta["point"])[None], (len(x), count))
+
+    model = models.from_function(init, apply, jax.ShapeDtypeStruct((1, 1), jnp.float32))
+    zero = np.zeros((1, 1))
+    return model, data.regression(zero, np.zeros((1, count)), zero, np.zeros((1, count)), "landscape")
+
+
+def at(*point):
+    """The network at this point."""
+    return {"point": np.array(point, np.float32)}
+
+
+def config(**changes):
+    """How strings are sampled here."""
+    return StringConfig(**{**CONFIG, **changes})
+
+
+BOWL = landscape(lambda point: point, 2)
+# Zero on the unit circle.
+RING = landscape(lambda point: (jnp.sum(point**2) - 1)[None], 2)
+# Zero at (-1, 0) and (1, 0); every way between them passes first coordinate 0, where the mean of squares is at least 1/2.
+WELLS = landscape(lambda point: jnp.array([point[0] ** 2 - 1, point[1]]), 2)
