@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,8 @@ def _larger(name: str, size: Size, sources: Sources, config: dict[str, Any]) -> 
     if name == "ptb":
         if sources.ptb is None:
             raise InputError("the task ptb needs --ptb: a folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt.")
+        if not Path(sources.ptb).is_dir():
+            raise InputError(f"no folder at {sources.ptb}: expected one with train, valid and test texts.")
         images, kind = data.load(sources.ptb, vocabulary=size.vocabulary), "lstm"
         own: dict[str, Any] = {"of": "perplexity", "insert": "middle", "tolerance": 0.1}
         training: dict[str, Any] = {"batch_size": 20, "learning_rate": 1e-2, "clip": 5.0, "steps_per_epoch": 100}

@@ -38,5 +38,5 @@ def config(**changes):
 BOWL = landscape(lambda point: point, 2)
 # Zero on the unit circle.
 RING = landscape(lambda point: (jnp.sum(point**2) - 1)[None], 2)
-# Zero at (-1, 0) and (1, 0); every way between them passes first coordinate 0, where the mean of squares is at least 1/2.
+# Zero at (-1, 0) and (1, 0); every way between them passes x = 0, where the mean of squares is at least 1/2.
 WELLS = landscape(lambda point: jnp.array([point[0] ** 2 - 1, point[1]]), 2)

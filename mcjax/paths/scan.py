@@ -22,8 +22,9 @@ class Scan(NamedTuple):
     """What scans need: of which networks, by which criterion, at how many points a round, how many at once.
 
     points: of a grid over [0, 1], ends included. tolerance: how well the highest value is to be known, as a
-    share of it, but no better than the five times `step` that values moving in such steps seem to reach. chunk: how many segments, and points of them, are in memory at
-    once (None: 16, or 1 where convolutions run faster one after another).
+    share of it, but no better than the five times `step` that values moving in such steps seem to reach. chunk:
+    how many segments, and points of them, are in memory at once (None: 16, or 1 where convolutions run faster
+    one after another).
     """
 
     model: Model

@@ -129,6 +129,8 @@ def string_stages(stages: Sequence[Stage], title: str, *, of: str = "loss", thre
             getattr(axes, f"set_{name}lim")(a, b)
             getattr(axes, f"set_{name}ticklabels")([])
             getattr(axes, f"set_{name}label")(f"axis {'xyz'.index(name) + 1}", fontsize=8, labelpad=-10)
+            getattr(axes, f"{name}axis").set_pane_color("0.97")
+        axes.grid(False)
         axes.set_title(stage.label, fontsize=9)
     figure.colorbar(shown, ax=figure.axes, label=f"{of} (threshold {threshold:g})", shrink=0.7, pad=0.04)
     figure.suptitle(title, fontsize=11)

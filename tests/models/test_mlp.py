@@ -51,3 +51,17 @@ def test_sizes(key):
 def test_widths_that_cannot_be(widths):
     with pytest.raises(InputError, match=r"expected at least one hidden layer of at least one unit"):
         models.create("mlp", widths=widths)
+
+
+def test_a_regression_without_biases(key):
+    model = models.create("mlp", 2, (3,), widths=(4,), activation="sigmoid", output="sigmoid", bias=False)
+    theta, x = drawn(model), np.random.default_rng(1).normal(size=(7, 3)).astype(np.float32)
+    assert list(trees.shapes(theta).values()) == [(3, 4), (4, 2)]
+    first, second = (theta["params"][f"Dense_{i}"]["kernel"] for i in range(2))
+    np.testing.assert_allclose(model.apply(theta, x), expit(expit(x @ first) @ second), rtol=1e-5)
+    assert len(model.spec.producers("dense_0")) == 1
+    # 1-4-4-1: 24 weights.
+    small = models.create("mlp", 1, (1,), widths=(4, 4), bias=False)
+    assert trees.parameter_count(jax.eval_shape(small.init, key)) == 24
+    with pytest.raises(InputError, match="unknown activation: got 'sigmid'"):
+        models.create("mlp", 1, (1,), output="sigmid")

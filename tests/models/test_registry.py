@@ -16,9 +16,21 @@ SLOW = {"resnet32", "vgg11", "vgg16"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in models.REGISTRY]
 
 
+PLAIN = ("mlp", "mnist_convnet", "cifar_convnet", "lstm")  # without batch norm
+
+
 def created(name, **options):
-    small = {"widths": (8, 6)} if name == "mlp" else {"width": 0.05 if name.startswith("vgg") else 0.25}
-    return models.create(name, 3, (32, 32, 3) if name.startswith("vgg") else (10, 9, 3), **small, **options)
+    width = 0.05 if name.startswith("vgg") else 0.1 if name.endswith("convnet") else 0.03 if name == "lstm" else 0.25
+    small = {"widths": (8, 6)} if name == "mlp" else {"width": width}
+    shape = {"lstm": (6,)}.get(name, (32, 32, 3) if name.startswith("vgg") else (10, 9, 3))
+    return models.create(name, 3, shape, **small, **options)
+
+
+def inputs(model, n):
+    rng = np.random.default_rng(1)
+    if model.input_dtype == "int32":
+        return rng.integers(0, model.num_classes, (n, *model.input_shape))
+    return rng.normal(size=(n, *model.input_shape))
 
 
 def anywhere(model, seed=0):
@@ -26,7 +38,7 @@ def anywhere(model, seed=0):
     rng = np.random.default_rng(seed)
 
     def draw(name, leaf):
-        if name.endswith("kernel"):
+        if name.endswith(("kernel", "recurrent", "embedding")):
             return rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
         positive = name.endswith(("var", "scale"))
         return rng.uniform(0.5, 1.5, leaf.shape) if positive else rng.normal(size=leaf.shape)
@@ -41,7 +53,7 @@ def assert_close(a, b):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_function_is_unchanged_under_permutations(name):
     model = created(name)
-    theta, x = anywhere(model), np.random.default_rng(1).normal(size=(3, *model.input_shape))
+    theta, x = anywhere(model), inputs(model, 3)
     sizes = model.spec.group_sizes(theta)
     P = {group: np.asarray(p) for group, p in random_permutation(jax.random.key(2), model.spec, theta).items()}
     assert P.keys() == sizes.keys()
@@ -69,9 +81,10 @@ def test_the_function_is_unchanged_under_permutations(name):
         for before, after in zip(arrays, activations_moved[group], strict=True):
             assert before.shape[0] == 3
             assert before.shape[-1] == sizes[group]
-            assert np.min(before) >= 0 < np.max(before)  # relu has been applied
+            if name != "lstm":
+                assert np.min(before) >= 0 < np.max(before)  # relu has been applied
             assert_close(before[..., P[group]], after)
-    if not name.startswith("vgg"):  # dropout draws by position
+    if not name.startswith(("vgg", "mnist")):  # dropout draws by position
         assert_close(train_outputs, train_outputs_moved)
     jax.tree.map(assert_close, train_stats, train_stats_moved)
 
@@ -83,16 +96,17 @@ def test_a_model_says_what_it_is(name, key):
     model.spec.validate(theta)
     assert (model.name, model.num_classes) == (name, 3)
     assert hash(model) == hash(created(name))
-    assert model.convolutions == ("none" if name == "mlp" else "canonical")
-    assert theta.keys() == ({"params"} if name == "mlp" else {"params", "batch_stats"})
-    x = jax.ShapeDtypeStruct((2, *model.input_shape), np.float32)
+    assert model.convolutions == ("none" if name in ("mlp", "lstm") else "canonical")
+    assert theta.keys() == ({"params"} if name in PLAIN else {"params", "batch_stats"})
+    x = jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)
     outputs, stats = jax.eval_shape(model.apply_train, theta, x, key)
-    assert outputs.shape == jax.eval_shape(model.apply, theta, x).shape == (2, 3)
+    places = model.input_shape if name == "lstm" else ()
+    assert outputs.shape == jax.eval_shape(model.apply, theta, x).shape == (2, *places, 3)
     assert trees.shapes(stats) == trees.shapes(trees.batch_stats(theta))
     # Units are made by a kernel, and read by another.
     for group in model.spec.groups:
         for places in (model.spec.producers(group), model.spec.consumers(group)):
-            assert any(leaf.endswith("kernel") for leaf, _ in places)
+            assert any(leaf.endswith(("kernel", "embedding")) for leaf, _ in places)
 
 
 @pytest.mark.parametrize("name", ["mlp", "tinysix"])

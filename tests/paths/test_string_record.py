@@ -93,7 +93,7 @@ def test_what_was_kept_of_others_or_is_broken(strands, key, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
     StringKept(recorder, strands).save(0)
     others = [Strand(key, at(0, 0), at(2, y), (0.1, 0.2), 0.5) for y in (0, 1)]
-    with pytest.raises(InputError, match="was saved by another string. Delete it"):
+    with pytest.raises(InputError, match=r"was saved by another string\. Delete it"):
         StringKept(recorder, others)
     with pytest.raises(InputError, match="was saved by another string"):
         StringKept(recorder, strands[:1])

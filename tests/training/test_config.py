@@ -44,6 +44,20 @@ def test_one_cycle_rises_to_the_peak_and_ends_near_zero():
     assert rates[-1] < 0.001
 
 
+def test_adam_is_that_of_its_paper():
+    config = TrainConfig(optimizer="adam", learning_rate=0.01, schedule="constant")
+    gradients, m, v, expected = [1.0, -2.0, 0.5, 3.0], 0.0, 0.0, []
+    for step, gradient in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        expected.append(-0.01 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8))
+    np.testing.assert_allclose(updates(config, gradients, 2), expected, rtol=1e-4)
+
+
+def test_gradients_are_clipped_by_their_norm():
+    config = TrainConfig(learning_rate=1.0, schedule="constant", momentum=0.0, clip=1.5)
+    np.testing.assert_allclose(updates(config, [1.0, -3.0, 0.2], 2), [-1.0, 1.5, -0.2], rtol=1e-6)
+
+
 def test_presets_are_the_papers_and_take_changes():
     paper = TrainConfig.preset("paper")
     assert (paper.epochs, paper.batch_size, paper.learning_rate, paper.weight_decay) == (250, 128, 0.1, 5e-4)
@@ -60,6 +74,9 @@ def test_presets_are_the_papers_and_take_changes():
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0"),
         ({"schedule": "halfing"}, "halving"),
+        ({"optimizer": "adma"}, "Did you mean 'adam'"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch=0"),
+        ({"clip": 0.0}, "clip=0.0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, said):

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mcjax import Augmentation, InputError, RunError, TrainConfig, trees
+from mcjax import Augmentation, Criterion, InputError, RunError, TrainConfig, trees
+from mcjax.data import regression
 from mcjax.models.base import Model
 from mcjax.training.endpoints import EndpointStep
 from mcjax.training.loop import epoch, run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured
+from mcjax.training.target import Watch
 
 CONFIG = TrainConfig(epochs=3, batch_size=25, augmentation=Augmentation.none())
 
@@ -53,6 +55,51 @@ def test_an_epoch_sees_every_image_at_most_once_and_other_ones_each_time(numbere
         seen.append(np.asarray(counts))
         orders.append(float(measured.loss))
     assert not np.array_equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize(("steps", "least", "most"), [(1, 0, 1), (6, 1, 2), (9, 2, 3)])
+def test_an_epoch_may_be_shorter_or_longer_than_a_pass(numbered_data, key, steps, least, most):
+    config = TrainConfig(batch_size=25, augmentation=Augmentation.none(), steps_per_epoch=steps)
+    assert steps_per_epoch(config, numbered_data) == steps
+    counts, _ = epoch(CountLabels(config), numbered_data, {"shift": 0.0}, jnp.zeros(103, jnp.int32), key)
+    assert counts.sum() == 25 * steps
+    # Whole passes, each without the three that are beyond the last batch.
+    assert counts.max() <= most
+    assert (counts < least).sum() <= 3 * most
+
+
+def test_a_batch_of_all_images_has_all_of_them(numbered_data, key):
+    config = TrainConfig(batch_size=103, augmentation=Augmentation.none(), steps_per_epoch=4)
+    counts, _ = epoch(CountLabels(config), numbered_data, {"shift": 0.0}, jnp.zeros(103, jnp.int32), key)
+    assert (counts == 4).all()
+
+
+def test_images_alone_are_augmented(key):
+    data = regression(np.ones((4, 2)), np.ones((4, 1)), np.ones((1, 2)), np.ones((1, 1)))
+    step = CountLabels(TrainConfig(batch_size=2, augmentation=Augmentation()))
+    with pytest.raises(InputError, match=r"has inputs of shape \(2,\), which are no images: expected Augm"):
+        epoch(step, data, {}, jnp.zeros(1), key)
+
+
+@pytest.mark.parametrize("convolutions", ["none", "plain", "canonical"])
+def test_fits_that_are_watched_stay_where_they_are_once_they_are_there(tiny_data, tiny_model, key, convolutions):
+    step = EndpointStep(tiny_model._replace(convolutions=convolutions), CONFIG, 4)
+    keys = jax.random.split(key, 3)
+    # The second never starts, the first is done after one epoch, the third not at all.
+    watch = Watch(step.model, Criterion(), tiny_data, np.array([100.0, np.inf, 1e-9]))
+    states, history = run_epochs(step, tiny_data, {}, start(step, keys), keys, watch=watch)
+    once, _ = run_epochs(step, tiny_data, {}, start(step, keys), keys, epochs=1)
+    whole, _ = run_epochs(step, tiny_data, {}, start(step, keys), keys)
+    for name, leaf in trees.flatten(states.theta).items():
+        first, second, third = (
+            trees.flatten(each)[name] for each in (once.theta, start(step, keys).theta, whole.theta)
+        )
+        np.testing.assert_allclose(leaf[0], first[0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(leaf[1], second[1])
+        np.testing.assert_allclose(leaf[2], third[2], rtol=1e-4, atol=1e-6)
+    assert watch.epochs.tolist() == [1, 0, 3]
+    assert history["loss"].shape == (3, 3)
+    assert len(set(history["loss"][0].tolist())) == 1
 
 
 def test_epoch_works_under_jit_and_vmap(numbered_data, key):

@@ -23,6 +23,34 @@ def test_measure_against_numpy():
     np.testing.assert_allclose(measured.accuracy, (logits.argmax(1) == labels).mean(), rtol=1e-6)
 
 
+def test_labels_of_every_place_in_a_sequence():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(4, 7, 5)).astype(np.float32), rng.integers(0, 5, (4, 7))
+    measured = measure(jnp.asarray(logits), jnp.asarray(labels))
+    flat = cross_entropy(logits.reshape(28, 5), labels.ravel())
+    np.testing.assert_allclose(measured.loss, flat.mean(), rtol=1e-6)
+    np.testing.assert_allclose(measured.accuracy, (logits.argmax(-1) == labels).mean(), rtol=1e-6)
+
+
+def test_labels_that_are_numbers():
+    rng = np.random.default_rng(0)
+    outputs, labels = rng.normal(size=(2, 9, 3)).astype(np.float32)
+    measured = measure(jnp.asarray(outputs), jnp.asarray(labels))
+    np.testing.assert_allclose(measured.loss, np.square(outputs - labels).mean(), rtol=1e-6)
+    np.testing.assert_allclose(measured.accuracy, 1 - np.abs(outputs - labels).mean(), atol=1e-6)
+
+
+def test_what_does_not_go_together(tiny_data):
+    line = data.regression(np.ones((4, 2)), np.ones((4, 3)), np.ones((2, 2)), np.ones((2, 3)))
+    for outputs in (1, 2):
+        with pytest.raises(InputError, match=rf"returns \({outputs},\) for every input: expected \(3,\), as the"):
+            check_fit(models.create("mlp", outputs, (2,)), line)
+    check_fit(models.create("mlp", 3, (2,)), line)
+    words = models.create("lstm", 9, (8,), width=0.02)
+    with pytest.raises(InputError, match="lstm takes int32, the inputs of regression are float32"):
+        check_fit(words, data.regression(np.ones((4, 8)), np.ones((4, 3)), np.ones((2, 8)), np.ones((2, 3))))
+
+
 def test_objective_adds_half_the_squared_norm_of_all_parameters(key, tiny_data, tiny_model):
     theta = tiny_model.init(key)
     x = data.normalize(tiny_data.train_images[:20], tiny_data.mean, tiny_data.std)

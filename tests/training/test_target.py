@@ -101,6 +101,6 @@ def test_what_is_no_target(tiny_data, tiny_model, key):
             train_endpoints(keys, tiny_model, tiny_data, CONFIG, target=target)
     with pytest.raises(InputError, match="got a mesh and a target: expected one of them"):
         train_endpoints(keys, tiny_model, tiny_data, CONFIG, target=0.1, mesh=make_mesh(1))
+    high = TrainConfig(**{**vars(CONFIG), "learning_rate": 1e30})
     with pytest.raises(RunError, match="is not finite in epoch"):
-        high = TrainConfig(**{**vars(CONFIG), "learning_rate": 1e30})
         train_endpoints(keys, tiny_model, tiny_data, high, target=0.1)

@@ -1,0 +1,122 @@
+"""A folder of texts as tokens: words counted by hand, sequences put together again, what is wrong with a folder."""
+
+import jax
+import numpy as np
+import pytest
+
+from mcjax import Criterion, InputError, TrainConfig, match_activations, models, train_endpoints, trees
+from mcjax.data import load
+from mcjax.data.text import read_corpus
+
+TRAIN = "the cat saw the dog\nthe dog saw a cat\n"
+VALID = "a cat saw a dog\n"
+TEST = "the dog saw the cat\nthe cat\n"
+
+
+def folder(path, train=TRAIN, valid=VALID, test=TEST, names=("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")):
+    for name, text in zip(names, (train, valid, test), strict=True):
+        if text is not None:
+            (path / name).write_text(text)
+    return path
+
+
+def test_words_are_numbered_by_how_often_they_occur(tmp_path):
+    corpus = read_corpus(folder(tmp_path))
+    # the 3; <eos>, cat, dog, saw 2; a 1
+    assert corpus.vocabulary == ("the", "<eos>", "cat", "dog", "saw", "a")
+    assert corpus.tokens["train"].tolist() == [0, 2, 4, 0, 3, 1, 0, 3, 4, 5, 2, 1]
+    assert corpus.tokens["validation"].tolist() == [5, 2, 4, 5, 3, 1]
+    assert corpus.tokens["test"].tolist() == [0, 3, 4, 0, 2, 1, 0, 2, 1]
+    assert all(tokens.dtype == np.int32 for tokens in corpus.tokens.values())
+
+
+@pytest.mark.parametrize(
+    "names", [("train.txt", "validation.txt", "test.txt"), ("a-train.txt", "a_dev.txt", "a.TEST.txt")]
+)
+def test_files_may_be_called_otherwise(tmp_path, names):
+    assert len(read_corpus(folder(tmp_path, names=names)).tokens["test"]) == 9
+
+
+def test_every_word_is_to_be_told_from_those_before(tmp_path):
+    data = load(str(folder(tmp_path)), sequence_length=5)
+    tokens = read_corpus(tmp_path).tokens
+    assert data.num_classes == 6
+    assert data.image_shape == (5,)
+    assert data.name == tmp_path.name
+    for split, count in (("train", 2), ("validation", 1), ("test", 1)):
+        x, y = (getattr(data, f"{split}_{what}") for what in ("images", "labels"))
+        assert x.shape == y.shape == (count, 5)
+        np.testing.assert_array_equal(x.ravel(), tokens[split][: 5 * count])
+        np.testing.assert_array_equal(y.ravel(), tokens[split][1 : 5 * count + 1])
+
+
+def test_a_vocabulary_that_is_limited(tmp_path):
+    corpus = read_corpus(folder(tmp_path), vocabulary=4)
+    assert corpus.vocabulary == ("the", "<eos>", "cat", "<unk>")
+    assert corpus.tokens["validation"].tolist() == [3, 2, 3, 3, 3, 1]
+    assert load(str(tmp_path), sequence_length=2, vocabulary=4).num_classes == 4
+    # Where the text has the word itself, it keeps its place.
+    folder(tmp_path, train="<unk> <unk> <unk> a b b\n", valid="c\n", test="c\n")
+    with pytest.raises(InputError, match="'c' in line 1"):
+        read_corpus(tmp_path)
+    assert read_corpus(tmp_path, vocabulary=2).vocabulary == ("<unk>", "b")
+
+
+def test_a_vocabulary_that_is_given(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "vocabulary.txt").write_text("dog\ncat\n\nthe\na\nsaw\n<eos>\nbird\n")
+    corpus = read_corpus(tmp_path)
+    assert corpus.vocabulary[:2] == ("dog", "cat")
+    assert len(corpus.vocabulary) == 7
+    assert corpus.tokens["validation"].tolist() == [3, 1, 4, 3, 0, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"valid": None}, r"has ptb.test.txt, ptb.train.txt: expected one validation text, called valid.txt or NAME"),
+        ({"train": "", "test": "a\n"}, "ptb.train.txt is empty, expected lines of words"),
+        ({"test": "the bird saw\n"}, r"the test text has 'bird' in line 1, which is not in the vocabulary of 6 words"),
+        ({"valid": "a cat\nthe\na fox\n"}, r"the validation text has 'fox' in line 3, .* Add it to vocabulary.txt"),
+    ],
+)
+def test_what_is_wrong_with_a_folder(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        load(str(folder(tmp_path, **changes)))
+
+
+def test_other_wrong_folders(tmp_path):
+    with pytest.raises(InputError, match=r"has no .txt file: expected one train text"):
+        load(str(tmp_path))
+    folder(tmp_path)
+    with pytest.raises(InputError, match=r"has a text of 12 tokens, expected more than sequence_length=20"):
+        load(str(tmp_path))
+    with pytest.raises(InputError, match="got sequence_length=0"):
+        load(str(tmp_path), sequence_length=0)
+    with pytest.raises(InputError, match="got vocabulary=1, expected at least 2"):
+        load(str(tmp_path), vocabulary=1)
+    (tmp_path / "vocabulary.txt").write_text("dog\ncat\ndog\n")
+    with pytest.raises(InputError, match="has 'dog' twice"):
+        load(str(tmp_path))
+    (tmp_path / "vocabulary.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(InputError, match="cannot be read as UTF-8 text"):
+        load(str(tmp_path))
+    (tmp_path / "vocabulary.txt").unlink()
+    (tmp_path / "other.train.txt").write_text("a\n")
+    with pytest.raises(InputError, match=r"has other.train.txt, ptb.train.txt: expected one train text"):
+        load(str(tmp_path))
+
+
+def test_a_language_is_learnt_and_units_are_matched(tmp_path, key):
+    # Four words that always follow one another: perplexity can fall to almost 1.
+    text = "a b c d a b c d a b c d\n" * 30
+    data = load(str(folder(tmp_path, text, text, text)), sequence_length=6)
+    model = models.create("lstm", data.num_classes, data.image_shape, width=0.03, layers=1)
+    config = TrainConfig(epochs=40, batch_size=10, learning_rate=0.05, optimizer="adam", schedule="constant", clip=1.0)
+    perplexity = Criterion("perplexity", "validation")
+    found = train_endpoints(jax.random.split(key, 2), model, data, config, target=2.0, criterion=perplexity)
+    assert (found.criterion <= 2.0).all()
+    ends = [trees.index(found.theta, i) for i in range(2)]
+    match = match_activations(model, *ends, data)
+    assert match.P.keys() == {"embedding", "lstm_0"}
+    assert match.after["lstm_0"] > match.before["lstm_0"]

@@ -1,0 +1,62 @@
+"""Strings drawn: means with bars, fitted lines, one scale of colours for all stages."""
+
+import numpy as np
+from figures import drawn
+from matplotlib.collections import LineCollection
+
+from mcjax import plotting
+
+
+def classes():
+    at = np.array([0.01, 0.05, 0.1])
+    law = plotting.PowerLaw(-0.5, 0.4, 0.01, 0.05)
+    length, beads = np.array([4.0, 1.8, 1.0]), np.array([9.0, np.nan, 0.0])
+    deviation = np.array([0.5, 5.0, 0.0])
+    return [
+        plotting.Thresholds("unmatched", at, length, deviation, beads, deviation, plotting.UNALIGNED, "-", law, None),
+        plotting.Thresholds("matched", at, length / 2 + 0.5, deviation / 9, beads / 3, deviation, plotting.ALIGNED),
+    ]
+
+
+def test_length_and_segments_against_the_threshold():
+    tasks = [("quadratic", "train loss", classes()), ("cubic", "train error", classes())]
+    figure = plotting.against_threshold(tasks)
+    assert len(figure.axes) == 4
+    left, right = figure.axes[:2]
+    assert left.get_xscale() == left.get_yscale() == right.get_yscale() == "log"
+    assert left.get_xlabel() == "threshold (train loss)"
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [4.0, 1.8, 1.0])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [10.0, np.nan, 1.0])
+    # Bars end at 1, below which nothing can be.
+    bars = next(c for c in left.collections if isinstance(c, LineCollection)).get_segments()
+    np.testing.assert_allclose(bars[1][:, 1], [1.0, 6.8])
+    fitted = [line for line in left.lines if len(line.get_xdata()) == 2]
+    np.testing.assert_allclose(fitted[0].get_ydata(), 0.4 * np.array([0.01, 0.05]) ** -0.5)
+    assert [text.get_text() for text in left.texts] == ["-0.50"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unmatched", "matched"]
+    drawn(figure)
+
+
+def test_stages_of_a_string_share_axes_and_colours():
+    rng = np.random.default_rng(0)
+    stages = []
+    for count in (3, 6, 9):
+        at = np.linspace(0, count, 20 * count)
+        points = np.stack([at, np.sin(at), np.cos(at)], 1)
+        loss = 10.0 ** rng.uniform(-3, 0, 20 * count)
+        stages.append(plotting.Stage(f"depth {count}", points, loss, points[::20]))
+    figure = plotting.string_stages(stages, "a title", of="train loss", threshold=0.01)
+    panels = figure.axes[:3]
+    assert len(figure.axes) == 4  # and the scale of colours
+    limits = [(axes.get_xlim(), axes.get_ylim(), axes.get_zlim()) for axes in panels]
+    assert limits[0] == limits[1] == limits[2]
+    norms = {id(axes.collections[0].norm) for axes in panels}
+    assert len(norms) == 1
+    norm = panels[0].collections[0].norm
+    np.testing.assert_allclose([norm.vmin, norm.vmax], [0.005, max(stage.loss.max() for stage in stages)])
+    for axes, stage in zip(panels, stages, strict=True):
+        assert axes.get_title() == stage.label
+        np.testing.assert_allclose(axes.collections[0].get_array(), (stage.loss[1:] + stage.loss[:-1]) / 2)
+        # Three shadows on the walls.
+        assert len(axes.lines) == 3
+    drawn(figure, (300, 1000))
