@@ -27,8 +27,8 @@ class DataOptions:
     """Which images."""
 
     data: str | None = None
-    """digits, cifar10, cifar100, stl10, mnist, fashion_mnist or any other TFDS image-classification set, or the
-    path of an .npz (None: the one that the networks were trained on)."""
+    """digits, cifar10, cifar100, stl10, mnist, fashion_mnist or any other TFDS image-classification set, the path of
+    an .npz, or a folder of train, valid and test texts (None: the one that the networks were trained on)."""
     data_dir: str | None = None
     """Where TFDS keeps its sets (None: TFDS's own default)."""
     train_images: int | None = None
@@ -47,7 +47,7 @@ class DataOptions:
                 raise InputError("these checkpoints do not say what they were trained on: give --data.")
             options = {**options, **recorded, **{key: value for key, value in options.items() if value is not None}}
         dataset = load(options["data"], options["data_dir"]).take(options["train_images"], options["test_images"])
-        if options["data"].endswith(".npz"):
+        if options["data"].endswith(".npz") or dataset.train_images.dtype != np.uint8:  # texts are a folder
             options["data"] = str(Path(options["data"]).resolve())
         arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
         mark = fingerprint(arrays)
@@ -64,7 +64,8 @@ class ModelOptions:
     """Which architecture."""
 
     model: str | None = None
-    """mlp, tinysix, tinyten, resnet20, resnet32, vgg11 or vgg16 (None: what the checkpoints say)."""
+    """mlp, tinysix, tinyten, resnet20, resnet32, vgg11, vgg16, mnist_convnet, cifar_convnet, or lstm for texts (None:
+    what the checkpoints say)."""
     module: str | None = None
     """A Flax module of your own instead, package.module:Class (None: what the checkpoints say)."""
     width: float = 1.0
@@ -83,7 +84,9 @@ class ModelOptions:
                 )
             return {"module": self.module, "num_classes": dataset.num_classes, "input_shape": list(dataset.image_shape)}
         assert self.model is not None
-        options: dict[str, Any] = {"width": self.width, "activation": self.activation}
+        options: dict[str, Any] = {"width": self.width}
+        if self.activation != type(self).activation or "activation" in models.options_of(self.model):
+            options["activation"] = self.activation
         if self.widths is not None:
             options["widths"] = list(self.widths)
         shape = list(dataset.image_shape)

@@ -188,7 +188,8 @@ def load(
         return _digits()
     if name.endswith(".npz"):
         return _npz(Path(name))
-    if Path(name).is_dir():
+    # A folder that only happens to have the name of a TFDS set holds no texts.
+    if Path(name).is_dir() and (len(Path(name).parts) > 1 or any(Path(name).glob("*.txt"))):
         return _text(Path(name), sequence_length, vocabulary)
     return _tfds(name, data_dir)
 
@@ -254,7 +255,9 @@ def _tfds(name: str, data_dir: str | Path | None) -> Dataset:
     if name.split("/")[0].split(":")[0] not in tfds.list_builders(with_community_datasets=False) and not _prepared(
         name, data_dir
     ):
-        expected = f"{', '.join(KNOWN)}, another TFDS image-classification set, or the path of an .npz"
+        expected = (
+            f"{', '.join(KNOWN)}, another TFDS image-classification set, the path of an .npz or of a folder of texts"
+        )
         raise unknown_name("data set", name, [*KNOWN, *tfds.list_builders(with_community_datasets=False)], expected)
     source = None if data_dir is None else str(data_dir)
     try:

@@ -2,6 +2,6 @@
 
 from mcjax.models.base import Model
 from mcjax.models.modules import from_flax, from_function
-from mcjax.models.registry import REGISTRY, create
+from mcjax.models.registry import REGISTRY, create, options_of
 
-__all__ = ["REGISTRY", "Model", "create", "from_flax", "from_function"]
+__all__ = ["REGISTRY", "Model", "create", "from_flax", "from_function", "options_of"]

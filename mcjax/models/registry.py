@@ -37,9 +37,7 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
     The same arguments give the same object, so that what was compiled for it is found again.
     Raises InputError for an unknown name or option, or images that the model cannot take.
     """
-    if name not in REGISTRY:
-        raise unknown_name("model", name, REGISTRY)
-    accepted = list(inspect.signature(REGISTRY[name]).parameters)[2:]
+    accepted = options_of(name)
     for option in options:
         if option not in accepted:
             raise unknown_name(f"option of {name}", option, accepted)
@@ -53,6 +51,13 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
         raise InputError(f"got width={options['width']}, expected a positive, finite multiplier.")
     frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     return _create(name, num_classes, tuple(input_shape), tuple(sorted(frozen.items())))
+
+
+def options_of(name: str) -> list[str]:
+    """The options of a registered model. Raises InputError for an unknown name."""
+    if name not in REGISTRY:
+        raise unknown_name("model", name, REGISTRY)
+    return list(inspect.signature(REGISTRY[name]).parameters)[2:]
 
 
 @cache

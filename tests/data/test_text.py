@@ -107,6 +107,17 @@ def test_other_wrong_folders(tmp_path):
         load(str(tmp_path))
 
 
+def test_a_folder_by_the_name_of_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "cat").mkdir()
+    assert load("digits").image_shape == (8, 8, 1)
+    with pytest.raises(InputError, match="unknown data set: got 'cat'"):
+        load("cat")
+    folder(tmp_path / "cat")
+    assert load("cat", sequence_length=3).image_shape == (3,)
+
+
 def test_a_language_is_learnt_and_units_are_matched(tmp_path, key):
     # Four words that always follow one another: perplexity can fall to almost 1.
     text = "a b c d a b c d a b c d\n" * 30
