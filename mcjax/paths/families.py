@@ -1,5 +1,7 @@
 """A string that is trained as a whole, from networks that nothing has been learnt by yet."""
 
+import math
+from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -12,19 +14,20 @@ from mcjax.models.base import Model, check_ends
 from mcjax.paths.beads import Bead, train_beads
 from mcjax.paths.sampling import Work, certify, look, measured, new_bead
 from mcjax.paths.strand import Strand, String
-from mcjax.paths.string_config import StringConfig
+from mcjax.paths.string_config import string_config
 from mcjax.paths.string_record import StringKept, StringProgress
+from mcjax.training.config import TrainConfig
 from mcjax.training.loop import check_keys, steps_per_epoch
 from mcjax.training.objective import check_fit
 from mcjax.training.recorder import Recorder
 
 
 class Family(NamedTuple):
-    """The string at the last level that it reached, and the way there.
+    """A string when it ended, and the levels on its way.
 
-    levels: the value that all of the string was at or below, float32 (levels,); beads: how many it had there,
-    int32 (levels,). The first level is that of the ends as they were given, the last one the threshold if the
-    string is connected.
+    levels: values that all of the string came to, float32 (levels,); beads: how many it had there, int32
+    (levels,). The first level is that of the straight line between the ends as they were given, the last one
+    the threshold if the string is connected. A string that is not is on its way to the level after the last.
     """
 
     string: String
@@ -39,7 +42,7 @@ def evolve_string(
     threshold: float,
     theta_1: trees.Tree | None = None,
     theta_2: trees.Tree | None = None,
-    config: StringConfig | None = None,
+    config: TrainConfig | None = None,
     *,
     fall: float = 0.8,
     recorder: Recorder | None = None,
@@ -60,11 +63,11 @@ def evolve_string(
     """
     check_keys(key)
     check_fit(model, data)
-    config = config or StringConfig()
+    config = string_config(config)
     config.criterion.check(data)
-    if not (np.isfinite(threshold) and threshold > 0) or not 0 < fall < 1:
+    if not isinstance(threshold, Real) or not 0 < threshold < math.inf or not 0 < fall < 1:
         raise InputError(
-            f"got threshold={threshold}, fall={fall}, expected a positive threshold, and fall between 0 and 1."
+            f"got threshold={threshold!r}, fall={fall}, expected a positive threshold, and fall between 0 and 1."
         )
     ends_key, string_key = jax.random.split(key)
     first, second = jax.random.split(ends_key)

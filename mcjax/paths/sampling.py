@@ -10,7 +10,7 @@ from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.models.base import Model
 from mcjax.paths.beads import Bead, train_beads
-from mcjax.paths.scan import Heights, Scan, highest, highest_on_grid, values_at
+from mcjax.paths.scan import Scan, highest, highest_on_grid, values_at
 from mcjax.paths.strand import Strand
 from mcjax.paths.string_config import StringConfig
 from mcjax.training.loop import steps_per_epoch
@@ -42,7 +42,9 @@ def look(work: Work, places: list[Place]) -> None:
     """Find the highest value of each of these segments, as far as it could be above the threshold."""
     limits = [(1 + work.config.tolerance) * strand.threshold for strand, _ in places]
     found = highest(work.scan, *_ends(places), limits)
-    _note(places, found)
+    for (strand, i), height, t, measured in zip(places, *found, strict=True):
+        strand.measured += int(measured)
+        strand.heights[i], strand.where[i] = float(height), float(t)
 
 
 def certify(work: Work, strands: list[Strand]) -> None:
@@ -51,21 +53,15 @@ def certify(work: Work, strands: list[Strand]) -> None:
     if not places:
         return
     found = highest_on_grid(work.scan, *_ends(places), work.config.certify)
-    before = [strand.heights[i] for strand, i in places]
-    higher = found.value > np.array(before, np.float32)
-    _note([place for place, is_higher in zip(places, higher, strict=True) if is_higher], found.only(higher))
-    for strand, i in places:
+    for (strand, i), height, t, measured in zip(places, *found, strict=True):
+        strand.measured += int(measured)
+        if height > strand.heights[i]:
+            strand.heights[i], strand.where[i] = float(height), float(t)
         strand.certified[i] = True
 
 
 def _ends(places: list[Place]) -> tuple[list[trees.Tree], list[trees.Tree]]:
     return [strand.knots[i] for strand, i in places], [strand.knots[i + 1] for strand, i in places]
-
-
-def _note(places: list[Place], found: Heights) -> None:
-    for (strand, i), height, t, measured in zip(places, found.value, found.t, found.measured, strict=True):
-        strand.heights[i], strand.where[i] = float(height), float(t)
-        strand.measured += int(measured)
 
 
 def measured(work: Work, thetas: list[trees.Tree]) -> list[float]:

@@ -43,10 +43,6 @@ class Heights(NamedTuple):
     t: np.ndarray
     measured: np.ndarray
 
-    def only(self, which: np.ndarray) -> "Heights":
-        """Those of some segments."""
-        return Heights(*(part[which] for part in self))
-
 
 def highest(
     scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], limits: Sequence[float] | None = None

@@ -78,3 +78,8 @@ class StringConfig(TrainConfig):
     def criterion(self) -> Criterion:
         """What is measured of every network on a string."""
         return Criterion(self.of, self.on, self.images, self.evaluation_batch_size, self.calibration_images)
+
+
+def string_config(config: TrainConfig | None) -> StringConfig:
+    """The config of a string: the default, what was given, or one with the training of a TrainConfig."""
+    return config if isinstance(config, StringConfig) else StringConfig(**vars(config)) if config else StringConfig()

@@ -12,9 +12,10 @@ from mcjax.models.base import Model
 from mcjax.models.pairs import pairs_of, permute_pairs
 from mcjax.paths.sampling import Work, deepen, look
 from mcjax.paths.strand import Strand, String
-from mcjax.paths.string_config import StringConfig
+from mcjax.paths.string_config import string_config
 from mcjax.paths.string_record import StringKept, StringProgress
 from mcjax.symmetry import Permutation
+from mcjax.training.config import TrainConfig
 from mcjax.training.criterion import measure_networks
 from mcjax.training.loop import check_keys, steps_per_epoch
 from mcjax.training.objective import check_fit
@@ -29,7 +30,7 @@ def sample_string(
     data: Dataset,
     threshold: float,
     P: Permutation | None = None,
-    config: StringConfig | None = None,
+    config: TrainConfig | None = None,
     *,
     recorder: Recorder | None = None,
 ) -> String:
@@ -41,7 +42,8 @@ def sample_string(
     none of whose segments was found to rise above is measured anew on a denser grid before it is called
     connected. The ends never move.
 
-    threshold: of the criterion in `config` (default: the loss on all training images). P=None is the
+    threshold: of the criterion in `config` (default: the loss on all training images). config defaults to
+    `StringConfig()`; a TrainConfig stands for one with that training. P=None is the
     identity; with a match's P the level set is looked at up to symmetry. A budget that runs out is a
     result: `connected` is False, and proves nothing; `worst` is the segment that stands highest. With
     a recorder in a run folder it goes on from the last complete depth. Raises InputError if an end is above the
@@ -64,7 +66,7 @@ def sample_strings(
     data: Dataset,
     threshold: Any,
     P: Permutation | None = None,
-    config: StringConfig | None = None,
+    config: TrainConfig | None = None,
     *,
     recorder: Recorder | None = None,
 ) -> list[String]:
@@ -75,7 +77,7 @@ def sample_strings(
     """
     check_keys(key)
     check_fit(model, data)
-    config = config or StringConfig()
+    config = string_config(config)
     config.criterion.check(data)
     pairs = pairs_of(model, theta_1, theta_2, P, hard=True)
     thresholds = _thresholds(threshold, pairs.number)
@@ -105,7 +107,10 @@ def _leading(leaf: Any) -> Any:
 
 
 def _thresholds(threshold: Any, count: int) -> np.ndarray:
-    values = np.asarray(threshold, np.float64)
+    try:
+        values = np.asarray(threshold, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"got threshold={threshold!r}, expected a positive number.") from None
     if values.shape not in ((), (count,)) or not (np.isfinite(values) & (values > 0)).all():
         raise InputError(
             f"got threshold={np.array2string(values, threshold=8)}, expected a positive number"

@@ -289,6 +289,7 @@ def test_what_cannot_be_sampled(key, tiny_data, tiny_model, ends):
     )  # fmt: skip
     for threshold in (0.0, -1.0, math.nan, math.inf):
         refused(f"got threshold={threshold:g}.*expected a positive number", key, model, one, two, data, threshold)
+    refused("got threshold='low', expected a positive number", key, model, one, two, data, "low")
     refused("theta_1 and theta_2 are the same network", key, model, one, at(1, 0), data, 0.01, config=config())
     refused("got int for a key", 0, model, one, two, data, 0.01)
     validation = config(on="validation")
@@ -306,6 +307,13 @@ def test_what_cannot_be_sampled(key, tiny_data, tiny_model, ends):
         sample_strings(key, model, *pairs, data, 0.01, config=config())
     with pytest.raises(InputError, match="or one for each of 2 pairs"):
         sample_strings(key, model, *pairs, data, [0.1, 0.1, 0.1], config=config())
+
+
+def test_the_training_of_another_config_will_do(key):
+    model, data = RING
+    training = TrainConfig(**{name: value for name, value in vars(config()).items() if hasattr(TrainConfig(), name)})
+    string = sample_string(key, model, at(1, 0), at(-1, 0), data, 0.001, config=training)
+    assert string.connected
 
 
 def test_a_bead_whose_loss_is_not_finite_ends_the_run(key):
