@@ -17,11 +17,11 @@ MANY, FEW = 400, 60
 
 
 def draw_all(run: RunFolder, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Figure 1: every task that has several thresholds."""
+    """Figure 1: every task that has several thresholds, but the counter-example."""
     rows = [
         (f"{name}: {task['title']}", task["of"], [_series(task, variant) for variant in task["laws"]])
         for name, task in tasks.items()
-        if len(task["levels"]) > 1
+        if len(task["levels"]) > 1 and name != "permutation"
     ]
     if not rows:
         return []
@@ -54,20 +54,22 @@ def _series(task: Mapping[str, Any], variant: str) -> plotting.Thresholds:
 
 
 def draw(run: RunFolder, task: Task, strings: Mapping[str, Sequence[String]]) -> list[dict[str, str]]:
-    """Figures 3 and 4: of each variant, the string with most beads at several depths, on its principal axes."""
+    """Figures 3 and 4: of each variant, the connected string with most beads at several depths, on its principal axes."""
     figures = []
     for variant, found in strings.items():
         if not found:
             continue
-        string = max(found, key=lambda each: each.beads)
+        # Of the network that is not connected to its copy, one that shows it.
+        first = task.name != "permutation"
+        string = max(found, key=lambda each: (each.connected == first, each.beads))
         if string.beads < 2:  # three axes need four knots
             continue
         name = f"string_{task.name}_{variant}"
         state = "connected" if string.connected else "not connected"
-        title = f"{task.title}: {variant}, {string.beads} beads, {state}"
+        title = f"{task.title}: {variant}, {state}"
         figure = plotting.string_stages(stages(task, string), title, of=task.of, threshold=string.threshold)
         caption = (
-            f"{task.title}, {variant}: the string with most beads at several depths, on the three principal axes of "
+            f"{task.title}, {variant}: a string of many beads at several depths, on the three principal axes of "
             "its last knots (Figures 3 and 4)."
         )
         figures.append({"file": run.figure(name, figure).name, "caption": caption})
@@ -89,7 +91,7 @@ def stages(task: Task, string: String, count: int = 4) -> list[plotting.Stage]:
         value = np.asarray(_along(task.model, task.config.criterion, path, task.data, ts))
         knots = scores[there]
         points = np.stack([np.interp(ts, at, knots[:, axis]) for axis in range(3)], 1)
-        label = f"depth {depth}, {int(there.sum()) - 2} beads, at most {value.max():.3g}"
+        label = f"depth {depth}, beads: {int(there.sum()) - 2}, at most {value.max():.3g}"
         found.append(plotting.Stage(label, points, value, knots))
     return found
 

@@ -59,7 +59,7 @@ def against_threshold(tasks: Sequence[tuple[str, str, Sequence[Thresholds]]]) ->
     figure = Figure(figsize=(9.0, 0.6 + 2.9 * len(tasks)), **RC)
     rows = figure.subplots(len(tasks), 2, squeeze=False)
     for (title, of, classes), (left, right) in zip(tasks, rows, strict=True):
-        for each in classes:
+        for number, each in enumerate(classes):
             length = (each.length, each.length_deviation, each.length_law)
             # No bead is below every logarithmic scale: the number of segments is one more.
             beads = (each.beads + 1, each.beads_deviation, each.beads_law)
@@ -71,7 +71,7 @@ def against_threshold(tasks: Sequence[tuple[str, str, Sequence[Thresholds]]]) ->
                     linewidth=1.6, elinewidth=0.9, capsize=2.5, label=each.label,
                 )  # fmt: skip
                 if law is not None:
-                    _law(axes, law, each.color)
+                    _law(axes, law, each.color, above=number % 2 == 0)
         for axes, name in ((left, "normalised length"), (right, "segments (beads + 1)")):
             axes.set_xscale("log")
             axes.set_yscale("log")
@@ -89,15 +89,19 @@ def against_threshold(tasks: Sequence[tuple[str, str, Sequence[Thresholds]]]) ->
     return figure
 
 
-def _law(axes: Axes, law: PowerLaw, color: str) -> None:
+def _law(axes: Axes, law: PowerLaw, color: str, above: bool) -> None:
     at = np.array([law.low, law.high])
     values = law.factor * at**law.exponent
     axes.plot(at, values, color=color, linewidth=0.9, linestyle=(0, (1, 1)))
     middle = np.sqrt(at.prod())
     axes.annotate(
-        f"{law.exponent:+.2f}", (middle, law.factor * middle**law.exponent), color=color, fontsize=9,
-        xytext=(3, 6), textcoords="offset points",
-    )  # fmt: skip
+        f"{law.exponent:+.2f}",
+        (middle, law.factor * middle**law.exponent),
+        color=color,
+        fontsize=9,
+        xytext=(3, 12 if above else -20),
+        textcoords="offset points",
+    )
 
 
 def string_stages(stages: Sequence[Stage], title: str, *, of: str = "loss", threshold: float) -> Figure:
