@@ -54,7 +54,7 @@ def _series(task: Mapping[str, Any], variant: str) -> plotting.Thresholds:
 
 
 def draw(run: RunFolder, task: Task, strings: Mapping[str, Sequence[String]]) -> list[dict[str, str]]:
-    """Figures 3 and 4: of each variant, the connected string with most beads at several depths, on its principal axes."""
+    """Figures 3 and 4: of each variant a string of many beads at several depths, on its principal axes."""
     figures = []
     for variant, found in strings.items():
         if not found:

@@ -142,7 +142,7 @@ def _larger(name: str, size: Size, sources: Sources, config: dict[str, Any]) -> 
             raise InputError(f"no folder at {sources.ptb}: expected one with train, valid and test texts.")
         images, kind = data.load(sources.ptb, vocabulary=size.vocabulary), "lstm"
         own: dict[str, Any] = {"of": "perplexity", "insert": "middle", "tolerance": 0.1}
-        training: dict[str, Any] = {"batch_size": 20, "learning_rate": 1e-2, "clip": 5.0, "steps_per_epoch": 100}
+        training: dict[str, Any] = {"batch_size": 20, "learning_rate": 1e-2, "clip": 5.0, "steps_per_epoch": 20}
     else:
         source = sources.mnist if name == "mnist" else sources.cifar10
         images = data.load(source, sources.data_dir)

@@ -41,6 +41,12 @@ class Watch:
         self.epochs[self.going] += 1
         filled = {}
         for name, values in measured.items():
-            filled[name] = np.array(before[name][:, -1]) if before[name].shape[1] else np.zeros_like(self.values)
-            filled[name][self.going] = values[: len(self.going)]
+            now = values[: len(self.going)]
+            # A fit that is not trained at all shows the mean of the others.
+            filled[name] = (
+                np.array(before[name][:, -1])
+                if before[name].shape[1]
+                else np.full_like(now, now.mean(), shape=len(self.values))
+            )
+            filled[name][self.going] = now
         return filled
