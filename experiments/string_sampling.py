@@ -5,10 +5,11 @@
     python -m experiments.string_sampling --tasks mnist cifar10 ptb --ptb FOLDER --preset paper
 
 For every task and threshold, pairs of networks are trained to the threshold and joined by dynamic string
-sampling, as they are and with the second one's units matched to the first one's. Writes the normalised length and
-the number of beads against the threshold (Figure 1, Table 1), strings on their principal axes at several depths
-(Figures 3 and 4), and results.json. The task `permutation` is the counter-example of appendix E: a network and its
-copy with two units exchanged. The same command again goes on from the last complete depth.
+sampling, as they are and with the second one's units matched to the first one's. Writes the normalised length
+and the number of beads against the threshold (Figure 1, Table 1; of tasks with several thresholds), strings on
+their principal axes at several depths (Figures 3 and 4), and results.json. The task `permutation` is the
+counter-example of appendix E: a network and its copy with two units exchanged. The same command again goes on
+from the last complete depth.
 
 `small` is for two cores: quadratic, cubic and permutation take about three minutes together, and mnist, cifar10
 and ptb, one narrow pair at one threshold each, 2 to 10 minutes. `paper` has the published networks and thresholds; it
@@ -101,6 +102,12 @@ class Study:
 def main(study: Study) -> None:
     """Do the study, or go on with it, or report what was found."""
     key = check_key(study.seed)
+    if not study.tasks:
+        raise InputError(f"got no tasks, expected some of {', '.join(TASKS)}.")
+    larger = {"mnist", "cifar10", "ptb"} & set(study.tasks)
+    for what in ("width", "train_images", "images", "hold_out"):
+        if getattr(study, what) is not None and not larger:
+            raise InputError(f"got {what}={getattr(study, what)}, which is of mnist, cifar10 and ptb: expected none.")
     tasks = [_task(study, name) for name in study.tasks]
     if len(set(study.tasks)) < len(tasks):
         raise InputError(f"got tasks {', '.join(study.tasks)}: expected every one once.")
@@ -133,7 +140,8 @@ def main(study: Study) -> None:
 
 def _task(study: Study, name: str) -> Task:
     changes = {what: getattr(study, what) for what in ("thresholds", "pairs", "width", "train_images", "images")}
-    if study.thresholds is not None and (len(study.tasks) > 1 or not study.thresholds or min(study.thresholds) <= 0):
+    wrong = study.thresholds is not None and not all(0 < level < np.inf for level in study.thresholds)
+    if study.thresholds is not None and (len(study.tasks) > 1 or not study.thresholds or wrong):
         raise InputError(
             f"got thresholds {study.thresholds} for {', '.join(study.tasks)}: expected positive ones, and one task."
         )
@@ -144,7 +152,7 @@ def _task(study: Study, name: str) -> Task:
         for what in ("on", "alpha", "tolerance", "insert", "zeta", "kappa", "epochs", "beads", "depth")
     }
     task = (
-        permuting(study.thresholds, string)
+        permuting(study.thresholds, study.pairs, string)
         if name == "permutation"
         else make(name, study.preset, study.sources, changes, study.hold_out, string)
     )

@@ -116,7 +116,7 @@ def make(
     size = replace(SIZES[name][preset], **{key: value for key, value in changes.items() if value is not None})
     config = {**size.config, **{key: value for key, value in string.items() if value is not None}}
     made = _regression(name, size, config) if name in POLYNOMIALS else _larger(name, size, sources, config)
-    if hold_out is not None:
+    if hold_out is not None and name not in POLYNOMIALS:
         made = replace(made, data=made.data.hold_out(hold_out))
     return replace(made, thresholds=tuple(sorted(size.thresholds)), pairs=size.pairs, paper=SAID[name])
 
@@ -157,7 +157,7 @@ def _larger(name: str, size: Size, sources: Sources, config: dict[str, Any]) -> 
     return Task(name, title, model, images, (), 0, ends, StringConfig(**string))
 
 
-def permuting(thresholds: tuple[float, ...] | None, string: dict[str, Any]) -> Task:
+def permuting(thresholds: tuple[float, ...] | None, pairs: int | None, string: dict[str, Any]) -> Task:
     """Appendix E.1: 2-3-2 without biases, to send three points to one another in a circle, and thresholds for it.
 
     The points surround the origin: a positive combination of them is zero. So no vector of nonnegative entries but
@@ -175,4 +175,6 @@ def permuting(thresholds: tuple[float, ...] | None, string: dict[str, Any]) -> T
     config = StringConfig(**{"epochs": 400, "tolerance": 0.1, "insert": "middle", "noise": 0.1, **training, **given})
     thresholds = tuple(sorted(thresholds or (0.003, 0.01, 0.03, 0.05, 0.1, 0.2)))
     # Many starts end with a unit that is zero at all points, and do not learn it.
-    return Task("permutation", "2-3-2, three points", model, images, thresholds, 8, ends, config, SAID["permutation"])
+    return Task(
+        "permutation", "2-3-2, three points", model, images, thresholds, pairs or 8, ends, config, SAID["permutation"]
+    )

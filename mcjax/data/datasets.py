@@ -173,7 +173,7 @@ def regression(
 
 
 def load(
-    name: str, data_dir: str | Path | None = None, *, sequence_length: int = 20, vocabulary: int | None = None
+    name: str | Path, data_dir: str | Path | None = None, *, sequence_length: int = 20, vocabulary: int | None = None
 ) -> Dataset:
     """A data set by name: `digits`, a TFDS image-classification set, the path of an `.npz`, or a folder of texts.
 
@@ -184,6 +184,7 @@ def load(
     words are kept (None: all; the others become `<unk>`).
     Raises InputError if there is no such set (naming the nearest), or if it is not what it should be.
     """
+    name = str(name)
     if name == "digits":
         return _digits()
     if name.endswith(".npz"):

@@ -26,15 +26,16 @@ def read_corpus(folder: Path, vocabulary: int | None = None) -> Corpus:
     """The words of a folder's three `.txt` files, as numbers; every line ends with `<eos>`.
 
     Files are known by their names: `ptb.train.txt`, `valid.txt`, `test.txt`. Words are what whitespace parts.
-    The vocabulary is the training text's, the most frequent word first (those as frequent by the alphabet),
-    or the lines of `vocabulary.txt` if the folder has one. With `vocabulary`, only its first so many words are
-    kept, and every other word is `<unk>`. Raises InputError if a file is missing, not text or there twice, or if
-    a word is not in the vocabulary.
+    The vocabulary is the training text's, the most frequent word first (those as frequent by the alphabet), or
+    the lines of `vocabulary.txt` (and `<eos>`) if the folder has one. With `vocabulary`, only its first so many
+    words are kept, and every other word is `<unk>`. Raises InputError if a file is missing, not text or there
+    twice, or if a word is not in the vocabulary.
     """
     texts = {split: _read(_file(folder, split, marks)) for split, marks in SPLITS.items()}
     given = folder / "vocabulary.txt"
     if given.exists():
         words = [line.strip() for line in _text(given).splitlines() if line.strip()]
+        words += [END] * (END not in words)
         if twice := [word for word, count in Counter(words).items() if count > 1]:
             raise InputError(f"{given} has {twice[0]!r} twice, expected every word on one line.")
     else:

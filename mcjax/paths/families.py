@@ -12,12 +12,12 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model, check_ends
 from mcjax.paths.beads import Bead, train_beads
-from mcjax.paths.sampling import Work, certify, look, measured, new_bead
+from mcjax.paths.sampling import Work, certify, check_one_key, look, measured, new_bead
 from mcjax.paths.strand import Strand, String
 from mcjax.paths.string_config import string_config
-from mcjax.paths.string_record import StringKept, StringProgress
+from mcjax.paths.string_record import StringKept, StringProgress, mark
 from mcjax.training.config import TrainConfig
-from mcjax.training.loop import check_keys, steps_per_epoch
+from mcjax.training.loop import steps_per_epoch
 from mcjax.training.objective import check_fit
 from mcjax.training.recorder import Recorder
 
@@ -53,7 +53,8 @@ def evolve_string(
     ends too, are trained to a level; where a segment rises above it, a bead is inserted; when nothing does any
     more, the level falls, to `fall` times itself, until it is the threshold. With zeta and kappa in the config
     the beads are pulled towards their neighbours, and to the hyperplane between them, where these were an epoch
-    before. A disconnection shows as a level below which the string does not come.
+    before; neighbours that go on afterwards take the plane with them. A disconnection shows as a level below
+    which the string does not come.
 
     theta_1, theta_2: where the ends start (None: fresh networks). `config.depth` is the rounds of insertion at
     one level, `config.epochs` the epochs of a network at one level. Budgets, results and errors are as in
@@ -61,11 +62,12 @@ def evolve_string(
 
         family = evolve_string(key, model, data, threshold=0.1, config=StringConfig(kappa=math.inf))
     """
-    check_keys(key)
+    check_one_key(key)
     check_fit(model, data)
     config = string_config(config)
     config.criterion.check(data)
-    if not isinstance(threshold, Real) or not 0 < threshold < math.inf or not 0 < fall < 1:
+    number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if not (number and 0 < threshold < math.inf and 0 < fall < 1):
         raise InputError(
             f"got threshold={threshold!r}, fall={fall}, expected a positive threshold, and fall between 0 and 1."
         )
@@ -74,12 +76,15 @@ def evolve_string(
     ends = [model.init(first) if theta_1 is None else theta_1, model.init(second) if theta_2 is None else theta_2]
     if check_ends(model, *ends):
         raise InputError("got ends with a leading axis, expected one network each.")
+    if all(map(np.array_equal, *(jax.tree.leaves(trees.params(end)) for end in ends))):
+        raise InputError("theta_1 and theta_2 are the same network: expected two that differ.")
     work = Work(model, jax.device_put(data), config)
     host = [jax.tree.map(np.asarray, end) for end in ends]
     strand = Strand(string_key, host[0], host[1], (0.0, 0.0), float(threshold))
     strand.values = measured(work, host)
     recorder = recorder or Recorder("the string", progress=False)
-    kept = StringKept(recorder, [strand], fixed_ends=False)
+    made_from = mark(f"family, falling by {fall}", model, data, config, [strand])
+    kept = StringKept(recorder, [strand], made_from, config.tolerance)
     progress = StringProgress(recorder, [strand], config, kept.depth)
     levels: list[float] = kept.about.get("levels", [])
     beads: list[int] = kept.about.get("beads", [])
@@ -91,8 +96,8 @@ def evolve_string(
             kept.save(0, levels=levels, beads=beads)
         while not strand.reason:
             level = max(float(threshold), fall * levels[-1])
-            reached = _fall(work, strand, level, progress)
-            if reached:
+            # Ends that are below the threshold from the start have reached it.
+            if _fall(work, strand, level, progress) and level < levels[-1]:
                 levels.append(level)
                 beads.append(strand.beads)
             kept.save(kept.depth + 1, levels=levels, beads=beads)
@@ -105,7 +110,7 @@ def evolve_string(
 def _fall(work: Work, strand: Strand, level: float, progress: StringProgress) -> bool:
     """Bring all of a string to a level; False, and a reason in the strand, if a budget runs out before."""
     config = work.config
-    limit = (1 + config.tolerance) * level
+    limit = float(np.float32((1 + config.tolerance) * level))
     for insertions in range(config.depth + 1):
         if not _train(work, strand, level, progress):
             strand.reason = "epochs"
@@ -152,7 +157,7 @@ def _train(work: Work, strand: Strand, level: float, progress: StringProgress) -
         strand.certified[i] = False
     look(work, [(strand, i) for i in touched])
     # A budget that is used up is enough for a network that is at the level, if not below it.
-    return all(value <= (1 + config.tolerance) * level for value in strand.values)
+    return all(value <= np.float32((1 + config.tolerance) * level) for value in strand.values)
 
 
 def _knot(strand: Strand, i: int, key: jax.Array, target: float) -> Bead:

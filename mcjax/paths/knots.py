@@ -30,9 +30,9 @@ def through(knots: trees.Tree) -> jax.tree_util.Partial:
 
         path = through(mcjax.trees.stack([theta_1, theta_c, theta_2]))
     """
-    leaves = jax.tree.leaves(knots)
-    if not leaves or len(leaves[0]) < 2:
-        raise InputError("got fewer than two knots, expected networks along a leading axis: mcjax.trees.stack([...]).")
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(knots)}
+    if len(counts) != 1 or min(counts) < (2,):
+        raise InputError("got no or fewer than two knots, expected networks along a leading axis: trees.stack([...]).")
     steps = distances(knots)
     total = steps.sum()
     ts = np.concatenate([[0.0], np.cumsum(steps) / total]) if total > 0 else np.linspace(0, 1, len(steps) + 1)

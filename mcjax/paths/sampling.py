@@ -1,5 +1,6 @@
 """One depth of string sampling: segments are looked at, and beads put where they rise too high."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,15 +9,22 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.data import Dataset
+from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.paths.beads import Bead, train_beads
 from mcjax.paths.scan import Scan, highest, highest_on_grid, values_at
 from mcjax.paths.strand import Strand
 from mcjax.paths.string_config import StringConfig
-from mcjax.training.loop import steps_per_epoch
+from mcjax.training.loop import check_keys, steps_per_epoch
 
 Place = tuple[Strand, int]
 """A segment of a strand."""
+
+
+def check_one_key(key: Any) -> None:
+    """Raise InputError unless this is one typed key."""
+    if check_keys(key).shape:
+        raise InputError(f"got keys of shape {key.shape}, expected one key: jax.random.key(seed).")
 
 
 class Work(NamedTuple):
@@ -40,7 +48,7 @@ class Work(NamedTuple):
 
 def look(work: Work, places: list[Place]) -> None:
     """Find the highest value of each of these segments, as far as it could be above the threshold."""
-    limits = [(1 + work.config.tolerance) * strand.threshold for strand, _ in places]
+    limits = [strand.limit(work.config.tolerance) for strand, _ in places]
     found = highest(work.scan, *_ends(places), limits)
     for (strand, i), height, t, measured in zip(places, *found, strict=True):
         strand.measured += int(measured)
@@ -99,7 +107,7 @@ def deepen(work: Work, strands: list[Strand], progress: Callable[..., Any]) -> N
         mine = [n for n, (owner, _) in enumerate(places) if owner is strand]
         inserted = strand.insert([places[n][1] for n in mine], [thetas[n] for n in mine], [values[n] for n in mine])
         new += [(strand, i) for i in inserted]
-        if any(not values[n] <= (1 + config.tolerance) * strand.threshold for n in mine):
+        if any(not values[n] <= strand.limit(config.tolerance) for n in mine):
             strand.reason = "epochs"
     look(work, new)
 
@@ -112,17 +120,24 @@ def new_bead(work: Work, strand: Strand, i: int, threshold: float) -> Bead:
     t = 0.5 if config.insert == "middle" or config.kappa > 0 else min(max(strand.where[i], 0.05), 0.95)
     theta = jax.tree.map(lambda a, b: np.asarray((1 - t) * a + t * b, a.dtype), before, after)
     key = jax.random.fold_in(jax.random.fold_in(strand.key, strand.depth), i)
-    return Bead(_displaced(key, theta, before, after, config.noise), before, after, key, config.alpha * threshold)
+    theta = _displaced(key, theta, before, after, config.noise, in_plane=config.kappa == math.inf)
+    return Bead(theta, before, after, key, config.alpha * threshold)
 
 
-def _displaced(key: jax.Array, theta: trees.Tree, before: trees.Tree, after: trees.Tree, noise: float) -> trees.Tree:
-    """Parameters moved in a random direction, by `noise` times the distance of two networks."""
+def _displaced(
+    key: jax.Array, theta: trees.Tree, before: trees.Tree, after: trees.Tree, noise: float, in_plane: bool
+) -> trees.Tree:
+    """Parameters moved in a random direction, or one at right angles to the segment, by `noise` times its length."""
     if noise == 0:
         return theta
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     params = trees.params(theta)
     direction = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), params)
-    length = _norm(jax.tree.map(np.subtract, trees.params(after), trees.params(before)))
+    chord = jax.tree.map(np.subtract, trees.params(after), trees.params(before))
+    length = _norm(chord)
+    if in_plane and length > 0:
+        along = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(chord), jax.tree.leaves(direction), strict=True))
+        direction = jax.tree.map(lambda d, c: d - along / length**2 * c, direction, chord)
     scale = noise * length / _norm(direction)
     return trees.with_params(
         theta, jax.tree.map(lambda leaf, off: (leaf + scale * off).astype(leaf.dtype), params, direction)

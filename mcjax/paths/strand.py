@@ -26,10 +26,10 @@ class String(NamedTuple):
 
     knots: theta_1, the beads, P theta_2, along a leading axis. values: the criterion of each, float32 (knots,);
     born: the depth at which each was inserted, int32 (knots,). heights, where: the highest value on each
-    segment, float32 (knots - 1,), and at which share of it. length: Euclidean, over all parameters at
-    once, and normalized_length divided by the distance of the ends: 1 for a straight string. steps:
-    training steps of all beads together; measured: networks whose criterion was measured on segments. path: through
-    the knots, t in proportion to the length.
+    segment, float32 (knots - 1,), and at which share of it. length: Euclidean, over all parameters at once, and
+    normalized_length divided by the distance of the ends: 1 for a straight string. steps: training steps of all
+    beads together (of the ends too, where they are trained); measured: networks whose criterion was measured on
+    segments. path: through the knots, t in proportion to the length.
 
     connected: no value above (1 + tolerance) * threshold was found, also not on the denser grid. Otherwise
     `reason` says which budget ran out: "beads", "depth" or "epochs" (of a bead). That proves nothing:
@@ -81,9 +81,13 @@ class Strand:
         """How many networks are between the ends."""
         return len(self.knots) - 2
 
+    def limit(self, tolerance: float) -> float:
+        """(1 + tolerance) * threshold, as precise as what is measured: what is at the threshold is not above it."""
+        return float(np.float32((1 + tolerance) * self.threshold))
+
     def above(self, tolerance: float) -> list[int]:
         """The segments that rise above the threshold's tolerance, or to what is not a number."""
-        limit = (1 + tolerance) * self.threshold
+        limit = self.limit(tolerance)
         return [i for i, height in enumerate(self.heights) if not height <= limit]
 
     def insert(self, at: list[int], thetas: list[trees.Tree], values: list[float]) -> list[int]:

@@ -1,8 +1,8 @@
 """How strings are sampled: what their beads must reach, how they are trained, when to stop."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from mcjax.errors import InputError, unknown_name
 from mcjax.training.config import Optimizer, Schedule, TrainConfig
@@ -19,7 +19,8 @@ class StringConfig(TrainConfig):
     trained to alpha * threshold. tolerance: a segment may rise to (1 + tolerance) * threshold. insert: a new
     bead starts at the maximum of its segment or in its middle, displaced at random by `noise` times the
     segment's length, so that it does not stay on a ridge. zeta: weight of the distances to both neighbours in
-    what a bead descends. kappa: stiffness of the hyperplane equidistant from them; inf holds beads in it.
+    what a bead descends. kappa: stiffness of the hyperplane equidistant from them, in which a bead then starts;
+    inf holds it there. Neighbours are those that it was inserted between.
 
     points, scan_tolerance: of the first grid over a segment, ends included, and how well its highest value is
     to be known, as a share of it. certify: how many times as dense as that grid is the one on which a
@@ -57,22 +58,31 @@ class StringConfig(TrainConfig):
         super().__post_init__()
         for name, good, expected in (
             ("alpha", 0 < self.alpha < 1, "between 0 and 1, both excluded"),
-            ("tolerance", 0 <= self.tolerance < math.inf, "not negative"),
-            ("noise", 0 <= self.noise < math.inf, "not negative"),
+            ("tolerance", 0 <= self.tolerance < math.inf, "not negative and finite"),
+            ("noise", 0 <= self.noise < math.inf, "not negative and finite"),
             ("zeta", 0 <= self.zeta < math.inf, "not negative and finite"),
             ("kappa", self.kappa >= 0, "not negative; inf holds beads in the hyperplane"),
-            ("points", self.points >= 3, "at least 3"),
+            ("points", isinstance(self.points, int) and self.points >= 3, "a whole number of at least 3"),
             ("scan_tolerance", 0 < self.scan_tolerance < 1, "between 0 and 1"),
-            ("certify", self.certify >= 1, "at least 1"),
-            ("beads", self.beads >= 0, "not negative"),
-            ("depth", self.depth >= 0, "not negative"),
-            ("chunk", self.chunk is None or self.chunk >= 1, "at least 1, or None"),
+            ("certify", isinstance(self.certify, int) and self.certify >= 1, "a whole number of at least 1"),
+            ("beads", isinstance(self.beads, int) and self.beads >= 0, "a whole number, not negative"),
+            ("depth", isinstance(self.depth, int) and self.depth >= 0, "a whole number, not negative"),
+            (
+                "chunk",
+                self.chunk is None or (isinstance(self.chunk, int) and self.chunk >= 1),
+                "a whole number of at least 1, or None",
+            ),
         ):
             if not good:
                 raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
         if self.insert not in ("maximum", "middle"):
             raise unknown_name("insert", self.insert, ("maximum", "middle"))
         _ = self.criterion
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "StringConfig":
+        """Raises InputError: the presets are of networks and curves."""
+        raise InputError(f"got preset {name!r}, expected none: strings have none. Give StringConfig(...).")
 
     @property
     def criterion(self) -> Criterion:
@@ -82,4 +92,9 @@ class StringConfig(TrainConfig):
 
 def string_config(config: TrainConfig | None) -> StringConfig:
     """The config of a string: the default, what was given, or one with the training of a TrainConfig."""
-    return config if isinstance(config, StringConfig) else StringConfig(**vars(config)) if config else StringConfig()
+    if config is None or isinstance(config, StringConfig):
+        return config or StringConfig()
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"got {type(config).__name__} for config, expected a StringConfig, or a TrainConfig.")
+    training = {field.name for field in fields(TrainConfig)}
+    return StringConfig(**{name: value for name, value in vars(config).items() if name in training})

@@ -1,13 +1,17 @@
 """What happens at the end of a depth of string sampling: what is kept to go on from, metrics, a line of progress."""
 
+import hashlib
 import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
 from mcjax import checkpoint, trees
+from mcjax.data import Dataset
 from mcjax.errors import InputError
+from mcjax.models.base import Model
 from mcjax.paths.strand import Strand
 from mcjax.paths.string_config import StringConfig
 from mcjax.processes import is_first
@@ -18,10 +22,13 @@ SAY_EVERY_S = 10.0
 
 
 class StringKept:
-    """The strands after their last complete depth, in the run folder of a recorder. `depth` is -1 before the first."""
+    """The strands after their last complete depth, in the run folder of a recorder. `depth` is -1 before the first.
 
-    def __init__(self, recorder: Recorder, strands: list[Strand], fixed_ends: bool = True) -> None:
-        self.recorder, self.strands, self.fixed_ends = recorder, strands, fixed_ends
+    mark: of all that the strands are made from (`mark`); what was kept under another one is refused.
+    """
+
+    def __init__(self, recorder: Recorder, strands: list[Strand], mark: str, tolerance: float) -> None:
+        self.recorder, self.strands, self.mark, self.tolerance = recorder, strands, mark, tolerance
         self.depth, self.about = -1, dict[str, Any]()
         if recorder.run is None:
             return
@@ -36,44 +43,49 @@ class StringKept:
         run, stage = self.recorder.run, self.recorder.stage
         if run is None:
             return
-        run.log(stage, depth, {name: value for name, value in summary(self.strands).items() if np.isfinite(value)})
+        known = summary(self.strands, self.tolerance)
+        run.log(stage, depth, {name: value for name, value in known.items() if np.isfinite(value)})
         state = {f"{i:05d}": strand.state() for i, strand in enumerate(self.strands)}
-        self.about = {**about, "depth": depth, "reasons": [strand.reason for strand in self.strands]}
+        self.about = {**about, "mark": self.mark, "depth": depth, "reasons": [strand.reason for strand in self.strands]}
         checkpoint.save(self.path, state, self.about)
 
     def _restore(self) -> None:
         try:
             kept, about = checkpoint.load(self.path), checkpoint.describe(self.path)
             states = [kept[name] for name in sorted(kept)]
-            fits = len(states) == len(self.strands)
-            if self.fixed_ends:
-                fits = fits and all(map(_same_ends, self.strands, states))
-        except (InputError, KeyError, IndexError) as error:
+        except InputError as error:
             raise InputError(f"{error} Or delete {self.path}: the same command then does this stage anew.") from error
-        if not fits:
-            raise InputError(f"{self.path} was saved by another string. Delete it, or use another folder.")
+        if about.get("mark") != self.mark:
+            raise InputError(
+                f"{self.path} was saved by another string: of other ends, thresholds, data or settings, or by another "
+                "key. Delete it, or use another folder."
+            )
         for strand, state, reason in zip(self.strands, states, about["reasons"], strict=True):
             strand.restore(state, reason)
         self.depth, self.about = about["depth"], about
 
 
-def _same_ends(strand: Strand, state: dict[str, Any]) -> bool:
-    for i in (0, -1):
-        here, there = (trees.flatten(tree) for tree in (strand.knots[i], trees.index(state["knots"], i)))
-        if here.keys() != there.keys() or not all(np.array_equal(leaf, there[name]) for name, leaf in here.items()):
-            return False
-    return True
+def mark(kind: str, model: Model, data: Dataset, config: StringConfig, strands: list[Strand]) -> str:
+    """The sha256 of what strands are made from: settings, keys, thresholds, ends; names and shapes of the rest."""
+    arrays = {name: np.shape(part) for name, part in vars(data).items() if name.endswith(("images", "labels"))}
+    said = (kind, repr(config), model.name, model.input_shape, model.num_classes, repr(model.spec), data.name, arrays)
+    digest = hashlib.sha256(repr(said).encode())
+    for strand in strands:
+        digest.update(repr((strand.threshold, jax.random.key_data(strand.key).tolist())).encode())
+        for end in (strand.knots[0], strand.knots[-1]):
+            for name, leaf in sorted(trees.flatten(end).items()):
+                digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode() + np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
-def summary(strands: list[Strand]) -> dict[str, float]:
-    """Beads; of strands that are open: their number, segments above the threshold, the worst in thresholds."""
+def summary(strands: list[Strand], tolerance: float) -> dict[str, float]:
+    """Beads; how many strands are open, and how many of their segments too high; the worst of them, in thresholds."""
     open_ = [strand for strand in strands if not strand.reason]
-    heights = [height / strand.threshold for strand in open_ for height in strand.heights]
     return {
         "beads": sum(strand.beads for strand in strands),
         "open": len(open_),
-        "segments": sum(len(strand.above(0.0)) for strand in open_),
-        "worst": max(heights, default=0.0),
+        "segments": sum(len(strand.above(tolerance)) for strand in open_),
+        "worst": max(height / strand.threshold for strand in open_ or strands for height in strand.heights),
     }
 
 
@@ -82,6 +94,7 @@ class StringProgress:
 
     def __init__(self, recorder: Recorder, strands: list[Strand], config: StringConfig, depth: int) -> None:
         self.title, self.strands, self.of = recorder.title, strands, f"{config.on} {config.of}"
+        self.tolerance = config.tolerance
         self.line, self.said = "", time.monotonic()
         self.show = recorder.progress is True and is_first()
         self.terminal = sys.stderr.isatty()
@@ -90,7 +103,7 @@ class StringProgress:
 
     def update(self, depth: int) -> None:
         """Say what there is after this depth."""
-        known = summary(self.strands)
+        known = summary(self.strands, self.tolerance)
         if self.other is not None:
             self.other.update(depth, known["worst"])
         self._say("", always=True)
@@ -113,7 +126,7 @@ class StringProgress:
         now = time.monotonic()
         if not self.show or (not always and now - self.said < (0.1 if self.terminal else SAY_EVERY_S)):
             return
-        self.said, known = now, summary(self.strands)
+        self.said, known = now, summary(self.strands, self.tolerance)
         depth = max(strand.depth for strand in self.strands)
         line = f"{self.title}: depth {depth}, {known['beads']} beads"
         if known["open"]:

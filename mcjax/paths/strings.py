@@ -8,16 +8,16 @@ import numpy as np
 from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model
+from mcjax.models.base import Model, check_ends
 from mcjax.models.pairs import pairs_of, permute_pairs
-from mcjax.paths.sampling import Work, deepen, look
+from mcjax.paths.sampling import Work, check_one_key, deepen, look
 from mcjax.paths.strand import Strand, String
 from mcjax.paths.string_config import string_config
-from mcjax.paths.string_record import StringKept, StringProgress
+from mcjax.paths.string_record import StringKept, StringProgress, mark
 from mcjax.symmetry import Permutation
 from mcjax.training.config import TrainConfig
 from mcjax.training.criterion import measure_networks
-from mcjax.training.loop import check_keys, steps_per_epoch
+from mcjax.training.loop import steps_per_epoch
 from mcjax.training.objective import check_fit
 from mcjax.training.recorder import Recorder
 
@@ -54,6 +54,8 @@ def sample_string(
         print(string.connected, string.beads, string.normalized_length)
         metrics = evaluate_path(model, string.path, data)
     """
+    if check_ends(model, theta_1, theta_2):
+        raise InputError("got ends with a leading pair axis, expected one network each: sample_strings takes pairs.")
     first, second, P = (None if each is None else jax.tree.map(_leading, each) for each in (theta_1, theta_2, P))
     return sample_strings(key, model, first, second, data, threshold, P, config, recorder=recorder)[0]
 
@@ -75,7 +77,7 @@ def sample_strings(
     The ends, and P, have a leading pair axis; threshold is a number, or one a pair. Every pair is sampled by a
     key of its own split from `key`. The rest is as for one.
     """
-    check_keys(key)
+    check_one_key(key)
     check_fit(model, data)
     config = string_config(config)
     config.criterion.check(data)
@@ -86,7 +88,7 @@ def sample_strings(
     second = permute_pairs(model, pairs.P, pairs.theta_2)
     strands = _strands(work, jax.random.split(key, pairs.number), (pairs.theta_1, pairs.theta_2, second), thresholds)
     recorder = recorder or Recorder("the string", progress=False)
-    kept = StringKept(recorder, strands)
+    kept = StringKept(recorder, strands, mark("strings", model, data, config, strands), config.tolerance)
     progress = StringProgress(recorder, strands, config, kept.depth)
     try:
         if kept.depth < 0:
@@ -107,10 +109,10 @@ def _leading(leaf: Any) -> Any:
 
 
 def _thresholds(threshold: Any, count: int) -> np.ndarray:
-    try:
-        values = np.asarray(threshold, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"got threshold={threshold!r}, expected a positive number.") from None
+    values = np.asarray(threshold)
+    if not np.issubdtype(values.dtype, np.number):
+        raise InputError(f"got threshold={threshold!r}, expected a positive number.")
+    values = values.astype(np.float64)
     if values.shape not in ((), (count,)) or not (np.isfinite(values) & (values > 0)).all():
         raise InputError(
             f"got threshold={np.array2string(values, threshold=8)}, expected a positive number"
@@ -133,7 +135,7 @@ def _strands(
         ends = [trees.index(theta, i) for theta in host]
         which = f" of pair {i}" if len(thresholds) > 1 else ""
         a, b = (float(value[i]) for value in values)
-        if not max(a, b) <= threshold:
+        if not max(a, b) <= np.float32(threshold):
             raise InputError(
                 f"the ends{which} are above the threshold: theta_1 has {criterion.on} {criterion.of} {a:.6g}, theta_2 "
                 f"{b:.6g}, expected at most {threshold:.6g}. Train them to it (train_endpoints(..., target=...)), or "

@@ -43,8 +43,8 @@ class Criterion:
             raise unknown_name("split", self.on, ("train", "validation", "test"))
         for name in ("images", "batch_size", "calibration_images"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"got {name}={value}, expected at least 1.")
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise InputError(f"got {name}={value}, expected a whole number of at least 1.")
 
     def __call__(self, model: Model, theta: trees.Tree, data: Dataset) -> jax.Array:
         calibration = data.train_images[: self.calibration_images]

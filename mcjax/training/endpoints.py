@@ -138,6 +138,8 @@ def train_endpoints(
 
 
 def _watch(model: Model, data: Dataset, criterion: Criterion, target: Any, count: int) -> Watch:
+    if not isinstance(criterion, Criterion):
+        raise InputError(f"got {criterion!r} for criterion, expected a Criterion: Criterion('error', 'test').")
     criterion.check(data)
     values = np.asarray(target, np.float32)
     if values.shape not in ((), (count,)) or not (np.isfinite(values) & (values > 0)).all():

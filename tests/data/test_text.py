@@ -38,7 +38,7 @@ def test_files_may_be_called_otherwise(tmp_path, names):
 
 
 def test_every_word_is_to_be_told_from_those_before(tmp_path):
-    data = load(str(folder(tmp_path)), sequence_length=5)
+    data = load(folder(tmp_path), sequence_length=5)
     tokens = read_corpus(tmp_path).tokens
     assert data.num_classes == 6
     assert data.image_shape == (5,)
@@ -68,6 +68,8 @@ def test_a_vocabulary_that_is_given(tmp_path):
     corpus = read_corpus(tmp_path)
     assert corpus.vocabulary[:2] == ("dog", "cat")
     assert len(corpus.vocabulary) == 7
+    (tmp_path / "vocabulary.txt").write_text("dog\ncat\nthe\na\nsaw\n")
+    assert read_corpus(tmp_path).vocabulary[-1] == "<eos>"
     assert corpus.tokens["validation"].tolist() == [3, 1, 4, 3, 0, 5]
 
 

@@ -126,7 +126,7 @@ def test_the_polynomials_are_the_papers(name):
 
 def test_three_points_cannot_be_permuted_with_two_units():
     # What the docstring claims: no combination of the targets' rows is nonnegative, so all three units are needed.
-    task = permuting(None, {})
+    task = permuting(None, None, {})
     targets = np.asarray(task.data.train_labels, np.float64).T
     points = np.asarray(task.data.train_images, np.float64).T
     np.testing.assert_array_equal(np.sort(targets), np.sort(points))
@@ -146,6 +146,9 @@ def test_what_cannot_be_studied(tmp_path):
     refused("expected positive ones", thresholds=(0.1, -1.0))
     refused("got pairs=0", pairs=0)
     refused("got alpha=1.5", alpha=1.5)
+    refused("expected positive ones", thresholds=(float("nan"),))
+    refused("got width=9.0, which is of mnist, cifar10 and ptb: expected none", width=9.0)
+    refused("got no tasks, expected some of quadratic", tasks=())
     refused("expected every one once", tasks=("quadratic", "quadratic"), thresholds=None)
     refused("quadratic has no validation split", on="validation")
     refused("the task ptb needs --ptb: a folder", tasks=("ptb",))

@@ -84,9 +84,19 @@ def test_an_interrupted_family_goes_on_to_the_same_bits(key, tmp_path, monkeypat
     np.testing.assert_array_equal(resumed.string.knots["point"], whole.string.knots["point"])
 
 
+def test_a_string_that_is_low_from_the_start(key):
+    model, data = RING
+    family = evolve_string(key, model, data, 0.5, at(1, 0), at(0, 1), config=config())
+    assert family.string.connected
+    assert family.string.beads == 0
+    np.testing.assert_allclose(family.levels, [0.25], rtol=1e-5)
+
+
 def test_what_cannot_be_evolved(key, tiny_data, tiny_model):
     model, data = RING
-    for threshold, fall in ((0.0, 0.8), (math.nan, 0.8), (0.1, 1.0), (0.1, 0.0)):
+    with pytest.raises(InputError, match="are the same network"):
+        evolve_string(key, model, data, 0.1, ENDS[0], ENDS[0], config=config())
+    for threshold, fall in ((0.0, 0.8), (math.nan, 0.8), ("0.1", 0.8), (True, 0.8), (0.1, 1.0), (0.1, 0.0)):
         with pytest.raises(InputError, match="expected a positive threshold, and fall between 0 and 1"):
             evolve_string(key, model, data, threshold, *ENDS, config=config(), fall=fall)
     pair = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), ENDS[0])

@@ -64,5 +64,8 @@ def test_knots_that_coincide():
 def test_what_is_no_path():
     with pytest.raises(InputError, match="fewer than two knots"):
         through(trees.index(drawn(1), slice(0, 1)))
+    for wrong in (trees.index(drawn(2), 0), [trees.index(drawn(2), i)["params"] for i in range(2)]):
+        with pytest.raises(InputError, match="expected networks along a leading axis"):
+            through(wrong)
     with pytest.raises(InputError, match=r"got t=1.5, expected it in \[0, 1\]"):
         through(drawn(2))(1.5)

@@ -80,6 +80,9 @@ def test_a_bead_is_displaced_by_a_share_of_the_segment(key):
     for point in found:
         np.testing.assert_allclose(np.linalg.norm(point), 0.1 * 2, rtol=1e-5)
     assert np.abs(found[0] - found[1]).max() > 0.01
+    # In the plane between its neighbours, if it is to stay there.
+    held = new_bead(work(noise=0.1, kappa=math.inf), one, 0, 0.5).theta["point"]
+    np.testing.assert_allclose(np.abs(held), [0, 0.2], atol=1e-6)
     again = new_bead(work(noise=0.1), one, 0, 0.5)
     np.testing.assert_array_equal(again.theta["point"], found[0])
 

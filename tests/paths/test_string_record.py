@@ -2,13 +2,14 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
-from valleys import at, config
+from valleys import RING, at, config, landscape
 
 from mcjax import InputError, checkpoint
 from mcjax.paths.strand import Strand
-from mcjax.paths.string_record import StringKept, StringProgress, summary
+from mcjax.paths.string_record import StringKept, StringProgress, mark, summary
 from mcjax.report import RunFolder
 from mcjax.training.recorder import Recorder
 
@@ -24,9 +25,11 @@ def strands(key):
 
 
 def test_a_summary_is_of_what_is_open(strands):
-    assert summary(strands) == {"beads": 1, "open": 1, "segments": 1, "worst": pytest.approx(1.2)}
+    assert summary(strands, 0.1) == {"beads": 1, "open": 1, "segments": 1, "worst": pytest.approx(1.2)}
+    assert summary(strands, 0.3)["segments"] == 0
     strands[0].reason = "depth"
-    assert summary(strands) == {"beads": 1, "open": 0, "segments": 0, "worst": 0.0}
+    strands[1].heights = [0.7]
+    assert summary(strands, 0.1) == {"beads": 1, "open": 0, "segments": 0, "worst": pytest.approx(1.4)}
 
 
 def test_a_line_a_depth_without_a_terminal(strands, capsys):
@@ -74,14 +77,14 @@ def test_silence_and_a_progress_of_ones_own(strands, capsys):
 
 def test_what_was_kept_comes_back(strands, key, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
-    kept = StringKept(recorder, strands)
+    kept = StringKept(recorder, strands, "this", 0.01)
     assert kept.depth == -1
     kept.save(0)
     kept.save(1, levels=[3.0])
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert entries[1] == {"stage": "string", "epoch": 1, "beads": 1, "open": 1, "segments": 1, "worst": 1.2}
     fresh = [Strand(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1)]
-    again = StringKept(recorder, fresh)
+    again = StringKept(recorder, fresh, "this", 0.01)
     assert again.depth == 1
     assert again.about["levels"] == [3.0]
     assert [strand.reason for strand in fresh] == ["", "connected"]
@@ -89,16 +92,29 @@ def test_what_was_kept_comes_back(strands, key, tmp_path):
     assert fresh[0].born == [0, 1, 0]
 
 
-def test_what_was_kept_of_others_or_is_broken(strands, key, tmp_path):
+def test_what_was_kept_of_others_or_is_broken(strands, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
-    StringKept(recorder, strands).save(0)
-    others = [Strand(key, at(0, 0), at(2, y), (0.1, 0.2), 0.5) for y in (0, 1)]
-    with pytest.raises(InputError, match=r"was saved by another string\. Delete it"):
-        StringKept(recorder, others)
-    with pytest.raises(InputError, match="was saved by another string"):
-        StringKept(recorder, strands[:1])
-    # The ends of a family move.
-    assert StringKept(recorder, others, fixed_ends=False).depth == 0
+    StringKept(recorder, strands, "this", 0.01).save(0)
+    with pytest.raises(InputError, match=r"was saved by another string: of other ends, .* Delete it"):
+        StringKept(recorder, strands, "that", 0.01)
     checkpoint.save(recorder.run.checkpoints("string") / "latest", {"a": np.zeros(2)})
-    with pytest.raises(InputError, match="Delete"):
-        StringKept(recorder, strands)
+    with pytest.raises(InputError, match="was saved by another string"):
+        StringKept(recorder, strands, "this", 0.01)
+
+
+def test_a_mark_is_of_all_that_a_string_is_made_from(key):
+    def made(kind="strings", valley=RING, settings=None, key=key, end=(1, 0), threshold=0.5):
+        strand = Strand(key, at(0, 0), at(*end), (0.1, 0.2), threshold)
+        return mark(kind, *valley, settings or config(), [strand])
+
+    others = [
+        made(kind="family"),
+        made(valley=landscape(lambda point: point[:1], 2)),
+        made(settings=config(depth=3)),
+        made(settings=config(of="error")),
+        made(key=jax.random.key(1)),
+        made(end=(1, 1e-7)),
+        made(threshold=0.6),
+    ]
+    assert made() == made()
+    assert len({made(), *others}) == 1 + len(others)

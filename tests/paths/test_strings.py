@@ -238,6 +238,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(key, tmp_path, monkeypatch)
     np.testing.assert_array_equal(again.knots["point"], whole.knots["point"])
     with pytest.raises(InputError, match="was saved by another string"):
         sample_string(key, model, at(0, 1), at(-1, 0), data, 0.001, config=config(), recorder=recorder)
+    with pytest.raises(InputError, match="was saved by another string"):
+        sample_string(*arguments[:-1], 0.0009, config=config(), recorder=recorder)
 
 
 @pytest.fixture(scope="module")
@@ -289,8 +291,14 @@ def test_what_cannot_be_sampled(key, tiny_data, tiny_model, ends):
     )  # fmt: skip
     for threshold in (0.0, -1.0, math.nan, math.inf):
         refused(f"got threshold={threshold:g}.*expected a positive number", key, model, one, two, data, threshold)
-    refused("got threshold='low', expected a positive number", key, model, one, two, data, "low")
     refused("theta_1 and theta_2 are the same network", key, model, one, at(1, 0), data, 0.01, config=config())
+    for threshold in ("low", "0.1", True, None):
+        refused("got threshold=.*, expected a positive number", key, model, one, two, data, threshold)
+    for wrong in ({"depth": 3}, "fast"):
+        refused("for config, expected a StringConfig, or a TrainConfig", key, model, one, two, data, 0.1, config=wrong)
+    refused(r"got keys of shape \(2,\), expected one key", jax.random.split(key), model, one, two, data, 0.1)
+    pair = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), one)
+    refused("sample_strings takes pairs", key, model, pair, pair, data, 0.1, config=config())
     refused("got int for a key", 0, model, one, two, data, 0.01)
     validation = config(on="validation")
     refused("landscape has no validation split: data.hold_out", key, model, one, two, data, 0.01, config=validation)
@@ -307,6 +315,15 @@ def test_what_cannot_be_sampled(key, tiny_data, tiny_model, ends):
         sample_strings(key, model, *pairs, data, 0.01, config=config())
     with pytest.raises(InputError, match="or one for each of 2 pairs"):
         sample_strings(key, model, *pairs, data, [0.1, 0.1, 0.1], config=config())
+
+
+def test_an_end_at_the_threshold_is_not_above_it(key):
+    model, data = BOWL
+    end = at(0.6, 0.0)
+    loss = float(np.float32(0.18))  # half of 0.36, a little more than the number 0.18 itself
+    assert loss > 0.18
+    string = sample_string(key, model, end, at(-0.6, 0.0), data, 0.18, config=config(tolerance=0.0))
+    assert string.connected
 
 
 def test_the_training_of_another_config_will_do(key):

@@ -99,6 +99,8 @@ def test_what_is_no_target(tiny_data, tiny_model, key):
     for target in (0.0, -1.0, np.nan, [0.1, 0.2, 0.3]):
         with pytest.raises(InputError, match="expected a positive number, or one for each of the 2 keys"):
             train_endpoints(keys, tiny_model, tiny_data, CONFIG, target=target)
+    with pytest.raises(InputError, match="got 'error' for criterion, expected a Criterion"):
+        train_endpoints(keys, tiny_model, tiny_data, CONFIG, target=0.1, criterion="error")
     with pytest.raises(InputError, match="got a mesh and a target: expected one of them"):
         train_endpoints(keys, tiny_model, tiny_data, CONFIG, target=0.1, mesh=make_mesh(1))
     high = TrainConfig(**{**vars(CONFIG), "learning_rate": 1e30})
