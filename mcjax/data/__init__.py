@@ -1,6 +1,7 @@
 """Data sets as arrays, and what happens to an image inside the compiled step."""
 
 from mcjax.data.augment import Augmentation, augment, normalize
-from mcjax.data.datasets import KNOWN, Dataset, from_arrays, load, regression
+from mcjax.data.datasets import KNOWN, Dataset, from_arrays, load
+from mcjax.data.regression import regression
 
 __all__ = ["KNOWN", "Augmentation", "Dataset", "augment", "from_arrays", "load", "normalize", "regression"]

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from mcjax import Augmentation, InputError, RunError
-from mcjax.data import from_arrays, load, regression
+from mcjax.data import from_arrays, load
 
 
 def arrays(**changes):
@@ -275,33 +275,6 @@ def test_a_tfds_set_that_is_not_prepared(tmp_path, monkeypatch):
 def test_an_unknown_set(tmp_path, name, near):
     with pytest.raises(InputError, match=f"unknown data set: got '{name}', .* Did you mean '{near}'"):
         load(name, data_dir=tmp_path)
-
-
-def test_a_regression_keeps_what_it_is_given():
-    x, y = np.linspace(0, 1, 8)[:, None], np.ones((8, 2))
-    data = regression(x, y, x[:3], y[:3], "line")
-    np.testing.assert_array_equal(data.train_images, np.float32(x))
-    np.testing.assert_array_equal(data.test_labels, np.float32(y[:3]))
-    assert data.train_images.dtype == data.train_labels.dtype == np.float32
-    assert (data.image_shape, data.num_classes, data.name) == ((1,), 2, "line")
-    assert data.default_augmentation() == Augmentation.none()
-    assert len(data.take(train=2, test=1).train_labels) == 2
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "message"),
-    [
-        (np.ones(4), np.ones((4, 1)), r"train has inputs \(4,\) and targets \(4, 1\), expected \(n, ...\)"),
-        (np.ones((4, 1)), np.ones(4), r"and targets \(4,\)"),
-        (np.ones((4, 1)), np.ones((3, 1)), r"inputs \(4, 1\) and targets \(3, 1\)"),
-        (np.ones((0, 1)), np.ones((0, 1)), r"inputs \(0, 1\)"),
-        (np.full((4, 1), np.nan), np.ones((4, 1)), "train holds values that are not finite"),
-        (np.ones((4, 2)), np.ones((4, 1)), "train and test differ in shape"),
-    ],
-)
-def test_what_is_no_regression(x, y, message):
-    with pytest.raises(InputError, match=message):
-        regression(x, y, np.ones((2, 1)), np.ones((2, 1)))
 
 
 def test_images_that_are_held_out():

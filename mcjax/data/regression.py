@@ -1,0 +1,34 @@
+"""Data sets whose labels are numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from mcjax.data.datasets import Dataset
+from mcjax.errors import InputError
+
+
+def regression(
+    train_inputs: Any, train_targets: Any, test_inputs: Any, test_targets: Any, name: str = "regression"
+) -> Dataset:
+    """A Dataset of a regression: inputs float32 (n, ...), as the model takes them, and targets float32 (n, outputs).
+
+    Raises InputError if the arrays do not fit together or hold a value that is not finite.
+
+        x = np.linspace(0, 1, 200)[:, None]
+        data = regression(x, x**2, x, x**2)
+    """
+    given = (train_inputs, train_targets, test_inputs, test_targets)
+    train_x, train_y, test_x, test_y = (np.asarray(each, np.float32) for each in given)
+    for split, inputs, targets in (("train", train_x, train_y), ("test", test_x, test_y)):
+        if inputs.ndim < 2 or targets.ndim != 2 or len(inputs) != len(targets) or len(targets) == 0:
+            raise InputError(
+                f"{name}: {split} has inputs {inputs.shape} and targets {targets.shape}, expected (n, ...) and "
+                "(n, outputs)."
+            )
+        if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
+            raise InputError(f"{name}: {split} holds values that are not finite, expected finite inputs and targets.")
+    if train_x.shape[1:] != test_x.shape[1:] or train_y.shape[1:] != test_y.shape[1:]:
+        raise InputError(f"{name}: train and test differ in shape, expected one of inputs and one of targets.")
+    unused = np.zeros(1, np.float32)
+    return Dataset(train_x, train_y, test_x, test_y, train_y.shape[1], unused, unused + 1, name)
