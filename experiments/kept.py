@@ -14,7 +14,6 @@ from typing import Any
 from experiments.display import Display
 from experiments.times import timed
 from mcjax import checkpoint, trees
-from mcjax.commands.networks import fingerprint
 from mcjax.errors import InputError
 from mcjax.processes import by_first
 from mcjax.report import RunFolder, read_json, write_atomically, writing
@@ -66,7 +65,7 @@ class Kept:
             with self.timed(name):
                 checkpoint.save(where, make())
         tree = checkpoint.load(where)
-        mark = {"sha256": fingerprint(tree)}
+        mark = {"sha256": trees.fingerprint(tree)}
         if not _there(path):
             _write(path, mark)
         elif _read(path) != mark:

@@ -40,7 +40,7 @@ from mcjax import (
     trees,
 )
 from mcjax.cli import guarded, leave
-from mcjax.commands.networks import check_key, fingerprint, open_run
+from mcjax.commands.networks import check_key, open_run
 from mcjax.errors import InputError
 from mcjax.report import RunFolder, table
 
@@ -119,7 +119,7 @@ def main(study: Study) -> None:
             "ends": asdict(task.ends),
             # JSON has no infinity.
             "string": {name: str(v) if v == np.inf else v for name, v in asdict(task.config).items()},
-            "data": fingerprint([task.data.train_images, task.data.train_labels, task.data.test_images]),
+            "data": trees.fingerprint([task.data.train_images, task.data.train_labels, task.data.test_images]),
         }
         for task in tasks
     }

@@ -1,10 +1,12 @@
 """Pytrees whose leaves are known by their path, and the vector arithmetic of parameter space."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Tree = Any
 """A pytree of arrays."""
@@ -106,3 +108,13 @@ def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 def parameter_count(theta: Tree) -> int:
     """How many numbers training moves: the sizes of `params(theta)` summed."""
     return sum(leaf.size for leaf in jax.tree.leaves(params(theta)))
+
+
+def fingerprint(tree: Tree) -> str:
+    """The sha256 of names, shapes and values: what a run is made from, whatever it is called."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten(tree).items()):
+        array = np.asarray(leaf)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -135,3 +135,16 @@ def test_with_params_keeps_the_other_collections_or_stands_for_all():
     theta = {"params": {"a": 1.0}, "batch_stats": {"m": 2.0}}
     assert trees.with_params(theta, {"a": 3.0}) == {"params": {"a": 3.0}, "batch_stats": {"m": 2.0}}
     assert trees.with_params({"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 4.0}) == {"a": 3.0, "b": 4.0}
+
+
+def test_fingerprints_tell_values_names_shapes_and_types_apart():
+    base = {"a": np.float32([1, 2]), "b": {"c": np.int32(3)}}
+    assert trees.fingerprint(base) == trees.fingerprint({"b": {"c": jnp.int32(3)}, "a": jnp.float32([1, 2])})
+    others = [
+        {"a": np.float32([1, 2]), "b": {"d": np.int32(3)}},
+        {"a": np.float32([1, np.nextafter(np.float32(2), 3)]), "b": {"c": np.int32(3)}},
+        {"a": np.float32([[1, 2]]), "b": {"c": np.int32(3)}},
+        {"a": np.int32([1, 2]), "b": {"c": np.int32(3)}},
+        {"a": np.float32([1, 2])},
+    ]
+    assert len({trees.fingerprint(tree) for tree in [base, *others]}) == 1 + len(others)

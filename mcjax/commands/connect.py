@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh
 
-from mcjax import checkpoint, plotting
+from mcjax import checkpoint, plotting, trees
 from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.match import check_groups, matched
 from mcjax.commands.networks import (
@@ -19,7 +19,6 @@ from mcjax.commands.networks import (
     Out,
     TrainOptions,
     check_key,
-    fingerprint,
     open_run,
     read_pair,
 )
@@ -134,15 +133,15 @@ class Connect:
             self.out,
             {
                 "model": a.about["model"],
-                "theta_1": fingerprint(a.theta),
-                "theta_2": fingerprint(b.theta),
+                "theta_1": trees.fingerprint(a.theta),
+                "theta_2": trees.fingerprint(b.theta),
                 "data": images,
                 "seed": self.seed,
                 "mesh": self.devices.mesh,
                 "curve": [curve.kind, curve.control_points],
                 "config": as_json(config),
                 "measuring": vars(self.measuring),
-                "P": fingerprint(given) if given is not None else ("activations" if self.align else "identity"),
+                "P": trees.fingerprint(given) if given is not None else ("activations" if self.align else "identity"),
             },
         )
         if run.results is None:
@@ -188,7 +187,7 @@ class Connect:
         if self.curve == "line":
             raise InputError("--pam learns a curve together with P: got --curve line, expected bezier or chain.")
         check_groups(a.model)
-        if fingerprint(a.theta) == fingerprint(b.theta):
+        if trees.fingerprint(a.theta) == trees.fingerprint(b.theta):
             raise InputError(f"{self.a} and {self.b} are the same network: expected two different ones to join.")
         return self.alternation.config(fit)
 

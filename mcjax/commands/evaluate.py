@@ -5,13 +5,12 @@ from pathlib import Path
 
 import tyro
 
-from mcjax import checkpoint
+from mcjax import checkpoint, trees
 from mcjax.commands.connect import EvaluateOptions, finish_path, report_path
 from mcjax.commands.networks import (
     DataOptions,
     ModelOptions,
     Out,
-    fingerprint,
     networks_of,
     open_run,
     read_model,
@@ -55,7 +54,7 @@ class Evaluate:
         for network in networks:
             check_fit(network.model, dataset)
         described = [n.about["model"] for n in networks]
-        marks = [fingerprint(n.theta) for n in networks]
+        marks = [trees.fingerprint(n.theta) for n in networks]
         run = open_run("evaluate", self.out, {"model": described, "theta": marks, "data": images})
         if run.results is None:
             run.finish(measure([(n.model, n.theta) for n in networks], dataset))
@@ -68,7 +67,7 @@ class Evaluate:
         model = read_model(about["model"])
         dataset, images = self.images.load(about["data"])
         self.measuring.check(model, dataset)
-        kind = {"model": about["model"], "curve": about["curve"], "theta": fingerprint(tree)}
+        kind = {"model": about["model"], "curve": about["curve"], "theta": trees.fingerprint(tree)}
         run = open_run("evaluate", self.out, {**kind, "data": images, "measuring": vars(self.measuring)})
         if run.results is None:
             curve = Curve(model.spec, about["curve"]["kind"], about["curve"]["control_points"])

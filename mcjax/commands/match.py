@@ -8,14 +8,13 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from mcjax import plotting
+from mcjax import plotting, trees
 from mcjax.commands.networks import (
     DataOptions,
     ModelOptions,
     Network,
     Out,
     check_key,
-    fingerprint,
     open_run,
     read_pair,
 )
@@ -83,8 +82,8 @@ class Match:
             self.out,
             {
                 "model": a.about["model"],
-                "theta_1": fingerprint(a.theta),
-                "theta_2": fingerprint(b.theta),
+                "theta_1": trees.fingerprint(a.theta),
+                "theta_2": trees.fingerprint(b.theta),
                 "data": images,
                 "match_images": self.match_images,
                 "batch_size": self.batch_size,

@@ -19,7 +19,6 @@ from mcjax.commands.networks import (
     Network,
     Out,
     check_key,
-    fingerprint,
     networks_of,
     open_run,
     read_network,
@@ -86,7 +85,7 @@ class Merge:
             self.out,
             {
                 "model": first.about["model"],
-                "theta": [fingerprint(network.theta) for network in networks],
+                "theta": [trees.fingerprint(network.theta) for network in networks],
                 "data": images,
                 "method": self.method,
                 "match_images": self.match_images,
@@ -136,7 +135,7 @@ class Merge:
                     f"the networks are of different architectures: {first.name} is {json.dumps(first.about['model'])}, "
                     f"{network.name} is {json.dumps(network.about['model'])}. Expected networks of one."
                 )
-            mark = fingerprint(network.theta)
+            mark = trees.fingerprint(network.theta)
             if mark in marks:
                 raise InputError(
                     f"{marks[mark]} and {network.name} are the same network, which would count twice in the average: "

@@ -50,7 +50,7 @@ class DataOptions:
         if options["data"].endswith(".npz") or dataset.train_images.dtype != np.uint8:  # texts are a folder
             options["data"] = str(Path(options["data"]).resolve())
         arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
-        mark = fingerprint(arrays)
+        mark = trees.fingerprint(arrays)
         if recorded and "sha256" in recorded and self == type(self)() and recorded["sha256"] != mark:
             raise InputError(
                 f"{options['data']} is not what the networks were trained on: it has changed since. "
@@ -231,16 +231,6 @@ def read_pair(
 
 def _said(network: Network) -> str:
     return json.dumps(network.about["model"])
-
-
-def fingerprint(tree: trees.Tree) -> str:
-    """The sha256 of names, shapes and values: what a run is made from, whatever it is called."""
-    digest = hashlib.sha256()
-    for name, leaf in sorted(trees.flatten(tree).items()):
-        array = np.asarray(leaf)
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def open_run(command: str, out: str | None, config: Mapping[str, Any]) -> RunFolder:

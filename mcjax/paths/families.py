@@ -12,7 +12,7 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model, check_ends
 from mcjax.paths.beads import Bead, train_beads
-from mcjax.paths.sampling import Work, certify, check_one_key, look, measured, new_bead
+from mcjax.paths.sampling import Work, certify, check_differ, check_one_key, look, measured, new_bead
 from mcjax.paths.strand import Strand, String
 from mcjax.paths.string_config import string_config
 from mcjax.paths.string_record import StringKept, StringProgress, mark
@@ -76,8 +76,7 @@ def evolve_string(
     ends = [model.init(first) if theta_1 is None else theta_1, model.init(second) if theta_2 is None else theta_2]
     if check_ends(model, *ends):
         raise InputError("got ends with a leading axis, expected one network each.")
-    if all(map(np.array_equal, *(jax.tree.leaves(trees.params(end)) for end in ends))):
-        raise InputError("theta_1 and theta_2 are the same network: expected two that differ.")
+    check_differ(*ends)
     work = Work(model, jax.device_put(data), config)
     host = [jax.tree.map(np.asarray, end) for end in ends]
     strand = Strand(string_key, host[0], host[1], (0.0, 0.0), float(threshold))
@@ -110,14 +109,13 @@ def evolve_string(
 def _fall(work: Work, strand: Strand, level: float, progress: StringProgress) -> bool:
     """Bring all of a string to a level; False, and a reason in the strand, if a budget runs out before."""
     config = work.config
-    limit = float(np.float32((1 + config.tolerance) * level))
     for insertions in range(config.depth + 1):
         if not _train(work, strand, level, progress):
             strand.reason = "epochs"
             return False
         if level <= strand.threshold and not strand.above(config.tolerance):
             certify(work, [strand])
-        above = [i for i, height in enumerate(strand.heights) if not height <= limit]
+        above = strand.above(config.tolerance, level)
         if not above:
             if level <= strand.threshold:
                 strand.reason = "connected"
@@ -157,7 +155,7 @@ def _train(work: Work, strand: Strand, level: float, progress: StringProgress) -
         strand.certified[i] = False
     look(work, [(strand, i) for i in touched])
     # A budget that is used up is enough for a network that is at the level, if not below it.
-    return all(value <= np.float32((1 + config.tolerance) * level) for value in strand.values)
+    return all(value <= strand.limit(config.tolerance, level) for value in strand.values)
 
 
 def _knot(strand: Strand, i: int, key: jax.Array, target: float) -> Bead:

@@ -27,6 +27,12 @@ def check_one_key(key: Any) -> None:
         raise InputError(f"got keys of shape {key.shape}, expected one key: jax.random.key(seed).")
 
 
+def check_differ(theta_1: trees.Tree, theta_2: trees.Tree, which: str = "") -> None:
+    """Raise InputError if the ends of a string, of the pair `which`, are one network."""
+    if all(map(np.array_equal, *(jax.tree.leaves(trees.params(end)) for end in (theta_1, theta_2)))):
+        raise InputError(f"theta_1 and theta_2{which} are the same network: expected two that differ.")
+
+
 class Work(NamedTuple):
     """What sampling is done with."""
 

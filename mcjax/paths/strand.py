@@ -81,13 +81,13 @@ class Strand:
         """How many networks are between the ends."""
         return len(self.knots) - 2
 
-    def limit(self, tolerance: float) -> float:
-        """(1 + tolerance) * threshold, as precise as what is measured: what is at the threshold is not above it."""
-        return float(np.float32((1 + tolerance) * self.threshold))
+    def limit(self, tolerance: float, level: float | None = None) -> float:
+        """(1 + tolerance) * level (None: the threshold), as precise as what is measured: what is there is not above."""
+        return float(np.float32((1 + tolerance) * (self.threshold if level is None else level)))
 
-    def above(self, tolerance: float) -> list[int]:
-        """The segments that rise above the threshold's tolerance, or to what is not a number."""
-        limit = self.limit(tolerance)
+    def above(self, tolerance: float, level: float | None = None) -> list[int]:
+        """The segments that rise above a level's tolerance (None: the threshold's), or to what is not a number."""
+        limit = self.limit(tolerance, level)
         return [i for i, height in enumerate(self.heights) if not height <= limit]
 
     def insert(self, at: list[int], thetas: list[trees.Tree], values: list[float]) -> list[int]:

@@ -69,13 +69,10 @@ def mark(kind: str, model: Model, data: Dataset, config: StringConfig, strands: 
     """The sha256 of what strands are made from: settings, keys, thresholds, ends; names and shapes of the rest."""
     arrays = {name: np.shape(part) for name, part in vars(data).items() if name.endswith(("images", "labels"))}
     said = (kind, repr(config), model.name, model.input_shape, model.num_classes, repr(model.spec), data.name, arrays)
-    digest = hashlib.sha256(repr(said).encode())
-    for strand in strands:
-        digest.update(repr((strand.threshold, jax.random.key_data(strand.key).tolist())).encode())
-        for end in (strand.knots[0], strand.knots[-1]):
-            for name, leaf in sorted(trees.flatten(end).items()):
-                digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode() + np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+    each = [
+        (strand.threshold, jax.random.key_data(strand.key), strand.knots[0], strand.knots[-1]) for strand in strands
+    ]
+    return hashlib.sha256(f"{said} {trees.fingerprint(each)}".encode()).hexdigest()
 
 
 def summary(strands: list[Strand], tolerance: float) -> dict[str, float]:

@@ -10,7 +10,7 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model, check_ends
 from mcjax.models.pairs import pairs_of, permute_pairs
-from mcjax.paths.sampling import Work, check_one_key, deepen, look
+from mcjax.paths.sampling import Work, check_differ, check_one_key, deepen, look
 from mcjax.paths.strand import Strand, String
 from mcjax.paths.string_config import string_config
 from mcjax.paths.string_record import StringKept, StringProgress, mark
@@ -141,7 +141,6 @@ def _strands(
                 f"{b:.6g}, expected at most {threshold:.6g}. Train them to it (train_endpoints(..., target=...)), or "
                 "raise the threshold."
             )
-        if all(map(np.array_equal, *(jax.tree.leaves(trees.params(end)) for end in ends[:2]))):
-            raise InputError(f"theta_1 and theta_2{which} are the same network: expected two that differ.")
+        check_differ(ends[0], ends[1], which)
         strands.append(Strand(keys[i], ends[0], ends[2], (a, b), threshold))
     return strands

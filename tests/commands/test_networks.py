@@ -5,7 +5,6 @@ import shutil
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import serialization
@@ -16,7 +15,6 @@ from mcjax.commands.networks import (
     ModelOptions,
     TrainOptions,
     check_key,
-    fingerprint,
     networks_of,
     open_run,
     read_network,
@@ -50,7 +48,7 @@ def run(tmp_path, tiny_model, npz):
 
 
 def same(a, b):
-    return fingerprint(a) == fingerprint(b)
+    return trees.fingerprint(a) == trees.fingerprint(b)
 
 
 def test_a_network_is_found_by_every_name_it_has(run, tiny_model):
@@ -191,19 +189,6 @@ def test_colour_images_are_augmented_unless_told_otherwise(tiny_data):
     options = TrainOptions(flip="off", crop=0)
     assert options.config(colour)["augmentation"] == replace(Augmentation(), flip=False, crop=0)
     assert options.config(colour, points_per_step=3)["points_per_step"] == 3
-
-
-def test_fingerprints_tell_values_names_shapes_and_types_apart():
-    base = {"a": np.float32([1, 2]), "b": {"c": np.int32(3)}}
-    assert fingerprint(base) == fingerprint({"b": {"c": jnp.int32(3)}, "a": jnp.float32([1, 2])})
-    others = [
-        {"a": np.float32([1, 2]), "b": {"d": np.int32(3)}},
-        {"a": np.float32([1, np.nextafter(np.float32(2), 3)]), "b": {"c": np.int32(3)}},
-        {"a": np.float32([[1, 2]]), "b": {"c": np.int32(3)}},
-        {"a": np.int32([1, 2]), "b": {"c": np.int32(3)}},
-        {"a": np.float32([1, 2])},
-    ]
-    assert len({fingerprint(tree) for tree in [base, *others]}) == 1 + len(others)
 
 
 def test_runs_without_out_are_told_apart_by_their_config(tmp_path, monkeypatch):
