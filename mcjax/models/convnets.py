@@ -1,5 +1,6 @@
 """Feed-forward convolutional networks: TinySix, TinyTen, VGG11 and VGG16 with batch normalisation."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -22,13 +23,18 @@ class Layer(NamedTuple):
 
 
 class ConvNet(nn.Module):
-    """Convolutions with batch norm; global average pooling or `hidden` dense layers; classes."""
+    """Convolutions with batch norm; global average pooling or `hidden` dense layers; classes.
+
+    channel_dropout: the rate of every hidden layer, whole channels of it at a time; if there are none, inputs of
+    the hidden dense layers are dropped at 0.5.
+    """
 
     layers: tuple[Layer, ...]
     hidden: tuple[int, ...]
     num_classes: int
     activation: str
     kernel_init: str
+    channel_dropout: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -37,13 +43,18 @@ class ConvNet(nn.Module):
             x = Conv(layer.features, layer.size, layer.stride, layer.padding, kernel_init=init, name=f"Conv_{i}")(x)
             x = act(BatchNorm(name=f"BatchNorm_{i}")(x, train))
             self.sow("activations", f"conv_{i}", x)
+            if self.channel_dropout:
+                x = nn.Dropout(self.channel_dropout[i], (1, 2), deterministic=not train)(x)
             if layer.pool:
                 x = nn.max_pool(x, (2, 2), (2, 2))
         x = x.reshape(x.shape[0], -1) if self.hidden else x.mean((1, 2))
         for i, width in enumerate(self.hidden):
-            x = nn.Dropout(0.5, deterministic=not train)(x)
+            if not self.channel_dropout:
+                x = nn.Dropout(0.5, deterministic=not train)(x)
             x = act(nn.Dense(width, name=f"Dense_{i}")(x))
             self.sow("activations", f"dense_{i}", x)
+            if self.channel_dropout:
+                x = nn.Dropout(self.channel_dropout[len(self.layers) + i], deterministic=not train)(x)
         return nn.Dense(self.num_classes, name=f"Dense_{len(self.hidden)}")(x)
 
 
@@ -62,11 +73,13 @@ def _convnet(
     activation: str,
     width: float,
     kernel_init: str,
+    channel_dropout: Sequence[float] = (),
 ) -> Model:
     if len(input_shape) != 3:
         raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
     layers = tuple(layer._replace(features=scaled(layer.features, width)) for layer in layers)
     hidden = tuple(scaled(n, width) for n in hidden)
+    rates = _rates(name, channel_dropout, len(layers) + len(hidden))
     height, breadth = _final_size(name, layers, input_shape)
     groups = [f"conv_{i}" for i in range(len(layers))]
     parts: list[declare.Part] = []
@@ -77,8 +90,18 @@ def _convnet(
         parts.append(declare.dense(f"Dense_{i}", inputs, f"dense_{i}"))
         inputs = f"dense_{i}"
     parts.append(declare.dense(f"Dense_{len(hidden)}", inputs, None))
-    module = ConvNet(layers, hidden, num_classes, activation, kernel_init)
+    module = ConvNet(layers, hidden, num_classes, activation, kernel_init, rates)
     return from_own(module, declare.join(*parts), name, input_shape, num_classes, "canonical")
+
+
+def _rates(name: str, rates: Sequence[float], layers: int) -> tuple[float, ...]:
+    """One rate a hidden layer, the last one given for all that follow."""
+    if isinstance(rates, int | float) or len(rates) > layers or not all(0 <= rate < 1 for rate in rates):
+        raise InputError(
+            f"{name}: got channel_dropout={rates}, expected up to {layers} rates in [0, 1), one a hidden layer, the "
+            "last of them for all that follow: (0.25, 0.25, 0.25, 0.5)."
+        )
+    return (*rates, *rates[-1:] * (layers - len(rates)))
 
 
 def _final_size(name: str, layers: tuple[Layer, ...], input_shape: tuple[int, ...]) -> tuple[int, int]:
@@ -128,15 +151,28 @@ def _vgg(
     input_shape: tuple[int, ...],
     activation: str,
     width: float,
+    channel_dropout: Sequence[float] = (),
 ) -> Model:
     layers = tuple(Layer(n, pool=i + 1 == repeat) for n, repeat in stages for i in range(repeat))
-    return _convnet(name, layers, (512, 512), num_classes, input_shape, activation, width, "kaiming")
+    hidden = (512, 512)
+    return _convnet(name, layers, hidden, num_classes, input_shape, activation, width, "kaiming", channel_dropout)
 
 
-def vgg11(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """Eight convolutions with batch norm and max pooling, two dense layers of 512 with dropout."""
+def vgg11(
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    *,
+    activation: str = "relu",
+    width: float = 1.0,
+    channel_dropout: Sequence[float] = (),
+) -> Model:
+    """Eight convolutions with batch norm and max pooling, two dense layers of 512 with dropout.
+
+    channel_dropout: rates at which whole channels of hidden layers are dropped in training instead, one a layer,
+    the last one for all that follow.
+    """
     stages = ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2))
-    return _vgg("vgg11", stages, num_classes, input_shape, activation, width)
+    return _vgg("vgg11", stages, num_classes, input_shape, activation, width, channel_dropout)
 
 
 def vgg16(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:

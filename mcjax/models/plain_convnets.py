@@ -1,4 +1,4 @@
-"""Convolutional networks without batch norm, of early tutorials: what strings were first sampled between."""
+"""Convolutional networks without batch norm: of early tutorials, and of filters alone."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from mcjax.symmetry import Axis, declare
 
 
 class PlainConvNet(nn.Module):
-    """5x5 convolutions of `channels`, each with its activation and max pooling; dense layers `hidden`; classes."""
+    """Convolutions of `channels`, each with its activation and max pooling (none for window 1); dense layers; classes."""
 
     channels: tuple[int, ...]
     hidden: tuple[int, ...]
@@ -18,20 +18,24 @@ class PlainConvNet(nn.Module):
     activation: str
     window: int
     dropout: float
+    size: int = 5
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         act = activation(self.activation)
         for i, features in enumerate(self.channels):
-            x = act(Conv(features, 5, padding=2, kernel_init=nn.initializers.he_normal(), name=f"Conv_{i}")(x))
+            init = nn.initializers.he_normal()
+            x = act(Conv(features, self.size, 1, self.size // 2, self.bias, init, name=f"Conv_{i}")(x))
             self.sow("activations", f"conv_{i}", x)
-            x = nn.max_pool(x, (self.window, self.window), (2, 2), "SAME")
+            if self.window > 1:
+                x = nn.max_pool(x, (self.window, self.window), (2, 2), "SAME")
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.hidden):
             x = act(nn.Dense(width, kernel_init=nn.initializers.he_normal(), name=f"Dense_{i}")(x))
             self.sow("activations", f"dense_{i}", x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, name=f"Dense_{len(self.hidden)}")(x)
+        return nn.Dense(self.num_classes, use_bias=self.bias, name=f"Dense_{len(self.hidden)}")(x)
 
 
 def _plain(
@@ -44,6 +48,8 @@ def _plain(
     activation: str,
     width: float,
     dropout: float,
+    size: int = 5,
+    bias: bool = True,
 ) -> Model:
     if len(input_shape) != 3:
         raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
@@ -52,17 +58,19 @@ def _plain(
     channels, hidden = (tuple(scaled(n, width) for n in each) for each in (channels, hidden))
     positions = 1
     for side in input_shape[:2]:
-        for _ in channels:
+        for _ in channels if window > 1 else ():
             side = -(-side // 2)
         positions *= side
     groups = [f"conv_{i}" for i in range(len(channels))]
-    parts = [declare.conv(f"Conv_{i}", groups[i - 1] if i else None, group) for i, group in enumerate(groups)]
+    parts = [
+        declare.conv(f"Conv_{i}", groups[i - 1] if i else None, group, bias=bias) for i, group in enumerate(groups)
+    ]
     inputs: Axis | str = Axis(groups[-1], outer=positions)
     for i in range(len(hidden)):
         parts.append(declare.dense(f"Dense_{i}", inputs, f"dense_{i}"))
         inputs = f"dense_{i}"
-    parts.append(declare.dense(f"Dense_{len(hidden)}", inputs, None))
-    module = PlainConvNet(channels, hidden, num_classes, activation, window, dropout)
+    parts.append(declare.dense(f"Dense_{len(hidden)}", inputs, None, bias=bias))
+    module = PlainConvNet(channels, hidden, num_classes, activation, window, dropout, size, bias)
     return from_own(module, declare.join(*parts), name, input_shape, num_classes, "canonical")
 
 
@@ -92,3 +100,17 @@ def cifar_convnet(
     to each other, so that no two of them could be exchanged.
     """
     return _plain("cifar_convnet", (64, 64), (384, 192), 3, num_classes, input_shape, activation, width, dropout)
+
+
+def filters_convnet(
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    *,
+    activation: str = "relu",
+    width: float = 1.0,
+) -> Model:
+    """Three convolutions of 32 3x3 filters, no pooling, no biases: 269,600 parameters for 28x28 grey images.
+
+    The network on which dropout stability was first looked at (Kuditipudi et al. 2019, Figure 2).
+    """
+    return _plain("filters_convnet", (32,) * 3, (), 1, num_classes, input_shape, activation, width, 0.0, 3, False)

@@ -12,7 +12,7 @@ from mcjax.models.convnets import tinysix, tinyten, vgg11, vgg16
 from mcjax.models.layers import activation
 from mcjax.models.lstm import lstm
 from mcjax.models.mlp import mlp
-from mcjax.models.plain_convnets import cifar_convnet, mnist_convnet
+from mcjax.models.plain_convnets import cifar_convnet, filters_convnet, mnist_convnet
 from mcjax.models.resnet import resnet20, resnet32
 
 REGISTRY: dict[str, Callable[..., Model]] = {
@@ -25,6 +25,7 @@ REGISTRY: dict[str, Callable[..., Model]] = {
     "vgg16": vgg16,
     "mnist_convnet": mnist_convnet,
     "cifar_convnet": cifar_convnet,
+    "filters_convnet": filters_convnet,
     "lstm": lstm,
 }
 
@@ -33,7 +34,8 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
     """The registered model of this name, for images of `input_shape` (height, width, channels).
 
     Options: `width` (multiplier of all widths) for every model; `activation` for all but the LSTM, which reads
-    tokens of the vocabulary `num_classes`, `input_shape` (length,); `widths`, `output` and `bias` for the MLP.
+    tokens of the vocabulary `num_classes`, `input_shape` (length,); `widths`, `output` and `bias` for the MLP;
+    `channel_dropout` for VGG11.
     The same arguments give the same object, so that what was compiled for it is found again.
     Raises InputError for an unknown name or option, or images that the model cannot take.
     """

@@ -1,11 +1,13 @@
 """TinySix, TinyTen and the VGGs: parameter counts, a forward pass in numpy, images they cannot take."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from variables import drawn
 
 from mcjax import InputError, models, trees
+from mcjax.models import convnets
 
 
 def convolved(x, layer, stride, padding):
@@ -109,3 +111,41 @@ def test_dropout_acts_in_training_alone():
     assert (np.asarray(one) != np.asarray(two)).any()
     np.testing.assert_array_equal(still, same)
     np.testing.assert_array_equal(run(jax.random.key(0))[0], one)
+
+
+def test_channels_are_dropped_whole_at_the_rate_of_their_layer(key):
+    # After a sigmoid nothing else is zero.
+    layers = (convnets.Layer(40), convnets.Layer(30))
+    module = convnets.ConvNet(layers, (20,), 3, "sigmoid", "kaiming", (0.0, 0.25, 0.5))
+    x = np.random.default_rng(0).normal(size=(1, 6, 5, 2)).astype(np.float32)
+    variables = module.init(key, x, train=False)
+
+    def dropped(key):
+        _, state = module.apply(
+            variables,
+            x,
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+        )
+        return [state["intermediates"][f"Dropout_{i}"]["__call__"][0] == 0 for i in range(3)]
+
+    zeros = [np.asarray(each) for each in jax.vmap(dropped)(jax.random.split(key, 200))]
+    for zero, rate in zip(zeros, (0, 0.25, 0.5), strict=True):
+        pixels = zero.reshape(200, -1, zero.shape[-1])
+        np.testing.assert_array_equal(pixels.any(1), pixels.all(1))
+        np.testing.assert_allclose(zero.mean(), rate, atol=0.02)
+
+
+def test_channel_dropout_is_no_variable(key):
+    plain, dropping = (
+        models.create("vgg11", 3, (32, 32, 1), width=0.02, channel_dropout=rates) for rates in ((), (0.25, 0.5))
+    )
+    assert trees.shapes(jax.eval_shape(plain.init, key)) == trees.shapes(jax.eval_shape(dropping.init, key))
+
+
+@pytest.mark.parametrize("rates", [0.5, (1.0,), (-0.1,), (0.5,) * 11])
+def test_rates_that_cannot_be(rates):
+    with pytest.raises(InputError, match="vgg11: got channel_dropout="):
+        models.create("vgg11", 3, (32, 32, 1), width=0.02, channel_dropout=rates)

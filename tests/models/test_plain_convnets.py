@@ -10,7 +10,11 @@ from mcjax import InputError, models, trees
 
 @pytest.mark.parametrize(
     ("name", "shape", "parameters"),
-    [("mnist_convnet", (28, 28, 1), 3_274_634), ("cifar_convnet", (24, 24, 3), 1_068_298)],
+    [
+        ("mnist_convnet", (28, 28, 1), 3_274_634),
+        ("cifar_convnet", (24, 24, 3), 1_068_298),
+        ("filters_convnet", (28, 28, 1), 269_600),
+    ],
 )
 def test_the_published_sizes(name, shape, parameters, key):
     assert trees.parameter_count(jax.eval_shape(models.create(name, 10, shape).init, key)) == parameters
@@ -48,6 +52,24 @@ def test_forward(name, window):
     for i in range(last):
         x = np.maximum(x @ params[f"Dense_{i}"]["kernel"] + params[f"Dense_{i}"]["bias"], 0)
     expected = x @ params[f"Dense_{last}"]["kernel"] + params[f"Dense_{last}"]["bias"]
+    np.testing.assert_allclose(model.apply(theta, image[None])[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_forward_of_filters_alone():
+    model = models.create("filters_convnet", 3, (7, 6, 2), width=0.07)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    theta = jax.tree.map(lambda leaf: (rng.normal(size=leaf.shape) / 3).astype(np.float32), shapes)
+    image = rng.normal(size=(7, 6, 2)).astype(np.float32)
+    x = image
+    for i in range(3):
+        kernel = theta["params"][f"Conv_{i}"]["kernel"]
+        maps = [
+            sum(correlate2d(x[..., c], kernel[..., c, k], "same") for c in range(x.shape[-1]))
+            for k in range(kernel.shape[-1])
+        ]
+        x = np.maximum(np.stack(maps, -1), 0)
+    expected = x.ravel() @ theta["params"]["Dense_0"]["kernel"]
     np.testing.assert_allclose(model.apply(theta, image[None])[0], expected, rtol=1e-3, atol=1e-3)
 
 

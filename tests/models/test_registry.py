@@ -16,7 +16,7 @@ SLOW = {"resnet32", "vgg11", "vgg16"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in models.REGISTRY]
 
 
-PLAIN = ("mlp", "mnist_convnet", "cifar_convnet", "lstm")  # without batch norm
+PLAIN = ("mlp", "mnist_convnet", "cifar_convnet", "filters_convnet", "lstm")  # without batch norm
 
 
 def created(name, **options):
