@@ -101,7 +101,7 @@ def _rates(name: str, rates: Sequence[float], layers: int) -> tuple[float, ...]:
             f"{name}: got channel_dropout={rates}, expected up to {layers} rates in [0, 1), one a hidden layer, the "
             "last of them for all that follow: (0.25, 0.25, 0.25, 0.5)."
         )
-    return (*rates, *rates[-1:] * (layers - len(rates)))
+    return (*rates, *tuple(rates[-1:]) * (layers - len(rates)))
 
 
 def _final_size(name: str, layers: tuple[Layer, ...], input_shape: tuple[int, ...]) -> tuple[int, int]:

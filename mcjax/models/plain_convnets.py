@@ -10,7 +10,7 @@ from mcjax.symmetry import Axis, declare
 
 
 class PlainConvNet(nn.Module):
-    """Convolutions of `channels`, each with its activation and max pooling (none for window 1); dense layers; classes."""
+    """Convolutions, each with its activation and max pooling (none for a window of 1); dense layers; classes."""
 
     channels: tuple[int, ...]
     hidden: tuple[int, ...]
