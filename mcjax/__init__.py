@@ -41,6 +41,7 @@ from mcjax.matching import (
 )
 from mcjax.models import Model
 from mcjax.paths import (
+    AngleBound,
     Construction,
     Curve,
     CurveFit,
@@ -52,6 +53,8 @@ from mcjax.paths import (
     PamFit,
     String,
     StringConfig,
+    WidePath,
+    angle_bound,
     bezier,
     drop_path,
     dropout_path,
@@ -63,11 +66,14 @@ from mcjax.paths import (
     halves_path,
     interpolation_path,
     linear,
+    linear_network_path,
     narrow_path,
     polygonal_chain,
     sample_string,
     sample_strings,
     through,
+    unit_rows,
+    wide_path,
 )
 from mcjax.symmetry import (
     Axis,
@@ -95,6 +101,7 @@ except PackageNotFoundError:
     __version__ = "unknown"
 
 __all__ = [
+    "AngleBound",
     "Augmentation",
     "Axis",
     "Construction",
@@ -129,6 +136,8 @@ __all__ = [
     "StringConfig",
     "TrainConfig",
     "WeightMatch",
+    "WidePath",
+    "angle_bound",
     "arc_length",
     "barrier",
     "bezier",
@@ -156,6 +165,7 @@ __all__ = [
     "invert",
     "landscape",
     "linear",
+    "linear_network_path",
     "load_permutation",
     "make_mesh",
     "match_activations",
@@ -188,4 +198,6 @@ __all__ = [
     "through",
     "train_endpoints",
     "training",
+    "unit_rows",
+    "wide_path",
 ]

@@ -6,14 +6,18 @@ from mcjax.paths.dropout_paths import drop_path, dropout_path, halves_path, inte
 from mcjax.paths.families import Family, evolve_string
 from mcjax.paths.fit import CurveFit, FitConfig, fit_curve
 from mcjax.paths.knots import through
+from mcjax.paths.linear_networks import linear_network_path
 from mcjax.paths.moves import Construction, Move
 from mcjax.paths.pam import PamFit, fit_pam
 from mcjax.paths.pam_config import PamConfig
+from mcjax.paths.sparse import AngleBound, angle_bound
 from mcjax.paths.strand import Segment, String
 from mcjax.paths.string_config import StringConfig
 from mcjax.paths.strings import sample_string, sample_strings
+from mcjax.paths.wide_networks import WidePath, unit_rows, wide_path
 
 __all__ = [
+    "AngleBound",
     "Construction",
     "Curve",
     "CurveFit",
@@ -27,6 +31,8 @@ __all__ = [
     "Segment",
     "String",
     "StringConfig",
+    "WidePath",
+    "angle_bound",
     "bezier",
     "drop_path",
     "dropout_path",
@@ -38,9 +44,12 @@ __all__ = [
     "halves_path",
     "interpolation_path",
     "linear",
+    "linear_network_path",
     "narrow_path",
     "polygonal_chain",
     "sample_string",
     "sample_strings",
     "through",
+    "unit_rows",
+    "wide_path",
 ]

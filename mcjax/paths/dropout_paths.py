@@ -6,16 +6,14 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.paths.dropout import DropoutStability
+from mcjax.paths.exchanges import exchange, permute_units, places_for, preferring
 from mcjax.paths.feedforward import Chain, Leaves, chain, on_host
 from mcjax.paths.moves import (
     Construction,
-    Units,
     Walk,
     check_room,
     cleared,
-    copied,
     dead_units,
-    handed_over,
     switched,
     written,
 )
@@ -107,14 +105,14 @@ def narrow_path(
         check_room(chained, free, widths, "the narrow network does not fit into the units that are dropped")
     units = {group: np.arange(n) for group, n in widths.items()}
     # Where both networks have free units, the narrow one need not move.
-    places = {g: _preferring(free_1[g], free_2[g])[:n] for g, n in widths.items()}
-    targets = _targets(places, free_2)
+    places = {g: preferring(free_1[g], free_2[g])[:n] for g, n in widths.items()}
+    targets = places_for(places, free_2)
     walk.to("b", "write the narrow network into dropped units", written(chained, walk.here, source, units, places))
     walk.to("a", "the top moves to the narrow network", switched(chained, walk.here, source, units, places))
     others = {g: np.setdiff1d(np.arange(n), places[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
     walk.to("b", "clear all else", cleared(chained, walk.here, others))
-    _permute(chained, walk, places, targets)
-    _exchange(chained, walk, end.here)
+    permute_units(chained, walk, places, targets)
+    exchange(chained, walk, end.here)
     walk.back(end)
     return walk.construction(stable_1.theta)
 
@@ -160,55 +158,6 @@ def _halves(chained: Chain, theta_1: Leaves, theta_2: Leaves) -> Walk:
         check_room(chained, dead, half, "expected at least half of the units of every layer to be read by none")
     live = {g: np.setdiff1d(np.arange(n), dead_1[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
     walk = Walk(chained, theta_1)
-    _permute(chained, walk, live, _targets(live, dead_2))
-    _exchange(chained, walk, theta_2)
+    permute_units(chained, walk, live, places_for(live, dead_2))
+    exchange(chained, walk, theta_2)
     return walk
-
-
-def _permute(chained: Chain, walk: Walk, live: Units, targets: Units) -> None:
-    """Five segments of one function: the units in use, all of `live`, go to `targets`, in this order.
-
-    First every unit whose target is free goes there, and every other one that moves to a place that nobody wants;
-    then these go on to their targets.
-    """
-    via: Units = {}
-    for group, size in zip(chained.groups, chained.sizes, strict=True):
-        now, then = live[group], targets[group]
-        free = np.setdiff1d(np.arange(size), np.union1d(now, then))
-        blocked = np.isin(then, now) & (now != then)
-        via[group] = np.where(blocked, now, then)
-        if blocked.sum() > len(free):
-            raise InputError(f"{group}: {blocked.sum()} units have to step aside, and {len(free)} places are free.")
-        via[group][blocked] = free[: blocked.sum()]
-    for where, start, end in (("aside", live, via), ("to their places", via, targets)):
-        moving = {g: start[g] != end[g] for g in start}
-        sources = {g: start[g][moving[g]] for g in start}
-        places = {g: end[g][moving[g]] for g in start}
-        walk.to("b", f"copy units {where}", copied(chained, walk.here, sources, places))
-        walk.to("c", "the copies are read instead", handed_over(chained, walk.here, sources, places))
-    left = {g: np.setdiff1d(np.arange(n), targets[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
-    walk.to("b", "clear what is not read", cleared(chained, walk.here, left))
-
-
-def _exchange(chained: Chain, walk: Walk, theta: Leaves) -> None:
-    """Three segments to another network, whose units in use stand where none of the walk's are."""
-    dead = dead_units(chained, theta)
-    live = {g: np.setdiff1d(np.arange(n), dead[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
-    walk.to("b", "write the other network", written(chained, walk.here, theta, live, live))
-    walk.to("a", "the top moves to the other network", switched(chained, walk.here, theta, live, live))
-    walk.to("b", "all that is not read becomes the other network's", theta)
-
-
-def _targets(live: Units, free: Units) -> Units:
-    """A free place for every unit: its own, if it is free, or one where no unit stands, the lowest first."""
-    targets = {}
-    for group, now in live.items():
-        moving = ~np.isin(now, free[group])
-        targets[group] = now.copy()
-        targets[group][moving] = np.setdiff1d(free[group], now)[: moving.sum()]
-    return targets
-
-
-def _preferring(units: np.ndarray, preferred: np.ndarray) -> np.ndarray:
-    """`units`, those that are preferred first."""
-    return np.concatenate([np.intersect1d(units, preferred), np.setdiff1d(units, preferred)])
