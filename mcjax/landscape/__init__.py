@@ -6,11 +6,13 @@ from mcjax.landscape.plane import Plane, PlaneMetrics, curve_plane, plane, plane
 from mcjax.landscape.repair import repair, repaired_layers
 from mcjax.landscape.signature import CurveSignature, curve_signature
 from mcjax.landscape.spectrum import Spectrum, spectrum
+from mcjax.landscape.stability import NoiseStability, noise_stability
 from mcjax.training.batchnorm import recalibrate, reestimate
 
 __all__ = [
     "CurveSignature",
     "Ensemble",
+    "NoiseStability",
     "PathMetrics",
     "Plane",
     "PlaneMetrics",
@@ -21,6 +23,7 @@ __all__ = [
     "curve_signature",
     "ensemble_accuracy",
     "evaluate_path",
+    "noise_stability",
     "normalized_length",
     "plane",
     "plane_axes",

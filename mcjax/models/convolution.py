@@ -5,7 +5,9 @@ convolution's gradients are such convolutions: inside `lax.scan` they run up to 
 Here every one of the three convolutions is written in the canonical layout (NHWC, HWIO, NHWC).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import jax
@@ -18,6 +20,7 @@ Convolutions = Literal["none", "canonical", "plain"]
 """What a model convolves with: nothing, `convolve`, or convolutions whose gradients are XLA's own."""
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_PLAINLY = ContextVar("plainly", default=False)
 _FEW_POSITIONS = 64
 """Output positions up to which a kernel's gradient is faster as matrix products, measured."""
 
@@ -28,9 +31,19 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding:
     On the CPU the reverse-mode gradient is written in canonical layouts. It can be differentiated
     again in any mode; forward mode over the convolution itself is had by two reverse passes.
     """
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and not _PLAINLY.get():
         return _canonical(x, kernel, strides, padding)
     return _plain(x, kernel, strides, padding)
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """What is traced in here convolves by the primitive that a convolution is: to be looked at, or derived forward."""
+    token = _PLAINLY.set(True)
+    try:
+        yield
+    finally:
+        _PLAINLY.reset(token)
 
 
 def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
@@ -177,5 +190,6 @@ __all__ = [
     "one_after_another",
     "over_models",
     "over_points",
+    "plainly",
     "stepped_from_host",
 ]

@@ -1,5 +1,6 @@
 """Paths between networks: curves as pure functions and fitting them, strings of networks, knots."""
 
+from mcjax.paths.counterexamples import Counterexample, disconnected_minima, two_neuron_mixture
 from mcjax.paths.curves import Curve, Path, bezier, linear, polygonal_chain
 from mcjax.paths.dropout import DropoutStability, dropout_stability, dropped_out
 from mcjax.paths.dropout_paths import drop_path, dropout_path, halves_path, interpolation_path, narrow_path
@@ -19,6 +20,7 @@ from mcjax.paths.wide_networks import WidePath, unit_rows, wide_path
 __all__ = [
     "AngleBound",
     "Construction",
+    "Counterexample",
     "Curve",
     "CurveFit",
     "DropoutStability",
@@ -34,6 +36,7 @@ __all__ = [
     "WidePath",
     "angle_bound",
     "bezier",
+    "disconnected_minima",
     "drop_path",
     "dropout_path",
     "dropout_stability",
@@ -50,6 +53,7 @@ __all__ = [
     "sample_string",
     "sample_strings",
     "through",
+    "two_neuron_mixture",
     "unit_rows",
     "wide_path",
 ]

@@ -130,12 +130,21 @@ def dropped_out(key: jax.Array, model: Model, theta: trees.Tree, fraction: float
     training, for one mask. Source: Kuditipudi et al. 2019, Algorithm 1, on the matrices from layer 2 on.
     """
     chained = chain(model)
+    return scale_outputs(chained, theta, coins(key, chained, fraction))
+
+
+def coins(key: jax.Array, chained: Chain, fraction: float | dict[str, float]) -> dict[str, jax.Array]:
+    """What Algorithm 1 multiplies the outputs of every unit by: 0, or 1 / (1 - fraction). Pure.
+
+    Raises InputError for a fraction that is not in (0, 1).
+    """
     kept_units(chained, fraction)
-    factors = {}
-    for group, n, each in zip(chained.groups, chained.sizes, jax.random.split(key, len(chained.groups)), strict=True):
+    thrown = {}
+    keys = jax.random.split(key, len(chained.groups))
+    for group, n, each in zip(chained.groups, chained.sizes, keys, strict=True):
         p = fraction[group] if isinstance(fraction, dict) else fraction
-        factors[group] = jax.random.bernoulli(each, 1 - p, (n,)) / (1 - p)
-    return scale_outputs(chained, theta, factors)
+        thrown[group] = jax.random.bernoulli(each, 1 - p, (n,)) / (1 - p)
+    return thrown
 
 
 class _Found(NamedTuple):

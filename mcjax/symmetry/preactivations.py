@@ -49,13 +49,13 @@ def infer_preactivations(
     axes left over (the heads of attention), and those whose units the spec pins, as all outputs are.
     """
     program = trace(fn, theta, x)
-    reader = _Reader(program, list(trees.flatten(theta)))
+    reader = Reader(program, list(trees.flatten(theta)))
     layers = reader.layers(spec)
     values = program.values(jax.tree.leaves((theta, x)), [(slot,) for _, slot in layers])
     return [(layer, values[(slot,)].swapaxes(reader.made[slot].position, -1)) for layer, slot in layers]
 
 
-class _Reader:
+class Reader:
     """One pass through a program: where its leaves and what their products with data are used."""
 
     def __init__(self, program: Program, names: list[str]) -> None:
@@ -159,4 +159,4 @@ def _all_units(spec: PermutationSpec, leaf: str, axis: int, length: int) -> bool
     return bool(places) and len(np.unique(np.concatenate(places))) == length
 
 
-__all__ = ["Layer", "infer_preactivations"]
+__all__ = ["Layer", "Reader", "infer_preactivations"]

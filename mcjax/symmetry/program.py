@@ -7,6 +7,7 @@ from one release of jax to the next; this is the only file that uses them.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -125,11 +126,18 @@ class Program:
         """How many steps there are, those of bodies included."""
         return sum(1 + sum(body.equations for body in step.bodies) for step in self.steps)
 
-    def values(self, inputs: Sequence[Any], places: Iterable[Place]) -> dict[Place, Any]:
-        """What the program computes at these places; inside a scan, stacked along a leading axis."""
-        return self._run(inputs, tuple(places))[1]
+    def values(
+        self, inputs: Sequence[Any], places: Iterable[Place], given: Mapping[int, Any] | None = None
+    ) -> dict[Place, Any]:
+        """What the program computes at these places; inside a scan, stacked along a leading axis.
 
-    def _run(self, inputs: Sequence[Any], places: Sequence[Place]) -> tuple[list[Any], dict[Place, Any]]:
+        given: values of slots, in place of what is computed there.
+        """
+        return self._run(inputs, tuple(places), given or {})[1]
+
+    def _run(
+        self, inputs: Sequence[Any], places: Sequence[Place], given: Mapping[int, Any] = MappingProxyType({})
+    ) -> tuple[list[Any], dict[Place, Any]]:
         slots: dict[int, Any] = {**dict(zip(self.inputs, inputs, strict=True)), **self.constants}
         found: dict[Place, Any] = {}
         for number, step in enumerate(self.steps):
@@ -139,8 +147,9 @@ class Program:
                 outputs, stacked = _scan(step, arguments, inside)
                 found.update({(number, *place): value for place, value in stacked.items()})
             else:
-                outputs = _bind(step, arguments)
+                outputs = bind(step, arguments)
             slots.update(zip(step.outputs, outputs, strict=True))
+            slots.update((slot, given[slot]) for slot in step.outputs if slot in given)
         found.update({place: slots[place[0]] for place in places if len(place) == 1})
         return [slots[slot] for slot in self.outputs], found
 
@@ -181,7 +190,8 @@ def _bodies(equation: Any) -> list[Any]:
     return found
 
 
-def _bind(step: Step, arguments: Sequence[Any]) -> list[Any]:
+def bind(step: Step, arguments: Sequence[Any]) -> list[Any]:
+    """What a step computes from other arguments."""
     primitive = step.equation.primitive
     with step.equation.ctx.manager:
         outputs = primitive.bind(*arguments, **primitive.get_bind_params(step.params))
@@ -206,4 +216,4 @@ def _scan(step: Step, arguments: Sequence[Any], places: Sequence[Place]) -> tupl
     return [*carry, *stacked], found
 
 
-__all__ = ["BODIES", "CALLS", "Place", "Program", "Step", "scan_counts", "trace"]
+__all__ = ["BODIES", "CALLS", "Place", "Program", "Step", "bind", "scan_counts", "trace"]

@@ -1,0 +1,75 @@
+"""Global minima that no path of low loss joins: what strings and curves have to fail on."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import norm
+
+from mcjax import trees
+from mcjax.data import Dataset, regression
+from mcjax.errors import InputError
+from mcjax.models.base import Model
+from mcjax.models.registry import create
+
+
+class Counterexample(NamedTuple):
+    """A model, data, and two networks of loss zero; every path between them reaches `barrier` (mean squared error)."""
+
+    model: Model
+    data: Dataset
+    theta_1: trees.Tree
+    theta_2: trees.Tree
+    barrier: float
+
+
+def disconnected_minima(units: int) -> Counterexample:
+    """Two global minima of a two-layer ReLU network that are not connected, whatever its width (Theorem 4).
+
+    units: hidden units h, at least 2. The h groups of data are (x, e_j) for x = 1, 2, 3, labelled x, as the teacher
+    max(0, x) - max(0, -x) of two hidden units does. theta_1 has a unit for every group, silent on the others;
+    theta_2 one unit for all, and the others zero. As long as no label is missed by 1/6, unit j alone is active at 1
+    and 2 of its group, so that its slope and its value at 3 are those of the labels up to 1/3 and 1/2; another unit
+    that began to be active there would begin at 2, its own slope being positive, and add more than 2/3 at 3. So
+    every path misses a label by 1/6 or more: barrier = 1 / (108 h).
+    Source: Kuditipudi et al. 2019, section 5, for any convex loss; the data are of our own construction.
+    """
+    if units < 2:
+        raise InputError(f"got units={units}, expected at least 2: of one unit there is nothing to choose.")
+    x = np.tile([1.0, 2.0, 3.0], units)[:, None]
+    inputs = np.concatenate([x, np.repeat(np.eye(units), 3, axis=0)], 1)
+    apart = np.concatenate([np.ones((1, units)), 4 * np.eye(units) - 4])
+    together = np.zeros((units + 1, units))
+    together[0, 0] = 1
+    weights = np.eye(units)[:, :1]
+    model = create("mlp", 1, (units + 1,), widths=(units,), bias=False)
+    data = regression(inputs, x, inputs, x, "disconnected minima")
+    ends = _theta(apart, np.ones((units, 1))), _theta(together, weights)
+    return Counterexample(model, data, *ends, barrier=1 / (108 * units))
+
+
+def two_neuron_mixture(samples: int = 100) -> Counterexample:
+    """Two neurons, each for one component of a mixture, and the same with the neurons exchanged.
+
+    Two Gaussians of vanishing width across lie along the two axes of the plane, `samples` points on each; the label
+    is (max(0, x_1), max(0, x_2)), scaled to mean square 1. The determinant of W_1 changes its sign between the two
+    networks, so that every path passes a W_1 of rank one or zero, which sees the data along one direction w. Then the
+    best second layer leaves half of the labels' squares, for every w: barrier = 1/2.
+    Source: Freeman and Bruna 2017, section 2.3.1. As it is printed there, labels vanish with the covariance, and so
+    does the loss of the network that is zero; here the labels do not, and "risk at least 1/2" is what comes out.
+    """
+    if samples < 2 or samples % 2:
+        raise InputError(f"got samples={samples}, expected an even number of at least 2.")
+    along = norm.ppf((np.arange(samples) + 0.5) / samples)
+    none = np.zeros(samples)
+    inputs = np.concatenate([np.stack([along, none], 1), np.stack([none, along], 1)])
+    labels = np.maximum(inputs, 0)
+    scale = 1 / np.sqrt(np.square(labels).mean())
+    swap = np.eye(2)[::-1]
+    model = create("mlp", 2, (2,), widths=(2,), bias=False)
+    data = regression(inputs, scale * labels, inputs, scale * labels, "two-neuron mixture")
+    return Counterexample(model, data, _theta(np.eye(2), scale * np.eye(2)), _theta(swap, scale * swap), barrier=0.5)
+
+
+def _theta(first: np.ndarray, second: np.ndarray) -> trees.Tree:
+    kernels = {"Dense_0": first, "Dense_1": second}
+    return {"params": {name: {"kernel": kernel.astype(np.float32)} for name, kernel in kernels.items()}}

@@ -1,0 +1,193 @@
+"""Noise stability against matrices written out, and what it is invariant to."""
+
+import jax
+import numpy as np
+import pytest
+from variables import drawn
+
+from mcjax import InputError, models, permute, random_permutation
+from mcjax.landscape.stability import noise_stability
+from mcjax.paths.dropout import coins
+from mcjax.paths.feedforward import chain
+
+MLP = models.create("mlp", 3, (8, 8, 1), widths=(11, 10, 9), bias=False)
+IMAGES = 5
+
+
+def matrices(theta):
+    return [np.asarray(theta["params"][f"Dense_{i}"]["kernel"], np.float64).T for i in range(4)]
+
+
+def forward(weights, x):
+    """x^1, ..., x^d of one image."""
+    found = [weights[0] @ x]
+    for W in weights[1:]:
+        found.append(W @ np.maximum(found[-1], 0))
+    return found
+
+
+def onward(weights, i, j, z):
+    """M^{i, j}, layers from 1."""
+    for W in weights[i:j]:
+        z = W @ np.maximum(z, 0)
+    return z
+
+
+def jacobian(weights, i, j, z):
+    J = np.eye(len(z))
+    for W in weights[i:j]:
+        J = W @ np.diag(z > 0) @ J
+        z = W @ np.maximum(z, 0)
+    return J
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_data):
+    theta = jax.tree.map(np.float32, drawn(MLP))
+    found = noise_stability(
+        jax.random.key(3), MLP, theta, tiny_data, images=IMAGES, draws=3, ts=4, iterations=200, fraction=0.4
+    )
+    x = (tiny_data.train_images[:IMAGES] / 255.0 - np.asarray(tiny_data.mean)) / np.asarray(tiny_data.std)
+    return theta, found, x.reshape(IMAGES, -1)
+
+
+def test_cushions_and_contraction_against_matrices(measured):
+    theta, found, images = measured
+    weights = matrices(theta)
+    for n, x in enumerate(images):
+        here = forward(weights, x)
+        read = [x, *(np.maximum(z, 0) for z in here[:-1])]
+        for i in range(4):
+            norms = np.linalg.norm(weights[i]) * np.linalg.norm(read[i])
+            np.testing.assert_allclose(found.layer_cushion[i, n], np.linalg.norm(here[i]) / norms, rtol=1e-4)
+            for j in range(i, 4):
+                J = jacobian(weights, i + 1, j + 1, here[i])
+                want = np.linalg.norm(J @ here[i]) / (np.linalg.norm(J, 2) * np.linalg.norm(here[i]))
+                np.testing.assert_allclose(found.interlayer_cushion[i, j, n], want, rtol=1e-3)
+        for i in range(3):
+            phi = read[i + 1]
+            np.testing.assert_allclose(
+                found.contraction[i, n], np.linalg.norm(here[i]) / np.linalg.norm(phi), rtol=1e-4
+            )
+            np.testing.assert_allclose(found.spread[i, n], len(phi) ** 0.5 * phi.max() / np.linalg.norm(phi), rtol=1e-4)
+        np.testing.assert_allclose(found.output_norm[n], np.linalg.norm(here[-1]), rtol=1e-4)
+    assert np.isnan(found.interlayer_cushion[2, 1]).all()
+
+
+def test_smoothness_against_matrices(measured):
+    theta, found, images = measured
+    weights = matrices(theta)
+    for draw, key in enumerate(jax.random.split(jax.random.key(3), 4)[1:]):
+        thrown = [np.asarray(each, np.float64) for each in coins(key, chain(MLP), 0.4).values()]
+        for n, x in enumerate(images):
+            exact = forward(weights, x)
+            for i in range(2, 5):
+                noisy = []
+                for dropped in (i, i - 1):
+                    for t in np.linspace(0, 1, 4):
+                        mixed = [
+                            W * (t + (1 - t) * thrown[k - 2]) if 2 <= k <= dropped else W
+                            for k, W in enumerate(weights, 1)
+                        ]
+                        noisy.append(forward(mixed, x)[i - 1])
+                for j in range(i, 5):
+                    J, here = jacobian(weights, i, j, exact[i - 1]), exact[i - 1]
+                    allowed = np.inf
+                    for z in noisy:
+                        error = np.linalg.norm(onward(weights, i, j, z) - J @ z)
+                        if error > 1e-6 * np.linalg.norm(exact[j - 1]):
+                            noise = np.linalg.norm(z - here) / np.linalg.norm(here)
+                            allowed = min(allowed, noise * np.linalg.norm(exact[j - 1]) / error)
+                    np.testing.assert_allclose(found.smoothness[draw, i - 1, j - 1, n], allowed, rtol=1e-3)
+    assert np.isnan(found.smoothness[:, 0]).all()
+
+
+def test_what_definition_4_makes_of_them(measured):
+    _, found, _ = measured
+    cushions = found.layer_cushion.min(1)
+    least = [np.nanmin(found.interlayer_cushion[i]) for i in range(4)]
+    np.testing.assert_allclose(found.minimal_interlayer_cushion, least)
+    want = 2**0.5 * found.contraction.max() * 4**1.5 * found.output_norm.max()
+    want /= 3 * min(cushions[i] * least[i] for i in (1, 2, 3))
+    np.testing.assert_allclose(found.epsilon(), want, rtol=1e-5)
+    np.testing.assert_allclose(found.epsilon(lipschitz=1.0), want / 2**0.5, rtol=1e-5)
+    # Of three draws two have to allow rho.
+    each = sorted(np.nan_to_num(found.smoothness, nan=np.inf).min((1, 2, 3)))
+    assert found.rho == each[1]
+    assert found.smooth_enough == (found.rho >= 12)
+
+
+def assert_same(a, b, rtol=2e-3):
+    for name in ("layer_cushion", "contraction", "interlayer_cushion", "smoothness", "spread"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=rtol, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["filters_convnet", "tinysix"])
+def test_permuting_units_changes_nothing(name, tiny_data, key):
+    model = models.create(name, 3, (8, 8, 1), width=0.15 if name == "filters_convnet" else 0.3)
+    theta = jax.tree.map(np.float32, drawn(model))
+    P = random_permutation(key, model.spec, theta)
+    options = {"images": 4, "draws": 1, "ts": 2, "iterations": 400}
+    before, after = (
+        noise_stability(key, model, each, tiny_data, **options) for each in (theta, permute(model.spec, P, theta))
+    )
+    for quantity in ("layer_cushion", "contraction", "interlayer_cushion", "spread", "output_norm"):
+        np.testing.assert_allclose(getattr(after, quantity), getattr(before, quantity), rtol=5e-3, err_msg=quantity)
+    np.testing.assert_allclose(after.epsilon(), before.epsilon(), rtol=1e-2)
+
+
+def test_scaling_whole_layers_changes_nothing(measured, tiny_data):
+    theta, found, _ = measured
+    scaled = {
+        "params": {
+            f"Dense_{i}": {"kernel": c * theta["params"][f"Dense_{i}"]["kernel"]} for i, c in enumerate((2, 0.5, 3, 1))
+        }
+    }
+    again = noise_stability(
+        jax.random.key(3), MLP, scaled, tiny_data, images=IMAGES, draws=3, ts=4, iterations=200, fraction=0.4
+    )
+    assert_same(found, again)
+    np.testing.assert_allclose(again.output_norm, 3 * found.output_norm, rtol=1e-4)
+
+
+def test_layers_that_are_asked_for(measured, tiny_data):
+    theta, found, _ = measured
+    some = noise_stability(
+        jax.random.key(3),
+        MLP,
+        theta,
+        tiny_data,
+        images=IMAGES,
+        draws=3,
+        ts=4,
+        iterations=200,
+        fraction=0.4,
+        layers=(2,),
+    )
+    np.testing.assert_allclose(some.interlayer_cushion[1], found.interlayer_cushion[1], rtol=1e-4)
+    assert np.isnan(some.interlayer_cushion[[0, 2, 3]]).all()
+    assert np.isnan(some.smoothness[:, [0, 2, 3]]).all()
+    assert np.isnan(some.epsilon())
+    assert np.isnan(some.minimal_interlayer_cushion[[0, 2, 3]]).all()
+
+
+def test_bad_input(tiny_data, key):
+    theta = MLP.init(key)
+    for options, said in (
+        ({"images": 0}, "images=0, expected 1 to 120"),
+        ({"images": 500}, "images=500, expected 1 to 120"),
+        ({"draws": 0}, "draws=0, expected at least 1"),
+        ({"ts": 1}, "ts=1, expected at least 2"),
+        ({"layers": (0,)}, r"layers=\(0,\), expected numbers from 1 to 4"),
+        ({"fraction": 1.0}, "fraction=1.0"),
+    ):
+        with pytest.raises(InputError, match=said):
+            noise_stability(key, MLP, theta, tiny_data, **options)
+    with pytest.raises(InputError, match="several networks"):
+        noise_stability(key, MLP, jax.tree.map(lambda leaf: leaf[None], theta), tiny_data)
+    curved = models.create("mlp", 3, (8, 8, 1), widths=(4, 4), activation="tanh")
+    with pytest.raises(InputError, match="activation of 'dense_0' is not positively homogeneous"):
+        noise_stability(key, curved, curved.init(key), tiny_data, images=2, draws=1, ts=2, iterations=2)
+    resnet = models.create("resnet20", 3, (8, 8, 1), width=0.25)
+    with pytest.raises(InputError, match="resnet20"):
+        noise_stability(key, resnet, resnet.init(key), tiny_data)
