@@ -1,5 +1,13 @@
 """Figures from numpy arrays. Nothing here computes what it draws."""
 
+from mcjax.plotting.constructions import (
+    Against,
+    Constructed,
+    columns,
+    constructed_paths,
+    distributions,
+    gap_against_width,
+)
 from mcjax.plotting.correlation import correlation, curve_signatures, signature
 from mcjax.plotting.paths import Line, along_paths
 from mcjax.plotting.plane import Plane, plane
@@ -11,6 +19,8 @@ from mcjax.plotting.training import HalfSteps, alternating_training, alternation
 __all__ = [
     "ALIGNED",
     "UNALIGNED",
+    "Against",
+    "Constructed",
     "HalfSteps",
     "Line",
     "Plane",
@@ -22,8 +32,12 @@ __all__ = [
     "along_paths",
     "alternating_training",
     "alternation",
+    "columns",
+    "constructed_paths",
     "correlation",
     "curve_signatures",
+    "distributions",
+    "gap_against_width",
     "plane",
     "signature",
     "spectrum",

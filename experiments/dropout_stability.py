@@ -1,0 +1,150 @@
+"""The experiments of "Explaining Landscape Connectivity of Low-cost Solutions for Multilayer Nets" (2019).
+
+    python -m experiments.dropout_stability --mnist mnist.npz --cifar10 cifar10.npz
+    python -m experiments.dropout_stability --tasks mnist --mnist digits
+    python -m experiments.dropout_stability --preset paper
+
+mnist (Figure 2): a network of three layers of 32 filters; how many filters it can do without, the straight line to
+what is left of it, and networks a few filters wide. cifar10 (Figure 3): VGG11 trained with channel-wise dropout; its
+cushions, contraction and smoothness, and loss and accuracy along the path of Theorem 3. Both: the highest loss of
+all kinds of paths between the same two networks, constructed (Theorems 1 to 3), fitted and sampled, matched and not.
+wide: the energy gap between networks of one hidden layer against their width (Freeman and Bruna 2017, Corollary 2.5).
+
+`small` is for two cores: about 15 minutes for mnist, an hour for cifar10 with a VGG11 of a quarter of the width, a
+minute for wide. `paper` has the published networks; it is for a GPU. The paper's numbers that are in its text are
+printed beside ours; the others are in figures. The same command again goes on where it was stopped.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import jax
+import tyro
+
+from experiments import dropout_measures as measures
+from experiments import wide_gaps
+from experiments.display import Display
+from experiments.dropout_costs import planned
+from experiments.dropout_measures import Cell
+from experiments.dropout_output import draw, page, tables
+from experiments.dropout_tasks import Sources, Task, make
+from experiments.kept import Kept
+from mcjax import trees
+from mcjax.cli import guarded, leave
+from mcjax.commands.networks import check_key, open_run
+from mcjax.errors import InputError
+from mcjax.report import table
+from mcjax.training.loop import steps_per_epoch
+
+TASKS = ("mnist", "cifar10", "wide")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which tasks, and how much of them."""
+
+    tasks: tuple[Literal["mnist", "cifar10", "wide"], ...] = ("mnist", "cifar10", "wide")
+    """What is done."""
+    preset: Literal["small", "paper"] = "small"
+    """How much of it; what is given below takes precedence."""
+    sources: Sources = field(default_factory=Sources)
+    width: float | None = None
+    """Multiplier of the widths."""
+    train_images: int | None = None
+    """Use the first so many training images."""
+    test_images: int | None = None
+    """Use the first so many test images."""
+    epochs: int | None = None
+    """Epochs of a network."""
+    curve_epochs: int | None = None
+    """Epochs of a curve."""
+    draws: int | None = None
+    """Random subsets of units that are compared."""
+    measured: int | None = None
+    """Training images that paths and epsilon are measured on."""
+    search_images: int | None = None
+    """Training images by which subsets are compared."""
+    stability_images: int | None = None
+    """Training images whose cushions and smoothness are measured."""
+    string_beads: int | None = None
+    """The most beads of a string."""
+    seed: int = 0
+    """Seed of everything."""
+    out: str | None = None
+    """Run folder (None: runs/dropout_stability-HASH)."""
+
+
+def main(study: Study) -> None:
+    """Do the study, or go on with it, or report what was found."""
+    key = check_key(study.seed)
+    if not study.tasks or len(set(study.tasks)) < len(study.tasks):
+        raise InputError(
+            f"got tasks {', '.join(study.tasks) or 'none'}, expected some of {', '.join(TASKS)}, each once."
+        )
+    tasks = {name: _task(study, name) for name in study.tasks if name != "wide"}
+    config = {**asdict(study), "out": None}
+    config["planned"] = {
+        name: {
+            "size": asdict(task.size),
+            "networks": asdict(task.networks),
+            "curve": asdict(task.curve),
+            "string": asdict(task.string),
+            "data": trees.fingerprint([task.data.train_images, task.data.train_labels, task.data.test_images]),
+        }
+        for name, task in tasks.items()
+    }
+    run = open_run("dropout_stability", study.out, config)
+    if run.results is None:
+        costs = wide_gaps.costs() if "wide" in study.tasks else {}
+        for task in tasks.values():
+            costs |= planned(task)
+        display = Display(costs)
+        kept = Kept(run, display)
+        found: dict[str, Any] = {}
+        figures = []
+        try:
+            for name in study.tasks:
+                here = jax.random.fold_in(key, TASKS.index(name))
+                found[name] = wide_gaps.gaps(kept, here) if name == "wide" else _results(Cell(tasks[name], here, kept))
+                figures += draw(run, name, found[name])
+        finally:
+            display.close()
+        run.finish({"tasks": found, "page": page(found, figures)})
+    for each in tables((run.results or {})["tasks"]):
+        print(f"\n{each['title']}\n{table(each['head'], each['rows'])}")
+    print(f"\nWritten to {run.path}; `mcjax report {run.path}` makes a page of it.")
+
+
+def _task(study: Study, name: str) -> Task:
+    names = (
+        "width", "train_images", "test_images", "epochs", "curve_epochs", "draws", "measured", "search_images",
+        "stability_images", "string_beads",
+    )  # fmt: skip
+    changes = {what: getattr(study, what) for what in names}
+    for what, value in changes.items():
+        if value is not None and not value > 0:
+            raise InputError(f"got {what}={value}, expected a positive number.")
+    task = make(name, study.preset, study.sources, changes)
+    steps_per_epoch(task.networks, task.data)
+    return task
+
+
+def _results(cell: Cell) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "title": cell.task.title,
+        "parameters": trees.parameter_count(cell.end(0)),
+        "networks": measures.networks(cell),
+    }
+    if cell.task.name == "mnist":
+        found["shares"] = measures.against_share(cell)
+        found["interpolation"] = measures.interpolation(cell)
+        found["narrow"] = measures.narrow_widths(cell)
+    else:
+        found["stability"] = measures.stability(cell)
+    found["paths"] = measures.paths(cell)
+    return found
+
+
+if __name__ == "__main__":
+    config = (tyro.conf.OmitArgPrefixes,)
+    leave(lambda: guarded("dropout_stability", lambda: main(tyro.cli(Study, description=__doc__, config=config))))

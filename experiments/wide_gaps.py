@@ -1,0 +1,59 @@
+"""The energy gap between wide networks of one hidden layer against their width (Freeman and Bruna, Corollary 2.5)."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.kept import Kept
+from mcjax import data, models, wide_path
+from mcjax.paths.sparse import oracle
+from mcjax.paths.wide_networks import problem_of
+from mcjax.report import mean_and_std
+
+UNITS = (2, 4, 8, 16, 32)
+INPUTS = 2
+KAPPA = 1e-3
+PAIRS = 3
+
+
+def gaps(kept: Kept, key: jax.Array) -> dict[str, Any]:
+    """Of every width the gap of every pair of networks, both as low as was found, and the power law that fits."""
+    x = np.random.default_rng(0).normal(size=(400, INPUTS))
+    y = np.sin(2 * x[:, :1]) + 0.5 * np.abs(x.sum(1, keepdims=True))
+    regression = data.regression(x, y, x, y, "wide")
+    problem = problem_of(regression, KAPPA)
+    levels = []
+    for units in UNITS:
+
+        def make(units: int = units) -> Any:
+            model = models.create("mlp", 1, (INPUTS,), widths=(units,), bias=False)
+            found = []
+            for pair in range(PAIRS):
+                here = jax.random.fold_in(jax.random.fold_in(key, units), pair)
+                ends = []
+                for each in jax.random.split(here):
+                    low = oracle(each, problem, units, starts=4)
+                    kernels = {"Dense_0": low.units.T, "Dense_1": low.weights[:, None]}
+                    ends.append({"params": {name: {"kernel": np.float32(kernel)} for name, kernel in kernels.items()}})
+                path = wide_path(here, model, ends[0], ends[1], regression, kappa=KAPPA)
+                found.append({"gap": path.gap, "energy": max(path.ends), "units": path.units, "angle": path.angle})
+            return found
+
+        pairs = kept.numbers(f"wide_{units}", make)
+        levels.append({"units": units, "gap": mean_and_std([each["gap"] for each in pairs]), "pairs": pairs})
+    return {"levels": levels, "slope": slope(levels), "inputs": INPUTS, "kappa": KAPPA}
+
+
+def slope(levels: list[dict[str, Any]]) -> float | None:
+    """The exponent of the width, by least squares on logarithms of mean gaps; None with fewer than two above zero."""
+    known = [(level["units"], level["gap"]["mean"]) for level in levels if level["gap"]["mean"] > 1e-9]
+    if len(known) < 2:
+        return None
+    units, means = np.log(np.array(known)).T
+    return float(np.polyfit(units, means, 1)[0])
+
+
+def costs() -> dict[str, tuple[float, int]]:
+    """What every stage costs, in parts of the whole."""
+    return {f"wide_{units}": (float(units), 0) for units in UNITS}
