@@ -21,7 +21,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
         theta = model.init(jax.random.key(seed))
         Path(f"{name}.msgpack").write_bytes(serialization.msgpack_serialize(jax.device_get(theta)))
     scope = {}
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), scope)
     assert scope["metrics"].train_loss.shape == (61,)
@@ -30,6 +30,9 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     assert scope["repaired"]["params"].keys() == theta["params"].keys()
     assert scope["string"].connected
     assert scope["shorter"].path(1.0)["params"].keys() == theta["params"].keys()
+    bound = max(each.loss + each.epsilon for each in (scope["one"], scope["two"]))
+    assert scope["along"].train_loss.max() <= bound + 1e-5
+    assert scope["noise"].epsilon() > 0
     assert scope["grid"].test_loss.shape == (21, 21)
     assert (tmp_path / "plane.png").stat().st_size > 10_000
     assert (scope["signature"].matched >= scope["signature"].curve - 1e-6).all()
