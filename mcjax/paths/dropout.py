@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -86,9 +87,12 @@ def dropout_stability(
     check_fit(model, data)
     if has_leading_axis(theta, model):
         raise InputError("got several networks, expected one: call dropout_stability for each.")
-    for value, name, allowed in ((rescale, "rescale", ("layer", "one", "fixed")), (search, "search", SEARCHES)):
-        if value not in allowed:
-            raise unknown_name(name, str(value), allowed)
+    for name, value, known in (
+        ("rescale", rescale, ("layer", "one", "fixed")),
+        ("search", search, ("layers", "together")),
+    ):
+        if value not in known:
+            raise unknown_name(name, str(value), known)
     if draws < 1:
         raise InputError(f"got draws={draws}, expected at least 1.")
     criterion = criterion or Criterion()
@@ -97,9 +101,9 @@ def dropout_stability(
     chained = chain(model)
     kept = kept_units(chained, fraction)
     quick = criterion if search_images is None else _fewer(criterion, search_images)
-    seek = _Search(model, chained, theta, data, quick, kept, draws, rescale, chunk)
+    losses = partial(_losses_of_masks, model, quick, chunk, theta, data)
+    seek = _Search(kept, dict(zip(chained.groups, chained.sizes, strict=True)), draws, rescale, losses)
     found = seek.layers(key) if search == "layers" else seek.together(key)
-
     thetas = trees.stack([scale_outputs(chained, theta, found.masks(i)) for i in range(len(kept))])
     networks = jax.tree.map(lambda one, many: jnp.concatenate([one[None], many]), theta, thetas)
     values = measure_networks(criterion, model, networks, data)
@@ -108,17 +112,14 @@ def dropout_stability(
     return DropoutStability(theta, thetas, keep, found.factors, float(values[0]), values[1:], share)
 
 
-SEARCHES = ("layers", "together")
-
-
 def kept_units(chained: Chain, fraction: float | dict[str, float]) -> dict[str, int]:
     """How many units of every group stay: floor((1 - fraction) n). Raises InputError for what is not in (0, 1)."""
     by_group = fraction if isinstance(fraction, dict) else dict.fromkeys(chained.groups, fraction)
     if by_group.keys() != set(chained.groups):
         raise InputError(f"got fractions of {sorted(by_group)}, expected one each of {', '.join(chained.groups)}.")
     for group, share in by_group.items():
-        if not 0 < share < 1:
-            raise InputError(f"got fraction={share} for {group}, expected a share of units to drop in (0, 1).")
+        if not (isinstance(share, int | float | np.number) and 0 < share < 1):
+            raise InputError(f"got fraction={share!r} for {group}, expected a share of units to drop in (0, 1).")
     # 10 units at 0.9 keep 1, whatever 1 - 0.9 is in binary.
     return {g: math.floor((1 - by_group[g]) * n + 1e-9) for g, n in zip(chained.groups, chained.sizes, strict=True)}
 
@@ -161,28 +162,22 @@ class _Found(NamedTuple):
         }
 
 
+@dataclass(frozen=True)
 class _Search:
-    """The search for subsets and factors: every candidate is a mask of every group, so that one program serves."""
+    """The search for subsets and factors. Every candidate is a mask of every group, so that one program serves.
 
-    def __init__(
-        self,
-        model: Model,
-        chained: Chain,
-        theta: trees.Tree,
-        data: Dataset,
-        criterion: Criterion,
-        kept: dict[str, int],
-        draws: int,
-        rescale: str,
-        chunk: int | None,
-    ) -> None:
-        self.depth = len(kept)
-        self.kept = kept
-        self.sizes = dict(zip(chained.groups, chained.sizes, strict=True))
-        self.draws, self.rescale = draws, rescale
-        self.losses: Callable[[Any], np.ndarray] = lambda masks: np.nan_to_num(
-            np.asarray(_losses_of_masks(model, criterion, chunk, theta, data, masks)), nan=np.inf
-        )
+    kept, sizes: units that stay, and all, of every group. losses: of masks (candidates, n) a group.
+    """
+
+    kept: dict[str, int]
+    sizes: dict[str, int]
+    draws: int
+    rescale: str
+    losses: Callable[[Any], Any]
+
+    @property
+    def depth(self) -> int:
+        return len(self.kept)
 
     def layers(self, key: jax.Array) -> _Found:
         """One layer after the other, from the top."""
@@ -209,9 +204,8 @@ class _Search:
         return found
 
     def _subsets(self, key: jax.Array, group: str) -> np.ndarray:
-        order = jax.vmap(lambda each: jax.random.permutation(each, self.sizes[group]))(
-            jax.random.split(key, self.draws)
-        )
+        n, keys = self.sizes[group], jax.random.split(key, self.draws)
+        order = jax.vmap(lambda each: jax.random.permutation(each, n))(keys)
         return (np.asarray(order) < self.kept[group]).astype(np.float32)
 
     def _natural(self, i: int) -> float:
@@ -250,8 +244,9 @@ class _Search:
         for first in range(0, len(every), size):
             part = every[first : first + size]
             filled = part + part[-1:] * (size - len(part))
-            values.append(self.losses({g: np.stack([masks[g] for masks in filled]) for g in self.sizes})[: len(part)])
-        return np.concatenate(values)
+            found = self.losses({g: np.stack([masks[g] for masks in filled]) for g in self.sizes})
+            values.append(np.asarray(found)[: len(part)])
+        return np.nan_to_num(np.concatenate(values), nan=np.inf)
 
 
 def _fewer(criterion: Criterion, images: int) -> Criterion:

@@ -28,7 +28,7 @@ def drop_path(model: Model, stable: DropoutStability) -> Construction:
     Source: Kuditipudi et al. 2019, Lemma 1; any number of matrices as in section A: while the top reads one half
     of a layer, the layer below is left half out by writing the network anew into the other half.
     """
-    chained = chain(model)
+    chained = _check(model, stable)
     return _dropped(chained, stable).construction(stable.theta)
 
 
@@ -52,12 +52,13 @@ def dropout_path(model: Model, stable_1: DropoutStability, stable_2: DropoutStab
     """The path between two dropout-stable networks: 2 (4 d - 6) + 8 segments of moves (a), (b) and (c).
 
     Its loss is at most max(L_1 + epsilon_1, L_2 + epsilon_2), on the data and by the loss that epsilon was measured
-    on. Source: Kuditipudi et al. 2019, Theorem 1: `drop_path`, `halves_path`, and `drop_path` back.
+    on; with batch statistics held as they are in the knots, or re-estimated everywhere. Source: Kuditipudi et al.
+    2019, Theorem 1: `drop_path`, `halves_path`, and `drop_path` back.
 
         one, two = (dropout_stability(key, model, theta, data) for theta in (theta_1, theta_2))
         metrics = evaluate_path(model, dropout_path(model, one, two).path, data)
     """
-    chained = chain(model)
+    chained = _check(model, stable_1, stable_2)
     first, second = _dropped(chained, stable_1), _dropped(chained, stable_2)
     first.follow(_halves(chained, first.here, second.here))
     first.back(second)
@@ -72,7 +73,7 @@ def interpolation_path(model: Model, stable_1: DropoutStability, stable_2: Dropo
     `dropout_stability` (Algorithm 1's, of a fixed number of units). Raises InputError unless at least half of
     every layer is dropped.
     """
-    chained = chain(model)
+    chained = _check(model, stable_1, stable_2)
     walk, end = (_straight(chained, stable) for stable in (stable_1, stable_2))
     walk.follow(_halves(chained, walk.here, end.here))
     walk.back(end)
@@ -89,7 +90,7 @@ def narrow_path(
     straight lines from the networks to their theta_1. Source: Kuditipudi et al. 2019, Theorem 3. Raises InputError
     if the narrow network does not fit, SpecError if it is of another architecture.
     """
-    chained = chain(model)
+    chained = _check(model, stable_1, stable_2)
     widths = model.spec.group_sizes(narrow)
     start, source = on_host(stable_1.theta), on_host(narrow)
     for name, leaf in source.items():
@@ -115,6 +116,13 @@ def narrow_path(
     exchange(chained, walk, end.here)
     walk.back(end)
     return walk.construction(stable_1.theta)
+
+
+def _check(model: Model, *stable: DropoutStability) -> Chain:
+    """The chain of the model. Raises SpecError if what was measured is of another."""
+    for each in stable:
+        has_leading_axis(each.theta, model)
+    return chain(model)
 
 
 def _dropped(chained: Chain, stable: DropoutStability) -> Walk:
