@@ -69,8 +69,7 @@ SIZES = {
     },
     "cifar10": {
         "small": Size(
-            width=0.25, train_images=10_000, test_images=2000, epochs=20, curve_epochs=8, draws=10, measured=1000,
-            search_images=128,
+            width=0.25, test_images=2000, epochs=15, curve_epochs=4, draws=10, measured=1000, search_images=128
         ),
         "paper": Size(
             epochs=200, curve_epochs=100, measured=10_000, tested=10_000, search_images=2048, stability_images=1000
@@ -123,7 +122,7 @@ def make(name: str, preset: str, sources: Sources, changes: dict[str, Any]) -> T
         networks=TrainConfig(epochs=size.epochs, **training),
         curve=FitConfig(epochs=size.curve_epochs, **training),
         string=StringConfig(
-            batch_size=training["batch_size"], steps_per_epoch=20, epochs=10, images=size.measured,
+            batch_size=training["batch_size"], steps_per_epoch=20, epochs=50, images=size.measured,
             calibration_images=size.measured, points=7, beads=size.string_beads, depth=4, tolerance=0.05,
             scan_tolerance=0.05, certify=2,
         ),
