@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.wide_gaps import ROUNDING
 from mcjax import plotting
 from mcjax.report import RunFolder, mean_and_std, plus_minus
 
@@ -162,7 +163,7 @@ def draw(run: RunFolder, name: str, found: Mapping[str, Any]) -> list[dict[str, 
     if name == "wide":
         units = np.array([level["units"] for level in found["levels"]])
         gaps = np.array([[pair["gap"] for pair in level["pairs"]] for level in found["levels"]])
-        figure = plotting.gap_against_width(units, gaps, found["slope"], "Energy gap of one hidden layer")
+        figure = plotting.gap_against_width(units, gaps, found["slope"], "Energy gap of one hidden layer", ROUNDING)
         return [_saved(run, "wide_gap", figure, "The energy gap against the width (Corollary 2.5).")]
     if "shares" in found:
         figure = plotting.columns(_figure_2(found), found["title"])

@@ -15,6 +15,8 @@ UNITS = (2, 4, 8, 16, 32)
 INPUTS = 2
 KAPPA = 1e-3
 PAIRS = 3
+ROUNDING = 1e-5
+"""Gaps below that are not told from zero: networks are float32, and the lasso ends at a tolerance."""
 
 
 def gaps(kept: Kept, key: jax.Array) -> dict[str, Any]:
@@ -46,8 +48,11 @@ def gaps(kept: Kept, key: jax.Array) -> dict[str, Any]:
 
 
 def slope(levels: list[dict[str, Any]]) -> float | None:
-    """The exponent of the width, by least squares on logarithms of mean gaps; None with fewer than two above zero."""
-    known = [(level["units"], level["gap"]["mean"]) for level in levels if level["gap"]["mean"] > 1e-9]
+    """The exponent of the width, by least squares on logarithms of those mean gaps that are no rounding.
+
+    None with fewer than two.
+    """
+    known = [(level["units"], level["gap"]["mean"]) for level in levels if level["gap"]["mean"] > ROUNDING]
     if len(known) < 2:
         return None
     units, means = np.log(np.array(known)).T

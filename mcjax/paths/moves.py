@@ -38,7 +38,10 @@ class Move(NamedTuple):
 
 
 class Construction(NamedTuple):
-    """A path of straight segments: its knots along a leading axis, and the move from each one to the next."""
+    """A path of straight segments: its knots along a leading axis, and the move from each one to the next.
+
+    Knots are whole networks, one more than there are segments: of a large one, memory is what bounds their number.
+    """
 
     knots: trees.Tree
     moves: tuple[Move, ...]

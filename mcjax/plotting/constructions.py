@@ -128,12 +128,17 @@ def _segments(axes: Axes, kinds: Sequence[str]) -> None:
     axes.set_xlim(0, len(kinds))
 
 
-def gap_against_width(units: np.ndarray, gaps: np.ndarray, slope: float | None, title: str) -> Figure:
-    """The energy gap of pairs (widths, pairs) against the number of hidden units, and the power law of the means."""
+def gap_against_width(
+    units: np.ndarray, gaps: np.ndarray, slope: float | None, title: str, least: float = 0.0
+) -> Figure:
+    """The energy gap of pairs (widths, pairs) against the number of hidden units, and the power law of the means.
+
+    Of means above `least`, which are no rounding.
+    """
     figure = Figure(figsize=(4.6, 3.6), **RC)
     axes = figure.subplots()
     means = gaps.mean(1)
-    known = means > 0
+    known = means > least
     for each in gaps.T:
         axes.plot(units[each > 0], each[each > 0], "o", color="#1c5f9e", markersize=3.5, alpha=0.6)
     axes.plot(units[known], means[known], color="#1c5f9e", linewidth=1.6, label="mean of pairs")
