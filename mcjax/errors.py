@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -22,3 +23,11 @@ def unknown_name(kind: str, got: str, choices: Iterable[str], expected: str | No
     near = difflib.get_close_matches(got.lower(), lower, n=1, cutoff=0.5)
     hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
     return InputError(f"unknown {kind}: got {got!r}, expected {expected or 'one of ' + ', '.join(choices)}.{hint}")
+
+
+def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Raise InputError unless `value` is a whole number from `least` to `most`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        expected = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"got {name}={value!r}, expected a whole number {expected}.")

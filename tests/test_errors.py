@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcjax.errors import InputError, RunError, unknown_name
+from mcjax.errors import InputError, RunError, check_whole, unknown_name
 
 
 def test_wrong_input_is_a_value_error_and_failed_work_is_not():
@@ -19,3 +19,16 @@ def test_unknown_name(got, hint):
     error = unknown_name("model", got, ["vgg16", "tinyten", "tinysix"])
     assert isinstance(error, InputError)
     assert str(error) == f"unknown model: got {got!r}, expected one of tinysix, tinyten, vgg16.{hint}"
+
+
+@pytest.mark.parametrize("value", [0, -1, 6, 2.0, "3", None, True, float("nan")])
+def test_what_is_no_whole_number(value):
+    with pytest.raises(InputError, match=r"got draws=.*, expected a whole number from 1 to 5\."):
+        check_whole("draws", value, most=5)
+
+
+def test_whole_numbers():
+    for value in (1, 5):
+        check_whole("draws", value, most=5)
+    with pytest.raises(InputError, match=r"got draws=1, expected a whole number of at least 2\."):
+        check_whole("draws", 1, 2)

@@ -1,5 +1,6 @@
 """Noise stability: cushions, contraction and smoothness of a network, image by image."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +10,11 @@ import numpy as np
 from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.data import Dataset, normalize
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_whole
 from mcjax.landscape.passages import Passages, spectral_norms
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.models.base import Model
 from mcjax.paths.dropout import coins
-from mcjax.paths.feedforward import chain
+from mcjax.paths.feedforward import chain, check_network
 from mcjax.training.objective import check_fit
 
 LIPSCHITZ = float(np.sqrt(2))
@@ -93,20 +94,14 @@ def noise_stability(
     check_fit(model, data)
     chained = chain(model)
     depth = len(chained.layers)
-    if has_leading_axis(theta, model):
-        raise InputError("got several networks, expected one: call noise_stability for each.")
-    limits = {"images": (images, 1, len(data.train_labels)), "draws": (draws, 1, None), "ts": (ts, 2, None)}
-    limits |= {"iterations": (iterations, 1, None), "chunk": (chunk, 1, None)}
-    for name, (value, least, most) in limits.items():
-        if value < least or (most is not None and value > most):
-            raise InputError(
-                f"got {name}={value}, expected {least} to {most}."
-                if most
-                else f"got {name}={value}, expected at least {least}."
-            )
-    layers = tuple(range(1, depth + 1)) if layers is None else tuple(sorted(set(layers)))
-    if not layers or layers[0] < 1 or layers[-1] > depth:
-        raise InputError(f"got layers={layers}, expected numbers from 1 to {depth}.")
+    check_network(model, theta)
+    check_whole("images", images, 1, len(data.train_labels))
+    for name, value, least in (("draws", draws, 1), ("ts", ts, 2), ("iterations", iterations, 1), ("chunk", chunk, 1)):
+        check_whole(name, value, least)
+    known = range(1, depth + 1)
+    if layers is not None and not (isinstance(layers, Sequence) and layers and all(i in known for i in layers)):
+        raise InputError(f"got layers={layers!r}, expected some numbers from 1 to {depth}: (1, 2).")
+    layers = tuple(known if layers is None else sorted(set(layers)))
     x = normalize(data.train_images[:images], data.mean, data.std)
     keys = jax.random.split(key, draws + 1)
     thrown = jax.vmap(lambda each: coins(each, chained, fraction))(keys[1:])

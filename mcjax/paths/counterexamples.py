@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from mcjax import trees
 from mcjax.data import Dataset, regression
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
 from mcjax.models.registry import create
 
@@ -33,8 +33,7 @@ def disconnected_minima(units: int) -> Counterexample:
     every path misses a label by 1/6 or more: barrier = 1 / (108 h).
     Source: Kuditipudi et al. 2019, section 5, for any convex loss; the data are of our own construction.
     """
-    if units < 2:
-        raise InputError(f"got units={units}, expected at least 2: of one unit there is nothing to choose.")
+    check_whole("units", units, 2)
     x = np.tile([1.0, 2.0, 3.0], units)[:, None]
     inputs = np.concatenate([x, np.repeat(np.eye(units), 3, axis=0)], 1)
     apart = np.concatenate([np.ones((1, units)), 4 * np.eye(units) - 4])
@@ -53,12 +52,13 @@ def two_neuron_mixture(samples: int = 100) -> Counterexample:
     Two Gaussians of vanishing width across lie along the two axes of the plane, `samples` points on each; the label
     is (max(0, x_1), max(0, x_2)), scaled to mean square 1. The determinant of W_1 changes its sign between the two
     networks, so that every path passes a W_1 of rank one or zero, which sees the data along one direction w. Then the
-    best second layer leaves half of the labels' squares, for every w: barrier = 1/2.
+    best second layer leaves half of the labels' squares, for every w: barrier = 1/2. Matched, they are one network.
     Source: Freeman and Bruna 2017, section 2.3.1. As it is printed there, labels vanish with the covariance, and so
     does the loss of the network that is zero; here the labels do not, and "risk at least 1/2" is what comes out.
     """
-    if samples < 2 or samples % 2:
-        raise InputError(f"got samples={samples}, expected an even number of at least 2.")
+    check_whole("samples", samples, 2)
+    if samples % 2:
+        raise InputError(f"got samples={samples}, expected an even number: as many labels of zero as others.")
     along = norm.ppf((np.arange(samples) + 0.5) / samples)
     none = np.zeros(samples)
     inputs = np.concatenate([np.stack([along, none], 1), np.stack([none, along], 1)])

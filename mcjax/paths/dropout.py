@@ -13,10 +13,10 @@ import numpy as np
 from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.data import Dataset
-from mcjax.errors import InputError, unknown_name
+from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import over_points
-from mcjax.paths.feedforward import Chain, chain, scale_outputs
+from mcjax.paths.feedforward import Chain, chain, check_network, scale_outputs
 from mcjax.training.criterion import Criterion, measure_networks
 from mcjax.training.objective import check_fit
 
@@ -49,7 +49,7 @@ class DropoutStability(NamedTuple):
     @property
     def epsilon(self) -> float:
         """How much the worst theta_i is above the network, at least 0: it is epsilon-dropout stable."""
-        return max(0.0, float(np.max(self.losses)) - self.loss)
+        return float(np.maximum(0.0, np.max(self.losses) - self.loss))
 
 
 def dropout_stability(
@@ -85,17 +85,19 @@ def dropout_stability(
         print(stable.epsilon)
     """
     check_fit(model, data)
-    if has_leading_axis(theta, model):
-        raise InputError("got several networks, expected one: call dropout_stability for each.")
+    check_network(model, theta)
     for name, value, known in (
         ("rescale", rescale, ("layer", "one", "fixed")),
         ("search", search, ("layers", "together")),
     ):
         if value not in known:
             raise unknown_name(name, str(value), known)
-    if draws < 1:
-        raise InputError(f"got draws={draws}, expected at least 1.")
-    criterion = criterion or Criterion()
+    check_whole("draws", draws)
+    if chunk is not None:
+        check_whole("chunk", chunk)
+    criterion = Criterion() if criterion is None else criterion
+    if not isinstance(criterion, Criterion):
+        raise InputError(f"got criterion={criterion!r}, expected a Criterion: mcjax.Criterion(images=1000).")
     criterion.check(data)
     theta = jax.tree.map(jnp.asarray, theta)
     chained = chain(model)
@@ -112,16 +114,23 @@ def dropout_stability(
     return DropoutStability(theta, thetas, keep, found.factors, float(values[0]), values[1:], share)
 
 
-def kept_units(chained: Chain, fraction: float | dict[str, float]) -> dict[str, int]:
-    """How many units of every group stay: floor((1 - fraction) n). Raises InputError for what is not in (0, 1)."""
+def rates(chained: Chain, fraction: float | dict[str, float]) -> dict[str, float]:
+    """The share of units to be dropped of every group. Raises InputError for what is not in (0, 1)."""
     by_group = fraction if isinstance(fraction, dict) else dict.fromkeys(chained.groups, fraction)
     if by_group.keys() != set(chained.groups):
         raise InputError(f"got fractions of {sorted(by_group)}, expected one each of {', '.join(chained.groups)}.")
     for group, share in by_group.items():
-        if not (isinstance(share, int | float | np.number) and 0 < share < 1):
+        number = np.ndim(share) == 0 and np.issubdtype(np.asarray(share).dtype, np.number)
+        if not (number and 0 < share < 1):
             raise InputError(f"got fraction={share!r} for {group}, expected a share of units to drop in (0, 1).")
+    return {group: float(by_group[group]) for group in chained.groups}
+
+
+def kept_units(chained: Chain, fraction: float | dict[str, float]) -> dict[str, int]:
+    """How many units of every group stay: floor((1 - fraction) n)."""
+    shares = rates(chained, fraction)
     # 10 units at 0.9 keep 1, whatever 1 - 0.9 is in binary.
-    return {g: math.floor((1 - by_group[g]) * n + 1e-9) for g, n in zip(chained.groups, chained.sizes, strict=True)}
+    return {g: math.floor((1 - shares[g]) * n + 1e-9) for g, n in zip(chained.groups, chained.sizes, strict=True)}
 
 
 def dropped_out(key: jax.Array, model: Model, theta: trees.Tree, fraction: float | dict[str, float]) -> trees.Tree:
@@ -130,6 +139,8 @@ def dropped_out(key: jax.Array, model: Model, theta: trees.Tree, fraction: float
     fraction: the probability in (0, 1), for all hidden layers or by group. What channel-wise dropout computes in
     training, for one mask. Source: Kuditipudi et al. 2019, Algorithm 1, on the matrices from layer 2 on.
     """
+    if has_leading_axis(theta, model):
+        raise InputError("got several networks, expected one: use jax.vmap over them.")
     chained = chain(model)
     return scale_outputs(chained, theta, coins(key, chained, fraction))
 
@@ -139,13 +150,11 @@ def coins(key: jax.Array, chained: Chain, fraction: float | dict[str, float]) ->
 
     Raises InputError for a fraction that is not in (0, 1).
     """
-    kept_units(chained, fraction)
-    thrown = {}
-    keys = jax.random.split(key, len(chained.groups))
-    for group, n, each in zip(chained.groups, chained.sizes, keys, strict=True):
-        p = fraction[group] if isinstance(fraction, dict) else fraction
-        thrown[group] = jax.random.bernoulli(each, 1 - p, (n,)) / (1 - p)
-    return thrown
+    shares, keys = rates(chained, fraction), jax.random.split(key, len(chained.groups))
+    return {
+        group: jax.random.bernoulli(each, 1 - shares[group], (n,)) / (1 - shares[group])
+        for group, n, each in zip(chained.groups, chained.sizes, keys, strict=True)
+    }
 
 
 class _Found(NamedTuple):

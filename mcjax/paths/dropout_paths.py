@@ -4,10 +4,10 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.errors import InputError
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.models.base import Model
 from mcjax.paths.dropout import DropoutStability
 from mcjax.paths.exchanges import exchange, permute_units, places_for, preferring
-from mcjax.paths.feedforward import Chain, Leaves, chain, on_host
+from mcjax.paths.feedforward import Chain, Leaves, chain, check_network, on_host
 from mcjax.paths.moves import (
     Construction,
     Walk,
@@ -42,9 +42,8 @@ def halves_path(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> Const
     length: `shortened()` leaves them out.
     """
     chained = chain(model)
-    for theta in (theta_1, theta_2):
-        if has_leading_axis(theta, model):
-            raise InputError("got several networks, expected one: construct a path for each pair.")
+    for name, theta in (("theta_1", theta_1), ("theta_2", theta_2)):
+        check_network(model, theta, name)
     return _halves(chained, on_host(theta_1), on_host(theta_2)).construction(theta_1)
 
 
@@ -121,7 +120,9 @@ def narrow_path(
 def _check(model: Model, *stable: DropoutStability) -> Chain:
     """The chain of the model. Raises SpecError if what was measured is of another."""
     for each in stable:
-        has_leading_axis(each.theta, model)
+        if not isinstance(each, DropoutStability):
+            raise InputError(f"got {type(each).__name__}, expected what dropout_stability returns for a network.")
+        check_network(model, each.theta, "stable.theta")
     return chain(model)
 
 

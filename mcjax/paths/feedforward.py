@@ -14,7 +14,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.errors import InputError
-from mcjax.models.base import Model
+from mcjax.models.base import Model, has_leading_axis
 from mcjax.symmetry.axis import Axis, axes_of
 
 Leaves = dict[str, np.ndarray]
@@ -177,6 +177,15 @@ def _check(model: Model, chained: Chain) -> None:
 
 def _near(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.allclose(a, b, rtol=0, atol=1e-6 * max(float(np.abs(b).max(initial=0)), 1e-30)))
+
+
+def check_network(model: Model, theta: trees.Tree, what: str = "theta") -> None:
+    """Raise SpecError if `theta` is of another model, InputError if it is several networks or not finite."""
+    if has_leading_axis(theta, model):
+        raise InputError(f"{what}: got several networks along a leading axis, expected one: call this for each.")
+    for name, leaf in on_host(theta).items():
+        if not np.isfinite(leaf).all():
+            raise InputError(f"{what}: {name} holds values that are not finite, expected a network that was trained.")
 
 
 def take(leaf: np.ndarray, position: int, axis: Axis, units: np.ndarray) -> np.ndarray:

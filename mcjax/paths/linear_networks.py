@@ -9,9 +9,9 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.errors import InputError
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.models.base import Model
 from mcjax.paths.curves import check_t
-from mcjax.paths.feedforward import chain, on_host
+from mcjax.paths.feedforward import chain, check_network, on_host
 from mcjax.paths.rotations import FullRank, Rotation, full_rank, orientation, polar, rotation
 
 Matrices = list[np.ndarray]
@@ -83,9 +83,8 @@ class InTurn:
 
 def _check(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> list[str]:
     """The names of the kernels from the first. Raises InputError for what is no linear network without biases."""
-    for theta in (theta_1, theta_2):
-        if has_leading_axis(theta, model):
-            raise InputError("got several networks, expected one: construct a path for each pair.")
+    for name, theta in (("theta_1", theta_1), ("theta_2", theta_2)):
+        check_network(model, theta, name)
     names = [layer.kernel for layer in chain(model).layers]
     more = sorted(set(model.spec.axes) - set(names))
     shapes = trees.shapes(theta_1)
@@ -190,11 +189,17 @@ def _phases(first: Matrices, second: Matrices, resolution: float) -> list[jax.tr
     signs = _signs(first, second, resolution)
     ends = [_mended(end, resolution, signs) for end in (first, second)]
     products = [end.above[0] for end in ends]
-    # Where nothing but a projection is needed, the product moves with it, and the loss does not pause.
-    shares = [
-        at if len(end.knots) == 2 else rest for end, at, rest in zip(ends, (1 / 3, 2 / 3), (0.0, 1.0), strict=True)
+    # Where nothing but a projection is needed, the product moves with it, and the loss does not pause: a third of the
+    # way, or as far as W_1 can without becoming larger than it is at both ends.
+    largest = max(float(np.linalg.norm(end[0], 2)) for end in (first, second))
+    whole = products[1] - products[0]
+    moved = [
+        min(1 / 3, largest / max(float(np.linalg.norm(np.linalg.pinv(end.above[1]) @ whole, 2)), 1e-300))
+        if len(end.knots) == 2
+        else 0.0
+        for end in ends
     ]
-    start, stop = ((1 - share) * products[0] + share * products[1] for share in shares)
+    start, stop = products[0] + moved[0] * whole, products[1] - moved[1] * whole
     for end, product in zip(ends, (start, stop), strict=True):
         if len(end.knots) == 2:
             end.knots[-1] = _replaced(end.knots[-1], 0, np.linalg.pinv(end.above[1]) @ product)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.data import Dataset, normalize
-from mcjax.errors import InputError
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.errors import InputError, check_whole
+from mcjax.models.base import Model
 from mcjax.paths.exchanges import exchange, permute_units, places_for
-from mcjax.paths.feedforward import Chain, Leaves, chain, on_host
+from mcjax.paths.feedforward import Chain, Leaves, chain, check_network, on_host
 from mcjax.paths.moves import Construction, Walk, dead_units, switched, written
 from mcjax.paths.sparse import Problem, Sparse, best_weights, compressed, energy, features, oracle
 from mcjax.training.objective import check_fit
@@ -73,10 +73,11 @@ def wide_path(
     ends = [_end(chained, theta, model) for theta in (theta_1, theta_2)]
     m = chained.sizes[0]
     units = units if units is not None else [2**i for i in range(m.bit_length()) if 2**i <= m // 2]
-    if not units or min(units) < 1 or max(units) > m // 2:
-        raise InputError(f"got units={list(units)}, expected numbers from 1 to half of the {m} hidden units.")
-    if not angles or min(angles) < 0 or max(angles) > np.pi / 2:
-        raise InputError(f"got angles={list(angles)}, expected radians in [0, pi / 2].")
+    if not _within(units, 1, m // 2, "iu"):
+        raise InputError(f"got units={units}, expected numbers from 1 to half of the {m} hidden units: (1, 2).")
+    if not _within(angles, 0, np.pi / 2, "iuf"):
+        raise InputError(f"got angles={angles}, expected some, in radians, in [0, pi / 2]: (0.0, 0.1).")
+    check_whole("points", points, 2)
     best: WidePath | None = None
     for count in units:
         narrow = oracle(jax.random.fold_in(key, count), problem, count)
@@ -88,6 +89,13 @@ def wide_path(
     return best
 
 
+def _within(values: Any, least: float, most: float, kinds: str) -> bool:
+    """Whether these are numbers of these kinds in a row, at least one, all within bounds."""
+    array = np.asarray(values)
+    numbers = array.ndim == 1 and array.size > 0 and array.dtype.kind in kinds
+    return numbers and bool(((least <= array) & (array <= most)).all())
+
+
 def problem_of(data: Dataset, kappa: float) -> Problem:
     """The training data of a regression with one output, as the model sees them. Raises InputError for others."""
     labels = np.asarray(data.train_labels)
@@ -95,8 +103,8 @@ def problem_of(data: Dataset, kappa: float) -> Problem:
         raise InputError(
             f"{data.name} has labels {labels.dtype} {labels.shape}, expected a regression with one output."
         )
-    if not 0 < kappa < np.inf:
-        raise InputError(f"got kappa={kappa}, expected a positive number.")
+    if not (isinstance(kappa, int | float) and 0 < kappa < np.inf):
+        raise InputError(f"got kappa={kappa!r}, expected a positive number.")
     x = np.asarray(normalize(jnp.asarray(data.train_images), data.mean, data.std), np.float64)
     return Problem(x.reshape(len(x), -1), labels[:, 0].astype(np.float64), kappa)
 
@@ -104,6 +112,7 @@ def problem_of(data: Dataset, kappa: float) -> Problem:
 def unit_rows(model: Model, theta: trees.Tree) -> trees.Tree:
     """The same function with rows of W_1 of norm 1, what they were scaled by gone into W_2; zero rows stay."""
     chained = _check(model)
+    check_network(model, theta)
     leaves = on_host(theta)
     first, second = (layer.kernel for layer in chained.layers)
     norms = np.linalg.norm(leaves[first], axis=0)
@@ -135,8 +144,7 @@ def _check(model: Model) -> Chain:
 
 
 def _end(chained: Chain, theta: trees.Tree, model: Model) -> Leaves:
-    if has_leading_axis(theta, model):
-        raise InputError("got several networks, expected one: construct a path for each pair.")
+    check_network(model, theta)
     leaves = on_host(theta)
     longest = float(np.linalg.norm(leaves[chained.layers[0].kernel], axis=0).max())
     if longest > 1 + 1e-5:

@@ -174,11 +174,14 @@ def test_layers_that_are_asked_for(measured, tiny_data):
 def test_bad_input(tiny_data, key):
     theta = MLP.init(key)
     for options, said in (
-        ({"images": 0}, "images=0, expected 1 to 120"),
-        ({"images": 500}, "images=500, expected 1 to 120"),
-        ({"draws": 0}, "draws=0, expected at least 1"),
-        ({"ts": 1}, "ts=1, expected at least 2"),
-        ({"layers": (0,)}, r"layers=\(0,\), expected numbers from 1 to 4"),
+        ({"images": 0}, "images=0, expected a whole number from 1 to 120"),
+        ({"images": 500}, "images=500, expected a whole number from 1 to 120"),
+        ({"draws": 0}, "draws=0, expected a whole number of at least 1"),
+        ({"ts": 1}, "ts=1, expected a whole number of at least 2"),
+        ({"layers": (0,)}, r"layers=\(0,\), expected some numbers from 1 to 4"),
+        ({"layers": 3}, r"layers=3, expected some numbers from 1 to 4: \(1, 2\)"),
+        ({"images": 2.5}, "images=2.5"),
+        ({"chunk": None}, "chunk=None"),
         ({"fraction": 1.0}, "fraction=1.0"),
     ):
         with pytest.raises(InputError, match=said):

@@ -114,7 +114,9 @@ def test_algorithm_1_keeps_the_mean_of_what_reads(trained, key):
             np.testing.assert_array_equal(leaf, np.broadcast_to(before, leaf.shape))
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, float("nan"), {"dense_0": 0.5, "dense_1": 1.5}])
+@pytest.mark.parametrize(
+    "fraction", [0.0, 1.0, -0.5, float("nan"), "half", None, [0.5, 0.5], {"dense_0": 0.5, "dense_1": 1.5}]
+)
 def test_a_fraction_outside_is_refused(fraction, trained, tiny_data, key):
     with pytest.raises(InputError, match=r"fraction=.* expected a share"):
         dropout_stability(key, *trained, tiny_data, fraction)
@@ -125,13 +127,21 @@ def test_bad_input(trained, tiny_data, key):
     for arguments, said in (
         ({"fraction": {"dense_0": 0.5}}, "one each of dense_0, dense_1"),
         ({"draws": 0}, "draws=0"),
+        ({"draws": 2.5}, "draws=2.5"),
+        ({"chunk": -1}, "chunk=-1"),
+        ({"criterion": "loss"}, "criterion='loss', expected a Criterion"),
         ({"rescale": "ones"}, "rescale"),
         ({"search": "layer"}, "search"),
     ):
         with pytest.raises(InputError, match=said):
             dropout_stability(key, model, theta, tiny_data, **arguments)
-    with pytest.raises(InputError, match="several networks"):
-        dropout_stability(key, model, jax.tree.map(lambda leaf: leaf[None], theta), tiny_data)
+    for refuse in (dropout_stability, lambda key, model, theta, _: dropped_out(key, model, theta, 0.5)):
+        with pytest.raises(InputError, match="several networks"):
+            refuse(key, model, jax.tree.map(lambda leaf: leaf[None], theta), tiny_data)
+        with pytest.raises(InputError, match="these variables are not those of mlp"):
+            refuse(key, model, None, tiny_data)
+    with pytest.raises(InputError, match="params/Dense_0/bias holds values that are not finite"):
+        dropout_stability(key, model, jax.tree.map(lambda leaf: leaf * np.nan, theta), tiny_data)
     resnet = models.create("resnet20", 3, (8, 8, 1), width=0.25)
     with pytest.raises(InputError, match=r"resnet20: .* alone"):
         dropout_stability(key, resnet, resnet.init(key), tiny_data)

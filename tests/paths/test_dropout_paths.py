@@ -240,3 +240,8 @@ def test_bad_input(key):
     deep = models.create("mlp", 3, (4,), widths=(2, 2, 2))
     with pytest.raises(SpecError):
         narrow_path(model, half, half, drawn(deep))
+    for path in (dropout_path, interpolation_path):
+        with pytest.raises(SpecError, match="not those of mlp"):
+            path(model, half, random_half(deep, 0))
+        with pytest.raises(InputError, match="got dict, expected what dropout_stability returns"):
+            path(model, half, half.theta)

@@ -203,3 +203,16 @@ def test_networks_that_are_not_linear(key):
     model = linear((4, 5, 3))
     with pytest.raises(InputError, match="several networks"):
         linear_network_path(model, *(jax.tree.map(lambda leaf: leaf[None], model.init(key)),) * 2)
+    with pytest.raises(InputError, match="theta_2: params/Dense_0/kernel holds values that are not finite"):
+        linear_network_path(model, model.init(key), jax.tree.map(lambda leaf: leaf * np.inf, model.init(key)))
+
+
+def test_weights_stay_as_small_as_they_are_at_the_ends(key):
+    """An end of tiny weights is left before the product moves: nothing is divided by them."""
+    widths, rng = (4, 6, 5, 3), np.random.default_rng(0)
+    first = [1e-4 * W for W in drawn(rng, widths)]
+    networks, product = measured(widths, first, drawn(rng, widths))
+    assert share_of_the_way(product)[1] < 1e-9
+    assert np.diff(share_of_the_way(product)[0]).min() > 0
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(networks))
+    assert largest < 30 * max(np.abs(leaf[-1]).max() for leaf in jax.tree.leaves(networks))

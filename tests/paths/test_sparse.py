@@ -120,5 +120,8 @@ def test_vectors_without_a_bisector():
     for w_2, said in (([-1.0, 0.0], "not opposite"), ([2.0, 0.0], "norms 1 and 2")):
         with pytest.raises(InputError, match=said):
             angle_bound(problem().x, np.array([1.0, 0.0]), np.array(w_2))
+    for x, w in ((np.ones(3), np.ones(3)), (np.ones((4, 3)), np.ones(2)), (np.full((4, 2), np.nan), np.ones(2))):
+        with pytest.raises(InputError, match="expected finite samples"):
+            angle_bound(x, w, w)
     with pytest.raises(InputError, match="count=0"):
         oracle(jax.random.key(0), problem(), 0)

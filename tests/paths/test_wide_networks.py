@@ -142,13 +142,21 @@ def test_bad_input(key):
     for arguments, said in (
         ({"kappa": 0.0}, "kappa=0.0"),
         ({"kappa": float("nan")}, "kappa=nan"),
-        ({"kappa": 0.1, "units": (3,)}, r"units=\[3\], expected numbers from 1 to half of the 4"),
+        ({"kappa": 0.1, "units": (3,)}, r"units=\(3,\), expected numbers from 1 to half of the 4"),
+        ({"kappa": 0.1, "units": 2}, "units=2, expected numbers from 1"),
         ({"kappa": 0.1, "angles": (-1.0,)}, "angles="),
+        ({"kappa": 0.1, "angles": 0.1}, "angles=0.1, expected some"),
+        ({"kappa": None}, "kappa=None"),
+        ({"kappa": 0.1, "points": 1}, "points=1"),
     ):
         with pytest.raises(InputError, match=said):
             wide_path(key, model, end, end, dataset, **arguments)
     with pytest.raises(InputError, match="several networks"):
         wide_path(key, model, jax.tree.map(lambda leaf: leaf[None], end), end, dataset, kappa=0.1)
+    spoilt = jax.tree.map(lambda leaf: leaf * np.nan, end)
+    for refuse in (lambda: wide_path(key, model, end, spoilt, dataset, kappa=0.1), lambda: unit_rows(model, spoilt)):
+        with pytest.raises(InputError, match="not finite"):
+            refuse()
     deep = models.create("mlp", 1, (2,), widths=(4, 4), bias=False)
     with pytest.raises(InputError, match="3 weight matrices and 1 outputs"):
         wide_path(key, deep, deep.init(key), deep.init(key), dataset, kappa=0.1)
