@@ -93,7 +93,8 @@ class Cell:
                 jax.random.fold_in(self.key, 100 + i), self.task.model, self.end(i), self.task.measured, fraction,
                 draws=size.draws, search_images=size.search_images, **options,
             )  # fmt: skip
-            return {**found._asdict(), "keep": {g: mask.astype(np.int32) for g, mask in found.keep.items()}}
+            kept = {name: value for name, value in found._asdict().items() if name != "criterion"}
+            return {**kept, "keep": {g: mask.astype(np.int32) for g, mask in found.keep.items()}}
 
         kept = self.kept.arrays(self.named(f"stable_{name}_{i}"), make)
         keep = {group: np.asarray(kept["keep"][group]) > 0 for group in chain(self.task.model).groups}

@@ -67,7 +67,10 @@ def _shares(task: Mapping[str, Any]) -> dict[str, Any]:
         rows.append([f"{each['share']:g}", SUBSETS[each["subsets"]], loss, accuracy, epsilon])
     return {
         "title": "mnist: the best dropout network (Figure 2, left)",
-        "text": "Of all layers at once (theta_1); epsilon is the largest over theta_i. The paper's are in a figure.",
+        "text": (
+            "Of all layers at once (theta_1), of whose n filters floor((1 - share) n) stay; epsilon is the largest "
+            "over theta_i. The paper's numbers are in a figure."
+        ),
         "head": ["share dropped", "subsets", "train loss", "test accuracy (%)", "epsilon"],
         "rows": rows,
     }
@@ -150,7 +153,7 @@ def _wide(found: Mapping[str, Any]) -> dict[str, Any]:
         "title": "wide: the energy gap of one hidden layer",
         "text": (
             f"{found['inputs']} inputs, kappa = {found['kappa']:g}. The exponent of the width is {slope}; Corollary "
-            f"2.5 promises {-1 / found['inputs']:+.2f} or less."
+            f"2.5 promises {-1 / found['inputs']:+.2f} or less. Mean gaps below {ROUNDING:g} are rounding, not fitted."
         ),
         "head": ["hidden units", "energy of the ends", "gap"],
         "rows": rows,

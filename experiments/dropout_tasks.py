@@ -101,13 +101,13 @@ def make(name: str, preset: str, sources: Sources, changes: dict[str, Any]) -> T
         rates = dict.fromkeys(chain(model).groups, DROPPED[1])
         # What is dropped of every layer: 6 of 32 filters.
         narrow = models.create("filters_convnet", *shape, width=size.width * 6 / 32)
-        title = "MNIST, three layers of filters"
+        title = f"{images.name}, three layers of filters"
     else:
         model = models.create("vgg11", *shape, width=size.width, channel_dropout=TRAINED[preset])
         groups = chain(model).groups
         rates = dict(zip(groups, (*CHANNELS, *CHANNELS[-1:] * (len(groups) - len(CHANNELS))), strict=True))
         narrow = models.create("vgg11", *shape, width=size.width / 4)
-        title = "CIFAR-10, VGG11 with channel-wise dropout"
+        title = f"{images.name}, VGG11 with channel-wise dropout"
         training |= {"batch_size": 128, "weight_decay": 5e-4}
     training |= size.training
     return Task(

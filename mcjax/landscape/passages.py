@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
+from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.models.convolution import plainly
 from mcjax.paths.feedforward import chain, scale_outputs
@@ -27,6 +28,11 @@ class Passages:
             self.program = trace(model.apply, theta, shape)
         kernels = [layer.kernel for layer in self.chained.layers]
         self.maps = linear_maps(self.program, list(trees.flatten(theta)), kernels)
+        if self.maps[-1].preactivation not in self.program.outputs:
+            raise InputError(
+                f"{model.name}: its outputs are more than what {kernels[-1]} and a bias make of the last hidden layer "
+                "(a skip connection to them), expected a chain of layers."
+            )
 
     def _values(
         self, theta: trees.Tree, image: jax.Array, slots: list[int], given: Mapping[int, jax.Array] | None = None

@@ -39,6 +39,10 @@ class NoiseStability(NamedTuple):
     output_norm: np.ndarray
     widths: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        depth, images = self.layer_cushion.shape
+        return f"NoiseStability of {depth} layers on {images} images: rho {self.rho:.3g}, epsilon {self.epsilon():.3g}"
+
     @property
     def minimal_interlayer_cushion(self) -> np.ndarray:
         """mu_{i ->}: the least over images and j >= i, float32 (d,); NaN for layers that were not asked for."""
@@ -47,8 +51,14 @@ class NoiseStability(NamedTuple):
 
     @property
     def rho(self) -> float:
-        """Interlayer smoothness: the largest number that every image and layer allows in half of the draws."""
-        each = np.sort(np.nan_to_num(self.smoothness, nan=np.inf).min((1, 2, 3)))[::-1]
+        """Interlayer smoothness: the largest number that every image and layer allows in half of the draws.
+
+        NaN if layers were left out.
+        """
+        depth = len(self.layer_cushion)
+        if any(np.isnan(self.smoothness[:, i, i]).all() for i in range(1, depth)):
+            return float("nan")
+        each = np.sort(np.where(np.isnan(self.smoothness), np.inf, self.smoothness).min((1, 2, 3)))[::-1]
         return float(each[-(-len(each) // 2) - 1])
 
     def epsilon(self, lipschitz: float = LIPSCHITZ) -> float:
@@ -83,7 +93,8 @@ def noise_stability(
     For feed-forward models; x^i is what the i-th nonlinearity reads, A_i all that is linear before it, a batch norm
     by its running statistics included, and phi all between x^i and A_{i+1}: a ReLU, and pooling if there is any.
     Frobenius norms are exact; spectral norms of Jacobians come from `iterations` of the power method on
-    products with vectors, no Jacobian is formed. Smoothness is over `draws` of Algorithm 1 at `fraction`, and `ts`
+    products with vectors, no Jacobian is formed: they are a little too small, and interlayer cushions too large, by
+    up to 2% at 30 iterations on small networks. Smoothness is over `draws` of Algorithm 1 at `fraction`, and `ts`
     values of t, ends included. layers: those i >= 1 whose passages to j > i are measured (None: all), the costly
     part. chunk: images at once. Biases are no part of the theory: x^j is J x^i plus a constant here, and smoothness
     compares with the tangent at x^i.

@@ -13,7 +13,10 @@ from mcjax.models.registry import create
 
 
 class Counterexample(NamedTuple):
-    """A model, data, and two networks of loss zero; every path between them reaches `barrier` (mean squared error)."""
+    """A model, data, and two networks of loss zero; every path between them reaches `barrier` (mean squared error).
+
+    Between the points of a grid, that is: what is measured at some t can be a little below.
+    """
 
     model: Model
     data: Dataset
@@ -32,6 +35,10 @@ def disconnected_minima(units: int) -> Counterexample:
     that began to be active there would begin at 2, its own slope being positive, and add more than 2/3 at 3. So
     every path misses a label by 1/6 or more: barrier = 1 / (108 h).
     Source: Kuditipudi et al. 2019, section 5, for any convex loss; the data are of our own construction.
+
+        example = disconnected_minima(2)
+        ends, config = (example.theta_1, example.theta_2), StringConfig(batch_size=6)
+        sample_string(key, example.model, *ends, example.data, 0.9 * example.barrier, config=config)
     """
     check_whole("units", units, 2)
     x = np.tile([1.0, 2.0, 3.0], units)[:, None]

@@ -36,6 +36,7 @@ class DropoutStability(NamedTuple):
     of the hidden layers from i on are dropped, the others' outputs rescaled. keep: which units stay, bool (n,) a
     group. factors: float32 (d - 1, d - 1), the factor of hidden layer j (column) in theta_i (row), 1 for j < i.
     loss, losses: of theta, and of thetas (d - 1,), by the criterion. fraction: the share of units dropped.
+    criterion: what was measured.
     """
 
     theta: trees.Tree
@@ -45,6 +46,11 @@ class DropoutStability(NamedTuple):
     loss: float
     losses: np.ndarray
     fraction: float
+    criterion: Criterion = Criterion()
+
+    def __repr__(self) -> str:
+        dropped = f"{100 * self.fraction:.0f}% of the units dropped"
+        return f"DropoutStability: {dropped}, loss {self.loss:.4g}, epsilon {self.epsilon:.4g}"
 
     @property
     def epsilon(self) -> float:
@@ -73,9 +79,9 @@ def dropout_stability(
     of a theta_i; or fixed at n / (units kept), as in Algorithm 1. search: "layers" goes from the top down,
     as Definition 1 does: the best of `draws` subsets of one layer, given those above it; "together" draws all
     layers at once, as the paper's experiments do. Candidates are compared by the criterion (default: the loss on
-    all training images) on `search_images` images (None: the criterion's own), all draws in one program under
-    vmap, `chunk` at a time; loss, losses and epsilon are by the criterion itself, with batch statistics
-    re-estimated as it says.
+    all training images; not the error, which is not convex) on `search_images` images (None: the criterion's own),
+    all draws in one program under vmap, `chunk` at a time; loss, losses and epsilon are by the criterion itself, with
+    batch statistics re-estimated as it says.
 
     Works on feed-forward models, in convolutions channel-wise (Remark 1): units are dropped in what reads them.
     Raises InputError for a fraction outside (0, 1), or a model whose units cannot be dropped alone.
@@ -98,6 +104,11 @@ def dropout_stability(
     criterion = Criterion() if criterion is None else criterion
     if not isinstance(criterion, Criterion):
         raise InputError(f"got criterion={criterion!r}, expected a Criterion: mcjax.Criterion(images=1000).")
+    if criterion.of == "error":
+        raise InputError(
+            "got a criterion of the error, expected loss or perplexity, which are convex in the outputs: of others "
+            "epsilon would bound no path."
+        )
     criterion.check(data)
     theta = jax.tree.map(jnp.asarray, theta)
     chained = chain(model)
@@ -111,7 +122,7 @@ def dropout_stability(
     values = measure_networks(criterion, model, networks, data)
     keep = {group: subset > 0 for group, subset in found.subsets.items()}
     share = 1 - sum(kept.values()) / sum(chained.sizes)
-    return DropoutStability(theta, thetas, keep, found.factors, float(values[0]), values[1:], share)
+    return DropoutStability(theta, thetas, keep, found.factors, float(values[0]), values[1:], share, criterion)
 
 
 def rates(chained: Chain, fraction: float | dict[str, float]) -> dict[str, float]:

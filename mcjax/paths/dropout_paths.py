@@ -90,8 +90,12 @@ def narrow_path(
     if the narrow network does not fit, SpecError if it is of another architecture.
     """
     chained = _check(model, stable_1, stable_2)
-    widths = model.spec.group_sizes(narrow)
     start, source = on_host(stable_1.theta), on_host(narrow)
+    if {name: np.ndim(leaf) for name, leaf in source.items()} != {name: leaf.ndim for name, leaf in start.items()}:
+        raise InputError("narrow: expected one network of the same architecture as the others, with fewer units.")
+    if not all(np.isfinite(leaf).all() for leaf in source.values()):
+        raise InputError("narrow holds values that are not finite, expected a network that was trained.")
+    widths = model.spec.group_sizes(narrow)
     for name, leaf in source.items():
         fixed = [i for i, entry in enumerate(model.spec.axes[name]) if not entry]
         if [leaf.shape[i] for i in fixed] != [start[name].shape[i] for i in fixed]:
@@ -123,6 +127,8 @@ def _check(model: Model, *stable: DropoutStability) -> Chain:
         if not isinstance(each, DropoutStability):
             raise InputError(f"got {type(each).__name__}, expected what dropout_stability returns for a network.")
         check_network(model, each.theta, "stable.theta")
+    if len({each.criterion for each in stable}) > 1:
+        raise InputError("the networks were measured by different criteria, expected one for both.")
     return chain(model)
 
 
@@ -132,7 +138,9 @@ def _dropped(chained: Chain, stable: DropoutStability) -> Walk:
     stay = {group: np.flatnonzero(mask) for group, mask in stable.keep.items()}
     gone = {group: np.flatnonzero(~mask) for group, mask in stable.keep.items()}
     needed = {group: len(units) for group, units in stay.items()}
-    check_room(chained, gone, needed, "expected at least half of the units of every layer to be dropped")
+    check_room(
+        chained, gone, needed, "expected at least half of the units of every layer to be dropped: fraction=0.5 or more"
+    )
     spare = {group: gone[group][: len(units)] for group, units in stay.items()}
     walk = Walk(chained, on_host(stable.theta))
     thetas = [on_host(trees.index(stable.thetas, i)) for i in range(len(sizes))]
@@ -164,7 +172,12 @@ def _halves(chained: Chain, theta_1: Leaves, theta_2: Leaves) -> Walk:
     dead_1, dead_2 = dead_units(chained, theta_1), dead_units(chained, theta_2)
     half = {g: -(-n // 2) for g, n in zip(chained.groups, chained.sizes, strict=True)}
     for dead in (dead_1, dead_2):
-        check_room(chained, dead, half, "expected at least half of the units of every layer to be read by none")
+        check_room(
+            chained,
+            dead,
+            half,
+            "expected at least half of the units of every layer to be read by none: fraction=0.5 or more",
+        )
     live = {g: np.setdiff1d(np.arange(n), dead_1[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
     walk = Walk(chained, theta_1)
     permute_units(chained, walk, live, places_for(live, dead_2))

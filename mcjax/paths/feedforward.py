@@ -111,7 +111,10 @@ def _layer(model: Model, group: str, shapes: Mapping[str, tuple[int, ...]]) -> L
         )
     for name, _, axis in makes:
         if axis.start or axis.stop is not None or (name != kernels[0] and len(axes_of(model.spec.axes[name][0])) > 1):
-            raise InputError(f"{model.name}: {group!r} is a part of {name}, expected layers that are not joined.")
+            raise InputError(
+                f"{model.name}: {group!r} is only a part of {name} (a concatenation, a norm over some of the units), "
+                "expected a feed-forward chain of whole layers."
+            )
     _only_reader(model, group)
     name = kernels[0]
     read = [(i, axis) for i, entry in enumerate(model.spec.axes[name]) for axis in axes_of(entry) if axis.consumes]

@@ -33,13 +33,14 @@ class Move(NamedTuple):
     what: str
 
     def __str__(self) -> str:
-        moved = ", ".join(f"A_{i}" for i in self.layers) or "nothing"
+        moved = ", ".join(f"A_{i}" for i in self.layers) or "no length"
         return f"({self.kind}) {moved}: {self.what}"
 
 
 class Construction(NamedTuple):
     """A path of straight segments: its knots along a leading axis, and the move from each one to the next.
 
+    There are len(moves) segments; A_i in what is printed is the weight matrix of layer i, from 1 to the top.
     Knots are whole networks, one more than there are segments: of a large one, memory is what bounds their number.
     """
 
@@ -50,6 +51,9 @@ class Construction(NamedTuple):
     def path(self) -> jax.tree_util.Partial:
         """t -> theta, t in proportion to the length: what `evaluate_path` and all else in landscape/ take."""
         return through(self.knots)
+
+    def __repr__(self) -> str:
+        return f"Construction of {len(self.moves)} segments"
 
     def __str__(self) -> str:
         return "\n".join(f"{i + 1:3d}. {move}" for i, move in enumerate(self.moves))

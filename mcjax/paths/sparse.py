@@ -207,7 +207,7 @@ def angle_bound(x: np.ndarray, w_1: np.ndarray, w_2: np.ndarray) -> AngleBound:
     x, w_1, w_2 = (np.asarray(each, np.float64) for each in (x, w_1, w_2))
     if x.ndim != 2 or not len(x) or not np.isfinite(x).all() or {w_1.shape, w_2.shape} != {x.shape[1:]}:
         raise InputError(
-            f"got x {x.shape}, w_1 {w_1.shape}, w_2 {w_2.shape}, expected finite samples (n, inputs), vectors (inputs,)."
+            f"got x {x.shape}, w_1 {w_1.shape}, w_2 {w_2.shape}, expected finite samples (n, inputs) and two (inputs,)."
         )
     norms = np.linalg.norm([w_1, w_2], axis=1)
     if np.abs(norms - 1).max() > 1e-6 or np.linalg.norm(w_1 + w_2) < 1e-9:

@@ -1,5 +1,6 @@
 """Noise stability against matrices written out, and what it is invariant to."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -168,6 +169,9 @@ def test_layers_that_are_asked_for(measured, tiny_data):
     assert np.isnan(some.interlayer_cushion[[0, 2, 3]]).all()
     assert np.isnan(some.smoothness[:, [0, 2, 3]]).all()
     assert np.isnan(some.epsilon())
+    assert np.isnan(some.rho)
+    assert not some.smooth_enough
+    assert "of 4 layers on 5 images" in repr(some)
     assert np.isnan(some.minimal_interlayer_cushion[[0, 2, 3]]).all()
 
 
@@ -194,3 +198,17 @@ def test_bad_input(tiny_data, key):
     resnet = models.create("resnet20", 3, (8, 8, 1), width=0.25)
     with pytest.raises(InputError, match="resnet20"):
         noise_stability(key, resnet, resnet.init(key), tiny_data)
+
+
+class Skipping(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = x.reshape(len(x), -1)
+        hidden = nn.relu(nn.Dense(5)(x))
+        return nn.Dense(3)(hidden) + nn.Dense(3)(x)
+
+
+def test_a_skip_connection_to_the_outputs_is_refused(tiny_data, key):
+    model = models.from_flax(Skipping(), jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32))
+    with pytest.raises(InputError, match="outputs are more than what"):
+        noise_stability(key, model, model.init(key), tiny_data, images=2, draws=1, ts=2, iterations=2)

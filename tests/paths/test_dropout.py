@@ -129,6 +129,7 @@ def test_bad_input(trained, tiny_data, key):
         ({"draws": 0}, "draws=0"),
         ({"draws": 2.5}, "draws=2.5"),
         ({"chunk": -1}, "chunk=-1"),
+        ({"criterion": Criterion("error")}, "of the error, expected loss or perplexity"),
         ({"criterion": "loss"}, "criterion='loss', expected a Criterion"),
         ({"rescale": "ones"}, "rescale"),
         ({"search": "layer"}, "search"),

@@ -223,9 +223,9 @@ def test_bad_input(key):
     model = models.create("mlp", 3, (4,), widths=(6, 5))
     few = stability(model, drawn(model), {"dense_0": np.arange(4), "dense_1": np.arange(2)}, 1.0)
     half = random_half(model, 0)
-    with pytest.raises(InputError, match=r"at least half .*\n  dense_0: 2 free, 4 needed"):
+    with pytest.raises(InputError, match=r"at least half .*fraction=0.5 or more:\n  dense_0: 2 free, 4 needed"):
         dropout_path(model, half, few)
-    with pytest.raises(InputError, match=r"at least half .*\n  dense_0: 2 free, 3 needed"):
+    with pytest.raises(InputError, match=r"at least half .*fraction=0.5 or more:\n  dense_0: 2 free, 3 needed"):
         interpolation_path(model, few, half)
     with pytest.raises(InputError, match="dense_0: 0 free, 3 needed"):
         halves_path(model, half.theta, half.theta)
@@ -238,8 +238,15 @@ def test_bad_input(key):
     with pytest.raises(InputError, match=r"narrow: params/Dense_0/kernel"):
         narrow_path(model, half, half, drawn(other))
     deep = models.create("mlp", 3, (4,), widths=(2, 2, 2))
-    with pytest.raises(SpecError):
-        narrow_path(model, half, half, drawn(deep))
+    for narrow, said in (
+        (drawn(deep), "narrow: expected one network of the same architecture"),
+        (jax.tree.map(lambda leaf: leaf[None], drawn(wide)), "narrow: expected one network"),
+        (jax.tree.map(lambda leaf: leaf * np.nan, drawn(wide)), "narrow holds values that are not finite"),
+    ):
+        with pytest.raises(InputError, match=said):
+            narrow_path(model, half, half, narrow)
+    with pytest.raises(InputError, match="measured by different criteria"):
+        dropout_path(model, half, half._replace(criterion=Criterion(on="test")))
     for path in (dropout_path, interpolation_path):
         with pytest.raises(SpecError, match="not those of mlp"):
             path(model, half, random_half(deep, 0))

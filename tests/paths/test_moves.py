@@ -93,7 +93,8 @@ def test_shortening_leaves_out_what_does_not_move():
     short = long.shortened()
     assert [move.layers for move in short.moves] == [(1, 2)]
     assert str(short.moves[0]) == "(b) A_1, A_2: clear some; clear more"
-    assert "2. (b) nothing: nothing" in str(long)
+    assert "2. (b) no length: nothing" in str(long)
+    assert repr(long) == "Construction of 4 segments"
     for i, j in ((0, 0), (-1, -1)):
         for a, b in zip(
             *(trees.flatten(trees.index(c.knots, k)).values() for c, k in ((long, i), (short, j))), strict=True
