@@ -22,6 +22,7 @@ from mcjax import (
     evaluate,
     evaluate_path,
     fit_curve,
+    identity_permutation,
     interpolation_path,
     match_activations,
     models,
@@ -227,7 +228,8 @@ def paths(cell: Cell) -> dict[str, dict[str, Any]]:
         found[name] = cell.numbers(f"path_{name}".replace(" ", "_"), partial(_constructed, cell, construct))
     found["Theorem 1"]["bound"] = max(each.loss + each.epsilon for each in half)
     for how in second:
-        P = cell.P if how else None
+        # Not None: the same programs serve both.
+        P = cell.P if how else identity_permutation(task.model.spec, cell.end(0))
 
         def curve(P: Any = P, how: str = how) -> Any:
             stage = cell.named(f"{how}curve".replace(" ", "_"))

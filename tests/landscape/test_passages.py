@@ -10,9 +10,11 @@ from mcjax import models
 from mcjax.landscape.passages import Passages, spectral_norms
 
 
-@pytest.mark.parametrize(("name", "shape"), [("mlp", (4, 4, 1)), ("tinysix", (8, 8, 1)), ("vgg11", (32, 32, 1))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("mlp", (4, 4, 1)), ("tinysix", (8, 8, 1)), ("filters_convnet", (2, 2, 1))]
+)
 def test_the_cut_network_is_the_network(name, shape):
-    options = {"widths": (6, 5)} if name == "mlp" else {"width": 0.25 if name == "tinysix" else 0.02}
+    options = {"widths": (6, 5)} if name == "mlp" else {"width": 0.25 if name == "tinysix" else 0.1}
     model = models.create(name, 3, shape, **options)
     theta = jax.tree.map(np.float32, drawn(model))
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
