@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.dropout_tasks import DROPPED, WIDTHS, Task
@@ -274,7 +273,7 @@ def _constructed(cell: Cell, construct: Callable[[], Construction]) -> dict[str,
     measured = _measured(cell, short.path, at)
     return {
         **measured,
-        "knots": jnp.asarray(knots).tolist(),
+        "knots": knots.tolist(),
         "kinds": [move.kind for move in short.moves],
         "moves": [str(move) for move in short.moves],
         "segments": len(construction.moves),

@@ -79,7 +79,7 @@ class Passages:
                 self._values(theta, image, [after.reads], {before.preactivation: factor * here[i]})[0]
                 for factor in (1, 2)
             )
-            found.append(_norm(twice - 2 * once) / jnp.maximum(_norm(2 * once), 1e-30))
+            found.append(trees.norm(twice - 2 * once) / jnp.maximum(trees.norm(2 * once), 1e-30))
         return jnp.stack(found)
 
     def smoothness(
@@ -97,10 +97,14 @@ class Passages:
             moved = tangent(noise)
             each = []
             for there, linear, of in zip(reached, moved, exact, strict=True):
-                error = _norm(there - of - linear)
+                error = trees.norm(there - of - linear)
                 # What float arithmetic cannot tell from zero is zero.
-                zero = error <= 1e-6 * _norm(of)
-                each.append(jnp.where(zero, jnp.inf, _norm(noise) * _norm(of) / (_norm(x) * jnp.where(zero, 1, error))))
+                zero = error <= 1e-6 * trees.norm(of)
+                each.append(
+                    jnp.where(
+                        zero, jnp.inf, trees.norm(noise) * trees.norm(of) / (trees.norm(x) * jnp.where(zero, 1, error))
+                    )
+                )
             return jnp.stack(each)
 
         def of_draw(coin: dict[str, jax.Array]) -> jax.Array:
@@ -150,9 +154,5 @@ def spectral_norms(
 
     start = unit(jax.random.normal(key, (count, *x.shape), x.dtype))
     final = own(jax.lax.fori_loop(0, iterations, iterate, start))
-    norms = jnp.stack([_norm(each[k]) for k, each in enumerate(final)])
+    norms = jnp.stack([trees.norm(each[k]) for k, each in enumerate(final)])
     return norms, tangent(x)
-
-
-def _norm(array: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.square(array).sum())

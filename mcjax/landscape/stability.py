@@ -150,26 +150,22 @@ def _measure(
             if i < depth:
                 onward = passages.onward(theta, image, i)
                 sizes, moved = spectral_norms(onward, here[i - 1], key, iterations)
-                gained = jnp.stack([_norm(each) for each in moved])
-                cushion = cushion.at[i - 1, i:].set(gained / (sizes * _norm(here[i - 1])))
+                gained = jnp.stack([trees.norm(each) for each in moved])
+                cushion = cushion.at[i - 1, i:].set(gained / (sizes * trees.norm(here[i - 1])))
             if i > 1:
                 measured = passages.smoothness(theta, image, i, here, thrown, times)
                 smooth = smooth.at[:, i - 1, i - 1 :].set(measured)
-        phi = [_norm(each) for each in active]
+        phi = [trees.norm(each) for each in active]
         return {
             "layer_cushion": jnp.stack(
-                [_norm(y) / (norm * _norm(z)) for y, norm, z in zip(linear, norms, read, strict=True)]
+                [trees.norm(y) / (norm * trees.norm(z)) for y, norm, z in zip(linear, norms, read, strict=True)]
             ),
-            "contraction": jnp.stack([_norm(a) / b for a, b in zip(here[:-1], phi, strict=True)]),
+            "contraction": jnp.stack([trees.norm(a) / b for a, b in zip(here[:-1], phi, strict=True)]),
             "interlayer_cushion": cushion,
             "smoothness": smooth,
             "spread": jnp.stack([jnp.abs(a).max() * a.size**0.5 / b for a, b in zip(active, phi, strict=True)]),
-            "output_norm": _norm(here[-1]),
+            "output_norm": trees.norm(here[-1]),
             "curved": passages.curved(theta, image, here),
         }
 
     return jax.lax.map(one, x, batch_size=min(chunk, len(x)))
-
-
-def _norm(array: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.square(array).sum())

@@ -14,6 +14,7 @@ from mcjax.paths.moves import (
     check_room,
     cleared,
     dead_units,
+    others,
     switched,
     written,
 )
@@ -113,8 +114,7 @@ def narrow_path(
     targets = places_for(places, free_2)
     walk.to("b", "write the narrow network into dropped units", written(chained, walk.here, source, units, places))
     walk.to("a", "the top moves to the narrow network", switched(chained, walk.here, source, units, places))
-    others = {g: np.setdiff1d(np.arange(n), places[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
-    walk.to("b", "clear all else", cleared(chained, walk.here, others))
+    walk.to("b", "clear all else", cleared(chained, walk.here, others(chained, places)))
     permute_units(chained, walk, places, targets)
     exchange(chained, walk, end.here)
     walk.back(end)
@@ -178,7 +178,7 @@ def _halves(chained: Chain, theta_1: Leaves, theta_2: Leaves) -> Walk:
             half,
             "expected at least half of the units of every layer to be read by none: fraction=0.5 or more",
         )
-    live = {g: np.setdiff1d(np.arange(n), dead_1[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
+    live = others(chained, dead_1)
     walk = Walk(chained, theta_1)
     permute_units(chained, walk, live, places_for(live, dead_2))
     exchange(chained, walk, theta_2)

@@ -4,7 +4,7 @@ import numpy as np
 
 from mcjax.errors import InputError
 from mcjax.paths.feedforward import Chain, Leaves
-from mcjax.paths.moves import Units, Walk, cleared, copied, dead_units, handed_over, switched, written
+from mcjax.paths.moves import Units, Walk, cleared, copied, dead_units, handed_over, others, switched, written
 
 
 def permute_units(chained: Chain, walk: Walk, live: Units, targets: Units) -> None:
@@ -28,14 +28,12 @@ def permute_units(chained: Chain, walk: Walk, live: Units, targets: Units) -> No
         places = {g: end[g][moving[g]] for g in start}
         walk.to("b", f"copy units {where}", copied(chained, walk.here, sources, places))
         walk.to("c", "the copies are read instead", handed_over(chained, walk.here, sources, places))
-    left = {g: np.setdiff1d(np.arange(n), targets[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
-    walk.to("b", "clear what is not read", cleared(chained, walk.here, left))
+    walk.to("b", "clear what is not read", cleared(chained, walk.here, others(chained, targets)))
 
 
 def exchange(chained: Chain, walk: Walk, theta: Leaves) -> None:
     """Three segments to another network, whose units in use stand where none of the walk's are."""
-    dead = dead_units(chained, theta)
-    live = {g: np.setdiff1d(np.arange(n), dead[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
+    live = others(chained, dead_units(chained, theta))
     walk.to("b", "write the other network", written(chained, walk.here, theta, live, live))
     walk.to("a", "the top moves to the other network", switched(chained, walk.here, theta, live, live))
     walk.to("b", "all that is not read becomes the other network's", theta)

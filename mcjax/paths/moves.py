@@ -19,6 +19,7 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.paths.feedforward import Chain, Leaves, put, take
 from mcjax.paths.knots import through
+from mcjax.paths.scan import stack
 
 Kind = Literal["a", "b", "c", "line"]
 Units = dict[str, np.ndarray]
@@ -122,11 +123,6 @@ class Walk:
         return tuple(sorted(found))
 
 
-def stack(knots: Sequence[trees.Tree]) -> trees.Tree:
-    """Networks on the host along a new leading axis, on the host."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *knots)
-
-
 def _same(a: Leaves, b: Leaves) -> None:
     assert all(np.array_equal(a[name], b[name]) for name in a), "a walk goes on from another place than it came to"
 
@@ -205,6 +201,11 @@ def _reading(
     return put(np.zeros(wide, rows.dtype), at, axis, places[axis.group], read)
 
 
+def others(chained: Chain, units: Mapping[str, np.ndarray]) -> Units:
+    """All units of every group but these."""
+    return {g: np.setdiff1d(np.arange(n), units[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
+
+
 def dead_units(chained: Chain, theta: Leaves) -> Units:
     """The units of every group whose outputs no layer reads: all weights that read them are zero."""
     dead = {}
@@ -233,7 +234,7 @@ __all__ = [
     "copied",
     "dead_units",
     "handed_over",
-    "stack",
+    "others",
     "switched",
     "written",
 ]

@@ -12,7 +12,7 @@ from mcjax import trees
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
-from mcjax.paths.exchanges import exchange, permute_units, places_for
+from mcjax.paths.exchanges import exchange, permute_units, places_for, preferring
 from mcjax.paths.feedforward import Chain, Leaves, chain, check_network, on_host
 from mcjax.paths.moves import Construction, Walk, dead_units, switched, written
 from mcjax.paths.sparse import Problem, Sparse, best_weights, compressed, energy, features, oracle
@@ -189,8 +189,7 @@ def _path(
     parts = [1, 2]
     oracles, own = _leaves(chained, walk.here, narrow.units, narrow.weights), {group: np.arange(count)}
     free = [dead_units(chained, each.here) for each in walks]
-    shared = np.intersect1d(free[0][group], free[1][group])
-    places = {group: np.concatenate([shared, np.setdiff1d(free[0][group], shared)])[:count]}
+    places = {group: preferring(free[0][group], free[1][group])[:count]}
     walk.to(
         "b", f"write {count} other units into those without a weight", written(chained, walk.here, oracles, own, places)
     )
