@@ -105,7 +105,7 @@ def make(name: str, preset: str, sources: Sources, changes: dict[str, Any]) -> T
     else:
         model = models.create("vgg11", *shape, width=size.width, channel_dropout=TRAINED[preset])
         groups = chain(model).groups
-        rates = dict(zip(groups, (*CHANNELS, *CHANNELS[-1:] * (len(groups) - len(CHANNELS))), strict=True))
+        rates = dict.fromkeys(groups, CHANNELS[-1]) | dict(zip(groups, CHANNELS, strict=False))
         narrow = models.create("vgg11", *shape, width=size.width / 4)
         title = f"{images.name}, VGG11 with channel-wise dropout"
         training |= {"batch_size": 128, "weight_decay": 5e-4}

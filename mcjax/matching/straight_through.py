@@ -11,7 +11,7 @@ import optax
 from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.data import Dataset
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_whole
 from mcjax.matching.weights import match_weights
 from mcjax.models.base import Model, check_ends
 from mcjax.models.convolution import Convolutions, over_models
@@ -47,8 +47,7 @@ class StraightThroughConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.images, int) or self.images < 1:
-            raise InputError(f"got images={self.images}, expected a whole number of at least 1.")
+        check_whole("images", self.images)
         if not self.travel > 0:
             raise InputError(f"got travel={self.travel}, expected it to be positive.")
 

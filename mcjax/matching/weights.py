@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from mcjax import trees
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_whole
 from mcjax.matching.products import Ends, Place, prepare
 from mcjax.symmetry import Permutation, PermutationSpec, SpecError, nearest_permutation
 from mcjax.symmetry.permutation import check_permutation, is_hard
@@ -76,8 +76,7 @@ def match_weights(
     if not isinstance(spec, PermutationSpec):
         raise InputError(f"got a {type(spec).__name__} for the spec, expected a PermutationSpec: model.spec, perhaps.")
     for name, got in (("restarts", restarts), ("max_sweeps", max_sweeps)):
-        if not isinstance(got, int) or got < 1:
-            raise InputError(f"got {name}={got}, expected a whole number of at least 1.")
+        check_whole(name, got)
     if check_keys(key).ndim:
         raise InputError(f"got {key.size} keys, expected one: every pair uses the same.")
     pairs, sizes = _check_ends(spec, theta_1, theta_2)

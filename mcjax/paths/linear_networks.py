@@ -135,7 +135,7 @@ def _mended(matrices: Matrices, resolution: float, signs: dict[int, int]) -> Men
     knots = [matrices, here]
     for k in reversed(range(1, depth)):
         u, values, v = np.linalg.svd(above[k])
-        rank = _rank(above[k], resolution)
+        rank = _rank(values, resolution)
         if rank < m:
             # What is added reads what no layer below makes, and makes what the layers above make nothing of yet.
             lift = (values[0] if rank else 1.0) * u[:, rank:] @ v[rank:m]
@@ -153,8 +153,8 @@ def _mended(matrices: Matrices, resolution: float, signs: dict[int, int]) -> Men
     return Mended(knots, above)
 
 
-def _rank(matrix: np.ndarray, resolution: float) -> int:
-    values = np.linalg.svd(matrix, compute_uv=False)
+def _rank(values: np.ndarray, resolution: float) -> int:
+    """Of a matrix with these singular values."""
     return int((values > resolution * max(values.max(initial=0), 1e-300)).sum())
 
 
@@ -168,7 +168,7 @@ def _signs(first: Matrices, second: Matrices, resolution: float) -> dict[int, in
     An end whose whole product is of deficient rank can have any. Raises InputError if the ends differ.
     """
     ends = [_above(end) for end in (first, second)]
-    bound = [end for end in ends if _rank(end[0], resolution) == len(end[0])]
+    bound = [end for end in ends if _rank(np.linalg.svd(end[0], compute_uv=False), resolution) == len(end[0])]
     signs = {}
     for k in range(1, len(first)):
         if ends[0][k].shape[0] < ends[0][k].shape[1]:
@@ -251,7 +251,7 @@ def _balanced(
     W_2' W_2 and the inverse of W_1 W_1'.
     """
     u, values, _ = np.linalg.svd(W_2 @ W_1)
-    rank = _rank(W_2 @ W_1, resolution)
+    rank = _rank(values, resolution)
     m, n = W_2.shape
     span = np.linalg.svd(W_2)[2][:rank].T
     left, right = W_2 @ span, span.T @ W_1

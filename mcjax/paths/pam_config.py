@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mcjax.errors import InputError, unknown_name
+from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.paths.fit import FitConfig
 from mcjax.paths.permutation_step import Projection
 from mcjax.paths.rounding import Rounding
@@ -65,9 +65,7 @@ class PamConfig(FitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("iterations", "permutation_epochs", "objective_images", "objective_points"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"got {name}={value}, expected a whole number of at least 1.")
+            check_whole(name, getattr(self, name))
         for name in ("nu_P", "nu_phi", "permutation_learning_rate"):
             value = getattr(self, name)
             if value is None and name == "permutation_learning_rate":
@@ -76,8 +74,7 @@ class PamConfig(FitConfig):
                 raise InputError(f"got {name}={value}, expected it to be positive.")
         if not 0 < self.annealing <= 1:
             raise InputError(f"got annealing={self.annealing}, expected it in (0, 1].")
-        if not isinstance(self.samples, int) or self.samples < 0:
-            raise InputError(f"got samples={self.samples}, expected a whole number, not negative.")
+        check_whole("samples", self.samples, 0)
         for name, choices in (("projection", tuple(TRAVEL)), ("rounding", ("assignment", "sampled"))):
             if getattr(self, name) not in choices:
                 raise unknown_name(name, getattr(self, name), choices)

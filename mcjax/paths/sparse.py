@@ -68,30 +68,37 @@ def best_weights(problem: Problem, units: np.ndarray, allowed: np.ndarray | None
     return Sparse(units, weights, energy(problem, units, weights))
 
 
-def compressed(problem: Problem, units: np.ndarray, count: int, angle: float = 0.0, steps: int = 200) -> Sparse:
-    """A hidden layer close to `units` of which `count` have a weight: an upper bound of delta_W(count, angle; m).
+def compressed(problem: Problem, fitted: Sparse, count: int) -> Sparse:
+    """The same hidden layer with a weight for `count` units at most: an upper bound of delta_W(count, 0; m).
 
-    The robust compressibility of eq. 8, by elimination: of the units with the least influence, that one goes
-    whose loss costs least, until `count` are left. Then those left turn by up to `angle` (radians) from where they
-    were, down the gradient of the energy. For angle 0, and where the lasso itself needs no more units, it is exact.
+    The compressibility of eq. 8 by elimination, from the lasso's output weights (`best_weights`): of the units with
+    the least influence, that one goes whose loss costs least, until `count` are left. Where the lasso itself needs
+    no more units, it is exact.
     """
-    found = best_weights(problem, units)
-    allowed = found.weights != 0
-    size = np.sqrt(np.square(features(problem.x, units)).mean(0))
+    found, allowed = fitted, fitted.weights != 0
+    size = np.sqrt(np.square(features(problem.x, fitted.units)).mean(0))
     while allowed.sum() > count:
         weakest = np.argsort(np.where(allowed, np.abs(found.weights) * size, np.inf))[:4]
         candidates = []
         for unit in weakest[allowed[weakest]]:
             without = allowed.copy()
             without[unit] = False
-            candidates.append(best_weights(problem, units, without))
+            candidates.append(best_weights(problem, fitted.units, without))
         found = min(candidates, key=lambda each: each.energy)
         allowed &= found.weights != 0
+    return found
+
+
+def turned(problem: Problem, found: Sparse, angle: float, *, steps: int = 200) -> Sparse:
+    """Units that have a weight, turned by up to `angle` (radians) down the energy: bounds delta_W(count, angle; m).
+
+    The robust compressibility of eq. 8, by gradient descent from what is `compressed`; never above it.
+    """
+    allowed = found.weights != 0
     if angle == 0 or not allowed.any():
         return found
-    turned = np.asarray(_turned(steps, *_single(problem), units, found.weights, angle), np.float64)
-    refit = best_weights(problem, turned, allowed)
-    return min(found, refit, key=lambda each: each.energy)
+    units = np.asarray(_turned(steps, *_single(problem), found.units, found.weights, angle), np.float64)
+    return min(found, best_weights(problem, units, allowed), key=lambda each: each.energy)
 
 
 def oracle(key: jax.Array, problem: Problem, count: int, *, starts: int = 64, steps: int = 300) -> Sparse:

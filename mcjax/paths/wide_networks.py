@@ -15,7 +15,7 @@ from mcjax.models.base import Model
 from mcjax.paths.exchanges import exchange, permute_units, places_for, preferring
 from mcjax.paths.feedforward import Chain, Leaves, chain, check_network, on_host
 from mcjax.paths.moves import Construction, Walk, dead_units, switched, written
-from mcjax.paths.sparse import Problem, Sparse, best_weights, compressed, energy, features, oracle
+from mcjax.paths.sparse import Problem, Sparse, best_weights, compressed, energy, features, oracle, turned
 from mcjax.training.objective import check_fit
 
 
@@ -70,7 +70,7 @@ def wide_path(
     check_fit(model, data)
     chained = _check(model)
     problem = problem_of(data, kappa)
-    ends = [_end(chained, theta, model) for theta in (theta_1, theta_2)]
+    both = [_end(chained, theta, model) for theta in (theta_1, theta_2)]
     m = chained.sizes[0]
     units = units if units is not None else [2**i for i in range(m.bit_length()) if 2**i <= m // 2]
     if not _within(units, 1, m // 2, "iu"):
@@ -78,10 +78,14 @@ def wide_path(
     if not _within(angles, 0, np.pi / 2, "iuf"):
         raise InputError(f"got angles={angles}, expected some, in radians, in [0, pi / 2]: (0.0, 0.1).")
     check_whole("points", points, 2)
+    fitted = [best_weights(problem, _matrices(chained, leaves)[0]) for leaves in both]
     best: WidePath | None = None
     for count in units:
         narrow = oracle(jax.random.fold_in(key, count), problem, count)
+        less = [compressed(problem, each, m - count) for each in fitted]
         for angle in angles:
+            few = [turned(problem, each, angle) for each in less]
+            ends = [End(*end) for end in zip(both, fitted, few, strict=True)]
             path = _path(chained, problem, ends, theta_1, narrow, angle, points)
             if best is None or path.height < best.height:
                 best = path
@@ -163,10 +167,18 @@ def _leaves(chained: Chain, like: Leaves, units: np.ndarray, weights: np.ndarray
     return {first: units.T.astype(like[first].dtype), second: weights[:, None].astype(like[second].dtype)}
 
 
+class End(NamedTuple):
+    """An end, its first layer with the lasso's output weights, and with few of them."""
+
+    leaves: Leaves
+    fitted: Sparse
+    few: Sparse
+
+
 def _path(
     chained: Chain,
     problem: Problem,
-    ends: list[Leaves],
+    ends: list[End],
     theta: trees.Tree,
     narrow: Sparse,
     angle: float,
@@ -174,17 +186,13 @@ def _path(
 ) -> WidePath:
     m, count = chained.sizes[0], len(narrow.weights)
     group = chained.groups[0]
-    walks, deltas, few = [], [], []
-    for leaves in ends:
-        W_1 = _matrices(chained, leaves)[0]
-        fitted, less = best_weights(problem, W_1), compressed(problem, W_1, m - count, angle)
+    what = f"{m - count} units are enough" + (f", turned by up to {angle:.3g}" if angle else "")
+    walks = []
+    for leaves, fitted, less in ends:
         walk = Walk(chained, leaves)
-        walk.to("a", "the output weights become the lasso's", _leaves(chained, leaves, W_1, fitted.weights))
-        what = f"{m - count} units are enough" + (f", turned by up to {angle:.3g}" if angle else "")
+        walk.to("a", "the output weights become the lasso's", _leaves(chained, leaves, fitted.units, fitted.weights))
         walk.to("line" if angle else "a", what, _leaves(chained, leaves, less.units, less.weights))
         walks.append(walk)
-        deltas.append(fitted.energy)
-        few.append(less.energy)
     walk, back = walks
     parts = [1, 2]
     oracles, own = _leaves(chained, walk.here, narrow.units, narrow.weights), {group: np.arange(count)}
@@ -199,18 +207,22 @@ def _path(
     exchange(chained, walk, back.here)
     parts += [4] * (len(walk.moves) - len(parts)) + [5, 6]
     walk.back(back)
-    energies = [energy(problem, *_matrices(chained, leaves)) for leaves in ends]
+    first, second = ends
     return WidePath(
         construction=walk.construction(theta),
         parts=tuple(parts),
-        ends=(energies[0], energies[1]),
+        ends=(_energy(chained, problem, first.leaves), _energy(chained, problem, second.leaves)),
         units=count,
         angle=angle,
         e=narrow.energy,
-        delta=(deltas[0], deltas[1]),
-        delta_few=(few[0], few[1]),
+        delta=(first.fitted.energy, second.fitted.energy),
+        delta_few=(first.few.energy, second.few.energy),
         height=_height(chained, problem, walk, points),
     )
+
+
+def _energy(chained: Chain, problem: Problem, leaves: Leaves) -> float:
+    return energy(problem, *_matrices(chained, leaves))
 
 
 def _height(chained: Chain, problem: Problem, walk: Walk, points: int) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.data import Dataset
-from mcjax.errors import InputError, unknown_name
+from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model
 from mcjax.models.convolution import over_models
 from mcjax.training.batchnorm import reestimate
@@ -42,9 +42,8 @@ class Criterion:
         if self.on not in ("train", "validation", "test"):
             raise unknown_name("split", self.on, ("train", "validation", "test"))
         for name in ("images", "batch_size", "calibration_images"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise InputError(f"got {name}={value}, expected a whole number of at least 1.")
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name))
 
     def __call__(self, model: Model, theta: trees.Tree, data: Dataset) -> jax.Array:
         calibration = data.train_images[: self.calibration_images]
