@@ -1,7 +1,9 @@
 """Batch statistics at a new point of parameter space, pooled over images."""
 
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -33,8 +35,10 @@ def reestimate(
 
     augmentation: what the images undergo first, in the same way at every call (None: nothing). It
     should be that of training: the black borders of shifted and turned images are part of what the
-    statistics describe, and a network loses accuracy by statistics without them. A theta without
-    batch statistics is returned as it is. Pure: works under jit and vmap.
+    statistics describe, and a network loses accuracy by statistics without them. Flax's Dropout layers are off, as
+    they are when the network is used: masks in front of a norm would widen its variance, and units that are
+    exchanged would meet other masks. A theta without batch statistics is returned as it is. Pure: works under jit
+    and vmap.
     """
     stats = trees.batch_stats(theta)
     if not jax.tree.leaves(stats):
@@ -47,12 +51,19 @@ def reestimate(
         number, batch = numbered
         augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
         batch = augment(augment_key, batch, augmentation or Augmentation.none())
-        _, new = model.apply_train(theta, normalize(batch, mean, std), model_key)
+        with nn.intercept_methods(_no_dropout):
+            _, new = model.apply_train(theta, normalize(batch, mean, std), model_key)
         return _pool(pooled, trees.flatten(new), 1 / (number + 1)), None
 
     start = {name: jnp.zeros_like(leaf) for name, leaf in trees.flatten(stats).items()}
     pooled, _ = jax.lax.scan(merged, start, (jnp.arange(count), batches))
     return trees.with_batch_stats(theta, trees.map_with_name(lambda name, _: pooled[name], stats))
+
+
+def _no_dropout(next_function: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    if isinstance(context.module, nn.Dropout) and context.method_name == "__call__":
+        return args[0] if args else kwargs["inputs"]
+    return next_function(*args, **kwargs)
 
 
 def recalibrate(

@@ -57,6 +57,19 @@ def test_many_networks_under_jit_and_vmap(network, key):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-4, atol=1e-5), together, alone)
 
 
+def test_dropout_in_front_of_norms_is_off(key):
+    images = np.asarray(jax.random.randint(key, (40, 32, 32, 3), 0, 256)).astype(np.uint8)
+    plain, dropped = (
+        models.create("vgg11", 3, (32, 32, 3), width=1 / 32, channel_dropout=(rate,)) for rate in (0.0, 0.5)
+    )
+    theta = plain.init(key)
+    expected, got = (reestimate(model, theta, images, MEAN, STD, 20) for model in (plain, dropped))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    x = data.normalize(images[:2], MEAN, STD)
+    trained, expected = (model.apply_train(theta, x, key)[0] for model in (dropped, plain))
+    assert not np.allclose(trained, expected)
+
+
 def test_augmented_images_bring_their_black_borders_into_the_statistics(network):
     model, theta, _ = network
     # The first unit is the middle pixel's first channel: 1 in a white image, 0 beyond its border.
