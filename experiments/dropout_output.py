@@ -121,7 +121,8 @@ def _paths(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
     for kind, path in task["paths"].items():
         what = str(path.get("segments", ""))
         if "beads" in path:
-            what = f"{path['beads']} beads, {'connected' if path['connected'] else 'not connected'}"
+            beads = "1 bead" if path["beads"] == 1 else f"{path['beads']} beads"
+            what = f"{beads}, {'connected' if path['connected'] else 'not connected'}"
         highest, lowest = max(path["train_loss"]), 100 * min(path["test_accuracy"])
         bound = f"{path['bound']:.3f}" if "bound" in path else "-"
         paper = PAPER.get(kind, "-") if name == "cifar10" else "-"

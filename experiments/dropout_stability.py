@@ -10,8 +10,8 @@ cushions, contraction and smoothness, and loss and accuracy along the path of Th
 all kinds of paths between the same two networks, constructed (Theorems 1 to 3), fitted and sampled, matched and not.
 wide: the energy gap between networks of one hidden layer against their width (Freeman and Bruna 2017, Corollary 2.5).
 
-`small` is for two cores: about 25 minutes for mnist, an hour and a half for cifar10 with a VGG11 of a quarter of the
-width, a minute for wide. `paper` has the published networks; it is for a GPU. The paper's numbers that are in its
+`small` is for two cores: about 20 minutes for mnist, 50 for cifar10 with a VGG11 of a quarter of the width, a
+minute for wide. `paper` has the published networks; it is for a GPU. The paper's numbers that are in its
 text are printed beside ours; the others are in figures. The same command again goes on where it was stopped.
 """
 
