@@ -4,11 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.alignment_cell import LINES, Settings
+from experiments.display import BACKWARD
 from experiments.paper_numbers import CLASSES
 from mcjax import Dataset, Model
-
-BACKWARD = 2.0
-"""A gradient costs twice a forward pass."""
 
 
 def planned_costs(cell: str, model: Model, data: Dataset, settings: Settings) -> dict[str, tuple[float, int]]:

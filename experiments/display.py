@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from mcjax.processes import is_first
 from mcjax.report import duration
 
+BACKWARD = 2.0
+"""A gradient costs twice a forward pass."""
 SAY_EVERY_S = 30.0
 """Without a terminal, a line is written this often at most."""
 

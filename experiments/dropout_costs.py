@@ -1,12 +1,10 @@
 """What every stage of the dropout-stability experiments will cost, for its line of progress."""
 
+from experiments.display import BACKWARD
 from experiments.dropout_measures import ACTIVATED, POINTS
 from experiments.dropout_tasks import DROPPED, WIDTHS, Task
 from mcjax.paths.dropout import COARSE, FINE
 from mcjax.paths.feedforward import chain
-
-BACKWARD = 2.0
-"""A gradient costs twice a forward pass."""
 
 
 def planned(task: Task) -> dict[str, tuple[float, int]]:

@@ -123,7 +123,7 @@ def networks(cell: Cell) -> dict[str, Any]:
             keys = jax.random.split(jax.random.fold_in(cell.key, 1), ACTIVATED)
             each = []
             for i in range(2):
-                drop = lambda key, i=i: dropped_out(key, task.model, cell.end(i), task.rates)  # noqa: E731
+                drop = partial(dropped_out, model=task.model, theta=cell.end(i), fraction=task.rates)
                 masked = over_models(drop, task.model.convolutions)(keys)
                 each.append([m.accuracy.mean().item() for m in evaluate(task.model, masked, task.measured)])
             found["activated_train_accuracy"] = [train for train, _ in each]

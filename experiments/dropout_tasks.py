@@ -1,6 +1,6 @@
 """The tasks of the dropout-stability experiments: networks, data, rates, and how much is done on how many images."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mcjax import Dataset, FitConfig, Model, StringConfig, TrainConfig, data, models
@@ -38,7 +38,6 @@ class Size:
     search_images: int = 256
     stability_images: int = 32
     string_beads: int = 8
-    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,6 @@ def make(name: str, preset: str, sources: Sources, changes: dict[str, Any]) -> T
         narrow = models.create("vgg11", *shape, width=size.width / 4, channel_dropout=(0.0,))
         title = f"{images.name}, VGG11 with channel-wise dropout"
         training |= {"batch_size": 128, "weight_decay": 5e-4, "learning_rate": 0.1}
-    training |= size.training
     return Task(
         name=name,
         title=title,

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments.kept import Kept
-from mcjax import data, models, wide_path
+from mcjax import data, models, trees, wide_path
 from mcjax.paths.sparse import oracle
 from mcjax.paths.wide_networks import problem_of
 from mcjax.report import mean_and_std
@@ -36,8 +36,8 @@ def gaps(kept: Kept, key: jax.Array) -> dict[str, Any]:
                 ends = []
                 for each in jax.random.split(here):
                     low = oracle(each, problem, units, starts=4)
-                    kernels = {"Dense_0": low.units.T, "Dense_1": low.weights[:, None]}
-                    ends.append({"params": {name: {"kernel": np.float32(kernel)} for name, kernel in kernels.items()}})
+                    kernels = enumerate((low.units.T, low.weights[:, None]))
+                    ends.append(trees.nest({f"params/Dense_{i}/kernel": np.float32(kernel) for i, kernel in kernels}))
                 path = wide_path(here, model, ends[0], ends[1], regression, kappa=KAPPA)
                 found.append({"gap": path.gap, "energy": max(path.ends), "units": path.units, "angle": path.angle})
             return found

@@ -14,6 +14,7 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.models.base import Activations, Model, check_input
 from mcjax.models.convolution import Convolutions
+from mcjax.models.dropout import heed_without_dropout
 from mcjax.symmetry import PermutationSpec, SpecError, infer_activations, infer_spec
 
 Captures = Mapping[str, str | Sequence[str]]
@@ -226,6 +227,7 @@ def _nnx(make: Callable[..., Any]) -> Functions:
     def train(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
         training_graph, _, _, drawn, none = split(key, True)
         module = nnx.merge(training_graph, *to_states(theta), drawn, none)
+        heed_without_dropout(module)
         outputs = module(x, **training)
         return outputs, to_theta({}, nnx.state(module, nnx.BatchStat)).get("batch_stats", {})
 

@@ -1,9 +1,7 @@
 """Batch statistics at a new point of parameter space, pooled over images."""
 
-from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +11,7 @@ from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import over_models
+from mcjax.models.dropout import without_dropout
 from mcjax.training.objective import check_fit
 
 Statistics = dict[str, jax.Array]
@@ -51,19 +50,13 @@ def reestimate(
         number, batch = numbered
         augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
         batch = augment(augment_key, batch, augmentation or Augmentation.none())
-        with nn.intercept_methods(_no_dropout):
+        with without_dropout():
             _, new = model.apply_train(theta, normalize(batch, mean, std), model_key)
         return _pool(pooled, trees.flatten(new), 1 / (number + 1)), None
 
     start = {name: jnp.zeros_like(leaf) for name, leaf in trees.flatten(stats).items()}
     pooled, _ = jax.lax.scan(merged, start, (jnp.arange(count), batches))
     return trees.with_batch_stats(theta, trees.map_with_name(lambda name, _: pooled[name], stats))
-
-
-def _no_dropout(next_function: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-    if isinstance(context.module, nn.Dropout) and context.method_name == "__call__":
-        return args[0] if args else kwargs["inputs"]
-    return next_function(*args, **kwargs)
 
 
 def recalibrate(
