@@ -66,7 +66,9 @@ def chain(model: Model) -> Chain:
     recurrent layer, of a layer that is read twice, of a layer under a norm over units; and if the outputs are not
     affine in the top. Batch norm is sound: a unit's statistics are its own.
     """
-    return _chain(model)
+    # What is checked is computed at once, also where a caller is being traced.
+    with jax.ensure_compile_time_eval():
+        return _chain(model)
 
 
 @lru_cache(maxsize=64)

@@ -1,5 +1,6 @@
 """Dropout stability: subsets against a brute-force search, factors, epsilon, and Algorithm 1."""
 
+from functools import partial
 from itertools import combinations
 
 import jax
@@ -112,6 +113,15 @@ def test_algorithm_1_keeps_the_mean_of_what_reads(trained, key):
             )
         else:
             np.testing.assert_array_equal(leaf, np.broadcast_to(before, leaf.shape))
+
+
+def test_a_model_never_seen_before_is_looked_at_while_a_caller_is_traced(key):
+    model = models.create("mlp", 3, (4, 4, 1), widths=(4,))
+    theta, keys = model.init(key), jax.random.split(key, 3)
+    drop = partial(dropped_out, model=model, theta=theta, fraction=0.5)
+    together = jax.jit(lambda keys: jax.lax.map(drop, keys))(keys)
+    for i, each in enumerate(keys):
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), together, drop(each))
 
 
 @pytest.mark.parametrize(
