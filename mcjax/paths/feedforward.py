@@ -107,7 +107,7 @@ def _layer(model: Model, group: str, shapes: Mapping[str, tuple[int, ...]]) -> L
     kernels = [name for name, _, _ in makes if len(shapes[name]) > 1]
     if len(kernels) != 1 or len({name for name, _, _ in makes}) < len(makes):
         raise InputError(
-            f"{model.name}: {group!r} is made by {', '.join(kernels) or 'no kernel'}, and its units cannot be dropped "
+            f"{model.name}: {group!r} is made by {', '.join(kernels) or 'no kernel'}, and its units do not stand "
             "alone (a residual trunk adds to them, a recurrent layer reads them again). Expected a feed-forward chain, "
             "each hidden layer made by one kernel."
         )
@@ -130,29 +130,46 @@ def _only_reader(model: Model, group: str) -> tuple[str, int, Axis]:
     if len(readers) != 1 or readers[0][2].start or readers[0][2].stop is not None:
         said = ", ".join(name for name, _, _ in readers) or "no layer"
         raise InputError(
-            f"{model.name}: {group!r} is read by {said}, and its units cannot be dropped alone (a residual trunk, a "
+            f"{model.name}: {group!r} is read by {said}, and its units do not stand alone (a residual trunk, a "
             "recurrent or a joined layer). Expected a feed-forward chain, each hidden layer read by one kernel."
         )
     return readers[0]
 
 
+def layer_of(model: Model, group: str) -> tuple[Layer, tuple[str, int, Axis]]:
+    """The layer that makes a group, and the kernel that reads it: its name, the position of the axis, and the axis.
+
+    Raises SpecError if there is no such group, InputError, naming it, if its units are those of a residual trunk, of a
+    recurrent layer, of a layer that is read twice or in part.
+    """
+    model.spec.places(group)
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    return _layer(model, group, trees.shapes(theta)), _only_reader(model, group)
+
+
+def drawn(model: Model, rng: np.random.Generator) -> Leaves:
+    """Variables to try a model with, float64: parameters of both signs, statistics positive, as variances are."""
+    shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
+    found = {name: 0.1 + np.abs(rng.normal(size=shape)) / max(shape[-1:] or (1,)) for name, shape in shapes.items()}
+    return {
+        name: leaf if name.startswith("batch_stats/") else leaf * rng.choice((-1, 1), leaf.shape)
+        for name, leaf in found.items()
+    }
+
+
+def inputs_for(model: Model, rng: np.random.Generator, count: int = 3) -> np.ndarray:
+    """Inputs to try a model with: float64, or tokens."""
+    shape = (count, *model.input_shape)
+    return rng.integers(0, 2, shape) if model.input_dtype.startswith("int") else rng.normal(size=shape)
+
+
 def _check(model: Model, chained: Chain) -> None:
     """That units which no layer reads have no effect, and that outputs are affine in the top: in float64."""
     rng = np.random.default_rng(0)
-    shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
-
-    def drawn() -> Leaves:
-        # Positive, so that variances are.
-        return {name: 0.1 + np.abs(rng.normal(size=shape)) / max(shape[-1:] or (1,)) for name, shape in shapes.items()}
-
-    theta, other = drawn(), drawn()
-    for name in shapes:
-        if name.startswith("params/"):
-            theta[name], other[name] = (each * rng.choice((-1, 1), each.shape) for each in (theta[name], other[name]))
+    theta, other = drawn(model, rng), drawn(model, rng)
     dead = {group: np.arange(0, size, 2) for group, size in zip(chained.groups, chained.sizes, strict=True)}
     with jax.enable_x64(True):
-        shape = (3, *model.input_shape)
-        x = rng.integers(0, 2, shape) if model.input_dtype.startswith("int") else rng.normal(size=shape)
+        x = inputs_for(model, rng)
         apply = jax.jit(lambda leaves: model.apply(trees.nest(leaves), jnp.asarray(x)))
         unread = {**theta}
         for group, units in dead.items():
@@ -165,7 +182,7 @@ def _check(model: Model, chained: Chain) -> None:
             for name, position, axis in layer.makes:
                 units = dead[str(layer.group)]
                 changed[name] = put(changed[name], position, axis, units, take(other[name], position, axis, units))
-            if not _near(np.asarray(apply(changed)), before):
+            if not near(np.asarray(apply(changed)), before):
                 raise InputError(
                     f"{model.name}: units of {layer.group!r} have an effect although no layer reads them, so they "
                     "cannot be dropped alone (a norm over units, a skip connection). Expected a feed-forward chain."
@@ -173,14 +190,15 @@ def _check(model: Model, chained: Chain) -> None:
         moved = (chained.top.kernel, *chained.beside)
         ends = [{**theta, **{name: source[name] for name in moved}} for source in (theta, other)]
         middle = {**theta, **{name: (theta[name] + other[name]) / 2 for name in moved}}
-        if not _near(np.asarray(apply(middle)), (np.asarray(apply(ends[0])) + np.asarray(apply(ends[1]))) / 2):
+        if not near(np.asarray(apply(middle)), (np.asarray(apply(ends[0])) + np.asarray(apply(ends[1]))) / 2):
             raise InputError(
                 f"{model.name}: its outputs are not affine in {', '.join(moved)}, so that the loss is not convex in "
                 "them. Expected a linear last layer, and no other leaves beside those of hidden layers."
             )
 
 
-def _near(a: np.ndarray, b: np.ndarray) -> bool:
+def near(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether outputs in float64 are equal but for rounding."""
     return bool(np.allclose(a, b, rtol=0, atol=1e-6 * max(float(np.abs(b).max(initial=0)), 1e-30)))
 
 

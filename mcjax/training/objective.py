@@ -26,13 +26,24 @@ class Measured(NamedTuple):
     accuracy: jax.Array
 
 
-def measure(logits: jax.Array, labels: jax.Array) -> Measured:
-    """Loss and accuracy of logits (n, ..., classes) against labels int32 (n, ...), or of outputs against floats."""
+def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The loss of every label, in the labels' shape, in the logits' precision, at least float32; see `measure`."""
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if jnp.issubdtype(labels.dtype, jnp.floating):
-        difference = logits.astype(jnp.float32) - labels
-        return Measured(jnp.square(difference).mean(), 1 - jnp.abs(difference).mean())
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
-    return Measured(losses.mean(), (logits.argmax(-1) == labels).mean(dtype=jnp.float32))
+        return jnp.square(logits - labels)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def measure(logits: jax.Array, labels: jax.Array) -> Measured:
+    """Loss and accuracy of logits (n, ..., classes) against labels int32 (n, ...), or of outputs against floats.
+
+    The loss of float64 logits is float64.
+    """
+    loss = losses(logits, labels).mean()
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        difference = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) - labels
+        return Measured(loss, 1 - jnp.abs(difference).mean())
+    return Measured(loss, (logits.argmax(-1) == labels).mean(dtype=jnp.float32))
 
 
 def objective(
