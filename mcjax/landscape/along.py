@@ -133,22 +133,25 @@ def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
     return jax.lax.scan(advance, (start, zero), ts)[1]
 
 
-def barrier(metrics: PathMetrics, of: str = "train_loss", baseline: Literal["line", "ends"] = "line") -> Any:
+def barrier(metrics: PathMetrics, of: str = "train_loss", baseline: Literal["line", "mean", "ends"] = "line") -> Any:
     """How far the path rises: in nats for a loss, as a share for an accuracy (which rises as error).
 
-    baseline: "line" is the largest height above the straight line between the two ends' values (the
-    loss barrier of linear mode connectivity); "ends" the largest height above the worse end. Never
-    negative, since the ends are part of the path. A float, or an array over pairs.
+    baseline: the largest height above what. "line": the straight line between the two ends' values, so that
+    ends of different values are no barrier by themselves (Entezari et al., 2021, Definition 2.1; Git Re-Basin's loss
+    barrier). "mean": the mean of the two ends' values (Frankle et al., 2020: of the error along the straight
+    line between two networks of one parent, "test_accuracy" here, this is the linear interpolation instability).
+    "ends": the worse end. Never negative: the ends are part of the path, and the worse of them is on the line
+    and not below the mean, above which it lies by half of what the ends differ by. A float, or an array over pairs.
     """
     if of not in METRICS:
         raise InputError(f"got of={of!r}, expected one of {', '.join(METRICS)}.")
-    if baseline not in ("line", "ends"):
-        raise InputError(f"got baseline={baseline!r}, expected line or ends.")
+    if baseline not in ("line", "mean", "ends"):
+        raise InputError(f"got baseline={baseline!r}, expected line, mean or ends.")
     values = getattr(metrics, of) * (-1 if of.endswith("accuracy") else 1)
     start, end = values[..., :1], values[..., -1:]
     t = metrics._share()
-    base = (1 - t) * start + t * end if baseline == "line" else np.maximum(start, end)
-    return np.maximum((values - base).max(-1), 0)
+    bases = {"line": (1 - t) * start + t * end, "mean": (start + end) / 2, "ends": np.maximum(start, end)}
+    return np.maximum((values - bases[baseline]).max(-1), 0)
 
 
 def arc_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:

@@ -115,10 +115,7 @@ def approaches(
     def one(pair: jax.Array) -> Approach:
         return approach(layer, config, keep, loss, values, silent, rise, pair)
 
-    # One pair alone is not mapped: its loops would do everything at every turn that they may have to do.
-    if len(pairs) == 1:
-        return jax.tree.map(lambda leaf: leaf[None], one(pairs[0]))
-    return jax.lax.map(one, pairs, batch_size=min(chunk, len(pairs)))
+    return jax.lax.map(one, pairs, batch_size=None if chunk == 1 else min(chunk, len(pairs)))
 
 
 def approach(

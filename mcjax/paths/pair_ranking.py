@@ -10,7 +10,6 @@ from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model
-from mcjax.models.convolution import chunk_for
 from mcjax.paths import mergers
 from mcjax.paths.feedforward import on_host
 from mcjax.paths.permutation_config import PermutationConfig
@@ -45,7 +44,7 @@ def rank_pairs(
     *,
     by: Literal["barrier", "cosine"] = "barrier",
     count: int | None = None,
-    chunk: int | None = None,
+    chunk: int = 1,
 ) -> Any:
     """Which two units of a layer have the lowest barrier between them, all pairs in one batched run.
 
@@ -62,22 +61,20 @@ def rank_pairs(
     layer = checked(model, theta, group, config)
     if by not in ("barrier", "cosine"):
         raise unknown_name("way to rank by", by, ("barrier", "cosine"))
-    for name, value in (("count", count), ("chunk", chunk)):
-        if value is not None:
-            check_whole(name, value)
+    check_whole("chunk", chunk)
+    if count is not None:
+        check_whole("count", count)
     chosen = _pairs(layer, pairs)
     if by == "cosine":
         vectors = np.asarray(jax.vmap(lambda unit: layer.parameters(on_host(theta), unit))(jnp.arange(layer.size)))
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(vectors.dtype).tiny)
         return chosen[np.argsort(-(unit[chosen[:, 0]] * unit[chosen[:, 1]]).sum(1), kind="stable")][:count]
-    size = chunk or (16 if model.convolutions == "none" else chunk_for(model.convolutions))
     with computing(config):
         values, silent = cast(theta, config), jnp.zeros(layer.size, bool)
         loss = whole_loss(model, data, config)
         start = float(loss(trees.nest(values)))
-        found = mergers.approaches(
-            layer, config, False, size, loss, values, silent, jnp.asarray(np.inf, config.precision), jnp.asarray(chosen)
-        )
+        given = (loss, values, silent, jnp.asarray(np.inf, config.precision), jnp.asarray(chosen))
+        found = mergers.approaches(layer, config, False, chunk, *given)
         distances, steps = jax.tree.map(np.asarray, (found.distances, found.steps))
         first = np.linalg.norm(np.diff(_vectors(layer, values)[chosen], axis=1)[:, 0], axis=1)
     whole = steps.converged.all(1)

@@ -142,12 +142,15 @@ def halfway(
             )
         measured = mergers.heights(layer, config.points, chunk, loss, merged, found.knots.params, found.knots.distances)
         along = np.asarray(measured)[: count - 1]
-        height = float(np.max(found.steps.loss)) - along[0, 0]
-        if again or along.max() - along[0, 0] <= (1 + config.bump) * height:
+        # A network that is no minimum itself goes down first.
+        ends = np.append(np.asarray(found.steps.loss), along[0, 0])
+        height = float(np.ptp(ends))
+        if again or along.max() <= ends.max() + config.bump * height:
             break
         # Knots are not where the rise is, but after a step down from there: a fifth of it is left, or less.
         rise = 5 * config.bump * height
-    params, distances = jax.tree.map(lambda leaf: leaf[:count], (found.knots.params, found.knots.distances))
+    # On the host: a slice of the device would be compiled again for every number of knots.
+    params, distances = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (found.knots.params, found.knots.distances))
     whole = jax.vmap(lambda one, distance: network_at(layer, merged, one, distance))(params, distances)
     knots = {name: np.array(leaf) for name, leaf in whole.items()}
     for name, leaf in values.items():

@@ -115,26 +115,25 @@ def unit_layer(model: Model, group: str) -> UnitLayer:
     moved = tuple(place for place in places if not place.name.startswith("batch_stats/"))
     still = tuple(place for place in places if place.name.startswith("batch_stats/"))
     found = UnitLayer(group, size, moved, still, Place(name, position, axis, shapes[name][position]))
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+    with jax.enable_x64(True):
         _check(model, found)
     return found
 
 
 def _check(model: Model, layer: UnitLayer) -> None:
     rng = np.random.default_rng(0)
-    values, other = drawn(model, rng), drawn(model, rng)
-    x = jnp.asarray(inputs_for(model, rng))
 
-    def apply(values: Values) -> np.ndarray:
-        return np.asarray(model.apply(trees.nest(values), x))
+    @jax.jit
+    def tried(values: Values, other: Values, x: jax.Array) -> jax.Array:
+        alike = layer.with_parameters(values, 1, layer.parameters(values, 0))
+        alike = layer.with_statistics(alike, 1, values, (0,), (1.0,))
+        first, second = layer.outputs(alike, 0), layer.outputs(alike, 1)
+        together = layer.with_outputs(layer.with_outputs(alike, 0, first + second), 1, 0 * second)
+        changed = layer.with_parameters(together, 1, layer.parameters(other, 1))
+        changed = layer.with_statistics(changed, 1, other, (1,), (1.0,))
+        return jax.lax.map(lambda one: model.apply(trees.nest(one), x), trees.stack([alike, together, changed]))
 
-    alike = layer.with_parameters(values, 1, layer.parameters(values, 0))
-    alike = layer.with_statistics(alike, 1, values, (0,), (1.0,))
-    first, second = layer.outputs(alike, 0), layer.outputs(alike, 1)
-    together = layer.with_outputs(layer.with_outputs(alike, 0, first + second), 1, 0 * second)
-    changed = layer.with_parameters(together, 1, layer.parameters(other, 1))
-    changed = layer.with_statistics(changed, 1, other, (1,), (1.0,))
-    before, *after = (apply(each) for each in (alike, together, changed))
+    before, *after = np.asarray(tried(drawn(model, rng), drawn(model, rng), jnp.asarray(inputs_for(model, rng))))
     if not all(near(each, before) for each in after):
         raise InputError(
             f"{model.name}: units of {layer.group!r} act on each other (a norm over units, a skip connection), so that "

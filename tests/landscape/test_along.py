@@ -110,10 +110,15 @@ def test_barrier_by_its_definitions():
     # Heights above the line from 1 to 1.5, and above the worse end.
     np.testing.assert_allclose(barrier(metrics), 3 - (1 + 0.5 / 3))
     np.testing.assert_allclose(barrier(metrics, baseline="ends"), 1.5)
+    np.testing.assert_allclose(barrier(metrics, baseline="mean"), 1.75)
     np.testing.assert_allclose(barrier(metrics, "test_accuracy"), 3 - (1 + 0.5 / 3))
+    np.testing.assert_allclose(barrier(metrics, "test_accuracy", "mean"), 1.75)
     assert barrier(metrics_of([2.0, 1.0, 2.0])) == 0
+    # A path that only falls lies above the mean of its ends where it begins.
+    np.testing.assert_allclose(barrier(metrics_of([2.0, 1.0, 1.0]), baseline="mean"), 0.5)
     pairs = metrics_of([[0.0, 1.0, 0.0], [0.0, 0.5, 2.0]])
     np.testing.assert_allclose(barrier(pairs), [1.0, 0.0])
+    np.testing.assert_allclose(barrier(pairs, baseline="mean"), [1.0, 1.0])
     np.testing.assert_allclose(barrier(metrics_of([0.0, 1.0, 1.0], ts=[0.0, 0.75, 1.0])), 0.25)
 
 
@@ -162,7 +167,7 @@ def test_bad_input_is_named(ends, tiny_data, tiny_model, key):
         evaluate_path(tiny_model, path, tiny_data, calibration_images=121)
     with pytest.raises(InputError, match="of='loss'"):
         barrier(metrics_of([0.0, 1.0]), "loss")
-    with pytest.raises(InputError, match="baseline='max'"):
+    with pytest.raises(InputError, match="baseline='max', expected line, mean or ends"):
         barrier(metrics_of([0.0, 1.0]), baseline="max")
     with pytest.raises(InputError, match="takes images of shape"):
         evaluate_path(models.create("mlp", 3, (4, 4, 1)), path, tiny_data)

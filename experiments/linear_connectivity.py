@@ -1,0 +1,146 @@
+"""When does linear mode connectivity appear? Spawning, permutations, merging, and landscapes that theory explains.
+
+    python -m experiments.linear_connectivity --mnist mnist.npz --cifar10 cifar10.npz
+    python -m experiments.linear_connectivity --tasks spawning merging --data mnist --mnist digits
+    python -m experiments.linear_connectivity --preset paper
+
+spawning: a network is trained to a step k, and from there two copies of it, each with an order of the data of its
+own; how far error and loss rise on the straight line between them, against k (Frankle et al. 2020, Figure 3).
+Theirs for MNIST is stable from its initial values on, ResNet-20 on CIFAR-10 from 3% of training on. conjecture:
+how far the loss rises between two networks of different seeds, before and after matching by activations, by weights,
+by straight-through matching and by PAM, against width and time of training (Entezari et al. 2021 conjecture that
+nothing is left for wide networks; Git Re-Basin, Ainsworth et al. 2022, finds it for some). merging: two networks
+trained on 80/20 and 20/80 parts of the classes, merged (Git Re-Basin, section 5): there the merged network has a
+lower test loss than both, and the ensemble a lower one still. tractable: generalised linear models and the top
+eigenvector of a matrix (Zhang 2024, slides: equations 1 to 3, Theorem 10, Lemmas 12 and 13).
+
+`small` is for two cores: MLPs on 10,000 images of MNIST, TinySix on 10,000 of CIFAR-10. `paper` has an MLP of
+three layers of 512 units and ResNet-20, all images and the published number of steps; it is for a GPU. The papers'
+numbers are in figures but for those above. The same command again goes on where it was stopped.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import jax
+import tyro
+
+from experiments import tractable
+from experiments.connectivity_costs import planned
+from experiments.connectivity_figures import draw
+from experiments.connectivity_measures import Cell, conjecture, spawning
+from experiments.connectivity_merging import merging
+from experiments.connectivity_output import page, tables
+from experiments.connectivity_tasks import TRAINING, Sources, Task, make
+from experiments.display import Display
+from experiments.kept import Kept
+from mcjax import trees
+from mcjax.cli import guarded, leave
+from mcjax.commands.networks import check_key, open_run
+from mcjax.errors import InputError
+from mcjax.report import table
+from mcjax.training.loop import steps_per_epoch
+
+TASKS = {"spawning": spawning, "conjecture": conjecture, "merging": merging}
+DATA = ("mnist", "cifar10")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which tasks, on which data, and how much of them."""
+
+    tasks: tuple[Literal["spawning", "conjecture", "merging", "tractable"], ...] = (
+        "spawning", "conjecture", "merging", "tractable",
+    )  # fmt: skip
+    """What is done."""
+    data: tuple[Literal["mnist", "cifar10"], ...] = ("mnist", "cifar10")
+    """On what all but tractable is done."""
+    preset: Literal["small", "paper"] = "small"
+    """How much of it; what is given below takes precedence."""
+    sources: Sources = field(default_factory=Sources)
+    seeds: int | None = None
+    """Networks that are spawned from, and pairs that are matched."""
+    steps: int | None = None
+    """Steps of SGD of every network."""
+    spawn_steps: tuple[int, ...] | None = None
+    """After which of them networks are spawned."""
+    snapshot_steps: tuple[int, ...] | None = None
+    """After which of them pairs are matched."""
+    width: float | None = None
+    """Multiplier of the widths."""
+    widths: tuple[float, ...] | None = None
+    """Multipliers that are compared."""
+    train_images: int | None = None
+    """Use the first so many training images."""
+    test_images: int | None = None
+    """Use the first so many test images."""
+    matching_steps: int | None = None
+    """Steps of straight-through matching, and of PAM's permutation."""
+    measured: int | None = None
+    """Training images that lines are measured on."""
+    tested: int | None = None
+    """Test images that lines are measured on."""
+    points: int | None = None
+    """Points of a line."""
+    seed: int = 0
+    """Seed of everything."""
+    out: str | None = None
+    """Run folder (None: runs/linear_connectivity-HASH)."""
+
+
+def main(study: Study) -> None:
+    """Do the study, or go on with it, or report what was found."""
+    key = check_key(study.seed)
+    for name, got, choices in (("tasks", study.tasks, (*TASKS, "tractable")), ("data", study.data, DATA)):
+        if not got or len(set(got)) < len(got):
+            raise InputError(
+                f"got {name} {', '.join(got) or 'none'}, expected some of {', '.join(choices)}, each once."
+            )
+    trained = [name for name in study.tasks if name != "tractable"]
+    tasks = {name: _task(study, name) for name in study.data} if trained else {}
+    config = {**asdict(study), "out": None}
+    config["planned"] = {
+        name: {
+            "size": asdict(task.size),
+            "model": [task.architecture, task.options],
+            "training": TRAINING[name],
+            "data": trees.fingerprint([task.data.train_images, task.data.train_labels, task.data.test_images]),
+        }
+        for name, task in tasks.items()
+    }
+    run = open_run("linear_connectivity", study.out, config)
+    if run.results is None:
+        costs = tractable.costs() if "tractable" in study.tasks else {}
+        for task in tasks.values():
+            costs |= planned(task, trained)
+        display = Display(costs)
+        kept = Kept(run, display)
+        found: dict[str, Any] = {"data": {}}
+        try:
+            for name, task in tasks.items():
+                cell = Cell(task, jax.random.fold_in(key, DATA.index(name)), kept)
+                found["data"][name] = {"title": task.data.name} | {each: TASKS[each](cell) for each in trained}
+            if "tractable" in study.tasks:
+                found["tractable"] = tractable.tractable(kept, jax.random.fold_in(key, len(DATA)))
+        finally:
+            display.close()
+        figures = draw(run, found)
+        run.finish({"found": found, "page": page(found, figures)})
+    for each in tables((run.results or {})["found"]):
+        print(f"\n{each['title']}\n{table(each['head'], each['rows'])}")
+    print(f"\nWritten to {run.path}; `mcjax report {run.path}` makes a page of it.")
+
+
+def _task(study: Study, name: str) -> Task:
+    names = (
+        "seeds", "steps", "spawn_steps", "snapshot_steps", "width", "widths", "train_images", "test_images",
+        "matching_steps", "measured", "tested", "points",
+    )  # fmt: skip
+    task = make(name, study.preset, study.sources, {what: getattr(study, what) for what in names})
+    steps_per_epoch(task.training(task.size.steps)[0], task.data)
+    return task
+
+
+if __name__ == "__main__":
+    config = (tyro.conf.OmitArgPrefixes,)
+    leave(lambda: guarded("linear_connectivity", lambda: main(tyro.cli(Study, description=__doc__, config=config))))

@@ -1,0 +1,75 @@
+"""Barriers against what may lift or lower them: the spawn epoch, the width, the time of training."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from mcjax.plotting.style import RC, Series, legend_below, log_if_wide, mean_and_band, plain
+
+
+class Dependence(NamedTuple):
+    """One panel: what is measured (`of`), of every class of pairs (pairs, points), against `label` at `at`.
+
+    scale: of the horizontal axis; "symlog" is logarithmic but for a zero. reference: a height that is drawn across.
+    ratios: heights are positive and compared by their ratios.
+    """
+
+    title: str
+    label: str
+    of: str
+    at: np.ndarray
+    lines: Sequence[Series]
+    scale: Literal["linear", "log", "symlog"] = "linear"
+    reference: float | None = None
+    ratios: bool = False
+
+
+def dependences(panels: Sequence[Dependence], title: str) -> Figure:
+    """Panels in one row, or in two columns if they are many, mean over pairs with a band of one standard deviation."""
+    columns = len(panels) if len(panels) < 4 else 2
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.6, 3.0 * rows + 0.7), **RC)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels, strict=False):
+        for line in panel.lines:
+            values = np.atleast_2d(line.values)
+            mean_and_band(axes, panel.at, values, line.color, line.style, line.label)
+            axes.plot(panel.at, values.mean(0), "o", color=line.color, markersize=3.5, clip_on=False)
+        if panel.reference is not None:
+            axes.axhline(panel.reference, color="0.5", linewidth=0.9, linestyle=(0, (4, 3)))
+        _scaled(axes, panel)
+        if len(panel.at) > 1:
+            axes.set_xlim(float(panel.at[0]), float(panel.at[-1]))
+        if panel.ratios:
+            log_if_wide(axes, np.concatenate([np.ravel(line.values) for line in panel.lines]))
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_title(panel.title, fontsize=10, loc="left")
+        axes.set_xlabel(panel.label)
+        axes.set_ylabel(panel.of)
+        plain(axes)
+    if len(panels[0].lines) > 1:
+        legend_below(figure, grid[0], 5)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _scaled(axes: Axes, panel: Dependence) -> None:
+    positive = panel.at[panel.at > 0]
+    if panel.scale == "linear" or not len(positive):
+        return
+    if panel.scale == "symlog":
+        axes.set_xscale("symlog", linthresh=float(positive.min()), linscale=0.5)
+    else:
+        axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(list(panel.at)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    if len(panel.at) > 5:
+        axes.tick_params("x", labelrotation=60)

@@ -1,0 +1,37 @@
+"""Barriers against what they depend on: rows and columns, scales that take a zero, heights of many sizes."""
+
+import numpy as np
+from figures import drawn
+
+from mcjax import plotting
+
+
+def panel(at, values, **more):
+    lines = [
+        plotting.Series("before", np.asarray(values), plotting.UNALIGNED),
+        plotting.Series("after", np.asarray(values) / 3, plotting.ALIGNED, "--"),
+    ]
+    return plotting.Dependence("title", "spawned after step", "barrier (nats)", np.asarray(at, float), lines, **more)
+
+
+def test_a_step_of_zero_has_a_place_on_a_logarithmic_axis():
+    at = [0, 20, 50, 100, 500, 1000]
+    values = np.abs(np.random.default_rng(0).normal(size=(3, 6)))
+    figure = plotting.dependences([panel(at, values, scale="symlog", reference=0.5)] * 2, "spawning")
+    drawn(figure)
+    axes = figure.axes[0]
+    places = axes.transData.transform([(x, 0) for x in at])[:, 0]
+    assert (np.diff(places) > 20).all()
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "20", "50", "100", "500", "1000"]
+    assert axes.get_ylim()[0] == 0
+    assert 0.5 in {line.get_ydata()[0] for line in axes.lines if len(line.get_ydata()) == 2}
+    drawn(plotting.dependences([panel([0], [[1.0]], scale="symlog")] * 2, "one step"))
+
+
+def test_many_panels_are_two_columns_and_ratios_have_a_scale():
+    values = np.array([[1.0, 0.1, 0.001]])
+    panels = [panel([1, 2, 4], values, scale="log", ratios=i > 0) for i in range(5)]
+    figure = plotting.dependences(panels, "barriers")
+    assert len(figure.axes) == 5
+    drawn(figure)
+    assert [axes.get_yscale() for axes in figure.axes] == ["linear"] + ["log"] * 4
