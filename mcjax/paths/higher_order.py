@@ -131,7 +131,7 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
     with jax.enable_x64(True):
         weights = int(layer.outputs(values, 0).size)
         for cluster in sets:
-            for shares in _contrasts(len(cluster)):
+            for shares in _contrasts(len(cluster)).astype(zero.dtype):
                 for i in range(weights):
                     one = np.zeros(weights, zero.dtype)
                     one[i] = 1

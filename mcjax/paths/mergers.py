@@ -55,8 +55,8 @@ class Approach(NamedTuple):
 class Here(NamedTuple):
     """What is carried from distance to distance.
 
-    going: whether there is anything to go on for. converged: whether all minimisations since the last distance did.
-    halvings: how often the way to the next distance has to be halved for the next part of it.
+    going: whether there is anything to go on for. converged: whether the last minimisation did. halvings: how often
+    the way to the next distance has to be halved for the next part of it.
     """
 
     pair: Pair
@@ -142,7 +142,7 @@ def approach(
     def at(distance: jax.Array, pair: Pair) -> jax.Array:
         return energy(loss, layer, merged, params_at(layer, merged, pair, distance), distance)
 
-    def minimum(here: Here, distance: jax.Array) -> Here:
+    def minimum(here: Here, distance: jax.Array, between: Any) -> Here:
         point = partial(params_at, layer, merged, distance=distance)
         found, knots = minimise(
             partial(at, distance),
@@ -154,11 +154,12 @@ def approach(
             **options,
         )
         counted = (here.iterations + found.iterations, here.products + found.products)
-        going = here.going & (found.converged | (not config.stop))
+        # Between two distances the path only has to stay low: what is reached there is good enough.
+        going = here.going & (found.converged | between | (not config.stop))
         if knots is not None:  # what has no room left ends
             going = going & (knots.filled < config.knots)
         pair = placed(merged, found.x, distance)
-        known = (found.value, found.gradient_norm, here.converged & found.converged, going)
+        known = (found.value, found.gradient_norm, here.going & found.converged, going)
         return Here(pair, distance, knots, *known, *counted, jnp.maximum(here.halvings - 1, 0))
 
     def nearer(here: Here, distance: jax.Array) -> tuple[Here, Steps]:
@@ -170,9 +171,9 @@ def approach(
             rises = at(part, here.pair) > here.loss + rise
             halving = rises & (here.halvings < HALVINGS) & here.going
             halved = here._replace(halvings=here.halvings + 1)
-            return jax.lax.cond(halving, lambda: halved, lambda: minimum(here, part))
+            return jax.lax.cond(halving, lambda: halved, lambda: minimum(here, part, part > distance))
 
-        fresh = here._replace(converged=here.going, iterations=0 * here.iterations, products=0 * here.products)
+        fresh = here._replace(iterations=0 * here.iterations, products=0 * here.products)
         here = jax.lax.while_loop(lambda here: here.distance > distance, one, fresh)
         return here, Steps(here.loss, here.gradient_norm, here.iterations, here.products, here.converged)
 
@@ -205,6 +206,8 @@ def approach(
     )
     others, centre, shared = last.x
     point = params_at(layer, free, Pair(others, centre, 0 * held.offset, shared, 0 * held.difference), 0.0)
+    # The difference of output weights counts after all where weights decay.
+    last = last._replace(value=energy(loss, layer, free, point, 0.0))
     if keep:
         # Where nothing moved any more, the distance and the output weights still go to where they have to.
         for ending in (together(last.x), point):

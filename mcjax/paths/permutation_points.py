@@ -28,9 +28,9 @@ class PermutationPath(NamedTuple):
 
     Knot i and the i-th from the end are the same network but for the exchange, to the last bit; the one in the middle
     is `point`, the permutation point, in which the two units are one. P: the exchange. distances, loss, gradient_norm,
-    converged: of the knots of the first half at which the two units are apart, and of the first at distance zero
-    at which the loss is minimal, float64 and bool (k,). heights: the highest loss of each segment of the first half.
-    iterations, products: Newton steps and products of the Hessian in all.
+    converged: of theta, of the minima at which the two units are apart, and of the point, float64 and bool (k,).
+    heights: the highest loss of each segment of the first half. iterations, products: Newton steps and products of the
+    Hessian in all.
 
     If a minimisation did not converge and the path was to stop there, `stopped` says where and how, and the knots are
     those of the first half so far, with the one at which it failed at the end.
@@ -79,10 +79,10 @@ def permutation_path(
 
     With theta_m = theta_l + delta e for the parameter vectors of the two units (rows of the kernel, biases, scales and
     shifts of norms), delta goes down to zero, the loss minimised in all else at every step; then the output
-    weights move to their mean, at constant loss, to the permutation point; then all of it in reverse with l and m
-    exchanged. The loss is that of all training images by the batch statistics that theta holds, of which those of
-    the two units become one with delta. Between the knots the loss is measured, and where it rises above
-    them more knots are put in between: `barrier` is of the path, not of its knots.
+    weights move to their mean, at constant loss (but for weight decay, which falls), to the permutation point; then all
+    of it in reverse with l and m exchanged. The loss is that of all training images by the batch statistics that theta
+    holds, of which those of the two units become one with delta. Between the knots the loss is measured, and where it
+    rises above them more knots are put in between: `barrier` is of the path, not of its knots.
 
     group: a hidden layer whose units stand alone, of any model. config: `PermutationConfig()`. Knots are float64
     numpy arrays if that is what is computed in: of a network of many parameters take fewer steps. Raises

@@ -1,0 +1,382 @@
+"""Permutation paths: exact ends and halves, minima and heights against numpy by hand, and the Hessian's inertia."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from teachers import CONFIG, GROUP, Network, fitted, knot, model_of, toy, with_ones
+
+import mcjax
+from mcjax import InputError, RunError, models, trees
+from mcjax.paths import mergers
+from mcjax.paths.permutation_points import cast, whole_loss
+from mcjax.paths.unit_layers import unit_layer
+from mcjax.symmetry import SpecError
+
+SEED, UNITS = 4, (0, 2)
+
+
+@pytest.fixture(scope="module")
+def path():
+    return fitted(SEED, UNITS)
+
+
+@pytest.fixture(scope="module")
+def half(path):
+    """The networks up to the permutation point."""
+    count = len(path.knots["params"]["Dense_0"]["bias"])
+    assert count % 2 == 1
+    return [Network(knot(path, i)) for i in range(count // 2 + 1)]
+
+
+def equal(a, b):
+    return all(np.array_equal(one, other) for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def apart(network, units=UNITS):
+    return np.linalg.norm(network.made[units[1]] - network.made[units[0]])
+
+
+def test_the_gradient_by_hand():
+    _, theta, _ = toy(0)
+    _, _, other = toy(1)
+    rng, h = np.random.default_rng(0), 1e-6
+    network, moved = Network(theta), Network(theta)
+    for leaf, gradient in zip(("made", "read", "bias"), network.gradient(other), strict=True):
+        direction = rng.normal(size=gradient.shape)
+        values = []
+        for sign in (1, -1):
+            setattr(moved, leaf, getattr(network, leaf) + sign * h * direction)
+            values.append(moved.loss(other))
+        setattr(moved, leaf, getattr(network, leaf))
+        np.testing.assert_allclose((values[0] - values[1]) / (2 * h), (gradient * direction).sum(), rtol=1e-6)
+
+
+def test_ends_and_halves_are_equal_to_the_last_bit(path):
+    model, theta, _ = toy(SEED)
+    count = len(path.knots["params"]["Dense_0"]["bias"])
+    np.testing.assert_array_equal(path.P[GROUP], [2, 1, 0, 3])
+    assert equal(knot(path, 0), theta)
+    assert equal(knot(path, count - 1), mcjax.permute(model.spec, path.P, theta))
+    first, last = (path.knots["params"][f"Dense_{i}"] for i in (0, 1))
+    order = [2, 1, 0, 3]
+    for leaf, exchanged in (
+        (first["kernel"], first["kernel"][:, :, order]),
+        (first["bias"], first["bias"][:, order]),
+        (last["kernel"], last["kernel"][:, order]),
+        (last["bias"], last["bias"]),
+    ):
+        assert leaf.dtype == np.float64
+        np.testing.assert_array_equal(leaf[::-1], exchanged)
+    with jax.enable_x64(True):
+        assert equal(path.path(0.0), theta)
+        assert equal(path.path(1.0), mcjax.permute(model.spec, path.P, theta))
+
+
+def test_at_the_point_two_units_are_one(path, half):
+    point = Network(path.point)
+    np.testing.assert_array_equal(point.made[0], point.made[2])
+    np.testing.assert_array_equal(point.read[0], point.read[2])
+    assert equal(path.point, knot(path, len(half) - 1))
+
+
+def test_distances_fall_in_equal_factors(path, half):
+    assert path.distances.shape == path.loss.shape == (CONFIG.steps + 2,)
+    np.testing.assert_allclose(path.distances[0], apart(half[0]), rtol=1e-12)
+    factors = path.distances[1:-1] / path.distances[:-2]
+    np.testing.assert_allclose(factors, factors[0], rtol=1e-6)
+    np.testing.assert_allclose(path.distances[-2], CONFIG.smallest * path.distances[0], rtol=1e-9)
+    assert path.distances[-1] == 0
+
+
+def test_minima_are_knots_of_their_distance_and_loss(path, half):
+    _, _, data = toy(SEED)
+    distances = np.array([apart(network) for network in half])
+    losses = np.array([network.loss(data) for network in half])
+    assert (np.diff(distances) <= 1e-12).all()
+    for distance, loss in zip(path.distances, path.loss, strict=True):
+        there = np.abs(distances - distance) <= 1e-10 * path.distances[0]
+        assert there.any()
+        # The lowest knot of the distance: from there on the loss only falls.
+        np.testing.assert_allclose(losses[there].min(), loss, rtol=1e-8, atol=1e-16)
+    assert path.converged.all()
+    assert (path.gradient_norm[1:-1] <= CONFIG.tolerance).all()
+    assert path.gradient_norm[-1] <= CONFIG.point_tolerance
+
+
+def test_the_point_is_critical(path, half):
+    _, _, data = toy(SEED)
+    made, _, _ = half[-1].gradient(data)
+    assert half[-1].gradient_norm(data) <= CONFIG.point_tolerance
+    np.testing.assert_allclose(made[0], made[2], atol=1e-18)
+
+
+def test_heights_are_those_of_the_segments(path, half):
+    _, _, data = toy(SEED)
+    highest, dense = [], []
+    for a, b in pairwise(half):
+        losses = [between(a, b, t).loss(data) for t in np.linspace(0, 1, 17)]
+        highest.append(max(losses[::4]))
+        dense.append(max(losses))
+    np.testing.assert_allclose(path.heights, highest, rtol=1e-8, atol=1e-16)
+    np.testing.assert_allclose(path.barrier, max(dense) - half[0].loss(data), rtol=0.05)
+    assert f"barrier {path.barrier:.4g}" in repr(path)
+
+
+def between(a, b, t):
+    network = object.__new__(Network)
+    for leaf in ("made", "read", "bias"):
+        setattr(network, leaf, (1 - t) * getattr(a, leaf) + t * getattr(b, leaf))
+    return network
+
+
+def read_norms(half, units=UNITS):
+    return np.array([np.linalg.norm(network.read[list(units)]) for network in half])
+
+
+def test_the_norm_of_what_reads_the_two_is_held_while_they_are_apart(path, half):
+    distances = np.array([apart(network) for network in half])
+    norms = read_norms(half)
+    np.testing.assert_allclose(norms[distances > 0], norms[0], rtol=1e-10)
+    assert (distances > 0).sum() > CONFIG.steps
+    assert abs(norms[-1] / norms[0] - 1) > 1e-3
+
+
+# Networks, each with two units whose path converges at every distance.
+CONVERGED = (
+    (1, 0, 2),
+    (3, 0, 3),
+    (4, 0, 2),
+    (5, 0, 1),
+    (6, 0, 2),
+    (7, 0, 2),
+    (11, 0, 2),
+    (13, 0, 1),
+    (14, 0, 2),
+    (15, 0, 3),
+)
+
+
+def point_of(seed, units, outputs):
+    """The permutation point by the program of the path, without the rest of it."""
+    model, theta, data = toy(seed, outputs)
+    layer = unit_layer(model, GROUP)
+    with jax.enable_x64(True):
+        values, silent, rise = cast(theta, CONFIG), jnp.zeros(layer.size, bool), jnp.asarray(np.inf)
+        given = (whole_loss(model, data, CONFIG), values, silent, rise, jnp.asarray([units]))
+        found = mergers.approaches(layer, CONFIG, True, 1, *given)
+        assert found.steps.converged.all()
+        return jax.tree.map(np.asarray, trees.index(trees.nest(found.point), 0))
+
+
+def inertia(matrix, tolerance):
+    values = np.linalg.eigvalsh(matrix)
+    return tuple(int(n.sum()) for n in (values < -tolerance, np.abs(values) <= tolerance, values > tolerance))
+
+
+def predicted(point, units, data):
+    """By hand, from S and G: negative and zero eigenvalues that the exchanged coordinates have, and the rank of G.
+
+    In the mean and the difference of what makes and of what reads the two units, an exchange changes the sign of the
+    differences (D, a), so that the Hessian at D = a = 0 is block diagonal; of D and a it is [[S, G^T], [G, 0]], as
+    the outputs do not depend on a at D = 0.
+    """
+    network, x = Network(point), with_ones(data.train_images)
+    hidden = network.hidden(data.train_images)[:, units[0]]
+    back = 2 * network.residuals(data) / np.size(data.train_labels)
+    slope, curvature = 1 - hidden**2, -2 * hidden * (1 - hidden**2)
+    s = (x * (back @ network.read[units[0]] * curvature / 2)[:, None]).T @ x
+    g = (back * slope[:, None]).T @ x
+    _, sizes, v = np.linalg.svd(g)
+    rank = int((sizes > 1e-7).sum())
+    kernel = v[rank:]
+    negative, zero, _ = inertia(kernel @ s @ kernel.T, 1e-9 * np.abs(s).max())
+    return rank + negative, len(g) - rank + zero, rank
+
+
+def check_inertia(point, units, outputs, data):
+    with jax.enable_x64(True):
+        loss = whole_loss(model_of(outputs), data, CONFIG)
+        hessian = np.asarray(mcjax.dense_hessian(loss, point))
+        found = mcjax.classify_point(loss, point, zero_tolerance=1e-10)
+    assert found.gradient_norm <= CONFIG.point_tolerance
+    negative, zero, rank = predicted(point, units, data)
+    assert found.index == negative
+    assert found.zeros == zero
+    assert found.zeros >= outputs - rank
+    # The part of the smaller network: what does not change when the units are exchanged.
+    swap = exchange_matrix(point, units)
+    np.testing.assert_allclose(swap @ hessian @ swap, hessian, atol=1e-12 * np.abs(hessian).max())
+    symmetric = np.linalg.qr((np.eye(len(swap)) + swap)[:, kept(swap)])[0]
+    assert inertia(symmetric.T @ hessian @ symmetric, 1e-10)[0] == 0
+    return found, rank
+
+
+def exchange_matrix(point, units):
+    """The matrix that exchanges the units, in the order of the Hessian."""
+    numbers = np.arange(trees.parameter_count(point))
+    _, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(np.float32, point))
+    tree = jax.tree.map(np.array, unravel(np.float32(numbers)))
+    first, last = (tree["params"][f"Dense_{i}"] for i in (0, 1))
+    pair, back = list(units), list(units)[::-1]
+    first["kernel"][:, pair], first["bias"][pair] = first["kernel"][:, back], first["bias"][back]
+    last["kernel"][pair] = last["kernel"][back]
+    order = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(int)
+    return np.eye(len(numbers))[order]
+
+
+def kept(swap):
+    """One of every two coordinates that are exchanged, and all others."""
+    return np.flatnonzero(swap.argmax(1) >= np.arange(len(swap)))
+
+
+def test_one_output_one_zero_and_up_to_as_many_negative_eigenvalues_as_parameters_of_a_unit(path):
+    """The paper says one negative at most; there may be as many as the matrix S has."""
+    assert equal(point_of(SEED, UNITS, 1), path.point)
+    indices = {}
+    for seed, *units in CONVERGED:
+        found, rank = check_inertia(point_of(seed, tuple(units), 1), tuple(units), 1, toy(seed)[2])
+        assert rank == 0
+        assert found.zeros >= 1
+        assert found.kind == "saddle"
+        indices[seed] = found.index
+    assert indices[4] == 1
+    assert indices[11] == 2
+
+
+@pytest.mark.parametrize(("units", "index"), [((0, 1), 1), ((0, 2), 2)])
+def test_two_outputs_take_one_direction_of_the_plane_of_zeros(units, index):
+    point = point_of(0, units, 2)
+    found, rank = check_inertia(point, units, 2, toy(0, 2)[2])
+    # Centre and outputs are at a minimum, so that G has the output weights in its kernel.
+    assert rank == 1
+    assert found.zeros == 1
+    assert found.index == index
+
+
+def test_more_knots_than_there_is_room_for():
+    with pytest.raises(InputError, match=r"has \d+ knots, expected at most knots=300: give room for more"):
+        mcjax.permutation_path(*toy(8), GROUP, (0, 2), CONFIG)
+
+
+def test_a_minimisation_that_does_not_converge_ends_the_path():
+    _, theta, data = toy(6)
+    found = fitted(6, (0, 1))
+    said = r"step 1 of 13, at distance .*, ended with a gradient norm of .* after 60 iterations, expected at most 1e-06"
+    assert found.point is None
+    assert found.converged.tolist() == [True, False]
+    assert found.distances.shape == found.loss.shape == (2,)
+    assert found.gradient_norm[-1] > CONFIG.tolerance
+    assert equal(knot(found, 0), theta)
+    networks = [Network(knot(found, i)) for i in range(found.heights.size + 1)]
+    np.testing.assert_allclose([apart(network, (0, 1)) for network in networks[1:]], found.distances[-1], rtol=1e-10)
+    np.testing.assert_allclose(networks[-1].loss(data), found.loss[-1], rtol=1e-10)
+    # Minimised so far: the loss falls from knot to knot of the distance.
+    assert (np.diff([network.loss(data) for network in networks[1:]]) <= 0).all()
+    with pytest.raises(RunError, match=rf"units \(0, 1\) of 'dense_0' is not whole: {said}"):
+        _ = found.path
+    assert "step 1 of 13" in repr(found)
+
+
+@pytest.mark.slow
+def test_going_on_from_where_it_stands_with_output_weights_that_are_free():
+    model, theta, data = toy(SEED)
+    config = replace(CONFIG, iterations=3, bounded=False, stop=False)
+    found = mcjax.permutation_path(model, theta, data, GROUP, UNITS, config)
+    assert found.stopped is None
+    assert not found.converged.all()
+    assert found.distances[-1] == 0
+    assert equal(knot(found, -1), mcjax.permute(model.spec, found.P, theta))
+    count = len(found.knots["params"]["Dense_0"]["bias"]) // 2
+    networks = [Network(knot(found, i)) for i in range(count + 1)]
+    distances = np.array([apart(network) for network in networks])
+    norms = read_norms(networks)
+    assert np.ptp(norms[distances > 0]) > 1e-3 * norms[0]
+    np.testing.assert_array_equal(networks[-1].read[0], networks[-1].read[2])
+
+
+class BatchNormed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train, name="norm", epsilon=1e-5)(nn.Dense(3, name="first")(x))
+        return nn.Dense(1, name="last")(nn.tanh(x))
+
+
+def batch_normed_loss(theta, data, weight_decay):
+    """The loss in float64, by the statistics that theta holds."""
+    theta = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), theta)
+    params, statistics = theta["params"], theta["batch_stats"]["norm"]
+    x = np.asarray(data.train_images, np.float64) @ params["first"]["kernel"] + params["first"]["bias"]
+    x = (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
+    outputs = np.tanh(x) @ params["last"]["kernel"] + params["last"]["bias"]
+    squares = sum(np.square(leaf).sum() for leaf in jax.tree.leaves(params))
+    return np.square(outputs - data.train_labels).mean() + weight_decay / 2 * squares
+
+
+@pytest.mark.slow
+def test_batch_norm_weight_decay_and_single_precision():
+    _, _, data = toy(SEED)
+    model = models.from_flax(BatchNormed(), jax.ShapeDtypeStruct((2, 2), jnp.float32), name="normed")
+    rng = np.random.default_rng(0)
+    theta = jax.tree.map(lambda leaf: np.float32(0.5 + rng.random(leaf.shape)), model.init(jax.random.key(0)))
+    group = model.spec.groups[0]
+    config = replace(
+        CONFIG, precision="float32", weight_decay=0.01, tolerance=1e-2, point_tolerance=1e-3, smallest=1e-2, stop=False
+    )
+    found = mcjax.permutation_path(model, theta, data, group, (1, 2), config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.knots)} == {np.dtype(np.float32)}
+    assert found.gradient_norm[-1] <= 1e-3
+    middle = found.heights.size
+    for i, loss in ((0, found.loss[0]), (middle, found.loss[-1])):
+        np.testing.assert_allclose(batch_normed_loss(knot(found, i), data, 0.01), loss, rtol=1e-5)
+    for name, leaf in found.knots["batch_stats"]["norm"].items():
+        before = theta["batch_stats"]["norm"][name]
+        np.testing.assert_array_equal(leaf[0], before)
+        np.testing.assert_allclose(leaf[middle], [before[0], *2 * [before[1:].mean()]], rtol=1e-6)
+        assert leaf[middle, 1] == leaf[middle, 2]
+        np.testing.assert_array_equal(leaf[::-1], leaf[:, [0, 2, 1]])
+    kernel = found.point["params"]["first"]["kernel"]
+    np.testing.assert_array_equal(kernel[:, 1], kernel[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"units": (1, 1)}, InputError, "one unit twice"),
+        ({"units": (0, 4)}, InputError, "the second unit=4"),
+        ({"group": "dense_5"}, SpecError, "dense_5"),
+        ({"config": {"steps": 3}}, InputError, "expected a PermutationConfig"),
+        ({"data": 2}, InputError, "expected"),
+    ],
+)
+def test_what_is_refused(given, error, said):
+    model, theta, data = toy(SEED)
+    if "data" in given:
+        given = {"data": toy(SEED, 2)[2]}
+    arguments = {"data": data, "group": GROUP, "units": (0, 1), "config": CONFIG} | given
+    with pytest.raises(error, match=said):
+        mcjax.permutation_path(model, theta, **arguments)
+
+
+def test_networks_that_are_refused():
+    model, theta, data = toy(SEED)
+    with pytest.raises(InputError, match="several networks"):
+        mcjax.permutation_path(model, jax.tree.map(lambda leaf: leaf[None], theta), data, GROUP, (0, 1))
+    broken = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), theta)
+    with pytest.raises(InputError, match="not finite"):
+        mcjax.permutation_path(model, broken, data, GROUP, (0, 1))
+
+
+@pytest.mark.slow
+def test_smaller_steps_where_the_loss_would_rise():
+    """The path is walked again, and between its knots it is hardly above the highest of them."""
+    config = replace(CONFIG, bump=0.1, knots=5000, iterations=1000)
+    found = mcjax.permutation_path(*toy(SEED), GROUP, UNITS, config)
+    highest = np.nanmax(found.loss)
+    assert found.converged.all()
+    assert fitted(SEED, UNITS).barrier > 10 * highest
+    assert found.barrier <= 2 * highest
