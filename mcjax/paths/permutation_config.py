@@ -27,8 +27,9 @@ class PermutationConfig:
     Every point that a minimisation goes to is a knot of the path, so that it follows the valley of the loss; knots:
     how many there is room for, all in memory at once. points: values of t at which the loss is measured between two
     knots, ends included. Where that is above the highest of the minima by more than the share `bump` of their height,
-    the path is walked again, in smaller steps wherever the loss would rise too much at once. stop: end the path at a
-    distance whose minimisation does not converge; otherwise it goes on from there, and the result tells which.
+    the path is walked again, in smaller steps wherever the loss would rise too much at once, and that is taken if it
+    is whole and lower. stop: end the path at a distance whose minimisation does not converge; otherwise it goes on from
+    there, and the result tells which.
     """
 
     steps: int = 200

@@ -15,7 +15,7 @@ from mcjax.models.convolution import chunk_for
 from mcjax.paths import mergers
 from mcjax.paths.feedforward import check_network
 from mcjax.paths.knots import through
-from mcjax.paths.mergers import Steps
+from mcjax.paths.mergers import Approach, Knots, Steps
 from mcjax.paths.pair_coordinates import begin, network_at
 from mcjax.paths.permutation_config import PermutationConfig
 from mcjax.paths.unit_layers import UnitLayer, Values, check_units, unit_layer
@@ -128,34 +128,40 @@ def halfway(
     """From a network to the permutation point of two of its units; units `silent` stay as they are, and unread."""
     merged = begin(layer, config, values, jnp.asarray(pair), jnp.asarray(silent))
     chunk = 16 * chunk_for(model.convolutions)
-    rise = np.inf
-    # Twice: how high the path has to rise is known after it was walked once.
-    for again in (False, True):
+
+    def walk(rise: float) -> tuple[Approach, Knots, np.ndarray]:
+        """The path, its knots, and the loss at points of every segment; no segments if there is no room for them."""
         given = (loss, values, jnp.asarray(silent), jnp.asarray(rise, config.precision), jnp.asarray([pair]))
         found = jax.tree.map(lambda leaf: leaf[0], mergers.approaches(layer, config, True, 1, *given))
-        assert found.knots is not None
-        count = int(found.knots.filled)
-        if count >= config.knots:
-            raise InputError(
-                f"the path of units {pair} of {layer.group!r} has {count} knots, expected at most "
-                f"knots={config.knots}: give room for more, fewer steps, or a larger tolerance or bump."
-            )
-        measured = mergers.heights(layer, config.points, chunk, loss, merged, found.knots.params, found.knots.distances)
-        along = np.asarray(measured)[: count - 1]
-        # A network that is no minimum itself goes down first.
-        ends = np.append(np.asarray(found.steps.loss), along[0, 0])
-        height = float(np.ptp(ends))
-        if again or along.max() <= ends.max() + config.bump * height:
-            break
+        knots = found.knots
+        assert knots is not None
+        measured = mergers.heights(layer, config.points, chunk, loss, merged, knots.params, knots.distances)
+        count = int(knots.filled)
+        return found, knots, np.asarray(measured)[: count - 1 if count < config.knots else 0]
+
+    found, walked, along = walk(np.inf)
+    if not len(along):
+        raise InputError(
+            f"the path of units {pair} of {layer.group!r} has {int(walked.filled)} knots or more, expected fewer than "
+            f"knots={config.knots}: give room for more, fewer steps, or a larger tolerance."
+        )
+    stopped = _failure(config, found.steps, np.asarray(found.distances))
+    # A network that is no minimum itself goes down first.
+    ends = np.append(np.asarray(found.steps.loss), along[0, 0])
+    allowed = config.bump * float(np.ptp(ends))
+    if stopped is None and along.max() > ends.max() + allowed:
         # Knots are not where the rise is, but after a step down from there: a fifth of it is left, or less.
-        rise = 5 * config.bump * height
+        slower = walk(5 * allowed)
+        finer = len(slower[2]) > 0 and _failure(config, slower[0].steps, np.asarray(slower[0].distances)) is None
+        if finer and slower[2].max() < along.max():
+            found, walked, along = slower
+    count = len(along) + 1
     # On the host: a slice of the device would be compiled again for every number of knots.
-    params, distances = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (found.knots.params, found.knots.distances))
+    params, distances = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (walked.params, walked.distances))
     whole = jax.vmap(lambda one, distance: network_at(layer, merged, one, distance))(params, distances)
     knots = {name: np.array(leaf) for name, leaf in whole.items()}
     for name, leaf in values.items():
         knots[name][0] = np.asarray(leaf)
-    stopped = _failure(config, found.steps, np.asarray(found.distances))
     steps = config.steps + 1 if stopped is None else int(np.argmin(np.asarray(found.steps.converged))) + 1
     start = (float(merged.distance), along[0, 0], np.nan, True)
     columns = (found.distances, found.steps.loss, found.steps.gradient_norm, found.steps.converged)

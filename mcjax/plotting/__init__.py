@@ -1,5 +1,6 @@
 """Figures from numpy arrays. Nothing here computes what it draws."""
 
+from mcjax.plotting.connectivity import Dependence, dependences
 from mcjax.plotting.constructions import (
     Against,
     Constructed,
@@ -10,6 +11,16 @@ from mcjax.plotting.constructions import (
 )
 from mcjax.plotting.correlation import correlation, curve_signatures, signature
 from mcjax.plotting.paths import Line, along_paths
+from mcjax.plotting.permutation_points import (
+    Approached,
+    Merger,
+    approached,
+    eigenvalues,
+    growth,
+    mergers,
+    rearranged,
+    spectral_densities,
+)
 from mcjax.plotting.plane import Plane, plane
 from mcjax.plotting.spectrum import spectrum
 from mcjax.plotting.strings import PowerLaw, Stage, Thresholds, against_threshold, string_stages
@@ -20,9 +31,12 @@ __all__ = [
     "ALIGNED",
     "UNALIGNED",
     "Against",
+    "Approached",
     "Constructed",
+    "Dependence",
     "HalfSteps",
     "Line",
+    "Merger",
     "Plane",
     "PowerLaw",
     "Series",
@@ -32,14 +46,21 @@ __all__ = [
     "along_paths",
     "alternating_training",
     "alternation",
+    "approached",
     "columns",
     "constructed_paths",
     "correlation",
     "curve_signatures",
+    "dependences",
     "distributions",
+    "eigenvalues",
     "gap_against_width",
+    "growth",
+    "mergers",
     "plane",
+    "rearranged",
     "signature",
+    "spectral_densities",
     "spectrum",
     "string_stages",
     "training",

@@ -1,0 +1,268 @@
+"""The experiments of permutation points, small: what they leave and say, that they go on, what they refuse."""
+
+import json
+from contextlib import contextmanager
+from math import comb
+
+import jax
+import numpy as np
+import pytest
+
+import mcjax
+from experiments import permutation_points, permutation_spectra, permutation_tasks, permutation_walks
+from experiments.permutation_counts import counts, one_by_one
+from experiments.permutation_output import tables
+from experiments.permutation_points import Study, main, planned
+from experiments.permutation_tasks import SIZES, TOYS, Sources, make, pooled, sized
+from experiments.permutation_toy import shown
+from experiments.permutation_walks import rises
+from mcjax import InputError
+from mcjax.cli import guarded
+
+SMALL = {
+    "sources": Sources(mnist="digits"),
+    "toy_steps": 8,
+    "toy_networks": 1,
+    "pool": 2,
+    "train_images": 100,
+    "widths": (4,),
+    "seeds": 2,
+    "epochs": 2,
+    "steps": 5,
+    "iterations": 5,
+    "products": 10,
+    "knots": 200,
+}
+CHANGES = {name: value for name, value in SMALL.items() if name != "sources"}
+
+
+@contextmanager
+def fewer():
+    """The smooth toy alone, on few points."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(TOYS, "relu")
+        quick = {"tolerance": 1e-5, "point_tolerance": 1e-9, "iterations": 25, "bump": 100.0, "knots": 1000}
+        patch.setitem(TOYS, "tanh", quick)
+        patch.setattr(permutation_tasks, "SAMPLES", 40)
+        patch.setattr(permutation_spectra, "OUTPUTS", (1,))
+        patch.setattr(permutation_spectra, "ON_THE_WAY", {})
+        yield patch
+
+
+def stopping(*args, **more):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a study, of which a first attempt was stopped at its last part."""
+    folder = tmp_path_factory.mktemp("permutation") / "whole"
+    with fewer() as patch:
+        patch.setattr(permutation_spectra, "hessian_trace", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            main(Study(**SMALL, out=str(folder)))
+    with fewer() as patch:
+        patch.setattr(permutation_walks, "permutation_path", None)  # what was made is not made again
+        main(Study(**SMALL, out=str(folder)))
+    return folder
+
+
+def parameters(folder, name):
+    theta = mcjax.checkpoint.load(folder / "checkpoints" / name / "result")
+    return {
+        layer: {what: np.asarray(leaf, float) for what, leaf in of.items()} for layer, of in theta["params"].items()
+    }
+
+
+def outputs(params, x):
+    for i in range(3):
+        x = x @ params[f"Dense_{i}"]["kernel"] + params[f"Dense_{i}"]["bias"]
+        x = np.maximum(x, 0) if i < 2 else x
+    return x
+
+
+@pytest.mark.slow
+def test_loss_and_accuracy_are_the_papers(whole):
+    (level,) = json.loads((whole / "results.json").read_text())["tasks"]["mnist"]["levels"]
+    data = pooled(mcjax.data.load("digits"), 2).take(100)
+    x = (data.train_images / 255 - data.mean) / data.std
+    teachers = parameters(whole, "mnist_4_teachers")
+    for seed, path in enumerate(level["paths"]):
+        teacher = {layer: {what: leaf[seed] for what, leaf in of.items()} for layer, of in teachers.items()}
+        y = outputs(teacher, x.reshape(100, -1))
+        scale = np.sqrt(np.square(y).mean())
+        point = parameters(whole, f"mnist_4_path_{seed}_point")
+        one, two = path["pair"]
+        for leaf in (point["Dense_1"]["kernel"].T, point["Dense_1"]["bias"], point["Dense_2"]["kernel"]):
+            np.testing.assert_array_equal(leaf[one], leaf[two])
+        f = scale * outputs(point, x.reshape(100, -1))
+        np.testing.assert_allclose(path["point"], np.square(y - f).sum(1).mean() / np.square(y).mean(), rtol=1e-3)
+        right = [(values.argmax(1) == data.train_labels).mean() for values in (y, f)]
+        np.testing.assert_allclose([path["accuracy"][0], path["accuracy"][-1]], right, atol=0.011)
+        assert len(path["accuracy"]) == len(path["loss"]) == len(path["distances"]) == 7
+        assert path["barrier"] >= max(path["loss"]) - path["loss"][0] - 1e-9
+    assert level["barrier"]["values"] == [path["barrier"] for path in level["paths"]]
+
+
+@pytest.mark.slow
+def test_the_toy_and_its_spectra(whole):
+    tasks = json.loads((whole / "results.json").read_text())["tasks"]
+    toy = tasks["toy"]["tanh"]
+    assert sorted(map(tuple, toy["pairs"]["units"])) == [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    assert [path["pair"] for path in toy["paths"]] == shown(toy["pairs"]["units"], toy["pairs"]["point"])
+    along = toy["paths"][0]["along"]
+    assert toy["paths"][0]["point"] < max(along) <= 1.001 * toy["paths"][0]["barrier"]
+    np.testing.assert_allclose(along, along[::-1], rtol=1e-3, atol=1e-9)
+    # Held output weights keep their norm until the point; free ones do not.
+    np.testing.assert_allclose(toy["paths"][0]["output_norm"][1:-1], toy["paths"][0]["output_norm"][0], rtol=1e-6)
+    assert max(toy["free"]["output_norm"][:-1]) > 1.01 * toy["paths"][0]["output_norm"][0]
+    exchange = toy["paths"][0]["exchange"]
+    assert exchange["moves"] % 6 == 0
+    np.testing.assert_allclose(exchange["loss"], toy["paths"][0]["point"], rtol=1e-8)
+    (one,) = tasks["spectrum"]["toy"]
+    assert len(one["eigenvalues"]) == one["negative"] + one["zeros"] + one["positive"] == 21
+    assert one["negative"] == one["predicted"]
+    assert (one["outputs"], one["rank"]) == (1, 0)
+    assert one["zeros"] >= 1
+    at = tasks["spectrum"]["mnist"]["at"]
+    assert at["theta"]["loss"] < 1e-12
+    assert min(at["theta"]["smallest"]) > -1e-6 * at["theta"]["largest"][0]
+    assert at["point"]["largest"] == sorted(at["point"]["largest"], reverse=True)
+    area = np.trapezoid(at["point"]["density"], at["point"]["grid"])
+    assert area == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.slow
+def test_what_a_study_leaves(whole, capsys):
+    results = json.loads((whole / "results.json").read_text())
+    assert {figure["file"] for figure in results["page"]["figures"]} == {p.name for p in (whole / "figures").iterdir()}
+    assert len(results["page"]["figures"]) == 8
+    stages = {stage["name"] for stage in json.loads((whole / "times.json").read_text())["stages"]}
+    with fewer():
+        task = make("small", SMALL["sources"], "relu", CHANGES)
+        assert stages == set(planned(permutation_points.TASKS, task.size, task))
+        main(Study(**SMALL, out=str(whole)))
+    said = capsys.readouterr()
+    assert "is finished: this is what it found" in said.err
+    assert "negatives: rank(G) and those of S on ker G" in said.out
+
+
+@pytest.mark.parametrize("pair", [(1, 3), (4, 0)])
+def test_the_block_in_which_two_units_part(pair):
+    """Where two units are made and read alike, critical point or not, the Hessian has the blocks that are claimed."""
+    with fewer():
+        setting = permutation_tasks.toy(jax.random.key(1), "tanh", 3, 3)
+    first, second = (
+        {name: leaf.copy() for name, leaf in setting.theta["params"][f"Dense_{i}"].items()} for i in (0, 1)
+    )
+    first["kernel"][:, pair[1]], first["bias"][pair[1]] = first["kernel"][:, pair[0]], first["bias"][pair[0]]
+    second["kernel"][pair[1]] = second["kernel"][pair[0]]
+    second["bias"] = np.array([0.3, -0.2, 0.5], np.float32)  # errors of all outputs, not of a combination of two
+    point = {"params": {"Dense_0": first, "Dense_1": second}}
+    found = permutation_spectra.at_point(setting, point, pair)
+    with jax.enable_x64(True):
+        theta = jax.tree.map(lambda leaf: leaf.astype(float), point)
+        loss = mcjax.full_batch_loss(setting.model, setting.data)
+        hessian = np.asarray(mcjax.dense_hessian(loss, theta))
+    # Everything that is no difference of the two units.
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(theta)])
+    swapped = mcjax.permute(
+        setting.model.spec, {"dense_0": np.array([swap(i, pair) for i in range(5)])}, _numbers(theta)
+    )
+    order = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(swapped)]).astype(int)
+    np.testing.assert_array_equal(flat[order], flat)
+    kept = (np.eye(len(flat)) + np.eye(len(flat))[order]) / 2
+    rest = np.linalg.eigvalsh(kept @ hessian @ kept)
+    tolerance = found["zero_tolerance"]
+    assert found["rank"] == 3
+    assert found["negative"] == found["predicted"] + (rest < -tolerance).sum()
+    assert found["predicted"] >= 3
+    np.testing.assert_allclose(found["loss"], float(loss(theta)))
+    assert found["kind"] == "no critical point"
+
+
+def swap(i, pair):
+    return {pair[0]: pair[1], pair[1]: pair[0]}.get(i, i)
+
+
+def _numbers(theta):
+    """Every parameter's place among all of them."""
+    leaves, built = jax.tree.flatten(theta)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    return jax.tree.unflatten(
+        built,
+        [
+            np.arange(end - leaf.size, end, dtype=float).reshape(leaf.shape)
+            for leaf, end in zip(leaves, ends, strict=True)
+        ],
+    )
+
+
+def test_points_are_counted():
+    # Surjections by inclusion and exclusion.
+    for units, order in ((2, 1), (4, 2), (6, 3)):
+        k = units - order
+        assert one_by_one(order, units) == sum((-1) ** j * comb(k, j) * (k - j) ** units for j in range(k + 1))
+    found = counts((10, 25))
+    for row in found["rows"]:
+        if row["counted"] is not None:
+            assert row["counted"] / row["minima"] == pytest.approx(row["value"])
+    assert {row["units"] for row in found["rows"]} == {2, 3, 4, 5, 6, 10, 25}
+    for each in found["growth"]:
+        assert each["ratio"][-1] == pytest.approx(1, abs=1e-3)
+    many, constant = tables({"count": found})
+    assert many["rows"][0] == ["2", "1", "1/2", "1 / 2", "1/2", "0.5", "4"]
+    assert constant["rows"][1][:3] == ["2", "1/8", f"{np.exp(-2) / 8:.5f}"]
+
+
+def test_pairs_that_are_shown():
+    units = [[0, 1], [0, 2], [1, 2], [2, 3]]
+    assert shown(units, [3.0, 1.0, 2.0, 1.0000001]) == [[0, 2], [2, 3], [1, 2]]
+    assert shown(units, [1.0, 1.0, 1.0, 1.0]) == units[:3]
+
+
+def test_losses_that_rise():
+    assert rises(np.array([0, 1, 2, 2, 1.999]))
+    assert not rises(np.array([0, 1, 2, 1.9]))
+
+
+def test_pixels_are_averaged():
+    data = mcjax.data.load("digits")
+    small = pooled(data, 4)
+    assert small.image_shape == (2, 2, 1)
+    expected = np.asarray(data.train_images[0, :4, 4:, 0], float).mean()
+    assert abs(small.train_images[0, 0, 1, 0] - expected) <= 0.5
+
+
+def test_presets():
+    size = sized("paper", {})
+    assert (size.toy_steps, size.steps, size.seeds, size.widths, size.pool) == (200, 100, 6, (10, 15, 20, 25), 1)
+    assert set(SIZES) == {"small", "paper"}
+    toy = permutation_tasks.toy(jax.random.key(0), "tanh", 1, 3)
+    assert toy.data.train_images.shape == (1000, 2)
+    np.testing.assert_allclose(toy.model.apply(toy.theta, toy.data.train_images), toy.data.train_labels)
+
+
+def refused(message, **changes):
+    with pytest.raises(InputError, match=message):
+        main(Study(**{**SMALL, **changes}))
+
+
+def test_what_cannot_be_studied(tmp_path):
+    refused("got tasks none, expected some of toy", tasks=())
+    refused("each once", tasks=("toy", "toy"))
+    refused("got steps=0, expected a positive", steps=0)
+    refused(r"got widths=\(5, 5\), expected at least one, increasing", widths=(5, 5))
+    refused("expected at least two units a layer", widths=(1, 5))
+    refused("got pool=3 for images of 8 x 8", pool=3)
+    refused("got batch_size=100, expected at most the 90", train_images=90)
+    refused("no data set at", sources=Sources(mnist=str(tmp_path / "no.npz")))
+    refused("activation", activation="nothing")
+
+
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
+    study = Study(tasks=("count",), widths=(5, 4), out=str(tmp_path / "out"))
+    assert guarded("permutation_points", lambda: main(study)) == 2
+    said = "permutation_points: error: got widths=(5, 4), expected at least one, increasing.\n"
+    assert capsys.readouterr().err == said
+    assert not any(tmp_path.iterdir())
