@@ -27,7 +27,8 @@ class Size:
     seeds: networks that are spawned from, and pairs of networks that are matched. steps: of SGD, of every network.
     spawn_steps: after which of them networks are spawned. snapshot_steps: after which pairs are matched. width, widths:
     multipliers, of the networks of all tasks and of those that are compared. matching_steps: of straight-through
-    matching and of PAM's permutation, which finds nothing in much fewer. measured, tested: training and test images that lines are measured on.
+    matching and of PAM's permutation, which finds nothing in much fewer. measured, tested: training and test images
+    that lines are measured on.
     """
 
     seeds: int = 3

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.kept import Kept
 from experiments.permutation_tasks import Setting, Task
 from experiments.permutation_walks import minima, walked
-from mcjax import Recorder, evaluate, rank_pairs, train_endpoints, trees
+from mcjax import Recorder, evaluate, similar_pairs, train_endpoints, trees
 from mcjax.report import mean_and_std
 
 
@@ -56,7 +56,7 @@ class Networks:
 
 
 def _walk(task: Task, setting: Setting) -> tuple[dict[str, Any], trees.Tree]:
-    (pair,) = rank_pairs(setting.model, setting.theta, setting.data, setting.group, by="cosine", count=1)
+    pair = similar_pairs(setting.model, setting.theta, setting.group)[0]
     found, numbers = walked(setting, pair)
     # In float32, as accuracies are: of images and labels, which the students never saw.
     networks = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), minima(setting, found))

@@ -25,7 +25,7 @@ from mcjax import (
     extreme_eigenpairs,
     full_batch_loss,
     hessian_trace,
-    rank_pairs,
+    similar_pairs,
     spectral_density,
     trees,
 )
@@ -55,7 +55,7 @@ def toy_spectra(kept: Kept, key: jax.Array, steps: int, count: int) -> list[dict
 
 
 def _of_toy(setting: Setting, outputs: int) -> dict[str, Any]:
-    (pair,) = rank_pairs(setting.model, setting.theta, setting.data, setting.group, by="cosine", count=1)
+    pair = similar_pairs(setting.model, setting.theta, setting.group)[0]
     found, _ = walked(setting, pair, **ON_THE_WAY)
     return {"outputs": outputs, **at_point(setting, found.point, found.units)}
 

@@ -21,7 +21,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
         theta = model.init(jax.random.key(seed))
         Path(f"{name}.msgpack").write_bytes(serialization.msgpack_serialize(jax.device_get(theta)))
     scope = {}
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), scope)
     assert scope["metrics"].train_loss.shape == (61,)

@@ -18,7 +18,7 @@ from mcjax.paths.higher_order import MergedUnits, equal_loss_plane, merge_units
 from mcjax.paths.knots import through
 from mcjax.paths.linear_networks import linear_network_path
 from mcjax.paths.moves import Construction, Move
-from mcjax.paths.pair_ranking import PairBarriers, rank_pairs
+from mcjax.paths.pair_ranking import PairBarriers, rank_pairs, similar_pairs
 from mcjax.paths.pam import PamFit, fit_pam
 from mcjax.paths.pam_config import PamConfig
 from mcjax.paths.permutation_config import PermutationConfig
@@ -79,6 +79,7 @@ __all__ = [
     "rank_pairs",
     "sample_string",
     "sample_strings",
+    "similar_pairs",
     "through",
     "two_neuron_mixture",
     "unit_rows",

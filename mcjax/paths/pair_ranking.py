@@ -1,6 +1,6 @@
 """Which two units of a layer have the lowest permutation point between them."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,13 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.data import Dataset
-from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
 from mcjax.paths import mergers
-from mcjax.paths.feedforward import on_host
+from mcjax.paths.feedforward import check_network, on_host
 from mcjax.paths.permutation_config import PermutationConfig
 from mcjax.paths.permutation_points import cast, checked, computing, whole_loss
-from mcjax.paths.unit_layers import UnitLayer, Values, check_units
+from mcjax.paths.unit_layers import UnitLayer, Values, check_units, unit_layer
 
 
 class PairBarriers(NamedTuple):
@@ -42,33 +42,22 @@ def rank_pairs(
     pairs: Any = None,
     config: PermutationConfig | None = None,
     *,
-    by: Literal["barrier", "cosine"] = "barrier",
-    count: int | None = None,
     chunk: int = 1,
-) -> Any:
-    """Which two units of a layer have the lowest barrier between them, all pairs in one batched run.
+) -> PairBarriers:
+    """Which two units of a layer have the lowest barrier between them, all pairs in one compiled run.
 
-    pairs: int (pairs, 2), or None for all of them. by: "barrier" walks every pair's path (`permutation_path`, without
-    the knots in between and without keeping any, so that memory is that of `chunk` pairs), and returns PairBarriers;
-    "cosine" only compares parameter vectors, and returns int (pairs, 2), the most similar first, which is how the paper
-    chooses. count: the first so many. A pair whose minimisations do not converge is ranked by what was reached, unless
-    it was to stop there: then it comes last, with a barrier of infinity.
+    Every pair is walked as in `permutation_path`, once, and no knots are kept, so that memory is that of `chunk` pairs.
+    pairs: int (pairs, 2), or None for all of them. chunk: how many run side by side; each of them then waits for the
+    slowest at every distance, which on a CPU takes twenty times as long as one after another. A pair whose
+    minimisations do not converge is ranked by what was reached, unless it was to stop there (`config.stop`): then it
+    comes last, with a barrier of infinity. Raises InputError as `permutation_path` does.
 
         best = rank_pairs(model, theta, data, "dense_0").units[0]
-        likely = rank_pairs(model, theta, data, "dense_0", by="cosine", count=10)
     """
     config = config or PermutationConfig()
     layer = checked(model, theta, group, config)
-    if by not in ("barrier", "cosine"):
-        raise unknown_name("way to rank by", by, ("barrier", "cosine"))
     check_whole("chunk", chunk)
-    if count is not None:
-        check_whole("count", count)
     chosen = _pairs(layer, pairs)
-    if by == "cosine":
-        vectors = np.asarray(jax.vmap(lambda unit: layer.parameters(on_host(theta), unit))(jnp.arange(layer.size)))
-        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(vectors.dtype).tiny)
-        return chosen[np.argsort(-(unit[chosen[:, 0]] * unit[chosen[:, 1]]).sum(1), kind="stable")][:count]
     with computing(config):
         values, silent = cast(theta, config), jnp.zeros(layer.size, bool)
         loss = whole_loss(model, data, config)
@@ -81,7 +70,7 @@ def rank_pairs(
     barrier = np.maximum(steps.loss.max(1) - start, 0)
     if config.stop:
         barrier = np.where(whole, barrier, np.inf)
-    order = np.argsort(barrier, kind="stable")[:count]
+    order = np.argsort(barrier, kind="stable")
     ranked = PairBarriers(
         units=chosen,
         barrier=barrier,
@@ -92,6 +81,21 @@ def rank_pairs(
         loss=np.concatenate([np.full((len(chosen), 1), start), steps.loss], 1),
     )
     return PairBarriers(*(column[order] for column in ranked))
+
+
+def similar_pairs(model: Model, theta: trees.Tree, group: str) -> np.ndarray:
+    """All pairs of units of a layer, int (pairs, 2), those whose parameter vectors have the largest cosine first.
+
+    How the paper chooses a pair for MNIST. Raises InputError as `permutation_path` does.
+
+        likely = rank_pairs(model, theta, data, "dense_0", similar_pairs(model, theta, "dense_0")[:10])
+    """
+    check_network(model, theta)
+    layer = unit_layer(model, group)
+    vectors = _vectors(layer, on_host(theta))
+    units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(vectors.dtype).tiny)
+    every = _pairs(layer, None)
+    return every[np.argsort(-(units[every[:, 0]] * units[every[:, 1]]).sum(1), kind="stable")]
 
 
 def _vectors(layer: UnitLayer, values: Values) -> np.ndarray:

@@ -259,7 +259,7 @@ def test_two_outputs_take_one_direction_of_the_plane_of_zeros(units, index):
 
 
 def test_more_knots_than_there_is_room_for():
-    with pytest.raises(InputError, match=r"has \d+ knots, expected at most knots=300: give room for more"):
+    with pytest.raises(InputError, match=r"has \d+ knots or more, expected fewer than knots=300: give room for more"):
         mcjax.permutation_path(*toy(8), GROUP, (0, 2), CONFIG)
 
 
