@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from mcjax import trees
 from mcjax.data import Dataset, regression
@@ -66,7 +66,7 @@ def two_neuron_mixture(samples: int = 100) -> Counterexample:
     check_whole("samples", samples, 2)
     if samples % 2:
         raise InputError(f"got samples={samples}, expected an even number: as many labels of zero as others.")
-    along = norm.ppf((np.arange(samples) + 0.5) / samples)
+    along = ndtri((np.arange(samples) + 0.5) / samples)
     none = np.zeros(samples)
     inputs = np.concatenate([np.stack([along, none], 1), np.stack([none, along], 1)])
     labels = np.maximum(inputs, 0)

@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import lars_path_gram, lasso_path
 
 from mcjax.errors import InputError
 
@@ -51,6 +49,10 @@ def best_weights(problem: Problem, units: np.ndarray, allowed: np.ndarray | None
 
     allowed: the units that may have a weight, bool (units,) (None: all).
     """
+    # Here, since it takes as long to import as jax, and only this needs it.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import lars_path_gram, lasso_path
+
     chosen = np.arange(len(units)) if allowed is None else np.flatnonzero(allowed)
     weights = np.zeros(len(units))
     if len(chosen):

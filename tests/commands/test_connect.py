@@ -405,37 +405,51 @@ def test_a_truncated_endpoint_is_said(collected, trained, tmp_path, capsys):
     said(capsys, 2, "cut cannot be read: it is truncated")
 
 
+# Every child dies of another signal; importing, which takes longer than fitting, is done once for both.
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 from mcjax import cli, report
 from mcjax.training import loop, recorder
 
 recorder.SAVE_EVERY_S = 0.0
-update, number = report.Progress.update, getattr(signal, sys.argv[1])
+update = report.Progress.update
 
 def killing(self, epoch, loss):
     update(self, epoch, loss)
     if epoch == 2:
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), getattr(signal, how))
 
+for how in sys.argv[2].split():
+    child = os.fork()
+    if not child:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+folder = Path(sys.argv[1], how)
+folder.mkdir()
+os.dup2(os.open(folder / "stderr", os.O_CREAT | os.O_WRONLY), 2)
 report.Progress.update = killing
-sys.argv = ["mcjax", *sys.argv[2:]]
+sys.argv = ["mcjax", *sys.argv[3:], "--out", str(folder / "run")]
 cli.entry()
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGINT", 130)])
-def test_a_killed_process_ends_with_the_same_bits(connected, trained, tmp_path, how, code):
-    command = ["connect", trained / "0", trained / "1", *FIT, "--out", tmp_path / "c"]
-    command = [str(argument) for argument in command]
-    done = subprocess.run([sys.executable, "-c", KILLED, how, *command], capture_output=True, text=True, timeout=300)
-    assert done.returncode == code
-    assert "Traceback" not in done.stderr
-    done = subprocess.run([sys.executable, "-m", "mcjax.cli", *command], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith(f"fitting a bezier: epoch 3/{EPOCHS}")
-    same_run(tmp_path / "c", connected("bezier"))
+def test_a_killed_process_ends_with_the_same_bits(connected, trained, tmp_path, capsys):
+    connect, codes = ("connect", trained / "0", trained / "1", *FIT), {"SIGKILL": -signal.SIGKILL, "SIGINT": 130}
+    command = [sys.executable, "-c", KILLED, tmp_path, " ".join(codes), *connect]
+    done = subprocess.run([str(each) for each in command], stdout=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 0
+    assert [int(code) for code in done.stdout.split()] == list(codes.values())
+    expected = connected("bezier")
+    for how in codes:
+        assert "Traceback" not in (tmp_path / how / "stderr").read_text()
+        capsys.readouterr()
+        assert run(*connect, "--out", tmp_path / how / "run") == 0
+        assert capsys.readouterr().err.startswith(f"fitting a bezier: epoch 3/{EPOCHS}")
+        same_run(tmp_path / how / "run", expected)
 
 
 @pytest.mark.parametrize(

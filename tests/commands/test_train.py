@@ -437,13 +437,14 @@ def test_sets_of_tfds_that_are_not_there(tmp_path, arguments, code, patterns):
     assert not (tmp_path / "run").exists()
 
 
+# Every child dies in its own way; importing, which takes longer than training, is done once for all of them.
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 from mcjax import checkpoint, cli, report
 from mcjax.training import loop, recorder
 
 recorder.SAVE_EVERY_S = 0.0
-where, number = sys.argv[1], getattr(signal, sys.argv[2])
 update, replace, log = report.Progress.update, os.replace, report.RunFolder.log
 moves = []
 
@@ -469,38 +470,49 @@ def killing_replace(source, target):
         if len(moves) == 2:
             kill()
 
+for case in sys.argv[2].split():
+    child = os.fork()
+    if not child:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+folder = Path(sys.argv[1], case)
+folder.mkdir()
+os.dup2(os.open(folder / "stderr", os.O_CREAT | os.O_WRONLY), 2)
+where, number = case.split("-")[0], getattr(signal, case.split("-")[1])
 if where == "update":
     report.Progress.update = killing_update
 elif where == "log":
     report.RunFolder.log = killing_log
 else:
     os.replace = killing_replace
-sys.argv = ["mcjax", *sys.argv[3:]]
+sys.argv = ["mcjax", *sys.argv[3:], "--out", str(folder / "run")]
 cli.entry()
 """
+DEATHS = ("update-SIGKILL", "log-SIGKILL", "replace-SIGKILL", "update-SIGINT", "replace-SIGINT")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("where", "how"),
-    [("update", "SIGKILL"), ("log", "SIGKILL"), ("replace", "SIGKILL"), ("update", "SIGINT"), ("replace", "SIGINT")],
-)
-def test_a_killed_process_ends_with_the_same_bits(train, unbroken, tmp_path, where, how):
-    command = [sys.executable, "-c", KILLED, where, how, *map(str, train), "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if how == "SIGKILL":
-        assert done.returncode == -signal.SIGKILL
-    else:
-        assert done.returncode == 130
-        assert "mcjax: interrupted: complete epochs are kept" in done.stderr
-        assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run" / "results.json").exists()
-    again = [sys.executable, "-m", "mcjax.cli", *map(str, train), "--out", str(tmp_path / "run")]
-    done = subprocess.run(again, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert f"epoch {EPOCHS}/{EPOCHS}" in done.stderr
-    assert "epoch 1/" not in done.stderr
-    same_run(tmp_path / "run", unbroken)
+def test_a_killed_process_ends_with_the_same_bits(train, unbroken, tmp_path, capsys):
+    command = [sys.executable, "-c", KILLED, str(tmp_path), " ".join(DEATHS), *map(str, train)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 0
+    for death, code in zip(DEATHS, map(int, done.stdout.split()), strict=True):
+        folder = tmp_path / death
+        err = (folder / "stderr").read_text()
+        if death.endswith("SIGKILL"):
+            assert code == -signal.SIGKILL, (death, err)
+        else:
+            assert code == 130, (death, err)
+            assert "mcjax: interrupted: complete epochs are kept" in err
+            assert "Traceback" not in err
+        assert not (folder / "run" / "results.json").exists()
+        assert run(*train, "--out", folder / "run") == 0
+        err = capsys.readouterr().err
+        assert f"epoch {EPOCHS}/{EPOCHS}" in err
+        assert "epoch 1/" not in err
+        same_run(folder / "run", unbroken)
 
 
 LIMITED = """
@@ -521,9 +533,7 @@ def test_a_disk_that_takes_no_more_is_said_in_one_message(train, unbroken, tmp_p
     assert "Traceback" not in done.stderr
     assert "mcjax: failed: cannot write" in done.stderr
     assert "File too large" in done.stderr
-    again = [sys.executable, "-m", "mcjax.cli", *map(str, train), "--out", str(tmp_path / "run")]
-    done = subprocess.run(again, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0
+    assert run(*train, "--out", tmp_path / "run") == 0
     same_run(tmp_path / "run", unbroken)
 
 

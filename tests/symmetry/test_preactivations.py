@@ -1,5 +1,7 @@
 """What kernels compute before their bias: against Flax's own captured outputs, and which kernels are left out."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,24 @@ from mcjax.symmetry.preactivations import Layer, infer_preactivations
 
 def network(module, shape, key):
     model = models.from_flax(module, jnp.zeros((1, *shape)))
-    theta = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), model.init(key))
-    return model, theta, jax.random.normal(key, (4, *shape))
+
+    def drawn(key):
+        return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), model.init(key))
+
+    return model, jax.jit(drawn)(key), jax.random.normal(key, (4, *shape))
+
+
+def compiled(fn, spec, theta, x):
+    """What `infer_preactivations` finds, all values in one program."""
+    layers = []
+
+    def values(theta, x):
+        found = infer_preactivations(fn, spec, theta, x)
+        layers[:] = [layer for layer, _ in found]
+        return [value for _, value in found]
+
+    values = jax.jit(values)(theta, x)
+    return list(zip(layers, values, strict=True))
 
 
 def of(fn, theta, x, spec=None):
@@ -38,9 +56,10 @@ LAYERS = {
 )
 def test_they_are_what_the_layers_put_out_less_their_bias(kind, key):
     model, theta, x = network(kind(), (8, 8, 1), key)
-    found = infer_preactivations(model.apply, model.spec, theta, x)
+    found = compiled(model.apply, model.spec, theta, x)
     leaves = trees.flatten(theta)
-    captured = kind().apply(theta, x, capture_intermediates=True, mutable=["intermediates"])[1]
+    apply = partial(kind().apply, capture_intermediates=True, mutable=["intermediates"])
+    captured = jax.jit(apply)(theta, x)[1]
     outputs = trees.flatten(captured["intermediates"])
     names = [layer.kernel.split("/")[1] for layer, _ in found]
     assert sorted(names) == sorted(LAYERS[kind])
