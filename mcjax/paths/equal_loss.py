@@ -161,7 +161,7 @@ def _start(model: Model, point: trees.Tree, group: str, pair: tuple[int, int]) -
 
 def _wanted(model: Model, point: trees.Tree, group: str, P: Any) -> np.ndarray:
     whole = {name: np.asarray(p) for name, p in identity_permutation(model.spec, point).items()}
-    given = P if isinstance(P, dict) else {**whole, group: P}
+    given = P if isinstance(P, dict) else {**whole, group: np.asarray(P)}
     check_permutation(model.spec, given, model.spec.group_sizes(point))
     if any(name != group and (np.asarray(p) != whole[name]).any() for name, p in given.items()):
         raise InputError(f"P moves units of other groups than {group!r}, expected the identity for them.")
