@@ -28,14 +28,13 @@ class Steps(NamedTuple):
 
 
 class Knots(NamedTuple):
-    """Points that a path passes: their parameters by name (knots, ...), distances and losses (knots,).
+    """Points that a path passes: their parameters by name (knots, ...), and distances (knots,).
 
     filled: how many there are; of more than there is room for the last ones are lost.
     """
 
     params: Values
     distances: jax.Array
-    loss: jax.Array
     filled: jax.Array
 
 
@@ -74,19 +73,18 @@ class Here(NamedTuple):
 def _visit(distance: Any, point: Callable[[Any], Values]) -> Callable[[Knots, Any, jax.Array], Knots]:
     """What writes a point down among the knots; `point` makes parameters of what is minimised in."""
 
-    def visit(knots: Knots, x: Any, value: jax.Array) -> Knots:
-        return add(knots, point(x), distance, value)
+    def visit(knots: Knots, x: Any, _: jax.Array) -> Knots:
+        return add(knots, point(x), distance)
 
     return visit
 
 
-def add(knots: Knots, params: Values, distance: Any, value: Any) -> Knots:
+def add(knots: Knots, params: Values, distance: Any) -> Knots:
     """The knots with one more at the end."""
     at = knots.filled
     return Knots(
         {name: leaf.at[at].set(params[name], mode="drop") for name, leaf in knots.params.items()},
         knots.distances.at[at].set(distance, mode="drop"),
-        knots.loss.at[at].set(value, mode="drop"),
         at + 1,
     )
 
@@ -137,7 +135,6 @@ def approach(
     pair = coordinates(layer, merged, params)
     shares = jnp.logspace(0, jnp.log10(config.smallest), config.steps + 1, dtype=pair.centre.dtype)
     distances = merged.distance * shares[1:]
-    options: dict[str, Any] = {"products": config.products}
 
     def at(distance: jax.Array, pair: Pair) -> jax.Array:
         return energy(loss, layer, merged, params_at(layer, merged, pair, distance), distance)
@@ -151,7 +148,7 @@ def approach(
             iterations=config.iterations,
             visit=_visit(distance, point) if keep else None,
             visited=here.knots,
-            **options,
+            products=config.products,
         )
         counted = (here.iterations + found.iterations, here.products + found.products)
         # Between two distances the path only has to stay low: what is reached there is good enough.
@@ -181,7 +178,7 @@ def approach(
     if keep:
         room = {name: jnp.zeros((config.knots, *leaf.shape), leaf.dtype) for name, leaf in params.items()}
         row = jnp.zeros(config.knots, pair.centre.dtype)
-        knots = add(Knots(room, row, row, jnp.zeros((), jnp.int32)), params, merged.distance, jnp.nan)
+        knots = add(Knots(room, row, jnp.zeros((), jnp.int32)), params, merged.distance)
     begun = energy(loss, layer, merged, params, merged.distance)
     none, sure = jnp.zeros((), jnp.int32), jnp.ones((), bool)
     here = Here(pair, merged.distance, knots, begun, jnp.full_like(begun, jnp.nan), sure, sure, none, none, none)
@@ -202,7 +199,7 @@ def approach(
         iterations=3 * config.iterations,
         visit=_visit(0.0, together) if keep else None,
         visited=knots,
-        **options,
+        products=config.products,
     )
     others, centre, shared = last.x
     point = params_at(layer, free, Pair(others, centre, 0 * held.offset, shared, 0 * held.difference), 0.0)
@@ -211,7 +208,7 @@ def approach(
     if keep:
         # Where nothing moved any more, the distance and the output weights still go to where they have to.
         for ending in (together(last.x), point):
-            knots = jax.tree.map(partial(jnp.where, going), add(knots, ending, 0.0, last.value), knots)
+            knots = jax.tree.map(partial(jnp.where, going), add(knots, ending, 0.0), knots)
     return Approach(
         distances=jnp.append(distances, 0.0),
         steps=jax.tree.map(jnp.append, steps, _steps(last, going)),

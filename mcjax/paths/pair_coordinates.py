@@ -59,10 +59,7 @@ def coordinates(layer: UnitLayer, merged: Merged, params: Values) -> Pair:
 
 def params_at(layer: UnitLayer, merged: Merged, pair: Pair, distance: Any) -> Values:
     """The parameters of the network with these coordinates, its two units `distance` apart."""
-    return _placed(layer, merged, placed(merged, pair, distance))
-
-
-def _placed(layer: UnitLayer, merged: Merged, pair: Pair) -> Values:
+    pair = placed(merged, pair, distance)
     new = layer.without(pair.others, merged.silent)
     for unit, sign in ((merged.l, -1), (merged.m, 1)):
         new = layer.with_parameters(new, unit, pair.centre + sign * pair.offset / 2)
