@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,9 @@ import numpy as np
 
 Tree = Any
 """A pytree of arrays."""
+
+# One program a tree: leaf by leaf there would be one to compile for every shape.
+_whole = partial(jax.jit, inline=True)
 
 
 def path_name(path: tuple) -> str:
@@ -59,27 +63,32 @@ def with_batch_stats(theta: Tree, stats: Tree) -> Tree:
     return {**theta, "batch_stats": stats} if jax.tree.leaves(stats) else theta
 
 
+@_whole
 def add(a: Tree, b: Tree) -> Tree:
     """a + b."""
     return jax.tree.map(jnp.add, a, b)
 
 
+@_whole
 def subtract(a: Tree, b: Tree) -> Tree:
     """a - b."""
     return jax.tree.map(jnp.subtract, a, b)
 
 
+@_whole
 def scale(factor: Any, a: Tree) -> Tree:
     """factor * a, for a scalar factor."""
     return jax.tree.map(lambda leaf: factor * leaf, a)
 
 
+@_whole
 def dot(a: Tree, b: Tree) -> jax.Array:
     """The inner product of two trees as float32, accumulated leaf by leaf."""
     products = jax.tree.map(lambda x, y: jnp.vdot(x, y, precision="highest"), a, b)
     return jax.tree.reduce(jnp.add, products, jnp.zeros(()))
 
 
+@_whole
 def norm(a: Tree) -> jax.Array:
     """The Euclidean norm of a tree taken as one vector."""
     return jnp.sqrt(dot(a, a))
@@ -90,6 +99,7 @@ def cast(a: Tree, dtype: Any) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, a)
 
 
+@_whole
 def stack(trees: Sequence[Tree]) -> Tree:
     """Trees of one structure joined along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -97,6 +107,12 @@ def stack(trees: Sequence[Tree]) -> Tree:
 
 def index(tree: Tree, i: Any) -> Tree:
     """Entry (or slice) `i` of the leading axis of every leaf."""
+    # On the host a leaf's entry is a view of it, and a slice is not hashable.
+    on_host = isinstance(i, slice) or not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+    return _entries(tree, i) if on_host else _whole(_entries)(tree, i)
+
+
+def _entries(tree: Tree, i: Any) -> Tree:
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 

@@ -24,7 +24,7 @@ from mcjax.symmetry import (
 )
 from mcjax.training.config import TrainConfig
 from mcjax.training.fixed import FixedImages, fixed_images, objective_on
-from mcjax.training.loop import check_keys, resolve, run_epochs, steps_per_epoch
+from mcjax.training.loop import check_keys, initial_states, resolve, run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured, check_fit, objective
 from mcjax.training.recorder import History, Recorder
 
@@ -184,7 +184,7 @@ def match_straight_through(
     step = StraightThroughStep(model, config, steps_per_epoch(config, data))
     ends = BothEnds(pairs.theta_1, pairs.theta_2)
     keys = jax.random.split(key, pairs.number)
-    states, history = run_epochs(step, data, ends, jax.vmap(step.init)(pairs.P), keys, recorder)
+    states, history = run_epochs(step, data, ends, initial_states(step, pairs.P), keys, recorder)
     last = {group: jax.vmap(nearest_permutation_on_device)(M) for group, M in states.matrices.items()}
     choices = {
         group: jnp.concatenate([p[:, None], states.path[group][:, :-1], last[group][:, None]], 1)

@@ -43,11 +43,11 @@ def pairs_of(
         raise SpecError(f"got {type(P).__name__} for P, expected a dict of one permutation a group: its .P, perhaps.")
     P = None if P is None else {group: jnp.asarray(p) for group, p in P.items()}
     if not given:
-        theta_1, theta_2, P = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (theta_1, theta_2, P))
+        theta_1, theta_2, P = trees.stack([(theta_1, theta_2, P)])
     count = len(jax.tree.leaves(theta_1)[0])
     identity = identity_permutation(model.spec, trees.index(theta_1, 0))
     if P is None:
-        return Pairs(theta_1, theta_2, {group: jnp.tile(p, (count, 1)) for group, p in identity.items()}, given)
+        return Pairs(theta_1, theta_2, trees.stack([identity] * count), given)
     wrong = [group for group, p in P.items() if jnp.ndim(p) < 2 or jnp.shape(p)[0] != count]
     if wrong and given:
         raise SpecError(

@@ -10,6 +10,7 @@ path, the ends never move, and control points move with P (Neuron Alignment, eq.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import comb
 from typing import Any
 
@@ -56,11 +57,14 @@ class Curve:
     ) -> trees.Tree:
         check_t(t)
         end = theta_2 if P is None else permute(self.spec, P, theta_2)
-        line = jax.tree.map(lambda a, b: (1 - t) * a + t * b, theta_1, end)
         if theta_c is None or self.control_points == 0:
-            return line
+            return _line(theta_1, end, t)
         self._check_points(theta_1, theta_c)
-        weights = self.weights(t)
+        return self._at(theta_1, end, theta_c, t)
+
+    @partial(jax.jit, static_argnums=0, inline=True)
+    def _at(self, theta_1: trees.Tree, end: trees.Tree, theta_c: trees.Tree, t: Any) -> trees.Tree:
+        line, weights = _line(theta_1, end, t), self.weights(t)
         if self.control_points == 1:
             return jax.tree.map(lambda x, c: x + weights[0] * c, line, theta_c)
         return jax.tree.map(lambda x, c: x + jnp.tensordot(weights, c, 1, precision="highest"), line, theta_c)
@@ -76,8 +80,7 @@ class Curve:
 
     def zero(self, theta: trees.Tree) -> trees.Tree:
         """The `theta_c` of the linear path."""
-        many = () if self.control_points == 1 else (self.control_points,)
-        return jax.tree.map(lambda leaf: jnp.zeros((*many, *jnp.shape(leaf)), jnp.float32), theta)
+        return _zero(theta, () if self.control_points == 1 else (self.control_points,))
 
     def bind(
         self,
@@ -98,6 +101,16 @@ class Curve:
     ) -> jax.tree_util.Partial:
         """The paths of many pairs: every argument has a leading pair axis, and so has path(t)."""
         return jax.tree_util.Partial(OverPairs(self), theta_1, theta_2, theta_c, P)
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def _zero(theta: trees.Tree, many: tuple[int, ...]) -> trees.Tree:
+    return jax.tree.map(lambda leaf: jnp.zeros((*many, *jnp.shape(leaf)), jnp.float32), theta)
+
+
+@partial(jax.jit, inline=True)
+def _line(theta_1: trees.Tree, end: trees.Tree, t: Any) -> trees.Tree:
+    return jax.tree.map(lambda a, b: (1 - t) * a + t * b, theta_1, end)
 
 
 @dataclass(frozen=True)

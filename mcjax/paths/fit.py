@@ -17,7 +17,7 @@ from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.paths.curves import Curve
 from mcjax.symmetry import Permutation
 from mcjax.training.config import TrainConfig, optimizer
-from mcjax.training.loop import check_keys, run_epochs, steps_per_epoch
+from mcjax.training.loop import check_keys, initial_states, run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured, check_fit, objective
 from mcjax.training.recorder import History, Recorder
 
@@ -142,7 +142,7 @@ def fit_curve(
     pairs = pairs_of(model, theta_1, theta_2, P)
     ends = Ends(pairs.theta_1, permute_pairs(model, pairs.P, pairs.theta_2))
     step = CurveStep(model, curve, config, steps_per_epoch(config, data))
-    states = jax.vmap(step.init)(pairs.theta_1)
+    states = initial_states(step, pairs.theta_1)
     keys = jax.random.split(key, pairs.number)
     states, history = run_epochs(step, data, ends, states, keys, recorder, mesh=mesh)
     return CurveFit(**fitted(pairs, curve, states.theta_c, pairs.P), history=pairs.out(history))

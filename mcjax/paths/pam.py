@@ -19,7 +19,7 @@ from mcjax.paths.half_steps import HalfStep, Iterate, Problem, advance, only, pr
 from mcjax.paths.pam_config import PamConfig
 from mcjax.symmetry import Permutation
 from mcjax.training.fixed import fixed_images
-from mcjax.training.loop import resolve, steps_per_epoch
+from mcjax.training.loop import initial_states, resolve, steps_per_epoch
 from mcjax.training.recorder import History, Recorder
 
 
@@ -88,7 +88,7 @@ def fit_pam(
     problem = Problem(model, curve, config, data, pairs, ts, fixed, steps, mesh)
     recorder = recorder or Recorder("the fit", progress=False)
 
-    states = jax.vmap(problem.curve_step().init)(pairs.theta_1)
+    states = initial_states(problem.curve_step(), pairs.theta_1)
     now = Iterate(states, pairs.P, problem.objective(states.theta_c, only(pairs.P))[:, 0])
     objectives, histories = [now.objective], []
     half_steps: list[HalfStep] = []

@@ -5,6 +5,7 @@ Unit `i` of `permute(spec, P, theta)` is unit `P[group][i]` of `theta`. As a mat
 
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -34,7 +35,11 @@ def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.T
     do not belong together, or if a concrete hard `P` repeats an index.
     """
     check_permutation(spec, P, spec.group_sizes(theta))
+    return _permute(spec, P, theta)
 
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.Tree:
     return trees.map_with_name(lambda name, leaf: permute_leaf(spec.axes[name], P, leaf), theta)
 
 
@@ -130,7 +135,7 @@ def check_doubly_stochastic(P: Permutation) -> None:
 
 def identity_permutation(spec: PermutationSpec, theta: trees.Tree) -> Permutation:
     """The hard permutation that moves nothing."""
-    return {group: jnp.arange(n, dtype=jnp.int32) for group, n in spec.group_sizes(theta).items()}
+    return {group: jnp.asarray(np.arange(n, dtype=np.int32)) for group, n in spec.group_sizes(theta).items()}
 
 
 def random_permutation(key: jax.Array, spec: PermutationSpec, theta: trees.Tree) -> Permutation:

@@ -11,14 +11,13 @@ import optax
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.models.convolution import Convolutions
 from mcjax.training.config import TrainConfig, optimizer
 from mcjax.training.criterion import Criterion
-from mcjax.training.loop import check_keys, run_epochs, steps_per_epoch
+from mcjax.training.loop import check_keys, initial_states, run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured, check_fit, objective
 from mcjax.training.recorder import History, Recorder
 from mcjax.training.target import Watch
@@ -97,11 +96,6 @@ class EndpointStep:
         return EndpointState(trees.with_batch_stats(moved, running), optimizer_state), measured
 
 
-@jit(static_argnames="step")
-def _init(step: EndpointStep, keys: jax.Array) -> EndpointState:
-    return jax.vmap(step.init)(keys)
-
-
 def train_endpoints(
     keys: jax.Array,
     model: Model,
@@ -132,7 +126,7 @@ def train_endpoints(
     step = EndpointStep(model, config, steps_per_epoch(config, data))
     init_keys, epoch_keys = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
     watch = None if target is None else _watch(model, data, criterion or Criterion(), target, len(keys))
-    states = _init(step, init_keys)
+    states = initial_states(step, init_keys)
     states, history = run_epochs(step, data, {}, states, epoch_keys, recorder, mesh=mesh, watch=watch)
     return Endpoints(states.theta, history, None if watch is None else watch.values)
 
