@@ -107,9 +107,9 @@ def stack(trees: Sequence[Tree]) -> Tree:
 
 def index(tree: Tree, i: Any) -> Tree:
     """Entry (or slice) `i` of the leading axis of every leaf."""
-    # On the host a leaf's entry is a view of it, and a slice is not hashable.
-    on_host = isinstance(i, slice) or not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
-    return _entries(tree, i) if on_host else _whole(_entries)(tree, i)
+    # An entry of an array of the host is a view of it; slices and masks are no arguments of a program.
+    on_device = isinstance(i, int) and all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+    return _whole(_entries)(tree, i) if on_device else _entries(tree, i)
 
 
 def _entries(tree: Tree, i: Any) -> Tree:

@@ -117,6 +117,17 @@ def test_stack_then_index():
     np.testing.assert_array_equal(as_vector(trees.index(stacked, slice(1, 3))), as_vector(trees.stack(several[1:])))
 
 
+def test_entries_of_host_arrays_are_views_and_masks_are_taken():
+    stacked = trees.stack([random_tree(i) for i in range(3)])
+    on_host = jax.tree.map(np.asarray, stacked)
+    for leaf, entry in zip(jax.tree.leaves(on_host), jax.tree.leaves(trees.index(on_host, -1)), strict=True):
+        assert np.shares_memory(leaf, entry) or entry.ndim == 0
+    for of in (stacked, on_host):
+        np.testing.assert_array_equal(as_vector(trees.index(of, -1)), as_vector(random_tree(2)))
+        masked = trees.index(of, np.array([True, False, True]))
+        np.testing.assert_array_equal(as_vector(masked), as_vector(trees.stack([random_tree(0), random_tree(2)])))
+
+
 def test_shapes_and_count_need_no_arrays():
     tree = random_tree(0)
     expected = {

@@ -63,8 +63,9 @@ def dependences(panels: Sequence[Dependence], title: str) -> Figure:
 def _scaled(axes: Axes, panel: Dependence) -> None:
     positive = panel.at[panel.at > 0]
     if panel.scale == "linear" or not len(positive):
-        return
-    if panel.scale == "symlog":
+        if len(panel.at) > 5:  # an axis of its own, not a few sizes
+            return
+    elif panel.scale == "symlog":
         axes.set_xscale("symlog", linthresh=float(positive.min()), linscale=0.5)
     else:
         axes.set_xscale("log")

@@ -35,3 +35,9 @@ def test_many_panels_are_two_columns_and_ratios_have_a_scale():
     assert len(figure.axes) == 5
     drawn(figure)
     assert [axes.get_yscale() for axes in figure.axes] == ["linear"] + ["log"] * 4
+
+
+def test_a_few_sizes_are_all_named():
+    few, many = (plotting.dependences([panel(at, np.ones((2, len(at))))], "") for at in ([10, 15, 25], np.arange(9)))
+    assert [text.get_text() for text in few.axes[0].get_xticklabels()] == ["10", "15", "25"]
+    assert len(many.axes[0].get_xticklabels()) != 9
