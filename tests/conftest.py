@@ -19,6 +19,13 @@ import mcjax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+LONGEST = ("test_distributed", "test_mesh", "test_readme", "test_cli")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no worker ends with one of them when the others have nothing left."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture
 def key():

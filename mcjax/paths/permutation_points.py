@@ -1,6 +1,7 @@
 """Paths from a network to its copy with two units exchanged, by way of a permutation point."""
 
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from mcjax.paths import mergers
 from mcjax.paths.feedforward import check_network
 from mcjax.paths.knots import through
 from mcjax.paths.mergers import Approach, Knots, Steps
-from mcjax.paths.pair_coordinates import begin, network_at
+from mcjax.paths.pair_coordinates import Merged, begin, network_at
 from mcjax.paths.permutation_config import PermutationConfig
 from mcjax.paths.unit_layers import UnitLayer, Values, check_units, unit_layer
 from mcjax.symmetry import Permutation, identity_permutation, permute
@@ -126,7 +127,7 @@ def halfway(
     silent: np.ndarray,
 ) -> Half:
     """From a network to the permutation point of two of its units; units `silent` stay as they are, and unread."""
-    merged = begin(layer, config, values, jnp.asarray(pair), jnp.asarray(silent))
+    merged = jax.jit(begin, static_argnums=(0, 1))(layer, config, values, jnp.asarray(pair), jnp.asarray(silent))
     chunk = 16 * chunk_for(model.convolutions)
 
     def walk(rise: float) -> tuple[Approach, Knots, np.ndarray]:
@@ -158,7 +159,7 @@ def halfway(
     count = len(along) + 1
     # On the host: a slice of the device would be compiled again for every number of knots.
     params, distances = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (walked.params, walked.distances))
-    whole = jax.vmap(lambda one, distance: network_at(layer, merged, one, distance))(params, distances)
+    whole = _networks(layer, merged, params, distances)
     knots = {name: np.array(leaf) for name, leaf in whole.items()}
     for name, leaf in values.items():
         knots[name][0] = np.asarray(leaf)
@@ -170,6 +171,11 @@ def halfway(
     )
     spent = (int(found.steps.iterations[:steps].sum()), int(found.steps.products[:steps].sum()))
     return Half(knots, at, losses, norm, converged, along.max(1), *spent, stopped)
+
+
+@partial(jax.jit, static_argnums=0)
+def _networks(layer: UnitLayer, merged: Merged, params: Values, distances: Any) -> Values:
+    return jax.vmap(lambda one, distance: network_at(layer, merged, one, distance))(params, distances)
 
 
 def _failure(config: PermutationConfig, steps: Steps, distances: np.ndarray) -> str | None:

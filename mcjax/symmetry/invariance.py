@@ -25,9 +25,9 @@ def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tole
     # The host does the arithmetic of the inputs so that float64 starts before the first jax array.
     theta_64 = _generic_point(theta, np.random.default_rng(np.asarray(jax.random.bits(shift_key, (4,)))))
     inputs = np.asarray(x)
-    drawn = random_permutation(permutation_key, model.spec, theta)
+    drawn = {group: np.asarray(p) for group, p in random_permutation(permutation_key, model.spec, theta).items()}
     # Of few units the identity is drawn often, which shows nothing.
-    P = {group: jnp.roll(p, 1) if (p == jnp.arange(len(p))).all() else p for group, p in drawn.items()}
+    P: Permutation = {group: np.roll(p, 1) if (p == np.arange(len(p))).all() else p for group, p in drawn.items()}
     P_identity = identity_permutation(model.spec, theta)
     try:
         with jax.enable_x64(True):
