@@ -8,6 +8,7 @@ import numpy as np
 from experiments import alignment_measures as measures
 from experiments.alignment_cell import LINES, Cell
 from mcjax.landscape.along import METRICS
+from mcjax.plotting.style import deviation
 
 
 def page(
@@ -51,7 +52,7 @@ def _paths(cell: Cell) -> dict[str, Any]:
         metrics = cell.along(name)
         values = {of: getattr(metrics, of) for of in METRICS}
         line: dict[str, Any] = {of: value.mean(0).tolist() for of, value in values.items()}
-        line["deviation"] = {of: value.std(0).tolist() for of, value in values.items()}
+        line["deviation"] = {of: deviation(value).tolist() for of, value in values.items()}
         lines.append({"name": name, **line})
     return {"title": cell.name, "t": np.asarray(metrics.ts).tolist(), "lines": lines}
 

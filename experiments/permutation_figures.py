@@ -77,7 +77,7 @@ def _free(name: str, found: Mapping[str, Any]) -> Any:
         ]
         panels.append(plotting.Approached(title, of, lines, logarithmic=what != "loss"))
     first, second = (unit + 1 for unit in found["free"]["pair"])
-    return plotting.approached(panels, f"Units {first} and {second}, {name}: why their output weights are held")
+    return plotting.approached(panels, f"Units {first} and {second}, {name}: their output weights free and held")
 
 
 def _mnist(found: Mapping[str, Any]) -> Any:

@@ -19,16 +19,18 @@ def split_by_class(data: Dataset, share: float = 0.8, seed: int = 0) -> tuple[Da
     would be empty. Ainsworth et al., 2022, "Git Re-Basin", section 5 (CIFAR-100, 0.8).
 
         first, second = split_by_class(data)
-        theta_1 = train_endpoints(keys, model, first).theta
-        theta_2 = train_endpoints(keys, model, second).theta
+        theta_1 = train_endpoints(keys[:1], model, first).theta
+        theta_2 = train_endpoints(keys[1:], model, second).theta
     """
+    if not isinstance(data, Dataset):
+        raise InputError(f"got a {type(data).__name__} for data, expected a Dataset: mcjax.data.load or from_arrays.")
     labels = np.asarray(data.train_labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
             f"{data.name} has labels {labels.dtype} {labels.shape}, expected one class an image: integers (n,)."
         )
-    if not 0 <= share <= 1:
-        raise InputError(f"got share={share}, expected it in [0, 1].")
+    if not (isinstance(share, int | float) and 0 <= share <= 1):
+        raise InputError(f"got share={share!r}, expected it in [0, 1].")
     check_whole("seed", seed, 0)
     rng = np.random.default_rng(seed)
     first = np.zeros(len(labels), bool)

@@ -5,12 +5,14 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.stats import norm as gaussian
 
 from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.landscape.curvature import Loss, Of, Product, as_loss, check_of, operator
+from mcjax.training.loop import check_keys
 
 Which = Literal["both", "largest", "smallest"]
 
@@ -86,6 +88,8 @@ def lanczos(product: Product, start: jax.Array, steps: int) -> Tridiagonal:
         tridiagonal = lanczos(lambda vector: a @ vector, start, 20)
         ritz_values = jnp.linalg.eigvalsh(tridiagonal.dense())
     """
+    if not isinstance(start, jax.Array | np.ndarray) or start.ndim != 1:
+        raise InputError(f"got a start of shape {np.shape(start)}, expected an array (n,): a vector that A takes.")
     (n,) = start.shape
     check_whole("steps", steps, 1, n)
     rounding = 10 * jnp.finfo(start.dtype).eps
@@ -145,6 +149,7 @@ def extreme_eigenpairs(
 
         sharpness = extreme_eigenpairs(key, full_batch_loss(model, data), theta, which="largest").values[0]
     """
+    check_keys(key)
     check_of(of)
     if which not in ("both", "largest", "smallest"):
         raise unknown_name("end of the spectrum", str(which), ("both", "largest", "smallest"))
@@ -196,6 +201,7 @@ def spectral_density(
         density = spectral_density(key, full_batch_loss(model, data), theta)
         negative = (density.weights * (density.nodes < 0)).sum(1).mean()
     """
+    check_keys(key)
     check_of(of)
     for name, value in (("draws", draws), ("steps", steps), ("chunk", chunk)):
         check_whole(name, value)
@@ -228,6 +234,7 @@ def hessian_trace(
     out of range.
     Source: Hutchinson 1989, A Stochastic Estimator of the Trace of the Influence Matrix.
     """
+    check_keys(key)
     check_of(of)
     check_whole("draws", draws, 2)
     check_whole("chunk", chunk)

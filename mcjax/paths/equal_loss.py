@@ -81,7 +81,8 @@ class Rearrangement:
 
     def construction(self, theta: trees.Tree) -> Construction:
         """The path, its knots as `theta` is built."""
-        knots = [trees.map_with_name(lambda name, _, knot=knot: knot[name], theta) for knot in self.knots]
+        stays = [] if self.moves else self.knots  # a path that goes nowhere is a path
+        knots = [trees.map_with_name(lambda name, _, knot=knot: knot[name], theta) for knot in self.knots + stays]
         return Construction(stack(knots), tuple(self.moves))
 
 
@@ -162,6 +163,11 @@ def _start(model: Model, point: trees.Tree, group: str, pair: tuple[int, int]) -
 def _wanted(model: Model, point: trees.Tree, group: str, P: Any) -> np.ndarray:
     whole = {name: np.asarray(p) for name, p in identity_permutation(model.spec, point).items()}
     given = P if isinstance(P, dict) else {**whole, group: np.asarray(P)}
+    if (kind := np.asarray(given.get(group, 0)).dtype).kind not in "iu":
+        raise InputError(
+            f"got P of {kind}, expected whole numbers (n,): unit i of the new order is unit P[i]. "
+            "mcjax.nearest_permutation rounds a matrix."
+        )
     check_permutation(model.spec, given, model.spec.group_sizes(point))
     if any(name != group and (np.asarray(p) != whole[name]).any() for name, p in given.items()):
         raise InputError(f"P moves units of other groups than {group!r}, expected the identity for them.")

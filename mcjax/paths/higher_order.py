@@ -1,5 +1,6 @@
 """Permutation points of higher order: several pairs of units merged, and the plane of equal loss that they lie in."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -72,6 +73,7 @@ def merge_units(
     """
     config = config or PermutationConfig()
     layer = checked(model, theta, group, config)
+    pairs = pairs.tolist() if isinstance(pairs, np.ndarray) else pairs
     if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
         raise InputError(f"got pairs={pairs!r}, expected pairs of units of {group!r}: [(0, 1), (2, 3)].")
     merging = [check_units(layer, pair) for pair in pairs]
@@ -158,7 +160,10 @@ def _clusters(
 ) -> tuple[UnitLayer, list[list[int]]]:
     check_network(model, point, "point")
     layer = unit_layer(model, group)
-    sets = [[int(unit) for unit in cluster] for cluster in clusters]
+    try:
+        sets = [[operator.index(unit) for unit in cluster] for cluster in clusters]
+    except TypeError:  # one cluster that is no list of clusters, or something else that is not counted
+        sets = []
     every = [unit for cluster in sets for unit in cluster]
     if not sets or min(map(len, sets)) < 2 or len(set(every)) < len(every) or not set(every) <= set(range(layer.size)):
         raise InputError(

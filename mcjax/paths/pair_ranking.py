@@ -44,9 +44,10 @@ def rank_pairs(
     *,
     chunk: int = 1,
 ) -> PairBarriers:
-    """Which two units of a layer have the lowest barrier between them, all pairs in one compiled run.
+    """Which two units of a layer have the lowest minima between them, all pairs in one compiled run.
 
-    Every pair is walked as in `permutation_path`, once, and no knots are kept, so that memory is that of `chunk` pairs.
+    Every pair is walked as in `permutation_path`, once, and no knots are kept, so that memory is that of `chunk` pairs:
+    the barrier is that of the minima at all distances, and a path may rise above them on the way from one to the next.
     pairs: int (pairs, 2), or None for all of them. chunk: how many run side by side; each of them then waits for the
     slowest at every distance, which on a CPU takes twenty times as long as one after another. A pair whose
     minimisations do not converge is ranked by what was reached, unless it was to stop there (`config.stop`): then it
@@ -105,7 +106,10 @@ def _vectors(layer: UnitLayer, values: Values) -> np.ndarray:
 def _pairs(layer: UnitLayer, pairs: Any) -> np.ndarray:
     if pairs is None:
         return np.stack(np.triu_indices(layer.size, 1), 1).astype(np.int32)
-    chosen = np.asarray(pairs)
+    try:
+        chosen = np.asarray(pairs)
+    except ValueError:  # of several lengths
+        chosen = np.asarray(pairs, object)
     if chosen.ndim != 2 or chosen.shape[1:] != (2,) or len(chosen) == 0 or chosen.dtype.kind not in "iu":
         raise InputError(
             f"got pairs {chosen.dtype} {chosen.shape}, expected whole numbers (pairs, 2): [(0, 1), (0, 2)]."

@@ -29,9 +29,10 @@ class PermutationPath(NamedTuple):
 
     Knot i and the i-th from the end are the same network but for the exchange, to the last bit; the one in the middle
     is `point`, the permutation point, in which the two units are one. P: the exchange. distances, loss, gradient_norm,
-    converged: of theta, of the minima at which the two units are apart, and of the point, float64 and bool (k,).
-    heights: the highest loss of each segment of the first half. iterations, products: Newton steps and products of the
-    Hessian in all.
+    converged: of theta (no norm: NaN), of the minima at which the two units are apart, and of the point, float64 and
+    bool (k,). heights: the highest loss of each segment of the first half. iterations, products: Newton steps and
+    products of the Hessian in all. rough: how far the path rises above its minima on the way from one to the next, and
+    what would lower it, if that is more than `config.bump` allows; else None.
 
     If a minimisation did not converge and the path was to stop there, `stopped` says where and how, and the knots are
     those of the first half so far, with the one at which it failed at the end.
@@ -49,6 +50,7 @@ class PermutationPath(NamedTuple):
     heights: np.ndarray
     iterations: int
     products: int
+    rough: str | None
     stopped: str | None
 
     @property
@@ -60,11 +62,11 @@ class PermutationPath(NamedTuple):
 
     @property
     def barrier(self) -> float:
-        """How far the path rises above theta: of all segments, not of knots alone."""
-        return float(self.heights.max() - self.loss[0])
+        """How far the path rises above theta: of all segments, not of knots alone. Infinity if it is not whole."""
+        return np.inf if self.stopped else float(self.heights.max() - self.loss[0])
 
     def __repr__(self) -> str:
-        rest = self.stopped or f"barrier {self.barrier:.4g}"
+        rest = self.stopped or f"barrier {self.barrier:.4g}" + (f" ({self.rough})" if self.rough else "")
         return f"PermutationPath of units {self.units[0]} and {self.units[1]} of {self.group!r}: {rest}"
 
 
@@ -83,11 +85,13 @@ def permutation_path(
     weights move to their mean, at constant loss (but for weight decay, which falls), to the permutation point; then all
     of it in reverse with l and m exchanged. The loss is that of all training images by the batch statistics that theta
     holds, of which those of the two units become one with delta. Between the knots the loss is measured, and where it
-    rises above them more knots are put in between: `barrier` is of the path, not of its knots.
+    rises above them more knots are put in between: `barrier` is of the path, not of its knots. theta should be a
+    minimum of this very loss (train with the images and the weight decay of the config), or all of it falls on the way.
 
-    group: a hidden layer whose units stand alone, of any model. config: `PermutationConfig()`. Knots are float64
-    numpy arrays if that is what is computed in: of a network of many parameters take fewer steps. Raises
-    InputError for units that are not two of the group, a group of one unit, or units that feed a residual trunk.
+    group: a hidden layer whose units stand alone, of any model, as `print(model.spec)` names it. config:
+    `PermutationConfig()`. Knots are float64 numpy arrays if that is what is computed in: of a network of many
+    parameters take fewer steps. Raises InputError for units that are not two of the group, a group of one unit, or
+    units that feed a residual trunk.
     Source: Brea, Simsek, Illing and Gerstner 2019, section 4.1.
 
         found = permutation_path(model, theta, data, "dense_1", (0, 3))
@@ -114,6 +118,7 @@ class Half(NamedTuple):
     heights: np.ndarray
     iterations: int
     products: int
+    rough: str | None
     stopped: str | None
 
 
@@ -151,9 +156,13 @@ def halfway(
     ends = np.append(np.asarray(found.steps.loss), along[0, 0])
     allowed = config.bump * float(np.ptp(ends))
     if stopped is None and along.max() > ends.max() + allowed:
-        # Knots are not where the rise is, but after a step down from there: a fifth of it is left, or less.
-        slower = walk(5 * allowed)
-        finer = len(slower[2]) > 0 and _failure(config, slower[0].steps, np.asarray(slower[0].distances)) is None
+        # Knots are not where the rise is, but after a step down from there: a fifth of it is left, or less. Where there
+        # is no room for so many of them, there may be for fewer.
+        for rise in (5, 50, 500):
+            slower = walk(rise * allowed)
+            finer = len(slower[2]) > 0 and _failure(config, slower[0].steps, np.asarray(slower[0].distances)) is None
+            if finer:
+                break
         if finer and slower[2].max() < along.max():
             found, walked, along = slower
     count = len(along) + 1
@@ -169,8 +178,11 @@ def halfway(
     at, losses, norm, converged = (
         np.insert(np.asarray(column)[:steps], 0, first) for column, first in zip(columns, start, strict=True)
     )
+    rough = None
+    if stopped is None and (rise := along.max() - max(losses.max(), ends.max())) > allowed:
+        rough = f"{rise:.2g} of it between minima, which more steps, or a smaller bump and room for its knots, lower"
     spent = (int(found.steps.iterations[:steps].sum()), int(found.steps.products[:steps].sum()))
-    return Half(knots, at, losses, norm, converged, along.max(1), *spent, stopped)
+    return Half(knots, at, losses, norm, converged, along.max(1), *spent, rough, stopped)
 
 
 @partial(jax.jit, static_argnums=0)

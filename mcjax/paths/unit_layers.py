@@ -143,6 +143,8 @@ def _check(model: Model, layer: UnitLayer) -> None:
 
 def check_units(layer: UnitLayer, units: Any) -> tuple[int, int]:
     """Two units of the layer. Raises InputError for anything else: another layer's, one unit twice, no pair."""
+    if isinstance(units, np.ndarray | jax.Array) and units.ndim == 1:
+        units = tuple(units.tolist())
     if not (isinstance(units, tuple | list) and len(units) == 2):
         raise InputError(f"got units={units!r}, expected two of the {layer.size} units of {layer.group!r}: (0, 1).")
     if any(isinstance(unit, tuple | list | str) for unit in units):

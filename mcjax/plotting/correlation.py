@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mcjax.plotting.style import ALIGNED, MARKERS, RC, SMALL, STYLES, UNALIGNED, legend_below, plain
+from mcjax.plotting.style import ALIGNED, MARKERS, RC, SMALL, STYLES, UNALIGNED, deviation, legend_below, plain
 
 Signature = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Layer -> mean correlation of units of one index (pairs,), before and after matching."""
@@ -99,7 +99,7 @@ def _before_and_after(axes: Axes, layers: Signature, matched: str) -> None:
 def _bars(axes: Axes, values: Sequence[np.ndarray], color: str, label: str, number: int, of: int) -> None:
     # Beside one another, so that the bars of two lines at one height can be told apart.
     at = np.arange(len(values)) + 0.08 * (number - (of - 1) / 2)
-    means, stds = [v.mean() for v in values], [v.std() for v in values]
+    means, stds = [v.mean() for v in values], [deviation(v) for v in values]
     look: dict[str, Any] = {"marker": MARKERS[number], "linestyle": STYLES[(of - number) % of], "color": color}
     axes.errorbar(at, means, yerr=stds, markersize=4, capsize=2.5, elinewidth=1, label=label, linewidth=1.5, **look)
 

@@ -26,11 +26,16 @@ class Series(NamedTuple):
 
 
 def mean_and_band(axes: Axes, at: np.ndarray, values: np.ndarray, color: str, style: str, label: str) -> None:
-    """The mean of values (pairs, points) and a band of one standard deviation."""
+    """The mean of values (pairs, points) and a band of one standard deviation, that of a sample, as in tables."""
     values = np.atleast_2d(values)
-    mean, std = values.mean(0), values.std(0)
+    mean, std = values.mean(0), deviation(values)
     axes.plot(at, mean, style, color=color, label=label, linewidth=1.8)
     axes.fill_between(at, mean - std, mean + std, color=color, alpha=0.13, linewidth=0)
+
+
+def deviation(values: np.ndarray) -> np.ndarray:
+    """The standard deviation over the leading axis, that of a sample; zero of a single one."""
+    return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 
 def log_if_wide(axes: Axes, values: np.ndarray) -> None:

@@ -119,6 +119,8 @@ def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -
 
 def check_fit(model: Model, data: Dataset) -> None:
     """Raise InputError if the model is not for such data: other inputs, other outputs, fewer classes."""
+    if not isinstance(data, Dataset):
+        raise InputError(f"got a {type(data).__name__} for data, expected a Dataset: mcjax.data.load or from_arrays.")
     if tuple(data.image_shape) != tuple(model.input_shape):
         raise InputError(
             f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has images of shape "

@@ -170,6 +170,9 @@ def _keys(keys: jax.Array, spawn_epochs: Sequence[int], children: int) -> tuple[
 
 
 def _check_epochs(name: str, epochs: Sequence[int], least: int, most: int) -> None:
+    if not isinstance(epochs, Sequence | np.ndarray) or isinstance(epochs, str):
+        raise InputError(f"got {name}={epochs!r}, expected increasing whole numbers, one or more: ({least}, {most}).")
+    epochs = list(epochs)
     whole = all(isinstance(epoch, int | np.integer) and least <= epoch <= most for epoch in epochs)
     if not epochs or not whole or list(epochs) != sorted(set(epochs)):
         raise InputError(

@@ -49,7 +49,7 @@ def test_the_seed_says_which_images(numbered):
 
 
 def test_what_cannot_be_divided(numbered):
-    for share in (-0.1, 1.1, float("nan")):
+    for share in (-0.1, 1.1, float("nan"), "0.8", None):
         with pytest.raises(InputError, match=r"expected it in \[0, 1\]"):
             split_by_class(numbered, share)
     with pytest.raises(InputError, match="got seed=-1, expected a whole number of at least 0"):

@@ -196,6 +196,10 @@ def test_what_cannot_be_is_refused(key):
     loss = form(np.eye(12))
     for said, call in (
         ("got steps=13, expected a whole number from 1 to 12", lambda: lanczos(lambda v: v, jnp.ones(12), 13)),
+        ("got a start of shape \\(3, 4\\)", lambda: lanczos(lambda v: v, jnp.ones((3, 4)), 2)),
+        ("got int for a key", lambda: extreme_eigenpairs(0, loss, THETA)),
+        ("got int for a key", lambda: spectral_density(0, loss, THETA)),
+        ("got int for a key", lambda: hessian_trace(0, loss, THETA)),
         ("unknown end of the spectrum: got 'low'", lambda: extreme_eigenpairs(key, loss, THETA, which="low")),
         ("got count=13", lambda: extreme_eigenpairs(key, loss, THETA, count=13)),
         ("got steps=1, expected a whole number from 2", lambda: extreme_eigenpairs(key, loss, THETA, count=2, steps=1)),

@@ -116,6 +116,7 @@ def still(P):
 def test_no_move_where_nothing_changes(model, point, P):
     construction = permute_units_at(model, point, "dense_0", PAIR, np.array(P))
     assert construction.moves == ()
+    jax.tree.map(np.testing.assert_allclose, construction.path(0.5), point)
     check_ends(construction, point, point)
     whole = {"dense_0": np.array(P), "dense_1": np.arange(3)}
     assert permute_units_at(model, point, "dense_0", PAIR, whole).moves == ()
@@ -179,6 +180,11 @@ def test_permutations_that_do_not_fit(model, point):
     moving = {"dense_0": np.arange(4), "dense_1": np.array([1, 0, 2])}
     with pytest.raises(InputError, match="P moves units of other groups than 'dense_0'"):
         permute_units_at(model, point, "dense_0", PAIR, moving)
+    for P in (np.eye(4), None, "reverse"):
+        with pytest.raises(InputError, match="expected whole numbers"):
+            permute_units_at(model, point, "dense_0", PAIR, P)
+    with pytest.raises(InputError, match="point: got None, expected a network"):
+        permute_units_at(model, None, "dense_0", PAIR, np.arange(4))
     for P in (np.arange(3), np.array([0, 0, 1, 2]), {"dense_0": np.arange(4)}):
         with pytest.raises(SpecError):
             permute_units_at(model, point, "dense_0", PAIR, P)

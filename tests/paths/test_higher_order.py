@@ -118,7 +118,7 @@ def test_pairs_that_are_refused(pairs, said):
         mcjax.merge_units(*toy(SEED), GROUP, pairs, CONFIG)
 
 
-@pytest.mark.parametrize("clusters", [[], [(0,)], [(0, 2), (2, 3)], [(0, 2), (1, 4)]])
+@pytest.mark.parametrize("clusters", [[], [(0,)], [(0, 2), (2, 3)], [(0, 2), (1, 4)], (0, 2), 3])
 def test_clusters_that_are_refused(merged, clusters):
     with pytest.raises(InputError, match="expected disjoint sets of at least two of the 4 units"):
         mcjax.equal_loss_plane(toy(SEED)[0], merged.point, GROUP, clusters)

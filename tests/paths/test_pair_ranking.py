@@ -61,6 +61,7 @@ def test_cosines():
         ({"pairs": [(0, 4)]}, "the second unit=4"),
         ({"pairs": [0, 1]}, "whole numbers \\(pairs, 2\\)"),
         ({"pairs": [(0.0, 1.0)]}, "whole numbers \\(pairs, 2\\)"),
+        ({"pairs": [(0, 1), (2,)]}, "whole numbers \\(pairs, 2\\)"),
         ({"pairs": np.zeros((0, 2), int)}, "whole numbers \\(pairs, 2\\)"),
         ({"chunk": -1}, "chunk=-1"),
     ],

@@ -280,6 +280,7 @@ def test_a_minimisation_that_does_not_converge_ends_the_path():
     with pytest.raises(RunError, match=rf"units \(0, 1\) of 'dense_0' is not whole: {said}"):
         _ = found.path
     assert "step 1 of 13" in repr(found)
+    assert found.barrier == np.inf
 
 
 @pytest.mark.slow
@@ -379,4 +380,25 @@ def test_smaller_steps_where_the_loss_would_rise():
     highest = np.nanmax(found.loss)
     assert found.converged.all()
     assert fitted(SEED, UNITS).barrier > 10 * highest
+    assert fitted(SEED, UNITS).rough is None  # what its config allows
     assert found.barrier <= 2 * highest
+    rise = found.heights.max() - highest
+    assert rise > config.bump * highest
+    assert f"({rise:.2g} of it between minima, which more steps, or a smaller bump" in repr(found)
+
+
+@pytest.mark.slow
+def test_fewer_steps_where_there_is_no_room_for_small_ones():
+    model, theta, data = toy(SEED)
+    config = replace(CONFIG, bump=1e-3, knots=900, iterations=1000)
+    with pytest.MonkeyPatch.context() as patch:
+        walks = []
+        real = mergers.approaches
+        patch.setattr(mergers, "approaches", lambda *args: walks.append(float(args[7])) or real(*args))
+        found = mcjax.permutation_path(model, theta, data, GROUP, UNITS, config)
+    # As they come, in steps too small for the room, and in larger ones.
+    assert len(walks) > 2
+    np.testing.assert_allclose(walks[2:], 10 * np.array(walks[1:-1]))
+    assert found.barrier < fitted(SEED, UNITS).barrier
+    assert found.heights.size < config.knots
+    assert "of it between minima" in found.rough

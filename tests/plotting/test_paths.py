@@ -28,8 +28,8 @@ def test_along_paths_draws_mean_and_band():
             np.testing.assert_allclose(line.get_xdata(), TS)
             np.testing.assert_allclose(line.get_ydata(), expected.mean(0), rtol=1e-12)
             low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
-            np.testing.assert_allclose(low, (expected.mean(0) - expected.std(0)).min(), rtol=1e-12)
-            np.testing.assert_allclose(high, (expected.mean(0) + expected.std(0)).max(), rtol=1e-12)
+            np.testing.assert_allclose(low, (expected.mean(0) - expected.std(0, ddof=1)).min(), rtol=1e-12)
+            np.testing.assert_allclose(high, (expected.mean(0) + expected.std(0, ddof=1)).max(), rtol=1e-12)
     assert [line.get_linestyle() for line in left.lines] == ["--", "-"]
     assert [to_hex(line.get_color()) for line in left.lines] == [plotting.UNALIGNED, plotting.ALIGNED]
     assert left.get_ylabel() == "train loss (nats)"

@@ -114,8 +114,8 @@ def test_alternating_training_draws_mean_band_and_where_p_is_learned(epochs):
         np.testing.assert_allclose(line.get_ydata(), values.mean(0), rtol=1e-12)
         assert to_hex(line.get_color()) == color
         heights = band.get_paths()[0].vertices[:, 1]
-        np.testing.assert_allclose(heights.min(), (values.mean(0) - values.std(0)).min(), rtol=1e-12)
-        np.testing.assert_allclose(heights.max(), (values.mean(0) + values.std(0)).max(), rtol=1e-12)
+        np.testing.assert_allclose(heights.min(), (values.mean(0) - values.std(0, ddof=1)).min(), rtol=1e-12)
+        np.testing.assert_allclose(heights.max(), (values.mean(0) + values.std(0, ddof=1)).max(), rtol=1e-12)
     spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
     period = sum(epochs)
     np.testing.assert_allclose(spans, [(k * period + 0.5, k * period + epochs[0] + 0.5) for k in range(10 // period)])
@@ -163,7 +163,7 @@ def test_training_classes_draw_one_mean_and_band_a_class():
             np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 7))
             np.testing.assert_allclose(line.get_ydata(), expected.mean(0))
             heights = band.get_paths()[0].vertices[:, 1]
-            np.testing.assert_allclose(heights.max(), (expected.mean(0) + expected.std(0)).max())
+            np.testing.assert_allclose(heights.max(), (expected.mean(0) + expected.std(0, ddof=1)).max())
     assert [line.get_linestyle() for line in left.lines] == ["--", "-"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unaligned", "aligned"]
     drawn(figure)

@@ -132,6 +132,11 @@ def test_bad_input_is_named(tiny_data, tiny_model, key):
     for at in ((), (5,), (-1, 2), (2, 1), (1, 1), (0.5,)):
         with pytest.raises(InputError, match="expected increasing whole numbers from 0 to 4, the epochs of the config"):
             spawn(key, tiny_model, tiny_data, at, CONFIG)
+    for at in (3, None, "12"):
+        with pytest.raises(InputError, match="expected increasing whole numbers, one or more"):
+            spawn(key, tiny_model, tiny_data, at, CONFIG)
+    with pytest.raises(InputError, match="got a NoneType for data, expected a Dataset"):
+        spawn(key, tiny_model, None, (1,), CONFIG)
     with pytest.raises(InputError, match=r"got epochs=\(0, 2\), expected increasing whole numbers from 1 to 4"):
         snapshots(key, tiny_model, tiny_data, (0, 2), CONFIG)
     with pytest.raises(InputError, match="got children=0"):
