@@ -204,10 +204,8 @@ def near(a: np.ndarray, b: np.ndarray) -> bool:
 
 def check_network(model: Model, theta: trees.Tree, what: str = "theta") -> None:
     """Raise SpecError if `theta` is of another model, InputError if it is several networks or not finite."""
-    if theta is None:
-        raise InputError(
-            f"{what}: got None, expected a network. A path that was stopped has no point: see its stopped."
-        )
+    if theta is None and what == "point":
+        raise InputError("point: got None, expected a network. A path that was stopped has no point: see its stopped.")
     if has_leading_axis(theta, model):
         raise InputError(f"{what}: got several networks along a leading axis, expected one: call this for each.")
     for name, leaf in on_host(theta).items():
