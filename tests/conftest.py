@@ -2,7 +2,6 @@
 
 import os
 from importlib.metadata import version
-from itertools import count
 
 # Most of the suite's time is compiling; these take two thirds of it away. They are read when jax starts, and an XLA
 # that does not know one of them ends the process.
@@ -26,17 +25,6 @@ LONGEST = ("test_distributed", "test_mesh", "test_readme", "test_cli")
 def pytest_collection_modifyitems(items):
     """The longest files first, so that no worker ends with one of them when the others have nothing left."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
-
-
-finished = count(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forgetting():
-    """Every eighth module, what was compiled is forgotten: gigabytes of it make all that follows a fifth slower."""
-    yield
-    if next(finished) % 8 == 0:
-        jax.clear_caches()
 
 
 @pytest.fixture
