@@ -92,6 +92,12 @@ class Dataset:
         return Augmentation(crop=min(4, min(self.image_shape[:2]) // 8))
 
 
+def check_dataset(data: Any) -> None:
+    """Raise InputError unless `data` is a Dataset."""
+    if not isinstance(data, Dataset):
+        raise InputError(f"got a {type(data).__name__} for data, expected a Dataset: mcjax.data.load or from_arrays.")
+
+
 def from_arrays(
     train_images: Any,
     train_labels: Any,

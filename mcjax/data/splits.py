@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mcjax.data.datasets import Dataset
+from mcjax.data.datasets import Dataset, check_dataset
 from mcjax.errors import InputError, check_whole
 
 
@@ -22,8 +22,7 @@ def split_by_class(data: Dataset, share: float = 0.8, seed: int = 0) -> tuple[Da
         theta_1 = train_endpoints(keys[:1], model, first).theta
         theta_2 = train_endpoints(keys[1:], model, second).theta
     """
-    if not isinstance(data, Dataset):
-        raise InputError(f"got a {type(data).__name__} for data, expected a Dataset: mcjax.data.load or from_arrays.")
+    check_dataset(data)
     labels = np.asarray(data.train_labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(

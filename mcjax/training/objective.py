@@ -10,6 +10,7 @@ import optax
 from mcjax import trees
 from mcjax.compiling import jit
 from mcjax.data import Dataset, normalize
+from mcjax.data.datasets import check_dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.convolution import over_models
@@ -119,8 +120,7 @@ def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -
 
 def check_fit(model: Model, data: Dataset) -> None:
     """Raise InputError if the model is not for such data: other inputs, other outputs, fewer classes."""
-    if not isinstance(data, Dataset):
-        raise InputError(f"got a {type(data).__name__} for data, expected a Dataset: mcjax.data.load or from_arrays.")
+    check_dataset(data)
     if tuple(data.image_shape) != tuple(model.input_shape):
         raise InputError(
             f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has images of shape "

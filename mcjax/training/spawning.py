@@ -174,7 +174,7 @@ def _check_epochs(name: str, epochs: Sequence[int], least: int, most: int) -> No
         raise InputError(f"got {name}={epochs!r}, expected increasing whole numbers, one or more: ({least}, {most}).")
     epochs = list(epochs)
     whole = all(isinstance(epoch, int | np.integer) and least <= epoch <= most for epoch in epochs)
-    if not epochs or not whole or list(epochs) != sorted(set(epochs)):
+    if not epochs or not whole or epochs != sorted(set(epochs)):
         raise InputError(
             f"got {name}={tuple(epochs)}, expected increasing whole numbers from {least} to {most}, the epochs of the "
             "config."

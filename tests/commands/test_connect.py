@@ -5,14 +5,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from command_line import METRICS, run, said
+from command_line import METRICS, dying, run, said
 from PIL import Image
 
 import mcjax
@@ -405,11 +403,11 @@ def test_a_truncated_endpoint_is_said(collected, trained, tmp_path, capsys):
     said(capsys, 2, "cut cannot be read: it is truncated")
 
 
-# Every child dies of another signal; importing, which takes longer than fitting, is done once for both.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from mcjax import cli, report
+# Every child dies of another signal.
+KILLED = (
+    """
+import os, signal
+from mcjax import report
 from mcjax.training import loop, recorder
 
 recorder.SAVE_EVERY_S = 0.0
@@ -418,31 +416,16 @@ update = report.Progress.update
 def killing(self, epoch, loss):
     update(self, epoch, loss)
     if epoch == 2:
-        os.kill(os.getpid(), getattr(signal, how))
-
-for how in sys.argv[2].split():
-    child = os.fork()
-    if not child:
-        break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-else:
-    sys.exit()
-folder = Path(sys.argv[1], how)
-folder.mkdir()
-os.dup2(os.open(folder / "stderr", os.O_CREAT | os.O_WRONLY), 2)
-report.Progress.update = killing
-sys.argv = ["mcjax", *sys.argv[3:], "--out", str(folder / "run")]
-cli.entry()
-"""
+        os.kill(os.getpid(), getattr(signal, case))
+""",
+    "report.Progress.update = killing",
+)
 
 
 @pytest.mark.slow
 def test_a_killed_process_ends_with_the_same_bits(connected, trained, tmp_path, capsys):
     connect, codes = ("connect", trained / "0", trained / "1", *FIT), {"SIGKILL": -signal.SIGKILL, "SIGINT": 130}
-    command = [sys.executable, "-c", KILLED, tmp_path, " ".join(codes), *connect]
-    done = subprocess.run([str(each) for each in command], stdout=subprocess.PIPE, text=True, timeout=300)
-    assert done.returncode == 0
-    assert [int(code) for code in done.stdout.split()] == list(codes.values())
+    assert dying(KILLED, tmp_path, codes, connect) == list(codes.values())
     expected = connected("bezier")
     for how in codes:
         assert "Traceback" not in (tmp_path / how / "stderr").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from command_line import SMALL, run, said
+from command_line import SMALL, dying, run, said
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -437,11 +437,11 @@ def test_sets_of_tfds_that_are_not_there(tmp_path, arguments, code, patterns):
     assert not (tmp_path / "run").exists()
 
 
-# Every child dies in its own way; importing, which takes longer than training, is done once for all of them.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from mcjax import checkpoint, cli, report
+# Every child dies in its own way.
+KILLED = (
+    """
+import os, signal
+from mcjax import checkpoint, report
 from mcjax.training import loop, recorder
 
 recorder.SAVE_EVERY_S = 0.0
@@ -469,17 +469,8 @@ def killing_replace(source, target):
         moves.append(target)
         if len(moves) == 2:
             kill()
-
-for case in sys.argv[2].split():
-    child = os.fork()
-    if not child:
-        break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-else:
-    sys.exit()
-folder = Path(sys.argv[1], case)
-folder.mkdir()
-os.dup2(os.open(folder / "stderr", os.O_CREAT | os.O_WRONLY), 2)
+""",
+    """
 where, number = case.split("-")[0], getattr(signal, case.split("-")[1])
 if where == "update":
     report.Progress.update = killing_update
@@ -487,18 +478,15 @@ elif where == "log":
     report.RunFolder.log = killing_log
 else:
     os.replace = killing_replace
-sys.argv = ["mcjax", *sys.argv[3:], "--out", str(folder / "run")]
-cli.entry()
-"""
+""",
+)
 DEATHS = ("update-SIGKILL", "log-SIGKILL", "replace-SIGKILL", "update-SIGINT", "replace-SIGINT")
 
 
 @pytest.mark.slow
 def test_a_killed_process_ends_with_the_same_bits(train, unbroken, tmp_path, capsys):
-    command = [sys.executable, "-c", KILLED, str(tmp_path), " ".join(DEATHS), *map(str, train)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300)
-    assert done.returncode == 0
-    for death, code in zip(DEATHS, map(int, done.stdout.split()), strict=True):
+    codes = dying(KILLED, tmp_path, DEATHS, train)
+    for death, code in zip(DEATHS, codes, strict=True):
         folder = tmp_path / death
         err = (folder / "stderr").read_text()
         if death.endswith("SIGKILL"):
