@@ -2,6 +2,7 @@
 
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 # Most of the suite's time is compiling; these take two thirds of it away. They are read when jax starts, and an XLA
 # that does not know one of them ends the process.
@@ -10,6 +11,13 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
     + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
 )
+# What is compiled once is found by the other workers, by the processes that tests start, and by the next run.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mcjax", "tests")),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import numpy as np
@@ -58,3 +66,30 @@ def tiny_colour_data(tiny_data):
 def tiny_model():
     """An MLP 64-6-5-3 for `tiny_data`."""
     return mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5))
+
+
+@pytest.fixture(scope="session")
+def tiny_networks(tiny_data, tiny_model):
+    """Four trained networks of `tiny_model`, with a leading axis."""
+    keys = jax.random.split(jax.random.key(1), 4)
+    return mcjax.train_endpoints(keys, tiny_model, tiny_data, mcjax.TrainConfig(epochs=15, batch_size=20)).theta
+
+
+@pytest.fixture(scope="session")
+def tiny_ends(tiny_networks):
+    """Two of `tiny_networks`: theta_1 and theta_2."""
+    return mcjax.trees.index(tiny_networks, 0), mcjax.trees.index(tiny_networks, 1)
+
+
+@pytest.fixture
+def compiled():
+    """The names of the functions that are compiled while a test runs, in order."""
+    names = []
+
+    def note(event, duration, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(about.get("fun_name", ""))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)

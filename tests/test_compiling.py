@@ -1,5 +1,8 @@
 """`jit`: what it computes, when it compiles, and that an XLA without the options is no failure."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +24,48 @@ def test_values_static_arguments_and_one_program():
     np.testing.assert_allclose(raised(jnp.arange(3.0) + 1, 2), [1, 4, 9])
     np.testing.assert_allclose(raised(jnp.arange(3.0), 3), [0, 1, 8])
     assert traces == [2, 3]
-    assert raised.jitted._cache_size() == 2
     assert raised.__name__ == "raised"
+
+
+def test_static_arguments_by_name_by_place_and_by_default_are_the_same_program():
+    traces = []
+
+    @jit(static_argnames=("step", "scale"))
+    def stepped(step, x, *, scale=2.0):
+        traces.append((step, scale))
+        return step(x) * scale
+
+    for call in (lambda: stepped(jnp.negative, 1.0), lambda: stepped(x=1.0, step=jnp.negative)):
+        assert call() == -2
+    assert stepped(jnp.negative, 1.0, scale=3.0) == -3
+    assert traces == [(jnp.negative, 2.0), (jnp.negative, 3.0)]
+    assert stepped.lower(jnp.negative, 1.0).compile()(x=jnp.float32(4)) == -8
+
+
+def test_what_was_not_used_for_long_is_let_go():
+    class Config:
+        pass
+
+    traces = []
+
+    @jit(static_argnames="config")
+    def constant(config, x):
+        traces.append(config)
+        return x
+
+    first, second = Config(), Config()
+    gone = weakref.ref(second)
+    constant(first, 1.0)
+    constant(second, 1.0)
+    traces.clear()
+    del second
+    for _ in range(compiling.KEPT):
+        constant(Config(), 1.0)
+        constant(first, 1.0)
+    assert first not in traces
+    traces.clear()
+    gc.collect()
+    assert gone() is None
 
 
 def test_options_that_xla_does_not_know_are_left_out(monkeypatch):

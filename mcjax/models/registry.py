@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from mcjax.errors import InputError, unknown_name
@@ -62,6 +62,6 @@ def options_of(name: str) -> list[str]:
     return list(inspect.signature(REGISTRY[name]).parameters)[2:]
 
 
-@cache
+@lru_cache(maxsize=64)
 def _create(name: str, num_classes: int, input_shape: tuple[int, ...], options: tuple) -> Model:
     return REGISTRY[name](num_classes, input_shape, **dict(options))
