@@ -15,8 +15,6 @@ _CPU = {
     # a step of ResNet32 takes 1.4 times as long.
     "xla_disable_hlo_passes": "cse_barrier_expander",
 }
-KEPT = 16
-"""For how many values of its static arguments a function keeps its programs."""
 
 
 @lru_cache(maxsize=1)
@@ -31,28 +29,29 @@ def compiler_options() -> dict[str, Any]:
     return _CPU
 
 
-class Compiled:
-    """A function jitted when it is first called, since the options depend on the platform.
+@lru_cache(maxsize=256)
+def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...]) -> Any:
+    """The jitted function of these static arguments. The 256 used last keep their programs, the others let them go.
 
-    Static arguments (a step with its model and config) are keys of a cache that forgets the longest unused of them, and
-    the programs with it: a sweep over configurations neither fills the memory nor runs into the limit that Linux sets
-    to the memory maps of a process, of which a program takes up to a hundred.
+    A program holds about a hundred memory maps, and Linux allows a process 65,530 of them, beyond which XLA crashes.
+    So a sweep over configurations in one process needs this limit; its memory stays bounded, too.
     """
+    return jax.jit(partial(function, **dict(static)), compiler_options=compiler_options())
+
+
+class Compiled:
+    """A function jitted when it is called, since the options depend on the platform."""
 
     def __init__(self, function: Callable[..., Any], static_argnames: tuple[str, ...]) -> None:
         update_wrapper(self, function)
         self._function, self._static = function, static_argnames
         self._signature = inspect.signature(function)
-        self._jitted = lru_cache(maxsize=KEPT)(self._jit)
-
-    def _jit(self, static: tuple[tuple[str, Any], ...]) -> Any:
-        return jax.jit(partial(self._function, **dict(static)), compiler_options=compiler_options())
 
     def _split(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, tuple, dict[str, Any]]:
         """The jitted function of these static arguments, and the others."""
         bound = self._signature.bind(*args, **kwargs)
         static = tuple((name, bound.arguments.pop(name)) for name in self._static if name in bound.arguments)
-        return self._jitted(static), bound.args, bound.kwargs
+        return _jitted(self._function, static), bound.args, bound.kwargs
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """The program of a call, as `jax.jit(...).lower` gives it."""
