@@ -1,5 +1,7 @@
 """What every test runs under: no silent broadcasting, and small data and a model that many tests share."""
 
+import ctypes
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +29,29 @@ import mcjax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+MEMORY = 2 << 30
+"""Bytes beyond which a worker forgets what it compiled: two programs of a shape are seldom in two files."""
 LONGEST = ("test_distributed", "test_mesh", "test_readme", "test_cli")
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that no worker ends with one of them when the others have nothing left."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Between two files a worker that has grown forgets what it compiled; the cache has it still."""
+    if nextitem is not None and nextitem.path != item.path and resident() > MEMORY:
+        jax.clear_caches()
+        gc.collect()
+        # The C library keeps what was freed to itself unless it is asked.
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
+
+
+def resident():
+    """The bytes of memory that this process has, or 0 where /proc does not tell."""
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
 
 @pytest.fixture
