@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from experiments.connectivity_measures import METHODS
-from experiments.connectivity_merging import MERGED
 from experiments.connectivity_tasks import TRAINING, Task
 from experiments.display import BACKWARD
 
@@ -41,14 +39,14 @@ def planned(task: Task, tasks: Sequence[str]) -> dict[str, tuple[float, int]]:
             epochs = task.training(*(times if own else (size.steps,)))[0].epochs
             costs[f"width_{width:g}"] = (2 * size.seeds * factor * trained, epochs)
             for step in times if own else (size.steps,):
-                compared(f"width_{width:g}_{step}", METHODS, factor)
+                compared(f"width_{width:g}_{step}", size.compared, factor)
     if "merging" in tasks:
         epochs = task.training(*size.snapshot_steps)[0].epochs
         for part, twice in (("input_0", 1), ("input_1", 1), ("whole_1", 1), ("whole_2", 2)):
             costs[f"merging_{part}"] = (twice * size.seeds * trained, epochs * twice)
             costs[f"merging_{part}_measured"] = (size.seeds * test, 0)
-        compared("merging", MERGED)
-        for method in MERGED:
+        compared("merging", size.merged)
+        for method in size.merged:
             costs[f"merging_{method}_merged"] = (1.0, 0)
             costs[f"merging_{method}_repaired"] = (4.0 * size.seeds * size.measured, 0)
             costs |= {f"merging_{method}_{how}_measured": (size.seeds * test, 0) for how in ("merged", "repaired")}

@@ -30,8 +30,6 @@ from mcjax.report import mean_and_std
 from mcjax.symmetry import Permutation
 from mcjax.training import snapshots, spawn
 
-METHODS = ("none", "activations", "weights", "straight-through", "PAM")
-"""What brings the second network next to the first. Straight-through starts from activations, PAM from no match."""
 MEASURES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 
@@ -164,7 +162,7 @@ def _level(cell: Cell, width: float, times: tuple[int, ...], i: int) -> dict[str
 
     theta = jax.tree.map(lambda leaf: leaf[:, i], cell.arrays(f"width_{width:g}", make))
     part, ends = f"width_{width:g}_{times[i]}", pair(theta)
-    permutations = cell.matched(part, model, ends, task.data, METHODS)
+    permutations = cell.matched(part, model, ends, task.data, task.size.compared)
     lines = {method: cell.lines(f"{part}_{method}", model, ends, P) for method, P in permutations.items()}
     return {
         "parameters": _count(model),
@@ -177,7 +175,7 @@ def _level(cell: Cell, width: float, times: tuple[int, ...], i: int) -> dict[str
 def _unmoved(permutations: dict[str, Permutation | None]) -> dict[str, int]:
     """Of methods that keep their start where they find nothing better: the number of pairs where they did."""
     found = {}
-    for method, start in (("straight-through", permutations["activations"]), ("PAM", None)):
+    for method, start in (("straight-through", permutations.get("activations")), ("PAM", None)):
         if (P := permutations.get(method)) is not None:
             same = [
                 (np.asarray(p) == (np.arange(np.shape(p)[1]) if start is None else np.asarray(start[group]))).all(1)

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.connectivity_measures import METHODS, Cell
+from experiments.connectivity_measures import Cell
 from mcjax import Dataset, Model, ensemble_accuracy, evaluate, repair, train_endpoints, trees
 from mcjax.data import split_by_class
 from mcjax.models.pairs import pairs_of, permute_pairs
 from mcjax.report import mean_and_std
 from mcjax.symmetry import Permutation
 
-MERGED = METHODS[:4]
 SHARE = 0.8
 """Of the images of half of the classes, as in the paper."""
 
@@ -29,7 +28,7 @@ def merging(cell: Cell) -> dict[str, Any]:
     inputs = [_trained(cell, f"merging_input_{i}", model, part.take(count), i) for i, part in enumerate(parts)]
     ends = inputs[0], inputs[1]
     rows = {f"trained on part {i + 1}": _measured(cell, f"merging_input_{i}", model, end) for i, end in enumerate(ends)}
-    permutations = cell.matched("merging", model, ends, task.data, MERGED)
+    permutations = cell.matched("merging", model, ends, task.data, size.merged)
     along = {}
     for method, P in permutations.items():
         title = "plain average" if method == "none" else f"merged by {method}"

@@ -72,6 +72,12 @@ def _conjecture(title: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"by {method} in {sum(level['unmoved'][method] for level in found[kind])}"
             for method in found[kind][0]["unmoved"]
         )
+        started = ""
+        if unmoved:
+            started = (
+                f"Straight-through matching starts from activations, PAM from no match; of {pairs} pairs nothing "
+                f"better than the start was found {unmoved}. "
+            )
         for measure, unit, digits, factor in (("train_loss", "nats", 4, 1), ("test_accuracy", "%", 2, 100)):
             what = "train loss" if unit == "nats" else "test error"
             rows = [
@@ -86,8 +92,7 @@ def _conjecture(title: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "title": f"{title}: barrier of {found['model']} in {what} ({unit}) against {against}",
                 "text": (
                     f"Largest height above the straight line between the ends' values; {text}; mean and deviation "
-                    f"over pairs. Straight-through matching starts from activations, PAM from no match; of "
-                    f"{pairs} pairs nothing better than the start was found {unmoved}. {CONJECTURE}"
+                    f"over pairs. {started}{CONJECTURE}"
                 ),
                 "head": [against, "parameters", "test accuracy of the ends (%)", *(_said(each) for each in methods)],
                 "rows": rows,

@@ -20,6 +20,10 @@ class Sources:
     """Where TFDS keeps its sets (None: TFDS's own default)."""
 
 
+METHODS = ("none", "activations", "weights", "straight-through", "PAM")
+"""What brings the second network next to the first. Straight-through starts from activations, PAM from no match."""
+
+
 @dataclass(frozen=True)
 class Size:
     """How much is done: `paper` as published, as far as it is said; `small` for two cores.
@@ -28,7 +32,7 @@ class Size:
     spawn_steps: after which of them networks are spawned. snapshot_steps: after which pairs are matched. width, widths:
     multipliers, of the networks of all tasks and of those that are compared. matching_steps: of straight-through
     matching and of PAM's permutation, which finds nothing in much fewer. measured, tested: training and test images
-    that lines are measured on.
+    that lines are measured on. methods: ways to match that are compared.
     """
 
     seeds: int = 3
@@ -43,6 +47,17 @@ class Size:
     measured: int = 2000
     tested: int = 2000
     points: int = 21
+    methods: tuple[str, ...] = METHODS[1:]
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """What barriers are measured after: no match at all, and every method."""
+        return tuple(name for name in METHODS if name == "none" or name in self.methods)
+
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """What networks are merged after: that but for PAM, which matches for a curve."""
+        return tuple(name for name in self.compared if name != "PAM")
 
 
 SIZES = {
@@ -172,8 +187,12 @@ def _check(size: Size) -> None:
     for field in fields(size):
         values = getattr(size, field.name)
         for value in values if isinstance(values, tuple) else (values,):
-            if not value > 0 and not (field.name == "spawn_steps" and value == 0):
+            if isinstance(value, int | float) and not value > 0 and not (field.name == "spawn_steps" and value == 0):
                 raise InputError(f"got {field.name}={value}, expected a positive number.")
+    if len(set(size.methods)) < len(size.methods) or not {*size.methods} <= {*METHODS[1:]}:
+        raise InputError(f"got methods={size.methods}, expected some of {', '.join(METHODS[1:])}, each once.")
+    if "straight-through" in size.methods and "activations" not in size.methods:
+        raise InputError(f"got methods={size.methods}, expected activations too: straight-through starts from them.")
     for name in ("spawn_steps", "snapshot_steps", "widths"):
         values = getattr(size, name)
         if not values or any(b <= a for a, b in pairwise(values)):

@@ -2,7 +2,7 @@
 
 from experiments.display import BACKWARD
 from experiments.dropout_measures import ACTIVATED, POINTS
-from experiments.dropout_tasks import DROPPED, WIDTHS, Task
+from experiments.dropout_tasks import HALF, SHARE, Task
 from mcjax.paths.dropout import COARSE, FINE
 from mcjax.paths.feedforward import chain
 
@@ -20,20 +20,22 @@ def planned(task: Task) -> dict[str, tuple[float, int]]:
         "narrow": (epoch * size.epochs / 16, size.epochs),
         "match": (2 * size.measured, 0),
     }
-    names = ["searched_0.5", "rates"]
+    names = [f"searched_{HALF:g}", "rates"]
     if task.name == "mnist":
-        names = [f"searched_{p:g}" for p in DROPPED] + ["rates"]
-        for p in DROPPED:
+        names = [f"searched_{p:g}" for p in sorted({*size.shares, HALF})] + ["rates"]
+        for p in size.shares:
             for i in range(2):
                 costs[f"stable_published_{p:g}_{i}"] = (2 * size.draws * size.search_images, 0)
             costs |= {f"share_{subsets}_{p:g}": (2 * measured, 0) for subsets in ("published", "searched")}
         costs["interpolation"] = (21 * measured, 0)
-        for width in WIDTHS:
+        for width in (width for width in size.narrow_widths if width <= chain(task.model).sizes[0]):
             costs[f"narrow_{width}"] = (2 * epoch * size.epochs * width / 32, size.epochs)
             costs[f"narrow_{width}_measured"] = (train / 4, 0)
     else:
         costs["noise_stability"] = (size.stability_images * 60.0 * depth * depth, 0)
     costs |= {f"stable_{name}_{i}": (search, 0) for name in names for i in range(2)}
+    if task.name == "mnist":
+        costs[f"stable_searched_{SHARE:g}_0"] = (search, 0)
     points = {"path_Theorem_1": 12 * depth, "path_Theorem_2": 40, "path_Theorem_3": 40}
     costs |= {name: (count * measured, 0) for name, count in points.items()}
     for how in ("", "matched_"):

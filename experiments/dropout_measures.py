@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.dropout_tasks import DROPPED, WIDTHS, Task
+from experiments.dropout_tasks import HALF, SHARE, Task
 from experiments.kept import Kept
 from mcjax import (
     Construction,
@@ -136,7 +136,7 @@ def networks(cell: Cell) -> dict[str, Any]:
 def against_share(cell: Cell) -> list[dict[str, Any]]:
     """Figure 2, left: the best of many dropout networks for every share dropped, as published and by our search."""
     found = []
-    for p in DROPPED:
+    for p in cell.task.size.shares:
         for name, options in (
             ("published", {"search": "together", "rescale": "fixed"}),
             ("searched", {"search": "layers", "rescale": "layer"}),
@@ -160,7 +160,7 @@ def against_share(cell: Cell) -> list[dict[str, Any]]:
 
 def interpolation(cell: Cell) -> dict[str, Any]:
     """Figure 2, centre: from the first network straight to its dropout version."""
-    stable = cell.stable(0, f"searched_{DROPPED[1]:g}", DROPPED[1])
+    stable = cell.stable(0, f"searched_{SHARE:g}", SHARE)
     knots = trees.stack([stable.theta, trees.index(stable.thetas, 0)])
     return cell.numbers("interpolation", lambda: _measured(cell, through(knots), np.linspace(0, 1, 21)))
 
@@ -170,7 +170,7 @@ def narrow_widths(cell: Cell) -> list[dict[str, Any]]:
     found = []
     task, full = cell.task, chain(cell.task.model).sizes[0]
     shape = (task.data.num_classes, task.data.image_shape)
-    for width in (width for width in WIDTHS if width <= full):
+    for width in (width for width in task.size.narrow_widths if width <= full):
         model = models.create("filters_convnet", *shape, width=width / 32)
 
         def make(model: Model = model, width: int = width) -> Any:
@@ -215,7 +215,7 @@ def paths(cell: Cell) -> dict[str, dict[str, Any]]:
     for how, end in second.items():
         line = through(trees.stack([cell.end(0), end]))
         found[f"{how}line"] = cell.numbers(f"path_{how}line".replace(" ", "_"), partial(_measured, cell, line))
-    half = [cell.stable(i, "searched_0.5", 0.5) for i in range(2)]
+    half = [cell.stable(i, f"searched_{HALF:g}", HALF) for i in range(2)]
     partly = [cell.stable(i, "rates", task.rates) for i in range(2)]
     narrow = trees.index(cell.trained("narrow", task.narrow, 1), 0)
     constructions: dict[str, Callable[[], Construction]] = {

@@ -16,6 +16,7 @@ text are printed beside ours; the others are in figures. The same command again 
 """
 
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import jax
@@ -33,6 +34,7 @@ from mcjax import trees
 from mcjax.cli import guarded, leave
 from mcjax.commands.networks import check_key, open_run
 from mcjax.errors import InputError
+from mcjax.paths.feedforward import chain
 from mcjax.report import table
 from mcjax.training.loop import steps_per_epoch
 
@@ -68,6 +70,14 @@ class Study:
     """Training images whose cushions and smoothness are measured."""
     string_beads: int | None = None
     """The most beads of a string."""
+    shares: tuple[float, ...] | None = None
+    """Shares of units dropped that are compared."""
+    narrow_widths: tuple[int, ...] | None = None
+    """Filters of the narrow networks that are compared."""
+    units: tuple[int, ...] = (2, 4, 8, 16, 32)
+    """Hidden units of the networks of wide."""
+    pairs: int = 3
+    """Pairs of them of every width."""
     seed: int = 0
     """Seed of everything."""
     out: str | None = None
@@ -81,6 +91,7 @@ def main(study: Study) -> None:
         raise InputError(
             f"got tasks {', '.join(study.tasks) or 'none'}, expected some of {', '.join(TASKS)}, each once."
         )
+    _check(study)
     tasks = {name: _task(study, name) for name in study.tasks if name != "wide"}
     config = {**asdict(study), "out": None}
     config["planned"] = {
@@ -95,7 +106,7 @@ def main(study: Study) -> None:
     }
     run = open_run("dropout_stability", study.out, config)
     if run.results is None:
-        costs = wide_gaps.costs() if "wide" in study.tasks else {}
+        costs = wide_gaps.costs(study.units) if "wide" in study.tasks else {}
         for task in tasks.values():
             costs |= planned(task)
         display = Display(costs)
@@ -105,7 +116,10 @@ def main(study: Study) -> None:
         try:
             for name in study.tasks:
                 here = jax.random.fold_in(key, TASKS.index(name))
-                found[name] = wide_gaps.gaps(kept, here) if name == "wide" else _results(Cell(tasks[name], here, kept))
+                if name == "wide":
+                    found[name] = wide_gaps.gaps(kept, here, study.units, study.pairs)
+                else:
+                    found[name] = _results(Cell(tasks[name], here, kept))
                 figures += draw(run, name, found[name])
         finally:
             display.close()
@@ -115,16 +129,30 @@ def main(study: Study) -> None:
     print(f"\nWritten to {run.path}; `mcjax report {run.path}` makes a page of it.")
 
 
+SIZES = (
+    "width", "train_images", "test_images", "epochs", "curve_epochs", "draws", "measured", "search_images",
+    "stability_images", "string_beads", "shares", "narrow_widths",
+)  # fmt: skip
+
+
+def _check(study: Study) -> None:
+    for what in (*SIZES, "units", "pairs"):
+        values = getattr(study, what)
+        several = isinstance(values, tuple)
+        if several and (not values or any(b <= a for a, b in pairwise(values))):
+            raise InputError(f"got {what}={values}, expected at least one, increasing.")
+        for value in values if several else (values,):
+            if value is not None and not value > 0:
+                raise InputError(f"got {what}={value}, expected a positive number.")
+    if study.shares and study.shares[-1] >= 1:
+        raise InputError(f"got shares={study.shares}, expected all of them below 1.")
+
+
 def _task(study: Study, name: str) -> Task:
-    names = (
-        "width", "train_images", "test_images", "epochs", "curve_epochs", "draws", "measured", "search_images",
-        "stability_images", "string_beads",
-    )  # fmt: skip
-    changes = {what: getattr(study, what) for what in names}
-    for what, value in changes.items():
-        if value is not None and not value > 0:
-            raise InputError(f"got {what}={value}, expected a positive number.")
-    task = make(name, study.preset, study.sources, changes)
+    task = make(name, study.preset, study.sources, {what: getattr(study, what) for what in SIZES})
+    filters, widths = chain(task.model).sizes[0], task.size.narrow_widths
+    if name == "mnist" and widths[0] > filters:
+        raise InputError(f"got narrow_widths={widths}, expected one of at most the {filters} filters of the network.")
     steps_per_epoch(task.networks, task.data)
     return task
 

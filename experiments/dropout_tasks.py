@@ -24,7 +24,8 @@ class Size:
     """How much of a task is done: `paper` as published, as far as it is said; `small` for two cores.
 
     measured, tested: training and test images that paths are measured on, and that epsilon is of. search_images:
-    training images by which subsets of units are compared. stability_images: those of cushions and the like.
+    training images by which subsets of units are compared. stability_images: those of cushions and the like. shares,
+    narrow_widths: of filters dropped, and filters of narrow networks, of Figure 2, left and right.
     """
 
     width: float = 1.0
@@ -38,6 +39,8 @@ class Size:
     search_images: int = 256
     stability_images: int = 32
     string_beads: int = 8
+    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    narrow_widths: tuple[int, ...] = (1, 2, 4, 6, 8, 10)
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ SIZES = {
     },
 }  # fmt: skip
 
-DROPPED = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""Shares of filters dropped, Figure 2, left; the second one is that of its middle."""
-WIDTHS = (1, 2, 4, 6, 8, 10)
-"""Filters of the narrow networks of Figure 2, right."""
+SHARE = 0.2
+"""Of filters dropped, Figure 2, centre, and in the path by way of a narrow network."""
+HALF = 0.5
+"""Of units dropped in the paths of Theorems 1 and 2."""
 CHANNELS = (0.25, 0.25, 0.25, 0.5)
 """What channel-wise dropout drops of VGG11: of its first three layers, and of all that follow."""
 TRAINED = {"small": (0.1, 0.1, 0.1, 0.2), "paper": CHANNELS}
@@ -97,7 +100,7 @@ def make(name: str, preset: str, sources: Sources, changes: dict[str, Any]) -> T
     training: dict[str, Any] = {"batch_size": 64, "weight_decay": 0.0, "learning_rate": 0.02}
     if name == "mnist":
         model = models.create("filters_convnet", *shape, width=size.width)
-        rates = dict.fromkeys(chain(model).groups, DROPPED[1])
+        rates = dict.fromkeys(chain(model).groups, SHARE)
         # What is dropped of every layer: 6 of 32 filters.
         narrow = models.create("filters_convnet", *shape, width=size.width * 6 / 32)
         title = f"{images.name}, three layers of filters"

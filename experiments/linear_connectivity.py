@@ -82,6 +82,9 @@ class Study:
     """Test images that lines are measured on."""
     points: int | None = None
     """Points of a line."""
+    methods: tuple[Literal["activations", "weights", "straight-through", "PAM"], ...] | None = None
+    """Ways to match that are compared."""
+    fineness: tractable.Fineness = field(default_factory=tractable.Fineness)
     seed: int = 0
     """Seed of everything."""
     out: str | None = None
@@ -121,7 +124,7 @@ def main(study: Study) -> None:
                 cell = Cell(task, jax.random.fold_in(key, DATA.index(name)), kept)
                 found["data"][name] = {"title": task.data.name} | {each: TASKS[each](cell) for each in trained}
             if "tractable" in study.tasks:
-                found["tractable"] = tractable.tractable(kept, jax.random.fold_in(key, len(DATA)))
+                found["tractable"] = tractable.tractable(kept, jax.random.fold_in(key, len(DATA)), study.fineness)
         finally:
             display.close()
         figures = draw(run, found)
@@ -134,7 +137,7 @@ def main(study: Study) -> None:
 def _task(study: Study, name: str) -> Task:
     names = (
         "seeds", "steps", "spawn_steps", "snapshot_steps", "width", "widths", "train_images", "test_images",
-        "matching_steps", "measured", "tested", "points",
+        "matching_steps", "measured", "tested", "points", "methods",
     )  # fmt: skip
     task = make(name, study.preset, study.sources, {what: getattr(study, what) for what in names})
     steps_per_epoch(task.training(task.size.steps)[0], task.data)

@@ -56,10 +56,24 @@ class Study:
     sources: Sources = field(default_factory=Sources)
     activation: str = "relu"
     """Of the networks of MNIST."""
+    toys: tuple[Literal["relu", "tanh"], ...] | None = None
+    """Activations of the toy."""
     toy_steps: int | None = None
     """Distances of a path of the toy."""
+    toy_samples: int | None = None
+    """Points that the toy is trained on."""
+    toy_tolerance: float | None = None
+    """Of the gradient's norm on the way, of the toy."""
+    toy_iterations: int | None = None
+    """Newton steps of the toy at a distance, at most."""
+    toy_knots: int | None = None
+    """Points of a path of the toy that there is room for."""
+    toy_bump: float | None = None
+    """Walk a path of the toy again where it rises above its minima by more than this share of their height."""
     toy_networks: int | None = None
     """Toys whose spectra are computed, of every number of outputs."""
+    toy_outputs: tuple[int, ...] | None = None
+    """These numbers of outputs."""
     pool: int | None = None
     """Average the images of MNIST over squares of so many pixels."""
     train_images: int | None = None
@@ -100,7 +114,8 @@ def main(study: Study) -> None:
     changes = {
         name: getattr(study, name)
         for name in (
-            "toy_steps", "toy_networks", "pool", "train_images", "widths", "seeds", "epochs", "steps", "tolerance",
+            "toys", "toy_steps", "toy_samples", "toy_tolerance", "toy_iterations", "toy_knots", "toy_bump",
+            "toy_networks", "toy_outputs", "pool", "train_images", "widths", "seeds", "epochs", "steps", "tolerance",
             "point_tolerance", "iterations", "products", "knots", "precision",
         )
     }  # fmt: skip
@@ -130,7 +145,7 @@ def main(study: Study) -> None:
 def _found(name: str, size: Size, task: Task | None, key: jax.Array, kept: Kept) -> Any:
     here = jax.random.fold_in(key, TASKS.index(name))
     if name == "toy":
-        return toys(kept, here, size.toy_steps)
+        return toys(kept, here, size)
     if name == "count":
         return counts(size.widths)
     assert task is not None
@@ -138,19 +153,19 @@ def _found(name: str, size: Size, task: Task | None, key: jax.Array, kept: Kept)
     networks = Networks(task, jax.random.fold_in(key, TASKS.index("mnist")), kept)
     if name == "mnist":
         return mnist(networks)
-    return {"toy": toy_spectra(kept, here, size.toy_steps, size.toy_networks), "mnist": mnist_spectra(networks)}
+    return {"toy": toy_spectra(kept, here, size), "mnist": mnist_spectra(networks)}
 
 
 def planned(tasks: tuple[str, ...], size: Size, task: Task | None) -> dict[str, tuple[float, int]]:
     """Of every stage what it costs, roughly, and its epochs, by its name."""
     stages: dict[str, tuple[float, int]] = {}
     if "toy" in tasks:
-        stages |= permutation_toy.costs(size.toy_steps)
+        stages |= permutation_toy.costs(size)
     if task is not None:
         images = len(task.data.train_labels)
         if "spectrum" in tasks:
             stages |= permutation_mnist.costs(task, size.widths[:1], 1)
-            stages |= permutation_spectra.costs(images, size.toy_networks, size.toy_steps)
+            stages |= permutation_spectra.costs(images, size)
         if "mnist" in tasks:
             stages |= permutation_mnist.costs(task, size.widths, size.seeds)
     return stages

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from experiments.kept import Kept
 from experiments.permutation_mnist import Networks
-from experiments.permutation_tasks import OUTPUTS, Setting, toy
+from experiments.permutation_tasks import Setting, Size, toy
 from experiments.permutation_walks import walked
 from mcjax import (
     classify_point,
@@ -35,28 +35,28 @@ ZERO = 1e-9
 """Eigenvalues and singular values up to this share of the largest eigenvalue are zero."""
 CRITICAL = 1e-8
 """A gradient norm up to which a network is a critical point."""
-ON_THE_WAY: dict[str, Any] = {"tolerance": 1e-5, "bump": 100.0, "knots": 5000}
-"""How the paths of these toys are walked: only their ends count."""
+TOLERANCE, BUMP, KNOTS = 1e-5, 100.0, 5000
+"""Of the paths of these toys, of which only the ends count; fewer knots where the toy has fewer."""
 ENDS, GRID = 5, 1000
 """Eigenvalues of each end of MNIST's spectrum, and points of its density."""
 BROADENING = 0.004
 """The deviation of the Gaussian that an eigenvalue is drawn as, as a share of the whole spectrum."""
 
 
-def toy_spectra(kept: Kept, key: jax.Array, steps: int, count: int) -> list[dict[str, Any]]:
+def toy_spectra(kept: Kept, key: jax.Array, size: Size) -> list[dict[str, Any]]:
     """Every toy: the most similar units of a random teacher merged, and the Hessian there."""
     found = []
-    for outputs in OUTPUTS:
-        for i in range(count):
+    for outputs in size.toy_outputs:
+        for i in range(size.toy_networks):
             here = jax.random.fold_in(jax.random.fold_in(key, outputs), i)
-            make = partial(_of_toy, toy(here, "tanh", outputs, steps), outputs)
+            make = partial(_of_toy, toy(here, "tanh", outputs, size), outputs)
             found.append(kept.numbers(f"spectrum_toy_{outputs}_{i}", make))
     return found
 
 
 def _of_toy(setting: Setting, outputs: int) -> dict[str, Any]:
     pair = similar_pairs(setting.model, setting.theta, setting.group)[0]
-    found, _ = walked(setting, pair, **ON_THE_WAY)
+    found, _ = walked(setting, pair, tolerance=TOLERANCE, bump=BUMP, knots=min(KNOTS, setting.config.knots))
     return {"outputs": outputs, **at_point(setting, found.point, found.units)}
 
 
@@ -140,7 +140,8 @@ def _lanczos(networks: Networks, setting: Setting, theta: trees.Tree) -> dict[st
         }  # fmt: skip
 
 
-def costs(images: int, toys: int, steps: int) -> dict[str, tuple[float, int]]:
+def costs(images: int, size: Size) -> dict[str, tuple[float, int]]:
     """What every stage costs, in images that pass through the least network, roughly."""
-    stages = {f"spectrum_toy_{outputs}_{i}": (1.5e4 * steps, 0) for outputs in OUTPUTS for i in range(toys)}
+    each = [(outputs, i) for outputs in size.toy_outputs for i in range(size.toy_networks)]
+    stages = {f"spectrum_toy_{outputs}_{i}": (1.5e4 * size.toy_steps, 0) for outputs, i in each}
     return stages | {f"spectrum_mnist_{name}": (400.0 * images, 0) for name in ("theta", "point")}

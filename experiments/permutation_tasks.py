@@ -11,15 +11,13 @@ from mcjax import Dataset, Model, PermutationConfig, TrainConfig, data, models, 
 from mcjax.errors import InputError
 from mcjax.paths.permutation_config import Precision
 
-INPUTS, UNITS, SAMPLES = 2, 5, 1000
+INPUTS, UNITS = 2, 5
 """The toy of Figure 1."""
 TOYS: dict[str, dict[str, Any]] = {
     "relu": {"tolerance": 1e-4, "point_tolerance": 1e-4, "knots": 20_000},
     "tanh": {"tolerance": 1e-7, "point_tolerance": 1e-9, "knots": 40_000},
 }
 """Activations of the toy, ReLU as published. Its loss has kinks, at which gradients do not get smaller than this."""
-OUTPUTS = (1, 3)
-"""Numbers of outputs of the toys whose spectra are computed."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +34,24 @@ class Sources:
 class Size:
     """How much is done: `paper` as published; `small` for two cores.
 
-    toy_steps, toy_networks: distances of a path of the toy, and toys of every number of outputs whose spectra are
-    computed. pool: images of MNIST are averaged over squares of so many pixels. widths: H, units of both hidden
-    layers. seeds, epochs: teachers of every width. steps: distances of a path. tolerance, point_tolerance: of the
-    gradient's norm. iterations, products: Newton steps at a distance, and products of the Hessian a step, at most.
-    knots: what there is room for. precision: of MNIST's paths; the toy has float64. draws, lanczos: of the densities.
+    toys: its activations. toy_steps, toy_samples: distances of a path of the toy, and points that it is trained on.
+    toy_tolerance, toy_iterations, toy_knots, toy_bump: of its paths; None is what `TOYS` has. toy_networks,
+    toy_outputs: toys of every number of outputs whose spectra are computed, and these numbers. pool: images of MNIST
+    are averaged over squares of so many pixels. widths: H, units of both hidden layers. seeds, epochs: teachers of
+    every width. steps: distances of a path. tolerance, point_tolerance: of the gradient's norm. iterations, products:
+    Newton steps at a distance, and products of the Hessian a step, at most. knots: what there is room for. precision:
+    of MNIST's paths; the toy has float64. draws, lanczos: of the densities.
     """
 
+    toys: tuple[str, ...] = tuple(TOYS)
     toy_steps: int = 100
+    toy_samples: int = 1000
+    toy_tolerance: float | None = None
+    toy_iterations: int = 100
+    toy_knots: int | None = None
+    toy_bump: float = 0.1
     toy_networks: int = 6
+    toy_outputs: tuple[int, ...] = (1, 3)
     pool: int = 4
     train_images: int | None = 5000
     widths: tuple[int, ...] = (10, 15, 20, 25)
@@ -80,7 +87,7 @@ class Setting(NamedTuple):
     config: PermutationConfig
 
 
-def toy(key: jax.Array, activation: str, outputs: int, steps: int) -> Setting:
+def toy(key: jax.Array, activation: str, outputs: int, size: Size) -> Setting:
     """A random teacher 2-5-outputs, and its outputs at normal points.
 
     Weights are normal; biases have absolute values from 0.5 to 1.5, so that W / b can be drawn.
@@ -95,8 +102,13 @@ def toy(key: jax.Array, activation: str, outputs: int, steps: int) -> Setting:
         }
     }
     theta = trees.map_with_name(lambda _, leaf: leaf.astype(np.float32), theta)
-    config = PermutationConfig(steps=steps, stop=False, **TOYS[activation])
-    return Setting(model, theta, taught(model, theta, rng.normal(size=(SAMPLES, INPUTS))), "dense_0", config)
+    own = {"tolerance": size.toy_tolerance, "knots": size.toy_knots}
+    given = TOYS[activation] | {name: value for name, value in own.items() if value is not None}
+    config = PermutationConfig(
+        steps=size.toy_steps, iterations=size.toy_iterations, bump=size.toy_bump, stop=False, **given
+    )
+    inputs = rng.normal(size=(size.toy_samples, INPUTS))
+    return Setting(model, theta, taught(model, theta, inputs), "dense_0", config)
 
 
 def taught(model: Model, theta: trees.Tree, inputs: Any) -> Dataset:
@@ -172,6 +184,9 @@ def sized(preset: Literal["small", "paper"], changes: dict[str, Any]) -> Size:
         for value in values if isinstance(values, tuple) else (values,):
             if isinstance(value, int | float) and not value > 0:
                 raise InputError(f"got {field.name}={value}, expected a positive number.")
+    for name, values in (("toys", size.toys), ("toy_outputs", size.toy_outputs)):
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"got {name}={values}, expected at least one, each once.")
     if not size.widths or any(b <= a for a, b in pairwise(size.widths)):
         raise InputError(f"got widths={size.widths}, expected at least one, increasing.")
     if size.widths[0] < 2:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from experiments.kept import Kept
-from experiments.permutation_tasks import TOYS, UNITS, Setting, toy
+from experiments.permutation_tasks import UNITS, Setting, Size, toy
 from experiments.permutation_walks import minima, unit_vectors, walked
 from mcjax import (
     Construction,
@@ -26,9 +26,9 @@ POINTS, A_SEGMENT = 201, 5
 """Values of t of a path, and of each of its straight moves at constant loss."""
 
 
-def toys(kept: Kept, key: jax.Array, steps: int) -> dict[str, Any]:
+def toys(kept: Kept, key: jax.Array, size: Size) -> dict[str, Any]:
     """Of every activation: all pairs ranked, three of them in full, the exchange at constant loss, and the bound."""
-    return {name: _toy(kept, name, toy(jax.random.fold_in(key, 0), name, 1, steps)) for name in TOYS}
+    return {name: _toy(kept, name, toy(jax.random.fold_in(key, 0), name, 1, size)) for name in size.toys}
 
 
 def _toy(kept: Kept, name: str, setting: Setting) -> dict[str, Any]:
@@ -119,10 +119,11 @@ def _output_norms(setting: Setting, found: PermutationPath) -> list[float]:
     return np.linalg.norm(np.concatenate(read, 1), axis=1).tolist()
 
 
-def costs(steps: int) -> dict[str, tuple[float, int]]:
+def costs(size: Size) -> dict[str, tuple[float, int]]:
     """What every stage costs, in images that pass through the least network of MNIST, roughly."""
     stages: dict[str, tuple[float, int]] = {}
-    for name in TOYS:
+    steps = size.toy_steps
+    for name in size.toys:
         stages |= {f"toy_{name}_pairs": (1.5e5 * steps, 0), f"toy_{name}_free": (6e4 * steps, 0)}
         stages |= {f"toy_{name}_path_{letter}": (6e4 * steps, 0) for letter in "ABC"}
     return stages

@@ -7,6 +7,7 @@ and 13. All in float64.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.kept import Kept
+from mcjax.errors import InputError, check_whole
 from mcjax.landscape.convergence import convergence_constants
 from mcjax.landscape.critical_points import classify_point, direction_of_improvement
 
@@ -21,16 +23,40 @@ Link = Literal["sigmoid", "leaky"]
 LINKS: tuple[Link, ...] = ("sigmoid", "leaky")
 RATES = {"sigmoid": 8.0, "leaky": 1.0}
 SLOPE = 0.1
-INPUTS, SAMPLES, STARTS, DESCENT = 8, 4000, 64, 400
+INPUTS = 8
 THERE = 1e-6
 """Points so close to the minimum count as it: what is left there is rounding."""
 FAR = 30.0
 """What left for farther away follows the sigmoid to where it is flat, and has no critical point to find."""
-EIGENVALUES = (3.0, 2.0, 1.5, 1.0, 0.5, 0.25)
-SEARCHES = 600
-GRID = 100
-"""Points of a unit of length."""
-TAUS = tuple(np.arange(0.02, 1, 0.02).tolist())
+
+
+@dataclass(frozen=True)
+class Fineness:
+    """How finely the tractable landscapes are searched."""
+
+    samples: int = 4000
+    """Inputs of a generalised linear model."""
+    starts: int = 64
+    """Of its gradient descent, and of searches for its critical points."""
+    descent: int = 400
+    """Steps of that."""
+    eigenvalues: tuple[float, ...] = (3.0, 2.0, 1.5, 1.0, 0.5, 0.25)
+    """Of the matrix whose top eigenvector is learned."""
+    searches: int = 600
+    """Starts of searches for its critical points."""
+    grid: int = 100
+    """Points of a unit of length where Lemmas 12 and 13 are checked."""
+    taus: tuple[float, ...] = tuple(np.arange(0.02, 1, 0.02).tolist())
+    """Values of Lemma 12's tau."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "starts", "descent", "searches", "grid"):
+            check_whole(name, getattr(self, name))
+        values = self.eigenvalues
+        if not values or values[-1] <= 0 or any(b >= a for a, b in pairwise(values)):
+            raise InputError(f"got eigenvalues={values}, expected positive ones, decreasing.")
+        if not self.taus or not all(0 < tau < 1 for tau in self.taus):
+            raise InputError(f"got taus={self.taus}, expected some between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -98,15 +124,15 @@ def distinct(points: np.ndarray, apart: float = 1e-4) -> np.ndarray:
     return np.array(kept).reshape(len(kept), points.shape[1])
 
 
-def generalised_linear(key: jax.Array, link: Link) -> dict[str, Any]:
+def generalised_linear(key: jax.Array, link: Link, fineness: Fineness) -> dict[str, Any]:
     """Equation 3 at random points, constants along gradient descent, and what critical points there are."""
     with jax.enable_x64(True):
         x_key, best_key, start_key = jax.random.split(key, 3)
-        x = jax.random.normal(x_key, (SAMPLES, INPUTS))
+        x = jax.random.normal(x_key, (fineness.samples, INPUTS))
         best = jax.random.normal(best_key, (INPUTS,)) / np.sqrt(INPUTS)
         model = Linear(link)
         loss = jax.tree_util.Partial(model, x, best)
-        starts = 2 * jax.random.normal(start_key, (STARTS, INPUTS)) / np.sqrt(INPUTS)
+        starts = 2 * jax.random.normal(start_key, (fineness.starts, INPUTS)) / np.sqrt(INPUTS)
 
         def both_sides(w: jax.Array) -> jax.Array:
             at, target = x @ w, x @ best
@@ -119,7 +145,7 @@ def generalised_linear(key: jax.Array, link: Link) -> dict[str, Any]:
         def descend(w: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
             return w - RATES[link] * jax.vmap(jax.grad(loss))(w), w
 
-        last, way = jax.jit(lambda w: jax.lax.scan(descend, w, None, DESCENT))(starts)
+        last, way = jax.jit(lambda w: jax.lax.scan(descend, w, None, fineness.descent))(starts)
         target = np.asarray(best)
         going = np.linalg.norm(np.asarray(way) - target, axis=2) > THERE
         constants = convergence_constants(loss, way.reshape(-1, INPUTS)[going.ravel()], best, value=0.0)
@@ -138,7 +164,7 @@ def generalised_linear(key: jax.Array, link: Link) -> dict[str, Any]:
             "points": len(left),
             "constants": {name: float(getattr(constants, name)) for name in ratios},
             "descended": int((np.linalg.norm(np.asarray(last) - target, axis=1) < THERE).sum()),
-            "searches": STARTS,
+            "searches": fineness.starts,
             "converged": len(critical),
             "spurious": spurious,
             "kind": classify_point(loss, best).kind,
@@ -147,24 +173,25 @@ def generalised_linear(key: jax.Array, link: Link) -> dict[str, Any]:
         }
 
 
-def top_eigenvector(key: jax.Array) -> dict[str, Any]:
+def top_eigenvector(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
     """Theorem 10: the critical points found from many starts, which eigenvector each belongs to, its kind."""
     with jax.enable_x64(True):
-        size = len(EIGENVALUES)
+        eigenvalues, searches = np.array(fineness.eigenvalues), fineness.searches
+        size = len(eigenvalues)
         basis_key, start_key = jax.random.split(key)
         basis = np.linalg.qr(np.asarray(jax.random.normal(basis_key, (size, size))))[0]
-        M = jnp.asarray(basis * np.array(EIGENVALUES) @ basis.T)
+        M = jnp.asarray(basis * eigenvalues @ basis.T)
         loss = jax.tree_util.Partial(to_matrix, M)
         # Near zero too, where the points of small eigenvalues are.
-        spread = jnp.geomspace(0.03, 1.5, SEARCHES)[:, None]
-        found = np.asarray(stationary(loss, spread * jax.random.normal(start_key, (SEARCHES, size))))
+        spread = jnp.geomspace(0.03, 1.5, searches)[:, None]
+        found = np.asarray(stationary(loss, spread * jax.random.normal(start_key, (searches, size))))
         slopes = np.linalg.norm(np.asarray(jax.vmap(jax.grad(loss))(jnp.asarray(found))), axis=1)
         points = []
         for x in distinct(found[slopes < 1e-9]):
             shares = basis.T @ x
             i = int(np.abs(shares).argmax())
             zero = bool(np.linalg.norm(x) < 1e-4)
-            expected = 0 * x if zero else np.sign(shares[i]) * np.sqrt(EIGENVALUES[i]) * basis[:, i]
+            expected = 0 * x if zero else np.sign(shares[i]) * np.sqrt(eigenvalues[i]) * basis[:, i]
             kind = classify_point(loss, jnp.asarray(x))
             improving = direction_of_improvement(loss, jnp.asarray(x), jnp.asarray(basis[:, 0]), 1e-6)
             points.append({
@@ -174,14 +201,14 @@ def top_eigenvector(key: jax.Array) -> dict[str, Any]:
             })  # fmt: skip
         points.sort(key=lambda point: (point["loss"], point["index"]))
         return {
-            "eigenvalues": list(EIGENVALUES),
-            "searches": SEARCHES,
+            "eigenvalues": eigenvalues.tolist(),
+            "searches": searches,
             "converged": int((slopes < 1e-9).sum()),
             "points": points,
         }
 
 
-def directions(key: jax.Array) -> dict[str, Any]:
+def directions(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
     """Lemmas 12 and 13, for M = z z^T: x and z as directions of improvement, and the largest c of Lemma 12.
 
     The loss and its derivatives depend on <x, z> and the length of what is orthogonal to z, so that a grid of these
@@ -192,7 +219,7 @@ def directions(key: jax.Array) -> dict[str, Any]:
         z_key, x_key = jax.random.split(key)
         z = jax.random.normal(z_key, (INPUTS,))
         z = z / jnp.linalg.norm(z)
-        half = np.arange(3 * GRID // 2 + 1) / GRID
+        half = np.arange(3 * fineness.grid // 2 + 1) / fineness.grid
         along, across = (jnp.asarray(each.ravel()) for each in np.meshgrid(np.r_[-half[:0:-1], half], half))
         away = jax.random.normal(x_key, (len(along), INPUTS))
         away = away - (away @ z)[:, None] * z[None]
@@ -217,7 +244,7 @@ def directions(key: jax.Array) -> dict[str, Any]:
         plain = np.asarray(improves(x, 1e-12, 0.0))
 
         def violations(c: float) -> int:
-            neither = [~np.asarray(improves(x, c * tau, 0.25)) & (values > tau) for tau in TAUS]
+            neither = [~np.asarray(improves(x, c * tau, 0.25)) & (values > tau) for tau in fineness.taus]
             return int(np.sum(neither))
 
         constant = float(bound.min())
@@ -230,14 +257,14 @@ def directions(key: jax.Array) -> dict[str, Any]:
         }
 
 
-def tractable(kept: Kept, key: jax.Array) -> dict[str, Any]:
+def tractable(kept: Kept, key: jax.Array, fineness: Fineness) -> dict[str, Any]:
     """All of it."""
     models = {
-        link: kept.numbers(f"tractable_{link}", partial(generalised_linear, jax.random.fold_in(key, i), link))
+        link: kept.numbers(f"tractable_{link}", partial(generalised_linear, jax.random.fold_in(key, i), link, fineness))
         for i, link in enumerate(LINKS)
     }
-    eigenvector = kept.numbers("tractable_eigenvector", lambda: top_eigenvector(jax.random.fold_in(key, 2)))
-    found = kept.numbers("tractable_directions", lambda: directions(jax.random.fold_in(key, 3)))
+    eigenvector = kept.numbers("tractable_eigenvector", lambda: top_eigenvector(jax.random.fold_in(key, 2), fineness))
+    found = kept.numbers("tractable_directions", lambda: directions(jax.random.fold_in(key, 3), fineness))
     return {"generalised_linear": models, "eigenvector": eigenvector, "directions": found}
 
 

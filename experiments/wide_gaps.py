@@ -11,27 +11,25 @@ from mcjax.paths.sparse import oracle
 from mcjax.paths.wide_networks import problem_of
 from mcjax.report import mean_and_std
 
-UNITS = (2, 4, 8, 16, 32)
 INPUTS = 2
 KAPPA = 1e-3
-PAIRS = 3
 ROUNDING = 1e-5
 """Gaps below that are not told from zero: networks are float32, and the lasso ends at a tolerance."""
 
 
-def gaps(kept: Kept, key: jax.Array) -> dict[str, Any]:
+def gaps(kept: Kept, key: jax.Array, widths: tuple[int, ...], pairs: int) -> dict[str, Any]:
     """Of every width the gap of every pair of networks, both as low as was found, and the power law that fits."""
     x = np.random.default_rng(0).normal(size=(400, INPUTS))
     y = np.sin(2 * x[:, :1]) + 0.5 * np.abs(x.sum(1, keepdims=True))
     regression = data.regression(x, y, x, y, "wide")
     problem = problem_of(regression, KAPPA)
     levels = []
-    for units in UNITS:
+    for units in widths:
 
         def make(units: int = units) -> Any:
             model = models.create("mlp", 1, (INPUTS,), widths=(units,), bias=False)
             found = []
-            for pair in range(PAIRS):
+            for pair in range(pairs):
                 here = jax.random.fold_in(jax.random.fold_in(key, units), pair)
                 ends = []
                 for each in jax.random.split(here):
@@ -42,8 +40,8 @@ def gaps(kept: Kept, key: jax.Array) -> dict[str, Any]:
                 found.append({"gap": path.gap, "energy": max(path.ends), "units": path.units, "angle": path.angle})
             return found
 
-        pairs = kept.numbers(f"wide_{units}", make)
-        levels.append({"units": units, "gap": mean_and_std([each["gap"] for each in pairs]), "pairs": pairs})
+        known = kept.numbers(f"wide_{units}", make)
+        levels.append({"units": units, "gap": mean_and_std([each["gap"] for each in known]), "pairs": known})
     return {"levels": levels, "slope": slope(levels), "inputs": INPUTS, "kappa": KAPPA}
 
 
@@ -59,6 +57,6 @@ def slope(levels: list[dict[str, Any]]) -> float | None:
     return float(np.polyfit(units, means, 1)[0])
 
 
-def costs() -> dict[str, tuple[float, int]]:
+def costs(widths: tuple[int, ...]) -> dict[str, tuple[float, int]]:
     """What every stage costs, in parts of the whole."""
-    return {f"wide_{units}": (float(units), 0) for units in UNITS}
+    return {f"wide_{units}": (float(units), 0) for units in widths}

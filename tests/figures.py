@@ -5,6 +5,13 @@ import io
 import numpy as np
 from PIL import Image
 
+
+def edges(band):
+    """The lowest and the highest point of a band."""
+    heights = band.get_paths()[0].vertices[:, 1]
+    return heights.min(), heights.max()
+
+
 # Of a figure that is half as wide as a page.
 SMALL = (250, 500)
 

@@ -1,13 +1,15 @@
-"""The house: a file imports only from floors below its own, or from its own package."""
+"""The house: a file imports only from floors below its own, or from its own package; tests stand beside what they test.
+
+All violations are told at once.
+"""
 
 import ast
+import re
 from pathlib import Path
-
-import pytest
 
 import mcjax
 
-ROOT = Path(mcjax.__file__).parent
+ROOT, TESTS = Path(mcjax.__file__).parent, Path(__file__).parent
 # errors.py is the ground that floor 1 stands on too: every floor says in its words what went wrong.
 FLOORS = {
     "errors": 0,
@@ -21,6 +23,8 @@ FLOORS = {
     "cli": 8,
 }
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+# Studies, and what the numbers of all that is public were.
+OTHER_TESTS = {"experiments", "golden"}
 
 
 def imported(source):
@@ -43,27 +47,29 @@ def violations(room, source):
     return wrong
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_a_file_imports_only_from_below(path):
-    room = path.with_suffix("").parts[0]
-    assert room in FLOORS, f"{path} stands on no floor"
-    assert not violations(room, (ROOT / path).read_text())
+def test_files_import_only_from_below():
+    rooms = {path: path.with_suffix("").parts[0] for path in FILES}
+    assert len(FILES) > 100
+    assert not [path for path, room in rooms.items() if room not in FLOORS]
+    wrong = {str(path): violations(room, (ROOT / path).read_text()) for path, room in rooms.items()}
+    assert not {path: names for path, names in wrong.items() if names}
 
 
 def test_plotting_takes_numpy():
-    files = sorted((ROOT / "plotting").glob("*.py"))
+    wrong, files = [], sorted((ROOT / "plotting").glob("*.py"))
     assert len(files) > 1
     for path in files:
         names = set(imported(path.read_text()))
         tops = {name.split(".")[0] for name in names}
-        assert "numpy" in tops or path.name == "__init__.py", path
-        assert not tops & {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}, path
-        assert all(name.startswith("mcjax.plotting.") for name in names if name.startswith("mcjax")), path
+        if "numpy" not in tops and path.name != "__init__.py":
+            wrong.append((path.name, "no numpy"))
+        wrong += [(path.name, top) for top in tops & {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}]
+        wrong += [(path.name, name) for name in names if name.startswith("mcjax") and name[:15] != "mcjax.plotting."]
+    assert not wrong
 
 
-@pytest.mark.parametrize(
-    ("room", "source", "wrong"),
-    [
+def test_the_walk_sees_what_is_wrong():
+    for room, source, wrong in (
         ("data", "from mcjax import models", ["mcjax.models"]),
         ("data", "def f():\n    import mcjax.cli", ["mcjax.cli"]),
         ("data", "from mcjax import InputError", ["mcjax.InputError"]),
@@ -72,7 +78,22 @@ def test_plotting_takes_numpy():
         ("paths", "from mcjax.matching.activations import Match", ["mcjax.matching.activations.Match"]),
         ("paths", "from . import curves", ["..curves (relative)"]),
         ("paths", "from mcjax.paths.fit import f\nfrom mcjax import trees\nimport jax", []),
-    ],
-)
-def test_the_walk_sees_what_is_wrong(room, source, wrong):
-    assert violations(room, source) == wrong
+    ):
+        assert violations(room, source) == wrong
+
+
+def test_tests_stand_beside_what_they_test():
+    folders = {path.name for path in TESTS.iterdir() if any(path.glob("*.py"))}
+    assert folders <= {path.parts[0] for path in FILES} | OTHER_TESTS
+    # Every room has tests.
+    assert {room for room in FLOORS if (ROOT / room).is_dir()} <= folders
+
+
+def test_tests_measure_no_seconds_and_use_every_helper():
+    sources = {path: path.read_text() for path in TESTS.rglob("*.py") if path.name != "test_house.py"}
+    clocks = re.compile(r"perf_counter|process_time|timeit")
+    assert not [path.name for path, text in sources.items() if path.stem[:5] == "test_" and clocks.search(text)]
+    helpers = {path.stem for path in TESTS.glob("*.py") if path.stem != "conftest" and path.stem[:5] != "test_"}
+    used = re.findall(r"^\s*(?:from|import) (?:tests\.)?(\w+)", "\n".join(sources.values()), re.MULTILINE)
+    # The command that plants faults is no helper.
+    assert helpers - set(used) <= {"mutants"}

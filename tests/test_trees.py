@@ -1,7 +1,9 @@
 """Pytrees by path, and the vector arithmetic of parameter space, against numpy."""
 
+from operator import itemgetter
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,10 +30,6 @@ def random_tree(seed, lead=()):
     return jax.tree.map(draw, shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 
-def as_vector(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(np.float64)
-
-
 @pytest.mark.parametrize(
     ("tree", "names"),
     [
@@ -52,7 +50,7 @@ def test_flatten_names_leaves_by_their_keys(tree, names):
 def test_nest_undoes_flatten():
     tree = random_tree(0)
     again = trees.nest(trees.flatten(tree))
-    assert jax.tree.structure(again) == jax.tree.structure(tree)
+    chex.assert_trees_all_equal(again, tree)
     assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(tree), strict=True))
 
 
@@ -85,15 +83,27 @@ def test_with_batch_stats_replaces_only_them():
     assert trees.with_batch_stats([1], {}) == [1]
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_arithmetic(wrap):
-    a, b = random_tree(0), random_tree(1)
-    u, v = as_vector(a), as_vector(b)
-    np.testing.assert_allclose(as_vector(wrap(trees.add)(a, b)), u + v, rtol=1e-6)
-    np.testing.assert_allclose(as_vector(wrap(trees.subtract)(a, b)), u - v, rtol=1e-6)
-    np.testing.assert_allclose(as_vector(wrap(trees.scale)(-2.5, a)), -2.5 * u, rtol=1e-6)
-    np.testing.assert_allclose(wrap(trees.dot)(a, b), u @ v, rtol=1e-5)
-    np.testing.assert_allclose(wrap(trees.norm)(a), np.linalg.norm(u), rtol=1e-5)
+class Arithmetic(chex.TestCase):
+    """Against numpy, leaf by leaf."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_sums_and_multiples(self):
+        a, b = random_tree(0), random_tree(1)
+        found = self.variant(lambda a, b: (trees.add(a, b), trees.subtract(a, b), trees.scale(-2.5, a)))(a, b)
+        of = (lambda x, y: x + y, lambda x, y: x - y, lambda x, y: -2.5 * x)
+        for got, expected in zip(found, of, strict=True):
+            chex.assert_trees_all_close(got, jax.tree.map(expected, a, b), rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_products(self):
+        a, b = random_tree(0), random_tree(1)
+        dot, norm = self.variant(lambda a, b: (trees.dot(a, b), trees.norm(a)))(a, b)
+        np.testing.assert_allclose(dot, inner(a, b), rtol=1e-5)
+        np.testing.assert_allclose(norm, np.sqrt(inner(a, a)), rtol=1e-5)
+
+
+def inner(a, b):
+    return sum(np.vdot(*np.float64(pair)) for pair in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def test_dot_is_float32_and_zero_of_nothing():
@@ -103,18 +113,17 @@ def test_dot_is_float32_and_zero_of_nothing():
 
 def test_arithmetic_under_vmap():
     a, b = random_tree(0, (3,)), random_tree(1, (3,))
-    dots = jax.vmap(trees.dot)(a, b)
-    for i in range(3):
-        np.testing.assert_allclose(dots[i], as_vector(trees.index(a, i)) @ as_vector(trees.index(b, i)), rtol=1e-5)
+    expected = [inner(*(jax.tree.map(itemgetter(i), tree) for tree in (a, b))) for i in range(3)]
+    np.testing.assert_allclose(jax.vmap(trees.dot)(a, b), expected, rtol=1e-5)
 
 
 def test_stack_then_index():
     several = [random_tree(i) for i in range(3)]
     stacked = trees.stack(several)
-    assert trees.shapes(stacked) == {name: (3, *shape) for name, shape in trees.shapes(several[0]).items()}
+    chex.assert_trees_all_equal(stacked, jax.tree.map(lambda *leaves: np.stack(leaves), *several))
     for i, tree in enumerate(several):
-        np.testing.assert_array_equal(as_vector(trees.index(stacked, i)), as_vector(tree))
-    np.testing.assert_array_equal(as_vector(trees.index(stacked, slice(1, 3))), as_vector(trees.stack(several[1:])))
+        chex.assert_trees_all_equal(trees.index(stacked, i), tree)
+    chex.assert_trees_all_equal(trees.index(stacked, slice(1, 3)), jax.tree.map(lambda leaf: leaf[1:], stacked))
 
 
 def test_entries_of_host_arrays_are_views_and_masks_are_taken():
@@ -123,9 +132,9 @@ def test_entries_of_host_arrays_are_views_and_masks_are_taken():
     for leaf, entry in zip(jax.tree.leaves(on_host), jax.tree.leaves(trees.index(on_host, -1)), strict=True):
         assert np.shares_memory(leaf, entry) or entry.ndim == 0
     for of in (stacked, on_host):
-        np.testing.assert_array_equal(as_vector(trees.index(of, -1)), as_vector(random_tree(2)))
+        chex.assert_trees_all_equal(trees.index(of, -1), random_tree(2))
         masked = trees.index(of, np.array([True, False, True]))
-        np.testing.assert_array_equal(as_vector(masked), as_vector(trees.stack([random_tree(0), random_tree(2)])))
+        chex.assert_trees_all_equal(masked, jax.tree.map(lambda leaf: leaf[::2], on_host))
 
 
 def test_shapes_and_count_need_no_arrays():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from refusals import says
 
 from mcjax import Augmentation, InputError, RunError
 from mcjax.data import from_arrays, load
@@ -52,26 +53,23 @@ def test_grey_images_get_a_channel():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"train_images": np.zeros((6, 4, 5, 3), np.float32)}, "train_images are float32, expected uint8"),
-        ({"test_images": np.zeros((3, 4, 5, 3), np.int64)}, "test_images are int64, expected uint8"),
-        (
-            {"train_images": np.zeros((6, 60), np.uint8)},
-            r"train has images \(6, 60\) and labels \(6,\), expected \(n, h",
-        ),
-        ({"train_labels": np.arange(5) % 4}, r"train has images \(6, 4, 5, 3\) and labels \(5,\)"),
-        ({"test_labels": np.eye(3, dtype=int)}, r"labels \(3, 3\), expected"),
-        ({"test_images": np.zeros((0, 4, 5, 3), np.uint8), "test_labels": np.zeros(0, int)}, r"images \(0, 4, 5, 3\)"),
-        ({"train_labels": np.zeros(6)}, "train_labels are float64, expected integers"),
-        ({"test_images": np.zeros((3, 5, 5, 3), np.uint8)}, r"train images \(4, 5, 3\) and test images \(5, 5, 3\)"),
-        ({"train_labels": np.arange(6), "num_classes": 4}, "train_labels run from 0 to 5, expected 0 to 3"),
-        ({"test_labels": np.array([0, 1, 4]), "num_classes": 4}, "test_labels run from 0 to 4, expected 0 to 3"),
-        ({"train_labels": np.arange(6) - 1}, "train_labels run from -1 to 4"),
+        ({"train_images": np.zeros((6, 4, 5, 3), np.float32)}, ("train_images", "float32", "uint8")),
+        ({"test_images": np.zeros((3, 4, 5, 3), np.int64)}, ("test_images", "int64", "uint8")),
+        ({"train_images": np.zeros((6, 60), np.uint8)}, ("train", "(6, 60)", "(6,)", "(n, h")),
+        ({"train_labels": np.arange(5) % 4}, ("train", "(6, 4, 5, 3)", "(5,)")),
+        ({"test_labels": np.eye(3, dtype=int)}, ("test", "(3, 3)")),
+        ({"test_images": np.zeros((0, 4, 5, 3), np.uint8), "test_labels": np.zeros(0, int)}, ("test", "(0, 4, 5, 3)")),
+        ({"train_labels": np.zeros(6)}, ("train_labels", "float64", "integers")),
+        ({"test_images": np.zeros((3, 5, 5, 3), np.uint8)}, ("(4, 5, 3)", "(5, 5, 3)")),
+        ({"train_labels": np.arange(6), "num_classes": 4}, ("train_labels", "0 to 5", "0 to 3")),
+        ({"test_labels": np.array([0, 1, 4]), "num_classes": 4}, ("test_labels", "0 to 4", "0 to 3")),
+        ({"train_labels": np.arange(6) - 1}, ("train_labels", "-1 to 4")),
     ],
 )
-def test_arrays_that_cannot_be_used(changes, message):
-    with pytest.raises(InputError, match=f"^mine: .*{message}"):
+def test_arrays_that_cannot_be_used(changes, words):
+    with says(InputError, "mine: ", *words):
         from_arrays(**arrays(**changes), name="mine")
 
 
@@ -88,22 +86,24 @@ def test_take():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("method", "given", "words"),
     [
-        ({"train": 7}, "6 train images: got 7, expected 1 to 6"),
-        ({"test": 0}, "3 test images: got 0"),
-        ({"test": -1}, "3 test images: got -1"),
+        ("take", {"train": 7}, ("6 train images", "got 7")),
+        ("take", {"test": 0}, ("3 test images", "got 0")),
+        ("take", {"test": -1}, ("3 test images", "got -1")),
+        ("hold_out", {"count": 0}, ("6 train images", "got 0", "1 to 5")),
+        ("hold_out", {"count": 6}, ("6 train images", "got 6", "1 to 5")),
     ],
 )
-def test_take_what_is_not_there(wanted, message):
-    with pytest.raises(InputError, match=message):
-        from_arrays(**arrays()).take(**wanted)
+def test_take_what_is_not_there(method, given, words):
+    with says(InputError, *words):
+        getattr(from_arrays(**arrays()), method)(**given)
 
 
 def test_default_augmentation_is_for_colour():
     grey = arrays(train_images=np.zeros((6, 4, 5), np.uint8), test_images=np.zeros((3, 4, 5), np.uint8))
-    for size, crop in ((4, 0), (8, 1), (28, 3), (32, 4), (96, 4)):
-        images = {f"{split}_images": np.zeros((n, size, size, 3), np.uint8) for split, n in (("train", 6), ("test", 3))}
+    for *size, crop in ((4, 4, 0), (8, 8, 1), (28, 28, 3), (32, 32, 4), (96, 96, 4), (32, 16, 2), (16, 32, 2)):
+        images = {f"{split}_images": np.zeros((n, *size, 3), np.uint8) for split, n in (("train", 6), ("test", 3))}
         colour = from_arrays(**arrays(**images))
         assert colour.default_augmentation() == Augmentation(flip=True, crop=crop, rotate=15.0)
     assert from_arrays(**grey).default_augmentation() == Augmentation.none()
@@ -163,33 +163,32 @@ def single(path):
         np.save(file, arrays()["train_images"])
 
 
-CANNOT = r"cannot be read as an \.npz with the arrays train_images"
+CANNOT = ("cannot be read", ".npz", "train_images")
 
 
 @pytest.mark.parametrize(
-    ("write", "message"),
+    ("write", "words"),
     [
-        (lambda path: None, "no data set at .*: the file does not exist"),
+        (lambda path: None, ("mine.npz", "does not exist")),
         (lambda path: path.write_bytes(b""), CANNOT),
         (lambda path: path.write_bytes(b"no archive"), CANNOT),
         (lambda path: path.mkdir(), CANNOT),
         (truncated, CANNOT),
         (corrupt, CANNOT),
         (single, CANNOT),
-        (lambda path: np.savez(path, **arrays(train_labels=np.array([None] * 6))), f"{CANNOT}.*allow_pickle=False"),
+        (lambda path: np.savez(path, **arrays(train_labels=np.array([None] * 6))), (*CANNOT, "allow_pickle=False")),
         (lambda path: np.savez(path, **arrays(), num_classes=np.array([None])), CANNOT),
         (
             lambda path: np.savez(path, a=1, train_images=1),
-            "lacks test_images, test_labels, train_labels; it has a, tr",
+            ("test_images, test_labels, train_labels", "a, train_images"),
         ),
-        (lambda path: np.savez(path), "lacks .*; it has nothing"),
-        (lambda path: np.savez(path, **arrays(), num_classes=2), "train_labels run from 0 to 2, expected 0 to 1"),
+        (lambda path: np.savez(path), ("train_images", "nothing")),
+        (lambda path: np.savez(path, **arrays(), num_classes=2), ("train_labels", "0 to 2", "0 to 1")),
     ],
-    ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_npz_that_cannot_be_used(tmp_path, write, message):
+def test_npz_that_cannot_be_used(tmp_path, write, words):
     write(tmp_path / "mine.npz")
-    with pytest.raises(InputError, match=message):
+    with says(InputError, *words):
         load(str(tmp_path / "mine.npz"))
 
 
@@ -246,15 +245,15 @@ def test_a_prepared_tfds_set(tmp_path, options):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "words"),
     [
-        ({"sizes": (8, 9)}, r"has images of several sizes .* expected one size"),
-        ({"labels": False}, r"no image-classification set: it has \['image'\], expected image and label"),
-        ({"test": "extra"}, r"has splits \['extra', 'train'\], expected train, and test or validation"),
+        ({"sizes": (8, 9)}, ("several sizes",)),
+        ({"labels": False}, ("['image']", "image and label")),
+        ({"test": "extra"}, ("['extra', 'train']", "validation")),
     ],
 )
-def test_a_tfds_set_of_another_kind(tmp_path, options, message):
-    with pytest.raises(InputError, match=message):
+def test_a_tfds_set_of_another_kind(tmp_path, options, words):
+    with says(InputError, "tiny_squares", *words):
         load(prepared(tmp_path, **options), data_dir=tmp_path)
 
 
@@ -263,17 +262,16 @@ def test_a_tfds_set_that_is_not_prepared(tmp_path, monkeypatch):
         raise ConnectionRefusedError("the network is closed")
 
     monkeypatch.setattr("requests.adapters.HTTPAdapter.send", refused)
-    with pytest.raises(RunError, match="'mnist' is not prepared under") as caught:
-        load("mnist", data_dir=tmp_path)
     command = f"tfds.builder('mnist', data_dir={str(tmp_path)!r}, file_format='array_record').download_and_prepare()"
-    assert command in str(caught.value)
+    with says(RunError, "'mnist'", command):
+        load("mnist", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "near"), [("digit", "digits"), ("fashion_mnst", "fashion_mnist"), ("cifar_10", "cifar10")]
 )
 def test_an_unknown_set(tmp_path, name, near):
-    with pytest.raises(InputError, match=f"unknown data set: got '{name}', .* Did you mean '{near}'"):
+    with says(InputError, f"'{name}'", f"Did you mean '{near}'"):
         load(name, data_dir=tmp_path)
 
 
@@ -285,6 +283,3 @@ def test_images_that_are_held_out():
     np.testing.assert_array_equal(held.validation_images, data.train_images[4:])
     np.testing.assert_array_equal(held.validation_labels, data.train_labels[4:])
     assert len(jax.tree.leaves(held)) == len(jax.tree.leaves(data)) + 2
-    for count in (0, 6):
-        with pytest.raises(InputError, match=f"has 6 train images: got {count}, expected to hold out 1 to 5"):
-            data.hold_out(count)

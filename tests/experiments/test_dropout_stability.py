@@ -1,18 +1,14 @@
 """The experiments of dropout stability, small: what they leave and say, that they go on, what they refuse."""
 
-import json
-from contextlib import contextmanager
-
 import jax
 import numpy as np
 import pytest
 
-from experiments import dropout_measures, dropout_stability, wide_gaps
+from experiments import wide_gaps
 from experiments.dropout_costs import planned
 from experiments.dropout_output import tables
 from experiments.dropout_stability import Study, main
 from experiments.dropout_tasks import CHANNELS, Sources, make
-from mcjax import InputError
 
 SMALL = {
     "tasks": ("mnist", "wide"),
@@ -26,32 +22,28 @@ SMALL = {
     "measured": 60,
     "search_images": 30,
     "string_beads": 1,
+    "shares": (0.5,),
+    "narrow_widths": (3, 50),
+    "units": (2, 4),
+    "pairs": 1,
 }
 
 
-@contextmanager
-def fewer():
-    """Two shares, two widths of narrow networks, two of wide ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dropout_measures, "DROPPED", (0.5, 0.2))
-        patch.setattr(dropout_measures, "WIDTHS", (1, 3, 50))
-        patch.setattr(wide_gaps, "UNITS", (2, 4))
-        patch.setattr(wide_gaps, "PAIRS", 1)
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dropout") / "whole"
-    with fewer():
-        main(Study(**SMALL, out=str(folder)))
-    return folder
+def test_wide_networks_alone(tmp_path, results_of):
+    study = Study(tasks=("wide",), units=(3,), pairs=1, out=str(tmp_path / "run"))
+    main(study)
+    found = results_of(main, study)["tasks"]["wide"]
+    (level,) = found["levels"]
+    assert (level["units"], len(level["pairs"]), found["slope"]) == (3, 1, None)
+    assert 0 <= level["gap"]["mean"] == level["pairs"][0]["gap"]
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(whole, capsys):
-    results = json.loads((whole / "results.json").read_text())
-    found = results["tasks"]["mnist"]
+def test_what_a_study_leaves(tmp_path, stopped_once, results_of, stages):
+    study = Study(**SMALL, out=str(tmp_path / "whole"))
+    stopped_once(main, study, "mnist_path_matched_string")
+    tasks = results_of(main, study)["tasks"]
+    found = tasks["mnist"]
     paths = found["paths"]
     assert {"line", "matched line", "Theorem 1", "Theorem 2", "Theorem 3", "matched string"} <= paths.keys()
     assert [paths[f"Theorem {i}"]["segments"] for i in (1, 2, 3)] == [28, 10, 13]
@@ -61,30 +53,14 @@ def test_what_a_study_leaves(whole, capsys):
         np.testing.assert_allclose(path["train_loss"][0], paths["line"]["train_loss"][0], rtol=1e-4)
     for name in ("line", "Theorem 1", "Theorem 2", "Theorem 3", "Bezier curve", "string"):
         np.testing.assert_allclose(paths[name]["train_loss"][-1], paths["line"]["train_loss"][-1], rtol=1e-4)
-    assert [each["width"] for each in found["narrow"]] == [1, 3]  # the network itself has 6
-    levels = results["tasks"]["wide"]["levels"]
-    assert levels[0]["gap"]["mean"] > levels[1]["gap"]["mean"] >= 0
-    assert {figure["file"] for figure in results["page"]["figures"]} == {p.name for p in (whole / "figures").iterdir()}
-    before = (whole / "results.json").read_bytes()
-    (whole / "results.json").unlink()
-    with fewer() as patch:
-        patch.setattr(dropout_measures, "train_endpoints", None)  # what was made is not made again
-        patch.setattr(dropout_measures, "evaluate_path", None)
-        main(Study(**SMALL, out=str(whole)))
-    assert (whole / "results.json").read_bytes() == before
-    said = capsys.readouterr().out
-    assert "the best dropout network (Figure 2, left)" in said
-    assert "28" in said
-
-
-@pytest.mark.slow
-def test_every_stage_was_planned(whole):
-    task = make(
-        "mnist", "small", SMALL["sources"], {name: SMALL.get(name) for name in ("width", "train_images", "test_images")}
-    )
-    stages = {stage["name"] for stage in json.loads((whole / "times.json").read_text())["stages"]}
-    planned_ = {*planned(task), *wide_gaps.costs()}
-    assert {name for name in stages if "narrow_3" not in name} <= planned_
+    assert [each["width"] for each in found["narrow"]] == [3]  # the network itself has 6
+    assert {each["share"] for each in found["shares"]} == {0.5}
+    first, second = tasks["wide"]["levels"]
+    assert (first["units"], second["units"]) == (2, 4)
+    assert first["gap"]["mean"] > second["gap"]["mean"] >= 0
+    changes = {name: value for name, value in SMALL.items() if name not in ("tasks", "sources", "units", "pairs")}
+    task = make("mnist", "small", SMALL["sources"], changes)
+    assert stages(study.out) == {*planned(task), *wide_gaps.costs(study.units)}
 
 
 def test_tables_of_noise_stability():
@@ -119,16 +95,22 @@ def test_the_published_networks():
     assert CHANNELS == (0.25, 0.25, 0.25, 0.5)
 
 
-def refused(message, **changes):
-    with pytest.raises(InputError, match=message):
-        main(Study(**{**SMALL, **changes}))
-
-
-def test_what_cannot_be_studied(tmp_path):
-    refused("got tasks none, expected some of mnist", tasks=())
-    refused("each once", tasks=("wide", "wide"))
-    refused("got epochs=0, expected a positive", epochs=0)
-    refused("got width=nan", width=float("nan"))
-    refused("no data set at", sources=Sources(mnist=str(tmp_path / "no.npz")))
-    refused("vgg11 cannot take images", tasks=("cifar10",), sources=Sources(cifar10="digits"), width=None)
-    assert dropout_stability.TASKS == ("mnist", "cifar10", "wide")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"tasks": ()}, ("tasks none", "mnist, cifar10, wide")),
+        ({"tasks": ("wide", "wide")}, ("wide, wide",)),
+        ({"epochs": 0}, ("epochs=0",)),
+        ({"width": float("nan")}, ("width=nan",)),
+        ({"shares": (0.5, 0.2)}, ("shares=(0.5, 0.2)",)),
+        ({"shares": (0.5, 1.0)}, ("shares=(0.5, 1.0)",)),
+        ({"narrow_widths": ()}, ("narrow_widths=()",)),
+        ({"narrow_widths": (7,)}, ("narrow_widths=(7,)", "6")),
+        ({"units": (0, 4)}, ("units=0",)),
+        ({"pairs": 0}, ("pairs=0",)),
+        ({"sources": Sources(mnist="nowhere/no.npz")}, ("nowhere/no.npz",)),
+        ({"tasks": ("cifar10",), "sources": Sources(cifar10="digits"), "width": None}, ("vgg11", "8")),
+    ],
+)
+def test_what_cannot_be_studied(change, named, tmp_path, refused):
+    refused(main, Study(**{**SMALL, **change}, out=str(tmp_path / "run")), *named)

@@ -1,23 +1,14 @@
 """The experiments of linear connectivity, small: what they leave and say, that they go on, what they refuse."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from experiments import connectivity_measures, connectivity_merging, linear_connectivity
 from experiments.connectivity_costs import planned
-from experiments.connectivity_measures import METHODS
 from experiments.connectivity_output import tables
-from experiments.connectivity_tasks import SIZES, Sources, make
+from experiments.connectivity_tasks import METHODS, SIZES, Sources, make
 from experiments.linear_connectivity import Study, main
-from mcjax import InputError
+from mcjax.cli import guarded
 
-ROOT = Path(linear_connectivity.__file__).parents[1]
 SMALL = {
     "tasks": ("spawning", "conjecture", "merging"),
     "data": ("mnist",),
@@ -34,66 +25,53 @@ SMALL = {
     "measured": 60,
     "tested": 60,
     "points": 3,
+    "methods": METHODS[1:4],  # PAM compiles for as long as everything else
 }
-# PAM compiles for as long as everything else.
-COMPARED = METHODS[:4]
 CHANGES = {name: value for name, value in SMALL.items() if name not in ("tasks", "data", "sources")}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a study, of which a first attempt was stopped at its last part."""
-    folder = tmp_path_factory.mktemp("connectivity") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connectivity_measures, "METHODS", COMPARED)
-        patch.setattr(connectivity_merging, "ensemble_accuracy", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            main(Study(**SMALL, out=str(folder)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connectivity_measures, "METHODS", COMPARED)
-        for name in ("spawn", "snapshots", "match_straight_through", "evaluate_path"):
-            patch.setattr(connectivity_measures, name, None)  # what was made is not made again
-        main(Study(**SMALL, out=str(folder)))
-    return folder
+def study(tmp_path_factory, stopped_once):
+    """A study that was stopped at its last part but one, and went on."""
+    study = Study(**SMALL, out=str(tmp_path_factory.mktemp("connectivity") / "whole"))
+    stopped_once(main, study, "mnist_merging_ensemble")
+    return study
 
 
-def stopping(*args, **more):
-    raise KeyboardInterrupt
+def check_spawning(found, steps, seeds):
+    levels = found["levels"]
+    assert [level["step"] for level in levels] == steps
+    for of in ("train_loss", "test_accuracy"):
+        assert len(levels[0]["barriers"][of]["values"]) == seeds
+        # Networks that part at the end do not part.
+        np.testing.assert_allclose(levels[-1]["barriers"][of]["values"], 0, atol=1e-6)
+    assert levels[0]["barriers"]["train_loss"]["mean"] > 1e-3
+
+
+def test_spawning_alone(tmp_path, results_of):
+    change = {"tasks": ("spawning",), "seeds": 1, "spawn_steps": (0, 12)}
+    study = Study(**{**SMALL, **change}, out=str(tmp_path / "run"))
+    main(study)
+    check_spawning(results_of(main, study)["found"]["data"]["mnist"]["spawning"], [0, 12], 1)
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(whole, capsys):
-    results = json.loads((whole / "results.json").read_text())
-    found = results["found"]["data"]["mnist"]
-    levels = found["spawning"]["levels"]
-    assert [level["step"] for level in levels] == [0, 4, 12]
-    for of in ("train_loss", "test_accuracy"):
-        assert len(levels[0]["barriers"][of]["values"]) == 2
-        np.testing.assert_allclose(levels[2]["barriers"][of]["values"], 0, atol=1e-6)
-    assert levels[0]["barriers"]["train_loss"]["mean"] > 1e-3
+def test_what_a_study_leaves(study, stages, results_of):
+    found = results_of(main, study)["found"]["data"]["mnist"]
+    check_spawning(found["spawning"], [0, 4, 12], 2)
     (width,), (step,) = found["conjecture"]["widths"], found["conjecture"]["steps"]
     assert width["methods"] == step["methods"]
     assert 0 <= width["unmoved"]["straight-through"] <= 2
-    assert tuple(width["methods"]) == COMPARED
+    assert tuple(width["methods"]) == METHODS[:4]
     rows, along = found["merging"]["rows"], found["merging"]["along"]
     assert len(rows) == 2 + 8 + 1 + 2
     for method, title in (("none", "plain average"), ("weights", "merged by weights")):
         # The middle of the line is the merged network.
         middle = np.array(along[method]["test_loss"])[:, 1]
         np.testing.assert_allclose(rows[title]["test_loss"]["values"], middle, rtol=1e-4)
-    assert {figure["file"] for figure in results["page"]["figures"]} == {p.name for p in (whole / "figures").iterdir()}
-    capsys.readouterr()
-    main(Study(**SMALL, out=str(whole)))
-    said = capsys.readouterr()
-    assert "is finished: this is what it found" in said.err
-    assert "merged by straight-through, repaired" in said.out
-
-
-@pytest.mark.slow
-def test_every_stage_was_planned(whole):
+    assert "merged by straight-through, repaired" in rows
     task = make("mnist", "small", SMALL["sources"], CHANGES)
-    stages = {stage["name"] for stage in json.loads((whole / "times.json").read_text())["stages"]}
-    assert stages == {name for name in planned(task, SMALL["tasks"]) if "PAM" not in name}
+    assert stages(study.out) == set(planned(task, SMALL["tasks"]))
 
 
 def test_steps_are_epochs_of_their_common_divisor():
@@ -135,27 +113,29 @@ def test_tables_of_what_theory_says():
     assert lemmas["rows"] == [["7,000", "0", "0.7500", "0", "3"]]
 
 
-def refused(message, **changes):
-    with pytest.raises(InputError, match=message):
-        main(Study(**{**SMALL, **changes}))
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"tasks": ()}, ("tasks none", "spawning")),
+        ({"data": ("mnist", "mnist")}, ("mnist, mnist", "cifar10")),
+        ({"steps": 0}, ("steps=0",)),
+        ({"spawn_steps": (-1, 2)}, ("spawn_steps=-1",)),
+        ({"widths": (0.5, 0.5)}, ("widths=(0.5, 0.5)",)),
+        ({"steps": 8}, ("spawn_steps=(0, 4, 12)", "steps=8", "--spawn-steps")),
+        ({"sources": Sources(mnist="nowhere/no.npz")}, ("nowhere/no.npz",)),
+        ({"train_images": 90}, ("batch_size=100", "90")),
+        ({"methods": ("weights", "weights")}, ("methods=('weights', 'weights')", "PAM")),
+        ({"methods": ("straight-through",)}, ("methods=('straight-through',)", "activations")),
+    ],
+)
+def test_what_cannot_be_studied(change, named, tmp_path, refused):
+    refused(main, Study(**{**SMALL, **change}, out=str(tmp_path / "run")), *named)
 
 
-def test_what_cannot_be_studied(tmp_path):
-    refused("got tasks none, expected some of spawning", tasks=())
-    refused("got data mnist, mnist, expected some of mnist, cifar10, each once", data=("mnist", "mnist"))
-    refused("got steps=0, expected a positive", steps=0)
-    refused("got spawn_steps=-1, expected a positive", spawn_steps=(-1, 2))
-    refused(r"got widths=\(0.5, 0.5\), expected at least one, increasing", widths=(0.5, 0.5))
-    refused("with steps=8, expected them to be at most that: give --spawn-steps too", steps=8)
-    refused("no data set at", sources=Sources(mnist=str(tmp_path / "no.npz")))
-    refused("got batch_size=100, expected at most the 90 training images", train_images=90)
-
-
-@pytest.mark.slow
-def test_the_command_says_what_is_wrong(tmp_path):
-    command = [sys.executable, "-m", "experiments.linear_connectivity", "--tasks", "tractable", "--seed", "-1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 2
-    assert run.stderr == "linear_connectivity: error: got seed=-1, expected 0 to 4294967295.\n"
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
+    study = Study(tasks=("tractable",), seed=-1, out=str(tmp_path / "out"))
+    assert guarded("linear_connectivity", lambda: main(study)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("linear_connectivity: error: ")
+    assert "seed=-1" in said
     assert not any(tmp_path.iterdir())

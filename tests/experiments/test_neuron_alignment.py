@@ -1,26 +1,36 @@
-"""The study, small: what it leaves, that it can be killed anywhere, and what it refuses."""
+"""The study, small: what it leaves, that it can be killed, and what it refuses."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import kept, neuron_alignment
+from experiments import neuron_alignment
+from experiments.alignment_cell import Cell
 from experiments.alignment_figures import draw_together
+from experiments.alignment_measures import networks
+from experiments.display import Display
+from experiments.kept import Kept
 from experiments.neuron_alignment import Study, main
 from mcjax import InputError
 from mcjax.report import RunFolder
-from mcjax.training.recorder import Recording
 
-ROOT = Path(neuron_alignment.__file__).parents[1]
+SIZES = {
+    "epochs": 2,
+    "curve_epochs": 2,
+    "permutation_epochs": 1,
+    "points": 3,
+    "plane_points": 3,
+    "pairs": 2,
+    "batch_size": 40,
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,32 +39,43 @@ def study(tmp_path_factory, tiny_data):
     folder = tmp_path_factory.mktemp("study")
     names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
     np.savez(folder / "bars.npz", **{name: getattr(tiny_data, name) for name in names})
-    small = {
-        "epochs": 2,
-        "curve_epochs": 2,
-        "permutation_epochs": 1,
-        "points": 5,
-        "plane_points": 3,
-        "pairs": 2,
-        "batch_size": 40,
-    }
-    return Study(data=(str(folder / "bars.npz"),), models=("mlp",), widths=(6, 5), out=str(folder / "whole"), **small)
+    return Study(data=(str(folder / "bars.npz"),), models=("mlp",), widths=(6, 5), out=str(folder / "whole"), **SIZES)
 
 
-@pytest.fixture(scope="module")
-def whole(study):
-    """The folder of a study that was never stopped."""
-    main(study)
-    return Path(study.out)
+def plain(theta, images, labels, data):
+    """Loss and accuracy of networks along a leading axis, in numpy."""
+    x = ((images / 255 - data.mean) / data.std).reshape(1, len(images), -1)
+    for i in range(3):
+        layer = theta["params"][f"Dense_{i}"]
+        x = x @ np.asarray(layer["kernel"], float) + np.asarray(layer["bias"], float)[:, None]
+        x = np.maximum(x, 0) if i < 2 else x
+    of_label = np.take_along_axis(x, labels[None, :, None], 2)[..., 0]
+    return (np.log(np.exp(x).sum(2)) - of_label).mean(1), (x.argmax(2) == labels).mean(1)
 
 
-def elsewhere(study, folder):
-    return Study(**{**vars(study), "out": str(folder)})
+def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_model, tiny_data):
+    settings = Study(**SIZES | {"pairs": 1}).settings("mlp", tiny_data)
+    own = Kept(RunFolder(tmp_path, {}), Display({}))
+    cell = Cell("mlp_bars", tiny_model, tiny_data, settings, jax.random.key(0), own)
+    measured, along = networks(cell), cell.along("line aligned")
+    theta = cell.networks["theta"]
+    for split in ("train", "test"):
+        images, labels = (getattr(tiny_data, f"{split}_{part}") for part in ("images", "labels"))
+        loss, accuracy = plain(theta, images, labels, tiny_data)
+        np.testing.assert_allclose(measured[f"{split}_loss"], loss, rtol=1e-4)
+        np.testing.assert_allclose(measured[f"{split}_accuracy"], accuracy, rtol=1e-6)
+        # A permuted network is the same function.
+        np.testing.assert_allclose(getattr(along, f"{split}_loss")[0, [0, -1]], loss, rtol=1e-4)
+        np.testing.assert_allclose(getattr(along, f"{split}_accuracy")[0, [0, -1]], accuracy, rtol=1e-6)
+    for group, P in cell.match["P"].items():
+        assert sorted(np.asarray(P)[0]) == list(range(P.shape[1]))
+        assert cell.match["after"][group][0] >= cell.match["before"][group][0] - 1e-6
 
 
 @pytest.mark.slow
-def test_results_hold_every_table_and_figure(whole, study, capsys):
-    results = json.loads((whole / "results.json").read_text())
+def test_results_hold_every_table_and_figure_also_if_killed(study, results_of, tmp_path, monkeypatch):
+    main(study)
+    results = results_of(main, study)
     (cell,) = results["cells"].values()
     assert set(cell["classes"]) == {"unaligned", "PAM unaligned", "PAM aligned", "aligned"}
     assert set(cell["ensembles"]) == {"ends", "unaligned", "aligned", "independent"}
@@ -72,15 +93,51 @@ def test_results_hold_every_table_and_figure(whole, study, capsys):
         if "curve" in plane:
             ends = [[plane["curve"][axis][at] for axis in "xy"] for at in (0, -1)]
             np.testing.assert_allclose(ends, [[p["x"], p["y"]] for p in plane["points"][:2]], atol=1e-4)
-    named = {figure["file"] for figure in results["page"]["figures"]}
-    assert named == {file.name for file in (whole / "figures").iterdir()}
-    assert len(named) == 12
-    assert not [line for line in (whole / "metrics.jsonl").read_text().splitlines() if not json.loads(line)]
-    capsys.readouterr()
-    main(study)  # a finished study is reported, not done again
-    said = capsys.readouterr().out
-    for number in range(1, 6):
-        assert f"Table {number}" in said
+    assert len(results["page"]["figures"]) == 12
+    assert [each["title"].split(":")[0] for each in results["page"]["tables"][:5]] == [
+        f"Table {i}" for i in range(1, 6)
+    ]
+    whole = Path(study.out)
+    assert all(json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines())
+    with pytest.raises(InputError, match=r"another config.*seed: 0 there, 1 now"):
+        main(replace(study, seed=1))
+    again = replace(study, out=str(tmp_path / "run"))
+    assert killed(again) == -signal.SIGKILL
+    parts = {path.name for path in (tmp_path / "run" / "parts").iterdir()}
+    assert {"mlp_bars_networks.json", "mlp_bars_match.json"} <= parts
+    assert "mlp_bars_aligned.json" not in parts
+    # Drawing takes most of a small study's time.
+    monkeypatch.setattr(neuron_alignment, "draw", lambda run, cell: results["page"]["figures"])
+    main(again)
+    for name in ("results.json", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+
+
+KILLING = """
+import os, runpy, signal
+from mcjax.training.recorder import Recording
+
+add, epochs = Recording.add, []
+
+def dies(self, *args):
+    epochs.append(1)
+    if len(epochs) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(self, *args)
+
+Recording.add = dies
+runpy.run_module("experiments.neuron_alignment", run_name="__main__")
+"""
+
+
+def killed(study):
+    """The exit code of the command that does a study, killed in the second epoch of its first curve."""
+    options = ["--data", study.data[0], "--models", "mlp", "--widths", "6", "5", "--out", study.out]
+    for name, value in SIZES.items():
+        options += [f"--{name.replace('_', '-')}", str(value)]
+    command = [sys.executable, "-c", KILLING, *options]
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, cwd=root, capture_output=True, timeout=300, check=False).returncode
 
 
 def test_architectures_on_one_data_set_are_drawn_side_by_side(tmp_path):
@@ -94,125 +151,21 @@ def test_architectures_on_one_data_set_are_drawn_side_by_side(tmp_path):
     assert (tmp_path / "run" / "figures" / written["file"]).stat().st_size > 5_000
 
 
-@pytest.fixture
-def undrawn(whole, monkeypatch):
-    """No figure is drawn again: drawing takes most of a small study's time."""
-    figures = json.loads((whole / "results.json").read_text())["page"]["figures"]
-    monkeypatch.setattr(neuron_alignment, "draw", lambda run, cell: figures)
-
-
-class Killed(BaseException):
-    """What no code catches."""
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("at", [1, 8, 19])
-def test_interrupted_at_a_part_it_ends_with_the_same_bytes(at, whole, study, tmp_path, monkeypatch):
-    calls = []
-    write = kept.write_atomically
-
-    def dies(path, data):
-        if path.parent.name == "parts":
-            calls.append(path.name)
-            if len(calls) == at:
-                raise Killed
-        write(path, data)
-
-    again = elsewhere(study, tmp_path / "run")
-    monkeypatch.setattr(kept, "write_atomically", dies)
-    with pytest.raises(Killed):
-        main(again)
-    assert not (tmp_path / "run" / "results.json").exists()
-    monkeypatch.setattr(kept, "write_atomically", write)
-    main(again)
-    assert (tmp_path / "run" / "results.json").read_bytes() == (whole / "results.json").read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("at", [2, 8])
-def test_interrupted_in_a_fit_it_ends_with_the_same_bytes(at, whole, study, tmp_path, monkeypatch):
-    calls = []
-    add = Recording.add
-
-    def dies(self, states, values):
-        calls.append(1)
-        if len(calls) == at:
-            raise Killed
-        add(self, states, values)
-
-    again = elsewhere(study, tmp_path / "run")
-    monkeypatch.setattr(Recording, "add", dies)
-    with pytest.raises(Killed):
-        main(again)
-    monkeypatch.setattr(Recording, "add", add)
-    main(again)
-    assert (tmp_path / "run" / "results.json").read_bytes() == (whole / "results.json").read_bytes()
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(whole, study, tmp_path):
-    options = ["--data", study.data[0], "--models", "mlp", "--widths", "6", "5", "--out", str(tmp_path / "run")]
-    for name in ("epochs", "curve_epochs", "permutation_epochs", "points", "plane_points", "pairs", "batch_size"):
-        options += [f"--{name.replace('_', '-')}", str(getattr(study, name))]
-    command = [sys.executable, "-m", "experiments.neuron_alignment", *options]
-    parts = tmp_path / "run" / "parts"
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ)
-    began = time.monotonic()
-    # Killed when so many parts are there, wherever it then is.
-    while process.poll() is None and len(list(parts.glob("*.json"))) < 9 and time.monotonic() - began < 240:
-        time.sleep(0.02)
-    assert process.poll() is None, "it ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait(30)
-    assert not (tmp_path / "run" / "results.json").exists()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "results.json").read_bytes() == (whole / "results.json").read_bytes()
-
-
-@pytest.mark.slow
-def test_a_folder_of_another_study_is_refused(whole, study):
-    with pytest.raises(InputError, match=r"another config.*seed: 0 there, 1 now"):
-        main(Study(**{**vars(study), "seed": 1}))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("gone", "message"), [("networks", "network.*missing"), ("unaligned", "unaligned.*missing"), (None, "has changed")]
-)
-def test_a_missing_or_changed_checkpoint_is_told(gone, message, whole, study, tmp_path):
-    copy = tmp_path / "run"
-    shutil.copytree(whole, copy)
-    (copy / "results.json").unlink()
-    if gone:
-        shutil.rmtree(copy / "checkpoints" / f"mlp_bars_{gone}" / "result")
-    else:
-        result = copy / "checkpoints" / "mlp_bars_unaligned" / "result"
-        shutil.rmtree(result)
-        shutil.copytree(copy / "checkpoints" / "mlp_bars_aligned" / "result", result)
-    with pytest.raises(InputError, match=message):
-        main(elsewhere(study, copy))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "named"),
     [
-        ({"pairs": 0}, "pairs=0"),
-        ({"points": 2}, "points=2"),
-        ({"plane_points": 1}, "plane_points=1"),
-        ({"plane_images": 51}, "plane_images=51, expected 1 to the 50"),
-        ({"calibration_images": 0}, "calibration_images=0"),
-        ({"train_images": 30}, r"batch_size=40, expected at most the 30"),
-        ({"models": ("mlp", "mpl")}, "mpl"),
-        ({"models": ("mlp", "mlp")}, "every one once"),
-        ({"models": ("tinysix",)}, "widths.*without mlp"),
-        ({"data": ("no/such.npz",)}, "such.npz"),
-        ({"seed": -1}, "seed=-1"),
+        ({"pairs": 0}, ("pairs=0",)),
+        ({"points": 2}, ("points=2",)),
+        ({"plane_points": 1}, ("plane_points=1",)),
+        ({"plane_images": 51}, ("plane_images=51", "1 to the 50")),
+        ({"calibration_images": 0}, ("calibration_images=0",)),
+        ({"train_images": 30}, ("batch_size=40", "30")),
+        ({"models": ("mlp", "mpl")}, ("mpl",)),
+        ({"models": ("mlp", "mlp")}, ("mlp, mlp",)),
+        ({"models": ("tinysix",)}, ("widths=(6, 5)", "mlp")),
+        ({"data": ("no/such.npz",)}, ("no/such.npz",)),
+        ({"seed": -1}, ("seed=-1",)),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_done(change, message, study, tmp_path):
-    with pytest.raises(InputError, match=message):
-        main(Study(**{**vars(study), "out": str(tmp_path / "run"), **change}))
-    assert not (tmp_path / "run").exists()
+def test_what_is_wrong_is_told_before_anything_is_done(change, named, study, tmp_path, refused):
+    refused(main, replace(study, **{"out": str(tmp_path / "run"), **change}), *named)

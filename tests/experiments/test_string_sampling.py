@@ -1,11 +1,8 @@
 """The experiments of string sampling, small: what they leave, that they go on, the fits, what they refuse."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,26 +10,21 @@ import pytest
 
 from experiments import string_sampling
 from experiments.string_figures import principal
-from experiments.string_results import law
+from experiments.string_results import gather, law, tables
 from experiments.string_sampling import Study, main
 from experiments.string_tasks import SIZES, Sources, make, permuting
 from mcjax import InputError, trees
+from mcjax.cli import guarded
 
-ROOT = Path(string_sampling.__file__).parents[1]
+HERE = Path(__file__).parent
 SMALL = {"tasks": ("quadratic",), "thresholds": (0.06, 0.1), "pairs": 2, "epochs": 100}
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a study that was never stopped."""
-    folder = tmp_path_factory.mktemp("strings") / "whole"
-    main(Study(**SMALL, out=str(folder)))
-    return folder
-
-
 @pytest.mark.slow
-def test_what_a_study_leaves(whole, capsys):
-    results = json.loads((whole / "results.json").read_text())
+def test_what_a_study_leaves(tmp_path, results_of, stages):
+    study = Study(**SMALL, out=str(tmp_path / "whole"))
+    main(study)
+    results = results_of(main, study)
     (task,) = results["tasks"].values()
     assert [level["threshold"] for level in task["levels"]] == [0.06, 0.1]
     for level in task["levels"]:
@@ -42,36 +34,52 @@ def test_what_a_study_leaves(whole, capsys):
             if found["connected"]:
                 assert min(found["length"]["values"]) >= 1
                 assert len(found["beads"]["values"]) == found["connected"]
-    assert {figure["file"] for figure in results["page"]["figures"]} == {p.name for p in (whole / "figures").iterdir()}
-    assert "thresholds.png" in {path.name for path in (whole / "figures").iterdir()}
-    times = json.loads((whole / "times.json").read_text())
-    assert {"quadratic networks", "quadratic unmatched"} <= {stage["name"] for stage in times["stages"]}
-    capsys.readouterr()
-    main(Study(**SMALL, out=str(whole)))  # a finished study is reported, not done again
-    said = capsys.readouterr()
-    assert "is finished: this is what it found" in said.err
-    assert "threshold (train mean absolute error)" in said.out
-    with pytest.raises(InputError, match="holds a run of another config"):
-        main(Study(**{**SMALL, "alpha": 0.5}, out=str(whole)))
+    assert "thresholds.png" in {figure["file"] for figure in results["page"]["figures"]}
+    assert {"quadratic networks", "quadratic unmatched"} <= stages(study.out)
+    with pytest.raises(InputError, match=r"another config.*alpha"):
+        main(replace(study, alpha=0.5))
 
 
-@pytest.mark.slow
-def test_a_study_that_was_stopped_ends_with_the_same_results(whole, tmp_path, monkeypatch):
-    real, left = string_sampling.sample_strings, [1]
+def test_networks_below_any_threshold_are_joined_by_straight_lines_also_if_stopped(tmp_path, results_of, monkeypatch):
+    study = Study(tasks=("permutation",), thresholds=(1e3,), pairs=2, out=str(tmp_path / "whole"))
+    main(study)
+    (level,) = results_of(main, study)["tasks"]["permutation"]["levels"]
+    assert (level["threshold"], level["pairs"], level["reached"]) == (1e3, 2, 2)
+    for variant in ("unmatched", "matched"):
+        found = level[variant]
+        assert (found["connected"], found["beads"]["values"]) == (2, [0, 0])
+        np.testing.assert_allclose(found["length"]["values"], 1, rtol=1e-6)
+    stopped, real = replace(study, out=str(tmp_path / "stopped")), string_sampling.sample_strings
+    calls = []
 
-    def stopping(*args, **more):
-        if not left[0]:
+    def stops(*args, **more):
+        calls.append(1)
+        if len(calls) == 2:
             raise KeyboardInterrupt
-        left[0] -= 1
         return real(*args, **more)
 
-    monkeypatch.setattr(string_sampling, "sample_strings", stopping)
-    study = Study(**SMALL, out=str(tmp_path / "stopped"))
+    monkeypatch.setattr(string_sampling, "sample_strings", stops)
     with pytest.raises(KeyboardInterrupt):
-        main(study)
-    left[0] = 2
-    main(study)
-    assert (tmp_path / "stopped" / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+        main(stopped)
+    main(stopped)
+    one, other = (Path(each.out, "results.json").read_bytes() for each in (study, stopped))
+    assert one == other
+
+
+def test_strings_go_to_the_levels_of_pairs_that_got_there():
+    def string(length):
+        values = {"normalized_length": length, "beads": 1, "depth": 1, "steps": 10, "measured": 20}
+        return SimpleNamespace(connected=True, **values)
+
+    model = SimpleNamespace(name="")
+    task = SimpleNamespace(thresholds=(0.1, 0.2, 0.3), pairs=2, title="", of="", paper="", model=model)
+    strings = {name: [string(length) for length in (1.0, 2.0, 3.0)] for name in ("unmatched", "matched")}
+    found = gather(task, strings, [False, True, False, False, True, True])
+    assert [level["reached"] for level in found["levels"]] == [1, 0, 2]
+    lengths = [level["unmatched"]["length"] for level in found["levels"]]
+    assert [each and each["values"] for each in lengths] == [[1.0], None, [2.0, 3.0]]
+    (table,) = tables({"a task": found})
+    assert table["rows"][1] == ["0.2", "0 of 2", *["0 of 0", "-", "-", "-"] * 2]
 
 
 def levels(thresholds, lengths, beads):
@@ -136,33 +144,34 @@ def test_three_points_cannot_be_permuted_with_two_units():
     assert trees.parameter_count(task.model.init(jax.random.key(0))) == 12
 
 
-def refused(message, **changes):
-    with pytest.raises(InputError, match=message):
-        main(Study(**{**SMALL, **changes}))
+PTB = {"tasks": ("ptb",), "thresholds": None}
 
 
-def test_what_cannot_be_studied(tmp_path):
-    refused("got thresholds .* expected positive ones, and one task", tasks=("quadratic", "cubic"))
-    refused("expected positive ones", thresholds=(0.1, -1.0))
-    refused("got pairs=0", pairs=0)
-    refused("got alpha=1.5", alpha=1.5)
-    refused("expected positive ones", thresholds=(float("nan"),))
-    refused("got width=9.0, which is of mnist, cifar10 and ptb: expected none", width=9.0)
-    refused("got no tasks, expected some of quadratic", tasks=())
-    refused("expected every one once", tasks=("quadratic", "quadratic"), thresholds=None)
-    refused("quadratic has no validation split", on="validation")
-    refused("the task ptb needs --ptb: a folder", tasks=("ptb",))
-    refused("has no .txt file: expected one train text", tasks=("ptb",), sources=Sources(ptb=str(tmp_path)))
-    missing = Sources(ptb=str(tmp_path / "nowhere"))
-    refused("no folder at .*nowhere", tasks=("ptb",), sources=missing)
-    refused("no data set at", tasks=("mnist",), sources=replace(missing, mnist=str(tmp_path / "no.npz")))
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"tasks": ("quadratic", "cubic")}, ("thresholds (0.06, 0.1)", "quadratic, cubic")),
+        ({"thresholds": (0.1, -1.0)}, ("thresholds (0.1, -1.0)",)),
+        ({"thresholds": (float("nan"),)}, ("thresholds (nan,)",)),
+        ({"pairs": 0}, ("pairs=0",)),
+        ({"alpha": 1.5}, ("alpha=1.5",)),
+        ({"width": 9.0}, ("width=9.0", "mnist, cifar10 and ptb")),
+        ({"tasks": ()}, ("no tasks", "quadratic")),
+        ({"tasks": ("quadratic", "quadratic"), "thresholds": None}, ("quadratic, quadratic",)),
+        ({"on": "validation"}, ("quadratic", "validation")),
+        (PTB, ("ptb", "--ptb")),
+        ({**PTB, "sources": Sources(ptb=str(HERE))}, (str(HERE), ".txt")),
+        ({**PTB, "sources": Sources(ptb="nowhere/texts")}, ("nowhere/texts",)),
+        ({"tasks": ("mnist",), "sources": Sources(mnist="nowhere/no.npz")}, ("nowhere/no.npz",)),
+    ],
+)
+def test_what_cannot_be_studied(change, named, tmp_path, refused):
+    refused(main, Study(**{**SMALL, **change}, out=str(tmp_path / "run")), *named)
 
 
-@pytest.mark.slow
-def test_the_command_says_what_is_wrong(tmp_path):
-    command = [sys.executable, "-m", "experiments.string_sampling", "--pairs", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 2
-    assert run.stderr == "string_sampling: error: got pairs=0, expected at least 1.\n"
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
+    assert guarded("string_sampling", lambda: main(Study(pairs=0, out=str(tmp_path / "out")))) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("string_sampling: error: ")
+    assert "pairs=0" in said
     assert not any(tmp_path.iterdir())

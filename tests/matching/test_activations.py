@@ -1,172 +1,184 @@
 """Neuron alignment: planted permutations, correlations against numpy, dead units, trunks, pairs."""
 
+from itertools import permutations
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import says
+from variables import alive, inverse, mlp, normalized, order, permuted, stacked
 
-from mcjax import InputError, SpecError, data, invert, match_activations, models, permute, random_permutation, trees
+from mcjax import InputError, SpecError, match_activations, models
 from mcjax.matching.activations import Moments, _merge, _moments_of
 
-SMALL = {
+KINDS = {
     "mlp": {"input_shape": (6, 6, 1), "widths": (24, 17)},
     "tinysix": {"input_shape": (12, 12, 3)},
-    "tinyten": {"input_shape": (16, 16, 3), "width": 0.5},
     "resnet20": {"input_shape": (8, 8, 3), "width": 0.5},
-}
-LARGE = {
-    "resnet32": {"input_shape": (8, 8, 3)},
     "vgg11": {"input_shape": (32, 32, 3), "width": 0.25},
-    "vgg16": {"input_shape": (32, 32, 3), "width": 0.25},
 }
 
 
-def network(name, options, key):
-    options = dict(options)
+def network(name):
+    options = dict(KINDS[name])
     model = models.create(name, 5, options.pop("input_shape"), **options)
-    theta = jax.jit(model.init)(key)
-    x = jax.random.normal(jax.random.fold_in(key, 1), (64, *model.input_shape))
-    # Statistics of its own, so that deep units stay alive; a spread of biases, so that they differ.
-    noise = trees.map_with_name(lambda name, leaf: jax.random.normal(key, leaf.shape) * 0.1, theta["params"])
-    theta = {**theta, "params": trees.add(theta["params"], noise)}
-    return model, trees.with_batch_stats(theta, model.apply_train(theta, x, key)[1]), x
+    return model, np.random.default_rng(1).normal(size=(64, *model.input_shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [*SMALL.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in LARGE.items())],
-)
-def test_a_planted_permutation_is_recovered(name, options, key):
-    model, theta, x = network(name, options, key)
-    planted = random_permutation(jax.random.fold_in(key, 2), model.spec, theta)
-    match = match_activations(model, theta, permute(model.spec, planted, theta), x, batch_size=32)
-    for group, p in invert(planted).items():
-        alive = np.diagonal(match.correlation[group][:, match.P[group]]) > 0.5
-        assert alive.mean() > 0.8, f"{group}: too many dead units to tell"
-        np.testing.assert_array_equal(match.P[group][alive], np.asarray(p)[alive])
-        np.testing.assert_allclose(match.after[group], alive.mean(), atol=1e-3)
+@pytest.mark.parametrize("name", [*list(KINDS)[:-1], pytest.param("vgg11", marks=pytest.mark.slow)])
+def test_a_planted_permutation_is_recovered(name):
+    model, x = network(name)
+    theta = alive(model)
+    planted = order(model.spec, theta, 2)
+    match = match_activations(model, theta, permuted(model.spec, planted, theta), x, batch_size=32)
+    for group, p in inverse(planted).items():
+        lives = np.diagonal(match.correlation[group][:, match.P[group]]) > 0.5
+        assert lives.mean() > 0.8, f"{group}: too many dead units to tell"
+        np.testing.assert_array_equal(match.P[group][lives], p[lives])
+        np.testing.assert_allclose(match.after[group], lives.mean(), atol=1e-3)
     again = match_activations(model, theta, theta, x, batch_size=32)
     assert all((p == np.arange(len(p))).all() for p in again.P.values())
 
 
-@pytest.fixture
-def pair(key):
-    model = models.create("mlp", 5, (6, 6, 1), widths=(9, 7))
-    theta_1, theta_2 = (model.init(k) for k in jax.random.split(key))
-    return model, theta_1, theta_2, 3 + 2 * jax.random.normal(key, (50, 6, 6, 1))
+def pearson(a, b):
+    """The correlations of the columns; zero where one of them is constant."""
+    n = a.shape[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.nan_to_num(np.corrcoef(a.T, b.T)[:n, n:])
 
 
-@pytest.mark.parametrize("batch_size", [1, 16, 50, 400])
-def test_correlation_is_pearsons_whatever_the_batches(pair, batch_size):
+def test_a_trunk_is_matched_by_the_mean_over_stem_and_blocks():
+    model, x = network("resnet20")
+    ends = alive(model, 3), alive(model, 4)
+    match = match_activations(model, *ends, x, batch_size=32)
+    activations = jax.jit(model.activations)
+    first, second = (activations(theta, x) for theta in ends)
+    for group, blocks in (("trunk_0", 4), ("trunk_1", 3), ("block_1", 1)):
+        each = [
+            pearson(*(np.asarray(m, np.float64).reshape(-1, m.shape[-1]) for m in pair))
+            for pair in zip(first[group], second[group], strict=True)
+        ]
+        assert len(each) == blocks
+        np.testing.assert_allclose(match.correlation[group], np.mean(each, 0), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_model):
+    """A model, two networks, and 24 images: what most matchings here are of, so that they share a program."""
+    x = np.random.default_rng(0).normal(0.5, 1.0, (24, 8, 8, 1)).astype(np.float32)
+    return tiny_model, alive(tiny_model, 0), alive(tiny_model, 1), x
+
+
+@pytest.fixture(scope="module")
+def match(pair):
+    return match_activations(*pair)
+
+
+def test_correlation_is_pearsons_whatever_the_batches(pair, match):
     model, theta_1, theta_2, x = pair
-    match = match_activations(model, theta_1, theta_2, x, batch_size)
-    for group, n in (("dense_0", 9), ("dense_1", 7)):
-        a, b = (np.asarray(model.activations(theta, x)[group][0], np.float64) for theta in (theta_1, theta_2))
-        alive = np.outer(a.std(0) > 0, b.std(0) > 0)
-        with np.errstate(invalid="ignore"):
-            expected = np.where(alive, np.corrcoef(a.T, b.T)[:n, n:], 0)
-        np.testing.assert_allclose(match.correlation[group], expected, atol=2e-5)
-        np.testing.assert_allclose(match.before[group], np.diagonal(expected).mean(), atol=2e-5)
+    hidden = [dict(zip(model.spec.groups, mlp(theta, x), strict=False)) for theta in (theta_1, theta_2)]
+    assert {group: p.shape for group, p in match.P.items()} == {"dense_0": (6,), "dense_1": (5,)}
+    for each in (match, match_activations(*pair, batch_size=10)):
+        for group in model.spec.groups:
+            expected = pearson(*(values[group] for values in hidden))
+            np.testing.assert_allclose(each.correlation[group], expected, atol=5e-5)
+            np.testing.assert_allclose(each.before[group], np.diagonal(expected).mean(), atol=5e-5)
+            reached = expected[np.arange(len(expected)), each.P[group]].mean()
+            np.testing.assert_allclose(each.after[group], reached, atol=5e-5)
 
 
-@pytest.mark.parametrize("cost", ["correlation", "covariance", "inner_product"])
-def test_the_match_maximises_its_cost(pair, cost):
-    from itertools import permutations
-
-    model, theta_1, theta_2, x = pair
-    match = match_activations(model, theta_1, theta_2, x, cost=cost)
-    a, b = (np.asarray(model.activations(theta, x)["dense_1"][0], np.float64) for theta in (theta_1, theta_2))
-    gain = {
-        "correlation": np.nan_to_num(match.correlation["dense_1"].astype(np.float64)),
+def test_the_match_maximises_its_cost(pair):
+    _, theta_1, theta_2, x = pair
+    a, b = (mlp(theta, x)[1] for theta in (theta_1, theta_2))
+    gains = {
+        "correlation": pearson(a, b),
         "covariance": (a - a.mean(0)).T @ (b - b.mean(0)) / len(a),
         "inner_product": a.T @ b / len(a),
-    }[cost]
-    best = max(sum(gain[i, p[i]] for i in range(7)) for p in permutations(range(7)))
-    found = sum(gain[i, match.P["dense_1"][i]] for i in range(7))
-    np.testing.assert_allclose(found, best, rtol=1e-4)
+    }
+    for cost, gain in gains.items():
+        p = match_activations(*pair, cost=cost).P["dense_1"]
+        best = max(sum(gain[i, q[i]] for i in range(5)) for q in permutations(range(5)))
+        np.testing.assert_allclose(gain[np.arange(5), p].sum(), best, rtol=1e-4, err_msg=cost)
 
 
 def test_moments_merge_without_loss_far_from_zero():
-    rng = np.random.default_rng(0)
-    a, b = 1000 + rng.normal(size=(2, 400, 3))
-    total = _moments_of(jnp.asarray(a[:1], jnp.float32), jnp.asarray(b[:1], jnp.float32))
+    a, b = (1000 + np.random.default_rng(0).normal(size=(2, 400, 3))).astype(np.float32)
+    merge, of = jax.jit(_merge), jax.jit(_moments_of)
+    total = of(a[:1], b[:1])
     for start in range(1, 400, 21):
-        part = (jnp.asarray(m[start : start + 21], jnp.float32) for m in (a, b))
-        total = _merge(total, _moments_of(*part))
-    np.testing.assert_allclose(total.product / total.samples, np.cov(a.T, b.T, bias=True)[:3, 3:], atol=1e-3)
+        total = merge(total, of(a[start : start + 21], b[start : start + 21]))
     assert isinstance(total, Moments)
+    expected = np.cov(np.float64(a).T, np.float64(b).T, bias=True)[:3, 3:]
+    np.testing.assert_allclose(total.product / total.samples, expected, atol=1e-3)
 
 
-def test_correlation_ignores_the_scale_of_units(pair):
+def with_units(theta, **changes):
+    """theta with changed leaves of its first layer."""
+    return {"params": {**theta["params"], "Dense_0": {**theta["params"]["Dense_0"], **changes}}}
+
+
+def test_correlation_ignores_the_scale_of_units(pair, match):
     model, theta_1, theta_2, x = pair
-    scales = jnp.array([0.1, 1.0, 5.0, 20.0, 0.5, 2.0, 3.0, 0.01, 7.0])
-    params = {**theta_2["params"]}
-    params["Dense_0"] = {
-        "kernel": params["Dense_0"]["kernel"] * scales[None],
-        "bias": params["Dense_0"]["bias"] * scales,
-    }
-    params["Dense_1"] = {**params["Dense_1"], "kernel": params["Dense_1"]["kernel"] / scales[:, None]}
-    one = match_activations(model, theta_1, theta_2, x)
-    other = match_activations(model, theta_1, {"params": params}, x)
-    np.testing.assert_allclose(one.correlation["dense_0"], other.correlation["dense_0"], atol=1e-5)
+    scales = np.float32([0.1, 1.0, 5.0, 20.0, 0.5, 0.01])
+    layer = theta_2["params"]["Dense_0"]
+    scaled = with_units(theta_2, kernel=layer["kernel"] * scales, bias=layer["bias"] * scales)
+    other = match_activations(model, theta_1, scaled, x)
+    np.testing.assert_allclose(match.correlation["dense_0"], other.correlation["dense_0"], atol=1e-5)
 
 
-def test_dead_units_neither_crash_nor_make_nan(pair):
-    model, theta_1, theta_2, x = pair
-    dead = jax.tree.map(lambda leaf: leaf, theta_2)
-    dead["params"]["Dense_0"]["kernel"] = dead["params"]["Dense_0"]["kernel"].at[:, jnp.array([0, 4])].set(0.0)
-    match = match_activations(model, theta_1, dead, x)
-    assert np.isfinite(match.correlation["dense_0"]).all()
-    assert (match.correlation["dense_0"][:, [0, 4]] == 0).all()
-    assert sorted(match.P["dense_0"]) == list(range(9))
-    all_dead = jax.tree.map(jnp.zeros_like, theta_2)
-    nothing = match_activations(model, theta_1, all_dead, x)
-    assert (nothing.P["dense_1"] == np.arange(7)).all()
+def test_units_that_nothing_tells_apart_stay_in_place(pair):
+    """Dead units, which correlate with nothing, are matched to each other, each to the one of its index."""
+    model, theta, _, x = pair
+    layer = theta["params"]["Dense_0"]
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        dead, p = rng.choice(6, 3, replace=False), np.arange(6)
+        living = np.setdiff1d(p, dead)
+        p[living] = rng.permutation(living)
+        kernel, bias = (layer[name].copy() for name in ("kernel", "bias"))
+        kernel[:, dead], bias[dead] = 0, -1
+        one = with_units(theta, kernel=kernel, bias=bias)
+        other = permuted(model.spec, {"dense_0": p, "dense_1": np.arange(5)}, one)
+        found = match_activations(model, one, other, x)
+        np.testing.assert_array_equal(found.P["dense_0"], np.argsort(p))
+        assert (found.correlation["dense_0"][dead] == 0).all()
+        assert (found.correlation["dense_0"][:, dead] == 0).all()
+    nothing = match_activations(model, theta, jax.tree.map(np.zeros_like, theta), x)
+    assert (nothing.P["dense_1"] == np.arange(5)).all()
 
 
-def test_a_trunk_is_matched_by_the_mean_over_stem_and_blocks(key):
-    model, theta_1, x = network("resnet20", SMALL["resnet20"], key)
-    _, theta_2, _ = network("resnet20", SMALL["resnet20"], jax.random.fold_in(key, 7))
-    match = match_activations(model, theta_1, theta_2, x)
-    for group, blocks in (("trunk_0", 4), ("trunk_1", 3), ("block_1", 1)):
-        first, second = (model.activations(theta, x)[group] for theta in (theta_1, theta_2))
-        assert len(first) == blocks
-        n, total = first[0].shape[-1], 0
-        for a, b in zip(first, second, strict=True):
-            a, b = (np.asarray(m, np.float64).reshape(-1, n) for m in (a, b))
-            with np.errstate(invalid="ignore", divide="ignore"):
-                total = total + np.nan_to_num(np.corrcoef(a.T, b.T)[:n, n:])
-        np.testing.assert_allclose(match.correlation[group], total / blocks, atol=1e-4)
-
-
-def test_many_pairs_at_once_are_each_pair_alone(key, tiny_data, tiny_model):
-    theta_1, theta_2 = (jax.vmap(tiny_model.init)(jax.random.split(k, 3)) for k in jax.random.split(key))
-    together = match_activations(tiny_model, theta_1, theta_2, tiny_data)
+def test_many_pairs_at_once_are_each_pair_alone(pair):
+    model, _, _, x = pair
+    firsts, seconds = ([alive(model, 3 * i + j) for j in range(3)] for i in range(2))
+    together = match_activations(model, stacked(firsts), stacked(seconds), x)
     assert together.P["dense_0"].shape == (3, 6)
-    for i in range(3):
-        alone = match_activations(tiny_model, trees.index(theta_1, i), trees.index(theta_2, i), tiny_data)
-        for group in ("dense_0", "dense_1"):
+    for i, ends in enumerate(zip(firsts, seconds, strict=True)):
+        alone = match_activations(model, *ends, x)
+        for group in model.spec.groups:
             np.testing.assert_array_equal(together.P[group][i], alone.P[group])
             np.testing.assert_allclose(together.correlation[group][i], alone.correlation[group], atol=1e-6)
             np.testing.assert_allclose(together.after[group][i], alone.after[group], atol=1e-6)
 
 
-def test_a_dataset_stands_for_its_first_fifth(pair, key, tiny_data, tiny_model):
-    theta_1, theta_2 = (tiny_model.init(k) for k in jax.random.split(key))
-    x = data.normalize(tiny_data.train_images[:24], tiny_data.mean, tiny_data.std)
-    one, other = (match_activations(tiny_model, theta_1, theta_2, images) for images in (tiny_data, x))
-    np.testing.assert_allclose(one.correlation["dense_1"], other.correlation["dense_1"], atol=1e-6)
+def test_a_dataset_stands_for_its_first_fifth(pair, tiny_data):
+    x = normalized(tiny_data.train_images[:24], tiny_data)
+    one, other = (match_activations(*pair[:3], images) for images in (tiny_data, x))
+    np.testing.assert_allclose(one.correlation["dense_1"], other.correlation["dense_1"], atol=1e-5)
 
 
-def test_bad_input_is_named(pair, tiny_data):
+def test_bad_input_is_named(pair, tiny_colour_data):
     model, theta_1, theta_2, x = pair
-    with pytest.raises(InputError, match="uint8, expected float32"):
-        match_activations(model, theta_1, theta_2, np.zeros((4, 6, 6, 1), np.uint8))
-    with pytest.raises(InputError, match=r"got images \(24, 8, 8, 1\)"):
-        match_activations(model, theta_1, theta_2, tiny_data)
-    with pytest.raises(SpecError, match=r"Dense_0/kernel: got \(36, 4\), expected \(36, 9\)"):
-        match_activations(model, theta_1, models.create("mlp", 5, (6, 6, 1), widths=(4, 7)).init(jax.random.key(0)), x)
-    with pytest.raises(InputError, match="cost='euclid'"):
-        match_activations(model, theta_1, theta_2, x, cost="euclid")
-    with pytest.raises(InputError, match="'dense_0' are not finite"):
-        match_activations(model, theta_1, jax.tree.map(lambda leaf: leaf * jnp.nan, theta_2), x)
+    narrow = alive(models.create("mlp", 3, (8, 8, 1), widths=(4, 5)))
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, theta_2)
+    for images, other, options, error, words in (
+        (np.zeros((4, 8, 8, 1), np.uint8), theta_2, {}, InputError, ("uint8", "float32")),
+        (tiny_colour_data, theta_2, {}, InputError, ("(24, 8, 8, 3)", "(n, 8, 8, 1)")),
+        (x[:0], theta_2, {}, InputError, ("(0, 8, 8, 1)",)),
+        (x, narrow, {}, SpecError, ("Dense_0/kernel", "(64, 4)", "(64, 6)")),
+        (x, stacked([theta_2] * 2), {}, InputError, ("theta_1", "theta_2")),
+        (x, theta_2, {"cost": "euclid"}, InputError, ("cost='euclid'", "covariance")),
+        (x, theta_2, {"batch_size": 0}, InputError, ("batch_size=0",)),
+        (x, broken, {}, InputError, ("'dense_0'", "not finite")),
+    ):
+        with says(error, *words):
+            match_activations(model, theta_1, other, images, **options)

@@ -1,42 +1,34 @@
 """Straight-through matching: the gradient against finite differences in numpy, what it finds, pairs, bad input."""
 
-from itertools import permutations
+from dataclasses import replace
+from itertools import pairwise
 
+import chex
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import says
+from variables import alive, cross_entropy, inverse, mlp, normalized, order, permuted, stacked
 
-from mcjax import (
-    InputError,
-    RunError,
-    SpecError,
-    TrainConfig,
-    data,
-    invert,
-    models,
-    nearest_permutation,
-    permute,
-    random_permutation,
-    train_endpoints,
-    trees,
-)
+from mcjax import InputError, RunError, SpecError, TrainConfig, models, nearest_permutation, trees
 from mcjax.matching.straight_through import (
     BothEnds,
     StraightThroughConfig,
     StraightThroughStep,
     match_straight_through,
 )
+from mcjax.training.loop import initial_states, run_epochs
 
-CONFIG = StraightThroughConfig(epochs=10, batch_size=20, travel=3.0, images=100)
+# From the identity it has far to go. Epochs of two steps, so that permutations move from one to the next.
+CONFIG = StraightThroughConfig(epochs=12, steps_per_epoch=2, batch_size=20, travel=6.0, images=100)
+SIZES = {"dense_0": 6, "dense_1": 5}
+P = {group: np.arange(n, dtype=np.int32) for group, n in SIZES.items()}
 
 
 @pytest.fixture(scope="module")
-def ends(tiny_data, tiny_model):
-    keys = jax.random.split(jax.random.key(1), 4)
-    theta = train_endpoints(keys, tiny_model, tiny_data, TrainConfig(epochs=15, batch_size=20)).theta
-    return trees.index(theta, slice(0, 2)), trees.index(theta, slice(2, 4))
+def ends(tiny_networks):
+    return tuple(trees.index(jax.tree.map(np.asarray, tiny_networks), slice(i, i + 2)) for i in (0, 2))
 
 
 @pytest.fixture(scope="module")
@@ -46,50 +38,46 @@ def matched(ends, tiny_data, tiny_model):
 
 
 def identity(pairs):
-    return {"dense_0": np.tile(np.arange(6), (pairs, 1)), "dense_1": np.tile(np.arange(5), (pairs, 1))}
-
-
-def one(tree):
-    return trees.index(tree, 0)
+    return {group: np.tile(p, (pairs, 1)) for group, p in P.items()}
 
 
 def midpoint_loss(theta_1, theta_2, matrices, x, labels, t=0.5):
     """The cross entropy of an MLP at t, every matrix multiplied by hand."""
     A, B = matrices["dense_0"], matrices["dense_1"]
-    h = np.asarray(x, np.float64).reshape(len(x), -1)
+    params = {}
     for layer, (into, out) in enumerate(((None, A), (A, B), (B, None))):
-        (kernel_1, bias_1), (kernel, bias) = (
-            [np.asarray(theta["params"][f"Dense_{layer}"][leaf], np.float64) for leaf in ("kernel", "bias")]
+        one, other = (
+            {leaf: np.asarray(value, np.float64) for leaf, value in theta["params"][f"Dense_{layer}"].items()}
             for theta in (theta_1, theta_2)
         )
-        kernel = kernel if into is None else into @ kernel
-        kernel, bias = (kernel, bias) if out is None else (kernel @ out.T, out @ bias)
-        h = h @ ((1 - t) * kernel_1 + t * kernel) + (1 - t) * bias_1 + t * bias
-        h = np.maximum(h, 0) if out is not None else h
-    return (np.log(np.exp(h).sum(1)) - h[np.arange(len(labels)), labels]).mean()
+        kernel = other["kernel"] if into is None else into @ other["kernel"]
+        moved = {"kernel": kernel, "bias": other["bias"]}
+        moved = moved if out is None else {"kernel": kernel @ out.T, "bias": out @ other["bias"]}
+        params[f"Dense_{layer}"] = {leaf: (1 - t) * one[leaf] + t * moved[leaf] for leaf in one}
+    return cross_entropy(mlp({"params": params}, x)[-1], labels).mean()
 
 
-def on_first_images(ends, P, tiny_data, images=100):
+def on_first_images(ends, P, data, images=100):
     """What `match.objective` says of P: the batches are equal, so one over all images."""
-    x = data.normalize(tiny_data.train_images[:images], tiny_data.mean, tiny_data.std)
     matrices = {group: np.eye(len(p))[np.asarray(p)] for group, p in P.items()}
-    return midpoint_loss(*ends, matrices, x, tiny_data.train_labels[:images])
+    return midpoint_loss(*ends, matrices, normalized(data.train_images[:images], data), data.train_labels[:images])
 
 
 @pytest.mark.parametrize("random_t", [False, True])
 def test_the_gradient_is_that_of_a_matrix_at_the_permutation(key, tiny_data, tiny_model, random_t):
     rng = np.random.default_rng(0)
-    config = StraightThroughConfig(epochs=1, batch_size=20, random_t=random_t)
-    step = StraightThroughStep(tiny_model, config, 6)
-    behind = {group: rng.normal(size=(n, n)).astype(np.float32) for group, n in (("dense_0", 6), ("dense_1", 5))}
-    begun = step.init({group: jnp.arange(len(M)) for group, M in behind.items()})._replace(matrices=behind)
+    step = StraightThroughStep(tiny_model, StraightThroughConfig(epochs=1, batch_size=20, random_t=random_t), 6)
+    behind = {group: rng.normal(size=(n, n)).astype(np.float32) for group, n in SIZES.items()}
     theta_1, theta_2 = (
-        jax.tree.map(lambda leaf: 0.4 * rng.normal(size=leaf.shape).astype(np.float32), tiny_model.init(key))
-        for _ in range(2)
+        jax.tree.map(lambda leaf: np.float32(0.4 * rng.normal(size=leaf.shape)), alive(tiny_model)) for _ in range(2)
     )
-    x = data.normalize(tiny_data.train_images[:30], tiny_data.mean, tiny_data.std)
-    labels = tiny_data.train_labels[:30]
-    state, measured = jax.jit(step)(BothEnds(theta_1, theta_2), begun, x, labels, key)
+    x, labels = normalized(tiny_data.train_images[:30], tiny_data), tiny_data.train_labels[:30]
+
+    @jax.jit
+    def once(P, matrices, key):
+        return step(BothEnds(theta_1, theta_2), step.init(P)._replace(matrices=matrices), x, labels, key)
+
+    state, measured = once(P, behind, key)
     # Adam's first moment is a tenth of the first gradient.
     gradient = jax.tree.map(lambda mu: np.asarray(mu) / 0.1, state.optimizer[0].mu)
 
@@ -129,83 +117,71 @@ def loss_slopes(theta_1, theta_2, hard, x, labels, t, epsilon=1e-6):
     return found
 
 
+def test_an_entry_that_is_always_pushed_one_way_travels_as_far_as_the_config_says(tiny_model):
+    optimizer = StraightThroughStep(tiny_model, CONFIG, 2)._optimizer()
+
+    @jax.jit
+    def travelled():
+        def pushed(state, _):
+            update, state = optimizer.update(np.float32(1), state)
+            return state, update
+
+        return jax.lax.scan(pushed, optimizer.init(np.float32(0)), length=24)[1]
+
+    np.testing.assert_allclose(travelled().sum(), -CONFIG.travel, rtol=0.05)
+
+
 def test_the_objective_is_the_loss_at_midpoints_of_start_and_result(matched, ends, tiny_data):
-    assert matched.objective.shape == (2, 11)
+    assert matched.objective.shape == (2, 13)
     assert matched.objective.dtype == np.float64
-    assert matched.history["loss"].shape == (2, 10)
+    assert matched.history["loss"].shape == (2, 12)
     for i in range(2):
-        pair, P = trees.index(ends, i), trees.index(matched.P, i)
-        start = on_first_images(pair, {group: np.arange(len(p)) for group, p in P.items()}, tiny_data)
+        pair, found = trees.index(ends, i), trees.index(matched.P, i)
+        start = on_first_images(pair, P, tiny_data)
         np.testing.assert_allclose(matched.objective[i, 0], start, rtol=1e-4)
         # What is returned is the best of all, so never worse than the start.
-        np.testing.assert_allclose(matched.objective[i].min(), on_first_images(pair, P, tiny_data), rtol=1e-4)
-        for p in P.values():
-            assert p.dtype == np.int32
-            np.testing.assert_array_equal(np.sort(p), np.arange(len(p)))
-
-
-def test_trained_networks_come_closer(matched):
+        np.testing.assert_allclose(matched.objective[i].min(), on_first_images(pair, found, tiny_data), rtol=1e-4)
+        assert all(p.dtype == np.int32 for p in found.values())
+        assert all((np.sort(p) == np.arange(len(p))).all() for p in found.values())
+    # Trained networks come closer.
     assert (matched.objective.min(1) < 0.7 * matched.objective[:, 0]).all()
 
 
-def taught(widths):
-    """A network whose units all matter, images labelled by it, and a function of networks: their loss there."""
-    rng = np.random.default_rng(0)
-    model = models.create("mlp", 3, (4, 4, 1), widths=widths)
-    theta = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), model.init(jax.random.key(0)))
-    images = rng.integers(0, 256, (240, 4, 4, 1)).astype(np.uint8)
-    x = data.normalize(images, [images.mean() / 255], [images.std() / 255])
-    labels = np.asarray(model.apply(theta, x).argmax(1))
+def test_what_is_compared_are_the_permutations_at_the_end_of_every_epoch(key, tiny_data, tiny_model):
+    """Trained anew for one epoch, for two, ...: the matrices then, rounded by scipy, and their loss in numpy."""
+    each = [jax.tree.map(lambda leaf: 2 * leaf, alive(tiny_model, seed)) for seed in range(4)]
+    ends = stacked(each[:2]), stacked(each[2:])
+    match = match_straight_through(key, tiny_model, *ends, tiny_data, identity(2), CONFIG)
+    step, keys = StraightThroughStep(tiny_model, CONFIG, 2), jax.random.split(key, 2)
+    seen = []
+    for epochs in range(1, CONFIG.epochs + 1):
+        begun = initial_states(step, identity(2))
+        states, _ = run_epochs(step, tiny_data, BothEnds(*ends), begun, keys, epochs=epochs)
+        P = {group: nearest_permutation(M) for group, M in states.matrices.items()}
+        expected = [on_first_images(trees.index(ends, i), trees.index(P, i), tiny_data) for i in range(2)]
+        np.testing.assert_allclose(match.objective[:, epochs], expected, rtol=1e-4)
+        seen.append(np.array(expected))
+    # They move from epoch to epoch, so that what another epoch or another step leaves would not do.
+    assert sum((a != b).any() for a, b in pairwise(seen)) >= 4
+
+
+def test_what_is_planted_is_kept_and_found_from_the_weights(key, tiny_data, tiny_model):
+    """A network whose units all matter, on images labelled by it, and two copies of it in other orders."""
+    theta, spec = jax.tree.map(lambda leaf: 3 * leaf, alive(tiny_model, 5)), tiny_model.spec
+    x = normalized(tiny_data.train_images, tiny_data)
+    labels = mlp(theta, x)[-1].argmax(1).astype(np.int32)
     assert len(set(labels)) > 1
-
-    def loss(theta):
-        logits = np.asarray(model.apply(theta, x), np.float64)
-        return (np.log(np.exp(logits).sum(1)) - logits[np.arange(240), labels]).mean()
-
-    return model, theta, data.from_arrays(images, labels, images, labels, 3), loss
-
-
-def test_a_planted_permutation_is_kept(key):
-    model, theta, images, loss = taught((6, 5))
-    planted = random_permutation(key, model.spec, theta)
-    other = permute(model.spec, invert(planted), theta)
-    config = StraightThroughConfig(epochs=4, batch_size=40, travel=6.0, images=240)
-    match = match_straight_through(key, model, theta, other, images, planted, config)
-    # Wherever the matrices go, nothing is as good as the network itself.
-    np.testing.assert_allclose(match.objective[0], loss(theta), rtol=1e-4)
-    assert match.objective[1:].min() > 1.1 * match.objective[0]
-    jax.tree.map(np.testing.assert_array_equal, match.P, planted)
-
-
-def test_it_starts_from_the_weights_and_so_finds_what_was_planted(key):
-    model, theta, images, loss = taught((6, 5))
-    planted = random_permutation(key, model.spec, theta)
-    other = permute(model.spec, invert(planted), theta)
-    config = StraightThroughConfig(epochs=2, batch_size=40, images=240)
-    match = match_straight_through(key, model, theta, other, images, config=config)
-    jax.tree.map(np.testing.assert_array_equal, match.P, planted)
-    np.testing.assert_allclose(match.objective[0], loss(theta), rtol=1e-4)
-
-
-def test_the_objective_is_that_of_permutations_and_the_least_is_returned(key):
-    model, theta, images, loss = taught((3,))
-    rng, pairs = np.random.default_rng(1), 5
-    others = jax.tree.map(lambda leaf: rng.normal(size=(pairs, *leaf.shape)).astype(np.float32), theta)
-    first = jax.tree.map(lambda leaf: np.stack([leaf] * pairs), theta)
-    start = np.stack([rng.permutation(3) for _ in range(pairs)])
-    config = StraightThroughConfig(epochs=20, batch_size=40, travel=12.0, images=240)
-    match = match_straight_through(key, model, first, others, images, {"dense_0": start}, config)
-    for i in range(pairs):
-        values = {}
-        for p in permutations(range(3)):
-            end = permute(model.spec, {"dense_0": np.array(p)}, trees.index(others, i))
-            values[p] = loss(jax.tree.map(lambda a, b: (a + b) / 2, theta, end))
-        np.testing.assert_allclose(match.objective[i, 0], values[tuple(start[i])], rtol=1e-4)
-        np.testing.assert_allclose(match.objective[i].min(), values[tuple(match.P["dense_0"][i])], rtol=1e-4)
-        # One of the six after every epoch.
-        apart = np.abs(match.objective[i][:, None] / np.array(list(values.values()))[None] - 1)
-        assert apart.min(1).max() < 1e-4
-    assert (match.P["dense_0"] != start).any(1).sum() >= 2
+    images = replace(tiny_data, train_labels=labels)
+    planted = stacked([order(spec, theta, seed) for seed in range(2)])
+    others = stacked([permuted(spec, inverse(trees.index(planted, i)), theta) for i in range(2)])
+    best = cross_entropy(mlp(theta, x[:100])[-1], labels[:100]).mean()
+    for P in (planted, None):
+        match = match_straight_through(key, tiny_model, stacked([theta] * 2), others, images, P, CONFIG)
+        np.testing.assert_allclose(match.objective[:, 0], best, rtol=1e-4)
+        # Wherever the matrices go, nothing is as good as the network itself.
+        assert (match.objective >= match.objective[:, :1]).all()
+        assert (match.objective.max(1) > 1.1 * best).all()
+        chex.assert_trees_all_equal(match.P, planted)
 
 
 def test_the_same_key_gives_the_same_bits(matched, ends, tiny_data, tiny_model):
@@ -213,21 +189,17 @@ def test_the_same_key_gives_the_same_bits(matched, ends, tiny_data, tiny_model):
         match_straight_through(jax.random.key(seed), tiny_model, *ends, tiny_data, identity(2), CONFIG)
         for seed in (0, 1)
     )
-    jax.tree.map(np.testing.assert_array_equal, again, matched)
+    chex.assert_trees_all_equal(again, matched)
     assert (other.history["loss"] != matched.history["loss"]).any()
 
 
 def test_a_pair_is_itself_among_others(matched, ends, tiny_data, tiny_model):
-    # Both pairs start where the first ended; the first alone is compared on the same images.
-    P = jax.tree.map(lambda p: np.stack([p[0], p[0]]), matched.P)
-    together = match_straight_through(jax.random.key(2), tiny_model, *ends, tiny_data, P, CONFIG)
-    np.testing.assert_allclose(together.objective[0, 0], matched.objective[0].min(), rtol=1e-6)
-    alone = match_straight_through(jax.random.key(2), tiny_model, *map(one, ends), tiny_data, one(P), CONFIG)
-    assert alone.objective.shape == (11,)
-    assert alone.history["loss"].shape == (10,)
-    assert alone.P["dense_0"].shape == (6,)
-    np.testing.assert_allclose(alone.objective[0], together.objective[0, 0], rtol=1e-5)
-    np.testing.assert_allclose(alone.objective.min(), on_first_images(map(one, ends), alone.P, tiny_data), rtol=1e-4)
+    # It starts where the first of both ended; on the same images it is compared there.
+    P, pair = trees.index(matched.P, 0), trees.index(ends, 0)
+    alone = match_straight_through(jax.random.key(2), tiny_model, *pair, tiny_data, P, CONFIG)
+    assert (alone.objective.shape, alone.history["loss"].shape, alone.P["dense_0"].shape) == ((13,), (12,), (6,))
+    np.testing.assert_allclose(alone.objective[0], matched.objective[0].min(), rtol=1e-5)
+    np.testing.assert_allclose(alone.objective.min(), on_first_images(pair, alone.P, tiny_data), rtol=1e-4)
 
 
 class Normalised(nn.Module):
@@ -239,65 +211,51 @@ class Normalised(nn.Module):
 
 
 def test_a_network_with_batch_statistics(key, tiny_data):
-    model = models.from_flax(Normalised(), jnp.zeros((1, 8, 8, 1)))
+    model = models.from_flax(Normalised(), np.zeros((1, 8, 8, 1), np.float32))
     (group,) = model.spec.groups
-    theta_1, theta_2 = (model.init(k) for k in jax.random.split(key))
+    ends = [alive(model, seed) for seed in range(2)]
+    for theta in ends:
+        theta["params"]["BatchNorm_0"] = {"scale": np.ones(6, np.float32), "bias": np.zeros(6, np.float32)}
     config = StraightThroughConfig(epochs=2, batch_size=60, images=60)
-    start = {group: np.arange(6)}
-    match = match_straight_through(key, model, theta_1, theta_2, tiny_data, start, config)
-    x = np.asarray(data.normalize(tiny_data.train_images[:60], tiny_data.mean, tiny_data.std), np.float64)
+    match = match_straight_through(key, model, *ends, tiny_data, {group: np.arange(6)}, config)
+    x = np.float64(normalized(tiny_data.train_images[:60], tiny_data)).reshape(60, -1)
+    first, second = (jax.tree.map(np.float64, theta["params"]) for theta in ends)
     for P, value in ((np.arange(6), match.objective[0]), (match.P[group], match.objective.min())):
-        first, second = (jax.tree.map(np.float64, theta["params"]) for theta in (theta_1, theta_2))
         # The bias of the first layer makes no difference to what is normalised.
-        h = x.reshape(60, -1) @ (first["Dense_0"]["kernel"] + second["Dense_0"]["kernel"][:, P]) / 2
+        h = x @ (first["Dense_0"]["kernel"] + second["Dense_0"]["kernel"][:, P]) / 2
         h = np.maximum((h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5), 0)
         logits = h @ (first["Dense_1"]["kernel"] + second["Dense_1"]["kernel"][P]) / 2
-        losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(60), tiny_data.train_labels[:60]]
-        np.testing.assert_allclose(value, losses.mean(), rtol=1e-4)
+        logits += (first["Dense_1"]["bias"] + second["Dense_1"]["bias"]) / 2
+        np.testing.assert_allclose(value, cross_entropy(logits, tiny_data.train_labels[:60]).mean(), rtol=1e-4)
 
 
 def test_bad_input_is_named(ends, key, tiny_data, tiny_model):
-    theta_1, theta_2 = map(one, ends)
+    one, nan = trees.index(ends, 0), jax.tree.map(lambda leaf: leaf * np.float32(np.nan), ends[1])
+    narrow = alive(models.create("mlp", 3, (8, 8, 1), widths=(6, 4)))
+    fixed = tiny_model._replace(spec=tiny_model.spec.without(*SIZES))
+    for ends_, changes, error, words in (
+        (one, {"P": {"dense_0": P["dense_0"]}}, SpecError, ("another spec", "['dense_0']")),
+        (one, {"P": {**P, "dense_1": np.array([0, 1, 1, 3, 4])}}, SpecError, ("dense_1", "repeated [1]")),
+        (one, {"P": {**P, "dense_0": np.arange(5)}}, SpecError, ("dense_0", "(5,)", "(6,)")),
+        (one, {"P": {**P, "dense_0": np.eye(6, dtype=np.float32)}}, SpecError, ("matrices for dense_0",)),
+        (one, {"P": tuple(P.values())}, SpecError, ("tuple",)),
+        (ends, {"P": P}, SpecError, ("2 pairs", "dense_0, dense_1")),
+        (ends, {"P": identity(3)}, SpecError, ("2 pairs",)),
+        ((ends[0], nan), {"P": identity(2)}, RunError, ("not finite", "epoch 1")),
+        ((ends[0], nan), {}, InputError, ("weights", "not finite")),
+        ((one[0], ends[1]), {}, InputError, ("theta_1", "theta_2")),
+        ((one[0], narrow), {}, SpecError, ("Dense_1/kernel", "(6, 4)", "(6, 5)")),
+        (one, {"config": TrainConfig()}, InputError, ("TrainConfig", "StraightThroughConfig")),
+        (one, {"config": replace(CONFIG, batch_size=500)}, InputError, ("batch_size=500", "120")),
+        (one, {"key": 0}, InputError, ("int",)),
+        (one, {"model": fixed}, InputError, ("nothing to match",)),
+    ):
+        given = {"key": key, "model": tiny_model, "config": CONFIG, "data": tiny_data, **changes}
+        with says(error, *words):
+            match_straight_through(theta_1=ends_[0], theta_2=ends_[1], **given)
 
-    def match(a=theta_1, b=theta_2, P=None, key=key, images=tiny_data, config=CONFIG):
-        return match_straight_through(key, tiny_model, a, b, images, P, config)
 
-    with pytest.raises(SpecError, match=r"P is for another spec: got groups \['dense_0'\]"):
-        match(P={"dense_0": np.arange(6)})
-    with pytest.raises(SpecError, match=r"dense_1: not a permutation of 0\.\.4; repeated \[1\]"):
-        match(P={"dense_0": np.arange(6), "dense_1": np.array([0, 1, 1, 3, 4])})
-    with pytest.raises(SpecError, match=r"dense_0: got shape \(5,\), expected \(6,\)"):
-        match(P={"dense_0": np.arange(5), "dense_1": np.arange(5)})
-    with pytest.raises(SpecError, match="no leading axis of 2 pairs in dense_0, dense_1"):
-        match(*ends, P={"dense_0": np.arange(6), "dense_1": np.arange(5)})
-    with pytest.raises(SpecError, match="no leading axis of 2 pairs"):
-        match(*ends, P=identity(3))
-    with pytest.raises(SpecError, match="matrices for dense_0, expected a hard P"):
-        match(P={"dense_0": np.eye(6, dtype=np.float32), "dense_1": np.arange(5)})
-    with pytest.raises(SpecError, match="got tuple for P"):
-        match(P=(np.arange(6), np.arange(5)))
-    with pytest.raises(InputError, match="got a TrainConfig for config"):
-        match(config=TrainConfig())
-    nothing = tiny_model._replace(spec=tiny_model.spec.without("dense_0", "dense_1"))
-    with pytest.raises(InputError, match="there is nothing to match"):
-        match_straight_through(key, nothing, theta_1, theta_2, tiny_data)
-    with pytest.raises(InputError, match=r"got images=1\.5, expected a whole number"):
-        StraightThroughConfig(images=1.5)
-    with pytest.raises(SpecError, match=r"Dense_1/kernel: got \(6, 4\), expected \(6, 5\)"):
-        match(b=models.create("mlp", 3, (8, 8, 1), widths=(6, 4)).init(key))
-    with pytest.raises(InputError, match="different numbers of networks"):
-        match(b=ends[1])
-    with pytest.raises(InputError, match="got int for a key"):
-        match(key=0)
-    with pytest.raises(InputError, match="got batch_size=500, expected at most the 120 training images"):
-        match(config=StraightThroughConfig(batch_size=500))
-    with pytest.raises(RunError, match="not finite in epoch 1"):
-        match(ends[0], jax.tree.map(lambda leaf: leaf * jnp.nan, ends[1]), P=identity(2))
-    with pytest.raises(InputError, match=r"weights .* are not finite"):
-        match(ends[0], jax.tree.map(lambda leaf: leaf * jnp.nan, ends[1]))
-    with pytest.raises(InputError, match="images=0"):
-        StraightThroughConfig(images=0)
-    with pytest.raises(InputError, match=r"got travel=0\.0, expected it to be positive"):
-        StraightThroughConfig(travel=0.0)
-    with pytest.raises(InputError, match="got epochs=0"):
-        StraightThroughConfig(epochs=0)
+@pytest.mark.parametrize(("name", "value"), [("images", 0), ("images", 1.5), ("travel", 0.0), ("epochs", 0)])
+def test_settings_that_cannot_be_are_named(name, value):
+    with says(InputError, f"{name}={value}"):
+        StraightThroughConfig(**{name: value})

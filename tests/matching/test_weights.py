@@ -2,17 +2,19 @@
 
 from itertools import permutations, product
 
+import chex
 import jax
 import numpy as np
 import pytest
+from refusals import says
+from variables import inverse, order, permuted, stacked
 
-from mcjax import Axis, InputError, PermutationSpec, SpecError, invert, models, nearest_permutation, trees
+from mcjax import Axis, InputError, PermutationSpec, SpecError, models, nearest_permutation, trees
 from mcjax.matching import products, weights
 from mcjax.matching.weights import match_weights
 
 MODELS = {
     "mlp": {"input_shape": (6, 6, 1), "widths": (24, 17)},
-    "tinyten": {"input_shape": (16, 16, 3), "width": 0.5},
     "resnet20": {"input_shape": (8, 8, 3), "width": 0.5},
 }
 BLOCKS = range(4)
@@ -96,18 +98,6 @@ def noisy(theta, share, seed):
     return trees.map_with_name(moved, jax.tree.map(np.asarray, theta))
 
 
-def permuted(spec, P, theta):
-    """What `permute` does, unit by unit in numpy."""
-    leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(theta).items()}
-    for group in spec.groups:
-        for name, position, axis in spec.places(group):
-            at = axis.positions(leaves[name].shape[position])
-            index = np.arange(leaves[name].shape[position])
-            index[at] = at[np.asarray(P[group])]
-            leaves[name] = leaves[name].take(index, position)
-    return trees.nest(leaves)
-
-
 def objective(spec, P, theta_1, theta_2):
     """The inner product, in float64 and leaf by leaf."""
     first, second = trees.flatten(theta_1), trees.flatten(permuted(spec, P, theta_2))
@@ -115,21 +105,12 @@ def objective(spec, P, theta_1, theta_2):
     return sum((np.asarray(a, np.float64) * np.asarray(b, np.float64)).sum() for a, b in pairs)
 
 
-def stack(each):
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-
-
-def at_random(spec, theta, seed):
-    rng = np.random.default_rng(seed)
-    return {group: rng.permutation(n).astype(np.int32) for group, n in spec.group_sizes(theta).items()}
-
-
 def is_inverse(P, planted):
     return all((planted[group][P[group]] == np.arange(len(p))).all() for group, p in planted.items())
 
 
 def plant(spec, theta, seed, noise=0.0):
-    planted = at_random(spec, theta, seed)
+    planted = order(spec, theta, seed)
     return planted, noisy(permuted(spec, planted, theta), noise, seed)
 
 
@@ -176,7 +157,7 @@ def test_restarts_reach_what_brute_force_does(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_planted_permutation_is_recovered(name, noise, key):
     spec, theta = created(name, 0)
-    assert recovered(spec, theta, 4, noise, restarts=1) == 4
+    assert recovered(spec, theta, 2, noise, restarts=1) == 2
     planted, other = plant(spec, theta, 9, noise)
     match = match_weights(key, spec, theta, other, restarts=3)
     assert is_inverse(match.P, planted)
@@ -184,25 +165,25 @@ def test_a_planted_permutation_is_recovered(name, noise, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("name", MODELS)
-def test_planted_permutations_are_recovered_every_time(name, noise):
+def test_planted_permutations_are_recovered_every_time(name):
     spec, theta = created(name, 0)
-    assert recovered(spec, theta, 100, noise, restarts=1) == 100
+    for noise in (0.0, 0.1, 1.0):
+        assert recovered(spec, theta, 50, noise, restarts=1) == 50
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1])
 @pytest.mark.parametrize("name", [name for name in SPECS if name != "blocks"])
-def test_a_planted_permutation_is_recovered_whatever_the_axes(name, noise):
+def test_a_planted_permutation_is_recovered_whatever_the_axes(name):
     spec, theta = drawn(name, 0)
-    assert recovered(spec, theta, 5, noise) == 5
+    for noise in (0.0, 0.1):
+        assert recovered(spec, theta, 4, noise) == 4
 
 
 def test_propagation_recovers_residual_blocks_where_other_starts_stick():
     spec, theta = drawn("blocks", 0, width=30)
     start = {group: np.arange(n) for group, n in spec.group_sizes(theta).items()}
-    assert recovered(spec, theta, 10, 0.1, restarts=1) == 10
-    assert recovered(spec, theta, 10, 0.1, restarts=1, P=start) <= 5
+    assert recovered(spec, theta, 6, 0.1, restarts=1) == 6
+    assert recovered(spec, theta, 6, 0.1, restarts=1, P=start) <= 3
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -211,7 +192,7 @@ def test_an_assignment_gains_what_the_objective_does(name):
     (spec, theta_1), (_, theta_2) = (drawn(name, seed) for seed in range(2))
     sizes = spec.group_sizes(theta_1)
     ends = products.prepare(spec, sizes, theta_1, theta_2)
-    P, Q = (at_random(spec, theta_1, seed) for seed in range(2))
+    P, Q = (order(spec, theta_1, seed) for seed in range(2))
     for group, n in sizes.items():
         if any(group in place.partners for place in ends.places[group]):
             continue
@@ -226,7 +207,7 @@ def test_an_assignment_gains_what_the_objective_does(name):
 def test_the_objective_never_falls(name):
     (spec, theta_1), (_, theta_2) = (drawn(name, seed) for seed in range(2))
     for seed in range(3):
-        key, start = jax.random.key(seed), at_random(spec, theta_1, seed)
+        key, start = jax.random.key(seed), order(spec, theta_1, seed)
         values, sweeps = [objective(spec, start, theta_1, theta_2)], 0
         while sweeps + 1 == len(values) < 50:
             match = match_weights(key, spec, theta_1, theta_2, 1, P=start, max_sweeps=len(values))
@@ -255,35 +236,35 @@ def test_holding_units_in_place_finds_gains_that_plain_assignments_miss(key, mon
     assert held > 1.1 * match_weights(key, spec, theta_1, theta_2).objective
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mlp"])
+@pytest.mark.parametrize("name", MODELS)
 def test_the_result_is_never_below_its_start(name, key):
     (spec, theta_1), (_, theta_2) = (created(name, seed) for seed in range(2))
-    for seed in range(3):
+    for seed in range(2):
         first = match_weights(jax.random.key(seed), spec, theta_1, theta_2, 1, max_sweeps=1)
-        for start, restarts in product((first.P, at_random(spec, theta_1, seed)), (1, 3)):
+        for start, restarts in product((first.P, order(spec, theta_1, seed)), (1, 3)):
             match = match_weights(key, spec, theta_1, theta_2, restarts, P=start)
             assert match.objective >= objective(spec, start, theta_1, theta_2) * (1 - 1e-6)
             assert match.restarts.shape == match.sweeps.shape == (restarts,)
             np.testing.assert_allclose(match.objective, match.restarts.max(), rtol=1e-6)
     planted, other = plant(spec, theta_1, 0)
-    match = match_weights(key, spec, theta_1, other, 1, P=invert(planted))
+    match = match_weights(key, spec, theta_1, other, 1, P=inverse(planted))
     assert is_inverse(match.P, planted)
     assert match.sweeps == 1
 
 
 def test_many_pairs_at_once_are_each_pair_alone(key):
-    (spec, _), thetas = created("resnet20", 0), [created("resnet20", seed)[1] for seed in range(6)]
-    theta_1, theta_2 = stack(thetas[:3]), stack(thetas[3:])
-    start = stack([at_random(spec, thetas[0], seed) for seed in range(3)])
+    (spec, _), thetas = drawn("blocks", 0), [drawn("blocks", seed)[1] for seed in range(6)]
+    theta_1, theta_2 = stacked(thetas[:3]), stacked(thetas[3:])
+    start = stacked([order(spec, thetas[0], seed) for seed in range(3)])
     for P in (None, start):
-        together = match_weights(key, spec, theta_1, theta_2, 3, P=P)
-        assert together.restarts.shape == together.sweeps.shape == (3, 3)
+        together = match_weights(key, spec, theta_1, theta_2, 2, P=P)
+        assert together.restarts.shape == together.sweeps.shape == (3, 2)
         for i in range(3):
-            alone = match_weights(key, spec, thetas[i], thetas[3 + i], 3, P=None if P is None else trees.index(P, i))
-            jax.tree.map(np.testing.assert_array_equal, trees.index(together, i), alone)
+            alone = match_weights(key, spec, thetas[i], thetas[3 + i], 2, P=None if P is None else trees.index(P, i))
+            chex.assert_trees_all_equal(trees.index(together, i), alone)
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet20"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_network_is_matched_to_itself_by_the_identity(name, key):
     spec, theta = created(name, 0)
     # A dead unit, and two that are the same.
@@ -294,44 +275,37 @@ def test_a_network_is_matched_to_itself_by_the_identity(name, key):
     theta = trees.nest(flat)
     match = match_weights(key, spec, theta, theta, 5)
     assert all((p == np.arange(len(p))).all() and p.dtype == np.int32 for p in match.P.values())
-    nothing, start = jax.tree.map(np.zeros_like, theta), at_random(spec, theta, 0)
-    jax.tree.map(np.testing.assert_array_equal, match_weights(key, spec, theta, nothing, 1, P=start).P, start)
+    nothing, start = jax.tree.map(np.zeros_like, theta), order(spec, theta, 0)
+    chex.assert_trees_all_equal(match_weights(key, spec, theta, nothing, 1, P=start).P, start)
 
 
 def test_batch_statistics_follow_and_do_not_weigh_in(key):
-    (spec, theta_1), (_, theta_2) = (created("tinyten", seed) for seed in range(2))
+    (spec, theta_1), (_, theta_2) = (created("resnet20", seed) for seed in range(2))
     other = trees.with_batch_stats(theta_2, jax.tree.map(lambda leaf: 1e6 + leaf[::-1], theta_2["batch_stats"]))
     one, two = (match_weights(key, spec, theta_1, theta, 2) for theta in (theta_2, other))
-    jax.tree.map(np.testing.assert_array_equal, one, two)
+    chex.assert_trees_all_equal(one, two)
 
 
 def test_one_key_one_result(key):
     (spec, theta_1), (_, theta_2) = (drawn("blocks", seed) for seed in range(2))
     one, two, three = (match_weights(k, spec, theta_1, theta_2, 6) for k in (key, key, jax.random.key(1)))
-    jax.tree.map(np.testing.assert_array_equal, one, two)
+    chex.assert_trees_all_equal(one, two)
     assert (one.restarts != three.restarts).any()
     assert len(np.unique(one.restarts)) > 1
 
 
-def test_places_of_one_shape_share_a_program(key, monkeypatch):
-    traces = []
-
-    def counted(entries, P, leaf):
-        traces.append((entries, leaf.shape))
-        return permute_leaf(entries, P, leaf)
-
-    permute_leaf = products.permute_leaf
-    monkeypatch.setattr(products, "permute_leaf", counted)
-    jax.clear_caches()
-    (spec, theta_1), (_, theta_2) = (created("resnet20", seed) for seed in range(2))
+def test_places_of_one_shape_share_a_program(key, compiled):
+    """At a width that no other test has, so that nothing is compiled yet."""
+    (spec, theta_1), (_, theta_2) = (drawn("blocks", seed, width=15) for seed in range(2))
+    compiled.clear()
     first = match_weights(key, spec, theta_1, theta_2, 1)
     places = sum(len(spec.places(group)) for group in spec.groups)
-    assert 0 < len(traces) < places / 4
-    count = len(traces)
-    match_weights(key, spec, theta_2, theta_1, 4, P=first.P)
-    pair = stack([theta_1, theta_2])
-    match_weights(key, spec, pair, pair, 2)
-    assert len(traces) == count
+    assert 0 < sum("unit_products" in name for name in compiled) < places / 2
+    compiled.clear()
+    match_weights(key, spec, theta_2, theta_1, 2, P=first.P)
+    pair = stacked([theta_1, theta_2])
+    match_weights(key, spec, pair, pair, 1)
+    assert not [name for name in compiled if "unit_products" in name]
 
 
 def test_nothing_to_match_and_a_single_unit(key):
@@ -347,43 +321,33 @@ def test_nothing_to_match_and_a_single_unit(key):
 
 def test_bad_input_is_named(key):
     spec, theta = created("mlp", 0)
-    P = at_random(spec, theta, 0)
-    for wrong in ({"restarts": 0}, {"max_sweeps": 0}):
-        with pytest.raises(InputError, match=f"got {next(iter(wrong))}=0, expected a whole number of at least 1"):
-            match_weights(key, spec, theta, theta, **wrong)
-    for wrong, message in (
-        ({"dense_0": P["dense_0"]}, "P is for another spec"),
-        ({**P, "dense_1": P["dense_0"]}, r"dense_1: got shape \(24,\), expected \(17,\)"),
-        ({**P, "dense_1": np.zeros(17, int)}, "repeated"),
-        ({**P, "dense_1": np.eye(17)}, "soft P for dense_1, expected int32"),
-        ((P,), "got tuple for P"),
+    P, pair = order(spec, theta, 0), stacked([theta, theta])
+    for changes, error, words in (
+        ({"restarts": 0}, InputError, ("restarts=0",)),
+        ({"max_sweeps": 0}, InputError, ("max_sweeps=0",)),
+        ({"P": {"dense_0": P["dense_0"]}}, SpecError, ("another spec", "dense_1")),
+        ({"P": {**P, "dense_1": P["dense_0"]}}, SpecError, ("dense_1", "(24,)", "(17,)")),
+        ({"P": {**P, "dense_1": np.zeros(17, int)}}, SpecError, ("dense_1", "repeated [0]")),
+        ({"P": {**P, "dense_1": np.eye(17)}}, SpecError, ("soft P for dense_1",)),
+        ({"P": (P,)}, SpecError, ("tuple",)),
+        ({"theta_1": pair, "theta_2": pair, "P": P}, SpecError, ("2 pairs",)),
+        ({"theta_1": trees.index(pair, slice(0)), "theta_2": trees.index(pair, slice(0))}, SpecError, ("empty",)),
+        ({"theta_2": pair}, SpecError, ("Dense_0/bias", "(24,)", "(2, 24)")),
+        ({"spec": created("resnet20", 0)[0]}, SpecError, ("Dense_1/kernel", "Conv_0")),
+        ({"spec": theta}, InputError, ("dict", "PermutationSpec")),
+        ({"key": 0}, InputError, ("int",)),
+        ({"key": jax.random.split(key)}, InputError, ("2 keys",)),
     ):
-        with pytest.raises(SpecError, match=message):
-            match_weights(key, spec, theta, theta, P=wrong)
-    pair = stack([theta, theta])
-    with pytest.raises(SpecError, match="expected a leading axis of 2 pairs"):
-        match_weights(key, spec, pair, pair, P=P)
-    with pytest.raises(SpecError, match="empty pair axis"):
-        match_weights(key, spec, *[jax.tree.map(lambda leaf: leaf[:0], pair)] * 2)
-    with pytest.raises(SpecError, match=r"Dense_0/bias: got \(24,\) and \(2, 24\)"):
-        match_weights(key, spec, theta, pair)
-    with pytest.raises(SpecError, match="missing from the spec"):
-        match_weights(key, created("tinyten", 0)[0], theta, theta)
-    with pytest.raises(InputError, match="expected a typed one"):
-        match_weights(0, spec, theta, theta)
-    with pytest.raises(InputError, match="got 2 keys, expected one"):
-        match_weights(jax.random.split(key), spec, theta, theta)
+        with says(error, *words):
+            match_weights(**{"key": key, "spec": spec, "theta_1": theta, "theta_2": theta, **changes})
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_named(bad, key):
     spec, theta = created("mlp", 0)
     flat = {leaf: np.array(value) for leaf, value in trees.flatten(theta).items()}
-    for leaf, message in (
-        ("params/Dense_0/bias", "weights of group 'dense_0' are not finite"),
-        ("params/Dense_2/bias", "weights params/Dense_2/bias are not finite"),
-    ):
-        wrong = {**flat, leaf: np.full_like(flat[leaf], bad)}
-        for ends in ((theta, trees.nest(wrong)), (trees.nest(wrong), theta)):
-            with pytest.raises(InputError, match=message):
+    for leaf, named in (("params/Dense_0/bias", "'dense_0'"), ("params/Dense_2/bias", "params/Dense_2/bias")):
+        wrong = trees.nest({**flat, leaf: np.full_like(flat[leaf], bad)})
+        for ends in ((theta, wrong), (wrong, theta)):
+            with says(InputError, named, "not finite"):
                 match_weights(key, spec, *ends)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import says
+from variables import stacked
 
 from mcjax import InputError, Model, PermutationSpec, SpecError, trees
 from mcjax.models.base import check_ends, check_input, has_leading_axis
@@ -19,7 +21,7 @@ LEAVES = {
 
 
 def init(key):
-    return trees.nest({name: jax.random.normal(key, shape) for name, shape in LEAVES.items()})
+    return trees.nest({name: jnp.zeros(shape) for name, shape in LEAVES.items()})
 
 
 def apply(theta, x):
@@ -36,16 +38,15 @@ def model():
 
 
 @pytest.fixture
-def theta(key):
-    return init(key)
+def theta():
+    rng = np.random.default_rng(0)
+    return trees.nest({name: rng.normal(size=shape).astype(np.float32) for name, shape in LEAVES.items()})
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 5, 1), (4, 5, 2), (2, 4, 5), (2, 3, 4, 5, 2), ()])
 def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(InputError) as caught:
+    with says(InputError, "Net", "(4, 5, 2)", f"array {shape}", "(n, 4, 5, 2)", f"input_shape={shape[1:]}"):
         check_input("Net", SHAPE, np.zeros(shape, np.float32))
-    message = f"Net takes images of shape (4, 5, 2): got an array {shape}, expected (n, 4, 5, 2)."
-    assert str(caught.value) == f"{message} Create the model with input_shape={shape[1:]}."
 
 
 def test_check_input_takes_a_batch_of_any_size():
@@ -72,26 +73,23 @@ def test_a_model_is_a_value_and_static_under_jit(model, theta):
 
 def test_one_network_or_many(model, theta):
     assert has_leading_axis(theta, model) is False
-    assert has_leading_axis(trees.stack([theta] * 3), model) is True
-    assert has_leading_axis(trees.stack([theta]), model) is True
+    assert has_leading_axis(stacked([theta] * 3), model) is True
+    assert has_leading_axis(stacked([theta]), model) is True
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "words"),
     [
-        (lambda t: {"params": t["params"]}, r"batch_stats/BatchNorm_0/mean: got nothing, expected \(4,\)"),
-        (lambda t: {**t, "more": np.zeros(2)}, r"more: got \(2,\), expected nothing"),
-        (lambda t: jax.tree.map(lambda leaf: leaf[:-1], t), r"params/Conv_0/bias: got \(3,\), expected \(4,\)"),
-        (lambda t: jax.tree.map(lambda leaf: leaf[None, None], t), r"Conv_0/bias: got \(1, 1, 4\), expected \(4,\)"),
-        (
-            lambda t: {**jax.tree.map(lambda leaf: leaf[None], t), "params": t["params"]},
-            r"got \(1, 4\), expected \(4,\)",
-        ),
-        (lambda t: t["params"], r"parameters alone: give {'params': \.\.\.}, with batch_stats if the model has them"),
+        (lambda t: {"params": t["params"]}, ("batch_stats/BatchNorm_0/mean", "nothing", "(4,)")),
+        (lambda t: {**t, "more": np.zeros(2)}, ("more", "(2,)", "nothing")),
+        (lambda t: jax.tree.map(lambda leaf: leaf[:-1], t), ("params/Conv_0/bias", "(3,)", "(4,)")),
+        (lambda t: jax.tree.map(lambda leaf: leaf[None, None], t), ("Conv_0/bias", "(1, 1, 4)", "(4,)")),
+        (lambda t: {**jax.tree.map(lambda leaf: leaf[None], t), "params": t["params"]}, ("(1, 4)", "(4,)")),
+        (lambda t: t["params"], ("{'params': ...}", "batch_stats")),
     ],
 )
-def test_variables_of_another_architecture_are_refused(model, theta, change, message):
-    with pytest.raises(SpecError, match=f"(?s)these variables are not those of Net:.*{message}"):
+def test_variables_of_another_architecture_are_refused(model, theta, change, words):
+    with says(SpecError, "Net", *words):
         has_leading_axis(change(theta), model)
 
 
@@ -105,11 +103,11 @@ def test_of_many_wrong_leaves_twelve_are_named(model, theta):
 
 
 def test_both_ends_are_one_network_or_as_many_each(model, theta):
-    two, three = (trees.stack([theta] * n) for n in (2, 3))
+    two, three = (stacked([theta] * n) for n in (2, 3))
     assert check_ends(model, theta, theta) is False
     assert check_ends(model, two, two) is True
     for ends in ((theta, two), (two, theta), (two, three)):
-        with pytest.raises(InputError, match="theta_1 and theta_2 hold different numbers of networks"):
+        with says(InputError, "theta_1", "theta_2"):
             check_ends(model, *ends)
-    with pytest.raises(SpecError, match="these variables are not those of Net"):
+    with says(SpecError, "Net"):
         check_ends(model, theta, {"params": {}})

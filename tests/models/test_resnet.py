@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from variables import drawn
 
-from mcjax import InputError, models, trees
+from mcjax import models, trees
 
 
 def unit(theta, x, path, number, stride=1):
@@ -64,12 +64,5 @@ def test_a_trunk_gives_one_array_a_block(name, blocks):
     assert counts == trunks | {f"block_{i}": 1 for i in range(3 * blocks)}
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet32", 466_906)])
-def test_parameter_counts(name, count, key):
-    assert trees.parameter_count(jax.eval_shape(models.create(name).init, key)) == count
-
-
-@pytest.mark.parametrize("input_shape", [(32, 32), (3,), (0, 0, 3)])
-def test_images_that_a_model_cannot_take(input_shape):
-    with pytest.raises(InputError, match="got input_shape="):
-        models.create("resnet20", 10, input_shape)
+def test_parameter_count(key):
+    assert trees.parameter_count(jax.eval_shape(models.create("resnet32").init, key)) == 466_906

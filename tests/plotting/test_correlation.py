@@ -3,7 +3,6 @@
 import statistics
 
 import numpy as np
-import pytest
 from figures import SMALL, drawn
 
 from mcjax import plotting
@@ -36,7 +35,6 @@ def test_correlation_of_one_pair_and_of_nothing_that_correlates():
     figure = plotting.correlation(zeros, zeros, {"dense": (np.float32(0), np.float32(0))}, "dead units")
     low, high = figure.axes[0].images[0].get_clim()
     assert low < 0 < high
-    drawn(figure)
 
 
 def test_long_names_of_layers_leave_room_for_the_panels():
@@ -96,8 +94,13 @@ def sample_deviation(values):
     return statistics.stdev(np.ravel(values).tolist()) if np.size(values) > 1 else 0
 
 
-@pytest.mark.parametrize("pairs", [(), (3,)])
-def test_curve_signatures_draw_two_endpoints_a_class(pairs):
+def test_curve_signatures_draw_two_endpoints_a_class():
+    drawn(curve_signatures(()), SMALL)
+    curve_signatures((3,))
+
+
+def curve_signatures(pairs):
+    """The figure of some pairs of networks, with means and deviations as given."""
     rng = np.random.default_rng(1)
     classes = {name: rng.uniform(-0.2, 1, (3, *pairs, 2, 4)) for name in ("unaligned", "aligned")}
     figure = plotting.curve_signatures(classes, [f"Conv_{i}" for i in range(4)], "a title")
@@ -111,4 +114,4 @@ def test_curve_signatures_draw_two_endpoints_a_class(pairs):
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["curve", "straight line", "curve, matched to the endpoint"]
     assert len({line.get_linestyle() for line in figure.axes[0].lines if line.get_marker() in ("o", "s", "^")}) == 3
-    drawn(figure, SMALL)
+    return figure

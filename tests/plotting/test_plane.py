@@ -82,7 +82,6 @@ def test_accuracies_are_light_where_high_in_per_cent():
     assert filled.levels[-1] >= 90
     low, high = (np.dot(filled.cmap(filled.norm(value))[:3], (0.299, 0.587, 0.114)) for value in (10, 89.9))
     assert high > low + 0.4
-    drawn(figure, SMALL)
 
 
 def test_what_is_not_finite_and_flat_planes_are_drawn():

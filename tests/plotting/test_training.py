@@ -2,14 +2,18 @@
 
 import numpy as np
 import pytest
-from figures import drawn
+from figures import drawn, edges
 from matplotlib.colors import to_hex
 
 from mcjax import plotting
 
 
-@pytest.mark.parametrize("shape", [(3, 10), (1, 1), (4,)])
-def test_training_draws_a_line_a_fit(shape):
+def test_training_draws_a_line_a_fit():
+    drawn([training(shape) for shape in ((1, 1), (4,), (3, 10))][-1])
+
+
+def training(shape):
+    """The figure of fits, with a line for each."""
     loss, accuracy = np.random.default_rng(0).uniform(0.1, 1, (2, *shape))
     figure = plotting.training({"loss": loss, "accuracy": accuracy}, "a title")
     left, right = figure.axes
@@ -19,14 +23,13 @@ def test_training_draws_a_line_a_fit(shape):
             np.testing.assert_allclose(line.get_ydata(), expected)
             np.testing.assert_array_equal(line.get_xdata(), np.arange(1, len(expected) + 1))
     assert (left.get_ylabel(), right.get_ylabel()) == ("train loss (nats)", "train accuracy (%)")
-    drawn(figure)
+    return figure
 
 
-@pytest.mark.parametrize(("lowest", "scale"), [(0.001, "log"), (0.5, "linear"), (0.0, "linear")])
-def test_training_is_logarithmic_where_losses_differ_widely(lowest, scale):
-    figure = plotting.training({"loss": np.array([[1.0, lowest]]), "accuracy": np.ones((1, 2))}, "a title")
-    assert figure.axes[0].get_yscale() == scale
-    drawn(figure)
+def test_training_is_logarithmic_where_losses_differ_widely():
+    for lowest, scale in ((0.001, "log"), (0.5, "linear"), (0.0, "linear")):
+        figure = plotting.training({"loss": np.array([[1.0, lowest]]), "accuracy": np.ones((1, 2))}, "a title")
+        assert figure.axes[0].get_yscale() == scale
 
 
 def half_steps(pairs=2, iterations=2, seed=0, color=plotting.ALIGNED):
@@ -76,7 +79,6 @@ def test_alternation_of_one_pair_without_its_axis(iterations):
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert labels[0] == "start"
     assert labels[-2:] == [f"P {iterations}", f"curve {iterations}"]
-    drawn(figure)
 
 
 def test_alternation_tells_what_only_looking_ahead_refused():
@@ -97,11 +99,14 @@ def test_alternation_where_all_was_accepted_has_no_cross():
     fit = half_steps()
     figure = plotting.alternation({"one": fit._replace(accepted=np.ones_like(fit.accepted))}, "a title")
     assert not any(len(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "x")
-    drawn(figure)
 
 
-@pytest.mark.parametrize("epochs", [(2, 3), (1, 9), (5, 5)])
-def test_alternating_training_draws_mean_band_and_where_p_is_learned(epochs):
+def test_alternating_training_draws_mean_band_and_where_p_is_learned():
+    drawn([alternating_training(epochs) for epochs in ((1, 9), (5, 5), (2, 3))][-1])
+
+
+def alternating_training(epochs):
+    """The figure of PAM's losses, with half-steps of so many epochs for the permutation and for the curve."""
     rng = np.random.default_rng(0)
     losses = {
         "unaligned": (rng.uniform(0.5, 2, (3, 10)), plotting.UNALIGNED),
@@ -113,9 +118,8 @@ def test_alternating_training_draws_mean_band_and_where_p_is_learned(epochs):
         np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 11))
         np.testing.assert_allclose(line.get_ydata(), values.mean(0), rtol=1e-12)
         assert to_hex(line.get_color()) == color
-        heights = band.get_paths()[0].vertices[:, 1]
-        np.testing.assert_allclose(heights.min(), (values.mean(0) - values.std(0, ddof=1)).min(), rtol=1e-12)
-        np.testing.assert_allclose(heights.max(), (values.mean(0) + values.std(0, ddof=1)).max(), rtol=1e-12)
+        low, high = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
+        np.testing.assert_allclose(edges(band), (low.min(), high.max()), rtol=1e-12)
     spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
     period = sum(epochs)
     np.testing.assert_allclose(spans, [(k * period + 0.5, k * period + epochs[0] + 0.5) for k in range(10 // period)])
@@ -126,13 +130,12 @@ def test_alternating_training_draws_mean_band_and_where_p_is_learned(epochs):
     assert [text.get_text() for text in legend.get_texts()] == ["unaligned", "aligned", "learning P"]
     assert axes.get_xlim() == (0.5, 10.5)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "train loss (nats)")
-    drawn(figure)
+    return figure
 
 
 def test_alternating_training_of_one_pair():
     figure = plotting.alternating_training({"one": (np.linspace(2, 1, 6), plotting.ALIGNED)}, (1, 2), "a title")
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), np.linspace(2, 1, 6))
-    drawn(figure)
 
 
 def test_a_few_fits_can_be_told_apart_and_many_have_their_mean():
@@ -146,8 +149,7 @@ def test_a_few_fits_can_be_told_apart_and_many_have_their_mean():
     assert len(many.axes[0].lines) == 13
     np.testing.assert_allclose(many.axes[0].lines[-1].get_ydata(), loss.mean(0))
     assert [text.get_text() for text in many.legends[0].get_texts()] == ["mean of 12"]
-    for figure in (few, many):
-        drawn(figure)
+    drawn(few)
 
 
 def test_training_classes_draw_one_mean_and_band_a_class():
@@ -162,8 +164,7 @@ def test_training_classes_draw_one_mean_and_band_a_class():
         for line, band, expected in zip(axes.lines, axes.collections, drawn_as, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 7))
             np.testing.assert_allclose(line.get_ydata(), expected.mean(0))
-            heights = band.get_paths()[0].vertices[:, 1]
-            np.testing.assert_allclose(heights.max(), (expected.mean(0) + expected.std(0, ddof=1)).max())
+            np.testing.assert_allclose(edges(band)[1], (expected.mean(0) + expected.std(0, ddof=1)).max())
     assert [line.get_linestyle() for line in left.lines] == ["--", "-"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unaligned", "aligned"]
     drawn(figure)

@@ -1,8 +1,10 @@
 """Schedules and the optimiser against their written-out recursions; configurations that make no sense."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import says
 
 from mcjax import Augmentation, InputError, TrainConfig
 from mcjax.training.config import optimizer
@@ -10,11 +12,16 @@ from mcjax.training.config import optimizer
 
 def updates(config, gradients, steps_per_epoch):
     transformation = optimizer(config, steps_per_epoch)
-    state, seen = transformation.init(jnp.zeros(())), []
-    for gradient in gradients:
-        update, state = transformation.update(jnp.float32(gradient), state)
-        seen.append(float(update))
-    return np.array(seen)
+
+    @jax.jit
+    def run(gradients):
+        def step(state, gradient):
+            update, state = transformation.update(gradient, state)
+            return state, update
+
+        return jax.lax.scan(step, transformation.init(jnp.zeros(())), gradients)[1]
+
+    return np.asarray(run(np.float32(gradients)))
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -54,8 +61,9 @@ def test_adam_is_that_of_its_paper():
 
 
 def test_gradients_are_clipped_by_their_norm():
-    config = TrainConfig(learning_rate=1.0, schedule="constant", momentum=0.0, clip=1.5)
-    np.testing.assert_allclose(updates(config, [1.0, -3.0, 0.2], 2), [-1.0, 1.5, -0.2], rtol=1e-6)
+    # Before the learning rate is applied.
+    config = TrainConfig(learning_rate=0.5, schedule="constant", momentum=0.0, clip=1.5)
+    np.testing.assert_allclose(updates(config, [1.0, -3.0, 0.2], 2), [-0.5, 0.75, -0.1], rtol=1e-6)
 
 
 def test_presets_are_the_papers_and_take_changes():
@@ -73,17 +81,17 @@ def test_presets_are_the_papers_and_take_changes():
         ({"learning_rate": -0.1}, "learning_rate=-0.1"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0"),
-        ({"schedule": "halfing"}, "halving"),
+        ({"schedule": "halfing"}, "Did you mean 'halving'"),
         ({"optimizer": "adma"}, "Did you mean 'adam'"),
         ({"steps_per_epoch": 0}, "steps_per_epoch=0"),
         ({"clip": 0.0}, "clip=0.0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, said):
-    with pytest.raises(InputError, match=said):
+    with says(InputError, said):
         TrainConfig(**changes)
 
 
 def test_unknown_preset_names_the_nearest():
-    with pytest.raises(InputError, match="Did you mean 'paper'"):
+    with says(InputError, "'papr'", "Did you mean 'paper'"):
         TrainConfig.preset("papr")

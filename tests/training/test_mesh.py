@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from refusals import says
 
 import mcjax
 from mcjax import Augmentation, InputError, PamConfig, TrainConfig, models, train_endpoints, trees
@@ -23,8 +25,7 @@ from mcjax.training import loop
 from mcjax.training.mesh import Placement, make_mesh
 
 eight = pytest.mark.skipif(len(jax.devices()) < 8, reason="run by test_on_eight_virtual_devices")
-SHAPES = [(4, 1), (2, 2), (1, 4)]
-CONFIG = TrainConfig(epochs=3, batch_size=24, learning_rate=0.05, augmentation=Augmentation(crop=1, rotate=5.0))
+CONFIG = TrainConfig(epochs=2, batch_size=24, learning_rate=0.05, augmentation=Augmentation(crop=1, rotate=5.0))
 
 
 @pytest.mark.slow
@@ -42,7 +43,7 @@ def test_on_eight_virtual_devices():
 
 @pytest.fixture(scope="module")
 def digits():
-    return mcjax.data.load("digits").take(train=240, test=50)
+    return mcjax.data.load("digits").take(train=120, test=30)
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +60,40 @@ def alike(got, expected, rtol=2e-5):
         np.testing.assert_allclose(got[name], leaf, rtol, rtol * max(np.abs(leaf).max(), 1e-3), err_msg=name)
 
 
+KEYS = jax.random.split(jax.random.key(0), 4)
+
+
 @pytest.fixture(scope="module")
 def trained(digits, mlp):
-    return train_endpoints(jax.random.split(jax.random.key(0), 4), mlp, digits, CONFIG)
+    return train_endpoints(KEYS, mlp, digits, CONFIG)
 
 
 @eight
-@pytest.mark.parametrize("shape", SHAPES)
-def test_networks_are_those_of_one_device(digits, mlp, trained, shape):
-    got = train_endpoints(jax.random.split(jax.random.key(0), 4), mlp, digits, CONFIG, mesh=make_mesh(*shape))
+@pytest.mark.parametrize("shape", [(2, 2), (1, 4)])
+def test_networks_are_those_of_one_device_side_by_side_in_one_program(digits, mlp, trained, shape, compiled):
+    calls, mesh = [], make_mesh(*shape)
+
+    def apply_train(theta, x, key):
+        calls.append(x.shape)
+        return mlp.apply_train(theta, x, key)
+
+    # With other names for what it convolves with, so that networks of one device run one after another.
+    counted = mlp._replace(apply_train=apply_train, convolutions="canonical")
+    compiled.clear()
+    got = train_endpoints(KEYS, counted, digits, CONFIG, mesh=mesh)
+    assert len(calls) == 1
+    assert sum("_epoch_of_many" in name for name in compiled) == 1
     alike(got.theta, trained.theta)
     alike(got.history, trained.history)
     assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(got.theta))
+    # A mesh longer than the networks repeats the last.
+    compiled.clear()
+    got = train_endpoints(KEYS[:3], counted, digits, CONFIG, mesh=mesh)
+    assert got.history["loss"].shape == (3, 2)
+    alike(got.theta, trees.index(trained.theta, slice(0, 3)))
+    placed = Placement(mesh, 4).put({"w": np.arange(12.0).reshape(4, 3)})["w"]
+    assert placed.sharding.shard_shape((4, 3)) == (4 // shape[0], 3)
+    assert len(placed.addressable_shards) == 4
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +103,11 @@ def convolutional(digits):
 
 
 @eight
-@pytest.mark.parametrize("shape", SHAPES)
-def test_batch_norm_sees_the_whole_batch(digits, convolutional, shape):
+def test_batch_norm_sees_the_whole_batch(digits, convolutional):
     model, expected = convolutional
     assert model.convolutions == "canonical"
     assert trees.batch_stats(expected.theta)
-    got = train_endpoints(jax.random.split(jax.random.key(1), 2), model, digits, CONFIG, mesh=make_mesh(*shape))
+    got = train_endpoints(jax.random.split(jax.random.key(1), 2), model, digits, CONFIG, mesh=make_mesh(2, 4))
     alike(got.theta, expected.theta, rtol=1e-3)
     alike(got.history, expected.history, rtol=1e-4)
 
@@ -97,14 +119,12 @@ def ends(trained):
 
 @eight
 def test_curves_are_those_of_one_device(digits, mlp, ends):
-    config = FitConfig(epochs=3, batch_size=24, points_per_step=2)
-
-    def fit(**options):
-        return mcjax.fit_curve(jax.random.key(2), mlp, mcjax.bezier(mlp.spec), *ends, digits, config=config, **options)
-
-    expected = fit()
-    for shape in SHAPES:
-        got = fit(mesh=make_mesh(*shape))
+    config = FitConfig(epochs=2, batch_size=24, points_per_step=2)
+    expected, *meshed = (
+        mcjax.fit_curve(jax.random.key(2), mlp, mcjax.bezier(mlp.spec), *ends, digits, config=config, mesh=mesh)
+        for mesh in (None, make_mesh(4, 1), make_mesh(2, 2))
+    )
+    for got in meshed:
         alike(got.theta_c, expected.theta_c)
         alike(got.history, expected.history)
 
@@ -113,13 +133,12 @@ def test_curves_are_those_of_one_device(digits, mlp, ends):
 def test_pam_is_that_of_one_device(digits, mlp, ends):
     config = PamConfig(iterations=1, permutation_epochs=2, epochs=2, batch_size=24, objective_images=48)
     theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[:2], end) for end in ends)
-
-    def fit(**options):
-        return mcjax.fit_pam(
-            jax.random.key(3), mlp, mcjax.bezier(mlp.spec), theta_1, theta_2, digits, config=config, **options
+    expected, got = (
+        mcjax.fit_pam(
+            jax.random.key(3), mlp, mcjax.bezier(mlp.spec), theta_1, theta_2, digits, config=config, mesh=mesh
         )
-
-    expected, got = fit(), fit(mesh=make_mesh(2, 1))
+        for mesh in (None, make_mesh(2, 1))
+    )
     for group, p in expected.P.items():
         np.testing.assert_array_equal(got.P[group], p)
     np.testing.assert_array_equal(got.accepted, expected.accepted)
@@ -128,32 +147,31 @@ def test_pam_is_that_of_one_device(digits, mlp, ends):
 
 
 @eight
-@pytest.mark.parametrize("shape", SHAPES)
-def test_paths_and_planes_are_those_of_one_device(digits, mlp, ends, convolutional, shape):
-    mesh, (model, trained) = make_mesh(*shape), convolutional
+def test_paths_and_planes_are_those_of_one_device(digits, mlp, ends, convolutional):
+    mesh, (model, trained) = make_mesh(2, 2), convolutional
     path = mcjax.linear(mlp.spec).bind_pairs(*ends)
-    for points in (5, 8):
-        got, expected = (mcjax.evaluate_path(mlp, path, digits, points, mesh=each) for each in (mesh, None))
-        assert got.test_loss.shape == (4, points)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
+    # Points that the devices do not divide.
+    got, expected = (mcjax.evaluate_path(mlp, path, digits, 5, mesh=each) for each in (mesh, None))
+    assert got.test_loss.shape == (4, 5)
+    chex.assert_trees_all_close(got, expected, rtol=1e-5)
     one, two = (trees.index(trained.theta, i) for i in range(2))
-    three = jax.tree.map(lambda a, b: a - 0.3 * jnp.flip(b), one, two)
+    three = jax.tree.map(lambda a, b: a - 0.3 * np.flip(b), *jax.tree.map(np.asarray, (one, two)))
     got, expected = (
         mcjax.plane(model, one, two, three, digits, (3, 2), calibration_images=60, splits="test", mesh=each)
         for each in (mesh, None)
     )
     np.testing.assert_allclose(got.test_loss, expected.test_loss, rtol=1e-4)
-    np.testing.assert_allclose(got.test_accuracy, expected.test_accuracy, atol=0.021)
+    np.testing.assert_allclose(got.test_accuracy, expected.test_accuracy, atol=0.034)
 
 
 @eight
 def test_commands_take_a_mesh(tmp_path):
-    common = ("--data", "digits", "--train-images", "240", "--test-images", "50", "--epochs", "2", "--batch-size", "24")
+    common = ("--data", "digits", "--train-images", "96", "--test-images", "30", "--epochs", "1", "--batch-size", "24")
     options = ("--model", "mlp", "--widths", "6", "5", *common)
     for name, more in (("one", ()), ("four", ("--mesh", "2", "2"))):
         assert main(["train", *options, *more, "--out", str(tmp_path / name)]) == 0
         ends = [str(tmp_path / "one" / str(i)) for i in range(2)]
-        measuring = ("--points", "5", "--out", str(tmp_path / f"{name}_curve"))
+        measuring = ("--points", "3", "--out", str(tmp_path / f"{name}_curve"))
         assert main(["connect", *ends, *common[2:], *more, *measuring]) == 0
     for name in ("", "_curve"):
         one, four = (json.loads((tmp_path / f"{run}{name}" / "results.json").read_text()) for run in ("one", "four"))
@@ -168,38 +186,11 @@ def test_commands_take_a_mesh(tmp_path):
 
 
 @eight
-def test_a_mesh_longer_than_the_networks_repeats_the_last(digits, mlp, trained):
-    keys = jax.random.split(jax.random.key(0), 4)[:3]
-    got = train_endpoints(keys, mlp, digits, CONFIG, mesh=make_mesh(2, 2))
-    alike(got.theta, jax.tree.map(lambda leaf: leaf[:3], trained.theta))
-    assert got.history["loss"].shape == (3, 3)
-
-
-@eight
-@pytest.mark.parametrize("shape", SHAPES)
-def test_networks_and_batches_lie_along_their_axes_in_one_program(digits, mlp, shape):
-    calls = []
-
-    def apply_train(theta, x, key):
-        calls.append(x.shape)
-        return mlp.apply_train(theta, x, key)
-
-    before = loop._epoch_of_many.jitted._cache_size()
-    counted = mlp._replace(apply_train=apply_train, convolutions="canonical")
-    train_endpoints(jax.random.split(jax.random.key(0), 4), counted, digits, CONFIG, mesh=make_mesh(*shape))
-    assert len(calls) == 1
-    assert loop._epoch_of_many.jitted._cache_size() == before + 1
-    placed = Placement(make_mesh(*shape), 4).put({"w": jnp.arange(12.0).reshape(4, 3)})["w"]
-    assert placed.sharding.shard_shape((4, 3)) == (4 // shape[0], 3)
-    assert len(placed.addressable_shards) == 4
-
-
-@eight
 def test_batches_are_split_along_data(digits):
     mesh = make_mesh(2, 4)
     step = Recording()
-    states, context = jnp.zeros((2, 24)), {}
-    program = loop._epoch_of_many.jitted.lower(
+    states, context = np.zeros((2, 24), np.float32), {}
+    program = loop._epoch_of_many.lower(
         step, *(Placement(mesh, 2).put_everywhere(digits), context, Placement(mesh, 2).put(states)),
         Placement(mesh, 2).put_keys(jax.random.split(jax.random.key(0), 2)), 0, mesh,
     ).compile().as_text()  # fmt: skip
@@ -230,24 +221,25 @@ def test_make_mesh_takes_as_many_as_there_are():
 
 def test_a_mesh_of_one_device_is_the_same_to_rounding(digits, mlp, trained):
     mesh = make_mesh(devices=jax.devices()[:1])
-    alike(train_endpoints(jax.random.split(jax.random.key(0), 4), mlp, digits, CONFIG, mesh=mesh).theta, trained.theta)
+    alike(train_endpoints(KEYS, mlp, digits, CONFIG, mesh=mesh).theta, trained.theta)
 
 
 def test_what_cannot_be_a_mesh_is_refused(digits, mlp):
     one = jax.devices()[:1]
-    with pytest.raises(InputError, match=r"got pair=2, data=3 for a mesh, which is 6 devices, expected at most the 1 "):
-        make_mesh(2, 3, devices=one)
-    for wrong in ({"pair": 0}, {"data": 0}):
-        with pytest.raises(InputError, match="at least 1"):
-            make_mesh(**wrong)
+    for options, words in (
+        ({"pair": 2, "data": 3, "devices": one}, ("pair=2", "data=3", "6 devices", "the 1 ")),
+        ({"pair": 0}, ("pair=0",)),
+        ({"data": 0}, ("data=0",)),
+    ):
+        with says(InputError, *words):
+            make_mesh(**options)
     other = jax.make_mesh((1, 1), ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=one)
-    with pytest.raises(InputError, match=r"axes \('a', 'b'\), expected pair and data"):
-        train_endpoints(jax.random.split(jax.random.key(0), 2), mlp, digits, CONFIG, mesh=other)
-    with pytest.raises(InputError, match=r"got 4 as mesh, expected make_mesh\(\)"):
-        train_endpoints(jax.random.split(jax.random.key(0), 2), mlp, digits, CONFIG, mesh=4)
+    for mesh, words in ((other, ("('a', 'b')", "pair and data")), (4, ("got 4", "make_mesh()"))):
+        with says(InputError, *words):
+            train_endpoints(KEYS, mlp, digits, CONFIG, mesh=mesh)
 
 
 @eight
 def test_a_batch_that_the_mesh_does_not_divide_is_refused(digits, mlp):
-    with pytest.raises(InputError, match=r"batch_size=24 .* data=5 devices, expected a multiple of 5: 25"):
-        train_endpoints(jax.random.split(jax.random.key(0), 2), mlp, digits, CONFIG, mesh=make_mesh(1, 5))
+    with says(InputError, "batch_size=24", "data=5", "25"):
+        train_endpoints(KEYS, mlp, digits, CONFIG, mesh=make_mesh(1, 5))

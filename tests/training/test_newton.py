@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from mcjax.training.newton import minimise
+from mcjax.training.newton import _truncated, minimise
 
 SIZE = 10
 
@@ -103,6 +103,27 @@ def test_ill_conditioned_quadratics_of_trees_one_by_one_and_side_by_side():
             assert each.converged
             assert each.gradient_norm <= 1e-9
         assert abs(int(beside.iterations) - int(found.iterations)) <= 1
+
+
+def test_a_step_stays_in_the_region_and_changes_the_model_by_what_it_says():
+    """Also where it ends at the boundary, along a direction of negative curvature or before its minimum."""
+    rng = np.random.default_rng(1)
+    gradient, (q, _) = rng.normal(size=SIZE), np.linalg.qr(rng.normal(size=(SIZE, SIZE)))
+    step = jax.jit(lambda H, radius: _truncated(lambda v: H @ v, gradient, radius, 1e-12, 50))
+    ends = []
+    for least in (0.5, -0.5):
+        hessian = q * np.linspace(least, 3, SIZE) @ q.T
+        for radius in (0.1, 0.7, 2.0, 100.0):
+            point, change, _ = step(hessian, radius)
+            np.testing.assert_allclose(change, gradient @ point + point @ hessian @ point / 2, rtol=1e-9)
+            size = np.linalg.norm(point)
+            assert size <= radius * (1 + 1e-9)
+            ends.append(size < 0.99 * radius)
+            # At least as low as the lowest point down the gradient.
+            curvature, norm = gradient @ hessian @ gradient, np.linalg.norm(gradient)
+            down = radius / norm if curvature <= 0 else min(radius / norm, norm**2 / curvature)
+            assert change <= -down * norm**2 + down**2 * curvature / 2 + 1e-9
+    assert {*ends} == {True, False}
 
 
 def double_well(x):

@@ -1,0 +1,86 @@
+"""What the tests of studies share: which parts a study makes, and that it ends at one of them and goes on."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from refusals import says
+
+from experiments.kept import Kept
+from mcjax import InputError
+
+
+@contextmanager
+def parts_made(stop=None):
+    """The names of the parts that studies make, in order; at the part `stop` it ends as by Ctrl-C."""
+    made, timed = [], Kept.timed
+
+    @contextmanager
+    def noted(kept, name):
+        made.append(name)
+        if name == stop:
+            raise KeyboardInterrupt
+        with timed(kept, name):
+            yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Kept, "timed", noted)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def stopped_once():
+    """Do a study that is stopped at a part, and go on from there, to its folder: no part is made twice."""
+
+    def done(main, study, stop):
+        with parts_made(stop) as before, pytest.raises(KeyboardInterrupt):
+            main(study)
+        with parts_made() as after:
+            main(study)
+        assert before[-1] == after[0] == stop
+        assert len({*before, *after}) == len(before) + len(after) - 1
+        return Path(study.out)
+
+    return done
+
+
+@pytest.fixture
+def results_of(capsys):
+    """What a finished study left: its results.json; every figure is in it, and the same command reports it again."""
+
+    def read(main, study):
+        folder = Path(study.out)
+        results = json.loads((folder / "results.json").read_text())
+        named = [figure["file"] for figure in results["page"]["figures"]]
+        assert sorted(named) == sorted(path.name for path in (folder / "figures").glob("*"))
+        capsys.readouterr()
+        main(study)
+        said = capsys.readouterr()
+        assert "is finished" in said.err
+        assert all(each["title"] in said.out for each in results["page"]["tables"])
+        return results
+
+    return read
+
+
+def stages_of(folder):
+    """The names of the stages in a study's times.json."""
+    return {stage["name"] for stage in json.loads(Path(folder, "times.json").read_text())["stages"]}
+
+
+@pytest.fixture(scope="session")
+def stages():
+    return stages_of
+
+
+@pytest.fixture
+def refused():
+    """Assert that a study is refused with these words in the message, before anything is written."""
+
+    def refuse(main, study, *named):
+        with says(InputError, *named):
+            main(study)
+        assert study.out is None or not Path(study.out).exists()
+
+    return refuse

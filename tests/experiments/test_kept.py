@@ -1,0 +1,149 @@
+"""Kept: parts that are made once, whenever a study ends; seconds that are added up."""
+
+import json
+import shutil
+from collections import Counter
+from itertools import count, pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from moments import Npz, at_every_line, contents, half_written, put
+from refusals import says
+
+from experiments import kept, times
+from experiments.display import Display
+from experiments.kept import Kept
+from mcjax import checkpoint, report
+from mcjax.errors import InputError
+from mcjax.report import RunFolder
+
+# By hand, of the parts below.
+FOUND = {"sum": 6.0, "again": [0.0, 2.0, 4.0, 6.0], "infinite": None, "last": 12.0}
+PARTS = ("numbers", "sum", "twice", "last")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(checkpoint, "_orbax", lambda: Npz)
+
+
+def study(folder, made=None):
+    """Arrays, a number of them, arrays of both, a number of those; a result that was known before is not made."""
+    made = Counter() if made is None else made
+    run = RunFolder(folder, {"seed": 0})
+    if run.results is None:
+        own = Kept(run, Display(dict.fromkeys(PARTS, (1.0, 0))))
+
+        def arrays(name, make):
+            return own.arrays(name, lambda: made.update([name]) or make())
+
+        def numbers(name, make):
+            return own.numbers(name, lambda: made.update([name]) or make())
+
+        def first():
+            return np.asarray(arrays("numbers", lambda: {"w": np.arange(4, dtype=np.float32)})["w"])
+
+        total = numbers("sum", lambda: {"value": float(first().sum()), "infinite": None})
+        twice = arrays("twice", lambda: [{"w": first() * total["value"] / 3}])["0"]["w"]
+        last = numbers("last", lambda: float(np.sum(twice)))
+        run.finish({"sum": total["value"], "again": twice.tolist(), "infinite": total["infinite"], "last": last})
+    return made
+
+
+def left(folder):
+    """All that a study leaves but its seconds."""
+    return {name: content for name, content in contents(folder).items() if name != "times.json"}
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """What a study that nothing broke off leaves."""
+    assert study(tmp_path / "whole") == dict.fromkeys(PARTS, 1)
+    return left(tmp_path / "whole")
+
+
+def test_what_an_unbroken_study_leaves(tmp_path, whole):
+    assert json.loads(whole["results.json"]) == FOUND
+    assert json.loads(whole["parts/last.json"]) == {"value": 12.0}
+    stages = json.loads((tmp_path / "whole" / "times.json").read_text())["stages"]
+    assert [stage["name"] for stage in stages] == list(PARTS)
+    assert not study(tmp_path / "whole")
+
+
+def complete(files):
+    """The parts of which a folder has all that they need not be made again."""
+    arrays = {name for name in ("numbers", "twice") if f"checkpoints/{name}/result/leaves.npz" in files}
+    return arrays | {name for name in ("sum", "last") if f"parts/{name}.json" in files}
+
+
+def test_killed_before_any_line_it_ends_with_the_same_bytes_and_makes_nothing_twice(tmp_path, whole):
+    # What a kill leaves is what is on the disk at that moment.
+    moments = [{}]
+
+    def look():
+        if (tmp_path / "seen").exists() and (there := contents(tmp_path / "seen", hidden=True)) != moments[-1]:
+            moments.append(there)
+
+    at_every_line(lambda: study(tmp_path / "seen"), look, kept, times, report, checkpoint, shutil)
+    halves = [half for before, after in pairwise(moments) for half in half_written(before, after)]
+    assert len(moments) > 25
+    assert len(halves) > 8
+    for i, files in enumerate([*moments, *halves]):
+        folder = tmp_path / f"run{i}"
+        put(folder, files)
+        made = study(folder)
+        assert left(folder) == whole, files.keys()
+        done = PARTS if "results.json" in files else complete(files)
+        assert made == dict.fromkeys({*PARTS} - {*done}, 1), files.keys()
+
+
+def test_interrupted_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole):
+    for after in count():
+        folder, lines = tmp_path / f"run{after}", count()
+
+        def moment(lines=lines, after=after):
+            if next(lines) == after:
+                raise KeyboardInterrupt
+
+        try:
+            at_every_line(lambda folder=folder: study(folder), moment, kept, times)
+            break
+        except KeyboardInterrupt:
+            study(folder)
+            assert left(folder) == whole, after
+            shutil.rmtree(folder)
+    assert after > 60
+
+
+def test_a_part_that_fails_is_not_kept(tmp_path):
+    run = RunFolder(tmp_path, {})
+    for of in (Kept(run, Display({})), Kept(run, Display({}))):
+        for part in (of.numbers, of.arrays):
+            with pytest.raises(ZeroDivisionError):
+                part("a", lambda: 1 / 0)
+    assert of.numbers("a", lambda: 1) == of.numbers("a", lambda: 2) == 1
+
+
+@pytest.mark.parametrize(("harm", "named"), [("missing", ("numbers", "missing")), ("changed", ("numbers", "changed"))])
+def test_a_missing_or_changed_checkpoint_is_told(tmp_path, whole, harm, named):
+    folder = tmp_path / "whole"
+    (folder / "results.json").unlink()
+    (folder / "parts" / "twice.json").unlink()  # it is made again, from what is harmed
+    shutil.rmtree(folder / "checkpoints" / "numbers")
+    shutil.move(folder / "checkpoints" / "twice", folder / "checkpoints" / ("numbers" if harm == "changed" else "gone"))
+    with says(InputError, *named, str(folder)):
+        study(folder)
+    assert not (folder / "results.json").exists()
+
+
+def test_seconds_are_added_up_also_of_what_was_interrupted(tmp_path, monkeypatch):
+    run, clock = RunFolder(tmp_path, {}), iter([0.0, 1.5, 10.0, 12.0, 20.0, 20.5])
+    monkeypatch.setattr(times, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(KeyboardInterrupt), times.timed(run, "a"):
+        raise KeyboardInterrupt
+    for name in ("a", "b"):
+        with times.timed(run, name):
+            pass
+    found = json.loads((tmp_path / "times.json").read_text())["stages"]
+    assert found == [{"name": "a", "seconds": 3.5}, {"name": "b", "seconds": 0.5}]
