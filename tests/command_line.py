@@ -1,13 +1,31 @@
-"""Calling commands in this process, and what they say."""
+"""Calling commands in this process, what they say, and what they leave."""
 
-import subprocess
-import sys
+import errno
+import json
+import os
+from pathlib import Path
 
+import chex
+import numpy as np
+from matplotlib.figure import Figure
+
+from mcjax import checkpoint
 from mcjax.cli import main
+from mcjax.report import Progress
+from mcjax.training import loop, recorder
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 GIVEN = ("--model", "mlp", "--widths", 6, 5)
 SMALL = (*GIVEN, "--epochs", 4, "--batch-size", 16)
+FIT = ("--epochs", 3, "--batch-size", 16, "--points", 5)
+
+CURVES = {
+    "line": ["--curve", "line"],
+    "line unaligned": ["--curve", "line", "--no-align"],
+    "bezier": [],
+    "cubic": ["--degree", 3],
+    "chain unaligned": ["--curve", "chain", "--no-align"],
+}
 
 
 def run(*arguments):
@@ -25,41 +43,110 @@ def said(capsys, code, *patterns):
     message = err[err.index("mcjax: ") :]
     assert message.startswith({1: "mcjax: failed: ", 2: "mcjax: error: ", 130: "mcjax: interrupted: "}[code])
     for pattern in patterns:
-        assert pattern in message
+        assert str(pattern) in message
     return message
 
 
-FORKING = """
-import os, sys
-from pathlib import Path
-from mcjax import cli
-
-for case in sys.argv[2].split():
-    child = os.fork()
-    if not child:
-        break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-else:
-    sys.exit()
-folder = Path(sys.argv[1], case)
-folder.mkdir()
-os.dup2(os.open(folder / "stderr", os.O_CREAT | os.O_WRONLY), 2)
-"""
-ENTERING = """
-sys.argv = ["mcjax", *sys.argv[3:], "--out", str(folder / "run")]
-cli.entry()
-"""
+def refused(capsys, folder, *command, names):
+    """Whether a command is wrong input, says all of these names, and makes no `folder`."""
+    assert run(*command, "--out", folder) == 2
+    said(capsys, 2, *names)
+    assert not folder.exists()
 
 
-def dying(script, folder, cases, command):
-    """The exit codes of one command a case, each in a child and in `folder`/case: its `stderr`, and `run`.
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
 
-    script: what is run before the children part, which imports, since that takes longer than the work, and what each
-    of them does to die, by its `case`.
-    """
-    imports, dies = script
-    whole = imports + FORKING + dies + ENTERING
-    arguments = [str(folder), " ".join(cases), *map(str, command)]
-    done = subprocess.run([sys.executable, "-c", whole, *arguments], stdout=subprocess.PIPE, text=True, timeout=300)
-    assert done.returncode == 0
-    return [int(code) for code in done.stdout.split()]
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def files_of(folder):
+    """Every file, with its bytes and when it was written."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def same_run(folder, unbroken, *checkpoints):
+    """Whether two runs have the same results, metrics and checkpoints, bit by bit."""
+    for name in ("results.json", "metrics.jsonl", "config.json"):
+        assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name
+    for name in checkpoints:
+        one, other = (at / "checkpoints" / name for at in (folder, unbroken))
+        chex.assert_trees_all_equal(checkpoint.load(one), checkpoint.load(other), strict=True)
+        assert checkpoint.describe(one) == checkpoint.describe(other)
+
+
+def no_training(monkeypatch):
+    """From here on, to train is a failure of the test."""
+
+    def refuse(*_, **__):
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(loop, "_epoch_of_many", refuse)
+
+
+def interrupt(monkeypatch, epoch, title=""):
+    """A Ctrl-C right after this epoch of the fit with `title` in its line of progress, which is not yet saved."""
+    real = Progress.update
+
+    def update(self, at, loss):
+        if title in self.title and at == epoch:
+            raise KeyboardInterrupt
+        real(self, at, loss)
+
+    monkeypatch.setattr(recorder, "SAVE_EVERY_S", 1e9)
+    monkeypatch.setattr(Progress, "update", update)
+
+
+def full_disk(monkeypatch, name):
+    """A disk that refuses every file, figure or checkpoint of this name."""
+    real, real_figure = os.replace, Figure.savefig
+
+    def refuse(path):
+        if Path(path).name in (name, f".{name.replace('.png', '')}.new.png"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def replace(source, target):
+        refuse(target)
+        real(source, target)
+
+    def savefig(self, path, **options):
+        refuse(path)
+        real_figure(self, path, **options)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(Figure, "savefig", savefig)
+
+
+def layers_of(theta):
+    """The layers of an MLP, in float64: (kernel, bias) each."""
+    layers = theta["params"]
+    return [[np.float64(layers[name][leaf]) for leaf in ("kernel", "bias")] for name in sorted(layers)]
+
+
+def units_of(theta, data, images, activation=lambda x: np.maximum(x, 0)):
+    """What every layer of an MLP makes of images, in numpy."""
+    x, units = ((images / 255.0 - data.mean) / data.std).reshape(len(images), -1), []
+    *hidden, (kernel, bias) = layers_of(theta)
+    for inner, inner_bias in hidden:
+        x = activation(x @ inner + inner_bias)
+        units.append(x)
+    return [*units, x @ kernel + bias]
+
+
+def measured(theta, data, split, **activation):
+    """The loss and the accuracy of an MLP, in numpy."""
+    images, labels = (np.asarray(getattr(data, f"{split}_{what}")) for what in ("images", "labels"))
+    logits = units_of(theta, data, images, **activation)[-1]
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+    return losses.mean(), (logits.argmax(1) == labels).mean()
+
+
+def permuted(theta, p, q):
+    """An MLP of two hidden layers with their units in another order, in numpy."""
+    (a, b), (c, d), (e, f) = (
+        [np.asarray(layer[leaf]) for leaf in ("kernel", "bias")] for layer in theta["params"].values()
+    )
+    layers = [(a[:, p], b[p]), (c[p][:, q], d[q]), (e[q], f)]
+    return {"params": {f"Dense_{i}": {"kernel": kernel, "bias": bias} for i, (kernel, bias) in enumerate(layers)}}

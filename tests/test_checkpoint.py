@@ -66,12 +66,15 @@ def test_round_trip_of_nested_dicts(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["one"]
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.int32, jnp.uint8, jnp.bool_])
-@pytest.mark.parametrize("shape", [(), (1,), (3, 4)])
-def test_round_trip_of_dtypes(tmp_path, dtype, shape):
-    leaf = jnp.asarray(np.random.default_rng(0).uniform(0, 200, shape)).astype(dtype)
-    checkpoint.save(tmp_path / "one", {"a": leaf})
-    same(checkpoint.load(tmp_path / "one"), {"a": leaf})
+def test_round_trip_of_dtypes(tmp_path):
+    rng = np.random.default_rng(0)
+    leaves = {
+        f"{jnp.dtype(dtype)}{shape}": np.asarray(rng.uniform(0, 200, shape)).astype(dtype)
+        for dtype in (jnp.float32, jnp.bfloat16, jnp.float16, jnp.int32, jnp.uint8, jnp.bool_)
+        for shape in ((), (1,), (3, 4))
+    }
+    checkpoint.save(tmp_path / "one", leaves)
+    same(checkpoint.load(tmp_path / "one"), leaves)
 
 
 def test_a_relative_path_is_read_from_here(tmp_path, monkeypatch):
@@ -160,32 +163,34 @@ def largest(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
+HARM = {
+    "no metadata": lambda folder: drop(folder / "_CHECKPOINT_METADATA"),
+    "no state": lambda folder: drop(folder / "state"),
+    "no metadata of the state": lambda folder: drop(folder / "state" / "_METADATA"),
+    "half the metadata of the state": lambda folder: cut(folder / "state" / "_METADATA"),
+    "no manifest": lambda folder: drop(folder / "state" / "manifest.ocdbt"),
+    "half the manifest": lambda folder: cut(folder / "state" / "manifest.ocdbt"),
+    "no data": lambda folder: drop(folder / "state" / "d"),
+    "half the data": lambda folder: [cut(path) for path in (folder / "state" / "d").iterdir()],
+    "no process": lambda folder: drop(folder / "state" / "ocdbt.process_0"),
+    "no largest file": lambda folder: drop(largest(folder)),
+    "half the largest file": lambda folder: cut(largest(folder)),
+    "nothing": lambda folder: [drop(path) for path in folder.iterdir()],
+}
+
+
 @broken
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda folder: drop(folder / "_CHECKPOINT_METADATA"),
-        lambda folder: drop(folder / "state"),
-        lambda folder: drop(folder / "state" / "_METADATA"),
-        lambda folder: cut(folder / "state" / "_METADATA"),
-        lambda folder: drop(folder / "state" / "manifest.ocdbt"),
-        lambda folder: cut(folder / "state" / "manifest.ocdbt"),
-        lambda folder: drop(folder / "state" / "d"),
-        lambda folder: [cut(path) for path in (folder / "state" / "d").iterdir()],
-        lambda folder: drop(folder / "state" / "ocdbt.process_0"),
-        lambda folder: drop(largest(folder)),
-        lambda folder: cut(largest(folder)),
-        lambda folder: [drop(path) for path in folder.iterdir()],
-    ],
-)
-def test_a_truncated_checkpoint_is_refused(collected, tmp_path, harm):
-    tree = {"a": np.random.default_rng(0).normal(size=(200, 200)).astype(np.float32)}
-    checkpoint.save(tmp_path / "one", tree)
-    harm(tmp_path / "one")
-    with pytest.raises(InputError, match=r"(?s)checkpoint .*one cannot be read: .*truncated.*Copy it again") as caught:
-        checkpoint.load(tmp_path / "one")
-    assert len(str(caught.value)) < 1000
-    assert (tmp_path / "one").exists()
+def test_a_truncated_checkpoint_is_refused(collected, tmp_path):
+    checkpoint.save(tmp_path / "one", {"a": np.random.default_rng(0).normal(size=(200, 200)).astype(np.float32)})
+    for what, harm in HARM.items():
+        shutil.copytree(tmp_path / "one", tmp_path / what)
+        harm(tmp_path / what)
+        with pytest.raises(InputError) as caught:
+            checkpoint.load(tmp_path / what)
+        for words in (f"{tmp_path / what} cannot be read", "truncated"):
+            assert words in str(caught.value), what
+        assert len(str(caught.value)) < 1000
+        assert (tmp_path / what).exists()
 
 
 def test_nothing_there_is_said(tmp_path):
@@ -257,10 +262,10 @@ def optimizers():
 
 @pytest.mark.parametrize("name", optimizers())
 def test_resumable_restores_optimiser_states(tmp_path, name):
-    optimizer, params = optimizers()[name], jax.tree.map(jnp.asarray, tree_of()["params"])
-    fresh = (params, optimizer.init(params))
-    updates, state = optimizer.update(params, fresh[1], params)
-    moved = (optax.apply_updates(params, updates), state)
+    params = tree_of()["params"]
+    fresh = jax.tree.map(np.asarray, (params, jax.jit(optimizers()[name].init)(params)))
+    rng = np.random.default_rng(1)
+    moved = jax.tree.map(lambda leaf: np.asarray(leaf + 10 * rng.uniform(0.1, 1, leaf.shape), leaf.dtype), fresh)
     kept = Resumable(tmp_path / "fit")
     assert kept.restore(fresh) is None
     kept.save(2, moved, HISTORY)
@@ -277,27 +282,23 @@ def test_resumable_restores_optimiser_states(tmp_path, name):
 
 
 def test_resumable_keeps_the_order_of_many_leaves(tmp_path):
-    state = [jnp.int32(i) for i in range(120)]
+    state = [np.int32(i) for i in range(120)]
     kept = Resumable(tmp_path)
     kept.save(1, state, HISTORY)
     assert [int(leaf) for leaf in kept.restore(state)[1]] == list(range(120))
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"a": jnp.zeros(3)},
-        {"a": jnp.zeros((2, 3)), "b": jnp.zeros(())},
-        {"a": jnp.zeros((3, 2)), "b": jnp.zeros(4)},
-        {"a": jnp.zeros((2, 3)), "b": jnp.zeros(4), "c": jnp.zeros(())},
-    ],
-)
-def test_resumable_refuses_another_structure(tmp_path, other):
-    kept = Resumable(tmp_path)
-    state = {"a": jnp.ones((2, 3)), "b": jnp.ones(4)}
+def test_resumable_refuses_another_structure(tmp_path):
+    kept, state = Resumable(tmp_path), {"a": np.ones((2, 3), "f"), "b": np.ones(4, "f")}
     kept.save(1, state, HISTORY)
-    with pytest.raises(InputError, match=r"saved by another iteration\. Delete it"):
-        kept.restore(other)
+    for other in (
+        {"a": np.zeros(3)},
+        {"a": np.zeros((2, 3)), "b": np.zeros(())},
+        {"a": np.zeros((3, 2)), "b": np.zeros(4)},
+        {"a": np.zeros((2, 3)), "b": np.zeros(4), "c": np.zeros(())},
+    ):
+        with pytest.raises(InputError, match="latest was saved by another iteration"):
+            kept.restore(other)
     same(kept.restore(state)[1], state)
 
 
@@ -309,7 +310,7 @@ def test_resumable_refuses_a_checkpoint_that_is_no_iteration(tmp_path):
 
 @broken
 def test_resumable_never_starts_over_in_silence(collected, tmp_path):
-    kept, state = Resumable(tmp_path), {"a": jnp.ones((2, 3))}
+    kept, state = Resumable(tmp_path), {"a": np.ones((2, 3), "f")}
     kept.save(5, state, HISTORY)
     shutil.copytree(kept.path, tmp_path / "copy")
     (kept.path / "_CHECKPOINT_METADATA").write_bytes(b"")
@@ -323,7 +324,7 @@ def test_resumable_never_starts_over_in_silence(collected, tmp_path):
 
 
 def test_resumable_finds_what_a_kill_between_two_moves_left(tmp_path):
-    kept, state = Resumable(tmp_path), {"a": jnp.ones((2, 3))}
+    kept, state = Resumable(tmp_path), {"a": np.ones((2, 3), "f")}
     kept.save(5, state, HISTORY)
     os.replace(kept.path, tmp_path / ".latest.old")
     assert kept.restore(state)[0] == 5

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from command_line import run
 
 import mcjax
 from mcjax import cli
@@ -17,13 +19,6 @@ from mcjax.cli import main
 from mcjax.commands.quickstart import Quickstart
 
 COMMANDS = ("quickstart", "train", "match", "connect", "evaluate", "merge", "report")
-
-
-def run(*arguments):
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as leaving:
-        return leaving.code
 
 
 def helped(capsys, command):
@@ -118,12 +113,22 @@ def test_experiments_say_what_went_wrong_in_the_same_way(capsys):
     assert capsys.readouterr().err.startswith("benchmark: interrupted")
 
 
-def test_an_interrupt_that_was_swallowed_comes_again():
+@pytest.fixture
+def _heard():
+    """A Ctrl-C is heard here, also where a shell has put the tests into the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heard")
+def test_an_interrupt_that_was_swallowed_comes_again(monkeypatch):
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it comes while one waits
         cli._silent(SimpleNamespace(exc_type=KeyboardInterrupt))
-        time.sleep(5)
+        for _ in range(6000):
+            time.sleep(0.01)
+    monkeypatch.setattr(cli.threading, "Timer", None)
     cli._silent(SimpleNamespace(exc_type=ValueError))
-    time.sleep(0.2)
 
 
 def test_what_is_a_bug_is_not_hidden(monkeypatch):
@@ -158,16 +163,11 @@ def test_a_reader_that_has_gone_is_no_failure():
     assert err == b""
 
 
-@pytest.fixture(scope="module")
-def bars(tmp_path_factory, tiny_data):
-    path = tmp_path_factory.mktemp("cli") / "bars.npz"
-    names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
-    np.savez(path, **{name: getattr(tiny_data, name) for name in names})
-    return path
-
-
 @pytest.mark.slow
-def test_the_whole_of_it_in_processes_of_its_own(bars, tmp_path, capsys, monkeypatch):
+def test_the_whole_of_it_in_processes_of_its_own(tiny_data, tmp_path, capsys, monkeypatch):
+    names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
+    np.savez(tmp_path / "bars.npz", **{name: getattr(tiny_data, name) for name in names})
+
     def ok(*arguments):
         done = in_a_process(*arguments, stdout=subprocess.PIPE, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -176,7 +176,7 @@ def test_the_whole_of_it_in_processes_of_its_own(bars, tmp_path, capsys, monkeyp
         return done.stdout
 
     small = ("--model", "mlp", "--widths", 6, 5, "--epochs", 2, "--batch-size", 16)
-    ok("train", "--data", bars, *small, "--out", "t")
+    ok("train", "--data", "bars.npz", *small, "--out", "t")
     assert "correlation before" in ok("match", "t/0", "t/1", "--out", "m")
     fit = ("--epochs", 2, "--batch-size", 16, "--points", 5)
     out = ok("connect", "t/0", "t/1", *fit, "--permutation", "m/permutation.npz", "--out", "c")

@@ -1,5 +1,7 @@
-"""The README's Python runs as it stands."""
+"""The README's Python runs as it stands, and what it names is there."""
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -39,8 +41,35 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     assert scope["model"].spec.groups == ("Conv_0", "Dense_0")
 
 
+def named(node):
+    """`a.b.c` of a chain of attributes, or None."""
+    if isinstance(node, ast.Attribute) and (of := named(node.value)):
+        return f"{of}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def found(name):
+    """What `mcjax.a.b` is."""
+    what = mcjax
+    for part in name.split(".")[1:]:
+        what = getattr(what, part)
+    return what
+
+
+def test_names_and_arguments_of_every_block_are_those_of_the_library():
+    calls = 0
+    for node in (node for block in BLOCKS for node in ast.walk(ast.parse(block))):
+        if isinstance(node, ast.Attribute) and (name := named(node) or "").startswith("mcjax."):
+            found(name)
+        if isinstance(node, ast.Call) and (name := named(node.func) or "").startswith("mcjax."):
+            arguments = {keyword.arg: None for keyword in node.keywords}
+            inspect.signature(found(name)).bind(*node.args, **arguments)
+            calls += 1
+    assert calls > 30
+
+
 def test_pictures_and_files_that_it_names_exist():
-    named = re.findall(r"\]\(([\w/.-]+)\)", README)
-    assert named
-    for path in named:
+    paths = re.findall(r"\]\(([\w/.-]+)\)", README)
+    assert paths
+    for path in paths:
         assert (Path(__file__).parents[1] / path).exists(), path

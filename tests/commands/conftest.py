@@ -1,10 +1,10 @@
-"""Data and trained networks that the tests of several commands share."""
+"""Data, trained networks and curves that the tests of several commands share; tests leave them as they are."""
 
 import gc
 
 import numpy as np
 import pytest
-from command_line import SMALL, run
+from command_line import CURVES, FIT, SMALL, run
 
 
 @pytest.fixture
@@ -24,8 +24,41 @@ def bars(tmp_path_factory, tiny_data):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, bars):
-    """A run of two networks; tests leave it as it is."""
+def train(bars):
+    """The command that makes `trained`, but for its folder."""
+    return ("train", "--data", bars, *SMALL)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, train):
+    """A run of two networks."""
     folder = tmp_path_factory.mktemp("commands") / "trained"
-    assert run("train", "--data", bars, *SMALL, "--out", folder) == 0
+    assert run(*train, "--out", folder) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def ends(trained):
+    """The two networks of `trained`."""
+    return (trained / "0", trained / "1")
+
+
+@pytest.fixture(scope="session")
+def matched(trained, ends):
+    """The run of `mcjax match` of the two networks."""
+    assert run("match", *ends, "--out", trained.parent / "matched") == 0
+    return trained.parent / "matched"
+
+
+@pytest.fixture(scope="session")
+def connected(trained, ends):
+    """The run of each of CURVES, made when it is first asked for."""
+    made = {}
+
+    def connect(name):
+        if name not in made:
+            made[name] = trained.parent / name.replace(" ", "_")
+            assert run("connect", *ends, *FIT, *CURVES[name], "--out", made[name]) == 0
+        return made[name]
+
+    return connect
