@@ -35,6 +35,17 @@ def config(**changes):
     return StringConfig(**{**CONFIG, **changes})
 
 
+def heights(loss, string, points=2001):
+    """The highest value on a grid over every segment of a string: loss in numpy, of points along the last axis."""
+    knots, ts = np.asarray(string.knots["point"], np.float64), np.linspace(0, 1, points)[:, None, None]
+    return loss((1 - ts) * knots[:-1] + ts * knots[1:]).max(0)
+
+
+def ring(points):
+    """The loss of `RING`, in numpy."""
+    return np.square(np.square(points).sum(-1) - 1)
+
+
 BOWL = landscape(lambda point: point, 2)
 # Zero on the unit circle.
 RING = landscape(lambda point: (jnp.sum(point**2) - 1)[None], 2)

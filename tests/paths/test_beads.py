@@ -2,28 +2,27 @@
 
 import math
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from valleys import BOWL, RING, at, config
+from variables import drawn
 
-from mcjax import StringConfig, evaluate, models, trees
+from mcjax import StringConfig, evaluate, trees
 from mcjax.paths.beads import Bead, BeadStep, Neighbours, off_plane, train_beads
 
 
-def drawn(seed):
+def tree(seed):
     rng = np.random.default_rng(seed)
     return {"a": rng.normal(size=(3, 2)), "b": rng.normal(size=4)}
 
 
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+def flat(leaves):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(leaves)])
 
 
 def test_the_plane_is_equidistant_from_both_neighbours():
-    before, after, theta = drawn(0), drawn(1), drawn(2)
+    before, after, theta = tree(0), tree(1), tree(2)
     with jax.enable_x64(True):
         off, normal = off_plane(Neighbours(before, after), theta)
         step = BeadStep(BOWL[0], config(), 1, 0.0, math.inf)
@@ -47,8 +46,8 @@ def test_the_plane_is_equidistant_from_both_neighbours():
 
 def test_the_plane_moves_with_the_networks():
     # As printed, with (a - b) / 2 for the midpoint, it would not.
-    shift = drawn(3)
-    parts = [drawn(i) for i in range(3)]
+    shift = tree(3)
+    parts = [tree(i) for i in range(3)]
     with jax.enable_x64(True):
         off, _ = off_plane(Neighbours(parts[0], parts[1]), parts[2])
         moved = [jax.tree.map(np.add, part, shift) for part in parts]
@@ -58,7 +57,7 @@ def test_the_plane_moves_with_the_networks():
 
 @pytest.mark.parametrize(("zeta", "kappa"), [(0.7, 0.0), (0.0, 1.3), (0.4, 2.0)])
 def test_the_pull_against_numpy_and_its_gradient_against_finite_differences(zeta, kappa):
-    before, after, theta = drawn(0), drawn(1), drawn(2)
+    before, after, theta = tree(0), tree(1), tree(2)
     step = BeadStep(BOWL[0], config(), 1, zeta, kappa)
     with jax.enable_x64(True):
         context = Neighbours(before, after, 1.0)
@@ -79,8 +78,9 @@ def test_the_pull_against_numpy_and_its_gradient_against_finite_differences(zeta
 def test_a_bead_on_its_neighbour_has_a_finite_gradient():
     step = BeadStep(BOWL[0], config(), 1, 1.0, 1.0)
     one = at(0.3, -0.2)
+    slope = jax.jit(jax.grad(lambda params, context: step.pull(context, params)))
     for context in (Neighbours(one, at(1, 1)), Neighbours(one, one)):
-        assert np.isfinite(flat(jax.grad(lambda params, context=context: step.pull(context, params))(one))).all()
+        assert np.isfinite(flat(slope(one, context))).all()
 
 
 def beads(*starts, target, keys=None):
@@ -137,20 +137,12 @@ def test_no_beads():
     assert train_beads(*RING, config(), []) == []
 
 
-class Normed(nn.Module):
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x.reshape(len(x), -1)))
-        return nn.Dense(3)(nn.relu(x))
-
-
-def test_batch_statistics_follow(tiny_data, key):
-    model = models.from_flax(Normed(), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32))
-    theta = jax.tree.map(np.asarray, model.init(key))
+def test_batch_statistics_follow(tiny_data, key, normed):
+    theta = jax.tree.map(np.float32, drawn(normed))
     settings = StringConfig(epochs=2, batch_size=40, learning_rate=0.01, images=40, calibration_images=40)
-    (trained,) = train_beads(model, jax.device_put(tiny_data), settings, [Bead(theta, theta, theta, key, 0.5)])
+    (trained,) = train_beads(normed, jax.device_put(tiny_data), settings, [Bead(theta, theta, theta, key, 1e-9)])
     moved = trees.norm(trees.subtract(trained.theta["batch_stats"], theta["batch_stats"]))
     assert float(moved) > 0
     # By statistics of the data, not by the running ones.
-    assert trained.value == pytest.approx(float(settings.criterion(model, trained.theta, tiny_data)), rel=1e-5)
-    assert trained.value != pytest.approx(float(evaluate(model, trained.theta, tiny_data)[0].loss), rel=1e-3)
+    assert trained.value == pytest.approx(float(settings.criterion(normed, trained.theta, tiny_data)), rel=1e-5)
+    assert trained.value != pytest.approx(float(evaluate(normed, trained.theta, tiny_data)[0].loss), rel=1e-3)

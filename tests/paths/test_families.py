@@ -5,7 +5,8 @@ import math
 import jax
 import numpy as np
 import pytest
-from valleys import RING, WELLS, at, config
+from refusals import says
+from valleys import RING, WELLS, at, config, heights, ring
 
 from mcjax import InputError, StringConfig, evaluate_path, evolve_string, trees
 from mcjax.paths import families
@@ -18,12 +19,12 @@ ENDS = (at(2, 0.5), at(-1.9, 0.2))
 @pytest.mark.parametrize("changes", [{}, {"kappa": math.inf}, {"zeta": 0.01}], ids=["free", "in planes", "springs"])
 def test_a_string_falls_into_a_ring(key, changes):
     model, data = RING
-    family = evolve_string(key, model, data, 0.01, *ENDS, config=config(steps_per_epoch=2, **changes), fall=0.6)
+    family = evolve_string(key, model, data, 0.01, *ENDS, config=config(steps_per_epoch=2, **changes), fall=0.4)
     string = family.string
     assert string.connected
     # From the height of the straight line, by the same factor, to the threshold.
     assert family.levels[0] > 10
-    np.testing.assert_allclose(family.levels[1:-1] / family.levels[:-2], 0.6, rtol=1e-5)
+    np.testing.assert_allclose(family.levels[1:-1] / family.levels[:-2], 0.4, rtol=1e-5)
     np.testing.assert_allclose(family.levels[-1], 0.01, rtol=1e-6)
     assert (np.diff(family.beads) >= 0).all()
     assert family.beads[-1] == string.beads > 5
@@ -31,8 +32,10 @@ def test_a_string_falls_into_a_ring(key, changes):
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, atol=0.06)
     angles = np.unwrap(np.arctan2(points[:, 1], points[:, 0]))
     np.testing.assert_allclose(string.length, abs(angles[-1] - angles[0]), rtol=0.06)
-    metrics = evaluate_path(model, string.path, data, 401)
-    assert metrics.train_loss.max() <= 0.01 * 1.01
+    highest = heights(ring, string)
+    assert highest.max() <= 0.01 * 1.01
+    # What is known of every segment is of it as it became.
+    assert (string.heights <= highest * 1.001 + 1e-6).all()
 
 
 def test_a_wall_shows_as_the_level_that_is_not_passed(key):
@@ -46,14 +49,14 @@ def test_a_wall_shows_as_the_level_that_is_not_passed(key):
 
 
 def test_from_fresh_networks(key, tiny_data, tiny_model):
-    settings = StringConfig(epochs=40, batch_size=40, steps_per_epoch=3, learning_rate=0.01, chunk=4, kappa=1.0)
-    family = evolve_string(key, tiny_model, tiny_data, 0.6, config=settings)
+    settings = StringConfig(epochs=40, batch_size=40, steps_per_epoch=3, learning_rate=0.01, chunk=4)
+    family = evolve_string(key, tiny_model, tiny_data, 0.7, config=settings, fall=0.6)
     assert family.string.connected
     metrics = evaluate_path(tiny_model, family.string.path, tiny_data, 61)
-    assert metrics.train_loss.max() <= 0.6 * 1.01
+    assert metrics.train_loss.max() <= 0.7 * 1.01
     assert family.levels[0] > 0.9
     # The ends are networks of the keys, trained.
-    assert trees.shapes(trees.index(family.string.knots, 0)) == trees.shapes(tiny_model.init(key))
+    assert trees.shapes(trees.index(family.string.knots, 0)) == trees.shapes(jax.eval_shape(tiny_model.init, key))
 
 
 class Stop(BaseException):
@@ -92,13 +95,13 @@ def test_a_string_that_is_low_from_the_start(key):
     np.testing.assert_allclose(family.levels, [0.25], rtol=1e-5)
 
 
-def test_what_cannot_be_evolved(key, tiny_data, tiny_model):
-    model, data = RING
-    with pytest.raises(InputError, match="are the same network"):
-        evolve_string(key, model, data, 0.1, ENDS[0], ENDS[0], config=config())
-    for threshold, fall in ((0.0, 0.8), (math.nan, 0.8), ("0.1", 0.8), (True, 0.8), (0.1, 1.0), (0.1, 0.0)):
-        with pytest.raises(InputError, match="expected a positive threshold, and fall between 0 and 1"):
-            evolve_string(key, model, data, threshold, *ENDS, config=config(), fall=fall)
+def test_what_cannot_be_evolved(key):
     pair = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), ENDS[0])
-    with pytest.raises(InputError, match="got ends with a leading axis, expected one network each"):
-        evolve_string(key, model, data, 0.1, pair, pair, config=config())
+    for threshold, fall, ends, *named in (
+        (0.1, 0.8, (ENDS[0], ENDS[0]), "the same network"),
+        (0.1, 0.8, (pair, pair), "leading axis"),
+        *((value, 0.8, ENDS, f"threshold={value!r}") for value in (0.0, math.nan, "0.1", True)),
+        *((0.1, value, ENDS, f"fall={value}") for value in (1.0, 0.0)),
+    ):
+        with says(InputError, *named):
+            evolve_string(key, *RING, threshold, *ends, config=config(), fall=fall)

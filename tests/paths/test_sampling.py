@@ -85,6 +85,15 @@ def test_a_bead_is_displaced_by_a_share_of_the_segment(key):
     np.testing.assert_allclose(np.abs(held), [0, 0.2], atol=1e-6)
     again = new_bead(work(noise=0.1), one, 0, 0.5)
     np.testing.assert_array_equal(again.theta["point"], found[0])
+    # Another way at every depth and on every segment, by another key.
+    one.depth = 1
+    deeper = new_bead(work(noise=0.1), one, 0, 0.5)
+    one.insert([0], [at(0, 0)], [1.0])
+    beside = [new_bead(work(noise=0.1), one, i, 0.5) for i in (0, 1)]
+    ways = [bead.theta["point"] - (bead.before["point"] + bead.after["point"]) / 2 for bead in (again, deeper, *beside)]
+    ways = np.stack([way / np.linalg.norm(way) for way in ways])
+    assert (np.abs(ways @ ways.T - np.eye(4)) < 0.999).all()
+    assert len({jax.random.key_data(bead.key).tobytes() for bead in (again, deeper, *beside)}) == 4
 
 
 def test_beads_that_are_low_enough_are_not_trained(key, monkeypatch):
