@@ -18,7 +18,7 @@ class Npz:
 
     @staticmethod
     def metadata(path):
-        with np.load(path / "leaves.npz") as file:
+        with open(path / "leaves.npz", "rb") as stream, np.load(stream) as file:
             leaves = {name: file[name] for name in file.files}
         about = {"about": str(leaves.pop("about"))}
         return SimpleNamespace(metadata=trees.nest(leaves), custom_metadata=about)

@@ -109,11 +109,13 @@ def fit_pam(
     return PamFit(**fitted(pairs, curve, now.curve.theta_c, now.P), history=pairs.out(history), **pairs.out(reported))
 
 
+@jax.jit
+@jax.vmap
 def _equal(a: trees.Tree, b: trees.Tree) -> jax.Array:
     return jnp.stack(jax.tree.leaves(jax.tree.map(lambda x, y: (x == y).all(), a, b))).all()
 
 
 def _check_different(model: Model, pairs: Pairs) -> None:
     ends = (trees.params(pairs.theta_1), trees.params(permute_pairs(model, pairs.P, pairs.theta_2)))
-    if np.asarray(jax.jit(jax.vmap(_equal))(*ends)).any():
+    if np.asarray(_equal(*ends)).any():
         raise InputError("theta_1 and P theta_2 are the same network: expected two different ones to join.")

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from moments import Npz, at_every_line, contents, half_written, put
 
 from mcjax import checkpoint, report, trees
 from mcjax.errors import InputError, RunError
@@ -50,26 +51,6 @@ def fit(folder, step=step, progress=False):
     return run.results
 
 
-class Npz:
-    """In place of Orbax, a hundredth of its time: a checkpoint is a folder with one file."""
-
-    @staticmethod
-    def save(path, tree, custom_metadata):
-        path.mkdir()
-        np.savez(path / "leaves.npz", about=custom_metadata["about"], **trees.flatten(tree))
-
-    @staticmethod
-    def metadata(path):
-        with open(path / "leaves.npz", "rb") as stream, np.load(stream) as file:
-            leaves = {name: file[name] for name in file.files}
-        about = {"about": str(leaves.pop("about"))}
-        return SimpleNamespace(metadata=trees.nest(leaves), custom_metadata=about)
-
-    @staticmethod
-    def load(path, target):
-        return Npz.metadata(path).metadata
-
-
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(checkpoint, "_orbax", lambda: Npz)
@@ -81,12 +62,6 @@ def whole(tmp_path, quick):
     """The contents of a run that nothing broke off."""
     fit(tmp_path / "whole")
     return contents(tmp_path / "whole")
-
-
-def contents(folder, hidden=False):
-    """Every file of a folder, by its path, as bytes; its folders are None."""
-    paths = [path for path in sorted(folder.rglob("*")) if hidden or "/." not in str(path.relative_to(folder.parent))]
-    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in paths}
 
 
 def lines_of(folder):
@@ -112,23 +87,8 @@ def test_an_unbroken_run_is_the_plain_loop(tmp_path, whole):
     assert kept["history"]["loss"].dtype == np.float32
 
 
-def at_every_line(call, moment, *more):
-    """Call `moment` before every line that `call` runs in the modules of a run (and `more` modules)."""
-    files = {module.__file__ for module in (recorder, report, checkpoint, *more)}
-
-    def trace(frame, event, _):
-        if frame.f_code.co_filename not in files:
-            return None
-        if event == "line":
-            moment()
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        return call()
-    finally:
-        sys.settrace(before)
+RUN = (recorder, report, checkpoint)
+"""The modules that a run is kept by."""
 
 
 def interrupted(folder, after):
@@ -140,7 +100,7 @@ def interrupted(folder, after):
             raise KeyboardInterrupt
 
     try:
-        at_every_line(lambda: fit(folder), moment)
+        at_every_line(lambda: fit(folder), moment, *RUN)
     except KeyboardInterrupt:
         return True
     return False
@@ -199,20 +159,6 @@ def test_what_is_complete_is_kept(tmp_path, whole, monkeypatch, save_every):
         assert contents(folder) == whole
 
 
-def half_written(before, after):
-    """What is on the disk while a file is written that is not moved into its place: half of what is new in it."""
-    for name, new in after.items():
-        old = before.get(name) or b""
-        if new and new != old and (name == "metrics.jsonl" or ".new" in name):
-            grown = len(old) if new.startswith(old) else 0
-            yield {**after, name: new[: grown + (len(new) - grown) // 2]}
-
-
-def put(folder, files):
-    for name, content in {"": None, **files}.items():
-        (folder / name).mkdir(parents=True) if content is None else (folder / name).write_bytes(content)
-
-
 def test_killed_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole):
     # What a kill leaves is what is on the disk at that moment.
     moments = [{}]
@@ -221,7 +167,7 @@ def test_killed_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole):
         if (tmp_path / "seen").exists() and (there := contents(tmp_path / "seen", hidden=True)) != moments[-1]:
             moments.append(there)
 
-    at_every_line(lambda: fit(tmp_path / "seen"), look, shutil)
+    at_every_line(lambda: fit(tmp_path / "seen"), look, *RUN, shutil)
     halves = [half for before, after in itertools.pairwise(moments) for half in half_written(before, after)]
     assert len(moments) > 20
     assert len(halves) >= 8
@@ -414,7 +360,8 @@ test_recorder.fit(sys.argv[1], killed)
 
 
 def test_a_killed_process_with_checkpoints_of_orbax(tmp_path):
-    paths = [str(Path(__file__).parent), str(Path(checkpoint.__file__).parents[1])]
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), str(Path(checkpoint.__file__).parents[1])]
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "run"), *paths], timeout=300)
     assert done.returncode == -signal.SIGKILL
     assert epoch_kept(tmp_path / "run") == 2
