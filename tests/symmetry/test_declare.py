@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from refusals import says
 
 from mcjax import Axis, PermutationSpec, SpecError
 from mcjax.symmetry import declare
@@ -47,7 +48,7 @@ def test_residual_block(projection):
 
 
 def test_a_block_without_projection_is_one_trunk():
-    with pytest.raises(SpecError, match=r"B: a block without projection .* got groups 'in' and 'out'"):
+    with says(SpecError, "B: ", "'in' and 'out'"):
         declare.residual_block("B", "in", "mid", "out", projection=False)
 
 
@@ -60,7 +61,7 @@ def test_join():
             "params/b/bias": (None,),
         }
     )
-    with pytest.raises(SpecError, match=r"declared twice: params/a/bias, params/a/kernel"):
+    with says(SpecError, "params/a/bias, params/a/kernel"):
         declare.join(declare.dense("a", None, "g"), declare.dense("a", "g", None))
 
 

@@ -3,7 +3,7 @@
 import inspect
 import sys
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, product
 from math import prod
 
 import numpy as np
@@ -19,10 +19,10 @@ def one_after_the_other(parts):
     return np.concatenate([start + part for start, part in zip(starts, parts, strict=False)])
 
 
-def moved(factors, product, seed):
+def moved(factors, axis, seed):
     # Where each position of an axis comes from, when every class of free factors has a permutation of its own.
     at = np.zeros(1, int)
-    for term in factors.expand(product):
+    for term in factors.expand(axis):
         if isinstance(term, Sum):
             inner = one_after_the_other([moved(factors, part, seed) for part in term.parts])
         elif factors.reason(term) is not None:
@@ -47,12 +47,16 @@ def build(factors, described, origin=None):
     return sum((build(factors, term, origin) for term in described), ())
 
 
-def form(factors, product):
+def form(factors, axis):
     terms = tuple(
         [form(factors, part) for part in term.parts] if isinstance(term, Sum) else factors.length((term,))
-        for term in factors.expand(product)
+        for term in factors.expand(axis)
     )
     return terms[0] if len(terms) == 1 else terms or 1
+
+
+def origins(factors, product):
+    return [factors.origin(atom) for atom in factors.atoms(product)]
 
 
 def classes(factors, product):
@@ -189,37 +193,59 @@ def test_sums_meet_in_their_common_refinement(one, other):
     assert classes(factors, p) == classes(factors, q)
 
 
-@pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
+def unified(one, other):
+    """Two axes after they were unified, one with the other and the other with one, with origins and without."""
+    for swapped, of in product((False, True), ((None, None), (1, 2))):
+        factors = Factors()
+        p, q = build(factors, one, of[0]), build(factors, other, of[1])
+        factors.unify(*((q, p) if swapped else (p, q)))
+        assert set(origins(factors, p)) <= {of[0]}
+        assert set(origins(factors, q)) <= {of[1]}
+        assert_moved_alike(factors, p, q)
+        yield factors, p, q
+
+
 @pytest.mark.parametrize(
-    ("one", "other", "both"),
+    ("one", "other", "first", "second"),
     [
-        (1, 1, 1),
-        (12, 12, 12),
-        (3136, (7, 7, 64), (7, 7, 64)),
-        ((49, 64), (7, 448), (7, 7, 64)),
-        ((2, 6), (4, 3), (2, 2, 3)),
-        ([3, 5], 8, [3, 5]),
-        ([3, 5], [3, 5], [3, 5]),
-        ([3, 5], [4, 4], [3, 1, 4]),
-        ([2, [3, 4]], 9, [2, 3, 4]),
-        ([1, 1, 1, 2], 5, [1, 1, 1, 2]),
-        (([3, 5], 4), 32, ([3, 5], 4)),
-        ((4, [3, 5]), (2, 16), (2, 2, [3, 5])),
-        ([(3, 4), (5, 4)], [12, 20], [(3, 4), (5, 4)]),
+        *(
+            (one, other, both, both)
+            for one, other, both in (
+                (1, 1, 1),
+                (12, 12, 12),
+                (12, (3, 4), (3, 4)),
+                (12, (2, 2, 3), (2, 2, 3)),
+                (12, [5, 7], [5, 7]),
+                (12, [(2, 3), 6], [(2, 3), 6]),
+                (12, ([1, 2], 4), ([1, 2], 4)),
+                (3136, (7, 7, 64), (7, 7, 64)),
+                ((49, 64), (7, 448), (7, 7, 64)),
+                ((2, 6), (4, 3), (2, 2, 3)),
+                ([3, 5], 8, [3, 5]),
+                ([3, 5], [3, 5], [3, 5]),
+                ([3, 5], [4, 4], [3, 1, 4]),
+                ([2, [3, 4]], 9, [2, 3, 4]),
+                ([1, 1, 1, 2], 5, [1, 1, 1, 2]),
+                (([3, 5], 4), 32, ([3, 5], 4)),
+                ((4, [3, 5]), (2, 16), (2, 2, [3, 5])),
+                ([(3, 4), (5, 4)], [12, 20], [(3, 4), (5, 4)]),
+            )
+        ),
+        ([(3, 4), (5, 4)], (8, 4), [(3, 4), (5, 4)], ([3, 5], 4)),
+        ([(3, 4), 4], [4, 12], [([1, 2], 4), 4], [4, (2, 4), 4]),
+        ([6, 6], (2, 6), [6, 6], ([1, 1], 6)),
+        (([4, 4], 3), (2, 4, 3), ([4, 4], 3), ([1, 1], 4, 3)),
     ],
     ids=str,
 )
-def test_two_axes_become_one(one, other, both, swapped):
-    factors = Factors()
-    p, q = build(factors, one), build(factors, other)
-    factors.unify(*((q, p) if swapped else (p, q)))
-    assert form(factors, p) == form(factors, q) == both
-    assert classes(factors, p) == classes(factors, q)
-    assert all(factors.reason(atom) is None for atom in factors.atoms(p))
-    assert_moved_alike(factors, p, q)
+def test_two_axes_become_one(one, other, first, second):
+    for factors, p, q in unified(one, other):
+        assert (form(factors, p), form(factors, q)) == (first, second)
+        assert all(factors.reason(atom) is None for side in (p, q) for atom in factors.atoms(side))
+        assert set(classes(factors, p)) == set(classes(factors, q))
+        assert first != second or classes(factors, p) == classes(factors, q)
 
 
-@pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -232,14 +258,12 @@ def test_two_axes_become_one(one, other, both, swapped):
     ],
     ids=str,
 )
-def test_what_does_not_line_up_is_pinned(one, other, swapped):
-    factors = Factors()
-    p, q = build(factors, one), build(factors, other)
-    factors.unify(*((q, p) if swapped else (p, q)))
-    for side in (p, q):
-        assert factors.pinned(side)
-        assert factors.why(side) == MISALIGNED
-        np.testing.assert_array_equal(moved(factors, side, 0), np.arange(factors.length(side)))
+def test_what_does_not_line_up_is_pinned(one, other):
+    for factors, p, q in unified(one, other):
+        for side in (p, q):
+            assert factors.pinned(side)
+            assert factors.why(side) == MISALIGNED
+            np.testing.assert_array_equal(moved(factors, side, 0), np.arange(factors.length(side)))
 
 
 def test_what_lines_up_again_behind_it_stays_free():
@@ -249,25 +273,6 @@ def test_what_lines_up_again_behind_it_stays_free():
     for side in (p, q):
         assert factors.pinned(side[:2])
         assert factors.reason(side[2]) is None
-    assert_moved_alike(factors, p, q)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "first", "second"),
-    [
-        ([(3, 4), (5, 4)], (8, 4), [(3, 4), (5, 4)], ([3, 5], 4)),
-        ([(3, 4), 4], [4, 12], [([1, 2], 4), 4], [4, (2, 4), 4]),
-        ([6, 6], (2, 6), [6, 6], ([1, 1], 6)),
-        (([4, 4], 3), (2, 4, 3), ([4, 4], 3), ([1, 1], 4, 3)),
-    ],
-)
-def test_one_axis_in_two_forms(one, other, first, second):
-    factors = Factors()
-    p, q = build(factors, one), build(factors, other)
-    factors.unify(p, q)
-    assert (form(factors, p), form(factors, q)) == (first, second)
-    assert all(factors.reason(atom) is None for atom in [*factors.atoms(p), *factors.atoms(q)])
-    assert set(classes(factors, p)) == set(classes(factors, q))
     assert_moved_alike(factors, p, q)
 
 
@@ -363,20 +368,20 @@ def test_one_pinned_side_pins_the_other(described, other):
     assert all(factors.reason(atom) == "pinned" for atom in [*factors.atoms(p), *factors.atoms(q)])
 
 
-@pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
 @pytest.mark.parametrize("other", [(6, 5), 30, (2, 15), (2, 3, 5), ([2, 4], 5), [10, 20]], ids=str)
-def test_only_the_factor_that_is_pinned_stays(other, swapped):
-    factors = Factors()
-    pinned, free = factors.new(6, "positions matter"), factors.new(5)
-    p, q = pinned + free, build(factors, other)
-    factors.unify(*((q, p) if swapped else (p, q)))
-    assert_moved_alike(factors, p, q)
-    assert factors.reason(free[0]) is None
-    for side in (p, q):
-        at = moved(factors, side, 0).reshape(6, 5)
-        np.testing.assert_array_equal(at // 5, np.tile(np.arange(6)[:, None], 5))
-        assert (at[0] != np.arange(5)).any()
-        assert set(map(factors.reason, factors.atoms(side))) == {"positions matter", None}
+def test_only_the_factor_that_is_pinned_stays(other):
+    for swapped in (False, True):
+        factors = Factors()
+        pinned, free = factors.new(6, "positions matter"), factors.new(5)
+        p, q = pinned + free, build(factors, other)
+        factors.unify(*((q, p) if swapped else (p, q)))
+        assert_moved_alike(factors, p, q)
+        assert factors.reason(free[0]) is None
+        for side in (p, q):
+            at = moved(factors, side, 0).reshape(6, 5)
+            np.testing.assert_array_equal(at // 5, np.tile(np.arange(6)[:, None], 5))
+            assert (at[0] != np.arange(5)).any()
+            assert set(map(factors.reason, factors.atoms(side))) == {"positions matter", None}
 
 
 def test_pieces_of_what_is_partly_pinned():
@@ -402,21 +407,6 @@ def test_length_one_has_no_factors():
     row = factors.concatenate([(), (), ()])
     assert factors.length(row) == 3
     assert factors.pinned(row)
-
-
-def origins(factors, product):
-    return [factors.origin(atom) for atom in factors.atoms(product)]
-
-
-@pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
-@pytest.mark.parametrize("other", [12, (3, 4), (2, 2, 3), [5, 7], [(2, 3), 6], ([1, 2], 4)], ids=str)
-def test_split_factors_of_both_sides_keep_their_origin(other, swapped):
-    factors = Factors()
-    p, q = factors.new(12, origin=1), build(factors, other, origin=2)
-    factors.unify(*((q, p) if swapped else (p, q)))
-    assert set(origins(factors, p)) == {1}
-    assert set(origins(factors, q)) == {2}
-    assert classes(factors, p) == classes(factors, q)
 
 
 def test_origins_of_an_axis_split_twice():

@@ -1,7 +1,9 @@
 """The check of a symmetry: silent for a right spec, and it names what a wrong one gets wrong."""
 
+import re
 from types import SimpleNamespace
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,31 +61,38 @@ def theta():
 X = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_right_spec_passes(theta, seed):
+def test_a_right_spec_passes(theta):
     before = jax.tree.map(np.copy, theta)
-    assert check_invariance(network(), theta, X, jax.random.key(seed)) is None
-    jax.tree.map(np.testing.assert_array_equal, theta, before)
+    for seed in range(3):
+        assert check_invariance(network(), theta, X, jax.random.key(seed)) is None
+    chex.assert_trees_all_equal(theta, before)
     assert jnp.zeros(()).dtype == jnp.float32
 
 
+def accused(model, theta, x, key):
+    """What a spec does to each group, by what the error says."""
+    with pytest.raises(SpecError) as caught:
+        check_invariance(model, theta, x, key)
+    return dict(re.findall(r"permuting '(\w+)' (.*)", str(caught.value)))
+
+
 @pytest.mark.parametrize(
-    ("leaf", "axes", "group", "other"),
+    ("leaf", "axes", "group"),
     [
-        ("params/one/bias", (None,), "one", "two"),
-        ("params/norm/scale", None, "one", "two"),
-        ("batch_stats/norm/mean", (None,), "one", "two"),
-        ("batch_stats/norm/var", (None,), "one", "two"),
-        ("params/one/kernel", (None, None), "one", "two"),
-        ("params/two/kernel", (None, "two"), "one", "two"),
-        ("params/two/bias", (None,), "two", "one"),
-        ("params/out/kernel", (None, None), "two", "one"),
+        ("params/one/bias", (None,), "one"),
+        ("params/norm/scale", None, "one"),
+        ("batch_stats/norm/mean", (None,), "one"),
+        ("batch_stats/norm/var", (None,), "one"),
+        ("params/one/kernel", (None, None), "one"),
+        ("params/two/kernel", (None, "two"), "one"),
+        ("params/two/bias", (None,), "two"),
+        ("params/out/kernel", (None, None), "two"),
     ],
 )
-def test_a_forgotten_axis_is_found_and_its_group_named(theta, leaf, axes, group, other, key):
-    with pytest.raises(SpecError, match=f"permuting '{group}' changes the outputs") as caught:
-        check_invariance(network({leaf: axes}), theta, X, key)
-    assert f"permuting '{other}'" not in str(caught.value)
+def test_a_forgotten_axis_is_found_and_its_group_named(theta, leaf, axes, group, key):
+    found = accused(network({leaf: axes}), theta, X, key)
+    assert found.keys() == {group}
+    assert found[group].startswith("changes the outputs")
 
 
 def test_activations_in_another_order_are_found(theta, key):
@@ -91,30 +100,17 @@ def test_activations_in_another_order_are_found(theta, key):
         one, two = hidden(theta, x)
         return {"one": (one,), "two": (two, two[:, ::-1])}
 
-    message = r"permuting 'two' puts the activations of 'two' in another order"
-    with pytest.raises(SpecError, match=message) as caught:
-        check_invariance(network(activations=reordered), theta, X, key)
-    assert "changes the outputs" not in str(caught.value)
-    assert "permuting 'one'" not in str(caught.value)
+    found = accused(network(activations=reordered), theta, X, key)
+    assert found == {"two": "puts the activations of 'two' in another order"}
 
 
 def test_activations_of_swapped_groups_are_found(theta, key):
-    square = jax.tree.map(lambda leaf: leaf, theta)
-    square["params"]["two"] = {"kernel": np.eye(6, dtype=np.float32) + 0.5, "bias": np.zeros(6, np.float32)}
-    square["params"]["out"] = {"kernel": np.ones((6, 3), np.float32)}
-    with pytest.raises(SpecError, match=r"(?s)permuting 'one' puts .*permuting 'two' puts "):
-        check_invariance(
-            network(activations=lambda *args: dict(zip(("two", "one"), zip(hidden(*args)), strict=True))),
-            square,
-            X,
-            key,
-        )
-
-
-def test_variables_that_the_spec_does_not_describe_are_refused(theta, key):
-    del theta["params"]["two"]["bias"]
-    with pytest.raises(SpecError, match="params/two/bias: in the spec, missing from the variables"):
-        check_invariance(network(), theta, X, key)
+    theta["params"]["two"] = {"kernel": np.eye(6, dtype=np.float32) + 0.5, "bias": np.zeros(6, np.float32)}
+    theta["params"]["out"] = {"kernel": np.ones((6, 3), np.float32)}
+    swapped = network(activations=lambda *args: dict(zip(("two", "one"), zip(hidden(*args)), strict=True)))
+    found = accused(swapped, theta, X, key)
+    assert found.keys() == {"one", "two"}
+    assert all("another order" in why for why in found.values())
 
 
 def test_activations_of_another_width_are_found(theta, key):
@@ -122,8 +118,14 @@ def test_activations_of_another_width_are_found(theta, key):
         one, two = hidden(theta, x)
         return {"one": (one,), "two": (two[:, :2],)}
 
-    with pytest.raises(SpecError, match=r"permuting 'two' needs activations of \d+ units, and gets \[2\]"):
-        check_invariance(network(activations=narrow), theta, X, key)
+    found = accused(network(activations=narrow), theta, X, key)
+    assert found["two"] == "needs activations of 5 units, and gets [2]"
+
+
+def test_variables_that_the_spec_does_not_describe_are_refused(theta, key):
+    del theta["params"]["two"]["bias"]
+    with pytest.raises(SpecError, match="params/two/bias"):
+        check_invariance(network(), theta, X, key)
 
 
 TOKENS = np.array([[0, 3, 1], [2, 2, 4]], np.int32)
@@ -147,8 +149,9 @@ def test_integers_stay_integers(table, right, key):
     if right:
         assert check_invariance(model, theta, TOKENS, key) is None
     else:
-        with pytest.raises(SpecError, match="permuting 'units' changes the outputs and puts the activations of"):
-            check_invariance(model, theta, TOKENS, key)
+        (why,) = accused(model, theta, TOKENS, key).values()
+        assert "outputs" in why
+        assert "another order" in why
     assert seen == {(np.dtype(np.int32), np.dtype(np.float64))}
 
 
@@ -164,7 +167,7 @@ class Cell(nn.Module):
 def cell():
     x = np.random.default_rng(0).normal(size=(3, 5, 2)).astype(np.float32)
     model = models.from_flax(Cell(), x)
-    return model, model.init(jax.random.key(0)), x
+    return model, jax.jit(model.init)(jax.random.key(0)), x
 
 
 def test_a_state_of_float32_is_checked_in_float32(cell, key):
@@ -182,14 +185,12 @@ def test_a_state_of_float32_is_checked_in_float32(cell, key):
     assert model.spec.group_sizes(theta) == {group: 4}
 
 
-@pytest.mark.parametrize("gate", ["i", "f", "g", "o"])
-@pytest.mark.parametrize("way", ["h", "i"])
-def test_a_wrong_spec_is_refused_in_float32_too(cell, key, gate, way):
+@pytest.mark.parametrize("kernel", ["hi", "hf", "hg", "ho", "ii"])
+def test_a_wrong_spec_is_refused_in_float32_too(cell, key, kernel):
     model, theta, x = cell
-    (leaf,) = [leaf for leaf in model.spec.axes if leaf.endswith(f"/{way}{gate}/kernel")]
-    (group,) = model.spec.groups
+    (leaf,) = [leaf for leaf in model.spec.axes if leaf.endswith(f"/{kernel}/kernel")]
     forgotten = PermutationSpec({**model.spec.axes, leaf: (model.spec.axes[leaf][0], None)})
-    with pytest.raises(SpecError, match=f"permuting '{group}' changes the outputs"):
+    with pytest.raises(SpecError, match="changes the outputs"):
         check_invariance(model._replace(spec=forgotten), theta, x, key)
 
 
@@ -218,26 +219,23 @@ def heads():
     return {"a": rng.normal(size=(4, 20)).astype(np.float32), "b": rng.normal(size=(20, 2)).astype(np.float32)}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_two_groups_on_one_axis(heads, seed):
-    assert check_invariance(headed(), heads, X, jax.random.key(seed)) is None
+def test_two_groups_on_one_axis(heads):
+    for seed in range(3):
+        assert check_invariance(headed(), heads, X, jax.random.key(seed)) is None
 
 
 @pytest.mark.parametrize(
-    ("wrong", "group", "other"),
+    ("wrong", "group"),
     [
-        ({"b": HEADS}, "units", "heads"),
-        ({"a": UNITS}, "heads", "units"),
-        ({"b": (Axis("heads", outer=5), UNITS)}, "heads", "units"),
-        ({"b": (HEADS, Axis("units", inner=4))}, "units", "heads"),
-        ({"b": (HEADS, Axis("units", stop=5))}, "units", "heads"),
+        ({"b": HEADS}, "units"),
+        ({"a": UNITS}, "heads"),
+        ({"b": (Axis("heads", outer=5), UNITS)}, "heads"),
+        ({"b": (HEADS, Axis("units", inner=4))}, "units"),
+        ({"b": (HEADS, Axis("units", stop=5))}, "units"),
     ],
 )
-def test_of_two_groups_on_one_axis_the_wrong_one_is_named(heads, wrong, group, other, key):
-    with pytest.raises(SpecError) as caught:
-        check_invariance(headed(**wrong), heads, X, key)
-    assert f"permuting '{group}' changes the outputs" in str(caught.value)
-    assert f"permuting '{other}'" not in str(caught.value)
+def test_of_two_groups_on_one_axis_the_wrong_one_is_named(heads, wrong, group, key):
+    assert accused(headed(**wrong), heads, X, key).keys() == {group}
 
 
 SEGMENTS = (Axis("one", stop=5), Axis("two", start=5))
@@ -264,13 +262,10 @@ def test_segments_of_a_concatenation(entry, wrong):
         apply=lambda theta, x: jnp.concatenate([part for (part,) in parts(theta, x).values()], 1) @ theta["out"],
         activations=parts,
     )
-    if not wrong:
+    if wrong:
+        assert accused(model, theta, X, jax.random.key(0)).keys() == set(wrong)
+    else:
         assert check_invariance(model, theta, X, jax.random.key(0)) is None
-        return
-    with pytest.raises(SpecError) as caught:
-        check_invariance(model, theta, X, jax.random.key(0))
-    for group in ("one", "two"):
-        assert (f"permuting {group!r} changes the outputs" in str(caught.value)) == (group in wrong)
 
 
 def test_a_pair_of_units_is_always_exchanged():

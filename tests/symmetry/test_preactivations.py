@@ -9,21 +9,28 @@ import modules
 import numpy as np
 import pytest
 
-from mcjax import PermutationSpec, models, trees
+from mcjax import PermutationSpec, infer_spec, models, trees
 from mcjax.symmetry.preactivations import Layer, infer_preactivations
 
 
-def network(module, shape, key):
-    model = models.from_flax(module, jnp.zeros((1, *shape)))
-
-    def drawn(key):
-        return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), model.init(key))
-
-    return model, jax.jit(drawn)(key), jax.random.normal(key, (4, *shape))
+def normal(*shape):
+    return np.random.default_rng(shape).normal(size=shape).astype(np.float32)
 
 
-def compiled(fn, spec, theta, x):
+def network(module, shape):
+    model = models.from_flax(module, np.zeros((1, *shape), np.float32))
+    shapes, rng = jax.eval_shape(model.init, jax.random.key(0)), np.random.default_rng(1)
+
+    def drawn(name, leaf):
+        values = 0.3 * rng.normal(size=leaf.shape) if name.endswith("kernel") else 0.5 + rng.random(leaf.shape)
+        return values.astype(np.float32)
+
+    return model, trees.map_with_name(drawn, shapes), normal(4, *shape)
+
+
+def found_by(fn, theta, x, spec=None, run=jax.jit):
     """What `infer_preactivations` finds, all values in one program."""
+    spec = infer_spec(fn, theta, x) if spec is None else spec
     layers = []
 
     def values(theta, x):
@@ -31,13 +38,17 @@ def compiled(fn, spec, theta, x):
         layers[:] = [layer for layer, _ in found]
         return [value for _, value in found]
 
-    values = jax.jit(values)(theta, x)
+    values = run(values)(theta, x)
     return list(zip(layers, values, strict=True))
 
 
-def of(fn, theta, x, spec=None):
-    spec = models.from_function(lambda key: theta, fn, x).spec if spec is None else spec
-    return infer_preactivations(fn, spec, theta, x)
+def layers_of(fn, theta, x, spec=None):
+    """The layers alone, of which nothing is computed."""
+    return [layer for layer, _ in found_by(fn, theta, x, spec, lambda values: partial(jax.eval_shape, values))]
+
+
+def kernels_of(*args):
+    return [layer.kernel for layer in layers_of(*args)]
 
 
 LAYERS = {
@@ -54,9 +65,9 @@ LAYERS = {
     [pytest.param(k, marks=[pytest.mark.slow] * (k is not modules.Flattened)) for k in LAYERS],
     ids=lambda kind: kind.__name__,
 )
-def test_they_are_what_the_layers_put_out_less_their_bias(kind, key):
-    model, theta, x = network(kind(), (8, 8, 1), key)
-    found = compiled(model.apply, model.spec, theta, x)
+def test_they_are_what_the_layers_put_out_less_their_bias(kind):
+    model, theta, x = network(kind(), (8, 8, 1))
+    found = found_by(model.apply, theta, x, model.spec)
     leaves = trees.flatten(theta)
     apply = partial(kind().apply, capture_intermediates=True, mutable=["intermediates"])
     captured = jax.jit(apply)(theta, x)[1]
@@ -80,15 +91,9 @@ def test_they_are_what_the_layers_put_out_less_their_bias(kind, key):
         )
 
 
-def test_units_first_transposed_cast_and_the_bias_first(key):
-    theta = {
-        "a": jax.random.normal(key, (6, 5)),
-        "b": jax.random.normal(key, (6,)),
-        "c": jax.random.normal(key, (7, 6)),
-        "d": jax.random.normal(key, (8, 7)),
-        "e": jax.random.normal(key, (3, 8)),
-    }
-    x = jax.random.normal(key, (4, 5))
+def test_units_first_transposed_cast_and_the_bias_first():
+    shapes = {"a": (6, 5), "b": (6,), "c": (7, 6), "d": (8, 7), "e": (3, 8)}
+    theta, x = {name: normal(*shape) for name, shape in shapes.items()}, normal(4, 5)
 
     def fn(theta, x):
         y = jax.nn.relu(theta["b"][None] + x @ theta["a"].T)
@@ -96,11 +101,11 @@ def test_units_first_transposed_cast_and_the_bias_first(key):
         z = jax.nn.relu(jnp.einsum("bi,oi->bo", z.astype(jnp.float32).T, theta["d"]))
         return z @ theta["e"].T
 
-    (first, one), (second, two), (third, three) = of(fn, theta, x)
+    (first, one), (second, two), (third, three) = found_by(fn, theta, x)
     assert (first, second, third) == (Layer("a", 0, "b"), Layer("c", 0, None), Layer("d", 0, None))
-    np.testing.assert_allclose(one, np.asarray(x) @ np.asarray(theta["a"]).T, rtol=1e-5, atol=1e-5)
-    y = np.maximum(np.asarray(one) + np.asarray(theta["b"]), 0)
-    np.testing.assert_allclose(two.astype(jnp.float32), y @ np.asarray(theta["c"]).T, rtol=0.05, atol=0.2)
+    np.testing.assert_allclose(one, x @ theta["a"].T, rtol=1e-5, atol=1e-5)
+    y = np.maximum(x @ theta["a"].T + theta["b"], 0)
+    np.testing.assert_allclose(np.float32(two), y @ theta["c"].T, rtol=0.05, atol=0.2)
     assert two.shape == (4, 7)
     assert three.shape == (4, 8)
 
@@ -132,68 +137,80 @@ def several_axes(theta, x):
     return jax.nn.relu(jnp.einsum("bi,ijk->bjk", x, theta["heads"])).reshape(-1, 6) @ theta["out"]
 
 
+SHAPES = {"a": (5, 6), "c": (6, 6), "out": (6, 3), "heads": (5, 2, 3)}
+
+
 @pytest.mark.parametrize(
-    ("fn", "kernels"),
-    [(product, []), (tied, ["a"]), (normalised, []), (regularised, []), (looped, []), (several_axes, [])],
+    ("fn", "used", "kernels"),
+    [
+        (product, "a c out", []),
+        (tied, "a c out", ["a"]),
+        (normalised, "a out", []),
+        (regularised, "a out", []),
+        (looped, "a c out", []),
+        (several_axes, "heads out", []),
+    ],
 )
-def test_other_kernels_are_left_out(fn, kernels, key):
-    shapes = {"a": (5, 6), "c": (6, 6), "out": (6, 3), "heads": (5, 2, 3)}
-    used = {
-        product: "a c out",
-        tied: "a c out",
-        normalised: "a out",
-        regularised: "a out",
-        looped: "a c out",
-        several_axes: "heads out",
-    }
-    theta = {name: jax.random.normal(key, shapes[name]) for name in used[fn].split()}
-    found = of(fn, theta, jax.random.normal(key, (4, 5)))
-    assert [layer.kernel for layer, _ in found] == kernels
+def test_other_kernels_are_left_out(fn, used, kernels):
+    assert kernels_of(fn, {name: normal(*SHAPES[name]) for name in used.split()}, normal(4, 5)) == kernels
 
 
-def test_only_units_of_the_spec(key, tiny_model):
-    theta, x = tiny_model.init(key), jnp.zeros((2, 8, 8, 1))
-    for groups, kernels in (((), ["Dense_0", "Dense_1"]), (("dense_0",), ["Dense_1"]), (("dense_0", "dense_1"), [])):
-        found = of(tiny_model.apply, theta, x, tiny_model.spec.without(*groups))
-        assert [layer.kernel for layer, _ in found] == [f"params/{kernel}/kernel" for kernel in kernels]
-    half = {**tiny_model.spec.axes, "params/Dense_0/kernel": (None, None)}
-    assert [layer.kernel for layer, _ in of(tiny_model.apply, theta, x, PermutationSpec(half))] == [
-        "params/Dense_1/kernel"
-    ]
+def test_only_units_of_the_spec(tiny_model):
+    theta, x = jax.eval_shape(tiny_model.init, jax.random.key(0)), np.zeros((2, 8, 8, 1), np.float32)
+    spec, both = tiny_model.spec, ["params/Dense_0/kernel", "params/Dense_1/kernel"]
+    half = PermutationSpec({**spec.axes, both[0]: (None, None)})
+    for left, kernels in (
+        (spec, both),
+        (spec.without("dense_0"), both[1:]),
+        (spec.without("dense_0", "dense_1"), []),
+        (half, both[1:]),
+    ):
+        assert kernels_of(tiny_model.apply, theta, x, left) == kernels
 
 
-def test_what_is_no_bias_of_its_own_is_not_taken_for_one(key):
-    theta = {name: jax.random.normal(key, shape) for name, shape in {"a": (5, 6), "b": (6,), "out": (6, 3)}.items()}
-    x = jax.random.normal(key, (6, 5))  # as many samples as units, so that only the axis tells them apart
+def test_what_is_no_bias_of_its_own_is_not_taken_for_one():
+    theta = {name: normal(*shape) for name, shape in {"a": (5, 6), "b": (6,), "out": (6, 3)}.items()}
+    x = normal(6, 5)  # as many samples as units, so that only the axis tells them apart
+    spec = PermutationSpec({"a": (None, "g"), "b": ("g",), "out": ("g", None)})
 
-    def layer(fn):
-        ((found, _),) = of(fn, theta, x, PermutationSpec({"a": (None, "g"), "b": ("g",), "out": ("g", None)}))
-        return found.bias
+    def bias_of(relu):
+        (layer,) = layers_of(lambda p, x: relu(x @ p["a"], p["b"]) @ p["out"], theta, x, spec)
+        return layer.bias
 
     relu = jax.nn.relu
-    assert layer(lambda p, x: relu(x @ p["a"] + p["b"][None]) @ p["out"]) == "b"
-    assert layer(lambda p, x: relu(x @ p["a"] + p["b"][:, None]) @ p["out"]) is None
-    assert layer(lambda p, x: relu(x @ p["a"] * p["b"][None]) @ p["out"]) is None
-    assert layer(lambda p, x: relu(x @ p["a"] - p["b"][None]) @ p["out"]) is None
-    assert layer(lambda p, x: relu(x @ p["a"] + p["b"][None] + p["b"][None]) @ p["out"]) is None
-    assert layer(lambda p, x: (lambda y: relu(y) + relu(y + p["b"][None]))(x @ p["a"]) @ p["out"]) is None
+    assert bias_of(lambda y, b: relu(y + b[None])) == "b"
+    for other in (
+        lambda y, b: relu(y + b[:, None]),
+        lambda y, b: relu(y * b[None]),
+        lambda y, b: relu(y - b[None]),
+        lambda y, b: relu(y + b[None] + b[None]),
+        lambda y, b: relu(y) + relu(y + b[None]),
+    ):
+        assert bias_of(other) is None
 
 
-def test_under_jit_and_vmap(key, tiny_model):
-    thetas = trees.stack([tiny_model.init(k) for k in jax.random.split(key)])
-    x = jax.random.normal(key, (5, 8, 8, 1))
+def test_without_jit_and_under_vmap(tiny_model):
+    shapes, x = jax.eval_shape(tiny_model.init, jax.random.key(0)), normal(5, 8, 8, 1)
+    thetas = jax.tree.map(lambda leaf: 0.3 * normal(2, *leaf.shape), shapes)
 
     def values(theta):
         return [value for _, value in infer_preactivations(tiny_model.apply, tiny_model.spec, theta, x)]
 
-    together = jax.jit(jax.vmap(values))(thetas)
-    for i in range(2):
-        for a, b in zip(together, values(trees.index(thetas, i)), strict=True):
-            np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-5)
+    one, two = jax.jit(jax.vmap(values))(thetas)
+    layers = thetas["params"]
+    first = np.einsum("bi,nij->nbj", x.reshape(5, -1), layers["Dense_0"]["kernel"])
+    hidden = np.maximum(first + layers["Dense_0"]["bias"][:, None], 0)
+    np.testing.assert_allclose(one, first, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(two, hidden @ layers["Dense_1"]["kernel"], rtol=1e-4, atol=1e-4)
+
+    theta, x = {"a": normal(5, 6), "out": normal(6, 3)}, normal(4, 5)
+    ((layer, value),) = found_by(lambda theta, x: jnp.tanh(x @ theta["a"]) @ theta["out"], theta, x, run=lambda fn: fn)
+    assert layer == Layer("a", 1, None)
+    np.testing.assert_allclose(value, x @ theta["a"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_of_attention_only_the_layer_that_joins_the_heads(key):
+def test_of_attention_only_the_layer_that_joins_the_heads():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -201,7 +218,7 @@ def test_of_attention_only_the_layer_that_joins_the_heads(key):
             x = x + nn.MultiHeadDotProductAttention(2)(x)
             return nn.Dense(3)(nn.gelu(nn.Dense(5)(x)).mean(1))
 
-    model, theta, x = network(Net(), (8, 8, 1), key)
-    kernels = [layer.kernel for layer, _ in infer_preactivations(model.apply, model.spec, theta, x)]
+    model, theta, x = network(Net(), (8, 8, 1))
+    kernels = kernels_of(model.apply, theta, x, model.spec)
     joined = "MultiHeadDotProductAttention_0/out"
     assert kernels == [f"params/{layer}/kernel" for layer in ("Dense_0", joined, "Dense_2")]

@@ -3,21 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from equivariance import (
-    Unsound,
-    all_new,
-    all_uniform,
-    cases,
-    check,
-    check_uniform,
-    flat,
-    once_a_rule,
-    passed_on,
-    registered,
-    swapped,
-    symmetry,
-)
+from equivariance import all_new, all_uniform, check, flat, passed_on, refuted, registered, swapped, under_wrong_rules
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -140,24 +126,16 @@ ROWS = {
         ("a. -> a.", jnp.argsort, M),
         ("a -> ()", jnp.median, (3,)),
     ],
-    "top_k": [
-        ("a. -> a. a.", lambda x: lax.top_k(x, 2), M),
-        (".a -> .a .a", lambda x: lax.top_k(x, 2, axis=0), M),
-    ],
+    "top_k": [("a. -> a. a.", lambda x: lax.top_k(x, 2), M), (".a -> .a .a", lambda x: lax.top_k(x, 2, axis=0), M)],
 }
 
 # What other releases of jax make, and what only serves inside of it.
 NOT_MADE = {"copy_p", "log2", "mesh_cast", "one_minus_square", "pcast", "pvary", "zeros_like"}
 
 
-@pytest.mark.parametrize(("name", "row"), cases(ROWS))
-def test_a_rule_says_exactly_this_and_it_is_so(name, row):
-    check(name, row)
-
-
-@pytest.mark.parametrize(("name", "row"), cases(once_a_rule(ROWS)))
-def test_it_is_so_where_operands_do_not_vary(name, row):
-    check_uniform(row)
+def test_rules_say_exactly_this_and_it_is_so():
+    for title, claim in check(ROWS).items():
+        assert title.partition(",")[0] in claim.primitives
 
 
 def test_no_rule_is_left_out():
@@ -165,25 +143,23 @@ def test_no_rule_is_left_out():
     assert ROWS.keys() <= registered(rules)
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong", "fn", "operands"),
-    [
-        ("add", passed_on, jnp.add, [M, M]),
-        ("select_n", lambda a: [a.axes[1]], lax.select_n, [BITS, M, M]),
-        ("copy", lambda a: [a.axes[0][::-1]], jnp.copy, [(3, 3)]),
-        ("iota", all_uniform, lambda x: x * lax.iota(x.dtype, 3), [(3,)]),
-        ("iota", all_new, lambda x: x * lax.iota(x.dtype, 3), [(3,)]),
-        *((name, passed_on, ROWS[name][0][1], [M]) for name in ("cumsum", "cumprod", "cummax")),
-        ("fft", passed_on, jnp.fft.fft, [M]),
-        ("top_k", passed_on, lambda x: lax.top_k(x, 3), [(3,)]),
-        ("reduce_sum", lambda a: [a.axes[0][:1]], lambda x: x.sum(0), [(3, 3)]),
-        ("argmax", RULES["reduce_max"], jnp.argmax, [(3,)]),
-        ("sort", passed_on, jnp.sort, [(3,)]),
-        ("sort", passed_on, lambda x, y: lax.sort((x, y)), [(3,), (3,)]),
-        ("sort", all_uniform, jnp.argsort, [(3,)]),
-    ],
-)
-def test_a_wrong_rule_is_noticed(monkeypatch, name, wrong, fn, operands):
-    monkeypatch.setitem(RULES, name, wrong)
-    with pytest.raises(Unsound):
-        symmetry(fn, *operands)
+WRONG = [
+    ("add", passed_on, jnp.add, [M, M]),
+    ("select_n", lambda a: [a.axes[1]], lax.select_n, [BITS, M, M]),
+    ("copy", lambda a: [a.axes[0][::-1]], jnp.copy, [(3, 3)]),
+    ("iota", all_uniform, lambda x: x * lax.iota(x.dtype, 3), [(3,)]),
+    ("iota", all_new, lambda x: x * lax.iota(x.dtype, 3), [(3,)]),
+    *((name, passed_on, ROWS[name][0][1], [M]) for name in ("cumsum", "cumprod", "cummax")),
+    ("fft", passed_on, jnp.fft.fft, [M]),
+    ("top_k", passed_on, lambda x: lax.top_k(x, 3), [(3,)]),
+    ("reduce_sum", lambda a: [a.axes[0][:1]], lambda x: x.sum(0), [(3, 3)]),
+    ("argmax", RULES["reduce_max"], jnp.argmax, [(3,)]),
+    ("sort", passed_on, jnp.sort, [(3,)]),
+    ("sort", passed_on, lambda x, y: lax.sort((x, y)), [(3,), (3,)]),
+    ("sort", all_uniform, jnp.argsort, [(3,)]),
+]
+
+
+def test_a_wrong_rule_is_noticed():
+    claims = under_wrong_rules(WRONG)
+    assert claims.keys() == refuted(claims).keys()

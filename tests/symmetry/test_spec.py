@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import says
 
 from mcjax import Axis, PermutationSpec, SpecError
 
@@ -20,15 +21,7 @@ AXES = {
     "params/Dense_1/bias": (None,),
     "step": None,
 }
-SHAPES = {
-    "params/Conv_0/kernel": (3, 3, 1, 5),
-    "params/Conv_0/bias": (5,),
-    "params/Dense_0/kernel": (20, 6),
-    "params/Dense_0/bias": (6,),
-    "params/Dense_1/kernel": (6, 7),
-    "params/Dense_1/bias": (7,),
-    "step": (),
-}
+SHAPES = dict(zip(AXES, [(3, 3, 1, 5), (5,), (20, 6), (6,), (6, 7), (7,), ()], strict=True))
 
 
 def theta(**changes):
@@ -38,25 +31,17 @@ def theta(**changes):
 
 
 def test_groups_sizes_and_places():
-    spec = PermutationSpec(AXES)
+    spec, (conv, bias, dense, dense_bias, last, *_) = PermutationSpec(AXES), AXES
     assert spec.groups == ("conv", "gates")
-    assert spec.group_sizes(theta()) == {"conv": 5, "gates": 3}
-    assert spec.group_sizes(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, theta()))) == {"conv": 5, "gates": 3}
-    assert spec.validate(theta()) is None
-    assert [place[:2] for place in spec.places("conv")] == [
-        ("params/Conv_0/kernel", 3),
-        ("params/Conv_0/bias", 0),
-        ("params/Dense_0/kernel", 0),
-    ]
-
-
-def test_producers_and_consumers():
-    spec = PermutationSpec(AXES)
-    assert spec.producers("conv") == (("params/Conv_0/kernel", 3), ("params/Conv_0/bias", 0))
-    assert spec.consumers("conv") == (("params/Dense_0/kernel", 0),)
-    assert spec.producers("gates") == (("params/Dense_0/kernel", 1), ("params/Dense_0/bias", 0))
-    assert spec.consumers("gates") == (("params/Dense_1/kernel", 0),)
-    with pytest.raises(SpecError, match=r"got group 'cnov', expected one of conv, gates"):
+    for variables in (theta(), jax.eval_shape(lambda: jax.tree.map(jnp.asarray, theta()))):
+        assert spec.group_sizes(variables) == {"conv": 5, "gates": 3}
+        assert spec.validate(variables) is None
+    assert [place[:2] for place in spec.places("conv")] == [(conv, 3), (bias, 0), (dense, 0)]
+    assert spec.producers("conv") == ((conv, 3), (bias, 0))
+    assert spec.consumers("conv") == ((dense, 0),)
+    assert spec.producers("gates") == ((dense, 1), (dense_bias, 0))
+    assert spec.consumers("gates") == ((last, 0),)
+    with says(SpecError, "'cnov'", "conv, gates"):
         spec.producers("cnov")
 
 
@@ -69,40 +54,32 @@ def test_consumes_can_be_said(consumes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"params/New/bias": (2,)}, r"params/New/bias: in the variables, missing from the spec"),
-        ({"params/Conv_0/bias": None}, r"params/Conv_0/bias: in the spec, missing from the variables"),
-        ({"params/Conv_0/bias": (5, 1)}, r"params/Conv_0/bias: shape \(5, 1\) has 2 axes, the spec names 1"),
-        ({"params/Dense_0/kernel": (21, 6)}, r"axis 0 has length 21, expected a multiple of 4 \(4\*conv in\)"),
-        ({"params/Dense_1/kernel": (7, 7)}, r"axis 0 has length 7, expected a multiple of 2 \(gates\*2 in\)"),
-        ({"params/Conv_0/bias": (0,)}, r"axis 0 has length 0"),
+        ({"params/New/bias": (2,)}, ["params/New/bias: in the variables"]),
+        ({"params/Conv_0/bias": None}, ["params/Conv_0/bias: in the spec"]),
+        ({"params/Conv_0/bias": (5, 1)}, ["params/Conv_0/bias: shape (5, 1)", "2 axes", "names 1"]),
+        ({"params/Dense_0/kernel": (21, 6)}, ["axis 0 has length 21", "a multiple of 4 (4*conv in)"]),
+        ({"params/Dense_1/kernel": (7, 7)}, ["axis 0 has length 7", "a multiple of 2 (gates*2 in)"]),
+        ({"params/Conv_0/bias": (0,)}, ["axis 0 has length 0"]),
         (
             {"params/Conv_0/bias": (6,)},
-            r"group 'conv' has axes of unequal size: 5 at params/Conv_0/kernel axis 3, "
-            r"params/Dense_0/kernel axis 0; 6 at params/Conv_0/bias axis 0",
+            [
+                "'conv'",
+                "5 at params/Conv_0/kernel axis 3, params/Dense_0/kernel axis 0; 6 at params/Conv_0/bias axis 0",
+            ],
+        ),
+        (
+            {"params/New/bias": (2,), "params/Conv_0/bias": None, "params/Dense_1/kernel": (7, 7)},
+            ["params/New/bias", "params/Conv_0/bias", "params/Dense_1/kernel"],
         ),
     ],
 )
-def test_what_does_not_fit_is_named(changes, message):
+def test_what_does_not_fit_is_named(changes, named):
     spec = PermutationSpec(AXES)
-    with pytest.raises(SpecError, match=message):
-        spec.validate(theta(**changes))
-    with pytest.raises(SpecError, match=message):
-        spec.group_sizes(theta(**changes))
-
-
-def test_everything_that_does_not_fit_is_named_at_once():
-    wrong = {"params/New/bias": (2,), "params/Conv_0/bias": None, "params/Dense_1/kernel": (7, 7)}
-    with pytest.raises(SpecError) as caught:
-        PermutationSpec(AXES).validate(theta(**wrong))
-    assert all(name in str(caught.value) for name in wrong)
-
-
-@pytest.mark.parametrize(("outer", "inner"), [(0, 1), (1, 0), (-2, 1)])
-def test_an_axis_has_at_least_one_copy(outer, inner):
-    with pytest.raises(SpecError, match=f"got outer={outer}, inner={inner}, expected both to be at least 1"):
-        Axis("g", outer, inner)
+    for method in (spec.validate, spec.group_sizes):
+        with says(SpecError, *named):
+            method(theta(**changes))
 
 
 QKV = tuple(
@@ -119,12 +96,7 @@ SEVERAL = {
     "attention/out/kernel": ((Axis("heads", inner=4), Axis("v", outer=3)), "sum"),
     "dense/kernel": ((Axis("sum", stop=5), Axis("rest", start=5)), None),
 }
-SEVERAL_SHAPES = {
-    "attention/in/kernel": (2, 36),
-    "attention/in/bias": (36,),
-    "attention/out/kernel": (12, 5),
-    "dense/kernel": (7, 3),
-}
+SEVERAL_SHAPES = dict(zip(SEVERAL, [(2, 36), (36,), (12, 5), (7, 3)], strict=True))
 
 
 def several(**changes):
@@ -147,40 +119,45 @@ def test_several_groups_on_one_axis():
 def test_one_of_several_is_itself():
     assert PermutationSpec({"a": (("g",), [])}) == PermutationSpec({"a": (Axis("g", consumes=True), None)})
     assert PermutationSpec({"a": (("g", "h"),)}) != PermutationSpec({"a": (("h", "g"),)})
-    with pytest.raises(SpecError, match="got 3 for an axis, expected None, an Axis, the name of a group, or several"):
+    with says(SpecError, "got 3 for an axis"):
         PermutationSpec({"a": (("g", 3),)})
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
         (
             {"attention/in/bias": (35,)},
-            r"attention/in/bias: axis 0 has length 35, expected from 24 to 36 a multiple of 4 \(heads\*4\[24:36\]\)",
+            ["attention/in/bias: axis 0 has length 35", "from 24 to 36 a multiple of 4 (heads*4[24:36])"],
         ),
-        ({"attention/in/bias": (35,)}, r"from 24 to 36 a multiple of 3 \(3\*v\[24:36\]\)"),
-        ({"dense/kernel": (4, 3)}, r"axis 0 has length 4, expected from 0 to 5 a multiple of 1 \(sum\[0:5\] in\)"),
-        (
-            {"dense/kernel": (5, 3)},
-            r"axis 0 has length 5, expected from 5 to its end a multiple of 1 \(rest\[5:\] in\)",
-        ),
-        ({"attention/out/kernel": (13, 5)}, r"length 13, expected a multiple of 4 \(heads\*4 in\)"),
+        ({"attention/in/bias": (35,)}, ["from 24 to 36 a multiple of 3 (3*v[24:36])"]),
+        ({"dense/kernel": (4, 3)}, ["axis 0 has length 4", "from 0 to 5 a multiple of 1 (sum[0:5] in)"]),
+        ({"dense/kernel": (5, 3)}, ["axis 0 has length 5", "from 5 to its end a multiple of 1 (rest[5:] in)"]),
+        ({"attention/out/kernel": (13, 5)}, ["length 13", "a multiple of 4 (heads*4 in)"]),
         (
             {"attention/out/kernel": (24, 5)},
-            r"'heads' has axes of unequal size: 3 at attention/in/bias axis 0.*; 6 at attention/out/kernel axis 0",
+            ["'heads'", "3 at attention/in/bias axis 0", "; 6 at attention/out/kernel axis 0"],
         ),
-        ({"attention/out/kernel": (12, 6)}, r"'sum' has axes of unequal size: 5 at dense/kernel axis 0; 6 at atten"),
+        ({"attention/out/kernel": (12, 6)}, ["'sum'", "5 at dense/kernel axis 0; 6 at attention/out/kernel axis 1"]),
     ],
 )
-def test_segments_and_factors_that_do_not_fit_are_named(changes, message):
-    with pytest.raises(SpecError, match=message):
+def test_segments_and_factors_that_do_not_fit_are_named(changes, named):
+    with says(SpecError, *named):
         PermutationSpec(SEVERAL).validate(several(**changes))
+
+
+def test_segments_that_overlap_in_part_are_named():
+    one_in_the_other = ((Axis("g", stop=4), Axis("h", start=0, stop=2)),)
+    assert PermutationSpec({"a": one_in_the_other}).group_sizes({"a": np.zeros(6)}) == {"g": 4, "h": 2}
+    spec = PermutationSpec({"a": ((Axis("g", stop=4), Axis("h", start=3)),)})
+    with says(SpecError, "a: axis 0", "g[0:4]", "h[3:]"):
+        spec.validate({"a": np.zeros(6)})
 
 
 def test_segments_of_one_group_must_be_of_one_length():
     spec = PermutationSpec({"a": ((Axis("g", stop=3), Axis("g", start=3)),)})
     assert spec.group_sizes({"a": np.zeros(6)}) == {"g": 3}
-    with pytest.raises(SpecError, match="group 'g' has axes of unequal size: 3 at a axis 0; 4 at a axis 0"):
+    with says(SpecError, "'g'", "3 at a axis 0; 4 at a axis 0"):
         spec.validate({"a": np.zeros(7)})
 
 
@@ -237,7 +214,7 @@ def test_without_groups():
     assert spec.without() == spec
     assert spec.without("gates", "conv").groups == ()
     assert spec.groups == ("conv", "gates")
-    with pytest.raises(SpecError, match=r"got group 'gate', expected one of conv, gates"):
+    with says(SpecError, "'gate'", "conv, gates"):
         spec.without("conv", "gate")
 
 
@@ -261,7 +238,7 @@ def test_a_leaf_may_be_left_alone_whatever_its_shape():
     assert PermutationSpec({"a": None}).group_sizes({"a": np.zeros(3)}) == {}
     assert PermutationSpec({}).group_sizes({}) == {}
     several_networks = PermutationSpec({"a": ("g",), "b": None})
-    with pytest.raises(SpecError, match=r"several networks\? Use jax.vmap"):
+    with says(SpecError, "jax.vmap"):
         several_networks.validate({"a": np.zeros((2, 3)), "b": np.zeros(2)})
 
 
@@ -304,48 +281,23 @@ def test_json_and_back():
     assert again.groups == spec.groups
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "[[]]",
-        "3",
-        "null",
-        '"a"',
-        "{'a': []}",
-        '{"a": ',
-        '{"a": 3}',
-        '{"a": null}',
-        '{"a": "g"}',
-        '{"a": {"group": "g"}}',
-        '{"a": {"pinned": "why"}}',
-        '{"a": [3]}',
-        '{"a": [7]}',
-        '{"a": ["g"]}',
-        '{"a": [true]}',
-        '{"a": [[3]]}',
-        '{"a": [[null]]}',
-        '{"a": [[["g"]]]}',
-        '{"a": [[{"pinned": "why"}, {"group": "g"}]]}',
-        '{"a": [{}]}',
-        '{"a": [{"grp": "g"}]}',
-        '{"a": [{"group": 1}]}',
-        '{"a": [{"group": null}]}',
-        '{"a": [{"group": ["g"]}]}',
-        '{"a": [{"group": "g", "pinned": "why"}]}',
-        '{"a": [{"group": "g", "outer": "2"}]}',
-        '{"a": [{"group": "g", "outer": 1.5}]}',
-        '{"a": [{"group": "g", "inner": 0}]}',
-        '{"a": [{"group": "g", "start": null}]}',
-        '{"a": [{"group": "g", "start": 3, "stop": 2}]}',
-        '{"a": [{"group": "g", "consumes": [true]}]}',
-        '{"a": [{"group": "g", "consumes": "no"}]}',
-    ],
-)
-def test_what_is_no_json_of_a_spec_is_refused(text):
-    with pytest.raises(SpecError, match="not the JSON of a PermutationSpec"):
-        PermutationSpec.from_json(text)
+NO_SPECS = """ | [] | [[]] | 3 | null | "a" | {'a': []} | {"a": """
+NO_ENTRIES = """
+3 | null | "g" | {"group": "g"} | {"pinned": "why"} | [3] | [7] | ["g"] | [true] | [[3]] | [[null]] | [[["g"]]]
+[[{"pinned": "why"}, {"group": "g"}]] | [{}] | [{"grp": "g"}] | [{"group": 1}] | [{"group": null}] | [{"group": ["g"]}]
+[{"group": "g", "pinned": "why"}] | [{"group": "g", "outer": "2"}] | [{"group": "g", "outer": 1.5}]
+[{"group": "g", "inner": 0}] | [{"group": "g", "start": null}] | [{"group": "g", "start": 3, "stop": 2}]
+[{"group": "g", "consumes": [true]}] | [{"group": "g", "consumes": "no"}]
+"""
+
+
+def test_what_is_no_json_of_a_spec_is_refused():
+    for text in NO_SPECS.split("|"):
+        with says(SpecError, "JSON"):
+            PermutationSpec.from_json(text)
+    for entries in NO_ENTRIES.strip().replace("\n", "|").split("|"):
+        with says(SpecError, "JSON", "leaf a"):
+            PermutationSpec.from_json(f'{{"a": {entries}}}')
 
 
 def test_a_spec_prints_as_a_table():
@@ -357,5 +309,5 @@ def test_a_spec_prints_as_a_table():
 
 @pytest.mark.parametrize("entries", ["units", Axis("units"), {"w": ("units",)}], ids=["a name", "an axis", "a dict"])
 def test_entries_without_a_tuple_are_refused(entries):
-    with pytest.raises(SpecError, match=r"leaf: got .*expected one entry an axis, in a tuple"):
+    with says(SpecError, f"leaf: got {entries!r}"):
         PermutationSpec({"leaf": entries})
