@@ -1,27 +1,36 @@
 """What a network computes along the segments of a constructed path, in float64."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from variables import cross_entropy
 
 from mcjax import trees
+
+
+@cache
+def segment_of(model, points):
+    """One program for all segments of a model's paths: (network, network, images) -> (points, images, outputs)."""
+
+    @jax.jit
+    def segment(a, b, x):
+        def at(t):
+            return model.apply(jax.tree.map(lambda u, v: (1 - t) * u + t * v, a, b), x)
+
+        return jax.lax.map(at, jnp.linspace(0, 1, points))
+
+    return segment
 
 
 def outputs_along(model, construction, x, points=9):
     """For every segment the outputs at equally spaced points of it, ends included: (points, images, outputs)."""
     with jax.enable_x64(True):
-        inputs = jnp.asarray(x, jnp.float64)
-
-        @jax.jit
-        def segment(a, b):
-            def at(t):
-                return model.apply(jax.tree.map(lambda u, v: (1 - t) * u + t * v, a, b), inputs)
-
-            return jax.lax.map(at, jnp.linspace(0, 1, points))
-
+        inputs = np.asarray(x, np.float64)
         knots = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), construction.knots)
         pairs = [(trees.index(knots, i), trees.index(knots, i + 1)) for i in range(len(construction.moves))]
-        return [np.asarray(segment(a, b)) for a, b in pairs]
+        return [np.asarray(segment_of(model, points)(a, b, inputs)) for a, b in pairs]
 
 
 def check_moves(model, construction, x, labels=None, tolerance=1e-9):
@@ -38,12 +47,6 @@ def check_moves(model, construction, x, labels=None, tolerance=1e-9):
             line = (1 - t) * outputs[:1] + t * outputs[-1:]
             np.testing.assert_allclose(outputs, line, atol=tolerance * scale)
             if labels is not None:
-                losses = cross_entropy(outputs, labels)
-                assert losses.max() <= max(losses[0], losses[-1]) + tolerance
-
-
-def cross_entropy(outputs, labels):
-    """The mean cross entropy at every point: outputs (points, images, classes)."""
-    shifted = outputs - outputs.max(-1, keepdims=True)
-    logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return -np.take_along_axis(logs, np.asarray(labels)[None, :, None], -1).mean((1, 2))
+                centred = outputs - outputs.max(-1, keepdims=True)
+                losses = [cross_entropy(each, labels).mean() for each in centred]
+                assert max(losses) <= max(losses[0], losses[-1]) + tolerance

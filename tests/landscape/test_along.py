@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from perceptrons import measured, mixed, networks
+from variables import alive, stacked
 
 from mcjax import (
     Augmentation,
@@ -21,11 +23,14 @@ from mcjax import (
     reestimate,
     trees,
 )
+from mcjax.landscape.points import METRICS
+
+TS = [0, 0.3, 0.5, 0.75, 1]
 
 
-@pytest.fixture
-def ends(key, tiny_model):
-    return tuple(tiny_model.init(k) for k in jax.random.split(key))
+@pytest.fixture(scope="module")
+def ends(tiny_model):
+    return alive(tiny_model, 0), alive(tiny_model, 1)
 
 
 def metrics_of(values, ts=None, distance=None):
@@ -35,56 +40,50 @@ def metrics_of(values, ts=None, distance=None):
     return PathMetrics(ts, values, 1 - values, values, 1 - values, distance)
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 3])
-def test_values_are_those_of_the_network_at_each_point(ends, tiny_data, tiny_model, chunk):
-    path = linear(tiny_model.spec).bind(*ends)
-    metrics = evaluate_path(tiny_model, path, tiny_data, 5, chunk=chunk)
-    np.testing.assert_allclose(metrics.ts, [0, 0.25, 0.5, 0.75, 1])
-    for i, t in enumerate(metrics.ts):
-        train, test = evaluate(tiny_model, path(t), tiny_data)
-        got = [getattr(metrics, name)[i] for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy")]
-        np.testing.assert_allclose(got, [*train, *test], rtol=1e-5)
+def vector(theta):
+    return np.concatenate([np.float64(leaf).ravel() for leaf in jax.tree.leaves(theta["params"])])
 
 
-def test_any_function_of_t_is_a_path(ends, tiny_data, tiny_model):
+def test_values_are_those_of_the_network_at_each_point(ends, tiny_data, tiny_model):
+    """Of a curve that was bound, by any chunk, and of any function of t."""
     theta_1, theta_2 = ends
-    by_hand = evaluate_path(
-        tiny_model,
-        lambda t: jax.tree.map(lambda a, b: (1 - t) * a + t * b, theta_1, theta_2),
-        tiny_data,
-        [0.0, 0.3, 1.0],
-    )
-    bound = evaluate_path(tiny_model, linear(tiny_model.spec).bind(theta_1, theta_2), tiny_data, [0.0, 0.3, 1.0])
-    for a, b in zip(by_hand, bound, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
+    bound = linear(tiny_model.spec).bind(theta_1, theta_2)
+    expected = np.transpose([measured(mixed(theta_1, theta_2, t), tiny_data) for t in TS])
+    for path, chunk in (
+        (bound, None),
+        (bound, 3),
+        (lambda t: jax.tree.map(lambda a, b: (1 - t) * a + t * b, theta_1, theta_2), None),
+    ):
+        metrics = evaluate_path(tiny_model, path, tiny_data, TS, chunk=chunk)
+        np.testing.assert_allclose([getattr(metrics, name) for name in METRICS], expected, rtol=1e-4)
+        np.testing.assert_allclose(metrics.ts, TS)
+        apart = np.linalg.norm(vector(theta_1) - vector(theta_2))
+        np.testing.assert_allclose(metrics.distance, apart * np.array(TS), rtol=1e-4, atol=1e-6)
+    spaced = evaluate_path(tiny_model, bound, tiny_data, 5)
+    np.testing.assert_allclose(spaced.ts, [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_array_equal(spaced.test_loss[2:], evaluate_path(tiny_model, bound, tiny_data, TS).test_loss[2:])
 
 
-def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(key, tiny_colour_data):
-    colour = tiny_colour_data
-    model = models.create("tinysix", 3, (8, 8, 3), width=0.25)
-    path = linear(model.spec).bind(*(model.init(k) for k in jax.random.split(key)))
+def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(normed, tiny_colour_data):
+    colour, ends = tiny_colour_data, (alive(normed, 0), alive(normed, 1))
+    path, theta = linear(normed.spec).bind(*ends), mixed(*ends, 0.5)
     settings = {"batch_size": 30, "calibration_images": 90}
-    fresh = evaluate_path(model, path, colour, 3, **settings)
-    stale = evaluate_path(model, path, colour, 3, recalibrate=False, **settings)
-    theta = path(0.5)
-    new = reestimate(
-        model,
-        theta,
-        colour.train_images[:90],
-        colour.mean,
-        colour.std,
-        30,
-        Augmentation(crop=1),
+    fresh, stale, plain = (
+        evaluate_path(normed, path, colour, 3, **settings, **more)
+        for more in ({}, {"recalibrate": False}, {"augmentation": Augmentation.none()})
     )
-    np.testing.assert_allclose(fresh.test_loss[1], evaluate(model, new, colour)[1].loss, rtol=1e-4)
-    np.testing.assert_allclose(stale.test_loss[1], evaluate(model, theta, colour)[1].loss, rtol=1e-4)
+
+    def again(augmentation):
+        images = colour.train_images[:90], colour.mean, colour.std
+        return jax.jit(lambda theta: reestimate(normed, theta, *images, 30, augmentation))(theta)
+
+    for found, expected in ((fresh, again(Augmentation(crop=1))), (stale, theta), (plain, again(None))):
+        np.testing.assert_allclose(found.test_loss[1], evaluate(normed, expected, colour)[1].loss, rtol=1e-4)
     assert abs(fresh.test_loss[1] - stale.test_loss[1]) > 1e-3
-    plain = evaluate_path(model, path, colour, 3, augmentation=Augmentation.none(), **settings)
-    bare = reestimate(model, theta, colour.train_images[:90], colour.mean, colour.std, 30)
-    np.testing.assert_allclose(plain.test_loss[1], evaluate(model, bare, colour)[1].loss, rtol=1e-4)
+    assert abs(fresh.test_loss[1] - plain.test_loss[1]) > 1e-4
 
 
-def test_one_trace_for_all_points_and_for_paths_of_one_kind(ends, tiny_data, tiny_model):
+def test_one_trace_for_all_points_and_for_paths_of_one_kind_and_the_same_bits_again(ends, tiny_data, tiny_model):
     calls = []
 
     def apply(theta, x):
@@ -93,15 +92,13 @@ def test_one_trace_for_all_points_and_for_paths_of_one_kind(ends, tiny_data, tin
 
     model = tiny_model._replace(apply=apply)
     theta_1, theta_2 = ends
-    for pair in ((theta_1, theta_2), (theta_2, theta_1)):
+    first, _, again = (
         evaluate_path(model, bezier(model.spec).bind(*pair), tiny_data, 7, batch_size=10)
+        for pair in ((theta_1, theta_2), (theta_2, theta_1), (theta_1, theta_2))
+    )
     # One call to see what it returns, and one a split: 120 and 50 images are whole batches of 10.
     assert calls == [2, 10, 10]
-
-
-def test_evaluating_twice_gives_the_same_bits(ends, tiny_data, tiny_model):
-    path = linear(tiny_model.spec).bind(*ends)
-    for a, b in zip(*(evaluate_path(tiny_model, path, tiny_data, 9) for _ in range(2)), strict=True):
+    for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -135,17 +132,10 @@ def test_summary_columns():
     np.testing.assert_allclose(pairs["test_loss"]["integral"], [2.5, 2.25])
 
 
-def test_length_of_a_line_and_of_an_arc(ends, tiny_data, tiny_model):
-    theta_1, theta_2 = ends
-    path = linear(tiny_model.spec).bind(theta_1, theta_2)
-    apart = np.sqrt(
-        sum(((np.asarray(a, np.float64) - b) ** 2).sum() for a, b in zip(*map(jax.tree.leaves, ends), strict=True))
-    )
-    np.testing.assert_allclose(arc_length(path), apart, rtol=1e-5)
+def test_length_of_a_line_and_of_an_arc(ends, tiny_model):
+    path = linear(tiny_model.spec).bind(*ends)
+    np.testing.assert_allclose(arc_length(path), np.linalg.norm(vector(ends[0]) - vector(ends[1])), rtol=1e-5)
     np.testing.assert_allclose(normalized_length(path), 1, rtol=1e-5)
-    np.testing.assert_allclose(
-        evaluate_path(tiny_model, path, tiny_data, 4).distance, apart * np.arange(4) / 3, rtol=1e-4
-    )
 
     def arc(t):
         angle = t * jnp.pi / 2
@@ -155,30 +145,40 @@ def test_length_of_a_line_and_of_an_arc(ends, tiny_data, tiny_model):
     np.testing.assert_allclose(normalized_length(arc, 400), np.pi / 2 / np.sqrt(2), rtol=1e-4)
 
 
-def test_bad_input_is_named(ends, tiny_data, tiny_model, key):
-    path = linear(tiny_model.spec).bind(*ends)
-    for ts in ([0.0, 1.2], [-0.1, 1.0], [0.5, 0.2], []):
-        with pytest.raises(InputError, match=r"expected increasing values in \[0, 1\]"):
-            evaluate_path(tiny_model, path, tiny_data, ts)
-    other = models.create("mlp", 3, (8, 8, 1), widths=(4, 4)).init(key)
-    with pytest.raises(SpecError, match="not those of mlp"):
-        evaluate_path(tiny_model, lambda t: other, tiny_data)
-    with pytest.raises(InputError, match="calibration_images=121"):
-        evaluate_path(tiny_model, path, tiny_data, calibration_images=121)
-    with pytest.raises(InputError, match="of='loss'"):
-        barrier(metrics_of([0.0, 1.0]), "loss")
-    with pytest.raises(InputError, match="baseline='max', expected line, mean or ends"):
-        barrier(metrics_of([0.0, 1.0]), baseline="max")
-    with pytest.raises(InputError, match="takes images of shape"):
-        evaluate_path(models.create("mlp", 3, (4, 4, 1)), path, tiny_data)
-    assert trees.parameter_count(ends[0]) == 64 * 6 + 6 + 6 * 5 + 5 + 5 * 3 + 3
-
-
-def test_lengths_of_many_pairs(ends, key, tiny_model):
+def test_lengths_of_many_pairs(ends, tiny_model):
     theta_1, theta_2 = ends
-    curve = bezier(tiny_model.spec)
-    pairs = [trees.stack(pair) for pair in ((theta_1, theta_2), (theta_2, theta_1), (theta_1, theta_1))]
-    both = curve.bind_pairs(*pairs)
-    for measure in (arc_length, normalized_length):
-        alone = [measure(curve.bind(*(trees.index(part, i) for part in pairs)), 9) for i in range(2)]
-        np.testing.assert_allclose(measure(both, 9), alone, rtol=1e-5)
+    pairs = ((theta_1, theta_2, theta_1), (theta_2, theta_1, theta_2))
+    path = bezier(tiny_model.spec).bind_pairs(*(stacked(part) for part in zip(*pairs, strict=True)))
+    t, expected = np.linspace(0, 1, 9)[:, None], []
+    for start, end, offset in (map(vector, each) for each in pairs):
+        points = (1 - t) * start + t * end + 2 * t * (1 - t) * offset
+        expected.append(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
+    np.testing.assert_allclose(arc_length(path, 9), expected, rtol=1e-5)
+    apart = np.linalg.norm(vector(theta_1) - vector(theta_2))
+    np.testing.assert_allclose(normalized_length(path, 9), np.array(expected) / apart, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"ts": [0.0, 1.2]}, r"\[0\. +1\.2\]"),
+        ({"ts": [-0.1, 1.0]}, r"\[-0\.1 +1\. *\]"),
+        ({"ts": [0.5, 0.2]}, r"\[0\.5 0\.2\]"),
+        ({"ts": []}, r"\[\]"),
+        ({"calibration_images": 121}, "calibration_images=121"),
+    ],
+)
+def test_options_that_are_wrong(ends, tiny_data, tiny_model, options, named):
+    with pytest.raises(InputError, match=named):
+        evaluate_path(tiny_model, linear(tiny_model.spec).bind(*ends), tiny_data, **options)
+
+
+def test_bad_input_is_named(ends, tiny_data, tiny_model):
+    path, other = linear(tiny_model.spec).bind(*ends), networks(models.create("mlp", 3, (8, 8, 1), widths=(4, 4)), 1)
+    with pytest.raises(SpecError, match="mlp"):
+        evaluate_path(tiny_model, lambda t: trees.index(other, 0), tiny_data)
+    with pytest.raises(InputError, match=r"\(4, 4, 1\)"):
+        evaluate_path(models.create("mlp", 3, (4, 4, 1)), path, tiny_data)
+    for arguments, named in ((("loss",), "of='loss'"), (("train_loss", "max"), "baseline='max'.*line, mean or ends")):
+        with pytest.raises(InputError, match=named):
+            barrier(metrics_of([0.0, 1.0]), *arguments)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from variables import alive, permuted
 
-from mcjax import InputError, data, models, permute, random_permutation, trees
+from mcjax import InputError, data, models, trees
 from mcjax.landscape.curvature import dense_hessian, gauss_newton_product, hessian_product, operator
 from mcjax.models.convolution import convolve
 from mcjax.training.full_batch import full_batch_loss
@@ -21,8 +22,7 @@ def line():
 
 @pytest.fixture(scope="module")
 def network(line):
-    with jax.enable_x64(True):
-        return trees.cast(line[1].init(jax.random.key(1)), jnp.float64)
+    return jax.tree.map(np.float64, alive(line[1]))
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +62,14 @@ def test_products_are_those_with_the_matrix_under_jit_and_vmap(line, network, he
         vectors = np.random.default_rng(0).normal(size=(3, len(hessian)))
         unravel = operator(loss, network).unravel
         many = jax.jit(jax.vmap(lambda vector: hessian_product(loss, network, unravel(vector))))(vectors)
-        got = jax.vmap(lambda tree: ravel_pytree(tree)[0])(many)
+    got = np.concatenate([np.asarray(leaf).reshape(3, -1) for leaf in jax.tree.leaves(many)], 1)
     np.testing.assert_allclose(got, vectors @ hessian, atol=1e-12)
 
 
 def test_a_permuted_network_has_the_same_eigenvalues(line, network, hessian):
     points, model = line
+    moved = permuted(model.spec, {"dense_0": np.array([2, 0, 1]), "dense_1": np.array([1, 0])}, network)
     with jax.enable_x64(True):
-        moved = permute(model.spec, random_permutation(jax.random.key(3), model.spec, network), network)
         got = dense_hessian(full_batch_loss(model, points, batch_size=5, weight_decay=0.1), moved, chunk=7)
     assert not np.allclose(got, hessian)
     np.testing.assert_allclose(np.linalg.eigvalsh(got), np.linalg.eigvalsh(hessian), atol=1e-12)
@@ -84,11 +84,15 @@ def explicit_gauss_newton(model, theta, x, curvature):
     """J^T H J summed over images, J by jax.jacobian of the outputs, H in closed form."""
     flat, unravel = ravel_pytree(trees.params(theta))
 
-    def outputs(vector):
-        return model.apply(trees.with_params(theta, unravel(vector)), x)
+    @jax.jit
+    def both(vector):
+        def outputs(vector):
+            return model.apply(trees.with_params(theta, unravel(vector)), x)
 
-    jacobian = np.asarray(jax.jit(jax.jacrev(outputs))(flat))
-    return np.einsum("nca,ncd,ndb->ab", jacobian, curvature(np.asarray(outputs(flat))), jacobian)
+        return jax.jacrev(outputs)(vector), outputs(vector)
+
+    jacobian, outputs = map(np.asarray, both(flat))
+    return np.einsum("nca,ncd,ndb->ab", jacobian, curvature(outputs), jacobian)
 
 
 def test_gauss_newton_of_classes_and_of_numbers_is_that_written_out(line, network):
@@ -157,20 +161,20 @@ def test_what_cannot_be_is_refused(line, network):
             return 0.0
 
     for said, call in (
-        ("expected a function of one network", lambda: dense_hessian(3, theta)),
-        ("Unhashable that has no hash", lambda: dense_hessian(Unhashable(), theta)),
-        (r"returns float32 \(3,\), expected a real scalar", lambda: dense_hessian(jnp.sin, jnp.ones(3))),
+        ("one network", lambda: dense_hessian(3, theta)),
+        ("Unhashable", lambda: dense_hessian(Unhashable(), theta)),
+        (r"float32 \(3,\)", lambda: dense_hessian(jnp.sin, jnp.ones(3))),
         ("without parameters", lambda: dense_hessian(square, {"params": {}})),
-        ("of which k cannot be differentiated", lambda: dense_hessian(square, {"k": jnp.arange(3)})),
-        ("got 6000 parameters.*Lanczos", lambda: dense_hessian(square, jnp.ones(6000))),
-        ("got chunk=0", lambda: dense_hessian(loss, theta, chunk=0)),
-        ("unknown matrix: got 'fisher'", lambda: dense_hessian(loss, theta, of="fisher")),
-        ("loss whose outputs are not known", lambda: gauss_newton_product(square, jnp.ones(3), jnp.ones(3))),
+        ("k cannot", lambda: dense_hessian(square, {"k": jnp.arange(3)})),
+        ("6000 parameters", lambda: dense_hessian(square, jnp.ones(6000))),
+        ("chunk=0", lambda: dense_hessian(loss, theta, chunk=0)),
+        ("'fisher'", lambda: dense_hessian(loss, theta, of="fisher")),
+        ("outputs are not known", lambda: gauss_newton_product(square, jnp.ones(3), jnp.ones(3))),
         (
-            r"vector: got \(4,\) for the array, expected \(3,\)",
+            r"vector: .*\(4,\).*\(3,\)",
             lambda: hessian_product(square, jnp.ones(3), jnp.ones(4)),
         ),
-        ("vector: got nothing for Dense_0/bias", lambda: gauss_newton_product(loss, theta, theta)),
+        ("vector: .*Dense_0/bias", lambda: gauss_newton_product(loss, theta, theta)),
     ):
         with pytest.raises(InputError, match=said):
             call()

@@ -3,22 +3,22 @@
 import jax
 import numpy as np
 import pytest
+from perceptrons import measured
+from perceptrons import networks as networks_of
+from variables import mlp, normalized
 
-from mcjax import InputError, SpecError, evaluate, models, trees
-from mcjax.data import normalize
-from mcjax.landscape.ensembles import _evaluate, ensemble_accuracy
-
-
-def networks(model, key, n=3):
-    thetas = jax.vmap(model.init)(jax.random.split(key, n))
-    return {**thetas, "params": jax.tree.map(lambda leaf: 3 * leaf, thetas["params"])}  # some sure, some not
+from mcjax import InputError, SpecError, models, trees
+from mcjax.landscape.ensembles import ensemble_accuracy
 
 
-def by_hand(model, thetas, images, labels, data):
-    x = normalize(images, data.mean, data.std)
-    n = len(jax.tree.leaves(thetas)[0])
-    logits = np.stack([np.float64(model.apply(trees.index(thetas, i), x)) for i in range(n)])
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
+def networks(model, count=3):
+    thetas = networks_of(model, count)
+    return {**thetas, "params": jax.tree.map(lambda leaf: 1.5 * leaf, thetas["params"])}  # some sure, some not
+
+
+def by_hand(outputs, labels):
+    """Of what several networks give out, (networks, images, classes) in float64."""
+    powers = np.exp(outputs - outputs.max(-1, keepdims=True))
     p = (powers / powers.sum(-1, keepdims=True)).mean(0)
     confidence, right = p.max(-1), p.argmax(-1) == labels
     error = 0.0
@@ -29,54 +29,57 @@ def by_hand(model, thetas, images, labels, data):
     return right.mean(), -np.log(p[np.arange(len(labels)), labels]).mean(), error
 
 
-@pytest.mark.parametrize("batch_size", [7, 50, 1000])
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_against_numpy(tiny_model, tiny_data, key, batch_size, split):
-    thetas = networks(tiny_model, key)
-    images, labels = (getattr(tiny_data, f"{split}_{what}") for what in ("images", "labels"))
-    expected = by_hand(tiny_model, thetas, images, labels, tiny_data)
+@pytest.mark.parametrize(("split", "batch_size"), [("train", 7), ("test", 50), ("test", 1000)])
+def test_against_numpy(tiny_model, tiny_data, split, batch_size):
+    thetas = networks(tiny_model)
+    images, labels = (np.asarray(getattr(tiny_data, f"{split}_{what}")) for what in ("images", "labels"))
+    outputs = np.stack([mlp(trees.index(thetas, i), normalized(images, tiny_data))[-1] for i in range(3)])
     got = ensemble_accuracy(tiny_model, thetas, tiny_data, batch_size, split=split)
-    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    np.testing.assert_allclose(got, by_hand(outputs, labels), rtol=1e-4)
     assert got.calibration_error > 0.02
 
 
 @pytest.mark.slow
-def test_convolutions_and_batch_statistics(tiny_colour_data, key):
-    model = models.create("tinysix", 3, (8, 8, 3), width=0.25)
-    thetas = jax.vmap(model.init)(jax.random.split(key))
-    expected = by_hand(model, thetas, tiny_colour_data.test_images, tiny_colour_data.test_labels, tiny_colour_data)
-    np.testing.assert_allclose(ensemble_accuracy(model, thetas, tiny_colour_data), expected, rtol=1e-4)
+def test_convolutions_and_batch_statistics(tiny_colour_data):
+    model, data = models.create("tinysix", 3, (8, 8, 3), width=0.25), tiny_colour_data
+    thetas, apply = networks(model, 2), jax.jit(model.apply)
+    x = normalized(data.test_images, data)
+    outputs = np.stack([np.float64(apply(trees.index(thetas, i), x)) for i in range(2)])
+    expected = by_hand(outputs, np.asarray(data.test_labels))
+    np.testing.assert_allclose(ensemble_accuracy(model, thetas, data), expected, rtol=1e-4)
 
 
-def test_one_network_is_itself_and_extremes_stay_finite(tiny_model, tiny_data, key):
-    thetas = networks(tiny_model, key, 1)
-    got = ensemble_accuracy(tiny_model, thetas, tiny_data)
-    _, test = evaluate(tiny_model, thetas, tiny_data)
-    np.testing.assert_allclose((got.loss, got.accuracy), (test.loss[0], test.accuracy[0]), rtol=1e-5)
+def test_one_network_is_itself_and_extremes_stay_finite(tiny_model, tiny_data):
+    thetas = networks(tiny_model, 1)
+    got, (*_, loss, accuracy) = (
+        ensemble_accuracy(tiny_model, thetas, tiny_data),
+        measured(trees.index(thetas, 0), tiny_data),
+    )
+    np.testing.assert_allclose((got.loss, got.accuracy), (loss, accuracy), rtol=1e-4)
     large = ensemble_accuracy(tiny_model, jax.tree.map(lambda leaf: 1e3 * leaf, thetas), tiny_data)
     assert np.isfinite(large.loss)
     np.testing.assert_allclose(large.calibration_error, 1 - large.accuracy, atol=1e-4)  # sure of everything
 
 
-def test_the_order_of_networks_does_not_matter_and_one_program_serves(tiny_model, tiny_data, key):
-    thetas = networks(tiny_model, key, 4)
-    _evaluate.jitted.clear_cache()
-    first, other = (
-        ensemble_accuracy(tiny_model, trees.index(thetas, np.array(i)), tiny_data) for i in ([0, 1, 2, 3], [3, 1, 0, 2])
-    )
+def test_the_order_of_networks_does_not_matter_and_one_program_serves(tiny_model, tiny_data, compiled):
+    thetas = networks(tiny_model)
+    first = ensemble_accuracy(tiny_model, thetas, tiny_data)
+    compiled.clear()
+    other = ensemble_accuracy(tiny_model, trees.index(thetas, np.array([2, 0, 1])), tiny_data)
+    assert not compiled
     np.testing.assert_allclose(first, other, rtol=1e-5)
-    assert _evaluate.jitted._cache_size() == 1
 
 
-def test_wrong_input_is_named(tiny_model, tiny_data, tiny_colour_data, key):
-    thetas = networks(tiny_model, key)
-    with pytest.raises(InputError, match="got one network, expected several"):
-        ensemble_accuracy(tiny_model, trees.index(thetas, 0), tiny_data)
-    with pytest.raises(InputError, match="split='all'"):
-        ensemble_accuracy(tiny_model, thetas, tiny_data, split="all")
-    with pytest.raises(InputError, match="batch_size=0"):
-        ensemble_accuracy(tiny_model, thetas, tiny_data, 0)
-    with pytest.raises(InputError, match="takes images of shape"):
-        ensemble_accuracy(tiny_model, thetas, tiny_colour_data)
-    with pytest.raises(SpecError, match="not those of"):
-        ensemble_accuracy(models.create("mlp", 3, (8, 8, 1), widths=(7,)), thetas, tiny_data)
+def test_wrong_input_is_named(tiny_model, tiny_data, tiny_colour_data):
+    thetas = networks(tiny_model)
+    for wrong, named in (({"split": "all"}, "split='all'"), ({"batch_size": 0}, "batch_size=0")):
+        with pytest.raises(InputError, match=named):
+            ensemble_accuracy(tiny_model, thetas, tiny_data, **wrong)
+    narrow = models.create("mlp", 3, (8, 8, 1), widths=(7,))
+    for kind, arguments, named in (
+        (InputError, (tiny_model, trees.index(thetas, 0), tiny_data), "one network"),
+        (InputError, (tiny_model, thetas, tiny_colour_data), r"\(8, 8, 1\)"),
+        (SpecError, (narrow, thetas, tiny_data), "mlp"),
+    ):
+        with pytest.raises(kind, match=named):
+            ensemble_accuracy(*arguments)

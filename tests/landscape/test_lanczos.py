@@ -10,15 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from variables import alive
 
 import mcjax
 from mcjax import InputError, data, models, trees
 from mcjax.landscape.curvature import dense_hessian
 from mcjax.landscape.lanczos import (
     SpectralDensity,
-    _density,
-    _eigenpairs,
-    _trace,
     extreme_eigenpairs,
     hessian_trace,
     lanczos,
@@ -48,11 +46,16 @@ def quadratic(a, theta):
     return x @ a @ x / 2
 
 
+def flat(vectors):
+    """Trees along a leading axis as the rows of a matrix."""
+    return np.concatenate([np.asarray(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(vectors)], 1)
+
+
 def form(a):
     return jax.tree_util.Partial(quadratic, jnp.asarray(a, jnp.float32))
 
 
-THETA = {"u": jnp.zeros((4, 2)), "v": jnp.zeros(4)}
+THETA = {"u": np.zeros((4, 2), np.float32), "v": np.zeros(4, np.float32)}
 
 
 @jax.jit
@@ -95,7 +98,7 @@ def test_both_ends_are_those_of_numpy():
         found = extreme_eigenpairs(jax.random.key(0), form(a), THETA, count=2, which=which)
         np.testing.assert_allclose(found.values, expected, atol=1e-5)
         assert found.vectors["u"].shape == (len(expected), 4, 2)
-        vectors = np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(found.vectors))
+        vectors = flat(found.vectors)
         np.testing.assert_allclose(vectors @ vectors.T, np.eye(len(expected)), atol=1e-5)
         np.testing.assert_allclose(vectors @ a, np.asarray(found.values)[:, None] * vectors, atol=1e-5)
         assert found.residuals.max() < 1e-5
@@ -108,7 +111,7 @@ def test_residuals_tell_of_too_few_steps():
     for value, residual in zip(found.values, found.residuals, strict=True):
         nearest = np.abs(values - value).min()
         assert 1e-4 < nearest <= residual + 1e-6
-    vectors = np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(found.vectors))
+    vectors = flat(found.vectors)
     expected = np.linalg.norm(vectors @ a - np.asarray(found.values)[:, None] * vectors, axis=1)
     np.testing.assert_allclose(found.residuals, expected, atol=1e-5)
 
@@ -120,18 +123,15 @@ def line():
     return data.regression(x, y, x, y), models.create("mlp", 2, (2,), widths=(3, 2), activation="tanh")
 
 
-def test_networks_have_their_spectra_in_one_program_for_a_kind(key, line):
+def test_networks_have_their_spectra_in_one_program_for_a_kind(key, line, compiled):
     points, model = line
-    programs = (_eigenpairs, _density, _trace)
-    before = [program.jitted._cache_size() for program in programs]
     for i, of in enumerate((points, points.take(20, 20))):
-        theta = model.init(jax.random.key(i))
+        theta = alive(model, i)
         loss = full_batch_loss(model, of, images=20)
         found = extreme_eigenpairs(key, loss, theta, of="gauss_newton")
         density = spectral_density(key, loss, theta, draws=1, steps=3, of="gauss_newton")
         trace = hessian_trace(key, loss, theta, draws=2, of="gauss_newton")
-    after = [program.jitted._cache_size() for program in programs]
-    assert after == [count + 1 for count in before]
+    assert [sum(name in each for each in compiled) for name in ("_eigenpairs", "_density", "_trace")] == [1, 1, 1]
     matrix = np.asarray(dense_hessian(loss, theta, of="gauss_newton"), np.float64)
     values = np.linalg.eigvalsh(matrix)
     np.testing.assert_allclose(found.values, [values[-1], values[0]], atol=1e-5)
@@ -194,22 +194,22 @@ def test_the_trace_of_a_diagonal_is_exact_and_others_are_within_their_error(key)
 
 def test_what_cannot_be_is_refused(key):
     loss = form(np.eye(12))
-    for said, call in (
-        ("got steps=13, expected a whole number from 1 to 12", lambda: lanczos(lambda v: v, jnp.ones(12), 13)),
-        ("got a start of shape \\(3, 4\\)", lambda: lanczos(lambda v: v, jnp.ones((3, 4)), 2)),
-        ("got int for a key", lambda: extreme_eigenpairs(0, loss, THETA)),
-        ("got int for a key", lambda: spectral_density(0, loss, THETA)),
-        ("got int for a key", lambda: hessian_trace(0, loss, THETA)),
-        ("unknown end of the spectrum: got 'low'", lambda: extreme_eigenpairs(key, loss, THETA, which="low")),
-        ("got count=13", lambda: extreme_eigenpairs(key, loss, THETA, count=13)),
-        ("got steps=1, expected a whole number from 2", lambda: extreme_eigenpairs(key, loss, THETA, count=2, steps=1)),
-        ("unknown matrix", lambda: extreme_eigenpairs(key, loss, THETA, of="fisher")),
-        ("got draws=0", lambda: spectral_density(key, loss, THETA, draws=0)),
-        ("got steps=0", lambda: spectral_density(key, loss, THETA, steps=0)),
-        ("got draws=1, expected a whole number of at least 2", lambda: hessian_trace(key, loss, THETA, draws=1)),
-        ("got chunk=0", lambda: hessian_trace(key, loss, THETA, chunk=0)),
+    for named, call in (
+        ("steps=13, .* 1 to 12", lambda: lanczos(lambda v: v, jnp.ones(12), 13)),
+        (r"start.*\(3, 4\)", lambda: lanczos(lambda v: v, jnp.ones((3, 4)), 2)),
+        ("int for a key", lambda: extreme_eigenpairs(0, loss, THETA)),
+        ("int for a key", lambda: spectral_density(0, loss, THETA)),
+        ("int for a key", lambda: hessian_trace(0, loss, THETA)),
+        ("'low'", lambda: extreme_eigenpairs(key, loss, THETA, which="low")),
+        ("count=13", lambda: extreme_eigenpairs(key, loss, THETA, count=13)),
+        ("steps=1, .* 2", lambda: extreme_eigenpairs(key, loss, THETA, count=2, steps=1)),
+        ("fisher", lambda: extreme_eigenpairs(key, loss, THETA, of="fisher")),
+        ("draws=0", lambda: spectral_density(key, loss, THETA, draws=0)),
+        ("steps=0", lambda: spectral_density(key, loss, THETA, steps=0)),
+        ("draws=1, .* 2", lambda: hessian_trace(key, loss, THETA, draws=1)),
+        ("chunk=0", lambda: hessian_trace(key, loss, THETA, chunk=0)),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=named):
             call()
 
 
@@ -227,7 +227,7 @@ def test_on_eight_virtual_devices():
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason="run by test_on_eight_virtual_devices")
 def test_images_spread_over_all_devices_give_the_numbers_of_one(key, tiny_data, tiny_model):
-    theta = tiny_model.init(key)
+    theta = alive(tiny_model)
     # 50 images at most are 40 for three equal batches, five on each of eight devices.
     mesh = make_mesh(2, 4)
     one, many = (full_batch_loss(tiny_model, tiny_data, batch_size=50, mesh=each) for each in (None, mesh))

@@ -87,12 +87,12 @@ def test_the_proof_of_theorem_4_at_the_wall():
 
 
 def test_numbers_that_make_no_example():
-    for make, said in (
+    for make, named in (
         (lambda: disconnected_minima(1), "units=1"),
         (lambda: two_neuron_mixture(3), "samples=3"),
         (lambda: disconnected_minima(2.5), "units=2.5"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=named):
             make()
 
 

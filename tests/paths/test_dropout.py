@@ -3,156 +3,174 @@
 from functools import partial
 from itertools import combinations
 
+import chex
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from variables import drawn
+from variables import alive, drawn
 
-from mcjax import Criterion, InputError, models, train_endpoints, trees
+from mcjax import Criterion, InputError, models, trees
 from mcjax.paths.dropout import dropout_stability, dropped_out, kept_units
-from mcjax.paths.feedforward import chain, scale_outputs
-from mcjax.training import TrainConfig
+from mcjax.paths.feedforward import Chain, Layer, chain, scale_outputs
+
+CRITERION = Criterion(images=60)
+KEPT = {"dense_0": 3, "dense_1": 2}
+"""Of the 6 and 5 units of `tiny_model`, at a fraction of one half."""
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_data):
-    model = models.create("mlp", 3, (8, 8, 1), widths=(4, 6))
-    config = TrainConfig(epochs=8, batch_size=20, learning_rate=0.1)
-    return model, trees.index(
-        train_endpoints(jax.random.split(jax.random.key(0), 1), model, tiny_data, config).theta, 0
+def measured(tiny_model, tiny_ends, tiny_data):
+    """What the loss is when the outputs of units are multiplied by factors, all of them given."""
+    factors = {"dense_0": np.ones(6, np.float32), "dense_1": np.ones(5, np.float32)}
+
+    @jax.jit
+    def loss(given):
+        return CRITERION(tiny_model, scale_outputs(chain(tiny_model), tiny_ends[0], given), tiny_data)
+
+    return lambda given: float(loss({**factors, **{g: np.float32(each) for g, each in given.items()}}))
+
+
+@pytest.fixture(scope="module")
+def stable_of(tiny_model, tiny_ends, tiny_data):
+    options = {"criterion": CRITERION, "search_images": None}
+    return lambda **more: dropout_stability(
+        jax.random.key(0), tiny_model, tiny_ends[0], tiny_data, **{**options, **more}
     )
 
 
-def test_many_draws_find_the_best_subsets_there_are(trained, tiny_data, key):
-    model, theta = trained
-    criterion = Criterion(images=60)
-    stable = dropout_stability(
-        key, model, theta, tiny_data, draws=200, rescale="fixed", criterion=criterion, search_images=None
-    )
+def test_many_draws_find_the_best_subsets_there_are(stable_of, measured):
+    stable = stable_of(draws=200, rescale="fixed")
     # Layer 2 first, then layer 1 given it, over all subsets.
-    measured = jax.jit(lambda factors: criterion(model, scale_outputs(chain(model), theta, factors), tiny_data))
     above = {}
-    for i, (group, n) in reversed(list(enumerate((("dense_0", 4), ("dense_1", 6))))):
-        subsets = [np.isin(np.arange(n), kept) for kept in combinations(range(n), n // 2)]
-        best = min(measured({**above, group: 2.0 * mask}) for mask in subsets)
-        np.testing.assert_allclose(stable.losses[i], best, rtol=1e-5)
-        above[group] = 2.0 * stable.keep[group]
-    np.testing.assert_array_equal(stable.factors, [[2, 2], [1, 2]])
-    np.testing.assert_allclose(stable.loss, criterion(model, theta, tiny_data), rtol=1e-5)
+    for i, (group, n) in ((1, ("dense_1", 5)), (0, ("dense_0", 6))):
+        subsets = [np.isin(np.arange(n), kept) for kept in combinations(range(n), KEPT[group])]
+        best = min(measured({**above, group: n / KEPT[group] * mask}) for mask in subsets)
+        np.testing.assert_allclose(stable.losses[i], best, rtol=1e-4)
+        above[group] = n / KEPT[group] * stable.keep[group]
+    np.testing.assert_array_equal(stable.factors, [[2, 2.5], [1, 2.5]])
+    np.testing.assert_allclose(stable.loss, measured({}), rtol=1e-5)
     assert stable.epsilon == max(0, stable.losses.max() - stable.loss)
-    assert stable.fraction == 0.5
+    np.testing.assert_allclose(stable.fraction, 6 / 11)
+    assert stable.epsilon < stable_of(draws=1, rescale="fixed").epsilon
 
 
 @pytest.mark.parametrize("search", ["layers", "together"])
-def test_the_line_search_finds_factors_and_theta_i_are_the_definition(search, trained, tiny_data, key):
-    model, theta = trained
-    losses = {}
+def test_the_line_search_finds_factors_and_theta_i_are_the_definition(
+    search, stable_of, measured, tiny_model, tiny_ends
+):
+    losses, groups = {}, ("dense_0", "dense_1")
     for rescale in ("layer", "one", "fixed"):
-        stable = dropout_stability(key, model, theta, tiny_data, draws=5, rescale=rescale, search=search)
+        stable = stable_of(draws=4, rescale=rescale, search=search)
         losses[rescale] = stable.losses
         assert stable.factors[1, 0] == 1
         if rescale == "one":
             assert stable.factors[0, 0] == stable.factors[0, 1]
-        for i, of in enumerate(("dense_0", "dense_1")):
-            masks = {
-                group: stable.keep[group] * stable.factors[i, j]
-                for j, group in enumerate(("dense_0", "dense_1"))
-                if j >= i
-            }
-            want = scale_outputs(chain(model), theta, masks)
-            for a, b in zip(jax.tree.leaves(trees.index(stable.thetas, i)), jax.tree.leaves(want), strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-6)
-            assert stable.keep[of].sum() == len(stable.keep[of]) // 2
+        for i, of in enumerate(groups):
+            # Dense layer j + 1 reads group j: its rows are scaled.
+            want = jax.tree.map(np.array, tiny_ends[0])
+            masks = {groups[j]: stable.keep[groups[j]] * stable.factors[i, j] for j in range(i, 2)}
+            for group, mask in masks.items():
+                want["params"][f"Dense_{groups.index(group) + 1}"]["kernel"] *= np.float32(mask)[:, None]
+            got = jax.tree.map(np.asarray, trees.index(stable.thetas, i))
+            chex.assert_trees_all_close(got, want, rtol=1e-6)
+            np.testing.assert_allclose(stable.losses[i], measured(masks), rtol=1e-4)
+            assert stable.keep[of].sum() == KEPT[of]
+        if rescale == "layer":
+            # The best factor of one layer, by a dense grid of its own.
+            kept = stable.keep["dense_1"]
+            best = min(measured({"dense_1": kept * r}) for r in np.linspace(1, 2.5**1.25, 131))
+            assert stable.losses[1] <= best + 1e-3
     # Of the same subsets in layer 2, a factor that is searched for is at least as good.
     assert losses["layer"][1] <= losses["fixed"][1] + 1e-6
-    # The best factor of one layer, by a dense grid of its own.
-    best = dropout_stability(key, model, theta, tiny_data, draws=5, search=search)
-
-    @jax.jit
-    def at(r):
-        return Criterion()(model, scale_outputs(chain(model), theta, {"dense_1": best.keep["dense_1"] * r}), tiny_data)
-
-    assert best.losses[1] <= min(map(at, np.linspace(1, 2.3, 131))) + 1e-3
 
 
-def test_better_than_one_draw(trained, tiny_data, key):
-    one, many = (dropout_stability(key, *trained, tiny_data, draws=n).epsilon for n in (1, 60))
-    assert many < one
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(6, use_bias=False)(x.reshape(len(x), -1))
+        return nn.Dense(3)(nn.relu(nn.BatchNorm(use_running_average=not train)(x)))
 
 
-def test_batch_statistics_are_estimated_anew(tiny_colour_data, key):
+@pytest.mark.parametrize("kind", ["dense", pytest.param("convolutional", marks=pytest.mark.slow)])
+def test_batch_statistics_are_estimated_anew(kind, tiny_colour_data, key):
     model = models.create("tinysix", 3, (8, 8, 3), width=0.3)
-    theta = drawn(model)
+    if kind == "dense":
+        model = models.from_flax(Normed(), jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32), name="normed")
+    theta = alive(model)
     stable = dropout_stability(key, model, theta, tiny_colour_data, draws=2, search_images=40)
-    want = Criterion()(model, trees.index(stable.thetas, 0), tiny_colour_data)
+    want = jax.jit(lambda theta: Criterion()(model, theta, tiny_colour_data))(trees.index(stable.thetas, 0))
     np.testing.assert_allclose(stable.losses[0], want, rtol=1e-5)
 
 
 def test_numbers_of_units():
-    found = chain(models.create("mlp", 3, (4,), widths=(10, 7, 1)))
-    assert kept_units(found, 0.5) == {"dense_0": 5, "dense_1": 3, "dense_2": 0}
-    assert kept_units(found, 0.9) == {"dense_0": 1, "dense_1": 0, "dense_2": 0}
-    assert kept_units(found, {"dense_0": 0.3, "dense_1": 0.2, "dense_2": 0.1}) == {
-        "dense_0": 7,
-        "dense_1": 5,
-        "dense_2": 0,
-    }
+    groups = ("dense_0", "dense_1", "dense_2")
+    found = Chain((*(Layer("", None, group, ()) for group in groups), Layer("", None, None, ())), (), (10, 7, 1))
+    for fraction, counts in (
+        (0.5, (5, 3, 0)),
+        (0.9, (1, 0, 0)),
+        (dict(zip(groups, (0.3, 0.2, 0.1), strict=True)), (7, 5, 0)),
+    ):
+        assert kept_units(found, fraction) == dict(zip(groups, counts, strict=True))
 
 
-def test_algorithm_1_keeps_the_mean_of_what_reads(trained, key):
-    model, theta = trained
-    many = jax.vmap(lambda each: dropped_out(each, model, theta, 0.25))(jax.random.split(key, 4000))
-    for name, leaf in trees.flatten(many).items():
-        before = np.asarray(trees.flatten(theta)[name])
+def test_algorithm_1_keeps_the_mean_of_what_reads(tiny_model, tiny_ends, key):
+    theta = tiny_ends[0]
+    drop = jax.jit(jax.vmap(lambda each: dropped_out(each, tiny_model, theta, 0.25)))
+    for name, leaf in trees.flatten(drop(jax.random.split(key, 4000))).items():
+        leaf, before = np.asarray(leaf), np.asarray(trees.flatten(theta)[name])
         if name in ("params/Dense_1/kernel", "params/Dense_2/kernel"):
             np.testing.assert_allclose(leaf.mean(0), before, atol=0.05 * np.abs(before).max())
-            zero = np.asarray(leaf == 0).all(-1)
+            zero = (leaf == 0).all(-1)
             np.testing.assert_allclose(zero.mean(), 0.25, atol=0.02)
-            np.testing.assert_allclose(
-                np.asarray(leaf)[~zero], np.broadcast_to(before / 0.75, leaf.shape)[~zero], rtol=1e-6
-            )
+            np.testing.assert_allclose(leaf[~zero], np.broadcast_to(before / 0.75, leaf.shape)[~zero], rtol=1e-6)
         else:
             np.testing.assert_array_equal(leaf, np.broadcast_to(before, leaf.shape))
 
 
 def test_a_model_never_seen_before_is_looked_at_while_a_caller_is_traced(key):
-    model = models.create("mlp", 3, (4, 4, 1), widths=(4,))
-    theta, keys = model.init(key), jax.random.split(key, 3)
-    drop = partial(dropped_out, model=model, theta=theta, fraction=0.5)
+    model = models.create("mlp", 3, (4, 4, 1), widths=(4,))._replace(name="never seen before")
+    keys = jax.random.split(key, 3)
+    drop = partial(dropped_out, model=model, theta=alive(model), fraction=0.5)
     together = jax.jit(lambda keys: jax.lax.map(drop, keys))(keys)
+    alone = jax.jit(drop)
     for i, each in enumerate(keys):
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), together, drop(each))
+        chex.assert_trees_all_equal(trees.index(together, i), alone(each))
+
+
+HALF = {"dense_0": 0.5}
 
 
 @pytest.mark.parametrize(
-    "fraction", [0.0, 1.0, -0.5, float("nan"), "half", None, [0.5, 0.5], {"dense_0": 0.5, "dense_1": 1.5}]
-)
-def test_a_fraction_outside_is_refused(fraction, trained, tiny_data, key):
-    with pytest.raises(InputError, match=r"fraction=.* expected a share"):
-        dropout_stability(key, *trained, tiny_data, fraction)
-
-
-def test_bad_input(trained, tiny_data, key):
-    model, theta = trained
-    for arguments, said in (
-        ({"fraction": {"dense_0": 0.5}}, "one each of dense_0, dense_1"),
+    ("arguments", "named"),
+    [
+        *(
+            ({"fraction": fraction}, "fraction=")
+            for fraction in (0.0, 1.0, -0.5, float("nan"), "half", None, [0.5, 0.5], {**HALF, "dense_1": 1.5})
+        ),
+        ({"fraction": HALF}, "one each of dense_0, dense_1"),
         ({"draws": 0}, "draws=0"),
         ({"draws": 2.5}, "draws=2.5"),
         ({"chunk": -1}, "chunk=-1"),
-        ({"criterion": Criterion("error")}, "of the error, expected loss or perplexity"),
-        ({"criterion": "loss"}, "criterion='loss', expected a Criterion"),
-        ({"rescale": "ones"}, "rescale"),
-        ({"search": "layer"}, "search"),
-    ):
-        with pytest.raises(InputError, match=said):
-            dropout_stability(key, model, theta, tiny_data, **arguments)
+        ({"criterion": Criterion("error")}, "error.*loss or perplexity"),
+        ({"criterion": "loss"}, "criterion='loss'"),
+        ({"rescale": "ones"}, "rescale.*'ones'"),
+        ({"search": "layer"}, "search.*'layer'"),
+    ],
+)
+def test_numbers_and_names_that_are_refused(arguments, named, tiny_model, tiny_ends, tiny_data, key):
+    with pytest.raises(InputError, match=named):
+        dropout_stability(key, tiny_model, tiny_ends[0], tiny_data, **arguments)
+
+
+def test_networks_that_are_refused(tiny_model, tiny_ends, tiny_data, key):
+    theta = tiny_ends[0]
     for refuse in (dropout_stability, lambda key, model, theta, _: dropped_out(key, model, theta, 0.5)):
-        with pytest.raises(InputError, match="several networks"):
-            refuse(key, model, jax.tree.map(lambda leaf: leaf[None], theta), tiny_data)
-        with pytest.raises(InputError, match="these variables are not those of mlp"):
-            refuse(key, model, None, tiny_data)
-    with pytest.raises(InputError, match="params/Dense_0/bias holds values that are not finite"):
-        dropout_stability(key, model, jax.tree.map(lambda leaf: leaf * np.nan, theta), tiny_data)
+        for wrong, named in ((jax.tree.map(lambda leaf: leaf[None], theta), "several networks"), (None, "mlp")):
+            with pytest.raises(InputError, match=named):
+                refuse(key, tiny_model, wrong, tiny_data)
+    with pytest.raises(InputError, match=r"params/Dense_0/bias .*not finite"):
+        dropout_stability(key, tiny_model, jax.tree.map(lambda leaf: leaf * np.nan, theta), tiny_data)
     resnet = models.create("resnet20", 3, (8, 8, 1), width=0.25)
     with pytest.raises(InputError, match=r"resnet20: .* alone"):
-        dropout_stability(key, resnet, resnet.init(key), tiny_data)
+        dropout_stability(key, resnet, drawn(resnet), tiny_data)

@@ -1,5 +1,6 @@
 """Chains of layers: what they are made of, whose units cannot be dropped alone, and rows and columns of units."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import pytest
 from variables import drawn
 
 from mcjax import InputError, models, trees
-from mcjax.paths.feedforward import chain, put, scale_outputs, take
+from mcjax.paths.feedforward import Chain, Layer, chain, put, scale_outputs, take
 from mcjax.symmetry.axis import Axis
 
 
@@ -22,9 +23,12 @@ def test_an_mlp():
     assert found.top.group is None
 
 
-@pytest.mark.parametrize(("name", "depth"), [("tinysix", 4), ("mnist_convnet", 3), ("vgg11", 10)])
-def test_convolutions_with_and_without_batch_norm(name, depth):
-    model = models.create(name, 3, (32, 32, 1), width=0.05)
+@pytest.mark.parametrize(
+    ("name", "depth", "size"),
+    [("tinysix", 4, 8), ("mnist_convnet", 3, 8), pytest.param("vgg11", 10, 32, marks=pytest.mark.slow)],
+)
+def test_convolutions_with_and_without_batch_norm(name, depth, size):
+    model = models.create(name, 3, (size, size, 1), width=0.2 if size == 8 else 0.05)
     found = chain(model)
     assert len(found.groups) == depth
     makes = {leaf for layer in found.layers for leaf, _, _ in layer.makes}
@@ -61,7 +65,7 @@ def test_a_module_of_ones_own():
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "named"),
     [
         ("norm", "units of 'Dense_0'"),
         ("twice", "is read by"),
@@ -71,15 +75,15 @@ def test_a_module_of_ones_own():
         ("curved", "not affine"),
     ],
 )
-def test_what_is_no_chain_is_named(kind, said):
-    with pytest.raises(InputError, match=said):
+def test_what_is_no_chain_is_named(kind, named):
+    with pytest.raises(InputError, match=named):
         chain(of_kind(kind))
 
 
 @pytest.mark.parametrize("name", ["resnet20", "lstm"])
 def test_trunks_and_recurrence_are_refused(name):
-    model = models.create(name, 10, (5,) if name == "lstm" else (32, 32, 3), width=0.25 if name != "lstm" else 0.05)
-    with pytest.raises(InputError, match="alone"):
+    model = models.create(name, 10, (5,) if name == "lstm" else (8, 8, 3), width=0.25 if name != "lstm" else 0.05)
+    with pytest.raises(InputError, match=f"{name}: .*alone"):
         chain(model)
 
 
@@ -100,25 +104,34 @@ def test_rows_and_columns_of_units():
 
 
 @pytest.mark.parametrize(("name", "shape"), [("mlp", (4, 4, 1)), ("mnist_convnet", (8, 8, 1))])
-def test_scaled_outputs_are_scaled_activations(name, shape, key):
-    model = models.create(name, 3, shape, width=0.1)
+def test_scaled_outputs_are_scaled_activations(name, shape):
+    model = models.create(name, 3, shape, width=0.2)
     found, theta = chain(model), jax.tree.map(np.float32, drawn(model))
-    x = jax.random.normal(key, (4, *shape))
     rng = np.random.default_rng(0)
+    x = np.float32(rng.normal(size=(4, *shape)))
     factors = {g: np.float32(rng.random(n)) for g, n in zip(found.groups, found.sizes, strict=True)}
-    scaled = scale_outputs(found, theta, factors)
-    # Layer by layer: what comes out of the first layer is not scaled, what reads it is.
     first = found.groups[0]
-    before, after = (
-        model.activations(theta, x),
-        model.activations(scale_outputs(found, theta, {first: factors[first]}), x),
-    )
-    np.testing.assert_allclose(after[first][0], before[first][0], rtol=1e-6)
-    kernel, position, axis = found.reader(first)
-    wide = np.moveaxis(np.asarray(theta_of(scaled, kernel)), position, -1)
-    want = np.moveaxis(np.asarray(theta_of(theta, kernel)), position, -1) * np.tile(factors[first], axis.outer)
-    np.testing.assert_allclose(wide, want, rtol=1e-6)
+
+    @jax.jit
+    def run(factors):
+        return scale_outputs(found, theta, factors), model.activations(scale_outputs(found, theta, factors), x)[first]
+
+    (same, before), (scaled, after) = run({g: np.ones_like(each) for g, each in factors.items()}), run(factors)
+    chex.assert_trees_all_equal(same, theta)
+    # What comes out of the first layer is not scaled, what reads it is.
+    np.testing.assert_allclose(after[0], before[0], rtol=1e-6)
+    for group in found.groups:
+        kernel, position, axis = found.reader(group)
+        got, was = (np.moveaxis(np.asarray(trees.flatten(of)[kernel]), position, -1) for of in (scaled, theta))
+        np.testing.assert_allclose(got, was * np.tile(factors[group], axis.outer), rtol=1e-6)
 
 
-def theta_of(theta, name):
-    return trees.flatten(theta)[name]
+def test_outputs_of_units_that_are_several_rows_each():
+    """Of an axis of two blocks of units of three rows, every row is scaled as its unit is."""
+    axis = Axis("g", outer=2, inner=3)
+    chained = Chain((Layer("a", None, "g", ()), Layer("b", (0, axis), None, ())), (), (4,))
+    theta = {"a": np.ones((1, 4), np.float32), "b": np.ones((24, 2), np.float32)}
+    scaled = scale_outputs(chained, theta, {"g": np.float32([1, 2, 3, 4])})
+    expected = [unit for _ in range(2) for unit in (1, 2, 3, 4) for _ in range(3)]
+    np.testing.assert_array_equal(scaled["b"], np.float32(expected)[:, None] * np.ones((1, 2)))
+    np.testing.assert_array_equal(scaled["a"], theta["a"])

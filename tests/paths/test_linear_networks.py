@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -38,11 +37,16 @@ def products(networks):
     return product.swapaxes(1, 2)
 
 
+@jax.jit
+def along(path, ts):
+    return jax.vmap(path)(ts)
+
+
 def measured(widths, first, second, ts=TS, **options):
     """The networks along the path in float64, and their products."""
     with jax.enable_x64(True):
         path = linear_network_path(linear(widths), theta_of(first), theta_of(second), **options)
-        networks = jax.tree.map(np.asarray, jax.jit(jax.vmap(path))(jnp.asarray(ts)))
+        networks = jax.tree.map(np.asarray, along(path, np.float64(ts)))
     for i, end in ((0, first), (-1, second)):
         for leaf, W in zip(jax.tree.leaves(trees.index(networks, i)), end, strict=True):
             np.testing.assert_array_equal(leaf, W.T)
@@ -178,36 +182,40 @@ def test_it_is_a_path_like_any_other():
 
 
 @pytest.mark.parametrize(
-    ("widths", "options", "said"),
+    ("widths", "options", "named"),
     [
-        ((4, 2, 5), {}, "widths 2 in hidden layer 1, expected at least .* 4"),
-        ((5, 4, 3, 4), {}, "widths 3 in hidden layer 2"),
+        ((4, 2, 5), {}, "2 in hidden layer 1, .* 4"),
+        ((5, 4, 3, 4), {}, "3 in hidden layer 2"),
         ((4, 4, 4, 4), {"ridge": True}, "3 layers with ridge"),
     ],
 )
-def test_widths_that_the_proposition_excludes(widths, options, said):
+def test_widths_that_the_proposition_excludes(widths, options, named):
     rng = np.random.default_rng(0)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=named):
         linear_network_path(linear(widths), *(theta_of(drawn(rng, widths)) for _ in range(2)), **options)
 
 
-def test_networks_that_are_not_linear(key):
-    for options, said in (
-        ({"activation": "relu", "bias": False}, "is not linear"),
-        ({"activation": "linear"}, "params/Dense_0/bias"),
+def test_networks_that_are_not_linear():
+    curved, biased = (
+        models.create("mlp", 3, (4,), widths=(5,), **options)
+        for options in ({"activation": "relu", "bias": False}, {"activation": "linear"})
+    )
+    model, rng = linear((4, 5, 3)), np.random.default_rng(0)
+    theta, with_bias = theta_of(drawn(rng, (4, 5, 3))), {"params": {}}
+    for i, n in enumerate((5, 3)):
+        with_bias["params"][f"Dense_{i}"] = {**theta["params"][f"Dense_{i}"], "bias": np.zeros(n)}
+    many, infinite = (jax.tree.map(change, theta) for change in (lambda leaf: leaf[None], lambda leaf: leaf * np.inf))
+    for of, ends, named in (
+        (curved, (theta, theta), "is not linear"),
+        (biased, (with_bias, with_bias), "params/Dense_0/bias"),
+        (model, (many, many), "theta_1: .*several networks"),
+        (model, (theta, infinite), "theta_2: params/Dense_0/kernel .*not finite"),
     ):
-        model = models.create("mlp", 3, (4,), widths=(5,), **options)
-        theta = model.init(key)
-        with pytest.raises(InputError, match=said):
-            linear_network_path(model, theta, theta)
-    model = linear((4, 5, 3))
-    with pytest.raises(InputError, match="several networks"):
-        linear_network_path(model, *(jax.tree.map(lambda leaf: leaf[None], model.init(key)),) * 2)
-    with pytest.raises(InputError, match="theta_2: params/Dense_0/kernel holds values that are not finite"):
-        linear_network_path(model, model.init(key), jax.tree.map(lambda leaf: leaf * np.inf, model.init(key)))
+        with pytest.raises(InputError, match=named):
+            linear_network_path(of, *ends)
 
 
-def test_weights_stay_as_small_as_they_are_at_the_ends(key):
+def test_weights_stay_as_small_as_they_are_at_the_ends():
     """An end of tiny weights is left before the product moves: nothing is divided by them."""
     widths, rng = (4, 6, 5, 3), np.random.default_rng(0)
     first = [1e-4 * W for W in drawn(rng, widths)]

@@ -5,6 +5,7 @@ from itertools import pairwise
 import jax
 import numpy as np
 import pytest
+from variables import alive, mlp
 
 from mcjax import InputError, data, models, trees
 from mcjax.paths.sparse import Sparse, best_weights, oracle
@@ -17,8 +18,8 @@ def regression(inputs=2, samples=100):
     return data.regression(x, y, x, y)
 
 
-def net(width, inputs=2, **options):
-    return models.create("mlp", 1, (inputs,), widths=(width,), **{"bias": False, **options})
+def net(width, inputs=2, outputs=1, **options):
+    return models.create("mlp", outputs, (inputs,), widths=(width,), **{"bias": False, **options})
 
 
 def theta_of(found: Sparse):
@@ -100,13 +101,13 @@ def test_the_gap_closes_as_networks_widen(key):
     assert gaps[0] > 3 * gaps[1] > 3 * gaps[2]
 
 
-def test_rows_are_scaled_to_the_unit_ball(key):
+def test_rows_are_scaled_to_the_unit_ball():
     model = net(5)
-    theta = model.init(key)
-    theta["params"]["Dense_0"]["kernel"] = theta["params"]["Dense_0"]["kernel"].at[:, 2].set(0)
+    theta = alive(model)
+    theta["params"]["Dense_0"]["kernel"][:, 2] = 0
     scaled = unit_rows(model, theta)
     x = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
-    np.testing.assert_allclose(model.apply(scaled, x), model.apply(theta, x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mlp(scaled, x)[-1], mlp(theta, x)[-1], rtol=1e-4, atol=1e-5)
     norms = np.linalg.norm(scaled["params"]["Dense_0"]["kernel"], axis=0)
     np.testing.assert_allclose(norms, [1, 1, 0, 1, 1], rtol=1e-5)
 
@@ -120,47 +121,54 @@ def test_lasso_ends_need_nothing_of_parts_1_and_6(key):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "named"),
     [
-        ({"activation": "tanh"}, "another activation, expected relu"),
-        ({"activation": "leaky_relu"}, "another activation"),
+        ({"activation": "tanh"}, "expected relu"),
+        ({"activation": "leaky_relu"}, "expected relu"),
         ({"bias": True}, "params/Dense_0/bias"),
     ],
 )
-def test_models_that_the_theorem_is_not_of(options, said, key):
+def test_models_that_the_theorem_is_not_of(options, named, key):
     model = net(4, **options)
-    theta = model.init(key)
-    with pytest.raises(InputError, match=said):
+    theta = alive(model)
+    with pytest.raises(InputError, match=named):
         wide_path(key, model, theta, theta, regression(), kappa=0.01)
 
 
-def test_bad_input(key):
-    model, dataset, end = net(4), regression(), random_net(4, 0)
-    long = jax.tree.map(lambda leaf: 3 * leaf, end)
-    with pytest.raises(InputError, match=r"norms up to 3, expected at most 1: unit_rows"):
-        wide_path(key, model, end, long, dataset, kappa=0.01)
-    for arguments, said in (
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
         ({"kappa": 0.0}, "kappa=0.0"),
         ({"kappa": float("nan")}, "kappa=nan"),
-        ({"kappa": 0.1, "units": (3,)}, r"units=\(3,\), expected numbers from 1 to half of the 4"),
-        ({"kappa": 0.1, "units": 2}, "units=2, expected numbers from 1"),
-        ({"kappa": 0.1, "angles": (-1.0,)}, "angles="),
-        ({"kappa": 0.1, "angles": 0.1}, "angles=0.1, expected some"),
         ({"kappa": None}, "kappa=None"),
-        ({"kappa": 0.1, "points": 1}, "points=1"),
-    ):
-        with pytest.raises(InputError, match=said):
-            wide_path(key, model, end, end, dataset, **arguments)
-    with pytest.raises(InputError, match="several networks"):
-        wide_path(key, model, jax.tree.map(lambda leaf: leaf[None], end), end, dataset, kappa=0.1)
-    spoilt = jax.tree.map(lambda leaf: leaf * np.nan, end)
-    for refuse in (lambda: wide_path(key, model, end, spoilt, dataset, kappa=0.1), lambda: unit_rows(model, spoilt)):
-        with pytest.raises(InputError, match="not finite"):
-            refuse()
-    deep = models.create("mlp", 1, (2,), widths=(4, 4), bias=False)
-    with pytest.raises(InputError, match="3 weight matrices and 1 outputs"):
-        wide_path(key, deep, deep.init(key), deep.init(key), dataset, kappa=0.1)
-    wide = models.create("mlp", 2, (2,), widths=(4,), bias=False)
+        ({"units": (3,)}, r"units=\(3,\), .* 1 to half of the 4"),
+        ({"units": 2}, "units=2, .* 1 to half of the 4"),
+        ({"angles": (-1.0,)}, r"angles=\(-1.0,\)"),
+        ({"angles": 0.1}, "angles=0.1,"),
+        ({"points": 1}, "points=1"),
+    ],
+)
+def test_numbers_that_are_refused(arguments, named, key):
+    end = random_net(4, 0)
+    with pytest.raises(InputError, match=named):
+        wide_path(key, net(4), end, end, regression(), **{"kappa": 0.1, **arguments})
+
+
+def test_networks_that_are_refused(key):
+    model, dataset, end = net(4), regression(), random_net(4, 0)
+    long, many, spoilt = (
+        jax.tree.map(change, end) for change in (lambda a: 3 * a, lambda a: a[None], lambda a: a * np.nan)
+    )
+    deep, wide = models.create("mlp", 1, (2,), widths=(4, 4), bias=False), net(4, outputs=2)
     y = np.zeros((10, 2))
-    with pytest.raises(InputError, match="2 outputs"):
-        wide_path(key, wide, wide.init(key), wide.init(key), data.regression(y, y, y, y), kappa=0.1)
+    for of, ends, given, named in (
+        (model, (end, long), dataset, "norms up to 3, .*at most 1"),
+        (model, (many, end), dataset, "several networks"),
+        (model, (end, spoilt), dataset, "not finite"),
+        (deep, (alive(deep),) * 2, dataset, "3 weight matrices and 1 outputs"),
+        (wide, (alive(wide),) * 2, data.regression(y, y, y, y), "2 outputs"),
+    ):
+        with pytest.raises(InputError, match=named):
+            wide_path(key, of, *ends, given, kappa=0.1)
+    with pytest.raises(InputError, match="not finite"):
+        unit_rows(model, spoilt)
