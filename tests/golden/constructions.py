@@ -1,0 +1,168 @@
+"""Golden cases of paths: strings, constructions without training, permutation points."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mcjax
+from golden.small import WIDTHS, bars, drawn, key, mlp, network, trained_pairs
+from mcjax import trees
+
+
+def string():
+    """Beads between two networks."""
+    config = mcjax.StringConfig(batch_size=20, learning_rate=0.01, epochs=20, depth=2, points=5, certify=2)
+    ends = (trees.index(each, 0) for each in trained_pairs())
+    found = mcjax.sample_string(key(), mlp(), *ends, bars(), 1.08, config=config)
+    names = ("knots", "values", "born", "heights", "where", "connected", "depth", "length", "normalized_length")
+    here = {"steps": found.steps, "measured": found.measured}
+    return {**{name: getattr(found, name) for name in names}, "reason": np.array(found.reason), "here": here}
+
+
+@cache
+def stable(i):
+    """What is left of a network when half of its units are dropped."""
+    return mcjax.dropout_stability(key(i), mlp(), network(i), bars(), draws=4)
+
+
+def dropout_stability():
+    found = stable(0)
+    names = ("thetas", "keep", "factors", "loss", "losses", "epsilon")
+    return {name: getattr(found, name) for name in names}
+
+
+def walked(construction):
+    """Every knot, and what moves between them."""
+    moves = construction.moves
+    kinds, layers = [move.kind for move in moves], [",".join(map(str, move.layers)) for move in moves]
+    return {"knots": construction.knots, "kinds": np.array(kinds), "layers": np.array(layers)}
+
+
+def drop_path():
+    return walked(mcjax.drop_path(mlp(), stable(0)))
+
+
+def halves_path():
+    return walked(mcjax.halves_path(mlp(), *(trees.index(stable(i).thetas, 0) for i in range(2))))
+
+
+def dropout_path():
+    found = mcjax.dropout_path(mlp(), stable(0), stable(1))
+    metrics = mcjax.evaluate_path(mlp(), found.path, bars(), 5)
+    return {**walked(found), "train_loss": metrics.train_loss, "distance": metrics.distance}
+
+
+def interpolation_path():
+    return walked(mcjax.interpolation_path(mlp(), stable(0), stable(1)))
+
+
+def narrow_path():
+    narrow = trees.index(drawn((16, 2, 3, 3), 1, seed=1), 0)
+    return walked(mcjax.narrow_path(mlp(), stable(0), stable(1), narrow))
+
+
+def linear_network_path():
+    """Straight and with least norm, of networks of full rank."""
+    results = {}
+    for name, widths, ridge in (("deep", (5, 4, 4, 3), False), ("ridge", (4, 5, 3), True)):
+        options = {"widths": widths[1:-1], "activation": "linear", "bias": False}
+        model = mcjax.models.create("mlp", widths[-1], widths[:1], **options)
+        thetas = drawn(widths, 2, seed=2)
+        kernels = {layer: {"kernel": leaves["kernel"]} for layer, leaves in thetas["params"].items()}
+        ends = (trees.index({"params": kernels}, i) for i in range(2))
+        path = mcjax.linear_network_path(model, *ends, ridge=ridge)
+        results[name] = jax.jit(jax.vmap(path))(jnp.linspace(0, 1, 7))
+    return results
+
+
+def wide_path():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(40, 2))
+    y = np.sin(2 * x[:, :1]) + np.abs(x.sum(1, keepdims=True))
+    data = mcjax.data.regression(x, y, x, y)
+    model = mcjax.models.create("mlp", 1, (2,), widths=(8,), bias=False)
+    ends = []
+    for _ in range(2):
+        rows = rng.normal(size=(2, 8))
+        kernels = (rows / np.linalg.norm(rows, axis=0), 0.3 * rng.normal(size=(8, 1)))
+        ends.append({"params": {f"Dense_{j}": {"kernel": np.float32(kernel)} for j, kernel in enumerate(kernels)}})
+    results = {}
+    for angle in (0.0, 0.2):
+        found = mcjax.wide_path(key(), model, *ends, data, kappa=0.003, units=(2,), angles=(angle,))
+        numbers = {of: np.array(getattr(found, of)) for of in ("parts", "ends", "e", "delta", "delta_few", "height")}
+        results[angle] = {**walked(found.construction), **numbers}
+    # The few units are found by descent, and turned by one that is not smooth: rounding decides where it ends.
+    knots = results[0.0].pop("knots")
+    return {"straight": results[0.0], "here": {"straight": knots, "turned": results[0.2]}}
+
+
+def counterexamples():
+    results = {}
+    for name, example in (
+        ("disconnected_minima", mcjax.disconnected_minima(2)),
+        ("two_neuron_mixture", mcjax.two_neuron_mixture(6)),
+    ):
+        data = (example.data.train_images, example.data.train_labels)
+        ends = jax.device_get((example.theta_1, example.theta_2))
+        middle = jax.tree.map(lambda a, b: (a + b) / 2, *ends)
+        outputs = jax.jit(example.model.apply)(middle, data[0])
+        results[name] = {"data": data, "ends": ends, "middle": outputs, "barrier": example.barrier}
+    return results
+
+
+@cache
+def teacher():
+    """A network 2-4-1 of tanh units, and what it makes of 40 points."""
+    rng = np.random.default_rng(29)
+    x = np.float32(rng.normal(size=(40, 2)))
+    theta = {
+        "params": {
+            "Dense_0": {"kernel": rng.normal(size=(2, 4)), "bias": rng.normal(size=4) / 2},
+            "Dense_1": {"kernel": rng.normal(size=(4, 1)), "bias": np.zeros(1)},
+        }
+    }
+    theta = jax.tree.map(np.float32, theta)
+    layers = [{name: np.float64(leaf) for name, leaf in layer.items()} for layer in theta["params"].values()]
+    y = np.tanh(x @ layers[0]["kernel"] + layers[0]["bias"]) @ layers[1]["kernel"]
+    model = mcjax.models.create("mlp", 1, (2,), widths=(4,), activation="tanh")
+    return model, theta, mcjax.data.regression(x, y, x, y, "teacher")
+
+
+# Minima so sharp that where they are does not depend on the last bits.
+STEPS = mcjax.PermutationConfig(steps=6, tolerance=1e-8, point_tolerance=1e-10, iterations=200, knots=600, bump=1e3)
+UNITS = (1, 3)
+
+
+@cache
+def exchanged():
+    return mcjax.permutation_path(*teacher(), "dense_0", UNITS, STEPS)
+
+
+def permutation_path():
+    found = exchanged()
+    names = ("point", "P", "distances", "loss", "converged", "barrier")
+    counts = {"knots": found.knots, "iterations": found.iterations, "products": found.products}
+    return {**{name: getattr(found, name) for name in names}, "here": counts}
+
+
+def permutation_points():
+    """What can be done at one: any order of the units, the plane of equal loss; several pairs merged; how many."""
+    model, theta, data = teacher()
+    moves = mcjax.permute_units_at(model, exchanged().point, "dense_0", UNITS, [3, 2, 1, 0])
+    merged = mcjax.merge_units(model, theta, data, "dense_0", [UNITS, (0, 2)], STEPS)
+    return {
+        "moves": walked(moves),
+        "merged": {"point": merged.point, "loss": merged.loss, "height": merged.height, "clusters": merged.clusters},
+        "plane": mcjax.equal_loss_plane(model, merged.point, "dense_0", merged.clusters),
+        "similar": mcjax.similar_pairs(model, theta, "dense_0"),
+        "count": mcjax.permutation_point_count(2, WIDTHS),
+        "ratio": float(mcjax.permutation_point_ratio(2, 6)),
+    }
+
+
+CASES = (
+    string, dropout_stability, drop_path, halves_path, dropout_path, interpolation_path, narrow_path,
+    linear_network_path, wide_path, counterexamples, permutation_path, permutation_points,
+)  # fmt: skip

@@ -1,0 +1,106 @@
+"""Slow golden cases: a tiny run of each study and of the quickstart, by the numbers in its results.json."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import (
+    dropout_stability,
+    linear_connectivity,
+    neuron_alignment,
+    permutation_points,
+    string_sampling,
+    tractable,
+)
+from golden.small import bars
+from golden.store import HERE
+from mcjax.cli import main as command
+
+
+def numbers(found: Any, name: str = "") -> dict[str, list[float]]:
+    """The numbers of some JSON, by the names on the way to them: those of a list, or of mean_and_std, are one list."""
+    if isinstance(found, str):
+        return {}
+    if not isinstance(found, dict | list):
+        return {name: [np.nan if found is None else float(found)]}
+    joined: dict[str, list[float]] = {}
+    parts = found if isinstance(found, dict) else dict(enumerate(found))
+    unnamed = isinstance(found, list) or parts.keys() == {"mean", "std", "values"}
+    for part, each in parts.items():
+        for path, values in numbers(each, name if unnamed else f"{name}.{part}".lstrip(".")).items():
+            joined.setdefault(path, []).extend(values)
+    return joined
+
+
+def of(results: Any, here: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Numbers as arrays; those whose names begin with one of `here` are compared where they were made alone."""
+    arrays = {name: np.array(values, np.float32) for name, values in numbers(results).items()}
+    return {f"{HERE if name.startswith(here) else ''}{name}": array for name, array in arrays.items()}
+
+
+def run(study: Any, part: str, here: tuple[str, ...] = (), **options: Any) -> dict[str, np.ndarray]:
+    """The numbers that a study leaves; `part` is where in its results.json, apart from what its page shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        study.main(study.Study(**options, out=f"{folder}/run"))
+        return of(json.loads(Path(folder, "run", "results.json").read_text())[part], here)
+
+
+def quickstart() -> dict[str, np.ndarray]:
+    """The command itself, on the digits."""
+    with tempfile.TemporaryDirectory() as folder:
+        assert command(["quickstart", "--pairs", "1", "--epochs", "1", "--out", f"{folder}/run"]) == 0
+        return of(json.loads(Path(folder, "run", "results.json").read_text()))
+
+
+def alignment() -> dict[str, np.ndarray]:
+    sizes = {"epochs": 1, "curve_epochs": 1, "permutation_epochs": 1, "points": 5, "plane_points": 3, "pairs": 1}
+    names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/bars.npz", **{name: getattr(bars(), name) for name in names})
+        given = {"data": (f"{folder}/bars.npz",), "models": ("mlp",), "widths": (6, 5), "batch_size": 20}
+        return run(neuron_alignment, "cells", **given, **sizes)
+
+
+def strings() -> dict[str, np.ndarray]:
+    return run(string_sampling, "tasks", tasks=("quadratic",), thresholds=(0.1,), pairs=2, epochs=20)
+
+
+def dropout() -> dict[str, np.ndarray]:
+    sizes = {"width": 0.2, "train_images": 300, "test_images": 60, "epochs": 1, "curve_epochs": 1, "draws": 2}
+    sizes |= {"measured": 60, "search_images": 30, "string_beads": 1, "shares": (0.5,), "narrow_widths": (1,)}
+    given = {"tasks": ("mnist", "wide"), "units": (2, 4), "pairs": 1}
+    sources = dropout_stability.Sources(mnist="digits")
+    # What turns units is no smooth descent.
+    return run(dropout_stability, "tasks", ("wide.",), **given, sources=sources, **sizes)
+
+
+def permutations() -> dict[str, np.ndarray]:
+    sizes = {"toys": ("tanh",), "toy_steps": 4, "toy_samples": 40, "toy_tolerance": 1e-5, "toy_iterations": 50}
+    sizes |= {"toy_knots": 1000, "toy_bump": 1e3, "toy_networks": 1, "toy_outputs": (1,)}
+    sizes |= {"pool": 2, "train_images": 100, "widths": (4,), "seeds": 1, "epochs": 2, "precision": "float64"}
+    sizes |= {"steps": 3, "tolerance": 1e-8, "point_tolerance": 1e-9, "iterations": 50, "products": 60, "knots": 500}
+    sources = permutation_points.Sources(mnist="digits")
+    # Which pair of the toy is lowest, and by which way, is told by little; many ReLU networks are one and the same.
+    here = ("toy.", "mnist.levels.paths.knots", "mnist.levels.paths.products", "spectrum.mnist.at.point.")
+    return run(permutation_points, "tasks", here, sources=sources, **sizes)
+
+
+def connectivity() -> dict[str, np.ndarray]:
+    sizes = {"seeds": 2, "steps": 12, "spawn_steps": (0, 4), "snapshot_steps": (12,), "width": 0.03, "widths": (0.03,)}
+    sizes |= {"train_images": 400, "test_images": 60, "matching_steps": 2, "measured": 60, "tested": 60, "points": 3}
+    # PAM compiles for as long as everything else.
+    given = {"tasks": ("spawning", "conjecture", "merging"), "methods": ("activations", "weights", "straight-through")}
+    sources = linear_connectivity.Sources(mnist="digits")
+    return run(linear_connectivity, "found", **given, data=("mnist",), sources=sources, **sizes)
+
+
+def landscapes() -> dict[str, np.ndarray]:
+    """Of the tractable ones."""
+    fineness = tractable.Fineness(samples=200, starts=6, descent=100, searches=60, grid=10, taus=(0.1, 0.5))
+    return run(linear_connectivity, "found", tasks=("tractable",), fineness=fineness)
+
+
+STUDIES = (quickstart, alignment, strings, dropout, permutations, connectivity, landscapes)
