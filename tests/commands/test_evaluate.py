@@ -10,6 +10,7 @@ from command_line import FIT, GIVEN, METRICS, files_of, refused, results_of, run
 
 import mcjax
 from mcjax import checkpoint, trees
+from mcjax.commands.connect import EvaluateOptions
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +54,19 @@ def test_a_network_from_elsewhere_is_measured_alike_and_its_activation_is_part_o
     for metric in METRICS:
         assert relu[metric]["values"] == results_of(trained)[metric]["values"][1:]
     assert tanh["test_loss"] != relu["test_loss"]
+
+
+def test_a_curve_is_measured_under_the_augmentation_that_it_was_fitted_with(connected, tmp_path, monkeypatch):
+    curve, seen = connected("bezier"), []
+
+    def stop(*args):
+        seen.extend(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EvaluateOptions, "evaluate", stop)
+    assert run("evaluate", curve, "--out", tmp_path / "e") == 130
+    about = checkpoint.describe(curve / "checkpoints" / "curve")
+    assert seen[-1] == mcjax.Augmentation(**about["augmentation"])
 
 
 def test_fewer_and_other_images(trained, tmp_path, tiny_data):

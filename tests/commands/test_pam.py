@@ -39,6 +39,12 @@ def test_it_is_what_the_library_learns(learned, trained, tiny_data):
     chex.assert_trees_all_close(kept["theta_c"], fit.theta_c, atol=1e-5)
 
 
+def test_epochs_are_shared_out_over_iterations_and_none_is_left_out():
+    for epochs, iterations, expected in ((12, 4, (3, 2)), (10, 4, (3, 2)), (3, 4, (1, 1))):
+        config = pam.PamOptions(iterations=iterations).config({"epochs": epochs})
+        assert (config.epochs, config.permutation_epochs, config.iterations) == (*expected, iterations)
+
+
 def test_it_shows_the_objective_and_redoes_nothing(learned, ends, capsys, monkeypatch):
     monkeypatch.setattr(Recording, "add", lambda *_: pytest.fail("it fits"))
     assert run("connect", *ends, *PAM, "--no-align", "--out", learned) == 0

@@ -114,6 +114,11 @@ def test_what_definition_4_makes_of_them(measured):
     # Of three draws two have to allow rho.
     each = sorted(np.nan_to_num(found.smoothness, nan=np.inf).min((1, 2, 3)))
     assert found.rho == each[1]
+    # And two of four: the larger half.
+    four = found._replace(smoothness=np.concatenate([found.smoothness, found.smoothness[:1] * 3]))
+    each = sorted(np.nan_to_num(four.smoothness, nan=np.inf).min((1, 2, 3)))
+    assert each[1] < each[2]
+    assert four.rho == each[2]
     assert found.smooth_enough == (found.rho >= 12)
 
 

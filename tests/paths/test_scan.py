@@ -7,7 +7,7 @@ import pytest
 from valleys import at, landscape
 from variables import drawn
 
-from mcjax.paths.scan import ROUNDS, Scan, highest, highest_on_grid, values_at
+from mcjax.paths.scan import ROUNDS, Scan, _refined, highest, highest_on_grid, values_at
 from mcjax.training.criterion import Criterion
 
 
@@ -53,6 +53,16 @@ def exact(name, start=0.0, end=1.0, points=200_001):
     ts = np.linspace(0, 1, points)
     values = np.asarray(jax.vmap(PROFILES[name])(start + (end - start) * ts))
     return float(values.max()), ts[int(values.argmax())]
+
+
+def test_an_interval_is_open_as_far_as_the_slopes_beside_it_reach():
+    # Flat at 0.9 and then down by 3.6: carried on from both sides of the first interval, and twice the bend of 0.9.
+    ts, values = np.linspace(0, 1, 5), np.array([0.9, 0.9, 0, 0, 0])
+    reach = 0.9 + 3.6 * 0.25 / 2 + 2 * 0.9
+    assert _refined(ts, values, scan(), reach + 1e-6) is None
+    new = _refined(ts, values, scan(), reach - 1e-6)
+    assert len(new) == 21
+    assert ((new > 0) & (new < 0.25)).any()
 
 
 @pytest.mark.parametrize("name", NAMES[:6])
