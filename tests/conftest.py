@@ -6,6 +6,8 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+from machine import processor
+
 # Most of the suite's time is compiling; these take two thirds of it away. They are read when jax starts, and an XLA
 # that does not know one of them ends the process.
 os.environ.setdefault(
@@ -13,10 +15,11 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
     + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
 )
-# What is compiled once is found by the other workers, by the processes that tests start, and by the next run.
+# What is compiled once is found by the other workers, by the processes that tests start, and by the next run. A program
+# may end a process on a processor with other instructions, and jax does not tell them apart.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
-    str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mcjax", "tests")),
+    str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mcjax", "tests", processor()[1])),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
@@ -30,7 +33,7 @@ import mcjax
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 MEMORY = 2 << 30
-"""Bytes beyond which a worker forgets what it compiled: two programs of a shape are seldom in two files."""
+"""Bytes of memory beyond which a worker forgets what it compiled."""
 LONGEST = ("test_distributed", "test_mesh", "test_readme", "test_cli")
 
 

@@ -3,14 +3,13 @@
 import json
 import math
 import os
-import platform
-import zlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from machine import processor
 
 FOLDER = Path(__file__).parent
 LONGEST = {"f": 12, "i": 60, "u": 60, "b": 60}
@@ -40,26 +39,14 @@ Entries = dict[str, Entry]
 def machine() -> dict[str, str]:
     """What decides the last bits of a number."""
     packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")}
-    processor, instructions = _processor()
+    model, instructions = processor()
     return {
-        "processor": processor,
-        "instructions": f"{zlib.crc32(instructions.encode()):08x}",
+        "processor": model,
+        "instructions": instructions,
         "devices": f"{jax.device_count()} {jax.default_backend()}",
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         **packages,
     }
-
-
-def _processor() -> tuple[str, str]:
-    """Its model, and the vector instructions that it has."""
-    about = Path("/proc/cpuinfo")
-    if not about.exists():
-        return platform.processor() or platform.machine(), ""
-    lines = dict(line.split(":", 1) for line in about.read_text().splitlines() if ":" in line)
-    said = {name.strip(): value.strip() for name, value in lines.items()}
-    known = said.get("flags", said.get("Features", "")).split()
-    vectors = [flag for flag in known if flag.startswith(("avx", "sse", "fma", "f16c", "amx", "asimd", "sve"))]
-    return said.get("model name", platform.machine()), " ".join(sorted(vectors))
 
 
 def entries(results: Any) -> Entries:
