@@ -1,5 +1,6 @@
 """jit with the compiler options that make the platform fast."""
 
+import gc
 import inspect
 from collections.abc import Callable
 from functools import lru_cache, partial, update_wrapper
@@ -29,13 +30,26 @@ def compiler_options() -> dict[str, Any]:
     return _CPU
 
 
+def _crowded() -> bool:
+    """Whether this process has half of the memory maps that Linux allows it. False on other systems."""
+    try:
+        with open("/proc/self/maps", "rb") as maps, open("/proc/sys/vm/max_map_count") as limit:
+            return 2 * sum(1 for _ in maps) > int(limit.read())
+    except OSError:
+        return False
+
+
 @lru_cache(maxsize=256)
 def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...]) -> Any:
     """The jitted function of these static arguments. The 256 used last keep their programs, the others let them go.
 
-    A program holds about a hundred memory maps, and Linux allows a process 65,530 of them, beyond which XLA crashes.
-    So a sweep over configurations in one process needs this limit; its memory stays bounded, too.
+    A program holds a hundred memory maps, that of a deep convolutional network seven hundred; Linux allows a process
+    65,530 of them, beyond which XLA crashes. All are let go at half of that, so that a sweep over configurations in one
+    process does not end so.
     """
+    if _crowded():
+        _jitted.cache_clear()
+        gc.collect()
     return jax.jit(partial(function, **dict(static)), compiler_options=compiler_options())
 
 

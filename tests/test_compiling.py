@@ -1,8 +1,10 @@
 """`jit`: what it computes, when it compiles, and that an XLA without the options is no failure."""
 
 import gc
+import io
 import weakref
 from functools import lru_cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,40 @@ def test_static_arguments_by_name_by_place_and_by_default_are_the_same_program()
     assert stepped(jnp.negative, 1.0, scale=3.0) == -3
     assert traces == [(jnp.negative, 2.0), (jnp.negative, 3.0)]
     assert stepped.lower(jnp.negative, 1.0).compile()(x=jnp.float32(4)) == -8
+
+
+def test_all_is_let_go_before_memory_maps_run_out(monkeypatch):
+    programs = []
+
+    @jit(static_argnames="number")
+    def added(number, x):
+        programs.append(weakref.ref(number))
+        return x + number.value
+
+    class Number:
+        value = 1
+
+    added(Number(), 1.0)
+    added(Number(), 1.0)
+    gc.collect()
+    assert all(program() is not None for program in programs)
+    monkeypatch.setattr(compiling, "_crowded", lambda: True)
+    last = Number()
+    assert added(last, 1.0) == added(last, 1.0) == 2
+    assert [program() is not None for program in programs] == [False, False, True]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells its memory maps")
+def test_half_of_the_memory_maps_is_a_crowd(monkeypatch):
+    allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+
+    for maps, crowded in ((allowed // 2 - 1, False), (allowed // 2 + 1, True)):
+
+        def opened(path, mode="r", maps=maps):
+            return io.BytesIO(b"a map\n" * maps) if path == "/proc/self/maps" else open(path, mode)
+
+        monkeypatch.setattr(compiling, "open", opened, raising=False)
+        assert compiling._crowded() is crowded
 
 
 def test_what_was_not_used_for_long_is_let_go(monkeypatch):
