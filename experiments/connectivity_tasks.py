@@ -189,7 +189,8 @@ def _check(size: Size) -> None:
         for value in values if isinstance(values, tuple) else (values,):
             if isinstance(value, int | float) and not value > 0 and not (field.name == "spawn_steps" and value == 0):
                 raise InputError(f"got {field.name}={value}, expected a positive number.")
-    if len(set(size.methods)) < len(size.methods) or not {*size.methods} <= {*METHODS[1:]}:
+    known = {*size.methods} <= {*METHODS[1:]}
+    if not size.methods or len(set(size.methods)) < len(size.methods) or not known:
         raise InputError(f"got methods={size.methods}, expected some of {', '.join(METHODS[1:])}, each once.")
     if "straight-through" in size.methods and "activations" not in size.methods:
         raise InputError(f"got methods={size.methods}, expected activations too: straight-through starts from them.")

@@ -218,6 +218,9 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=600, metavar="S", help="seconds that a mutant may take (600)")
     options = parser.parse_args()
     root = Path.cwd()
+    if not (root / "mcjax" / "__init__.py").is_file():
+        parser.error(f"there is no mcjax in {root}: run it from the root of a checkout.")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads may have seen enough
     # However this ends, so do the tests that are under way.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [mutant for mutant in MUTANTS if options.only in mutant.file]

@@ -125,6 +125,7 @@ def test_tables_of_what_theory_says():
         ({"sources": Sources(mnist="nowhere/no.npz")}, ("nowhere/no.npz",)),
         ({"train_images": 90}, ("batch_size=100", "90")),
         ({"methods": ("weights", "weights")}, ("methods=('weights', 'weights')", "PAM")),
+        ({"methods": ()}, ("methods=()", "PAM")),
         ({"methods": ("straight-through",)}, ("methods=('straight-through',)", "activations")),
     ],
 )

@@ -1,4 +1,4 @@
-"""`python -m tests.golden [NAMES]` from the root: make golden results again, and say what changed."""
+"""`python -m tests.golden [NAMES]`: make golden results again, write them, and say what changed (git has what was)."""
 
 import argparse
 import sys
@@ -16,9 +16,10 @@ from golden.store import FOLDER, compare, entries, machine, path, read, write
 
 def main(patterns: list[str]) -> None:
     """Make the cases that fit one of the patterns, or all."""
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in CASES):
+            parser.error(f"no case fits {pattern!r}, expected some of {', '.join(CASES)}.")
     chosen = [name for name in CASES if not patterns or any(fnmatch(name, pattern) for pattern in patterns)]
-    if not chosen:
-        raise SystemExit(f"no case fits {' '.join(patterns)}, expected some of {', '.join(CASES)}.")
     for name in chosen:
         start = time.process_time()
         found = entries(CASES[name]())
@@ -27,7 +28,9 @@ def main(patterns: list[str]) -> None:
         lines = compare(found, kept, exact=True)
         if lines or made_on != machine():
             write(name, found)
-        said = f"{len(lines)} of {len(found)} changed" if kept else "new"
+        said = f"{len(lines)} of {len(found)} changed, written" if kept else "new"
+        if lines and kept and made_on != machine():
+            said += "; what was there is of another machine, whose last digits differ"
         if not lines:
             said = "the same" if made_on == machine() else "the same, made by another machine"
         print(f"{name}: {said} ({spent:.1f} s, {path(name).stat().st_size} bytes)", flush=True)

@@ -16,6 +16,8 @@ PAM = mcjax.PamConfig(
     **{**TRAINING, "epochs": 1},
     iterations=1,
     permutation_epochs=2,
+    nu_P=1e3,
+    nu_phi=0.5,
     samples=2,
     objective_images=60,
     objective_points=3,

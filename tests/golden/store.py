@@ -143,7 +143,7 @@ def _difference(found: Entry, kept: Entry, exact: bool) -> str:
     of = "a digest's number" if kept.digest else "number"
     share = apart[i] / scale if scale else math.inf
     return (
-        f"{differs.sum()} of {len(old)} differ, most {of} {i}: {new[i]!r} instead of {old[i]!r}, "
+        f"{differs.sum()} of {len(old)} differ, most {of} {i}: {float(new[i])!r} instead of {float(old[i])!r}, "
         f"{share:.2g} of the largest"
     )
 
