@@ -27,6 +27,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax
 import numpy as np
 import pytest
+from bars import bars
 
 import mcjax
 
@@ -65,15 +66,7 @@ def key():
 @pytest.fixture(scope="session")
 def tiny_data():
     """120 train and 50 test images, 8x8 grey, 3 classes that are told apart by where the image is bright."""
-    rng = np.random.default_rng(0)
-    splits = []
-    for n in (120, 50):
-        labels = np.arange(n) % 3
-        images = rng.integers(0, 90, (n, 8, 8, 1))
-        for i, label in enumerate(labels):
-            images[i, :, 3 * label : 3 * label + 2] += 120
-        splits += [images.astype(np.uint8), labels]
-    return mcjax.data.from_arrays(*splits, num_classes=3, name="bars")
+    return bars(120, 50, 8, 3)
 
 
 @pytest.fixture(scope="session")
