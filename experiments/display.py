@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from mcjax.processes import is_first
-from mcjax.report import duration
+from mcjax.runs.folder import duration
+from mcjax.runtime.processes import is_first
 
 BACKWARD = 2.0
 """A gradient costs twice a forward pass."""

@@ -21,8 +21,8 @@ import tyro
 
 from experiments.own_modules import ResNet50, Transformer
 from mcjax import infer_spec
-from mcjax.report import table
-from mcjax.symmetry.program import trace
+from mcjax.runs.folder import table
+from mcjax.symmetry.infer.program import trace
 
 IMAGES, TOKENS = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32), jax.ShapeDtypeStruct((2, 128), jnp.int32)
 MODULES: dict[str, tuple[nn.Module, Any]] = {

@@ -13,10 +13,11 @@ from typing import Any
 
 from experiments.display import Display
 from experiments.times import timed
-from mcjax import checkpoint, trees
+from mcjax import trees
 from mcjax.errors import InputError
-from mcjax.processes import by_first
-from mcjax.report import RunFolder, read_json, write_atomically, writing
+from mcjax.runs import checkpoint
+from mcjax.runs.folder import RunFolder, read_json, write_atomically, writing
+from mcjax.runtime.processes import by_first
 
 
 class Kept:

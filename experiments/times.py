@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import jax
 
-from mcjax.processes import is_first
-from mcjax.report import RunFolder, read_json, write_atomically
+from mcjax.runs.folder import RunFolder, read_json, write_atomically
+from mcjax.runtime.processes import is_first
 
 
 @contextmanager

@@ -105,6 +105,11 @@ def stack(trees: Sequence[Tree]) -> Tree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def stack_on_host(trees: Sequence[Tree]) -> Tree:
+    """Trees of one structure, on the host, joined along a new leading axis there: numpy arrays."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
 def index(tree: Tree, i: Any) -> Tree:
     """Entry (or slice) `i` of the leading axis of every leaf."""
     # An entry of an array of the host is a view of it; slices and masks are no arguments of a program.

@@ -24,7 +24,9 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from bars import bars
@@ -58,6 +60,15 @@ def resident():
     return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
 
+class Normed(nn.Module):
+    """Batch norm without convolutions, quickly compiled."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x.reshape(len(x), -1)))
+        return nn.Dense(3)(nn.relu(x))
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
@@ -81,6 +92,12 @@ def tiny_colour_data(tiny_data):
 def tiny_model():
     """An MLP 64-6-5-3 for `tiny_data`."""
     return mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5))
+
+
+@pytest.fixture(scope="session")
+def normed():
+    """A model of `tiny_data` with batch statistics."""
+    return mcjax.models.from_flax(Normed(), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32), name="normed")
 
 
 @pytest.fixture(scope="session")

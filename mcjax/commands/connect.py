@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh
 
-from mcjax import checkpoint, plotting, trees
+from mcjax import plotting, trees
 from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.match import check_groups, matched
 from mcjax.commands.networks import (
@@ -24,15 +24,15 @@ from mcjax.commands.networks import (
 )
 from mcjax.commands.pam import PamOptions, figure, lines, results_of, training_figure
 from mcjax.commands.train import as_json
+from mcjax.curves import Curve, FitConfig, PamConfig, bezier, fit_curve, fit_pam, linear, polygonal_chain
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.models import Model
-from mcjax.paths import Curve, FitConfig, PamConfig, bezier, fit_curve, fit_pam, linear, polygonal_chain
-from mcjax.report import RunFolder, table, writing
+from mcjax.runs import Recorder, checkpoint
+from mcjax.runs.folder import RunFolder, table, writing
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard, save_permutation
-from mcjax.training import Recorder
 from mcjax.training.loop import steps_per_epoch
 from mcjax.training.objective import check_fit
 

@@ -6,8 +6,8 @@ import jax
 from jax.sharding import Mesh
 
 from mcjax.errors import InputError, RunError
+from mcjax.runtime.mesh import check_mesh, make_mesh
 from mcjax.training.config import TrainConfig
-from mcjax.training.mesh import check_mesh, make_mesh
 
 
 @dataclass(frozen=True)

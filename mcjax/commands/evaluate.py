@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from mcjax import checkpoint, trees
+from mcjax import trees
 from mcjax.commands.connect import EvaluateOptions, finish_path, report_path
 from mcjax.commands.networks import (
     DataOptions,
@@ -17,9 +17,10 @@ from mcjax.commands.networks import (
     read_network,
 )
 from mcjax.commands.train import measure, report
+from mcjax.curves import Curve
 from mcjax.data import Augmentation
 from mcjax.errors import InputError
-from mcjax.paths import Curve
+from mcjax.runs import checkpoint
 from mcjax.training.objective import check_fit
 
 

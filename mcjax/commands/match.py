@@ -24,7 +24,8 @@ from mcjax.matching import Match as Matched
 from mcjax.matching import StraightThroughConfig, match_activations, match_straight_through, match_weights
 from mcjax.matching.activations import Cost, as_images
 from mcjax.models import Model
-from mcjax.report import RunFolder, table, writing
+from mcjax.runs import Recorder
+from mcjax.runs.folder import RunFolder, table, writing
 from mcjax.symmetry import (
     Permutation,
     check_invariance,
@@ -32,7 +33,6 @@ from mcjax.symmetry import (
     random_permutation,
     save_permutation,
 )
-from mcjax.training import Recorder
 from mcjax.training.loop import steps_per_epoch
 from mcjax.training.objective import check_fit
 

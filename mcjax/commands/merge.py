@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from mcjax import checkpoint, trees
+from mcjax import trees
 from mcjax.commands.match import check_groups
 from mcjax.commands.networks import (
     AugmentOptions,
@@ -31,7 +31,8 @@ from mcjax.landscape.repair import repair, repaired_layers
 from mcjax.matching.activations import match_activations
 from mcjax.matching.merging import match_to_reference, merge
 from mcjax.models import Model
-from mcjax.report import RunFolder, table, writing
+from mcjax.runs import checkpoint
+from mcjax.runs.folder import RunFolder, table, writing
 from mcjax.symmetry import Permutation, check_invariance, identity_permutation, permute, save_permutation
 from mcjax.training import evaluate
 from mcjax.training.objective import check_fit

@@ -12,12 +12,13 @@ import jax
 import numpy as np
 import tyro
 
-from mcjax import checkpoint, models, trees
+from mcjax import models, trees
 from mcjax.commands.own_module import own_model
 from mcjax.data import Augmentation, Dataset, load
 from mcjax.errors import InputError
 from mcjax.models.base import has_leading_axis
-from mcjax.report import RunFolder
+from mcjax.runs import checkpoint
+from mcjax.runs.folder import RunFolder
 from mcjax.training import TrainConfig
 from mcjax.training.config import ComputeDtype
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mcjax import plotting
-from mcjax.paths import PamConfig, PamFit
+from mcjax.curves import PamConfig, PamFit
 
 REPORTED = ("objective", "proposed", "proximal", "accepted", "moved")
 

@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcjax import checkpoint, data, plotting, trees
+from mcjax import data, plotting, trees
 from mcjax.commands import pam
 from mcjax.commands.networks import Out, check_key, open_run, read_model
 from mcjax.commands.train import as_json
+from mcjax.curves import FitConfig, PamConfig, PamFit, bezier, fit_curve, fit_pam, linear
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.matching import Match, match_activations
-from mcjax.paths import FitConfig, PamConfig, PamFit, bezier, fit_curve, fit_pam, linear
-from mcjax.report import RunFolder, mean_and_std, plus_minus, table
+from mcjax.runs import Recorder, checkpoint
+from mcjax.runs.folder import RunFolder, mean_and_std, plus_minus, table
 from mcjax.symmetry import check_invariance
-from mcjax.training import Recorder, TrainConfig, train_endpoints
+from mcjax.training import TrainConfig, train_endpoints
 
 KINDS = (
     "linear_unaligned",

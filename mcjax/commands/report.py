@@ -8,9 +8,9 @@ from typing import Any
 
 import tyro
 
-from mcjax.commands.page import Figure, Run, document
+from mcjax.commands.page.page import Figure, Run, document
 from mcjax.errors import InputError
-from mcjax.report import read_json, write_atomically
+from mcjax.runs.folder import read_json, write_atomically
 
 
 @dataclass(frozen=True)

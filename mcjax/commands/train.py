@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mcjax import checkpoint, plotting, trees
+from mcjax import plotting, trees
 from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.networks import (
     DataOptions,
@@ -23,8 +23,9 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.landscape.along import METRICS
 from mcjax.models import Model
-from mcjax.report import RunFolder, mean_and_std, plus_minus, table
-from mcjax.training import Recorder, TrainConfig, evaluate, train_endpoints
+from mcjax.runs import Recorder, checkpoint
+from mcjax.runs.folder import RunFolder, mean_and_std, plus_minus, table
+from mcjax.training import TrainConfig, evaluate, train_endpoints
 from mcjax.training.loop import steps_per_epoch
 from mcjax.training.objective import check_fit
 

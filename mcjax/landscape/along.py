@@ -9,12 +9,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.compiling import jit
+from mcjax.curves.curve import OverPairs
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
 from mcjax.landscape.points import METRICS, evaluate_points, settings_for
 from mcjax.models.base import Model, has_leading_axis
-from mcjax.paths.curves import OverPairs
+from mcjax.runtime.compiling import jit
 from mcjax.training.objective import check_fit
 
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
-from mcjax.models.convolution import over_models
+from mcjax.runtime.compiling import jit
+from mcjax.runtime.convolution import over_models
 from mcjax.training.objective import check_fit
 
 BINS = 15

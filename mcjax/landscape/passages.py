@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
+from mcjax.constructions.chain import chain, scale_outputs
 from mcjax.errors import InputError
 from mcjax.models.base import Model
-from mcjax.models.convolution import plainly
-from mcjax.paths.feedforward import chain, scale_outputs
-from mcjax.symmetry.linear_maps import frobenius_norm, linear_maps, linear_part
-from mcjax.symmetry.program import trace
+from mcjax.runtime.convolution import plainly
+from mcjax.symmetry.infer.linear_maps import frobenius_norm, linear_maps, linear_part
+from mcjax.symmetry.infer.program import trace
 
 Values = list[jax.Array]
 """One value a layer, of one image."""

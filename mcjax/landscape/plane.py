@@ -8,11 +8,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
+from mcjax.curves.curve import Curve
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
 from mcjax.landscape.points import METRICS, Splits, evaluate_points, settings_for
 from mcjax.models.base import Model, has_leading_axis
-from mcjax.paths.curves import Curve
 from mcjax.training.objective import check_fit
 
 

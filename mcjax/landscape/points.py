@@ -11,13 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError, unknown_name
 from mcjax.models.base import Model
-from mcjax.models.convolution import chunk_for, over_models, over_points
-from mcjax.training.batchnorm import reestimate
-from mcjax.training.mesh import AXES, Placement, check_mesh, on_mesh
+from mcjax.runtime.compiling import jit
+from mcjax.runtime.convolution import chunk_for, over_models, over_points
+from mcjax.runtime.mesh import AXES, Placement, check_mesh, on_mesh
+from mcjax.training.batch_statistics import reestimate
 from mcjax.training.objective import evaluate_images, evaluate_splits
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")

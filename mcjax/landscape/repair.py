@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
-from mcjax.models.convolution import over_models
-from mcjax.symmetry.preactivations import Layer, infer_preactivations
-from mcjax.training.batchnorm import reestimate
+from mcjax.runtime.compiling import jit
+from mcjax.runtime.convolution import over_models
+from mcjax.symmetry.infer.preactivations import Layer, infer_preactivations
+from mcjax.training.batch_statistics import reestimate
 from mcjax.training.objective import check_fit
 
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.curves.curve import check_t
 from mcjax.data import Augmentation, Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.matching.activations import match_activations
 from mcjax.models.base import Model, has_leading_axis
-from mcjax.paths.curves import check_t
-from mcjax.training.batchnorm import recalibrate
+from mcjax.training.batch_statistics import recalibrate
 
 
 class CurveSignature(NamedTuple):

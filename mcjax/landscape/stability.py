@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.compiling import jit
+from mcjax.constructions.chain import chain, check_network
+from mcjax.constructions.dropout import coins
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError, check_whole
 from mcjax.landscape.passages import Passages, spectral_norms
 from mcjax.models.base import Model
-from mcjax.paths.dropout import coins
-from mcjax.paths.feedforward import chain, check_network
+from mcjax.runtime.compiling import jit
 from mcjax.training.objective import check_fit
 
 LIPSCHITZ = float(np.sqrt(2))

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, check_ends
-from mcjax.models.convolution import over_models
+from mcjax.runtime.compiling import jit
+from mcjax.runtime.convolution import over_models
 from mcjax.symmetry import Permutation, nearest_permutation
 
 Cost = Literal["correlation", "covariance", "inner_product"]

@@ -9,13 +9,14 @@ import numpy as np
 import optax
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole
 from mcjax.matching.weights import match_weights
 from mcjax.models.base import Model, check_ends
-from mcjax.models.convolution import Convolutions, over_models
 from mcjax.models.pairs import pairs_of
+from mcjax.runs.recorder import History, Recorder
+from mcjax.runtime.compiling import jit
+from mcjax.runtime.convolution import Convolutions, over_models
 from mcjax.symmetry import (
     Permutation,
     nearest_permutation_on_device,
@@ -26,7 +27,6 @@ from mcjax.training.config import TrainConfig
 from mcjax.training.fixed import FixedImages, fixed_images, objective_on
 from mcjax.training.loop import check_keys, initial_states, resolve, run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured, check_fit, objective
-from mcjax.training.recorder import History, Recorder
 
 
 @dataclass(frozen=True)

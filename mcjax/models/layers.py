@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mcjax.errors import InputError, unknown_name
-from mcjax.models.convolution import convolve
+from mcjax.runtime.convolution import convolve
 
 
 def huberized_relu(x: jax.Array, delta: float = 0.1) -> jax.Array:

@@ -13,8 +13,8 @@ from flax.errors import FlaxError
 from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.models.base import Activations, Model, check_input
-from mcjax.models.convolution import Convolutions
 from mcjax.models.dropout import heed_without_dropout
+from mcjax.runtime.convolution import Convolutions
 from mcjax.symmetry import PermutationSpec, SpecError, infer_activations, infer_spec
 
 Captures = Mapping[str, str | Sequence[str]]

@@ -6,8 +6,8 @@ import jax
 from mcjax.errors import InputError
 from mcjax.models.base import Model, from_own
 from mcjax.models.convnets import INITIALIZERS
-from mcjax.models.convolution import computed_once
 from mcjax.models.layers import BatchNorm, Conv, activation, scaled
+from mcjax.runtime.convolution import computed_once
 from mcjax.symmetry import declare
 
 

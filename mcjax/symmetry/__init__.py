@@ -8,7 +8,8 @@ from mcjax.symmetry.birkhoff import (
     project_birkhoff,
     sinkhorn,
 )
-from mcjax.symmetry.infer import infer_spec
+from mcjax.symmetry.infer.activations import infer_activations
+from mcjax.symmetry.infer.spec import infer_spec
 from mcjax.symmetry.invariance import check_invariance
 from mcjax.symmetry.permutation import (
     Permutation,
@@ -22,7 +23,6 @@ from mcjax.symmetry.permutation import (
     to_matrix,
 )
 from mcjax.symmetry.spec import PermutationSpec
-from mcjax.symmetry.units import infer_activations
 
 __all__ = [
     "Axis",

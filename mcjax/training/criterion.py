@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model
-from mcjax.models.convolution import over_models
-from mcjax.training.batchnorm import reestimate
+from mcjax.runtime.compiling import jit
+from mcjax.runtime.convolution import over_models
+from mcjax.training.batch_statistics import reestimate
 from mcjax.training.objective import evaluate_images
 
 Of = Literal["loss", "error", "perplexity"]

@@ -14,13 +14,13 @@ from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model
-from mcjax.models.convolution import Convolutions
+from mcjax.runs.recorder import History, Recorder
+from mcjax.runtime.convolution import Convolutions
 from mcjax.training.config import TrainConfig, optimizer
 from mcjax.training.criterion import Criterion
+from mcjax.training.early_stopping import Watch
 from mcjax.training.loop import check_keys, initial_states, run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured, check_fit, objective
-from mcjax.training.recorder import History, Recorder
-from mcjax.training.target import Watch
 
 
 class Endpoints(NamedTuple):

@@ -15,8 +15,8 @@ from mcjax import trees
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model
+from mcjax.runtime.mesh import AXES, check_mesh
 from mcjax.training.criterion import Criterion, On
-from mcjax.training.mesh import AXES, check_mesh
 from mcjax.training.objective import check_fit, losses
 
 

@@ -10,15 +10,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
-from mcjax.models.convolution import Convolutions, over_models, stepped_from_host
+from mcjax.runs.recorder import History, Recorder, Recording
+from mcjax.runtime.compiling import jit
+from mcjax.runtime.convolution import Convolutions, over_models, stepped_from_host
+from mcjax.runtime.mesh import Placement, check_mesh, on_mesh, split
 from mcjax.training.config import TrainConfig
-from mcjax.training.mesh import Placement, check_mesh, on_mesh, split
+from mcjax.training.early_stopping import Watch
 from mcjax.training.objective import Measured
-from mcjax.training.recorder import History, Recorder, Recording
-from mcjax.training.target import Watch
 
 State = Any
 """What a fit carries from step to step: the variables it moves and the optimiser's state."""

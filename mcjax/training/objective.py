@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Dataset, normalize
 from mcjax.data.datasets import check_dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
-from mcjax.models.convolution import over_models
+from mcjax.runtime.compiling import jit
+from mcjax.runtime.convolution import over_models
 from mcjax.training.config import ComputeDtype
 
 

@@ -10,15 +10,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.compiling import jit
 from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
+from mcjax.runs.recorder import History, Recorder
+from mcjax.runtime.compiling import jit
 from mcjax.training.config import TrainConfig
 from mcjax.training.endpoints import Endpoints, EndpointState, EndpointStep
 from mcjax.training.loop import check_keys, run_epochs, steps_per_epoch
 from mcjax.training.objective import check_fit
-from mcjax.training.recorder import History, Recorder
 
 
 class Spawned(NamedTuple):

@@ -26,8 +26,8 @@ from command_line import (
 from PIL import Image
 
 import mcjax
-from mcjax import checkpoint
-from mcjax.paths import Curve
+from mcjax.curves import Curve
+from mcjax.runs import checkpoint
 
 EPOCHS = 3
 SLOW = ("cubic", "line unaligned", "chain unaligned")

@@ -9,8 +9,9 @@ import pytest
 from command_line import FIT, GIVEN, METRICS, files_of, refused, results_of, run, said
 
 import mcjax
-from mcjax import checkpoint, trees
+from mcjax import trees
 from mcjax.commands.connect import EvaluateOptions
+from mcjax.runs import checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,9 @@ DYING = """
 import json, os, resource, signal, sys
 sys.path.insert(0, sys.argv[1])
 import jax
-from mcjax import cli, report
-from mcjax.training import recorder
+from mcjax import cli
+from mcjax.runs import folder as report
+from mcjax.runs import recorder
 
 update = report.Progress.update
 

@@ -10,7 +10,8 @@ from command_line import GIVEN, layers_of, permuted, refused, results_of, run, s
 from PIL import Image
 
 import mcjax
-from mcjax import checkpoint, trees
+from mcjax import trees
+from mcjax.runs import checkpoint
 
 
 def correlations(a, b):

@@ -7,10 +7,11 @@ import pytest
 from command_line import METRICS, permuted, refused, results_of, run, said
 
 import mcjax
-from mcjax import checkpoint, models, trees
+from mcjax import models, trees
 from mcjax.commands.networks import DataOptions, read_model
 from mcjax.landscape.ensembles import ensemble_accuracy
 from mcjax.landscape.repair import repair
+from mcjax.runs import checkpoint
 
 AVERAGES = ("plain average", "plain average, repaired", "matched average", "matched average, repaired")
 

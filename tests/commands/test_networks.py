@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
-from mcjax import checkpoint, models, trees
+from mcjax import models, trees
 from mcjax.commands.networks import (
     DataOptions,
     ModelOptions,
@@ -22,6 +22,7 @@ from mcjax.commands.networks import (
 )
 from mcjax.data import Augmentation
 from mcjax.errors import InputError, RunError
+from mcjax.runs import checkpoint
 from mcjax.training import TrainConfig
 
 ARCHITECTURE = {"name": "mlp", "num_classes": 3, "input_shape": [8, 8, 1], "widths": [6, 5]}

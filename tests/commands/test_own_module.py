@@ -11,9 +11,9 @@ from command_line import measured, permuted, refused, results_of, run
 from flax import serialization
 
 import mcjax
-from mcjax import checkpoint
 from mcjax.commands.networks import read_model
 from mcjax.commands.own_module import own_model
+from mcjax.runs import checkpoint
 
 SHORT = ("--epochs", 2, "--batch-size", 30)
 SOURCE = """

@@ -11,9 +11,9 @@ from command_line import refused, results_of, run, said
 from PIL import Image
 
 import mcjax
-from mcjax import checkpoint
 from mcjax.commands import pam
-from mcjax.training.recorder import Recording
+from mcjax.runs import checkpoint
+from mcjax.runs.recorder import Recording
 
 PAM = ("--pam", "--epochs", 4, "--iterations", 2, "--batch-size", 16, "--points", 5)
 

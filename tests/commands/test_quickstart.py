@@ -17,9 +17,9 @@ from command_line import (
 from PIL import Image
 
 import mcjax
-from mcjax import checkpoint
 from mcjax.commands import quickstart
 from mcjax.data import load
+from mcjax.runs import checkpoint
 
 EPOCHS = 4
 SMALL = ("quickstart", "--pairs", 2, "--epochs", EPOCHS)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from command_line import GIVEN, no_training, refused, run
 
-from mcjax import checkpoint, trees
+from mcjax import trees
+from mcjax.runs import checkpoint
 
 # What is told of several commands at once; @ stands for the folder of a run of two networks, /0 and /1.
 TOLD = {"train": [], "quickstart": [], "evaluate": ["@/0"]}

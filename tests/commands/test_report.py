@@ -19,7 +19,7 @@ from command_line import run, said
 from PIL import Image
 
 import mcjax
-from mcjax.commands import page
+from mcjax.commands.page import page
 
 HOSTILE = "</script><script>alert('&amp;')</script><img src=x onerror=alert(1)> {{data}} \u2028"
 BROWSER = next(

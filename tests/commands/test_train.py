@@ -27,7 +27,7 @@ from command_line import (
 from PIL import Image
 
 import mcjax
-from mcjax import checkpoint
+from mcjax.runs import checkpoint
 
 EPOCHS = 4
 KEPT = ("network_0", "network_1", "train/latest")

@@ -13,13 +13,14 @@ pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.
 import torch
 
 import mcjax
-from experiments import benchmark, benchmark_output, benchmark_programs
-from experiments.benchmark import Benchmark, Runner, main
-from experiments.benchmark_programs import PROGRAMS, Sizes, other_way, work_for
-from experiments.torch_networks import network, permuted, tensors
-from experiments.torch_peer import Peer, projected
+from experiments.benchmark import output as benchmark_output
+from experiments.benchmark import programs as benchmark_programs
+from experiments.benchmark.benchmark import Benchmark, Runner, benchmark, main
+from experiments.benchmark.programs import PROGRAMS, Sizes, other_way, work_for
+from experiments.benchmark.torch_networks import network, permuted, tensors
+from experiments.benchmark.torch_peer import Peer, projected
 from mcjax import trees
-from mcjax.models.convolution import one_after_another
+from mcjax.runtime.convolution import one_after_another
 
 CPU = torch.device("cpu")
 # Threads that spin would wait for the tests beside these.
@@ -100,7 +101,7 @@ def test_projected_is_project_birkhoff():
 
 def test_a_permutation_step_is_mcjax_own(mlp_work, monkeypatch):
     # A rate at which the matrices move.
-    monkeypatch.setattr("experiments.torch_peer.PERMUTATION_RATE", 0.5)
+    monkeypatch.setattr("experiments.benchmark.torch_peer.PERMUTATION_RATE", 0.5)
     peer = Peer(mlp_work)
     step, fixed, state = benchmark_programs._permutation(mlp_work)
     fixed, P = trees.index(fixed, 1), trees.index(state.P, 1)

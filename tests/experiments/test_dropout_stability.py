@@ -4,11 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import wide_gaps
-from experiments.dropout_costs import planned
-from experiments.dropout_output import tables
-from experiments.dropout_stability import Study, main
-from experiments.dropout_tasks import CHANNELS, Sources, make
+from experiments.dropout_stability.costs import planned
+from experiments.dropout_stability.output import tables
+from experiments.dropout_stability.study import Study, main, wide_gaps
+from experiments.dropout_stability.tasks import CHANNELS, Sources, make
 
 SMALL = {
     "tasks": ("mnist", "wide"),

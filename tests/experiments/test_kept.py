@@ -14,9 +14,10 @@ from refusals import says
 from experiments import kept, times
 from experiments.display import Display
 from experiments.kept import Kept
-from mcjax import checkpoint, report
 from mcjax.errors import InputError
-from mcjax.report import RunFolder
+from mcjax.runs import checkpoint
+from mcjax.runs import folder as report
+from mcjax.runs.folder import RunFolder
 
 # By hand, of the parts below.
 FOUND = {"sum": 6.0, "again": [0.0, 2.0, 4.0, 6.0], "infinite": None, "last": 12.0}

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from experiments.connectivity_costs import planned
-from experiments.connectivity_output import tables
-from experiments.connectivity_tasks import METHODS, SIZES, Sources, make
-from experiments.linear_connectivity import Study, main
+from experiments.linear_connectivity.costs import planned
+from experiments.linear_connectivity.output import tables
+from experiments.linear_connectivity.study import Study, main
+from experiments.linear_connectivity.tasks import METHODS, SIZES, Sources, make
 from mcjax.cli import guarded
 
 SMALL = {

@@ -12,15 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import neuron_alignment
-from experiments.alignment_cell import Cell
-from experiments.alignment_figures import draw_together
-from experiments.alignment_measures import networks
 from experiments.display import Display
 from experiments.kept import Kept
-from experiments.neuron_alignment import Study, main
+from experiments.neuron_alignment import study as neuron_alignment
+from experiments.neuron_alignment.cell import Cell
+from experiments.neuron_alignment.figures import draw_together
+from experiments.neuron_alignment.measures import networks
+from experiments.neuron_alignment.study import Study, main
 from mcjax import InputError
-from mcjax.report import RunFolder
+from mcjax.runs.folder import RunFolder
 
 SIZES = {
     "epochs": 2,
@@ -115,7 +115,7 @@ def test_results_hold_every_table_and_figure_also_if_killed(study, results_of, t
 
 KILLING = """
 import os, runpy, signal
-from mcjax.training.recorder import Recording
+from mcjax.runs.recorder import Recording
 
 add, epochs = Recording.add, []
 

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 import mcjax
-from experiments import permutation_points, permutation_spectra, permutation_tasks
-from experiments.permutation_counts import one_by_one
-from experiments.permutation_output import tables
-from experiments.permutation_points import Study, main, planned
-from experiments.permutation_tasks import SIZES, Size, Sources, make, pooled, sized
-from experiments.permutation_toy import shown
-from experiments.permutation_walks import rises
+from experiments.permutation_points import spectra as permutation_spectra
+from experiments.permutation_points import study as permutation_points
+from experiments.permutation_points import tasks as permutation_tasks
+from experiments.permutation_points.counts import one_by_one
+from experiments.permutation_points.output import tables
+from experiments.permutation_points.study import Study, main, planned
+from experiments.permutation_points.tasks import SIZES, Size, Sources, make, pooled, sized
+from experiments.permutation_points.toy import shown
+from experiments.permutation_points.walks import rises
 from mcjax.cli import guarded
 
 SMALL = {
@@ -51,7 +53,7 @@ def study(tmp_path_factory, stopped_once):
 
 
 def parameters(folder, name):
-    theta = mcjax.checkpoint.load(Path(folder, "checkpoints", name, "result"))
+    theta = mcjax.runs.checkpoint.load(Path(folder, "checkpoints", name, "result"))
     return {
         layer: {what: np.asarray(leaf, float) for what, leaf in of.items()} for layer, of in theta["params"].items()
     }

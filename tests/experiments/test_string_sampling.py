@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import string_sampling
-from experiments.string_figures import principal
-from experiments.string_results import gather, law, tables
-from experiments.string_sampling import Study, main
-from experiments.string_tasks import SIZES, Sources, make, permuting
+from experiments.string_sampling import study as string_sampling
+from experiments.string_sampling.figures import principal
+from experiments.string_sampling.results import gather, law, tables
+from experiments.string_sampling.study import Study, main
+from experiments.string_sampling.tasks import SIZES, Sources, make, permuting
 from mcjax import InputError, trees
 from mcjax.cli import guarded
 

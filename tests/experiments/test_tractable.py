@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from experiments.tractable import (
+from experiments.linear_connectivity.tractable import (
     LINKS,
     Fineness,
     Linear,

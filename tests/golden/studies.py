@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments import (
-    dropout_stability,
-    linear_connectivity,
-    neuron_alignment,
-    permutation_points,
-    string_sampling,
-    tractable,
-)
+from experiments.dropout_stability import study as dropout_stability
+from experiments.linear_connectivity import study as linear_connectivity
+from experiments.linear_connectivity import tractable
+from experiments.neuron_alignment import study as neuron_alignment
+from experiments.permutation_points import study as permutation_points
+from experiments.string_sampling import study as string_sampling
 from golden.small import bars
 from golden.store import HERE
 from mcjax.cli import main as command

@@ -13,7 +13,8 @@ from flax import nnx, serialization
 from refusals import says
 from variables import inverse, order, permuted
 
-from mcjax import Axis, InputError, SpecError, checkpoint, match_activations, models, trees
+from mcjax import Axis, InputError, SpecError, match_activations, models, trees
+from mcjax.runs import checkpoint
 from mcjax.symmetry import declare
 
 

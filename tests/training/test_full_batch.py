@@ -11,9 +11,9 @@ from refusals import says
 from variables import alive, cross_entropy, mlp, normalized
 
 from mcjax import InputError, data, models, trees
-from mcjax.models.convolution import convolve
+from mcjax.runtime.convolution import convolve
+from mcjax.runtime.mesh import make_mesh
 from mcjax.training.full_batch import full_batch_loss
-from mcjax.training.mesh import make_mesh
 from mcjax.training.objective import losses, measure
 
 

@@ -12,10 +12,10 @@ from refusals import says
 
 from mcjax import Augmentation, Criterion, InputError, RunError, TrainConfig, trees
 from mcjax.data import regression
+from mcjax.training.early_stopping import Watch
 from mcjax.training.endpoints import EndpointStep
 from mcjax.training.loop import epoch, initial_states, run_epochs, steps_per_epoch
 from mcjax.training.objective import Measured
-from mcjax.training.target import Watch
 
 CONFIG = TrainConfig(epochs=3, batch_size=25, augmentation=Augmentation.none())
 

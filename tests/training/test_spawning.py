@@ -9,8 +9,9 @@ import pytest
 from refusals import says
 
 from mcjax import Augmentation, InputError, Recorder, TrainConfig, barrier, data, evaluate_path, linear, models, trees
-from mcjax.report import RunFolder
-from mcjax.training import make_mesh, snapshots, spawn
+from mcjax.runs.folder import RunFolder
+from mcjax.runtime import make_mesh
+from mcjax.training import snapshots, spawn
 from mcjax.training.endpoints import EndpointStep
 from mcjax.training.loop import epoch
 

@@ -1,0 +1,99 @@
+"""What `benchmark.py` says: the machine it ran on, its rows one by one, and the table."""
+
+import os
+import platform
+import resource
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.benchmark import programs as benchmark_programs
+from mcjax.runs.folder import table
+
+
+def peak_bytes() -> dict[str, int]:
+    """The most memory that this process had so far: JAX's on the device where that is known, and the host's."""
+    on_host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "host": on_host,
+        **({"device": statistics["peak_bytes_in_use"]} if "peak_bytes_in_use" in statistics else {}),
+    }
+
+
+def about_machine() -> dict[str, Any]:
+    """Device, versions, and the rate of a large matrix product in float32."""
+    from experiments.benchmark import torch_peer
+
+    on_cpu = jax.default_backend() == "cpu"
+    size = 2048 if on_cpu else 8192
+    mine = benchmark_programs.matmul_flops(size)
+    theirs = torch_peer.matmul_flops(size)
+    names = ("mcjax", "jax", "jaxlib", "torch", "numpy")
+    processor = next(
+        (line.split(": ")[1] for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
+        platform.processor(),
+    )
+    device = f"{processor}, {os.cpu_count()} cores" if on_cpu else jax.devices()[0].device_kind
+    return {
+        "device": device,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "load_at_start": os.getloadavg()[0],
+        "peak_flops": max(mine, theirs),
+        "matmul_flops": {"jax": mine, "torch": theirs, "size": size},
+        "memory": "of mcjax: XLA's analysis of the largest program; of PyTorch: max_memory_allocated, on CUDA",
+    }
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def said(row: dict[str, Any]) -> str:
+    """A row in one line, for while it runs."""
+    times = [f"{side} {_seconds(row[side])}" for side in ("mcjax", "pytorch")]
+    return f"{row['model']}, pairs {row['pairs']}, {row['workload']}, {row['sizes']}: {', '.join(times)}"
+
+
+def _seconds(side: dict[str, Any]) -> str:
+    if side["median"] is None:
+        return side["error"] or "not measured"
+    return f"{side['median']:.3g} ({min(side['seconds']):.3g}-{max(side['seconds']):.3g})"
+
+
+def show(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Print what was measured on, and the table."""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    print(f"\n{about['device']}; {versions}")
+    print(
+        f"{about['data']}, {about['rounds']} rounds, epochs in {about['compute_dtype']}, float32 products in "
+        f"{about['precision']}, largest matrix product {about['peak_flops'] / 1e9:,.0f} GFLOP/s"
+    )
+    head = ["", "pairs", "sizes", "mcjax s", "PyTorch s", "ratio", "compile s", "GFLOP/s", "of peak", "memory MB"]
+    cells = []
+    for row in rows:
+        mine, theirs = row["mcjax"], row["pytorch"]
+        failed = "failed" if mine["error"] else ""
+        ratio = f"{row['ratio']:.2f} ({min(row['ratios']):.2f}-{max(row['ratios']):.2f})" if row["ratios"] else "-"
+        cells.append(
+            [
+                f"{row['model']} {row['workload']}",
+                str(row["pairs"]),
+                row["sizes"],
+                failed or _seconds(mine),
+                "failed" if theirs["error"] else _seconds(theirs),
+                ratio,
+                failed or f"{mine['compile']:.1f}",
+                failed or f"{mine['flops'] / 1e9:,.1f}",
+                failed or f"{mine['share_of_peak']:.1%}",
+                " / ".join(f"{side['memory_bytes'] / 1e6:,.0f}" for side in (mine, theirs) if side["memory_bytes"]),
+            ]
+        )
+    print(table(head, cells))
+    for row in rows:
+        for side in ("mcjax", "pytorch"):
+            if error := row[side]["error"]:
+                print(f"{row['model']} {row['workload']}, {row['pairs']} pairs, {side} failed: {error}")

@@ -1,0 +1,111 @@
+"""The figures of the linear-connectivity experiments."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mcjax import plotting
+from mcjax.runs.folder import RunFolder
+
+LOOKS = {
+    "none": ("not matched", plotting.UNALIGNED, "-"),
+    "activations": ("activations", plotting.ALIGNED, "-"),
+    "weights": ("weights", "#2f8f6b", "--"),
+    "straight-through": ("straight-through", "#111111", "-."),
+    "PAM": ("PAM", "#9a6fb0", ":"),
+}
+STABLE = 2.0
+"""Per cent of the images, below which a rise of the error counts as stable (Frankle et al.)."""
+
+
+def draw(run: RunFolder, found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """All figures, each with its caption."""
+    figures = []
+    for name, cell in found["data"].items():
+        if "spawning" in cell:
+            figure = _spawning(cell["title"], cell["spawning"])
+            figures.append(_saved(run, f"{name}_spawning", figure, "Instability against the step of spawning."))
+        if "conjecture" in cell:
+            figure = _conjecture(cell["title"], cell["conjecture"])
+            caption = "Barriers before and after matching, against width and time of training."
+            figures.append(_saved(run, f"{name}_conjecture", figure, caption))
+        if "merging" in cell:
+            figure = _merging(cell["title"], cell["merging"])
+            caption = "Along the line between two networks that were trained on parts of the data."
+            figures.append(_saved(run, f"{name}_merging", figure, caption))
+    if "tractable" in found:
+        figure = _tractable(found["tractable"])
+        figures.append(_saved(run, "tractable", figure, "The ratios of Definition 5 along gradient descent."))
+    return figures
+
+
+def _saved(run: RunFolder, name: str, figure: Any, caption: str) -> dict[str, str]:
+    return {"file": run.figure(name, figure).name, "caption": caption}
+
+
+def _over_levels(levels: list[Any], measure: str, factor: float) -> np.ndarray:
+    return factor * np.array([level[measure]["values"] for level in levels]).T
+
+
+def _spawning(title: str, found: Mapping[str, Any]) -> Any:
+    at = np.array([level["step"] for level in found["levels"]], float)
+    rises = [level["barriers"] for level in found["levels"]]
+
+    def lines(of: str, factor: float) -> list[plotting.Series]:
+        return [
+            plotting.Series(split, _over_levels(rises, f"{split}_{of}", factor), color, style)
+            for split, color, style in (("train", plotting.UNALIGNED, "-"), ("test", plotting.ALIGNED, "--"))
+        ]
+
+    said = "spawned after step"
+    panels = [
+        plotting.Dependence("error", said, "rise of the error (%)", at, lines("accuracy", 100), "symlog", STABLE),
+        plotting.Dependence("loss", said, "rise of the loss (nats)", at, lines("loss", 1), "symlog"),
+    ]
+    return plotting.dependences(panels, f"{title}: instability of {found['model']}")
+
+
+def _conjecture(title: str, found: Mapping[str, Any]) -> Any:
+    panels = []
+    for kind, against, said in (
+        ("widths", "width", "multiplier of the widths"),
+        ("steps", "step", "steps of training"),
+    ):
+        at = np.array([level[against] for level in found[kind]], float)
+        for measure, of, factor in (("train_loss", "train loss (nats)", 1), ("test_accuracy", "test error (%)", 100)):
+            lines = []
+            for method in found[kind][0]["methods"]:
+                rises = [level["methods"][method] for level in found[kind]]
+                label, *look = LOOKS[method]
+                lines.append(plotting.Series(label, _over_levels(rises, measure, factor), *look))
+            panels.append(plotting.Dependence("", said, f"barrier in {of}", at, lines, "log"))
+    return plotting.dependences(panels, f"{title}: barriers between networks of {found['model']}")
+
+
+def _merging(title: str, found: Mapping[str, Any]) -> Any:
+    lines = []
+    for method, along in found["along"].items():
+        label, color, style = LOOKS[method]
+        loss, accuracy = (np.array(along[of]) for of in ("test_loss", "test_accuracy"))
+        lines.append(plotting.Line(label, loss, accuracy, color, style))
+    ts = np.array(next(iter(found["along"].values()))["ts"])
+    return plotting.along_paths(ts, lines, f"{title}: between networks of two parts of the data", loss_of="test")
+
+
+def _tractable(found: Mapping[str, Any]) -> Any:
+    panels = []
+    names = {
+        "polyak_lojasiewicz": "Polyak-Lojasiewicz",
+        "weak_quasi_convexity": "weak quasi-convexity",
+        "restricted_secant": "restricted secant",
+    }
+    for link, each in found["generalised_linear"].items():
+        looks = zip(names.items(), (plotting.UNALIGNED, plotting.ALIGNED, "#111111"), ("-", "--", ":"), strict=True)
+        lines = [
+            plotting.Series(said, np.array(each["ratios"][name]), color, style) for (name, said), color, style in looks
+        ]
+        at = np.array(each["iterations"], float)
+        said = "iteration of gradient descent"
+        panels.append(plotting.Dependence(f"{link} link", said, "ratio", at, lines, ratios=True))
+    return plotting.dependences(panels, "Generalised linear models: how steep the loss is towards its minimum")

@@ -1,0 +1,189 @@
+"""Where straight lines between networks rise, and how far: spawned networks, and networks that are matched."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.kept import Kept
+from experiments.linear_connectivity.tasks import Task
+from mcjax import (
+    Dataset,
+    Model,
+    PathMetrics,
+    Recorder,
+    barrier,
+    bezier,
+    evaluate_path,
+    fit_pam,
+    linear,
+    match_activations,
+    match_straight_through,
+    match_weights,
+    trees,
+)
+from mcjax.models.pairs import pairs_of
+from mcjax.runs.folder import mean_and_std
+from mcjax.symmetry import Permutation
+from mcjax.training import snapshots, spawn
+
+MEASURES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A data set, its key, and where its parts are kept."""
+
+    task: Task
+    key: jax.Array
+    kept: Kept
+
+    def named(self, part: str) -> str:
+        """The name under which a part is kept."""
+        return f"{self.task.name}_{part}"
+
+    def recorder(self, part: str) -> Recorder:
+        """Where a fit reports."""
+        return Recorder(part, self.kept.run, self.named(part), self.kept.display.fit)
+
+    def arrays(self, part: str, make: Callable[[], trees.Tree]) -> trees.Tree:
+        """Arrays that are made once."""
+        return self.kept.arrays(self.named(part), make)
+
+    def numbers(self, part: str, make: Callable[[], Any]) -> Any:
+        """Numbers that are made once."""
+        return self.kept.numbers(self.named(part), make)
+
+    def lines(self, part: str, model: Model, ends: tuple[trees.Tree, trees.Tree], P: Permutation | None) -> PathMetrics:
+        """Loss and accuracy along the straight lines of many pairs: (pairs, points)."""
+
+        def make() -> Any:
+            # Not None: the same program serves all permutations.
+            pairs = pairs_of(model, *ends, P)
+            path = linear(model.spec).bind_pairs(pairs.theta_1, pairs.theta_2, None, pairs.P)
+            found = evaluate_path(model, path, self.task.measured, self.task.size.points)
+            return {name: np.asarray(value, np.float64).tolist() for name, value in found._asdict().items()}
+
+        return PathMetrics(**{name: np.asarray(value) for name, value in self.numbers(f"{part}_line", make).items()})
+
+    def matched(
+        self, part: str, model: Model, ends: tuple[trees.Tree, trees.Tree], data: Dataset, methods: Sequence[str]
+    ) -> dict[str, Permutation | None]:
+        """The permutations of all pairs by every method."""
+        found: dict[str, Permutation | None] = {}
+        key = jax.random.fold_in(self.key, 10)
+        settings: dict[str, Callable[[], Any]] = {
+            "activations": lambda: match_activations(model, *ends, data),
+            "weights": lambda: match_weights(key, model.spec, *ends),
+            "straight-through": lambda: match_straight_through(
+                key, model, *ends, data, found["activations"], self.task.straight_through()
+            ),
+            "PAM": lambda: fit_pam(
+                key,
+                model,
+                bezier(model.spec),
+                *ends,
+                data,
+                None,
+                self.task.pam(),
+                recorder=self.recorder(f"{part}_PAM"),
+            ),
+        }
+        for method in methods:
+            found[method] = None
+            if method != "none":
+                found[method] = self.arrays(f"{part}_{method}", partial(_permutation, settings[method]))
+        return found
+
+
+def _permutation(match: Callable[[], Any]) -> Permutation:
+    return match().P
+
+
+def barriers(lines: PathMetrics, baseline: Any) -> dict[str, Any]:
+    """The barrier of every pair in every measure, with mean and deviation."""
+    return {of: mean_and_std(np.atleast_1d(barrier(lines, of, baseline)).tolist()) for of in MEASURES}
+
+
+def at_ends(lines: PathMetrics) -> dict[str, Any]:
+    """Loss and accuracy of the networks themselves, over both ends of all pairs."""
+    return {of: mean_and_std(getattr(lines, of)[..., [0, -1]].ravel().tolist()) for of in MEASURES}
+
+
+def pair(thetas: trees.Tree) -> tuple[trees.Tree, trees.Tree]:
+    """Networks along a leading axis as pairs of neighbours."""
+    first, second = (jax.tree.map(lambda leaf, i=i: leaf[i::2], thetas) for i in range(2))
+    return first, second
+
+
+def spawning(cell: Cell) -> dict[str, Any]:
+    """Instability against the step at which two networks part (Frankle et al., Figure 3)."""
+    task, size = cell.task, cell.task.size
+    model = task.model(size.width)
+    config, epochs = task.training(*size.spawn_steps)
+
+    def make() -> trees.Tree:
+        keys = jax.random.split(jax.random.fold_in(cell.key, 0), size.seeds)
+        return spawn(keys, model, task.data, epochs, config, recorder=cell.recorder("spawning")).theta
+
+    theta = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), cell.arrays("spawning", make))
+    lines = cell.lines("spawning", model, pair(theta), None)
+    levels = []
+    for i, step in enumerate(size.spawn_steps):
+        here = PathMetrics(lines.ts, *(np.asarray(value)[i :: len(size.spawn_steps)] for value in lines[1:]))
+        levels.append({"step": step, "barriers": barriers(here, "mean"), "ends": at_ends(here)})
+    return {"model": model.name, "parameters": _count(model), "steps": size.steps, "levels": levels}
+
+
+def conjecture(cell: Cell) -> dict[str, Any]:
+    """Barriers before and after matching, against the width and against the steps of training."""
+    task, size = cell.task, cell.task.size
+    times = tuple(sorted({*size.snapshot_steps, size.steps}))
+    widths = [
+        {"width": width, **_level(cell, width, times if width == size.width else (size.steps,), -1)}
+        for width in size.widths
+    ]
+    steps = [{"step": step, **_level(cell, size.width, times, i)} for i, step in enumerate(times)]
+    return {"model": task.model(size.width).name, "width": size.width, "widths": widths, "steps": steps}
+
+
+def _level(cell: Cell, width: float, times: tuple[int, ...], i: int) -> dict[str, Any]:
+    task = cell.task
+    model = task.model(width)
+    config, epochs = task.training(*times)
+
+    def make() -> trees.Tree:
+        keys = jax.random.split(jax.random.fold_in(cell.key, 1), 2 * task.size.seeds)
+        recorder = cell.recorder(f"width_{width:g}")
+        return snapshots(keys, model, task.data, epochs, config, recorder=recorder).theta
+
+    theta = jax.tree.map(lambda leaf: leaf[:, i], cell.arrays(f"width_{width:g}", make))
+    part, ends = f"width_{width:g}_{times[i]}", pair(theta)
+    permutations = cell.matched(part, model, ends, task.data, task.size.compared)
+    lines = {method: cell.lines(f"{part}_{method}", model, ends, P) for method, P in permutations.items()}
+    return {
+        "parameters": _count(model),
+        "ends": at_ends(lines["none"]),
+        "methods": {method: barriers(each, "line") for method, each in lines.items()},
+        "unmoved": _unmoved(permutations),
+    }
+
+
+def _unmoved(permutations: dict[str, Permutation | None]) -> dict[str, int]:
+    """Of methods that keep their start where they find nothing better: the number of pairs where they did."""
+    found = {}
+    for method, start in (("straight-through", permutations.get("activations")), ("PAM", None)):
+        if (P := permutations.get(method)) is not None:
+            same = [
+                (np.asarray(p) == (np.arange(np.shape(p)[1]) if start is None else np.asarray(start[group]))).all(1)
+                for group, p in P.items()
+            ]
+            found[method] = int(np.all(same, axis=0).sum())
+    return found
+
+
+def _count(model: Model) -> int:
+    return trees.parameter_count(jax.eval_shape(model.init, jax.random.key(0)))

@@ -1,0 +1,169 @@
+"""One architecture on one data set of the neuron-alignment study: networks, curves, and what is measured of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.kept import Kept
+from experiments.neuron_alignment.paper import CLASSES
+from mcjax import (
+    Dataset,
+    FitConfig,
+    Model,
+    PamConfig,
+    PathMetrics,
+    Recorder,
+    TrainConfig,
+    bezier,
+    evaluate_path,
+    fit_curve,
+    fit_pam,
+    linear,
+    match_activations,
+    train_endpoints,
+    trees,
+)
+from mcjax.commands.pam import REPORTED
+from mcjax.landscape.along import METRICS
+
+LINES = ("line unaligned", "line aligned")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How everything is trained, fitted and measured."""
+
+    networks: TrainConfig
+    curve: FitConfig
+    pam: PamConfig | None
+    pairs: int
+    points: int
+    calibration_images: int | None
+    plane_points: int
+    plane_images: int | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The curve classes to fit: PAM's are left out where it is."""
+        return tuple(name for name in CLASSES if self.pam or not name.startswith("PAM"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One architecture on one data set. What is asked of it is made once and kept."""
+
+    name: str
+    model: Model
+    data: Dataset
+    settings: Settings
+    key: jax.Array
+    kept: Kept
+    mesh: Mesh | None = None
+
+    def numbers(self, what: str, make: Callable[[], Any]) -> Any:
+        """A part of this cell that JSON holds, made once."""
+        return self.kept.numbers(self.named(what), make)
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """On which images, and how augmented, batch statistics are re-estimated."""
+        settings = self.settings
+        return {
+            "calibration_images": settings.calibration_images,
+            "augmentation": settings.networks.augmentation,
+        }
+
+    def recorder(self, what: str) -> Recorder:
+        """Where a fit of this cell reports."""
+        return Recorder(f"{self.name}: {what}", self.kept.run, self.named(what), self.kept.display.fit)
+
+    def named(self, what: str) -> str:
+        """The file name of a part of this cell."""
+        return f"{self.name}_{what}".replace(" ", "_")
+
+    @cached_property
+    def networks(self) -> trees.Tree:
+        """Trained networks along a leading axis, two of each pair in turn, and their history."""
+
+        def train() -> trees.Tree:
+            keys = jax.random.split(jax.random.fold_in(self.key, 0), 2 * self.settings.pairs)
+            settings, recorder = self.settings.networks, self.recorder("networks")
+            trained = train_endpoints(keys, self.model, self.data, settings, recorder=recorder, mesh=self.mesh)
+            return {"theta": trained.theta, "history": trained.history}
+
+        return self.kept.arrays(self.named("networks"), train)
+
+    @cached_property
+    def ends(self) -> tuple[trees.Tree, trees.Tree]:
+        """theta_1 and theta_2 with a leading pair axis."""
+        theta = self.networks["theta"]
+        return trees.index(theta, slice(0, None, 2)), trees.index(theta, slice(1, None, 2))
+
+    @cached_property
+    def match(self) -> trees.Tree:
+        """The match of activations of every pair: P, correlations of the first pair, means before and after."""
+        ends = self.ends
+
+        def find() -> trees.Tree:
+            found = match_activations(self.model, *ends, self.data)
+            first = {group: matrix[0] for group, matrix in found.correlation.items()}
+            return {"P": found.P, "correlation": first, "before": found.before, "after": found.after}
+
+        return self.kept.arrays(self.named("match"), find)
+
+    def start(self, name: str) -> dict[str, jax.Array]:
+        """The permutation that a class of paths starts from."""
+        P = {group: jnp.asarray(p) for group, p in self.match["P"].items()}
+        if not name.endswith("unaligned"):
+            return P
+        return {group: jnp.broadcast_to(jnp.arange(p.shape[1]), p.shape) for group, p in P.items()}
+
+    def fit(self, name: str) -> trees.Tree:
+        """The fit of a curve class: theta_c, P, history, and PAM's report."""
+        settings, curve = self.settings, bezier(self.model.spec)
+        ends = (jax.random.fold_in(self.key, 1), self.model, curve, *self.ends, self.data, self.start(name))
+
+        def learn() -> trees.Tree:
+            if not name.startswith("PAM"):
+                plain = fit_curve(*ends, settings.curve, recorder=self.recorder(name), mesh=self.mesh)
+                return {"theta_c": plain.theta_c, "P": plain.P, "history": plain.history}
+            learned = fit_pam(*ends, settings.pam, recorder=self.recorder(name), mesh=self.mesh)
+            report = {key: np.asarray(getattr(learned, key)) for key in REPORTED}
+            return {"theta_c": learned.theta_c, "P": learned.P, "history": learned.history, "report": report}
+
+        return self.kept.arrays(self.named(name), learn)
+
+    def path(self, name: str, pair: int | None = None) -> jax.tree_util.Partial:
+        """The path of a class, of all pairs or of one."""
+        if name in LINES:
+            curve, theta_c, P = linear(self.model.spec), None, self.start(name)
+        else:
+            fit = self.fit(name)
+            curve, theta_c, P = bezier(self.model.spec), fit["theta_c"], fit["P"]
+        if pair is None:
+            return curve.bind_pairs(*self.ends, theta_c, P)
+        return curve.bind(*trees.index((*self.ends, theta_c, P), pair))
+
+    def along(self, name: str) -> PathMetrics:
+        """Loss and accuracy along a class of paths."""
+        settings, path = self.settings, self.path(name)
+
+        def measure() -> dict[str, Any]:
+            metrics = evaluate_path(
+                self.model,
+                path,
+                self.data,
+                settings.points,
+                mesh=self.mesh,
+                **self.calibration,
+            )
+            return {key: value.tolist() for key, value in metrics._asdict().items()}
+
+        kept = self.numbers(f"along {name}", measure)
+        return PathMetrics(**{key: np.asarray(kept[key], np.float32) for key in ("ts", *METRICS, "distance")})

@@ -1,0 +1,120 @@
+"""What the neuron-alignment study measures beyond loss along curves: ensembles, signatures and planes."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.neuron_alignment.cell import LINES, Cell
+from mcjax import (
+    PlaneMetrics,
+    curve_plane,
+    curve_signature,
+    ensemble_accuracy,
+    evaluate,
+    plane,
+    recalibrate,
+    trees,
+)
+
+PLANES = {
+    "lines": "the plane of theta_1, theta_2 and P theta_2",
+    "unaligned": "the plane of the unaligned curve",
+    "aligned": "the plane of the aligned curve",
+}
+
+
+def networks(cell: Cell) -> dict[str, Any]:
+    """Train and test loss and accuracy of every network."""
+    theta = cell.networks["theta"]
+
+    def measure() -> dict[str, Any]:
+        train, test = evaluate(cell.model, theta, cell.data)
+        values = {
+            f"{split}_{name}": value
+            for split, each in (("train", train), ("test", test))
+            for name, value in each._asdict().items()
+        }
+        return {name: np.asarray(value).tolist() for name, value in values.items()}
+
+    return cell.numbers("networks measured", measure)
+
+
+def ensembles(cell: Cell) -> dict[str, Any]:
+    """Accuracy, loss and calibration error of ensembles, pair by pair (Table 3).
+
+    Of a pair's ends, of its ends and the middle of the unaligned or the aligned curve, and of its ends
+    and the first network of the next pair: three independent ones. Batch statistics of all are
+    re-estimated in one way.
+    """
+
+    def measure() -> dict[str, Any]:
+        pairs = cell.settings.pairs
+        members: dict[str, list[trees.Tree]] = {"ends": [], "unaligned": [], "aligned": [], "independent": []}
+        for pair in range(pairs):
+            ends = [trees.index(end, pair) for end in cell.ends]
+            members["ends"].append(trees.stack(ends))
+            for name in ("unaligned", "aligned"):
+                path = cell.path(name, pair)
+                members[name].append(trees.stack([path(jnp.float32(t)) for t in (0, 0.5, 1)]))
+            if pairs > 1:
+                members["independent"].append(trees.stack([*ends, trees.index(cell.ends[0], (pair + 1) % pairs)]))
+        return {name: [_ensemble(cell, thetas) for thetas in each] for name, each in members.items() if each}
+
+    return cell.numbers("ensembles", measure)
+
+
+def _ensemble(cell: Cell, thetas: trees.Tree) -> dict[str, float]:
+    thetas = recalibrate(cell.model, thetas, cell.data, **cell.calibration)
+    return {name: float(value) for name, value in ensemble_accuracy(cell.model, thetas, cell.data)._asdict().items()}
+
+
+def signatures(cell: Cell) -> dict[str, Any]:
+    """Correlations of curves' midpoints with their ends (Figure 14): kind -> (pairs, 2 ends, groups)."""
+
+    def measure(name: str) -> dict[str, Any]:
+        found = curve_signature(cell.model, cell.path(name), cell.data, **cell.calibration)
+        return {key: np.asarray(getattr(found, key)).tolist() for key in ("curve", "linear", "matched")}
+
+    return {name: cell.numbers(f"signature {name}", partial(measure, name)) for name in ("unaligned", "aligned")}
+
+
+def planes(cell: Cell) -> dict[str, Any]:
+    """Test loss and accuracy on three planes of the first pair, and where curves and networks lie on them.
+
+    Of the linear paths (Figures 3, 6 and 7), and of either learned curve (Figures 4, 12 and 13).
+    """
+    settings = cell.settings
+    data = cell.data.take(test=settings.plane_images)
+    options: dict[str, Any] = {
+        "grid": settings.plane_points,
+        "splits": "test",
+        "mesh": cell.mesh,
+        **cell.calibration,
+    }
+
+    def of_lines() -> dict[str, Any]:
+        # The x axis is that of the unaligned line.
+        theta_1, theta_2 = (cell.path(LINES[0], 0)(jnp.float32(t)) for t in (0, 1))
+        matched = cell.path(LINES[1], 0)(jnp.float32(1))
+        return _kept(plane(cell.model, theta_1, theta_2, matched, data, **options), ("theta_1", "theta_2", "P theta_2"))
+
+    def of_curve(name: str) -> dict[str, Any]:
+        path, ts = cell.path(name, 0), cell.along(name).ts
+        found = curve_plane(cell.model, path, data, **options)
+        on_plane = jax.vmap(lambda t: found.axes.coordinates(path(t)))(jnp.asarray(ts))
+        x, y = (np.asarray(each).tolist() for each in on_plane)
+        end = "theta_2" if name == "unaligned" else "P theta_2"
+        return {**_kept(found, ("theta_1", end, "control point")), "curve": {"x": x, "y": y}}
+
+    return {
+        name: cell.numbers(f"plane {name}", of_lines if name == "lines" else partial(of_curve, name)) for name in PLANES
+    }
+
+
+def _kept(found: PlaneMetrics, names: tuple[str, ...]) -> dict[str, Any]:
+    values = {name: np.asarray(getattr(found, name)).tolist() for name in ("x", "y", "test_loss", "test_accuracy")}
+    points = [{"name": name, "x": float(x), "y": float(y)} for name, (x, y) in zip(names, found.points, strict=True)]
+    return {**values, "points": points}

@@ -1,0 +1,191 @@
+"""Variables on disk: Orbax checkpoints, plain .npz and Flax msgpack files, all read without pickle."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.errors import InputError, RunError
+from mcjax.runtime.processes import by_first, several
+
+
+def _orbax() -> ModuleType:
+    # Orbax takes a second to import, and its first version is on its way to the top level.
+    try:
+        from orbax.checkpoint import v1
+    except ImportError:
+        from orbax.checkpoint.experimental import v1
+    return v1
+
+
+def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None) -> None:
+    """Write a pytree of arrays as one Orbax checkpoint, whole or not at all; what was there is replaced.
+
+    `about` is JSON that travels along, for `describe`. Of several processes all call this, with the
+    same path on a disk that they share; the first writes. Raises RunError if the disk refuses.
+    """
+    path = Path(path).absolute()
+    leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
+    ahead, behind = (path.with_name(f".{path.name}.{which}") for which in ("new", "old"))
+    try:
+        _make_room(path, ahead, behind)
+        # Orbax waits for all processes to come, even if one of them has all there is to write.
+        _orbax().save(ahead, trees.nest(leaves), custom_metadata={"about": json.dumps(about or {})})
+        _move_in(path, ahead, behind)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"cannot write the checkpoint {path}: {error}. Free space there, or choose another folder; "
+            "what was saved before is kept."
+        ) from error
+
+
+@by_first
+def _make_room(path: Path, ahead: Path, behind: Path) -> None:
+    _put_back(path)
+    for leftover in (ahead, behind):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@by_first
+def _move_in(path: Path, ahead: Path, behind: Path) -> None:
+    try:
+        if path.exists():
+            os.replace(path, behind)
+        os.replace(ahead, path)
+    except BaseException:
+        _put_back(path)
+        raise
+    shutil.rmtree(behind, ignore_errors=True)
+
+
+@by_first
+def _put_back(path: Path) -> None:
+    # What was there, if saving ended between moving it away and moving the new one in.
+    behind = path.with_name(f".{path.name}.old")
+    if behind.exists() and not path.exists():
+        os.replace(behind, path)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no detail"]
+    return f"{type(error).__name__}: {lines[0] if len(lines[0]) <= 200 else lines[0][:200] + '...'}"
+
+
+def load(path: str | Path) -> trees.Tree:
+    """The variables in a checkpoint: an Orbax folder, an `.npz` of leaves by name, or Flax msgpack bytes.
+
+    Raises InputError if there is nothing to read, or if what is there is truncated or of another kind.
+    """
+    path = Path(path).absolute()
+    if not path.exists():
+        raise InputError(f"no checkpoint at {path}: nothing is there.")
+    if (path / "config.json").exists():
+        inside = sorted(p.name for p in (path / "checkpoints").glob("*"))
+        raise InputError(
+            f"{path} is the folder of a run: give one of its checkpoints, {path}/checkpoints/NAME, "
+            f"where NAME is {', '.join(inside) or 'not there yet'}."
+        )
+    try:
+        if path.is_dir():
+            return _load_orbax(path)
+        if path.suffix == ".npz":
+            # Opened here: numpy leaves a file that is no zip open.
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+                return trees.nest({name: jnp.asarray(file[name]) for name in file.files})
+        from flax import serialization
+
+        return jax.tree.map(jnp.asarray, serialization.msgpack_restore(path.read_bytes()))
+    except Exception as error:  # readers raise whatever broken bytes lead them to
+        raise InputError(
+            f"the checkpoint {path} cannot be read: it is truncated or of another kind ({_reason(error)}). Expected "
+            "an Orbax folder, an .npz of leaves by name, or Flax msgpack. Copy it again if it is damaged."
+        ) from error
+
+
+def _load_orbax(path: Path) -> trees.Tree:
+    orbax = _orbax()
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with _alone():
+        abstract = orbax.metadata(path).metadata
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
+        # Bound to no device, like arrays that were computed: what is compiled for those is found again.
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), orbax.load(path, target))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Each of several processes reads for itself, without Orbax waiting for the others.
+
+    All of them read, though: Orbax counts what it does, and a process that counts differently is waited for in vain.
+    """
+    if not several():
+        yield
+        return
+    context = _orbax().Context()
+    here = jax.process_index()
+    context.multiprocessing.primary_host, context.multiprocessing.active_processes = here, {here}
+    with context:
+        yield
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What `save` was told about a checkpoint; an empty dict for one from elsewhere."""
+    path = Path(path).absolute()
+    if not path.is_dir():
+        return {}
+    try:
+        with _alone():
+            metadata = _orbax().metadata(path).custom_metadata or {}
+        return json.loads(metadata.get("about", "{}"))
+    except Exception as error:  # as in load
+        raise InputError(
+            f"the checkpoint {path} cannot be read: it is truncated or of another kind ({_reason(error)}). "
+            "Copy it again if it is damaged."
+        ) from error
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether an Orbax checkpoint, or a file, is at this path."""
+    path = Path(path).absolute()
+    return path.is_file() or (path / "_CHECKPOINT_METADATA").exists()
+
+
+class Resumable:
+    """The state of an iteration after its last complete epoch, in a folder of its own."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / "latest"
+
+    def save(self, epoch: int, state: trees.Tree, history: dict[str, np.ndarray]) -> None:
+        """Keep the state after `epoch` epochs, and the metrics so far; replaces what was kept before."""
+        leaves = {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+        save(self.path, {"state": leaves, "history": history}, {"epoch": epoch})
+
+    def restore(self, like: trees.Tree) -> tuple[int, trees.Tree, dict[str, np.ndarray]] | None:
+        """(epochs done, state, history), or None if nothing was kept. `like` gives the structure.
+
+        Raises InputError if what was kept is broken or belongs to another iteration.
+        """
+        _put_back(self.path)
+        if not self.path.exists():
+            return None
+        try:
+            kept, epoch = load(self.path), describe(self.path).get("epoch")
+        except InputError as error:
+            raise InputError(f"{error} Or delete {self.path}: the same command then does this stage anew.") from error
+        leaves, expected = jax.tree.leaves(kept.get("state")), jax.tree.leaves(like)
+        if epoch is None or [jnp.shape(leaf) for leaf in leaves] != [jnp.shape(leaf) for leaf in expected]:
+            raise InputError(f"{self.path} was saved by another iteration. Delete it, or use another folder.")
+        history = {name: np.asarray(values) for name, values in kept["history"].items()}
+        return epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), history

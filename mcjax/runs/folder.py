@@ -1,0 +1,210 @@
+"""What a run leaves behind and says: its folder, its progress, its tables."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mcjax.errors import InputError, RunError
+from mcjax.runtime.processes import by_first
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the OSError of a disk that refuses into a RunError that says where, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}. Free space there, or choose another folder with --out; "
+            "what was complete is kept, and the same command goes on from it."
+        ) from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all. Raises RunError if the disk refuses."""
+    with writing(path):
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+
+
+class RunFolder:
+    """config.json, metrics.jsonl, results.json, figures/ and checkpoints/ of one run.
+
+    Opening a folder of the same config resumes it; of another config raises InputError. RunError
+    says that the disk refuses. Of several processes, the first does all of this.
+    """
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self._open(config)
+
+    @by_first
+    def _open(self, config: Mapping[str, Any]) -> None:
+        text = json.dumps(config, indent=1, sort_keys=True)
+        now = json.loads(text)
+        there = self.path / "config.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file: expected a folder. Choose another with --out.")
+        if not there.exists() and self.path.exists() and any(p.name[0] != "." for p in self.path.iterdir()):
+            raise InputError(f"{self.path} holds files that are no run of mcjax. Choose another folder with --out.")
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        if there.exists():
+            before = read_json(there)
+            if before != now:
+                keys = sorted(k for k in {*before, *config} if before.get(k) != now.get(k))
+                said = "; ".join(f"{k}: {_short(before.get(k))} there, {_short(now.get(k))} now" for k in keys)
+                if "command" in keys:
+                    said = f"of `mcjax {before.get('command')}`"
+                raise InputError(
+                    f"{self.path} holds a run of another config ({said}). "
+                    "Choose another folder with --out, or delete this one."
+                )
+        else:
+            write_atomically(there, text.encode())
+
+    @property
+    @by_first
+    def results(self) -> dict[str, Any] | None:
+        """What a finished run wrote, or None if it is not finished."""
+        path = self.path / "results.json"
+        return read_json(path) if path.exists() else None
+
+    @by_first
+    def finish(self, results: Mapping[str, Any]) -> None:
+        """Write results.json: the run is complete."""
+        write_atomically(self.path / "results.json", json.dumps(results, indent=1).encode())
+
+    @by_first
+    def figure(self, name: str, figure: Any) -> Path:
+        """Write a matplotlib figure as figures/NAME.png and return its path."""
+        path = self.path / "figures" / f"{name}.png"
+        temporary = path.with_name(f".{name}.new.png")
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            figure.savefig(temporary)
+            os.replace(temporary, path)
+        return path
+
+    def checkpoints(self, name: str) -> Path:
+        """The folder of the checkpoints of one stage."""
+        return self.path / "checkpoints" / name
+
+    @by_first
+    def log(self, stage: str, epoch: int, metrics: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        line = json.dumps({"stage": stage, "epoch": epoch, **metrics})
+        with writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a") as file:
+            file.write(line + "\n")
+
+    @by_first
+    def rewind(self, stage: str, epoch: int) -> None:
+        """Drop the metrics of a stage after `epoch`: an interruption wrote them, and they come again."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # the last line of a run that was killed while it wrote
+            if entry["stage"] != stage or entry["epoch"] <= epoch:
+                kept.append(line + "\n")
+        write_atomically(path, "".join(kept).encode())
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def read_json(path: Path, advice: str = "Delete it, or choose another folder with --out.") -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError, with the advice, if it cannot be read or holds none."""
+    try:
+        read = json.loads(path.read_bytes())
+        if not isinstance(read, dict):
+            raise ValueError(f"it holds a {type(read).__name__}, expected a JSON object")
+        return read
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {error}. {advice}") from error
+
+
+class Progress:
+    """One line that shows epoch, loss, images a second and time left; plain lines without a terminal."""
+
+    def __init__(self, title: str, epochs: int, images_per_epoch: int, start: int = 0) -> None:
+        self.title, self.epochs, self.images = title, epochs, images_per_epoch
+        self.start, self.began = start, time.monotonic()
+        # The first epoch compiles; speed is told from the others.
+        self.compiled: tuple[int, float] | None = None
+        self.last_line, self.bar = self.began, None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=epochs, initial=start, desc=title, unit="epoch", leave=True, dynamic_ncols=True)
+
+    def update(self, epoch: int, loss: float) -> None:
+        """Say that `epoch` of the epochs are done, the last one at this mean loss."""
+        now = time.monotonic()
+        first = self.compiled is None
+        from_epoch, at = self.compiled or (self.start, self.began)
+        seconds = (now - at) / (epoch - from_epoch)
+        self.compiled = self.compiled or (epoch, now)
+        rate = self.images / max(seconds, 1e-9)
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} images/s")
+            self.bar.update(1)
+        elif epoch == self.epochs or first or now - self.last_line > 10:
+            self.last_line = now
+            left = "compiled" if first else f"{duration(seconds * (self.epochs - epoch))} left"
+            line = f"{self.title}: epoch {epoch}/{self.epochs}, loss {loss:.4f}, {rate:,.0f} images/s, {left}"
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the line."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 1.5 s, 12 s, 4 min 05 s, 1 h 07 min."""
+    if seconds < 60:
+        return f"{seconds:.2g} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Text columns under a head: the first flush left, the others flush right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(head), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def mean_and_std(values: Sequence[float]) -> dict[str, Any]:
+    """{"mean", "std", "values"}; the standard deviation is the sample's (n - 1), 0 for one value."""
+    values = [float(value) for value in values]
+    mean = sum(values) / len(values)
+    std = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
+    return {"mean": mean, "std": std, "values": values}
+
+
+def plus_minus(summary: Mapping[str, float], digits: int = 4, factor: float = 1.0) -> str:
+    """`mean ± std` of what `mean_and_std` returned, each times `factor`."""
+    return f"{factor * summary['mean']:.{digits}f} ± {factor * summary['std']:.{digits}f}"

@@ -1,0 +1,153 @@
+"""Many devices: networks side by side along the `pair` axis of a mesh, every batch split along its `data` axis."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from mcjax import trees
+from mcjax.errors import InputError
+from mcjax.runtime.processes import by_first
+
+AXES = ("pair", "data")
+
+
+def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of pair * data devices, of all processes, for whatever takes one: training, fitting, paths and planes.
+
+    pair: how many networks (or pairs of them) run side by side; None is as many as the devices allow.
+    data: over how many devices each batch is split. devices: all there are, unless they are given; the
+    first pair * data of them are taken. Raises InputError if there are too few, or if a process would
+    have none.
+
+        endpoints = train_endpoints(keys, model, data, mesh=make_mesh())  # whole networks to every device
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if data < 1 or (pair is not None and pair < 1):
+        raise InputError(f"got pair={pair}, data={data} for a mesh, expected whole numbers of at least 1.")
+    rows = max(1, len(devices) // data) if pair is None else pair
+    if rows * data > len(devices):
+        raise InputError(
+            f"got pair={rows}, data={data} for a mesh, which is {rows * data} devices, expected at most the "
+            f"{len(devices)} that are there ({devices[0].platform}). Make one of the axes shorter."
+        )
+    taken = devices[: rows * data]
+    without = {device.process_index for device in jax.devices()} - {device.process_index for device in taken}
+    if without:
+        raise InputError(
+            f"got pair={rows}, data={data} for a mesh, which leaves no device to process {sorted(without)[0]}, "
+            f"expected one that spans all {jax.process_count()} processes. Start fewer of them, or make an axis longer."
+        )
+    return jax.make_mesh((rows, data), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=taken)
+
+
+def check_mesh(mesh: Mesh, batch_size: int = 0) -> None:
+    """Raise InputError unless the mesh is one of `make_mesh` whose `data` axis divides the batch, if there is one."""
+    if not isinstance(mesh, Mesh):
+        raise InputError(f"got {mesh!r} as mesh, expected make_mesh().")
+    if mesh.axis_names != AXES or set(mesh.axis_types) != {AxisType.Auto}:
+        raise InputError(f"got a mesh of axes {mesh.axis_names}, expected pair and data, both Auto: make_mesh().")
+    if batch_size % mesh.shape["data"]:
+        raise InputError(
+            f"got batch_size={batch_size} on a mesh that splits batches over data={mesh.shape['data']} devices, "
+            f"expected a multiple of {mesh.shape['data']}: {_nearest(batch_size, mesh.shape['data'])}, for example."
+        )
+
+
+def _nearest(size: int, factor: int) -> int:
+    return max(1, round(size / factor)) * factor
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where `count` fits live: on the devices of a mesh, or, without one, where they are.
+
+    axes: of the mesh, along which they lie. If these do not divide the fits, the last of them is
+    repeated to fill up: it is computed by devices that would have nothing to do, and left out of what
+    comes back.
+    """
+
+    mesh: Mesh | None
+    count: int
+    axes: tuple[str, ...] = ("pair",)
+
+    def put(self, tree: trees.Tree) -> trees.Tree:
+        """Trees with a leading axis of `count`, sharded along the axes; every process gives all of them.
+
+        It is the values of the first process that are placed.
+        """
+        if self.mesh is None:
+            return tree
+        # Copies of one shard in several processes must not differ in a single bit.
+        host = by_first(lambda: jax.tree.map(np.asarray, tree))()
+        shards = math.prod(self.mesh.shape[axis] for axis in self.axes)
+        rows = np.minimum(np.arange(-(-self.count // shards) * shards), self.count - 1)
+        # As a compiled epoch says it, or its second call would compile again.
+        sharding = NamedSharding(self.mesh, Spec(self.axes) if shards > 1 else Spec())
+        return jax.tree.map(lambda leaf: _placed(leaf if len(rows) == self.count else leaf[rows], sharding), host)
+
+    def put_keys(self, keys: jax.Array) -> jax.Array:
+        """Typed keys (count,), sharded along `pair`."""
+        if self.mesh is None:
+            return keys
+        return jax.random.wrap_key_data(self.put(jax.random.key_data(keys)), impl=jax.random.key_impl(keys))
+
+    def put_everywhere(self, tree: trees.Tree) -> trees.Tree:
+        """Arrays that every device holds whole: the data set."""
+        if self.mesh is None:
+            return jax.device_put(tree)
+        whole = NamedSharding(self.mesh, Spec())
+        return jax.tree.map(lambda leaf: _placed(np.asarray(leaf), whole), tree)
+
+    def get(self, tree: trees.Tree) -> trees.Tree:
+        """What `put` placed, or was computed from it, as ordinary arrays; the same bits in every process."""
+        if self.mesh is None:
+            return tree
+        whole = NamedSharding(self.mesh, Spec())
+
+        def fetched(leaf: jax.Array) -> jax.Array:
+            # One leaf at a time, so that no device holds all networks at once.
+            here = leaf if leaf.is_fully_addressable else jax.device_put(leaf, whole).addressable_data(0)
+            return jnp.asarray(np.asarray(here)[: self.count])
+
+        return jax.tree.map(fetched, tree)
+
+
+def _placed(host: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def on_mesh(
+    fn: Callable[..., Any], mesh: Mesh | None, everywhere: int, axes: tuple[str, ...] = ("pair",)
+) -> Callable[..., Any]:
+    """`fn` on the devices of a mesh: the first `everywhere` arguments whole, the others and the result along `axes`.
+
+    Inside, each device sees only its own networks, so that those that run one after another stay where
+    they are; what is left of the axes is the compiler's, and `split` says what lies along `data`.
+    """
+    if mesh is None:
+        return fn
+
+    def mapped(*args: Any) -> Any:
+        specs = (*[Spec()] * everywhere, *[Spec(axes)] * (len(args) - everywhere))
+        # Without the check of varying types: a model's own scan may start from a plain constant.
+        along = jax.shard_map(
+            fn, mesh=mesh, in_specs=specs, out_specs=Spec(axes), axis_names=set(axes), check_vma=False
+        )
+        return along(*args)
+
+    return mapped
+
+
+def split(batch: Any, mesh: Mesh | None) -> Any:
+    """Arrays whose leading axis, the images of a batch, lies along `data`; for use inside `on_mesh`."""
+    return batch if mesh is None else jax.lax.with_sharding_constraint(batch, Spec("data"))
+
+
+__all__ = ["AXES", "Placement", "check_mesh", "make_mesh", "on_mesh", "split"]

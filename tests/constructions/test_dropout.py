@@ -1,0 +1,176 @@
+"""Dropout stability: subsets against a brute-force search, factors, epsilon, and Algorithm 1."""
+
+from functools import partial
+from itertools import combinations
+
+import chex
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from variables import alive, drawn
+
+from mcjax import Criterion, InputError, models, trees
+from mcjax.constructions.chain import Chain, Layer, chain, scale_outputs
+from mcjax.constructions.dropout import dropout_stability, dropped_out, kept_units
+
+CRITERION = Criterion(images=60)
+KEPT = {"dense_0": 3, "dense_1": 2}
+"""Of the 6 and 5 units of `tiny_model`, at a fraction of one half."""
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_model, tiny_ends, tiny_data):
+    """What the loss is when the outputs of units are multiplied by factors, all of them given."""
+    factors = {"dense_0": np.ones(6, np.float32), "dense_1": np.ones(5, np.float32)}
+
+    @jax.jit
+    def loss(given):
+        return CRITERION(tiny_model, scale_outputs(chain(tiny_model), tiny_ends[0], given), tiny_data)
+
+    return lambda given: float(loss({**factors, **{g: np.float32(each) for g, each in given.items()}}))
+
+
+@pytest.fixture(scope="module")
+def stable_of(tiny_model, tiny_ends, tiny_data):
+    options = {"criterion": CRITERION, "search_images": None}
+    return lambda **more: dropout_stability(
+        jax.random.key(0), tiny_model, tiny_ends[0], tiny_data, **{**options, **more}
+    )
+
+
+def test_many_draws_find_the_best_subsets_there_are(stable_of, measured):
+    stable = stable_of(draws=200, rescale="fixed")
+    # Layer 2 first, then layer 1 given it, over all subsets.
+    above = {}
+    for i, (group, n) in ((1, ("dense_1", 5)), (0, ("dense_0", 6))):
+        subsets = [np.isin(np.arange(n), kept) for kept in combinations(range(n), KEPT[group])]
+        best = min(measured({**above, group: n / KEPT[group] * mask}) for mask in subsets)
+        np.testing.assert_allclose(stable.losses[i], best, rtol=1e-4)
+        above[group] = n / KEPT[group] * stable.keep[group]
+    np.testing.assert_array_equal(stable.factors, [[2, 2.5], [1, 2.5]])
+    np.testing.assert_allclose(stable.loss, measured({}), rtol=1e-5)
+    assert stable.epsilon == max(0, stable.losses.max() - stable.loss)
+    np.testing.assert_allclose(stable.fraction, 6 / 11)
+    assert stable.epsilon < stable_of(draws=1, rescale="fixed").epsilon
+
+
+@pytest.mark.parametrize("search", ["layers", "together"])
+def test_the_line_search_finds_factors_and_theta_i_are_the_definition(
+    search, stable_of, measured, tiny_model, tiny_ends
+):
+    losses, groups = {}, ("dense_0", "dense_1")
+    for rescale in ("layer", "one", "fixed"):
+        stable = stable_of(draws=4, rescale=rescale, search=search)
+        losses[rescale] = stable.losses
+        assert stable.factors[1, 0] == 1
+        if rescale == "one":
+            assert stable.factors[0, 0] == stable.factors[0, 1]
+        for i, of in enumerate(groups):
+            # Dense layer j + 1 reads group j: its rows are scaled.
+            want = jax.tree.map(np.array, tiny_ends[0])
+            masks = {groups[j]: stable.keep[groups[j]] * stable.factors[i, j] for j in range(i, 2)}
+            for group, mask in masks.items():
+                want["params"][f"Dense_{groups.index(group) + 1}"]["kernel"] *= np.float32(mask)[:, None]
+            got = jax.tree.map(np.asarray, trees.index(stable.thetas, i))
+            chex.assert_trees_all_close(got, want, rtol=1e-6)
+            np.testing.assert_allclose(stable.losses[i], measured(masks), rtol=1e-4)
+            assert stable.keep[of].sum() == KEPT[of]
+        if rescale == "layer":
+            # The best factor of one layer, by a dense grid of its own.
+            kept = stable.keep["dense_1"]
+            best = min(measured({"dense_1": kept * r}) for r in np.linspace(1, 2.5**1.25, 131))
+            assert stable.losses[1] <= best + 1e-3
+    # Of the same subsets in layer 2, a factor that is searched for is at least as good.
+    assert losses["layer"][1] <= losses["fixed"][1] + 1e-6
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(6, use_bias=False)(x.reshape(len(x), -1))
+        return nn.Dense(3)(nn.relu(nn.BatchNorm(use_running_average=not train)(x)))
+
+
+@pytest.mark.parametrize("kind", ["dense", pytest.param("convolutional", marks=pytest.mark.slow)])
+def test_batch_statistics_are_estimated_anew(kind, tiny_colour_data, key):
+    model = models.create("tinysix", 3, (8, 8, 3), width=0.3)
+    if kind == "dense":
+        model = models.from_flax(Normed(), jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32), name="normed")
+    theta = alive(model)
+    stable = dropout_stability(key, model, theta, tiny_colour_data, draws=2, search_images=40)
+    want = jax.jit(lambda theta: Criterion()(model, theta, tiny_colour_data))(trees.index(stable.thetas, 0))
+    np.testing.assert_allclose(stable.losses[0], want, rtol=1e-5)
+
+
+def test_numbers_of_units():
+    groups = ("dense_0", "dense_1", "dense_2")
+    found = Chain((*(Layer("", None, group, ()) for group in groups), Layer("", None, None, ())), (), (10, 7, 1))
+    for fraction, counts in (
+        (0.5, (5, 3, 0)),
+        (0.9, (1, 0, 0)),
+        (dict(zip(groups, (0.3, 0.2, 0.1), strict=True)), (7, 5, 0)),
+    ):
+        assert kept_units(found, fraction) == dict(zip(groups, counts, strict=True))
+
+
+def test_algorithm_1_keeps_the_mean_of_what_reads(tiny_model, tiny_ends, key):
+    theta = tiny_ends[0]
+    drop = jax.jit(jax.vmap(lambda each: dropped_out(each, tiny_model, theta, 0.25)))
+    for name, leaf in trees.flatten(drop(jax.random.split(key, 4000))).items():
+        leaf, before = np.asarray(leaf), np.asarray(trees.flatten(theta)[name])
+        if name in ("params/Dense_1/kernel", "params/Dense_2/kernel"):
+            np.testing.assert_allclose(leaf.mean(0), before, atol=0.05 * np.abs(before).max())
+            zero = (leaf == 0).all(-1)
+            np.testing.assert_allclose(zero.mean(), 0.25, atol=0.02)
+            np.testing.assert_allclose(leaf[~zero], np.broadcast_to(before / 0.75, leaf.shape)[~zero], rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(leaf, np.broadcast_to(before, leaf.shape))
+
+
+def test_a_model_never_seen_before_is_looked_at_while_a_caller_is_traced(key):
+    model = models.create("mlp", 3, (4, 4, 1), widths=(4,))._replace(name="never seen before")
+    keys = jax.random.split(key, 3)
+    drop = partial(dropped_out, model=model, theta=alive(model), fraction=0.5)
+    together = jax.jit(lambda keys: jax.lax.map(drop, keys))(keys)
+    alone = jax.jit(drop)
+    for i, each in enumerate(keys):
+        chex.assert_trees_all_equal(trees.index(together, i), alone(each))
+
+
+HALF = {"dense_0": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        *(
+            ({"fraction": fraction}, "fraction=")
+            for fraction in (0.0, 1.0, -0.5, float("nan"), "half", None, [0.5, 0.5], {**HALF, "dense_1": 1.5})
+        ),
+        ({"fraction": HALF}, "one each of dense_0, dense_1"),
+        ({"draws": 0}, "draws=0"),
+        ({"draws": 2.5}, "draws=2.5"),
+        ({"chunk": -1}, "chunk=-1"),
+        ({"criterion": Criterion("error")}, "error.*loss or perplexity"),
+        ({"criterion": "loss"}, "criterion='loss'"),
+        ({"rescale": "ones"}, "rescale.*'ones'"),
+        ({"search": "layer"}, "search.*'layer'"),
+    ],
+)
+def test_numbers_and_names_that_are_refused(arguments, named, tiny_model, tiny_ends, tiny_data, key):
+    with pytest.raises(InputError, match=named):
+        dropout_stability(key, tiny_model, tiny_ends[0], tiny_data, **arguments)
+
+
+def test_networks_that_are_refused(tiny_model, tiny_ends, tiny_data, key):
+    theta = tiny_ends[0]
+    for refuse in (dropout_stability, lambda key, model, theta, _: dropped_out(key, model, theta, 0.5)):
+        for wrong, named in ((jax.tree.map(lambda leaf: leaf[None], theta), "several networks"), (None, "mlp")):
+            with pytest.raises(InputError, match=named):
+                refuse(key, tiny_model, wrong, tiny_data)
+    with pytest.raises(InputError, match=r"params/Dense_0/bias .*not finite"):
+        dropout_stability(key, tiny_model, jax.tree.map(lambda leaf: leaf * np.nan, theta), tiny_data)
+    resnet = models.create("resnet20", 3, (8, 8, 1), width=0.25)
+    with pytest.raises(InputError, match=r"resnet20: .* alone"):
+        dropout_stability(key, resnet, drawn(resnet), tiny_data)

@@ -1,0 +1,248 @@
+"""The half-steps of PAM: which permutation is proposed, what is accepted and kept, and how fast matrices learn."""
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from teachers import GROUP, UNITS, toy
+
+from mcjax import Augmentation, PamConfig, Recorder, bezier, trees
+from mcjax.curves import half_steps
+from mcjax.curves.fit import CurveState
+from mcjax.curves.grid import grid
+from mcjax.curves.half_steps import Iterate, Problem, Proposal, advance, propose, rates
+from mcjax.models.pairs import Pairs
+from mcjax.training.fixed import fixed_images
+from mcjax.training.loop import initial_states
+
+CONFIG = PamConfig(epochs=3, iterations=2, permutation_epochs=20, batch_size=20, weight_decay=0.0, objective_points=5)
+QUIET = Recorder("the fit", progress=False)
+PAIRS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Told(Problem):
+    """A problem whose objective is told, (2 * pairs, candidates): from P_k, and from P'."""
+
+    values: Any = None
+
+    def objective(self, theta_c, P, branches=1):
+        return self.values[-branches * self.pairs.number :]
+
+
+def moved(leaves, p):
+    """The parameters of a toy, its units in another order, by hand."""
+    first, second = leaves["Dense_0"], leaves["Dense_1"]
+    return {
+        "Dense_0": {"kernel": first["kernel"][..., p], "bias": first["bias"][..., p]},
+        "Dense_1": {"kernel": second["kernel"][..., p, :], "bias": second["bias"]},
+    }
+
+
+def each_moved(leaves, P):
+    """`moved` of many networks by as many orders."""
+    return jax.tree.map(lambda *parts: np.stack(parts), *(moved(trees.index(leaves, i), p) for i, p in enumerate(P)))
+
+
+def problem(config, theta_1, theta_2, steps=3, seed=10, **more):
+    """The pairs of networks (pairs, ...) of a toy, from the identity; with `values` the objective is told."""
+    model, _, data = toy(seed)
+    count = len(theta_1["params"]["Dense_0"]["bias"])
+    P = {GROUP: np.tile(np.arange(UNITS, dtype=np.int32), (count, 1))}
+    pairs, fixed = Pairs(theta_1, theta_2, P, True), fixed_images(data, Augmentation.none(), 60, 20)
+    given = (model, bezier(model.spec), config, data, pairs, grid(config.objective_points), fixed, steps)
+    return Told(*given, **more) if more else Problem(*given)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """As many networks as pairs, and others."""
+    made = [jax.tree.map(lambda *leaves: np.stack(leaves), *(toy(i + j)[1] for i in range(PAIRS))) for j in (0, PAIRS)]
+    return tuple(made)
+
+
+def state(rng, at):
+    """Control points, which only their norms count of here, and an optimiser with momentum that has taken steps."""
+    drawn = rng.normal(size=(2, PAIRS, 3)).astype(np.float32)
+    return CurveState({"c": drawn[0]}, (drawn[1], np.full(PAIRS, at, np.int32)))
+
+
+def test_exchanged_units_are_found():
+    """Every two units of a network exchanged: most of the six exchanges are found from the identity."""
+    _, theta, _ = toy(10)
+    orders = np.tile(np.arange(UNITS), (6, 1))
+    for order, (a, b) in zip(orders, combinations(range(UNITS), 2), strict=True):
+        order[[a, b]] = b, a
+    copies = jax.tree.map(lambda leaf: np.stack([leaf] * 6), theta)
+    given = problem(CONFIG, copies, {"params": each_moved(copies["params"], orders)})
+    curve = initial_states(given.curve_step(), copies)
+    now = Iterate(curve, given.pairs.P, given.objective(curve.theta_c, half_steps.only(given.pairs.P))[:, 0])
+    found, history = propose(given, now, rates(given, now), jax.random.key(0), QUIET)
+    right = (np.asarray(found.P[GROUP]) == orders).all(1)
+    assert right.sum() >= 4
+    # The straight line is then a point, at which the teacher has no loss.
+    np.testing.assert_allclose(found.value[right], 0, atol=1e-8)
+    np.testing.assert_array_equal(found.moved[right], 2)
+    assert (now.objective > 0.01).all()
+    assert found.admissible.all()
+    assert history["loss"].shape == (6, 20)
+
+
+def test_the_candidate_is_the_best_by_value_and_proximal_term(networks, monkeypatch):
+    rng = np.random.default_rng(0)
+    choices = rng.permuted(np.tile(np.arange(UNITS), (PAIRS, 8, 1)), axis=-1)
+    choices[:, 0] = np.arange(UNITS)
+    values, objective = rng.random((PAIRS, 8)), rng.random(PAIRS) / 2
+    values[2, 3] = np.nan
+    given = problem(CONFIG, *networks, values=values)
+    now, seen = Iterate(state(rng, 0), given.pairs.P, objective), []
+    monkeypatch.setattr(half_steps, "candidates", lambda *_: {GROUP: choices})
+    monkeypatch.setattr(half_steps, "run_epochs", lambda *args, **_: seen.append(args) or (args[3], {}))
+    chosen = []
+    for nu_P in (1e9, 20.0, 5.0, 1.0):
+        told = replace(given, config=replace(CONFIG, nu_P=nu_P))
+        found, _ = propose(told, now, {}, jax.random.key(0), QUIET)
+        for i in range(PAIRS):
+            distances = np.square(np.eye(UNITS)[choices[i]] - np.eye(UNITS)).sum((1, 2))
+            costs = values[i] + distances / (2 * nu_P)
+            best = int(np.nanargmin(costs))
+            chosen.append((i, best))
+            np.testing.assert_array_equal(found.P[GROUP][i], choices[i, best])
+            stays = (choices[i, best] == np.arange(UNITS)).all()
+            assert found.value[i] == (objective[i] if stays else values[i, best])
+            np.testing.assert_allclose(found.proximal[i], distances[best] / (2 * nu_P))
+            assert found.moved[i] == distances[best] / 2
+            assert found.admissible[i] == (found.value[i] + found.proximal[i] <= objective[i])
+    assert len(set(chosen)) >= 2 * PAIRS  # not the same for every nu_P
+    for _, _, fixed, start, keys, *_ in seen:
+        np.testing.assert_array_equal(fixed.anchor[GROUP], np.tile(np.eye(UNITS), (PAIRS, 1, 1)))
+        np.testing.assert_array_equal(start.P[GROUP], fixed.anchor[GROUP])
+        assert fixed.theta_c is now.curve.theta_c
+        assert len(keys) == PAIRS
+
+
+def training(networks, curve, starts, after):
+    """In place of `run_epochs`: looks at what is to be trained from these permutations, and says how it ended."""
+
+    def run(step, data, ends, begun, keys, recorder, *, epochs, mesh):
+        assert epochs == CONFIG.epochs
+        assert len(keys) == len(starts) * PAIRS
+        for got, expected in (
+            (ends.theta_1["params"], [networks[0]["params"]] * len(starts)),
+            (ends.theta_2["params"], [each_moved(networks[1]["params"], p) for p in starts]),
+            ((ends.anchor, begun), [(curve.theta_c, curve)] * len(starts)),
+        ):
+            chex.assert_trees_all_equal(got, jax.tree.map(lambda *leaves: np.concatenate(leaves), *expected))
+        branches = np.repeat(np.arange(2)[-len(starts) :], PAIRS)
+        ended = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *after[-len(starts) :])
+        return ended, {"loss": branches[:, None]}
+
+    return run
+
+
+@pytest.mark.parametrize("lookahead", [True, False])
+def test_what_is_accepted_and_what_is_kept(lookahead, networks, monkeypatch):
+    nu_phi, seen = 3.0, {"first": set(), "second": set()}
+    given = problem(replace(CONFIG, nu_phi=nu_phi, lookahead=lookahead), *networks, values=())
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        old = rng.permuted(np.tile(np.arange(UNITS, dtype=np.int32), (PAIRS, 1)), axis=-1)
+        new = rng.permuted(old, axis=-1)
+        new[0] = old[0]  # one that stays
+        objective = rng.random(PAIRS)
+        distance = (new != old).sum(1)
+        admissible = (rng.random(PAIRS) < 0.7) & (seed != 1) | (distance == 0)
+        value = np.where(distance == 0, objective, objective - rng.random(PAIRS) / 2)
+        proposal = Proposal({GROUP: new}, value, distance / CONFIG.nu_P, distance, admissible)
+        now = Iterate(state(rng, 5), {GROUP: old}, objective)
+        # From P_k, and from P'.
+        after = [state(rng, 11) for _ in range(2)]
+        values = objective + rng.normal(size=(2, PAIRS)) / 2
+        travelled = [np.square(each.theta_c["c"] - now.curve.theta_c["c"]).sum(1) / (2 * nu_phi) for each in after]
+        branched = lookahead and (admissible & (distance > 0)).any()
+
+        starts = [old, np.where(admissible[:, None], new, old)][0 if branched else 1 :]
+        run = training(networks, now.curve, starts, after)
+        monkeypatch.setattr(half_steps, "run_epochs", run)
+        told = replace(given, values=values.reshape(-1, 1))
+        then, (first, second), history = advance(told, now, proposal, jax.random.key(0), QUIET)
+        for i in range(PAIRS):
+            takes = admissible[i]
+            if branched and takes and distance[i] > 0:
+                takes = values[1, i] + travelled[1][i] < values[0, i] + travelled[0][i]
+            branch = int(takes or not branched)
+            before = value[i] if takes else objective[i]
+            accepted = values[branch, i] + travelled[branch][i] <= before
+            assert (first.accepted[i], second.accepted[i]) == (takes, accepted)
+            assert (first.objective[i], first.proposed[i], first.moved[i]) == (before, value[i], distance[i])
+            assert second.proposed[i] == values[branch, i]
+            np.testing.assert_allclose(second.proximal[i], travelled[branch][i], rtol=1e-5)
+            assert second.objective[i] == then.objective[i] == (values[branch, i] if accepted else before)
+            np.testing.assert_array_equal(then.P[GROUP][i], new[i] if takes else old[i])
+            kept = after[branch] if accepted else now.curve
+            np.testing.assert_array_equal(then.curve.theta_c["c"][i], kept.theta_c["c"][i])
+            # What is refused leaves no momentum, but the schedule goes on.
+            momentum, count = then.curve.optimizer
+            np.testing.assert_array_equal(momentum[i], accepted * after[branch].optimizer[0][i])
+            assert count[i] == 11
+            assert history["loss"][i] == branch
+            seen["first"].add((bool(admissible[i]), bool(takes)))
+            seen["second"].add(bool(accepted))
+        assert not second.moved.any()
+    # Every case was there.
+    assert seen["second"] == {True, False}
+    assert seen["first"] == {(True, True), (False, False)} | ({(True, False)} if lookahead else set())
+
+
+def loss_along(given, i, M):
+    """The squares of a toy's residuals on the curve of a pair, the matrix multiplied by hand, over the grid."""
+    theta_1, theta_2 = (
+        jax.tree.map(lambda leaf: np.asarray(leaf[i], np.float64), end["params"])
+        for end in (given.pairs.theta_1, given.pairs.theta_2)
+    )
+    first, second = theta_2["Dense_0"], theta_2["Dense_1"]
+    end = {
+        "Dense_0": {"kernel": first["kernel"] @ M.T, "bias": M @ first["bias"]},
+        "Dense_1": {"kernel": M @ second["kernel"], "bias": second["bias"]},
+    }
+    x = (given.data.train_images.astype(np.float64) - given.data.mean) / given.data.std
+    losses = []
+    for t in (np.arange(5) + 0.5) / 5:
+        at = jax.tree.map(lambda a, b, t=t: (1 - t) * a + t * b, theta_1, end)
+        one, two = at["Dense_0"], at["Dense_1"]
+        outputs = np.tanh(x @ one["kernel"] + one["bias"]) @ two["kernel"] + two["bias"]
+        losses.append(np.square(outputs - given.data.train_labels).mean())
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize(("projection", "steps", "share"), [("alternating", 3, 15 / 100), ("sinkhorn", 30, 300 / 300)])
+def test_rates_are_such_that_entries_travel_as_far_as_they_should(projection, steps, share):
+    """One step's share of the way: by the mean gradient without its sums of rows and columns, in finite differences."""
+    _, theta, _ = toy(10)
+    nothing = jax.tree.map(np.zeros_like, theta)
+    first, second = (
+        jax.tree.map(lambda *leaves: np.stack(leaves), *pair) for pair in ((theta, theta), (toy(3)[1], nothing))
+    )
+    given = problem(replace(CONFIG, projection=projection), first, second, steps)
+    curve = initial_states(given.curve_step(), first)
+    found = rates(given, Iterate(curve, given.pairs.P, np.zeros(2)))[GROUP]
+    G, h = np.zeros((UNITS, UNITS)), 1e-5
+    for at in np.ndindex(G.shape):
+        step = np.zeros_like(G)
+        step[at] = h
+        G[at] = (loss_along(given, 0, np.eye(UNITS) + step) - loss_along(given, 0, np.eye(UNITS) - step)) / (2 * h)
+    J = np.eye(UNITS) - 1 / UNITS
+    np.testing.assert_allclose(found[0] * np.sqrt(np.square(J @ G @ J).mean()), share, rtol=1e-4)
+    # Nothing pulls at the units of a network of zeros.
+    assert found[1] == 0
+
+
+def test_a_rate_that_is_given_is_that_of_every_pair_and_group(networks):
+    given = problem(replace(CONFIG, permutation_learning_rate=0.25), *networks)
+    found = rates(given, Iterate(CurveState({}, ()), given.pairs.P, np.zeros(PAIRS)))
+    np.testing.assert_array_equal(found[GROUP], np.full(PAIRS, 0.25))

@@ -1,0 +1,333 @@
+"""PAM: Theorem 3.1 on its iterates, what it accepts, planted permutations, pairs, resuming, bad input."""
+
+from dataclasses import replace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from refusals import says
+from variables import drawn
+
+from mcjax import (
+    InputError,
+    PamConfig,
+    Recorder,
+    RunError,
+    SpecError,
+    TrainConfig,
+    bezier,
+    data,
+    fit_curve,
+    fit_pam,
+    linear,
+    match_activations,
+    models,
+    permute,
+    polygonal_chain,
+    random_permutation,
+    train_endpoints,
+    trees,
+)
+from mcjax.curves import half_steps
+from mcjax.curves.fit import CurveStep, FitConfig
+from mcjax.runs.folder import RunFolder
+from mcjax.runs.recorder import Recording
+
+CONFIG = PamConfig(
+    epochs=3,
+    iterations=3,
+    permutation_epochs=4,
+    batch_size=20,
+    weight_decay=1e-3,
+    samples=4,
+    objective_points=5,
+    nu_P=1000.0,
+    nu_phi=200.0,
+)
+# One iteration, and one program for each of its half-steps.
+SHORT = replace(CONFIG, iterations=1, lookahead=False)
+
+
+@pytest.fixture(scope="module")
+def ends(tiny_networks):
+    """Two pairs; with `curve` and CONFIG they are what most tests here compile programs for."""
+    return trees.index(tiny_networks, slice(0, 2)), trees.index(tiny_networks, slice(2, 4))
+
+
+@pytest.fixture(scope="module")
+def curve(tiny_model):
+    return bezier(tiny_model.spec)
+
+
+@pytest.fixture(scope="module")
+def matched(ends, tiny_data, tiny_model):
+    return match_activations(tiny_model, *ends, tiny_data).P
+
+
+@pytest.fixture(scope="module")
+def start(matched):
+    """The first pair unaligned, the second aligned."""
+    return {group: np.stack([np.arange(p.shape[1]), p[1]]) for group, p in matched.items()}
+
+
+@pytest.fixture(scope="module")
+def learned(ends, curve, start, tiny_data, tiny_model):
+    return fit_pam(jax.random.key(0), tiny_model, curve, *ends, tiny_data, start, CONFIG)
+
+
+def objective(model, tiny_data, path, weight_decay=1e-3, points=5, images=120):
+    """Q + R in the plainest way: no batches, no augmentation (there is none for grey images)."""
+    x = data.normalize(tiny_data.train_images[:images], tiny_data.mean, tiny_data.std)
+    labels, values = np.asarray(tiny_data.train_labels[:images]), []
+    for j in range(points):
+        theta = path((j + 0.5) / points)
+        logits = np.asarray(model.apply(theta, x), np.float64)
+        logits -= np.log(np.exp(logits).sum(1, keepdims=True))
+        norm = sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(theta["params"]))
+        values.append(-logits[np.arange(len(labels)), labels].mean() + weight_decay / 2 * norm)
+    return np.mean(values)
+
+
+def check(model, tiny_data, ends, start, fit):
+    """What holds for every fit of two pairs by CONFIG."""
+    assert fit.objective.shape == (2, 7)
+    assert fit.proposed.shape == fit.proximal.shape == fit.accepted.shape == fit.moved.shape == (2, 6)
+    assert fit.history["loss"].shape == (2, 3 * (4 + 3))
+    paid = np.where(fit.accepted, fit.proximal, 0).reshape(2, 3, 2).sum(2)
+    assert (fit.objective[:, 2::2] + paid <= fit.objective[:, :-2:2] + 1e-12).all()
+    assert (np.diff(fit.objective, axis=1) <= 0).all()
+    assert fit.objective[:, -1].sum() < 0.9 * fit.objective[:, 0].sum()
+    for i in range(2):
+        theta_1, theta_2, first, last = trees.index((*ends, start, fit.P), i)
+        # What is reported is Q + R of the curve that is returned, and of the line that it began with.
+        line = linear(model.spec).bind(theta_1, theta_2, None, first)
+        paths = (line, lambda t, i=i: trees.index(fit.path(t), i))
+        expected = [objective(model, tiny_data, path) for path in paths]
+        np.testing.assert_allclose(fit.objective[i, [0, -1]], expected, rtol=1e-4)
+        chex.assert_trees_all_equal(paths[1](0.0), theta_1)
+        chex.assert_trees_all_equal(paths[1](1.0), permute(model.spec, last, theta_2))
+
+
+def test_part_1_of_theorem_3_1(ends, start, learned, tiny_data, tiny_model):
+    check(tiny_model, tiny_data, ends, start, learned)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["tanh", "huberized_relu(0.05)"])
+def test_the_theorem_holds_for_other_activations(activation, key, tiny_data):
+    model = models.create("mlp", 3, (8, 8, 1), widths=(6, 5), activation=activation)
+    training = TrainConfig(epochs=15, batch_size=20)
+    theta = train_endpoints(jax.random.split(jax.random.key(1), 4), model, tiny_data, training).theta
+    ends = tuple(trees.index(theta, slice(i, i + 2)) for i in (0, 2))
+    start = match_activations(model, *ends, tiny_data).P
+    fit = fit_pam(key, model, bezier(model.spec), *ends, tiny_data, start, CONFIG)
+    check(model, tiny_data, ends, start, fit)
+
+
+def matrix(p):
+    return np.eye(len(p))[np.asarray(p)]
+
+
+@pytest.mark.parametrize(
+    ("make", "count"), [(bezier, 3), pytest.param(polygonal_chain, 1, marks=pytest.mark.slow)], ids=["bezier", "chain"]
+)
+def test_one_pair_and_the_proximal_terms_of_equation_6(make, count, tiny_ends, key, tiny_data, tiny_model):
+    config, curve = replace(SHORT, objective_images=20), make(tiny_model.spec, count)
+    fit = fit_pam(key, tiny_model, curve, *tiny_ends, tiny_data, None, config)
+    assert fit.objective.shape == (3,)
+    assert fit.accepted.all()
+    assert fit.moved[0] > 0
+    distance = sum(np.square(matrix(p) - np.eye(len(p))).sum() for p in fit.P.values())
+    np.testing.assert_allclose(fit.proximal[0], distance / (2 * 1000.0), rtol=1e-6)
+    np.testing.assert_allclose(fit.proximal[1], trees.dot(fit.theta_c, fit.theta_c) / (2 * 200.0), rtol=1e-4)
+    assert fit.moved[0] == sum((np.asarray(p) != np.arange(len(p))).sum() for p in fit.P.values())
+    # On as many images as the config says.
+    np.testing.assert_allclose(fit.objective[-1], objective(tiny_model, tiny_data, fit.path, images=20), rtol=1e-4)
+    assert fit.objective[-1] != pytest.approx(objective(tiny_model, tiny_data, fit.path), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "wrong"),
+    [({}, 4), ({"rounding": "assignment"}, 4), ({"lookahead": False}, 4), ({"projection": "sinkhorn"}, 26)],
+)
+def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, key):
+    digits = data.load("digits")
+    model = models.create("mlp", 10, digits.image_shape, widths=(16, 16))
+    theta = train_endpoints(jax.random.split(key, 3), model, digits, TrainConfig(epochs=30)).theta
+    planted = [random_permutation(jax.random.fold_in(key, i), model.spec, trees.index(theta, i)) for i in range(3)]
+    other = trees.stack([permute(model.spec, p, trees.index(theta, i)) for i, p in enumerate(planted)])
+    config = PamConfig(epochs=2, iterations=1, **how)
+    fit = fit_pam(key, model, bezier(model.spec), theta, other, digits, None, config)
+    x = data.normalize(digits.train_images, digits.mean, digits.std)
+    for i, p in enumerate(planted):
+        activations = model.activations(trees.index(theta, i), x)
+        strength = {g: np.sqrt(np.square(np.asarray(activations[g][0])).mean(0)) for g in p}
+        # Units that are dead, or nearly so, cannot be told apart by the loss.
+        alive = {g: each > 0.1 * each.max() for g, each in strength.items()}
+        assert sum(each.sum() for each in alive.values()) >= 24
+        assert sum((alive[g] & (np.asarray(fit.P[g][i]) != np.argsort(p[g]))).sum() for g in p) <= wrong
+    assert (fit.objective[:, 1] < 0.35 * fit.objective[:, 0]).all()
+
+
+def test_a_bad_permutation_is_refused_and_costs_nothing(ends, curve, matched, key, tiny_data, tiny_model, monkeypatch):
+    # What rounding would return if it went wrong: units next to each other change places.
+    wrong = {group: np.roll(p, 1, axis=-1) for group, p in matched.items()}
+    monkeypatch.setattr(half_steps, "candidates", lambda *_: half_steps.only(wrong))
+    fit = fit_pam(key, tiny_model, curve, *ends, tiny_data, matched, CONFIG)
+    assert not fit.accepted[:, ::2].any()
+    for i in range(2):
+        path = linear(tiny_model.spec).bind(*trees.index(ends, i), None, trees.index(wrong, i))
+        np.testing.assert_allclose(fit.proposed[i, 0], objective(tiny_model, tiny_data, path), rtol=1e-4)
+    np.testing.assert_allclose(fit.proximal[:, ::2], 11 / 1000)
+    chex.assert_trees_all_equal(fit.P, matched)
+    np.testing.assert_array_equal(fit.objective[:, 1::2], fit.objective[:, :-1:2])
+
+
+def test_what_half_steps_are_made_of(ends, curve, start, key, tiny_data, tiny_model, monkeypatch):
+    """Without moves the curve's half-steps are those of one fit, and the matrices' are annealed."""
+    real, seen = half_steps.run_epochs, []
+
+    def spied(*args, **more):
+        states, history = real(*args, **more)
+        seen.append((*args[:1], *args[2:5], more.get("epochs"), states))
+        return states, history
+
+    monkeypatch.setattr(half_steps, "run_epochs", spied)
+    config = replace(CONFIG, permutation_learning_rate=1e-9, annealing=0.25)
+    fit = fit_pam(key, tiny_model, curve, *ends, tiny_data, start, config)
+    assert (fit.moved == 0).all()
+    assert [isinstance(step, CurveStep) for step, *_ in seen] == 3 * [False, True]
+    keys = np.concatenate([np.asarray(jax.random.key_data(keys)) for *_, keys, _, _ in seen])
+    assert len(np.unique(keys, axis=0)) == len(keys) == 12
+    for k, (step, fixed, *_) in enumerate(seen[::2]):
+        for rate in fixed.rate.values():
+            np.testing.assert_allclose(rate, np.full(2, 1e-9 * 0.25**k), rtol=1e-6)
+        assert (step.nu_P, step.config.epochs, step.projection) == (1000.0, 4, "alternating")
+    # The schedule runs over the iterations as it does over as many epochs at once.
+    whole = FitConfig(epochs=9, batch_size=20, weight_decay=1e-3)
+    went = None
+    for k, (step, around, states, _, epochs, after) in enumerate(seen[1::2]):
+        assert (step.config, step.steps, step.nu_phi, epochs) == (whole, 6, 200.0, 3)
+        chex.assert_trees_all_equal(around.anchor, states.theta_c)
+        assert np.asarray(jax.tree.leaves(states.optimizer)[-1]).tolist() == [18 * k] * 2  # 3 epochs of 6 steps each
+        for i in np.flatnonzero(fit.accepted[:, 2 * k - 1]) if k else ():
+            chex.assert_trees_all_equal(trees.index(states, int(i)), trees.index(went, int(i)))
+        went = after
+    assert fit.accepted[:, 1].all()
+
+
+def test_the_same_key_gives_the_same_bits_also_after_an_interruption(
+    ends, curve, start, learned, key, tiny_data, tiny_model, tmp_path, monkeypatch
+):
+    def fit(folder):
+        recorder = Recorder("pam", RunFolder(folder, {}), "pam", progress=False)
+        return fit_pam(key, tiny_model, curve, *ends, tiny_data, start, CONFIG, recorder=recorder)
+
+    whole = fit(tmp_path / "whole")
+    epochs, add = [], Recording.add
+
+    def broken(self, *args):
+        if len(epochs) == 12:  # in the curve's half-step of the second iteration
+            raise KeyboardInterrupt
+        epochs.append(self.recorder.stage)
+        add(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recording, "add", broken)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "broken")
+    assert epochs[-1] == "pam_1_curve"
+    resumed = fit(tmp_path / "broken")
+    for name in set(learned._fields) - {"path"}:
+        for again in (whole, resumed):
+            chex.assert_trees_all_equal(getattr(learned, name), getattr(again, name))
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "broken")]
+    assert lines[0] == lines[1]
+
+
+def check_batch_norm(key, model, images):
+    theta_1, theta_2 = (jax.tree.map(np.float32, drawn(model, seed)) for seed in (0, 1))
+    config = replace(SHORT, batch_size=40, epochs=2, permutation_epochs=2)
+    fit = fit_pam(key, model, bezier(model.spec), theta_1, theta_2, images, None, config)
+    assert np.isfinite(fit.objective).all()
+    assert (np.diff(fit.objective) <= 0).all()
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(fit.theta_c["batch_stats"]))
+    return fit
+
+
+def test_batch_norm_networks(key, tiny_data, normed):
+    check_batch_norm(key, normed, tiny_data)
+
+
+@pytest.mark.slow
+def test_convolutions_with_batch_norm_and_a_group_of_one_unit(key, tiny_colour_data):
+    fit = check_batch_norm(key, models.create("tinysix", 3, (8, 8, 3), width=0.0625), tiny_colour_data)
+    assert [len(p) for p in fit.P.values()] == [1, 2, 4, 4]
+
+
+def test_every_program_is_compiled_once(ends, curve, start, tiny_data, tiny_model, compiled):
+    config = replace(CONFIG, lookahead=False)
+    fit_pam(jax.random.key(0), tiny_model, curve, *ends, tiny_data, start, config)
+    compiled.clear()
+    fit_pam(jax.random.key(9), tiny_model, curve, *ends, tiny_data, start, replace(CONFIG, lookahead=False))
+    assert not compiled
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"nu_P": 0.0}, "nu_P=0.0"),
+        ({"nu_phi": -1.0}, "nu_phi=-1.0"),
+        ({"nu_P": float("nan")}, "nu_P=nan"),
+        ({"nu_P": "a"}, "nu_P=a"),
+        ({"permutation_learning_rate": 0.0}, "permutation_learning_rate=0.0"),
+        ({"learning_rate": -0.1}, "learning_rate=-0.1"),
+        ({"iterations": 0}, "iterations=0"),
+        ({"permutation_epochs": 0}, "permutation_epochs=0"),
+        ({"annealing": 0.0}, "annealing=0.0"),
+        ({"annealing": 1.5}, "annealing=1.5"),
+        ({"samples": -1}, "samples=-1"),
+        ({"objective_images": 0}, "objective_images=0"),
+        ({"objective_points": 1.5}, "objective_points=1.5"),
+        ({"rounding": "sample"}, "'sampled'"),
+        ({"projection": "dykstra"}, "'dykstra'"),
+    ],
+)
+def test_a_bad_config_is_named(changes, named):
+    with says(InputError, named):
+        replace(CONFIG, **changes)
+
+
+def test_presets_are_the_papers_and_a_short_one():
+    paper = PamConfig.preset("paper", batch_size=64)
+    assert (paper.iterations, paper.permutation_epochs, paper.epochs) == (4, 20, 40)
+    assert (paper.schedule, paper.batch_size) == ("halving", 64)
+    assert PamConfig.preset("fast").epochs < paper.epochs
+    with says(InputError, "'slow'"):
+        PamConfig.preset("slow")
+
+
+def test_bad_input_is_named(ends, tiny_ends, curve, key, tiny_data, tiny_model):
+    theta_1, theta_2 = tiny_ends
+    P = random_permutation(key, tiny_model.spec, theta_1)
+    soft = {"dense_0": jnp.full((6, 6), 1 / 6), "dense_1": jnp.eye(5)}
+    given = {"model": tiny_model, "curve": curve, "a": theta_1, "b": theta_2, "P": None}
+    for changes, error, *named in (
+        ({"b": theta_1}, InputError, "the same network"),
+        ({"a": permute(tiny_model.spec, P, theta_2), "P": P}, InputError, "the same network"),
+        ({"curve": linear(tiny_model.spec)}, InputError, "no control points"),
+        ({"P": {**P, "dense_1": jnp.array([0, 1, 1, 3, 4])}}, SpecError, "dense_1", "0..4", "[1]"),
+        ({"P": soft}, SpecError, "dense_0, dense_1", "hard P"),
+        ({"model": tiny_model._replace(spec=tiny_model.spec.without("dense_0", "dense_1"))}, InputError, "mlp"),
+    ):
+        model, line, a, b, start = (given | changes).values()
+        with says(error, *named):
+            fit_pam(key, model, line, a, b, tiny_data, start, SHORT)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, ends[0])
+    with says(RunError, "not finite"):
+        fit_pam(key, tiny_model, curve, broken, ends[1], tiny_data, None, CONFIG)
+    with says(SpecError, "dense_0", "by 1"):
+        fit_curve(key, tiny_model, curve, *tiny_ends, tiny_data, {**soft, "dense_0": 2 * jnp.eye(6)})

@@ -1,0 +1,243 @@
+"""Lanczos and what is built on it: against numpy's eigenvalues, planted spectra, and sums written out."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from variables import alive
+
+import mcjax
+from mcjax import InputError, data, models, trees
+from mcjax.hessian.lanczos import (
+    SpectralDensity,
+    extreme_eigenpairs,
+    hessian_trace,
+    lanczos,
+    spectral_density,
+)
+from mcjax.hessian.products import dense_hessian
+from mcjax.runtime.mesh import make_mesh
+from mcjax.training.full_batch import full_batch_loss
+
+SPECTRA = {
+    "distinct": np.linspace(-2, 5, 12),
+    "degenerate": np.repeat([-1.0, 0, 3], 4),
+    "one apart": np.r_[np.zeros(11), 7],
+    "zero": np.zeros(12),
+    "multiple of the identity": np.full(12, -2.5),
+    "wide": np.r_[1e6, np.linspace(1e-3, 1, 11)],
+}
+
+
+def planted(values, seed=0):
+    """A symmetric matrix of these eigenvalues."""
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(values), len(values))))
+    return (q * values) @ q.T
+
+
+def quadratic(a, theta):
+    x, _ = ravel_pytree(theta)
+    return x @ a @ x / 2
+
+
+def flat(vectors):
+    """Trees along a leading axis as the rows of a matrix."""
+    return np.concatenate([np.asarray(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(vectors)], 1)
+
+
+def form(a):
+    return jax.tree_util.Partial(quadratic, jnp.asarray(a, jnp.float32))
+
+
+THETA = {"u": np.zeros((4, 2), np.float32), "v": np.zeros(4, np.float32)}
+
+
+@jax.jit
+def reduce(a, start):
+    return lanczos(lambda vector: a @ vector, start, 12)
+
+
+def test_all_steps_have_the_spectrum_whatever_it_is():
+    rng = np.random.default_rng(1)
+    matrices = np.stack([planted(values) for values in SPECTRA.values()])
+    with jax.enable_x64(True):
+        for start in (rng.normal(size=12), np.zeros(12), np.eye(12)[3]):
+            # Many at once under vmap, each breaking down in its own place.
+            reached = jax.vmap(reduce, (0, None))(matrices, jnp.asarray(start))
+            for i, (name, values) in enumerate(SPECTRA.items()):
+                one = trees.index(reached, i)
+                scale = max(1, np.abs(values).max())
+                basis, dense = np.asarray(one.basis), np.asarray(one.dense())
+                np.testing.assert_allclose(basis @ basis.T, np.eye(12), atol=1e-12, err_msg=name)
+                np.testing.assert_allclose(basis @ matrices[i] @ basis.T, dense, atol=1e-10 * scale, err_msg=name)
+                np.testing.assert_allclose(np.linalg.eigvalsh(dense), np.sort(values), atol=1e-10 * scale)
+                if start.any():
+                    np.testing.assert_allclose(basis[0], start / np.linalg.norm(start), atol=1e-14)
+
+
+def test_float32_stays_orthogonal_on_a_wide_spectrum():
+    a = planted(SPECTRA["wide"]).astype(np.float32)
+    reached = reduce(a, jnp.ones(12))
+    np.testing.assert_allclose(reached.basis @ reached.basis.T, np.eye(12), atol=1e-5)
+    assert np.isfinite(np.asarray(reached.diagonal)).all()
+
+
+def test_both_ends_are_those_of_numpy():
+    a = planted(SPECTRA["distinct"])
+    for which, expected in (
+        ("both", [5, 5 - 7 / 11, -2, -2 + 7 / 11]),
+        ("largest", [5, 5 - 7 / 11]),
+        ("smallest", [-2, -2 + 7 / 11]),
+    ):
+        found = extreme_eigenpairs(jax.random.key(0), form(a), THETA, count=2, which=which)
+        np.testing.assert_allclose(found.values, expected, atol=1e-5)
+        assert found.vectors["u"].shape == (len(expected), 4, 2)
+        vectors = flat(found.vectors)
+        np.testing.assert_allclose(vectors @ vectors.T, np.eye(len(expected)), atol=1e-5)
+        np.testing.assert_allclose(vectors @ a, np.asarray(found.values)[:, None] * vectors, atol=1e-5)
+        assert found.residuals.max() < 1e-5
+
+
+def test_residuals_tell_of_too_few_steps():
+    a = planted(np.linspace(0, 1, 12))
+    found = extreme_eigenpairs(jax.random.key(0), form(a), THETA, steps=4)
+    values = np.linalg.eigvalsh(a)
+    for value, residual in zip(found.values, found.residuals, strict=True):
+        nearest = np.abs(values - value).min()
+        assert 1e-4 < nearest <= residual + 1e-6
+    vectors = flat(found.vectors)
+    expected = np.linalg.norm(vectors @ a - np.asarray(found.values)[:, None] * vectors, axis=1)
+    np.testing.assert_allclose(found.residuals, expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def line():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(23, 2)), rng.normal(size=(23, 2))
+    return data.regression(x, y, x, y), models.create("mlp", 2, (2,), widths=(3, 2), activation="tanh")
+
+
+def test_networks_have_their_spectra_in_one_program_for_a_kind(key, line, compiled):
+    points, model = line
+    for i, of in enumerate((points, points.take(20, 20))):
+        theta = alive(model, i)
+        loss = full_batch_loss(model, of, images=20)
+        found = extreme_eigenpairs(key, loss, theta, of="gauss_newton")
+        density = spectral_density(key, loss, theta, draws=1, steps=3, of="gauss_newton")
+        trace = hessian_trace(key, loss, theta, draws=2, of="gauss_newton")
+    assert [sum(name in each for each in compiled) for name in ("_eigenpairs", "_density", "_trace")] == [1, 1, 1]
+    matrix = np.asarray(dense_hessian(loss, theta, of="gauss_newton"), np.float64)
+    values = np.linalg.eigvalsh(matrix)
+    np.testing.assert_allclose(found.values, [values[-1], values[0]], atol=1e-5)
+    start = np.asarray(jax.random.normal(jax.random.split(key, 1)[0], (len(values),)), np.float64)
+    np.testing.assert_allclose(density.moment(1), start @ matrix @ start / (start @ start), rtol=1e-4)
+    signs = np.stack([jax.random.rademacher(each, (len(values),)) for each in jax.random.split(key, 2)])
+    np.testing.assert_allclose(trace.estimate, np.einsum("sn,nm,sm->s", signs, matrix, signs).mean(), rtol=1e-5)
+
+
+def test_a_density_has_the_moments_of_its_draws_and_of_the_spectrum():
+    values = np.r_[np.linspace(-1, 2, 30), 6]
+    a, key, draws = planted(values), jax.random.key(2), 60
+    density = spectral_density(key, form(a), jnp.zeros(31), draws=draws, steps=6, chunk=7)
+    assert density.nodes.shape == density.weights.shape == (draws, 6)
+    np.testing.assert_allclose(density.weights.sum(1), 1, rtol=1e-6)
+    assert (np.diff(density.nodes, axis=1) >= 0).all()
+    starts = np.stack([jax.random.normal(each, (31,)) for each in jax.random.split(key, draws)]).astype(np.float64)
+    starts /= np.linalg.norm(starts, axis=1, keepdims=True)
+    # Gauss quadrature: exact for powers up to 2 steps - 1.
+    for k in (1, 2, 3, 11):
+        exact = np.einsum("sn,nm,sm->s", starts, np.linalg.matrix_power(a, k), starts)
+        got = np.asarray((density.weights * density.nodes**k).sum(1))
+        np.testing.assert_allclose(got, exact, rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(density.moment(k), exact.mean(), rtol=2e-4)
+        assert abs(density.moment(k) - (values**k).mean()) < 4 * exact.std(ddof=1) / np.sqrt(draws)
+    one = spectral_density(key, form(a), jnp.zeros(31), draws=draws, steps=6)
+    np.testing.assert_allclose(one.nodes, density.nodes, atol=1e-4)
+
+
+def test_more_steps_than_parameters_are_as_many(key):
+    density = spectral_density(key, form(np.diag([1.0, 1.0, 4.0])), jnp.zeros(3), draws=2)
+    np.testing.assert_allclose(density.nodes, [[1, 1, 4]] * 2, atol=1e-5)
+
+
+def test_a_density_on_a_grid_is_gaussians_that_integrate_to_one():
+    density = SpectralDensity(jnp.asarray([[0.0, 1.0], [0.5, 2.0]]), jnp.asarray([[0.3, 0.7], [0.5, 0.5]]))
+    grid = np.linspace(-2, 4, 301)
+    got = density.on_grid(grid, 0.2)
+    masses = ((0.0, 0.15), (1.0, 0.35), (0.5, 0.25), (2.0, 0.25))
+    expected = sum(w * np.exp(-(((grid - at) / 0.2) ** 2) / 2) for at, w in masses) / (0.2 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    np.testing.assert_allclose(np.trapezoid(got, grid), 1, rtol=1e-5)
+    with pytest.raises(InputError, match="got width=0"):
+        density.on_grid(grid, 0)
+
+
+def test_the_trace_of_a_diagonal_is_exact_and_others_are_within_their_error(key):
+    values = np.array([3.0, -1, 4, 1, -5, 9, 2, 6, 5, 3, 5, 8])
+    exact = hessian_trace(key, form(np.diag(values)), THETA, draws=3, chunk=2)
+    np.testing.assert_allclose(exact.estimate, values.sum(), rtol=1e-6)
+    np.testing.assert_allclose(exact.standard_error, 0, atol=1e-5)
+    a = planted(values)
+    signs = np.stack([jax.random.rademacher(each, (12,)) for each in jax.random.split(key, 100)])
+    each = np.einsum("sn,nm,sm->s", signs, a, signs)
+    got = hessian_trace(key, form(a), THETA, draws=100, chunk=100)
+    np.testing.assert_allclose(got.estimate, each.mean(), rtol=1e-5)
+    np.testing.assert_allclose(got.standard_error, each.std(ddof=1) / 10, rtol=1e-4)
+    assert abs(got.estimate - values.sum()) < 4 * got.standard_error
+
+
+def test_what_cannot_be_is_refused(key):
+    loss = form(np.eye(12))
+    for named, call in (
+        ("steps=13, .* 1 to 12", lambda: lanczos(lambda v: v, jnp.ones(12), 13)),
+        (r"start.*\(3, 4\)", lambda: lanczos(lambda v: v, jnp.ones((3, 4)), 2)),
+        ("int for a key", lambda: extreme_eigenpairs(0, loss, THETA)),
+        ("int for a key", lambda: spectral_density(0, loss, THETA)),
+        ("int for a key", lambda: hessian_trace(0, loss, THETA)),
+        ("'low'", lambda: extreme_eigenpairs(key, loss, THETA, which="low")),
+        ("count=13", lambda: extreme_eigenpairs(key, loss, THETA, count=13)),
+        ("steps=1, .* 2", lambda: extreme_eigenpairs(key, loss, THETA, count=2, steps=1)),
+        ("fisher", lambda: extreme_eigenpairs(key, loss, THETA, of="fisher")),
+        ("draws=0", lambda: spectral_density(key, loss, THETA, draws=0)),
+        ("steps=0", lambda: spectral_density(key, loss, THETA, steps=0)),
+        ("draws=1, .* 2", lambda: hessian_trace(key, loss, THETA, draws=1)),
+        ("chunk=0", lambda: hessian_trace(key, loss, THETA, chunk=0)),
+    ):
+        with pytest.raises(InputError, match=named):
+            call()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(jax.devices()) >= 8, reason="this is it")
+def test_on_eight_virtual_devices():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k", "spread", __file__]
+    root = Path(mcjax.__file__).parents[1]
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout, "the process did not have its eight devices"
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason="run by test_on_eight_virtual_devices")
+def test_images_spread_over_all_devices_give_the_numbers_of_one(key, tiny_data, tiny_model):
+    theta = alive(tiny_model)
+    # 50 images at most are 40 for three equal batches, five on each of eight devices.
+    mesh = make_mesh(2, 4)
+    one, many = (full_batch_loss(tiny_model, tiny_data, batch_size=50, mesh=each) for each in (None, mesh))
+    images = many.args[0].chunks.images
+    assert images.shape == (3, 40, 8, 8, 1)
+    assert images.sharding.shard_shape(images.shape) == (3, 5, 8, 8, 1)
+    compiled = jax.jit(lambda loss, theta: jax.grad(loss)(theta)).lower(many, theta).compile()
+    assert "f32[5,64]" in compiled.as_text()
+    assert "f32[40,64]" not in compiled.as_text()
+    # 115 images are three batches of 39, and 40 on the devices.
+    assert full_batch_loss(tiny_model, tiny_data, images=115, batch_size=50, mesh=mesh).args[0].size == 115
+    got, expected = (extreme_eigenpairs(key, loss, theta, steps=8).values for loss in (many, one))
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=2e-5)

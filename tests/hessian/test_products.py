@@ -1,0 +1,180 @@
+"""Hessian and Gauss-Newton matrix: against jax.hessian of the loss written out, and J^T H J with closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from variables import alive, permuted
+
+from mcjax import InputError, data, models, trees
+from mcjax.hessian.products import dense_hessian, gauss_newton_product, hessian_product, operator
+from mcjax.runtime.convolution import convolve
+from mcjax.training.full_batch import full_batch_loss
+
+
+@pytest.fixture(scope="module")
+def line():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(23, 2)), rng.normal(size=(23, 2))
+    return data.regression(x, y, x, y), models.create("mlp", 2, (2,), widths=(3, 2), activation="tanh")
+
+
+@pytest.fixture(scope="module")
+def network(line):
+    return jax.tree.map(np.float64, alive(line[1]))
+
+
+@pytest.fixture(scope="module")
+def hessian(line, network):
+    """The Hessian in float64 of the loss by one formula, with weight decay 0.1."""
+    points, model = line
+    with jax.enable_x64(True):
+        flat, unravel = ravel_pytree(network["params"])
+
+        def whole(vector):
+            outputs = model.apply({"params": unravel(vector)}, jnp.asarray(points.train_images))
+            return jnp.square(outputs - points.train_labels).mean() + 0.05 * vector @ vector
+
+        return np.asarray(jax.jit(jax.hessian(whole))(flat))
+
+
+def test_dense_hessian_is_that_of_the_loss_written_out(line, network, hessian):
+    points, model = line
+    with jax.enable_x64(True):
+        loss = full_batch_loss(model, points, batch_size=5, weight_decay=0.1)
+        got = dense_hessian(loss, network, chunk=7)
+    assert got.dtype == jnp.float64
+    np.testing.assert_allclose(got, hessian, atol=1e-12)
+    np.testing.assert_array_equal(got, got.T)
+    leaves = trees.flatten(trees.params(network))
+    names = [name for name, leaf in leaves.items() for _ in range(leaf.size)]
+    assert len(names) == len(got)
+    # An output's loss is a square: the last bias has the same curvature in all of its entries.
+    last = np.array([name == "Dense_2/bias" for name in names])
+    np.testing.assert_allclose(np.asarray(got)[np.ix_(last, last)], 1.1 * np.eye(2), atol=1e-12)
+
+
+def test_products_are_those_with_the_matrix_under_jit_and_vmap(line, network, hessian):
+    points, model = line
+    with jax.enable_x64(True):
+        loss = full_batch_loss(model, points, batch_size=9, weight_decay=0.1)
+        vectors = np.random.default_rng(0).normal(size=(3, len(hessian)))
+        unravel = operator(loss, network).unravel
+        many = jax.jit(jax.vmap(lambda vector: hessian_product(loss, network, unravel(vector))))(vectors)
+    got = np.concatenate([np.asarray(leaf).reshape(3, -1) for leaf in jax.tree.leaves(many)], 1)
+    np.testing.assert_allclose(got, vectors @ hessian, atol=1e-12)
+
+
+def test_a_permuted_network_has_the_same_eigenvalues(line, network, hessian):
+    points, model = line
+    moved = permuted(model.spec, {"dense_0": np.array([2, 0, 1]), "dense_1": np.array([1, 0])}, network)
+    with jax.enable_x64(True):
+        got = dense_hessian(full_batch_loss(model, points, batch_size=5, weight_decay=0.1), moved, chunk=7)
+    assert not np.allclose(got, hessian)
+    np.testing.assert_allclose(np.linalg.eigvalsh(got), np.linalg.eigvalsh(hessian), atol=1e-12)
+
+
+def softmax_curvature(logits):
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    return np.einsum("nc,cd->ncd", p, np.eye(p.shape[-1])) - np.einsum("nc,nd->ncd", p, p)
+
+
+def explicit_gauss_newton(model, theta, x, curvature):
+    """J^T H J summed over images, J by jax.jacobian of the outputs, H in closed form."""
+    flat, unravel = ravel_pytree(trees.params(theta))
+
+    @jax.jit
+    def both(vector):
+        def outputs(vector):
+            return model.apply(trees.with_params(theta, unravel(vector)), x)
+
+        return jax.jacrev(outputs)(vector), outputs(vector)
+
+    jacobian, outputs = map(np.asarray, both(flat))
+    return np.einsum("nca,ncd,ndb->ab", jacobian, curvature(outputs), jacobian)
+
+
+def test_gauss_newton_of_classes_and_of_numbers_is_that_written_out(line, network):
+    points, model = line
+    with jax.enable_x64(True):
+        loss = full_batch_loss(model, points, batch_size=10, weight_decay=0.1)
+        n = len(points.train_labels)
+        # The mean over images and two outputs of a square.
+        expected = explicit_gauss_newton(
+            model, network, points.train_images, lambda outputs: np.tile(np.eye(2) / n, (n, 1, 1))
+        )
+        got = dense_hessian(loss, network, of="gauss_newton")
+        np.testing.assert_allclose(got, expected + 0.1 * np.eye(len(expected)), atol=1e-12)
+        # The same network as a classifier: floats pass normalisation as they are.
+        labels = np.arange(n, dtype=np.int32) % 2
+        classes = data.Dataset(points.train_images, labels, points.test_images, labels, 2, np.zeros(1), np.ones(1))
+        got = dense_hessian(full_batch_loss(model, classes, batch_size=10), network, of="gauss_newton")
+        expected = explicit_gauss_newton(
+            model, network, points.train_images, lambda outputs: softmax_curvature(outputs) / n
+        )
+        np.testing.assert_allclose(got, expected, atol=1e-12)
+        assert np.linalg.eigvalsh(got).min() > -1e-14
+
+
+def test_gauss_newton_of_convolutions(key, tiny_data, tiny_model):
+    def apply(theta, x):
+        return convolve(x, theta["kernel"], (2, 2), ((1, 1), (1, 1))).max((1, 2))
+
+    model = tiny_model._replace(
+        init=lambda key: {"kernel": jax.random.normal(key, (2, 2, 1, 3))}, apply=apply, convolutions="canonical"
+    )
+    theta = model.init(key)
+    x = data.normalize(tiny_data.train_images[:9], tiny_data.mean, tiny_data.std)
+    got = dense_hessian(full_batch_loss(model, tiny_data, images=9, batch_size=4), theta, of="gauss_newton")
+    expected = explicit_gauss_newton(model, theta, x, lambda outputs: softmax_curvature(outputs) / 9)
+    np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_any_function_of_any_tree_and_batch_statistics_stand_still():
+    a, b = np.diag([3.0, -1.0]), np.array([[2.0, 1.0], [1.0, 0.0]])
+
+    def loss(theta):
+        u, v = theta["params"]["u"], theta["params"]["v"]
+        return theta["batch_stats"]["s"] ** 2 * (u @ a @ u + v.ravel() @ b @ v.ravel()) / 2
+
+    theta = {"params": {"v": jnp.ones((2, 1)), "u": jnp.ones(2)}, "batch_stats": {"s": jnp.asarray(2.0)}}
+    expected = 4 * np.block([[a, np.zeros((2, 2))], [np.zeros((2, 2)), b]])
+    np.testing.assert_allclose(dense_hessian(loss, theta), expected, atol=1e-6)
+    got = hessian_product(loss, theta, {"v": np.ones((2, 1)), "u": np.array([1, 0])})
+    np.testing.assert_allclose(got["v"], [[12], [4]])
+    np.testing.assert_allclose(got["u"], [12, 0])
+
+
+def test_what_cannot_be_is_refused(line, network):
+    points, model = line
+    loss = full_batch_loss(model, points)
+    theta = trees.cast(network, jnp.float32)
+
+    def square(x):
+        return jnp.square(x).sum()
+
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, theta):
+            return 0.0
+
+    for said, call in (
+        ("one network", lambda: dense_hessian(3, theta)),
+        ("Unhashable", lambda: dense_hessian(Unhashable(), theta)),
+        (r"float32 \(3,\)", lambda: dense_hessian(jnp.sin, jnp.ones(3))),
+        ("without parameters", lambda: dense_hessian(square, {"params": {}})),
+        ("k cannot", lambda: dense_hessian(square, {"k": jnp.arange(3)})),
+        ("6000 parameters", lambda: dense_hessian(square, jnp.ones(6000))),
+        ("chunk=0", lambda: dense_hessian(loss, theta, chunk=0)),
+        ("'fisher'", lambda: dense_hessian(loss, theta, of="fisher")),
+        ("outputs are not known", lambda: gauss_newton_product(square, jnp.ones(3), jnp.ones(3))),
+        (
+            r"vector: .*\(4,\).*\(3,\)",
+            lambda: hessian_product(square, jnp.ones(3), jnp.ones(4)),
+        ),
+        ("vector: .*Dense_0/bias", lambda: gauss_newton_product(loss, theta, theta)),
+    ):
+        with pytest.raises(InputError, match=said):
+            call()

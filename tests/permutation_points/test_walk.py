@@ -1,0 +1,419 @@
+"""Permutation paths: exact ends and halves, minima and heights against numpy by hand, and the Hessian's inertia."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from refusals import says
+from scipy.optimize import least_squares
+from teachers import CONFIG, GROUP, Network, fitted, knot, model_of, toy, with_ones
+
+import mcjax
+from mcjax import InputError, RunError, models, trees
+from mcjax.permutation_points import mergers
+from mcjax.permutation_points.walk import whole_loss
+from mcjax.symmetry import SpecError
+
+SEED, UNITS = 4, (0, 2)
+
+
+@pytest.fixture(scope="module")
+def path():
+    return fitted(SEED, UNITS)
+
+
+@pytest.fixture(scope="module")
+def half(path):
+    """The networks up to the permutation point."""
+    count = len(path.knots["params"]["Dense_0"]["bias"])
+    assert count % 2 == 1
+    return [Network(knot(path, i)) for i in range(count // 2 + 1)]
+
+
+def equal(a, b):
+    return all(np.array_equal(one, other) for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def apart(network, units=UNITS):
+    return np.linalg.norm(network.made[units[1]] - network.made[units[0]])
+
+
+def test_the_gradient_by_hand():
+    _, theta, _ = toy(0)
+    _, _, other = toy(1)
+    rng, h = np.random.default_rng(0), 1e-6
+    network, moved = Network(theta), Network(theta)
+    for leaf, gradient in zip(("made", "read", "bias"), network.gradient(other), strict=True):
+        direction = rng.normal(size=gradient.shape)
+        values = []
+        for sign in (1, -1):
+            setattr(moved, leaf, getattr(network, leaf) + sign * h * direction)
+            values.append(moved.loss(other))
+        setattr(moved, leaf, getattr(network, leaf))
+        np.testing.assert_allclose((values[0] - values[1]) / (2 * h), (gradient * direction).sum(), rtol=1e-6)
+
+
+def test_ends_and_halves_are_equal_to_the_last_bit(path):
+    model, theta, _ = toy(SEED)
+    count = len(path.knots["params"]["Dense_0"]["bias"])
+    np.testing.assert_array_equal(path.P[GROUP], [2, 1, 0, 3])
+    assert equal(knot(path, 0), theta)
+    assert equal(knot(path, count - 1), mcjax.permute(model.spec, path.P, theta))
+    first, last = (path.knots["params"][f"Dense_{i}"] for i in (0, 1))
+    order = [2, 1, 0, 3]
+    for leaf, exchanged in (
+        (first["kernel"], first["kernel"][:, :, order]),
+        (first["bias"], first["bias"][:, order]),
+        (last["kernel"], last["kernel"][:, order]),
+        (last["bias"], last["bias"]),
+    ):
+        assert leaf.dtype == np.float64
+        np.testing.assert_array_equal(leaf[::-1], exchanged)
+    with jax.enable_x64(True):
+        assert equal(path.path(0.0), theta)
+        assert equal(path.path(1.0), mcjax.permute(model.spec, path.P, theta))
+
+
+def test_at_the_point_two_units_are_one(path, half):
+    point = Network(path.point)
+    np.testing.assert_array_equal(point.made[0], point.made[2])
+    np.testing.assert_array_equal(point.read[0], point.read[2])
+    assert equal(path.point, knot(path, len(half) - 1))
+
+
+def test_distances_fall_in_equal_factors(path, half):
+    assert path.distances.shape == path.loss.shape == (CONFIG.steps + 2,)
+    np.testing.assert_allclose(path.distances[0], apart(half[0]), rtol=1e-12)
+    factors = path.distances[1:-1] / path.distances[:-2]
+    np.testing.assert_allclose(factors, factors[0], rtol=1e-6)
+    np.testing.assert_allclose(path.distances[-2], CONFIG.smallest * path.distances[0], rtol=1e-9)
+    assert path.distances[-1] == 0
+
+
+def test_minima_are_knots_of_their_distance_and_loss(path, half):
+    _, _, data = toy(SEED)
+    distances = np.array([apart(network) for network in half])
+    losses = np.array([network.loss(data) for network in half])
+    assert (np.diff(distances) <= 1e-12).all()
+    for distance, loss in zip(path.distances, path.loss, strict=True):
+        there = np.abs(distances - distance) <= 1e-10 * path.distances[0]
+        assert there.any()
+        # The lowest knot of the distance: from there on the loss only falls.
+        np.testing.assert_allclose(losses[there].min(), loss, rtol=1e-8, atol=1e-16)
+    assert path.converged.all()
+    assert (path.gradient_norm[1:-1] <= CONFIG.tolerance).all()
+    assert path.gradient_norm[-1] <= CONFIG.point_tolerance
+
+
+def test_the_point_is_critical(path, half):
+    _, _, data = toy(SEED)
+    made, _, _ = half[-1].gradient(data)
+    assert half[-1].gradient_norm(data) <= CONFIG.point_tolerance
+    np.testing.assert_allclose(made[0], made[2], atol=1e-18)
+
+
+def test_heights_are_those_of_the_segments(path, half):
+    _, _, data = toy(SEED)
+    highest, dense = [], []
+    for a, b in pairwise(half):
+        losses = [between(a, b, t).loss(data) for t in np.linspace(0, 1, 17)]
+        highest.append(max(losses[::4]))
+        dense.append(max(losses))
+    np.testing.assert_allclose(path.heights, highest, rtol=1e-8, atol=1e-16)
+    np.testing.assert_allclose(path.barrier, max(dense) - half[0].loss(data), rtol=0.05)
+    assert f"barrier {path.barrier:.4g}" in repr(path)
+
+
+def between(a, b, t):
+    network = object.__new__(Network)
+    for leaf in ("made", "read", "bias"):
+        setattr(network, leaf, (1 - t) * getattr(a, leaf) + t * getattr(b, leaf))
+    return network
+
+
+def read_norms(half, units=UNITS):
+    return np.array([np.linalg.norm(network.read[list(units)]) for network in half])
+
+
+def test_the_norm_of_what_reads_the_two_is_held_while_they_are_apart(path, half):
+    distances = np.array([apart(network) for network in half])
+    norms = read_norms(half)
+    np.testing.assert_allclose(norms[distances > 0], norms[0], rtol=1e-10)
+    assert (distances > 0).sum() > CONFIG.steps
+    assert abs(norms[-1] / norms[0] - 1) > 1e-3
+
+
+def inertia(matrix, tolerance):
+    values = np.linalg.eigvalsh(matrix)
+    return tuple(int(n.sum()) for n in (values < -tolerance, np.abs(values) <= tolerance, values > tolerance))
+
+
+def predicted(point, units, data):
+    """By hand, from S and G: negative and zero eigenvalues that the exchanged coordinates have, and the rank of G.
+
+    In the mean and the difference of what makes and of what reads the two units, an exchange changes the sign of the
+    differences (D, a), so that the Hessian at D = a = 0 is block diagonal; of D and a it is [[S, G^T], [G, 0]], as
+    the outputs do not depend on a at D = 0.
+    """
+    network, x = Network(point), with_ones(data.train_images)
+    hidden = network.hidden(data.train_images)[:, units[0]]
+    back = 2 * network.residuals(data) / np.size(data.train_labels)
+    slope, curvature = 1 - hidden**2, -2 * hidden * (1 - hidden**2)
+    s = (x * (back @ network.read[units[0]] * curvature / 2)[:, None]).T @ x
+    g = (back * slope[:, None]).T @ x
+    _, sizes, v = np.linalg.svd(g)
+    rank = int((sizes > 1e-7).sum())
+    kernel = v[rank:]
+    negative, zero, _ = inertia(kernel @ s @ kernel.T, 1e-9 * np.abs(s).max())
+    return rank + negative, len(g) - rank + zero, rank
+
+
+def check_inertia(point, units, outputs, data):
+    with jax.enable_x64(True):
+        loss = whole_loss(model_of(outputs), data, CONFIG)
+        hessian = np.asarray(mcjax.dense_hessian(loss, point))
+        found = mcjax.classify_point(loss, point, zero_tolerance=1e-10)
+    assert found.gradient_norm <= CONFIG.point_tolerance
+    negative, zero, rank = predicted(point, units, data)
+    assert found.index == negative
+    assert found.zeros == zero
+    assert found.zeros >= outputs - rank
+    # The part of the smaller network: what does not change when the units are exchanged.
+    swap = exchange_matrix(point, units)
+    np.testing.assert_allclose(swap @ hessian @ swap, hessian, atol=1e-12 * np.abs(hessian).max())
+    symmetric = np.linalg.qr((np.eye(len(swap)) + swap)[:, kept(swap)])[0]
+    assert inertia(symmetric.T @ hessian @ symmetric, 1e-10)[0] == 0
+    return found, rank
+
+
+def exchange_matrix(point, units):
+    """The matrix that exchanges the units, in the order of the Hessian."""
+    numbers = np.arange(trees.parameter_count(point))
+    _, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(np.float32, point))
+    tree = jax.tree.map(np.array, unravel(np.float32(numbers)))
+    first, last = (tree["params"][f"Dense_{i}"] for i in (0, 1))
+    pair, back = list(units), list(units)[::-1]
+    first["kernel"][:, pair], first["bias"][pair] = first["kernel"][:, back], first["bias"][back]
+    last["kernel"][pair] = last["kernel"][back]
+    order = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(int)
+    return np.eye(len(numbers))[order]
+
+
+def kept(swap):
+    """One of every two coordinates that are exchanged, and all others."""
+    return np.flatnonzero(swap.argmax(1) >= np.arange(len(swap)))
+
+
+def planted(negative):
+    """A permutation point and data of it: S has so many negative eigenvalues, and all else is at a minimum.
+
+    Where three units are at a minimum, one of them twice is such a point. Residuals that no parameter can lower are
+    left there, and among these are some that give S any value; small ones leave the Hessian of the three positive.
+    """
+    rng = np.random.default_rng(0)
+    x = np.float32(rng.normal(size=(60, 2)))
+    ones, start = with_ones(x), np.append(rng.normal(size=12), 0.0)
+
+    def outputs(flat):
+        return np.tanh(ones @ flat[:9].reshape(3, 3).T) @ flat[9:12] + flat[12]
+
+    def jacobian(flat):
+        hidden = np.tanh(ones @ flat[:9].reshape(3, 3).T)
+        made = [flat[9 + unit] * (1 - hidden[:, [unit]] ** 2) * ones for unit in range(3)]
+        return np.concatenate([*made, hidden, np.ones((60, 1))], 1)
+
+    hidden, upper = np.tanh(ones @ start[:3]), np.triu_indices(3)
+    curvature = -hidden * (1 - hidden**2) * start[9]
+    s = np.einsum("n,ni,nj->nij", curvature, ones, ones)[:, *upper]
+    turned = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    wanted = turned * np.where(np.arange(3) < negative, -1.0, 1.0) * [3, 2, 1] @ turned.T
+    conditions = np.concatenate([jacobian(start), s], 1).T
+    residuals = np.linalg.lstsq(conditions, np.append(np.zeros(13), wanted[upper]), rcond=None)[0]
+    labels = np.float32(outputs(start) - 1e-3 * residuals / np.abs(residuals).max())
+    # To the minimum for labels that are rounded.
+    exact = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
+    flat = least_squares(lambda flat: outputs(flat) - labels, start, jacobian, **exact).x
+    made, read = flat[:9].reshape(3, 3)[[0, 1, 0, 2]], (flat[9:12] / [2, 1, 1])[[0, 1, 0, 2]]
+    params = {
+        "Dense_0": {"kernel": made[:, :2].T, "bias": made[:, 2]},
+        "Dense_1": {"kernel": read[:, None], "bias": flat[12:]},
+    }
+    return {"params": params}, mcjax.data.regression(x, labels[:, None], x, labels[:, None], "planted")
+
+
+@pytest.mark.parametrize("negative", range(4))
+def test_one_output_one_zero_and_up_to_as_many_negative_eigenvalues_as_parameters_of_a_unit(negative):
+    """The paper says one negative at most; there may be as many as the matrix S has."""
+    point, data = planted(negative)
+    found, rank = check_inertia(point, UNITS, 1, data)
+    assert (found.index, rank) == (negative, 0)
+    assert found.zeros >= 1
+    assert found.kind == ("saddle" if negative else "degenerate")
+
+
+def test_the_point_of_a_path_has_this_inertia(path):
+    found, rank = check_inertia(path.point, UNITS, 1, toy(SEED)[2])
+    assert rank == 0
+    assert 1 <= found.index <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("units", [(0, 1), (0, 2)])
+def test_two_outputs_take_one_direction_of_the_plane_of_zeros(units):
+    point = fitted(0, units, 2).point
+    found, rank = check_inertia(point, units, 2, toy(0, 2)[2])
+    # Centre and outputs are at a minimum, so that G has the output weights in its kernel.
+    assert rank == 1
+    assert found.zeros == 1
+    assert 1 <= found.index <= 3
+
+
+def test_more_knots_than_there_is_room_for(path, monkeypatch):
+    """A path that fills all of the room, which may have lost some: here it is said to."""
+    real = mergers.approaches
+
+    def full(layer, config, *given):
+        found = real(layer, config, *given)
+        return found._replace(knots=found.knots._replace(filled=np.array([config.knots])))
+
+    monkeypatch.setattr(mergers, "approaches", full)
+    with says(InputError, "(0, 2)", GROUP, "300 knots", "knots=300"):
+        mcjax.permutation_path(*toy(SEED), GROUP, UNITS, CONFIG)
+
+
+@pytest.mark.slow
+def test_there_is_no_room_for_a_path_in_three_knots():
+    with says(InputError, "(0, 2)", "knots=3"):
+        mcjax.permutation_path(*toy(SEED), GROUP, UNITS, replace(CONFIG, knots=3))
+
+
+def test_a_minimisation_that_does_not_converge_ends_the_path():
+    _, theta, data = toy(6)
+    found = fitted(6, (0, 1))
+    assert found.point is None
+    assert found.converged.tolist() == [True, False]
+    assert found.distances.shape == found.loss.shape == (2,)
+    assert found.gradient_norm[-1] > CONFIG.tolerance
+    assert equal(knot(found, 0), theta)
+    networks = [Network(knot(found, i)) for i in range(found.heights.size + 1)]
+    np.testing.assert_allclose([apart(network, (0, 1)) for network in networks[1:]], found.distances[-1], rtol=1e-10)
+    np.testing.assert_allclose(networks[-1].loss(data), found.loss[-1], rtol=1e-10)
+    # Minimised so far: the loss falls from knot to knot of the distance.
+    assert (np.diff([network.loss(data) for network in networks[1:]]) <= 0).all()
+    with says(RunError, "units (0, 1)", GROUP, "step 1 of 13", "60 iterations", "1e-06"):
+        _ = found.path
+    assert "step 1 of 13" in repr(found)
+    assert found.barrier == np.inf
+
+
+@pytest.mark.slow
+def test_going_on_from_where_it_stands_with_output_weights_that_are_free():
+    model, theta, data = toy(SEED)
+    config = replace(CONFIG, iterations=3, bounded=False, stop=False)
+    found = mcjax.permutation_path(model, theta, data, GROUP, UNITS, config)
+    assert found.stopped is None
+    assert not found.converged.all()
+    assert found.distances[-1] == 0
+    assert equal(knot(found, -1), mcjax.permute(model.spec, found.P, theta))
+    count = len(found.knots["params"]["Dense_0"]["bias"]) // 2
+    networks = [Network(knot(found, i)) for i in range(count + 1)]
+    distances = np.array([apart(network) for network in networks])
+    norms = read_norms(networks)
+    assert np.ptp(norms[distances > 0]) > 1e-3 * norms[0]
+    np.testing.assert_array_equal(networks[-1].read[0], networks[-1].read[2])
+
+
+class BatchNormed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train, name="norm", epsilon=1e-5)(nn.Dense(3, name="first")(x))
+        return nn.Dense(1, name="last")(nn.tanh(x))
+
+
+def batch_normed_loss(theta, data, weight_decay):
+    """The loss in float64, by the statistics that theta holds."""
+    theta = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), theta)
+    params, statistics = theta["params"], theta["batch_stats"]["norm"]
+    x = np.asarray(data.train_images, np.float64) @ params["first"]["kernel"] + params["first"]["bias"]
+    x = (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
+    outputs = np.tanh(x) @ params["last"]["kernel"] + params["last"]["bias"]
+    squares = sum(np.square(leaf).sum() for leaf in jax.tree.leaves(params))
+    return np.square(outputs - data.train_labels).mean() + weight_decay / 2 * squares
+
+
+@pytest.mark.slow
+def test_batch_norm_weight_decay_and_single_precision():
+    _, _, data = toy(SEED)
+    model = models.from_flax(BatchNormed(), jax.ShapeDtypeStruct((2, 2), jnp.float32), name="normed")
+    rng = np.random.default_rng(0)
+    theta = jax.tree.map(lambda leaf: np.float32(0.5 + rng.random(leaf.shape)), model.init(jax.random.key(0)))
+    group = model.spec.groups[0]
+    config = replace(
+        CONFIG, precision="float32", weight_decay=0.01, tolerance=1e-2, point_tolerance=1e-3, smallest=1e-2, stop=False
+    )
+    found = mcjax.permutation_path(model, theta, data, group, (1, 2), config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.knots)} == {np.dtype(np.float32)}
+    assert found.gradient_norm[-1] <= 1e-3
+    middle = found.heights.size
+    for i, loss in ((0, found.loss[0]), (middle, found.loss[-1])):
+        np.testing.assert_allclose(batch_normed_loss(knot(found, i), data, 0.01), loss, rtol=1e-5)
+    for name, leaf in found.knots["batch_stats"]["norm"].items():
+        before = theta["batch_stats"]["norm"][name]
+        np.testing.assert_array_equal(leaf[0], before)
+        np.testing.assert_allclose(leaf[middle], [before[0], *2 * [before[1:].mean()]], rtol=1e-6)
+        assert leaf[middle, 1] == leaf[middle, 2]
+        np.testing.assert_array_equal(leaf[::-1], leaf[:, [0, 2, 1]])
+    kernel = found.point["params"]["first"]["kernel"]
+    np.testing.assert_array_equal(kernel[:, 1], kernel[:, 2])
+
+
+def test_what_is_refused():
+    model, theta, data = toy(SEED)
+    given = {"theta": theta, "data": data, "group": GROUP, "units": (0, 1), "config": CONFIG}
+    for changes, error, named in (
+        ({"units": (1, 1)}, InputError, "twice"),
+        ({"units": (0, 4)}, InputError, "unit=4"),
+        ({"group": "dense_5"}, SpecError, "dense_5"),
+        ({"config": {"steps": 3}}, InputError, "PermutationConfig"),
+        ({"data": toy(SEED, 2)[2]}, InputError, "expected"),
+        ({"theta": jax.tree.map(lambda leaf: leaf[None], theta)}, InputError, "several networks"),
+        ({"theta": jax.tree.map(lambda leaf: leaf * np.float32(np.nan), theta)}, InputError, "not finite"),
+    ):
+        with says(error, named):
+            mcjax.permutation_path(model, **(given | changes))
+
+
+@pytest.mark.slow
+def test_smaller_steps_where_the_loss_would_rise():
+    """The path is walked again, and between its knots it is hardly above the highest of them."""
+    config = replace(CONFIG, bump=0.1, knots=5000, iterations=1000)
+    found = mcjax.permutation_path(*toy(SEED), GROUP, UNITS, config)
+    highest = np.nanmax(found.loss)
+    assert found.converged.all()
+    assert fitted(SEED, UNITS).barrier > 10 * highest
+    assert fitted(SEED, UNITS).rough is None  # what its config allows
+    assert found.barrier <= 2 * highest
+    rise = found.heights.max() - highest
+    assert rise > config.bump * highest
+    assert f"({rise:.2g} of it between minima, which more steps, or a smaller bump" in repr(found)
+
+
+@pytest.mark.slow
+def test_fewer_steps_where_there_is_no_room_for_small_ones():
+    model, theta, data = toy(SEED)
+    config = replace(CONFIG, bump=1e-3, knots=900, iterations=1000)
+    with pytest.MonkeyPatch.context() as patch:
+        walks = []
+        real = mergers.approaches
+        patch.setattr(mergers, "approaches", lambda *args: walks.append(float(args[7])) or real(*args))
+        found = mcjax.permutation_path(model, theta, data, GROUP, UNITS, config)
+    # As they come, in steps too small for the room, and in larger ones.
+    assert len(walks) > 2
+    np.testing.assert_allclose(walks[2:], 10 * np.array(walks[1:-1]))
+    assert found.barrier < fitted(SEED, UNITS).barrier
+    assert found.heights.size < config.knots
+    assert "of it between minima" in found.rough

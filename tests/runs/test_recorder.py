@@ -1,0 +1,372 @@
+"""Recording and RunFolder: a run that ends at any moment, by whatever cause, goes on to the same bytes."""
+
+import builtins
+import errno
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from moments import Npz, at_every_line, contents, half_written, put
+
+from mcjax.runs import checkpoint, folder as report
+from mcjax import trees
+from mcjax.errors import InputError, RunError
+from mcjax.runs.folder import RunFolder
+from mcjax.runs import recorder
+from mcjax.runtime.mesh import Placement
+from mcjax.runs.recorder import Recorder, Recording
+
+EPOCHS = 3
+FACTORS = np.float32([[0.5], [3.0]])
+
+
+def step(number, w):
+    """One epoch of two fits: their new states, and their loss and accuracy."""
+    w = (w * FACTORS).astype(np.float32)
+    return w, {"loss": np.float32([1, 2]) / number, "accuracy": w[:, 0]}
+
+
+def fit(folder, step=step, progress=False):
+    """A run of EPOCHS steps: what it is at its end, or was found to be."""
+    run = RunFolder(folder, {"epochs": EPOCHS})
+    if run.results is None:
+        start = {"w": np.ones((2, 3), np.float32), "steps": np.zeros(2, np.int32)}
+        recording = Recording(Recorder("the fit", run, "fit", progress), start, Placement(None, 2), EPOCHS, 50)
+        try:
+            while recording.done < EPOCHS:
+                w, values = step(recording.done + 1, np.asarray(recording.states["w"]))
+                recording.add({"w": w, "steps": np.asarray(recording.states["steps"]) + 1}, values)
+        finally:
+            recording.close()
+        assert recording.states["steps"].tolist() == [EPOCHS] * 2
+        run.finish({"w": np.asarray(recording.states["w"]).tolist(), "loss": recording.history["loss"].tolist()})
+    return run.results
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(checkpoint, "_orbax", lambda: Npz)
+    monkeypatch.setattr(recorder, "SAVE_EVERY_S", 0.0)
+
+
+@pytest.fixture
+def whole(tmp_path, quick):
+    """The contents of a run that nothing broke off."""
+    fit(tmp_path / "whole")
+    return contents(tmp_path / "whole")
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def epoch_kept(folder):
+    return checkpoint.describe(folder / "checkpoints" / "fit" / "latest").get("epoch", 0)
+
+
+def test_an_unbroken_run_is_the_plain_loop(tmp_path, whole):
+    w = np.ones((2, 3))
+    for epoch in range(1, EPOCHS + 1):
+        w = w * FACTORS
+        line = lines_of(tmp_path / "whole")[epoch - 1]
+        assert (line["stage"], line["epoch"]) == ("fit", epoch)
+        np.testing.assert_allclose([line["loss"], line["accuracy"]], [[1 / epoch, 2 / epoch], w[:, 0]], rtol=1e-6)
+    results = json.loads(whole["results.json"])
+    np.testing.assert_array_equal(results["w"], w)
+    np.testing.assert_allclose(results["loss"], [[1, 1 / 2, 1 / 3], [2, 1, 2 / 3]], rtol=1e-6)
+    kept = checkpoint.load(tmp_path / "whole" / "checkpoints" / "fit" / "latest")
+    np.testing.assert_array_equal(kept["history"]["accuracy"], [[0.5, 0.25, 0.125], [3, 9, 27]])
+    assert kept["history"]["loss"].dtype == np.float32
+
+
+RUN = (recorder, report, checkpoint)
+"""The modules that a run is kept by."""
+
+
+def interrupted(folder, after):
+    """Whether a run was interrupted before a line: the one after so many. It is a Ctrl-C that may come anywhere."""
+    lines = itertools.count()
+
+    def moment():
+        if next(lines) == after:
+            raise KeyboardInterrupt
+
+    try:
+        at_every_line(lambda: fit(folder), moment, *RUN)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+# What is interrupted between opening a file and closing it leaves that to the garbage collector.
+unclosed = pytest.mark.filterwarnings("ignore:.*unclosed file:", "ignore:Exception ignored in.*FileIO")
+
+
+@unclosed
+@pytest.mark.parametrize("save_every", [0.0, 1e9])
+def test_interrupted_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole, monkeypatch, save_every):
+    monkeypatch.setattr(recorder, "SAVE_EVERY_S", save_every)
+    for after in itertools.count():
+        folder = tmp_path / f"run{after}"
+        if not interrupted(folder, after):
+            break
+        fit(folder)
+        assert contents(folder) == whole, after
+        shutil.rmtree(folder)
+    assert after > 60
+
+
+@unclosed
+def test_however_often_it_is_interrupted(tmp_path, whole):
+    rng, times = np.random.default_rng(0), 0
+    for i in range(4):
+        lines = 10
+        while interrupted(tmp_path / f"run{i}", int(rng.integers(1, lines))):
+            lines, times = lines + 20, times + 1
+        assert contents(tmp_path / f"run{i}") == whole
+    assert times > 12
+
+
+@pytest.mark.parametrize("save_every", [0.0, 1e9])
+def test_what_is_complete_is_kept(tmp_path, whole, monkeypatch, save_every):
+    monkeypatch.setattr(recorder, "SAVE_EVERY_S", save_every)
+    for at in range(1, EPOCHS + 1):
+        folder, epochs = tmp_path / f"run{at}", []
+
+        def broken(number, w, at=at):
+            if number == at:
+                raise KeyboardInterrupt
+            return step(number, w)
+
+        def counting(number, w, epochs=epochs):
+            epochs.append(number)
+            return step(number, w)
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(folder, broken)
+        assert epoch_kept(folder) == at - 1
+        assert len(lines_of(folder) if at > 1 else []) == at - 1
+        fit(folder, counting)
+        assert epochs == list(range(at, EPOCHS + 1))
+        assert contents(folder) == whole
+
+
+def test_killed_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole):
+    # What a kill leaves is what is on the disk at that moment.
+    moments = [{}]
+
+    def look():
+        if (tmp_path / "seen").exists() and (there := contents(tmp_path / "seen", hidden=True)) != moments[-1]:
+            moments.append(there)
+
+    at_every_line(lambda: fit(tmp_path / "seen"), look, *RUN, shutil)
+    halves = [half for before, after in itertools.pairwise(moments) for half in half_written(before, after)]
+    assert len(moments) > 20
+    assert len(halves) >= 8
+    for i, left in enumerate([*moments, *halves]):
+        folder = tmp_path / f"run{i}"
+        put(folder, left)
+        fit(folder)
+        assert contents(folder) == whole, left.keys()
+
+
+def full_disk(monkeypatch, room):
+    """A disk that takes so many files, folders and moves, and no more; the list of what it was asked for."""
+    asked = []
+
+    def limited(real, writes=lambda *_, **__: True):
+        def act(*args, **kwargs):
+            if writes(*args, **kwargs):
+                asked.append(args[-1])
+                if len(asked) > room:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*args, **kwargs)
+
+        return act
+
+    def writes(file, mode="r", *_, **__):
+        return set(mode) & set("wax+")
+
+    opens = limited(open, writes)
+    monkeypatch.setattr(builtins, "open", opens)
+    monkeypatch.setattr(io, "open", opens)
+    monkeypatch.setattr(os, "replace", limited(os.replace))
+    monkeypatch.setattr(os, "mkdir", limited(os.mkdir))
+    return asked
+
+
+@pytest.mark.parametrize("save_every", [0.0, 1e9])
+def test_a_disk_that_is_full_at_any_moment_is_said(tmp_path, whole, monkeypatch, save_every):
+    monkeypatch.setattr(recorder, "SAVE_EVERY_S", save_every)
+    for room in itertools.count():
+        folder = tmp_path / f"run{room}"
+        with monkeypatch.context() as patch:
+            full_disk(patch, room)
+            try:
+                fit(folder)
+                break
+            except RunError as error:
+                message = str(error)
+        for words in ("cannot write", str(folder), "No space left on device", "another folder", "kept"):
+            assert words in message, room
+        assert not (folder / "results.json").exists()
+        fit(folder)
+        assert contents(folder) == whole, room
+    assert room > 12
+
+
+def test_epochs_are_saved_once_a_second_and_at_the_end(tmp_path, quick, monkeypatch):
+    saved, now = [], [0.0]
+    save = recorder.Resumable.save
+
+    def noted(self, epoch, *args):
+        saved.append(epoch)
+        save(self, epoch, *args)
+
+    monkeypatch.setattr(recorder, "SAVE_EVERY_S", 1.0)
+    monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(recorder.Resumable, "save", noted)
+    recording = Recording(
+        Recorder("the fit", RunFolder(tmp_path, {}), progress=False), {"w": np.ones(2)}, Placement(None, 2), 8, 1
+    )
+    for seconds in (0.4, 0.4, 0.4, 0.4, 0.4, 1.4, 0.1):
+        now[0] += seconds
+        recording.add(recording.states, {"loss": np.ones(2), "accuracy": np.ones(2)})
+    assert saved == [3, 6]
+    recording.close()
+    assert saved == [3, 6, 7]
+    recording.close()
+    assert saved == [3, 6, 7]
+
+
+def test_a_recorder_without_a_folder_keeps_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recording = Recording(Recorder("the fit"), {"w": np.ones(2)}, Placement(None, 2), 2, 50)
+    for _ in range(2):
+        recording.add({"w": np.ones(2)}, {"loss": np.float32([1, 2]), "accuracy": np.ones(2)})
+    recording.close()
+    assert recording.done == 2
+    assert list(tmp_path.iterdir()) == []
+    assert [line.split(", ")[:2] for line in capsys.readouterr().err.splitlines()] == [
+        [f"the fit: epoch {epoch}/2", "loss 1.5000"] for epoch in (1, 2)
+    ]
+
+
+def test_progress_is_told_where_it_starts_and_ended_with_the_fit(tmp_path, quick):
+    told = []
+
+    class Own:
+        def __init__(self, *about):
+            told.append(about)
+
+        def update(self, epoch, loss):
+            told.append((epoch, loss))
+            if told[-2:] == [("the fit", EPOCHS, 50, 0), (1, 1.5)]:
+                raise KeyboardInterrupt
+
+        def close(self):
+            told.append("closed")
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, progress=Own)
+    fit(tmp_path, progress=Own)
+    assert told == [
+        *[("the fit", EPOCHS, 50, 0), (1, 1.5), "closed"],
+        *[("the fit", EPOCHS, 50, 1), (2, 0.75), (3, 0.5), "closed"],
+    ]
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_loss_that_is_not_finite_ends_the_fit_and_the_epoch_before_is_kept(tmp_path, whole, monkeypatch, at):
+    monkeypatch.setattr(recorder, "SAVE_EVERY_S", 1e9)
+
+    def breaks(number, w):
+        w, values = step(number, w)
+        return w, {**values, "loss": np.float32([1, np.nan if number == at else 1])}
+
+    for _ in range(2):
+        with pytest.raises(RunError) as caught:
+            fit(tmp_path / "run", breaks)
+        for words in ("the fit", f"number 1 of 2 is not finite in epoch {at}", "learning rate"):
+            assert words in str(caught.value)
+        assert (f"Epoch {at - 1} is kept" in str(caught.value)) == (at > 1)
+        assert epoch_kept(tmp_path / "run") == at - 1
+    if at > 1:
+        kept = checkpoint.load(tmp_path / "run" / "checkpoints" / "fit" / "latest")
+        assert kept["history"]["loss"].shape == (2, at - 1)
+        assert all(np.isfinite(leaf).all() for leaf in trees.flatten(kept).values())
+    fit(tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "fit" / "latest").exists()
+
+
+def test_a_state_that_cannot_be_read_is_said_and_left_alone(tmp_path, whole):
+    def broken(number, w):
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(number, w)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", broken)
+    state = tmp_path / "run" / "checkpoints" / "fit" / "latest" / "leaves.npz"
+    good = state.read_bytes()
+    state.write_bytes(good[:40])
+    before = contents(tmp_path / "run", hidden=True)
+    with pytest.raises(InputError, match=r"latest cannot be read: .*truncated.* delete .*latest"):
+        fit(tmp_path / "run")
+    assert contents(tmp_path / "run", hidden=True) == before
+    state.write_bytes(good)
+    fit(tmp_path / "run")
+    assert contents(tmp_path / "run") == whole
+
+
+def test_stages_of_one_folder_do_not_touch_each_other(tmp_path, quick):
+    run = RunFolder(tmp_path, {})
+    for stage, epochs in (("one", 2), ("other", 1), ("one", 3)):
+        recording = Recording(
+            Recorder(stage, run, stage, False), {"w": np.zeros((2, 1))}, Placement(None, 2), epochs, 1
+        )
+        while recording.done < epochs:
+            w = np.asarray(recording.states["w"]) + 1
+            recording.add({"w": w}, {"loss": w[:, 0], "accuracy": w[:, 0]})
+        recording.close()
+    expected = [("one", 1), ("one", 2), ("other", 1), ("one", 3)]
+    assert [(line["stage"], line["epoch"]) for line in lines_of(tmp_path)] == expected
+    for stage, epochs in (("one", 3), ("other", 1)):
+        assert checkpoint.describe(tmp_path / "checkpoints" / stage / "latest") == {"epoch": epochs}
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[2:]
+import test_recorder
+from mcjax.runs import recorder
+
+def killed(number, w):
+    if number == 3:
+        signal.raise_signal(signal.SIGKILL)
+    return test_recorder.step(number, w)
+
+recorder.SAVE_EVERY_S = 0.0
+test_recorder.fit(sys.argv[1], killed)
+"""
+
+
+def test_a_killed_process_with_checkpoints_of_orbax(tmp_path):
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent / "helpers"), str(Path(checkpoint.__file__).parents[1])]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "run"), *paths], timeout=300)
+    assert done.returncode == -signal.SIGKILL
+    assert epoch_kept(tmp_path / "run") == 2
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert fit(tmp_path / "run") == fit(tmp_path / "whole")
+    for name in ("metrics.jsonl", "results.json", "config.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -1,0 +1,148 @@
+"""What pulls at a bead, against finite differences and geometry; where beads stop."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from valleys import BOWL, RING, at, config
+from variables import drawn
+
+from mcjax import StringConfig, evaluate, trees
+from mcjax.strings.beads import Bead, BeadStep, Neighbours, off_plane, train_beads
+
+
+def tree(seed):
+    rng = np.random.default_rng(seed)
+    return {"a": rng.normal(size=(3, 2)), "b": rng.normal(size=4)}
+
+
+def flat(leaves):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(leaves)])
+
+
+def test_the_plane_is_equidistant_from_both_neighbours():
+    before, after, theta = tree(0), tree(1), tree(2)
+    with jax.enable_x64(True):
+        off, normal = off_plane(Neighbours(before, after), theta)
+        step = BeadStep(BOWL[0], config(), 1, 0.0, math.inf)
+        held = step.hold(Neighbours(before, after, 1.0), theta)
+        free = step.hold(Neighbours(before, after, 0.0), theta)
+        again = step.hold(Neighbours(before, after, 1.0), held)
+        found = [float(off), *map(flat, (normal, held, free, again))]
+    off, normal, held, free, again = found
+    a, b, point = flat(before), flat(after), flat(theta)
+    np.testing.assert_allclose(np.linalg.norm(normal), 1, rtol=1e-12)
+    # The identity that the docstring derives.
+    np.testing.assert_allclose(
+        off * np.linalg.norm(b - a), (np.square(point - a).sum() - np.square(point - b).sum()) / 2, rtol=1e-10
+    )
+    np.testing.assert_allclose(np.linalg.norm(held - a), np.linalg.norm(held - b), rtol=1e-12)
+    # The nearest point of the plane: what is left of the way there is along the normal.
+    np.testing.assert_allclose(point - held, off * normal, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(again, held, rtol=1e-12)
+    np.testing.assert_array_equal(free, point)
+
+
+def test_the_plane_moves_with_the_networks():
+    # As printed, with (a - b) / 2 for the midpoint, it would not.
+    shift = tree(3)
+    parts = [tree(i) for i in range(3)]
+    with jax.enable_x64(True):
+        off, _ = off_plane(Neighbours(parts[0], parts[1]), parts[2])
+        moved = [jax.tree.map(np.add, part, shift) for part in parts]
+        again, _ = off_plane(Neighbours(moved[0], moved[1]), moved[2])
+        np.testing.assert_allclose(off, again, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("zeta", "kappa"), [(0.7, 0.0), (0.0, 1.3), (0.4, 2.0)])
+def test_the_pull_against_numpy_and_its_gradient_against_finite_differences(zeta, kappa):
+    before, after, theta = tree(0), tree(1), tree(2)
+    step = BeadStep(BOWL[0], config(), 1, zeta, kappa)
+    with jax.enable_x64(True):
+        context = Neighbours(before, after, 1.0)
+        value, slope = jax.value_and_grad(lambda params: step.pull(context, params))(theta)
+        a, b, point = flat(before), flat(after), flat(theta)
+        chord = (b - a) / np.linalg.norm(b - a)
+
+        def expected(x):
+            springs = zeta * (np.linalg.norm(x - a) + np.linalg.norm(x - b))
+            return springs + kappa / 2 * (chord @ (x - (a + b) / 2)) ** 2
+
+        np.testing.assert_allclose(value, expected(point), rtol=1e-12)
+        numeric = [(expected(point + e) - expected(point - e)) / 2e-6 for e in 1e-6 * np.eye(len(point))]
+        np.testing.assert_allclose(flat(slope), numeric, rtol=1e-6, atol=1e-8)
+        assert float(step.pull(context._replace(inner=0.0), theta)) == 0
+
+
+def test_a_bead_on_its_neighbour_has_a_finite_gradient():
+    step = BeadStep(BOWL[0], config(), 1, 1.0, 1.0)
+    one = at(0.3, -0.2)
+    slope = jax.jit(jax.grad(lambda params, context: step.pull(context, params)))
+    for context in (Neighbours(one, at(1, 1)), Neighbours(one, one)):
+        assert np.isfinite(flat(slope(one, context))).all()
+
+
+def beads(*starts, target, keys=None):
+    keys = jax.random.split(jax.random.key(0), len(starts)) if keys is None else keys
+    return [Bead(at(*start), at(-1, 0), at(1, 0), k, target) for start, k in zip(starts, keys, strict=True)]
+
+
+def test_beads_stop_below_their_target_and_not_much_further(key):
+    starts = [(0.2, 0.9), (2.0, 0.0), (0.0, 1.3), (0.99, 0.0), (-0.3, 0.1)]
+    found = train_beads(*RING, config(chunk=4), beads(*starts, target=0.01))
+    for trained in found:
+        point = np.asarray(trained.theta["point"], np.float64)
+        np.testing.assert_allclose(trained.value, (point @ point - 1) ** 2, rtol=1e-3)
+        assert trained.value <= 0.01
+    # Adam moves each coordinate by 0.01 a step at most, and looks every five steps.
+    far = found[1]
+    assert 0.15 / 0.05 < far.epochs < 200
+    assert abs(np.linalg.norm(far.theta["point"]) - 1) > 0.02
+
+
+def test_a_bead_does_not_depend_on_the_others(key):
+    keys = jax.random.split(key, 5)
+    all_beads = beads((0.2, 0.9), (2.0, 0.0), (0.0, 1.3), (1.5, 1), (-0.3, 0.1), target=0.01, keys=keys)
+    together = train_beads(*RING, config(chunk=8), all_beads)
+    for i in (1, 4):
+        (alone,) = train_beads(*RING, config(chunk=2), all_beads[i : i + 1])
+        np.testing.assert_allclose(alone.theta["point"], together[i].theta["point"], rtol=1e-5)
+        assert alone.epochs == together[i].epochs
+
+
+def test_the_epochs_are_a_budget():
+    (trained,) = train_beads(*RING, config(epochs=3), beads((3.0, 0.0), target=0.01))
+    assert trained.epochs == 3
+    assert trained.value > 0.01
+    (less,) = train_beads(*RING, config(epochs=3), beads((3.0, 0.0), target=0.01), epochs=1)
+    assert less.epochs == 1
+
+
+@pytest.mark.parametrize("kappa", [math.inf, 50.0])
+def test_beads_stay_in_the_plane(kappa):
+    (trained,) = train_beads(*RING, config(kappa=kappa), beads((0.0, 0.3), target=0.001))
+    assert trained.value <= 0.001
+    assert abs(trained.theta["point"][0]) < (1e-6 if kappa == math.inf else 0.02)
+
+
+def test_springs_draw_a_bead_to_the_line_between_its_neighbours():
+    start = [(0.3, 1.4)]
+    (free,) = train_beads(*RING, config(epochs=60), beads(*start, target=1e-9))
+    (drawn_in,) = train_beads(*RING, config(epochs=60, zeta=0.3), beads(*start, target=1e-9))
+    assert drawn_in.theta["point"][1] < free.theta["point"][1] - 0.02
+
+
+def test_no_beads():
+    assert train_beads(*RING, config(), []) == []
+
+
+def test_batch_statistics_follow(tiny_data, key, normed):
+    theta = jax.tree.map(np.float32, drawn(normed))
+    settings = StringConfig(epochs=2, batch_size=40, learning_rate=0.01, images=40, calibration_images=40)
+    (trained,) = train_beads(normed, jax.device_put(tiny_data), settings, [Bead(theta, theta, theta, key, 1e-9)])
+    moved = trees.norm(trees.subtract(trained.theta["batch_stats"], theta["batch_stats"]))
+    assert float(moved) > 0
+    # By statistics of the data, not by the running ones.
+    assert trained.value == pytest.approx(float(settings.criterion(normed, trained.theta, tiny_data)), rel=1e-5)
+    assert trained.value != pytest.approx(float(evaluate(normed, trained.theta, tiny_data)[0].loss), rel=1e-3)

@@ -1,0 +1,139 @@
+"""The highest value of a segment against a fine grid; narrow spikes; how many networks are measured."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from valleys import at, landscape
+from variables import drawn
+
+from mcjax.strings.scan import ROUNDS, Scan, _refined, highest, highest_on_grid, values_at
+from mcjax.training.criterion import Criterion
+
+
+def bump(x, center, width, height=1.0):
+    return height * jnp.exp(-(((x - center) / width) ** 2))
+
+
+PROFILES = {
+    "smooth": lambda x: bump(x, 0.37, 0.3),
+    "narrow": lambda x: bump(x, 0.513, 0.02),  # less wide than the first grid's spacing
+    "two, the narrow one higher": lambda x: bump(x, 0.2, 0.2) + bump(x, 0.77, 0.015, 1.3),
+    "slope": lambda x: 0.1 + x,
+    "cusp": lambda x: 1 / (1 + 10 * jnp.abs(x - 0.6123)),
+    "waves": lambda x: 1.1 + jnp.sin(25 * x) * x,
+    "spike": lambda x: bump(x, 0.525, 0.012),
+    "end": lambda x: 0.01 + x**8,
+    "flat": lambda x: 0.5 + 0 * x,
+    "stairs": lambda x: jnp.round(50 * bump(x, 0.4, 0.3)) / 50,  # shares of 50 images
+    "infinite": lambda x: jnp.where(jnp.abs(x - 0.5) < 0.1, jnp.inf, x),
+}
+NAMES = list(PROFILES)
+
+
+def profile(point):
+    """The loss at (x, k) is the k-th profile at x, as the square of what is returned: one model for all of them."""
+    number = jnp.round(point[1]).astype(jnp.int32)
+    return jnp.sqrt(jax.lax.switch(number, list(PROFILES.values()), point[0]))[None]
+
+
+MODEL, DATA = landscape(profile, 2)
+
+
+def scan(chunk=None, points=21, tolerance=0.01):
+    return Scan(MODEL, Criterion(), jax.device_put(DATA), points, tolerance, 0.0, chunk)
+
+
+def segments(name, *ends):
+    """From and to these x of a profile."""
+    return tuple([at(end[side], NAMES.index(name)) for end in ends or [(0, 1)]] for side in (0, 1))
+
+
+def exact(name, start=0.0, end=1.0, points=200_001):
+    ts = np.linspace(0, 1, points)
+    values = np.asarray(jax.vmap(PROFILES[name])(start + (end - start) * ts))
+    return float(values.max()), ts[int(values.argmax())]
+
+
+def test_an_interval_is_open_as_far_as_the_slopes_beside_it_reach():
+    # Flat at 0.9 and then down by 3.6: carried on from both sides of the first interval, and twice the bend of 0.9.
+    ts, values = np.linspace(0, 1, 5), np.array([0.9, 0.9, 0, 0, 0])
+    reach = 0.9 + 3.6 * 0.25 / 2 + 2 * 0.9
+    assert _refined(ts, values, scan(), reach + 1e-6) is None
+    new = _refined(ts, values, scan(), reach - 1e-6)
+    assert len(new) == 21
+    assert ((new > 0) & (new < 0.25)).any()
+
+
+@pytest.mark.parametrize("name", NAMES[:6])
+def test_the_highest_value_is_known_to_the_tolerance(name):
+    found = highest(scan(), *segments(name))
+    value, t = exact(name)
+    assert 0.99 * value <= found.value[0] <= value * (1 + 1e-5)
+    assert abs(found.t[0] - t) < 0.01
+    assert 21 <= found.measured[0] <= 21 * (ROUNDS + 1)
+
+
+def test_a_spike_between_two_points_of_the_first_grid_is_found_where_the_grid_alone_misses_it():
+    assert exact("spike", points=21)[0] < 0.02
+    assert highest(scan(), *segments("spike")).value[0] > 0.99
+
+
+def test_ends_are_included():
+    for start, end, t in ((0, 1, 1.0), (1, 0, 0.0)):
+        found = highest(scan(), *segments("end", (start, end)))
+        assert found.t[0] == t
+        np.testing.assert_allclose(found.value[0], 1.01, rtol=1e-5)
+
+
+def test_flat_segments_cost_one_grid():
+    assert highest(scan(), *segments("flat", (0, 1), (1, 2))).measured.tolist() == [21, 21]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, None])
+def test_segments_are_measured_each_for_itself(chunk):
+    one = scan(chunk)
+    starts, ends = segments("narrow", (0, 1), (0.4, 0.6), (-1, 0))
+    together = highest(one, starts, ends)
+    for i in range(3):
+        alone = highest(one, starts[i : i + 1], ends[i : i + 1])
+        np.testing.assert_allclose(together.value[i], alone.value[0], rtol=1e-6)
+        assert together.t[i] == alone.t[0]
+        assert together.measured[i] == alone.measured[0]
+
+
+def test_a_step_of_what_is_measured_is_not_searched_for_ever():
+    free = highest(scan(), *segments("stairs")).measured[0]
+    assert highest(scan()._replace(step=0.02), *segments("stairs")).measured[0] < free
+
+
+def test_what_cannot_reach_the_limit_is_not_looked_at_more_closely():
+    assert highest(scan(), *segments("narrow"), [100.0]).measured[0] == 21
+    assert highest(scan(), *segments("narrow"), [0.5]).value[0] > 0.99
+
+
+def test_what_is_not_finite_is_the_highest():
+    found = highest(scan(), *segments("infinite"))
+    assert found.value[0] == np.inf
+    assert 0.4 <= found.t[0] <= 0.6
+
+
+@pytest.mark.parametrize("times", [1, 3, 10])
+def test_a_denser_grid(times):
+    found = highest_on_grid(scan(), *segments("waves", (0, 1), (0.5, 1)), times)
+    for i, start in enumerate((0.0, 0.5)):
+        value, t = exact("waves", start, points=times * 20 + 1)
+        np.testing.assert_allclose(found.value[i], value, rtol=1e-5)
+        np.testing.assert_allclose(found.t[i], t, atol=1e-6)
+    assert found.measured.tolist() == [times * 20 + 1] * 2
+
+
+def test_values_are_those_of_the_networks_between(tiny_data, tiny_model):
+    thetas = [jax.tree.map(np.float32, drawn(tiny_model, seed)) for seed in range(4)]
+    one = Scan(tiny_model, Criterion("error", "test"), jax.device_put(tiny_data), 5, 0.01, 0.0, None)
+    ts = np.array([[0.0, 0.3], [0.5, 1.0]])
+    got = values_at(one, thetas[:2], thetas[2:], ts)
+    for i in range(2):
+        for j in range(2):
+            theta = jax.tree.map(lambda a, b, t=ts[i, j]: (1 - t) * a + t * b, thetas[i], thetas[i + 2])
+            np.testing.assert_allclose(got[i, j], Criterion("error", "test")(tiny_model, theta, tiny_data), atol=1e-6)

@@ -1,0 +1,422 @@
+"""Specs read off computations: what is found in modules nobody declared, and that it holds."""
+
+import inspect
+import sys
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import modules
+import numpy as np
+import pytest
+from flax import nnx
+from grammar import random_net
+from jax.extend.core import jaxpr_as_fun
+from refusals import says
+
+from mcjax import Axis, PermutationSpec, SpecError, infer_activations, infer_spec, models, permute, trees
+from mcjax.symmetry.axis import axes_of
+from mcjax.symmetry.infer.program import trace
+from mcjax.symmetry.infer.rules import RULES, unknown
+from mcjax.symmetry.infer.walk import Walk
+
+IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+TOKENS = np.random.default_rng(0).integers(0, 11, (2, 5)).astype(np.int32)
+
+# name: (module, inputs, the sizes of the groups that must be found)
+ZOO = {
+    "pre-activation residual": (modules.Residual(), IMAGES, [4, 5, 5, 6, 7, 7]),
+    "bottleneck residual": (modules.ResNet50(3, (1, 2), 4), IMAGES, [3, 3, 3, 6, 6, 6, 6, 12, 24]),
+    "padded shortcut": (modules.PaddedShortcut(), IMAGES, [2, 4, 4, 5]),
+    "dense blocks": (modules.DenseNet(), IMAGES, [3] * 6 + [4, 5]),
+    "dense blocks, flattened": (modules.DenseNet(flatten=True), IMAGES, [3] * 6 + [4, 5]),
+    "grouped convolution": (modules.Grouped(), IMAGES, [2, 3, 4, 6]),
+    "depthwise, squeeze and excite": (modules.Depthwise(), IMAGES, [2, 3, 3, 4, 6, 6]),
+    "norms": (modules.Normed(), IMAGES, [2, 3, 4, 5, 7]),
+    "pooled and flattened": (modules.Flattened(), IMAGES, [4, 5, 6]),
+    "decoder": (modules.Decoder(), IMAGES, [4, 5, 5, 6, 7]),
+    "gates": (modules.Gated(), IMAGES, [2, 4, 4, 5, 6]),
+    "mixer": (modules.Mixer(), IMAGES, [5, 5, 6, 7, 7]),
+    "LSTM": (modules.Recurrent(), IMAGES, [4, 5]),
+    "LSTM, fused": (modules.Recurrent(nn.OptimizedLSTMCell), IMAGES, [4, 5]),
+    "LSTM by hand": (modules.FusedCell(), IMAGES, [5]),
+    "GRU, backwards": (modules.Recurrent(nn.GRUCell, reverse=True), IMAGES, [4, 5]),
+    "transformer": (modules.Transformer(), TOKENS, [3, 3, 4, 4, 4, 4, 10, 10, 12]),
+    "fused attention": (modules.FusedAttention(), TOKENS, [3, 4, 4, 9, 12]),
+    "interleaved attention": (modules.FusedAttention(interleaved=True), TOKENS, [3, 4, 4, 9, 12]),
+    "vision transformer": (modules.ViT(), IMAGES, [2, 2, 4, 4, 4, 4, 8, 9, 9]),
+    "rotary positions": (modules.Rotary(), TOKENS, [2, 4, 8]),
+    "shared layer": (modules.Shared(), IMAGES, [5]),
+    "odd leaves": (modules.Odd(), IMAGES, [4, 4, 6]),
+    "scanned layers": (modules.Layered(), IMAGES, [5, 6]),
+    "ensemble": (modules.Ensemble(), IMAGES, [4, 5]),
+    "adapted weights": (modules.Adapted(), IMAGES, [3, 5, 6, 7]),
+    "branches and loops": (modules.Branching(), IMAGES, [6, 6]),
+    "positions": (modules.Positional(), IMAGES, [4, 6]),
+}
+
+
+def variables(module, x, seed=0):
+    """Variables off every special value, as float64; integers and masks as they are."""
+    theta = jax.eval_shape(module.init, jax.random.key(0), x)
+    rng = np.random.default_rng(seed)
+    if any(not np.issubdtype(leaf.dtype, np.floating) for leaf in jax.tree.leaves(theta)):
+        theta = jax.device_get(jax.jit(module.init)(jax.random.key(0), x))
+
+    def draw(name, leaf):
+        if not np.issubdtype(leaf.dtype, np.floating):
+            return leaf
+        return rng.normal(size=leaf.shape) if "kernel" in name else rng.random(leaf.shape) + 0.5
+
+    return trees.map_with_name(draw, theta)
+
+
+def traced(fn, *args):
+    """`fn` as it is for arguments of these shapes; tracing a module takes most of the time, so it is done once."""
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    return lambda *args: jax.tree.unflatten(jax.tree.structure(shape), jaxpr_as_fun(closed)(*jax.tree.leaves(args)))
+
+
+def moving(sizes, seed):
+    """A random permutation of every group that is not the identity."""
+    rng = np.random.default_rng(seed)
+    P = {group: rng.permutation(n) for group, n in sizes.items()}
+    return {group: np.roll(p, (p == np.arange(len(p))).all()) for group, p in P.items()}
+
+
+def permuted(spec, P, theta):
+    """`permute` in numpy."""
+
+    def moved(name, leaf):
+        for position, entry in enumerate(spec.axes[name]):
+            for axis in axes_of(entry):
+                order, at = np.arange(leaf.shape[position]), axis.positions(leaf.shape[position])
+                order[at] = at[P[axis.group]]
+                leaf = leaf.take(order, position)
+        return leaf
+
+    return trees.map_with_name(moved, theta)
+
+
+def difference(before, after):
+    """How far `after` is from `before`, relative to its largest value."""
+    before, after = np.asarray(before), np.asarray(after)
+    assert np.isfinite(before).all()
+    return np.abs(before - after).max() / (np.abs(before).max() + 1e-6)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_function_stays_and_every_unit_is_found(name):
+    module, x, expected = ZOO[name]
+    theta = variables(module, x)
+    with jax.enable_x64(True):
+        x = x.astype(np.float64) if x.dtype == np.float32 else x
+        fn = traced(module.apply, theta, x)
+        spec = infer_spec(fn, theta, x)
+        sizes = spec.group_sizes(theta)
+        assert sorted(sizes.values()) == expected
+        P, activations = moving(sizes, 1), infer_activations(fn, spec)
+        both = jax.jit(lambda theta: (fn(theta, x), activations(theta, x)))
+        (outputs, before), (outputs_after, after) = jax.device_get([both(theta), both(permuted(spec, P, theta))])
+    assert difference(outputs, outputs_after) < 1e-10
+    assert before.keys() == set(spec.groups)
+    for group, p in P.items():
+        assert before[group]
+        for a, b in zip(before[group], after[group], strict=True):
+            assert a.shape[-1] == len(p)
+            np.testing.assert_allclose(a[..., p], b, rtol=0, atol=1e-9 * np.abs(a).max())
+            assert np.abs(a - a[..., p]).max() > 1e-6  # it does tell the units apart
+
+
+@pytest.mark.parametrize("name", models.REGISTRY)
+def test_registered_models_are_inferred_as_they_are_declared(name):
+    model = models.create(name, input_shape=(9,) if name == "lstm" else (32, 32, 3))
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    spec = infer_spec(model.apply, theta, jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype))
+    declared, same = model.spec, {}
+    for leaf, entries in spec.axes.items():
+        for entry, other in zip(entries, declared.axes[leaf], strict=True):
+            if entry is None or other is None:
+                assert entry is other, leaf
+            else:
+                assert Axis(other.group, entry.outer, entry.inner, entry.consumes) == other
+                assert same.setdefault(entry.group, other.group) == other.group
+    assert len(set(same.values())) == len(same) == len(declared.groups)
+    assert spec.axes.keys() == declared.axes.keys()
+
+
+def test_resnet50_without_allocating_it():
+    x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    theta = jax.eval_shape(modules.ResNet50().init, jax.random.key(0), x)
+    spec = infer_spec(modules.ResNet50().apply, theta, x, strict=True)
+    sizes = spec.group_sizes(theta)
+    blocks = [64] * 6 + [128] * 8 + [256] * 12 + [512] * 6
+    assert sorted(sizes.values()) == sorted([64, 256, 512, 1024, 2048, *blocks])
+    # The trunk of the first stage: three blocks end in it and three begin from it, the next stage too.
+    assert len(spec.consumers("Bottleneck_0.Conv_2")) == 4
+    kernels = [leaf for leaf, _ in spec.producers("Bottleneck_0.Conv_2") if leaf.endswith("kernel")]
+    assert len(kernels) == 4
+
+
+def steps_of(layers):
+    x = jax.ShapeDtypeStruct((2, 6), jnp.int32)
+    module = modules.Transformer(layers)
+    theta = jax.eval_shape(module.init, jax.random.key(0), x)
+    return module, theta, x
+
+
+def counted(fn, calls):
+    return lambda a: calls.append(a) or fn(a)
+
+
+def test_work_grows_linearly_and_depth_needs_no_recursion(monkeypatch):
+    counts = []
+    for layers in (1, 2, 4):
+        module, theta, x = steps_of(layers)
+        fn, applied = traced(module.apply, theta, x), []
+        for name, rule in list(RULES.items()):
+            monkeypatch.setitem(RULES, name, counted(rule, applied))
+        infer_spec(fn, theta, x)
+        monkeypatch.undo()
+        counts.append((len(applied), trace(fn, theta, x).equations))
+    assert all(steps == equations for steps, equations in counts)
+    assert counts[2][1] - counts[1][1] == 2 * (counts[1][1] - counts[0][1])
+
+    def deep(theta, x):
+        for w in theta:
+            x = jnp.tanh(x @ w)
+        return x
+
+    theta = [jax.ShapeDtypeStruct((4, 4), jnp.float32)] * 300
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(len(inspect.stack(0)) + 250)
+        spec = infer_spec(deep, theta, jax.ShapeDtypeStruct((2, 4), jnp.float32))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(spec.groups) == 299
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.Conv(4, 5, (3, 3), rngs=rngs)])
+        self.norm, self.drop = nnx.BatchNorm(5, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+        self.out = nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = nnx.relu(layer(x))
+        return self.out(self.drop(self.norm(x)).mean((1, 2)))
+
+
+def test_an_nnx_module_in_its_functional_form():
+    module = nnx.jit(Net)(nnx.Rngs(0))
+    module.eval()
+    graph, state = nnx.split(module)
+
+    @jax.jit
+    def fn(state, x):
+        return nnx.merge(graph, state)(x)
+
+    spec = infer_spec(fn, state, IMAGES)
+    assert spec.group_sizes(state) == {"layers.0": 4, "layers.1": 5}
+    P = {"layers.0": np.array([2, 3, 1, 0]), "layers.1": np.array([4, 0, 1, 2, 3])}
+    moved = permute(spec, P, state)
+    np.testing.assert_allclose(fn(moved, IMAGES), fn(state, IMAGES), atol=1e-5)
+    bias, before = (np.asarray(each["layers"][0]["bias"][...]) for each in (moved, state))
+    np.testing.assert_array_equal(bias, before[P["layers.0"]])
+
+
+def spec_of(name):
+    """What is inferred for a module of the zoo as it is called, from shapes."""
+    module, x, _ = ZOO[name]
+    return infer_spec(module.apply, jax.eval_shape(module.init, jax.random.key(0), x), x)
+
+
+def test_names_roles_and_reasons():
+    spec = infer_spec(modules.Transformer(1).apply, *steps_of(1)[1:])
+    attention = "MultiHeadDotProductAttention_0"
+    assert set(spec.groups) == {
+        "Embed_0",
+        "Dense_1",
+        *(f"{attention}.{name}" for name in ("query:1", "query:2", "value")),
+    }
+    embedding = ("params/Embed_0/embedding", 1)
+    assert embedding in spec.producers("Embed_0")  # it makes the stream, though the end reads it too
+    assert set(spec.consumers(f"{attention}.query:1")) == {(f"params/{attention}/out/kernel", 0)}
+    assert (f"params/{attention}/query/kernel", 1) in spec.producers(f"{attention}.query:1")
+    assert spec.pinned["params/Embed_0/embedding", 0] == "positions matter to gather"
+    assert spec.pinned["params/positions", 0].startswith("an axis of the inputs")
+    assert "params/Embed_0/embedding  (-, Embed_0)" in " ".join(str(spec).split()).replace(") ", ")  ").replace(
+        "embedding (", "embedding  ("
+    )
+
+
+def test_leaves_nobody_reads_scalars_and_integers():
+    spec = spec_of("odd leaves")
+    assert spec.axes["params/unused"] == (None, None)
+    assert spec.pinned["params/unused", 0] == "not used by the function"
+    assert spec.axes["params/scale"] == spec.axes["params/count"] == ()
+    assert {axis.group for axis in spec.axes["params/both"]} == {"Dense_0"}  # one leaf, both ways round
+    assert spec.axes["params/keep"][0].group == spec.axes["params/order"][0].group
+
+
+def test_what_it_prints_and_writes_comes_back():
+    spec = spec_of("fused attention")
+    again = PermutationSpec.from_json(spec.to_json())
+    assert again == spec
+    assert again.pinned == spec.pinned
+    assert str(again) == str(spec)
+
+
+def odd_one(theta, x):
+    h = jnp.tanh(x @ theta["a"])
+    square = h.T @ h
+    return jnp.tanh(h @ theta["b"]) @ theta["c"] + jnp.linalg.cholesky(square).sum()
+
+
+def test_an_unknown_primitive_is_pinned_and_named_or_refused():
+    theta = {name: np.ones(shape, np.float32) for name, shape in {"a": (3, 4), "b": (4, 5), "c": (5, 2)}.items()}
+    x = np.ones((2, 3), np.float32)
+    spec = infer_spec(odd_one, theta, x)
+    assert spec.groups == ("b",)
+    assert spec.pinned["a", 1] == spec.pinned["b", 0] == "no rule for cholesky"
+    assert "cholesky" in str(spec)
+    with says(SpecError, "cholesky"):
+        infer_spec(odd_one, theta, x, strict=True)
+
+
+class Draft(NamedTuple):
+    """A random network, traced, with the spec inferred for it."""
+
+    layers: tuple
+    fn: Any
+    theta: dict
+    x: np.ndarray
+    spec: PermutationSpec
+    sizes: dict
+
+
+def drafted(seed, most=10, through=None):
+    net, rng = random_net(seed, 3 + seed % (most - 2), through), np.random.default_rng(seed)
+    theta = {name: rng.normal(size=shape) for name, shape in net.shapes.items()}
+    with jax.enable_x64(True):
+        fn = traced(net.fn, theta, net.x)
+        spec = infer_spec(fn, theta, net.x)
+    return Draft(net.layers, fn, theta, net.x, spec, spec.group_sizes(theta))
+
+
+def broken(drafts, together=50):
+    """The layers of the networks, {seed: draft}, whose function changes under their spec; many in one program."""
+    found, seeds = {}, [seed for seed, draft in drafts.items() if draft.sizes]
+    for some in (seeds[start : start + together] for start in range(0, len(seeds), together)):
+        fns = [drafts[seed].fn for seed in some]
+        before = [(drafts[seed].theta, drafts[seed].x) for seed in some]
+        after = [
+            (permuted(drafts[seed].spec, moving(drafts[seed].sizes, number), theta), x)
+            for number, (seed, (theta, x)) in enumerate(zip(some, before, strict=True))
+        ]
+        with jax.enable_x64(True):
+            run = jax.jit(lambda each, fns=fns: [fn(*args) for fn, args in zip(fns, each, strict=True)])
+            changes = map(difference, run(before), run(after))
+        found |= {seed: drafts[seed].layers for seed, change in zip(some, changes, strict=True) if not change <= 1e-8}
+    return found
+
+
+@pytest.fixture
+def loose_ranks():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.usefixtures("loose_ranks")
+@pytest.mark.parametrize(
+    "seeds", [range(60), pytest.param(range(60, 200), marks=pytest.mark.slow)], ids=["sixty", "one hundred and forty"]
+)
+def test_random_networks_keep_their_function(seeds):
+    drafts = {seed: drafted(seed) for seed in seeds}
+    assert broken(drafts) == {}
+    sizes = [draft.sizes for draft in drafts.values() if draft.sizes]
+    assert len(sizes) > len(seeds) / 2
+    assert sum(sum(each.values()) for each in sizes) > 3 * len(seeds)
+
+
+def passes(a):
+    """A wrong rule: the result is permuted like the first operand, whatever was done to it."""
+    sizes = [a.shapes[0][: len(shape)] for shape in a.results]
+    return [
+        tuple(a.axes[0][i] if i < len(there) and there[i] == n else a.opaque(n) for i, n in enumerate(shape))
+        for shape, there in zip(a.results, sizes, strict=True)
+    ]
+
+
+def uniform(a):
+    """A wrong rule: the result is the same all along every axis."""
+    return [tuple(None if n > 1 else () for n in shape) for shape in a.results]
+
+
+def first_alone(a):
+    """A wrong rule: operands need not be permuted alike."""
+    return [next(axes for axes, shape in zip(a.axes, a.shapes, strict=True) if shape == a.results[0])]
+
+
+def from_the_start(a):
+    """A wrong rule: a slice begins at 0."""
+    starts, stops = a.step.params["start_indices"], a.step.params["limit_indices"]
+    sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
+    if a.step.params["strides"] or any(axis is None for axis in a.axes[0]):
+        return passes(a)
+    cuts = [[n, m - n] if n < m else [n] for n, m in zip(sizes, a.shapes[0], strict=True)]
+    pieces = [a.factors.cut(axis, cut) for axis, cut in zip(a.axes[0], cuts, strict=True)]
+    return [tuple(piece[0] if piece else a.opaque(n) for piece, n in zip(pieces, sizes, strict=True))]
+
+
+# primitive: (a wrong rule for it, a layer that has it)
+WRONG = {
+    "add": (first_alone, "add"),
+    "mul": (first_alone, "gate"),
+    "dot_general": (uniform, "dense"),
+    "cumsum": (passes, "ordered"),
+    "sort": (passes, "ordered"),
+    "rev": (passes, "ordered"),
+    "concatenate": (uniform, "concatenate"),
+    "slice": (from_the_start, "part"),
+    "reshape": (uniform, "merge"),
+    "gather": (passes, "taken"),
+    "conv_general_dilated": (passes, "convolution"),
+    "scan": (None, "recurrent"),
+}
+
+
+def misled(name, wrong, through, monkeypatch, most=3):
+    """A few random networks for which a wrong rule infers another spec."""
+    found = {}
+    for seed in range(40):
+        draft = drafted(seed, 4, through)
+        with monkeypatch.context() as patched, jax.enable_x64(True):
+            if name == "scan":  # a carry that is not one and the same at every step
+                patched.setattr(Walk, "fresh", lambda self, value, shape, data: value)
+            else:
+                patched.setitem(RULES, name, wrong)
+            spec = infer_spec(draft.fn, draft.theta, draft.x)
+        if spec != draft.spec:
+            found[name, seed] = draft._replace(spec=spec, sizes=spec.group_sizes(draft.theta))
+        if len(found) == most:
+            break
+    return found
+
+
+@pytest.mark.usefixtures("loose_ranks")
+def test_the_attack_finds_planted_wrong_rules(monkeypatch):
+    drafts = {}
+    for name, (wrong, through) in WRONG.items():
+        drafts |= misled(name, wrong, through, monkeypatch)
+    assert {name for name, _ in broken(drafts)} == WRONG.keys()
+
+
+@pytest.mark.usefixtures("loose_ranks")
+def test_nothing_known_is_nothing_permuted(monkeypatch):
+    for name in list(RULES):
+        monkeypatch.setitem(RULES, name, unknown)
+    assert spec_of("pooled and flattened").groups == ()

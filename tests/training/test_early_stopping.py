@@ -1,0 +1,112 @@
+"""Fits that stop where they are good enough: which go on, and what is counted."""
+
+from types import SimpleNamespace
+
+import chex
+import jax
+import numpy as np
+from refusals import says
+from valleys import BOWL, at
+from variables import mlp, normalized, stacked
+
+from mcjax import Criterion, InputError, RunError, TrainConfig, evaluate, make_mesh, train_endpoints, trees
+from mcjax.training.early_stopping import Watch
+
+# The loss in the bowl is half of the squared distance from zero.
+POINTS = [(1.0, 1.0), (0.2, 0.0), (3.0, 0.0), (0.0, 0.0)]
+
+
+def watch(targets):
+    model, data = BOWL
+    return Watch(model, Criterion(), data, np.array(targets))
+
+
+def states(points):
+    return SimpleNamespace(theta=stacked([at(*point) for point in points]))
+
+
+def test_only_those_above_their_target_go_on():
+    one = watch([0.5, 0.5, 5.0, np.inf])
+    assert one.going.tolist() == [0, 1, 2]
+    one.look(states(POINTS))
+    assert one.going.tolist() == [0]
+    np.testing.assert_allclose(one.values, [1.0, 0.02, 4.5, np.inf])
+    # Those that are done are not measured again, and stay done.
+    one.look(states([(0.1, 0.0), (9.0, 0.0), (9.0, 0.0), (9.0, 0.0)]))
+    assert one.going.tolist() == []
+    np.testing.assert_allclose(one.values, [0.005, 0.02, 4.5, np.inf])
+
+
+def test_what_is_not_a_number_goes_on():
+    one = watch([0.5, 0.5])
+    one.look(states([(np.nan, 0.0), (0.0, 0.0)]))
+    assert one.going.tolist() == [0]
+
+
+def test_the_numbers_are_filled_up_to_a_power_of_two_or_all():
+    for going, size in ((1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 9)):
+        one = watch([1.0] * going + [np.inf] * (9 - going))
+        assert one.padded().tolist() == [*range(going), *[9] * (size - going)]
+
+
+def test_what_a_fit_that_stays_measures_is_what_it_last_did():
+    one = watch([1.0, 1.0, 1.0])
+    one.going = np.array([0, 2])
+    values = one.count({"loss": np.array([5.0, 6.0, 0.0])}, {"loss": np.array([[1.0, 2], [3, 4], [7, 8]])})
+    assert values["loss"].tolist() == [5.0, 4.0, 6.0]
+    assert one.epochs.tolist() == [1, 0, 1]
+
+
+CONFIG = TrainConfig(epochs=60, batch_size=20, learning_rate=0.02, schedule="constant", steps_per_epoch=2)
+
+
+def close(a, b):
+    chex.assert_trees_all_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_endpoints_are_trained_to_a_target_each(tiny_data, tiny_model, key):
+    keys, targets = jax.random.split(key, 3), np.array([0.9, 0.3, 0.6])
+    found = train_endpoints(keys, tiny_model, tiny_data, CONFIG, target=targets)
+    losses = np.asarray(evaluate(tiny_model, found.theta, tiny_data)[0].loss)
+    np.testing.assert_allclose(found.criterion, losses, rtol=1e-5)
+    assert (losses <= targets).all()
+    # Not much further than that: they stopped after the first epoch of two steps that got there.
+    assert (losses > 0.6 * targets).all()
+    alone = train_endpoints(keys[:1], tiny_model, tiny_data, CONFIG, target=0.9)
+    close(trees.index(alone.theta, 0), trees.index(found.theta, 0))
+    # The history of one that stays repeats its last epoch.
+    epochs = alone.history["loss"].shape[1]
+    assert epochs < found.history["loss"].shape[1]
+    np.testing.assert_array_equal(found.history["loss"][0, epochs:], found.history["loss"][0, epochs - 1])
+
+
+def test_a_target_that_is_not_reached(tiny_data, tiny_model, key):
+    keys = jax.random.split(key, 3)
+    found, plain = (train_endpoints(keys, tiny_model, tiny_data, CONFIG, target=target) for target in (1e-6, None))
+    assert (found.criterion > 1e-6).all()
+    assert found.history["loss"].shape == (3, 60)
+    assert plain.criterion is None
+    close(found.theta, plain.theta)
+
+
+def test_other_criteria(tiny_data, tiny_model, key):
+    criterion = Criterion("error", "test", 30)
+    found = train_endpoints(key[None], tiny_model, tiny_data, CONFIG, target=0.1, criterion=criterion)
+    assert found.criterion[0] <= 0.1
+    logits = mlp(trees.index(found.theta, 0), normalized(tiny_data.test_images[:30], tiny_data))[-1]
+    error = (logits.argmax(1) != tiny_data.test_labels[:30]).mean()
+    np.testing.assert_allclose(found.criterion[0], error, atol=1e-6)
+
+
+def test_what_is_no_target(tiny_data, tiny_model, key):
+    for options, words in (
+        *(({"target": target}, (f"target={target:.0f}", "2 keys")) for target in (0.0, -1.0, np.nan)),
+        ({"target": [0.1, 0.2, 0.3]}, ("[0.1 0.2 0.3]", "2 keys")),
+        ({"criterion": "error"}, ("'error'", "Criterion")),
+        ({"mesh": make_mesh(1)}, ("mesh", "target")),
+    ):
+        with says(InputError, *words):
+            train_endpoints(jax.random.split(key), tiny_model, tiny_data, CONFIG, **{"target": 0.1, **options})
+    high = TrainConfig(**{**vars(CONFIG), "learning_rate": 1e30})
+    with says(RunError, "not finite", "epoch"):
+        train_endpoints(key[None], tiny_model, tiny_data, high, target=0.1)
