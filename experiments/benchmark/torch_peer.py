@@ -23,7 +23,7 @@ from mcjax.curves.pam_step import LARGEST_STEP
 
 
 def projected(M: torch.Tensor, steps: int = 20) -> torch.Tensor:
-    """M after alternating projection onto sums of 1 and nonnegative entries, as `mcjax.project_birkhoff`."""
+    """M after alternating projection onto sums of 1 and nonnegative entries, as `mcjax.symmetry.project_birkhoff`."""
     n = len(M)
     for i in range(steps + 1):
         M = M if i == 0 else M.clamp(min=0)

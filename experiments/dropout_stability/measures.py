@@ -11,31 +11,33 @@ import numpy as np
 from experiments.dropout_stability.tasks import HALF, SHARE, Task
 from experiments.kept import Kept
 from mcjax import (
-    Construction,
-    DropoutStability,
     Recorder,
     bezier,
-    dropout_path,
-    dropout_stability,
-    dropped_out,
     evaluate,
     evaluate_path,
     fit_curve,
     identity_permutation,
-    interpolation_path,
     match_activations,
     models,
-    narrow_path,
-    noise_stability,
     permute,
-    sample_string,
-    through,
     train_endpoints,
     trees,
 )
+from mcjax.constructions import (
+    Construction,
+    DropoutStability,
+    dropout_path,
+    dropout_stability,
+    dropped_out,
+    interpolation_path,
+    narrow_path,
+)
 from mcjax.constructions.chain import chain
+from mcjax.curves import through
+from mcjax.landscape import noise_stability
 from mcjax.models import Model
 from mcjax.runtime.convolution import over_models
+from mcjax.strings import sample_string
 
 POINTS = 31
 """Of a line, a curve, a string; constructed paths are measured on every segment."""

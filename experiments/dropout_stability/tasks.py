@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mcjax import Dataset, FitConfig, Model, StringConfig, TrainConfig, data, models
+from mcjax import Dataset, FitConfig, Model, TrainConfig, data, models
 from mcjax.constructions.chain import chain
+from mcjax.strings import StringConfig
 
 
 @dataclass(frozen=True)

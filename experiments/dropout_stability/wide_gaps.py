@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from experiments.kept import Kept
-from mcjax import data, models, trees, wide_path
+from mcjax import data, models, trees
+from mcjax.constructions import wide_path
 from mcjax.constructions.sparse import oracle
 from mcjax.constructions.wide import problem_of
 from mcjax.runs.folder import mean_and_std

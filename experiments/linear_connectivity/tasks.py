@@ -5,7 +5,8 @@ from itertools import pairwise
 from math import gcd
 from typing import Any
 
-from mcjax import Dataset, InputError, Model, PamConfig, StraightThroughConfig, TrainConfig, data, models
+from mcjax import Dataset, InputError, Model, PamConfig, TrainConfig, data, models
+from mcjax.matching import StraightThroughConfig
 
 
 @dataclass(frozen=True)

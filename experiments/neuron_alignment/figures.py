@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from experiments.neuron_alignment import measures
 from experiments.neuron_alignment.cell import LINES, Cell
-from mcjax import plotting, spectrum
+from mcjax import plotting
 from mcjax.commands.pam import color_of
+from mcjax.landscape import spectrum
 from mcjax.runs.folder import RunFolder
 
 

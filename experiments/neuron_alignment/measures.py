@@ -8,16 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.neuron_alignment.cell import LINES, Cell
-from mcjax import (
-    PlaneMetrics,
-    curve_plane,
-    curve_signature,
-    ensemble_accuracy,
-    evaluate,
-    plane,
-    recalibrate,
-    trees,
-)
+from mcjax import ensemble_accuracy, evaluate, plane, reestimate, trees
+from mcjax.landscape import PlaneMetrics, curve_plane, curve_signature
 
 PLANES = {
     "lines": "the plane of theta_1, theta_2 and P theta_2",
@@ -67,7 +59,7 @@ def ensembles(cell: Cell) -> dict[str, Any]:
 
 
 def _ensemble(cell: Cell, thetas: trees.Tree) -> dict[str, float]:
-    thetas = recalibrate(cell.model, thetas, cell.data, **cell.calibration)
+    thetas = reestimate(cell.model, thetas, cell.data, **cell.calibration)
     return {name: float(value) for name, value in ensemble_accuracy(cell.model, thetas, cell.data)._asdict().items()}
 
 

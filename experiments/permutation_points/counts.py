@@ -4,7 +4,7 @@ from itertools import product
 from math import exp, factorial
 from typing import Any
 
-from mcjax import (
+from mcjax.permutation_points import (
     permutation_point_count,
     permutation_point_growth,
     permutation_point_lower_bound,

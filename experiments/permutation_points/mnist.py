@@ -9,7 +9,8 @@ import numpy as np
 from experiments.kept import Kept
 from experiments.permutation_points.tasks import Setting, Task
 from experiments.permutation_points.walks import minima, walked
-from mcjax import Recorder, evaluate, similar_pairs, train_endpoints, trees
+from mcjax import Recorder, evaluate, train_endpoints, trees
+from mcjax.permutation_points import similar_pairs
 from mcjax.runs.folder import mean_and_std
 
 

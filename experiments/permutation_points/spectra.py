@@ -19,17 +19,10 @@ from experiments.kept import Kept
 from experiments.permutation_points.mnist import Networks
 from experiments.permutation_points.tasks import Setting, Size, toy
 from experiments.permutation_points.walks import walked
-from mcjax import (
-    classify_point,
-    dense_hessian,
-    extreme_eigenpairs,
-    full_batch_loss,
-    hessian_trace,
-    similar_pairs,
-    spectral_density,
-    trees,
-)
+from mcjax import full_batch_loss, trees
 from mcjax.constructions.unit_layers import unit_layer
+from mcjax.hessian import classify_point, dense_hessian, extreme_eigenpairs, hessian_trace, spectral_density
+from mcjax.permutation_points import similar_pairs
 
 ZERO = 1e-9
 """Eigenvalues and singular values up to this share of the largest eigenvalue are zero."""

@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from mcjax import Dataset, Model, PermutationConfig, TrainConfig, data, models, trees
+from mcjax import Dataset, Model, TrainConfig, data, models, trees
 from mcjax.errors import InputError
+from mcjax.permutation_points import PermutationConfig
 from mcjax.permutation_points.config import Precision
 
 INPUTS, UNITS = 2, 5

@@ -9,16 +9,10 @@ import numpy as np
 from experiments.kept import Kept
 from experiments.permutation_points.tasks import UNITS, Setting, Size, toy
 from experiments.permutation_points.walks import minima, unit_vectors, walked
-from mcjax import (
-    Construction,
-    PermutationPath,
-    evaluate_path,
-    full_batch_loss,
-    permute_units_at,
-    rank_pairs,
-    trees,
-)
+from mcjax import evaluate_path, full_batch_loss, trees
+from mcjax.constructions import Construction
 from mcjax.constructions.unit_layers import unit_layer
+from mcjax.permutation_points import PermutationPath, permute_units_at, rank_pairs
 
 SAME = 1e-3
 """Losses of permutation points that differ by less than this share are of one configuration."""

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from experiments.permutation_points.tasks import Setting
-from mcjax import PermutationPath, permutation_path, trees
+from mcjax import trees
 from mcjax.constructions.unit_layers import Place, unit_layer
+from mcjax.permutation_points import PermutationPath, permutation_path
 
 APART = 1e-3
 """Distances that differ by less than this share are one."""

@@ -7,9 +7,12 @@ import jax
 import numpy as np
 
 from experiments.string_sampling.tasks import Task
-from mcjax import Criterion, Model, String, plotting, through, trees
+from mcjax import Model, plotting, trees
+from mcjax.curves import through
 from mcjax.runs.folder import RunFolder
 from mcjax.runtime.compiling import jit
+from mcjax.strings import String
+from mcjax.training import Criterion
 
 LOOKS = {"unmatched": (plotting.UNALIGNED, "-"), "matched": (plotting.ALIGNED, "--")}
 MANY, FEW = 400, 60

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from experiments.string_sampling.tasks import Task
-from mcjax import String
 from mcjax.runs.folder import mean_and_std, plus_minus
+from mcjax.strings import String
 
 
 def gather(task: Task, strings: Mapping[str, Sequence[String]], reached: Sequence[bool]) -> dict[str, Any]:

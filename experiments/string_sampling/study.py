@@ -10,20 +10,11 @@ from experiments.string_sampling.figures import draw, draw_all
 from experiments.string_sampling.results import gather, page, tables
 from experiments.string_sampling.tasks import SIZES, Sources, Task, make, permuting
 from experiments.times import timed
-from mcjax import (
-    Recorder,
-    String,
-    match_activations,
-    match_straight_through,
-    match_weights,
-    permute,
-    sample_strings,
-    train_endpoints,
-    trees,
-)
+from mcjax import Recorder, match_activations, match_straight_through, match_weights, permute, train_endpoints, trees
 from mcjax.commands.networks import check_key, open_run
 from mcjax.errors import InputError
 from mcjax.runs.folder import RunFolder, table
+from mcjax.strings import String, sample_strings
 
 TASKS = (*SIZES, "permutation")
 VARIANTS = ("unmatched", "matched")
@@ -52,7 +43,7 @@ class Study:
     """Use the first so many training images (or sequences)."""
     images: int | None = None
     """Measure thresholds on the first so many images (or sequences) of the split."""
-    on: Literal["train", "validation", "test"] | None = None
+    split: Literal["train", "validation", "test"] | None = None
     """The split that thresholds are of (None: train)."""
     hold_out: int | None = None
     """Take so many training images as the validation split, where there is none."""
@@ -130,7 +121,7 @@ def _task(study: Study, name: str) -> Task:
         raise InputError(f"got pairs={study.pairs}, expected at least 1.")
     string = {
         what: getattr(study, what)
-        for what in ("on", "alpha", "tolerance", "insert", "zeta", "kappa", "epochs", "beads", "depth")
+        for what in ("split", "alpha", "tolerance", "insert", "zeta", "kappa", "epochs", "beads", "depth")
     }
     task = (
         permuting(study.thresholds, study.pairs, string)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mcjax import Dataset, Model, StringConfig, TrainConfig, data, models
+from mcjax import Dataset, Model, TrainConfig, data, models
 from mcjax.errors import InputError
+from mcjax.strings import StringConfig
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Task:
     @property
     def of(self) -> str:
         """What the thresholds are of, in words."""
-        of = "mean absolute error" if self.name in ("quadratic", "cubic") else self.config.of
-        return f"{self.config.on} {of}"
+        of = "mean absolute error" if self.name in ("quadratic", "cubic") else self.config.metric
+        return f"{self.config.split} {of}"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _regression(name: str, size: Size, config: dict[str, Any]) -> Task:
     model = models.create("mlp", 1, (1,), **options)
     training: dict[str, Any] = {"batch_size": 500, "steps_per_epoch": 20, "learning_rate": 1e-2}
     ends = TrainConfig(epochs=1000, optimizer="adam", schedule="constant", weight_decay=0.0, **training)
-    string = {"epochs": 400, "of": "error", "tolerance": 0.1, "insert": "middle", "chunk": 64, **training, **config}
+    string = {"epochs": 400, "metric": "error", "tolerance": 0.1, "insert": "middle", "chunk": 64, **training, **config}
     return Task(name, formula, model, images, (), 0, ends, StringConfig(**string))
 
 
@@ -142,13 +143,13 @@ def _larger(name: str, size: Size, sources: Sources, config: dict[str, Any]) -> 
             raise InputError(f"no folder at {sources.ptb}: expected one with train, valid and test texts.")
         images, kind = data.load(sources.ptb, vocabulary=size.vocabulary), "lstm"
         # Beads that take the steps of the networks leave their segment far behind before they are looked at.
-        own: dict[str, Any] = {"of": "perplexity", "insert": "middle", "tolerance": 0.1, "learning_rate": 2e-3}
+        own: dict[str, Any] = {"metric": "perplexity", "insert": "middle", "tolerance": 0.1, "learning_rate": 2e-3}
         training: dict[str, Any] = {"batch_size": 20, "learning_rate": 1e-2, "clip": 5.0, "steps_per_epoch": 20}
     else:
         source = sources.mnist if name == "mnist" else sources.cifar10
         images = data.load(source, sources.data_dir)
         kind, own = ("mnist_convnet", {"tolerance": 0.02}) if name == "mnist" else ("cifar_convnet", {"tolerance": 0.1})
-        own |= {"of": "error", "alpha": 0.98 if name == "mnist" else 0.9, "points": 11}
+        own |= {"metric": "error", "alpha": 0.98 if name == "mnist" else 0.9, "points": 11}
         training = {"batch_size": 100, "learning_rate": 1e-3, "steps_per_epoch": 20}
     images = images.take(train=size.train_images)
     model = models.create(kind, images.num_classes, images.image_shape, width=size.width)

@@ -103,8 +103,8 @@ def dropout_stability(
         check_whole("chunk", chunk)
     criterion = Criterion() if criterion is None else criterion
     if not isinstance(criterion, Criterion):
-        raise InputError(f"got criterion={criterion!r}, expected a Criterion: mcjax.Criterion(images=1000).")
-    if criterion.of == "error":
+        raise InputError(f"got criterion={criterion!r}, expected a Criterion: mcjax.training.Criterion(images=1000).")
+    if criterion.metric == "error":
         raise InputError(
             "got a criterion of the error, expected loss or perplexity, which are convex in the outputs: of others "
             "epsilon would bound no path."

@@ -7,7 +7,6 @@ from mcjax.landscape.repair import repair, repaired_layers
 from mcjax.landscape.signature import CurveSignature, curve_signature
 from mcjax.landscape.spectrum import Spectrum, spectrum
 from mcjax.landscape.stability import NoiseStability, noise_stability
-from mcjax.training.batch_statistics import recalibrate, reestimate
 
 __all__ = [
     "CurveSignature",
@@ -27,8 +26,6 @@ __all__ = [
     "normalized_length",
     "plane",
     "plane_axes",
-    "recalibrate",
-    "reestimate",
     "repair",
     "repaired_layers",
     "spectrum",

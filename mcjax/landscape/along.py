@@ -62,7 +62,7 @@ def evaluate_path(
     path: Callable[[Any], trees.Tree],
     data: Dataset,
     ts: Any = 61,
-    recalibrate: bool = True,
+    reestimate: bool = True,
     *,
     batch_size: int = 500,
     calibration_images: int | None = None,
@@ -73,7 +73,7 @@ def evaluate_path(
     """Loss and accuracy of the network at every point of a path, on all train and test images.
 
     path: any function t -> theta; one whose theta has a leading pair axis gives metrics with that
-    axis. ts: values in [0, 1], increasing, or how many equally spaced ones. recalibrate: re-estimate
+    axis. ts: values in [0, 1], increasing, or how many equally spaced ones. reestimate: re-estimate
     batch statistics at every point on the first `calibration_images` training images (default: all),
     `batch_size` at a time, under `augmentation`, which should be that of training (default: the data
     set's own; the images that are measured on are not augmented). chunk: how many points are in
@@ -95,7 +95,7 @@ def evaluate_path(
         model,
         data,
         pairs=pairs,
-        recalibrate=recalibrate,
+        reestimate=reestimate,
         batch_size=batch_size,
         calibration_images=calibration_images,
         augmentation=augmentation,
@@ -133,7 +133,9 @@ def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
     return jax.lax.scan(advance, (start, zero), ts)[1]
 
 
-def barrier(metrics: PathMetrics, of: str = "train_loss", baseline: Literal["line", "mean", "ends"] = "line") -> Any:
+def barrier(
+    metrics: PathMetrics, metric: str = "train_loss", baseline: Literal["line", "mean", "ends"] = "line"
+) -> Any:
     """How far the path rises: in nats for a loss, as a share for an accuracy (which rises as error).
 
     baseline: the largest height above what. "line": the straight line between the two ends' values, so that
@@ -143,11 +145,11 @@ def barrier(metrics: PathMetrics, of: str = "train_loss", baseline: Literal["lin
     "ends": the worse end. Never negative: the ends are part of the path, and the worse of them is on the line
     and not below the mean, above which it lies by half of what the ends differ by. A float, or an array over pairs.
     """
-    if of not in METRICS:
-        raise InputError(f"got of={of!r}, expected one of {', '.join(METRICS)}.")
+    if metric not in METRICS:
+        raise InputError(f"got metric={metric!r}, expected one of {', '.join(METRICS)}.")
     if baseline not in ("line", "mean", "ends"):
         raise InputError(f"got baseline={baseline!r}, expected line, mean or ends.")
-    values = getattr(metrics, of) * (-1 if of.endswith("accuracy") else 1)
+    values = getattr(metrics, metric) * (-1 if metric.endswith("accuracy") else 1)
     start, end = values[..., :1], values[..., -1:]
     t = metrics._share()
     bases = {"line": (1 - t) * start + t * end, "mean": (start + end) / 2, "ends": np.maximum(start, end)}

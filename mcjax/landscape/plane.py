@@ -112,7 +112,7 @@ def plane(
     *,
     bounds: Any = None,
     margin: float = 0.2,
-    recalibrate: bool = True,
+    reestimate: bool = True,
     batch_size: int = 500,
     calibration_images: int | None = None,
     augmentation: Augmentation | None = None,
@@ -126,7 +126,7 @@ def plane(
     themselves, two increasing arrays (x, y). bounds: ((x0, x1), (y0, y1)), what the grid covers
     (default: the bounding box of the three networks and, on every side, `margin` of its extent).
     splits: "train" or "test" measures these images alone; the metrics of the others are None.
-    recalibrate, batch_size, calibration_images, augmentation: as in `evaluate_path`; batch statistics
+    reestimate, batch_size, calibration_images, augmentation: as in `evaluate_path`; batch statistics
     are re-estimated at every point of the grid, on training images whatever the splits.
 
     chunk: how many points are in a device's memory at once (default: 16; 1 where convolutions run faster one
@@ -146,7 +146,7 @@ def plane(
         model,
         data,
         pairs=False,
-        recalibrate=recalibrate,
+        reestimate=reestimate,
         batch_size=batch_size,
         calibration_images=calibration_images,
         augmentation=augmentation,

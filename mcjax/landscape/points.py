@@ -17,7 +17,7 @@ from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import chunk_for, over_models, over_points
 from mcjax.runtime.mesh import AXES, Placement, check_mesh, on_mesh
-from mcjax.training.batch_statistics import reestimate
+from mcjax.training.batch_statistics import estimate_statistics
 from mcjax.training.objective import evaluate_images, evaluate_splits
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -29,7 +29,7 @@ class Settings(NamedTuple):
 
     model: Model
     pairs: bool
-    recalibrate: bool
+    reestimate: bool
     batch_size: int
     calibration_images: int
     augmentation: Augmentation
@@ -47,7 +47,7 @@ def settings_for(
     data: Dataset,
     *,
     pairs: bool,
-    recalibrate: bool,
+    reestimate: bool,
     batch_size: int,
     calibration_images: int | None,
     augmentation: Augmentation | None,
@@ -66,7 +66,7 @@ def settings_for(
         )
     augmentation = data.default_augmentation() if augmentation is None else augmentation
     chunk = chunk or chunk_for(model.convolutions)
-    return Settings(model, pairs, recalibrate, batch_size, calibration_images, augmentation, chunk, splits)
+    return Settings(model, pairs, reestimate, batch_size, calibration_images, augmentation, chunk, splits)
 
 
 @jit(static_argnames=("settings", "mesh"))
@@ -76,9 +76,9 @@ def _values(settings: Settings, at: Any, data: Dataset, points: jax.Array, mesh:
 
     def many(at: Any, data: Dataset, points: jax.Array) -> jax.Array:
         def one(theta: trees.Tree) -> jax.Array:
-            if settings.recalibrate:
+            if settings.reestimate:
                 calibration = data.train_images[: settings.calibration_images]
-                theta = reestimate(model, theta, calibration, data.mean, data.std, size, settings.augmentation)
+                theta = estimate_statistics(model, theta, calibration, data.mean, data.std, size, settings.augmentation)
             if settings.splits == "both":
                 train, test = evaluate_splits(model, theta, data, size)
                 return jnp.stack([*train, *test])

@@ -13,7 +13,7 @@ from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import over_models
 from mcjax.symmetry.infer.preactivations import Layer, infer_preactivations
-from mcjax.training.batch_statistics import reestimate
+from mcjax.training.batch_statistics import estimate_statistics
 from mcjax.training.objective import check_fit
 
 
@@ -66,7 +66,7 @@ def repair(
 
     Statistics are of the first `calibration_images` training images (default: all), `batch_size` at a
     time, under `augmentation`, which should be that of training (default: the data set's own), as by
-    `reestimate`. Raises InputError for other weights, SpecError for networks of another model.
+    `estimate_statistics`. Raises InputError for other weights, SpecError for networks of another model.
     Jordan, Sedghi, Saukh, Entezari and Neyshabur, 2022: REPAIR: REnormalizing Permuted Activations for
     Interpolation Repair.
 
@@ -132,7 +132,7 @@ def _repair(settings: Settings, thetas: trees.Tree, ends: trees.Tree, data: Data
     model, images = settings.model, data.train_images[: settings.images]
     if jax.tree.leaves(trees.batch_stats(thetas)):
         rest = (images, data.mean, data.std, settings.batch_size, settings.augmentation)
-        return over_models(lambda one: reestimate(model, one, *rest), model.convolutions)(thetas)
+        return over_models(lambda one: estimate_statistics(model, one, *rest), model.convolutions)(thetas)
     x = jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)
     layers = _layers(model, trees.index(thetas, 0), x)
     if not layers:
@@ -188,7 +188,7 @@ def _measure(settings: Settings, theta: trees.Tree, data: Dataset) -> list[Momen
     batches = data.train_images[: count * size].reshape(count, size, *data.train_images.shape[1:])
 
     def moments(number: jax.Array, batch: jax.Array) -> list[Moments]:
-        # The images of `reestimate`, in the same way at every call.
+        # The images of `estimate_statistics`, in the same way at every call.
         key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))[0]
         x = normalize(augment(key, batch, settings.augmentation), data.mean, data.std)
         made = infer_preactivations(settings.model.apply, settings.model.spec, theta, x)

@@ -13,7 +13,7 @@ from mcjax.data import Augmentation, Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.matching.activations import match_activations
 from mcjax.models.base import Model, has_leading_axis
-from mcjax.training.batch_statistics import recalibrate
+from mcjax.training.batch_statistics import reestimate
 
 
 class CurveSignature(NamedTuple):
@@ -68,7 +68,7 @@ def curve_signature(
     pairs = has_leading_axis(middle, model)
     line = jax.tree.map(lambda a, b: (1 - t) * a + t * b, *ends)
     join = jnp.concatenate if pairs else jnp.stack
-    both = recalibrate(
+    both = reestimate(
         model,
         jax.tree.map(lambda *leaves: join(leaves), middle, line),
         data,

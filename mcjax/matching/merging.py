@@ -59,7 +59,7 @@ def merge(
     `match_weights`. restarts: those of every matching (default: 3, and 1 from a given P, since the
     restarts that reach more from elsewhere were measured to give worse means than a start from activations).
     Batch statistics do not count in the matching; they are permuted and averaged too, and should be
-    re-estimated (`reestimate`, `repair`).
+    re-estimated (`estimate_statistics`, `repair`).
     Raises InputError for fewer than two networks, SpecError if spec, networks and P do not fit.
     Ainsworth, Hayase and Srinivasa, 2023: Git Re-Basin: Merging Models modulo Permutation Symmetries.
     """

@@ -12,7 +12,7 @@ from mcjax.plotting.style import SMALL, Series, legend_below, plain
 def spectrum(wavenumber: np.ndarray, series: Sequence[Series], title: str, *, of: str = "test loss (nats)") -> Figure:
     """The magnitude of every mode, mean over pairs with a band from the least pair to the greatest (Figure 11).
 
-    series: values ([pairs,] modes) of each class of curves, as `mcjax.spectrum` gives them.
+    series: values ([pairs,] modes) of each class of curves, as `mcjax.landscape.spectrum` gives them.
     """
     figure = Figure(figsize=(6.5, 4.1), **SMALL)
     axes = figure.subplots()

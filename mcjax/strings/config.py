@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from mcjax.errors import InputError, unknown_name
 from mcjax.training.config import Optimizer, Schedule, TrainConfig
-from mcjax.training.criterion import Criterion, Of, On
+from mcjax.training.criterion import Criterion, Metric, SplitName
 
 Insert = Literal["maximum", "middle"]
 
@@ -15,7 +15,7 @@ Insert = Literal["maximum", "middle"]
 class StringConfig(TrainConfig):
     """`TrainConfig` of a bead, and the rest of dynamic string sampling (Freeman and Bruna, Algorithm 1).
 
-    of, on, images, calibration_images: the criterion that the threshold is of (`Criterion`). alpha: beads are
+    metric, split, images, calibration_images: the criterion that the threshold is of (`Criterion`). alpha: beads are
     trained to alpha * threshold. tolerance: a segment may rise to (1 + tolerance) * threshold. insert: a new
     bead starts at the maximum of its segment or in its middle, displaced at random by `noise` times the
     segment's length, so that it does not stay on a ridge. zeta: weight of the distances to both neighbours in
@@ -36,8 +36,8 @@ class StringConfig(TrainConfig):
     schedule: Schedule = "constant"
     weight_decay: float = 0.0
     optimizer: Optimizer = "adam"
-    of: Of = "loss"
-    on: On = "train"
+    metric: Metric = "loss"
+    split: SplitName = "train"
     images: int | None = None
     calibration_images: int | None = None
     evaluation_batch_size: int = 500
@@ -87,7 +87,7 @@ class StringConfig(TrainConfig):
     @property
     def criterion(self) -> Criterion:
         """What is measured of every network on a string."""
-        return Criterion(self.of, self.on, self.images, self.evaluation_batch_size, self.calibration_images)
+        return Criterion(self.metric, self.split, self.images, self.evaluation_batch_size, self.calibration_images)
 
 
 def string_config(config: TrainConfig | None) -> StringConfig:

@@ -91,7 +91,7 @@ class StringProgress:
     """A line a depth, and now and then while beads are trained: beads, open segments, depth, the worst height."""
 
     def __init__(self, recorder: Recorder, strands: list[Strand], config: StringConfig, depth: int) -> None:
-        self.title, self.strands, self.of = recorder.title, strands, f"{config.on} {config.of}"
+        self.title, self.strands, self.of = recorder.title, strands, f"{config.split} {config.metric}"
         self.tolerance = config.tolerance
         self.line, self.said = "", time.monotonic()
         self.show = recorder.progress is True and is_first()

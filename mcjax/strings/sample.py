@@ -137,9 +137,9 @@ def _strands(
         a, b = (float(value[i]) for value in values)
         if not max(a, b) <= np.float32(threshold):
             raise InputError(
-                f"the ends{which} are above the threshold: theta_1 has {criterion.on} {criterion.of} {a:.6g}, theta_2 "
-                f"{b:.6g}, expected at most {threshold:.6g}. Train them to it (train_endpoints(..., target=...)), or "
-                "raise the threshold."
+                f"the ends{which} are above the threshold: theta_1 has {criterion.split} {criterion.metric} {a:.6g}, "
+                f"theta_2 {b:.6g}, expected at most {threshold:.6g}. Train them to it (train_endpoints(..., "
+                "target=...)), or raise the threshold."
             )
         check_differ(ends[0], ends[1], which)
         strands.append(Strand(keys[i], ends[0], ends[2], (a, b), threshold))

@@ -46,8 +46,8 @@ class Work(NamedTuple):
         config = self.config
         # Shares of images move in steps of one image: no grid finds more than that.
         step = 0.0
-        if config.of == "error" and np.issubdtype(np.dtype(self.data.train_labels.dtype), np.integer):
-            labels = getattr(self.data, f"{config.on}_labels")[: config.images]
+        if config.metric == "error" and np.issubdtype(np.dtype(self.data.train_labels.dtype), np.integer):
+            labels = getattr(self.data, f"{config.split}_labels")[: config.images]
             step = 1 / labels.size
         return Scan(self.model, config.criterion, self.data, config.points, config.scan_tolerance, step, config.chunk)
 

@@ -129,7 +129,7 @@ def check_doubly_stochastic(P: Permutation) -> None:
     if problems:
         raise SpecError(
             "P is not doubly stochastic:\n  " + "\n  ".join(problems) + "\nExpected rows and columns that sum to 1 "
-            "and no negative entries: mcjax.project_birkhoff makes them so."
+            "and no negative entries: mcjax.symmetry.project_birkhoff makes them so."
         )
 
 

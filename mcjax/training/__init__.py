@@ -1,6 +1,6 @@
 """Training: the objective, whole epochs as one compiled call, the endpoints of paths."""
 
-from mcjax.training.batch_statistics import recalibrate, reestimate
+from mcjax.training.batch_statistics import estimate_statistics, reestimate
 from mcjax.training.config import TrainConfig
 from mcjax.training.criterion import Criterion
 from mcjax.training.endpoints import Endpoints, train_endpoints
@@ -13,9 +13,9 @@ __all__ = [
     "Endpoints",
     "Spawned",
     "TrainConfig",
+    "estimate_statistics",
     "evaluate",
     "full_batch_loss",
-    "recalibrate",
     "reestimate",
     "snapshots",
     "spawn",

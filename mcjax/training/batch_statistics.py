@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from mcjax import trees
 from mcjax.data import Augmentation, Dataset, augment, normalize
-from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.dropout import without_dropout
 from mcjax.runtime.compiling import jit
@@ -17,7 +16,7 @@ from mcjax.training.objective import check_fit
 Statistics = dict[str, jax.Array]
 
 
-def reestimate(
+def estimate_statistics(
     model: Model,
     theta: trees.Tree,
     images: jax.Array,
@@ -59,35 +58,50 @@ def reestimate(
     return trees.with_batch_stats(theta, trees.map_with_name(lambda name, _: pooled[name], stats))
 
 
-def recalibrate(
+def reestimate(
     model: Model,
-    thetas: trees.Tree,
+    theta: trees.Tree,
     data: Dataset,
     *,
     batch_size: int = 500,
     calibration_images: int | None = None,
     augmentation: Augmentation | None = None,
 ) -> trees.Tree:
-    """Networks along a leading axis, each with the batch statistics that the training images give it.
+    """A network, or several along a leading axis, with the batch statistics that the training images give it.
 
-    What `evaluate_path` does at every point: `reestimate` on the first `calibration_images` training
-    images (default: all) under `augmentation` (default: the data set's own), as one compiled program.
-    Raises InputError if thetas is one network, SpecError if it is not of this model.
+    `evaluate_path` does this at every point. One compiled program; inside your own, call `estimate_statistics`.
+
+    Args:
+        model: The model of the networks.
+        theta: Variables of one network, or of several along a leading axis.
+        data: The data set whose training images are used.
+        batch_size: Images per batch.
+        calibration_images: How many of the first training images are used. None uses all.
+        augmentation: What the images undergo. None is the data set's default.
+
+    Returns:
+        `theta` with new batch statistics.
+
+    Raises:
+        InputError: If model and data do not fit.
+        SpecError: If `theta` is not of this model.
+
     """
     check_fit(model, data)
-    if not has_leading_axis(thetas, model):
-        raise InputError("got one network, expected several along a leading axis: mcjax.trees.stack([...]).")
+    many = has_leading_axis(theta, model)
+    thetas = theta if many else jax.tree.map(lambda leaf: leaf[None], theta)
     images = data.train_images[:calibration_images]
     augmentation = data.default_augmentation() if augmentation is None else augmentation
-    return _recalibrate(model, thetas, images, data.mean, data.std, batch_size, augmentation)
+    found = _reestimate(model, thetas, images, data.mean, data.std, batch_size, augmentation)
+    return found if many else trees.index(found, 0)
 
 
 @jit(static_argnames=("model", "batch_size", "augmentation"))
-def _recalibrate(
+def _reestimate(
     model: Model, thetas: trees.Tree, images: Any, mean: Any, std: Any, batch_size: int, augmentation: Augmentation
 ) -> trees.Tree:
     def one(theta: trees.Tree) -> trees.Tree:
-        return reestimate(model, theta, images, mean, std, batch_size, augmentation)
+        return estimate_statistics(model, theta, images, mean, std, batch_size, augmentation)
 
     return over_models(one, model.convolutions)(thetas)
 

@@ -13,34 +13,34 @@ from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import over_models
-from mcjax.training.batch_statistics import reestimate
+from mcjax.training.batch_statistics import estimate_statistics
 from mcjax.training.objective import evaluate_images
 
-Of = Literal["loss", "error", "perplexity"]
-On = Literal["train", "validation", "test"]
+Metric = Literal["loss", "error", "perplexity"]
+SplitName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
 class Criterion:
     """What is measured of a network, called as `criterion(model, theta, data)`: a float32 scalar, pure.
 
-    of: "loss" as training has it, without the L2 term; "error", the share of labels told wrong, or the mean
-    absolute error of a regression; "perplexity", the exponential of the loss. on: the split, of which the
+    metric: "loss" as training has it, without the L2 term; "error", the share of labels told wrong, or the mean
+    absolute error of a regression; "perplexity", the exponential of the loss. split: of the data, of which the
     first `images` are taken (None: all), `batch_size` at a time. Batch statistics, if the model has them,
     are re-estimated on the first `calibration_images` training images (None: all).
     """
 
-    of: Of = "loss"
-    on: On = "train"
+    metric: Metric = "loss"
+    split: SplitName = "train"
     images: int | None = None
     batch_size: int = 500
     calibration_images: int | None = None
 
     def __post_init__(self) -> None:
-        if self.of not in ("loss", "error", "perplexity"):
-            raise unknown_name("criterion", self.of, ("loss", "error", "perplexity"))
-        if self.on not in ("train", "validation", "test"):
-            raise unknown_name("split", self.on, ("train", "validation", "test"))
+        if self.metric not in ("loss", "error", "perplexity"):
+            raise unknown_name("metric", self.metric, ("loss", "error", "perplexity"))
+        if self.split not in ("train", "validation", "test"):
+            raise unknown_name("split", self.split, ("train", "validation", "test"))
         for name in ("images", "batch_size", "calibration_images"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name))
@@ -48,16 +48,16 @@ class Criterion:
     def __call__(self, model: Model, theta: trees.Tree, data: Dataset) -> jax.Array:
         calibration = data.train_images[: self.calibration_images]
         augmentation = data.default_augmentation()
-        theta = reestimate(model, theta, calibration, data.mean, data.std, self.batch_size, augmentation)
-        images, labels = (getattr(data, f"{self.on}_{what}")[: self.images] for what in ("images", "labels"))
+        theta = estimate_statistics(model, theta, calibration, data.mean, data.std, self.batch_size, augmentation)
+        images, labels = (getattr(data, f"{self.split}_{what}")[: self.images] for what in ("images", "labels"))
         measured = evaluate_images(model, theta, images, labels, data.mean, data.std, self.batch_size)
-        if self.of == "error":
+        if self.metric == "error":
             return 1 - measured.accuracy
-        return measured.loss if self.of == "loss" else jnp.exp(measured.loss)
+        return measured.loss if self.metric == "loss" else jnp.exp(measured.loss)
 
     def check(self, data: Dataset) -> None:
         """Raise InputError if the data have no such split, or fewer images."""
-        labels = getattr(data, f"{self.on}_labels")
+        labels = getattr(data, f"{self.split}_labels")
         if labels is None:
             raise InputError(f"{data.name} has no validation split: data.hold_out(n) makes one of training images.")
         for name, there in (("images", len(labels)), ("calibration_images", len(data.train_labels))):

@@ -16,7 +16,7 @@ from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.runtime.mesh import AXES, check_mesh
-from mcjax.training.criterion import Criterion, On
+from mcjax.training.criterion import Criterion, SplitName
 from mcjax.training.objective import check_fit, losses
 
 
@@ -28,7 +28,7 @@ class Chunk(NamedTuple):
     counts: jax.Array
 
 
-class Split(NamedTuple):
+class SplitImages(NamedTuple):
     """The images of a split: chunks along a leading axis, and the mean and std (c,) that normalise them."""
 
     chunks: Chunk
@@ -51,7 +51,7 @@ class FullBatch:
     model: Model
     weight_decay: float
 
-    def __call__(self, split: Split, theta: trees.Tree) -> jax.Array:
+    def __call__(self, split: SplitImages, theta: trees.Tree) -> jax.Array:
         @partial(jax.checkpoint, prevent_cse=False)
         def of_chunk(theta: trees.Tree, chunk: Chunk) -> jax.Array:
             x = normalize(chunk.images, split.mean, split.std)
@@ -73,7 +73,7 @@ def full_batch_loss(
     model: Model,
     data: Dataset,
     *,
-    split: On = "train",
+    split: SplitName = "train",
     images: int | None = None,
     batch_size: int = 1000,
     weight_decay: float = 0.0,
@@ -98,7 +98,7 @@ def full_batch_loss(
         gradient = jax.jit(lambda loss, theta: jax.grad(loss)(theta))(loss, theta)
     """
     check_fit(model, data)
-    Criterion(on=split, images=images, batch_size=batch_size).check(data)
+    Criterion(split=split, images=images, batch_size=batch_size).check(data)
     if not (isinstance(weight_decay, int | float) and math.isfinite(weight_decay) and weight_decay >= 0):
         raise InputError(f"got weight_decay={weight_decay!r}, expected a finite number of at least 0.")
     devices = 1
@@ -116,7 +116,7 @@ def full_batch_loss(
     sharding = None if mesh is None else NamedSharding(mesh, Spec(None, AXES))
     chunks = Chunk(*(jax.device_put(array.reshape(-1, size, *array.shape[1:]), sharding) for array in stored))
     mean, std = (jnp.asarray(value, jnp.float32) for value in (data.mean, data.std))
-    return jax.tree_util.Partial(FullBatch(model, float(weight_decay)), Split(chunks, mean, std))
+    return jax.tree_util.Partial(FullBatch(model, float(weight_decay)), SplitImages(chunks, mean, std))
 
 
-__all__ = ["Chunk", "FullBatch", "Split", "full_batch_loss"]
+__all__ = ["Chunk", "FullBatch", "SplitImages", "full_batch_loss"]

@@ -119,7 +119,7 @@ def test_the_curve_is_what_the_library_fits(connected, trained, matched, bars):
     model = mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5), width=1.0, activation="relu")
     theta_1, theta_2 = (checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2))
     config = mcjax.FitConfig(epochs=EPOCHS, batch_size=16, augmentation=mcjax.Augmentation.none())
-    P = mcjax.load_permutation(matched / "permutation.npz")
+    P = mcjax.symmetry.load_permutation(matched / "permutation.npz")
     fit = mcjax.fit_curve(jax.random.key(0), model, mcjax.bezier(model.spec), theta_1, theta_2, data, P, config)
     kept = checkpoint.load(connected("bezier") / "checkpoints" / "curve")
     chex.assert_trees_all_equal(kept["theta_c"], fit.theta_c)

@@ -26,7 +26,7 @@ def test_no_permutation_is_better(matched, trained, tiny_data):
     images = tiny_data.train_images[:24]
     one, other = (units_of(theta, tiny_data, images) for theta in (theta_1, theta_2))
     results = results_of(matched)["groups"]
-    P = mcjax.load_permutation(matched / "permutation.npz")
+    P = mcjax.symmetry.load_permutation(matched / "permutation.npz")
     assert list(results) == ["dense_0", "dense_1"]
     for (group, result), *units in zip(results.items(), one[:2], other[:2], strict=True):
         matrix = correlations(*units)
@@ -69,7 +69,7 @@ def test_a_planted_permutation_is_found_in_networks_from_elsewhere(bars, tmp_pat
         np.savez(tmp_path / f"{name}.npz", **trees.flatten(one))
     command = ("match", tmp_path / "a.npz", tmp_path / "b.npz", *GIVEN, "--data", bars, "--match-images", 24)
     assert run(*command, "--activation", "tanh", "--out", tmp_path / "m") == 0
-    found = mcjax.load_permutation(tmp_path / "m" / "permutation.npz")
+    found = mcjax.symmetry.load_permutation(tmp_path / "m" / "permutation.npz")
     for group, p in planted.items():
         np.testing.assert_array_equal(p[found[group]], np.arange(len(p)))
     for result in results_of(tmp_path / "m")["groups"].values():
@@ -84,7 +84,7 @@ def test_another_cost_gives_what_it_maximises(trained, ends, tiny_data, tmp_path
     assert run("match", *ends, "--cost", "inner_product", "--match-images", 50, "--out", tmp_path) == 0
     thetas = (checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2))
     one, other = (units_of(theta, tiny_data, tiny_data.train_images[:50])[:2] for theta in thetas)
-    P = mcjax.load_permutation(tmp_path / "permutation.npz")
+    P = mcjax.symmetry.load_permutation(tmp_path / "permutation.npz")
     for p, a, b in zip(P.values(), one, other, strict=True):
         gain, n = a.T @ b / 50, len(p)
         best = max(sum(gain[i, q[i]] for i in range(n)) for q in itertools.permutations(range(n)))
@@ -102,7 +102,7 @@ def test_weights_and_baselines(trained, ends, tmp_path, capsys):
     printed = capsys.readouterr().out
     # The inner product that is printed is that of the permutation that is kept.
     theta_1, theta_2 = (checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2))
-    P = mcjax.load_permutation(tmp_path / "weights" / "permutation.npz")
+    P = mcjax.symmetry.load_permutation(tmp_path / "weights" / "permutation.npz")
     pairs = zip(layers_of(theta_1), layers_of(permuted(theta_2, *map(np.asarray, P.values()))), strict=True)
     product = sum((a * b).sum() for one, other in pairs for a, b in zip(one, other, strict=True))
     assert weights["inner_product"] == pytest.approx(product, rel=1e-5)

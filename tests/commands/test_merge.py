@@ -54,7 +54,7 @@ def assert_measured(row, model, theta, data):
 def test_it_writes_the_repaired_mean_of_the_permuted_networks(three, merged, tiny_data):
     model = models.create("mlp", 3, (8, 8, 1), widths=(6, 5))
     thetas = thetas_of(three)
-    P = [mcjax.load_permutation(merged / f"permutation_{i}.npz") for i in range(3)]
+    P = [mcjax.symmetry.load_permutation(merged / f"permutation_{i}.npz") for i in range(3)]
     for group, n in (("dense_0", 6), ("dense_1", 5)):
         np.testing.assert_array_equal(P[0][group], np.arange(n))
         assert any((np.asarray(P[i][group]) != np.arange(n)).any() for i in (1, 2))
@@ -124,7 +124,7 @@ def test_every_method_finds_planted_permutations(three, planted, tmp_path, metho
     ends = [three / "0", folder / "n0", folder / "n1"]
     assert run("merge", *ends, "--method", method, "--match-images", 100, "--out", tmp_path / "m") == 0
     for i, P in enumerate(back):
-        chex.assert_trees_all_equal(mcjax.load_permutation(tmp_path / "m" / f"permutation_{i + 1}.npz"), P)
+        chex.assert_trees_all_equal(mcjax.symmetry.load_permutation(tmp_path / "m" / f"permutation_{i + 1}.npz"), P)
     assert (results_of(tmp_path / "m")["objective"] is None) == (method == "activations")
     written = checkpoint.load(tmp_path / "m" / "checkpoints" / "network_0")
     chex.assert_trees_all_close(written, theta, atol=2e-3)
@@ -144,11 +144,11 @@ def test_batch_statistics_are_re_estimated(bars, tmp_path, capsys):
     assert "Batch statistics of every average are re-estimated" in capsys.readouterr().out
     measured = results_of(tmp_path / "m")["measured"]
     assert list(measured) == [*map(str, ends), "plain average", "matched average", "ensemble of outputs"]
-    P = mcjax.load_permutation(tmp_path / "m" / "permutation_1.npz")
+    P = mcjax.symmetry.load_permutation(tmp_path / "m" / "permutation_1.npz")
     kind = mcjax.Augmentation(flip=True, crop=1, rotate=0.0)
     for name, second in (("plain average", thetas[1]), ("matched average", mcjax.permute(model.spec, P, thetas[1]))):
         mean = jax.tree.map(lambda a, b: (np.asarray(a) + np.asarray(b)) / 2, thetas[0], second)
-        mean = mcjax.reestimate(model, mean, data.train_images[:60], data.mean, data.std, 30, kind)
+        mean = mcjax.estimate_statistics(model, mean, data.train_images[:60], data.mean, data.std, 30, kind)
         assert_measured(measured[name], model, mean, data)
     written = checkpoint.load(tmp_path / "m" / "checkpoints" / "network_0")
     chex.assert_trees_all_close(written, mean, rtol=1e-3, atol=1e-4)

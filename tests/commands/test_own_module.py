@@ -156,7 +156,7 @@ def test_every_command_takes(case, bars, tmp_path):
     assert {group: found["units"] for group, found in results_of(tmp_path / "m")["groups"].items()} == groups
     assert run("connect", trained / "0", trained / "1", *curve, "--points", 3, "--out", tmp_path / "c") == 0
     P, matched = checkpoint.load(tmp_path / "c" / "checkpoints" / "curve")["P"], tmp_path / "m" / "permutation.npz"
-    chex.assert_trees_all_equal(P, mcjax.load_permutation(matched))
+    chex.assert_trees_all_equal(P, mcjax.symmetry.load_permutation(matched))
     assert run("evaluate", trained, "--out", tmp_path / "e") == 0
     assert results_of(tmp_path / "e") == results_of(trained)
     assert run("evaluate", tmp_path / "c", "--points", 3, "--out", tmp_path / "again") == 0
@@ -187,7 +187,7 @@ def test_a_permuted_copy_from_elsewhere_is_brought_back(elsewhere, bars, tmp_pat
     path, planted = elsewhere
     ends = (path / "a.msgpack", path / "b.msgpack")
     assert run("match", *ends, "--module", path_of("Net"), "--data", bars, "--out", tmp_path / "m") == 0
-    found = mcjax.load_permutation(tmp_path / "m" / "permutation.npz")
+    found = mcjax.symmetry.load_permutation(tmp_path / "m" / "permutation.npz")
     assert found.keys() == planted.keys()
     for group, p in planted.items():
         np.testing.assert_array_equal(p[found[group]], np.arange(len(p)))

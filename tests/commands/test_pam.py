@@ -52,7 +52,7 @@ def test_it_shows_the_objective_and_redoes_nothing(learned, ends, capsys, monkey
     objective = results_of(learned)["pam"]["objective"]
     assert f"start {objective[0]:.4f}, P1 {objective[1]:.4f}, c1 {objective[2]:.4f}, P2" in out
     assert "of 1, iteration by iteration: P refused" in out
-    kept = mcjax.load_permutation(learned / "permutation.npz")
+    kept = mcjax.symmetry.load_permutation(learned / "permutation.npz")
     curve = checkpoint.load(learned / "checkpoints" / "curve")
     chex.assert_trees_all_equal(kept, curve["P"])
     for name in ("pam", "training", "path"):
@@ -88,7 +88,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(learned, ends, tmp_path, mon
 
 def test_it_starts_from_a_hard_permutation(ends, tmp_path, capsys):
     soft = {"dense_0": np.full((6, 6), 1 / 6, np.float32), "dense_1": np.eye(5, dtype=np.float32)}
-    mcjax.save_permutation(tmp_path / "soft.npz", soft)
+    mcjax.symmetry.save_permutation(tmp_path / "soft.npz", soft)
     given = ("--pam", "--permutation", tmp_path / "soft.npz")
     refused(capsys, tmp_path / "p", "connect", *ends, *given, names=["dense_0, dense_1"])
 

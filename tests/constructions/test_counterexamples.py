@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from mcjax import Criterion, InputError, StringConfig, evaluate_path, sample_string
+from mcjax import InputError, evaluate_path
 from mcjax.constructions.counterexamples import disconnected_minima, two_neuron_mixture
 from mcjax.constructions.linear import linear_network_path
 from mcjax.constructions.wide import problem_of
+from mcjax.strings import StringConfig, sample_string
+from mcjax.training import Criterion
 
 
 def sampled(key, example, threshold, depth):

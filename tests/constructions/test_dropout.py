@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from variables import alive, drawn
 
-from mcjax import Criterion, InputError, models, trees
+from mcjax import InputError, models, trees
 from mcjax.constructions.chain import Chain, Layer, chain, scale_outputs
 from mcjax.constructions.dropout import dropout_stability, dropped_out, kept_units
+from mcjax.training import Criterion
 
 CRITERION = Criterion(images=60)
 KEPT = {"dense_0": 3, "dense_1": 2}

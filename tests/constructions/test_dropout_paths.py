@@ -8,11 +8,11 @@ import pytest
 from segments import check_moves
 from variables import drawn, stacked
 
-from mcjax import Criterion, InputError, SpecError, evaluate_path, models, train_endpoints, trees
+from mcjax import InputError, SpecError, evaluate_path, models, train_endpoints, trees
 from mcjax.constructions.chain import chain, put, take
 from mcjax.constructions.dropout import DropoutStability, dropout_stability
 from mcjax.constructions.dropout_paths import drop_path, dropout_path, halves_path, interpolation_path, narrow_path
-from mcjax.training import TrainConfig
+from mcjax.training import Criterion, TrainConfig
 
 
 def scaled(chained, theta, factors):
@@ -281,7 +281,7 @@ def test_bad_input():
         (narrow_path, (half, half, drawn(deep)), ("narrow", "architecture")),
         (narrow_path, (half, half, many(wide)), ("narrow", "one network")),
         (narrow_path, (half, half, nan(wide)), ("narrow", "not finite")),
-        (dropout_path, (half, half._replace(criterion=Criterion(on="test"))), ("different criteria",)),
+        (dropout_path, (half, half._replace(criterion=Criterion(split="test"))), ("different criteria",)),
         (dropout_path, (half, random_half(deep, 0)), ("mlp", "params/Dense_3/kernel")),
         (interpolation_path, (half, random_half(deep, 0)), ("mlp", "params/Dense_3/kernel")),
         (dropout_path, (half, half.theta), ("dict", "dropout_stability")),

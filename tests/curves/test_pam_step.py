@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mcjax import TrainConfig, bezier, data, linear, models, nearest_permutation, project_birkhoff, trees
+from mcjax import TrainConfig, bezier, data, linear, models, nearest_permutation, trees
 from mcjax.curves.pam_step import Fixed, PermutationState, PermutationStep, tangent
+from mcjax.symmetry import project_birkhoff
 
 
 def step_of(model, curve, nu_P=4.0, projection="alternating", epochs=1, steps=4):

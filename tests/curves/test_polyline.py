@@ -5,8 +5,10 @@ import jax
 import numpy as np
 from refusals import says
 
-from mcjax import InputError, arc_length, normalized_length, through, trees
+from mcjax import InputError, trees
+from mcjax.curves import through
 from mcjax.curves.polyline import distances
+from mcjax.landscape import arc_length, normalized_length
 
 
 def drawn(count):

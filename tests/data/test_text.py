@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from refusals import says
 
-from mcjax import Criterion, InputError, TrainConfig, match_activations, models, train_endpoints, trees
+from mcjax import InputError, TrainConfig, match_activations, models, train_endpoints, trees
 from mcjax.data import load
 from mcjax.data.text import read_corpus
+from mcjax.training import Criterion
 
 TRAIN = "the cat saw the dog\nthe dog saw a cat\n"
 VALID = "a cat saw a dog\n"

@@ -96,7 +96,7 @@ def test_permuted_is_permute(name):
 
 def test_projected_is_project_birkhoff():
     M = np.random.default_rng(3).normal(size=(7, 7)).astype(np.float32)
-    np.testing.assert_allclose(projected(torch.tensor(M)), mcjax.project_birkhoff(M), atol=2e-6)
+    np.testing.assert_allclose(projected(torch.tensor(M)), mcjax.symmetry.project_birkhoff(M), atol=2e-6)
 
 
 def test_a_permutation_step_is_mcjax_own(mlp_work, monkeypatch):

@@ -140,7 +140,7 @@ def test_the_block_in_which_two_units_part(pair):
     with jax.enable_x64(True):
         theta = jax.tree.map(lambda leaf: leaf.astype(float), point)
         loss = mcjax.full_batch_loss(setting.model, setting.data)
-        hessian = np.asarray(mcjax.dense_hessian(loss, theta))
+        hessian = np.asarray(mcjax.hessian.dense_hessian(loss, theta))
     # Everything that is no difference of the two units.
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(theta)])
     swapped = mcjax.permute(

@@ -158,7 +158,7 @@ PTB = {"tasks": ("ptb",), "thresholds": None}
         ({"width": 9.0}, ("width=9.0", "mnist, cifar10 and ptb")),
         ({"tasks": ()}, ("no tasks", "quadratic")),
         ({"tasks": ("quadratic", "quadratic"), "thresholds": None}, ("quadratic, quadratic",)),
-        ({"on": "validation"}, ("quadratic", "validation")),
+        ({"split": "validation"}, ("quadratic", "validation")),
         (PTB, ("ptb", "--ptb")),
         ({**PTB, "sources": Sources(ptb=str(HERE))}, (str(HERE), ".txt")),
         ({**PTB, "sources": Sources(ptb="nowhere/texts")}, ("nowhere/texts",)),

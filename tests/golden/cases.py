@@ -44,7 +44,7 @@ def batch_statistics():
 
 def spawn():
     config = mcjax.TrainConfig(**{**TRAINING, "schedule": "constant"})
-    found = mcjax.spawn(key(), mlp(), bars(), (0, 1), config)
+    found = mcjax.training.spawn(key(), mlp(), bars(), (0, 1), config)
     return {"theta": found.theta, "parents": found.parents, "history": found.history}
 
 
@@ -59,7 +59,7 @@ def match_weights():
 
 
 def match_straight_through():
-    config = mcjax.StraightThroughConfig(epochs=2, batch_size=20, images=60)
+    config = mcjax.matching.StraightThroughConfig(epochs=2, batch_size=20, images=60)
     return mcjax.match_straight_through(key(), mlp(), *pairs(), bars(), IDENTITY, config)._asdict()
 
 
@@ -86,7 +86,12 @@ def evaluate_path():
     metrics = mcjax.evaluate_path(mlp(), mcjax.linear(mlp().spec).bind_pairs(*pairs(), None, SHUFFLED), bars(), 5)
     integral = {name: values["integral"] for name, values in metrics.summary().items()}
     barriers = {baseline: mcjax.barrier(metrics, "test_loss", baseline) for baseline in ("line", "mean", "ends")}
-    return {**metrics._asdict(), "integral": integral, "barrier": barriers, "spectrum": mcjax.spectrum(metrics)}
+    return {
+        **metrics._asdict(),
+        "integral": integral,
+        "barrier": barriers,
+        "spectrum": mcjax.landscape.spectrum(metrics),
+    }
 
 
 def plane():
@@ -116,13 +121,13 @@ def quickstart():
 
 def hessian():
     loss, theta = mcjax.full_batch_loss(mlp(), bars(), weight_decay=1e-3), network(0)
-    ends = mcjax.extreme_eigenpairs(key(), loss, theta, count=2, steps=40)
-    density = mcjax.spectral_density(key(), loss, theta, draws=2, steps=6)
+    ends = mcjax.hessian.extreme_eigenpairs(key(), loss, theta, count=2, steps=40)
+    density = mcjax.hessian.spectral_density(key(), loss, theta, draws=2, steps=6)
     return {
-        "dense": mcjax.dense_hessian(loss, theta),
+        "dense": mcjax.hessian.dense_hessian(loss, theta),
         "extreme": ends.values,
         "density": density._asdict(),
-        "trace": mcjax.hessian_trace(key(), loss, theta, draws=4)._asdict(),
+        "trace": mcjax.hessian.hessian_trace(key(), loss, theta, draws=4)._asdict(),
         "here": {"residuals": ends.residuals},
     }
 
@@ -150,8 +155,8 @@ def infer_spec():
 def birkhoff():
     M = np.float32(np.random.default_rng(1).normal(size=(6, 6)))
     return {
-        "projected": mcjax.project_birkhoff(M),
-        "sinkhorn": mcjax.sinkhorn(M),
+        "projected": mcjax.symmetry.project_birkhoff(M),
+        "sinkhorn": mcjax.symmetry.sinkhorn(M),
         "nearest": mcjax.nearest_permutation(M),
     }
 

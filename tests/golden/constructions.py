@@ -13,9 +13,9 @@ from mcjax import trees
 
 def string():
     """Beads between two networks."""
-    config = mcjax.StringConfig(batch_size=20, learning_rate=0.01, epochs=20, depth=2, points=5, certify=2)
+    config = mcjax.strings.StringConfig(batch_size=20, learning_rate=0.01, epochs=20, depth=2, points=5, certify=2)
     ends = (trees.index(each, 0) for each in trained_pairs())
-    found = mcjax.sample_string(key(), mlp(), *ends, bars(), 1.08, config=config)
+    found = mcjax.strings.sample_string(key(), mlp(), *ends, bars(), 1.08, config=config)
     names = ("knots", "values", "born", "heights", "where", "connected", "depth", "length", "normalized_length")
     here = {"steps": found.steps, "measured": found.measured}
     return {**{name: getattr(found, name) for name in names}, "reason": np.array(found.reason), "here": here}
@@ -24,7 +24,7 @@ def string():
 @cache
 def stable(i):
     """What is left of a network when half of its units are dropped."""
-    return mcjax.dropout_stability(key(i), mlp(), network(i), bars(), draws=4)
+    return mcjax.constructions.dropout_stability(key(i), mlp(), network(i), bars(), draws=4)
 
 
 def dropout_stability():
@@ -41,26 +41,26 @@ def walked(construction):
 
 
 def drop_path():
-    return walked(mcjax.drop_path(mlp(), stable(0)))
+    return walked(mcjax.constructions.drop_path(mlp(), stable(0)))
 
 
 def halves_path():
-    return walked(mcjax.halves_path(mlp(), *(trees.index(stable(i).thetas, 0) for i in range(2))))
+    return walked(mcjax.constructions.halves_path(mlp(), *(trees.index(stable(i).thetas, 0) for i in range(2))))
 
 
 def dropout_path():
-    found = mcjax.dropout_path(mlp(), stable(0), stable(1))
+    found = mcjax.constructions.dropout_path(mlp(), stable(0), stable(1))
     metrics = mcjax.evaluate_path(mlp(), found.path, bars(), 5)
     return {**walked(found), "train_loss": metrics.train_loss, "distance": metrics.distance}
 
 
 def interpolation_path():
-    return walked(mcjax.interpolation_path(mlp(), stable(0), stable(1)))
+    return walked(mcjax.constructions.interpolation_path(mlp(), stable(0), stable(1)))
 
 
 def narrow_path():
     narrow = trees.index(drawn((16, 2, 3, 3), 1, seed=1), 0)
-    return walked(mcjax.narrow_path(mlp(), stable(0), stable(1), narrow))
+    return walked(mcjax.constructions.narrow_path(mlp(), stable(0), stable(1), narrow))
 
 
 def linear_network_path():
@@ -72,7 +72,7 @@ def linear_network_path():
         thetas = drawn(widths, 2, seed=2)
         kernels = {layer: {"kernel": leaves["kernel"]} for layer, leaves in thetas["params"].items()}
         ends = (trees.index({"params": kernels}, i) for i in range(2))
-        path = mcjax.linear_network_path(model, *ends, ridge=ridge)
+        path = mcjax.constructions.linear_network_path(model, *ends, ridge=ridge)
         results[name] = jax.jit(jax.vmap(path))(jnp.linspace(0, 1, 7))
     return results
 
@@ -90,7 +90,7 @@ def wide_path():
         ends.append({"params": {f"Dense_{j}": {"kernel": np.float32(kernel)} for j, kernel in enumerate(kernels)}})
     results = {}
     for angle in (0.0, 0.2):
-        found = mcjax.wide_path(key(), model, *ends, data, kappa=0.003, units=(2,), angles=(angle,))
+        found = mcjax.constructions.wide_path(key(), model, *ends, data, kappa=0.003, units=(2,), angles=(angle,))
         numbers = {of: np.array(getattr(found, of)) for of in ("parts", "ends", "e", "delta", "delta_few", "height")}
         results[angle] = {**walked(found.construction), **numbers}
     # The few units are found by descent, and turned by one that is not smooth: rounding decides where it ends.
@@ -101,8 +101,8 @@ def wide_path():
 def counterexamples():
     results = {}
     for name, example in (
-        ("disconnected_minima", mcjax.disconnected_minima(2)),
-        ("two_neuron_mixture", mcjax.two_neuron_mixture(6)),
+        ("disconnected_minima", mcjax.constructions.disconnected_minima(2)),
+        ("two_neuron_mixture", mcjax.constructions.two_neuron_mixture(6)),
     ):
         data = (example.data.train_images, example.data.train_labels)
         ends = jax.device_get((example.theta_1, example.theta_2))
@@ -131,13 +131,15 @@ def teacher():
 
 
 # Minima so sharp that where they are does not depend on the last bits.
-STEPS = mcjax.PermutationConfig(steps=6, tolerance=1e-8, point_tolerance=1e-10, iterations=200, knots=600, bump=1e3)
+STEPS = mcjax.permutation_points.PermutationConfig(
+    steps=6, tolerance=1e-8, point_tolerance=1e-10, iterations=200, knots=600, bump=1e3
+)
 UNITS = (1, 3)
 
 
 @cache
 def exchanged():
-    return mcjax.permutation_path(*teacher(), "dense_0", UNITS, STEPS)
+    return mcjax.permutation_points.permutation_path(*teacher(), "dense_0", UNITS, STEPS)
 
 
 def permutation_path():
@@ -150,15 +152,15 @@ def permutation_path():
 def permutation_points():
     """What can be done at one: any order of the units, the plane of equal loss; several pairs merged; how many."""
     model, theta, data = teacher()
-    moves = mcjax.permute_units_at(model, exchanged().point, "dense_0", UNITS, [3, 2, 1, 0])
-    merged = mcjax.merge_units(model, theta, data, "dense_0", [UNITS, (0, 2)], STEPS)
+    moves = mcjax.permutation_points.permute_units_at(model, exchanged().point, "dense_0", UNITS, [3, 2, 1, 0])
+    merged = mcjax.permutation_points.merge_units(model, theta, data, "dense_0", [UNITS, (0, 2)], STEPS)
     return {
         "moves": walked(moves),
         "merged": {"point": merged.point, "loss": merged.loss, "height": merged.height, "clusters": merged.clusters},
-        "plane": mcjax.equal_loss_plane(model, merged.point, "dense_0", merged.clusters),
-        "similar": mcjax.similar_pairs(model, theta, "dense_0"),
-        "count": mcjax.permutation_point_count(2, WIDTHS),
-        "ratio": float(mcjax.permutation_point_ratio(2, 6)),
+        "plane": mcjax.permutation_points.equal_loss_plane(model, merged.point, "dense_0", merged.clusters),
+        "similar": mcjax.permutation_points.similar_pairs(model, theta, "dense_0"),
+        "count": mcjax.permutation_points.permutation_point_count(2, WIDTHS),
+        "ratio": float(mcjax.permutation_points.permutation_point_ratio(2, 6)),
     }
 
 

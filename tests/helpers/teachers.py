@@ -38,7 +38,7 @@ def model_of(outputs=1):
 @cache
 def fitted(seed, units, outputs=1):
     """The permutation path of two units of a toy."""
-    return mcjax.permutation_path(*toy(seed, outputs), GROUP, units, CONFIG)
+    return mcjax.permutation_points.permutation_path(*toy(seed, outputs), GROUP, units, CONFIG)
 
 
 class Network:

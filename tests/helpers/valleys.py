@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcjax import StringConfig, data, models
+from mcjax import data, models
+from mcjax.strings import StringConfig
 
 # One step an epoch, so that a bead stops as soon as it is low enough.
 CONFIG = {"batch_size": 1, "steps_per_epoch": 5, "learning_rate": 0.01, "epochs": 200}

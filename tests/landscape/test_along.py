@@ -12,18 +12,17 @@ from mcjax import (
     InputError,
     PathMetrics,
     SpecError,
-    arc_length,
     barrier,
     bezier,
     evaluate,
     evaluate_path,
     linear,
     models,
-    normalized_length,
-    reestimate,
     trees,
 )
+from mcjax.landscape import arc_length, normalized_length
 from mcjax.landscape.points import METRICS
+from mcjax.training import estimate_statistics
 
 TS = [0, 0.3, 0.5, 0.75, 1]
 
@@ -70,12 +69,12 @@ def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(normed,
     settings = {"batch_size": 30, "calibration_images": 90}
     fresh, stale, plain = (
         evaluate_path(normed, path, colour, 3, **settings, **more)
-        for more in ({}, {"recalibrate": False}, {"augmentation": Augmentation.none()})
+        for more in ({}, {"reestimate": False}, {"augmentation": Augmentation.none()})
     )
 
     def again(augmentation):
         images = colour.train_images[:90], colour.mean, colour.std
-        return jax.jit(lambda theta: reestimate(normed, theta, *images, 30, augmentation))(theta)
+        return jax.jit(lambda theta: estimate_statistics(normed, theta, *images, 30, augmentation))(theta)
 
     for found, expected in ((fresh, again(Augmentation(crop=1))), (stale, theta), (plain, again(None))):
         np.testing.assert_allclose(found.test_loss[1], evaluate(normed, expected, colour)[1].loss, rtol=1e-4)
@@ -179,6 +178,6 @@ def test_bad_input_is_named(ends, tiny_data, tiny_model):
         evaluate_path(tiny_model, lambda t: trees.index(other, 0), tiny_data)
     with pytest.raises(InputError, match=r"\(4, 4, 1\)"):
         evaluate_path(models.create("mlp", 3, (4, 4, 1)), path, tiny_data)
-    for arguments, named in ((("loss",), "of='loss'"), (("train_loss", "max"), "baseline='max'.*line, mean or ends")):
+    for arguments, named in ((("loss",), "metric='loss'"), (("train_loss", "max"), "baseline='max'.*line, mean or ends")):
         with pytest.raises(InputError, match=named):
             barrier(metrics_of([0.0, 1.0]), *arguments)

@@ -17,14 +17,13 @@ from mcjax import (
     linear,
     models,
     plane,
-    plane_axes,
     polygonal_chain,
-    reestimate,
     trees,
 )
 from mcjax.data import Augmentation
-from mcjax.landscape import curve_plane
+from mcjax.landscape import curve_plane, plane_axes
 from mcjax.landscape.points import METRICS
+from mcjax.training import estimate_statistics
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +112,13 @@ def test_values_on_a_curve_are_those_of_its_networks(three, tiny_model, tiny_dat
     np.testing.assert_allclose([found[name] for name in METRICS], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("recalibrate", [pytest.param(True, marks=pytest.mark.slow), False])
-def test_values_on_a_curve_with_batch_norm(normed, tiny_colour_data, recalibrate):
+@pytest.mark.parametrize("reestimate", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_values_on_a_curve_with_batch_norm(normed, tiny_colour_data, reestimate):
     theta_1, theta_2, other = (alive(normed, seed) for seed in range(3))
     theta_c = trees.with_params(jax.tree.map(np.zeros_like, other), trees.params(other))
     P = {group: np.arange(n)[::-1] for group, n in normed.spec.group_sizes(theta_1).items()}
     path = bezier(normed.spec).bind(theta_1, theta_2, theta_c, P)
-    options = {"recalibrate": recalibrate, "batch_size": 60, "calibration_images": 60}
+    options = {"reestimate": reestimate, "batch_size": 60, "calibration_images": 60}
     along = evaluate_path(normed, path, tiny_colour_data, TS, **options)
     for name, values in on_curve(normed, path, map(path, TS), tiny_colour_data, **options).items():
         np.testing.assert_allclose(values, getattr(along, name), rtol=1e-4, err_msg=name)
@@ -137,7 +136,7 @@ def test_every_cell_is_the_network_there_its_batch_statistics_re_estimated(norme
     # Batch statistics are the same affine combination of the three as parameters.
     span = np.array(metrics.points[1:], np.float64).T
     images = data.train_images[:90], data.mean, data.std
-    again = jax.jit(lambda theta: reestimate(normed, theta, *images, 30))
+    again = jax.jit(lambda theta: estimate_statistics(normed, theta, *images, 30))
     for i, j in ((0, 1), (2, 0)):
         at = metrics.axes.at(metrics.x[j], metrics.y[i])
         theta = affine(*np.linalg.solve(span, [metrics.x[j], metrics.y[i]]), thetas)

@@ -10,7 +10,7 @@ from mcjax.landscape.points import device_memory, settings_for
 
 DEFAULTS = {
     "pairs": False,
-    "recalibrate": True,
+    "reestimate": True,
     "batch_size": 500,
     "calibration_images": None,
     "augmentation": None,

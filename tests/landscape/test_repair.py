@@ -20,11 +20,11 @@ from mcjax import (
     match_activations,
     models,
     permute,
-    reestimate,
     train_endpoints,
     trees,
 )
 from mcjax.landscape.repair import repair, repaired_layers
+from mcjax.training import estimate_statistics
 
 
 def mean_of(thetas):
@@ -154,7 +154,7 @@ def test_batch_statistics_are_re_estimated_instead(normed, tiny_colour_data):
     merged, kind = mean_of(ends), Augmentation(flip=True, crop=1, rotate=0.0)
     got = repair(normed, merged, ends, tiny_colour_data, batch_size=40, augmentation=kind, calibration_images=100)
     images, mean, std = tiny_colour_data.train_images[:100], tiny_colour_data.mean, tiny_colour_data.std
-    close(got, jax.jit(lambda theta: reestimate(normed, theta, images, mean, std, 40, kind))(merged))
+    close(got, jax.jit(lambda theta: estimate_statistics(normed, theta, images, mean, std, 40, kind))(merged))
     assert repaired_layers(normed) == ()
 
 

@@ -12,13 +12,13 @@ from mcjax import (
     PermutationSpec,
     SpecError,
     bezier,
-    curve_signature,
     linear,
     models,
-    recalibrate,
     reestimate,
     trees,
 )
+from mcjax.landscape import curve_signature
+from mcjax.training import estimate_statistics
 
 SETTINGS = {"match_images": 50, "batch_size": 16}
 
@@ -135,12 +135,12 @@ def test_batch_statistics_are_those_of_the_networks_at_t(normed, tiny_colour_dat
     colour, model = tiny_colour_data, normed
     settings = {"batch_size": 30, "calibration_images": 90, "augmentation": Augmentation(crop=1)}
     raw = stacked([alive(model, seed) for seed in range(2)])
-    ends = [jax.tree.map(np.asarray, trees.index(recalibrate(model, raw, colour, **settings), i)) for i in (0, 1)]
+    ends = [jax.tree.map(np.asarray, trees.index(reestimate(model, raw, colour, **settings), i)) for i in (0, 1)]
     path, at = bent(model, *ends, size=0.2)
     found = curve_signature(model, path, colour, match_images=40, **settings)
     x = normalized(colour.train_images[:40], colour)
     images = (colour.train_images[:90], colour.mean, colour.std, 30, Augmentation(crop=1))
-    again, activations = jax.jit(lambda theta: reestimate(model, theta, *images)), jax.jit(model.activations)
+    again, activations = jax.jit(lambda theta: estimate_statistics(model, theta, *images)), jax.jit(model.activations)
 
     def units(theta):
         return [activations(theta, x)[group][0] for group in model.spec.groups]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mcjax import InputError, PathMetrics, spectrum
+from mcjax import InputError, PathMetrics
+from mcjax.landscape import spectrum
 
 
 def metrics_of(values, ts=None):

@@ -8,8 +8,8 @@ import pytest
 from refusals import says
 from teachers import CONFIG, GROUP, Network, fitted, toy
 
-from mcjax import InputError, rank_pairs, similar_pairs
-from mcjax.permutation_points import mergers
+from mcjax import InputError
+from mcjax.permutation_points import mergers, rank_pairs, similar_pairs
 from mcjax.permutation_points.mergers import Approach, Steps
 
 SEED = 5

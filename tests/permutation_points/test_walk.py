@@ -175,8 +175,8 @@ def predicted(point, units, data):
 def check_inertia(point, units, outputs, data):
     with jax.enable_x64(True):
         loss = whole_loss(model_of(outputs), data, CONFIG)
-        hessian = np.asarray(mcjax.dense_hessian(loss, point))
-        found = mcjax.classify_point(loss, point, zero_tolerance=1e-10)
+        hessian = np.asarray(mcjax.hessian.dense_hessian(loss, point))
+        found = mcjax.hessian.classify_point(loss, point, zero_tolerance=1e-10)
     assert found.gradient_norm <= CONFIG.point_tolerance
     negative, zero, rank = predicted(point, units, data)
     assert found.index == negative
@@ -282,13 +282,13 @@ def test_more_knots_than_there_is_room_for(path, monkeypatch):
 
     monkeypatch.setattr(mergers, "approaches", full)
     with says(InputError, "(0, 2)", GROUP, "300 knots", "knots=300"):
-        mcjax.permutation_path(*toy(SEED), GROUP, UNITS, CONFIG)
+        mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, CONFIG)
 
 
 @pytest.mark.slow
 def test_there_is_no_room_for_a_path_in_three_knots():
     with says(InputError, "(0, 2)", "knots=3"):
-        mcjax.permutation_path(*toy(SEED), GROUP, UNITS, replace(CONFIG, knots=3))
+        mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, replace(CONFIG, knots=3))
 
 
 def test_a_minimisation_that_does_not_converge_ends_the_path():
@@ -314,7 +314,7 @@ def test_a_minimisation_that_does_not_converge_ends_the_path():
 def test_going_on_from_where_it_stands_with_output_weights_that_are_free():
     model, theta, data = toy(SEED)
     config = replace(CONFIG, iterations=3, bounded=False, stop=False)
-    found = mcjax.permutation_path(model, theta, data, GROUP, UNITS, config)
+    found = mcjax.permutation_points.permutation_path(model, theta, data, GROUP, UNITS, config)
     assert found.stopped is None
     assert not found.converged.all()
     assert found.distances[-1] == 0
@@ -355,7 +355,7 @@ def test_batch_norm_weight_decay_and_single_precision():
     config = replace(
         CONFIG, precision="float32", weight_decay=0.01, tolerance=1e-2, point_tolerance=1e-3, smallest=1e-2, stop=False
     )
-    found = mcjax.permutation_path(model, theta, data, group, (1, 2), config)
+    found = mcjax.permutation_points.permutation_path(model, theta, data, group, (1, 2), config)
     assert {leaf.dtype for leaf in jax.tree.leaves(found.knots)} == {np.dtype(np.float32)}
     assert found.gradient_norm[-1] <= 1e-3
     middle = found.heights.size
@@ -384,14 +384,14 @@ def test_what_is_refused():
         ({"theta": jax.tree.map(lambda leaf: leaf * np.float32(np.nan), theta)}, InputError, "not finite"),
     ):
         with says(error, named):
-            mcjax.permutation_path(model, **(given | changes))
+            mcjax.permutation_points.permutation_path(model, **(given | changes))
 
 
 @pytest.mark.slow
 def test_smaller_steps_where_the_loss_would_rise():
     """The path is walked again, and between its knots it is hardly above the highest of them."""
     config = replace(CONFIG, bump=0.1, knots=5000, iterations=1000)
-    found = mcjax.permutation_path(*toy(SEED), GROUP, UNITS, config)
+    found = mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, config)
     highest = np.nanmax(found.loss)
     assert found.converged.all()
     assert fitted(SEED, UNITS).barrier > 10 * highest
@@ -410,7 +410,7 @@ def test_fewer_steps_where_there_is_no_room_for_small_ones():
         walks = []
         real = mergers.approaches
         patch.setattr(mergers, "approaches", lambda *args: walks.append(float(args[7])) or real(*args))
-        found = mcjax.permutation_path(model, theta, data, GROUP, UNITS, config)
+        found = mcjax.permutation_points.permutation_path(model, theta, data, GROUP, UNITS, config)
     # As they come, in steps too small for the room, and in larger ones.
     assert len(walks) > 2
     np.testing.assert_allclose(walks[2:], 10 * np.array(walks[1:-1]))

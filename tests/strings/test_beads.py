@@ -8,7 +8,8 @@ import pytest
 from valleys import BOWL, RING, at, config
 from variables import drawn
 
-from mcjax import StringConfig, evaluate, trees
+from mcjax import evaluate, trees
+from mcjax.strings import StringConfig
 from mcjax.strings.beads import Bead, BeadStep, Neighbours, off_plane, train_beads
 
 

@@ -5,11 +5,13 @@ import math
 import pytest
 from refusals import says
 
-from mcjax import Criterion, InputError, StringConfig, TrainConfig
+from mcjax import InputError, TrainConfig
+from mcjax.strings import StringConfig
+from mcjax.training import Criterion
 
 
 def test_the_criterion_is_of_the_config():
-    settings = StringConfig(of="error", on="test", images=7, calibration_images=5, evaluation_batch_size=3)
+    settings = StringConfig(metric="error", split="test", images=7, calibration_images=5, evaluation_batch_size=3)
     assert settings.criterion == Criterion("error", "test", 7, 3, 5)
     assert isinstance(settings, TrainConfig)
 
@@ -43,8 +45,8 @@ def test_numbers_out_of_range_are_named(option):
     ("changes", "named"),
     [
         ({"insert": "midle"}, ("'midle'", "'middle'")),
-        ({"of": "accuracy"}, ("'accuracy'", "error, loss, perplexity")),
-        ({"on": "tset"}, ("'tset'", "'test'")),
+        ({"metric": "accuracy"}, ("'accuracy'", "error, loss, perplexity")),
+        ({"split": "tset"}, ("'tset'", "'test'")),
     ],
 )
 def test_names_that_are_not_known(changes, named):

@@ -8,10 +8,10 @@ import pytest
 from refusals import says
 from valleys import RING, WELLS, at, config, heights, ring
 
-from mcjax import InputError, StringConfig, evaluate_path, evolve_string, trees
+from mcjax import InputError, evaluate_path, trees
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.recorder import Recorder
-from mcjax.strings import families
+from mcjax.strings import StringConfig, evolve_string, families
 
 ENDS = (at(2, 0.5), at(-1.9, 0.2))
 

@@ -113,7 +113,7 @@ def test_a_mark_is_of_all_that_a_string_is_made_from(key):
         made(kind="family"),
         made(valley=landscape(lambda point: point[:1], 2)),
         made(settings=config(depth=3)),
-        made(settings=config(of="error")),
+        made(settings=config(metric="error")),
         made(key=jax.random.key(1)),
         made(end=(1, 1e-7)),
         made(threshold=0.6),

@@ -9,23 +9,10 @@ import pytest
 from refusals import says
 from valleys import BOWL, RING, WELLS, at, config, heights, landscape, ring
 
-from mcjax import (
-    InputError,
-    RunError,
-    SpecError,
-    StringConfig,
-    TrainConfig,
-    barrier,
-    evaluate_path,
-    models,
-    permute,
-    sample_string,
-    sample_strings,
-    trees,
-)
+from mcjax import InputError, RunError, SpecError, TrainConfig, barrier, evaluate_path, models, permute, trees
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.recorder import Recorder
-from mcjax.strings import sampling
+from mcjax.strings import StringConfig, sample_string, sample_strings, sampling
 from mcjax.training.loop import steps_per_epoch
 
 OVER = (RING[0], at(1, 0), at(-1, 0), RING[1], 0.001)
@@ -237,7 +224,7 @@ def test_networks_and_a_permuted_copy(key, tiny_data, tiny_model, tiny_ends):
 
 
 def test_thresholds_of_an_error_on_the_test_split(key, tiny_data, tiny_model, tiny_ends):
-    settings = StringConfig(**{**vars(NETWORKS), "of": "error", "on": "test", "images": 40})
+    settings = StringConfig(**{**vars(NETWORKS), "metric": "error", "split": "test", "images": 40})
     string = sample_string(key, tiny_model, *tiny_ends, tiny_data, 0.06, config=settings)
     assert string.connected
     assert string.beads > 0
@@ -262,7 +249,7 @@ def test_what_cannot_be_sampled(key, tiny_data, tiny_model, tiny_ends):
         (given | {"key": jax.random.split(key)}, InputError, "(2,)", "one key"),
         (given | settings | {"theta_1": pair, "theta_2": pair}, InputError, "sample_strings"),
         (given | {"key": 0}, InputError, "int for a key"),
-        (given | {"config": config(on="validation")}, InputError, "landscape", "validation", "hold_out"),
+        (given | {"config": config(split="validation")}, InputError, "landscape", "validation", "hold_out"),
         (given | {"config": config(images=7)}, InputError, "images=7", "the 1"),
         (given, InputError, "batch_size=128", "the 1"),
         (networks, InputError, "images of shape"),

@@ -9,8 +9,8 @@ import pytest
 from refusals import says
 from scipy.optimize import linear_sum_assignment, minimize
 
-from mcjax import InputError, nearest_permutation, project_birkhoff, sinkhorn
-from mcjax.symmetry import birkhoff_decomposition, nearest_permutation_on_device
+from mcjax import InputError, nearest_permutation
+from mcjax.symmetry import birkhoff_decomposition, nearest_permutation_on_device, project_birkhoff, sinkhorn
 
 project, soft = jax.jit(project_birkhoff), jax.jit(sinkhorn)  # steps and temperatures are traced: a program a shape
 

@@ -11,20 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import says
 
-from mcjax import (
-    Axis,
-    PermutationSpec,
-    SpecError,
-    compose,
-    identity_permutation,
-    invert,
-    load_permutation,
-    permute,
-    project_birkhoff,
-    random_permutation,
-    save_permutation,
-)
-from mcjax.symmetry import to_matrix
+from mcjax import Axis, PermutationSpec, SpecError, compose, identity_permutation, invert, permute, random_permutation
+from mcjax.symmetry import load_permutation, project_birkhoff, save_permutation, to_matrix
 from mcjax.symmetry.axis import axes_of
 from mcjax.symmetry.permutation import check_doubly_stochastic
 

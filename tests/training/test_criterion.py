@@ -9,7 +9,8 @@ from refusals import says
 from scipy.special import expit
 from variables import alive, cross_entropy, mlp, normalized, stacked
 
-from mcjax import Criterion, InputError, data, evaluate, models, reestimate, trees
+from mcjax import InputError, data, evaluate, models, trees
+from mcjax.training import Criterion, estimate_statistics
 from mcjax.training.criterion import measure_networks
 
 
@@ -75,7 +76,7 @@ def test_batch_statistics_are_those_under_the_augmentation_of_training(tiny_colo
     given = tiny_colour_data.train_images, tiny_colour_data.mean, tiny_colour_data.std
     losses = []
     for augmentation in (tiny_colour_data.default_augmentation(), None):
-        known = jax.jit(lambda theta, how=augmentation: reestimate(model, theta, *given, 500, how))(theta)
+        known = jax.jit(lambda theta, how=augmentation: estimate_statistics(model, theta, *given, 500, how))(theta)
         losses.append(cross_entropy(jax.jit(model.apply)(known, x), tiny_colour_data.test_labels).mean())
     got = jax.jit(lambda theta: Criterion("loss", "test")(model, theta, tiny_colour_data))(theta)
     np.testing.assert_allclose(got, losses[0], rtol=1e-4)
@@ -92,11 +93,11 @@ def test_many_networks_in_one_call(tiny_data, tiny_model):
 
 def test_what_the_data_do_not_have(tiny_data):
     for options, words in (
-        ({"on": "validation"}, ("bars", "validation", "hold_out")),
-        ({"on": "test", "images": 51}, ("images=51", "50", "bars")),
+        ({"split": "validation"}, ("bars", "validation", "hold_out")),
+        ({"split": "test", "images": 51}, ("images=51", "50", "bars")),
         ({"calibration_images": 121}, ("calibration_images=121", "120")),
-        ({"of": "acuracy"}, ("'acuracy'",)),
-        ({"on": "tset"}, ("'tset'", "Did you mean 'test'")),
+        ({"metric": "acuracy"}, ("'acuracy'",)),
+        ({"split": "tset"}, ("'tset'", "Did you mean 'test'")),
         ({"images": 0}, ("images=0",)),
         ({"batch_size": 2.5}, ("batch_size=2.5",)),
     ):

@@ -9,7 +9,8 @@ from refusals import says
 from valleys import BOWL, at
 from variables import mlp, normalized, stacked
 
-from mcjax import Criterion, InputError, RunError, TrainConfig, evaluate, make_mesh, train_endpoints, trees
+from mcjax import InputError, RunError, TrainConfig, evaluate, make_mesh, train_endpoints, trees
+from mcjax.training import Criterion
 from mcjax.training.early_stopping import Watch
 
 # The loss in the bowl is half of the squared distance from zero.

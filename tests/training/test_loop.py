@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from refusals import says
 
-from mcjax import Augmentation, Criterion, InputError, RunError, TrainConfig, trees
+from mcjax import Augmentation, InputError, RunError, TrainConfig, trees
 from mcjax.data import regression
+from mcjax.training import Criterion
 from mcjax.training.early_stopping import Watch
 from mcjax.training.endpoints import EndpointStep
 from mcjax.training.loop import epoch, initial_states, run_epochs, steps_per_epoch

@@ -7,7 +7,8 @@ import pytest
 from jax import lax
 from refusals import says
 
-from mcjax import Axis, PermutationSpec, SpecError, infer_activations, infer_spec
+from mcjax import Axis, PermutationSpec, SpecError, infer_spec
+from mcjax.symmetry import infer_activations
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(4, 3)).astype(np.float32)

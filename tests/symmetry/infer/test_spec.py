@@ -15,7 +15,8 @@ from grammar import random_net
 from jax.extend.core import jaxpr_as_fun
 from refusals import says
 
-from mcjax import Axis, PermutationSpec, SpecError, infer_activations, infer_spec, models, permute, trees
+from mcjax import Axis, PermutationSpec, SpecError, infer_spec, models, permute, trees
+from mcjax.symmetry import infer_activations
 from mcjax.symmetry.axis import axes_of
 from mcjax.symmetry.infer.program import trace
 from mcjax.symmetry.infer.rules import RULES, unknown
