@@ -17,7 +17,7 @@ import tyro
 
 from mcjax import plotting
 from mcjax.errors import InputError
-from mcjax.runs.folder import table
+from mcjax.runs.tables import table
 
 STYLES = ("--", "-", ":", "-.")
 COLORS = (plotting.UNALIGNED, plotting.ALIGNED, "#5a9e3f", "#8e5ea2")

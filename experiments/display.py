@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from mcjax.runs.folder import duration
+from mcjax.runs.progress import duration
 from mcjax.runtime.processes import is_first
 
 BACKWARD = 2.0

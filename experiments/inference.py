@@ -21,7 +21,7 @@ import tyro
 
 from experiments.own_modules import ResNet50, Transformer
 from mcjax import infer_spec
-from mcjax.runs.folder import table
+from mcjax.runs.tables import table
 from mcjax.symmetry.infer.program import trace
 
 IMAGES, TOKENS = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32), jax.ShapeDtypeStruct((2, 128), jnp.int32)

@@ -39,7 +39,7 @@ from mcjax import (
     trees,
 )
 from mcjax.matching import Match, WeightMatch
-from mcjax.runs.folder import table
+from mcjax.runs.tables import table
 
 WIDTHS = {"mlp": 1.0, "tinyten": 0.5, "resnet20": 0.5}
 BLOCKS = PermutationSpec(

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from experiments.benchmark import programs as benchmark_programs
-from mcjax.runs.folder import table
+from mcjax.runs.tables import table
 
 
 def peak_bytes() -> dict[str, int]:

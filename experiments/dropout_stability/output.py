@@ -7,7 +7,8 @@ import numpy as np
 
 from experiments.dropout_stability.wide_gaps import ROUNDING
 from mcjax import plotting
-from mcjax.runs.folder import RunFolder, mean_and_std, plus_minus
+from mcjax.runs.folder import RunFolder
+from mcjax.runs.tables import mean_and_std, plus_minus
 
 PAPER = {
     "line": "2.34 (VGG11)",

@@ -17,7 +17,7 @@ from mcjax import trees
 from mcjax.commands.networks import check_key, open_run
 from mcjax.constructions.chain import chain
 from mcjax.errors import InputError
-from mcjax.runs.folder import table
+from mcjax.runs.tables import table
 from mcjax.training.loop import steps_per_epoch
 
 TASKS = ("mnist", "cifar10", "wide")

@@ -10,7 +10,7 @@ from mcjax import data, models, trees
 from mcjax.constructions import wide_path
 from mcjax.constructions.sparse import oracle
 from mcjax.constructions.wide import problem_of
-from mcjax.runs.folder import mean_and_std
+from mcjax.runs.tables import mean_and_std
 
 INPUTS = 2
 KAPPA = 1e-3

@@ -26,7 +26,7 @@ from mcjax import (
     trees,
 )
 from mcjax.models.pairs import pairs_of
-from mcjax.runs.folder import mean_and_std
+from mcjax.runs.tables import mean_and_std
 from mcjax.symmetry import Permutation
 from mcjax.training import snapshots, spawn
 

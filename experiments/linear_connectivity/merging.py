@@ -11,7 +11,7 @@ from experiments.linear_connectivity.measures import Cell
 from mcjax import Dataset, Model, ensemble_accuracy, evaluate, repair, train_endpoints, trees
 from mcjax.data import split_by_class
 from mcjax.models.pairs import pairs_of, permute_pairs
-from mcjax.runs.folder import mean_and_std
+from mcjax.runs.tables import mean_and_std
 from mcjax.symmetry import Permutation
 
 SHARE = 0.8

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mcjax.runs.folder import plus_minus
+from mcjax.runs.tables import plus_minus
 
 STABLE = {
     "mnist": "Theirs for MNIST (LeNet-300-100) is stable from its initial values on.",

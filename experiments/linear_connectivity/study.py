@@ -17,7 +17,7 @@ from experiments.linear_connectivity.tasks import TRAINING, Sources, Task, make
 from mcjax import trees
 from mcjax.commands.networks import check_key, open_run
 from mcjax.errors import InputError
-from mcjax.runs.folder import table
+from mcjax.runs.tables import table
 from mcjax.training.loop import steps_per_epoch
 
 TASKS = {"spawning": spawning, "conjecture": conjecture, "merging": merging}

@@ -19,7 +19,7 @@ from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.networks import DataOptions, check_key, open_run
 from mcjax.commands.quickstart import summarized
 from mcjax.errors import InputError
-from mcjax.runs.folder import mean_and_std, table
+from mcjax.runs.tables import mean_and_std, table
 from mcjax.runtime.processes import is_first
 from mcjax.training.config import ComputeDtype
 from mcjax.training.loop import steps_per_epoch

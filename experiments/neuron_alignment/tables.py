@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.neuron_alignment import paper
-from mcjax.runs.folder import mean_and_std, plus_minus
+from mcjax.runs.tables import mean_and_std, plus_minus
 
 Results = Mapping[str, Any]
 """Of one cell, what results.json holds: its data set, its model, and the means and deviations of what was measured."""

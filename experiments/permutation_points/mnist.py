@@ -11,7 +11,7 @@ from experiments.permutation_points.tasks import Setting, Task
 from experiments.permutation_points.walks import minima, walked
 from mcjax import Recorder, evaluate, train_endpoints, trees
 from mcjax.permutation_points import similar_pairs
-from mcjax.runs.folder import mean_and_std
+from mcjax.runs.tables import mean_and_std
 
 
 @dataclass(frozen=True)

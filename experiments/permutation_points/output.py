@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mcjax.runs.folder import plus_minus
+from mcjax.runs.tables import plus_minus
 
 PAPER_BARRIERS = {"A": 6e-6, "B": 6e-6, "C": 3e-5}
 """Of Figure 1, as far as the figure tells, for a teacher of the paper's own."""

@@ -21,7 +21,7 @@ from mcjax import trees
 from mcjax.commands.networks import check_key, open_run
 from mcjax.errors import InputError
 from mcjax.permutation_points.config import Precision
-from mcjax.runs.folder import table
+from mcjax.runs.tables import table
 from mcjax.training.loop import steps_per_epoch
 
 TASKS = ("toy", "mnist", "spectrum", "count")

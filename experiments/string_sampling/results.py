@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.string_sampling.tasks import Task
-from mcjax.runs.folder import mean_and_std, plus_minus
+from mcjax.runs.tables import mean_and_std, plus_minus
 from mcjax.strings import String
 
 

@@ -13,7 +13,8 @@ from experiments.times import timed
 from mcjax import Recorder, match_activations, match_straight_through, match_weights, permute, train_endpoints, trees
 from mcjax.commands.networks import check_key, open_run
 from mcjax.errors import InputError
-from mcjax.runs.folder import RunFolder, table
+from mcjax.runs.folder import RunFolder
+from mcjax.runs.tables import table
 from mcjax.strings import String, sample_strings
 
 TASKS = (*SIZES, "permutation")

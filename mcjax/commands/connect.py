@@ -30,7 +30,8 @@ from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.models import Model
 from mcjax.runs import Recorder, checkpoint
-from mcjax.runs.folder import RunFolder, table, writing
+from mcjax.runs.folder import RunFolder, writing
+from mcjax.runs.tables import table
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard, save_permutation
 from mcjax.training.loop import steps_per_epoch

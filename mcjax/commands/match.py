@@ -25,7 +25,8 @@ from mcjax.matching import StraightThroughConfig, match_activations, match_strai
 from mcjax.matching.activations import Cost, as_images
 from mcjax.models import Model
 from mcjax.runs import Recorder
-from mcjax.runs.folder import RunFolder, table, writing
+from mcjax.runs.folder import RunFolder, writing
+from mcjax.runs.tables import table
 from mcjax.symmetry import (
     Permutation,
     check_invariance,

@@ -32,7 +32,8 @@ from mcjax.matching.activations import match_activations
 from mcjax.matching.merging import match_to_reference, merge
 from mcjax.models import Model
 from mcjax.runs import checkpoint
-from mcjax.runs.folder import RunFolder, table, writing
+from mcjax.runs.folder import RunFolder, writing
+from mcjax.runs.tables import table
 from mcjax.symmetry import Permutation, check_invariance, identity_permutation, permute, save_permutation
 from mcjax.training import evaluate
 from mcjax.training.objective import check_fit

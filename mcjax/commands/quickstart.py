@@ -16,7 +16,8 @@ from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.matching import Match, match_activations
 from mcjax.runs import Recorder, checkpoint
-from mcjax.runs.folder import RunFolder, mean_and_std, plus_minus, table
+from mcjax.runs.folder import RunFolder
+from mcjax.runs.tables import mean_and_std, plus_minus, table
 from mcjax.symmetry import check_invariance
 from mcjax.training import TrainConfig, train_endpoints
 

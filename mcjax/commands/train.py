@@ -24,7 +24,8 @@ from mcjax.errors import InputError
 from mcjax.landscape.along import METRICS
 from mcjax.models import Model
 from mcjax.runs import Recorder, checkpoint
-from mcjax.runs.folder import RunFolder, mean_and_std, plus_minus, table
+from mcjax.runs.folder import RunFolder
+from mcjax.runs.tables import mean_and_std, plus_minus, table
 from mcjax.training import TrainConfig, evaluate, train_endpoints
 from mcjax.training.loop import steps_per_epoch
 from mcjax.training.objective import check_fit

@@ -50,7 +50,7 @@ def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None
 
 @by_first
 def _make_room(path: Path, ahead: Path, behind: Path) -> None:
-    _put_back(path)
+    recover(path)
     for leftover in (ahead, behind):
         if leftover.exists():
             shutil.rmtree(leftover)
@@ -64,13 +64,13 @@ def _move_in(path: Path, ahead: Path, behind: Path) -> None:
             os.replace(path, behind)
         os.replace(ahead, path)
     except BaseException:
-        _put_back(path)
+        recover(path)
         raise
     shutil.rmtree(behind, ignore_errors=True)
 
 
 @by_first
-def _put_back(path: Path) -> None:
+def recover(path: Path) -> None:
     # What was there, if saving ended between moving it away and moving the new one in.
     behind = path.with_name(f".{path.name}.old")
     if behind.exists() and not path.exists():
@@ -159,33 +159,3 @@ def is_checkpoint(path: str | Path) -> bool:
     """Whether an Orbax checkpoint, or a file, is at this path."""
     path = Path(path).absolute()
     return path.is_file() or (path / "_CHECKPOINT_METADATA").exists()
-
-
-class Resumable:
-    """The state of an iteration after its last complete epoch, in a folder of its own."""
-
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / "latest"
-
-    def save(self, epoch: int, state: trees.Tree, history: dict[str, np.ndarray]) -> None:
-        """Keep the state after `epoch` epochs, and the metrics so far; replaces what was kept before."""
-        leaves = {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
-        save(self.path, {"state": leaves, "history": history}, {"epoch": epoch})
-
-    def restore(self, like: trees.Tree) -> tuple[int, trees.Tree, dict[str, np.ndarray]] | None:
-        """(epochs done, state, history), or None if nothing was kept. `like` gives the structure.
-
-        Raises InputError if what was kept is broken or belongs to another iteration.
-        """
-        _put_back(self.path)
-        if not self.path.exists():
-            return None
-        try:
-            kept, epoch = load(self.path), describe(self.path).get("epoch")
-        except InputError as error:
-            raise InputError(f"{error} Or delete {self.path}: the same command then does this stage anew.") from error
-        leaves, expected = jax.tree.leaves(kept.get("state")), jax.tree.leaves(like)
-        if epoch is None or [jnp.shape(leaf) for leaf in leaves] != [jnp.shape(leaf) for leaf in expected]:
-            raise InputError(f"{self.path} was saved by another iteration. Delete it, or use another folder.")
-        history = {name: np.asarray(values) for name, values in kept["history"].items()}
-        return epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), history

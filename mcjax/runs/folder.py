@@ -1,11 +1,8 @@
-"""What a run leaves behind and says: its folder, its progress, its tables."""
+"""Run folders: config, metrics, results, figures and checkpoints of one run, written atomically."""
 
 import json
-import math
 import os
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,76 +132,3 @@ def read_json(path: Path, advice: str = "Delete it, or choose another folder wit
         return read
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}. {advice}") from error
-
-
-class Progress:
-    """One line that shows epoch, loss, images a second and time left; plain lines without a terminal."""
-
-    def __init__(self, title: str, epochs: int, images_per_epoch: int, start: int = 0) -> None:
-        self.title, self.epochs, self.images = title, epochs, images_per_epoch
-        self.start, self.began = start, time.monotonic()
-        # The first epoch compiles; speed is told from the others.
-        self.compiled: tuple[int, float] | None = None
-        self.last_line, self.bar = self.began, None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=epochs, initial=start, desc=title, unit="epoch", leave=True, dynamic_ncols=True)
-
-    def update(self, epoch: int, loss: float) -> None:
-        """Say that `epoch` of the epochs are done, the last one at this mean loss."""
-        now = time.monotonic()
-        first = self.compiled is None
-        from_epoch, at = self.compiled or (self.start, self.began)
-        seconds = (now - at) / (epoch - from_epoch)
-        self.compiled = self.compiled or (epoch, now)
-        rate = self.images / max(seconds, 1e-9)
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} images/s")
-            self.bar.update(1)
-        elif epoch == self.epochs or first or now - self.last_line > 10:
-            self.last_line = now
-            left = "compiled" if first else f"{duration(seconds * (self.epochs - epoch))} left"
-            line = f"{self.title}: epoch {epoch}/{self.epochs}, loss {loss:.4f}, {rate:,.0f} images/s, {left}"
-            print(line, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """End the line."""
-        if self.bar is not None:
-            self.bar.close()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 1.5 s, 12 s, 4 min 05 s, 1 h 07 min."""
-    if seconds < 60:
-        return f"{seconds:.2g} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Text columns under a head: the first flush left, the others flush right."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join([line(head), line(["-" * width for width in widths]), *map(line, rows)])
-
-
-def mean_and_std(values: Sequence[float]) -> dict[str, Any]:
-    """{"mean", "std", "values"}; the standard deviation is the sample's (n - 1), 0 for one value."""
-    values = [float(value) for value in values]
-    mean = sum(values) / len(values)
-    std = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
-    return {"mean": mean, "std": std, "values": values}
-
-
-def plus_minus(summary: Mapping[str, float], digits: int = 4, factor: float = 1.0) -> str:
-    """`mean ± std` of what `mean_and_std` returned, each times `factor`."""
-    return f"{factor * summary['mean']:.{digits}f} ± {factor * summary['std']:.{digits}f}"

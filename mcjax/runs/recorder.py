@@ -1,72 +1,96 @@
-"""What happens at the end of an epoch: checks, metrics, checkpoints, a line of progress; and resuming."""
+"""The end of an epoch: checks, metrics, checkpoints, a line of progress; and going on from there."""
 
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from mcjax import trees
-from mcjax.runs.checkpoint import Resumable
-from mcjax.errors import RunError
-from mcjax.runtime.processes import by_first, is_first, several
-from mcjax.runs.folder import Progress, RunFolder
+from mcjax.errors import InputError, RunError
+from mcjax.runs.folder import RunFolder
+from mcjax.runs.progress import Progress
+from mcjax.runs.stage import Stage
 from mcjax.runtime.mesh import Placement
-
-SAVE_EVERY_S = 1.0
-"""Epochs that end sooner than this after the last save are not saved, unless they are the last."""
+from mcjax.runtime.processes import several
 
 History = dict[str, np.ndarray]
 """The metrics of every fit at every epoch: float32 (fits, epochs)."""
 
 
 class Recorder(NamedTuple):
-    """Where a fit reports: a line of progress under `title`, and the `stage` of a run folder, if any.
+    """Where a fit reports.
 
-    progress: False for none, True for a line of its own, or what is called as `Progress` is, with the
-    title, the epochs, the images of one and the epochs done, for an object with its methods.
+    Attributes:
+        title: What its line of progress calls it.
+        run: The run folder that keeps it, or None.
+        stage: The name of the fit in the run folder.
+        progress: True for a line of its own, False for none, or a `Progress` that it is a part of.
     """
 
     title: str
     run: RunFolder | None = None
     stage: str = "fit"
-    progress: bool | Callable[[str, int, int, int], Any] = True
+    progress: bool | Progress = True
+
+    def line(self, total: int | None, *, unit: str = "epoch", start: int = 0, items: int = 0) -> Progress | None:
+        """The line of progress of so many steps, `start` of which are done, or None."""
+        if isinstance(self.progress, Progress):
+            return self.progress.part(self.title, total, unit=unit, start=start, items=items)
+        return Progress(self.title, total, unit=unit, start=start, items=items) if self.progress else None
 
 
 class Recording:
-    """The state of fits after their last complete epoch, on the way from epoch to epoch.
+    """The states of many fits after their last complete epoch, from epoch to epoch.
 
-    It starts from what an interrupted run left in the recorder's run folder. `states`, which lie
-    where `placement` says, `history` and `done` (epochs) always belong together.
+    It starts from what an interrupted run left in the recorder's run folder.
+
+    Attributes:
+        states: The states, with a leading axis of fits, where `placement` puts them.
+        history: The metrics of all epochs that are done.
+        done: How many these are. The three always belong together.
     """
 
     def __init__(self, recorder: Recorder, states: trees.Tree, placement: Placement, epochs: int, images: int) -> None:
+        """Begin, or go on.
+
+        Args:
+            recorder: Where to report.
+            states: The states at the start.
+            placement: Where they live.
+            epochs: How many epochs there will be.
+            images: Images of one epoch, of all fits together.
+        """
         self.recorder, self.placement, self.epochs = recorder, placement, epochs
         self.done = 0
         self.history: History = {name: np.zeros((placement.count, 0), np.float32) for name in ("loss", "accuracy")}
-        self._kept: Resumable | None = None
-        if recorder.run is not None:
-            self._kept = Resumable(recorder.run.checkpoints(recorder.stage))
-            if restored := self._kept.restore(states):
-                self.done, states, self.history = restored
-            recorder.run.rewind(recorder.stage, self.done)
+        self._stage = Stage(recorder.run, recorder.stage)
+        if (saved := self._stage.restore()) is not None:
+            states, self.history = _unpacked(saved.state, states, self._stage)
+            self.done = saved.step
         self.states = placement.put(states)
-        self._saved, self._saved_at = self.done, time.monotonic()
-        show = Progress if recorder.progress is True else recorder.progress
-        self._progress = show(recorder.title, epochs, images, self.done) if show and is_first() else None
+        self._saved = self.done
+        self._progress = recorder.line(epochs, start=self.done, items=images)
 
     def add(self, states: trees.Tree, values: dict[str, np.ndarray]) -> None:
-        """One more epoch: its states, and what it measured (fits,). Raises RunError if a loss is not finite."""
+        """Complete an epoch.
+
+        Args:
+            states: The states after it.
+            values: What it measured, (fits,) each.
+
+        Raises:
+            RunError: If a loss is not finite; the epoch before is kept.
+        """
         self._check(values["loss"])
         number = self.done + 1
         longer = {name: np.concatenate([self.history[name], values[name][:, None]], 1) for name in self.history}
-        due = self._log(number, values)
+        due = self._stage.log(number, {name: value.tolist() for name, value in values.items()})
         # One assignment, after the log: an interruption finds a whole epoch, or none of it.
         self.states, self.history, self.done = states, longer, number
-        if due:
+        if due or number == self.epochs:
             self._save()
         if self._progress is not None:
-            self._progress.update(number, float(values["loss"].mean()))
+            self._progress.update(number, f"loss {float(values['loss'].mean()):.4f}")
 
     def close(self) -> None:
         """End the line of progress; keep the last complete epoch, however the fit ended."""
@@ -76,18 +100,10 @@ class Recording:
         if self._saved < self.done and not several():
             self._save()
 
-    @by_first
-    def _log(self, number: int, values: dict[str, np.ndarray]) -> bool:
-        """Write the metrics of an epoch; whether it is time to save, on which no two clocks would agree."""
-        if self.recorder.run is not None:
-            metrics: dict[str, Any] = {name: value.tolist() for name, value in values.items()}
-            self.recorder.run.log(self.recorder.stage, number, metrics)
-        return number == self.epochs or time.monotonic() - self._saved_at > SAVE_EVERY_S
-
     def _save(self) -> None:
-        if self._kept is not None:
-            self._kept.save(self.done, self.placement.get(self.states), self.history)
-        self._saved, self._saved_at = self.done, time.monotonic()
+        if self.recorder.run is not None:
+            self._stage.save(self.done, packed(self.placement.get(self.states), self.history))
+        self._saved = self.done
 
     def _check(self, loss: np.ndarray) -> None:
         if np.isfinite(loss).all():
@@ -100,3 +116,17 @@ class Recording:
             f"{self.recorder.title}: the loss of number {which} of {len(loss)} is not finite in epoch {self.done + 1}. "
             f"{kept}Lower the learning rate, or start from other networks."
         )
+
+
+def packed(states: trees.Tree, history: History) -> trees.Tree:
+    """States of any structure, and their history, as nested dicts."""
+    return {"state": {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(states))}, "history": history}
+
+
+def _unpacked(saved: trees.Tree, like: trees.Tree, stage: Stage) -> tuple[trees.Tree, History]:
+    """What `packed` was given, in the structure of `like`. Raises InputError if it was another."""
+    leaves, expected = jax.tree.leaves(saved.get("state")), jax.tree.leaves(like)
+    if "history" not in saved or [np.shape(leaf) for leaf in leaves] != [np.shape(leaf) for leaf in expected]:
+        raise InputError(f"{stage.path} was saved by another iteration. Delete it, or use another folder.")
+    history = {name: np.asarray(values) for name, values in saved["history"].items()}
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), history

@@ -1,7 +1,6 @@
 """Training the beads of strings, many at once, each until it is good enough."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.models.base import Model
+from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import chunk_for
@@ -105,7 +105,7 @@ def train_beads(
     config: StringConfig,
     beads: list[Bead],
     epochs: int | None = None,
-    progress: bool | Callable[[str, int, int, int], Any] = False,
+    progress: Progress | None = None,
 ) -> list[Trained]:
     """Train each bead until its criterion is at most its target, or until its epochs are over.
 
@@ -120,7 +120,13 @@ def train_beads(
 
 
 def _train(
-    model: Model, data: Dataset, config: StringConfig, beads: list[Bead], size: int, epochs: int | None, progress: Any
+    model: Model,
+    data: Dataset,
+    config: StringConfig,
+    beads: list[Bead],
+    size: int,
+    epochs: int | None,
+    progress: Progress | None,
 ) -> list[Trained]:
     step = BeadStep(model, config, steps_per_epoch(config, data), config.zeta, config.kappa)
     # Always as many, so that one program serves: those beyond the last bead are not trained.
@@ -135,7 +141,7 @@ def _train(
         neighbours = Neighbours(before, after, inner)
     keys = jnp.stack([beads[row].key for row in rows])
     watch = Watch(model, config.criterion, data, targets)
-    recorder = Recorder("a bead", progress=progress)
+    recorder = Recorder("a bead", progress=progress or False)
     states, _ = run_epochs(step, data, neighbours, _start(step, theta), keys, recorder, epochs, watch=watch)
     host = jax.tree.map(np.asarray, states.theta)
     return [Trained(trees.index(host, i), float(watch.values[i]), int(watch.epochs[i])) for i in range(len(beads))]

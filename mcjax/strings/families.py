@@ -11,10 +11,11 @@ from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model, check_ends
+from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
 from mcjax.strings.beads import Bead, train_beads
 from mcjax.strings.config import string_config
-from mcjax.strings.record import StringKept, StringProgress, mark
+from mcjax.strings.record import StringRecording, fingerprint
 from mcjax.strings.sampling import Work, certify, check_differ, check_one_key, look, measured, new_bead
 from mcjax.strings.strand import Strand, String
 from mcjax.training.config import TrainConfig
@@ -82,31 +83,29 @@ def evolve_string(
     strand = Strand(string_key, host[0], host[1], (0.0, 0.0), float(threshold))
     strand.values = measured(work, host)
     recorder = recorder or Recorder("the string", progress=False)
-    made_from = mark(f"family, falling by {fall}", model, data, config, [strand])
-    kept = StringKept(recorder, [strand], made_from, config.tolerance)
-    progress = StringProgress(recorder, [strand], config, kept.depth)
-    levels: list[float] = kept.about.get("levels", [])
-    beads: list[int] = kept.about.get("beads", [])
+    made_from = fingerprint(f"family, falling by {fall}", model, data, config, [strand])
+    recording = StringRecording(recorder, [strand], made_from, config, "level")
+    levels: list[float] = recording.about.get("levels", [])
+    beads: list[int] = recording.about.get("beads", [])
     try:
-        if kept.depth < 0:
+        if recording.step < 0:
             look(work, [(strand, 0)])
             levels.append(float(np.max(strand.heights)))
             beads.append(0)
-            kept.save(0, levels=levels, beads=beads)
+            recording.add(levels=levels, beads=beads)
         while not strand.reason:
             level = max(float(threshold), fall * levels[-1])
             # Ends that are below the threshold from the start have reached it.
-            if _fall(work, strand, level, progress) and level < levels[-1]:
+            if _fall(work, strand, level, recording.progress) and level < levels[-1]:
                 levels.append(level)
                 beads.append(strand.beads)
-            kept.save(kept.depth + 1, levels=levels, beads=beads)
-            progress.update(kept.depth)
+            recording.add(levels=levels, beads=beads)
     finally:
-        progress.close()
+        recording.close()
     return Family(strand.result(), np.array(levels, np.float32), np.array(beads, np.int32))
 
 
-def _fall(work: Work, strand: Strand, level: float, progress: StringProgress) -> bool:
+def _fall(work: Work, strand: Strand, level: float, progress: Progress | None) -> bool:
     """Bring all of a string to a level; False, and a reason in the strand, if a budget runs out before."""
     config = work.config
     for insertions in range(config.depth + 1):
@@ -131,7 +130,7 @@ def _fall(work: Work, strand: Strand, level: float, progress: StringProgress) ->
     return False
 
 
-def _train(work: Work, strand: Strand, level: float, progress: StringProgress) -> bool:
+def _train(work: Work, strand: Strand, level: float, progress: Progress | None) -> bool:
     """Train every network of a string that is above alpha times the level to it; whether all got there."""
     config, target = work.config, work.config.alpha * level
     # Neighbours move too: beads that are bound to them look where they are after every epoch.
@@ -143,9 +142,7 @@ def _train(work: Work, strand: Strand, level: float, progress: StringProgress) -
             break
         round_key = jax.random.fold_in(jax.random.fold_in(strand.key, strand.steps), epoch)
         beads = [_knot(strand, i, jax.random.fold_in(round_key, i), target) for i in above]
-        trained = train_beads(
-            work.model, work.data, config, beads, 1 if bound else config.epochs, progress=progress.training
-        )
+        trained = train_beads(work.model, work.data, config, beads, 1 if bound else config.epochs, progress=progress)
         for i, bead in zip(above, trained, strict=True):
             strand.knots[i], strand.values[i] = bead.theta, bead.value
             strand.steps += bead.epochs * steps_per_epoch(config, work.data)

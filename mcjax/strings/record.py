@@ -1,8 +1,6 @@
-"""What happens at the end of a depth of string sampling: what is kept to go on from, metrics, a line of progress."""
+"""The end of a depth of string sampling: what is kept to go on from, metrics, a line of progress."""
 
 import hashlib
-import sys
-import time
 from typing import Any
 
 import jax
@@ -10,63 +8,73 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.data import Dataset
-from mcjax.errors import InputError
 from mcjax.models.base import Model
-from mcjax.runs import checkpoint
 from mcjax.runs.recorder import Recorder
-from mcjax.runtime.processes import is_first
+from mcjax.runs.stage import Stage
 from mcjax.strings.config import StringConfig
 from mcjax.strings.strand import Strand
 
-SAY_EVERY_S = 10.0
-"""How often a line of progress is written while beads are trained, without a terminal."""
 
+class StringRecording:
+    """Strands after their last complete step, from step to step: a depth of sampling, or a level of a whole string.
 
-class StringKept:
-    """The strands after their last complete depth, in the run folder of a recorder. `depth` is -1 before the first.
+    It starts from what an interrupted run left in the recorder's run folder.
 
-    mark: of all that the strands are made from (`mark`); what was kept under another one is refused.
+    Attributes:
+        step: The number of the last complete step; -1 before the first.
+        about: JSON that was given with it.
+        progress: The line of progress, or None.
     """
 
-    def __init__(self, recorder: Recorder, strands: list[Strand], mark: str, tolerance: float) -> None:
-        self.recorder, self.strands, self.mark, self.tolerance = recorder, strands, mark, tolerance
-        self.depth, self.about = -1, dict[str, Any]()
-        if recorder.run is None:
-            return
-        self.path = recorder.run.checkpoints(recorder.stage) / "latest"
-        if checkpoint.is_checkpoint(self.path):
-            self._restore()
-        recorder.run.rewind(recorder.stage, self.depth)
+    def __init__(
+        self, recorder: Recorder, strands: list[Strand], fingerprint: str, config: StringConfig, unit: str = "depth"
+    ) -> None:
+        """Begin, or go on.
 
-    def save(self, depth: int, **about: Any) -> None:
-        """Keep the strands as they are after this depth, and JSON about them; log what is known of them."""
-        self.depth = depth
-        run, stage = self.recorder.run, self.recorder.stage
-        if run is None:
-            return
-        known = summary(self.strands, self.tolerance)
-        run.log(stage, depth, {name: value for name, value in known.items() if np.isfinite(value)})
+        Args:
+            recorder: Where to report.
+            strands: The strands as they start; they become what was kept.
+            fingerprint: Hash of all that they are made from.
+            config: How they are sampled.
+            unit: Name of a step.
+        """
+        self.strands, self.config = strands, config
+        self.step, self.about = -1, dict[str, Any]()
+        self._stage = Stage(recorder.run, recorder.stage, fingerprint)
+        if (saved := self._stage.restore(first=-1)) is not None:
+            self.step, self.about = saved.step, saved.about
+            states = [saved.state[name] for name in sorted(saved.state)]
+            for strand, state, reason in zip(strands, states, self.about["reasons"], strict=True):
+                strand.restore(state, reason)
+        self.progress = recorder.line(None, unit=unit, start=self.step)
+
+    def add(self, **about: Any) -> None:
+        """Complete a step: keep the strands as they are, and JSON about them; log and show what is known of them."""
+        self.step += 1
+        known = summary(self.strands, self.config.tolerance)
+        self._stage.log(self.step, {name: value for name, value in known.items() if np.isfinite(value)})
         state = {f"{i:05d}": strand.state() for i, strand in enumerate(self.strands)}
-        self.about = {**about, "mark": self.mark, "depth": depth, "reasons": [strand.reason for strand in self.strands]}
-        checkpoint.save(self.path, state, self.about)
+        self.about = {**about, "reasons": [strand.reason for strand in self.strands]}
+        self._stage.save(self.step, state, self.about)
+        if self.progress is not None:
+            self.progress.update(self.step, self._said(known))
 
-    def _restore(self) -> None:
-        try:
-            kept, about = checkpoint.load(self.path), checkpoint.describe(self.path)
-            states = [kept[name] for name in sorted(kept)]
-        except InputError as error:
-            raise InputError(f"{error} Or delete {self.path}: the same command then does this stage anew.") from error
-        if about.get("mark") != self.mark:
-            raise InputError(
-                f"{self.path} was saved by another string: of other ends, thresholds, data or settings, or by another "
-                "key. Delete it, or use another folder."
-            )
-        for strand, state, reason in zip(self.strands, states, about["reasons"], strict=True):
-            strand.restore(state, reason)
-        self.depth, self.about = about["depth"], about
+    def _said(self, known: dict[str, float]) -> str:
+        if known["open"]:
+            measured = f"{self.config.split} {self.config.metric}"
+            rest = f"{known['segments']} segments open, worst {measured} {known['worst']:.4g} thresholds"
+        else:
+            connected = sum(strand.reason == "connected" for strand in self.strands)
+            rest = f"{connected} of {len(self.strands)} connected"
+        return f"{known['beads']} beads, {rest}"
+
+    def close(self) -> None:
+        """End the line of progress."""
+        if self.progress is not None:
+            self.progress.close()
 
 
-def mark(kind: str, model: Model, data: Dataset, config: StringConfig, strands: list[Strand]) -> str:
+def fingerprint(kind: str, model: Model, data: Dataset, config: StringConfig, strands: list[Strand]) -> str:
     """The sha256 of what strands are made from: settings, keys, thresholds, ends; names and shapes of the rest."""
     arrays = {name: np.shape(part) for name, part in vars(data).items() if name.endswith(("images", "labels"))}
     said = (kind, repr(config), model.name, model.input_shape, model.num_classes, repr(model.spec), data.name, arrays)
@@ -85,62 +93,3 @@ def summary(strands: list[Strand], tolerance: float) -> dict[str, float]:
         "segments": sum(len(strand.above(tolerance)) for strand in open_),
         "worst": max(height / strand.threshold for strand in open_ or strands for height in strand.heights),
     }
-
-
-class StringProgress:
-    """A line a depth, and now and then while beads are trained: beads, open segments, depth, the worst height."""
-
-    def __init__(self, recorder: Recorder, strands: list[Strand], config: StringConfig, depth: int) -> None:
-        self.title, self.strands, self.of = recorder.title, strands, f"{config.split} {config.metric}"
-        self.tolerance = config.tolerance
-        self.line, self.said = "", time.monotonic()
-        self.show = recorder.progress is True and is_first()
-        self.terminal = sys.stderr.isatty()
-        other = recorder.progress if not isinstance(recorder.progress, bool) and is_first() else None
-        self.other = other(recorder.title, config.depth, 0, max(depth, 0)) if other else None
-
-    def update(self, depth: int) -> None:
-        """Say what there is after this depth."""
-        known = summary(self.strands, self.tolerance)
-        if self.other is not None:
-            self.other.update(depth, known["worst"])
-        self._say("", always=True)
-
-    def training(self, title: str, epochs: int, images: int, start: int) -> "StringProgress._Training":
-        """What the training of beads tells its epochs to."""
-        return self._Training(self)
-
-    class _Training:
-        def __init__(self, whole: "StringProgress") -> None:
-            self.whole = whole
-
-        def update(self, epoch: int, loss: float) -> None:
-            self.whole._say(f", training beads: epoch {epoch}, loss {loss:.4g}")
-
-        def close(self) -> None:
-            pass
-
-    def _say(self, detail: str, always: bool = False) -> None:
-        now = time.monotonic()
-        if not self.show or (not always and now - self.said < (0.1 if self.terminal else SAY_EVERY_S)):
-            return
-        self.said, known = now, summary(self.strands, self.tolerance)
-        depth = max(strand.depth for strand in self.strands)
-        line = f"{self.title}: depth {depth}, {known['beads']} beads"
-        if known["open"]:
-            line += f", {known['segments']} segments open, worst {self.of} {known['worst']:.4g} thresholds{detail}"
-        else:
-            connected = sum(strand.reason == "connected" for strand in self.strands)
-            line += f", {connected} of {len(self.strands)} connected"
-        if self.terminal:
-            print(f"\r{line:<{len(self.line)}}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-        self.line = line
-
-    def close(self) -> None:
-        """End the line."""
-        if self.other is not None:
-            self.other.close()
-        if self.terminal and self.line:
-            print(file=sys.stderr)

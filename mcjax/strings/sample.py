@@ -12,7 +12,7 @@ from mcjax.models.base import Model, check_ends
 from mcjax.models.pairs import pairs_of, permute_pairs
 from mcjax.runs.recorder import Recorder
 from mcjax.strings.config import string_config
-from mcjax.strings.record import StringKept, StringProgress, mark
+from mcjax.strings.record import StringRecording, fingerprint
 from mcjax.strings.sampling import Work, check_differ, check_one_key, deepen, look
 from mcjax.strings.strand import Strand, String
 from mcjax.symmetry import Permutation
@@ -88,19 +88,16 @@ def sample_strings(
     second = permute_pairs(model, pairs.P, pairs.theta_2)
     strands = _strands(work, jax.random.split(key, pairs.number), (pairs.theta_1, pairs.theta_2, second), thresholds)
     recorder = recorder or Recorder("the string", progress=False)
-    kept = StringKept(recorder, strands, mark("strings", model, data, config, strands), config.tolerance)
-    progress = StringProgress(recorder, strands, config, kept.depth)
+    recording = StringRecording(recorder, strands, fingerprint("strings", model, data, config, strands), config)
     try:
-        if kept.depth < 0:
+        if recording.step < 0:
             look(work, [(strand, 0) for strand in strands])
-            kept.save(0)
-            progress.update(0)
+            recording.add()
         while open_ := [strand for strand in strands if not strand.reason]:
-            deepen(work, open_, progress.training)
-            kept.save(kept.depth + 1)
-            progress.update(kept.depth)
+            deepen(work, open_, recording.progress)
+            recording.add()
     finally:
-        progress.close()
+        recording.close()
     return [strand.result() for strand in strands]
 
 

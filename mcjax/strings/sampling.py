@@ -1,7 +1,6 @@
 """One depth of string sampling: segments are looked at, and beads put where they rise too high."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model
+from mcjax.runs.progress import Progress
 from mcjax.strings.beads import Bead, train_beads
 from mcjax.strings.config import StringConfig
 from mcjax.strings.scan import Scan, highest, highest_on_grid, values_at
@@ -83,7 +83,7 @@ def measured(work: Work, thetas: list[trees.Tree]) -> list[float]:
     return values_at(work.scan, thetas, thetas, np.zeros((len(thetas), 1)))[:, 0].tolist()
 
 
-def deepen(work: Work, strands: list[Strand], progress: Callable[..., Any]) -> None:
+def deepen(work: Work, strands: list[Strand], progress: Progress | None = None) -> None:
     """One more depth of every open strand: certify it, end it, or insert beads where it is too high."""
     config = work.config
     certify(work, [strand for strand in strands if not strand.above(config.tolerance)])

@@ -17,13 +17,13 @@ import json, os, resource, signal, sys
 sys.path.insert(0, sys.argv[1])
 import jax
 from mcjax import cli
-from mcjax.runs import folder as report
-from mcjax.runs import recorder
+from mcjax.runs import stage
+from mcjax.runs.progress import Progress
 
-update = report.Progress.update
+update = Progress.update
 
-def dying(self, epoch, loss):
-    update(self, epoch, loss)
+def dying(self, epoch, said):
+    update(self, epoch, said)
     if epoch == 2:
         signal.raise_signal(getattr(signal, how))
 
@@ -38,12 +38,12 @@ for stream, name in ((1, "stdout"), (2, "stderr")):
     os.dup2(os.open(f"{folder}/{name}", os.O_CREAT | os.O_WRONLY), stream)
 # A process that a shell has put into the background ignores Ctrl-C, and so do those that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-recorder.SAVE_EVERY_S = 0.0
+stage.SAVE_EVERY_S = 0.0
 if how == "full disk":
     jax.config.update("jax_enable_compilation_cache", False)  # which would keep the half of what it writes
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 else:
-    report.Progress.update = dying
+    Progress.update = dying
 sys.argv = ["mcjax", *command]
 cli.entry()
 """

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mcjax.cli import main
-from mcjax.runs import checkpoint, recorder
-from mcjax.runs.folder import Progress
+from mcjax.runs import checkpoint, stage
+from mcjax.runs.progress import Progress
 from mcjax.training import loop
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -90,12 +90,12 @@ def interrupt(monkeypatch, epoch, title=""):
     """A Ctrl-C right after this epoch of the fit with `title` in its line of progress, which is not yet saved."""
     real = Progress.update
 
-    def update(self, at, loss):
+    def update(self, at, said):
         if title in self.title and at == epoch:
             raise KeyboardInterrupt
-        real(self, at, loss)
+        real(self, at, said)
 
-    monkeypatch.setattr(recorder, "SAVE_EVERY_S", 1e9)
+    monkeypatch.setattr(stage, "SAVE_EVERY_S", 1e9)
     monkeypatch.setattr(Progress, "update", update)
 
 

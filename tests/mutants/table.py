@@ -245,7 +245,7 @@ MUTANTS = (
         "None",
     ),
     # What stood there before a save that was killed half-way.
-    Mutant("mcjax/runs/checkpoint.py", "_put_back(self.path)", "pass"),
+    Mutant("mcjax/runs/stage.py", "checkpoint.recover(path)", "pass"),
     Mutant("mcjax/runs/folder.py", 'entry["epoch"] <= epoch', 'entry["epoch"] < epoch'),
     Mutant("mcjax/trees.py", 'f"{name} {array.dtype} {array.shape}"', 'f"{name} {array.dtype}"'),
     Mutant(

@@ -10,13 +10,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import serialization
 
 from mcjax.runs import checkpoint
 from mcjax import trees
-from mcjax.runs.checkpoint import Resumable
 from mcjax.errors import InputError, RunError
 
 # Orbax leaves threads and coroutines behind where reading or writing fails; what counts is the error it raises.
@@ -246,93 +244,6 @@ def test_a_truncated_file_is_refused(tmp_path, name, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match="truncated or of another kind"):
         checkpoint.load(path)
-
-
-HISTORY = {"loss": np.float32([[1.0, 0.5], [2.0, 0.25]]), "accuracy": np.float32([[0, 1], [0.5, 1]])}
-
-
-def optimizers():
-    schedule = optax.warmup_cosine_decay_schedule(0.01, 0.1, 3, 10)
-    return {
-        "sgd": optax.sgd(0.1),
-        "momentum": optax.sgd(schedule, momentum=0.9, nesterov=True),
-        "adam": optax.adam(1e-3),
-        "chain": optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.scale(-0.1)),
-    }
-
-
-@pytest.mark.parametrize("name", optimizers())
-def test_resumable_restores_optimiser_states(tmp_path, name):
-    params = tree_of()["params"]
-    fresh = jax.tree.map(np.asarray, (params, jax.jit(optimizers()[name].init)(params)))
-    rng = np.random.default_rng(1)
-    moved = jax.tree.map(lambda leaf: np.asarray(leaf + 10 * rng.uniform(0.1, 1, leaf.shape), leaf.dtype), fresh)
-    kept = Resumable(tmp_path / "fit")
-    assert kept.restore(fresh) is None
-    kept.save(2, moved, HISTORY)
-    epoch, restored, history = Resumable(tmp_path / "fit").restore(fresh)
-    assert epoch == 2
-    assert jax.tree.structure(restored) == jax.tree.structure(moved)
-    same(restored, moved)
-    for key, values in HISTORY.items():
-        np.testing.assert_array_equal(history[key], values)
-        assert history[key].dtype == np.float32
-    kept.save(3, fresh, HISTORY)
-    assert kept.restore(fresh)[0] == 3
-    same(kept.restore(fresh)[1], fresh)
-
-
-def test_resumable_keeps_the_order_of_many_leaves(tmp_path):
-    state = [np.int32(i) for i in range(120)]
-    kept = Resumable(tmp_path)
-    kept.save(1, state, HISTORY)
-    assert [int(leaf) for leaf in kept.restore(state)[1]] == list(range(120))
-
-
-def test_resumable_refuses_another_structure(tmp_path):
-    kept, state = Resumable(tmp_path), {"a": np.ones((2, 3), "f"), "b": np.ones(4, "f")}
-    kept.save(1, state, HISTORY)
-    for other in (
-        {"a": np.zeros(3)},
-        {"a": np.zeros((2, 3)), "b": np.zeros(())},
-        {"a": np.zeros((3, 2)), "b": np.zeros(4)},
-        {"a": np.zeros((2, 3)), "b": np.zeros(4), "c": np.zeros(())},
-    ):
-        with pytest.raises(InputError, match="latest was saved by another iteration"):
-            kept.restore(other)
-    same(kept.restore(state)[1], state)
-
-
-def test_resumable_refuses_a_checkpoint_that_is_no_iteration(tmp_path):
-    checkpoint.save(tmp_path / "latest", tree_of())
-    with pytest.raises(InputError, match="saved by another iteration"):
-        Resumable(tmp_path).restore(tree_of())
-
-
-@broken
-def test_resumable_never_starts_over_in_silence(collected, tmp_path):
-    kept, state = Resumable(tmp_path), {"a": np.ones((2, 3), "f")}
-    kept.save(5, state, HISTORY)
-    shutil.copytree(kept.path, tmp_path / "copy")
-    (kept.path / "_CHECKPOINT_METADATA").write_bytes(b"")
-    with pytest.raises(InputError):
-        kept.restore(state)
-    shutil.rmtree(kept.path)
-    shutil.copytree(tmp_path / "copy", kept.path)
-    cut(kept.path / "state" / "manifest.ocdbt")
-    with pytest.raises(InputError, match="truncated"):
-        kept.restore(state)
-
-
-def test_resumable_finds_what_a_kill_between_two_moves_left(tmp_path):
-    kept, state = Resumable(tmp_path), {"a": np.ones((2, 3), "f")}
-    kept.save(5, state, HISTORY)
-    os.replace(kept.path, tmp_path / ".latest.old")
-    assert kept.restore(state)[0] == 5
-    os.replace(kept.path, tmp_path / ".latest.old")
-    kept.save(6, state, HISTORY)
-    assert kept.restore(state)[0] == 6
-    assert [path.name for path in tmp_path.iterdir()] == ["latest"]
 
 
 def test_a_run_folder_is_no_checkpoint_and_its_checkpoints_are_named(tmp_path):

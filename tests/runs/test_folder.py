@@ -1,4 +1,4 @@
-"""Run folders, progress and tables."""
+"""Run folders: whole or not at all, of one config alone."""
 
 import errno
 import io
@@ -13,48 +13,11 @@ from PIL import Image
 
 from mcjax.runs import folder as report
 from mcjax.errors import InputError, RunError
-from mcjax.runs.folder import Progress, RunFolder, mean_and_std, plus_minus, table, write_atomically, writing
+from mcjax.runs.folder import RunFolder, write_atomically, writing
 
 
 def no_space(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.mark.parametrize("n", [2, 3, 17])
-@pytest.mark.parametrize("offset", [0.0, 1e6])
-def test_mean_and_std_are_numpys(n, offset):
-    values = np.random.default_rng(n).normal(offset, 3, n)
-    summary = mean_and_std(values)
-    assert summary["mean"] == pytest.approx(values.mean(), rel=1e-12)
-    assert summary["std"] == pytest.approx(values.std(ddof=1), rel=1e-9)
-    assert summary["values"] == values.tolist()
-    assert json.loads(json.dumps(summary)) == summary
-
-
-def test_mean_and_std_of_one_value():
-    assert mean_and_std(np.float32([0.5])) == {"mean": 0.5, "std": 0.0, "values": [0.5]}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (({"mean": 0.12345678, "std": 0.05},), "0.1235 ± 0.0500"),
-        (({"mean": 0.98765, "std": 0.0123}, 2, 100), "98.77 ± 1.23"),
-        (({"mean": -1.0, "std": 0.0}, 0), "-1 ± 0"),
-    ],
-)
-def test_plus_minus(arguments, expected):
-    assert plus_minus(*arguments) == expected
-
-
-def test_table_lines_up_its_columns():
-    assert table(["path", "loss"], [["linear", "0.5"], ["a", "10.25"]]).splitlines() == [
-        "path     loss",
-        "------  -----",
-        "linear    0.5",
-        "a       10.25",
-    ]
-    assert table(["head"], []).splitlines() == ["head", "----"]
 
 
 def test_a_run_folder_has_its_config_and_opens_again(tmp_path):
@@ -171,60 +134,6 @@ def test_a_log_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"metrics\.jsonl: No space left"):
         run.log("fit", 2, {"loss": 1.0})
     assert len(lines_of(run)) == 1
-
-
-def test_progress_without_a_terminal_is_plain_lines(capsys):
-    progress = Progress("training 2 mlp", 5, 100)
-    for epoch in range(1, 6):
-        progress.update(epoch, 1 / epoch)
-    progress.close()
-    out, err = capsys.readouterr()
-    assert out == ""
-    first, last = err.splitlines()
-    assert first.startswith("training 2 mlp: epoch 1/5, loss 1.0000, ")
-    assert "images/s" in first
-    assert last.startswith("training 2 mlp: epoch 5/5, loss 0.2000, ")
-    assert last.endswith(", 0 s left")
-
-
-def test_progress_that_goes_on_says_its_first_epoch(capsys):
-    progress = Progress("fit", 9, 100, start=6)
-    for epoch in (7, 8, 9):
-        progress.update(epoch, 0.5)
-    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["fit: epoch 7/9", "fit: epoch 9/9"]
-
-
-def test_progress_says_so_after_ten_seconds_of_silence(capsys, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
-    progress = Progress("fit", 1000, 50)
-    for epoch in range(1, 7):
-        now[0] += 4.0
-        progress.update(epoch, 0.5)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in lines] == ["fit: epoch 1/1000", "fit: epoch 4/1000"]
-    # 4 epochs in 16 s: 50 images in 4 s, and 996 epochs of 4 s to come.
-    assert lines[1] == "fit: epoch 4/1000, loss 0.5000, 12 images/s, 1 h 06 min left"
-
-
-def test_progress_on_a_terminal_is_a_bar(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    progress = Progress("training 2 mlp", 3, 100, start=1)
-    for epoch in (2, 3):
-        progress.update(epoch, 0.25)
-    progress.close()
-    shown = terminal.getvalue()
-    assert "\r" in shown
-    last = shown.rstrip().split("\r")[-1]
-    assert last.startswith("training 2 mlp: 100%")
-    assert "3/3" in last
-    assert "loss 0.2500" in last
-    assert "images/s" in last
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):

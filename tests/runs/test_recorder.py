@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 from moments import Npz, at_every_line, contents, half_written, put
 
-from mcjax.runs import checkpoint, folder as report
+from mcjax.runs import checkpoint, folder, progress, recorder, stage
 from mcjax import trees
 from mcjax.errors import InputError, RunError
 from mcjax.runs.folder import RunFolder
-from mcjax.runs import recorder
 from mcjax.runtime.mesh import Placement
 from mcjax.runs.recorder import Recorder, Recording
 
@@ -55,7 +54,7 @@ def fit(folder, step=step, progress=False):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(checkpoint, "_orbax", lambda: Npz)
-    monkeypatch.setattr(recorder, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(stage, "SAVE_EVERY_S", 0.0)
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_an_unbroken_run_is_the_plain_loop(tmp_path, whole):
     assert kept["history"]["loss"].dtype == np.float32
 
 
-RUN = (recorder, report, checkpoint)
+RUN = (recorder, stage, folder, checkpoint)
 """The modules that a run is kept by."""
 
 
@@ -114,7 +113,7 @@ unclosed = pytest.mark.filterwarnings("ignore:.*unclosed file:", "ignore:Excepti
 @unclosed
 @pytest.mark.parametrize("save_every", [0.0, 1e9])
 def test_interrupted_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole, monkeypatch, save_every):
-    monkeypatch.setattr(recorder, "SAVE_EVERY_S", save_every)
+    monkeypatch.setattr(stage, "SAVE_EVERY_S", save_every)
     for after in itertools.count():
         folder = tmp_path / f"run{after}"
         if not interrupted(folder, after):
@@ -138,7 +137,7 @@ def test_however_often_it_is_interrupted(tmp_path, whole):
 
 @pytest.mark.parametrize("save_every", [0.0, 1e9])
 def test_what_is_complete_is_kept(tmp_path, whole, monkeypatch, save_every):
-    monkeypatch.setattr(recorder, "SAVE_EVERY_S", save_every)
+    monkeypatch.setattr(stage, "SAVE_EVERY_S", save_every)
     for at in range(1, EPOCHS + 1):
         folder, epochs = tmp_path / f"run{at}", []
 
@@ -206,7 +205,7 @@ def full_disk(monkeypatch, room):
 
 @pytest.mark.parametrize("save_every", [0.0, 1e9])
 def test_a_disk_that_is_full_at_any_moment_is_said(tmp_path, whole, monkeypatch, save_every):
-    monkeypatch.setattr(recorder, "SAVE_EVERY_S", save_every)
+    monkeypatch.setattr(stage, "SAVE_EVERY_S", save_every)
     for room in itertools.count():
         folder = tmp_path / f"run{room}"
         with monkeypatch.context() as patch:
@@ -226,15 +225,15 @@ def test_a_disk_that_is_full_at_any_moment_is_said(tmp_path, whole, monkeypatch,
 
 def test_epochs_are_saved_once_a_second_and_at_the_end(tmp_path, quick, monkeypatch):
     saved, now = [], [0.0]
-    save = recorder.Resumable.save
+    save = stage.Stage.save
 
     def noted(self, epoch, *args):
         saved.append(epoch)
         save(self, epoch, *args)
 
-    monkeypatch.setattr(recorder, "SAVE_EVERY_S", 1.0)
-    monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(recorder.Resumable, "save", noted)
+    monkeypatch.setattr(stage, "SAVE_EVERY_S", 1.0)
+    monkeypatch.setattr(stage, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(stage.Stage, "save", noted)
     recording = Recording(
         Recorder("the fit", RunFolder(tmp_path, {}), progress=False), {"w": np.ones(2)}, Placement(None, 2), 8, 1
     )
@@ -261,33 +260,25 @@ def test_a_recorder_without_a_folder_keeps_nothing(tmp_path, monkeypatch, capsys
     ]
 
 
-def test_progress_is_told_where_it_starts_and_ended_with_the_fit(tmp_path, quick):
-    told = []
+def test_a_fit_that_goes_on_tells_its_epochs_to_a_progress_that_it_is_a_part_of(tmp_path, quick, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SAY_EVERY_S", -1.0)
 
-    class Own:
-        def __init__(self, *about):
-            told.append(about)
-
-        def update(self, epoch, loss):
-            told.append((epoch, loss))
-            if told[-2:] == [("the fit", EPOCHS, 50, 0), (1, 1.5)]:
-                raise KeyboardInterrupt
-
-        def close(self):
-            told.append("closed")
+    def broken(number, w):
+        if number == 2:
+            raise KeyboardInterrupt
+        return step(number, w)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path, progress=Own)
-    fit(tmp_path, progress=Own)
-    assert told == [
-        *[("the fit", EPOCHS, 50, 0), (1, 1.5), "closed"],
-        *[("the fit", EPOCHS, 50, 1), (2, 0.75), (3, 0.5), "closed"],
+        fit(tmp_path, broken, progress.Progress("study", 2, unit="stage"))
+    fit(tmp_path, progress=progress.Progress("study", 2, unit="stage"))
+    assert capsys.readouterr().err.splitlines() == [
+        f"study: the fit: epoch {epoch}/{EPOCHS}, loss {1.5 / epoch:.4f}" for epoch in (1, 2, 3)
     ]
 
 
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_loss_that_is_not_finite_ends_the_fit_and_the_epoch_before_is_kept(tmp_path, whole, monkeypatch, at):
-    monkeypatch.setattr(recorder, "SAVE_EVERY_S", 1e9)
+    monkeypatch.setattr(stage, "SAVE_EVERY_S", 1e9)
 
     def breaks(number, w):
         w, values = step(number, w)
@@ -330,9 +321,9 @@ def test_a_state_that_cannot_be_read_is_said_and_left_alone(tmp_path, whole):
 
 def test_stages_of_one_folder_do_not_touch_each_other(tmp_path, quick):
     run = RunFolder(tmp_path, {})
-    for stage, epochs in (("one", 2), ("other", 1), ("one", 3)):
+    for name, epochs in (("one", 2), ("other", 1), ("one", 3)):
         recording = Recording(
-            Recorder(stage, run, stage, False), {"w": np.zeros((2, 1))}, Placement(None, 2), epochs, 1
+            Recorder(name, run, name, False), {"w": np.zeros((2, 1))}, Placement(None, 2), epochs, 1
         )
         while recording.done < epochs:
             w = np.asarray(recording.states["w"]) + 1
@@ -340,22 +331,22 @@ def test_stages_of_one_folder_do_not_touch_each_other(tmp_path, quick):
         recording.close()
     expected = [("one", 1), ("one", 2), ("other", 1), ("one", 3)]
     assert [(line["stage"], line["epoch"]) for line in lines_of(tmp_path)] == expected
-    for stage, epochs in (("one", 3), ("other", 1)):
-        assert checkpoint.describe(tmp_path / "checkpoints" / stage / "latest") == {"epoch": epochs}
+    for name, epochs in (("one", 3), ("other", 1)):
+        assert checkpoint.describe(tmp_path / "checkpoints" / name / "latest") == {"epoch": epochs}
 
 
 KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[2:]
 import test_recorder
-from mcjax.runs import recorder
+from mcjax.runs import stage
 
 def killed(number, w):
     if number == 3:
         signal.raise_signal(signal.SIGKILL)
     return test_recorder.step(number, w)
 
-recorder.SAVE_EVERY_S = 0.0
+stage.SAVE_EVERY_S = 0.0
 test_recorder.fit(sys.argv[1], killed)
 """
 

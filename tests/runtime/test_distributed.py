@@ -48,10 +48,10 @@ def process(rank, port, folder, mode):
     """What each of the two does: a run that dies; or that run resumed, and another from the beginning."""
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank, initialization_timeout=60)
-    from mcjax.runs import recorder
+    from mcjax.runs import stage
     from mcjax.runtime.mesh import make_mesh
 
-    recorder.SAVE_EVERY_S = 0.0
+    stage.SAVE_EVERY_S = 0.0
     for name in ("killed",) if mode == "killed" else ("killed", "unbroken"):
         (folder / name).mkdir(exist_ok=True)
         run = (Killed if mode == "killed" else mcjax.runs.folder.RunFolder)(folder / name / "run", {"command": "test"})

@@ -12,7 +12,7 @@ from mcjax import InputError
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.recorder import Recorder
-from mcjax.strings.record import StringKept, StringProgress, mark, summary
+from mcjax.strings.record import StringRecording, fingerprint, summary
 from mcjax.strings.strand import Strand
 
 
@@ -35,59 +35,35 @@ def test_a_summary_is_of_what_is_open(strands):
 
 
 def test_a_line_a_depth_without_a_terminal(strands, capsys):
-    progress = StringProgress(Recorder("ring"), strands, config(), 0)
-    progress.update(1)
+    recording = StringRecording(Recorder("ring"), strands, "this", config(tolerance=0.01))
+    recording.add()
     strands[0].reason = "epochs"
-    progress.update(2)
-    progress.close()
+    recording.add()
+    recording.close()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "ring: depth 1, 1 beads, 1 segments open, worst train loss 1.2 thresholds"
+    assert lines[0] == "ring: depth 0, 1 beads, 1 segments open, worst train loss 1.2 thresholds"
     assert lines[1] == "ring: depth 1, 1 beads, 1 of 2 connected"
 
 
-def test_training_says_its_epochs_now_and_then(strands, capsys, monkeypatch):
-    monkeypatch.setattr("mcjax.strings.record.SAY_EVERY_S", 0.0)
-    progress = StringProgress(Recorder("ring"), strands, config(), 0)
-    shown = progress.training("a bead", 10, 100, 0)
-    shown.update(3, 0.25)
-    shown.close()
-    assert capsys.readouterr().err.endswith("training beads: epoch 3, loss 0.25\n")
-
-
-def test_silence_and_a_progress_of_ones_own(strands, capsys):
-    quiet = StringProgress(Recorder("ring", progress=False), strands, config(), 0)
-    quiet.update(1)
+def test_silence(strands, capsys):
+    quiet = StringRecording(Recorder("ring", progress=False), strands, "this", config())
+    quiet.add()
     quiet.close()
-    told = []
-
-    class Own:
-        def __init__(self, *arguments):
-            told.append(arguments)
-
-        def update(self, *arguments):
-            told.append(arguments)
-
-        def close(self):
-            told.append("closed")
-
-    progress = StringProgress(Recorder("ring", progress=Own), strands, config(depth=7), -1)
-    progress.update(1)
-    progress.close()
-    assert told == [("ring", 7, 0, 0), (1, pytest.approx(1.2)), "closed"]
+    assert quiet.progress is None
     assert capsys.readouterr().err == ""
 
 
 def test_what_was_kept_comes_back(strands, key, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
-    kept = StringKept(recorder, strands, "this", 0.01)
-    assert kept.depth == -1
-    kept.save(0)
-    kept.save(1, levels=[3.0])
+    recording = StringRecording(recorder, strands, "this", config(tolerance=0.01))
+    assert recording.step == -1
+    recording.add()
+    recording.add(levels=[3.0])
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert entries[1] == {"stage": "string", "epoch": 1, "beads": 1, "open": 1, "segments": 1, "worst": 1.2}
     fresh = [Strand(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1)]
-    again = StringKept(recorder, fresh, "this", 0.01)
-    assert again.depth == 1
+    again = StringRecording(recorder, fresh, "this", config(tolerance=0.01))
+    assert again.step == 1
     assert again.about["levels"] == [3.0]
     assert [strand.reason for strand in fresh] == ["", "connected"]
     np.testing.assert_array_equal(np.float32(fresh[0].heights), np.float32([0.6, 0.45]))
@@ -96,18 +72,18 @@ def test_what_was_kept_comes_back(strands, key, tmp_path):
 
 def test_what_was_kept_of_others_or_is_broken(strands, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
-    StringKept(recorder, strands, "this", 0.01).save(0)
-    with says(InputError, "another string", "other ends", "Delete it"):
-        StringKept(recorder, strands, "that", 0.01)
+    StringRecording(recorder, strands, "this", config()).add()
+    with says(InputError, "another iteration", "Delete it"):
+        StringRecording(recorder, strands, "that", config())
     checkpoint.save(recorder.run.checkpoints("string") / "latest", {"a": np.zeros(2)})
-    with says(InputError, "another string"):
-        StringKept(recorder, strands, "this", 0.01)
+    with says(InputError, "another iteration"):
+        StringRecording(recorder, strands, "this", config())
 
 
-def test_a_mark_is_of_all_that_a_string_is_made_from(key):
+def test_a_fingerprint_is_of_all_that_a_string_is_made_from(key):
     def made(kind="strings", valley=RING, settings=None, key=key, end=(1, 0), threshold=0.5):
         strand = Strand(key, at(0, 0), at(*end), (0.1, 0.2), threshold)
-        return mark(kind, *valley, settings or config(), [strand])
+        return fingerprint(kind, *valley, settings or config(), [strand])
 
     others = [
         made(kind="family"),

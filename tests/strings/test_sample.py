@@ -200,7 +200,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(key, tmp_path, monkeypatch)
     again = sample_string(*arguments, config=config(), recorder=recorder)
     np.testing.assert_array_equal(again.knots["point"], whole.knots["point"])
     for other in ((key, OVER[0], at(0, 1), *OVER[2:]), (*arguments[:-1], 0.0009)):
-        with says(InputError, "another string"):
+        with says(InputError, "another iteration"):
             sample_string(*other, config=config(), recorder=recorder)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mcjax.commands.page.tables import folded, is_number, short, shown, table, tables, words
 from mcjax.errors import InputError
 from mcjax.landscape.along import METRICS
-from mcjax.runs.folder import duration
+from mcjax.runs.progress import duration
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
