@@ -1,4 +1,4 @@
-"""Variables on disk: Orbax checkpoints, plain .npz and Flax msgpack files, all read without pickle."""
+"""Variables on disk: Orbax checkpoints, .npz and Flax msgpack files, all read without pickle."""
 
 import json
 import os
@@ -28,10 +28,17 @@ def _orbax() -> ModuleType:
 
 
 def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None) -> None:
-    """Write a pytree of arrays as one Orbax checkpoint, whole or not at all; what was there is replaced.
+    """Write a pytree of arrays as one Orbax checkpoint, whole or not at all; it replaces the one before.
 
-    `about` is JSON that travels along, for `describe`. Of several processes all call this, with the
-    same path on a disk that they share; the first writes. Raises RunError if the disk refuses.
+    Of several processes all call this, with the same path on a disk that they share; the first writes.
+
+    Args:
+        path: The folder of the checkpoint.
+        tree: Arrays in nested dicts.
+        about: JSON that is saved with them, for `describe`.
+
+    Raises:
+        RunError: If the disk refuses.
     """
     path = Path(path).absolute()
     leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
@@ -71,7 +78,7 @@ def _move_in(path: Path, ahead: Path, behind: Path) -> None:
 
 @by_first
 def recover(path: Path) -> None:
-    # What was there, if saving ended between moving it away and moving the new one in.
+    """Put back the checkpoint before, if saving ended between moving it away and moving the new one in."""
     behind = path.with_name(f".{path.name}.old")
     if behind.exists() and not path.exists():
         os.replace(behind, path)
@@ -83,9 +90,10 @@ def _reason(error: Exception) -> str:
 
 
 def load(path: str | Path) -> trees.Tree:
-    """The variables in a checkpoint: an Orbax folder, an `.npz` of leaves by name, or Flax msgpack bytes.
+    """Read the variables in a checkpoint: an Orbax folder, an `.npz` of leaves by name, or Flax msgpack bytes.
 
-    Raises InputError if there is nothing to read, or if what is there is truncated or of another kind.
+    Raises:
+        InputError: If there is nothing to read, or if it is truncated or of another kind.
     """
     path = Path(path).absolute()
     if not path.exists():
@@ -119,15 +127,15 @@ def _load_orbax(path: Path) -> trees.Tree:
     with _alone():
         abstract = orbax.metadata(path).metadata
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
-        # Bound to no device, like arrays that were computed: what is compiled for those is found again.
+        # Not committed to a device, like computed arrays, so that programs compiled for those are found again.
         return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), orbax.load(path, target))
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Each of several processes reads for itself, without Orbax waiting for the others.
+    """Let each of several processes read for itself, without Orbax waiting for the others.
 
-    All of them read, though: Orbax counts what it does, and a process that counts differently is waited for in vain.
+    All of them must read: Orbax counts its operations, and waits in vain for a process that counts differently.
     """
     if not several():
         yield
@@ -140,7 +148,7 @@ def _alone() -> Iterator[None]:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What `save` was told about a checkpoint; an empty dict for one from elsewhere."""
+    """The JSON that was saved with a checkpoint; an empty dict for one from elsewhere."""
     path = Path(path).absolute()
     if not path.is_dir():
         return {}

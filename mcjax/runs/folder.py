@@ -13,7 +13,7 @@ from mcjax.runtime.processes import by_first
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the OSError of a disk that refuses into a RunError that says where, and what to do."""
+    """Turn an OSError of the disk into a RunError that says where it happened, and what to do."""
     try:
         yield
     except OSError as error:
@@ -32,13 +32,22 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 class RunFolder:
-    """config.json, metrics.jsonl, results.json, figures/ and checkpoints/ of one run.
+    """The folder of one run: config.json, metrics.jsonl, results.json, figures/ and checkpoints/.
 
-    Opening a folder of the same config resumes it; of another config raises InputError. RunError
-    says that the disk refuses. Of several processes, the first does all of this.
+    Of several processes, the first reads and writes it.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
+        """Open a folder: a new one, or that of an interrupted or finished run of the same config.
+
+        Args:
+            path: The folder.
+            config: What the run is made from, as JSON.
+
+        Raises:
+            InputError: If the folder holds a run of another config, or other files.
+            RunError: If the disk refuses.
+        """
         self.path = Path(path)
         self._open(config)
 
@@ -70,7 +79,7 @@ class RunFolder:
     @property
     @by_first
     def results(self) -> dict[str, Any] | None:
-        """What a finished run wrote, or None if it is not finished."""
+        """The results of a finished run, or None."""
         path = self.path / "results.json"
         return read_json(path) if path.exists() else None
 
@@ -103,7 +112,7 @@ class RunFolder:
 
     @by_first
     def rewind(self, stage: str, epoch: int) -> None:
-        """Drop the metrics of a stage after `epoch`: an interruption wrote them, and they come again."""
+        """Drop the metrics of a stage after `epoch`: the run was interrupted there, and writes them again."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return

@@ -20,7 +20,7 @@ _CPU = {
 
 @lru_cache(maxsize=1)
 def compiler_options() -> dict[str, Any]:
-    """What `jax.jit` is given here: nothing, except on a CPU whose XLA knows these options."""
+    """The compiler options for `jax.jit`: none, except on a CPU whose XLA knows those above."""
     if jax.default_backend() != "cpu":
         return {}
     try:
@@ -31,7 +31,7 @@ def compiler_options() -> dict[str, Any]:
 
 
 def _crowded() -> bool:
-    """Whether this process has half of the memory maps that Linux allows it. False on other systems."""
+    """Whether this process uses half of the memory maps that Linux allows. False on other systems."""
     try:
         with open("/proc/self/maps", "rb") as maps, open("/proc/sys/vm/max_map_count") as limit:
             return 2 * sum(1 for _ in maps) > int(limit.read())
@@ -41,11 +41,11 @@ def _crowded() -> bool:
 
 @lru_cache(maxsize=256)
 def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...]) -> Any:
-    """The jitted function of these static arguments. The 256 used last keep their programs, the others let them go.
+    """The jitted function for these static arguments. The 256 used last keep their programs.
 
-    A program holds a hundred memory maps, that of a deep convolutional network seven hundred; Linux allows a process
-    65,530 of them, beyond which XLA crashes. All are let go at half of that, so that a sweep over configurations in one
-    process does not end so.
+    A program holds a hundred memory maps, that of a deep convolutional network seven hundred. Linux allows a process
+    65,530 of them, beyond which XLA crashes. At half of that all programs are dropped, so that a sweep over
+    configurations in one process goes on.
     """
     if _crowded():
         _jitted.cache_clear()
@@ -54,7 +54,7 @@ def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...]) -
 
 
 class Compiled:
-    """A function jitted when it is called, since the options depend on the platform."""
+    """A function that is jitted when it is called, since the compiler options depend on the platform."""
 
     def __init__(self, function: Callable[..., Any], static_argnames: tuple[str, ...]) -> None:
         update_wrapper(self, function)
@@ -62,7 +62,7 @@ class Compiled:
         self._signature = inspect.signature(function)
 
     def _split(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, tuple, dict[str, Any]]:
-        """The jitted function of these static arguments, and the others."""
+        """The jitted function for the static arguments, and the other arguments."""
         bound = self._signature.bind(*args, **kwargs)
         static = tuple((name, bound.arguments.pop(name)) for name in self._static if name in bound.arguments)
         return _jitted(self._function, static), bound.args, bound.kwargs
@@ -73,7 +73,7 @@ class Compiled:
         return jitted.lower(*args, **kwargs)
 
     def memory(self, *args: Any, **kwargs: Any) -> int | None:
-        """Bytes of a call: arguments, results and what is in between. None if XLA does not tell.
+        """Bytes of a call: arguments, results and temporaries. None if XLA does not tell.
 
         The program stays compiled: a call with the same shapes does not compile it again.
         """
@@ -88,6 +88,6 @@ class Compiled:
 
 
 def jit(*, static_argnames: str | tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Compiled]:
-    """A decorator, `jax.jit` for the programs that take the time. Not for use inside another jit."""
+    """A decorator: `jax.jit` with these options, for entry points. Not for use inside another jit."""
     names = (static_argnames,) if isinstance(static_argnames, str) else static_argnames
     return partial(Compiled, static_argnames=names)

@@ -1,4 +1,4 @@
-"""Many devices: networks side by side along the `pair` axis of a mesh, every batch split along its `data` axis."""
+"""Many devices: networks lie side by side along the `pair` axis of a mesh, batches are split along its `data` axis."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,14 +19,20 @@ AXES = ("pair", "data")
 
 
 def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of pair * data devices, of all processes, for whatever takes one: training, fitting, paths and planes.
+    """A mesh of pair * data devices, of all processes, for training, fitting, paths and planes.
 
-    pair: how many networks (or pairs of them) run side by side; None is as many as the devices allow.
-    data: over how many devices each batch is split. devices: all there are, unless they are given; the
-    first pair * data of them are taken. Raises InputError if there are too few, or if a process would
-    have none.
+        endpoints = train_endpoints(keys, model, data, mesh=make_mesh())  # whole networks on every device
 
-        endpoints = train_endpoints(keys, model, data, mesh=make_mesh())  # whole networks to every device
+    Args:
+        pair: How many networks, or pairs of them, run side by side. None is as many as the devices allow.
+        data: Over how many devices each batch is split.
+        devices: The devices to use, of which the first pair * data are taken. None is all of them.
+
+    Returns:
+        A mesh with the axes `pair` and `data`, both Auto.
+
+    Raises:
+        InputError: If there are too few devices, or if a process would have none.
     """
     devices = list(jax.devices() if devices is None else devices)
     if data < 1 or (pair is not None and pair < 1):
@@ -48,7 +54,7 @@ def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Devi
 
 
 def check_mesh(mesh: Mesh, batch_size: int = 0) -> None:
-    """Raise InputError unless the mesh is one of `make_mesh` whose `data` axis divides the batch, if there is one."""
+    """Raise InputError unless `make_mesh` made the mesh, and its `data` axis divides the batch, if there is one."""
     if not isinstance(mesh, Mesh):
         raise InputError(f"got {mesh!r} as mesh, expected make_mesh().")
     if mesh.axis_names != AXES or set(mesh.axis_types) != {AxisType.Auto}:
@@ -66,11 +72,15 @@ def _nearest(size: int, factor: int) -> int:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where `count` fits live: on the devices of a mesh, or, without one, where they are.
+    """Where fits live: on the devices of a mesh, or, without one, where they are.
 
-    axes: of the mesh, along which they lie. If these do not divide the fits, the last of them is
-    repeated to fill up: it is computed by devices that would have nothing to do, and left out of what
-    comes back.
+    If the axes do not divide the fits, the last fit is repeated to fill up. Devices that would be idle compute it, and
+    it is left out of what comes back.
+
+    Attributes:
+        mesh: The mesh, or None.
+        count: How many fits there are.
+        axes: The axes of the mesh along which they lie.
     """
 
     mesh: Mesh | None
@@ -78,9 +88,9 @@ class Placement:
     axes: tuple[str, ...] = ("pair",)
 
     def put(self, tree: trees.Tree) -> trees.Tree:
-        """Trees with a leading axis of `count`, sharded along the axes; every process gives all of them.
+        """Trees with a leading axis of `count`, sharded along the axes.
 
-        It is the values of the first process that are placed.
+        Every process gives all of them; the values of the first process are placed.
         """
         if self.mesh is None:
             return tree
@@ -88,7 +98,7 @@ class Placement:
         host = by_first(lambda: jax.tree.map(np.asarray, tree))()
         shards = math.prod(self.mesh.shape[axis] for axis in self.axes)
         rows = np.minimum(np.arange(-(-self.count // shards) * shards), self.count - 1)
-        # As a compiled epoch says it, or its second call would compile again.
+        # The sharding that a compiled epoch returns; with another one its second call would compile again.
         sharding = NamedSharding(self.mesh, Spec(self.axes) if shards > 1 else Spec())
         return jax.tree.map(lambda leaf: _placed(leaf if len(rows) == self.count else leaf[rows], sharding), host)
 
@@ -99,14 +109,14 @@ class Placement:
         return jax.random.wrap_key_data(self.put(jax.random.key_data(keys)), impl=jax.random.key_impl(keys))
 
     def put_everywhere(self, tree: trees.Tree) -> trees.Tree:
-        """Arrays that every device holds whole: the data set."""
+        """Arrays, the data set for example, whole on every device."""
         if self.mesh is None:
             return jax.device_put(tree)
         whole = NamedSharding(self.mesh, Spec())
         return jax.tree.map(lambda leaf: _placed(np.asarray(leaf), whole), tree)
 
     def get(self, tree: trees.Tree) -> trees.Tree:
-        """What `put` placed, or was computed from it, as ordinary arrays; the same bits in every process."""
+        """Ordinary arrays from placed ones, or from results of them; the same bits in every process."""
         if self.mesh is None:
             return tree
         whole = NamedSharding(self.mesh, Spec())
@@ -126,10 +136,20 @@ def _placed(host: np.ndarray, sharding: NamedSharding) -> jax.Array:
 def on_mesh(
     fn: Callable[..., Any], mesh: Mesh | None, everywhere: int, axes: tuple[str, ...] = ("pair",)
 ) -> Callable[..., Any]:
-    """`fn` on the devices of a mesh: the first `everywhere` arguments whole, the others and the result along `axes`.
+    """`fn` on the devices of a mesh.
 
-    Inside, each device sees only its own networks, so that those that run one after another stay where
-    they are; what is left of the axes is the compiler's, and `split` says what lies along `data`.
+    Inside, each device sees only its own networks, so that networks that run one after another stay where they are. The
+    compiler handles the other axes of the mesh; `split` says what lies along `data`.
+
+    Args:
+        fn: A function of trees.
+        mesh: The mesh. None returns `fn` itself.
+        everywhere: How many of the first arguments are whole on every device. The others, and the result, lie along
+            `axes`.
+        axes: Axes of the mesh.
+
+    Returns:
+        The mapped function.
     """
     if mesh is None:
         return fn
@@ -146,7 +166,7 @@ def on_mesh(
 
 
 def split(batch: Any, mesh: Mesh | None) -> Any:
-    """Arrays whose leading axis, the images of a batch, lies along `data`; for use inside `on_mesh`."""
+    """Arrays with their leading axis, the images of a batch, along `data`; for use inside `on_mesh`."""
     return batch if mesh is None else jax.lax.with_sharding_constraint(batch, Spec("data"))
 
 

@@ -1,4 +1,4 @@
-"""Several processes that run one program: the first of them reads, writes and decides, and tells the others."""
+"""Several processes run one program: the first reads, writes and decides, and tells the others."""
 
 import pickle
 from collections.abc import Callable
@@ -25,15 +25,15 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes, or the only one."""
+    """Whether this is the first process, which writes, or the only one."""
     return not several() or jax.process_index() == 0
 
 
 def by_first(work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """`work` done by the first process alone; every process returns what it returned, or raises what it raised.
+    """Run `work` in the first process alone; every process returns its result, or raises its error.
 
-    With one process it is `work` itself. All processes must call it, at the same point of the program:
-    the others wait there. What is returned must be numbers, text or arrays, in any containers.
+    With one process this is `work` itself. All processes must call it at the same point of the program, where the others
+    wait. The result consists of numbers, text or arrays, in any containers.
     """
 
     @wraps(work)
@@ -53,14 +53,14 @@ def by_first(work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         told, failed = _tell(result, error)
         if failed is not None:
             raise failed if error is None else error
-        # The first process passes on its very own result, the others a copy of the same bits.
+        # The first process returns its own result, the others a copy of the same bits.
         return result if is_first() else told
 
     return done
 
 
 def _tell(result: Any, error: Exception | None) -> tuple[Any, Exception | None]:
-    """What the first process has to say, in every process."""
+    """Send a result or an error from the first process to all."""
     said = b""
     if is_first() and (result is not None or error is not None):
         try:
