@@ -32,8 +32,8 @@ def is_first() -> bool:
 def by_first(work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Run `work` in the first process alone; every process returns its result, or raises its error.
 
-    With one process this is `work` itself. All processes must call it at the same point of the program, where the others
-    wait. The result consists of numbers, text or arrays, in any containers.
+    With one process this is `work` itself. All processes must call it at the same point of the program, where the
+    others wait. The result consists of numbers, text or arrays, in any containers.
     """
 
     @wraps(work)
