@@ -16,7 +16,7 @@ from mcjax.runs import checkpoint
 from mcjax.runs.recorder import Recorder
 from mcjax.runtime.processes import is_first
 from mcjax.strings.config import StringConfig
-from mcjax.strings.strand import Strand
+from mcjax.strings.string import GrowingString
 
 SAY_EVERY_S = 10.0
 """How often a line of progress is written while beads are trained, without a terminal."""
@@ -25,11 +25,11 @@ SAY_EVERY_S = 10.0
 class StringKept:
     """The strands after their last complete depth, in the run folder of a recorder. `depth` is -1 before the first.
 
-    mark: of all that the strands are made from (`mark`); what was kept under another one is refused.
+    fingerprint: of all that the strands are made from (`fingerprint`); what was kept under another one is refused.
     """
 
-    def __init__(self, recorder: Recorder, strands: list[Strand], mark: str, tolerance: float) -> None:
-        self.recorder, self.strands, self.mark, self.tolerance = recorder, strands, mark, tolerance
+    def __init__(self, recorder: Recorder, strands: list[GrowingString], fingerprint: str, tolerance: float) -> None:
+        self.recorder, self.strands, self.fingerprint, self.tolerance = recorder, strands, fingerprint, tolerance
         self.depth, self.about = -1, dict[str, Any]()
         if recorder.run is None:
             return
@@ -47,7 +47,12 @@ class StringKept:
         known = summary(self.strands, self.tolerance)
         run.log(stage, depth, {name: value for name, value in known.items() if np.isfinite(value)})
         state = {f"{i:05d}": strand.state() for i, strand in enumerate(self.strands)}
-        self.about = {**about, "mark": self.mark, "depth": depth, "reasons": [strand.reason for strand in self.strands]}
+        self.about = {
+            **about,
+            "fingerprint": self.fingerprint,
+            "depth": depth,
+            "reasons": [strand.reason for strand in self.strands],
+        }
         checkpoint.save(self.path, state, self.about)
 
     def _restore(self) -> None:
@@ -56,7 +61,7 @@ class StringKept:
             states = [kept[name] for name in sorted(kept)]
         except InputError as error:
             raise InputError(f"{error} Or delete {self.path}: the same command then does this stage anew.") from error
-        if about.get("mark") != self.mark:
+        if about.get("fingerprint") != self.fingerprint:
             raise InputError(
                 f"{self.path} was saved by another string: of other ends, thresholds, data or settings, or by another "
                 "key. Delete it, or use another folder."
@@ -66,7 +71,7 @@ class StringKept:
         self.depth, self.about = about["depth"], about
 
 
-def mark(kind: str, model: Model, data: Dataset, config: StringConfig, strands: list[Strand]) -> str:
+def fingerprint(kind: str, model: Model, data: Dataset, config: StringConfig, strands: list[GrowingString]) -> str:
     """The sha256 of what strands are made from: settings, keys, thresholds, ends; names and shapes of the rest."""
     arrays = {name: np.shape(part) for name, part in vars(data).items() if name.endswith(("images", "labels"))}
     said = (kind, repr(config), model.name, model.input_shape, model.num_classes, repr(model.spec), data.name, arrays)
@@ -76,13 +81,13 @@ def mark(kind: str, model: Model, data: Dataset, config: StringConfig, strands: 
     return hashlib.sha256(f"{said} {trees.fingerprint(each)}".encode()).hexdigest()
 
 
-def summary(strands: list[Strand], tolerance: float) -> dict[str, float]:
+def summary(strands: list[GrowingString], tolerance: float) -> dict[str, float]:
     """Beads; how many strands are open, and how many of their segments too high; the worst of them, in thresholds."""
     open_ = [strand for strand in strands if not strand.reason]
     return {
         "beads": sum(strand.beads for strand in strands),
         "open": len(open_),
-        "segments": sum(len(strand.above(tolerance)) for strand in open_),
+        "segments": sum(len(strand.segments_above(tolerance)) for strand in open_),
         "worst": max(height / strand.threshold for strand in open_ or strands for height in strand.heights),
     }
 
@@ -90,7 +95,7 @@ def summary(strands: list[Strand], tolerance: float) -> dict[str, float]:
 class StringProgress:
     """A line a depth, and now and then while beads are trained: beads, open segments, depth, the worst height."""
 
-    def __init__(self, recorder: Recorder, strands: list[Strand], config: StringConfig, depth: int) -> None:
+    def __init__(self, recorder: Recorder, strands: list[GrowingString], config: StringConfig, depth: int) -> None:
         self.title, self.strands, self.of = recorder.title, strands, f"{config.split} {config.metric}"
         self.tolerance = config.tolerance
         self.line, self.said = "", time.monotonic()

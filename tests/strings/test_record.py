@@ -12,32 +12,32 @@ from mcjax import InputError
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.recorder import Recorder
-from mcjax.strings.record import StringKept, StringProgress, mark, summary
-from mcjax.strings.strand import Strand
+from mcjax.strings.record import StringKept, StringProgress, fingerprint, summary
+from mcjax.strings.string import GrowingString
 
 
 @pytest.fixture
-def strands(key):
-    one, two = (Strand(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1))
+def strings(key):
+    one, two = (GrowingString(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1))
     one.heights, two.heights = [0.9], [0.4]
     one.insert([0], [at(0.5, 1)], [0.3])
-    one.heights, one.where = [0.6, 0.45], [0.25, 0.5]
+    one.heights, one.peaks = [0.6, 0.45], [0.25, 0.5]
     two.reason = "connected"
     return [one, two]
 
 
-def test_a_summary_is_of_what_is_open(strands):
-    assert summary(strands, 0.1) == {"beads": 1, "open": 1, "segments": 1, "worst": pytest.approx(1.2)}
-    assert summary(strands, 0.3)["segments"] == 0
-    strands[0].reason = "depth"
-    strands[1].heights = [0.7]
-    assert summary(strands, 0.1) == {"beads": 1, "open": 0, "segments": 0, "worst": pytest.approx(1.4)}
+def test_a_summary_is_of_what_is_open(strings):
+    assert summary(strings, 0.1) == {"beads": 1, "open": 1, "segments": 1, "worst": pytest.approx(1.2)}
+    assert summary(strings, 0.3)["segments"] == 0
+    strings[0].reason = "depth"
+    strings[1].heights = [0.7]
+    assert summary(strings, 0.1) == {"beads": 1, "open": 0, "segments": 0, "worst": pytest.approx(1.4)}
 
 
-def test_a_line_a_depth_without_a_terminal(strands, capsys):
-    progress = StringProgress(Recorder("ring"), strands, config(), 0)
+def test_a_line_a_depth_without_a_terminal(strings, capsys):
+    progress = StringProgress(Recorder("ring"), strings, config(), 0)
     progress.update(1)
-    strands[0].reason = "epochs"
+    strings[0].reason = "epochs"
     progress.update(2)
     progress.close()
     lines = capsys.readouterr().err.splitlines()
@@ -45,17 +45,17 @@ def test_a_line_a_depth_without_a_terminal(strands, capsys):
     assert lines[1] == "ring: depth 1, 1 beads, 1 of 2 connected"
 
 
-def test_training_says_its_epochs_now_and_then(strands, capsys, monkeypatch):
+def test_training_says_its_epochs_now_and_then(strings, capsys, monkeypatch):
     monkeypatch.setattr("mcjax.strings.record.SAY_EVERY_S", 0.0)
-    progress = StringProgress(Recorder("ring"), strands, config(), 0)
+    progress = StringProgress(Recorder("ring"), strings, config(), 0)
     shown = progress.training("a bead", 10, 100, 0)
     shown.update(3, 0.25)
     shown.close()
     assert capsys.readouterr().err.endswith("training beads: epoch 3, loss 0.25\n")
 
 
-def test_silence_and_a_progress_of_ones_own(strands, capsys):
-    quiet = StringProgress(Recorder("ring", progress=False), strands, config(), 0)
+def test_silence_and_a_progress_of_ones_own(strings, capsys):
+    quiet = StringProgress(Recorder("ring", progress=False), strings, config(), 0)
     quiet.update(1)
     quiet.close()
     told = []
@@ -70,47 +70,47 @@ def test_silence_and_a_progress_of_ones_own(strands, capsys):
         def close(self):
             told.append("closed")
 
-    progress = StringProgress(Recorder("ring", progress=Own), strands, config(depth=7), -1)
+    progress = StringProgress(Recorder("ring", progress=Own), strings, config(depth=7), -1)
     progress.update(1)
     progress.close()
     assert told == [("ring", 7, 0, 0), (1, pytest.approx(1.2)), "closed"]
     assert capsys.readouterr().err == ""
 
 
-def test_what_was_kept_comes_back(strands, key, tmp_path):
+def test_what_was_kept_comes_back(strings, key, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
-    kept = StringKept(recorder, strands, "this", 0.01)
+    kept = StringKept(recorder, strings, "this", 0.01)
     assert kept.depth == -1
     kept.save(0)
     kept.save(1, levels=[3.0])
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert entries[1] == {"stage": "string", "epoch": 1, "beads": 1, "open": 1, "segments": 1, "worst": 1.2}
-    fresh = [Strand(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1)]
+    fresh = [GrowingString(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1)]
     again = StringKept(recorder, fresh, "this", 0.01)
     assert again.depth == 1
     assert again.about["levels"] == [3.0]
-    assert [strand.reason for strand in fresh] == ["", "connected"]
+    assert [string.reason for string in fresh] == [None, "connected"]
     np.testing.assert_array_equal(np.float32(fresh[0].heights), np.float32([0.6, 0.45]))
-    assert fresh[0].born == [0, 1, 0]
+    assert fresh[0].depths == [0, 1, 0]
 
 
-def test_what_was_kept_of_others_or_is_broken(strands, tmp_path):
+def test_what_was_kept_of_others_or_is_broken(strings, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
-    StringKept(recorder, strands, "this", 0.01).save(0)
+    StringKept(recorder, strings, "this", 0.01).save(0)
     with says(InputError, "another string", "other ends", "Delete it"):
-        StringKept(recorder, strands, "that", 0.01)
+        StringKept(recorder, strings, "that", 0.01)
     checkpoint.save(recorder.run.checkpoints("string") / "latest", {"a": np.zeros(2)})
     with says(InputError, "another string"):
-        StringKept(recorder, strands, "this", 0.01)
+        StringKept(recorder, strings, "this", 0.01)
 
 
-def test_a_mark_is_of_all_that_a_string_is_made_from(key):
-    def made(kind="strings", valley=RING, settings=None, key=key, end=(1, 0), threshold=0.5):
-        strand = Strand(key, at(0, 0), at(*end), (0.1, 0.2), threshold)
-        return mark(kind, *valley, settings or config(), [strand])
+def test_a_fingerprint_tells_all_that_a_string_is_made_from(key):
+    def made(kind="sample_strings", valley=RING, settings=None, key=key, end=(1, 0), threshold=0.5):
+        string = GrowingString(key, at(0, 0), at(*end), (0.1, 0.2), threshold)
+        return fingerprint(kind, *valley, settings or config(), [string])
 
     others = [
-        made(kind="family"),
+        made(kind="train_string"),
         made(valley=landscape(lambda point: point[:1], 2)),
         made(settings=config(depth=3)),
         made(settings=config(metric="error")),
