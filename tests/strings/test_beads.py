@@ -1,4 +1,4 @@
-"""What pulls at a bead, against finite differences and geometry; where beads stop."""
+"""Penalties and projections of beads against finite differences and geometry; when training stops."""
 
 import math
 
@@ -39,14 +39,14 @@ def test_the_plane_is_equidistant_from_both_neighbours():
         off * np.linalg.norm(b - a), (np.square(point - a).sum() - np.square(point - b).sum()) / 2, rtol=1e-10
     )
     np.testing.assert_allclose(np.linalg.norm(held - a), np.linalg.norm(held - b), rtol=1e-12)
-    # The nearest point of the plane: what is left of the way there is along the normal.
+    # The projection is the nearest point of the plane: the difference is along the normal.
     np.testing.assert_allclose(point - held, off * normal, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(again, held, rtol=1e-12)
     np.testing.assert_array_equal(free, point)
 
 
 def test_the_plane_moves_with_the_networks():
-    # As printed, with (a - b) / 2 for the midpoint, it would not.
+    # With (a - b) / 2 in place of the midpoint, as printed in the paper, it would not.
     shift = tree(3)
     parts = [tree(i) for i in range(3)]
     with jax.enable_x64(True):
@@ -57,7 +57,7 @@ def test_the_plane_moves_with_the_networks():
 
 
 @pytest.mark.parametrize(("zeta", "kappa"), [(0.7, 0.0), (0.0, 1.3), (0.4, 2.0)])
-def test_the_pull_against_numpy_and_its_gradient_against_finite_differences(zeta, kappa):
+def test_the_penalty_against_numpy_and_its_gradient_against_finite_differences(zeta, kappa):
     before, after, theta = tree(0), tree(1), tree(2)
     step = BeadStep(BOWL[0], config(), 1, zeta, kappa)
     with jax.enable_x64(True):
@@ -96,7 +96,7 @@ def test_beads_stop_below_their_target_and_not_much_further(key):
         point = np.asarray(trained.theta["point"], np.float64)
         np.testing.assert_allclose(trained.value, (point @ point - 1) ** 2, rtol=1e-3)
         assert trained.value <= 0.01
-    # Adam moves each coordinate by 0.01 a step at most, and looks every five steps.
+    # Adam moves each coordinate by 0.01 a step at most, and the criterion is measured every five steps.
     far = found[1]
     assert 0.15 / 0.05 < far.epochs < 200
     assert abs(np.linalg.norm(far.theta["point"]) - 1) > 0.02
@@ -146,6 +146,6 @@ def test_batch_statistics_follow(tiny_data, key, normed):
     )
     moved = trees.norm(trees.subtract(trained.theta["batch_stats"], theta["batch_stats"]))
     assert float(moved) > 0
-    # By statistics of the data, not by the running ones.
+    # Measured with statistics re-estimated from the data, not the running ones.
     assert trained.value == pytest.approx(float(settings.criterion(normed, trained.theta, tiny_data)), rel=1e-5)
     assert trained.value != pytest.approx(float(evaluate(normed, trained.theta, tiny_data)[0].loss), rel=1e-3)

@@ -1,4 +1,4 @@
-"""What a string cannot be sampled with."""
+"""Settings that a string cannot be sampled with."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_names_that_are_not_known(changes, named):
         StringConfig(**changes)
 
 
-def test_presets_are_not_of_strings():
+def test_strings_have_no_presets():
     with says(InputError, "none"):
         StringConfig.preset("paper")
 

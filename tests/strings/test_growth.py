@@ -26,7 +26,7 @@ def test_networks_are_measured():
     assert sampler(BOWL).measure_networks([at(1, 0), at(0.5, 0.5), at(0, 0)]) == pytest.approx([0.5, 0.25, 0.0])
 
 
-def test_looking_at_a_segment(key):
+def test_a_segment_is_measured(key):
     one = straight(key)
     sampler().measure_segments([(one, 0)])
     assert one.heights == [pytest.approx(1.0)]
@@ -35,7 +35,7 @@ def test_looking_at_a_segment(key):
     assert one.verified == [False]
 
 
-def test_certifying_keeps_the_higher_value_and_counts(key):
+def test_verifying_keeps_the_higher_value_and_counts(key):
     one = straight(key, (1, 0), (0, 1), 0.3)
     # On the chord the loss is highest in the middle: (1/2 - 1)^2.
     one.heights, one.peaks = [0.2], [0.1]
@@ -47,7 +47,7 @@ def test_certifying_keeps_the_higher_value_and_counts(key):
     sampler(scan_points=5, verification_density=4).verify([one])
     assert one.heights == [0.29]
     before = one.evaluations
-    sampler().verify([one])  # done before
+    sampler().verify([one])  # verified before: measured no more
     assert one.evaluations == before
 
 
@@ -80,12 +80,12 @@ def test_a_bead_is_displaced_by_a_share_of_the_segment(key):
     for point in found:
         np.testing.assert_allclose(np.linalg.norm(point), 0.1 * 2, rtol=1e-5)
     assert np.abs(found[0] - found[1]).max() > 0.01
-    # In the plane between its neighbours, if it is to stay there.
+    # With infinite kappa the displacement stays in the plane.
     held = sampler(noise=0.1, kappa=math.inf).new_bead(one, 0, 0.5).theta["point"]
     np.testing.assert_allclose(np.abs(held), [0, 0.2], atol=1e-6)
     again = sampler(noise=0.1).new_bead(one, 0, 0.5)
     np.testing.assert_array_equal(again.theta["point"], found[0])
-    # Another way at every depth and on every segment, by another key.
+    # Another direction, and another key, at every depth and on every segment.
     one.depth = 1
     deeper = sampler(noise=0.1).new_bead(one, 0, 0.5)
     one.insert([0], [at(0, 0)], [1.0])
@@ -97,7 +97,7 @@ def test_a_bead_is_displaced_by_a_share_of_the_segment(key):
 
 
 def test_beads_that_are_low_enough_are_not_trained(key, monkeypatch):
-    # On the chord from (1, 0) to (1.5, 0) the far end is above the threshold, what is inserted in the middle is not.
+    # On the chord from (1, 0) to (1.5, 0) the far end is above the threshold, the bead in the middle is not.
     calls = []
 
     def counted(model, data, settings, beads, **more):

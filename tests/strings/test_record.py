@@ -1,4 +1,4 @@
-"""What is kept and said of strings on the way."""
+"""Saved and resumed strings, and the progress that is shown."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Strings in valleys of known shape: straight, round, and parted by a wall; budgets, resuming, bad input."""
+"""Strings in valleys of known shape: straight, round, and divided by a wall; budgets, resuming, bad input."""
 
 import math
 
@@ -42,14 +42,14 @@ def test_around_a_ring_the_length_is_that_of_the_geodesic(key, way):
     assert string.reason == "connected"
     np.testing.assert_allclose(string.normalized_length, math.pi / 2, rtol=0.05)
     np.testing.assert_allclose(string.length, 2 * string.normalized_length, rtol=1e-6)
-    # No point of it is off the ring, on a grid of our own; the ends never moved.
+    # No point of it is off the ring, on an independent grid; the ends never moved.
     highest = heights(ring, string)
     assert highest.max() <= 0.001 * 1.01
     assert (highest <= np.maximum(string.heights, 0.001) * (1 + 1e-3)).all()
     points = np.asarray(string.knots["point"])
     np.testing.assert_array_equal(points[[0, -1]], [[1, 0], [-1, 0]])
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, atol=0.02)
-    # What it says of itself is so.
+    # Its own numbers are right.
     np.testing.assert_allclose(string.values, ring(points), atol=1e-6)
     np.testing.assert_allclose(string.length, np.linalg.norm(np.diff(points, axis=0), axis=1).sum(), rtol=1e-6)
     assert string.depths[[0, -1]].tolist() == [0, 0]
@@ -68,7 +68,7 @@ def test_two_wells_are_connected_above_the_pass_between_them_and_not_below(key, 
     if not connected:
         assert string.reason == "depth"
         assert string.depth == 6
-        # The segment that crosses, and it is as high as the pass at least.
+        # The worst segment crosses the wall, and is at least as high as the pass.
         x = np.asarray(string.knots["point"])[:, 0]
         assert x[string.worst.number] * x[string.worst.number + 1] < 0
         assert string.worst.height >= 0.499
@@ -76,7 +76,7 @@ def test_two_wells_are_connected_above_the_pass_between_them_and_not_below(key, 
 
 
 def test_the_cost_grows_as_the_beads_and_not_as_two_to_the_depth(key):
-    # Between the wells every depth inserts one bead, where the wall is: no other segment is parted.
+    # Between the wells every depth inserts one bead, where the wall is: no other segment is split.
     model, data = WELLS
     settings = config(depth=8, noise=0.02)
     string = sample_string(key, model, at(1, 0), at(-1, 0), data, 0.2, config=settings)

@@ -45,7 +45,7 @@ def scan(chunk=None, points=21, tolerance=0.01):
 
 
 def segments(name, *ends):
-    """From and to these x of a profile."""
+    """Starts and ends of segments of a profile, from pairs of x."""
     return tuple([at(end[side], NAMES.index(name)) for end in ends or [(0, 1)]] for side in (0, 1))
 
 
@@ -56,7 +56,7 @@ def exact(name, start=0.0, end=1.0, points=200_001):
 
 
 def test_an_interval_is_open_as_far_as_the_slopes_beside_it_reach():
-    # Flat at 0.9 and then down by 3.6: carried on from both sides of the first interval, and twice the bend of 0.9.
+    # Flat at 0.9 and then down by 3.6: Piyavskii's bound of the first interval, and twice the bend of 0.9.
     ts, values = np.linspace(0, 1, 5), np.array([0.9, 0.9, 0, 0, 0])
     reach = 0.9 + 3.6 * 0.25 / 2 + 2 * 0.9
     assert _next_points(ts, values, scan(), reach + 1e-6) is None
@@ -102,12 +102,12 @@ def test_segments_are_measured_each_for_itself(chunk):
         assert together.evaluations[i] == alone.evaluations[0]
 
 
-def test_a_step_of_what_is_measured_is_not_searched_for_ever():
+def test_a_step_of_the_criterion_is_not_refined_for_ever():
     free = segment_heights(scan(), *segments("stairs")).evaluations[0]
     assert segment_heights(scan()._replace(step=0.02), *segments("stairs")).evaluations[0] < free
 
 
-def test_what_cannot_reach_the_limit_is_not_looked_at_more_closely():
+def test_segments_that_cannot_reach_the_limit_are_not_refined():
     assert segment_heights(scan(), *segments("narrow"), [100.0]).evaluations[0] == 21
     assert segment_heights(scan(), *segments("narrow"), [0.5]).value[0] > 0.99
 

@@ -28,7 +28,7 @@ def test_insertion_keeps_the_order(key):
     assert (growing.beads, growing.depth) == (3, 2)
 
 
-def test_only_segments_that_were_parted_are_new(key):
+def test_only_segments_that_were_split_are_new(key):
     growing = grown(key)
     growing.heights, growing.peaks = [0.1, 0.6, 0.2, 0.3], [0.2, 0.3, 0.4, 0.6]
     growing.verified = [True] * 4
@@ -40,7 +40,7 @@ def test_only_segments_that_were_parted_are_new(key):
     assert growing.verified == [True, False, False, True, True]
 
 
-def test_what_is_not_a_number_is_above(key):
+def test_a_height_that_is_nan_is_above(key):
     growing = grown(key)
     growing.heights = [0.1, np.nan, 0.2, 0.3]
     assert growing.segments_above(10.0) == [1]

@@ -34,7 +34,7 @@ def test_a_string_falls_into_a_ring(key, changes):
     np.testing.assert_allclose(string.length, abs(angles[-1] - angles[0]), rtol=0.06)
     highest = heights(ring, string)
     assert highest.max() <= 0.01 * 1.01
-    # What is known of every segment is of it as it became.
+    # Heights are those of the segments as they are at the end.
     assert (string.heights <= highest * 1.001 + 1e-6).all()
 
 
@@ -55,7 +55,7 @@ def test_from_fresh_networks(key, tiny_data, tiny_model):
     metrics = evaluate_path(tiny_model, trained.string.path, tiny_data, 61)
     assert metrics.train_loss.max() <= 0.7 * 1.01
     assert trained.levels[0] > 0.9
-    # The ends are networks of the keys, trained.
+    # The ends are networks of this model.
     assert trees.shapes(trees.index(trained.string.knots, 0)) == trees.shapes(jax.eval_shape(tiny_model.init, key))
 
 
