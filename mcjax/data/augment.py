@@ -14,9 +14,9 @@ class Augmentation:
     """Random changes of training images (Neuron Alignment, section 4); pixels from outside the image are black.
 
     Attributes:
-        flip: mirror horizontally with probability 1/2.
-        crop: shift by up to this many pixels along each axis, like a random crop of the zero-padded image.
-        rotate: rotate by up to this many degrees either way, taking the nearest pixel.
+        flip: Mirror horizontally with probability 1/2.
+        crop: Shift by up to this many pixels along each axis, like a random crop of the zero-padded image.
+        rotate: Rotate by up to this many degrees either way, taking the nearest pixel.
     """
 
     flip: bool = True
@@ -41,8 +41,8 @@ def normalize(images: Any, mean: Any, std: Any) -> jax.Array:
 
     Args:
         images: uint8 (..., h, w, c). Inputs of other dtypes, floats and tokens, are returned unchanged.
-        mean: the mean of the training pixels, scaled to [0, 1], (c,).
-        std: their standard deviation, (c,).
+        mean: The mean of the training pixels, scaled to [0, 1], (c,).
+        std: Their standard deviation, (c,).
     """
     if jnp.result_type(images) != jnp.uint8:
         return jnp.asarray(images)

@@ -29,16 +29,16 @@ class Dataset:
     absolute error).
 
     Attributes:
-        train_images: training inputs.
-        train_labels: training labels.
-        test_images: test inputs.
-        test_labels: test labels.
-        num_classes: the number of classes, or of numbers in one output.
-        mean: the mean of the training pixels, scaled to [0, 1], float32 (c,); unused for inputs of other kinds.
-        std: their standard deviation, float32 (c,).
-        name: the name in messages and results.
-        validation_images: validation inputs, or None.
-        validation_labels: validation labels, or None.
+        train_images: Training inputs.
+        train_labels: Training labels.
+        test_images: Test inputs.
+        test_labels: Test labels.
+        num_classes: The number of classes, or of numbers in one output.
+        mean: The mean of the training pixels, scaled to [0, 1], float32 (c,); unused for inputs of other kinds.
+        std: Their standard deviation, float32 (c,).
+        name: The name in messages and results.
+        validation_images: Validation inputs, or None.
+        validation_labels: Validation labels, or None.
     """
 
     train_images: Any
@@ -113,14 +113,14 @@ def from_arrays(
 
     Args:
         train_images: uint8 (n, h, w, c) or (n, h, w).
-        train_labels: integers (n,).
+        train_labels: Integers (n,).
         test_images: uint8 (n, h, w, c) or (n, h, w).
-        test_labels: integers (n,).
-        num_classes: the number of classes (None: one more than the largest label).
-        name: the name in messages and results.
+        test_labels: Integers (n,).
+        num_classes: The number of classes (None: one more than the largest label).
+        name: The name in messages and results.
 
     Raises:
-        InputError: an array has another dtype or shape, the arrays do not fit together, or a label is out of range.
+        InputError: An array has another dtype or shape, the arrays do not fit together, or a label is out of range.
     """
     splits = {}
     for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):

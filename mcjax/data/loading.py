@@ -25,12 +25,12 @@ def load(
         name: "digits" (scikit-learn's); a TFDS image-classification set; the path of an `.npz` with the arrays of
             `from_arrays`, and optionally num_classes; or a folder with one file each of training, validation and
             test text (`mcjax.data.text`), for predicting each word from those before it.
-        data_dir: the folder of TFDS (None: its own default).
-        sequence_length: words of one sequence of a text.
-        vocabulary: the size of a text's vocabulary, `<unk>` included; rarer words become `<unk>` (None: all are kept).
+        data_dir: The folder of TFDS (None: its own default).
+        sequence_length: Words of one sequence of a text.
+        vocabulary: The size of a text's vocabulary, `<unk>` included; rarer words become `<unk>` (None: all are kept).
 
     Raises:
-        InputError: there is no such set (the message names the nearest), or it is not of the expected form.
+        InputError: There is no such set (the message names the nearest), or it is not of the expected form.
         RunError: TFDS has not prepared the set, and cannot do so here.
 
     Example::

@@ -18,10 +18,10 @@ def regression(
         train_targets: float32 (n, outputs).
         test_inputs: float32 (m, ...).
         test_targets: float32 (m, outputs).
-        name: the name in messages and results.
+        name: The name in messages and results.
 
     Raises:
-        InputError: the arrays do not fit together, or hold a value that is not finite.
+        InputError: The arrays do not fit together, or hold a value that is not finite.
 
     Example::
 

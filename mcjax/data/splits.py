@@ -16,12 +16,12 @@ def split_by_class(data: Dataset, share: float = 0.8, seed: int = 0) -> tuple[Da
     order. Test and validation images, mean, std and name are the same in both and in `data`.
 
     Args:
-        data: images with one class each.
-        share: in [0, 1]; the paper has 0.8 of CIFAR-100. At 0 and 1 the two sets have no class in common.
-        seed: seed of the random choice.
+        data: Images with one class each.
+        share: In [0, 1]; the paper has 0.8 of CIFAR-100. At 0 and 1 the two sets have no class in common.
+        seed: Seed of the random choice.
 
     Raises:
-        InputError: the labels are not one class an image, an argument is out of range, or a set would be empty.
+        InputError: The labels are not one class an image, an argument is out of range, or a set would be empty.
 
     Example::
 

@@ -29,12 +29,12 @@ def read_corpus(folder: Path, vocabulary: int | None = None) -> Corpus:
     `vocabulary.txt`, and `<eos>`, if the folder has this file.
 
     Args:
-        folder: a folder with one `.txt` file for each split, such as `ptb.train.txt`, `valid.txt` and `test.txt`.
-        vocabulary: the size of the vocabulary, `<unk>` included: only its first words are kept, and all others become
+        folder: A folder with one `.txt` file for each split, such as `ptb.train.txt`, `valid.txt` and `test.txt`.
+        vocabulary: The size of the vocabulary, `<unk>` included: only its first words are kept, and all others become
             `<unk>` (None: all are kept).
 
     Raises:
-        InputError: a file is missing, ambiguous or not text, or a word is not in the vocabulary.
+        InputError: A file is missing, ambiguous or not text, or a word is not in the vocabulary.
     """
     texts = {split: _read(_file(folder, split, marks)) for split, marks in SPLITS.items()}
     given = folder / "vocabulary.txt"

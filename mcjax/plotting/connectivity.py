@@ -15,13 +15,13 @@ class Dependence(NamedTuple):
     """One panel: a quantity of several classes of pairs against a parameter.
 
     Attributes:
-        title: the title of the panel.
-        label: the label of the horizontal axis.
-        of: the label of the vertical axis.
-        at: the parameter, float (points,).
-        lines: one class of pairs each, with values (pairs, points).
-        scale: the scale of the horizontal axis; "symlog" is logarithmic with a place for zero.
-        reference: the height of a dashed horizontal line (None: no line).
+        title: The title of the panel.
+        label: The label of the horizontal axis.
+        of: The label of the vertical axis.
+        at: The parameter, float (points,).
+        lines: One class of pairs each, with values (pairs, points).
+        scale: The scale of the horizontal axis; "symlog" is logarithmic with a place for zero.
+        reference: The height of a dashed horizontal line (None: no line).
         ratios: True for positive values that are compared by their ratios: the vertical axis may be logarithmic.
     """
 

@@ -19,11 +19,11 @@ class Against(NamedTuple):
     """One column of a figure: loss and accuracy of several classes of networks against a parameter.
 
     Attributes:
-        title: the title of the column.
-        label: the label of the horizontal axis.
-        at: the parameter, float (points,).
-        loss: the loss of each class, in nats, (networks, points).
-        accuracy: the accuracy of each class, as a share, (networks, points).
+        title: The title of the column.
+        label: The label of the horizontal axis.
+        at: The parameter, float (points,).
+        loss: The loss of each class, in nats, (networks, points).
+        accuracy: The accuracy of each class, as a share, (networks, points).
     """
 
     title: str
@@ -63,7 +63,7 @@ def distributions(panels: Sequence[tuple[str, Sequence[int], np.ndarray]], title
 
     Args:
         panels: (name, layers, values (layers, images)) of each panel.
-        title: the title of the figure.
+        title: The title of the figure.
     """
     figure = Figure(figsize=(3.2 * len(panels), 3.4), **RC)
     for axes, (name, layers, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -85,11 +85,11 @@ class Constructed(NamedTuple):
     """A constructed path, and other paths between the same networks.
 
     Attributes:
-        title: the title of the row.
-        at: positions along the path, counted in segments, float (points,).
-        loss: the loss there, in nats, (points,).
-        accuracy: the accuracy there, as a share, (points,).
-        kinds: the kind of each segment: "a", "b", "c" or "line".
+        title: The title of the row.
+        at: Positions along the path, counted in segments, float (points,).
+        loss: The loss there, in nats, (points,).
+        accuracy: The accuracy there, as a share, (points,).
+        kinds: The kind of each segment: "a", "b", "c" or "line".
         beside: (label, loss, accuracy, colour, style) of each other path, at equally spaced points.
     """
 
@@ -148,11 +148,11 @@ def gap_against_width(
     """The energy gap of pairs against the number of hidden units, with a power law through the means.
 
     Args:
-        units: hidden units, (widths,).
-        gaps: energy gaps, (widths, pairs).
-        slope: the exponent of the power law (None: no law is drawn).
-        title: the title of the figure.
-        least: means at or below this are rounding errors, left out of the line and of the law.
+        units: Hidden units, (widths,).
+        gaps: Energy gaps, (widths, pairs).
+        slope: The exponent of the power law (None: no law is drawn).
+        title: The title of the figure.
+        least: Means at or below this are rounding errors, left out of the line and of the law.
     """
     figure = Figure(figsize=(4.6, 3.6), **RC)
     axes = figure.subplots()

@@ -28,12 +28,12 @@ def correlation(
     """The cross-correlation of one layer before and after matching, and its mean at every layer (Figure 1).
 
     Args:
-        before: cross-correlations of one group as trained, (units of theta_1, units of theta_2).
-        after: the same after matching.
-        signature: the mean correlation at every layer, before and after.
-        title: the title of the figure.
-        group: the name of the group.
-        method: the name of the matching method.
+        before: Cross-correlations of one group as trained, (units of theta_1, units of theta_2).
+        after: The same after matching.
+        signature: The mean correlation at every layer, before and after.
+        title: The title of the figure.
+        group: The name of the group.
+        method: The name of the matching method.
     """
     figure = Figure(figsize=(11.0, 4.0), **RC)
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
@@ -61,9 +61,9 @@ def signature(panels: Mapping[str, Signature], title: str, *, method: str | None
     Points and bars are means and standard deviations over pairs.
 
     Args:
-        panels: model -> layer -> correlations (pairs,) before and after.
-        title: the title of the figure.
-        method: the name of the matching method.
+        panels: Model -> layer -> correlations (pairs,) before and after.
+        title: The title of the figure.
+        method: The name of the matching method.
     """
     figure = Figure(figsize=(max(4.5, 3.2 * len(panels)), 3.7), **SMALL)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -83,10 +83,10 @@ def curve_signatures(classes: Mapping[str, Sequence[np.ndarray]], groups: Sequen
     Points and bars are means and standard deviations over pairs; each class of curves has a row of two panels.
 
     Args:
-        classes: class of curves -> correlations ([pairs,] 2 endpoints, layers) of the curve's midpoint, of the straight
+        classes: Class of curves -> correlations ([pairs,] 2 endpoints, layers) of the curve's midpoint, of the straight
             line's midpoint, and of the curve's midpoint matched to the endpoint.
-        groups: the names of the layers.
-        title: the title of the figure.
+        groups: The names of the layers.
+        title: The title of the figure.
     """
     figure = Figure(figsize=(7.5, 0.9 + 2.4 * len(classes)), **SMALL)
     rows = figure.subplots(len(classes), 2, sharex=True, sharey=True, squeeze=False)

@@ -13,11 +13,11 @@ class Line(NamedTuple):
     """Loss and accuracy of one class of curves, and its look.
 
     Attributes:
-        label: the entry in the legend.
-        loss: in nats, (pairs, points).
-        accuracy: as a share, (pairs, points).
-        color: a matplotlib colour.
-        style: a matplotlib line style.
+        label: The entry in the legend.
+        loss: In nats, (pairs, points).
+        accuracy: As a share, (pairs, points).
+        color: A matplotlib colour.
+        style: A matplotlib line style.
     """
 
     label: str
@@ -33,11 +33,11 @@ def along_paths(
     """Loss and accuracy along paths, mean over pairs with a band of one standard deviation (Figure 2).
 
     Args:
-        ts: the points of the paths, (points,).
-        lines: one class of paths each.
-        title: the title of the figure.
-        loss_of: the split of the loss, for the label.
-        accuracy_of: the split of the accuracy, for the label.
+        ts: The points of the paths, (points,).
+        lines: One class of paths each.
+        title: The title of the figure.
+        loss_of: The split of the loss, for the label.
+        accuracy_of: The split of the accuracy, for the label.
     """
     figure = Figure(figsize=(9.0, 3.7), **RC)
     left, right = figure.subplots(1, 2)

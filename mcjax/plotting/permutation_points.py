@@ -15,14 +15,14 @@ class Merger(NamedTuple):
     """Two units of a network with two inputs, brought together.
 
     Attributes:
-        title: the title of the column.
-        units: the numbers of the two units.
-        teacher: weight vectors of the units at the start, divided by their biases, (units, 2).
-        point: weight vectors at the permutation point, divided by their biases, (units, 2).
-        distances: distances of the two units on the way, (minima,).
-        loss: the loss of the minimum at each distance, (minima,).
-        barrier: the barrier of the whole path.
-        published: the barrier in the paper, or None.
+        title: The title of the column.
+        units: The numbers of the two units.
+        teacher: Weight vectors of the units at the start, divided by their biases, (units, 2).
+        point: Weight vectors at the permutation point, divided by their biases, (units, 2).
+        distances: Distances of the two units on the way, (minima,).
+        loss: The loss of the minimum at each distance, (minima,).
+        barrier: The barrier of the whole path.
+        published: The barrier in the paper, or None.
     """
 
     title: str
@@ -97,10 +97,10 @@ class Approached(NamedTuple):
     """One panel: a quantity of networks against the distance of two units, d = 0 included.
 
     Attributes:
-        title: the title of the panel.
-        of: the label of the vertical axis.
+        title: The title of the panel.
+        of: The label of the vertical axis.
         lines: (label, distances, values, colour, style) of each network; equal labels are one entry in the legend.
-        logarithmic: whether the vertical axis is logarithmic.
+        logarithmic: Whether the vertical axis is logarithmic.
     """
 
     title: str
@@ -135,7 +135,7 @@ def rearranged(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str)
 
     Args:
         panels: (title, loss along the path of two units at equally spaced t, loss along the moves at constant loss).
-        title: the title of the figure.
+        title: The title of the figure.
     """
     figure = Figure(figsize=(4.8 * len(panels), 3.7), **RC)
     for axes, (name, loss, moves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -162,7 +162,7 @@ def eigenvalues(panels: Sequence[tuple[str, Sequence[np.ndarray], float]], title
 
     Args:
         panels: (title, eigenvalues of each network, largest magnitude that counts as zero).
-        title: the title of the figure.
+        title: The title of the figure.
     """
     figure = Figure(figsize=(4.6 * len(panels), 4.2), **RC)
     for axes, (name, networks, zero) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -196,9 +196,9 @@ def spectral_densities(lines: Sequence[Series], grids: Sequence[np.ndarray], tit
     """The spectral density of the Hessian of several networks, on a logarithmic scale.
 
     Args:
-        lines: densities, one network each, (points,).
-        grids: the eigenvalues at which each is given, (points,).
-        title: the title of the figure.
+        lines: Densities, one network each, (points,).
+        grids: The eigenvalues at which each is given, (points,).
+        title: The title of the figure.
     """
     figure = Figure(figsize=(6.5, 4.1), **RC)
     axes = figure.subplots()
@@ -220,10 +220,10 @@ def growth(units: np.ndarray, ratios: Sequence[Series], published: Sequence[floa
     """The ratio of a count of permutation points to its asymptotic form, against the width of the layer.
 
     Args:
-        units: the widths of the layer, (widths,).
-        ratios: the ratio for each order K, (widths,); a label ends with the digit K.
-        published: the limit of each ratio by the paper's lemma.
-        title: the title of the figure.
+        units: The widths of the layer, (widths,).
+        ratios: The ratio for each order K, (widths,); a label ends with the digit K.
+        published: The limit of each ratio by the paper's lemma.
+        title: The title of the figure.
     """
     figure = Figure(figsize=(6.2, 4.0), **RC)
     axes = figure.subplots()

@@ -18,12 +18,12 @@ class Plane(NamedTuple):
     """One plane in a figure.
 
     Attributes:
-        title: the title of the panel.
-        x: coordinates along the first axis, Euclidean distances in parameter space, (nx,).
-        y: coordinates along the second axis, (ny,).
-        values: a loss in nats, or an accuracy as a share, (ny, nx).
-        points: label -> (x, y) of each marked point.
-        curve: points of a curve in the plane, (m, 2), or None.
+        title: The title of the panel.
+        x: Coordinates along the first axis, Euclidean distances in parameter space, (nx,).
+        y: Coordinates along the second axis, (ny,).
+        values: A loss in nats, or an accuracy as a share, (ny, nx).
+        points: Label -> (x, y) of each marked point.
+        curve: Points of a curve in the plane, (m, 2), or None.
     """
 
     title: str
@@ -47,11 +47,11 @@ def plane(
     Light is good; values worse than `limit` or not finite have the darkest colour.
 
     Args:
-        rows: the planes of each row, such as one row a model.
-        title: the title of the figure.
-        of: the label of the colour bar. If "accuracy" is in it, high values are best, and they are drawn in per cent.
-        limit: the worst value with a colour of its own, in the unit of the values (None: the worst quartile).
-        levels: most levels of the contours.
+        rows: The planes of each row, such as one row a model.
+        title: The title of the figure.
+        of: The label of the colour bar. If "accuracy" is in it, high values are best, and they are drawn in per cent.
+        limit: The worst value with a colour of its own, in the unit of the values (None: the worst quartile).
+        levels: Maximum number of contour levels.
     """
     accuracy = "accuracy" in of
     factor = 100.0 if accuracy else 1.0
@@ -104,10 +104,10 @@ def contour_levels(
     Levels are rounded, by at most a quarter of their spacing.
 
     Args:
-        values: all values, of any shape.
-        limit: the last level (None: the worst quartile).
-        count: most levels.
-        first: the first step, as a share of the range.
+        values: All values, of any shape.
+        limit: The last level (None: the worst quartile).
+        count: Maximum number of levels.
+        first: The first step, as a share of the range.
         highest: True if the largest value is the best.
     """
     finite = np.sort(values[np.isfinite(values)])

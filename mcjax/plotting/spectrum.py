@@ -13,10 +13,10 @@ def spectrum(wavenumber: np.ndarray, series: Sequence[Series], title: str, *, of
     """The magnitude of every mode, mean over pairs with a band from minimum to maximum (Neuron Alignment, Figure 11).
 
     Args:
-        wavenumber: oscillations from t = 0 to t = 1, (modes,).
-        series: magnitudes of each class of curves, ([pairs,] modes), from `mcjax.landscape.spectrum`.
-        title: the title of the figure.
-        of: the name of the transformed quantity, for the label.
+        wavenumber: Oscillations from t = 0 to t = 1, (modes,).
+        series: Magnitudes of each class of curves, ([pairs,] modes), from `mcjax.landscape.spectrum`.
+        title: The title of the figure.
+        of: The name of the transformed quantity, for the label.
     """
     figure = Figure(figsize=(6.5, 4.1), **SMALL)
     axes = figure.subplots()

@@ -18,10 +18,10 @@ class PowerLaw(NamedTuple):
     """The law value = factor * threshold ** exponent.
 
     Attributes:
-        exponent: the exponent.
-        factor: the value at threshold 1.
-        low: the lowest threshold that it was fitted to.
-        high: the highest one.
+        exponent: The exponent.
+        factor: The value at threshold 1.
+        low: The lowest threshold that it was fitted to.
+        high: The highest one.
     """
 
     exponent: float
@@ -34,16 +34,16 @@ class Thresholds(NamedTuple):
     """One class of strings at several thresholds, and its look; NaN where no string is connected.
 
     Attributes:
-        label: the entry in the legend.
+        label: The entry in the legend.
         thresholds: float (thresholds,).
-        length: the mean normalised length, (thresholds,).
-        length_deviation: its standard deviation.
-        beads: the mean number of beads, (thresholds,).
-        beads_deviation: its standard deviation.
-        color: a matplotlib colour.
-        style: a matplotlib line style.
-        length_law: a power law of the length (None: not fitted).
-        beads_law: a power law of the number of segments (None: not fitted).
+        length: The mean normalised length, (thresholds,).
+        length_deviation: Its standard deviation.
+        beads: The mean number of beads, (thresholds,).
+        beads_deviation: Its standard deviation.
+        color: A matplotlib colour.
+        style: A matplotlib line style.
+        length_law: A power law of the length (None: not fitted).
+        beads_law: A power law of the number of segments (None: not fitted).
     """
 
     label: str
@@ -62,10 +62,10 @@ class Stage(NamedTuple):
     """A string at one depth of sampling, in three coordinates.
 
     Attributes:
-        label: the title of the panel.
-        points: points along the string, (points, 3).
-        loss: their loss, (points,).
-        knots: its knots, (knots, 3).
+        label: The title of the panel.
+        points: Points along the string, (points, 3).
+        loss: Their loss, (points,).
+        knots: Its knots, (knots, 3).
     """
 
     label: str
@@ -137,10 +137,10 @@ def string_stages(stages: Sequence[Stage], title: str, *, of: str = "loss", thre
     projections onto pairs of axes.
 
     Args:
-        stages: the string at each stage.
-        title: the title of the figure.
-        of: the label of the colour bar.
-        threshold: the threshold of the string.
+        stages: The string at each stage.
+        title: The title of the figure.
+        of: The label of the colour bar.
+        threshold: The threshold of the string.
     """
     figure = Figure(figsize=(4.1 * len(stages), 4.3), **SMALL)
     every = np.concatenate([stage.points for stage in stages])

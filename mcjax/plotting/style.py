@@ -20,10 +20,10 @@ class Series(NamedTuple):
     """Values of one class of networks or curves, and its look.
 
     Attributes:
-        label: the entry in the legend.
+        label: The entry in the legend.
         values: float ([pairs,] ...).
-        color: a matplotlib colour.
-        style: a matplotlib line style.
+        color: A matplotlib colour.
+        style: A matplotlib line style.
     """
 
     label: str
@@ -36,12 +36,12 @@ def mean_and_band(axes: Axes, at: np.ndarray, values: np.ndarray, color: str, st
     """Draw the mean over pairs and a band of one sample standard deviation.
 
     Args:
-        axes: the panel.
-        at: horizontal positions, (points,).
+        axes: The panel.
+        at: Horizontal positions, (points,).
         values: float ([pairs,] points).
-        color: a matplotlib colour.
-        style: a matplotlib line style.
-        label: the entry in the legend.
+        color: A matplotlib colour.
+        style: A matplotlib line style.
+        label: The entry in the legend.
     """
     values = np.atleast_2d(values)
     mean, std = values.mean(0), deviation(values)
@@ -74,10 +74,10 @@ def legend_below(figure: Figure, axes: Axes, most: int = 4, *, right: bool = Fal
     """Draw one legend under all panels.
 
     Args:
-        figure: the figure.
-        axes: the panel whose entries are shown.
-        most: most entries in a row.
-        right: whether the legend stands at the right instead of in the middle.
+        figure: The figure.
+        axes: The panel whose entries are shown.
+        most: Maximum number of entries in a row.
+        right: Whether the legend stands at the right instead of in the middle.
     """
     handles, labels = axes.get_legend_handles_labels()
     rows = -(-len(labels) // most)

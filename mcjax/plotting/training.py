@@ -13,7 +13,7 @@ from mcjax.plotting.paths import Line
 from mcjax.plotting.style import ALIGNED, MARKERS, RC, SMALL, STYLES, legend_below, log_if_wide, mean_and_band, plain
 
 APART = 8
-"""Most fits that have colours of their own in one panel."""
+"""Maximum number of fits with colours of their own in one panel."""
 
 
 def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[str] | None = None) -> Figure:
@@ -23,8 +23,8 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
 
     Args:
         history: "loss" and "accuracy", float (fits, epochs).
-        title: the title of the figure.
-        labels: entries in the legend, one a fit (None: no legend).
+        title: The title of the figure.
+        labels: Entries in the legend, one a fit (None: no legend).
     """
     figure = Figure(figsize=(9.0, 3.4 if labels is None else 3.8), **SMALL)
     panels = figure.subplots(1, 2)
@@ -77,10 +77,10 @@ class HalfSteps(NamedTuple):
     """The half-steps of PAM in n iterations.
 
     Attributes:
-        objective: the objective at the start and after every half-step, ([pairs,] 1 + 2 n).
-        proposed: the objective that every half-step proposed, ([pairs,] 2 n).
-        accepted: whether it was accepted, bool ([pairs,] 2 n).
-        color: a matplotlib colour.
+        objective: The objective at the start and after every half-step, ([pairs,] 1 + 2 n).
+        proposed: The objective that every half-step proposed, ([pairs,] 2 n).
+        accepted: Whether it was accepted, bool ([pairs,] 2 n).
+        color: A matplotlib colour.
     """
 
     objective: np.ndarray
@@ -125,9 +125,9 @@ def alternating_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: t
     Half-steps of the permutation are shaded, and a vertical line stands at the start of every half-step but the first.
 
     Args:
-        losses: name -> loss (pairs, epochs), and a colour.
-        epochs: the epochs of a half-step of the permutation, and of one of the curve.
-        title: the title of the figure.
+        losses: Name -> loss (pairs, epochs), and a colour.
+        epochs: The epochs of a half-step of the permutation, and of one of the curve.
+        title: The title of the figure.
     """
     figure = Figure(figsize=(7.0, 4.1), **RC)
     axes = figure.subplots()

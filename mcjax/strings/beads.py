@@ -25,11 +25,11 @@ class UntrainedBead(NamedTuple):
     """A network to be trained.
 
     Attributes:
-        theta: where it starts, on the host.
-        before: its neighbour on the side of theta_1, on the host; None for an end of a string, which has no penalty.
-        after: its neighbour on the side of P theta_2, or None.
-        key: its key, for the order of batches.
-        target: the criterion at which training stops.
+        theta: Where it starts, on the host.
+        before: Its neighbour on the side of theta_1, on the host; None for an end of a string, which has no penalty.
+        after: Its neighbour on the side of P theta_2, or None.
+        key: Its key, for the order of batches.
+        target: The criterion at which training stops.
     """
 
     theta: trees.Tree
@@ -110,12 +110,12 @@ def displace(
     """Move parameters in a random direction by `noise` times the length of a segment, in numpy.
 
     Args:
-        key: the key of the direction.
-        theta: the network to move.
-        before: one end of the segment.
-        after: the other end.
-        noise: the size of the move, as a share of the segment's length.
-        in_plane: whether the direction is at right angles to the segment.
+        key: The key of the direction.
+        theta: The network to move.
+        before: One end of the segment.
+        after: The other end.
+        noise: The size of the move, as a share of the segment's length.
+        in_plane: Whether the direction is at right angles to the segment.
     """
     if noise == 0:
         return theta
@@ -148,18 +148,18 @@ def train_beads(
     """Train each bead until its criterion is at most its target, or until its epochs are over.
 
     Args:
-        model: the model of all beads.
-        data: the data, on the device.
-        config: training, criterion and penalties; `chunk` beads are on the device at once, in one program.
-        beads: the beads to train.
-        epochs: most epochs of a bead (None: those of the config).
-        progress: as in `Recorder`.
+        model: The model of all beads.
+        data: The data, on the device.
+        config: Training, criterion and penalties; `chunk` beads are on the device at once, in one program.
+        beads: The beads to train.
+        epochs: Maximum number of epochs of a bead (None: the config's).
+        progress: As in `Recorder`.
 
     Returns:
         The beads after training, in the same order.
 
     Raises:
-        RunError: a loss is not finite.
+        RunError: A loss is not finite.
     """
     chunk = config.chunk or chunk_for(model.convolutions)
     trained: list[TrainedBead] = []

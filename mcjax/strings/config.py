@@ -18,27 +18,27 @@ class StringConfig(TrainConfig):
     The fields of `TrainConfig`, with defaults of their own, are those of the training of a bead.
 
     Attributes:
-        epochs: most epochs of training a bead.
-        metric: the criterion that the threshold bounds: "loss", "error" or "perplexity".
-        split: the split that it is measured on: "train", "validation" or "test".
-        images: inputs that it is measured on, the first ones of the split (None: all).
-        calibration_images: inputs that batch statistics are re-estimated from, as in `Criterion`.
-        evaluation_batch_size: inputs measured at a time.
-        alpha: beads are trained to alpha * threshold.
-        tolerance: a segment may rise to (1 + tolerance) * threshold.
-        insert: where a bead starts: at the "maximum" of its segment or in its "middle" (line 7 of Algorithm 1).
-        noise: random displacement of a new bead, as a share of its segment's length, so that it does not stay
+        epochs: Maximum number of epochs of a bead.
+        metric: The criterion that the threshold bounds: "loss", "error" or "perplexity".
+        split: The split that it is measured on: "train", "validation" or "test".
+        images: Inputs that it is measured on, the first ones of the split (None: all).
+        calibration_images: Inputs that batch statistics are re-estimated from, as in `Criterion`.
+        evaluation_batch_size: Inputs measured at a time.
+        alpha: Beads are trained to alpha * threshold.
+        tolerance: A segment may rise to (1 + tolerance) * threshold.
+        insert: Where a bead starts: at the "maximum" of its segment or in its "middle" (line 7 of Algorithm 1).
+        noise: Random displacement of a new bead, as a share of its segment's length, so that it does not stay
             on a ridge.
-        zeta: weight of the distances to both neighbours in a bead's objective. The neighbours are the networks
+        zeta: Weight of the distances to both neighbours in a bead's objective. The neighbours are the networks
             between which it was inserted.
-        kappa: stiffness of the hyperplane equidistant from both neighbours; inf keeps a bead in it. With kappa, beads
+        kappa: Stiffness of the hyperplane equidistant from both neighbours; inf keeps a bead in it. With kappa, beads
             start in the middle of their segment, which lies in that plane.
-        scan_points: points of the first grid over a segment, ends included.
-        scan_tolerance: how precisely the height of a segment is to be known, as a share of it.
-        verification_density: a string is called connected after a measurement on a grid this many times as dense.
-        beads: most beads of a string.
-        depth: most rounds of insertion.
-        chunk: beads and segments on the device at once (None: 16, or 1 where convolutions run faster one after
+        scan_points: Points of the first grid over a segment, ends included.
+        scan_tolerance: How precisely the height of a segment is to be known, as a share of it.
+        verification_density: A string is called connected after a measurement on a grid this many times as dense.
+        beads: Maximum number of beads of a string.
+        depth: Maximum number of rounds of insertion.
+        chunk: Beads and segments on the device at once (None: 16, or 1 where convolutions run faster one after
             another).
     """
 
@@ -103,7 +103,7 @@ class StringConfig(TrainConfig):
         """Not available: strings have no presets.
 
         Raises:
-            InputError: always.
+            InputError: Always.
         """
         raise InputError(f"got preset {name!r}, expected none: strings have none. Give StringConfig(...).")
 

@@ -1,4 +1,4 @@
-"""How strings grow: heights of segments, new beads, and one depth after another until every string has stopped."""
+"""Growth of strings: measuring segments, inserting beads, and the loop over depths until every string has stopped."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ from mcjax.training.config import TrainConfig
 from mcjax.training.loop import check_keys, steps_per_epoch
 from mcjax.training.objective import check_fit
 
-SegmentOf = tuple[GrowingString, int]
+StringSegment = tuple[GrowingString, int]
 """A segment, by its string and its number there."""
 
 
@@ -36,7 +36,7 @@ class Sampler:
 
     @classmethod
     def create(cls, key: Any, model: Model, data: Dataset, config: TrainConfig | None) -> "Sampler":
-        """Check what every kind of sampling is given: raises InputError unless key, model, data and config fit."""
+        """Check the common arguments, and put the data on the device; raises InputError unless they fit together."""
         if check_keys(key).shape:
             raise InputError(f"got keys of shape {key.shape}, expected one key: jax.random.key(seed).")
         check_fit(model, data)
@@ -52,9 +52,9 @@ class Sampler:
 
     @property
     def scan(self) -> Scan:
-        """How segments are scanned."""
+        """The precision at which segments are scanned, from the config."""
         config = self.config
-        # An error rate moves in steps of one image: no grid finds more than that.
+        # An error rate moves in steps of one image: its heights cannot be known more precisely.
         step = 0.0
         if config.metric == "error" and np.issubdtype(np.dtype(self.data.train_labels.dtype), np.integer):
             labels = getattr(self.data, f"{config.split}_labels")[: config.images]
@@ -66,7 +66,7 @@ class Sampler:
         """The criterion of networks on the host."""
         return values_at(self.scan, thetas, thetas, np.zeros((len(thetas), 1)))[:, 0].tolist()
 
-    def measure_segments(self, segments: Sequence[SegmentOf]) -> None:
+    def measure_segments(self, segments: Sequence[StringSegment]) -> None:
         """Find the height of each segment, as far as it could be above its string's threshold."""
         limits = [string.limit(self.config.tolerance) for string, _ in segments]
         found = segment_heights(self.scan, *_ends(segments), limits)
@@ -96,7 +96,7 @@ class Sampler:
         """A slightly displaced network on segment i, to be trained below a level (Algorithm 1, line 7)."""
         config = self.config
         before, after = string.knots[i], string.knots[i + 1]
-        # Of a segment only the middle lies in the equidistant plane; and a bead on an end would split nothing.
+        # Only the middle of a segment lies in the equidistant plane; a bead at an end would split nothing.
         t = 0.5 if config.insert == "middle" or config.kappa > 0 else min(max(string.peaks[i], 0.05), 0.95)
         theta = jax.tree.map(lambda a, b: np.asarray((1 - t) * a + t * b, a.dtype), before, after)
         key = jax.random.fold_in(jax.random.fold_in(string.key, string.depth), i)
@@ -104,10 +104,10 @@ class Sampler:
         return UntrainedBead(theta, before, after, key, config.alpha * level)
 
     def next_depth(self, strings: Sequence[GrowingString], progress: Callable[..., Any]) -> None:
-        """Take open strings one depth further: stop each, or insert a bead into every segment that is too high."""
+        """Stop strings that are connected or out of budget, and insert beads into the high segments of the others."""
         tolerance = self.config.tolerance
         self.verify(string for string in strings if not string.segments_above(tolerance))
-        segments: list[SegmentOf] = []
+        segments: list[StringSegment] = []
         for string in strings:
             above = string.segments_above(tolerance)
             string.reason = self.exhausted(string, string.depth, len(above)) if above else "connected"
@@ -116,7 +116,7 @@ class Sampler:
         if segments:
             self.insert_beads(segments, progress)
 
-    def insert_beads(self, segments: Sequence[SegmentOf], progress: Callable[..., Any]) -> None:
+    def insert_beads(self, segments: Sequence[StringSegment], progress: Callable[..., Any]) -> None:
         """Insert a trained bead into each segment (Algorithm 1, lines 7 to 11), all of them at once."""
         # Line 7: choose where each bead starts.
         beads = [self.new_bead(string, i, string.threshold) for string, i in segments]
@@ -129,7 +129,7 @@ class Sampler:
             thetas[n], values[n] = trained.theta, trained.value
             segments[n][0].steps += trained.epochs * self.steps_per_epoch
         # Line 9: insert them, string by string.
-        new: list[SegmentOf] = []
+        new: list[StringSegment] = []
         for string in dict.fromkeys(string for string, _ in segments):
             own = [n for n, (owner, _) in enumerate(segments) if owner is string]
             parts = string.insert([segments[n][1] for n in own], [thetas[n] for n in own], [values[n] for n in own])
@@ -140,7 +140,7 @@ class Sampler:
         self.measure_segments(new)
 
 
-def _ends(segments: Sequence[SegmentOf]) -> tuple[list[trees.Tree], list[trees.Tree]]:
+def _ends(segments: Sequence[StringSegment]) -> tuple[list[trees.Tree], list[trees.Tree]]:
     return [string.knots[i] for string, i in segments], [string.knots[i + 1] for string, i in segments]
 
 
@@ -155,15 +155,15 @@ def grow(
     """Advance strings until all have stopped; save and show them after every advance, and resume what was saved.
 
     Args:
-        sampler: the model, data and settings.
-        strings: straight strings, not yet measured; changed in place.
-        advance: takes the open strings one depth (or level) further, given the `progress` of `train_beads`.
-        kind: the kind of sampling, and its settings that are not in the config: part of the fingerprint.
-        recorder: where to save and what to show; None does neither.
+        sampler: The model, data and settings.
+        strings: Straight strings, not yet measured; changed in place.
+        advance: Takes the open strings one depth (or level) further, given the `progress` of `train_beads`.
+        kind: The kind of sampling, and its settings that are not in the config: part of the fingerprint.
+        recorder: Where to save and what to show; None does neither.
         notes: JSON lists that `advance` extends, saved and resumed with the strings.
 
     Raises:
-        InputError: the recorder's run folder holds other strings.
+        InputError: The recorder's run folder holds other strings.
     """
     strings, notes = list(strings), notes or {}
     recorder = recorder or Recorder("the string", progress=False)

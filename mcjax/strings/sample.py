@@ -38,23 +38,23 @@ def sample_string(
     string is called connected, it is measured on a denser grid. The ends never move.
 
     Args:
-        key: a typed key; it decides displacements and orders of batches.
-        model: the model of both ends.
-        theta_1: the first end.
-        theta_2: the second end.
-        data: the data that beads are trained on and the criterion is measured on.
-        threshold: the level, of the criterion in `config` (by default the loss on all training images).
-        P: a hard permutation of theta_2 (None: the identity); a match's P joins the networks up to symmetry.
+        key: A typed key; it decides displacements and orders of batches.
+        model: The model of both ends.
+        theta_1: The first end.
+        theta_2: The second end.
+        data: The data that beads are trained on and the criterion is measured on.
+        threshold: The level, of the criterion in `config` (by default the loss on all training images).
+        P: A hard permutation of theta_2 (None: the identity); a match's P joins the networks up to symmetry.
         config: None is `StringConfig()`; a TrainConfig stands for a StringConfig with that training.
-        recorder: progress, and the run folder in which sampling resumes from the last complete depth.
+        recorder: Progress, and the run folder in which sampling resumes from the last complete depth.
 
     Returns:
         The string. A budget that runs out is a result, too: `connected` is False, which proves nothing.
 
     Raises:
-        InputError: an end is above the threshold, the ends are the same network, or model and data do not fit.
-        SpecError: the ends or P do not belong to this model.
-        RunError: a bead's loss becomes infinite or NaN.
+        InputError: An end is above the threshold, the ends are the same network, or model and data do not fit.
+        SpecError: The ends or P do not belong to this model.
+        RunError: A bead's loss becomes infinite or NaN.
 
     Example::
 
@@ -86,15 +86,15 @@ def sample_strings(
     """`sample_string` between many pairs at once: the beads of all are trained together.
 
     Args:
-        key: a typed key; every pair is sampled by a key of its own, split from it.
-        model: the model of all ends.
-        theta_1: the first ends, with a leading pair axis.
-        theta_2: the second ends, with a leading pair axis.
-        data: as in `sample_string`.
-        threshold: one number for all pairs, or one for each.
-        P: hard permutations with a leading pair axis (None: the identity).
-        config: as in `sample_string`.
-        recorder: as in `sample_string`.
+        key: A typed key; every pair is sampled by a key of its own, split from it.
+        model: The model of all ends.
+        theta_1: The first ends, with a leading pair axis.
+        theta_2: The second ends, with a leading pair axis.
+        data: As in `sample_string`.
+        threshold: One number for all pairs, or one for each.
+        P: Hard permutations with a leading pair axis (None: the identity).
+        config: As in `sample_string`.
+        recorder: As in `sample_string`.
 
     Returns:
         One string for each pair.

@@ -15,21 +15,21 @@ from mcjax.runtime.convolution import chunk_for, over_points
 from mcjax.training.criterion import Criterion
 
 MAX_ROUNDS = 4
-"""Most refinements of a segment, each by as many points as the first grid has."""
+"""Maximum number of refinements of a segment, each by as many points as the first grid has."""
 
 
 class Scan(NamedTuple):
-    """How segments are scanned.
+    """Settings of a scan over segments.
 
     Attributes:
-        model: the model of all networks.
-        criterion: what is measured of each.
-        data: the data it is measured on.
-        points: points of the first grid over [0, 1], ends included.
-        tolerance: how precisely the highest value is to be known, as a share of it.
-        step: the smallest step of the criterion (1 / images for an error rate, else 0). No height is searched for
+        model: The model of all networks.
+        criterion: What is measured of each.
+        data: The data it is measured on.
+        points: Points of the first grid over [0, 1], ends included.
+        tolerance: How precisely the highest value is to be known, as a share of it.
+        step: The smallest step of the criterion (1 / images for an error rate, else 0). No height is searched for
             more precisely than five of them.
-        chunk: segments, and points of them, in memory at once (None: 16, or 1 where convolutions run faster one after
+        chunk: Segments, and points of them, in memory at once (None: 16, or 1 where convolutions run faster one after
             another).
     """
 
@@ -46,9 +46,9 @@ class Heights(NamedTuple):
     """The highest value found on each of many segments.
 
     Attributes:
-        value: the highest value, float32 (segments,).
-        t: where it is, as a share of the segment, float32 (segments,).
-        evaluations: networks measured on the segment, int (segments,).
+        value: The highest value, float32 (segments,).
+        t: Where it is, as a share of the segment, float32 (segments,).
+        evaluations: Networks measured on the segment, int (segments,).
     """
 
     value: np.ndarray
@@ -66,10 +66,10 @@ def segment_heights(
     may reach the segment's limit, or after `MAX_ROUNDS`. All segments are measured together, a round at a time.
 
     Args:
-        scan: what is measured, and how precisely.
-        starts: one network a segment, on the host.
-        ends: one network a segment, on the host.
-        limits: heights that matter, one a segment: a segment that cannot reach its limit is not refined. None: all do.
+        scan: What is measured, and how precisely.
+        starts: One network a segment, on the host.
+        ends: One network a segment, on the host.
+        limits: Heights that matter, one a segment: a segment that cannot reach its limit is not refined. None: all do.
     """
     limits = [-np.inf] * len(starts) if limits is None else limits
     # Round 0: an equally spaced grid.

@@ -17,9 +17,9 @@ class Segment(NamedTuple):
     """The straight segment from knot `number` to the next one, and its highest point.
 
     Attributes:
-        number: position in the string, from 0.
-        t: where the criterion is highest, as a share of the segment.
-        height: the criterion there.
+        number: Position in the string, from 0.
+        t: Where the criterion is highest, as a share of the segment.
+        height: The criterion there.
     """
 
     number: int
@@ -34,19 +34,19 @@ class String(NamedTuple):
 
     Attributes:
         knots: theta_1, the beads and P theta_2, along a leading axis.
-        values: the criterion of each knot, float32 (knots,).
-        depths: the depth at which each knot was inserted, 0 for the ends, int32 (knots,).
-        heights: the highest criterion found on each segment, float32 (knots - 1,).
-        peaks: where on its segment each height was found, as a share of the segment, float32 (knots - 1,).
-        threshold: the level that the string was sampled for.
+        values: The criterion of each knot, float32 (knots,).
+        depths: The depth at which each knot was inserted, 0 for the ends, int32 (knots,).
+        heights: The highest criterion found on each segment, float32 (knots - 1,).
+        peaks: Where on its segment each height was found, as a share of the segment, float32 (knots - 1,).
+        threshold: The level that the string was sampled for.
         connected: True if no value above (1 + tolerance) * threshold was found, also on the denser grid.
         reason: "connected", or the budget that ran out: "beads", "depth" or "epochs" (of a bead).
-        depth: rounds of insertion.
+        depth: Rounds of insertion.
         length: Euclidean length over all parameters.
-        normalized_length: length divided by the distance of the ends; 1 for a straight string.
-        steps: training steps of all beads together, and of the ends where these are trained.
-        evaluations: networks on segments whose criterion was measured.
-        path: the function t -> theta through the knots, t in proportion to the length.
+        normalized_length: Length divided by the distance of the ends; 1 for a straight string.
+        steps: Training steps of all beads together, and of the ends where these are trained.
+        evaluations: Networks on segments whose criterion was measured.
+        path: The function t -> theta through the knots, t in proportion to the length.
     """
 
     knots: trees.Tree
@@ -82,11 +82,11 @@ class GrowingString:
     `reason` is None while the string is open. `verified` says which segments were measured on the denser grid.
 
     Args:
-        key: the key that every bead's key is folded from.
-        theta_1: the first end, on the host.
-        theta_2: the last end, on the host.
-        values: the criterion of both ends.
-        threshold: the level to sample for.
+        key: The key that every bead's key is folded from.
+        theta_1: The first end, on the host.
+        theta_2: The last end, on the host.
+        values: The criterion of both ends.
+        threshold: The level to sample for.
     """
 
     def __init__(

@@ -20,10 +20,10 @@ class TrainedString(NamedTuple):
     """A string after training, and the levels that all of it reached.
 
     Attributes:
-        string: the string. If it is not connected, it was stopped on its way to the level after the last.
-        levels: decreasing, float32 (levels,): the height of the straight line between the ends as given, and each
+        string: The string. If it is not connected, it was stopped on its way to the level after the last.
+        levels: Decreasing, float32 (levels,): the height of the straight line between the ends as given, and each
             level that was reached; the last is the threshold if the string is connected.
-        beads: the number of beads at each level, int32 (levels,).
+        beads: The number of beads at each level, int32 (levels,).
     """
 
     string: String
@@ -53,23 +53,24 @@ def train_string(
     With zeta or kappa in the config, the penalties of a bead refer to where its neighbours were an epoch before.
 
     Args:
-        key: a typed key.
-        model: the model of all networks.
-        data: the data that networks are trained on and the criterion is measured on.
-        threshold: the last level, of the criterion in `config`.
-        theta_1: the first end at the start (None: a fresh network).
-        theta_2: the second end at the start (None: a fresh network).
-        config: as in `sample_string`, but `depth` is the most rounds of insertion at one level, and `epochs` the most
-            epochs of a network at one level.
-        level_factor: each level is this times the one before, in (0, 1).
-        recorder: progress, and the run folder in which training resumes from the last complete level.
+        key: A typed key.
+        model: The model of all networks.
+        data: The data that networks are trained on and the criterion is measured on.
+        threshold: The last level, of the criterion in `config`.
+        theta_1: The first end at the start (None: a fresh network).
+        theta_2: The second end at the start (None: a fresh network).
+        config: As in `sample_string`, but `depth` limits the rounds of insertion, and `epochs` the epochs of a network,
+            at one level.
+        level_factor: Each level is this times the one before, in (0, 1).
+        recorder: Progress, and the run folder in which training resumes from the last complete level.
 
     Returns:
         The string and its levels. A budget that runs out is a result, too, as in `sample_string`.
 
     Raises:
-        InputError: the ends are the same network, or an argument is out of range or does not fit the model.
-        RunError: a loss becomes infinite or NaN.
+        InputError: The ends are the same network, or an argument is out of range or does not fit the model.
+        SpecError: An end does not belong to this model.
+        RunError: A loss becomes infinite or NaN.
 
     Example::
 
