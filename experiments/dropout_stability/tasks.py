@@ -126,8 +126,8 @@ def make(name: str, preset: str, sources: Sources, changes: dict[str, Any]) -> T
         curve=FitConfig(epochs=size.curve_epochs, **training),
         string=StringConfig(
             batch_size=training["batch_size"], steps_per_epoch=20, epochs=50, images=size.measured,
-            calibration_images=size.measured, points=7, beads=size.string_beads, depth=4, tolerance=0.05,
-            scan_tolerance=0.05, certify=2,
+            calibration_images=size.measured, scan_points=7, beads=size.string_beads, depth=4, tolerance=0.05,
+            scan_tolerance=0.05, verification_density=2,
         ),
     )  # fmt: skip
 

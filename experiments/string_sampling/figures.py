@@ -85,7 +85,7 @@ def stages(task: Task, string: String, count: int = 4) -> list[plotting.Stage]:
     depths = sorted({round(depth) for depth in np.linspace(1, string.depth, count)})
     found = []
     for depth in depths:
-        there = string.born <= depth
+        there = string.depths <= depth
         path = through(trees.index(string.knots, np.flatnonzero(there)))
         at = np.asarray(path.args[1], np.float64)
         # Knots are among the points: between two points the string is straight.

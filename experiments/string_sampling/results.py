@@ -44,7 +44,7 @@ def _of(strings: Sequence[String]) -> dict[str, Any]:
         "depth": max((string.depth for string in strings), default=0),
         "failed": [{"reason": string.reason, "beads": string.beads, **string.worst._asdict()} for string in failed],
         "steps": steps,
-        "measured": sum(string.measured for string in strings),
+        "measured": sum(string.evaluations for string in strings),
         "steps_per_bead": steps / beads if beads else None,
     }
 

@@ -1,7 +1,32 @@
-"""Data sets as arrays, and what happens to an image inside the compiled step."""
+"""Data sets as arrays, and the normalisation and augmentation of images inside compiled steps.
+
+A `Dataset` holds training, test and perhaps validation examples as arrays with a leading axis: uint8 images with
+classes, float32 inputs with float32 targets, or tokens with the next tokens. Images stay uint8 on the device, and are
+normalised and augmented inside the compiled step. A Dataset is a pytree: `jax.device_put(data)` moves all of it.
+
+    load             a data set by name: digits, a TFDS set, an .npz file, a folder of texts
+    from_arrays      images and classes of one's own
+    regression       inputs and targets that are numbers
+    split_by_class   two disjoint parts with different class distributions
+    Augmentation     random flips, crops and rotations; augment, normalize: the pure functions
+
+Example::
+
+    import numpy as np
+    import mcjax
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (300, 8, 8, 1)).astype(np.uint8)
+    labels = images.mean((1, 2, 3)).argsort().argsort() // 100  # dark, middle, bright
+    data = mcjax.data.from_arrays(images[:200], labels[:200], images[200:], labels[200:])
+    print(data.image_shape, data.num_classes, data.mean)
+    small = data.take(train=100).hold_out(20)
+    print(len(small.train_labels), len(small.validation_labels), len(small.test_labels))
+"""
 
 from mcjax.data.augment import Augmentation, augment, normalize
-from mcjax.data.datasets import KNOWN, Dataset, from_arrays, load
+from mcjax.data.datasets import Dataset, from_arrays
+from mcjax.data.loading import KNOWN, load
 from mcjax.data.regression import regression
 from mcjax.data.splits import split_by_class
 

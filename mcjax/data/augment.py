@@ -11,11 +11,12 @@ from mcjax.errors import InputError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What a training image undergoes (Neuron Alignment, section 4). `Augmentation.none()` is nothing.
+    """Random changes of training images (Neuron Alignment, section 4); pixels from outside the image are black.
 
-    flip: mirror horizontally with probability 1/2. crop: shift by up to this many pixels along each
-    axis, as a crop out of the zero-padded image does. rotate: turn by up to this many degrees
-    either way, nearest pixel. What comes from outside the image is black, as it is in the files.
+    Attributes:
+        flip: Mirror horizontally with probability 1/2.
+        crop: Shift by up to this many pixels along each axis, like a random crop of the zero-padded image.
+        rotate: Rotate by up to this many degrees either way, taking the nearest pixel.
     """
 
     flip: bool = True
@@ -31,15 +32,17 @@ class Augmentation:
 
     @classmethod
     def none(cls) -> "Augmentation":
-        """No augmentation: images are normalised only."""
+        """No augmentation."""
         return cls(flip=False, crop=0, rotate=0.0)
 
 
 def normalize(images: Any, mean: Any, std: Any) -> jax.Array:
-    """uint8 (..., h, w, c) to float32 of mean 0 and standard deviation 1 a channel.
+    """Normalise pixels to mean 0 and standard deviation 1 in each channel, float32.
 
-    `mean` and `std` are those of the training images, (c,), with pixels in [0, 1]. Only uint8 are pixels:
-    other inputs, floats and tokens, are returned as they are.
+    Args:
+        images: uint8 (..., h, w, c). Inputs of other dtypes, floats and tokens, are returned unchanged.
+        mean: The mean of the training pixels, scaled to [0, 1], (c,).
+        std: Their standard deviation, (c,).
     """
     if jnp.result_type(images) != jnp.uint8:
         return jnp.asarray(images)
@@ -49,9 +52,9 @@ def normalize(images: Any, mean: Any, std: Any) -> jax.Array:
 
 
 def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> jax.Array:
-    """Images (n, h, w, c) turned, mirrored and shifted, each in its own way; the dtype stays.
+    """Rotate, mirror and shift images (n, h, w, c), each at random; the dtype does not change.
 
-    The three moves are composed into one gather, so pixels are read once.
+    The three maps are composed into one gather, so that pixels are read once.
     """
     if augmentation == Augmentation.none():
         return images
@@ -62,7 +65,7 @@ def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> ja
 def _augment_one(key: jax.Array, image: jax.Array, augmentation: Augmentation) -> jax.Array:
     height, width, channels = image.shape
     flip_key, crop_key, rotate_key = jax.random.split(key, 3)
-    # From the output pixel back to its source: undo the crop, then the flip, then the rotation.
+    # From each output pixel back to its source: undo the crop, then the flip, then the rotation.
     shift = jax.random.randint(crop_key, (2,), -augmentation.crop, augmentation.crop + 1)
     row = (jnp.arange(height) + shift[0])[:, None] * jnp.ones((1, width), jnp.int32)
     column = (jnp.arange(width) + shift[1])[None, :] * jnp.ones((height, 1), jnp.int32)
@@ -76,7 +79,7 @@ def _augment_one(key: jax.Array, image: jax.Array, augmentation: Augmentation) -
         row = jnp.round(cos * y - sin * x + (height - 1) / 2).astype(jnp.int32)
         column = jnp.round(sin * y + cos * x + (width - 1) / 2).astype(jnp.int32)
         inside &= (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    # One black pixel beyond the last serves everything outside.
+    # All sources outside the image point to one black pixel after the last.
     pixels = jnp.concatenate([image.reshape(-1, channels), jnp.zeros((1, channels), image.dtype)])
     source = jnp.where(inside, row * width + column, height * width)
     return pixels[source]

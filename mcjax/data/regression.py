@@ -1,4 +1,4 @@
-"""Data sets whose labels are numbers."""
+"""Data sets for regression."""
 
 from typing import Any
 
@@ -11,9 +11,19 @@ from mcjax.errors import InputError
 def regression(
     train_inputs: Any, train_targets: Any, test_inputs: Any, test_targets: Any, name: str = "regression"
 ) -> Dataset:
-    """A Dataset of a regression: inputs float32 (n, ...), as the model takes them, and targets float32 (n, outputs).
+    """A Dataset for regression, trained on the mean squared error. Inputs are not normalised.
 
-    Raises InputError if the arrays do not fit together or hold a value that is not finite.
+    Args:
+        train_inputs: float32 (n, ...), as the model takes them.
+        train_targets: float32 (n, outputs).
+        test_inputs: float32 (m, ...).
+        test_targets: float32 (m, outputs).
+        name: The name in messages and results.
+
+    Raises:
+        InputError: The arrays do not fit together, or hold a value that is not finite.
+
+    Example::
 
         x = np.linspace(0, 1, 200)[:, None]
         data = regression(x, x**2, x, x**2)

@@ -1,4 +1,4 @@
-"""One data set divided into two that share no image, with other shares of the classes."""
+"""Dividing the training images of a data set into two parts with different class distributions."""
 
 from dataclasses import replace
 
@@ -9,14 +9,21 @@ from mcjax.errors import InputError, check_whole
 
 
 def split_by_class(data: Dataset, share: float = 0.8, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Two data sets that have every training image between them, each in exactly one.
+    """Divide the training images into two disjoint sets by class ("Git Re-Basin", Ainsworth et al. 2022, section 5).
 
-    The first has `share` of the training images of every class in the first half of the classes (of an odd number the
-    larger half) and 1 - share of those of every other class, drawn at random, to the nearest whole image; the second
-    has the rest. The images keep their order. Test and validation images, mean, deviation and name are those of
-    `data`, in both: what is trained on one can be measured on the other. share: in [0, 1]; at 0 and 1 the two share no
-    class. Raises InputError if the labels are not one class an image, for another share, or if one of the two
-    would be empty. Ainsworth et al., 2022, "Git Re-Basin", section 5 (CIFAR-100, 0.8).
+    The first set gets a random `share` of the images of each class in the first half of the classes (the larger half of
+    an odd number), and 1 - share of the images of each other class; the second set gets the rest. Images keep their
+    order. Test and validation images, mean, std and name are the same in both and in `data`.
+
+    Args:
+        data: Images with one class each.
+        share: In [0, 1]; the paper has 0.8 of CIFAR-100. At 0 and 1 the two sets have no class in common.
+        seed: Seed of the random choice.
+
+    Raises:
+        InputError: The labels are not one class an image, an argument is out of range, or a set would be empty.
+
+    Example::
 
         first, second = split_by_class(data)
         theta_1 = train_endpoints(keys[:1], model, first).theta
@@ -40,11 +47,11 @@ def split_by_class(data: Dataset, share: float = 0.8, seed: int = 0) -> tuple[Da
     if first.all() or not first.any():
         raise InputError(
             f"got share={share}, which leaves one of the two sets without an image of {data.name}'s {len(labels)}: "
-            "expected classes and images enough for both."
+            "expected enough classes and images for both."
         )
-    return _only(data, first), _only(data, ~first)
+    return _keep(data, first), _keep(data, ~first)
 
 
-def _only(data: Dataset, kept: np.ndarray) -> Dataset:
+def _keep(data: Dataset, kept: np.ndarray) -> Dataset:
     images, labels = (np.asarray(each)[kept] for each in (data.train_images, data.train_labels))
     return replace(data, train_images=images, train_labels=labels)

@@ -1,4 +1,4 @@
-"""A folder of texts as tokens, for models that tell the next word."""
+"""Texts as tokens, for models that predict the next word."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,27 +9,32 @@ import numpy as np
 from mcjax.errors import InputError
 
 SPLITS = {"train": ("train",), "validation": ("valid", "validation", "dev"), "test": ("test",)}
-"""What marks the file of a split: a part of its name, between dots, dashes and underscores."""
+"""Parts of a file name, between dots, dashes and underscores, that mark the text of a split."""
 
 END, UNKNOWN = "<eos>", "<unk>"
-"""The token that ends every line, and that of words that are left out."""
+"""The token at the end of every line, and the one in place of words that are not in the vocabulary."""
 
 
 class Corpus(NamedTuple):
-    """The tokens of each split, int32 (tokens,), and the vocabulary: the word of every number."""
+    """The tokens of each split, int32 (tokens,), and the vocabulary: the word of each token."""
 
     tokens: dict[str, np.ndarray]
     vocabulary: tuple[str, ...]
 
 
 def read_corpus(folder: Path, vocabulary: int | None = None) -> Corpus:
-    """The words of a folder's three `.txt` files, as numbers; every line ends with `<eos>`.
+    """Read the three texts of a folder as tokens; words are separated by whitespace, and every line ends with `<eos>`.
 
-    Files are known by their names: `ptb.train.txt`, `valid.txt`, `test.txt`. Words are what whitespace parts.
-    The vocabulary is the training text's, the most frequent word first (those as frequent by the alphabet), or
-    the lines of `vocabulary.txt` (and `<eos>`) if the folder has one. With `vocabulary`, only its first so many
-    words are kept, and every other word is `<unk>`. Raises InputError if a file is missing, not text or there
-    twice, or if a word is not in the vocabulary.
+    The vocabulary is that of the training text, in order of frequency and then of the alphabet; or the lines of
+    `vocabulary.txt`, and `<eos>`, if the folder has this file.
+
+    Args:
+        folder: A folder with one `.txt` file for each split, such as `ptb.train.txt`, `valid.txt` and `test.txt`.
+        vocabulary: The size of the vocabulary, `<unk>` included: only its first words are kept, and all others become
+            `<unk>` (None: all are kept).
+
+    Raises:
+        InputError: A file is missing, ambiguous or not text, or a word is not in the vocabulary.
     """
     texts = {split: _read(_file(folder, split, marks)) for split, marks in SPLITS.items()}
     given = folder / "vocabulary.txt"
@@ -91,6 +96,6 @@ def _numbered(folder: Path, split: str, lines: list[list[str]], numbers: dict[st
                 raise InputError(
                     f"{folder}: the {split} text has {word!r} in line {at + 1}, which is not in the vocabulary of "
                     f"{len(numbers)} words. Add it to vocabulary.txt (one word a line), or give "
-                    f"vocabulary={len(numbers)}: words beyond the first so many are then {UNKNOWN}."
+                    f"vocabulary={len(numbers)}: words beyond these are then {UNKNOWN}."
                 )
     return np.array([numbers[word] for line in lines for word in line], np.int32)

@@ -1,4 +1,4 @@
-"""Dropout stability, noise stability, and loss along paths that were constructed."""
+"""Dropout stability, noise stability, and loss along constructed paths (Kuditipudi et al. 2019)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,12 +11,20 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 from mcjax.plotting.style import RC, SMALL, Series, legend_below, log_if_wide, mean_and_band, plain
 
 SHADES = {"a": "#1c5f9e", "b": "0.55", "c": "0.55", "line": "#e0791e"}
-"""Of the segments by their kind: what may change the loss is coloured."""
+"""Colours of segments by their kind; grey segments do not change the function."""
 MEANING = {"a": "(a): the top moves", "b": "(b), (c): same function", "line": "straight, all layers"}
 
 
 class Against(NamedTuple):
-    """One column of a figure: what it is drawn against, and for every class of networks its loss and accuracy."""
+    """One column of a figure: loss and accuracy of several classes of networks against a parameter.
+
+    Attributes:
+        title: The title of the column.
+        label: The label of the horizontal axis.
+        at: The parameter, float (points,).
+        loss: The loss of each class, in nats, (networks, points).
+        accuracy: The accuracy of each class, as a share, (networks, points).
+    """
 
     title: str
     label: str
@@ -26,10 +34,7 @@ class Against(NamedTuple):
 
 
 def columns(panels: Sequence[Against], title: str) -> Figure:
-    """Loss above accuracy (as shares), against something else in every column, with bands over networks.
-
-    Kuditipudi et al., Figure 2.
-    """
+    """Loss above accuracy, one column a parameter, with bands over networks (Kuditipudi et al. 2019, Figure 2)."""
     figure = Figure(figsize=(3.5 * len(panels), 5.4), **RC)
     rows = figure.subplots(2, len(panels), squeeze=False)
     for j, panel in enumerate(panels):
@@ -52,9 +57,13 @@ def columns(panels: Sequence[Against], title: str) -> Figure:
 
 
 def distributions(panels: Sequence[tuple[str, Sequence[int], np.ndarray]], title: str) -> Figure:
-    """How quantities are distributed over images, a box a layer: (name, layers, values (layers, images)) a panel.
+    """Distributions of quantities over images, one box a layer (Kuditipudi et al. 2019, Figure 3, left, and D.3).
 
-    Boxes are quartiles, whiskers all images; the scale is logarithmic. Kuditipudi et al., Figure 3, left, and D.3.
+    Boxes are quartiles, whiskers reach to the extremes, and the scale is logarithmic.
+
+    Args:
+        panels: (name, layers, values (layers, images)) of each panel.
+        title: The title of the figure.
     """
     figure = Figure(figsize=(3.2 * len(panels), 3.4), **RC)
     for axes, (name, layers, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -73,10 +82,15 @@ def distributions(panels: Sequence[tuple[str, Sequence[int], np.ndarray]], title
 
 
 class Constructed(NamedTuple):
-    """A constructed path: its loss and accuracy (share) at `at`, counted in segments, and the kinds of these.
+    """A constructed path, and other paths between the same networks.
 
-    beside: other paths between the same networks, (label, loss, accuracy, colour, style), equally spaced from
-    beginning to end.
+    Attributes:
+        title: The title of the row.
+        at: Positions along the path, counted in segments, float (points,).
+        loss: The loss there, in nats, (points,).
+        accuracy: The accuracy there, as a share, (points,).
+        kinds: The kind of each segment: "a", "b", "c" or "line".
+        beside: (label, loss, accuracy, colour, style) of each other path, at equally spaced points.
     """
 
     title: str
@@ -88,10 +102,10 @@ class Constructed(NamedTuple):
 
 
 def constructed_paths(paths: Sequence[Constructed], title: str) -> Figure:
-    """Loss and accuracy along constructed paths, segment by segment, beside others. Kuditipudi et al., Figure 3, right.
+    """Loss and accuracy along constructed paths and others (Kuditipudi et al. 2019, Figure 3, right).
 
-    Segments in which the top moves (a) are underlined in blue, straight lines through all layers in orange; along
-    the grey ones the function stays as it is.
+    Each segment is underlined: blue where the top layer moves (a), orange for a straight line through all layers, grey
+    where the function stays the same.
     """
     figure = Figure(figsize=(9.0, 0.6 + 2.8 * len(paths)), **SMALL)
     rows = figure.subplots(len(paths), 2, squeeze=False)
@@ -131,9 +145,14 @@ def _segments(axes: Axes, kinds: Sequence[str]) -> None:
 def gap_against_width(
     units: np.ndarray, gaps: np.ndarray, slope: float | None, title: str, least: float = 0.0
 ) -> Figure:
-    """The energy gap of pairs (widths, pairs) against the number of hidden units, and the power law of the means.
+    """The energy gap of pairs against the number of hidden units, with a power law through the means.
 
-    Of means above `least`, which are no rounding.
+    Args:
+        units: Hidden units, (widths,).
+        gaps: Energy gaps, (widths, pairs).
+        slope: The exponent of the power law (None: no law is drawn).
+        title: The title of the figure.
+        least: Means at or below this are rounding errors, left out of the line and of the law.
     """
     figure = Figure(figsize=(4.6, 3.6), **RC)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Cross-correlations of units: of one layer, of every layer, and of points along a curve."""
+"""Cross-correlations of units in one layer, in every layer, and along a curve (Neuron Alignment)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from mcjax.plotting.style import ALIGNED, MARKERS, RC, SMALL, STYLES, UNALIGNED, deviation, legend_below, plain
 
 Signature = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Layer -> mean correlation of units of one index (pairs,), before and after matching."""
+"""Layer -> mean correlation of units with the same index, (pairs,), before and after matching."""
 
 CURVE_SIGNATURES = (("curve", UNALIGNED), ("straight line", "0.35"), ("curve, matched to the endpoint", ALIGNED))
 
@@ -27,7 +27,13 @@ def correlation(
 ) -> Figure:
     """The cross-correlation of one layer before and after matching, and its mean at every layer (Figure 1).
 
-    before, after: (units of theta_1, units of theta_2), of `group`; matched by `method`.
+    Args:
+        before: Cross-correlations of one group as trained, (units of theta_1, units of theta_2).
+        after: The same after matching.
+        signature: The mean correlation at every layer, before and after.
+        title: The title of the figure.
+        group: The name of the group.
+        method: The name of the matching method.
     """
     figure = Figure(figsize=(11.0, 4.0), **RC)
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
@@ -52,7 +58,12 @@ def correlation(
 def signature(panels: Mapping[str, Signature], title: str, *, method: str | None = None) -> Figure:
     """The mean cross-correlation at each layer before and after matching, one panel a model (Figure 1b).
 
-    panels: model -> layer -> correlations (pairs,) before and after. Mean and standard deviation over pairs.
+    Points and bars are means and standard deviations over pairs.
+
+    Args:
+        panels: Model -> layer -> correlations (pairs,) before and after.
+        title: The title of the figure.
+        method: The name of the matching method.
     """
     figure = Figure(figsize=(max(4.5, 3.2 * len(panels)), 3.7), **SMALL)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -69,9 +80,13 @@ def signature(panels: Mapping[str, Signature], title: str, *, method: str | None
 def curve_signatures(classes: Mapping[str, Sequence[np.ndarray]], groups: Sequence[str], title: str) -> Figure:
     """The correlation of a curve's midpoint with each endpoint, layer by layer (Figure 14).
 
-    classes: class of curves -> correlations ([pairs,] 2 endpoints, layers) of the curve's midpoint, of the
-    straight line's, and of the curve's after matching it to the endpoint; a row of two panels each. Mean
-    and standard deviation over pairs.
+    Points and bars are means and standard deviations over pairs; each class of curves has a row of two panels.
+
+    Args:
+        classes: Class of curves -> correlations ([pairs,] 2 endpoints, layers) of the curve's midpoint, of the straight
+            line's midpoint, and of the curve's midpoint matched to the endpoint.
+        groups: The names of the layers.
+        title: The title of the figure.
     """
     figure = Figure(figsize=(7.5, 0.9 + 2.4 * len(classes)), **SMALL)
     rows = figure.subplots(len(classes), 2, sharex=True, sharey=True, squeeze=False)
@@ -97,7 +112,7 @@ def _before_and_after(axes: Axes, layers: Signature, matched: str) -> None:
 
 
 def _bars(axes: Axes, values: Sequence[np.ndarray], color: str, label: str, number: int, of: int) -> None:
-    # Beside one another, so that the bars of two lines at one height can be told apart.
+    # Shifted sideways, so that bars at one height do not overlap.
     at = np.arange(len(values)) + 0.08 * (number - (of - 1) / 2)
     means, stds = [v.mean() for v in values], [deviation(v) for v in values]
     look: dict[str, Any] = {"marker": MARKERS[number], "linestyle": STYLES[(of - number) % of], "color": color}
@@ -120,5 +135,5 @@ def _layers(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _short(name: str) -> str:
-    # The path of a deeply nested layer would leave no room for the panels.
+    # The full path of a deeply nested layer leaves no room for the panels.
     return name if len(name) <= 20 else f"{name[:10]}…{name[-9:]}"

@@ -10,7 +10,15 @@ from mcjax.plotting.style import RC, legend_below, log_if_wide, mean_and_band, p
 
 
 class Line(NamedTuple):
-    """One class of curves in a figure: loss and accuracy (pairs, points) at the same points, and its look."""
+    """Loss and accuracy of one class of curves, and its look.
+
+    Attributes:
+        label: The entry in the legend.
+        loss: In nats, (pairs, points).
+        accuracy: As a share, (pairs, points).
+        color: A matplotlib colour.
+        style: A matplotlib line style.
+    """
 
     label: str
     loss: np.ndarray
@@ -22,7 +30,15 @@ class Line(NamedTuple):
 def along_paths(
     ts: np.ndarray, lines: Sequence[Line], title: str, *, loss_of: str = "train", accuracy_of: str = "test"
 ) -> Figure:
-    """Loss and accuracy along paths, mean over pairs with a band of one standard deviation (Figure 2)."""
+    """Loss and accuracy along paths, mean over pairs with a band of one standard deviation (Figure 2).
+
+    Args:
+        ts: The points of the paths, (points,).
+        lines: One class of paths each.
+        title: The title of the figure.
+        loss_of: The split of the loss, for the label.
+        accuracy_of: The split of the accuracy, for the label.
+    """
     figure = Figure(figsize=(9.0, 3.7), **RC)
     left, right = figure.subplots(1, 2)
     for axes, values_of, name in (

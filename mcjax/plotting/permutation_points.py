@@ -1,4 +1,4 @@
-"""Two units brought together: networks and losses on the way, moves at constant loss, spectra where they are one."""
+"""Permutation points: networks and losses on the way there, moves at constant loss, spectra (Brea et al. 2019)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,10 +12,17 @@ from mcjax.plotting.style import ALIGNED, RC, UNALIGNED, Series, legend_below, p
 
 
 class Merger(NamedTuple):
-    """Two units of a network of two inputs brought together.
+    """Two units of a network with two inputs, brought together.
 
-    teacher, point: what makes the units, (units, 2), at the start and at the permutation point. distances, loss: of the
-    minima on the way. barrier: of the whole path. published: the paper's, if there is one.
+    Attributes:
+        title: The title of the column.
+        units: The numbers of the two units.
+        teacher: Weight vectors of the units at the start, divided by their biases, (units, 2).
+        point: Weight vectors at the permutation point, divided by their biases, (units, 2).
+        distances: Distances of the two units on the way, (minima,).
+        loss: The loss of the minimum at each distance, (minima,).
+        barrier: The barrier of the whole path.
+        published: The barrier in the paper, or None.
     """
 
     title: str
@@ -29,11 +36,11 @@ class Merger(NamedTuple):
 
 
 def mergers(panels: Sequence[Merger], title: str) -> Figure:
-    """Weight vectors before and after above the loss against the distance, a column a pair. Brea et al., Figure 1."""
+    """Weight vectors, and the loss against the distance of two units, a column a pair (Brea et al. 2019, Figure 1)."""
     figure = Figure(figsize=(3.4 * len(panels), 6.4), **RC)
     rows = figure.subplots(2, len(panels), squeeze=False, height_ratios=(1.15, 1))
     most = max(np.abs(panel.teacher).max() for panel in panels)
-    # A bias that comes near zero takes a vector out of sight.
+    # The range is bounded: a bias near zero makes a vector very long.
     reach = 1.25 * min(max(most, *(np.abs(panel.point).max() for panel in panels)), 2 * most)
     for above, below, panel in zip(*rows, panels, strict=True):
         _vectors(above, panel, reach)
@@ -63,7 +70,7 @@ def _vectors(axes: Axes, panel: Merger, reach: float) -> None:
             axes.plot([0, vector[0]], [0, vector[1]], color=color, linewidth=width, label=label if i == 0 else None)
             axes.plot(*vector, "o", color=color, markersize=2 + width)
     for i, vector in enumerate(panel.teacher):
-        # The two that are merged stand out.
+        # The numbers of the two merged units are bold.
         axes.annotate(
             str(i + 1), vector, xytext=9 * vector / max(float(np.linalg.norm(vector)), 1e-9), ha="center", va="center",
             textcoords="offset points", fontsize=10, fontweight="bold" if i in panel.units else "normal",
@@ -77,7 +84,7 @@ def _vectors(axes: Axes, panel: Merger, reach: float) -> None:
 
 
 def _approached(axes: Axes, distances: np.ndarray, loss: np.ndarray, color: str, style: str, label: str) -> None:
-    """A line against the distance on a logarithmic axis, and its value at distance zero as a dot at the left end."""
+    """A line against the distance on a logarithmic axis; its value at distance zero is a dot at the left end."""
     apart = distances > 0
     axes.plot(distances[apart], loss[apart], style, color=color, linewidth=1.6, label=label)
     axes.plot(distances[apart].min() / 2, loss[~apart][-1:], "o", color=color, markersize=4, clip_on=False)
@@ -87,9 +94,13 @@ def _approached(axes: Axes, distances: np.ndarray, loss: np.ndarray, color: str,
 
 
 class Approached(NamedTuple):
-    """One panel: what is measured (`of`) of networks against the distance of two units, d = 0 included.
+    """One panel: a quantity of networks against the distance of two units, d = 0 included.
 
-    lines: (label, distances, values, colour, style); lines of one label are of one class. logarithmic: the values too.
+    Attributes:
+        title: The title of the panel.
+        of: The label of the vertical axis.
+        lines: (label, distances, values, colour, style) of each network; equal labels are one entry in the legend.
+        logarithmic: Whether the vertical axis is logarithmic.
     """
 
     title: str
@@ -99,7 +110,7 @@ class Approached(NamedTuple):
 
 
 def approached(panels: Sequence[Approached], title: str) -> Figure:
-    """Panels side by side; dots at the left end are permutation points, at d = 0. Brea et al., Figure 3."""
+    """Panels side by side; dots at the left end are permutation points, d = 0 (Brea et al. 2019, Figure 3)."""
     figure = Figure(figsize=(4.6 * len(panels), 4.2), **RC)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(grid, panels, strict=True):
@@ -120,9 +131,11 @@ def approached(panels: Sequence[Approached], title: str) -> Figure:
 
 
 def rearranged(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str) -> Figure:
-    """The loss on the way to another order of all units: up to the permutation point, across, and down again.
+    """The loss on the way to another order of all units: to a permutation point, through moves there, and back.
 
-    panels: (title, loss of the path of two units at equally spaced t, loss along the moves at constant loss).
+    Args:
+        panels: (title, loss along the path of two units at equally spaced t, loss along the moves at constant loss).
+        title: The title of the figure.
     """
     figure = Figure(figsize=(4.8 * len(panels), 3.7), **RC)
     for axes, (name, loss, moves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -145,7 +158,12 @@ def rearranged(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str)
 
 
 def eigenvalues(panels: Sequence[tuple[str, Sequence[np.ndarray], float]], title: str) -> Figure:
-    """All eigenvalues at critical points, a column of dots a network: (title, eigenvalues, what counts as zero)."""
+    """All eigenvalues of the Hessian at critical points, one column of dots a network.
+
+    Args:
+        panels: (title, eigenvalues of each network, largest magnitude that counts as zero).
+        title: The title of the figure.
+    """
     figure = Figure(figsize=(4.6 * len(panels), 4.2), **RC)
     for axes, (name, networks, zero) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for i, values in enumerate(networks):
@@ -158,7 +176,7 @@ def eigenvalues(panels: Sequence[tuple[str, Sequence[np.ndarray], float]], title
                 axes.plot(np.full(len(at), i + 1), at, "_", color=color, markersize=9, label="_" if i else label)
         axes.set_yscale("symlog", linthresh=10 * zero)
         axes.set_xticks(range(1, len(networks) + 1))
-        # Two decades a tick: every decade of a range so wide would be a fence.
+        # A tick every two decades: the range is wide.
         span = np.log10(max(float(np.abs(values).max()) for values in networks) / zero)
         decades = 10.0 ** np.arange(np.ceil(np.log10(zero)) + 2, np.ceil(np.log10(zero) + span) + 1, 2)
         axes.yaxis.set_major_locator(FixedLocator([*-decades[::-1], 0, *decades]))
@@ -175,7 +193,13 @@ def eigenvalues(panels: Sequence[tuple[str, Sequence[np.ndarray], float]], title
 
 
 def spectral_densities(lines: Sequence[Series], grids: Sequence[np.ndarray], title: str) -> Figure:
-    """The density of the Hessian's eigenvalues of several networks, each on its own grid, on a logarithmic scale."""
+    """The spectral density of the Hessian of several networks, on a logarithmic scale.
+
+    Args:
+        lines: Densities, one network each, (points,).
+        grids: The eigenvalues at which each is given, (points,).
+        title: The title of the figure.
+    """
     figure = Figure(figsize=(6.5, 4.1), **RC)
     axes = figure.subplots()
     most = max(float(line.values.max()) for line in lines)
@@ -193,7 +217,14 @@ def spectral_densities(lines: Sequence[Series], grids: Sequence[np.ndarray], tit
 
 
 def growth(units: np.ndarray, ratios: Sequence[Series], published: Sequence[float], title: str) -> Figure:
-    """A count over its supposed limit against the width, a line an order K; published: what the paper's would be."""
+    """The ratio of a count of permutation points to its asymptotic form, against the width of the layer.
+
+    Args:
+        units: The widths of the layer, (widths,).
+        ratios: The ratio for each order K, (widths,); a label ends with the digit K.
+        published: The limit of each ratio by the paper's lemma.
+        title: The title of the figure.
+    """
     figure = Figure(figsize=(6.2, 4.0), **RC)
     axes = figure.subplots()
     for line, other in zip(ratios, published, strict=True):

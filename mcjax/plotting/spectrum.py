@@ -1,4 +1,4 @@
-"""The Fourier transform of the loss along curves."""
+"""Fourier spectra of the loss along curves."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,17 @@ from mcjax.plotting.style import SMALL, Series, legend_below, plain
 
 
 def spectrum(wavenumber: np.ndarray, series: Sequence[Series], title: str, *, of: str = "test loss (nats)") -> Figure:
-    """The magnitude of every mode, mean over pairs with a band from the least pair to the greatest (Figure 11).
+    """The magnitude of every mode, mean over pairs with a band from minimum to maximum (Neuron Alignment, Figure 11).
 
-    series: values ([pairs,] modes) of each class of curves, as `mcjax.landscape.spectrum` gives them.
+    Args:
+        wavenumber: Oscillations from t = 0 to t = 1, (modes,).
+        series: Magnitudes of each class of curves, ([pairs,] modes), from `mcjax.landscape.spectrum`.
+        title: The title of the figure.
+        of: The name of the transformed quantity, for the label.
     """
     figure = Figure(figsize=(6.5, 4.1), **SMALL)
     axes = figure.subplots()
-    # Zeros, of a constant loss, are below every scale.
+    # A constant loss has zero magnitudes, which a logarithmic scale cannot show.
     least = min((values[values > 0].min(initial=1) for _, values, *_ in series), default=1)
     for line in series:
         values = np.maximum(np.atleast_2d(line.values), least)

@@ -1,4 +1,4 @@
-"""Strings between networks: their length and beads against the threshold, and how they lie in parameter space."""
+"""Strings between networks: length and beads against the threshold, and their shape in parameter space."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +15,14 @@ from mcjax.plotting.style import RC, SMALL, legend_below, plain
 
 
 class PowerLaw(NamedTuple):
-    """value = factor * threshold ** exponent, fitted to the thresholds between low and high."""
+    """The law value = factor * threshold ** exponent.
+
+    Attributes:
+        exponent: The exponent.
+        factor: The value at threshold 1.
+        low: The lowest threshold that it was fitted to.
+        high: The highest one.
+    """
 
     exponent: float
     factor: float
@@ -24,9 +31,19 @@ class PowerLaw(NamedTuple):
 
 
 class Thresholds(NamedTuple):
-    """One class of strings: mean and deviation of length and beads at each threshold, (thresholds,), and its look.
+    """One class of strings at several thresholds, and its look; NaN where no string is connected.
 
-    NaN where no string is connected. Laws: None where none was fitted.
+    Attributes:
+        label: The entry in the legend.
+        thresholds: float (thresholds,).
+        length: The mean normalised length, (thresholds,).
+        length_deviation: Its standard deviation.
+        beads: The mean number of beads, (thresholds,).
+        beads_deviation: Its standard deviation.
+        color: A matplotlib colour.
+        style: A matplotlib line style.
+        length_law: A power law of the length (None: not fitted).
+        beads_law: A power law of the number of segments (None: not fitted).
     """
 
     label: str
@@ -42,7 +59,14 @@ class Thresholds(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A string at some depth, on three axes: points of it (points, 3), their loss, and its knots (knots, 3)."""
+    """A string at one depth of sampling, in three coordinates.
+
+    Attributes:
+        label: The title of the panel.
+        points: Points along the string, (points, 3).
+        loss: Their loss, (points,).
+        knots: Its knots, (knots, 3).
+    """
 
     label: str
     points: np.ndarray
@@ -51,20 +75,22 @@ class Stage(NamedTuple):
 
 
 def against_threshold(tasks: Sequence[tuple[str, str, Sequence[Thresholds]]]) -> Figure:
-    """Normalised length and number of beads against the threshold, both axes logarithmic (Freeman and Bruna, Figure 1).
+    """Normalised length and number of segments against the threshold (Freeman and Bruna 2017, Figure 1).
 
-    tasks: the title of a row, what the threshold is of, and classes of strings. Deviations over pairs are bars; a
-    fitted power law is a thin line with its exponent.
+    Both axes are logarithmic. Bars are standard deviations over pairs; a thin line with its exponent is a power law.
+
+    Args:
+        tasks: (title, name of the criterion, classes of strings) of each row.
     """
     figure = Figure(figsize=(9.0, 0.6 + 2.9 * len(tasks)), **RC)
     rows = figure.subplots(len(tasks), 2, squeeze=False)
     for (title, of, classes), (left, right) in zip(tasks, rows, strict=True):
         for number, each in enumerate(classes):
             length = (each.length, each.length_deviation, each.length_law)
-            # No bead is below every logarithmic scale: the number of segments is one more.
+            # Segments instead of beads: a logarithmic scale cannot show zero.
             beads = (each.beads + 1, each.beads_deviation, each.beads_law)
             for axes, (values, deviation, law) in ((left, length), (right, beads)):
-                # A bar that would reach below the least possible value, 1, ends there.
+                # Bars end at 1, the least possible value.
                 bars = np.stack([np.minimum(deviation, values - 1), deviation])
                 axes.errorbar(
                     each.thresholds, values, bars, color=each.color, linestyle=each.style, marker="o", markersize=4,
@@ -105,10 +131,16 @@ def _law(axes: Axes, law: PowerLaw, color: str, above: bool) -> None:
 
 
 def string_stages(stages: Sequence[Stage], title: str, *, of: str = "loss", threshold: float) -> Figure:
-    """A string at several stages, on the three principal axes of its last knots (Freeman and Bruna, Figures 3 and 4).
+    """A string at several stages, on the principal axes of its last knots (Freeman and Bruna 2017, Figures 3 and 4).
 
-    The colour is the loss along it, on a logarithmic scale: blue at the threshold, red high above. The black curves
-    are its projections on pairs of axes.
+    The colour is the loss on a logarithmic scale, from blue at the threshold to red high above it. Black curves are
+    projections onto pairs of axes.
+
+    Args:
+        stages: The string at each stage.
+        title: The title of the figure.
+        of: The label of the colour bar.
+        threshold: The threshold of the string.
     """
     figure = Figure(figsize=(4.1 * len(stages), 4.3), **SMALL)
     every = np.concatenate([stage.points for stage in stages])

@@ -1,4 +1,4 @@
-"""What the figures share: colours and line styles that survive greyscale print, bands, scales."""
+"""Shared style of the figures: colours and line styles that survive greyscale print, bands, scales, legends."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -7,17 +7,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-# Far apart in greyscale too.
+# These two colours differ in greyscale, too.
 UNALIGNED, ALIGNED = "#e0791e", "#1c5f9e"
 RC: dict[str, Any] = {"dpi": 160, "layout": "constrained"}
 SMALL: dict[str, Any] = {"dpi": 120, "layout": "constrained"}
-# Of the lines of one figure, in their order, where nothing else says how they look.
+# Defaults for the lines of one figure, in order.
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 class Series(NamedTuple):
-    """One class of curves in a figure: values (pairs, ...) or of one pair without that axis, and its look."""
+    """Values of one class of networks or curves, and its look.
+
+    Attributes:
+        label: The entry in the legend.
+        values: float ([pairs,] ...).
+        color: A matplotlib colour.
+        style: A matplotlib line style.
+    """
 
     label: str
     values: np.ndarray
@@ -26,7 +33,16 @@ class Series(NamedTuple):
 
 
 def mean_and_band(axes: Axes, at: np.ndarray, values: np.ndarray, color: str, style: str, label: str) -> None:
-    """The mean of values (pairs, points) and a band of one standard deviation, that of a sample, as in tables."""
+    """Draw the mean over pairs and a band of one sample standard deviation.
+
+    Args:
+        axes: The panel.
+        at: Horizontal positions, (points,).
+        values: float ([pairs,] points).
+        color: A matplotlib colour.
+        style: A matplotlib line style.
+        label: The entry in the legend.
+    """
     values = np.atleast_2d(values)
     mean, std = values.mean(0), deviation(values)
     axes.plot(at, mean, style, color=color, label=label, linewidth=1.8)
@@ -34,12 +50,12 @@ def mean_and_band(axes: Axes, at: np.ndarray, values: np.ndarray, color: str, st
 
 
 def deviation(values: np.ndarray) -> np.ndarray:
-    """The standard deviation over the leading axis, that of a sample; zero of a single one."""
+    """The sample standard deviation over the leading axis; zero for a single sample."""
     return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 
 def log_if_wide(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis for positive values that differ more than tenfold."""
+    """Make the vertical axis logarithmic for positive values that differ more than tenfold."""
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -48,14 +64,21 @@ def log_if_wide(axes: Axes, values: np.ndarray) -> None:
 
 
 def plain(axes: Axes) -> None:
-    """No frame, and a light grid behind what is drawn."""
+    """Remove the frame, and draw a light grid behind the lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def legend_below(figure: Figure, axes: Axes, most: int = 4, *, right: bool = False) -> None:
-    """One legend for all panels, under them, where it covers no line; `most` entries a row at most."""
+    """Draw one legend under all panels.
+
+    Args:
+        figure: The figure.
+        axes: The panel whose entries are shown.
+        most: Maximum number of entries in a row.
+        right: Whether the legend stands at the right instead of in the middle.
+    """
     handles, labels = axes.get_legend_handles_labels()
     rows = -(-len(labels) // most)
     place: Literal["outside lower right", "outside lower center"]

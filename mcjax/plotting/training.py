@@ -1,4 +1,4 @@
-"""Training: of networks, of curves, and of curves and permutations in turn."""
+"""Training histories of networks, of curves, and of PAM's curves and permutations in turn."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,13 +13,18 @@ from mcjax.plotting.paths import Line
 from mcjax.plotting.style import ALIGNED, MARKERS, RC, SMALL, STYLES, legend_below, log_if_wide, mean_and_band, plain
 
 APART = 8
-"""How many fits can be told apart in one panel."""
+"""Maximum number of fits with colours of their own in one panel."""
 
 
 def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[str] | None = None) -> Figure:
-    """Loss and accuracy against epoch, one thin line a fit: values (fits, epochs).
+    """Loss and accuracy against epoch, one thin line a fit.
 
-    labels: what the fits are, for a legend. More than eight fits are drawn in one colour, with their mean.
+    More than eight fits are drawn in one colour, with their mean.
+
+    Args:
+        history: "loss" and "accuracy", float (fits, epochs).
+        title: The title of the figure.
+        labels: Entries in the legend, one a fit (None: no legend).
     """
     figure = Figure(figsize=(9.0, 3.4 if labels is None else 3.8), **SMALL)
     panels = figure.subplots(1, 2)
@@ -32,7 +37,7 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
                 axes.plot(at, row, color=ALIGNED, linewidth=0.7, alpha=0.35, marker=marker)
             axes.plot(at, values.mean(0), color="k", linewidth=1.8, marker=marker, label=f"mean of {fits}")
         else:
-            # The lightest end of the map is not seen on white.
+            # The lightest end of the colour map is invisible on white.
             colors = colormaps["viridis"](np.linspace(0, 0.85, fits)) if fits > 1 else [ALIGNED]
             for i, row in enumerate(values):
                 said = None if labels is None else labels[i]
@@ -46,7 +51,7 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
 
 
 def training_classes(lines: Sequence[Line], title: str) -> Figure:
-    """Loss and accuracy against epoch, mean over the pairs of each class of curves with a band (Figures 5, 8, 9)."""
+    """Loss and accuracy of classes of curves against epoch, mean over pairs with a band (Figures 5, 8, 9)."""
     figure = Figure(figsize=(8.4, 3.7), **SMALL)
     panels = figure.subplots(1, 2)
     for line in lines:
@@ -69,7 +74,14 @@ def _label(panels: Sequence[Axes]) -> None:
 
 
 class HalfSteps(NamedTuple):
-    """PAM's objective (pairs, 1 + 2 n), what every half-step proposed and whether it was accepted (pairs, 2 n)."""
+    """The half-steps of PAM in n iterations.
+
+    Attributes:
+        objective: The objective at the start and after every half-step, ([pairs,] 1 + 2 n).
+        proposed: The objective that every half-step proposed, ([pairs,] 2 n).
+        accepted: Whether it was accepted, bool ([pairs,] 2 n).
+        color: A matplotlib colour.
+    """
 
     objective: np.ndarray
     proposed: np.ndarray
@@ -78,7 +90,7 @@ class HalfSteps(NamedTuple):
 
 
 def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
-    """PAM's objective after every half-step, mean over pairs; a cross for every proposal of a pair that was refused."""
+    """PAM's objective after every half-step, mean over pairs, with a cross for every refused proposal of a pair."""
     figure = Figure(figsize=(7.0, 4.3), **RC)
     axes = figure.subplots()
     reasons = {"x": False, "+": False}
@@ -110,8 +122,12 @@ def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
 def alternating_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: tuple[int, int], title: str) -> Figure:
     """Train loss against epoch over PAM's half-steps, mean over pairs with a band of one deviation (Figure 10).
 
-    losses: name -> values (pairs, epochs) and a colour. epochs: of a permutation half-step (shaded), of a
-    curve's. A vertical line stands at the start of every half-step but the first.
+    Half-steps of the permutation are shaded, and a vertical line stands at the start of every half-step but the first.
+
+    Args:
+        losses: Name -> loss (pairs, epochs), and a colour.
+        epochs: The epochs of a half-step of the permutation, and of one of the curve.
+        title: The title of the figure.
     """
     figure = Figure(figsize=(7.0, 4.1), **RC)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Training the beads of strings, many at once, each until it is good enough."""
+"""The beads of strings: where they start, their penalties, and training many at once until each reaches its target."""
 
 import math
 from dataclasses import dataclass
@@ -21,11 +21,15 @@ from mcjax.training.endpoints import EndpointState, EndpointStep
 from mcjax.training.loop import run_epochs, steps_per_epoch
 
 
-class Bead(NamedTuple):
-    """A network to be trained: where it starts and between which networks, all on the host, and its key.
+class UntrainedBead(NamedTuple):
+    """A network to be trained.
 
-    before, after: its neighbours; None for the end of a string, which nothing pulls at. target: the criterion
-    at which it stops.
+    Attributes:
+        theta: Where it starts, on the host.
+        before: Its neighbour on the side of theta_1, on the host; None for an end of a string, which has no penalty.
+        after: Its neighbour on the side of P theta_2, or None.
+        key: Its key, for the order of batches.
+        target: The criterion at which training stops.
     """
 
     theta: trees.Tree
@@ -35,56 +39,57 @@ class Bead(NamedTuple):
     target: float
 
 
-class Neighbours(NamedTuple):
-    """The parameters of the networks before and after a bead; inner: 1, or 0 for an end, which has none."""
-
-    before: trees.Tree
-    after: trees.Tree
-    inner: Any = 1.0
-
-
-class Trained(NamedTuple):
-    """A bead after training: the network, on the host, its criterion, and how many epochs it took."""
+class TrainedBead(NamedTuple):
+    """A network after training, on the host, its criterion, and the number of epochs it took."""
 
     theta: trees.Tree
     value: float
     epochs: int
 
 
+class Neighbours(NamedTuple):
+    """The parameters of both neighbours of a bead; `active` is 1, or 0 for an end of a string, which has none."""
+
+    before: trees.Tree
+    after: trees.Tree
+    active: Any = 1.0
+
+
 @dataclass(frozen=True)
 class BeadStep(EndpointStep):
-    """One step on the objective of a constrained string (Freeman and Bruna, appendix A).
+    """One step on the objective of a constrained string (Freeman and Bruna 2017, appendix A).
 
     Between neighbours a and b a bead descends F(theta) + zeta (||theta - a|| + ||theta - b||) +
     kappa / 2 <d, theta - (a + b) / 2>^2, with d the unit vector along b - a. The last term vanishes in the
     hyperplane equidistant from both, since <b - a, theta - (a + b) / 2> = (||theta - a||^2 - ||theta - b||^2) / 2.
-    The paper prints (a - b) / 2 for the midpoint too, which has its sign wrong: that plane would pass through
-    the difference of the neighbours and move with the origin. It also takes the absolute value; the square has
-    a gradient that ends in the plane. kappa = inf puts a bead back into the plane after every step.
+
+    The paper prints (a - b) / 2 in place of the midpoint, a wrong sign: that plane would move with the origin. It
+    also takes the absolute value; the square has a gradient that vanishes in the plane. With kappa = inf a bead
+    is projected onto the plane after every step.
     """
 
     zeta: float = 0.0
     kappa: float = 0.0
 
-    def pull(self, context: Any, params: trees.Tree) -> jax.Array:
-        """zeta times the distances to the neighbours, and the stiffness of the plane."""
+    def penalty(self, context: Any, params: trees.Tree) -> jax.Array:
+        """The terms with zeta and kappa; `context` are the `Neighbours`."""
         total = jnp.zeros(())
         if self.zeta > 0:
             total = total + self.zeta * (_distance(params, context.before) + _distance(params, context.after))
         if 0 < self.kappa < math.inf:
-            total = total + self.kappa / 2 * jnp.square(off_plane(context, params)[0])
-        return total * (context.inner if self.zeta > 0 or self.kappa > 0 else 1.0)
+            total = total + self.kappa / 2 * jnp.square(plane_offset(context, params)[0])
+        return total * (context.active if self.zeta > 0 or self.kappa > 0 else 1.0)
 
-    def hold(self, context: Any, params: trees.Tree) -> trees.Tree:
-        """In the plane, if it is infinitely stiff."""
+    def project(self, context: Any, params: trees.Tree) -> trees.Tree:
+        """The nearest point of the equidistant hyperplane if kappa is infinite, else the parameters as they are."""
         if self.kappa < math.inf:
             return params
-        off, normal = off_plane(context, params)
-        return trees.subtract(params, trees.scale(off * context.inner, normal))
+        offset, normal = plane_offset(context, params)
+        return trees.subtract(params, trees.scale(offset * context.active, normal))
 
 
-def off_plane(neighbours: Neighbours, params: trees.Tree) -> tuple[jax.Array, trees.Tree]:
-    """How far parameters are from the hyperplane equidistant from two networks, and the plane's unit normal."""
+def plane_offset(neighbours: Neighbours, params: trees.Tree) -> tuple[jax.Array, trees.Tree]:
+    """The signed distance of parameters from the hyperplane equidistant from two networks, and its unit normal."""
     before, after, _ = neighbours
     chord = trees.subtract(after, before)
     length = trees.norm(chord)
@@ -95,56 +100,101 @@ def off_plane(neighbours: Neighbours, params: trees.Tree) -> tuple[jax.Array, tr
 def _distance(a: trees.Tree, b: trees.Tree) -> jax.Array:
     difference = trees.subtract(a, b)
     square = trees.dot(difference, difference)
-    # The gradient of the root at zero is infinite; there is none to follow there.
+    # The root has an infinite gradient at zero: there it is taken as zero.
     return jnp.sqrt(jnp.where(square > 0, square, 1.0)) * (square > 0)
+
+
+def displace(
+    key: jax.Array, theta: trees.Tree, before: trees.Tree, after: trees.Tree, noise: float, in_plane: bool
+) -> trees.Tree:
+    """Move parameters in a random direction by `noise` times the length of a segment, in numpy.
+
+    Args:
+        key: The key of the direction.
+        theta: The network to move.
+        before: One end of the segment.
+        after: The other end.
+        noise: The size of the move, as a share of the segment's length.
+        in_plane: Whether the direction is at right angles to the segment.
+    """
+    if noise == 0:
+        return theta
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    params = trees.params(theta)
+    direction = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), params)
+    chord = jax.tree.map(np.subtract, trees.params(after), trees.params(before))
+    length = _norm(chord)
+    if in_plane and length > 0:
+        along = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(chord), jax.tree.leaves(direction), strict=True))
+        direction = jax.tree.map(lambda d, c: d - along / length**2 * c, direction, chord)
+    scale = noise * length / _norm(direction)
+    return trees.with_params(
+        theta, jax.tree.map(lambda leaf, step: (leaf + scale * step).astype(leaf.dtype), params, direction)
+    )
+
+
+def _norm(tree: trees.Tree) -> float:
+    return float(np.sqrt(sum(np.square(leaf, dtype=np.float64).sum() for leaf in jax.tree.leaves(tree))))
 
 
 def train_beads(
     model: Model,
     data: Dataset,
     config: StringConfig,
-    beads: list[Bead],
+    beads: list[UntrainedBead],
     epochs: int | None = None,
     progress: Progress | None = None,
-) -> list[Trained]:
+) -> list[TrainedBead]:
     """Train each bead until its criterion is at most its target, or until its epochs are over.
 
-    `config.chunk` of them are on the device at once, in one program, an epoch a call. Raises RunError if a
-    loss is not finite.
+    Args:
+        model: The model of all beads.
+        data: The data, on the device.
+        config: Training, criterion and penalties; `chunk` beads are on the device at once, in one program.
+        beads: The beads to train.
+        epochs: Maximum number of epochs of a bead (None: the config's).
+        progress: The line of progress that shows the epochs, or None.
+
+    Returns:
+        The beads after training, in the same order.
+
+    Raises:
+        RunError: A loss is not finite.
     """
     chunk = config.chunk or chunk_for(model.convolutions)
-    trained: list[Trained] = []
+    trained: list[TrainedBead] = []
     for i in range(0, len(beads), chunk):
-        trained += _train(model, data, config, beads[i : i + chunk], chunk, epochs, progress)
+        trained += _train_chunk(model, data, config, beads[i : i + chunk], chunk, epochs, progress)
     return trained
 
 
-def _train(
+def _train_chunk(
     model: Model,
     data: Dataset,
     config: StringConfig,
-    beads: list[Bead],
+    beads: list[UntrainedBead],
     size: int,
     epochs: int | None,
     progress: Progress | None,
-) -> list[Trained]:
+) -> list[TrainedBead]:
     step = BeadStep(model, config, steps_per_epoch(config, data), config.zeta, config.kappa)
-    # Always as many, so that one program serves: those beyond the last bead are not trained.
-    rows = np.minimum(np.arange(size), len(beads) - 1)
-    targets = np.where(np.arange(size) < len(beads), [beads[row].target for row in rows], np.inf)
-    theta = trees.stack_on_host([beads[row].theta for row in rows])
+    # Filled up to `size`, so that one program serves every chunk: copies of the last bead, with target inf, are
+    # not trained.
+    filled = [beads[min(row, len(beads) - 1)] for row in range(size)]
+    targets = np.where(np.arange(size) < len(beads), [bead.target for bead in filled], np.inf)
+    theta = trees.stack_on_host([bead.theta for bead in filled])
     neighbours: Any = {}
     if config.zeta > 0 or config.kappa > 0:
-        each = [(bead.before or bead.theta, bead.after or bead.theta) for bead in (beads[row] for row in rows)]
-        before, after = (trees.params(trees.stack_on_host([pair[side] for pair in each])) for side in (0, 1))
-        inner = np.array([bead.before is not None for bead in (beads[row] for row in rows)], np.float32)
-        neighbours = Neighbours(before, after, inner)
-    keys = jnp.stack([beads[row].key for row in rows])
+        before = trees.params(trees.stack_on_host([bead.before or bead.theta for bead in filled]))
+        after = trees.params(trees.stack_on_host([bead.after or bead.theta for bead in filled]))
+        active = np.array([bead.before is not None for bead in filled], np.float32)
+        neighbours = Neighbours(before, after, active)
+    keys = jnp.stack([bead.key for bead in filled])
     watch = Watch(model, config.criterion, data, targets)
     recorder = Recorder("a bead", progress=progress or False)
     states, _ = run_epochs(step, data, neighbours, _start(step, theta), keys, recorder, epochs, watch=watch)
     host = jax.tree.map(np.asarray, states.theta)
-    return [Trained(trees.index(host, i), float(watch.values[i]), int(watch.epochs[i])) for i in range(len(beads))]
+    return [TrainedBead(trees.index(host, i), float(watch.values[i]), int(watch.epochs[i])) for i in range(len(beads))]
 
 
 @jit(static_argnames="step")

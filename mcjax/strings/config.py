@@ -1,4 +1,4 @@
-"""How strings are sampled: what their beads must reach, how they are trained, when to stop."""
+"""Settings of string sampling: the criterion, the training of beads, the scans of segments, and the budgets."""
 
 import math
 from dataclasses import dataclass, fields
@@ -13,22 +13,33 @@ Insert = Literal["maximum", "middle"]
 
 @dataclass(frozen=True)
 class StringConfig(TrainConfig):
-    """`TrainConfig` of a bead, and the rest of dynamic string sampling (Freeman and Bruna, Algorithm 1).
+    """Settings of dynamic string sampling (Freeman and Bruna 2017, Algorithm 1 and appendix A).
 
-    metric, split, images, calibration_images: the criterion that the threshold is of (`Criterion`). alpha: beads are
-    trained to alpha * threshold. tolerance: a segment may rise to (1 + tolerance) * threshold. insert: a new
-    bead starts at the maximum of its segment or in its middle, displaced at random by `noise` times the
-    segment's length, so that it does not stay on a ridge. zeta: weight of the distances to both neighbours in
-    what a bead descends. kappa: stiffness of the hyperplane equidistant from them, in which a bead then starts;
-    inf holds it there. Neighbours are those that it was inserted between.
+    The fields of `TrainConfig`, with defaults of their own, are those of the training of a bead.
 
-    points, scan_tolerance: of the first grid over a segment, ends included, and how well its highest value is
-    to be known, as a share of it. certify: how many times as dense as that grid is the one on which a
-    connected string is measured anew. evaluation_batch_size: inputs measured at a time.
-
-    epochs, beads, depth: what may be spent: epochs a bead, beads a string, rounds of insertion.
-    chunk: beads and segments on the device at once (None: 16, or 1 where convolutions run faster one after
-    another).
+    Attributes:
+        epochs: Maximum number of epochs of a bead.
+        metric: The criterion that the threshold bounds: "loss", "error" or "perplexity".
+        split: The split that it is measured on: "train", "validation" or "test".
+        images: Inputs that it is measured on, the first ones of the split (None: all).
+        calibration_images: Inputs that batch statistics are re-estimated from, as in `Criterion`.
+        evaluation_batch_size: Inputs measured at a time.
+        alpha: Beads are trained to alpha * threshold.
+        tolerance: A segment may rise to (1 + tolerance) * threshold.
+        insert: Where a bead starts: at the "maximum" of its segment or in its "middle" (line 7 of Algorithm 1).
+        noise: Random displacement of a new bead, as a share of its segment's length, so that it does not stay
+            on a ridge.
+        zeta: Weight of the distances to both neighbours in a bead's objective. The neighbours are the networks
+            between which it was inserted.
+        kappa: Stiffness of the hyperplane equidistant from both neighbours; inf keeps a bead in it. With kappa, beads
+            start in the middle of their segment, which lies in that plane.
+        scan_points: Points of the first grid over a segment, ends included.
+        scan_tolerance: How precisely the height of a segment is to be known, as a share of it.
+        verification_density: A string is called connected after a measurement on a grid this many times as dense.
+        beads: Maximum number of beads of a string.
+        depth: Maximum number of rounds of insertion.
+        chunk: Beads and segments on the device at once (None: 16, or 1 where convolutions run faster one after
+            another).
     """
 
     epochs: int = 100
@@ -47,9 +58,9 @@ class StringConfig(TrainConfig):
     noise: float = 0.01
     zeta: float = 0.0
     kappa: float = 0.0
-    points: int = 21
+    scan_points: int = 21
     scan_tolerance: float = 0.01
-    certify: int = 10
+    verification_density: int = 10
     beads: int = 64
     depth: int = 10
     chunk: int | None = None
@@ -61,10 +72,18 @@ class StringConfig(TrainConfig):
             ("tolerance", 0 <= self.tolerance < math.inf, "not negative and finite"),
             ("noise", 0 <= self.noise < math.inf, "not negative and finite"),
             ("zeta", 0 <= self.zeta < math.inf, "not negative and finite"),
-            ("kappa", self.kappa >= 0, "not negative; inf holds beads in the hyperplane"),
-            ("points", isinstance(self.points, int) and self.points >= 3, "a whole number of at least 3"),
+            ("kappa", self.kappa >= 0, "not negative; inf keeps beads in the hyperplane"),
+            (
+                "scan_points",
+                isinstance(self.scan_points, int) and self.scan_points >= 3,
+                "a whole number of at least 3",
+            ),
             ("scan_tolerance", 0 < self.scan_tolerance < 1, "between 0 and 1"),
-            ("certify", isinstance(self.certify, int) and self.certify >= 1, "a whole number of at least 1"),
+            (
+                "verification_density",
+                isinstance(self.verification_density, int) and self.verification_density >= 1,
+                "a whole number of at least 1",
+            ),
             ("beads", isinstance(self.beads, int) and self.beads >= 0, "a whole number, not negative"),
             ("depth", isinstance(self.depth, int) and self.depth >= 0, "a whole number, not negative"),
             (
@@ -81,17 +100,25 @@ class StringConfig(TrainConfig):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "StringConfig":
-        """Raises InputError: the presets are of networks and curves."""
+        """Not available: strings have no presets.
+
+        Raises:
+            InputError: Always.
+        """
         raise InputError(f"got preset {name!r}, expected none: strings have none. Give StringConfig(...).")
 
     @property
     def criterion(self) -> Criterion:
-        """What is measured of every network on a string."""
+        """The criterion that the threshold bounds."""
         return Criterion(self.metric, self.split, self.images, self.evaluation_batch_size, self.calibration_images)
 
 
 def string_config(config: TrainConfig | None) -> StringConfig:
-    """The config of a string: the default, what was given, or one with the training of a TrainConfig."""
+    """The StringConfig to use: the default for None, a given one as it is, or one with the fields of a TrainConfig.
+
+    Raises:
+        InputError: `config` is neither.
+    """
     if config is None or isinstance(config, StringConfig):
         return config or StringConfig()
     if not isinstance(config, TrainConfig):

@@ -1,4 +1,4 @@
-"""How high straight segments between networks rise: a coarse grid, then refinement where they may rise higher."""
+"""The height of straight segments between networks: a coarse grid, refined where the value may rise higher."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,17 +14,23 @@ from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import chunk_for, over_points
 from mcjax.training.criterion import Criterion
 
-ROUNDS = 4
-"""Refinements at most: each looks at as many points of a segment as the first grid has."""
+MAX_ROUNDS = 4
+"""Maximum number of refinements of a segment, each by as many points as the first grid has."""
 
 
 class Scan(NamedTuple):
-    """What scans need: of which networks, by which criterion, at how many points a round, how many at once.
+    """Settings of a scan over segments.
 
-    points: of a grid over [0, 1], ends included. tolerance: how well the highest value is to be known, as a
-    share of it, but no better than the five times `step` that values moving in such steps seem to reach. chunk:
-    how many segments, and points of them, are in memory at once (None: 16, or 1 where convolutions run faster
-    one after another).
+    Attributes:
+        model: The model of all networks.
+        criterion: What is measured of each.
+        data: The data it is measured on.
+        points: Points of the first grid over [0, 1], ends included.
+        tolerance: How precisely the highest value is to be known, as a share of it.
+        step: The smallest step of the criterion (1 / images for an error rate, else 0). No height is searched for
+            more precisely than five of them.
+        chunk: Segments, and points of them, in memory at once (None: 16, or 1 where convolutions run faster one after
+            another).
     """
 
     model: Model
@@ -37,36 +43,48 @@ class Scan(NamedTuple):
 
 
 class Heights(NamedTuple):
-    """The highest value of each segment and where it is, float32 (segments,); how many networks were measured."""
+    """The highest value found on each of many segments.
+
+    Attributes:
+        value: The highest value, float32 (segments,).
+        t: Where it is, as a share of the segment, float32 (segments,).
+        evaluations: Networks measured on the segment, int (segments,).
+    """
 
     value: np.ndarray
     t: np.ndarray
-    measured: np.ndarray
+    evaluations: np.ndarray
 
 
-def highest(
+def segment_heights(
     scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], limits: Sequence[float] | None = None
 ) -> Heights:
-    """The highest value along (1 - t) * start + t * end, for each segment.
+    """The highest value along (1 - t) * start + t * end, for each segment (Algorithm 1, lines 10 and 11).
 
-    The grid is refined in those intervals in which the value could exceed the highest one seen: as far as the
-    steepest slope in and beside an interval, carried on inside it from both sides, reaches (Piyavskii's bound
-    with local slopes), and by twice the bend at its ends, since where values bend from one point to the next
-    there may be a spike between. It ends when no interval could by more than the tolerance, or when none
-    reaches the segment's limit. All segments are measured together, a round at a time.
+    A grid is refined where the value may exceed the highest one seen, by a local form of Piyavskii's bound (see
+    `_next_points`). A segment is done when no interval may exceed it by more than the tolerance, when none
+    may reach the segment's limit, or after `MAX_ROUNDS`. All segments are measured together, a round at a time.
+
+    Args:
+        scan: What is measured, and how precisely.
+        starts: One network a segment, on the host.
+        ends: One network a segment, on the host.
+        limits: Heights that matter, one a segment: a segment that cannot reach its limit is not refined. None: all do.
     """
     limits = [-np.inf] * len(starts) if limits is None else limits
-    count = len(starts)
-    ts = [np.linspace(0, 1, scan.points) for _ in range(count)]
-    values = list(values_at(scan, starts, ends, np.stack(ts))) if count else []
-    going = list(range(count))
-    for _ in range(ROUNDS):
-        new = {i: at for i in going if (at := _refined(ts[i], values[i], scan, limits[i])) is not None}
+    # Round 0: an equally spaced grid.
+    ts = [np.linspace(0, 1, scan.points) for _ in starts]
+    values = list(values_at(scan, starts, ends, np.stack(ts))) if starts else []
+    going = list(range(len(starts)))
+    for _ in range(MAX_ROUNDS):
+        # Choose new points of every segment whose height is not yet known.
+        new = {i: at for i in going if (at := _next_points(ts[i], values[i], scan, limits[i])) is not None}
         going = list(new)
         if not going:
             break
         at = np.stack(list(new.values()))
         found = values_at(scan, [starts[i] for i in going], [ends[i] for i in going], at)
+        # Merge them into the segment's points, in order.
         for i, t, value in zip(going, at, found, strict=True):
             order = np.argsort(np.concatenate([ts[i], t]), kind="stable")
             ts[i] = np.concatenate([ts[i], t])[order]
@@ -79,10 +97,10 @@ def highest(
     )
 
 
-def highest_on_grid(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], times: int) -> Heights:
-    """The highest value on a grid that is `times` as dense as the first one of `highest`, for each segment."""
-    whole = np.linspace(0, 1, times * (scan.points - 1) + 1)
-    # In parts of the length of the first grid: the same program measures them.
+def heights_on_grid(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], density: int) -> Heights:
+    """The highest value on a grid `density` times as dense as the first one of `segment_heights`, for each segment."""
+    whole = np.linspace(0, 1, density * (scan.points - 1) + 1)
+    # In parts as long as the first grid, so that the same program measures them; the last is filled up with t = 1.
     parts = [whole[i : i + scan.points] for i in range(0, len(whole), scan.points)]
     parts[-1] = np.concatenate([parts[-1], np.ones(scan.points - len(parts[-1]))])
     each = [values_at(scan, starts, ends, np.tile(part, (len(starts), 1))) for part in parts]
@@ -91,24 +109,30 @@ def highest_on_grid(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree]
     return Heights(values.max(1), ts[best].astype(np.float32), np.full(len(starts), len(whole)))
 
 
-def _refined(ts: np.ndarray, values: np.ndarray, scan: Scan, limit: float) -> np.ndarray | None:
-    """The next points of one segment, (scan.points,); None if its highest value is known."""
-    # What is not finite counts as very high: it is found, and its neighbourhood is not searched for ever.
+def _next_points(ts: np.ndarray, values: np.ndarray, scan: Scan, limit: float) -> np.ndarray | None:
+    """The next points of one segment, float64 (scan.points,), or None if its height is known."""
+    # A value that is not finite counts as 1e30: above everything, and a reason to stop.
     finite = np.nan_to_num(values.astype(np.float64), nan=1e30, posinf=1e30)
     width = np.diff(ts)
     slope = np.diff(finite) / np.maximum(width, 1e-12)
+    # Local Lipschitz constant of an interval: the steepest slope in it and in its two neighbours.
     steep = np.concatenate([[0.0], np.abs(slope), [0.0]])
     steepest = np.maximum(np.maximum(steep[:-2], steep[1:-1]), steep[2:])
+    # Bend at a point: the change of slope there, over the shorter interval beside it. Where it is large, a spike may
+    # stand between two points.
     bend = np.concatenate([[0.0], np.abs(np.diff(slope)) * np.minimum(width[1:], width[:-1]), [0.0]])
+    # Piyavskii's bound, (f(a) + f(b)) / 2 + L (b - a) / 2 on [a, b], plus twice the larger bend at a and b.
     possible = (finite[1:] + finite[:-1]) / 2 + steepest * width / 2 + 2 * np.maximum(bend[1:], bend[:-1])
+    # Done: the value is not finite, or no interval reaches the limit.
     top = finite.max()
     if top >= 1e30 or possible.max() <= limit:
         return None
+    # Open intervals: those whose bound exceeds the highest value by more than the tolerance.
     excess = np.where(width > 1e-5, possible - top - max(scan.tolerance * abs(top), 5 * scan.step), -1.0)
     open_ = np.flatnonzero(excess > 0)
     if not len(open_):
         return None
-    # At least three points to an interval; the most promising come first.
+    # Refine those with the largest excess, by at least three points each, equally spaced inside.
     chosen = open_[np.argsort(-excess[open_], kind="stable")][: max(1, scan.points // 3)]
     shares = np.full(len(chosen), scan.points // len(chosen))
     shares[: scan.points % len(chosen)] += 1

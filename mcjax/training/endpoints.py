@@ -46,7 +46,7 @@ class EndpointState(NamedTuple):
 class EndpointStep:
     """One step on the objective; running batch statistics follow.
 
-    What a subclass adds to the objective is its `pull`, and where it holds the parameters, its `hold`.
+    A subclass may add a `penalty` to the objective, and `project` the parameters after each step.
     """
 
     model: Model
@@ -66,12 +66,12 @@ class EndpointStep:
         """A network as it is, and a fresh optimiser."""
         return EndpointState(theta, optimizer(self.config, self.steps).init(trees.params(theta)))
 
-    def pull(self, context: Any, params: trees.Tree) -> jax.Array:
-        """What is added to the objective: nothing."""
+    def penalty(self, context: Any, params: trees.Tree) -> jax.Array:
+        """A term added to the objective: here zero."""
         return jnp.zeros(())
 
-    def hold(self, context: Any, params: trees.Tree) -> trees.Tree:
-        """Where parameters are put after a step: where they are."""
+    def project(self, context: Any, params: trees.Tree) -> trees.Tree:
+        """A projection applied after every step: here the identity."""
         return params
 
     def __call__(
@@ -83,11 +83,11 @@ class EndpointStep:
             moved = trees.with_params(theta, params)
             settings = (self.config.weight_decay, self.config.compute_dtype)
             value, measured = objective(self.model, moved, x, labels, key, *settings)
-            return value + self.pull(context, params), measured
+            return value + self.penalty(context, params), measured
 
         gradient, (measured, batch_stats) = jax.grad(loss, has_aux=True)(params)
         updates, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, params)
-        moved = trees.with_params(theta, self.hold(context, optax.apply_updates(params, updates)))
+        moved = trees.with_params(theta, self.project(context, optax.apply_updates(params, updates)))
         running = jax.tree.map(
             lambda old, new: self.config.statistics_momentum * old + (1 - self.config.statistics_momentum) * new,
             trees.batch_stats(theta),

@@ -1,4 +1,4 @@
-"""Inputs and labels that are numbers, as they were given; what does not fit together is refused."""
+"""Regression: inputs and targets as given; arrays that do not fit together are refused."""
 
 import numpy as np
 import pytest

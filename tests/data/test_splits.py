@@ -1,4 +1,4 @@
-"""Data sets divided by class: every image once, the shares of every class, what cannot be divided."""
+"""Data sets divided by class: every image once, the shares of every class, data that cannot be divided."""
 
 from dataclasses import replace
 

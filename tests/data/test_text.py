@@ -1,4 +1,4 @@
-"""A folder of texts as tokens: words counted by hand, sequences put together again, what is wrong with a folder."""
+"""Texts as tokens: words counted by hand, sequences put together again, folders that are refused."""
 
 import jax
 import numpy as np

@@ -68,7 +68,7 @@ def test_networks_below_any_threshold_are_joined_by_straight_lines_also_if_stopp
 
 def test_strings_go_to_the_levels_of_pairs_that_got_there():
     def string(length):
-        values = {"normalized_length": length, "beads": 1, "depth": 1, "steps": 10, "measured": 20}
+        values = {"normalized_length": length, "beads": 1, "depth": 1, "steps": 10, "evaluations": 20}
         return SimpleNamespace(connected=True, **values)
 
     model = SimpleNamespace(name="")

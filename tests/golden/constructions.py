@@ -13,11 +13,13 @@ from mcjax import trees
 
 def string():
     """Beads between two networks."""
-    config = mcjax.strings.StringConfig(batch_size=20, learning_rate=0.01, epochs=20, depth=2, points=5, certify=2)
+    config = mcjax.strings.StringConfig(
+        batch_size=20, learning_rate=0.01, epochs=20, depth=2, scan_points=5, verification_density=2
+    )
     ends = (trees.index(each, 0) for each in trained_pairs())
     found = mcjax.strings.sample_string(key(), mlp(), *ends, bars(), 1.08, config=config)
-    names = ("knots", "values", "born", "heights", "where", "connected", "depth", "length", "normalized_length")
-    here = {"steps": found.steps, "measured": found.measured}
+    names = ("knots", "values", "depths", "heights", "peaks", "connected", "depth", "length", "normalized_length")
+    here = {"steps": found.steps, "evaluations": found.evaluations}
     return {**{name: getattr(found, name) for name in names}, "reason": np.array(found.reason), "here": here}
 
 

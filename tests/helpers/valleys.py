@@ -32,12 +32,12 @@ def at(*point):
 
 
 def config(**changes):
-    """How strings are sampled here."""
+    """The settings of strings in these tests."""
     return StringConfig(**{**CONFIG, **changes})
 
 
 def heights(loss, string, points=2001):
-    """The highest value on a grid over every segment of a string: loss in numpy, of points along the last axis."""
+    """The highest value on a grid over every segment of a string; the loss takes numpy points along the last axis."""
     knots, ts = np.asarray(string.knots["point"], np.float64), np.linspace(0, 1, points)[:, None, None]
     return loss((1 - ts) * knots[:-1] + ts * knots[1:]).max(0)
 

@@ -186,11 +186,11 @@ MUTANTS = (
     ),
     Mutant("mcjax/strings/scan.py", "np.maximum(np.maximum(steep[:-2], steep[1:-1]), steep[2:])", "steep[1:-1]"),
     Mutant(
-        "mcjax/strings/sampling.py",
-        "jax.random.fold_in(jax.random.fold_in(strand.key, strand.depth), i)",
-        "jax.random.fold_in(strand.key, i)",
+        "mcjax/strings/growth.py",
+        "jax.random.fold_in(jax.random.fold_in(string.key, string.depth), i)",
+        "jax.random.fold_in(string.key, i)",
     ),
-    Mutant("mcjax/strings/families.py", "for i in (knot - 1, knot) if", "for i in (knot,) if"),
+    Mutant("mcjax/strings/train.py", "for i in (knot - 1, knot) if", "for i in (knot,) if"),
     Mutant(
         "mcjax/strings/record.py",
         "(strand.threshold, jax.random.key_data(strand.key), strand.knots[0]",

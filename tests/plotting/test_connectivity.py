@@ -1,4 +1,4 @@
-"""Barriers against what they depend on: rows and columns, scales that take a zero, heights of many sizes."""
+"""Barriers against parameters: rows and columns, scales with a zero, heights of many sizes."""
 
 import numpy as np
 from figures import drawn

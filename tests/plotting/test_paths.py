@@ -1,4 +1,4 @@
-"""Loss and accuracy along paths: what is drawn is what was given."""
+"""Loss and accuracy along paths: the drawn values are the given ones."""
 
 import numpy as np
 from figures import drawn, edges

@@ -1,4 +1,4 @@
-"""Mergers, moves at constant loss, spectra and counts drawn: what is where, on which scale."""
+"""Mergers, moves at constant loss, spectra and counts: positions and scales."""
 
 import numpy as np
 from figures import drawn

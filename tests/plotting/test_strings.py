@@ -27,7 +27,7 @@ def test_length_and_segments_against_the_threshold():
     assert left.get_xlabel() == "threshold (train loss)"
     np.testing.assert_allclose(left.lines[0].get_ydata(), [4.0, 1.8, 1.0])
     np.testing.assert_allclose(right.lines[0].get_ydata(), [10.0, np.nan, 1.0])
-    # Bars end at 1, below which nothing can be.
+    # Bars end at 1, the least possible value.
     bars = next(c for c in left.collections if isinstance(c, LineCollection)).get_segments()
     np.testing.assert_allclose(bars[1][:, 1], [1.0, 6.8])
     fitted = [line for line in left.lines if len(line.get_xdata()) == 2]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from flax import serialization
 
-from mcjax.runs import checkpoint
 from mcjax import trees
 from mcjax.errors import InputError, RunError
+from mcjax.runs import checkpoint
 
 # Orbax leaves threads and coroutines behind where reading or writing fails; what counts is the error it raises.
 broken = pytest.mark.filterwarnings(

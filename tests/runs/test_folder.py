@@ -1,18 +1,15 @@
 """Run folders: whole or not at all, of one config alone."""
 
 import errno
-import io
 import json
 import os
-import sys
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mcjax.runs import folder as report
 from mcjax.errors import InputError, RunError
+from mcjax.runs import folder as report
 from mcjax.runs.folder import RunFolder, write_atomically, writing
 
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from moments import Npz, at_every_line, contents, half_written, put
 
-from mcjax.runs import checkpoint, folder, progress, recorder, stage
 from mcjax import trees
 from mcjax.errors import InputError, RunError
+from mcjax.runs import checkpoint, folder, progress, recorder, stage
 from mcjax.runs.folder import RunFolder
-from mcjax.runtime.mesh import Placement
 from mcjax.runs.recorder import Recorder, Recording
+from mcjax.runtime.mesh import Placement
 
 EPOCHS = 3
 FACTORS = np.float32([[0.5], [3.0]])
@@ -322,9 +322,7 @@ def test_a_state_that_cannot_be_read_is_said_and_left_alone(tmp_path, whole):
 def test_stages_of_one_folder_do_not_touch_each_other(tmp_path, quick):
     run = RunFolder(tmp_path, {})
     for name, epochs in (("one", 2), ("other", 1), ("one", 3)):
-        recording = Recording(
-            Recorder(name, run, name, False), {"w": np.zeros((2, 1))}, Placement(None, 2), epochs, 1
-        )
+        recording = Recording(Recorder(name, run, name, False), {"w": np.zeros((2, 1))}, Placement(None, 2), epochs, 1)
         while recording.done < epochs:
             w = np.asarray(recording.states["w"]) + 1
             recording.add({"w": w}, {"loss": w[:, 0], "accuracy": w[:, 0]})

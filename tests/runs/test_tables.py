@@ -43,5 +43,3 @@ def test_table_lines_up_its_columns():
         "a       10.25",
     ]
     assert table(["head"], []).splitlines() == ["head", "----"]
-
-

@@ -1,4 +1,4 @@
-"""What pulls at a bead, against finite differences and geometry; where beads stop."""
+"""Penalties and projections of beads against finite differences and geometry; when training stops."""
 
 import math
 
@@ -10,7 +10,7 @@ from variables import drawn
 
 from mcjax import evaluate, trees
 from mcjax.strings import StringConfig
-from mcjax.strings.beads import Bead, BeadStep, Neighbours, off_plane, train_beads
+from mcjax.strings.beads import BeadStep, Neighbours, UntrainedBead, plane_offset, train_beads
 
 
 def tree(seed):
@@ -25,11 +25,11 @@ def flat(leaves):
 def test_the_plane_is_equidistant_from_both_neighbours():
     before, after, theta = tree(0), tree(1), tree(2)
     with jax.enable_x64(True):
-        off, normal = off_plane(Neighbours(before, after), theta)
+        off, normal = plane_offset(Neighbours(before, after), theta)
         step = BeadStep(BOWL[0], config(), 1, 0.0, math.inf)
-        held = step.hold(Neighbours(before, after, 1.0), theta)
-        free = step.hold(Neighbours(before, after, 0.0), theta)
-        again = step.hold(Neighbours(before, after, 1.0), held)
+        held = step.project(Neighbours(before, after, 1.0), theta)
+        free = step.project(Neighbours(before, after, 0.0), theta)
+        again = step.project(Neighbours(before, after, 1.0), held)
         found = [float(off), *map(flat, (normal, held, free, again))]
     off, normal, held, free, again = found
     a, b, point = flat(before), flat(after), flat(theta)
@@ -39,30 +39,30 @@ def test_the_plane_is_equidistant_from_both_neighbours():
         off * np.linalg.norm(b - a), (np.square(point - a).sum() - np.square(point - b).sum()) / 2, rtol=1e-10
     )
     np.testing.assert_allclose(np.linalg.norm(held - a), np.linalg.norm(held - b), rtol=1e-12)
-    # The nearest point of the plane: what is left of the way there is along the normal.
+    # The projection is the nearest point of the plane: the difference is along the normal.
     np.testing.assert_allclose(point - held, off * normal, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(again, held, rtol=1e-12)
     np.testing.assert_array_equal(free, point)
 
 
 def test_the_plane_moves_with_the_networks():
-    # As printed, with (a - b) / 2 for the midpoint, it would not.
+    # With (a - b) / 2 in place of the midpoint, as printed in the paper, it would not.
     shift = tree(3)
     parts = [tree(i) for i in range(3)]
     with jax.enable_x64(True):
-        off, _ = off_plane(Neighbours(parts[0], parts[1]), parts[2])
+        off, _ = plane_offset(Neighbours(parts[0], parts[1]), parts[2])
         moved = [jax.tree.map(np.add, part, shift) for part in parts]
-        again, _ = off_plane(Neighbours(moved[0], moved[1]), moved[2])
+        again, _ = plane_offset(Neighbours(moved[0], moved[1]), moved[2])
         np.testing.assert_allclose(off, again, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("zeta", "kappa"), [(0.7, 0.0), (0.0, 1.3), (0.4, 2.0)])
-def test_the_pull_against_numpy_and_its_gradient_against_finite_differences(zeta, kappa):
+def test_the_penalty_against_numpy_and_its_gradient_against_finite_differences(zeta, kappa):
     before, after, theta = tree(0), tree(1), tree(2)
     step = BeadStep(BOWL[0], config(), 1, zeta, kappa)
     with jax.enable_x64(True):
         context = Neighbours(before, after, 1.0)
-        value, slope = jax.value_and_grad(lambda params: step.pull(context, params))(theta)
+        value, slope = jax.value_and_grad(lambda params: step.penalty(context, params))(theta)
         a, b, point = flat(before), flat(after), flat(theta)
         chord = (b - a) / np.linalg.norm(b - a)
 
@@ -73,20 +73,20 @@ def test_the_pull_against_numpy_and_its_gradient_against_finite_differences(zeta
         np.testing.assert_allclose(value, expected(point), rtol=1e-12)
         numeric = [(expected(point + e) - expected(point - e)) / 2e-6 for e in 1e-6 * np.eye(len(point))]
         np.testing.assert_allclose(flat(slope), numeric, rtol=1e-6, atol=1e-8)
-        assert float(step.pull(context._replace(inner=0.0), theta)) == 0
+        assert float(step.penalty(context._replace(active=0.0), theta)) == 0
 
 
 def test_a_bead_on_its_neighbour_has_a_finite_gradient():
     step = BeadStep(BOWL[0], config(), 1, 1.0, 1.0)
     one = at(0.3, -0.2)
-    slope = jax.jit(jax.grad(lambda params, context: step.pull(context, params)))
+    slope = jax.jit(jax.grad(lambda params, context: step.penalty(context, params)))
     for context in (Neighbours(one, at(1, 1)), Neighbours(one, one)):
         assert np.isfinite(flat(slope(one, context))).all()
 
 
 def beads(*starts, target, keys=None):
     keys = jax.random.split(jax.random.key(0), len(starts)) if keys is None else keys
-    return [Bead(at(*start), at(-1, 0), at(1, 0), k, target) for start, k in zip(starts, keys, strict=True)]
+    return [UntrainedBead(at(*start), at(-1, 0), at(1, 0), k, target) for start, k in zip(starts, keys, strict=True)]
 
 
 def test_beads_stop_below_their_target_and_not_much_further(key):
@@ -96,7 +96,7 @@ def test_beads_stop_below_their_target_and_not_much_further(key):
         point = np.asarray(trained.theta["point"], np.float64)
         np.testing.assert_allclose(trained.value, (point @ point - 1) ** 2, rtol=1e-3)
         assert trained.value <= 0.01
-    # Adam moves each coordinate by 0.01 a step at most, and looks every five steps.
+    # Adam moves each coordinate by 0.01 a step at most, and the criterion is measured every five steps.
     far = found[1]
     assert 0.15 / 0.05 < far.epochs < 200
     assert abs(np.linalg.norm(far.theta["point"]) - 1) > 0.02
@@ -141,9 +141,11 @@ def test_no_beads():
 def test_batch_statistics_follow(tiny_data, key, normed):
     theta = jax.tree.map(np.float32, drawn(normed))
     settings = StringConfig(epochs=2, batch_size=40, learning_rate=0.01, images=40, calibration_images=40)
-    (trained,) = train_beads(normed, jax.device_put(tiny_data), settings, [Bead(theta, theta, theta, key, 1e-9)])
+    (trained,) = train_beads(
+        normed, jax.device_put(tiny_data), settings, [UntrainedBead(theta, theta, theta, key, 1e-9)]
+    )
     moved = trees.norm(trees.subtract(trained.theta["batch_stats"], theta["batch_stats"]))
     assert float(moved) > 0
-    # By statistics of the data, not by the running ones.
+    # Measured with statistics re-estimated from the data, not the running ones.
     assert trained.value == pytest.approx(float(settings.criterion(normed, trained.theta, tiny_data)), rel=1e-5)
     assert trained.value != pytest.approx(float(evaluate(normed, trained.theta, tiny_data)[0].loss), rel=1e-3)

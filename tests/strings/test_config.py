@@ -1,4 +1,4 @@
-"""What a string cannot be sampled with."""
+"""Settings that a string cannot be sampled with."""
 
 import math
 
@@ -23,9 +23,9 @@ OUT_OF_RANGE = {
     "noise": (INF,),
     "zeta": (-1.0, INF),
     "kappa": (-1.0,),
-    "points": (2, 5.5),
+    "scan_points": (2, 5.5),
     "scan_tolerance": (0.0,),
-    "certify": (0,),
+    "verification_density": (0,),
     "beads": (-1, 3.5),
     "depth": (-1, INF),
     "chunk": (0, 2.5),
@@ -54,7 +54,7 @@ def test_names_that_are_not_known(changes, named):
         StringConfig(**changes)
 
 
-def test_presets_are_not_of_strings():
+def test_strings_have_no_presets():
     with says(InputError, "none"):
         StringConfig.preset("paper")
 

@@ -13,31 +13,31 @@ from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.recorder import Recorder
 from mcjax.strings.record import StringRecording, fingerprint, summary
-from mcjax.strings.strand import Strand
+from mcjax.strings.string import GrowingString
 
 
 @pytest.fixture
-def strands(key):
-    one, two = (Strand(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1))
+def strings(key):
+    one, two = (GrowingString(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1))
     one.heights, two.heights = [0.9], [0.4]
     one.insert([0], [at(0.5, 1)], [0.3])
-    one.heights, one.where = [0.6, 0.45], [0.25, 0.5]
+    one.heights, one.peaks = [0.6, 0.45], [0.25, 0.5]
     two.reason = "connected"
     return [one, two]
 
 
-def test_a_summary_is_of_what_is_open(strands):
-    assert summary(strands, 0.1) == {"beads": 1, "open": 1, "segments": 1, "worst": pytest.approx(1.2)}
-    assert summary(strands, 0.3)["segments"] == 0
-    strands[0].reason = "depth"
-    strands[1].heights = [0.7]
-    assert summary(strands, 0.1) == {"beads": 1, "open": 0, "segments": 0, "worst": pytest.approx(1.4)}
+def test_a_summary_is_of_what_is_open(strings):
+    assert summary(strings, 0.1) == {"beads": 1, "open": 1, "segments": 1, "worst": pytest.approx(1.2)}
+    assert summary(strings, 0.3)["segments"] == 0
+    strings[0].reason = "depth"
+    strings[1].heights = [0.7]
+    assert summary(strings, 0.1) == {"beads": 1, "open": 0, "segments": 0, "worst": pytest.approx(1.4)}
 
 
-def test_a_line_a_depth_without_a_terminal(strands, capsys):
-    recording = StringRecording(Recorder("ring"), strands, "this", config(tolerance=0.01))
+def test_a_line_a_depth_without_a_terminal(strings, capsys):
+    recording = StringRecording(Recorder("ring"), strings, "this", config(tolerance=0.01))
     recording.add()
-    strands[0].reason = "epochs"
+    strings[0].reason = "epochs"
     recording.add()
     recording.close()
     lines = capsys.readouterr().err.splitlines()
@@ -45,45 +45,45 @@ def test_a_line_a_depth_without_a_terminal(strands, capsys):
     assert lines[1] == "ring: depth 1, 1 beads, 1 of 2 connected"
 
 
-def test_silence(strands, capsys):
-    quiet = StringRecording(Recorder("ring", progress=False), strands, "this", config())
+def test_silence(strings, capsys):
+    quiet = StringRecording(Recorder("ring", progress=False), strings, "this", config())
     quiet.add()
     quiet.close()
     assert quiet.progress is None
     assert capsys.readouterr().err == ""
 
 
-def test_what_was_kept_comes_back(strands, key, tmp_path):
+def test_what_was_kept_comes_back(strings, key, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
-    recording = StringRecording(recorder, strands, "this", config(tolerance=0.01))
+    recording = StringRecording(recorder, strings, "this", config(tolerance=0.01))
     assert recording.step == -1
     recording.add()
     recording.add(levels=[3.0])
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert entries[1] == {"stage": "string", "epoch": 1, "beads": 1, "open": 1, "segments": 1, "worst": 1.2}
-    fresh = [Strand(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1)]
+    fresh = [GrowingString(key, at(0, 0), at(1, y), (0.1, 0.2), 0.5) for y in (0, 1)]
     again = StringRecording(recorder, fresh, "this", config(tolerance=0.01))
     assert again.step == 1
     assert again.about["levels"] == [3.0]
-    assert [strand.reason for strand in fresh] == ["", "connected"]
+    assert [string.reason for string in fresh] == [None, "connected"]
     np.testing.assert_array_equal(np.float32(fresh[0].heights), np.float32([0.6, 0.45]))
-    assert fresh[0].born == [0, 1, 0]
+    assert fresh[0].depths == [0, 1, 0]
 
 
-def test_what_was_kept_of_others_or_is_broken(strands, tmp_path):
+def test_what_was_kept_of_others_or_is_broken(strings, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
-    StringRecording(recorder, strands, "this", config()).add()
+    StringRecording(recorder, strings, "this", config()).add()
     with says(InputError, "another iteration", "Delete it"):
-        StringRecording(recorder, strands, "that", config())
+        StringRecording(recorder, strings, "that", config())
     checkpoint.save(recorder.run.checkpoints("string") / "latest", {"a": np.zeros(2)})
     with says(InputError, "another iteration"):
-        StringRecording(recorder, strands, "this", config())
+        StringRecording(recorder, strings, "this", config())
 
 
 def test_a_fingerprint_is_of_all_that_a_string_is_made_from(key):
     def made(kind="strings", valley=RING, settings=None, key=key, end=(1, 0), threshold=0.5):
-        strand = Strand(key, at(0, 0), at(*end), (0.1, 0.2), threshold)
-        return fingerprint(kind, *valley, settings or config(), [strand])
+        string = GrowingString(key, at(0, 0), at(*end), (0.1, 0.2), threshold)
+        return fingerprint(kind, *valley, settings or config(), [string])
 
     others = [
         made(kind="family"),

@@ -1,4 +1,4 @@
-"""Strings in valleys of known shape: straight, round, and parted by a wall; budgets, resuming, bad input."""
+"""Strings in valleys of known shape: straight, round, and divided by a wall; budgets, resuming, bad input."""
 
 import math
 
@@ -12,7 +12,7 @@ from valleys import BOWL, RING, WELLS, at, config, heights, landscape, ring
 from mcjax import InputError, RunError, SpecError, TrainConfig, barrier, evaluate_path, models, permute, trees
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.recorder import Recorder
-from mcjax.strings import StringConfig, sample_string, sample_strings, sampling
+from mcjax.strings import StringConfig, growth, sample_string, sample_strings
 from mcjax.training.loop import steps_per_epoch
 
 OVER = (RING[0], at(1, 0), at(-1, 0), RING[1], 0.001)
@@ -42,18 +42,18 @@ def test_around_a_ring_the_length_is_that_of_the_geodesic(key, way):
     assert string.reason == "connected"
     np.testing.assert_allclose(string.normalized_length, math.pi / 2, rtol=0.05)
     np.testing.assert_allclose(string.length, 2 * string.normalized_length, rtol=1e-6)
-    # No point of it is off the ring, on a grid of our own; the ends never moved.
+    # No point of it is off the ring, on an independent grid; the ends never moved.
     highest = heights(ring, string)
     assert highest.max() <= 0.001 * 1.01
     assert (highest <= np.maximum(string.heights, 0.001) * (1 + 1e-3)).all()
     points = np.asarray(string.knots["point"])
     np.testing.assert_array_equal(points[[0, -1]], [[1, 0], [-1, 0]])
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, atol=0.02)
-    # What it says of itself is so.
+    # Its own numbers are right.
     np.testing.assert_allclose(string.values, ring(points), atol=1e-6)
     np.testing.assert_allclose(string.length, np.linalg.norm(np.diff(points, axis=0), axis=1).sum(), rtol=1e-6)
-    assert string.born[[0, -1]].tolist() == [0, 0]
-    assert sorted(set(string.born.tolist())) == list(range(string.depth + 1))
+    assert string.depths[[0, -1]].tolist() == [0, 0]
+    assert sorted(set(string.depths.tolist())) == list(range(string.depth + 1))
     if way == "maximum":
         metrics = evaluate_path(RING[0], string.path, RING[1], 301)
         assert barrier(metrics, baseline="ends") <= 0.001 * 1.01
@@ -68,7 +68,7 @@ def test_two_wells_are_connected_above_the_pass_between_them_and_not_below(key, 
     if not connected:
         assert string.reason == "depth"
         assert string.depth == 6
-        # The segment that crosses, and it is as high as the pass at least.
+        # The worst segment crosses the wall, and is at least as high as the pass.
         x = np.asarray(string.knots["point"])[:, 0]
         assert x[string.worst.number] * x[string.worst.number + 1] < 0
         assert string.worst.height >= 0.499
@@ -76,14 +76,14 @@ def test_two_wells_are_connected_above_the_pass_between_them_and_not_below(key, 
 
 
 def test_the_cost_grows_as_the_beads_and_not_as_two_to_the_depth(key):
-    # Between the wells every depth inserts one bead, where the wall is: no other segment is parted.
+    # Between the wells every depth inserts one bead, where the wall is: no other segment is split.
     model, data = WELLS
     settings = config(depth=8, noise=0.02)
     string = sample_string(key, model, at(1, 0), at(-1, 0), data, 0.2, config=settings)
     assert string.depth == 8
     assert string.beads == 8
     assert string.steps <= string.beads * 50 * steps_per_epoch(settings, data)
-    assert string.measured <= (2 * string.beads + 1) * (4 + 1) * 21 + 10 * 21 * string.beads
+    assert string.evaluations <= (2 * string.beads + 1) * (4 + 1) * 21 + 10 * 21 * string.beads
 
 
 def test_every_bead_costs_training_and_two_scans(key, monkeypatch):
@@ -91,12 +91,12 @@ def test_every_bead_costs_training_and_two_scans(key, monkeypatch):
 
     def counted(model, data, settings, beads, *args, **more):
         calls.append(len(beads))
-        found = sampling_train(model, data, settings, beads, *args, **more)
+        found = real_train(model, data, settings, beads, *args, **more)
         trained.extend(bead.epochs for bead in found)
         return found
 
-    sampling_train = sampling.train_beads
-    monkeypatch.setattr(sampling, "train_beads", counted)
+    real_train = growth.train_beads
+    monkeypatch.setattr(growth, "train_beads", counted)
     settings = config()
     string = sample_string(key, *OVER, config=settings)
     assert string.steps == sum(trained) * settings.steps_per_epoch
@@ -139,11 +139,11 @@ def test_a_denser_grid_reopens_a_string(key):
 
     model, data = landscape(lambda point: wall(point, jnp.exp)[None], 2)
     ends = (at(0, 0), at(1, 0))
-    blind = sample_string(key, model, *ends, data, 0.01, config=config(certify=1))
+    blind = sample_string(key, model, *ends, data, 0.01, config=config(verification_density=1))
     assert blind.connected
     assert blind.beads == 0
     assert heights(lambda points: np.square(wall(points)), blind).max() > 0.5
-    seeing = sample_string(key, model, *ends, data, 0.01, config=config(certify=20, learning_rate=0.05))
+    seeing = sample_string(key, model, *ends, data, 0.01, config=config(verification_density=20, learning_rate=0.05))
     assert seeing.beads > 0
 
 
@@ -176,7 +176,7 @@ class Stop(BaseException):
 def test_an_interrupted_run_goes_on_to_the_same_bits(key, tmp_path, monkeypatch):
     arguments = (key, *OVER)
     whole = sample_string(*arguments, config=config())
-    real, left = sampling.train_beads, [2]
+    real, left = growth.train_beads, [2]
 
     def stopping(*args, **more):
         if not left[0]:
@@ -184,14 +184,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(key, tmp_path, monkeypatch)
         left[0] -= 1
         return real(*args, **more)
 
-    monkeypatch.setattr(sampling, "train_beads", stopping)
+    monkeypatch.setattr(growth, "train_beads", stopping)
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
     with pytest.raises(Stop):
         sample_string(*arguments, config=config(), recorder=recorder)
     left[0] = 100
     resumed = sample_string(*arguments, config=config(), recorder=recorder)
     assert left[0] == 100 - (whole.depth - 2)
-    for name in ("values", "born", "heights", "where"):
+    for name in ("values", "depths", "heights", "peaks"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
     np.testing.assert_array_equal(resumed.knots["point"], whole.knots["point"])
     assert resumed[5:-1] == whole[5:-1]
@@ -217,7 +217,7 @@ def test_networks_and_a_permuted_copy(key, tiny_data, tiny_model, tiny_ends):
     P = {"dense_0": np.array([3, 1, 2, 0, 5, 4]), "dense_1": np.array([1, 0, 2, 3, 4])}
     copy = permute(tiny_model.spec, P, tiny_ends[0])
     apart = sample_string(key, tiny_model, tiny_ends[0], copy, tiny_data, 0.2, config=NETWORKS)
-    assert apart.measured > 21
+    assert apart.evaluations > 21
     P = {group: np.argsort(p) for group, p in P.items()}
     same = sample_string(key, tiny_model, tiny_ends[0], copy, tiny_data, 0.2, P=P, config=NETWORKS)
     assert (same.connected, same.beads, same.length, same.normalized_length) == (True, 0, 0.0, 1.0)
@@ -242,8 +242,11 @@ def test_what_cannot_be_sampled(key, tiny_data, tiny_model, tiny_ends):
     settings = {"config": config()}
     for arguments, error, *named in (
         (given | settings | {"theta_2": at(2, 0)}, InputError, "theta_1 has train loss 0", "theta_2 9", "0.01"),
-        *((given | {"threshold": value}, InputError, f"threshold={value:g}") for value in (0.0, -1.0, np.nan, np.inf)),
-        *((given | {"threshold": value}, InputError, "threshold=") for value in ("low", "0.1", True, None)),
+        *(
+            (given | settings | {"threshold": value}, InputError, f"threshold={value:g}")
+            for value in (0.0, -1.0, np.nan, np.inf)
+        ),
+        *((given | settings | {"threshold": value}, InputError, "threshold=") for value in ("low", "0.1", True, None)),
         (given | settings | {"theta_2": at(1, 0)}, InputError, "the same network"),
         *((given | {"config": wrong}, InputError, "StringConfig", "TrainConfig") for wrong in ({"depth": 3}, "fast")),
         (given | {"key": jax.random.split(key)}, InputError, "(2,)", "one key"),
@@ -253,7 +256,7 @@ def test_what_cannot_be_sampled(key, tiny_data, tiny_model, tiny_ends):
         (given | {"config": config(images=7)}, InputError, "images=7", "the 1"),
         (given, InputError, "batch_size=128", "the 1"),
         (networks, InputError, "images of shape"),
-        (given | {"model": tiny_model, "data": tiny_data}, SpecError, "mlp"),
+        (given | {"model": tiny_model, "data": tiny_data, "config": NETWORKS}, SpecError, "mlp"),
         (networks | {"data": tiny_data, "P": soft, "config": NETWORKS}, SpecError, "hard P"),
         (networks | {"data": tiny_data, "model": wide, "config": NETWORKS}, SpecError, "mlp"),
     ):

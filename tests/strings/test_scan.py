@@ -1,4 +1,4 @@
-"""The highest value of a segment against a fine grid; narrow spikes; how many networks are measured."""
+"""Heights of segments against a fine grid; narrow spikes; the number of networks measured."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from valleys import at, landscape
 from variables import drawn
 
-from mcjax.strings.scan import ROUNDS, Scan, _refined, highest, highest_on_grid, values_at
+from mcjax.strings.scan import MAX_ROUNDS, Scan, _next_points, heights_on_grid, segment_heights, values_at
 from mcjax.training.criterion import Criterion
 
 
@@ -45,7 +45,7 @@ def scan(chunk=None, points=21, tolerance=0.01):
 
 
 def segments(name, *ends):
-    """From and to these x of a profile."""
+    """Starts and ends of segments of a profile, from pairs of x."""
     return tuple([at(end[side], NAMES.index(name)) for end in ends or [(0, 1)]] for side in (0, 1))
 
 
@@ -56,76 +56,76 @@ def exact(name, start=0.0, end=1.0, points=200_001):
 
 
 def test_an_interval_is_open_as_far_as_the_slopes_beside_it_reach():
-    # Flat at 0.9 and then down by 3.6: carried on from both sides of the first interval, and twice the bend of 0.9.
+    # Flat at 0.9 and then down by 3.6: Piyavskii's bound of the first interval, and twice the bend of 0.9.
     ts, values = np.linspace(0, 1, 5), np.array([0.9, 0.9, 0, 0, 0])
     reach = 0.9 + 3.6 * 0.25 / 2 + 2 * 0.9
-    assert _refined(ts, values, scan(), reach + 1e-6) is None
-    new = _refined(ts, values, scan(), reach - 1e-6)
+    assert _next_points(ts, values, scan(), reach + 1e-6) is None
+    new = _next_points(ts, values, scan(), reach - 1e-6)
     assert len(new) == 21
     assert ((new > 0) & (new < 0.25)).any()
 
 
 @pytest.mark.parametrize("name", NAMES[:6])
 def test_the_highest_value_is_known_to_the_tolerance(name):
-    found = highest(scan(), *segments(name))
+    found = segment_heights(scan(), *segments(name))
     value, t = exact(name)
     assert 0.99 * value <= found.value[0] <= value * (1 + 1e-5)
     assert abs(found.t[0] - t) < 0.01
-    assert 21 <= found.measured[0] <= 21 * (ROUNDS + 1)
+    assert 21 <= found.evaluations[0] <= 21 * (MAX_ROUNDS + 1)
 
 
 def test_a_spike_between_two_points_of_the_first_grid_is_found_where_the_grid_alone_misses_it():
     assert exact("spike", points=21)[0] < 0.02
-    assert highest(scan(), *segments("spike")).value[0] > 0.99
+    assert segment_heights(scan(), *segments("spike")).value[0] > 0.99
 
 
 def test_ends_are_included():
     for start, end, t in ((0, 1, 1.0), (1, 0, 0.0)):
-        found = highest(scan(), *segments("end", (start, end)))
+        found = segment_heights(scan(), *segments("end", (start, end)))
         assert found.t[0] == t
         np.testing.assert_allclose(found.value[0], 1.01, rtol=1e-5)
 
 
 def test_flat_segments_cost_one_grid():
-    assert highest(scan(), *segments("flat", (0, 1), (1, 2))).measured.tolist() == [21, 21]
+    assert segment_heights(scan(), *segments("flat", (0, 1), (1, 2))).evaluations.tolist() == [21, 21]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, None])
 def test_segments_are_measured_each_for_itself(chunk):
     one = scan(chunk)
     starts, ends = segments("narrow", (0, 1), (0.4, 0.6), (-1, 0))
-    together = highest(one, starts, ends)
+    together = segment_heights(one, starts, ends)
     for i in range(3):
-        alone = highest(one, starts[i : i + 1], ends[i : i + 1])
+        alone = segment_heights(one, starts[i : i + 1], ends[i : i + 1])
         np.testing.assert_allclose(together.value[i], alone.value[0], rtol=1e-6)
         assert together.t[i] == alone.t[0]
-        assert together.measured[i] == alone.measured[0]
+        assert together.evaluations[i] == alone.evaluations[0]
 
 
-def test_a_step_of_what_is_measured_is_not_searched_for_ever():
-    free = highest(scan(), *segments("stairs")).measured[0]
-    assert highest(scan()._replace(step=0.02), *segments("stairs")).measured[0] < free
+def test_a_step_of_the_criterion_is_not_refined_for_ever():
+    free = segment_heights(scan(), *segments("stairs")).evaluations[0]
+    assert segment_heights(scan()._replace(step=0.02), *segments("stairs")).evaluations[0] < free
 
 
-def test_what_cannot_reach_the_limit_is_not_looked_at_more_closely():
-    assert highest(scan(), *segments("narrow"), [100.0]).measured[0] == 21
-    assert highest(scan(), *segments("narrow"), [0.5]).value[0] > 0.99
+def test_segments_that_cannot_reach_the_limit_are_not_refined():
+    assert segment_heights(scan(), *segments("narrow"), [100.0]).evaluations[0] == 21
+    assert segment_heights(scan(), *segments("narrow"), [0.5]).value[0] > 0.99
 
 
 def test_what_is_not_finite_is_the_highest():
-    found = highest(scan(), *segments("infinite"))
+    found = segment_heights(scan(), *segments("infinite"))
     assert found.value[0] == np.inf
     assert 0.4 <= found.t[0] <= 0.6
 
 
 @pytest.mark.parametrize("times", [1, 3, 10])
 def test_a_denser_grid(times):
-    found = highest_on_grid(scan(), *segments("waves", (0, 1), (0.5, 1)), times)
+    found = heights_on_grid(scan(), *segments("waves", (0, 1), (0.5, 1)), times)
     for i, start in enumerate((0.0, 0.5)):
         value, t = exact("waves", start, points=times * 20 + 1)
         np.testing.assert_allclose(found.value[i], value, rtol=1e-5)
         np.testing.assert_allclose(found.t[i], t, atol=1e-6)
-    assert found.measured.tolist() == [times * 20 + 1] * 2
+    assert found.evaluations.tolist() == [times * 20 + 1] * 2
 
 
 def test_values_are_those_of_the_networks_between(tiny_data, tiny_model):

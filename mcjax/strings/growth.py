@@ -1,0 +1,203 @@
+"""Growth of strings: measuring segments, inserting beads, and the loop over depths until every string has stopped."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from mcjax import trees
+from mcjax.data import Dataset
+from mcjax.errors import InputError
+from mcjax.models.base import Model
+from mcjax.runs.progress import Progress
+from mcjax.runs.recorder import Recorder
+from mcjax.strings.beads import UntrainedBead, displace, train_beads
+from mcjax.strings.config import StringConfig, string_config
+from mcjax.strings.record import StringRecording, fingerprint
+from mcjax.strings.scan import Scan, heights_on_grid, segment_heights, values_at
+from mcjax.strings.string import GrowingString, StopReason
+from mcjax.training.config import TrainConfig
+from mcjax.training.loop import check_keys, steps_per_epoch
+from mcjax.training.objective import check_fit
+
+StringSegment = tuple[GrowingString, int]
+"""A segment, by its string and its number there."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The model, data (on the device) and settings that strings are sampled with."""
+
+    model: Model
+    data: Dataset
+    config: StringConfig
+
+    @classmethod
+    def create(cls, key: Any, model: Model, data: Dataset, config: TrainConfig | None) -> "Sampler":
+        """Check the common arguments, and put the data on the device; raises InputError unless they fit together."""
+        if check_keys(key).shape:
+            raise InputError(f"got keys of shape {key.shape}, expected one key: jax.random.key(seed).")
+        check_fit(model, data)
+        config = string_config(config)
+        config.criterion.check(data)
+        steps_per_epoch(config, data)
+        return cls(model, jax.device_put(data), config)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps of one bead in one epoch."""
+        return steps_per_epoch(self.config, self.data)
+
+    @property
+    def scan(self) -> Scan:
+        """The precision at which segments are scanned, from the config."""
+        config = self.config
+        # An error rate moves in steps of one image: its heights cannot be known more precisely.
+        step = 0.0
+        if config.metric == "error" and np.issubdtype(np.dtype(self.data.train_labels.dtype), np.integer):
+            labels = getattr(self.data, f"{config.split}_labels")[: config.images]
+            step = 1 / labels.size
+        points, tolerance = config.scan_points, config.scan_tolerance
+        return Scan(self.model, config.criterion, self.data, points, tolerance, step, config.chunk)
+
+    def measure_networks(self, thetas: list[trees.Tree]) -> list[float]:
+        """The criterion of networks on the host."""
+        return values_at(self.scan, thetas, thetas, np.zeros((len(thetas), 1)))[:, 0].tolist()
+
+    def measure_segments(self, segments: Sequence[StringSegment]) -> None:
+        """Find the height of each segment, as far as it could be above its string's threshold."""
+        limits = [string.limit(self.config.tolerance) for string, _ in segments]
+        found = segment_heights(self.scan, *_ends(segments), limits)
+        for (string, i), height, t, evaluations in zip(segments, *found, strict=True):
+            string.evaluations += int(evaluations)
+            string.heights[i], string.peaks[i] = float(height), float(t)
+
+    def verify(self, strings: Iterable[GrowingString]) -> None:
+        """Measure the segments that are not yet verified on the denser grid, and keep the higher values."""
+        segments = [(string, i) for string in strings for i, done in enumerate(string.verified) if not done]
+        if not segments:
+            return
+        found = heights_on_grid(self.scan, *_ends(segments), self.config.verification_density)
+        for (string, i), height, t, evaluations in zip(segments, *found, strict=True):
+            string.evaluations += int(evaluations)
+            if height > string.heights[i]:
+                string.heights[i], string.peaks[i] = float(height), float(t)
+            string.verified[i] = True
+
+    def exhausted(self, string: GrowingString, rounds: int, new: int) -> StopReason | None:
+        """The budget that does not allow `new` more beads after so many rounds of insertion, or None."""
+        if rounds >= self.config.depth:
+            return "depth"
+        return "beads" if string.beads + new > self.config.beads else None
+
+    def new_bead(self, string: GrowingString, i: int, level: float) -> UntrainedBead:
+        """A slightly displaced network on segment i, to be trained below a level (Algorithm 1, line 7)."""
+        config = self.config
+        before, after = string.knots[i], string.knots[i + 1]
+        # Only the middle of a segment lies in the equidistant plane; a bead at an end would split nothing.
+        t = 0.5 if config.insert == "middle" or config.kappa > 0 else min(max(string.peaks[i], 0.05), 0.95)
+        theta = jax.tree.map(lambda a, b: np.asarray((1 - t) * a + t * b, a.dtype), before, after)
+        key = jax.random.fold_in(jax.random.fold_in(string.key, string.depth), i)
+        theta = displace(key, theta, before, after, config.noise, in_plane=config.kappa == math.inf)
+        return UntrainedBead(theta, before, after, key, config.alpha * level)
+
+    def next_depth(self, strings: Sequence[GrowingString], progress: Progress | None) -> None:
+        """Stop strings that are connected or out of budget, and insert beads into the high segments of the others."""
+        tolerance = self.config.tolerance
+        self.verify(string for string in strings if not string.segments_above(tolerance))
+        segments: list[StringSegment] = []
+        for string in strings:
+            above = string.segments_above(tolerance)
+            string.reason = self.exhausted(string, string.depth, len(above)) if above else "connected"
+            if string.reason is None:
+                segments += [(string, i) for i in above]
+        if segments:
+            self.insert_beads(segments, progress)
+
+    def insert_beads(self, segments: Sequence[StringSegment], progress: Progress | None) -> None:
+        """Insert a trained bead into each segment (Algorithm 1, lines 7 to 11), all of them at once."""
+        # Line 7: choose where each bead starts.
+        beads = [self.new_bead(string, i, string.threshold) for string, i in segments]
+        # Line 8: train those that are not yet at their target.
+        thetas = [bead.theta for bead in beads]
+        values = self.measure_networks(thetas)
+        high = [n for n, bead in enumerate(beads) if not values[n] <= bead.target]
+        found = train_beads(self.model, self.data, self.config, [beads[n] for n in high], progress=progress)
+        for n, trained in zip(high, found, strict=True):
+            thetas[n], values[n] = trained.theta, trained.value
+            segments[n][0].steps += trained.epochs * self.steps_per_epoch
+        # Line 9: insert them, string by string.
+        new: list[StringSegment] = []
+        for string in dict.fromkeys(string for string, _ in segments):
+            own = [n for n, (owner, _) in enumerate(segments) if owner is string]
+            parts = string.insert([segments[n][1] for n in own], [thetas[n] for n in own], [values[n] for n in own])
+            new += [(string, i) for i in parts]
+            if any(not values[n] <= string.limit(self.config.tolerance) for n in own):
+                string.reason = "epochs"
+        # Lines 10 and 11: find the heights of the new segments.
+        self.measure_segments(new)
+
+
+def _ends(segments: Sequence[StringSegment]) -> tuple[list[trees.Tree], list[trees.Tree]]:
+    return [string.knots[i] for string, i in segments], [string.knots[i + 1] for string, i in segments]
+
+
+def grow(
+    sampler: Sampler,
+    strings: Sequence[GrowingString],
+    advance: Callable[[Progress | None], None],
+    kind: str,
+    recorder: Recorder | None,
+    notes: dict[str, list[Any]] | None = None,
+    unit: str = "depth",
+) -> None:
+    """Advance strings until all have stopped; save and show them after every advance, and resume what was saved.
+
+    Args:
+        sampler: The model, data and settings.
+        strings: Straight strings, not yet measured; changed in place.
+        advance: Takes the open strings one depth (or level) further, given the `progress` of `train_beads`.
+        kind: The kind of sampling, and its settings that are not in the config: part of the fingerprint.
+        recorder: Where to save and what to show; None does neither.
+        notes: JSON lists that `advance` extends, saved and resumed with the strings.
+        unit: The name of an advance in the line of progress.
+
+    Raises:
+        InputError: The recorder's run folder holds other strings.
+    """
+    strings, notes = list(strings), notes or {}
+    recorder = recorder or Recorder("the string", progress=False)
+    mark = fingerprint(kind, sampler.model, sampler.data, sampler.config, strings)
+    recording = StringRecording(recorder, strings, mark, sampler.config, unit)
+    for name, values in notes.items():
+        values[:] = recording.about.get(name, [])
+    try:
+        if recording.step < 0:
+            sampler.measure_segments([(string, 0) for string in strings])
+            recording.add(**notes)
+        while not all(string.reason for string in strings):
+            advance(recording.progress)
+            recording.add(**notes)
+    finally:
+        recording.close()
+
+
+def check_differ(theta_1: trees.Tree, theta_2: trees.Tree, which: str = "") -> None:
+    """Raise InputError if the ends of a string (of the pair named by `which`) are the same network."""
+    if all(map(np.array_equal, *(jax.tree.leaves(trees.params(end)) for end in (theta_1, theta_2)))):
+        raise InputError(f"theta_1 and theta_2{which} are the same network: expected two that differ.")
+
+
+def check_thresholds(threshold: Any, count: int) -> np.ndarray:
+    """One threshold for each of `count` pairs, float64 (count,); raises InputError unless all are positive numbers."""
+    values = np.asarray(threshold)
+    numbers = np.issubdtype(values.dtype, np.number) and values.shape in ((), (count,))
+    if not numbers or not (np.isfinite(values) & (values > 0)).all():
+        raise InputError(
+            f"got threshold={threshold!r}, expected a positive number"
+            f"{f', or one for each of {count} pairs' if count > 1 else ''}."
+        )
+    return np.broadcast_to(values.astype(np.float64), (count,))

@@ -1,0 +1,181 @@
+"""Strings: the result of sampling, and the state from which it grows."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from mcjax import trees
+from mcjax.curves.polyline import distances, through
+
+StopReason = Literal["connected", "beads", "depth", "epochs"]
+"""Why sampling stopped: the string connects its ends, or the budget of this name in `StringConfig` ran out."""
+
+
+class Segment(NamedTuple):
+    """The straight segment from knot `number` to the next one, and its highest point.
+
+    Attributes:
+        number: Position in the string, from 0.
+        t: Where the criterion is highest, as a share of the segment.
+        height: The criterion there.
+    """
+
+    number: int
+    t: float
+    height: float
+
+
+class String(NamedTuple):
+    """A chain of networks from theta_1 to P theta_2, joined by straight segments.
+
+    `connected` False proves nothing: sampling can show that a level set is connected, not that it is disconnected.
+
+    Attributes:
+        knots: theta_1, the beads and P theta_2, along a leading axis.
+        values: The criterion of each knot, float32 (knots,).
+        depths: The depth at which each knot was inserted, 0 for the ends, int32 (knots,).
+        heights: The highest criterion found on each segment, float32 (knots - 1,).
+        peaks: Where on its segment each height was found, as a share of the segment, float32 (knots - 1,).
+        threshold: The level that the string was sampled for.
+        connected: True if no value above (1 + tolerance) * threshold was found, also on the denser grid.
+        reason: "connected", or the budget that ran out: "beads", "depth" or "epochs" (of a bead).
+        depth: Rounds of insertion.
+        length: Euclidean length over all parameters.
+        normalized_length: Length divided by the distance of the ends; 1 for a straight string.
+        steps: Training steps of all beads together, and of the ends where these are trained.
+        evaluations: Networks on segments whose criterion was measured.
+        path: The function t -> theta through the knots, t in proportion to the length.
+    """
+
+    knots: trees.Tree
+    values: np.ndarray
+    depths: np.ndarray
+    heights: np.ndarray
+    peaks: np.ndarray
+    threshold: float
+    connected: bool
+    reason: StopReason | None
+    depth: int
+    length: float
+    normalized_length: float
+    steps: int
+    evaluations: int
+    path: jax.tree_util.Partial
+
+    @property
+    def beads(self) -> int:
+        """The number of networks between the ends."""
+        return len(self.values) - 2
+
+    @property
+    def worst(self) -> Segment:
+        """The segment that rises highest."""
+        number = int(np.argmax(np.nan_to_num(self.heights, nan=np.inf)))
+        return Segment(number, float(self.peaks[number]), float(self.heights[number]))
+
+
+class GrowingString:
+    """The state of one string while it is sampled: its knots, on the host, and what is known of every segment.
+
+    `reason` is None while the string is open. `verified` says which segments were measured on the denser grid.
+
+    Args:
+        key: The key that every bead's key is folded from.
+        theta_1: The first end, on the host.
+        theta_2: The last end, on the host.
+        values: The criterion of both ends.
+        threshold: The level to sample for.
+    """
+
+    def __init__(
+        self, key: jax.Array, theta_1: trees.Tree, theta_2: trees.Tree, values: Sequence[float], threshold: float
+    ) -> None:
+        self.key = key
+        self.knots: list[trees.Tree] = [theta_1, theta_2]
+        self.values, self.depths = list(values), [0, 0]
+        self.heights, self.peaks, self.verified = [np.inf], [0.5], [False]
+        self.threshold, self.depth = threshold, 0
+        self.reason: StopReason | None = None
+        self.steps = self.evaluations = 0
+
+    @property
+    def beads(self) -> int:
+        """The number of networks between the ends."""
+        return len(self.knots) - 2
+
+    def limit(self, tolerance: float, level: float | None = None) -> float:
+        """The highest value that counts as at `level` (None: the threshold): (1 + tolerance) * level.
+
+        It is rounded to float32 like the values themselves, so that a network exactly at the level is not above it.
+        """
+        return float(np.float32((1 + tolerance) * (self.threshold if level is None else level)))
+
+    def segments_above(self, tolerance: float, level: float | None = None) -> list[int]:
+        """The segments whose height is above the limit at `level` (None: the threshold), or NaN."""
+        limit = self.limit(tolerance, level)
+        return [i for i, height in enumerate(self.heights) if not height <= limit]
+
+    def insert(self, segments: list[int], thetas: list[trees.Tree], values: list[float]) -> list[int]:
+        """Insert one network into each of these segments, given in increasing order.
+
+        Returns:
+            The new segments, two for each network, not yet measured.
+        """
+        self.depth += 1
+        # From the last segment to the first, so that the numbers of those before it stay valid.
+        for i, theta, value in sorted(zip(segments, thetas, values, strict=True), key=lambda each: -each[0]):
+            self.knots.insert(i + 1, theta)
+            self.values.insert(i + 1, value)
+            self.depths.insert(i + 1, self.depth)
+            self.heights[i : i + 1] = [np.inf, np.inf]
+            self.peaks[i : i + 1] = [0.5, 0.5]
+            self.verified[i : i + 1] = [False, False]
+        return [i + shift + side for shift, i in enumerate(sorted(segments)) for side in (0, 1)]
+
+    def result(self) -> String:
+        """The string as it is now."""
+        knots = trees.stack_on_host(self.knots)
+        length = float(distances(knots).sum())
+        straight = float(distances(trees.stack_on_host([self.knots[0], self.knots[-1]])).sum())
+        path = through(knots)
+        return String(
+            knots=path.args[0],
+            values=np.array(self.values, np.float32),
+            depths=np.array(self.depths, np.int32),
+            heights=np.array(self.heights, np.float32),
+            peaks=np.array(self.peaks, np.float32),
+            threshold=self.threshold,
+            connected=self.reason == "connected",
+            reason=self.reason,
+            depth=self.depth,
+            length=length,
+            normalized_length=length / straight if straight > 0 else 1.0,
+            steps=self.steps,
+            evaluations=self.evaluations,
+            path=path,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All but `reason` as arrays, for a checkpoint."""
+        return {
+            "knots": trees.stack_on_host(self.knots),
+            "values": np.array(self.values, np.float32),
+            "depths": np.array(self.depths, np.int32),
+            "heights": np.array(self.heights, np.float32),
+            "peaks": np.array(self.peaks, np.float32),
+            "verified": np.array(self.verified),
+            "counts": np.array([self.depth, self.steps, self.evaluations], np.int32),
+        }
+
+    def restore(self, state: dict[str, Any], reason: StopReason | None) -> None:
+        """Go back to a `state`, with the reason of that time."""
+        host = jax.tree.map(np.asarray, state)
+        count = len(host["values"])
+        self.knots = [trees.index(host["knots"], i) for i in range(count)]
+        self.values, self.depths = host["values"].tolist(), host["depths"].tolist()
+        self.heights, self.peaks = host["heights"].tolist(), host["peaks"].tolist()
+        self.verified = host["verified"].tolist()
+        self.depth, self.steps, self.evaluations = map(int, host["counts"])
+        self.reason = reason

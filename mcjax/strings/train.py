@@ -1,0 +1,175 @@
+"""Training a whole string, from the straight line between two networks, while its level is lowered."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from mcjax import trees
+from mcjax.data import Dataset
+from mcjax.errors import InputError
+from mcjax.models.base import Model, check_ends
+from mcjax.runs.progress import Progress
+from mcjax.runs.recorder import Recorder
+from mcjax.strings.beads import UntrainedBead, train_beads
+from mcjax.strings.growth import Sampler, check_differ, check_thresholds, grow
+from mcjax.strings.string import GrowingString, String
+from mcjax.training.config import TrainConfig
+
+
+class TrainedString(NamedTuple):
+    """A string after training, and the levels that all of it reached.
+
+    Attributes:
+        string: The string. If it is not connected, it was stopped on its way to the level after the last.
+        levels: Decreasing, float32 (levels,): the height of the straight line between the ends as given, and each
+            level that was reached; the last is the threshold if the string is connected.
+        beads: The number of beads at each level, int32 (levels,).
+    """
+
+    string: String
+    levels: np.ndarray
+    beads: np.ndarray
+
+
+def train_string(
+    key: jax.Array,
+    model: Model,
+    data: Dataset,
+    threshold: float,
+    theta_1: trees.Tree | None = None,
+    theta_2: trees.Tree | None = None,
+    config: TrainConfig | None = None,
+    *,
+    level_factor: float = 0.8,
+    recorder: Recorder | None = None,
+) -> TrainedString:
+    """Train a whole string between two networks, random ones by default, to below a threshold.
+
+    The breadth-first method of Freeman and Bruna 2017, appendix A. It starts from the straight line between the ends.
+    All networks of the string, the ends too, are trained to a level, and beads are inserted into segments that
+    rise above it, until none does. Then the level is lowered, until it is the threshold. Levels that the
+    string does not get below show a disconnection.
+
+    With zeta or kappa in the config, the penalties of a bead refer to where its neighbours were an epoch before.
+
+    Args:
+        key: A typed key.
+        model: The model of all networks.
+        data: The data that networks are trained on and the criterion is measured on.
+        threshold: The last level, of the criterion in `config`.
+        theta_1: The first end at the start (None: a fresh network).
+        theta_2: The second end at the start (None: a fresh network).
+        config: As in `sample_string`, but `depth` limits the rounds of insertion, and `epochs` the epochs of a network,
+            at one level.
+        level_factor: Each level is this times the one before, in (0, 1).
+        recorder: Progress, and the run folder in which training resumes from the last complete level.
+
+    Returns:
+        The string and its levels. A budget that runs out is a result, too, as in `sample_string`.
+
+    Raises:
+        InputError: The ends are the same network, or an argument is out of range or does not fit the model.
+        SpecError: An end does not belong to this model.
+        RunError: A loss becomes infinite or NaN.
+
+    Example::
+
+        trained = train_string(key, model, data, threshold=0.1, config=StringConfig(kappa=math.inf))
+        print(trained.string.connected, trained.levels, trained.beads)
+    """
+    sampler = Sampler.create(key, model, data, config)
+    target = float(check_thresholds(threshold, 1)[0])
+    if not 0 < level_factor < 1:
+        raise InputError(f"got level_factor={level_factor}, expected it to be between 0 and 1, both excluded.")
+    string = _straight_string(sampler, key, theta_1, theta_2, target)
+    levels: list[float] = []
+    beads: list[int] = []
+
+    def advance(progress: Progress | None) -> None:
+        if not levels:
+            levels.append(float(np.max(string.heights)))
+            beads.append(string.beads)
+        level = max(target, level_factor * levels[-1])
+        # A straight line that is below the threshold from the start stays at its own level.
+        if _reach_level(sampler, string, level, progress) and level < levels[-1]:
+            levels.append(level)
+            beads.append(string.beads)
+
+    kind = f"train_string, level_factor={level_factor}"
+    grow(sampler, [string], advance, kind, recorder, {"levels": levels, "beads": beads}, "level")
+    return TrainedString(string.result(), np.array(levels, np.float32), np.array(beads, np.int32))
+
+
+def _straight_string(
+    sampler: Sampler, key: jax.Array, theta_1: trees.Tree | None, theta_2: trees.Tree | None, threshold: float
+) -> GrowingString:
+    ends_key, string_key = jax.random.split(key)
+    first, second = jax.random.split(ends_key)
+    init = sampler.model.init
+    ends = [init(first) if theta_1 is None else theta_1, init(second) if theta_2 is None else theta_2]
+    if check_ends(sampler.model, *ends):
+        raise InputError("got ends with a leading axis, expected one network each.")
+    check_differ(*ends)
+    host = [jax.tree.map(np.asarray, end) for end in ends]
+    return GrowingString(string_key, host[0], host[1], sampler.measure_networks(host), threshold)
+
+
+def _reach_level(sampler: Sampler, string: GrowingString, level: float, progress: Progress | None) -> bool:
+    """Bring all of a string to a level; False, with the reason in the string, if a budget runs out before."""
+    tolerance, last = sampler.config.tolerance, level <= string.threshold
+    rounds = 0
+    while True:
+        # Step 1: train all networks to the level.
+        if not _train_networks(sampler, string, level, progress):
+            string.reason = "epochs"
+            return False
+        # Step 3: stop when no segment is above it; the last level is verified on the denser grid.
+        if last and not string.segments_above(tolerance):
+            sampler.verify([string])
+        above = string.segments_above(tolerance, level)
+        if not above:
+            string.reason = "connected" if last else None
+            return True
+        string.reason = sampler.exhausted(string, rounds, len(above))
+        if string.reason is not None:
+            return False
+        # Step 2: insert a bead into each segment that is above it.
+        thetas = [sampler.new_bead(string, i, level).theta for i in above]
+        new = string.insert(above, thetas, sampler.measure_networks(thetas))
+        sampler.measure_segments([(string, i) for i in new])
+        rounds += 1
+
+
+def _train_networks(sampler: Sampler, string: GrowingString, level: float, progress: Progress | None) -> bool:
+    """Train every network of a string that is above alpha times the level to it; True if all are at the level."""
+    config, target = sampler.config, sampler.config.alpha * level
+    # With penalties, neighbours move too: each epoch is a call of its own, with the neighbours as they then are.
+    coupled = config.zeta > 0 or config.kappa > 0
+    moved: set[int] = set()
+    for epoch in range(config.epochs if coupled else 1):
+        above = [i for i, value in enumerate(string.values) if not value <= target]
+        if not above:
+            break
+        round_key = jax.random.fold_in(jax.random.fold_in(string.key, string.steps), epoch)
+        beads = [_knot(string, i, jax.random.fold_in(round_key, i), target) for i in above]
+        epochs = 1 if coupled else config.epochs
+        trained = train_beads(sampler.model, sampler.data, config, beads, epochs, progress=progress)
+        for i, bead in zip(above, trained, strict=True):
+            string.knots[i], string.values[i] = bead.theta, bead.value
+            string.steps += bead.epochs * sampler.steps_per_epoch
+        moved |= set(above)
+    # Measure the segments beside networks that moved again.
+    touched = sorted({i for knot in moved for i in (knot - 1, knot) if 0 <= i < len(string.heights)})
+    for i in touched:
+        string.verified[i] = False
+    sampler.measure_segments([(string, i) for i in touched])
+    # Networks that ran out of epochs above alpha * level may still be at the level.
+    return all(value <= string.limit(config.tolerance, level) for value in string.values)
+
+
+def _knot(string: GrowingString, i: int, key: jax.Array, target: float) -> UntrainedBead:
+    """A network of the string, to be trained on; the ends have no neighbours that hold them."""
+    inner = 0 < i < len(string.knots) - 1
+    before, after = (string.knots[i - 1], string.knots[i + 1]) if inner else (None, None)
+    return UntrainedBead(string.knots[i], before, after, key, target)
