@@ -18,7 +18,7 @@ TOGETHER = 40  # functions in one program
 
 
 class Said:
-    """What one propagation says: axes of operands and of results, each with its free classes, and the classes' sizes."""
+    """What a propagation says: axes of operands and of results, each with its free classes, and the classes' sizes."""
 
     def __init__(self, factors, inputs, outputs):
         self.factors, self.sizes = factors, {}

@@ -1,4 +1,4 @@
-"""The pieces of a spec: as tables, and against the leaves that Flax makes."""
+"""Specs of layers: as tables, and against the leaves that Flax makes."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ CONV, NORM = "params/c/kernel", ("params/n/scale", "params/n/bias", "batch_stats
 
 
 @pytest.mark.parametrize(
-    ("part", "axes"),
+    ("layer", "axes"),
     [
         (layer_specs.dense("d", "a", "b"), {"params/d/kernel": ("a", "b"), "params/d/bias": ("b",)}),
         (layer_specs.dense("d", Axis("a", 4), None, bias=False), {"params/d/kernel": (Axis("a", 4), None)}),
@@ -23,8 +23,8 @@ CONV, NORM = "params/c/kernel", ("params/n/scale", "params/n/bias", "batch_stats
         (layer_specs.norm("n", "a", batch_stats=False), dict.fromkeys(NORM[:2], ("a",))),
     ],
 )
-def test_parts(part, axes):
-    assert part == axes
+def test_layers(layer, axes):
+    assert layer == axes
 
 
 @pytest.mark.parametrize("projection", [True, False])
