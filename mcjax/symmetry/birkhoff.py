@@ -134,13 +134,16 @@ def birkhoff_decomposition(M: Any, terms: int = 11) -> tuple[np.ndarray, np.ndar
     found = []
     # More terms than are kept, since a later one can be heavier.
     for _ in range(4 * terms):
+        # The permutation with the largest sum over allowed entries; any other entry costs more than n of these gain.
         allowed = rest > 5e-4
         p = linear_sum_assignment(np.where(allowed, rest, -n), maximize=True)[1]
         weight = rest[np.arange(n), p].min()
         if not allowed[np.arange(n), p].all():
             break
+        # Subtract it as often as its least entry allows.
         rest[np.arange(n), p] -= weight
         found.append((weight, p))
+    # Keep the heaviest terms, with weights that sum to 1.
     found = sorted(found, key=lambda term: -term[0])[:terms] or [(1.0, nearest_permutation(rest))]
     weights = np.array([weight for weight, _ in found])
     return weights / weights.sum(), np.array([p for _, p in found], dtype=np.int32)

@@ -60,7 +60,7 @@ def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tole
 def _compare(
     model: Any, P: Permutation, P_identity: Permutation, theta: trees.Tree, x: np.ndarray, tolerance: float
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """What permuting all groups changes; and, if it changes anything, what permuting each group alone changes."""
+    """The changes by permuting all groups; if there are any, also the changes by permuting each group alone."""
     function = jax.jit(lambda variables: (model.apply(variables, x), model.activations(variables, x)))
     reference = function(theta)
 

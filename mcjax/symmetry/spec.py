@@ -139,7 +139,7 @@ class PermutationSpec:
         """All problems that leaves of these shapes have with the spec, and the size of every group."""
         problems = [f"{name}: in the variables, missing from the spec" for name in shapes.keys() - self.axes.keys()]
         problems += [f"{name}: in the spec, missing from the variables" for name in self.axes.keys() - shapes.keys()]
-        # Stacked networks are told once, not leaf by leaf.
+        # Stacked networks are one problem, not one per leaf.
         stacked = all(len(shapes[name]) == len(entries) + 1 for name, entries in self.axes.items() if name in shapes)
         if any(self.axes.values()) and not problems and stacked:
             return ["every leaf has one axis more than the spec names: several networks? Use jax.vmap over them"], {}

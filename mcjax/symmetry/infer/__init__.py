@@ -24,7 +24,7 @@ so it can be read off the jaxpr, much as a compiler propagates shardings. The al
    reads units, any other leaf axis that meets data as one that makes them, and every value on data that is summed over
    is recorded with its address.
 
-5. *Read off the groups.* `occurrences` tells where the free factors of an axis lie on it. Each class of unified free
+5. *Read off the groups.* `occurrences` finds where the free factors of an axis lie on it. Each class of unified free
    factors is a group, named after the layer that makes it first, and each of its occurrences on a leaf is an `Axis`
    with outer, inner, start and stop (`spec`). An axis without free factors is pinned, for the reason that was first.
 

@@ -106,12 +106,9 @@ def _members(found: Propagation, spec: PermutationSpec) -> Members:
             for axis in axes_of(entry):
                 positions = axis.positions(length)
                 for occurrence in found.occurrences(product) if len(positions) > 1 else ():
-                    # The unit of the class at every position of the axis, and so in every unit of the group.
-                    unit_at = np.full(length, -1)
-                    for unit, where in enumerate(as_axis(occurrence, "", length).positions(length)):
-                        unit_at[where] = unit
-                    units = np.sort(unit_at[positions], 1)
-                    # The group permutes a class whose units differ from one of the group's units to the next.
+                    # The units of the class at the positions of each unit of the group.
+                    units = np.sort(_unit_at(occurrence, length)[positions], 1)
+                    # The group permutes the class if these differ from one unit of the group to the next.
                     if (units >= 0).all() and (units[0] != units[1]).any():
                         distinct = np.unique(units[0], return_index=True)[1]
                         members[axis.group].setdefault(occurrence.atom, units[:, distinct])
@@ -124,6 +121,14 @@ def _members(found: Propagation, spec: PermutationSpec) -> Members:
     return members
 
 
+def _unit_at(occurrence: Occurrence, length: int) -> np.ndarray:
+    """The unit of a class at every position of an axis of this length: int (length,), -1 outside the occurrence."""
+    unit_at = np.full(length, -1)
+    for unit, positions in enumerate(as_axis(occurrence, "", length).positions(length)):
+        unit_at[positions] = unit
+    return unit_at
+
+
 def _has_one_unit(found: Propagation, spec: PermutationSpec, group: str) -> bool:
     """Whether a group has a single unit, and so no factor and nothing to permute."""
     leaf, position, axis = spec.places(group)[0]
@@ -134,6 +139,7 @@ def _extraction(
     found: Propagation, members: Members, group: str, address: Address, axes: ValueAxes, shape: Shape, position: int
 ) -> Extraction:
     """How to take a group's activations from a value whose axis at `position` holds the units."""
+    # The other axes that groups permute are averaged.
     permuted = {atom for classes in members.values() for atom in classes}
     by_axis = [[] if axis is None else found.occurrences(axis) for axis in axes]
     others = [i for i, each in enumerate(by_axis) if i != position and any(one.atom in permuted for one in each)]

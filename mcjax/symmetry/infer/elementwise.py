@@ -30,6 +30,7 @@ def _identity(op: Operation) -> list[ValueAxes]:
 
 
 def _iota(op: Operation) -> list[ValueAxes]:
+    # The values count positions along one axis and are constant along all others.
     counted = op.equation.params["dimension"]
     return [tuple(op.new_pinned(n) if i == counted else None for i, n in enumerate(op.results[0]))]
 
@@ -53,6 +54,7 @@ def _reduce(op: Operation) -> list[ValueAxes]:
 
 
 def _arg_reduce(op: Operation) -> list[ValueAxes]:
+    # Unlike a reduction, the index of the largest entry depends on the order.
     for i in op.equation.params["axes"]:
         op.pin(0, i)
     return _reduce(op)

@@ -116,7 +116,7 @@ class Factors:
                 around.extend(done[0].parts if len(done) == 1 and isinstance(done[0], Sum) else (tuple(done),))
 
     def _refinement(self, atom: int) -> Product | None:
-        """What an atom is refined into: its root's product, copied for an atom with an origin of its own."""
+        """The refinement of an atom, if any: its root's product, copied for an atom with an origin of its own."""
         root = self.find(atom)
         shared = self._refined[root]
         if shared is None or atom == root or self._origin[atom] is None:

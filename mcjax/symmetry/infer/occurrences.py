@@ -1,4 +1,4 @@
-"""Where the free factors of an axis lie on it."""
+"""The occurrences of free factors on an axis: segments with an outer and an inner length."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -13,8 +13,8 @@ from mcjax.symmetry.infer.program import Equation, Program, trace
 from mcjax.symmetry.spec import PermutationSpec
 
 
-class Layer(NamedTuple):
-    """A kernel that makes units, its axis of units, and the bias (n,) that is added to them; None if there is none."""
+class KernelLayer(NamedTuple):
+    """A kernel that makes units, its axis of units, and the bias (n,) that is added to them; None without a bias."""
 
     kernel: str
     axis: int
@@ -45,7 +45,7 @@ class KernelProduct(NamedTuple):
 
 def infer_preactivations(
     fn: Callable[..., Any], spec: PermutationSpec, theta: trees.Tree, x: Any
-) -> list[tuple[Layer, jax.Array]]:
+) -> list[tuple[KernelLayer, jax.Array]]:
     """The product of every kernel of `fn(theta, x)` that makes units of the spec, before its bias is added.
 
     A kernel is a leaf of at least two axes that is used once, in a contraction or a convolution with a value that
@@ -97,14 +97,14 @@ class KernelProducts:
             self._visit(equation)
         self.uses.update(self.views[slot].source for slot in program.outputs if slot in self.views)
 
-    def layers(self, spec: PermutationSpec) -> list[tuple[Layer, int]]:
+    def layers(self, spec: PermutationSpec) -> list[tuple[KernelLayer, int]]:
         """The layers that make units of the spec, and the slots of their kernels' products."""
         found = []
         for slot, (kernel, axis, _) in self.by_slot.items():
             if self.uses[kernel] == 1 and _all_units(spec, self.leaves[kernel], axis, self._shapes[kernel][axis]):
                 bias = self.biases.get(slot)
                 name = None if bias is None or self.uses[bias] > 1 or self.uses[slot] > 1 else self.leaves[bias]
-                found.append((Layer(self.leaves[kernel], axis, name), slot))
+                found.append((KernelLayer(self.leaves[kernel], axis, name), slot))
         return found
 
     def _identity(self, slot: int) -> View:
@@ -188,4 +188,4 @@ def _all_units(spec: PermutationSpec, leaf: str, axis: int, length: int) -> bool
     return bool(positions) and len(np.unique(np.concatenate(positions))) == length
 
 
-__all__ = ["KernelProducts", "Layer", "infer_preactivations"]
+__all__ = ["KernelLayer", "KernelProducts", "infer_preactivations"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.symmetry.infer import contractions, elementwise, layout
+from mcjax.symmetry.infer.contractions import contracted
 from mcjax.symmetry.infer.factors import Factors, Product
 from mcjax.symmetry.infer.occurrences import Occurrence, occurrences
 from mcjax.symmetry.infer.operation import Operation, Rule, Shape, ValueAxes, ValueAxis, no_rule, unify_axes
@@ -109,7 +110,7 @@ class Propagation:
         axes = RULES.get(equation.name, no_rule)(op)
         data = any(value.data for value in operands)
         # Record the roles of leaf axes, and the values that are summed over.
-        summed = contractions.contracted(op)
+        summed = contracted(op)
         self._record_roles(operands, summed, data)
         if address is not None:
             for operand, position, product in summed:
@@ -163,7 +164,7 @@ class Propagation:
                 self.factors.pin(axis, reason)
 
     def occurrences(self, product: Product) -> list[Occurrence]:
-        """Where the free factors of an axis lie on it."""
+        """Every occurrence of a free factor on an axis."""
         return occurrences(self.factors, product)
 
 
