@@ -134,7 +134,7 @@ def birkhoff_decomposition(M: Any, terms: int = 11) -> tuple[np.ndarray, np.ndar
     found = []
     # More terms than are kept, since a later one can be heavier.
     for _ in range(4 * terms):
-        # The permutation with the largest sum over allowed entries; any other entry costs more than n of these gain.
+        # The permutation with the largest sum over allowed entries; the -n of any other is never made up for.
         allowed = rest > 5e-4
         p = linear_sum_assignment(np.where(allowed, rest, -n), maximize=True)[1]
         weight = rest[np.arange(n), p].min()
