@@ -17,7 +17,7 @@ from mcjax.symmetry.infer.propagation import RULES, Propagation, Value
 TOGETHER = 40  # functions in one program
 
 
-class Said:
+class Inferred:
     """What a propagation says: axes of operands and of results, each with its free classes, and the classes' sizes."""
 
     def __init__(self, factors, inputs, outputs):
@@ -58,16 +58,16 @@ class Said:
         for axes, result in zip(self.outputs, results, strict=True):
             for i, ((axis, _), n) in enumerate(zip(axes, result.shape, strict=True)):
                 if axis is None and n and not same(result, result.take([0] * n, i)):
-                    return f"axis {i} of a result {result.shape} is said not to vary, and does"
+                    return f"axis {i} of a result {result.shape} is inferred not to vary, and does"
                 if axis is not None and self.factors.length(axis) != n:
-                    return f"axis {i} of a result {result.shape} is said to be {self.factors.length(axis)} long"
+                    return f"axis {i} of a result {result.shape} is inferred to be {self.factors.length(axis)} long"
         return ""
 
 
 class Trial(NamedTuple):
     """Operands: those of the trial `of`, permuted; or others, and no permutations."""
 
-    said: Said
+    inferred: Inferred
     operands: list[np.ndarray]
     of: int
     permutations: dict[int, np.ndarray]
@@ -78,7 +78,7 @@ class Claim(NamedTuple):
 
     closed: Any
     primitives: set[str]
-    said: str
+    inferred: str
     trials: list[Trial]
 
 
@@ -88,15 +88,15 @@ def claim(fn, *operands, dressed=True):
     closed = jax.make_jaxpr(fn)(*operands)
     program, rng, trials = Program(closed), np.random.default_rng(0), []
 
-    def attack(said, operands, many):
+    def attack(inferred, operands, many):
         of = len(trials)
-        trials.append(Trial(said, operands, of, {}))
+        trials.append(Trial(inferred, operands, of, {}))
         for permutations in filter(None, many):
-            moved = [said.permuted(*each, permutations) for each in zip(said.inputs, operands, strict=True)]
-            trials.append(Trial(said, moved, of, permutations))
+            moved = [inferred.permuted(*each, permutations) for each in zip(inferred.inputs, operands, strict=True)]
+            trials.append(Trial(inferred, moved, of, permutations))
 
     found, *axes = propagate(program)
-    plain, others = Said(found.factors, *axes), list(versions(operands))
+    plain, others = Inferred(found.factors, *axes), list(versions(operands))
     straight = not any(equation.bodies for equation in program.equations)
     for number, version in enumerate(others):
         attack(plain, version, [plain.drawn(rng)] if number and straight else plain.generators())
@@ -104,10 +104,10 @@ def claim(fn, *operands, dressed=True):
     for number, place in enumerate([*places, None, None, None] if dressed else []):
         dressing = Dressing(rng, place)
         found, *sides = propagate(program, dressing)
-        said, version = Said(found.factors, *sides), [each.copy() for each in others[number % len(others)]]
+        inferred, version = Inferred(found.factors, *sides), [each.copy() for each in others[number % len(others)]]
         for k, i in dressing.alike:
             version[k][...] = version[k].take([0], i)
-        attack(said, version, [said.drawn(rng) for _ in range(2)])
+        attack(inferred, version, [inferred.drawn(rng) for _ in range(2)])
     return Claim(closed, primitives(program), notation(plain.factors, *axes), trials)
 
 
@@ -170,7 +170,7 @@ def primitives(program):
 
 
 def check(rows):
-    """Every function of a table {name: [(what is said of it, the function, its operands)]} has exactly this symmetry.
+    """Every function of a table {name: [(its expected notation, the function, its operands)]} has exactly this symmetry.
 
     Returns the claims: {title: claim}.
     """
@@ -182,8 +182,8 @@ def check(rows):
         except Exception as error:
             error.add_note(title)
             raise
-        if claims[title].said != expected:
-            wrong[title] = f"it is said to be {claims[title].said}"
+        if claims[title].inferred != expected:
+            wrong[title] = f"it is inferred to be {claims[title].inferred}"
     wrong |= refuted(claims)
     assert not wrong, "\n".join(f"{title}: {why}" for title, why in wrong.items())
     return claims
@@ -195,7 +195,7 @@ def refuted(claims):
     for some in (names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER)):
         for name, results in zip(some, run([claims[name] for name in some]), strict=True):
             found = (
-                trial.said.judged(result, results[trial.of], trial.permutations)
+                trial.inferred.judged(result, results[trial.of], trial.permutations)
                 for trial, result in zip(claims[name].trials, results, strict=True)
             )
             if why := next(filter(None, found), ""):

@@ -36,7 +36,7 @@ def added_at_pairs(x, pairs, updates):
     return lax.scatter_add(x, pairs, updates, lax.ScatterDimensionNumbers((1,), (0, 1), (0, 1)))
 
 
-# Of every primitive: what is said of operands and results, and the function and the operands' shapes or values.
+# For every primitive: the notation of operands and results, and the function and the operands' shapes or values.
 ROWS = {
     "dot_general": [
         ("ab bc -> ac", jnp.matmul, M, (4, 5)),

@@ -52,7 +52,7 @@ BITWISE = in_lax(
 )
 
 
-# Of every primitive: what is said of operands and results, and the function and the operands' shapes or values.
+# For every primitive: the notation of operands and results, and the function and the operands' shapes or values.
 ROWS = {
     **{name: [("ab -> ab", fn, M)] for name, fn in UNARY.items()},
     **{name: [("ab ab -> ab", fn, M, M)] for name, fn in BINARY.items()},

@@ -12,7 +12,7 @@ M = (3, 4)
 SPLIT = RULES["split"]
 
 
-# Of every primitive: what is said of operands and results, and the function and the operands' shapes or values.
+# For every primitive: the notation of operands and results, and the function and the operands' shapes or values.
 ROWS = {
     "broadcast_in_dim": [
         ("ab -> a*b", lambda x: jnp.broadcast_to(x[:, None], (3, 2, 4)), M),

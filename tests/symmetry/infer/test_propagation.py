@@ -230,7 +230,7 @@ KINDS = {"scan": SCANS, "while": WHILES, "branches": BRANCHES, "constants": CONS
 
 def test_propagation_says_exactly_this_and_it_is_so():
     rows = {f"{kind}, {name}": row for kind, rows in KINDS.items() for name, row in rows.items()}
-    check({name: [(said, fn, *operands)] for name, (said, fn, operands) in rows.items()})
+    check({name: [(expected, fn, *operands)] for name, (expected, fn, operands) in rows.items()})
 
 
 def cholesky(x):
