@@ -170,7 +170,7 @@ def primitives(program):
 
 
 def check(rows):
-    """Every function of a table {name: [(its expected notation, the function, its operands)]} has exactly this symmetry.
+    """Every function of a table {name: [(expected notation, the function, its operands)]} has exactly this symmetry.
 
     Returns the claims: {title: claim}.
     """
