@@ -53,7 +53,7 @@ def main(config: Inference) -> None:
         tracing = seconds(config.rounds, jax.make_jaxpr(module.apply), theta, x)
         inferring = seconds(config.rounds, infer_spec, module.apply, theta, x)
         sizes = infer_spec(module.apply, theta, x).group_sizes(theta)
-        equations = trace(module.apply, theta, x).equations
+        equations = trace(module.apply, theta, x).num_equations
         found = [f"{len(sizes)}", f"{sum(sizes.values()):,}"]
         rows.append([name, f"{equations}", f"{tracing:.3f}", f"{inferring:.3f}", f"{inferring / tracing:.2f}", *found])
     if rows:

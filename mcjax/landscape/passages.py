@@ -47,7 +47,7 @@ class Passages:
 
     def read(self, theta: trees.Tree, image: jax.Array) -> Values:
         """What the matrices read: the image, and phi(x^1) to phi(x^{d-1})."""
-        return self._values(theta, image, [each.reads for each in self.maps])
+        return self._values(theta, image, [each.input for each in self.maps])
 
     def linear(self, theta: trees.Tree, image: jax.Array) -> Values:
         """A_i phi(x^{i-1}): the preactivations without what biases and norms add."""
@@ -76,7 +76,7 @@ class Passages:
         found = []
         for i, (before, after) in enumerate(zip(self.maps[:-1], self.maps[1:], strict=True)):
             once, twice = (
-                self._values(theta, image, [after.reads], {before.preactivation: factor * here[i]})[0]
+                self._values(theta, image, [after.input], {before.preactivation: factor * here[i]})[0]
                 for factor in (1, 2)
             )
             found.append(trees.norm(twice - 2 * once) / jnp.maximum(trees.norm(2 * once), 1e-30))

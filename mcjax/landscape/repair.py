@@ -12,7 +12,7 @@ from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import over_models
-from mcjax.symmetry.infer.preactivations import Layer, infer_preactivations
+from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
 from mcjax.training.batch_statistics import estimate_statistics
 from mcjax.training.objective import check_fit
 
@@ -93,7 +93,7 @@ def repair(
     return repaired if many else trees.index(repaired, 0)
 
 
-def repaired_layers(model: Model) -> tuple[Layer, ...]:
+def repaired_layers(model: Model) -> tuple[KernelLayer, ...]:
     """The layers that `repair` rescales, in order: `infer_preactivations` says which. None with batch statistics."""
     theta = jax.eval_shape(model.init, jax.random.key(0))
     if jax.tree.leaves(trees.batch_stats(theta)):
@@ -115,8 +115,8 @@ def _checked(weights: Any, networks: int | None, n: int) -> np.ndarray:
     return shares.reshape(-1, n)
 
 
-def _layers(model: Model, theta: trees.Tree, x: Any) -> tuple[Layer, ...]:
-    found: list[Layer] = []
+def _layers(model: Model, theta: trees.Tree, x: Any) -> tuple[KernelLayer, ...]:
+    found: list[KernelLayer] = []
 
     def read(theta: trees.Tree, x: Any) -> list[jax.Array]:
         made = infer_preactivations(model.apply, model.spec, theta, x)
@@ -156,7 +156,7 @@ def _repair(settings: Settings, thetas: trees.Tree, ends: trees.Tree, data: Data
 
 
 def _at_end(
-    settings: Settings, layers: tuple[Layer, ...], end: trees.Tree, data: Dataset
+    settings: Settings, layers: tuple[KernelLayer, ...], end: trees.Tree, data: Dataset
 ) -> list[tuple[jax.Array, jax.Array]]:
     """The mean and standard deviation of every unit's pre-activation, bias included, layer by layer."""
     leaves = trees.flatten(end)
@@ -167,7 +167,7 @@ def _at_end(
 
 
 def _rescaled(
-    leaves: dict[str, jax.Array], layer: Layer, now: Moments, mean: jax.Array, deviation: jax.Array
+    leaves: dict[str, jax.Array], layer: KernelLayer, now: Moments, mean: jax.Array, deviation: jax.Array
 ) -> dict[str, jax.Array]:
     """The leaves of a layer for which its units have this mean and standard deviation."""
     # What rounding alone makes of a constant is no variation.

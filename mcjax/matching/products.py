@@ -10,7 +10,7 @@ import numpy as np
 from mcjax.errors import InputError
 from mcjax.symmetry import Axis, PermutationSpec
 from mcjax.symmetry.axis import Entry, axes_of
-from mcjax.symmetry.permutation import Permutation, permute_leaf, together
+from mcjax.symmetry.permutation import Permutation, permute_leaf, segment_runs
 
 Entries = tuple[Entry, ...]
 Leaves = dict[str, np.ndarray]
@@ -38,7 +38,7 @@ def places_of(leaf: str, entries: Entries, shape: tuple[int, ...]) -> list[Place
     """Every place of a leaf, and after them the leaf as a single unit if none of them is whole."""
     places = []
     for position, (entry, length) in enumerate(zip(entries, shape, strict=True)):
-        for group, run in together(axes_of(entry)):
+        for group, run in segment_runs(axes_of(entry)):
             at = {int(i) for axis in run for i in axis.positions(length).flat}
             # What permutes a segment beside this one does not touch these units.
             over = [axis for axis in axes_of(entry) if not at.isdisjoint(axis.positions(length).flat)]

@@ -9,7 +9,7 @@ import jax
 from mcjax.errors import InputError
 from mcjax.models.base import Model, from_own
 from mcjax.models.layers import BatchNorm, Conv, activation, scaled
-from mcjax.symmetry import Axis, declare
+from mcjax.symmetry import Axis, layer_specs
 
 
 class Layer(NamedTuple):
@@ -82,16 +82,19 @@ def _convnet(
     rates = _rates(name, channel_dropout, len(layers) + len(hidden))
     height, breadth = _final_size(name, layers, input_shape)
     groups = [f"conv_{i}" for i in range(len(layers))]
-    parts: list[declare.Part] = []
+    parts: list[layer_specs.LayerSpec] = []
     for i, group in enumerate(groups):
-        parts += [declare.conv(f"Conv_{i}", groups[i - 1] if i else None, group), declare.norm(f"BatchNorm_{i}", group)]
+        parts += [
+            layer_specs.conv(f"Conv_{i}", groups[i - 1] if i else None, group),
+            layer_specs.norm(f"BatchNorm_{i}", group),
+        ]
     inputs: Axis | str = Axis(groups[-1], outer=height * breadth if hidden else 1)
     for i in range(len(hidden)):
-        parts.append(declare.dense(f"Dense_{i}", inputs, f"dense_{i}"))
+        parts.append(layer_specs.dense(f"Dense_{i}", inputs, f"dense_{i}"))
         inputs = f"dense_{i}"
-    parts.append(declare.dense(f"Dense_{len(hidden)}", inputs, None))
+    parts.append(layer_specs.dense(f"Dense_{len(hidden)}", inputs, None))
     module = ConvNet(layers, hidden, num_classes, activation, kernel_init, rates)
-    return from_own(module, declare.join(*parts), name, input_shape, num_classes, "canonical")
+    return from_own(module, layer_specs.join(*parts), name, input_shape, num_classes, "canonical")
 
 
 def _rates(name: str, rates: Sequence[float], layers: int) -> tuple[float, ...]:

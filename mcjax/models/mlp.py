@@ -8,7 +8,7 @@ import jax
 from mcjax.errors import InputError
 from mcjax.models.base import Model, from_own
 from mcjax.models.layers import activation, scaled
-from mcjax.symmetry import declare
+from mcjax.symmetry import layer_specs
 
 
 class MLP(nn.Module):
@@ -50,9 +50,9 @@ def mlp(
         raise InputError(f"got widths={tuple(widths)}, expected at least one hidden layer of at least one unit.")
     units = tuple(scaled(n, width) for n in widths)
     groups = [f"dense_{i}" for i in range(len(units))]
-    spec = declare.join(
+    spec = layer_specs.join(
         *(
-            declare.dense(f"Dense_{i}", inputs, outputs, bias=bias)
+            layer_specs.dense(f"Dense_{i}", inputs, outputs, bias=bias)
             for i, (inputs, outputs) in enumerate(zip([None, *groups], [*groups, None], strict=True))
         )
     )

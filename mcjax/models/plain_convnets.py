@@ -6,7 +6,7 @@ import jax
 from mcjax.errors import InputError
 from mcjax.models.base import Model, from_own
 from mcjax.models.layers import Conv, activation, scaled
-from mcjax.symmetry import Axis, declare
+from mcjax.symmetry import Axis, layer_specs
 
 
 class PlainConvNet(nn.Module):
@@ -63,15 +63,15 @@ def _plain(
         positions *= side
     groups = [f"conv_{i}" for i in range(len(channels))]
     parts = [
-        declare.conv(f"Conv_{i}", groups[i - 1] if i else None, group, bias=bias) for i, group in enumerate(groups)
+        layer_specs.conv(f"Conv_{i}", groups[i - 1] if i else None, group, bias=bias) for i, group in enumerate(groups)
     ]
     inputs: Axis | str = Axis(groups[-1], outer=positions)
     for i in range(len(hidden)):
-        parts.append(declare.dense(f"Dense_{i}", inputs, f"dense_{i}"))
+        parts.append(layer_specs.dense(f"Dense_{i}", inputs, f"dense_{i}"))
         inputs = f"dense_{i}"
-    parts.append(declare.dense(f"Dense_{len(hidden)}", inputs, None, bias=bias))
+    parts.append(layer_specs.dense(f"Dense_{len(hidden)}", inputs, None, bias=bias))
     module = PlainConvNet(channels, hidden, num_classes, activation, window, dropout, size, bias)
-    return from_own(module, declare.join(*parts), name, input_shape, num_classes, "canonical")
+    return from_own(module, layer_specs.join(*parts), name, input_shape, num_classes, "canonical")
 
 
 def mnist_convnet(

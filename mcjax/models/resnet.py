@@ -8,7 +8,7 @@ from mcjax.models.base import Model, from_own
 from mcjax.models.convnets import INITIALIZERS
 from mcjax.models.layers import BatchNorm, Conv, activation, scaled
 from mcjax.runtime.convolution import computed_once
-from mcjax.symmetry import declare
+from mcjax.symmetry import layer_specs
 
 
 class Block(nn.Module):
@@ -62,17 +62,16 @@ def _resnet(
     if len(input_shape) != 3:
         raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
     widths = tuple(scaled(n, width) for n in (16, 32, 64))
-    parts = [declare.conv("Conv_0", None, "trunk_0", bias=False), declare.norm("BatchNorm_0", "trunk_0")]
+    parts = [layer_specs.conv("Conv_0", None, "trunk_0", bias=False), layer_specs.norm("BatchNorm_0", "trunk_0")]
     for stage in range(len(widths)):
         for i in range(blocks):
             first, number = i == 0 and stage > 0, stage * blocks + i
             inputs = f"trunk_{stage - 1 if first else stage}"
-            parts.append(
-                declare.residual_block(f"Block_{number}", inputs, f"block_{number}", f"trunk_{stage}", projection=first)
-            )
-    parts.append(declare.dense("Dense_0", f"trunk_{len(widths) - 1}", None))
+            inner, outputs = f"block_{number}", f"trunk_{stage}"
+            parts.append(layer_specs.residual_block(f"Block_{number}", inputs, inner, outputs, projection=first))
+    parts.append(layer_specs.dense("Dense_0", f"trunk_{len(widths) - 1}", None))
     module = ResNet(widths, blocks, num_classes, activation)
-    return from_own(module, declare.join(*parts), name, input_shape, num_classes, "canonical")
+    return from_own(module, layer_specs.join(*parts), name, input_shape, num_classes, "canonical")
 
 
 def resnet20(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:

@@ -1,4 +1,4 @@
-"""One axis of one leaf: which group its units are of, and where on the axis they lie."""
+"""One axis of one leaf: the group whose units lie on it, and where on the axis they lie."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +10,26 @@ from mcjax.errors import InputError
 
 
 class SpecError(InputError):
-    """A permutation, a spec and a set of variables that do not belong together."""
+    """A permutation, a spec and variables that do not belong together."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of length `outer * n * inner` whose middle factor is the `n` units of `group`.
+    """An axis of length outer * n * inner whose middle factor is the n units of a group.
 
-    A feature map (h, w, c) flattened before a dense layer gives that layer's kernel an input axis
-    `Axis("conv", outer=h * w)`. Where layers were concatenated, each has its segment, from `start`
-    up to `stop`, and it is the segment that has length `outer * n * inner`. `consumes` tells
-    whether the axis reads the units (the input axis of a kernel) or makes them (its output axis, a
-    bias, a norm); left at None, the last axis of a leaf makes them and every other axis reads them.
+    A feature map (h, w, c) that is flattened before a dense layer gives that layer's kernel an input axis
+    `Axis("conv", outer=h * w)`. Where layers were concatenated, each has its segment, from `start` up to `stop`, and it
+    is the segment that has length outer * n * inner.
+
+    Attributes:
+        group: Name of the group.
+        outer: Product of the factors slower than the units.
+        inner: Product of the factors faster than the units.
+        consumes: Whether the axis reads the units (the input axis of a kernel) or makes them (its output axis, a bias,
+            a norm). None in a declaration: the last axis of a leaf makes them, and every other axis reads them.
+        start: First position of the segment.
+        stop: Position behind the segment. None is the end of the axis.
+
     """
 
     group: str
@@ -61,7 +69,7 @@ class Axis:
         return 0 if rest or size < 1 or stop > length else size
 
     def positions(self, length: int) -> np.ndarray:
-        """Where on an axis of this length the units lie: int (n, outer * inner), one row a unit."""
+        """The positions of every unit on an axis of this length: int (n, outer * inner)."""
         n = self.size(length)
         index = self.start + np.arange(self.outer * n * self.inner).reshape(self.outer, n, self.inner)
         return index.transpose(1, 0, 2).reshape(n, self.outer * self.inner)
@@ -71,33 +79,43 @@ Entry = Axis | tuple[Axis, ...] | None
 """One axis of a leaf: never permuted, of one group, or of several (factors or segments of it)."""
 
 
-def entry_of(declared: Any, last: bool) -> Entry:
-    """The entry that a declaration means: None, an Axis, the name of a group, or several of these."""
+def as_entry(declared: Any, last: bool) -> Entry:
+    """The entry for a declaration: None, an Axis, the name of a group, or a sequence of these.
+
+    Args:
+        declared: The declaration.
+        last: Whether this is the last axis of its leaf, which makes units unless its Axis says otherwise.
+
+    Raises:
+        SpecError: If `declared` is anything else.
+
+    """
     if declared is None:
         return None
     if not isinstance(declared, str | Axis):
         if not isinstance(declared, Sequence):
             raise SpecError(f"got {declared!r} for an axis, expected None, an Axis, the name of a group, or several.")
-        several = tuple(entry for each in declared for entry in axes_of(entry_of(each, last)))
+        several = tuple(axis for each in declared for axis in axes_of(as_entry(each, last)))
         return several if len(several) > 1 else several[0] if several else None
     axis = Axis(declared) if isinstance(declared, str) else declared
     return replace(axis, consumes=not last) if axis.consumes is None else axis
 
 
 def axes_of(entry: Entry) -> tuple[Axis, ...]:
-    """The groups on one axis of a leaf: none, one or several."""
+    """The axes of an entry: none, one or several."""
     return () if entry is None else (entry,) if isinstance(entry, Axis) else entry
 
 
-def cross(a: Axis, b: Axis, length: int) -> bool:
-    """Whether two segments of an axis of this length overlap with neither inside the other."""
-    (start, stop), (begin, end) = ((axis.start, length if axis.stop is None else axis.stop) for axis in (a, b))
-    apart = stop <= begin or end <= start
-    return not apart and not (start <= begin and end <= stop) and not (begin <= start and stop <= end)
+def overlap_in_part(a: Axis, b: Axis, length: int) -> bool:
+    """Whether two segments of an axis of this length overlap and neither contains the other."""
+    (start_a, stop_a), (start_b, stop_b) = ((axis.start, length if axis.stop is None else axis.stop) for axis in (a, b))
+    disjoint = stop_a <= start_b or stop_b <= start_a
+    a_in_b, b_in_a = start_b <= start_a and stop_a <= stop_b, start_a <= start_b and stop_b <= stop_a
+    return not (disjoint or a_in_b or b_in_a)
 
 
 def entry_to_json(entry: Entry) -> Any:
-    """Null, an object, or a list of objects."""
+    """An entry as JSON: null, an object, or a list of objects."""
     written = [
         {key: value for key, value in vars(axis).items() if (key, value) not in (("start", 0), ("stop", None))}
         for axis in axes_of(entry)
@@ -106,7 +124,7 @@ def entry_to_json(entry: Entry) -> Any:
 
 
 def entry_from_json(entry: Any) -> Entry:
-    """What `entry_to_json` wrote; TypeError if it is something else."""
+    """The entry that `entry_to_json` wrote; TypeError if it is something else."""
     if isinstance(entry, list):
         return tuple(Axis(**axis) for axis in entry)
     return None if entry is None else Axis(**entry)

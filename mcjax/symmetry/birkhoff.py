@@ -1,4 +1,4 @@
-"""Doubly stochastic matrices: projecting onto them, decomposing them, and rounding them to permutations."""
+"""Doubly stochastic matrices: projections onto the Birkhoff polytope, decomposition, and rounding to permutations."""
 
 from typing import Any
 
@@ -12,16 +12,23 @@ from mcjax.errors import InputError
 
 
 def project_birkhoff(M: Any, steps: int = 20) -> jax.Array:
-    """A doubly stochastic matrix near `M` (..., n, n), by alternating projection.
+    """A doubly stochastic matrix near M, by alternating projection. Works under jit, vmap and grad.
 
-    Each step projects onto the matrices whose rows and columns sum to 1 (in closed form), then onto
-    the nonnegative ones. The last projection is the one onto the sums, so these hold to rounding and
-    entries can be slightly negative: for standard normal M and 20 steps, the least is around -0.02
-    at n = 16 and -0.04 at n = 64. The limit is a point of the Birkhoff polytope, 0.5%, 0.4% and 0.1%
-    farther from such M than the nearest one (n = 5, 16, 64); 20 steps end 3%, 3% and 7% of M's distance to
-    the polytope away from that one. Works under jit, vmap and grad. Source: Neuron Alignment, section 4.1.2.
+    Each step projects onto the nonnegative matrices, then onto those whose rows and columns sum to 1 (in closed form).
+    The sums therefore hold to rounding, and entries can be slightly negative: for standard normal M and 20 steps, the
+    least entry is around -0.02 at n = 16 and -0.04 at n = 64. The limit is a point of the Birkhoff polytope, 0.5%, 0.4%
+    and 0.1% farther from such M than the nearest point (n = 5, 16, 64). After 20 steps, the result is away from that
+    nearest point by 3%, 3% and 7% of M's distance to the polytope. Source: Neuron Alignment, section 4.1.2.
+
+    Args:
+        M: float (..., n, n).
+        steps: Number of steps.
+
+    Returns:
+        Float (..., n, n), doubly stochastic up to small negative entries.
+
     """
-    M = _square(jnp.asarray(M))
+    M = _check_square(jnp.asarray(M))
 
     def step(_: int, X: jax.Array) -> jax.Array:
         return _onto_unit_sums(jnp.maximum(X, 0))
@@ -30,6 +37,7 @@ def project_birkhoff(M: Any, steps: int = 20) -> jax.Array:
 
 
 def _onto_unit_sums(M: jax.Array) -> jax.Array:
+    """The nearest matrix whose rows and columns sum to 1."""
     n = M.shape[-1]
     rows = M.sum(-1, keepdims=True) - 1
     columns = M.sum(-2, keepdims=True) - 1
@@ -38,17 +46,28 @@ def _onto_unit_sums(M: jax.Array) -> jax.Array:
 
 
 def sinkhorn(M: Any, temperature: float = 1.0, steps: int = 20) -> jax.Array:
-    """The doubly stochastic X (..., n, n) that maximises <M, X> + temperature * entropy(X), nearly.
+    """The doubly stochastic X that maximises <M, X> + temperature * entropy(X), by Sinkhorn's iterations.
 
-    Rows and columns of exp(M / temperature) are normalised in turn, `steps` times, in logarithms;
-    columns come last, so they sum to 1 to rounding, and rows as far as it has converged: the lower
-    the temperature, the slower. All entries are positive. With M = temperature * log(Y) it is the
-    projection of Y in the Kullback-Leibler divergence. Works under jit, vmap and grad. Raises
-    InputError if the temperature is not positive. Source: Cuturi, 2013, "Sinkhorn Distances".
+    Each step normalises the rows, then the columns of exp(M / temperature), in logarithms. The columns therefore sum to
+    1 to rounding, and the rows as far as the iterations have converged, which takes longer the lower the temperature.
+    All entries are positive. With M = temperature * log(Y), X is the Kullback-Leibler projection of Y. Works under jit,
+    vmap and grad. Source: Cuturi, 2013, "Sinkhorn Distances".
+
+    Args:
+        M: float (..., n, n).
+        temperature: Weight of the entropy; positive.
+        steps: Number of steps.
+
+    Returns:
+        Float (..., n, n).
+
+    Raises:
+        InputError: If the temperature is not positive.
+
     """
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise InputError(f"got temperature={temperature}, expected it to be positive.")
-    logits = _square(jnp.asarray(M)) / temperature
+    logits = _check_square(jnp.asarray(M)) / temperature
 
     def step(_: int, X: jax.Array) -> jax.Array:
         X = X - jax.nn.logsumexp(X, -1, keepdims=True)
@@ -58,12 +77,22 @@ def sinkhorn(M: Any, temperature: float = 1.0, steps: int = 20) -> jax.Array:
 
 
 def nearest_permutation(M: Any) -> np.ndarray:
-    """The hard permutations that maximise `sum_i M[i, P[i]]`: (..., n, n) to int32 (..., n), on the host.
+    """The hard permutation P that maximises `sum_i M[i, P[i]]`, by an exact linear assignment on the host.
 
-    For one norm of rows this is the permutation matrix nearest to M in the Frobenius norm. Solved
-    exactly by scipy's `linear_sum_assignment`, in float64. Raises InputError if M is not finite.
+    Its matrix is the permutation matrix nearest to M in the Frobenius norm. Solved in float64 by scipy's
+    `linear_sum_assignment`.
+
+    Args:
+        M: float (..., n, n).
+
+    Returns:
+        int32 (..., n).
+
+    Raises:
+        InputError: If M is not finite.
+
     """
-    M = _square(np.asarray(M, dtype=np.float64))
+    M = _check_square(np.asarray(M, dtype=np.float64))
     if not np.isfinite(M).all():
         raise InputError("got a matrix with entries that are not finite, expected finite ones.")
     flat = M.reshape(-1, *M.shape[-2:])
@@ -72,43 +101,56 @@ def nearest_permutation(M: Any) -> np.ndarray:
 
 
 def nearest_permutation_on_device(M: Any) -> jax.Array:
-    """`nearest_permutation` of one finite matrix (n, n) in float32, to int32 (n,); works under jit and vmap.
+    """`nearest_permutation` of one finite matrix (n, n), as int32 (n,), inside compiled loops.
 
-    For inside compiled loops: optax's Hungarian algorithm, a few times slower than scipy's.
+    Works under jit and vmap, in float32, by optax's Hungarian algorithm, which is a few times slower than scipy's.
     """
-    rows, columns = optax.assignment.hungarian_algorithm(-_square(jnp.asarray(M, jnp.float32)))
+    rows, columns = optax.assignment.hungarian_algorithm(-_check_square(jnp.asarray(M, jnp.float32)))
     return jnp.zeros(len(rows), jnp.int32).at[rows].set(columns.astype(jnp.int32))
 
 
 def birkhoff_decomposition(M: Any, terms: int = 11) -> tuple[np.ndarray, np.ndarray]:
-    """Permutations that a doubly stochastic M (n, n) is a mixture of: weights (k,), int32 (k, n), k <= terms.
+    """A doubly stochastic M as a mixture of permutations (Birkhoff's theorem), found greedily on the host.
 
-    Greedy: each term is the permutation through the entries above 5e-4 with the largest sum, taken as
-    often as its least entry allows; the `terms` heaviest are kept, heaviest first, and their weights
-    sum to 1. The nearest permutation stands alone where none goes through such entries. On the
-    host. Raises InputError if M is not one finite matrix. Source: Neuron Alignment's code; the theorem
-    is Birkhoff's.
+    Each term is the permutation through entries above 5e-4 with the largest sum, with its least entry as weight, which
+    is then subtracted. The heaviest terms are kept and their weights normalised. If no permutation goes through such
+    entries, the nearest permutation is the only term. Source: Neuron Alignment's code.
+
+    Args:
+        M: float (n, n).
+        terms: Largest number of terms.
+
+    Returns:
+        Weights (k,), which sum to 1, heaviest first, and permutations int32 (k, n), for k <= terms.
+
+    Raises:
+        InputError: If M is not one finite matrix, or `terms` is not positive.
+
     """
-    rest = _square(np.asarray(M, dtype=np.float64)).copy()
+    rest = _check_square(np.asarray(M, dtype=np.float64)).copy()
     if rest.ndim != 2 or not np.isfinite(rest).all() or terms < 1:
         raise InputError(f"got shape {rest.shape} and terms={terms}, expected one finite matrix and at least 1 term.")
     n = len(rest)
     found = []
-    # Late terms are small, but greed can find a larger one after a smaller.
+    # More terms than are kept, since a later one can be heavier.
     for _ in range(4 * terms):
+        # The permutation with the largest sum over allowed entries; the -n of any other is never made up for.
         allowed = rest > 5e-4
         p = linear_sum_assignment(np.where(allowed, rest, -n), maximize=True)[1]
         weight = rest[np.arange(n), p].min()
         if not allowed[np.arange(n), p].all():
             break
+        # Subtract it as often as its least entry allows.
         rest[np.arange(n), p] -= weight
         found.append((weight, p))
+    # Keep the heaviest terms, with weights that sum to 1.
     found = sorted(found, key=lambda term: -term[0])[:terms] or [(1.0, nearest_permutation(rest))]
     weights = np.array([weight for weight, _ in found])
     return weights / weights.sum(), np.array([p for _, p in found], dtype=np.int32)
 
 
-def _square(M: Any) -> Any:
+def _check_square(M: Any) -> Any:
+    """M itself. Raises InputError if it is not a batch of square matrices."""
     if M.ndim < 2 or M.shape[-1] != M.shape[-2]:
         raise InputError(f"got shape {M.shape}, expected square matrices (..., n, n).")
     return M

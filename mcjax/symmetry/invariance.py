@@ -1,4 +1,4 @@
-"""Does a spec describe a symmetry? The one check that counts: permute, and compare the function."""
+"""A numerical check that a spec is a symmetry of a model: permute the variables and compare the function."""
 
 from typing import Any
 
@@ -12,23 +12,34 @@ from mcjax.symmetry.permutation import Permutation, identity_permutation, permut
 
 
 def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tolerance: float = 1e-6) -> None:
-    """Raise SpecError, naming the groups, if permuting them changes the function or misplaces activations.
+    """Check that permuting the groups of a model's spec leaves its function unchanged.
 
-    Compares `model.apply` and `model.activations` on inputs `x` (as the model takes them) before and
-    after a random permutation of all groups, in float64; `tolerance` is relative to the largest
-    output. A module that insists on float32 (a recurrent cell whose state has that dtype) is compared in
-    float32, to a thousandth. The variables are first moved off special values (a bias of zero, a scale of
-    one), where a spec that forgets a leaf could pass unseen: a symmetry holds at every point.
+    Compares `model.apply` and `model.activations` before and after a random permutation of all groups, in float64. A
+    module that insists on float32 (a recurrent cell whose state has that dtype) is compared in float32, to a relative
+    error of 1e-3. The variables are first moved off special values (a bias of zero, a scale of one), at which a spec
+    that omits a leaf could pass: a symmetry holds at every point.
+
+    Args:
+        model: The model; of it, `spec`, `apply` and `activations` are used.
+        theta: Variables of one network, which the spec describes.
+        x: Inputs, as the model takes them.
+        key: Key of the random permutation and of the variables' moves.
+        tolerance: Largest difference of an output or an activation, relative to the largest one.
+
+    Raises:
+        SpecError: Names the groups whose permutation changes the outputs or puts activations in another order.
+
     """
     model.spec.validate(theta)
+    # Step 1: variables at a generic point, prepared by numpy so that the first jax array is one of float64.
     shift_key, permutation_key = jax.random.split(key)
-    # The host does the arithmetic of the inputs so that float64 starts before the first jax array.
     theta_64 = _generic_point(theta, np.random.default_rng(np.asarray(jax.random.bits(shift_key, (4,)))))
     inputs = np.asarray(x)
+    # Step 2: a random permutation of every group, not the identity, which is drawn often where there are few units.
     drawn = {group: np.asarray(p) for group, p in random_permutation(permutation_key, model.spec, theta).items()}
-    # Of few units the identity is drawn often, which shows nothing.
     P: Permutation = {group: np.roll(p, 1) if (p == np.arange(len(p))).all() else p for group, p in drawn.items()}
     P_identity = identity_permutation(model.spec, theta)
+    # Step 3: the comparison, in float64 if the module allows it.
     try:
         with jax.enable_x64(True):
             wide = inputs.astype(np.float64) if np.issubdtype(inputs.dtype, np.floating) else inputs
@@ -49,7 +60,7 @@ def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tole
 def _compare(
     model: Any, P: Permutation, P_identity: Permutation, theta: trees.Tree, x: np.ndarray, tolerance: float
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """What permuting all groups changes, and if anything, what permuting each alone does."""
+    """The changes by permuting all groups; if there are any, also the changes by permuting each group alone."""
     function = jax.jit(lambda variables: (model.apply(variables, x), model.activations(variables, x)))
     reference = function(theta)
 
@@ -62,6 +73,8 @@ def _compare(
 
 
 def _generic_point(theta: trees.Tree, rng: np.random.Generator) -> trees.Tree:
+    """Floating-point leaves in float64, multiplied by log-normal noise, and zeros replaced by positive noise."""
+
     def moved(leaf: Any) -> np.ndarray:
         leaf = np.asarray(leaf)
         if not np.issubdtype(leaf.dtype, np.floating) and leaf.dtype != jnp.bfloat16:
@@ -75,6 +88,8 @@ def _generic_point(theta: trees.Tree, rng: np.random.Generator) -> trees.Tree:
 
 
 def _differences(spec: Any, P: Permutation, before: Any, after: Any, tolerance: float) -> list[str]:
+    """How (outputs, activations) after permuting by P differ from what a symmetry would give."""
+
     def differ(a: Any, b: Any) -> bool:
         a, b = np.asarray(a), np.asarray(b)
         bound = tolerance if a.dtype == np.float64 else max(tolerance, 1e-3)

@@ -1,6 +1,7 @@
-"""Permutations of the units of groups: applying them to variables, and their algebra.
+"""Permutations of the units of all groups: their action on variables, their algebra, and their files.
 
-Unit `i` of `permute(spec, P, theta)` is unit `P[group][i]` of `theta`. As a matrix, `M[i, P[i]] = 1`.
+Unit `i` of `permute(spec, P, theta)` is unit `P[group][i]` of `theta`. As a matrix, `M[i, P[i]] = 1`, and the axis is
+contracted with `M`'s second index.
 """
 
 import zlib
@@ -19,7 +20,7 @@ from mcjax.symmetry.axis import Axis, Entry, SpecError, axes_of
 from mcjax.symmetry.spec import PermutationSpec
 
 Permutation = dict[str, Any]
-"""One permutation a group: int32[n] (hard) or float[n, n], doubly stochastic (soft)."""
+"""One permutation per group: int32[n] (hard) or float[n, n], doubly stochastic (soft)."""
 
 
 def is_hard(p: Any) -> bool:
@@ -28,11 +29,21 @@ def is_hard(p: Any) -> bool:
 
 
 def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.Tree:
-    """The variables `P theta` (Neuron Alignment, eq. 4): every axis of a group, permuted alike.
+    """The variables `P theta` of Neuron Alignment, eq. 4: all axes of a group are permuted alike.
 
-    `P` is hard (int32[n] a group) or soft (float[n, n] a group); `theta` is any pytree that the
-    spec describes. Works under jit and vmap. Raises SpecError if `P`, the spec and the variables
-    do not belong together, or if a concrete hard `P` repeats an index.
+    Works under jit and vmap.
+
+    Args:
+        spec: The spec of `theta`.
+        P: Hard (int32[n] per group) or soft (float[n, n] per group).
+        theta: Any pytree that the spec describes.
+
+    Returns:
+        A pytree like `theta`; leaves keep their dtypes.
+
+    Raises:
+        SpecError: If `P`, the spec and the variables do not belong together, or a concrete hard `P` repeats an index.
+
     """
     check_permutation(spec, P, spec.group_sizes(theta))
     return _permute(spec, P, theta)
@@ -44,15 +55,15 @@ def _permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.
 
 
 def permute_leaf(entries: Sequence[Entry], P: Permutation, leaf: Any) -> Any:
-    """One leaf, every axis permuted as its entry says; nothing is checked."""
+    """One leaf, with every axis permuted as its entry says. Nothing is checked."""
     for position, entry in enumerate(entries):
-        for group, axes in together(axes_of(entry)):
+        for group, axes in segment_runs(axes_of(entry)):
             leaf = _permute_axis(jnp.asarray(leaf), position, axes, jnp.asarray(P[group]))
     return leaf
 
 
-def together(axes: tuple[Axis, ...]) -> list[tuple[str, list[Axis]]]:
-    """Runs of segments of one group that do not overlap, which one step can permute; else one by one."""
+def segment_runs(axes: tuple[Axis, ...]) -> list[tuple[str, list[Axis]]]:
+    """The axes of an entry by group, in runs of segments that follow one another, so that one step permutes a run."""
     runs: list[tuple[str, list[Axis]]] = []
     for axis in axes:
         last = next((run for group, run in reversed(runs) if group == axis.group), None)
@@ -64,11 +75,11 @@ def together(axes: tuple[Axis, ...]) -> list[tuple[str, list[Axis]]]:
 
 
 def _permute_axis(leaf: jax.Array, position: int, axes: list[Axis], p: jax.Array) -> jax.Array:
-    shape, whole = leaf.shape, axes[0]
-    if len(axes) > 1 or whole.start or whole.stop is not None:
+    """Permute an axis by reshaping it to (outer, n, inner)."""
+    shape, axis = leaf.shape, axes[0]
+    if len(axes) > 1 or axis.start or axis.stop is not None:
         return _permute_segments(leaf, position, axes, p)
-    split = (*shape[:position], whole.outer, -1, whole.inner, *shape[position + 1 :])
-    factored = leaf.reshape(split)
+    factored = leaf.reshape((*shape[:position], axis.outer, -1, axis.inner, *shape[position + 1 :]))
     if is_hard(p):
         moved = jnp.take(factored, p, axis=position + 1, unique_indices=True, mode="clip")
     else:
@@ -78,6 +89,7 @@ def _permute_axis(leaf: jax.Array, position: int, axes: list[Axis], p: jax.Array
 
 
 def _permute_segments(leaf: jax.Array, position: int, axes: list[Axis], p: jax.Array) -> jax.Array:
+    """Permute segments of an axis by the positions (n, copies) of their units; all other positions stay."""
     length = leaf.shape[position]
     at = np.concatenate([axis.positions(length) for axis in axes], 1)
     if is_hard(p):
@@ -104,8 +116,8 @@ def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, in
             elif not isinstance(p, jax.core.Tracer) and (np.sort(np.asarray(p)) != np.arange(n)).any():
                 values, counts = np.unique(np.asarray(p), return_counts=True)
                 outside = values[(values < 0) | (values >= n)].tolist()
-                said = f"outside {outside}" if outside else f"repeated {values[counts > 1].tolist()}"
-                problems.append(f"{group}: not a permutation of 0..{n - 1}; {said}")
+                wrong = f"outside {outside}" if outside else f"repeated {values[counts > 1].tolist()}"
+                problems.append(f"{group}: not a permutation of 0..{n - 1}; {wrong}")
         elif jnp.shape(p) != (n, n):
             problems.append(f"{group}: got shape {jnp.shape(p)}, expected ({n}, {n}) or int32 ({n},)")
     if problems:
@@ -115,7 +127,7 @@ def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, in
 def check_doubly_stochastic(P: Permutation) -> None:
     """Raise SpecError if a concrete soft group of P ([pairs,] n, n) is not doubly stochastic.
 
-    Sums may be off by 1e-3, and entries below zero by 0.1: alternating projection leaves such ones.
+    Sums may be off by 1e-3 and entries as low as -0.1, since alternating projection leaves such ones.
     """
     problems = []
     for group, p in P.items():
@@ -134,12 +146,12 @@ def check_doubly_stochastic(P: Permutation) -> None:
 
 
 def identity_permutation(spec: PermutationSpec, theta: trees.Tree) -> Permutation:
-    """The hard permutation that moves nothing."""
+    """The hard permutation that moves no unit: {group: int32[n]}."""
     return {group: jnp.asarray(np.arange(n, dtype=np.int32)) for group, n in spec.group_sizes(theta).items()}
 
 
 def random_permutation(key: jax.Array, spec: PermutationSpec, theta: trees.Tree) -> Permutation:
-    """A hard permutation drawn uniformly, independently for every group."""
+    """A hard permutation {group: int32[n]} drawn uniformly, independently for every group."""
     sizes = spec.group_sizes(theta)
     keys = jax.random.split(key, max(len(sizes), 1))
     return {
@@ -161,10 +173,11 @@ def invert(P: Permutation) -> Permutation:
 
 
 def compose(P: Permutation, Q: Permutation) -> Permutation:
-    """First Q, then P: `permute(compose(P, Q), theta) == permute(P, permute(Q, theta))`.
+    """The permutation that applies Q, then P.
 
-    Hard and hard gives hard; anything soft gives soft. Both may have a leading pair axis. Raises
-    SpecError if the groups differ.
+    `permute(spec, compose(P, Q), theta) == permute(spec, P, permute(spec, Q, theta))`. Two hard permutations of a group
+    give a hard one; if either is soft, the result is soft. Both may have a leading pair axis. Raises SpecError if the
+    groups differ.
     """
     if P.keys() != Q.keys():
         raise SpecError(f"cannot compose: got groups {sorted(P)} and {sorted(Q)}, expected the same ones.")
@@ -177,14 +190,14 @@ def compose(P: Permutation, Q: Permutation) -> Permutation:
 
 
 def save_permutation(path: str | Path, P: Permutation) -> None:
-    """Write P as a plain `.npz` with one array a group."""
+    """Write P as an `.npz` with one array per group."""
     arrays: dict[str, Any] = {group: np.asarray(p) for group, p in P.items()}
     with open(path, "wb") as file:
         np.savez(file, **arrays)
 
 
 def load_permutation(path: str | Path) -> Permutation:
-    """Read what `save_permutation` wrote, without pickle. Raises SpecError if it is something else."""
+    """Read the permutation that `save_permutation` wrote, without pickle. Raises SpecError for any other file."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             P = {group: arrays[group] for group in arrays.files}

@@ -1,7 +1,7 @@
-"""Which axes of which leaves can only be permuted together: the declaration, and its checks."""
+"""The declaration of a permutation symmetry: which axes of which leaves can only be permuted together."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from types import MappingProxyType
@@ -10,11 +10,21 @@ from typing import Any
 import jax
 
 from mcjax import trees
-from mcjax.symmetry.axis import Axis, Entry, SpecError, axes_of, cross, entry_from_json, entry_of, entry_to_json
+from mcjax.symmetry.axis import (
+    Axis,
+    Entry,
+    SpecError,
+    as_entry,
+    axes_of,
+    entry_from_json,
+    entry_to_json,
+    overlap_in_part,
+)
 
-LeafAxes = tuple[Entry, ...]
-Declared = Mapping[str, Sequence[Any] | None]
-Place = tuple[str, int]
+Entries = tuple[Entry, ...]
+"""One entry for every axis of a leaf."""
+
+LeafAxis = tuple[str, int]
 """A leaf and the position of one of its axes."""
 
 
@@ -23,14 +33,20 @@ Place = tuple[str, int]
 class PermutationSpec:
     """Declares, leaf by leaf and axis by axis, which group each axis belongs to.
 
-    `axes` maps the name of every leaf to one entry an axis: an `Axis`, the name of a group as its
-    short form, None for an axis that is never permuted, or several of them where several groups lie
-    on one axis (heads and the units of each head, segments of a concatenation). `pinned` says why an
-    axis is never permuted, as far as that is known. A spec is a value: it compares and hashes by
-    its axes, prints as a table, goes to JSON and back, and is static under jit. To edit one, make
-    another: `PermutationSpec({**spec.axes, "params/Dense_0/bias": (None,)})`. In the table an axis is
-    `-` (never permuted), `units` (made there), `units in` (read there), `64*units*2` (outer and
-    inner factors), `units[0:8]` (a segment), or several of these joined by `&`; then come the reasons.
+    A spec is a value: it compares and hashes by its axes, prints as a table, converts to JSON and back, and is static
+    under jit. To edit one, make another: `PermutationSpec({**spec.axes, "params/Dense_0/bias": (None,)})`.
+
+    In the printed table an axis is `-` (never permuted), `units` (makes them), `units in` (reads them), `64*units*2`
+    (outer and inner factors), `units[0:8]` (a segment), or several of these joined by `&`. The reasons for pinned axes
+    follow.
+
+    Attributes:
+        axes: For the name of every leaf, one entry per axis: an `Axis`; the name of a group, short for `Axis(name)`;
+            None for an axis that is never permuted; or a sequence of these where several groups lie on one axis (heads
+            and the units of each head, segments of a concatenation).
+        pinned: Why an axis (leaf, position) is never permuted, as far as that is known.
+
+    Example::
 
         PermutationSpec({
             "params/Dense_0/kernel": (None, "dense_0"),
@@ -38,12 +54,13 @@ class PermutationSpec:
             "params/Dense_1/kernel": ("dense_0", None),
             "params/Dense_1/bias": (None,),
         })
+
     """
 
-    axes: Mapping[str, LeafAxes]
-    pinned: Mapping[Place, str]
+    axes: Mapping[str, Entries]
+    pinned: Mapping[LeafAxis, str]
 
-    def __init__(self, axes: Declared, pinned: Mapping[Place, str] | None = None) -> None:
+    def __init__(self, axes: Mapping[str, Sequence[Any] | None], pinned: Mapping[LeafAxis, str] | None = None) -> None:
         for name, entries in axes.items():
             if isinstance(entries, str | Axis | Mapping):
                 raise SpecError(
@@ -51,7 +68,7 @@ class PermutationSpec:
                     "one axis. Leaves are named by their path, as in params/Dense_0/kernel."
                 )
         leaves = {
-            name: tuple(entry_of(each, last=i + 1 == len(entries or ())) for i, each in enumerate(entries or ()))
+            name: tuple(as_entry(each, last=i + 1 == len(entries or ())) for i, each in enumerate(entries or ()))
             for name, entries in axes.items()
         }
         object.__setattr__(self, "axes", MappingProxyType(leaves))
@@ -66,51 +83,52 @@ class PermutationSpec:
     def __reduce__(self) -> tuple:
         return PermutationSpec, (dict(self.axes), dict(self.pinned))
 
+    def _declared(self) -> Iterator[tuple[str, int, Axis]]:
+        """Every (leaf, position, axis) of any group, in the order of the leaves."""
+        for name, entries in self.axes.items():
+            for position, entry in enumerate(entries):
+                for axis in axes_of(entry):
+                    yield name, position, axis
+
     @property
     def groups(self) -> tuple[str, ...]:
         """The names of the groups, in the order in which the leaves first name them."""
-        named = (axis.group for entries in self.axes.values() for entry in entries for axis in axes_of(entry))
-        return tuple(dict.fromkeys(named))
+        return tuple(dict.fromkeys(axis.group for _, _, axis in self._declared()))
 
     def without(self, *groups: str) -> "PermutationSpec":
         """The spec with some groups never permuted. Raises SpecError if it has no such group."""
-        gone = [(name, position) for group in groups for name, position, _ in self.places(group)]
+        removed = [(name, position) for group in groups for name, position, _ in self.places(group)]
         axes = {
             name: tuple(tuple(axis for axis in axes_of(entry) if axis.group not in groups) for entry in entries)
             for name, entries in self.axes.items()
         }
-        still = [(name, i) for name, i in gone if not axes[name][i]]
-        return PermutationSpec(axes, {**self.pinned, **dict.fromkeys(still, "its group was taken out")})
+        now_pinned = [(name, i) for name, i in removed if not axes[name][i]]
+        return PermutationSpec(axes, {**self.pinned, **dict.fromkeys(now_pinned, "its group was taken out")})
 
     def places(self, group: str) -> tuple[tuple[str, int, Axis], ...]:
         """Every (leaf, position, axis) of a group. Raises SpecError if there is no such group."""
-        found = tuple(
-            (name, position, axis)
-            for name, entries in self.axes.items()
-            for position, entry in enumerate(entries)
-            for axis in axes_of(entry)
-            if axis.group == group
-        )
+        found = tuple(place for place in self._declared() if place[2].group == group)
         if not found:
             raise SpecError(f"got group {group!r}, expected one of {', '.join(self.groups)}.")
         return found
 
-    def producers(self, group: str) -> tuple[tuple[str, int], ...]:
-        """The (leaf, axis) pairs that make the units: a kernel's output axis, biases, norms."""
+    def producers(self, group: str) -> tuple[LeafAxis, ...]:
+        """The (leaf, position) pairs that make the units: a kernel's output axis, biases, norms."""
         return tuple((name, i) for name, i, axis in self.places(group) if not axis.consumes)
 
-    def consumers(self, group: str) -> tuple[tuple[str, int], ...]:
-        """The (leaf, axis) pairs that read the units: the next kernels' input axes."""
+    def consumers(self, group: str) -> tuple[LeafAxis, ...]:
+        """The (leaf, position) pairs that read the units: the next kernels' input axes."""
         return tuple((name, i) for name, i, axis in self.places(group) if axis.consumes)
 
     def group_sizes(self, theta: trees.Tree) -> dict[str, int]:
-        """The number of units of each group, read from arrays or from their shapes.
-
-        Raises SpecError as `validate` does.
-        """
+        """The number of units of each group, from arrays or from their shapes. Raises SpecError as `validate` does."""
         problems, sizes = self._check(trees.shapes(theta))
         if problems:
-            raise SpecError(_message(problems))
+            raise SpecError(
+                "the spec and the variables do not fit:\n  "
+                + "\n  ".join(problems)
+                + "\nDeclare every leaf in the spec, with None for axes that are never permuted."
+            )
         return sizes
 
     def validate(self, theta: trees.Tree) -> None:
@@ -118,37 +136,36 @@ class PermutationSpec:
         self.group_sizes(theta)
 
     def _check(self, shapes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, int]]:
+        """All problems that leaves of these shapes have with the spec, and the size of every group."""
         problems = [f"{name}: in the variables, missing from the spec" for name in shapes.keys() - self.axes.keys()]
         problems += [f"{name}: in the spec, missing from the variables" for name in self.axes.keys() - shapes.keys()]
-        if (
-            any(self.axes.values())
-            and not problems
-            and all(len(shapes[name]) == len(entries) + 1 for name, entries in self.axes.items())
-        ):
+        # Stacked networks are one problem, not one per leaf.
+        stacked = all(len(shapes[name]) == len(entries) + 1 for name, entries in self.axes.items() if name in shapes)
+        if any(self.axes.values()) and not problems and stacked:
             return ["every leaf has one axis more than the spec names: several networks? Use jax.vmap over them"], {}
+        # group -> size -> where it has this size
         found: dict[str, dict[int, list[str]]] = {}
         for name in self.axes.keys() & shapes.keys():
             entries, shape = self.axes[name], shapes[name]
             if any(entries) and len(entries) != len(shape):
                 problems.append(f"{name}: shape {shape} has {len(shape)} axes, the spec names {len(entries)}")
                 continue
-            for position, axis in (
-                (position, axis) for position, entry in enumerate(entries) for axis in axes_of(entry)
-            ):
-                if size := axis.size(shape[position]):
-                    found.setdefault(axis.group, {}).setdefault(size, []).append(f"{name} axis {position}")
-                else:
-                    problems.append(f"{name}: axis {position} has length {shape[position]}, {_expected(axis)} ({axis})")
-            problems += [
-                f"{name}: axis {position} has {a} and {b}, which overlap in part: expected one in the other, or none"
-                for position, entry in enumerate(entries)
-                for a, b in combinations(axes_of(entry), 2)
-                if cross(a, b, shape[position])
-            ]
+            for position, entry in enumerate(entries):
+                for axis in axes_of(entry):
+                    if size := axis.size(shape[position]):
+                        found.setdefault(axis.group, {}).setdefault(size, []).append(f"{name} axis {position}")
+                    else:
+                        got = f"axis {position} has length {shape[position]}"
+                        problems.append(f"{name}: {got}, {_expected_length(axis)} ({axis})")
+                problems += [
+                    f"{name}: axis {position} has {a} and {b}, which overlap in part; expected none or one in the other"
+                    for a, b in combinations(axes_of(entry), 2)
+                    if overlap_in_part(a, b, shape[position])
+                ]
         for group, by_size in found.items():
             if len(by_size) > 1:
-                said = "; ".join(f"{size} at {', '.join(sorted(at))}" for size, at in sorted(by_size.items()))
-                problems.append(f"group {group!r} has axes of unequal size: {said}")
+                sizes_at = "; ".join(f"{size} at {', '.join(sorted(at))}" for size, at in sorted(by_size.items()))
+                problems.append(f"group {group!r} has axes of unequal size: {sizes_at}")
         sizes = {group: next(iter(found[group])) for group in self.groups if group in found}
         return sorted(problems), sizes
 
@@ -178,12 +195,14 @@ class PermutationSpec:
                 axes[name] = [entry_from_json(entry) for entry in entries]
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             at = f" at leaf {name}" if name else ""
-            raise SpecError(f"not the JSON of a PermutationSpec{at}: {error}") from error
+            raise SpecError(f"not the JSON of a PermutationSpec{at}: {error}. Expected what to_json writes.") from error
         return cls(axes, pinned)
 
     def __str__(self) -> str:
-        rows = [(name, ", ".join(map(_said, entries)), self._reasons(name)) for name, entries in self.axes.items()]
-        # Reasons line up, but for rows that are very long.
+        rows = [
+            (name, ", ".join(map(_entry_text, entries)), self._reasons(name)) for name, entries in self.axes.items()
+        ]
+        # Columns are aligned, except in rows that are very long.
         widths = [max((len(row[i]) for row in rows if len(row[i]) <= 90), default=0) for i in range(2)]
         head = f"PermutationSpec: {len(self.groups)} groups, {len(self.axes)} leaves"
         lines = [f"  {name:<{widths[0]}}  {f'({axes})':<{widths[1] + 2}}  {why}".rstrip() for name, axes, why in rows]
@@ -198,20 +217,12 @@ class PermutationSpec:
         return "; ".join(f"{', '.join(at)}: {reason}" for reason, at in by_reason.items())
 
 
-def _said(entry: Entry) -> str:
+def _entry_text(entry: Entry) -> str:
     return " & ".join(map(str, axes_of(entry))) or "-"
 
 
-def _expected(axis: Axis) -> str:
-    many = f"a multiple of {axis.outer * axis.inner}"
+def _expected_length(axis: Axis) -> str:
+    multiple = f"a multiple of {axis.outer * axis.inner}"
     if axis.start or axis.stop is not None:
-        return f"expected from {axis.start} to {'its end' if axis.stop is None else axis.stop} {many}"
-    return f"expected {many}"
-
-
-def _message(problems: list[str]) -> str:
-    return (
-        "the spec and the variables do not fit:\n  "
-        + "\n  ".join(problems)
-        + "\nDeclare every leaf in the spec, with None for axes that are never permuted."
-    )
+        return f"expected from {axis.start} to {'its end' if axis.stop is None else axis.stop} {multiple}"
+    return f"expected {multiple}"

@@ -1,4 +1,4 @@
-"""An oracle for the rules of inference: permute the operands as the walk says, and see if the results follow."""
+"""An oracle for the rules of inference: permute the operands as inference says, and see if the results follow."""
 
 from itertools import count
 from string import ascii_lowercase
@@ -12,21 +12,20 @@ from jax.extend.core import jaxpr_as_fun
 
 from mcjax.symmetry.infer.factors import Factors, Sum
 from mcjax.symmetry.infer.program import Program
-from mcjax.symmetry.infer.rules import RULES
-from mcjax.symmetry.infer.walk import Value, Walk
+from mcjax.symmetry.infer.propagation import RULES, Propagation, Value
 
 TOGETHER = 40  # functions in one program
 
 
-class Said:
-    """What one walk says: the axes of operands and of results, each with its free classes, and the classes' sizes."""
+class Inferred:
+    """What a propagation says: axes of operands and of results, each with its free classes, and the classes' sizes."""
 
     def __init__(self, factors, inputs, outputs):
         self.factors, self.sizes = factors, {}
         self.inputs, self.outputs = ([self._with_classes(axes) for axes in side] for side in (inputs, outputs))
 
     def _with_classes(self, axes):
-        free = [[atom for atom in self.factors.atoms(axis or ()) if self.factors.reason(atom) is None] for axis in axes]
+        free = [[atom for atom in self.factors.atoms(axis or ()) if self.factors.is_free(atom)] for axis in axes]
         self.sizes.update((self.factors.find(atom), self.factors.length((atom,))) for atoms in free for atom in atoms)
         return [(axis, set(map(self.factors.find, atoms))) for axis, atoms in zip(axes, free, strict=True)]
 
@@ -59,56 +58,56 @@ class Said:
         for axes, result in zip(self.outputs, results, strict=True):
             for i, ((axis, _), n) in enumerate(zip(axes, result.shape, strict=True)):
                 if axis is None and n and not same(result, result.take([0] * n, i)):
-                    return f"axis {i} of a result {result.shape} is said not to vary, and does"
+                    return f"axis {i} of a result {result.shape} is inferred not to vary, and does"
                 if axis is not None and self.factors.length(axis) != n:
-                    return f"axis {i} of a result {result.shape} is said to be {self.factors.length(axis)} long"
+                    return f"axis {i} of a result {result.shape} is inferred to be {self.factors.length(axis)} long"
         return ""
 
 
 class Trial(NamedTuple):
     """Operands: those of the trial `of`, permuted; or others, and no permutations."""
 
-    said: Said
+    inferred: Inferred
     operands: list[np.ndarray]
     of: int
     permutations: dict[int, np.ndarray]
 
 
 class Claim(NamedTuple):
-    """A traced function, its primitives, what the walk says of it, and the trials that could refute that."""
+    """A traced function, its primitives, what inference says of it, and the trials that could refute that."""
 
     closed: Any
     primitives: set[str]
-    said: str
+    inferred: str
     trials: list[Trial]
 
 
 def claim(fn, *operands, dressed=True):
-    """What the walk says of a function, and trials: operands as they are, alike along each axis, and dressed."""
+    """What inference says of a function, and trials: operands as they are, alike along each axis, and dressed."""
     operands = [drawn(operand, seed) for seed, operand in enumerate(operands)]
     closed = jax.make_jaxpr(fn)(*operands)
     program, rng, trials = Program(closed), np.random.default_rng(0), []
 
-    def attack(said, operands, many):
+    def attack(inferred, operands, many):
         of = len(trials)
-        trials.append(Trial(said, operands, of, {}))
+        trials.append(Trial(inferred, operands, of, {}))
         for permutations in filter(None, many):
-            moved = [said.permuted(*each, permutations) for each in zip(said.inputs, operands, strict=True)]
-            trials.append(Trial(said, moved, of, permutations))
+            moved = [inferred.permuted(*each, permutations) for each in zip(inferred.inputs, operands, strict=True)]
+            trials.append(Trial(inferred, moved, of, permutations))
 
-    found, *axes = walk(program)
-    plain, others = Said(found.factors, *axes), list(versions(operands))
-    straight = not any(step.bodies for step in program.steps)
+    found, *axes = propagate(program)
+    plain, others = Inferred(found.factors, *axes), list(versions(operands))
+    straight = not any(equation.bodies for equation in program.equations)
     for number, version in enumerate(others):
         attack(plain, version, [plain.drawn(rng)] if number and straight else plain.generators())
     places = [(k, i) for k, operand in enumerate(operands) for i, n in enumerate(operand.shape) if n > 1]
     for number, place in enumerate([*places, None, None, None] if dressed else []):
         dressing = Dressing(rng, place)
-        found, *sides = walk(program, dressing)
-        said, version = Said(found.factors, *sides), [each.copy() for each in others[number % len(others)]]
+        found, *sides = propagate(program, dressing)
+        inferred, version = Inferred(found.factors, *sides), [each.copy() for each in others[number % len(others)]]
         for k, i in dressing.alike:
             version[k][...] = version[k].take([0], i)
-        attack(said, version, [said.drawn(rng) for _ in range(2)])
+        attack(inferred, version, [inferred.drawn(rng) for _ in range(2)])
     return Claim(closed, primitives(program), notation(plain.factors, *axes), trials)
 
 
@@ -148,30 +147,30 @@ def free(factors, place, n, origin):
     return factors.new(n, None, origin)
 
 
-def walk(program, axis=free):
-    """The walk through a program whose operands have these axes, and the axes of operands and of results."""
-    found, origins = Walk(program, Factors()), count()
+def propagate(program, axis=free):
+    """The propagation through a program whose operands have these axes, and the axes of operands and of results."""
+    found, origins = Propagation(program, Factors()), count()
     inputs = [
         Value(tuple(axis(found.factors, (k, i), n, next(origins)) for i, n in enumerate(program.shapes[slot])), False)
         for k, slot in enumerate(program.inputs)
     ]
-    outputs = found.go(program, inputs, ())
+    outputs = found.run(program, inputs, ())
     return found, [value.axes for value in inputs], [value.axes for value in outputs]
 
 
-def walked(fn, *operands):
-    """The walk through a function of arrays that are all variables."""
-    return walk(Program(jax.make_jaxpr(fn)(*operands)))
+def propagated(fn, *operands):
+    """The propagation through a function of arrays that are all variables."""
+    return propagate(Program(jax.make_jaxpr(fn)(*operands)))
 
 
 def primitives(program):
     """The names of all primitives in a program, those in its loops included."""
-    names = {step.name for step in program.steps}
-    return names.union(*(primitives(body) for step in program.steps for body in step.bodies))
+    names = {equation.name for equation in program.equations}
+    return names.union(*(primitives(body) for equation in program.equations for body in equation.bodies))
 
 
 def check(rows):
-    """Every function of a table {name: [(what is said of it, the function, its operands)]} has exactly this symmetry.
+    """Every function of a table {name: [(expected notation, the function, its operands)]} has exactly this symmetry.
 
     Returns the claims: {title: claim}.
     """
@@ -183,8 +182,8 @@ def check(rows):
         except Exception as error:
             error.add_note(title)
             raise
-        if claims[title].said != expected:
-            wrong[title] = f"it is said to be {claims[title].said}"
+        if claims[title].inferred != expected:
+            wrong[title] = f"it is inferred to be {claims[title].inferred}"
     wrong |= refuted(claims)
     assert not wrong, "\n".join(f"{title}: {why}" for title, why in wrong.items())
     return claims
@@ -196,7 +195,7 @@ def refuted(claims):
     for some in (names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER)):
         for name, results in zip(some, run([claims[name] for name in some]), strict=True):
             found = (
-                trial.said.judged(result, results[trial.of], trial.permutations)
+                trial.inferred.judged(result, results[trial.of], trial.permutations)
                 for trial, result in zip(claims[name].trials, results, strict=True)
             )
             if why := next(filter(None, found), ""):
@@ -221,19 +220,19 @@ def registered(module):
     return {name for name, rule in RULES.items() if rule.__module__ == module.__name__}
 
 
-def passed_on(a):
+def passed_on(op):
     """A rule, mostly wrong: the results are permuted like the first operand."""
-    return [a.axes[0] for _ in a.results]
+    return [op.axes[0] for _ in op.results]
 
 
-def all_new(a):
+def all_new(op):
     """A rule, mostly wrong: the results have nothing to do with the operands."""
-    return [tuple(map(a.factors.new, shape)) for shape in a.results]
+    return [tuple(map(op.factors.new, shape)) for shape in op.results]
 
 
-def all_uniform(a):
+def all_uniform(op):
     """A rule, mostly wrong: the results do not vary."""
-    return [(None,) * len(shape) for shape in a.results]
+    return [(None,) * len(shape) for shape in op.results]
 
 
 def under_wrong_rules(rows):
@@ -288,7 +287,7 @@ def notation(factors, inputs, outputs):
             return "*"
         if (length := factors.length(product)) < 2:
             return str(length)
-        if factors.pinned(product):
+        if factors.is_pinned(product):
             return "."
         terms = merged(map(term, factors.expand(product)))
         return terms[0] if len(terms) == 1 else f"({''.join(terms)})"
@@ -296,7 +295,7 @@ def notation(factors, inputs, outputs):
     def term(each):
         if isinstance(each, Sum):
             return f"[{'|'.join(merged(map(spelled, each.parts)))}]"
-        if factors.reason(each) is not None:
+        if not factors.is_free(each):
             return "."
         return letters.setdefault(factors.find(each), ascii_lowercase[len(letters)])
 

@@ -15,7 +15,7 @@ from variables import inverse, order, permuted
 
 from mcjax import Axis, InputError, SpecError, match_activations, models, trees
 from mcjax.runs import checkpoint
-from mcjax.symmetry import declare
+from mcjax.symmetry import layer_specs
 
 
 class Net(nn.Module):
@@ -27,16 +27,16 @@ class Net(nn.Module):
         return nn.Dense(3)(x)
 
 
-CONV, DENSE = declare.conv("Conv_0", None, "conv"), declare.dense("Dense_0", Axis("conv", outer=20), "dense")
-NORM, LAST = declare.norm("BatchNorm_0", "conv"), declare.dense("Dense_1", "dense", None)
-SPEC = declare.join(CONV, NORM, DENSE, LAST)
+CONV, DENSE = layer_specs.conv("Conv_0", None, "conv"), layer_specs.dense("Dense_0", Axis("conv", outer=20), "dense")
+NORM, LAST = layer_specs.norm("BatchNorm_0", "conv"), layer_specs.dense("Dense_1", "dense", None)
+SPEC = layer_specs.join(CONV, NORM, DENSE, LAST)
 CAPTURES = {"conv": "BatchNorm_0", "dense": ["Dense_0"]}
 SHAPE = (4, 5, 2)
 EXAMPLE = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
 
 
 def from_net(*parts, activations=CAPTURES, **options):
-    spec = declare.join(*parts) if parts else SPEC
+    spec = layer_specs.join(*parts) if parts else SPEC
     return models.from_flax(Net(), EXAMPLE, spec=spec, activations=activations, nonlinearity=nn.relu, **options)
 
 
@@ -266,7 +266,9 @@ class Outer(nn.Module):
 
 
 def test_a_nested_module_with_dropout_and_without_statistics():
-    spec = declare.join(declare.dense("Block_0/Dense_0", None, "units"), declare.dense("Dense_0", "units", None))
+    spec = layer_specs.join(
+        layer_specs.dense("Block_0/Dense_0", None, "units"), layer_specs.dense("Dense_0", "units", None)
+    )
     given = {"spec": spec, "activations": {"units": "Block_0/Dense_0"}, "nonlinearity": nn.relu}
     model = models.from_flax(Outer(), ROWS, **given)
     theta = variables(model)
@@ -392,9 +394,9 @@ def test_activations_trace_the_module_once_a_shape():
     ("parts", "activations", "words"),
     [
         ((CONV, NORM, DENSE), CAPTURES, ("params/Dense_1/bias", "params/Dense_1/kernel", "missing from the spec")),
-        ((CONV, NORM, DENSE, LAST, declare.dense("Dense_2", None, None)), CAPTURES, ("params/Dense_2/bias",)),
-        ((CONV, declare.norm("BatchNorm_0", "dense"), DENSE, LAST), CAPTURES, ("'dense'", "unequal", "4 at")),
-        ((CONV, NORM, declare.dense("Dense_0", "conv", "dense"), LAST), CAPTURES, ("'conv'", "unequal")),
+        ((CONV, NORM, DENSE, LAST, layer_specs.dense("Dense_2", None, None)), CAPTURES, ("params/Dense_2/bias",)),
+        ((CONV, layer_specs.norm("BatchNorm_0", "dense"), DENSE, LAST), CAPTURES, ("'dense'", "unequal", "4 at")),
+        ((CONV, NORM, layer_specs.dense("Dense_0", "conv", "dense"), LAST), CAPTURES, ("'conv'", "unequal")),
         ((), {"conv": "Conv_0"}, ("['conv']", "['conv', 'dense']")),
         ((), {**CAPTURES, "more": "Dense_1"}, ("['conv', 'dense', 'more']",)),
         ((), {**CAPTURES, "conv": "Conv_1"}, ("'Conv_1'", "Conv_0, Dense_0")),

@@ -19,7 +19,7 @@ HALF_STEPS = ("curves/test_half_steps.py", "curves/test_pam.py")
 
 MUTANTS = (
     # Index components told apart by nothing.
-    Mutant("mcjax/symmetry/infer/contractions.py", "a.pin(1, len(index_axes))", "pass"),
+    Mutant("mcjax/symmetry/infer/contractions.py", "op.pin(1, len(index_axes))", "pass"),
     Mutant(
         "mcjax/symmetry/birkhoff.py",
         "return weights / weights.sum(), np.array([p for",
@@ -31,12 +31,14 @@ MUTANTS = (
         "jnp.take_along_axis(jnp.asarray(p), jnp.asarray(Q[group]), axis=-1)",
     ),
     Mutant(
-        "mcjax/symmetry/infer/layout.py", 'return [fixed(a, 0, a.step.params["dimensions"])]', "return list(a.axes)"
+        "mcjax/symmetry/infer/layout.py",
+        'return [pin_positions(op, 0, op.equation.params["dimensions"])]',
+        "return list(op.axes)",
     ),
-    Mutant("mcjax/symmetry/infer/rules.py", "range(len(a.axes) if len(a.axes) > 1 else 0)", "range(0)"),
+    Mutant("mcjax/symmetry/infer/elementwise.py", "range(len(op.axes) if len(op.axes) > 1 else 0)", "range(0)"),
     Mutant(
-        "mcjax/symmetry/infer/walk.py",
-        "kept = [w.unify(before, after) for before, after in zip(carry, outputs[:carries], strict=True)]",
+        "mcjax/symmetry/infer/propagation.py",
+        "kept = [found.unify(before, after) for before, after in zip(carry, outputs[:carries], strict=True)]",
         "kept = list(outputs[:carries])",
     ),
     Mutant(

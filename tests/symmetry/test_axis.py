@@ -9,7 +9,7 @@ import pytest
 from refusals import says
 
 from mcjax import Axis, InputError, SpecError
-from mcjax.symmetry.axis import axes_of, cross, entry_from_json, entry_of, entry_to_json
+from mcjax.symmetry.axis import as_entry, axes_of, entry_from_json, entry_to_json, overlap_in_part
 
 
 def test_positions_are_those_of_a_reshape():
@@ -42,10 +42,10 @@ def test_size_is_0_if_units_do_not_fit():
         assert axis.size(length) == size, (axis, length)
 
 
-def test_segments_that_cross():
+def test_segments_that_overlap_in_part():
     spans = {"front": (0, 4), "back": (4, None), "inside": (1, 3), "across": (2, 6), "all": (0, None), "start": (0, 2)}
     axes = {name: Axis("g", start=start, stop=stop) for name, (start, stop) in spans.items()}
-    crossing = {frozenset((a, b)) for a, b in product(axes, axes) if a != b and cross(axes[a], axes[b], 8)}
+    overlapping = {frozenset((a, b)) for a, b in product(axes, axes) if a != b and overlap_in_part(axes[a], axes[b], 8)}
     # By the positions themselves: some in common, and some of each alone.
     places = {name: set(range(8)[start:stop]) for name, (start, stop) in spans.items()}
     by_hand = {
@@ -54,8 +54,10 @@ def test_segments_that_cross():
         if places[a] & places[b] and places[a] - places[b] and places[b] - places[a]
     }
     assert len(by_hand) == 4
-    assert crossing == by_hand
-    assert all(cross(axes[a], axes[b], 8) == cross(axes[b], axes[a], 8) for a, b in product(axes, axes))
+    assert overlapping == by_hand
+    assert all(
+        overlap_in_part(axes[a], axes[b], 8) == overlap_in_part(axes[b], axes[a], 8) for a, b in product(axes, axes)
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,17 +125,17 @@ def test_what_an_entry_may_be():
         ([HEADS, "g"], ["heads", "g"]),
         (("f", ("g", [HEADS])), ["f", "g", "heads"]),
     ):
-        entry = entry_of(declared, last=False)
+        entry = as_entry(declared, last=False)
         assert [axis.group for axis in axes_of(entry)] == groups
         assert isinstance(entry, (type(None), Axis, tuple)[min(len(groups), 2)])
-        assert entry_of(entry, last=True) == entry
+        assert as_entry(entry, last=True) == entry
 
 
 def test_the_last_axis_makes_the_units_unless_it_says_otherwise():
     for last in (True, False):
-        assert entry_of("g", last) == Axis("g", consumes=not last)
-        assert entry_of((HEADS, UNITS), last) == (Axis("heads", inner=4, consumes=not last), UNITS)
-        assert entry_of(Axis("g", consumes=last), last) == Axis("g", consumes=last)
+        assert as_entry("g", last) == Axis("g", consumes=not last)
+        assert as_entry((HEADS, UNITS), last) == (Axis("heads", inner=4, consumes=not last), UNITS)
+        assert as_entry(Axis("g", consumes=last), last) == Axis("g", consumes=last)
 
 
 @pytest.mark.parametrize("declared", [3, 1.5, True, len, {"g": 1}, {"g"}, ("g", 3), b"g"], ids=repr)
@@ -141,7 +143,7 @@ def test_what_no_entry_can_be_is_refused(declared):
     # Of several, and of bytes, the one that is wrong is named.
     wrong = declared[-1] if isinstance(declared, tuple | bytes) else declared
     with says(SpecError, f"got {wrong!r}"):
-        entry_of(declared, last=True)
+        as_entry(declared, last=True)
 
 
 def test_json_and_back():

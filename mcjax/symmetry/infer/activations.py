@@ -9,20 +9,29 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.symmetry.axis import SpecError, axes_of
-from mcjax.symmetry.infer.pieces import Piece
-from mcjax.symmetry.infer.program import Place
-from mcjax.symmetry.infer.rules import Axes, Shape
+from mcjax.symmetry.infer.occurrences import Occurrence
+from mcjax.symmetry.infer.operation import Shape, ValueAxes
+from mcjax.symmetry.infer.program import Address
+from mcjax.symmetry.infer.propagation import Propagation, propagate
 from mcjax.symmetry.infer.spec import as_axis
-from mcjax.symmetry.infer.walk import Walk, walk
 from mcjax.symmetry.spec import PermutationSpec
 
 Activations = dict[str, tuple[jax.Array, ...]]
 
 
-class Reading(NamedTuple):
-    """The units of a group in a value: the axis they lie on, their places there, and what to average out."""
+class Extraction(NamedTuple):
+    """How the activations of a group are taken from a value.
 
-    place: Place
+    Attributes:
+        address: Where the value is computed.
+        position: Position of the axis that holds the units.
+        units: int (n, copies), positions of each unit's copies on that axis.
+        copies_differ: Whether another group of the spec permutes the copies.
+        averaged: Positions of the other axes that groups of the spec permute.
+
+    """
+
+    address: Address
     position: int
     units: np.ndarray
     copies_differ: bool
@@ -30,128 +39,156 @@ class Reading(NamedTuple):
 
 
 Members = dict[str, dict[int, np.ndarray]]
-"""For every group, by class of factors that it permutes: int (n, copies), which units of the class each unit is."""
+"""For every group, the classes of factors that it permutes: int (n, copies), the class's units in each of its units."""
 
 
 def infer_activations(fn: Callable[..., Any], spec: PermutationSpec) -> Callable[[trees.Tree, Any], Activations]:
-    """The function (theta, x) -> {group: (float[..., units], ...)} of what is read from each group.
+    """The function that computes the activations of every group of a spec.
 
-    An array for every value that depends on x and that a contraction or a convolution sums over the
-    group's units: all block inputs of a residual trunk, and every time step of a scan. The units are
-    the last axis; copies of them (the pixels of a flattened map, the gates of a cell) are samples.
-    Where other groups of the spec share a value, such as attention heads and the units of a head, it
-    is averaged over these, in mean and in root mean square, so that what is compared does not depend on
-    their order. A group that no contraction reads gives the last value that has its units, and one
-    that meets no data (the inner units of a product of weights), or only inside a loop, the leaf that
-    makes it. `spec` may be edited: groups that it leaves out are not given, and a group may be part of
-    one that was inferred. The function raises SpecError, when it is traced, if a group of the spec
-    permutes what must stay in place.
+    They are all values that depend on x and that a contraction or a convolution sums over the group's units: every
+    block input of a residual trunk, and every time step of a scan. Copies of the units (the pixels of a flattened map,
+    the gates of a cell) are samples. Where other groups of the spec share a value, such as attention heads and the
+    units of a head, it is averaged over these, in mean and in root mean square, so that the comparison of two networks
+    does not depend on their order. A group that no contraction reads gives the last value that has its units; one
+    that meets no data (the inner units of a product of weights), or only inside a loop, gives the leaf that makes it.
+
+    Args:
+        fn: The function (theta, x) -> outputs that the spec belongs to.
+        spec: The inferred spec, or an edited one: groups that it leaves out are not given, and a group may be a part of
+            an inferred one.
+
+    Returns:
+        The compiled function (theta, x) -> {group: (float[..., n], ...)}, with the units on the last axis. When it is
+        traced, it raises SpecError if a group of the spec permutes an axis that must stay in place.
+
     """
 
     @jax.jit
     def activations(theta: trees.Tree, x: Any) -> Activations:
-        found = walk(fn, theta, x)
-        readings = _readings(found, spec)
-        places = dict.fromkeys(reading.place for each in readings.values() for reading in each)
-        values = found.program.values(jax.tree.leaves((theta, x)), places)
+        found = propagate(fn, theta, x)
+        extractions = _extractions(found, spec)
+        addresses = dict.fromkeys(extraction.address for each in extractions.values() for extraction in each)
+        values = found.program.values(jax.tree.leaves((theta, x)), addresses)
         return {
-            group: tuple(part for reading in each for part in _taken(reading, values[reading.place]))
-            for group, each in readings.items()
+            group: tuple(part for extraction in each for part in _extract(extraction, values[extraction.address]))
+            for group, each in extractions.items()
         }
 
     return activations
 
 
-def _readings(found: Walk, spec: PermutationSpec) -> dict[str, list[Reading]]:
+def _extractions(found: Propagation, spec: PermutationSpec) -> dict[str, list[Extraction]]:
     members = _members(found, spec)
-    readings: dict[str, dict[Place, Reading]] = {group: {} for group in spec.groups}
-    for read in found.reads:
-        atoms = {piece.atom for piece in found.pieces(read.product)}
+    extractions: dict[str, dict[Address, Extraction]] = {group: {} for group in spec.groups}
+    # Every value that is summed over some units of a group, once.
+    for read in found.contractions:
+        atoms = {each.atom for each in found.occurrences(read.product)}
         for group, classes in members.items():
             if atoms & classes.keys():
-                made = _reading(found, members, group, read.place, read.axes, read.shape, read.position)
-                readings[group].setdefault(read.place, made)
-    for group, there in readings.items():
-        if not there:
-            made = _elsewhere(found, spec, members, group)
-            there[made.place] = made
-    return {group: list(there.values()) for group, there in readings.items()}
+                made = _extraction(found, members, group, read.address, read.axes, read.shape, read.position)
+                extractions[group].setdefault(read.address, made)
+    for group, by_address in extractions.items():
+        if not by_address:
+            made = _uncontracted(found, spec, members, group)
+            by_address[made.address] = made
+    return {group: list(by_address.values()) for group, by_address in extractions.items()}
 
 
-def _members(found: Walk, spec: PermutationSpec) -> Members:
-    """Found by where the units lie on the leaves; SpecError for a group that permutes what must stay."""
+def _members(found: Propagation, spec: PermutationSpec) -> Members:
+    """The classes that each group permutes, found by where its units lie on the leaves.
+
+    Raises SpecError for a group that permutes an axis that must stay in place.
+    """
     members: Members = {group: {} for group in spec.groups}
     for leaf, products in found.leaves.items():
         for product, entry in zip(products, spec.axes.get(leaf, ()), strict=False):
             length = found.factors.length(product)
             for axis in axes_of(entry):
-                at = axis.positions(length)
-                for piece in found.pieces(product) if len(at) > 1 else ():
-                    unit_at = np.full(length, -1)
-                    for unit, places in enumerate(as_axis(piece, "", length).positions(length)):
-                        unit_at[places] = unit
-                    units = np.sort(unit_at[at], 1)
-                    # Of the factors there the group permutes those whose units differ from one of its to the next.
+                positions = axis.positions(length)
+                for occurrence in found.occurrences(product) if len(positions) > 1 else ():
+                    # The units of the class at the positions of each unit of the group.
+                    units = np.sort(_unit_at(occurrence, length)[positions], 1)
+                    # The group permutes the class if these differ from one unit of the group to the next.
                     if (units >= 0).all() and (units[0] != units[1]).any():
-                        members[axis.group].setdefault(piece.atom, units[:, np.unique(units[0], return_index=True)[1]])
-    if lost := [group for group, classes in members.items() if not classes and not _alone(found, spec, group)]:
+                        distinct = np.unique(units[0], return_index=True)[1]
+                        members[axis.group].setdefault(occurrence.atom, units[:, distinct])
+    lost = [group for group, classes in members.items() if not classes and not _has_one_unit(found, spec, group)]
+    if lost:
         raise SpecError(
-            f"the spec permutes {', '.join(map(repr, lost))}, which the function does not let move: infer_spec says "
-            "which axes must stay in place, and why."
+            f"the spec permutes {', '.join(map(repr, lost))}, which must stay in place for the function to stay the "
+            "same: infer_spec says which axes these are, and why."
         )
     return members
 
 
-def _alone(found: Walk, spec: PermutationSpec, group: str) -> bool:
-    """Whether a group has one unit: no factor, and nothing to permute."""
+def _unit_at(occurrence: Occurrence, length: int) -> np.ndarray:
+    """The unit of a class at every position of an axis of this length: int (length,), -1 outside the occurrence."""
+    unit_at = np.full(length, -1)
+    for unit, positions in enumerate(as_axis(occurrence, "", length).positions(length)):
+        unit_at[positions] = unit
+    return unit_at
+
+
+def _has_one_unit(found: Propagation, spec: PermutationSpec, group: str) -> bool:
+    """Whether a group has a single unit, and so no factor and nothing to permute."""
     leaf, position, axis = spec.places(group)[0]
     return axis.size(found.factors.length(found.leaves[leaf][position])) == 1
 
 
-def _reading(
-    found: Walk, members: Members, group: str, place: Place, axes: Axes, shape: Shape, position: int
-) -> Reading:
+def _extraction(
+    found: Propagation, members: Members, group: str, address: Address, axes: ValueAxes, shape: Shape, position: int
+) -> Extraction:
+    """How to take a group's activations from a value whose axis at `position` holds the units."""
+    # The other axes that groups permute are averaged.
     permuted = {atom for classes in members.values() for atom in classes}
-    pieces = [[] if axis is None else found.pieces(axis) for axis in axes]
-    others = [i for i, each in enumerate(pieces) if i != position and any(piece.atom in permuted for piece in each)]
-    here, own = pieces[position], members[group]
-    mine: list[Piece] = []
-    for piece in here:
-        if piece.atom in own and not any(piece.overlaps(one) for one in mine):
-            mine.append(piece)
+    by_axis = [[] if axis is None else found.occurrences(axis) for axis in axes]
+    others = [i for i, each in enumerate(by_axis) if i != position and any(one.atom in permuted for one in each)]
+    # Occurrences of the group's own classes on the axis; of those that overlap, the first.
+    here, own = by_axis[position], members[group]
+    mine: list[Occurrence] = []
+    for occurrence in here:
+        if occurrence.atom in own and not any(occurrence.overlaps(one) for one in mine):
+            mine.append(occurrence)
+    # The positions of every unit of the group: of all units of each class in it, and of all their copies.
     length = shape[position]
-    at = [as_axis(piece, group, length).positions(length)[own[piece.atom]] for piece in mine]
-    units = np.concatenate([places.reshape(len(places), -1) for places in at], 1)
-    shared = any(piece.overlaps(one) for one in mine for piece in here if piece.atom in permuted and piece not in mine)
-    inside = len(place) - 1  # a scan stacks what it computes along an axis before these
-    return Reading(place, position + inside, units, shared, tuple(i + inside for i in others))
+    at = [as_axis(one, group, length).positions(length)[own[one.atom]] for one in mine]
+    units = np.concatenate([positions.reshape(len(positions), -1) for positions in at], 1)
+    copies_differ = any(
+        one.overlaps(other) for one in mine for other in here if other.atom in permuted and other not in mine
+    )
+    scans = len(address) - 1  # each scan around the value stacks it along an axis before these
+    return Extraction(address, position + scans, units, copies_differ, tuple(i + scans for i in others))
 
 
-def _elsewhere(found: Walk, spec: PermutationSpec, members: Members, group: str) -> Reading:
-    """A group that nothing contracts: the last value with its units that depends on x, or the leaf that makes it."""
-    moving = [(slot, value.axes) for slot, value in reversed(found.values.items()) if value.data]
+def _uncontracted(found: Propagation, spec: PermutationSpec, members: Members, group: str) -> Extraction:
+    """For a group that no contraction reads: the last value on data that has its units, or the leaf that makes it."""
+    on_data = [(slot, value.axes) for slot, value in reversed(found.values.items()) if value.data]
     makers = dict.fromkeys(leaf for leaf, _ in (*spec.producers(group), *spec.consumers(group)))
     slots = dict(zip(found.leaves, found.program.inputs, strict=False))
     if not members[group]:
         leaf, position, axis = spec.places(group)[0]
-        at = axis.positions(found.factors.length(found.leaves[leaf][position]))
-        return Reading((slots[leaf],), position, at, False, ())
-    for slot, axes in [*moving, *((slots[leaf], found.leaves[leaf]) for leaf in makers)]:
+        positions = axis.positions(found.factors.length(found.leaves[leaf][position]))
+        return Extraction((slots[leaf],), position, positions, False, ())
+    for slot, axes in [*on_data, *((slots[leaf], found.leaves[leaf]) for leaf in makers)]:
         for position, product in enumerate(axes):
-            if product is not None and any(piece.atom in members[group] for piece in found.pieces(product)):
-                return _reading(found, members, group, (slot,), axes, found.program.shapes[slot], position)
+            if product is not None and any(each.atom in members[group] for each in found.occurrences(product)):
+                return _extraction(found, members, group, (slot,), axes, found.program.shapes[slot], position)
     raise AssertionError(f"{group} is on no leaf")
 
 
-def _taken(reading: Reading, value: jax.Array) -> tuple[jax.Array, ...]:
-    at, here = reading.units, reading.position
+def _extract(extraction: Extraction, value: jax.Array) -> tuple[jax.Array, ...]:
+    at, here = extraction.units, extraction.position
     units, copies = at.shape
+    # Bring the units into the group's order, copy by copy, unless they are in that order already.
     if copies > 1 or units < value.shape[here] or (at[:, 0] != np.arange(units)).any():
         value = jnp.take(value, at.T.reshape(-1), axis=here)
     split = value.reshape(*value.shape[:here], copies, units, *value.shape[here + 1 :])
     last = jnp.moveaxis(split, here + 1, -1)  # the copies are now where the units were
     # An axis of one copy goes with what is averaged.
-    averaged = reading.averaged + ((here,) if reading.copies_differ or copies == 1 else ())
-    if reading.averaged or reading.copies_differ:
+    averaged = extraction.averaged + ((here,) if extraction.copies_differ or copies == 1 else ())
+    if extraction.averaged or extraction.copies_differ:
         return last.mean(averaged), jnp.sqrt(jnp.square(last).mean(averaged))
     return (last.squeeze(here) if copies == 1 else last,)
+
+
+__all__ = ["Activations", "infer_activations"]

@@ -1,161 +1,175 @@
-"""The rules of primitives that combine arrays by position: products, convolutions, pooling, indexing."""
+"""Rules of primitives that combine arrays by position: products, convolutions, pooling, indexing."""
 
 from collections.abc import Sequence
 
 from mcjax.symmetry.infer.factors import Product
-from mcjax.symmetry.infer.rules import Application, Axes, Axis, rule
+from mcjax.symmetry.infer.operation import Operation, Rule, ValueAxes, ValueAxis
 
 
-@rule("dot_general")
-def _dot_general(a: Application) -> list[Axes]:
-    (contract_1, contract_2), (batch_1, batch_2) = a.step.params["dimension_numbers"]
+def _dot_general(op: Operation) -> list[ValueAxes]:
+    (contract_1, contract_2), (batch_1, batch_2) = op.equation.params["dimension_numbers"]
+    # Axes that are summed over together, and batch axes, are permuted alike; all others pass on to the result.
     for i, j in zip(contract_1, contract_2, strict=True):
-        a.join((a.axes[0][i], a.axes[1][j]))
-    batch = [a.join((a.axes[0][i], a.axes[1][j])) for i, j in zip(batch_1, batch_2, strict=True)]
-    free_1 = [axis for i, axis in enumerate(a.axes[0]) if i not in (*contract_1, *batch_1)]
-    free_2 = [axis for j, axis in enumerate(a.axes[1]) if j not in (*contract_2, *batch_2)]
+        op.unify((op.axes[0][i], op.axes[1][j]))
+    batch = [op.unify((op.axes[0][i], op.axes[1][j])) for i, j in zip(batch_1, batch_2, strict=True)]
+    free_1 = [axis for i, axis in enumerate(op.axes[0]) if i not in (*contract_1, *batch_1)]
+    free_2 = [axis for j, axis in enumerate(op.axes[1]) if j not in (*contract_2, *batch_2)]
     return [(*batch, *free_1, *free_2)]
 
 
-@rule("conv_general_dilated")
-def _convolution(a: Application) -> list[Axes]:
-    params = a.step.params
+def _convolution(op: Operation) -> list[ValueAxes]:
+    params = op.equation.params
     numbers = params["dimension_numbers"]
     (x_batch, x_in, *x_space), (k_out, k_in, *k_space) = numbers.lhs_spec, numbers.rhs_spec
     out_batch, out_features, *out_space = numbers.out_spec
-    axes: list[Axis] = [None] * len(a.results[0])
+    axes: list[ValueAxis] = [None] * len(op.results[0])
     groups = params["feature_group_count"]
     if params["batch_group_count"] > 1:
         for operand, position in ((0, x_batch), (0, x_in), (1, k_in), (1, k_out)):
-            a.pin(operand, position)
-        axes[out_batch], axes[out_features] = (a.opaque(a.results[0][i]) for i in (out_batch, out_features))
+            op.pin(operand, position)
+        axes[out_batch], axes[out_features] = (op.new_pinned(op.results[0][i]) for i in (out_batch, out_features))
     else:
-        axes[out_batch] = a.axes[0][x_batch]
+        axes[out_batch] = op.axes[0][x_batch]
         # With feature groups, the channels are groups * inputs, and the filters groups * outputs.
-        group, filters = a.factors.new(groups), a.held(1, k_out)
-        a.factors.unify(a.held(0, x_in), group + a.held(1, k_in))
+        group, filters = op.factors.new(groups), op.product(1, k_out)
+        op.factors.unify(op.product(0, x_in), group + op.product(1, k_in))
         if groups > 1:
-            a.factors.unify(filters, group + a.factors.new(a.shapes[1][k_out] // groups))
+            op.factors.unify(filters, group + op.factors.new(op.shapes[1][k_out] // groups))
         axes[out_features] = filters
+    # A spatial axis passes where the window is a single pixel, moved by single steps; otherwise it is pinned.
     for dimension, (i, k, o) in enumerate(zip(x_space, k_space, out_space, strict=True)):
         window = (params["window_strides"][dimension], params["padding"][dimension], params["lhs_dilation"][dimension])
-        if a.shapes[1][k] == 1 and window == (1, (0, 0), 1):
-            axes[o] = a.axes[0][i]
+        if op.shapes[1][k] == 1 and window == (1, (0, 0), 1):
+            axes[o] = op.axes[0][i]
         else:
-            a.pin(0, i)
-            a.pin(1, k)
-            axes[o] = a.opaque(a.results[0][o])
+            op.pin(0, i)
+            op.pin(1, k)
+            axes[o] = op.new_pinned(op.results[0][o])
     return [tuple(axes)]
 
 
-def contracted(a: Application) -> list[tuple[int, int, Product]]:
-    """What a contraction or convolution sums over: (operand, position, factors) for both operands."""
-    if a.step.name == "dot_general":
-        (contract_1, contract_2), _ = a.step.params["dimension_numbers"]
-        return [(0, i, a.held(0, i)) for i in contract_1] + [(1, j, a.held(1, j)) for j in contract_2]
-    if a.step.name == "conv_general_dilated":
-        numbers = a.step.params["dimension_numbers"]
-        k_in = a.held(1, numbers.rhs_spec[1])
-        groups = a.opaque(a.step.params["feature_group_count"])
+def contracted(op: Operation) -> list[tuple[int, int, Product]]:
+    """The axes of both operands that a product or a convolution sums over: (operand, position, factors)."""
+    if op.equation.name == "dot_general":
+        (contract_1, contract_2), _ = op.equation.params["dimension_numbers"]
+        return [(0, i, op.product(0, i)) for i in contract_1] + [(1, j, op.product(1, j)) for j in contract_2]
+    if op.equation.name == "conv_general_dilated":
+        numbers = op.equation.params["dimension_numbers"]
+        k_in = op.product(1, numbers.rhs_spec[1])
+        groups = op.new_pinned(op.equation.params["feature_group_count"])
         return [(0, numbers.lhs_spec[1], groups + k_in), (1, numbers.rhs_spec[1], k_in)]
     return []
 
 
-@rule("reduce_window_sum", "reduce_window_max", "reduce_window_min")
-def _reduce_window(a: Application) -> list[Axes]:
-    params = a.step.params
-    axes: list[Axis] = []
+def _reduce_window(op: Operation) -> list[ValueAxes]:
+    params = op.equation.params
+    axes: list[ValueAxis] = []
     for i, size in enumerate(params["window_dimensions"]):
-        still = (params["window_strides"][i], tuple(params["padding"][i]), params["base_dilation"][i])
-        if size == 1 and still == (1, (0, 0), 1):
-            axes.append(a.axes[0][i])
+        window = (params["window_strides"][i], tuple(params["padding"][i]), params["base_dilation"][i])
+        if size == 1 and window == (1, (0, 0), 1):
+            axes.append(op.axes[0][i])
         else:
-            a.pin(0, i)
-            axes.append(a.opaque(a.results[0][i]))
+            op.pin(0, i)
+            axes.append(op.new_pinned(op.results[0][i]))
     return [tuple(axes)]
 
 
-@rule("dynamic_slice")
-def _dynamic_slice(a: Application) -> list[Axes]:
-    return [tuple(_window(a, 0, i, n) for i, n in enumerate(a.results[0]))]
+def _dynamic_slice(op: Operation) -> list[ValueAxes]:
+    return [tuple(_window(op, 0, i, n) for i, n in enumerate(op.results[0]))]
 
 
-def _window(a: Application, operand: int, position: int, size: int) -> Axis:
-    """An axis of which a window is taken: the whole one passes, any other is pinned."""
-    if a.shapes[operand][position] == size:
-        return a.axes[operand][position]
-    a.pin(operand, position)
-    return a.opaque(size)
+def _window(op: Operation, operand: int, position: int, size: int) -> ValueAxis:
+    """A window of this length on an axis: the axis itself if the window is all of it, else pinned."""
+    if op.shapes[operand][position] == size:
+        return op.axes[operand][position]
+    op.pin(operand, position)
+    return op.new_pinned(size)
 
 
-@rule("dynamic_update_slice")
-def _dynamic_update_slice(a: Application) -> list[Axes]:
-    axes: list[Axis] = []
-    for i, size in enumerate(a.shapes[1]):
-        if size == a.shapes[0][i]:
-            axes.append(a.join((a.axes[0][i], a.axes[1][i])))
+def _dynamic_update_slice(op: Operation) -> list[ValueAxes]:
+    axes: list[ValueAxis] = []
+    for i, size in enumerate(op.shapes[1]):
+        if size == op.shapes[0][i]:
+            axes.append(op.unify((op.axes[0][i], op.axes[1][i])))
         else:
-            a.pin(0, i)
-            a.pin(1, i)
-            axes.append(a.opaque(a.shapes[0][i]))
+            op.pin(0, i)
+            op.pin(1, i)
+            axes.append(op.new_pinned(op.shapes[0][i]))
     return [tuple(axes)]
 
 
-@rule("gather")
-def _gather(a: Application) -> list[Axes]:
-    numbers, sizes = a.step.params["dimension_numbers"], a.step.params["slice_sizes"]
-    index_axes = list(range(len(a.shapes[1]) - 1))
-    a.pin(1, len(index_axes))
-    looked_up: dict[int, Axis] = {i: a.axes[1][i] for i in index_axes}
+def _gather(op: Operation) -> list[ValueAxes]:
+    numbers, sizes = op.equation.params["dimension_numbers"], op.equation.params["slice_sizes"]
+    # The last axis of the indices holds the components of one index; the others pass on to the result.
+    index_axes = list(range(len(op.shapes[1]) - 1))
+    op.pin(1, len(index_axes))
+    looked_up: dict[int, ValueAxis] = {i: op.axes[1][i] for i in index_axes}
     batching = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
-    offsets: list[Axis] = []
+    offsets: list[ValueAxis] = []
     for i, size in enumerate(sizes):
         if i in batching:
-            looked_up[batching[i]] = a.join((a.axes[0][i], a.axes[1][batching[i]]))
+            looked_up[batching[i]] = op.unify((op.axes[0][i], op.axes[1][batching[i]]))
             continue
         # A window as long as its axis can only begin at 0, whatever the index says.
-        axis = _window(a, 0, i, size)
+        axis = _window(op, 0, i, size)
         if i not in numbers.collapsed_slice_dims:
             offsets.append(axis)
     return [_interleave(numbers.offset_dims, offsets, list(looked_up.values()))]
 
 
-def _interleave(places: Sequence[int], there: Sequence[Axis], elsewhere: Sequence[Axis]) -> Axes:
-    """The axes `there` at `places`, in order, and the others around them."""
-    inside, outside = iter(there), iter(elsewhere)
-    rank = len(there) + len(elsewhere)
-    return tuple(next(inside) if i in places else next(outside) for i in range(rank))
+def _interleave(positions: Sequence[int], at_positions: Sequence[ValueAxis], others: Sequence[ValueAxis]) -> ValueAxes:
+    """All axes, with the first ones at `positions` and the others around them, both in order."""
+    inside, outside = iter(at_positions), iter(others)
+    rank = len(at_positions) + len(others)
+    return tuple(next(inside) if i in positions else next(outside) for i in range(rank))
 
 
-@rule(
-    "scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter_mul", "scatter-min", "scatter-max", "scatter-sub"
-)
-def _scatter(a: Application) -> list[Axes]:
-    numbers = a.step.params["dimension_numbers"]
+def _scatter(op: Operation) -> list[ValueAxes]:
+    numbers = op.equation.params["dimension_numbers"]
     windows = iter(numbers.update_window_dims)
-    # The axes of the indices but the last are, in order, those of the updates that are no window.
-    places = [i for i in range(len(a.shapes[2])) if i not in numbers.update_window_dims]
+    # All axes of the indices but the last are, in order, the axes of the updates that belong to no window.
+    positions = [i for i in range(len(op.shapes[2])) if i not in numbers.update_window_dims]
     batching = dict(zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True))
-    for j in range(len(a.shapes[1])):
+    # Indices and the updates that they place are pinned: where two indices are equal, the order may matter.
+    for j in range(len(op.shapes[1])):
         if j not in batching.values():
-            a.pin(1, j)
-            if j < len(places):
-                a.pin(2, places[j])
-    axes: list[Axis] = []
-    for i, size in enumerate(a.shapes[0]):
+            op.pin(1, j)
+            if j < len(positions):
+                op.pin(2, positions[j])
+    # An axis of the operand passes where it is a batch axis or where every window is all of it.
+    axes: list[ValueAxis] = []
+    for i, size in enumerate(op.shapes[0]):
         if i in batching:
             j = batching[i]
-            axes.append(a.join((a.axes[0][i], a.axes[1][j], a.axes[2][places[j]])))
+            axes.append(op.unify((op.axes[0][i], op.axes[1][j], op.axes[2][positions[j]])))
             continue
         update = None if i in numbers.inserted_window_dims else next(windows)
-        if update is not None and a.shapes[2][update] == size:
-            axes.append(a.join((a.axes[0][i], a.axes[2][update])))
+        if update is not None and op.shapes[2][update] == size:
+            axes.append(op.unify((op.axes[0][i], op.axes[2][update])))
             continue
-        a.pin(0, i)
+        op.pin(0, i)
         if update is not None:
-            a.pin(2, update)
-        axes.append(a.opaque(size))
+            op.pin(2, update)
+        axes.append(op.new_pinned(size))
     return [tuple(axes)]
 
 
-__all__ = ["contracted"]
+RULES: dict[str, Rule] = {
+    "dot_general": _dot_general,
+    "conv_general_dilated": _convolution,
+    **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _reduce_window),
+    "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _dynamic_update_slice,
+    "gather": _gather,
+    **dict.fromkeys(
+        (
+            *("scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter_mul"),
+            *("scatter-min", "scatter-max", "scatter-sub"),
+        ),
+        _scatter,
+    ),
+}
+"""The rule of every primitive of this file."""
+
+
+__all__ = ["RULES", "contracted"]

@@ -1,8 +1,8 @@
-"""Axes as products and sums of factors, and which factors are one and the same: union-find with refinement.
+"""Axes as products and sums of factors, and which factors are permuted alike: union-find with refinement.
 
-An axis of length 7 * 7 * 64 made by flattening a feature map is the product of three factors. An axis
-made by concatenation is a sum: its segments have factors of their own. Two axes that must be
-permuted alike are unified, which splits factors where their cuts do not yet agree:
+An axis of length 7 * 7 * 64 made by flattening a feature map is the product of three factors. An axis made by
+concatenation is a sum, whose segments have factors of their own. Two axes that must be permuted alike are unified,
+which splits factors wherever the two factorisations do not agree yet::
 
     factors = Factors()
     flat, h, w, c = (factors.new(n) for n in (3136, 7, 7, 64))
@@ -12,6 +12,7 @@ permuted alike are unified, which splits factors where their cuts do not yet agr
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 
@@ -29,7 +30,10 @@ MISALIGNED = "it is cut in ways that do not line up"
 
 
 class Factors:
-    """All atoms of one trace. An atom is free, or pinned for a reason, or refined into a product."""
+    """All atoms of one trace. The root of each class of atoms is free, pinned for a reason, or refined into a product.
+
+    A free class of n units may be permuted by any permutation of n, the same one at all of its atoms.
+    """
 
     def __init__(self) -> None:
         self._parent: list[int] = []
@@ -39,7 +43,17 @@ class Factors:
         self._origin: list[int | None] = []
 
     def new(self, size: int, reason: str | None = None, origin: int | None = None) -> Product:
-        """A fresh factor of this length; pinned if `reason` is given. `origin` marks what it came from."""
+        """An axis of one new factor.
+
+        Args:
+            size: Length of the axis.
+            reason: Why the factor is pinned. None leaves it free.
+            origin: Mark that the factor and all that it is split into keep; here, the number of a leaf's axis.
+
+        Returns:
+            The product of the new atom; `()` if the length is 1.
+
+        """
         return () if size == 1 else (self._atom(size, reason, origin),)
 
     def _atom(self, size: int, reason: str | None, origin: int | None) -> int:
@@ -51,19 +65,19 @@ class Factors:
         return len(self._parent) - 1
 
     def find(self, atom: int) -> int:
-        """The atom that stands for all those unified with this one."""
+        """The root of an atom's class, with path halving."""
         parent = self._parent
         while parent[atom] != atom:
             parent[atom] = parent[parent[atom]]
             atom = parent[atom]
         return atom
 
-    def reason(self, atom: int) -> str | None:
-        """Why this atom is pinned; None if it is free."""
-        return self._reason[self.find(atom)]
+    def is_free(self, atom: int) -> bool:
+        """Whether the class of this atom may be permuted."""
+        return self._reason[self.find(atom)] is None
 
     def origin(self, atom: int) -> int | None:
-        """The mark that `new` was given for this atom, or for the one that it was split off."""
+        """The origin that `new` was given for this atom, or for the one that it was split off."""
         return self._origin[atom]
 
     def length(self, product: Product) -> int:
@@ -74,8 +88,9 @@ class Factors:
         )
 
     def expand(self, product: Product) -> Product:
-        """The product with every refined atom replaced by what it was refined into, and sums in sums flattened."""
-        # A stack of our own: refinements of refinements can be nested deeply. Products and sums take turns.
+        """The product with every refined atom replaced by its refinement, and with sums inside sums flattened."""
+        # An explicit stack, since refinements can be nested deeply. Frames of products and of sums alternate: each
+        # holds the terms or parts that are left, last first, and those that are expanded.
         stack: list[tuple[list[Any], list[Any]]] = [(list(reversed(product)), [])]
         while True:
             todo, done = stack[-1]
@@ -86,22 +101,22 @@ class Factors:
                     stack.append((list(reversed(item)), []))
                 elif isinstance(item, Sum):
                     stack.append((list(reversed(item.parts)), []))
-                elif (inner := self._inside(item)) is None:
+                elif (refined := self._refinement(item)) is None:
                     done.append(item)
                 else:
-                    todo.extend(reversed(inner))
+                    todo.extend(reversed(refined))
                 continue
             stack.pop()
             if not stack:
                 return tuple(done)
             around = stack[-1][1]
-            if in_sum:
+            if in_sum:  # a sum is done: its only part itself, or one term of the product around it
                 around.extend(done[0] if len(done) == 1 else (Sum(tuple(done)),))
-            else:
+            else:  # a part is done: the parts of its only sum, or one part of the sum around it
                 around.extend(done[0].parts if len(done) == 1 and isinstance(done[0], Sum) else (tuple(done),))
 
-    def _inside(self, atom: int) -> Product | None:
-        # An atom with an origin gets children with that origin, unified with those of its class.
+    def _refinement(self, atom: int) -> Product | None:
+        """The refinement of an atom, if any: its root's product, copied for an atom with an origin of its own."""
         root = self.find(atom)
         shared = self._refined[root]
         if shared is None or atom == root or self._origin[atom] is None:
@@ -111,6 +126,7 @@ class Factors:
         return own
 
     def _copy(self, product: Product, origin: int | None) -> Product:
+        """The product with new atoms of this origin, each in the class of the old one."""
         copied: list[int | Sum] = []
         for term in self.expand(product):
             if isinstance(term, Sum):
@@ -122,7 +138,7 @@ class Factors:
         return tuple(copied)
 
     def atoms(self, product: Product) -> Iterable[int]:
-        """The atoms of a product, also those inside its sums, from the slowest to the fastest."""
+        """The atoms of a product, including those inside its sums, from the slowest to the fastest."""
         for term in self.expand(product):
             if isinstance(term, Sum):
                 for part in term.parts:
@@ -131,55 +147,60 @@ class Factors:
                 yield term
 
     def pin(self, product: Product, reason: str) -> None:
-        """Never permute these factors. The first reason stays."""
+        """Never permute these factors. A factor that is pinned already keeps its first reason."""
         for atom in self.atoms(product):
             root = self.find(atom)
             if self._reason[root] is None:
                 self._reason[root] = reason
 
-    def pinned(self, product: Product) -> bool:
-        """Whether nothing of this product is free."""
-        return all(self.reason(atom) is not None for atom in self.atoms(product))
+    def is_pinned(self, product: Product) -> bool:
+        """Whether no factor of this product is free."""
+        return not any(map(self.is_free, self.atoms(product)))
 
-    def why(self, product: Product) -> str:
-        """Why a pinned product is pinned."""
-        return next((why for atom in self.atoms(product) if (why := self.reason(atom))), "its positions are told apart")
+    def reason(self, product: Product) -> str:
+        """Why the first pinned factor of this product is pinned."""
+        reasons = (self._reason[self.find(atom)] for atom in self.atoms(product))
+        return next(filter(None, reasons), "its positions are told apart")
 
     def unify(self, p: Product, q: Product) -> None:
-        """Permute two axes of equal length alike. What cannot be lined up is pinned."""
+        """Permute two axes of equal length alike. Factors that cannot be aligned are pinned."""
         todo = [(p, q)]
         while todo:
             p, q = (self.expand(side) for side in todo.pop())
             if p == q:
                 continue
-            if self.pinned(p) or self.pinned(q):
-                why = self.why(p) if self.pinned(p) else self.why(q)
+            # A pinned side pins the other.
+            if self.is_pinned(p) or self.is_pinned(q):
+                why = self.reason(p) if self.is_pinned(p) else self.reason(q)
                 self.pin(p, why)
                 self.pin(q, why)
                 continue
+            # First factors of one length are unified; of two lengths, the longer one is cut to match the shorter.
             m, n = self.length(p[:1]), self.length(q[:1])
             if m == n:
                 todo.append((p[1:], q[1:]))
-                todo.extend(self._pairs(p[0], q[0]))
+                todo.extend(self._unify_terms(p[0], q[0]))
             else:
                 aligned = self._align(p, q, n) if m > n else self._align(q, p, m)
-                todo.extend(self._skip(p, q) if aligned is None else aligned)
+                todo.extend(self._pin_misaligned(p, q) if aligned is None else aligned)
 
-    def _pairs(self, a: int | Sum, b: int | Sum) -> list[tuple[Product, Product]]:
-        """What must be unified so that two factors of one length are: the work itself for two atoms."""
+    def _unify_terms(self, a: int | Sum, b: int | Sum) -> list[tuple[Product, Product]]:
+        """Unify two terms of one length; returns the pairs of products that remain to be unified for that."""
+        # Two sums are cut at the ends of both, and their segments are unified.
         if isinstance(a, Sum) and isinstance(b, Sum):
-            ends = [self._ends(term) for term in (a, b)]
-            sizes = _gaps(sorted({*ends[0], *ends[1]}))
-            pieces = [self.cut((term,), sizes) for term in (a, b)]
-            if pieces[0] is None or pieces[1] is None:
+            ends = {end for term in (a, b) for end in accumulate(map(self.length, term.parts))}
+            sizes = [stop - start for start, stop in pairwise(sorted({0, *ends}))]
+            segments = [self.cut((term,), sizes) for term in (a, b)]
+            if segments[0] is None or segments[1] is None:
                 self.pin((a, b), MISALIGNED)
                 return []
-            return list(zip(pieces[0], pieces[1], strict=True))
+            return list(zip(segments[0], segments[1], strict=True))
         if isinstance(a, Sum):
             a, b = b, a
         assert not isinstance(a, Sum)
         root = self.find(a)
         reason = self._reason[root]
+        # An atom is refined into a sum, or pins it; the classes of two atoms are merged.
         if isinstance(b, Sum):
             if reason is None:
                 self._refined[root] = (b,) if self._origin[root] is None else self._copy((b,), self._origin[root])
@@ -191,26 +212,28 @@ class Factors:
         return []
 
     def _align(self, p: Product, q: Product, n: int) -> list[tuple[Product, Product]] | None:
-        """The products with p's first factor, longer than q's of length n, cut to match; None if impossible."""
+        """Cut p's first factor, which is longer than q's of length n, to match; None if that is impossible."""
         head, m = p[0], self.length(p[:1])
+        # A sum is matched with the first factors of q that have its length together, cut into its segments.
         if isinstance(head, Sum):
             for k in range(2, len(q) + 1):
                 if self.length(q[:k]) == m:
-                    pieces = self.cut(q[:k], [self.length(part) for part in head.parts])
-                    return None if pieces is None else [(p[1:], q[k:]), *zip(head.parts, pieces, strict=True)]
+                    segments = self.cut(q[:k], [self.length(part) for part in head.parts])
+                    return None if segments is None else [(p[1:], q[k:]), *zip(head.parts, segments, strict=True)]
             return None
+        # An atom of length m is refined into factors of lengths n and m / n.
         if m % n:
             return None
         root = self.find(head)
         reason, origin = self._reason[root], self._origin[root]
         split = self.new(n, reason, origin) + self.new(m // n, reason, origin)
-        if reason is not None:  # what is pinned is not refined, so that it stays small
+        if reason is not None:  # pinned atoms are not refined, which keeps their products short
             return [(split + p[1:], q)]
         self._refined[root] = split
         return [(p, q)]
 
-    def _skip(self, p: Product, q: Product) -> list[tuple[Product, Product]]:
-        """Pin two products up to where their lengths agree again; what is left of them."""
+    def _pin_misaligned(self, p: Product, q: Product) -> list[tuple[Product, Product]]:
+        """Pin two products up to where their lengths agree again, and return the rest of both."""
         i = j = 1
         while (m := self.length(p[:i])) != (n := self.length(q[:j])):
             assert max(i, j) <= len(p) + len(q), "two axes of unequal length"
@@ -219,36 +242,39 @@ class Factors:
         return [(p[i:], q[j:])]
 
     def cut(self, product: Product, sizes: Sequence[int]) -> list[Product] | None:
-        """The segments of an axis, of these lengths; None if a factor would be cut across."""
+        """The segments of an axis, of these lengths; None if a boundary lies inside the faster factors."""
         product = self.expand(product)
         if len(sizes) == 1:
             return [product]
-        if self.pinned(product):
-            return [self.new(size, self.why(product)) for size in sizes]
+        if self.is_pinned(product):
+            return [self.new(size, self.reason(product)) for size in sizes]
+        # The slowest factor alone is cut, so every length is a multiple of the faster ones.
         head, rest = product[0], product[1:]
         inner = self.length(rest)
         if any(size % inner for size in sizes):
             return None
         sizes = [size // inner for size in sizes]
         if isinstance(head, Sum):
-            pieces = self._cut_sum(head, sizes)
+            segments = self._cut_sum(head, sizes)
         else:
+            # An atom is refined into the sum of its segments.
             root = self.find(head)
             reason = self._reason[root]
             origin = self._origin[root if reason is None else head]
             parts = tuple(self.new(size, reason, origin) for size in sizes)
             if reason is None:
                 self._refined[root] = (Sum(parts),)
-                (whole,) = self.expand((head,))
-                assert isinstance(whole, Sum)
-                parts = whole.parts
-            pieces = list(parts)
-        return None if pieces is None else [piece + rest for piece in pieces]
+                (refined,) = self.expand((head,))
+                assert isinstance(refined, Sum)
+                parts = refined.parts
+            segments = list(parts)
+        return None if segments is None else [segment + rest for segment in segments]
 
     def _cut_sum(self, whole: Sum, sizes: Sequence[int]) -> list[Product] | None:
-        parts, pieces = list(reversed(whole.parts)), []
+        parts, segments = list(reversed(whole.parts)), []
         for size in sizes:
-            piece: list[Product] = []
+            # Collect parts until the segment is full, cutting the last one where it is too long.
+            segment: list[Product] = []
             while size:
                 part = parts.pop()
                 length = self.length(part)
@@ -258,28 +284,17 @@ class Factors:
                         return None
                     part, rest = halves
                     parts.append(rest)
-                piece.append(part)
+                segment.append(part)
                 size -= min(size, length)
-            pieces.append(self.expand((Sum(tuple(piece)),)))
-        return pieces
-
-    def _ends(self, whole: Sum) -> list[int]:
-        ends, total = [], 0
-        for part in whole.parts:
-            total += self.length(part)
-            ends.append(total)
-        return ends
+            segments.append(self.expand((Sum(tuple(segment)),)))
+        return segments
 
     def concatenate(self, products: Sequence[Product]) -> Product:
         """The axis of these segments."""
-        there = tuple(product for product in products if self.length(product))
-        if all(map(self.pinned, there)):
-            return self.new(sum(map(self.length, there)), self.why(there[0]) if there else "it is empty")
-        return self.expand((Sum(there),))
-
-
-def _gaps(ends: Sequence[int]) -> list[int]:
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        segments = tuple(product for product in products if self.length(product))
+        if all(map(self.is_pinned, segments)):
+            return self.new(sum(map(self.length, segments)), self.reason(segments[0]) if segments else "it is empty")
+        return self.expand((Sum(segments),))
 
 
 __all__ = ["MISALIGNED", "Factors", "Product", "Sum"]

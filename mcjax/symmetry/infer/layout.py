@@ -1,72 +1,57 @@
-"""The rules of primitives that lay entries out anew: reshapes, transposes, segments, copies."""
+"""Rules of primitives that rearrange entries: broadcasts, reshapes, transposes, segments, concatenations."""
 
 from collections.abc import Iterable, Sequence
 
 from mcjax.symmetry.infer.factors import Product
-from mcjax.symmetry.infer.rules import Application, Axes, Axis, Shape, fixed, rule, unknown
+from mcjax.symmetry.infer.operation import Operation, Rule, Shape, ValueAxes, ValueAxis, no_rule, pin_positions
 
 
-@rule("broadcast_in_dim")
-def _broadcast(a: Application) -> list[Axes]:
-    axes: list[Axis] = [None] * len(a.results[0])
-    for position, target in enumerate(a.step.params["broadcast_dimensions"]):
-        if a.shapes[0][position] == a.results[0][target]:
-            axes[target] = a.axes[0][position]
+def _broadcast(op: Operation) -> list[ValueAxes]:
+    axes: list[ValueAxis] = [None] * len(op.results[0])
+    for position, target in enumerate(op.equation.params["broadcast_dimensions"]):
+        if op.shapes[0][position] == op.results[0][target]:
+            axes[target] = op.axes[0][position]
     return [tuple(axes)]
 
 
-@rule("tile")
-def _tile(a: Application) -> list[Axes]:
-    repeats = a.step.params["reps"]
-    if len(repeats) != len(a.axes[0]):
-        return unknown(a)
-    # Every copy is the same, so the copies may change places.
+def _tile(op: Operation) -> list[ValueAxes]:
+    repeats = op.equation.params["reps"]
+    if len(repeats) != len(op.axes[0]):
+        return no_rule(op)
+    # All copies are the same, so they form a free factor, slower than the axis.
     return [
         tuple(
-            axis if n == 1 or axis is None else a.factors.new(n) + axis
-            for n, axis in zip(repeats, a.axes[0], strict=True)
+            axis if n == 1 or axis is None else op.factors.new(n) + axis
+            for n, axis in zip(repeats, op.axes[0], strict=True)
         )
     ]
 
 
-@rule("stack")
-def _stack(a: Application) -> list[Axes]:
-    along = a.step.params["axis"] % len(a.results[0])
-    axes = [a.join(axes[i] for axes in a.axes) for i in range(len(a.shapes[0]))]
-    return [(*axes[:along], a.opaque(len(a.axes)), *axes[along:])]
+def _transpose(op: Operation) -> list[ValueAxes]:
+    return [tuple(op.axes[0][i] for i in op.equation.params["permutation"])]
 
 
-@rule("unstack")
-def _unstack(a: Application) -> list[Axes]:
-    along = a.step.params["axis"] % len(a.shapes[0])
-    pieces = _pieces(a, along, [1] * len(a.results))
-    return [(*a.axes[0][:along], *a.axes[0][along + 1 :]) for _ in pieces]
+def _squeeze(op: Operation) -> list[ValueAxes]:
+    removed = {i % len(op.shapes[0]) for i in op.equation.params["dimensions"]}
+    return [tuple(axis for i, axis in enumerate(op.axes[0]) if i not in removed)]
 
 
-@rule("transpose")
-def _transpose(a: Application) -> list[Axes]:
-    return [tuple(a.axes[0][i] for i in a.step.params["permutation"])]
+def _reverse(op: Operation) -> list[ValueAxes]:
+    return [pin_positions(op, 0, op.equation.params["dimensions"])]
 
 
-@rule("squeeze")
-def _squeeze(a: Application) -> list[Axes]:
-    gone = {i % len(a.shapes[0]) for i in a.step.params["dimensions"]}
-    return [tuple(axis for i, axis in enumerate(a.axes[0]) if i not in gone)]
-
-
-@rule("reshape")
-def _reshape(a: Application) -> list[Axes]:
-    if 0 in a.shapes[0]:
-        return unknown(a)
-    order = a.step.params.get("dimensions")
-    if order is not None:  # transposed first
-        operand, shape = (tuple(each[0][i] for i in order) for each in (a.axes, a.shapes))
-        a = a._replace(axes=(operand,), shapes=(shape,))
-    axes: list[Axis] = []
+def _reshape(op: Operation) -> list[ValueAxes]:
+    if 0 in op.shapes[0]:
+        return no_rule(op)
+    order = op.equation.params.get("dimensions")
+    if order is not None:  # the operand is transposed first
+        operand, shape = (tuple(each[0][i] for i in order) for each in (op.axes, op.shapes))
+        op = op._replace(axes=(operand,), shapes=(shape,))
+    axes: list[ValueAxis] = []
     i = j = 0
-    old, new = a.shapes[0], a.results[0]
+    old, new = op.shapes[0], op.results[0]
     while i < len(old) or j < len(new):
-        # The shortest runs of old and of new axes that hold equally many entries.
+        # Take the shortest runs of old and of new axes that hold equally many entries.
         first_i, first_j, have, want = i, j, 1, 1
         while have != want or i == first_i or j == first_j:
             if i < len(old) and (have < want or (have == want and i == first_i)):
@@ -75,23 +60,26 @@ def _reshape(a: Application) -> list[Axes]:
                 want, j = want * new[j], j + 1
             else:
                 break
-        axes.extend(_regroup(a, range(first_i, i), new[first_j:j]))
+        axes.extend(_regroup(op, range(first_i, i), new[first_j:j]))
     return [tuple(axes)]
 
 
-def _regroup(a: Application, old: Sequence[int], new: Shape) -> Sequence[Axis]:
-    varying = [i for i in old if a.shapes[0][i] > 1]
+def _regroup(op: Operation, old: Sequence[int], new: Shape) -> Sequence[ValueAxis]:
+    """The new axes, of these lengths, that the operand's axes at the positions `old` become."""
+    # One axis to one axis, up to axes of length 1, and constant axes need no factors.
+    varying = [i for i in old if op.shapes[0][i] > 1]
     wide = [n for n in new if n > 1]
     if len(varying) == len(wide) == 1:
-        axis = a.axes[0][varying[0]]
+        axis = op.axes[0][varying[0]]
         return [axis if n > 1 else () for n in new]
-    if all(a.axes[0][i] is None for i in varying):
+    if all(op.axes[0][i] is None for i in varying):
         return [None] * len(new)
-    factors = a.factors
-    source: Product = sum((a.held(0, i) for i in varying), ())
+    # The product of the old axes is that of the new ones; unifying the two refines factors until they line up.
+    factors = op.factors
+    source: Product = sum((op.product(0, i) for i in varying), ())
     fresh = [factors.new(n) for n in new]
     factors.unify(source, sum(fresh, ()))
-    # The factors themselves are returned where they line up, since they know the leaf they are of.
+    # Where they line up, the old factors are returned, since they have the origin of the leaf that they come from.
     terms, axes = list(factors.expand(source)), []
     for n in new:
         taken: Product = ()
@@ -102,32 +90,37 @@ def _regroup(a: Application, old: Sequence[int], new: Shape) -> Sequence[Axis]:
     return axes if lined_up else fresh
 
 
-@rule("concatenate")
-def _concatenate(a: Application) -> list[Axes]:
-    along = a.step.params["dimension"]
+def _concatenate(op: Operation) -> list[ValueAxes]:
+    along = op.equation.params["dimension"]
     return [
         tuple(
-            a.factors.concatenate([a.held(k, i) for k in range(len(a.axes))])
+            op.factors.concatenate([op.product(k, i) for k in range(len(op.axes))])
             if i == along
-            else a.join(axes[i] for axes in a.axes)
-            for i in range(len(a.results[0]))
+            else op.unify(axes[i] for axes in op.axes)
+            for i in range(len(op.results[0]))
         )
     ]
 
 
-@rule("pad")
-def _pad(a: Application) -> list[Axes]:
-    axes: list[Axis] = []
-    for i, (low, high, interior) in enumerate(_integers(a.step.params["padding_config"])):
+def _stack(op: Operation) -> list[ValueAxes]:
+    along = op.equation.params["axis"] % len(op.results[0])
+    axes = [op.unify(axes[i] for axes in op.axes) for i in range(len(op.shapes[0]))]
+    return [(*axes[:along], op.new_pinned(len(op.axes)), *axes[along:])]
+
+
+def _pad(op: Operation) -> list[ValueAxes]:
+    axes: list[ValueAxis] = []
+    for i, (low, high, interior) in enumerate(_integers(op.equation.params["padding_config"])):
         if low == high == interior == 0:
-            axes.append(a.axes[0][i])
-        elif interior or min(low, high) < 0 or a.shapes[0][i] == 0:
-            a.pin(0, i)
-            axes.append(a.opaque(a.results[0][i]))
+            axes.append(op.axes[0][i])
+        elif interior or min(low, high) < 0 or op.shapes[0][i] == 0:
+            op.pin(0, i)
+            axes.append(op.new_pinned(op.results[0][i]))
         else:
-            parts = [a.factors.new(low), a.held(0, i), a.factors.new(high)]
-            sizes = (low, a.shapes[0][i], high)
-            axes.append(a.factors.concatenate([part for part, n in zip(parts, sizes, strict=True) if n]))
+            # Padding at the ends concatenates segments of one repeated value, which are free.
+            parts = [op.factors.new(low), op.product(0, i), op.factors.new(high)]
+            sizes = (low, op.shapes[0][i], high)
+            axes.append(op.factors.concatenate([part for part, n in zip(parts, sizes, strict=True) if n]))
     return [tuple(axes)]
 
 
@@ -135,53 +128,73 @@ def _integers(config: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
     return [tuple(int(n) for n in each) for each in config]
 
 
-@rule("slice")
-def _slice(a: Application) -> list[Axes]:
-    starts, stops = a.step.params["start_indices"], a.step.params["limit_indices"]
-    strides = a.step.params["strides"] or (1,) * len(starts)
-    return [tuple(_part(a, i, *span) for i, span in enumerate(zip(starts, stops, strides, strict=True)))]
+def _slice(op: Operation) -> list[ValueAxes]:
+    starts, stops = op.equation.params["start_indices"], op.equation.params["limit_indices"]
+    strides = op.equation.params["strides"] or (1,) * len(starts)
+    return [tuple(_slice_axis(op, i, *bounds) for i, bounds in enumerate(zip(starts, stops, strides, strict=True)))]
 
 
-def _part(a: Application, i: int, start: int, stop: int, stride: int) -> Axis:
-    size, axis = a.shapes[0][i], a.axes[0][i]
-    if stop - start <= stride:  # one entry
+def _slice_axis(op: Operation, i: int, start: int, stop: int, stride: int) -> ValueAxis:
+    size, axis = op.shapes[0][i], op.axes[0][i]
+    if stop - start <= stride:  # at most one entry: any stride will do
         stop, stride = start + min(1, stop - start), 1
     if axis is None or (stop - start == size and stride == 1):
         return axis
     if stop == start:
-        return a.opaque(0)
+        return op.new_pinned(0)
     if stride > 1:
         count = -(-(stop - start) // stride)
-        if size == count * stride and start < stride:  # every entry at one place of a last factor
-            kept = a.factors.new(count)
-            a.factors.unify(axis, kept + a.opaque(stride))
+        # A strided slice of the whole axis takes one index of a last factor of length `stride`.
+        if size == count * stride and start < stride:
+            kept = op.factors.new(count)
+            op.factors.unify(axis, kept + op.new_pinned(stride))
             return kept
-        a.pin(0, i)
-        return a.opaque(count)
-    pieces = _pieces(a, i, [n for n in (start, stop - start, size - stop) if n])
-    return pieces[1 if start else 0]
+        op.pin(0, i)
+        return op.new_pinned(count)
+    segments = _cut(op, i, [n for n in (start, stop - start, size - stop) if n])
+    return segments[1 if start else 0]
 
 
-@rule("split")
-def _split(a: Application) -> list[Axes]:
-    along = a.step.params["axis"]
-    pieces = _pieces(a, along, [int(n) for n in a.step.params["sizes"]])
-    return [(*a.axes[0][:along], piece, *a.axes[0][along + 1 :]) for piece in pieces]
+def _split(op: Operation) -> list[ValueAxes]:
+    along = op.equation.params["axis"]
+    segments = _cut(op, along, [int(n) for n in op.equation.params["sizes"]])
+    return [(*op.axes[0][:along], segment, *op.axes[0][along + 1 :]) for segment in segments]
 
 
-def _pieces(a: Application, position: int, sizes: Sequence[int]) -> Sequence[Axis]:
-    """An axis cut into segments of these lengths; pinned if a factor would be cut across."""
-    axis = a.axes[0][position]
+def _unstack(op: Operation) -> list[ValueAxes]:
+    along = op.equation.params["axis"] % len(op.shapes[0])
+    segments = _cut(op, along, [1] * len(op.results))
+    return [(*op.axes[0][:along], *op.axes[0][along + 1 :]) for _ in segments]
+
+
+def _cut(op: Operation, position: int, sizes: Sequence[int]) -> Sequence[ValueAxis]:
+    """The operand's axis cut into segments of these lengths; pinned if a boundary lies inside its faster factors."""
+    axis = op.axes[0][position]
     if axis is None:
         return [None] * len(sizes)
-    pieces = a.factors.cut(axis, [n for n in sizes if n])
-    if pieces is None:
-        a.pin(0, position)
-        return [a.opaque(n) for n in sizes]
-    whole = iter(pieces)
-    return [next(whole) if n else a.opaque(0) for n in sizes]
+    segments = op.factors.cut(axis, [n for n in sizes if n])
+    if segments is None:
+        op.pin(0, position)
+        return [op.new_pinned(n) for n in sizes]
+    remaining = iter(segments)
+    return [next(remaining) if n else op.new_pinned(0) for n in sizes]
 
 
-@rule("rev")
-def _reverse(a: Application) -> list[Axes]:
-    return [fixed(a, 0, a.step.params["dimensions"])]
+RULES: dict[str, Rule] = {
+    "broadcast_in_dim": _broadcast,
+    "tile": _tile,
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "rev": _reverse,
+    "reshape": _reshape,
+    "concatenate": _concatenate,
+    "stack": _stack,
+    "pad": _pad,
+    "slice": _slice,
+    "split": _split,
+    "unstack": _unstack,
+}
+"""The rule of every primitive of this file."""
+
+
+__all__ = ["RULES"]

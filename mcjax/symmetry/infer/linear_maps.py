@@ -1,4 +1,4 @@
-"""Where a traced function applies its kernels: what each reads, and what the next nonlinearity reads of it."""
+"""The linear maps of a traced function: what each kernel is applied to, and the preactivation that it leads to."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,80 +7,118 @@ import jax
 import jax.numpy as jnp
 
 from mcjax.symmetry.axis import SpecError
-from mcjax.symmetry.infer.preactivations import Reader
+from mcjax.symmetry.infer.preactivations import KernelProducts
 from mcjax.symmetry.infer.program import Program, bind
 
 AFFINE = {"add", "sub", "mul", "div", "neg", "convert_element_type", "copy", "reshape", "squeeze", "expand_dims"}
-"""Steps with one operand that depends on the data, in which they are affine, element by element."""
+"""Primitives that are affine, entry by entry, in one operand that depends on data while the others do not."""
 
 
 class LinearMap(NamedTuple):
-    """Slots of a program: what a kernel reads, its product with that, and the product after biases and norms.
+    """One kernel's application in a program: slots of its input, of its product, and of the preactivation.
 
-    step: the number of the product's step. kernel: the slot of its other operand. The last of the three, the
-    preactivation, is the last value that is affine in the product, element by element, and read by one step alone.
+    Attributes:
+        equation: Number of the equation that computes the product.
+        kernel: Slot of the kernel, as the product takes it.
+        input: Slot of the value that the kernel is applied to.
+        product: Slot of the product.
+        preactivation: Slot of the value after biases and norms: the last one that is affine in the product, entry by
+            entry, and that a single equation reads.
+
     """
 
-    step: int
+    equation: int
     kernel: int
-    reads: int
+    input: int
     product: int
     preactivation: int
 
 
 def linear_maps(program: Program, leaves: Sequence[str], kernels: Sequence[str]) -> list[LinearMap]:
-    """Where each of these kernels is applied; `leaves` are the names of the program's first inputs.
+    """The linear map of each kernel.
 
-    Raises SpecError for a kernel that is not used just once, in a product or a convolution with the data.
+    Args:
+        program: The program of a function (theta, x) -> outputs.
+        leaves: Names of the leaves of theta, which are the first inputs of the program.
+        kernels: Names of the kernels.
+
+    Returns:
+        One map per kernel, in the order of `kernels`.
+
+    Raises:
+        SpecError: If a kernel is not used exactly once, in a product or a convolution with data.
+
     """
-    reader = Reader(program, list(leaves))
-    at = {reader.leaves[made.kernel]: slot for slot, made in reader.made.items() if reader.uses[made.kernel] == 1}
-    if missing := [name for name in kernels if name not in at]:
+    products = KernelProducts(program, list(leaves))
+    by_name = {
+        products.leaves[product.kernel]: slot
+        for slot, product in products.by_slot.items()
+        if products.uses[product.kernel] == 1
+    }
+    if missing := [name for name in kernels if name not in by_name]:
         raise SpecError(f"{', '.join(missing)}: expected a kernel that is used once, in a product with the data.")
-    by_output = {slot: number for number, step in enumerate(program.steps) for slot in step.outputs}
+    number_of = {slot: number for number, equation in enumerate(program.equations) for slot in equation.outputs}
     found = []
     for name in kernels:
-        number = by_output[at[name]]
-        inputs = program.steps[number].inputs
-        data = next(i for i in inputs if i in reader.data)
-        kernel = next(i for i in inputs if i not in reader.data)
-        found.append(LinearMap(number, kernel, data, at[name], _affine_end(program, reader, at[name])))
+        product = by_name[name]
+        number = number_of[product]
+        operands = program.equations[number].inputs
+        data = next(slot for slot in operands if slot in products.data)
+        kernel = next(slot for slot in operands if slot not in products.data)
+        found.append(LinearMap(number, kernel, data, product, _affine_end(program, products.data, product)))
     return found
 
 
-def _affine_end(program: Program, reader: Reader, slot: int) -> int:
+def _affine_end(program: Program, data: set[int], slot: int) -> int:
+    """The last slot in a chain of affine equations from this one, each the only reader of the one before."""
     while True:
-        readers = [step for step in program.steps if slot in step.inputs]
+        readers = [equation for equation in program.equations if slot in equation.inputs]
         if len(readers) != 1 or slot in program.outputs:
             return slot
-        (step,) = readers
-        alone = sum(i in reader.data for i in step.inputs) == 1
-        if step.name not in AFFINE or not alone or (step.name == "div" and step.inputs[1] == slot):
+        (equation,) = readers
+        only_data = sum(i in data for i in equation.inputs) == 1
+        divisor = equation.name == "div" and equation.inputs[1] == slot
+        if equation.name not in AFFINE or not only_data or divisor:
             return slot
-        slot = step.outputs[0]
+        slot = equation.outputs[0]
 
 
-def linear_part(program: Program, found: LinearMap, inputs: Sequence[Any], product: jax.Array) -> jax.Array:
-    """What of the preactivation comes from the product: without biases, scaled as norms scale it."""
+def linear_part(program: Program, linear_map: LinearMap, inputs: Sequence[Any], product: jax.Array) -> jax.Array:
+    """The part of the preactivation that is linear in the product: scaled as norms scale it, without biases.
 
-    def at(value: jax.Array) -> jax.Array:
-        place = (found.preactivation,)
-        return program.values(inputs, [place], {found.product: value})[place]
+    Args:
+        program: The program.
+        linear_map: The linear map.
+        inputs: The program's inputs.
+        product: Value of the product.
 
-    if found.preactivation == found.product:
-        return product
-    return at(product) - at(jnp.zeros_like(product))
+    Returns:
+        An array of the preactivation's shape.
 
-
-def frobenius_norm(program: Program, found: LinearMap, inputs: Sequence[Any]) -> jax.Array:
-    """The Frobenius norm of the linear map from what a kernel reads to the preactivation, as a matrix: float scalar.
-
-    Its squared entries add up to the product of the squared kernel with ones: exact for convolutions too, whatever
-    their strides and borders.
     """
-    step = program.steps[found.step]
-    kernel = program.values(inputs, [(found.kernel,)])[(found.kernel,)]
-    ones = jnp.ones(program.shapes[found.reads], kernel.dtype)
-    squares = bind(step, [kernel * kernel if slot == found.kernel else ones for slot in step.inputs])[0]
-    slopes = linear_part(program, found, inputs, jnp.ones_like(squares))
+
+    def preactivation(value: jax.Array) -> jax.Array:
+        address = (linear_map.preactivation,)
+        return program.values(inputs, [address], {linear_map.product: value})[address]
+
+    if linear_map.preactivation == linear_map.product:
+        return product
+    return preactivation(product) - preactivation(jnp.zeros_like(product))
+
+
+def frobenius_norm(program: Program, linear_map: LinearMap, inputs: Sequence[Any]) -> jax.Array:
+    """The Frobenius norm, a float scalar, of the matrix that takes a kernel's input to the preactivation.
+
+    The sum of the matrix's squared entries is that of the squared kernel's product with ones, which is exact for
+    convolutions too, whatever their strides and borders.
+    """
+    equation = program.equations[linear_map.equation]
+    kernel = program.values(inputs, [(linear_map.kernel,)])[(linear_map.kernel,)]
+    ones = jnp.ones(program.shapes[linear_map.input], kernel.dtype)
+    squares = bind(equation, [kernel * kernel if slot == linear_map.kernel else ones for slot in equation.inputs])[0]
+    # Norms scale each row of the matrix by a slope of their own.
+    slopes = linear_part(program, linear_map, inputs, jnp.ones_like(squares))
     return jnp.sqrt((squares.reshape(slopes.shape) * slopes * slopes).sum())
+
+
+__all__ = ["LinearMap", "frobenius_norm", "linear_maps", "linear_part"]

@@ -1,8 +1,8 @@
-"""A traced function as one flat list of steps, and running it for values that it computes on the way.
+"""A traced function as one flat list of equations, and its evaluation with access to intermediate values.
 
-Calls (jit, custom gradients, remat) are unfolded with a stack of our own, so depth costs no recursion.
-Loops and branches stay steps whose bodies are programs. The names of `jax.extend.core` may change
-from one release of jax to the next; this is the only file that uses them.
+Calls (jit, custom derivatives, remat) are inlined with an explicit stack, so nesting costs no recursion. Loops
+and branches stay equations whose bodies are programs. The names of `jax.extend.core` may change from one release
+of jax to the next; this is the only file that uses them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,46 +27,65 @@ CALLS = {
     "custom_vmap_call": "call",
     "composite": "jaxpr",
 }
-"""Primitives that only call the program in this parameter."""
+"""Primitives that only call a jaxpr, and the parameter that holds it."""
 
 BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
 """Primitives with bodies, and the parameters that hold them."""
 
-Place = tuple[int, ...]
-"""Where a value is computed: a slot, or inside a loop the step and then the place in its body."""
+Address = tuple[int, ...]
+"""The address of a value: its slot, preceded inside loops by the number of each enclosing equation."""
 
 
-class Step(NamedTuple):
-    """One primitive: reads values from the slots `inputs` and writes to `outputs`."""
+class Equation(NamedTuple):
+    """One primitive applied to the values in some slots.
 
-    equation: Any
+    Attributes:
+        eqn: The equation of the jaxpr.
+        inputs: Slots of the operands.
+        outputs: Slots of the results.
+        bodies: Programs of the bodies of a loop or of the branches of a conditional.
+        scope: Module that the equation comes from, as far as the trace knows: `Net/Block_0/Conv_0`.
+
+    """
+
+    eqn: Any
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     bodies: tuple["Program", ...]
-    where: str
-    """The module that asked for it, as far as the trace knows: `Net/Block_0/Conv_0`."""
+    scope: str
 
     @property
     def name(self) -> str:
         """The name of the primitive."""
-        return self.equation.primitive.name
+        return self.eqn.primitive.name
 
     @property
     def params(self) -> Mapping[str, Any]:
         """The parameters of the primitive."""
-        return self.equation.params
+        return self.eqn.params
 
 
 class Program:
-    """Slots, each with a shape, and the steps between them; steps that no output needs are left out."""
+    """A jaxpr with all calls inlined: slots, each with a shape, and the equations between them.
 
-    def __init__(self, closed: Any, where: str = "") -> None:
+    Equations that no output needs are left out.
+
+    Attributes:
+        shapes: Shape of the value in each slot.
+        constants: Values of the slots that hold constants and literals.
+        equations: Equations in the order of evaluation.
+        inputs: Slots of the inputs.
+        outputs: Slots of the outputs.
+
+    """
+
+    def __init__(self, closed: Any, scope: str = "") -> None:
         self.shapes: list[tuple[int, ...]] = []
         self.constants: dict[int, Any] = {}
-        self.steps: list[Step] = []
-        self.inputs = tuple(self._slot(var.aval) for var in _opened(closed)[0].invars)
-        self.outputs = self._unfold(closed, self.inputs, where)
-        self._drop_unneeded()
+        self.equations: list[Equation] = []
+        self.inputs = tuple(self._slot(var.aval) for var in _jaxpr_and_constants(closed)[0].invars)
+        self.outputs = self._inline(closed, self.inputs, scope)
+        self._remove_dead_code()
 
     def _slot(self, aval: Any) -> int:
         self.shapes.append(tuple(aval.shape))
@@ -77,143 +96,154 @@ class Program:
         self.constants[slot] = value
         return slot
 
-    def _unfold(self, closed: Any, inputs: Sequence[int], where: str) -> tuple[int, ...]:
-        """Append the steps of a closed jaxpr whose inputs are in these slots; the slots of its outputs."""
+    def _inline(self, closed: Any, inputs: Sequence[int], scope: str) -> tuple[int, ...]:
+        """Append the equations of a closed jaxpr whose inputs are in these slots, and return its outputs' slots."""
 
-        def frame(closed: Any, inputs: Sequence[int], where: str) -> tuple[Any, dict[Any, int], Any, str]:
-            jaxpr, constants = _opened(closed)
+        def frame(closed: Any, inputs: Sequence[int], scope: str) -> tuple[Any, dict[Any, int], Any, str]:
+            jaxpr, constants = _jaxpr_and_constants(closed)
             slots = dict(zip(jaxpr.invars, inputs, strict=True))
             for var, value in zip(jaxpr.constvars, constants, strict=True):
                 slots[var] = self._constant(var.aval, value)
-            return jaxpr, slots, iter(jaxpr.eqns), where
+            return jaxpr, slots, iter(jaxpr.eqns), scope
 
         def read(slots: dict[Any, int], atom: Any) -> int:
             return self._constant(atom.aval, atom.val) if isinstance(atom, core.Literal) else slots[atom]
 
-        stack = [frame(closed, inputs, where)]
+        stack = [frame(closed, inputs, scope)]
         calls: list[Any] = []
         while True:
-            jaxpr, slots, equations, around = stack[-1]
-            for equation in equations:
-                reads = tuple(read(slots, atom) for atom in equation.invars)
-                here = "/".join(filter(None, (around, str(equation.source_info.name_stack))))
-                called = _called(equation)
-                if called is not None:
-                    calls.append(equation)
-                    stack.append(frame(called, reads, here))
+            jaxpr, slots, eqns, outer_scope = stack[-1]
+            for eqn in eqns:
+                operands = tuple(read(slots, atom) for atom in eqn.invars)
+                scope = "/".join(filter(None, (outer_scope, str(eqn.source_info.name_stack))))
+                # A call opens a new frame; this frame's iterator goes on behind the call once that one is done.
+                callee = _callee(eqn)
+                if callee is not None:
+                    calls.append(eqn)
+                    stack.append(frame(callee, operands, scope))
                     break
-                writes = tuple(self._slot(var.aval) for var in equation.outvars)
-                slots.update(zip(equation.outvars, writes, strict=True))
-                bodies = tuple(Program(body, here) for body in _bodies(equation))
-                self.steps.append(Step(equation, reads, writes, bodies, here))
+                results = tuple(self._slot(var.aval) for var in eqn.outvars)
+                slots.update(zip(eqn.outvars, results, strict=True))
+                bodies = tuple(Program(body, scope) for body in _bodies(eqn))
+                self.equations.append(Equation(eqn, operands, results, bodies, scope))
             else:
+                # The frame is done: its outputs become the results of the call that opened it.
                 outputs = tuple(read(slots, atom) for atom in jaxpr.outvars)
                 stack.pop()
                 if not stack:
                     return outputs
                 stack[-1][1].update(zip(calls.pop().outvars, outputs, strict=True))
 
-    def _drop_unneeded(self) -> None:
+    def _remove_dead_code(self) -> None:
         needed, kept = set(self.outputs), []
-        for step in reversed(self.steps):
-            if needed.intersection(step.outputs):
-                needed.update(step.inputs)
-                kept.append(step)
-        self.steps = kept[::-1]
+        for equation in reversed(self.equations):
+            if needed.intersection(equation.outputs):
+                needed.update(equation.inputs)
+                kept.append(equation)
+        self.equations = kept[::-1]
 
     @cached_property
-    def equations(self) -> int:
-        """How many steps there are, those of bodies included."""
-        return sum(1 + sum(body.equations for body in step.bodies) for step in self.steps)
+    def num_equations(self) -> int:
+        """The number of equations, including those of bodies."""
+        return sum(1 + sum(body.num_equations for body in equation.bodies) for equation in self.equations)
 
     def values(
-        self, inputs: Sequence[Any], places: Iterable[Place], given: Mapping[int, Any] | None = None
-    ) -> dict[Place, Any]:
-        """What the program computes at these places; inside a scan, stacked along a leading axis.
+        self, inputs: Sequence[Any], addresses: Iterable[Address], overrides: Mapping[int, Any] | None = None
+    ) -> dict[Address, Any]:
+        """Evaluate the program and return intermediate values.
 
-        given: values of slots, in place of what is computed there.
+        Args:
+            inputs: One array per input.
+            addresses: Addresses of the values to return.
+            overrides: Values, by slot, that replace what the program computes there. None replaces nothing.
+
+        Returns:
+            The value at each address; a value inside a scan is stacked over its steps along a leading axis.
+
         """
-        return self._run(inputs, tuple(places), given or {})[1]
+        return self._run(inputs, tuple(addresses), overrides or {})[1]
 
     def _run(
-        self, inputs: Sequence[Any], places: Sequence[Place], given: Mapping[int, Any] = MappingProxyType({})
-    ) -> tuple[list[Any], dict[Place, Any]]:
+        self, inputs: Sequence[Any], addresses: Sequence[Address], overrides: Mapping[int, Any] = MappingProxyType({})
+    ) -> tuple[list[Any], dict[Address, Any]]:
         slots: dict[int, Any] = {**dict(zip(self.inputs, inputs, strict=True)), **self.constants}
-        found: dict[Place, Any] = {}
-        for number, step in enumerate(self.steps):
-            arguments = [slots[slot] for slot in step.inputs]
-            inside = [place[1:] for place in places if len(place) > 1 and place[0] == number]
+        found: dict[Address, Any] = {}
+        for number, equation in enumerate(self.equations):
+            operands = [slots[slot] for slot in equation.inputs]
+            inside = [address[1:] for address in addresses if len(address) > 1 and address[0] == number]
             if inside:
-                outputs, stacked = _scan(step, arguments, inside)
-                found.update({(number, *place): value for place, value in stacked.items()})
+                outputs, stacked = _scan(equation, operands, inside)
+                found.update({(number, *address): value for address, value in stacked.items()})
             else:
-                outputs = bind(step, arguments)
-            slots.update(zip(step.outputs, outputs, strict=True))
-            slots.update((slot, given[slot]) for slot in step.outputs if slot in given)
-        found.update({place: slots[place[0]] for place in places if len(place) == 1})
+                outputs = bind(equation, operands)
+            slots.update(zip(equation.outputs, outputs, strict=True))
+            slots.update((slot, overrides[slot]) for slot in equation.outputs if slot in overrides)
+        found.update({address: slots[address[0]] for address in addresses if len(address) == 1})
         return [slots[slot] for slot in self.outputs], found
 
 
 def trace(fn: Callable[..., Any], *args: Any) -> Program:
-    """The program of `fn` at arguments of these shapes: arrays or `jax.ShapeDtypeStruct`s, as pytrees."""
+    """The program of `fn` at arguments of these shapes: pytrees of arrays or of `jax.ShapeDtypeStruct`s."""
     return Program(jax.make_jaxpr(fn)(*args))
 
 
-def _opened(closed: Any) -> tuple[Any, Sequence[Any]]:
+def _jaxpr_and_constants(closed: Any) -> tuple[Any, Sequence[Any]]:
     # From jax 0.12 on, a jaxpr holds its constants itself.
     return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
 
 
-def _called(equation: Any) -> Any:
-    """What a step calls, if calling is all it does."""
-    called = equation.params.get(CALLS.get(equation.primitive.name, ""))
-    if called is None:
+def _callee(eqn: Any) -> Any:
+    """The jaxpr that an equation calls, if calling is all it does."""
+    callee = eqn.params.get(CALLS.get(eqn.primitive.name, ""))
+    if callee is None:
         return None
-    jaxpr, constants = _opened(called)
-    whole = len(jaxpr.invars) == len(equation.invars) and len(jaxpr.constvars) == len(constants)
-    return called if whole else None
+    jaxpr, constants = _jaxpr_and_constants(callee)
+    complete = len(jaxpr.invars) == len(eqn.invars) and len(jaxpr.constvars) == len(constants)
+    return callee if complete else None
 
 
-def scan_counts(step: Step) -> tuple[int, int]:
+def scan_counts(equation: Equation) -> tuple[int, int]:
     """How many operands of a scan are constants of its body, and how many are its carry."""
-    if "num_consts" in step.params:
-        return step.params["num_consts"], step.params["num_carry"]
-    consts, carry, _ = step.params["ft_in"].unpack()  # from jax 0.12 on
+    if "num_consts" in equation.params:
+        return equation.params["num_consts"], equation.params["num_carry"]
+    consts, carry, _ = equation.params["ft_in"].unpack()  # from jax 0.12 on
     return len(list(consts)), len(list(carry))
 
 
-def _bodies(equation: Any) -> list[Any]:
+def _bodies(eqn: Any) -> list[Any]:
     found: list[Any] = []
-    for parameter in BODIES.get(equation.primitive.name, ()):
-        value = equation.params[parameter]
+    for parameter in BODIES.get(eqn.primitive.name, ()):
+        value = eqn.params[parameter]
         found.extend(value if isinstance(value, tuple | list) else [value])
     return found
 
 
-def bind(step: Step, arguments: Sequence[Any]) -> list[Any]:
-    """What a step computes from other arguments."""
-    primitive = step.equation.primitive
-    with step.equation.ctx.manager:
-        outputs = primitive.bind(*arguments, **primitive.get_bind_params(step.params))
+def bind(equation: Equation, operands: Sequence[Any]) -> list[Any]:
+    """The results of an equation's primitive applied to these operands."""
+    primitive = equation.eqn.primitive
+    with equation.eqn.ctx.manager:
+        outputs = primitive.bind(*operands, **primitive.get_bind_params(equation.params))
     return list(outputs) if primitive.multiple_results else [outputs]
 
 
-def _scan(step: Step, arguments: Sequence[Any], places: Sequence[Place]) -> tuple[list[Any], dict[Place, Any]]:
-    """A scan that also stacks what its body computes at these places."""
-    (body,), (consts, carries) = step.bodies, scan_counts(step)
+def _scan(
+    equation: Equation, operands: Sequence[Any], addresses: Sequence[Address]
+) -> tuple[list[Any], dict[Address, Any]]:
+    """Run a scan that also stacks the values at these addresses of its body."""
+    (body,), (consts, carries) = equation.bodies, scan_counts(equation)
 
     def one(carry: Any, x: Any) -> tuple[Any, Any]:
-        outputs, found = body._run([*arguments[:consts], *carry, *x], places)
+        outputs, found = body._run([*operands[:consts], *carry, *x], addresses)
         return outputs[:carries], (outputs[carries:], found)
 
     carry, (stacked, found) = jax.lax.scan(
         one,
-        list(arguments[consts : consts + carries]),
-        list(arguments[consts + carries :]),
-        step.params["length"],
-        step.params["reverse"],
+        list(operands[consts : consts + carries]),
+        list(operands[consts + carries :]),
+        equation.params["length"],
+        equation.params["reverse"],
     )
     return [*carry, *stacked], found
 
 
-__all__ = ["BODIES", "CALLS", "Place", "Program", "Step", "bind", "scan_counts", "trace"]
+__all__ = ["BODIES", "CALLS", "Address", "Equation", "Program", "bind", "scan_counts", "trace"]

@@ -7,7 +7,7 @@ from equivariance import all_new, check, passed_on, refuted, registered, under_w
 from jax import lax
 
 from mcjax.symmetry.infer import contractions
-from mcjax.symmetry.infer.rules import RULES
+from mcjax.symmetry.infer.propagation import RULES
 
 IMAGES = ("NHWC", "HWIO", "NHWC")
 M = (3, 4)
@@ -36,7 +36,7 @@ def added_at_pairs(x, pairs, updates):
     return lax.scatter_add(x, pairs, updates, lax.ScatterDimensionNumbers((1,), (0, 1), (0, 1)))
 
 
-# Of every primitive: what is said of operands and results, and the function and the operands' shapes or values.
+# For every primitive: the notation of operands and results, and the function and the operands' shapes or values.
 ROWS = {
     "dot_general": [
         ("ab bc -> ac", jnp.matmul, M, (4, 5)),
@@ -208,43 +208,43 @@ def test_no_rule_is_left_out():
     assert ROWS.keys() <= registered(contractions)
 
 
-def outer_axes(a):
+def outer_axes(op):
     """A product that forgets to join what it sums over."""
-    return [(a.axes[0][0], a.axes[1][1])]
+    return [(op.axes[0][0], op.axes[1][1])]
 
 
-def pixels_free(a):
+def pixels_free(op):
     """A convolution that leaves its pixels free."""
-    images, height, width, channels = a.axes[0]
-    a.join((channels, a.axes[1][2]))
-    return [(images, height, width, a.axes[1][3])]
+    images, height, width, channels = op.axes[0]
+    op.unify((channels, op.axes[1][2]))
+    return [(images, height, width, op.axes[1][3])]
 
 
-def channels_alone(a):
+def channels_alone(op):
     """A convolution that does not join the channels of image and kernel."""
-    return [(*a.axes[0][:3], a.axes[1][3])]
+    return [(*op.axes[0][:3], op.axes[1][3])]
 
 
-def groups_apart(a):
+def groups_apart(op):
     """A grouped convolution whose filters do not follow the groups of channels."""
-    a.factors.unify(a.axes[0][3], a.factors.new(2) + a.axes[1][2])
-    return [(*a.axes[0][:3], a.axes[1][3])]
+    op.factors.unify(op.axes[0][3], op.factors.new(2) + op.axes[1][2])
+    return [(*op.axes[0][:3], op.axes[1][3])]
 
 
-def looked_up(a):
+def looked_up(op):
     """A gather that takes whatever row an index names for the row of that number."""
-    return [(*a.axes[1][:1], *a.axes[0][1:])]
+    return [(*op.axes[1][:1], *op.axes[0][1:])]
 
 
-def components_apart(a):
+def components_apart(op):
     """A gather whose pairs of indices may be turned around."""
-    return GATHER(a._replace(axes=(a.axes[0], (a.axes[1][0], None))))
+    return GATHER(op._replace(axes=(op.axes[0], (op.axes[1][0], None))))
 
 
-def in_order(a):
+def in_order(op):
     """A gather that pins its indices instead of the rows that they name."""
-    a.pin(1, 0)
-    return [(a.opaque(a.results[0][0]), *a.axes[0][1:])]
+    op.pin(1, 0)
+    return [(op.new_pinned(op.results[0][0]), *op.axes[0][1:])]
 
 
 POINTWISE = [(2, 2, 2, 3), (1, 1, 3, 4)]

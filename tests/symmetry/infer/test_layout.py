@@ -6,13 +6,13 @@ from equivariance import all_new, all_uniform, check, flat, passed_on, refuted, 
 from jax import lax
 
 from mcjax.symmetry.infer import layout
-from mcjax.symmetry.infer.rules import RULES
+from mcjax.symmetry.infer.propagation import RULES
 
 M = (3, 4)
 SPLIT = RULES["split"]
 
 
-# Of every primitive: what is said of operands and results, and the function and the operands' shapes or values.
+# For every primitive: the notation of operands and results, and the function and the operands' shapes or values.
 ROWS = {
     "broadcast_in_dim": [
         ("ab -> a*b", lambda x: jnp.broadcast_to(x[:, None], (3, 2, 4)), M),
@@ -160,41 +160,41 @@ def test_no_rule_is_left_out():
     assert registered(layout) == ROWS.keys()
 
 
-def by_length(a):
+def by_length(op):
     """A reshape that hands on the axes that are as long as before."""
-    lengths = dict(zip(a.shapes[0], a.axes[0], strict=True))
-    return [tuple(lengths.get(n) or a.opaque(n) for n in a.results[0])]
+    lengths = dict(zip(op.shapes[0], op.axes[0], strict=True))
+    return [tuple(lengths.get(n) or op.new_pinned(n) for n in op.results[0])]
 
 
-def first_piece(a):
+def first_piece(op):
     """A slice that takes the first segment, wherever it is."""
-    (n,), (m,) = a.results[0], a.shapes[0]
-    return [(a.factors.cut(a.axes[0][0], [n, m - n])[0],)]
+    (n,), (m,) = op.results[0], op.shapes[0]
+    return [(op.factors.cut(op.axes[0][0], [n, m - n])[0],)]
 
 
-def parts_joined(a):
+def parts_joined(op):
     """A concatenation whose parts change places."""
-    return [(a.factors.new(len(a.axes)) + a.join(axes[0] for axes in a.axes),)]
+    return [(op.factors.new(len(op.axes)) + op.unify(axes[0] for axes in op.axes),)]
 
 
 WRONG = [
     ("broadcast_in_dim", all_uniform, lambda x: jnp.broadcast_to(x, (2, 3)), [(3,)]),
     ("broadcast_in_dim", all_new, lambda x: jnp.broadcast_to(x, (2, 3)), [(3,)]),
-    ("tile", lambda a: [(a.axes[0][0] + a.factors.new(2),)], lambda x: jnp.tile(x, 2), [(3,)]),
-    ("stack", lambda a: [(a.factors.new(2), *a.axes[0])], lambda *xs: jnp.stack(xs), [(3,), (3,)]),
-    ("unstack", lambda a: [a.axes[0][1:]] * 3, jnp.unstack, [M]),
+    ("tile", lambda op: [(op.axes[0][0] + op.factors.new(2),)], lambda x: jnp.tile(x, 2), [(3,)]),
+    ("stack", lambda op: [(op.factors.new(2), *op.axes[0])], lambda *xs: jnp.stack(xs), [(3,), (3,)]),
+    ("unstack", lambda op: [op.axes[0][1:]] * 3, jnp.unstack, [M]),
     ("transpose", passed_on, jnp.transpose, [(3, 3)]),
-    ("squeeze", lambda a: [a.axes[0][:-1]], lambda x: x.squeeze(1), [(3, 1, 3)]),
+    ("squeeze", lambda op: [op.axes[0][:-1]], lambda x: x.squeeze(1), [(3, 1, 3)]),
     ("reshape", all_new, flat, [M]),
     ("reshape", by_length, lambda x: x.reshape(4, 3), [M]),
-    ("reshape", lambda a: [(a.axes[0][1] + a.axes[0][0],)], flat, [M]),
+    ("reshape", lambda op: [(op.axes[0][1] + op.axes[0][0],)], flat, [M]),
     ("concatenate", parts_joined, lambda *xs: jnp.concatenate(xs), [(3,), (3,)]),
-    ("concatenate", lambda a: [a.axes[0]], lambda *xs: jnp.concatenate(xs, 1), [(3, 0), M]),
+    ("concatenate", lambda op: [op.axes[0]], lambda *xs: jnp.concatenate(xs, 1), [(3, 0), M]),
     ("pad", all_new, lambda x: jnp.pad(x, (0, 2)), [(3,)]),
     ("slice", first_piece, lambda x: x[2:], [(4,)]),
     ("slice", first_piece, lambda x: x[::2], [(4,)]),
     ("slice", all_new, lambda x: x[::2], [(4,)]),
-    ("split", lambda a: SPLIT(a)[::-1], lambda x: jnp.split(x, 2), [(4,)]),
+    ("split", lambda op: SPLIT(op)[::-1], lambda x: jnp.split(x, 2), [(4,)]),
     ("rev", passed_on, jnp.flip, [(3,)]),
 ]
 

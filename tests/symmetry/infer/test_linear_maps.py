@@ -63,14 +63,14 @@ def test_slots_and_norms(traced):
 
     @jax.jit
     def computed(inputs):
-        places = [[(each.product,), (each.preactivation,), (each.reads,)] for each in found]
-        got = program.values(inputs, [place for each in places for place in each])
+        addresses = [[(each.product,), (each.preactivation,), (each.input,)] for each in found]
+        got = program.values(inputs, [address for each in addresses for address in each])
         parts = [
             linear_part(program, each, inputs, np.float32(product))
             for each, (product, *_) in zip(found, want, strict=True)
         ]
         norms = [frobenius_norm(program, each, inputs) for each in found]
-        return [[got[place] for place in each] for each in places], parts, norms
+        return [[got[address] for address in each] for each in addresses], parts, norms
 
     got, parts, norms = computed(inputs)
     for arrays, expected in zip(got, want, strict=True):
@@ -89,8 +89,8 @@ def test_what_is_given_replaces_what_is_computed(traced):
     inputs = [*jax.tree.leaves(theta), image]
     found = linear_maps(program, list(trees.flatten(theta)), KERNELS)
     value = np.random.default_rng(2).normal(size=(1, 5)).astype(np.float32)
-    place = (program.outputs[0],)
-    got = jax.jit(lambda value: program.values(inputs, [place], {found[1].preactivation: value})[place])(value)
+    address = (program.outputs[0],)
+    got = jax.jit(lambda value: program.values(inputs, [address], {found[1].preactivation: value})[address])(value)
     last = theta["params"]["Dense_1"]
     np.testing.assert_allclose(got, np.where(value > 0, value, 0.01 * value) @ last["kernel"] + last["bias"], rtol=1e-4)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mcjax import PermutationSpec, infer_spec, models, trees
-from mcjax.symmetry.infer.preactivations import Layer, infer_preactivations
+from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
 
 
 def normal(*shape):
@@ -102,7 +102,7 @@ def test_units_first_transposed_cast_and_the_bias_first():
         return z @ theta["e"].T
 
     (first, one), (second, two), (third, three) = found_by(fn, theta, x)
-    assert (first, second, third) == (Layer("a", 0, "b"), Layer("c", 0, None), Layer("d", 0, None))
+    assert (first, second, third) == (KernelLayer("a", 0, "b"), KernelLayer("c", 0, None), KernelLayer("d", 0, None))
     np.testing.assert_allclose(one, x @ theta["a"].T, rtol=1e-5, atol=1e-5)
     y = np.maximum(x @ theta["a"].T + theta["b"], 0)
     np.testing.assert_allclose(np.float32(two), y @ theta["c"].T, rtol=0.05, atol=0.2)
@@ -205,7 +205,7 @@ def test_without_jit_and_under_vmap(tiny_model):
 
     theta, x = {"a": normal(5, 6), "out": normal(6, 3)}, normal(4, 5)
     ((layer, value),) = found_by(lambda theta, x: jnp.tanh(x @ theta["a"]) @ theta["out"], theta, x, run=lambda fn: fn)
-    assert layer == Layer("a", 1, None)
+    assert layer == KernelLayer("a", 1, None)
     np.testing.assert_allclose(value, x @ theta["a"], rtol=1e-5, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Programs: which steps a trace unfolds into, and the values on the way, against numpy and jax itself."""
+"""Programs: which equations a trace is inlined to, and intermediate values, against numpy and jax itself."""
 
 import inspect
 import sys
@@ -17,18 +17,18 @@ X = np.array([0.5, -1.0, 2.0], np.float32)
 
 
 def names(program):
-    return [step.name for step in program.steps]
+    return [equation.name for equation in program.equations]
 
 
-def step_of(program, name):
-    (found,) = (step for step in program.steps if step.name == name)
+def equation_of(program, name):
+    (found,) = (equation for equation in program.equations if equation.name == name)
     return found
 
 
 def outputs(program, *inputs):
-    places = [(slot,) for slot in program.outputs]
-    values = jax.jit(program.values, static_argnums=1)(inputs, tuple(places))
-    return [values[place] for place in places]
+    addresses = [(slot,) for slot in program.outputs]
+    values = jax.jit(program.values, static_argnums=1)(inputs, tuple(addresses))
+    return [values[address] for address in addresses]
 
 
 def base(x):
@@ -55,7 +55,7 @@ def all_of_them(fn):
 def test_calls_are_unfolded(wrap):
     program = trace(lambda x: wrap(base)(x) + 1, X)
     assert names(program) == ["sin", "mul", "add"]
-    sin, mul, add = (step.outputs[0] for step in program.steps)
+    sin, mul, add = (equation.outputs[0] for equation in program.equations)
     values = program.values([X], [(add,), (sin,), (mul,)])
     np.testing.assert_allclose(values[sin,], np.sin(X), rtol=1e-6)
     np.testing.assert_allclose(values[mul,], np.sin(X) * 3, rtol=1e-6)
@@ -66,7 +66,7 @@ def test_one_inner_function_called_twice():
     inner = jax.jit(lambda x, y: jnp.sin(x) * y)
     program = trace(lambda x, y: (inner(x, y), inner(y, inner(x, x))), X, X)
     assert names(program) == ["sin", "mul"] * 3
-    assert len({slot for step in program.steps for slot in step.outputs}) == 6
+    assert len({slot for equation in program.equations for slot in equation.outputs}) == 6
     first, second = outputs(program, X, 2 * X)
     np.testing.assert_allclose(first, np.sin(X) * 2 * X, rtol=1e-6)
     np.testing.assert_allclose(second, np.sin(2 * X) * np.sin(X) * X, rtol=1e-6)
@@ -96,15 +96,15 @@ def test_shapes_constants_and_literals():
     assert len(held) == 2
     assert program.shapes[program.inputs[0]] == (4, 3)
     assert program.shapes[program.outputs[0]] == (4, 2)
-    for step in program.steps:
-        assert [program.shapes[slot] for slot in step.outputs] == [var.aval.shape for var in step.equation.outvars]
+    for equation in program.equations:
+        assert [program.shapes[slot] for slot in equation.outputs] == [var.aval.shape for var in equation.eqn.outvars]
     x = np.arange(12, dtype=np.float32).reshape(4, 3)
     np.testing.assert_allclose(outputs(program, x)[0], x @ table.T * 2, rtol=1e-6)
 
 
 def test_outputs_may_be_inputs_and_constants():
     program = trace(lambda x, y: (y, 4.0, x, jax.jit(lambda y: y)(y)), X, 2 * X)
-    assert program.steps == []
+    assert program.equations == []
     y, four, x, again = program.outputs
     assert (x, y) == program.inputs
     assert again == y
@@ -130,7 +130,7 @@ def test_steps_that_no_output_needs_are_left_out():
 
     program = trace(fn, X)
     assert names(program) == ["sin"]
-    assert program.equations == 1
+    assert program.num_equations == 1
 
 
 def test_equations_count_those_of_bodies():
@@ -140,12 +140,12 @@ def test_equations_count_those_of_bodies():
         return jax.lax.cond(True, jnp.exp, lambda x: x + x, x)  # 1 + 1 + 1
 
     program = trace(fn, X)
-    assert [len(step.bodies) for step in program.steps if step.bodies] == [1, 2, 2]
-    (_, (condition, body), branches) = (step.bodies for step in program.steps if step.bodies)
+    assert [len(equation.bodies) for equation in program.equations if equation.bodies] == [1, 2, 2]
+    (_, (condition, body), branches) = (equation.bodies for equation in program.equations if equation.bodies)
     assert names(body) == ["cos"]
     assert sorted(map(names, branches)) == [["add"], ["exp"]]
-    assert program.equations == len(program.steps) + 2 + condition.equations + 1 + 2
-    assert trace(jax.jit(jax.jit(fn)), X).equations == program.equations
+    assert program.num_equations == len(program.equations) + 2 + condition.num_equations + 1 + 2
+    assert trace(jax.jit(jax.jit(fn)), X).num_equations == program.num_equations
 
 
 def test_loops_and_branches_run():
@@ -165,12 +165,12 @@ ROWS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 
 
 def recurrence(w, h, rows, reverse):
-    def step(carry, row):
+    def equation(carry, row):
         h, count = carry
         h = jax.jit(lambda h: jnp.tanh(h @ w + row))(h)
         return (h, count + 1), (h.sum(), 2 * row)
 
-    return jax.lax.scan(step, (h, 0), rows, reverse=reverse)
+    return jax.lax.scan(equation, (h, 0), rows, reverse=reverse)
 
 
 def recurrence_by_hand(w, h, rows, reverse):
@@ -185,29 +185,29 @@ def recurrence_by_hand(w, h, rows, reverse):
 def test_values_inside_a_scan(reverse):
     program = trace(lambda w, h, rows: recurrence(w, h, rows, reverse), W, X, ROWS)
     number = names(program).index("scan")
-    step = program.steps[number]
-    (body,) = step.bodies
-    assert scan_counts(step) == (1, 2)
+    equation = program.equations[number]
+    (body,) = equation.bodies
+    assert scan_counts(equation) == (1, 2)
     before, products, after = recurrence_by_hand(W, X, ROWS, reverse)
     expected = {
-        (number, step_of(body, "dot_general").outputs[0]): products,
-        (number, step_of(body, "tanh").outputs[0]): after,
-        (number, step_of(body, "reduce_sum").outputs[0]): after.sum(1),
+        (number, equation_of(body, "dot_general").outputs[0]): products,
+        (number, equation_of(body, "tanh").outputs[0]): after,
+        (number, equation_of(body, "reduce_sum").outputs[0]): after.sum(1),
         (number, body.inputs[0]): np.stack([W] * 4),
         (number, body.inputs[1]): before,
         (number, body.inputs[2]): np.arange(4)[::-1] if reverse else np.arange(4),
         (number, body.inputs[3]): ROWS,
         (program.inputs[2],): ROWS,
-        (step.outputs[0],): after[0 if reverse else -1],
-        (step.outputs[1],): np.array(4),
-        (step.outputs[2],): after.sum(1),
-        (step.outputs[3],): 2 * ROWS,
+        (equation.outputs[0],): after[0 if reverse else -1],
+        (equation.outputs[1],): np.array(4),
+        (equation.outputs[2],): after.sum(1),
+        (equation.outputs[3],): 2 * ROWS,
     }
     values = program.values([W, X, ROWS], expected)
     assert values.keys() == expected.keys()
-    for place, value in expected.items():
-        assert values[place].shape == value.shape
-        np.testing.assert_allclose(values[place], value, rtol=1e-5, atol=1e-6)
+    for address, value in expected.items():
+        assert values[address].shape == value.shape
+        np.testing.assert_allclose(values[address], value, rtol=1e-5, atol=1e-6)
 
 
 def nested(x, rows):
@@ -221,9 +221,9 @@ def nested(x, rows):
 def test_values_inside_nested_scans():
     program = trace(nested, np.float32(0.3), ROWS)
     outer = names(program).index("scan")
-    (body,) = program.steps[outer].bodies
+    (body,) = program.equations[outer].bodies
     inner = names(body).index("scan")
-    (innermost,) = body.steps[inner].bodies
+    (innermost,) = body.equations[inner].bodies
     sines, products, after = np.zeros((4, 3)), np.zeros((4, 3)), np.zeros(4)
     c = 0.3
     for i, row in enumerate(ROWS.astype(np.float64)):
@@ -233,16 +233,16 @@ def test_values_inside_nested_scans():
             c = np.sin(c) + row[j]
         c = after[i] = np.cos(c)
     expected = {
-        (outer, inner, step_of(innermost, "sin").outputs[0]): sines,
-        (outer, inner, step_of(innermost, "mul").outputs[0]): products,
+        (outer, inner, equation_of(innermost, "sin").outputs[0]): sines,
+        (outer, inner, equation_of(innermost, "mul").outputs[0]): products,
         (outer, inner, innermost.inputs[-1]): ROWS,
-        (outer, step_of(body, "cos").outputs[0]): after,
-        (program.steps[outer].outputs[1],): products,
+        (outer, equation_of(body, "cos").outputs[0]): after,
+        (program.equations[outer].outputs[1],): products,
     }
     values = program.values([np.float32(0.3), ROWS], expected)
-    for place, value in expected.items():
-        assert values[place].shape == value.shape
-        np.testing.assert_allclose(values[place], value, rtol=1e-5, atol=1e-6)
+    for address, value in expected.items():
+        assert values[address].shape == value.shape
+        np.testing.assert_allclose(values[address], value, rtol=1e-5, atol=1e-6)
 
 
 def test_two_scans_and_one_without_rows():
@@ -252,23 +252,23 @@ def test_two_scans_and_one_without_rows():
 
     program = trace(fn, X)
     first, second = (i for i, name in enumerate(names(program)) if name == "scan")
-    places = [
-        (number, step_of(program.steps[number].bodies[0], name).outputs[0])
+    addresses = [
+        (number, equation_of(program.equations[number].bodies[0], name).outputs[0])
         for number, name in ((first, "sin"), (second, "exp"))
     ]
-    values = program.values([X], places)
+    values = program.values([X], addresses)
     sines = [np.sin(X), np.sin(np.sin(X)), np.sin(np.sin(np.sin(X)))]
-    np.testing.assert_allclose(values[places[0]], sines, rtol=1e-6)
-    np.testing.assert_allclose(values[places[1]], np.exp(sines[-1]), rtol=1e-6)
+    np.testing.assert_allclose(values[addresses[0]], sines, rtol=1e-6)
+    np.testing.assert_allclose(values[addresses[1]], np.exp(sines[-1]), rtol=1e-6)
 
 
 def test_under_jit_vmap_and_grad():
     program = trace(lambda w, h, rows: recurrence(w, h, rows, False), W, X, ROWS)
     number = names(program).index("scan")
-    place = (number, step_of(program.steps[number].bodies[0], "tanh").outputs[0])
+    address = (number, equation_of(program.equations[number].bodies[0], "tanh").outputs[0])
 
     def hidden(h, rows):
-        return program.values([W, h, rows], [place])[place]
+        return program.values([W, h, rows], [address])[address]
 
     hs, batch = np.stack([X, -X]), np.stack([ROWS, 2 * ROWS])
     expected = np.stack([recurrence_by_hand(W, h, rows, False)[2] for h, rows in zip(hs, batch, strict=True)])
@@ -319,14 +319,14 @@ class Net(nn.Module):
         return jnp.exp(Block()(x))
 
 
-def test_where_a_step_is():
+def test_the_scope_of_an_equation():
     theta = jax.eval_shape(Net().init, jax.random.key(0), X)
     program = trace(Net().apply, theta, X)
-    where = {}
-    for step in program.steps:
-        where.setdefault(step.name, []).append(step.where)
-    assert where["dot_general"] == ["Net/Block_0/Dense_0", "Net/Block_1/Dense_0"]
-    assert where["sin"] == ["Net/Block_0", "Net/Block_1"]
-    assert where["exp"] == ["Net"]
-    assert where["cumsum"] == ["Net/Block_0", "Net/Block_1"]  # jnp.cumsum is a function under jit of its own
-    assert {step.where for step in trace(base, X).steps} == {""}
+    scopes = {}
+    for equation in program.equations:
+        scopes.setdefault(equation.name, []).append(equation.scope)
+    assert scopes["dot_general"] == ["Net/Block_0/Dense_0", "Net/Block_1/Dense_0"]
+    assert scopes["sin"] == ["Net/Block_0", "Net/Block_1"]
+    assert scopes["exp"] == ["Net"]
+    assert scopes["cumsum"] == ["Net/Block_0", "Net/Block_1"]  # jnp.cumsum is a function under jit of its own
+    assert {equation.scope for equation in trace(base, X).equations} == {""}

@@ -18,9 +18,9 @@ from refusals import says
 from mcjax import Axis, PermutationSpec, SpecError, infer_spec, models, permute, trees
 from mcjax.symmetry import infer_activations
 from mcjax.symmetry.axis import axes_of
+from mcjax.symmetry.infer.operation import no_rule
 from mcjax.symmetry.infer.program import trace
-from mcjax.symmetry.infer.rules import RULES, unknown
-from mcjax.symmetry.infer.walk import Walk
+from mcjax.symmetry.infer.propagation import RULES, Propagation
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 TOKENS = np.random.default_rng(0).integers(0, 11, (2, 5)).astype(np.int32)
@@ -160,7 +160,7 @@ def test_resnet50_without_allocating_it():
     assert len(kernels) == 4
 
 
-def steps_of(layers):
+def shapes_of(layers):
     x = jax.ShapeDtypeStruct((2, 6), jnp.int32)
     module = modules.Transformer(layers)
     theta = jax.eval_shape(module.init, jax.random.key(0), x)
@@ -168,20 +168,20 @@ def steps_of(layers):
 
 
 def counted(fn, calls):
-    return lambda a: calls.append(a) or fn(a)
+    return lambda op: calls.append(op) or fn(op)
 
 
 def test_work_grows_linearly_and_depth_needs_no_recursion(monkeypatch):
     counts = []
     for layers in (1, 2, 4):
-        module, theta, x = steps_of(layers)
+        module, theta, x = shapes_of(layers)
         fn, applied = traced(module.apply, theta, x), []
         for name, rule in list(RULES.items()):
             monkeypatch.setitem(RULES, name, counted(rule, applied))
         infer_spec(fn, theta, x)
         monkeypatch.undo()
-        counts.append((len(applied), trace(fn, theta, x).equations))
-    assert all(steps == equations for steps, equations in counts)
+        counts.append((len(applied), trace(fn, theta, x).num_equations))
+    assert all(applied == equations for applied, equations in counts)
     assert counts[2][1] - counts[1][1] == 2 * (counts[1][1] - counts[0][1])
 
     def deep(theta, x):
@@ -236,7 +236,7 @@ def spec_of(name):
 
 
 def test_names_roles_and_reasons():
-    spec = infer_spec(modules.Transformer(1).apply, *steps_of(1)[1:])
+    spec = infer_spec(modules.Transformer(1).apply, *shapes_of(1)[1:])
     attention = "MultiHeadDotProductAttention_0"
     assert set(spec.groups) == {
         "Embed_0",
@@ -343,34 +343,34 @@ def test_random_networks_keep_their_function(seeds):
     assert sum(sum(each.values()) for each in sizes) > 3 * len(seeds)
 
 
-def passes(a):
+def passes(op):
     """A wrong rule: the result is permuted like the first operand, whatever was done to it."""
-    sizes = [a.shapes[0][: len(shape)] for shape in a.results]
+    sizes = [op.shapes[0][: len(shape)] for shape in op.results]
     return [
-        tuple(a.axes[0][i] if i < len(there) and there[i] == n else a.opaque(n) for i, n in enumerate(shape))
-        for shape, there in zip(a.results, sizes, strict=True)
+        tuple(op.axes[0][i] if i < len(there) and there[i] == n else op.new_pinned(n) for i, n in enumerate(shape))
+        for shape, there in zip(op.results, sizes, strict=True)
     ]
 
 
-def uniform(a):
+def uniform(op):
     """A wrong rule: the result is the same all along every axis."""
-    return [tuple(None if n > 1 else () for n in shape) for shape in a.results]
+    return [tuple(None if n > 1 else () for n in shape) for shape in op.results]
 
 
-def first_alone(a):
+def first_alone(op):
     """A wrong rule: operands need not be permuted alike."""
-    return [next(axes for axes, shape in zip(a.axes, a.shapes, strict=True) if shape == a.results[0])]
+    return [next(axes for axes, shape in zip(op.axes, op.shapes, strict=True) if shape == op.results[0])]
 
 
-def from_the_start(a):
+def from_the_start(op):
     """A wrong rule: a slice begins at 0."""
-    starts, stops = a.step.params["start_indices"], a.step.params["limit_indices"]
+    starts, stops = op.equation.params["start_indices"], op.equation.params["limit_indices"]
     sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
-    if a.step.params["strides"] or any(axis is None for axis in a.axes[0]):
-        return passes(a)
-    cuts = [[n, m - n] if n < m else [n] for n, m in zip(sizes, a.shapes[0], strict=True)]
-    pieces = [a.factors.cut(axis, cut) for axis, cut in zip(a.axes[0], cuts, strict=True)]
-    return [tuple(piece[0] if piece else a.opaque(n) for piece, n in zip(pieces, sizes, strict=True))]
+    if op.equation.params["strides"] or any(axis is None for axis in op.axes[0]):
+        return passes(op)
+    cuts = [[n, m - n] if n < m else [n] for n, m in zip(sizes, op.shapes[0], strict=True)]
+    segments = [op.factors.cut(axis, cut) for axis, cut in zip(op.axes[0], cuts, strict=True)]
+    return [tuple(segment[0] if segment else op.new_pinned(n) for segment, n in zip(segments, sizes, strict=True))]
 
 
 # primitive: (a wrong rule for it, a layer that has it)
@@ -397,7 +397,7 @@ def misled(name, wrong, through, monkeypatch, most=3):
         draft = drafted(seed, 4, through)
         with monkeypatch.context() as patched, jax.enable_x64(True):
             if name == "scan":  # a carry that is not one and the same at every step
-                patched.setattr(Walk, "fresh", lambda self, value, shape, data: value)
+                patched.setattr(Propagation, "new_carry", lambda self, value, shape, data: value)
             else:
                 patched.setitem(RULES, name, wrong)
             spec = infer_spec(draft.fn, draft.theta, draft.x)
@@ -419,5 +419,5 @@ def test_the_attack_finds_planted_wrong_rules(monkeypatch):
 @pytest.mark.usefixtures("loose_ranks")
 def test_nothing_known_is_nothing_permuted(monkeypatch):
     for name in list(RULES):
-        monkeypatch.setitem(RULES, name, unknown)
+        monkeypatch.setitem(RULES, name, no_rule)
     assert spec_of("pooled and flattened").groups == ()

@@ -1,15 +1,15 @@
-"""Walking through loops, branches and constants: what goes around a loop is permuted alike on every turn."""
+"""Propagation through loops, branches and constants: a loop's carry is permuted alike on every turn."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from equivariance import check, claim, drawn, notation, refuted, walked
+from equivariance import check, claim, drawn, notation, propagated, refuted
 from jax import lax
 from jax.lax import cond, fori_loop, scan, while_loop
 
 from mcjax.symmetry.infer.factors import MISALIGNED
-from mcjax.symmetry.infer.walk import Value, Walk
+from mcjax.symmetry.infer.propagation import Propagation, Value
 
 ROWS = np.array([[1, 2], [1, 2], [1, 2]], "f")
 
@@ -228,9 +228,9 @@ CALLS = {
 KINDS = {"scan": SCANS, "while": WHILES, "branches": BRANCHES, "constants": CONSTANTS, "calls": CALLS}
 
 
-def test_walks_say_exactly_this_and_it_is_so():
+def test_propagation_says_exactly_this_and_it_is_so():
     rows = {f"{kind}, {name}": row for kind, rows in KINDS.items() for name, row in rows.items()}
-    check({name: [(said, fn, *operands)] for name, (said, fn, operands) in rows.items()})
+    check({name: [(expected, fn, *operands)] for name, (expected, fn, operands) in rows.items()})
 
 
 def cholesky(x):
@@ -247,14 +247,14 @@ def cholesky(x):
     ],
 )
 def test_what_has_no_rule_stays_and_is_named(name, expected, fn, operand):
-    found, inputs, outputs = walked(fn, drawn(operand))
-    assert list(found.unknown) == [name]
+    found, inputs, outputs = propagated(fn, drawn(operand))
+    assert list(found.without_rule) == [name]
     assert notation(found.factors, inputs, outputs) == expected
 
 
 def test_what_stays_anyway_needs_no_rule():
-    found, _, _ = walked(lambda x: cholesky(jnp.flip(x)), drawn((3, 3)))
-    assert not found.unknown
+    found, _, _ = propagated(lambda x: cholesky(jnp.flip(x)), drawn((3, 3)))
+    assert not found.without_rule
 
 
 @pytest.mark.parametrize(
@@ -268,16 +268,16 @@ def test_what_stays_anyway_needs_no_rule():
     ],
 )
 def test_why_an_axis_stays(fn, operand, reason):
-    found, (axes,), _ = walked(fn, drawn(operand))
-    assert found.factors.pinned(axes[0])
-    assert found.factors.why(axes[0]) == reason
+    found, (axes,), _ = propagated(fn, drawn(operand))
+    assert found.factors.is_pinned(axes[0])
+    assert found.factors.reason(axes[0]) == reason
 
 
 def test_a_constant_that_is_traced_may_be_anything():
     @jax.jit
     def outer(c):
-        found, (axes,), _ = walked(lambda x: x * c, jnp.ones(3))
-        assert found.factors.pinned(axes[0])
+        found, (axes,), _ = propagated(lambda x: x * c, jnp.ones(3))
+        assert found.factors.is_pinned(axes[0])
         return c
 
     outer(jnp.ones(3))
@@ -287,16 +287,16 @@ WRONG = [
     ("unify", lambda w, a, b: b, SCANS["a carry of two that change places"]),
     ("unify", lambda w, a, b: b, WHILES["two that change places"]),
     ("unify", lambda w, a, b: b, BRANCHES["one of two"]),
-    ("fresh", lambda w, value, shape, data: value, SCANS["a carry from zeros"]),
+    ("new_carry", lambda w, value, shape, data: value, SCANS["a carry from zeros"]),
     ("pin", lambda w, value, reason: None, SCANS["with a carry"]),
     ("_constant", lambda w, value, shape: Value((None,) * len(shape), False), CONSTANTS["none the same"]),
 ]
 
 
-def test_a_wrong_walk_is_noticed(monkeypatch):
+def test_a_wrong_propagation_is_noticed(monkeypatch):
     claims = {}
     for method, wrong, (_, fn, operands) in WRONG:
         with monkeypatch.context() as patched:
-            patched.setattr(Walk, method, wrong)
+            patched.setattr(Propagation, method, wrong)
             claims[f"{method}, {len(claims)}"] = claim(fn, *operands, dressed=False)
     assert claims.keys() == refuted(claims).keys()

@@ -9,8 +9,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mcjax.symmetry.infer import rules
-from mcjax.symmetry.infer.rules import RULES
+from mcjax.symmetry.infer import elementwise
+from mcjax.symmetry.infer.propagation import RULES
 
 M = (3, 4)
 COUNTS, OTHERS = np.random.default_rng(0).integers(1, 9, (2, 3, 4))
@@ -52,7 +52,7 @@ BITWISE = in_lax(
 )
 
 
-# Of every primitive: what is said of operands and results, and the function and the operands' shapes or values.
+# For every primitive: the notation of operands and results, and the function and the operands' shapes or values.
 ROWS = {
     **{name: [("ab -> ab", fn, M)] for name, fn in UNARY.items()},
     **{name: [("ab ab -> ab", fn, M, M)] for name, fn in BINARY.items()},
@@ -139,20 +139,20 @@ def test_rules_say_exactly_this_and_it_is_so():
 
 
 def test_no_rule_is_left_out():
-    assert registered(rules) - ROWS.keys() == NOT_MADE
-    assert ROWS.keys() <= registered(rules)
+    assert registered(elementwise) - ROWS.keys() == NOT_MADE
+    assert ROWS.keys() <= registered(elementwise)
 
 
 WRONG = [
     ("add", passed_on, jnp.add, [M, M]),
-    ("select_n", lambda a: [a.axes[1]], lax.select_n, [BITS, M, M]),
-    ("copy", lambda a: [a.axes[0][::-1]], jnp.copy, [(3, 3)]),
+    ("select_n", lambda op: [op.axes[1]], lax.select_n, [BITS, M, M]),
+    ("copy", lambda op: [op.axes[0][::-1]], jnp.copy, [(3, 3)]),
     ("iota", all_uniform, lambda x: x * lax.iota(x.dtype, 3), [(3,)]),
     ("iota", all_new, lambda x: x * lax.iota(x.dtype, 3), [(3,)]),
     *((name, passed_on, ROWS[name][0][1], [M]) for name in ("cumsum", "cumprod", "cummax")),
     ("fft", passed_on, jnp.fft.fft, [M]),
     ("top_k", passed_on, lambda x: lax.top_k(x, 3), [(3,)]),
-    ("reduce_sum", lambda a: [a.axes[0][:1]], lambda x: x.sum(0), [(3, 3)]),
+    ("reduce_sum", lambda op: [op.axes[0][:1]], lambda x: x.sum(0), [(3, 3)]),
     ("argmax", RULES["reduce_max"], jnp.argmax, [(3,)]),
     ("sort", passed_on, jnp.sort, [(3,)]),
     ("sort", passed_on, lambda x, y: lax.sort((x, y)), [(3,), (3,)]),

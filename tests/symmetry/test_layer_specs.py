@@ -1,4 +1,4 @@
-"""The pieces of a spec: as tables, and against the leaves that Flax makes."""
+"""Specs of layers: as tables, and against the leaves that Flax makes."""
 
 import flax.linen as nn
 import jax
@@ -7,30 +7,30 @@ import pytest
 from refusals import says
 
 from mcjax import Axis, PermutationSpec, SpecError
-from mcjax.symmetry import declare
+from mcjax.symmetry import layer_specs
 
 CONV, NORM = "params/c/kernel", ("params/n/scale", "params/n/bias", "batch_stats/n/mean", "batch_stats/n/var")
 
 
 @pytest.mark.parametrize(
-    ("part", "axes"),
+    ("layer", "axes"),
     [
-        (declare.dense("d", "a", "b"), {"params/d/kernel": ("a", "b"), "params/d/bias": ("b",)}),
-        (declare.dense("d", Axis("a", 4), None, bias=False), {"params/d/kernel": (Axis("a", 4), None)}),
-        (declare.conv("c", None, "b"), {CONV: (None, None, None, "b"), "params/c/bias": ("b",)}),
-        (declare.conv("c", "a", "b", bias=False, spatial=1), {CONV: (None, "a", "b")}),
-        (declare.norm("n", "a"), dict.fromkeys(NORM, ("a",))),
-        (declare.norm("n", "a", batch_stats=False), dict.fromkeys(NORM[:2], ("a",))),
+        (layer_specs.dense("d", "a", "b"), {"params/d/kernel": ("a", "b"), "params/d/bias": ("b",)}),
+        (layer_specs.dense("d", Axis("a", 4), None, bias=False), {"params/d/kernel": (Axis("a", 4), None)}),
+        (layer_specs.conv("c", None, "b"), {CONV: (None, None, None, "b"), "params/c/bias": ("b",)}),
+        (layer_specs.conv("c", "a", "b", bias=False, spatial=1), {CONV: (None, "a", "b")}),
+        (layer_specs.norm("n", "a"), dict.fromkeys(NORM, ("a",))),
+        (layer_specs.norm("n", "a", batch_stats=False), dict.fromkeys(NORM[:2], ("a",))),
     ],
 )
-def test_parts(part, axes):
-    assert part == axes
+def test_layers(layer, axes):
+    assert layer == axes
 
 
 @pytest.mark.parametrize("projection", [True, False])
 def test_residual_block(projection):
     outputs = "out" if projection else "in"
-    spec = declare.join(declare.residual_block("B", "in", "mid", outputs, projection=projection))
+    spec = layer_specs.join(layer_specs.residual_block("B", "in", "mid", outputs, projection=projection))
     convs = {"Conv_0": ("in", "mid"), "Conv_1": ("mid", outputs)} | ({"Conv_2": ("in", outputs)} if projection else {})
     for name, (inputs, made) in convs.items():
         assert spec.axes[f"params/B/{name}/kernel"] == (
@@ -49,11 +49,11 @@ def test_residual_block(projection):
 
 def test_a_block_without_projection_is_one_trunk():
     with says(SpecError, "B: ", "'in' and 'out'"):
-        declare.residual_block("B", "in", "mid", "out", projection=False)
+        layer_specs.residual_block("B", "in", "mid", "out", projection=False)
 
 
 def test_join():
-    assert declare.join(declare.dense("a", None, "g"), declare.dense("b", "g", None)) == PermutationSpec(
+    assert layer_specs.join(layer_specs.dense("a", None, "g"), layer_specs.dense("b", "g", None)) == PermutationSpec(
         {
             "params/a/kernel": (None, "g"),
             "params/a/bias": ("g",),
@@ -62,7 +62,7 @@ def test_join():
         }
     )
     with says(SpecError, "params/a/bias, params/a/kernel"):
-        declare.join(declare.dense("a", None, "g"), declare.dense("a", "g", None))
+        layer_specs.join(layer_specs.dense("a", None, "g"), layer_specs.dense("a", "g", None))
 
 
 class Net(nn.Module):
@@ -74,11 +74,11 @@ class Net(nn.Module):
 
 
 def test_the_leaves_are_those_of_flax(key):
-    spec = declare.join(
-        declare.conv("Conv_0", None, "a"),
-        declare.norm("BatchNorm_0", "a"),
-        declare.conv("Conv_1", "a", "b", bias=False),
-        declare.norm("LayerNorm_0", "b", batch_stats=False),
-        declare.dense("Dense_0", Axis("b", outer=30), None),
+    spec = layer_specs.join(
+        layer_specs.conv("Conv_0", None, "a"),
+        layer_specs.norm("BatchNorm_0", "a"),
+        layer_specs.conv("Conv_1", "a", "b", bias=False),
+        layer_specs.norm("LayerNorm_0", "b", batch_stats=False),
+        layer_specs.dense("Dense_0", Axis("b", outer=30), None),
     )
     assert spec.group_sizes(jax.eval_shape(Net().init, key, jnp.zeros((1, 5, 6, 2)))) == {"a": 4, "b": 3}

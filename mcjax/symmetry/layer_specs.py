@@ -1,0 +1,108 @@
+"""Specs of single layers with the names of Flax's leaves, to be joined into the spec of a network.
+
+Example::
+
+    from mcjax.symmetry import layer_specs
+
+    spec = layer_specs.join(
+        layer_specs.conv("Conv_0", None, "conv_0"),
+        layer_specs.norm("BatchNorm_0", "conv_0"),
+        layer_specs.dense("Dense_0", "conv_0", None),
+    )
+    print(spec)
+"""
+
+from mcjax.symmetry.axis import Axis, SpecError
+from mcjax.symmetry.spec import PermutationSpec
+
+LayerSpec = dict[str, tuple[Axis | str | None, ...]]
+"""The axes of a layer's leaves, by name, as `PermutationSpec` takes them."""
+
+
+def dense(path: str, inputs: str | Axis | None, outputs: str | None, *, bias: bool = True) -> LayerSpec:
+    """A dense layer: kernel (in, out) and bias (out).
+
+    Args:
+        path: Path of the layer in the module, `Block_0/Dense_0`.
+        inputs: Group of the input units; an `Axis` with `outer` for flattened feature maps. None never permutes them.
+        outputs: Group of the output units. None never permutes them.
+        bias: Whether the layer has a bias.
+
+    Returns:
+        The axes of its leaves.
+
+    """
+    kernel: LayerSpec = {f"params/{path}/kernel": (inputs, outputs)}
+    return {**kernel, f"params/{path}/bias": (outputs,)} if bias else kernel
+
+
+def conv(path: str, inputs: str | None, outputs: str | None, *, bias: bool = True, spatial: int = 2) -> LayerSpec:
+    """A convolution: kernel (*spatial, in, out) and bias (out).
+
+    Args:
+        path: Path of the layer in the module.
+        inputs: Group of the input channels. None never permutes them.
+        outputs: Group of the output channels. None never permutes them.
+        bias: Whether the layer has a bias.
+        spatial: Number of spatial axes.
+
+    Returns:
+        The axes of its leaves.
+
+    """
+    kernel: LayerSpec = {f"params/{path}/kernel": (*(None,) * spatial, inputs, outputs)}
+    return {**kernel, f"params/{path}/bias": (outputs,)} if bias else kernel
+
+
+def norm(path: str, units: str | None, *, batch_stats: bool = True) -> LayerSpec:
+    """A normalisation: scale and bias, and the running mean and variance if `batch_stats`."""
+    params: LayerSpec = {f"params/{path}/scale": (units,), f"params/{path}/bias": (units,)}
+    stats: LayerSpec = {f"batch_stats/{path}/mean": (units,), f"batch_stats/{path}/var": (units,)}
+    return {**params, **stats} if batch_stats else params
+
+
+def residual_block(path: str, inputs: str, inner: str, outputs: str, *, projection: bool) -> LayerSpec:
+    """Two convolutions with norms around a skip connection, and its 1x1 projection if there is one.
+
+    No convolution has a bias. The layers are named `Conv_0`, `BatchNorm_0`, `Conv_1`, `BatchNorm_1`, and for the
+    projection `Conv_2`, `BatchNorm_2`.
+
+    Args:
+        path: Path of the block in the module.
+        inputs: Group of the block's input channels.
+        inner: Group of the channels between the two convolutions.
+        outputs: Group of the block's output channels.
+        projection: Whether the skip connection has a projection. Without one, the block adds its result to its input,
+            so `inputs` and `outputs` must be the same group.
+
+    Returns:
+        The axes of its leaves.
+
+    Raises:
+        SpecError: If there is no projection and the groups differ.
+
+    """
+    if not projection and inputs != outputs:
+        raise SpecError(
+            f"{path}: a block without projection adds onto its input; got groups {inputs!r} and "
+            f"{outputs!r}, expected one group for both."
+        )
+    block = {
+        **conv(f"{path}/Conv_0", inputs, inner, bias=False),
+        **norm(f"{path}/BatchNorm_0", inner),
+        **conv(f"{path}/Conv_1", inner, outputs, bias=False),
+        **norm(f"{path}/BatchNorm_1", outputs),
+    }
+    if projection:
+        block |= conv(f"{path}/Conv_2", inputs, outputs, bias=False) | norm(f"{path}/BatchNorm_2", outputs)
+    return block
+
+
+def join(*layers: LayerSpec) -> PermutationSpec:
+    """The spec of a network with these layers. Raises SpecError if two of them name the same leaf."""
+    leaves: LayerSpec = {}
+    for layer in layers:
+        if repeated := leaves.keys() & layer.keys():
+            raise SpecError(f"declared twice: {', '.join(sorted(repeated))}. Expected one layer for each path.")
+        leaves |= layer
+    return PermutationSpec(leaves)
