@@ -10,7 +10,7 @@ from mcjax.permutation_points.config import PermutationConfig
 
 POINTS, INPUTS, UNITS = 60, 2, 4
 GROUP = "dense_0"
-CONFIG = PermutationConfig(steps=12, iterations=60, products=60, knots=300, bump=1e3)
+CONFIG = PermutationConfig(steps=12, iterations=60, products=60, knots=300, rise_tolerance=1e3)
 
 
 @cache

@@ -15,7 +15,6 @@ from teachers import CONFIG, GROUP, Network, fitted, knot, model_of, toy, with_o
 import mcjax
 from mcjax import InputError, RunError, models, trees
 from mcjax.permutation_points import mergers
-from mcjax.permutation_points.walk import whole_loss
 from mcjax.symmetry import SpecError
 
 SEED, UNITS = 4, (0, 2)
@@ -174,7 +173,7 @@ def predicted(point, units, data):
 
 def check_inertia(point, units, outputs, data):
     with jax.enable_x64(True):
-        loss = whole_loss(model_of(outputs), data, CONFIG)
+        loss = mcjax.full_batch_loss(model_of(outputs), data)
         hessian = np.asarray(mcjax.hessian.dense_hessian(loss, point))
         found = mcjax.hessian.classify_point(loss, point, zero_tolerance=1e-10)
     assert found.gradient_norm <= CONFIG.point_tolerance
@@ -274,13 +273,13 @@ def test_two_outputs_take_one_direction_of_the_plane_of_zeros(units):
 
 def test_more_knots_than_there_is_room_for(path, monkeypatch):
     """A path that fills all of the room, which may have lost some: here it is said to."""
-    real = mergers.approaches
+    real = mergers.approach_pairs
 
     def full(layer, config, *given):
         found = real(layer, config, *given)
-        return found._replace(knots=found.knots._replace(filled=np.array([config.knots])))
+        return found._replace(knots=found.knots._replace(count=np.array([config.knots])))
 
-    monkeypatch.setattr(mergers, "approaches", full)
+    monkeypatch.setattr(mergers, "approach_pairs", full)
     with says(InputError, "(0, 2)", GROUP, "300 knots", "knots=300"):
         mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, CONFIG)
 
@@ -313,7 +312,7 @@ def test_a_minimisation_that_does_not_converge_ends_the_path():
 @pytest.mark.slow
 def test_going_on_from_where_it_stands_with_output_weights_that_are_free():
     model, theta, data = toy(SEED)
-    config = replace(CONFIG, iterations=3, bounded=False, stop=False)
+    config = replace(CONFIG, iterations=3, hold_output_norm=False, require_convergence=False)
     found = mcjax.permutation_points.permutation_path(model, theta, data, GROUP, UNITS, config)
     assert found.stopped is None
     assert not found.converged.all()
@@ -353,7 +352,13 @@ def test_batch_norm_weight_decay_and_single_precision():
     theta = jax.tree.map(lambda leaf: np.float32(0.5 + rng.random(leaf.shape)), model.init(jax.random.key(0)))
     group = model.spec.groups[0]
     config = replace(
-        CONFIG, precision="float32", weight_decay=0.01, tolerance=1e-2, point_tolerance=1e-3, smallest=1e-2, stop=False
+        CONFIG,
+        precision="float32",
+        weight_decay=0.01,
+        tolerance=1e-2,
+        point_tolerance=1e-3,
+        smallest=1e-2,
+        require_convergence=False,
     )
     found = mcjax.permutation_points.permutation_path(model, theta, data, group, (1, 2), config)
     assert {leaf.dtype for leaf in jax.tree.leaves(found.knots)} == {np.dtype(np.float32)}
@@ -390,30 +395,30 @@ def test_what_is_refused():
 @pytest.mark.slow
 def test_smaller_steps_where_the_loss_would_rise():
     """The path is walked again, and between its knots it is hardly above the highest of them."""
-    config = replace(CONFIG, bump=0.1, knots=5000, iterations=1000)
+    config = replace(CONFIG, rise_tolerance=0.1, knots=5000, iterations=1000)
     found = mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, config)
     highest = np.nanmax(found.loss)
     assert found.converged.all()
     assert fitted(SEED, UNITS).barrier > 10 * highest
-    assert fitted(SEED, UNITS).rough is None  # what its config allows
+    assert fitted(SEED, UNITS).warning is None  # what its config allows
     assert found.barrier <= 2 * highest
     rise = found.heights.max() - highest
-    assert rise > config.bump * highest
-    assert f"({rise:.2g} of it between minima, which more steps, or a smaller bump" in repr(found)
+    assert rise > config.rise_tolerance * highest
+    assert f"({rise:.2g} of it between minima: more steps lower it, or a smaller rise_tolerance" in repr(found)
 
 
 @pytest.mark.slow
 def test_fewer_steps_where_there_is_no_room_for_small_ones():
     model, theta, data = toy(SEED)
-    config = replace(CONFIG, bump=1e-3, knots=900, iterations=1000)
+    config = replace(CONFIG, rise_tolerance=1e-3, knots=900, iterations=1000)
     with pytest.MonkeyPatch.context() as patch:
         walks = []
-        real = mergers.approaches
-        patch.setattr(mergers, "approaches", lambda *args: walks.append(float(args[7])) or real(*args))
+        real = mergers.approach_pairs
+        patch.setattr(mergers, "approach_pairs", lambda *args: walks.append(float(args[7])) or real(*args))
         found = mcjax.permutation_points.permutation_path(model, theta, data, GROUP, UNITS, config)
     # As they come, in steps too small for the room, and in larger ones.
     assert len(walks) > 2
     np.testing.assert_allclose(walks[2:], 10 * np.array(walks[1:-1]))
     assert found.barrier < fitted(SEED, UNITS).barrier
     assert found.heights.size < config.knots
-    assert "of it between minima" in found.rough
+    assert "of it between minima" in found.warning
