@@ -148,9 +148,8 @@ class Task:
         """How a path is walked."""
         size = self.size
         return PermutationConfig(
-            steps=size.steps, tolerance=size.tolerance, point_tolerance=size.point_tolerance,
-            require_convergence=False,
-            iterations=size.iterations, products=size.products, knots=size.knots, precision=size.precision,
+            steps=size.steps, tolerance=size.tolerance, point_tolerance=size.point_tolerance, knots=size.knots,
+            iterations=size.iterations, products=size.products, require_convergence=False, precision=size.precision,
             batch_size=min(len(self.data.train_labels), 10_000),
         )  # fmt: skip
 

@@ -34,21 +34,25 @@ Example::
 
     # A network 2-4-1 learns what another one of its kind computes.
     model = mcjax.models.create("mlp", 1, (2,), widths=(4,), activation="tanh")
-    key_x, key_teacher, key_student = jax.random.split(jax.random.key(0), 3)
+    key_x, key_teacher, key_student = jax.random.split(jax.random.key(1), 3)
     x = jax.random.normal(key_x, (200, 2))
-    y = model.apply(jax.tree.map(lambda leaf: 2 * leaf, model.init(key_teacher)), x)
+    y = model.apply(jax.tree.map(lambda leaf: 3 * leaf, model.init(key_teacher)), x)
     data = mcjax.data.regression(x, y, x, y)
-    config = mcjax.TrainConfig(epochs=50, batch_size=20, optimizer="adam", learning_rate=0.01)
-    theta = mcjax.train_endpoints(key_student, model, data, config).theta
+    training = mcjax.TrainConfig(epochs=300, batch_size=50, optimizer="adam", learning_rate=0.02, weight_decay=0.0)
+    thetas = mcjax.train_endpoints(jax.random.split(key_student, 1), model, data, training).theta
+    theta = mcjax.trees.index(thetas, 0)
 
-    # The two most similar units are brought together, exchanged, and parted again.
+    # Its two most similar units are brought together, exchanged, and parted again.
     units = permutation_points.similar_pairs(model, theta, "dense_0")[0]
-    walk = permutation_points.PermutationConfig(steps=20, require_convergence=False)
-    found = permutation_points.permutation_path(model, theta, data, "dense_0", units, walk)
-    print(found, found.gradient_norm[-1])
+    config = permutation_points.PermutationConfig(steps=20)
+    found = permutation_points.permutation_path(model, theta, data, "dense_0", units, config)
+    print(found, "with a gradient of", found.gradient_norm[-1], "at the point")
 
-    # From the point all orders of the units are reached at constant loss.
-    print(permutation_points.permute_units(model, found.point, "dense_0", found.units, [3, 2, 1, 0]))
+    # From the point, any order of the units is reached at constant loss.
+    moves = permutation_points.permute_units(model, found.point, "dense_0", found.units, [3, 2, 1, 0])
+    print(len(moves.moves), "moves reverse the units")
+
+    # How many such points there are, for each smaller network.
     print(permutation_points.count(1, (4,)), "points,", permutation_points.equivalent_minima((4,)), "minima")
 
 """

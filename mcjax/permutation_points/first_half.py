@@ -1,7 +1,6 @@
 """The first half of a permutation path: from a network to the point at which two of its units are one."""
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ from mcjax.constructions.unit_layers import Values
 from mcjax.errors import InputError
 from mcjax.permutation_points import mergers
 from mcjax.permutation_points.config import PermutationConfig
-from mcjax.permutation_points.mergers import Approach
+from mcjax.permutation_points.mergers import Approach, KnotBuffer
 from mcjax.permutation_points.pair_coordinates import UnitPair, unit_pair
 from mcjax.permutation_points.problem import Problem
 from mcjax.runtime.convolution import chunk_for
@@ -32,9 +31,9 @@ class FirstHalf(NamedTuple):
 
     Attributes:
         knots: Whole networks by name along a leading axis.
-        distances: Distances of the two units: at the start, at every minimum, and zero at the point; float64 (k,).
-        loss: The loss there, float64 (k,).
-        gradient_norm: Norm of the gradient there, NaN at the start, float64 (k,).
+        distances: Distances of the two units: at the start, at every minimum, and zero at the point (k,).
+        loss: The loss there (k,).
+        gradient_norm: Norm of the gradient there, NaN at the start (k,).
         converged: Whether the minimisation converged, True at the start, bool (k,).
         heights: The highest loss of each segment between two knots.
         iterations: Newton steps in all.
@@ -59,12 +58,14 @@ class Walk(NamedTuple):
     """One approach of two units, and what was found along it.
 
     Attributes:
-        approach: The approach, with its knots.
+        approach: The approach.
+        knots: Its knots.
         losses: The loss on every segment (segments, points); no segments if the knots found no room.
         stopped: Where and how it ended early, if it did.
     """
 
     approach: Approach
+    knots: KnotBuffer
     losses: np.ndarray
     stopped: str | None
 
@@ -87,19 +88,18 @@ def first_half(problem: Problem, start: Values, units: tuple[int, int], removed:
     layer, config = problem.layer, problem.config
     begin = jax.jit(unit_pair, static_argnums=(0, 4))
     pair = begin(layer, jnp.asarray(units), start, jnp.asarray(removed), config.hold_output_norm)
-    walk = partial(_walk, problem, pair, start, units, removed)
-    chosen = walk(np.inf)
-    if not len(chosen.losses):
-        assert chosen.approach.knots is not None
+    direct = _walk(problem, pair, np.inf)
+    if not len(direct.losses):
         raise InputError(
-            f"the path of units {units} of {layer.group!r} has {int(chosen.approach.knots.count)} knots or more, "
-            f"expected fewer than knots={config.knots}: give room for more, fewer steps, or a larger tolerance."
+            f"the path of units {units} of {layer.group!r} has {int(direct.knots.filled)} knots or more, expected "
+            f"fewer than knots={config.knots}: give room for more, fewer steps, or a larger tolerance."
         )
     # The start counts too: a network that is no minimum itself goes down first.
-    minima = np.append(np.asarray(chosen.approach.minima.loss), chosen.losses[0, 0])
+    minima = np.append(np.asarray(direct.approach.minima.loss), direct.losses[0, 0])
     tolerated = config.rise_tolerance * float(np.ptp(minima))
-    if chosen.stopped is None and chosen.losses.max() > minima.max() + tolerated:
-        chosen = _finer(chosen, (walk(multiple * tolerated) for multiple in RISES))
+    chosen = direct
+    if direct.stopped is None and direct.losses.max() > minima.max() + tolerated:
+        chosen = _finer(direct, (_walk(problem, pair, multiple * tolerated) for multiple in RISES))
     half = _on_host(problem, pair, start, chosen)
     if chosen.stopped is None and (rise := chosen.losses.max() - max(half.loss.max(), minima.max())) > tolerated:
         remedy = "more steps lower it, or a smaller rise_tolerance and room for its knots"
@@ -107,21 +107,19 @@ def first_half(problem: Problem, start: Values, units: tuple[int, int], removed:
     return half
 
 
-def _walk(
-    problem: Problem, pair: UnitPair, start: Values, units: tuple[int, int], removed: np.ndarray, rise: float
-) -> Walk:
+def _walk(problem: Problem, pair: UnitPair, rise: float) -> Walk:
     """Bring the two units together, the loss rising by `rise` at most in a step, and measure the segments."""
     layer, config = problem.layer, problem.config
-    given = (problem.loss, start, jnp.asarray(removed), jnp.asarray(rise, config.precision), jnp.asarray([units]))
+    units = jnp.stack([pair.first, pair.second])[None]
+    given = (problem.loss, pair.start, pair.removed, jnp.asarray(rise, config.precision), units)
     found = jax.tree.map(lambda leaf: leaf[0], mergers.approach_pairs(layer, config, True, 1, *given))
     knots = found.knots
     assert knots is not None
     chunk = SEGMENTS_AT_ONCE * chunk_for(problem.model.convolutions)
-    losses = mergers.heights(config.points, chunk, problem.loss, pair, knots.params, knots.distances)
-    count = int(knots.count)
-    # A full buffer may have lost knots.
-    measured = np.asarray(losses)[: count - 1 if count < config.knots else 0]
-    return Walk(found, measured, _failure(config, found))
+    losses = np.asarray(mergers.heights(config.points, chunk, problem.loss, pair, knots.params, knots.distances))
+    count = int(knots.filled)
+    # A path that filled its room may have lost knots.
+    return Walk(found, knots, losses[: count - 1 if count < config.knots else 0], _failure(config, found))
 
 
 def _finer(direct: Walk, walks: Iterable[Walk]) -> Walk:
@@ -135,10 +133,9 @@ def _finer(direct: Walk, walks: Iterable[Walk]) -> Walk:
 def _on_host(problem: Problem, pair: UnitPair, start: Values, walk: Walk) -> FirstHalf:
     """The knots of a walk as whole networks, the minima after the start, and the sums of all steps."""
     found, config = walk.approach, problem.config
-    assert found.knots is not None
     # Sliced on the host: on the device every number of knots would be compiled anew.
     count = len(walk.losses) + 1
-    params, at = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (found.knots.params, found.knots.distances))
+    params, at = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (walk.knots.params, walk.knots.distances))
     knots = {name: np.array(leaf) for name, leaf in _networks(pair, params, at).items()}
     # The first knot is the network itself to the last bit.
     for name, leaf in start.items():

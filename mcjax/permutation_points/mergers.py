@@ -46,19 +46,19 @@ class KnotBuffer(NamedTuple):
     Attributes:
         params: Parameters by name (room, ...).
         distances: Distances of the two units (room,).
-        count: How many knots there are, int32; those beyond the room are lost.
+        filled: How many knots there are, int32; those beyond the room are lost.
     """
 
     params: Values
     distances: jax.Array
-    count: jax.Array
+    filled: jax.Array
 
     def append(self, params: Values, distance: Any) -> "KnotBuffer":
         """The knots and one more."""
         return KnotBuffer(
-            {name: leaf.at[self.count].set(params[name], mode="drop") for name, leaf in self.params.items()},
-            self.distances.at[self.count].set(distance, mode="drop"),
-            self.count + 1,
+            {name: leaf.at[self.filled].set(params[name], mode="drop") for name, leaf in self.params.items()},
+            self.distances.at[self.filled].set(distance, mode="drop"),
+            self.filled + 1,
         )
 
 
@@ -175,7 +175,7 @@ def _next_distance(
     """Decrease delta to the next distance, by way of others between where the loss would rise too much at once."""
 
     def halve_or_minimise(state: ApproachState) -> ApproachState:
-        # Of the way to the distance in log(delta), the part that is left after so many halvings.
+        # 1 / 2^halvings of the way to the distance, in log(delta).
         part = state.distance * (distance / state.distance) ** (0.5**state.halvings)
         part = jnp.where(state.halvings > 0, part, distance)
         risen = pair.loss_of(loss, pair.params_at(state.coordinates, part), part)
@@ -187,11 +187,10 @@ def _next_distance(
             lambda: _minimise_at(loss, pair, config, state, part, part > distance),
         )
 
-    before = state.minimum
-    uncounted = before._replace(iterations=0 * before.iterations, products=0 * before.products)
-    state = jax.lax.while_loop(
-        lambda state: state.distance > distance, halve_or_minimise, state._replace(minimum=uncounted)
-    )
+    # Iterations and products are counted anew for every distance.
+    minimum = state.minimum._replace(iterations=0 * state.minimum.iterations, products=0 * state.minimum.products)
+    state = state._replace(minimum=minimum)
+    state = jax.lax.while_loop(lambda state: state.distance > distance, halve_or_minimise, state)
     return state, state.minimum
 
 
@@ -217,7 +216,7 @@ def _minimise_at(
     # Between two distances the path only has to stay low: any point that the minimisation reaches will do.
     active = state.active & (found.converged | between | (not config.require_convergence))
     if knots is not None:  # a path that has filled its room ends
-        active = active & (knots.count < config.knots)
+        active = active & (knots.filled < config.knots)
     minimum = Minima(
         found.value,
         found.gradient_norm,

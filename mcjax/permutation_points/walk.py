@@ -29,9 +29,9 @@ class PermutationPath(NamedTuple):
         P: The exchange.
         group: The group of the two units.
         units: The two units.
-        distances: Distances of the two units: at theta, at every minimum, and zero at the point; float64 (k,).
-        loss: The loss there, float64 (k,).
-        gradient_norm: Norm of the gradient there, NaN at theta, float64 (k,).
+        distances: Distances of the two units: at theta, at every minimum, and zero at the point (k,).
+        loss: The loss there (k,).
+        gradient_norm: Norm of the gradient there, NaN at theta (k,).
         converged: Whether the minimisation converged, True at theta, bool (k,).
         heights: The highest loss of each segment of the first half.
         iterations: Newton steps in all.

@@ -277,7 +277,7 @@ def test_more_knots_than_there_is_room_for(path, monkeypatch):
 
     def full(layer, config, *given):
         found = real(layer, config, *given)
-        return found._replace(knots=found.knots._replace(count=np.array([config.knots])))
+        return found._replace(knots=found.knots._replace(filled=np.array([config.knots])))
 
     monkeypatch.setattr(mergers, "approach_pairs", full)
     with says(InputError, "(0, 2)", GROUP, "300 knots", "knots=300"):
