@@ -163,7 +163,7 @@ def _networks(pair: UnitPair, params: Values, distances: Any) -> Values:
 
 
 def _failure(config: PermutationConfig, found: Approach) -> str | None:
-    """Where and how an approach ended early, and what to do; None if it arrived."""
+    """The reason why an approach ended early, and what to do about it; None if it arrived."""
     minima = jax.tree.map(np.asarray, found.minima)
     if minima.converged.all() or not config.require_convergence:
         return None

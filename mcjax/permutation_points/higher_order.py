@@ -81,7 +81,7 @@ def merge_units(
     Args:
         model: The model, any that has a layer whose units stand alone.
         theta: The network.
-        data: Its training images are what the loss is taken over.
+        data: Data set; the loss is taken over its training images.
         group: The hidden layer, as `print(model.spec)` names it.
         pairs: K pairs of its units.
         config: Steps, tolerances and precision; None takes `PermutationConfig()`.

@@ -195,12 +195,7 @@ def _next_distance(
 
 
 def _minimise_at(
-    loss: Function,
-    pair: UnitPair,
-    config: PermutationConfig,
-    state: ApproachState,
-    distance: jax.Array,
-    between: jax.Array,
+    loss: Function, pair: UnitPair, config: PermutationConfig, state: ApproachState, distance: Any, between: Any
 ) -> ApproachState:
     """Minimise the loss in all but delta, which is held; `between` says that the distance is a part of a step."""
     params_at = partial(pair.params_at, distance=distance)
@@ -273,14 +268,7 @@ def _knot_at(params_of: Callable[[Any], Values], distance: Any) -> Callable[[Kno
 
 
 @jit(static_argnames=("points", "chunk"))
-def heights(
-    points: int,
-    chunk: int,
-    loss: Function,
-    pair: UnitPair,
-    params: Values,
-    distances: jax.Array,
-) -> jax.Array:
+def heights(points: int, chunk: int, loss: Function, pair: UnitPair, params: Values, distances: jax.Array) -> jax.Array:
     """The loss on the straight segments between knots.
 
     Args:

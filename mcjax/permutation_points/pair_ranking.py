@@ -57,7 +57,7 @@ def rank_pairs(
     Args:
         model: The model, any that has a layer whose units stand alone.
         theta: The network.
-        data: Its training images are what the loss is taken over.
+        data: Data set; the loss is taken over its training images.
         group: The hidden layer, as `print(model.spec)` names it.
         pairs: The pairs, int (pairs, 2); None takes all of them.
         config: Steps, tolerances and precision; None takes `PermutationConfig()`.

@@ -23,7 +23,7 @@ class Problem(NamedTuple):
     Attributes:
         model: The model of the network.
         layer: The layer whose units are merged.
-        config: How they are.
+        config: Steps, tolerances and precision of the walks.
         loss: The full-batch training loss of a network.
         start: The network by name, in the precision of the config.
     """
@@ -48,16 +48,16 @@ def define_problem(
     Args:
         model: The model of the network.
         theta: The network.
-        data: Its training images are what the loss is taken over.
+        data: Data set; the loss is taken over its training images.
         group: The group of the layer whose units are merged.
-        config: How they are; None takes `PermutationConfig()`.
+        config: Steps, tolerances and precision of the walks; None takes `PermutationConfig()`.
 
     Returns:
         The problem, in the precision of the config.
 
     Raises:
-        InputError: For another config, a group whose units do not stand alone, several networks, or data that do not
-            fit.
+        InputError: For a config of another type, a group whose units do not stand alone, several networks, or data
+            that do not fit the model.
         SpecError: If the model has no such group, or theta is of another model.
     """
     config = config or PermutationConfig()

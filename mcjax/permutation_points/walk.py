@@ -96,7 +96,7 @@ def permutation_path(
         model: The model, any that has a layer whose units stand alone.
         theta: The network. It should be a minimum of this loss (trained on these images with the config's weight
             decay), or all of it moves on the way.
-        data: Its training images are what the loss is taken over.
+        data: Data set; the loss is taken over its training images.
         group: The hidden layer, as `print(model.spec)` names it.
         units: Two units of it.
         config: Steps, tolerances and precision; None takes `PermutationConfig()`.

@@ -1,4 +1,4 @@
-"""Numbers of permutation points: against all maps of units onto vectors, closed forms, Stirling numbers and limits."""
+"""Counts of permutation points: against all maps of units onto vectors, closed forms, Stirling numbers and limits."""
 
 import itertools
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Moves at a permutation point: the same function everywhere along them, any order at the end, and what is refused."""
+"""Moves at a permutation point: one function everywhere along them, any order at the end, and bad input."""
 
 import itertools
 
@@ -109,7 +109,7 @@ def test_every_order_of_the_units(model, point, x):
 
 
 def still(P):
-    """Whether an order of the units is that of the point, the two of the pair being one."""
+    """Whether an order of the units leaves the point as it is; the two units of the pair are one."""
     names = np.array([0, 1, 2, 1])
     return (names[P] == names).all()
 

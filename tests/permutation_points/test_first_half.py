@@ -18,7 +18,7 @@ SEED, UNITS = 4, (0, 2)
 
 
 def test_more_knots_than_there_is_room_for(monkeypatch):
-    """A path that fills all of the room, which may have lost some: here it is said to."""
+    """A path that fills its room may have lost knots, and is refused; here the count is set to that."""
     real = mergers.approach_pairs
 
     def full(layer, config, *given):

@@ -1,4 +1,4 @@
-"""Several mergers: clusters of units alike, critical points of smaller networks, and planes of equal loss."""
+"""Several mergers: clusters of equal units, critical points of smaller networks, and planes of equal loss."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Pairs ranked: as their paths one by one, by cosines against numpy, a share of them, in chunks, and bad pairs."""
+"""Ranked pairs: against their paths one by one, in chunks, by cosines against numpy, and bad pairs."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -50,7 +50,7 @@ def test_chunks_change_nothing(ranked):
 
 @pytest.mark.parametrize("stop", [True, False])
 def test_the_order_is_that_of_the_highest_minimum(stop, monkeypatch):
-    """Of approaches that are told: by their highest loss, and what stopped last, or in its place if it is to go on."""
+    """Given approaches are ranked by their highest loss; those that stopped come last, unless they may go on."""
     rng = np.random.default_rng(0)
     model, theta, data = toy(SEED)
     told = Approach(

@@ -122,7 +122,7 @@ def between(a, b, t):
     return network
 
 
-def test_the_norm_of_what_reads_the_two_is_held_while_they_are_apart(path, half):
+def test_the_output_norm_is_held_while_the_units_are_apart(path, half):
     distances = np.array([network.distance(UNITS) for network in half])
     norms = np.array([network.output_norm(UNITS) for network in half])
     np.testing.assert_allclose(norms[distances > 0], norms[0], rtol=1e-10)
