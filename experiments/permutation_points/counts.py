@@ -4,12 +4,7 @@ from itertools import product
 from math import exp, factorial
 from typing import Any
 
-from mcjax.permutation_points import (
-    permutation_point_count,
-    permutation_point_growth,
-    permutation_point_lower_bound,
-    permutation_point_ratio,
-)
+from mcjax import permutation_points
 
 ORDERS = (1, 2, 3)
 """K of the paper's Proposition 1."""
@@ -31,16 +26,16 @@ def counts(widths: tuple[int, ...]) -> dict[str, Any]:
     for units in (*range(2, COUNTED + 1), *(each for each in widths if each > COUNTED)):
         for order in (each for each in ORDERS if each < units):
             counted = one_by_one(order, units) if units <= COUNTED else None
-            exact = permutation_point_ratio(order, units)
+            exact = permutation_points.ratio(order, units)
             rows.append({
                 "units": units, "order": order, "ratio": str(exact), "value": float(exact), "counted": counted,
-                "minima": factorial(units), "bound": str(permutation_point_lower_bound(order, units)),
-                "points": str(permutation_point_count(order, (units, units))),
+                "minima": factorial(units), "bound": str(permutation_points.ratio_lower_bound(order, units)),
+                "points": str(permutation_points.count(order, (units, units))),
             })  # fmt: skip
     growth = []
     for order in ORDERS:
-        ours = permutation_point_growth(order)
-        bounds = [permutation_point_lower_bound(order, n) / n**order for n in LARGE]
+        ours = permutation_points.ratio_growth(order)
+        bounds = [permutation_points.ratio_lower_bound(order, n) / n**order for n in LARGE]
         growth.append({
             "order": order, "constant": str(ours), "published": exp(-order) * float(ours),
             "ratio": [float(each / ours) for each in bounds],

@@ -49,7 +49,7 @@ def toy_spectra(kept: Kept, key: jax.Array, size: Size) -> list[dict[str, Any]]:
 
 def _of_toy(setting: Setting, outputs: int) -> dict[str, Any]:
     pair = similar_pairs(setting.model, setting.theta, setting.group)[0]
-    found, _ = walked(setting, pair, tolerance=TOLERANCE, bump=BUMP, knots=min(KNOTS, setting.config.knots))
+    found, _ = walked(setting, pair, tolerance=TOLERANCE, rise_tolerance=BUMP, knots=min(KNOTS, setting.config.knots))
     return {"outputs": outputs, **at_point(setting, found.point, found.units)}
 
 

@@ -106,7 +106,11 @@ def toy(key: jax.Array, activation: str, outputs: int, size: Size) -> Setting:
     own = {"tolerance": size.toy_tolerance, "knots": size.toy_knots}
     given = TOYS[activation] | {name: value for name, value in own.items() if value is not None}
     config = PermutationConfig(
-        steps=size.toy_steps, iterations=size.toy_iterations, bump=size.toy_bump, stop=False, **given
+        steps=size.toy_steps,
+        iterations=size.toy_iterations,
+        rise_tolerance=size.toy_bump,
+        require_convergence=False,
+        **given,
     )
     inputs = rng.normal(size=(size.toy_samples, INPUTS))
     return Setting(model, theta, taught(model, theta, inputs), "dense_0", config)
@@ -144,8 +148,8 @@ class Task:
         """How a path is walked."""
         size = self.size
         return PermutationConfig(
-            steps=size.steps, tolerance=size.tolerance, point_tolerance=size.point_tolerance, stop=False,
-            iterations=size.iterations, products=size.products, knots=size.knots, precision=size.precision,
+            steps=size.steps, tolerance=size.tolerance, point_tolerance=size.point_tolerance, knots=size.knots,
+            iterations=size.iterations, products=size.products, require_convergence=False, precision=size.precision,
             batch_size=min(len(self.data.train_labels), 10_000),
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from experiments.permutation_points.walks import minima, unit_vectors, walked
 from mcjax import evaluate_path, full_batch_loss, trees
 from mcjax.constructions import Construction
 from mcjax.constructions.unit_layers import unit_layer
-from mcjax.permutation_points import PermutationPath, permute_units_at, rank_pairs
+from mcjax.permutation_points import PermutationPath, permute_units, rank_pairs
 
 SAME = 1e-3
 """Losses of permutation points that differ by less than this share are of one configuration."""
@@ -76,7 +76,7 @@ def _drawn(theta: trees.Tree) -> list[list[float]]:
 def _exchanged(setting: Setting, found: PermutationPath) -> dict[str, Any]:
     """The units put into reverse order at the permutation point, and the loss on the way."""
     order = np.arange(UNITS, dtype=np.int32)[::-1]
-    moves = permute_units_at(setting.model, found.point, setting.group, found.units, order)
+    moves = permute_units(setting.model, found.point, setting.group, found.units, order)
     with jax.enable_x64(True):
         loss = full_batch_loss(setting.model, setting.data)
         values = np.asarray(_along(loss, moves))
@@ -102,7 +102,7 @@ def _along(loss: Any, moves: Construction) -> jax.Array:
 
 
 def _free(setting: Setting, pair: list[int]) -> dict[str, Any]:
-    found, numbers = walked(setting, pair, bounded=False)
+    found, numbers = walked(setting, pair, hold_output_norm=False)
     return numbers | {"output_norm": _output_norms(setting, found)}
 
 

@@ -1,14 +1,65 @@
-"""Paths on which two units of a layer are brought together and exchanged."""
+"""Permutation points: networks in which two units of a layer are one, on the way between permuted copies of a network.
+
+A network and its copy with two hidden units exchanged have the same loss. Brea, Simsek, Illing and Gerstner (2019) walk
+from one to the other at low loss: they bring the parameter vectors of the two units together, minimising the loss in
+all else at every distance between them, until the two are one unit. This is the permutation point, a critical point of
+the loss. There the two are exchanged at no cost, and the way back leads to the copy. At the point any other units of
+the layer can be exchanged at constant loss too, so one point connects all orders of the layer. There are many more such
+points than global minima.
+
+Walks:
+
+- `permutation_path`: the path of two units, with its barrier and its permutation point (section 4.1).
+- `rank_pairs`, `similar_pairs`: which two units to choose, by their barriers or by their cosines.
+- `merge_units`: several pairs, to a permutation point of higher order (section 4.3).
+- `PermutationConfig`: steps, tolerances and precision of all of these.
+
+At a point:
+
+- `exchange_units`, `permute_units`: other orders of the units, at constant loss (section 4.2).
+- `equal_loss_plane`: the plane of equal loss that the point lies in (Proposition 2).
+
+Counting, exact (Proposition 1 and Lemma 1):
+
+- `count`, `equivalent_minima`: the permutation points, and the copies of a minimum, of a network of given widths.
+- `ratio`, `ratio_lower_bound`, `ratio_growth`: the number of points for each minimum, in a layer of n units.
+
+`mcjax.hessian.classify_point` tells whether a point is a saddle, and `mcjax.evaluate_path` measures along a path.
+
+Example::
+
+    import jax
+    import mcjax
+    from mcjax import permutation_points
+
+    # A network 2-4-1 learns what another one of its kind computes.
+    model = mcjax.models.create("mlp", 1, (2,), widths=(4,), activation="tanh")
+    key_x, key_teacher, key_student = jax.random.split(jax.random.key(1), 3)
+    x = jax.random.normal(key_x, (200, 2))
+    y = model.apply(jax.tree.map(lambda leaf: 3 * leaf, model.init(key_teacher)), x)
+    data = mcjax.data.regression(x, y, x, y)
+    training = mcjax.TrainConfig(epochs=300, batch_size=50, optimizer="adam", learning_rate=0.02, weight_decay=0.0)
+    thetas = mcjax.train_endpoints(jax.random.split(key_student, 1), model, data, training).theta
+    theta = mcjax.trees.index(thetas, 0)
+
+    # Its two most similar units are brought together, exchanged, and parted again.
+    units = permutation_points.similar_pairs(model, theta, "dense_0")[0]
+    config = permutation_points.PermutationConfig(steps=20)
+    found = permutation_points.permutation_path(model, theta, data, "dense_0", units, config)
+    print(found, "with a gradient of", found.gradient_norm[-1], "at the point")
+
+    # From the point, any order of the units is reached at constant loss.
+    moves = permutation_points.permute_units(model, found.point, "dense_0", found.units, [3, 2, 1, 0])
+    print(len(moves.moves), "moves reverse the units")
+
+    # How many such points there are, for each smaller network.
+    print(permutation_points.count(1, (4,)), "points,", permutation_points.equivalent_minima((4,)), "minima")
+
+"""
 
 from mcjax.permutation_points.config import PermutationConfig
-from mcjax.permutation_points.counting import (
-    equivalent_minima,
-    permutation_point_count,
-    permutation_point_growth,
-    permutation_point_lower_bound,
-    permutation_point_ratio,
-)
-from mcjax.permutation_points.equal_loss import exchange_units, permute_units_at
+from mcjax.permutation_points.counting import count, equivalent_minima, ratio, ratio_growth, ratio_lower_bound
+from mcjax.permutation_points.equal_loss import exchange_units, permute_units
 from mcjax.permutation_points.higher_order import MergedUnits, equal_loss_plane, merge_units
 from mcjax.permutation_points.pair_ranking import PairBarriers, rank_pairs, similar_pairs
 from mcjax.permutation_points.walk import PermutationPath, permutation_path
@@ -18,16 +69,16 @@ __all__ = [
     "PairBarriers",
     "PermutationConfig",
     "PermutationPath",
+    "count",
     "equal_loss_plane",
     "equivalent_minima",
     "exchange_units",
     "merge_units",
     "permutation_path",
-    "permutation_point_count",
-    "permutation_point_growth",
-    "permutation_point_lower_bound",
-    "permutation_point_ratio",
-    "permute_units_at",
+    "permute_units",
     "rank_pairs",
+    "ratio",
+    "ratio_growth",
+    "ratio_lower_bound",
     "similar_pairs",
 ]

@@ -1,4 +1,4 @@
-"""How a path to a permutation point is walked. Frozen, static under jit."""
+"""Configuration of a walk to a permutation point: frozen, static under jit."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,26 +10,35 @@ Precision = Literal["float64", "float32"]
 
 @dataclass(frozen=True)
 class PermutationConfig:
-    """The distance of two units goes down in `steps` equal factors to `smallest` of what it was, and then to zero.
+    """How two units of a layer are brought together: Newton's method at a falling distance delta (section 4.1).
 
-    At every distance the loss is minimised in all else by Newton's method (`training/newton.py`): to a gradient norm of
-    `tolerance`, at the permutation point of `point_tolerance`, in at most `iterations` steps (three times as many at
-    the point) of at most `products` products of the Hessian with a vector each. The
-    first `images` training images (None: all), `batch_size` in memory at a time; weight_decay / 2 * ||params||^2 is
-    added to the loss, as in training. precision: what is computed in; float64 only where the platform has it.
+    The output norm is held because, as published, there is often no minimum. As delta goes to zero, opposite output
+    weights that grow as 1 / delta make a third function, the derivative, out of two units; and positively homogeneous
+    units come as close as they like by shrinking, at no loss. Both are lost at delta = 0, and the path ends in a jump.
+    With a held norm everything is continuous in delta; at delta = 0 the norm is let go.
 
-    bounded: keep the norm of what reads the two units (both vectors together) while they are apart. Without it,
-    as published, there is often no minimum: as the distance d goes to zero, opposite output weights that grow as 1 / d
-    make a third function out of two units, their derivative, and units that are positively homogeneous come as
-    close as they like by shrinking, at no loss at all; both are lost at d = 0, and the path ends in a jump. With it
-    everything is continuous in d, and at d = 0 the norm is let go.
+    Raises InputError for numbers out of range and unknown precisions.
 
-    Every point that a minimisation goes to is a knot of the path, so that it follows the valley of the loss; knots:
-    how many there is room for, all in memory at once. points: values of t at which the loss is measured between two
-    knots, ends included. Where that is above the highest of the minima by more than the share `bump` of their height,
-    the path is walked again, in smaller steps wherever the loss would rise too much at once, and that is taken if it
-    is whole and lower. stop: end the path at a distance whose minimisation does not converge; otherwise it goes on from
-    there, and the result tells which.
+    Attributes:
+        steps: Distances at which the loss is minimised before delta = 0, in equal factors.
+        smallest: The last of these distances, as a share of the distance at the start, in (0, 1).
+        tolerance: Norm of the gradient at which a minimisation has converged.
+        point_tolerance: The same at delta = 0, so that of the permutation point.
+        iterations: Newton steps of one minimisation at most; three times as many at delta = 0.
+        products: Products of the Hessian with a vector at most, in one Newton step.
+        images: How many of the training images the loss is taken over, from the first; None takes all.
+        batch_size: Images in memory at a time.
+        weight_decay: weight_decay / 2 * ||params||^2 is added to the loss, as in training.
+        precision: Precision of all computations; "float64" only where the platform has it.
+        hold_output_norm: Whether the norm of the two units' output weights, taken together, is held while delta > 0;
+            False is as published.
+        knots: Room for the knots of a path, all in memory at once. Every point that a minimisation steps to is a knot,
+            so that the path follows the valley of the loss.
+        rise_tolerance: How far the path may rise above its highest minimum between two minima, as a share of the height
+            of that minimum over the lowest. A path that rises higher is walked again in smaller steps of delta.
+        points: Values of t at which the loss is measured on the segment between two knots, ends included.
+        require_convergence: End the path at a distance whose minimisation does not converge. If False, go on from
+            there; the result's `converged` tells which minimisations did.
     """
 
     steps: int = 200
@@ -42,24 +51,24 @@ class PermutationConfig:
     batch_size: int = 1000
     weight_decay: float = 0.0
     precision: Precision = "float64"
-    bounded: bool = True
+    hold_output_norm: bool = True
     knots: int = 5000
-    bump: float = 0.1
+    rise_tolerance: float = 0.1
     points: int = 5
-    stop: bool = True
+    require_convergence: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "iterations", "products", "batch_size"):
             check_whole(name, getattr(self, name))
-        check_whole("knots", self.knots, 3)
-        check_whole("points", self.points, 3)
+        for name in ("knots", "points"):
+            check_whole(name, getattr(self, name), 3)
         if self.images is not None:
             check_whole("images", self.images)
         for name, good, expected in (
             ("smallest", 0 < self.smallest < 1, "a share of the distance in (0, 1)"),
             ("tolerance", self.tolerance > 0, "positive"),
             ("point_tolerance", self.point_tolerance > 0, "positive"),
-            ("bump", self.bump > 0, "positive"),
+            ("rise_tolerance", self.rise_tolerance > 0, "positive"),
             ("weight_decay", self.weight_decay >= 0, "not negative"),
         ):
             if not good:

@@ -1,4 +1,4 @@
-"""At a permutation point: moves at constant loss that put the units of the layer into any order."""
+"""Moves at constant loss, from a permutation point to its copies with the units in another order (section 4.2, ii)."""
 
 import re
 from typing import Any
@@ -13,20 +13,18 @@ from mcjax.constructions.moves import Construction, Kind, Move
 from mcjax.constructions.unit_layers import UnitLayer, Values, check_units, unit_layer
 from mcjax.errors import InputError
 from mcjax.models.base import Model
+from mcjax.permutation_points.problem import tree_like
 from mcjax.symmetry import Permutation, identity_permutation
 from mcjax.symmetry.permutation import check_permutation
 
 
-class Rearrangement:
-    """A walk at constant loss through networks in which two units of a layer are one: where it is, how it came there.
+class EqualLossWalk:
+    """A path in the making, of straight moves at constant loss through networks in which units of a layer are equal."""
 
-    pair: the two units that are made alike, and read with weights of which only the sum counts.
-    """
-
-    def __init__(self, model: Model, layer: UnitLayer, values: Values, pair: tuple[int, int]) -> None:
-        self.layer, self.pair = layer, pair
-        self.knots, self.moves = [values], list[Move]()
-        kernels = sorted((name for name, leaf in values.items() if np.ndim(leaf) > 1), key=_natural)
+    def __init__(self, layer: UnitLayer, start: Values) -> None:
+        self.layer = layer
+        self.knots, self.moves = [start], list[Move]()
+        kernels = sorted((name for name, leaf in start.items() if np.ndim(leaf) > 1), key=_natural_key)
         self._number = {name: i for i, name in enumerate(kernels, 1)}
 
     @property
@@ -34,140 +32,194 @@ class Rearrangement:
         """The last knot."""
         return self.knots[-1]
 
-    def swap(self, unit: int, free: int) -> None:
-        """Six moves that exchange a unit with one of the pair, which then is the other one and `unit` (4.2, ii)."""
-        partner = self.pair[1] if free == self.pair[0] else self.pair[0]
-        self.give(free, partner, f"unit {partner} takes over what reads unit {free}")
-        self.make(free, unit, f"unit {free} becomes a copy of unit {unit}")
-        self.give(unit, free, f"unit {free} takes over what reads unit {unit}")
-        self.make(unit, None, f"what makes unit {unit} goes to zero")
-        self.make(unit, partner, f"unit {unit} becomes a copy of unit {partner}")
-        self.share((partner, unit))
-        self.pair = (partner, unit)
+    def exchange(self, pair: tuple[int, int], unit: int, free: int) -> tuple[int, int]:
+        """Exchange a unit with `free`, one of a pair of equal units, in the six moves of section 4.2 (ii).
 
-    def give(self, source: int, target: int, what: str) -> None:
-        """What reads a unit reads another one made alike instead."""
+        Returns the pair after it: the other unit of the pair and `unit`.
+        """
+        partner = pair[1] if free == pair[0] else pair[0]
+        # First: the output weights of m (free) go to l (partner), so that nothing reads m.
+        self.hand_over(free, partner)
+        # Second: m becomes a copy of i (unit).
+        self.copy(unit, free)
+        # Third: the output weights of i go to m.
+        self.hand_over(unit, free)
+        # Fourth and fifth: i, which nothing reads, goes to zero and becomes a copy of l.
+        self.clear(unit)
+        self.copy(partner, unit)
+        # Sixth: i and l share their output weights.
+        self.share_outputs((partner, unit))
+        return partner, unit
+
+    def hand_over(self, source: int, target: int) -> None:
+        """Add the output weights of a unit to those of an equal one, and set its own to zero."""
         layer, here = self.layer, self.here
         source_outputs, target_outputs = layer.outputs(here, source), layer.outputs(here, target)
         new = layer.with_outputs(here, source, 0 * source_outputs)
-        self._to("c", layer.with_outputs(new, target, target_outputs + source_outputs), what)
+        new = layer.with_outputs(new, target, target_outputs + source_outputs)
+        self._move("c", new, f"unit {target} takes over the output weights of unit {source}")
 
-    def make(self, unit: int, like: int | None, what: str) -> None:
-        """A unit that nothing reads is made as another one, or of zeros."""
-        layer, here = self.layer, self.here
-        vector = layer.parameters(here, unit if like is None else like)
-        new = layer.with_parameters(here, unit, 0 * vector if like is None else vector)
-        share = 0.0 if like is None else 1.0
-        self._to("b", layer.with_statistics(new, unit, here, (unit if like is None else like,), (share,)), what)
+    def copy(self, source: int, target: int) -> None:
+        """Give a unit that nothing reads the parameters and statistics of another one."""
+        self._overwrite(target, source, 1.0, f"unit {target} becomes a copy of unit {source}")
 
-    def share(self, units: tuple[int, ...]) -> None:
-        """What reads units made alike is shared equally among them."""
+    def clear(self, unit: int) -> None:
+        """Set the parameters and statistics of a unit that nothing reads to zero."""
+        self._overwrite(unit, unit, 0.0, f"the parameters of unit {unit} go to zero")
+
+    def share_outputs(self, units: tuple[int, ...]) -> None:
+        """Set the output weights of equal units to their mean."""
         total = jnp.stack([self.layer.outputs(self.here, unit) for unit in units]).sum(0)
         new = self.here
         for unit in units:
             new = self.layer.with_outputs(new, unit, total / len(units))
-        self._to("c", new, f"units {', '.join(map(str, units))} share what reads them")
+        self._move("c", new, f"units {', '.join(map(str, units))} share their output weights")
 
-    def _to(self, kind: Kind, values: Values, what: str) -> None:
+    def _overwrite(self, unit: int, source: int, share: float, what: str) -> None:
+        layer, here = self.layer, self.here
+        vector = layer.parameters(here, source)
+        new = layer.with_parameters(here, unit, vector if share else 0 * vector)
+        self._move("b", layer.with_statistics(new, unit, here, (source,), (share,)), what)
+
+    def _move(self, kind: Kind, values: Values, what: str) -> None:
+        """Go to another network, and note which weight matrices move."""
         new = {name: np.asarray(leaf) for name, leaf in values.items()}
         moved = {name for name in new if not np.array_equal(new[name], self.here[name])}
         made = [place.name for place in (*self.layer.makes, *self.layer.statistics)]
         numbers = {self._number[self.layer.reads.name]} if self.layer.reads.name in moved else set()
         if moved.intersection(made):
+            # Biases, norms and statistics are counted with the kernel beside them.
             numbers |= {self._number[name] for name in made if name in self._number}
         self.moves.append(Move(kind, tuple(sorted(numbers)), what))
         self.knots.append(new)
 
     def construction(self, theta: trees.Tree) -> Construction:
-        """The path, its knots as `theta` is built."""
-        stays = [] if self.moves else self.knots  # a path that goes nowhere is a path
-        knots = [trees.map_with_name(lambda name, _, knot=knot: knot[name], theta) for knot in self.knots + stays]
-        return Construction(trees.stack_on_host(knots), tuple(self.moves))
+        """The path, its knots trees of the structure of `theta`."""
+        # A path that goes nowhere needs two knots too.
+        knots = self.knots if self.moves else 2 * self.knots
+        return Construction(trees.stack_on_host([tree_like(theta, knot) for knot in knots]), tuple(self.moves))
 
 
-def _natural(name: str) -> list[Any]:
-    """Names in the order of the numbers in them: Dense_2 before Dense_10."""
+def _natural_key(name: str) -> list[Any]:
+    """The sort key by which Dense_2 comes before Dense_10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def exchange_units(
     model: Model, point: trees.Tree, group: str, pair: tuple[int, int], unit: int, free: int | None = None
 ) -> Construction:
-    """Six straight moves at constant loss, from a permutation point to its copy with `unit` and `free` exchanged.
+    """Exchange two units at a permutation point, in six straight moves at constant loss.
 
-    point: a network in which the units of `pair` are made alike and read alike, as `permutation_path` finds it. free:
-    the one of the pair that is exchanged (None: the second). The output weights of m go to l (c); m becomes a copy of
-    unit i (b); the output weights of i go to m (c); i goes to zero (b), and becomes a copy of l (b); i and l share
-    their output weights (c). Between the knots the function is the same to rounding; the end is the permuted network
-    to the last bit. Raises InputError if the two units differ, or `unit` is one of them.
-    Source: Brea et al. 2019, section 4.2, (ii).
+    The output weights of `free` go to its equal (c); `free` becomes a copy of `unit` (b); the output weights of `unit`
+    go to `free` (c); `unit` goes to zero (b), and becomes a copy of the other of the pair (b); the two share their
+    output weights (c). Between the knots the function is the same to rounding; the end is the permuted network to the
+    last bit.
+
+    Args:
+        model: The model of the network.
+        point: A network in which the units of `pair` have equal parameters and equal output weights, as
+            `permutation_path` finds it.
+        group: The group of the units.
+        pair: The two equal units.
+        unit: Any other unit.
+        free: The unit of the pair that is exchanged; None takes the second.
+
+    Returns:
+        The moves, from the point to its copy with `unit` and `free` exchanged.
+
+    Raises:
+        InputError: If the two units differ, or `unit` is one of them.
+
+    Source: Brea et al. 2019, section 4.2 (ii), where `pair` is l and m, `free` is m and `unit` is i.
     """
-    walk = _start(model, point, group, pair)
+    layer, pair, start = _at_point(model, point, group, pair)
     free = pair[1] if free is None else free
-    check_units(walk.layer, (unit, free))
+    check_units(layer, (unit, free))
     if free not in pair or unit in pair:
         raise InputError(
             f"got unit={unit}, free={free} for the pair {pair}, expected one of the pair for free and any other unit."
         )
+    walk = EqualLossWalk(layer, start)
     with jax.enable_x64(True):
-        walk.swap(unit, free)
+        walk.exchange(pair, unit, free)
     return walk.construction(point)
 
 
-def permute_units_at(
+def permute_units(
     model: Model, point: trees.Tree, group: str, pair: tuple[int, int], P: Permutation | Any
 ) -> Construction:
-    """Moves at constant loss from a permutation point to its copy with the units of the layer in any other order.
+    """Put the units of a layer into any order at a permutation point, by moves at constant loss.
 
-    P: int32 (n,) for the group, or a whole permutation that moves no other group. Exchanges (`exchange_units`) one
-    after another, each of which puts a unit where it belongs, as long as it takes: at most 3 n / 2. Knots are whole
-    networks, six for each exchange. The end is `permute(spec, P, point)` to the last bit. Raises InputError as
-    `exchange_units` does, SpecError if P does not fit. Source: Brea et al. 2019, section 4.2, (ii).
+    Exchanges (`exchange_units`) one after another, each of which puts a unit where it belongs: at most 3 n / 2 of them,
+    with six knots, whole networks, each. The end is `permute(spec, P, point)` to the last bit.
+
+    Args:
+        model: The model of the network.
+        point: A network in which the units of `pair` have equal parameters and equal output weights.
+        group: The group of the units.
+        pair: The two equal units.
+        P: The order, int32 (n,) for the group, or a whole permutation that moves no other group.
+
+    Returns:
+        The moves, from the point to its permuted copy.
+
+    Raises:
+        InputError: If the two units differ, or P moves another group.
+        SpecError: If P is no permutation of the group's units.
+
+    Source: Brea et al. 2019, section 4.2 (ii).
+
+        moves = permute_units(model, found.point, "dense_0", found.units, [3, 1, 0, 2])
     """
-    walk = _start(model, point, group, pair)
-    wanted = _wanted(model, point, group, P)
-    # The two units of the pair are one and the same.
-    names = np.arange(walk.layer.size)
-    names[pair[1]] = pair[0]
-    holds, wanted = names.copy(), names[wanted]
+    layer, pair, start = _at_point(model, point, group, pair)
+    # The two units of the pair are one, so they have one label.
+    labels = np.arange(layer.size)
+    labels[pair[1]] = pair[0]
+    wanted, current = labels[_order(model, point, group, P)], labels.copy()
+    equal = pair
+    walk = EqualLossWalk(layer, start)
     with jax.enable_x64(True):
-        while (wrong := np.flatnonzero(holds != wanted)).size:
-            free = next((unit for unit in walk.pair if wanted[unit] != pair[0]), None)
+        while (wrong := np.flatnonzero(current != wanted)).size:
+            free = next((unit for unit in equal if wanted[unit] != pair[0]), None)
             if free is None:
-                # The pair is where it belongs: it steps aside for a cycle of others.
-                unit, free = int(wrong[0]), walk.pair[1]
+                # The pair is where it belongs: one of it makes room for a cycle of others.
+                unit, free = int(wrong[0]), equal[1]
             else:
-                unit = int(np.flatnonzero(holds == wanted[free])[0])
-            walk.swap(unit, free)
-            holds[[unit, free]] = holds[[free, unit]]
+                unit = int(np.flatnonzero(current == wanted[free])[0])
+            equal = walk.exchange(equal, unit, free)
+            current[[unit, free]] = current[[free, unit]]
     return walk.construction(point)
 
 
-def _start(model: Model, point: trees.Tree, group: str, pair: tuple[int, int]) -> Rearrangement:
+def _at_point(
+    model: Model, point: trees.Tree, group: str, pair: tuple[int, int]
+) -> tuple[UnitLayer, tuple[int, int], Values]:
+    """The layer, the pair and the network by name, after checking that it is a permutation point of the pair."""
     check_network(model, point, "point")
     layer = unit_layer(model, group)
     first, second = check_units(layer, pair)
     values = on_host(point)
     with jax.enable_x64(True):
-        for what, of in (("made", layer.parameters), ("read", layer.outputs)):
-            one, two = (np.asarray(of(values, unit)) for unit in (first, second))
+        for what, vector_of in (("parameters", layer.parameters), ("output weights", layer.outputs)):
+            one, two = (np.asarray(vector_of(values, unit)) for unit in (first, second))
             if not np.array_equal(one, two):
                 raise InputError(
-                    f"units {first} and {second} of {group!r} are not {what} alike (they differ by "
-                    f"{np.linalg.norm(one - two):.3g}), expected a permutation point: permutation_path(...).point."
+                    f"got units {first} and {second} of {group!r} with {what} that differ by "
+                    f"{np.linalg.norm(one - two):.3g}, expected equal ones: permutation_path(...).point."
                 )
-    return Rearrangement(model, layer, values, (first, second))
+    return layer, (first, second), values
 
 
-def _wanted(model: Model, point: trees.Tree, group: str, P: Any) -> np.ndarray:
-    whole = {name: np.asarray(p) for name, p in identity_permutation(model.spec, point).items()}
-    given = P if isinstance(P, dict) else {**whole, group: np.asarray(P)}
-    if (kind := np.asarray(given.get(group, 0)).dtype).kind not in "iu":
+def _order(model: Model, point: trees.Tree, group: str, P: Any) -> np.ndarray:
+    """The order of the group's units that is asked for, int (n,), after checking it."""
+    identity = {name: np.asarray(p) for name, p in identity_permutation(model.spec, point).items()}
+    whole = P if isinstance(P, dict) else {**identity, group: np.asarray(P)}
+    if (kind := np.asarray(whole.get(group, 0)).dtype).kind not in "iu":
         raise InputError(
             f"got P of {kind}, expected whole numbers (n,): unit i of the new order is unit P[i]. "
             "mcjax.nearest_permutation rounds a matrix."
         )
-    check_permutation(model.spec, given, model.spec.group_sizes(point))
-    if any(name != group and (np.asarray(p) != whole[name]).any() for name, p in given.items()):
+    check_permutation(model.spec, whole, model.spec.group_sizes(point))
+    if any(name != group and (np.asarray(p) != identity[name]).any() for name, p in whole.items()):
         raise InputError(f"P moves units of other groups than {group!r}, expected the identity for them.")
-    return np.asarray(given[group])
+    return np.asarray(whole[group])

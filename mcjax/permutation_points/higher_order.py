@@ -1,4 +1,4 @@
-"""Permutation points of higher order: several pairs of units merged, and the plane of equal loss that they lie in."""
+"""Permutation points of higher order: several pairs of units merged, and their plane of equal loss (section 4.3)."""
 
 import operator
 from collections.abc import Sequence
@@ -15,18 +15,27 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError, RunError
 from mcjax.models.base import Model
 from mcjax.permutation_points.config import PermutationConfig
-from mcjax.permutation_points.equal_loss import Rearrangement
-from mcjax.permutation_points.walk import cast, checked, computing, halfway, nested, whole_loss
+from mcjax.permutation_points.equal_loss import EqualLossWalk
+from mcjax.permutation_points.first_half import FirstHalf, first_half
+from mcjax.permutation_points.problem import define_problem, tree_like
 
 Clusters = tuple[tuple[int, ...], ...]
-"""Units that are one, each set of them in increasing order."""
+"""Sets of equal units, each in increasing order."""
 
 
 class MergedUnits(NamedTuple):
     """A permutation point of order K, and a path to it: K pairs of units merged one after another.
 
-    knots: from theta to the point, along a leading axis. point: units of a cluster are made alike and read alike. loss,
-    gradient_norm: after each merger, (K,). height: the highest loss on the path. stopped: why it ends early, or None.
+    Attributes:
+        knots: Networks along a leading axis, from theta to the point.
+        point: The point, in which the units of a cluster have equal parameters and equal output weights; None if the
+            path ended early.
+        group: The group of the units.
+        clusters: The sets of units that are one.
+        loss: The loss after each merger (K,).
+        gradient_norm: Norm of the gradient after each merger (K,).
+        height: The highest loss on the path.
+        stopped: Where and how the path ended early, if a minimisation did not converge and had to; else None.
     """
 
     knots: trees.Tree
@@ -51,8 +60,8 @@ class MergedUnits(NamedTuple):
         return through(self.knots)
 
     def __repr__(self) -> str:
-        said = self.stopped or f"order {self.order}, loss {self.loss[-1]:.4g}"
-        return f"MergedUnits of {self.group!r}, {', '.join(map(str, self.clusters))}: {said}"
+        rest = self.stopped or f"order {self.order}, loss {self.loss[-1]:.4g}"
+        return f"MergedUnits of {self.group!r}, {', '.join(map(str, self.clusters))}: {rest}"
 
 
 def merge_units(
@@ -63,106 +72,150 @@ def merge_units(
     pairs: Sequence[tuple[int, int]],
     config: PermutationConfig | None = None,
 ) -> MergedUnits:
-    """Merge K pairs of units one after another: the network that K units fewer could be, kept at its width.
+    """Merge K pairs of units one after another, to a permutation point of order K.
 
-    Each pair is merged as in `permutation_path`; then one of the two takes over what reads both, and the other is left
-    out of all later mergers. In the end those left out become copies again, and each cluster shares what reads it.
-    A unit that was merged before stands for its cluster, so that (0, 1), (0, 2) merges three. The gradient vanishes at
-    the end as far as the last minimisation went. Raises InputError as `permutation_path` does, and for a pair that is
-    merged already. Source: Brea et al. 2019, section 4.3.
+    Each pair is merged as in `permutation_path`; then one of the two takes over the output weights of both, and the
+    other is removed for all later mergers. In the end the removed units become copies again, and the units of each
+    cluster share their output weights. A merged unit stands for its cluster, so that (0, 1), (0, 2) merges three.
+
+    Args:
+        model: The model, any that has a layer whose units stand alone.
+        theta: The network.
+        data: Data set; the loss is taken over its training images.
+        group: The hidden layer, as `print(model.spec)` names it.
+        pairs: K pairs of its units.
+        config: Steps, tolerances and precision; None takes `PermutationConfig()`.
+
+    Returns:
+        The point, at which the gradient is as small as the last minimisation made it, and the path to it.
+
+    Raises:
+        InputError: As `permutation_path` does, and for a pair that is merged already.
+        SpecError: As `permutation_path` does.
+
+    Source: Brea et al. 2019, section 4.3.
     """
-    config = config or PermutationConfig()
-    layer = checked(model, theta, group, config)
+    problem = define_problem(model, theta, data, group, config)
+    layer = problem.layer
     pairs = pairs.tolist() if isinstance(pairs, np.ndarray) else pairs
     if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
         raise InputError(f"got pairs={pairs!r}, expected pairs of units of {group!r}: [(0, 1), (2, 3)].")
-    merging = [check_units(layer, pair) for pair in pairs]
-    stands = np.arange(layer.size)
-    silent = np.zeros(layer.size, bool)
-    knots, loss, norms, height = list[Values](), list[float](), list[float](), -np.inf
-    stopped = None
-    with computing(config):
-        measured, values = whole_loss(model, data, config), cast(theta, config)
-        for first, second in merging:
-            one, two = sorted((int(stands[first]), int(stands[second])))
-            if one == two:
-                raise InputError(f"got the pair {(first, second)}, whose units are merged already: {pairs!r}.")
-            half = halfway(model, layer, config, measured, values, (one, two), silent)
+    checked = [check_units(layer, pair) for pair in pairs]
+    halves, knots, stopped = list[FirstHalf](), list[Values](), None
+    # The unit that stands for the cluster of each unit.
+    standing, removed = np.arange(layer.size), np.zeros(layer.size, bool)
+    with problem.precision:
+        here = problem.start
+        for pair in checked:
+            first, second = sorted(int(standing[unit]) for unit in pair)
+            if first == second:
+                raise InputError(f"got the pair {pair}, whose units are merged already: {pairs!r}.")
+            # Merge two of the units that are left, as in section 4.1.
+            half = first_half(problem, here, (first, second), removed)
+            halves.append(half)
             knots += [{name: leaf[i] for name, leaf in half.knots.items()} for i in range(len(half.heights) + 1)]
-            height = max(height, float(half.heights.max()))
-            loss.append(float(half.loss[-1]))
-            norms.append(float(half.gradient_norm[-1]))
-            stands[stands == two] = one
+            standing[standing == second] = first
             if half.stopped:
-                stopped = f"merging {one} and {two}: {half.stopped}"
+                stopped = f"merging {first} and {second}: {half.stopped}"
                 break
-            walk = Rearrangement(model, layer, knots[-1], (one, two))
-            walk.give(two, one, f"unit {one} takes over what reads unit {two}")
+            # Shift the sum of their output weights to one of them, and remove the other (section 4.3).
+            walk = EqualLossWalk(layer, knots[-1])
+            walk.hand_over(second, first)
             knots.append(walk.here)
-            silent[two] = True
-            values = walk.here
-        clusters = tuple(tuple(np.flatnonzero(stands == unit).tolist()) for unit in np.unique(stands))
-        clusters = tuple(cluster for cluster in clusters if len(cluster) > 1)
+            removed[second] = True
+            here = walk.here
+        clusters = _clusters_of(standing)
         if stopped is None:
-            walk = Rearrangement(model, layer, knots[-1], merging[-1])
-            for cluster in clusters:
-                for unit in cluster[1:]:
-                    walk.make(unit, cluster[0], f"unit {unit} becomes a copy of unit {cluster[0]}")
-                walk.share(cluster)
-            knots += walk.knots[1:]
-    whole = {name: np.stack([knot[name] for knot in knots]) for name in knots[0]}
-    point = None if stopped else nested(theta, knots[-1])
-    measured_of = (np.array(loss), np.array(norms), height, stopped)
-    return MergedUnits(nested(theta, whole), point, group, clusters, *measured_of)
+            knots += _restored(layer, knots[-1], clusters)
+    return MergedUnits(
+        knots=tree_like(theta, {name: np.stack([knot[name] for knot in knots]) for name in knots[0]}),
+        point=None if stopped else tree_like(theta, knots[-1]),
+        group=group,
+        clusters=clusters,
+        loss=np.array([float(half.loss[-1]) for half in halves]),
+        gradient_norm=np.array([float(half.gradient_norm[-1]) for half in halves]),
+        height=max(float(half.heights.max()) for half in halves),
+        stopped=stopped,
+    )
+
+
+def _clusters_of(standing: np.ndarray) -> Clusters:
+    """The sets of several units that one unit stands for; `standing`, int (n,), names it for each of them."""
+    sets = (tuple(np.flatnonzero(standing == unit).tolist()) for unit in np.unique(standing))
+    return tuple(cluster for cluster in sets if len(cluster) > 1)
+
+
+def _restored(layer: UnitLayer, values: Values, clusters: Clusters) -> list[Values]:
+    """The knots on which removed units become copies again, and share their clusters' output weights."""
+    walk = EqualLossWalk(layer, values)
+    for first, *others in clusters:
+        for unit in others:
+            walk.copy(first, unit)
+        walk.share_outputs((first, *others))
+    return walk.knots[1:]
 
 
 def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequence[Sequence[int]]) -> trees.Tree:
-    """An orthonormal basis of the plane of equal loss that a permutation point of order K lies in.
+    """Return an orthonormal basis of the plane of equal loss that a permutation point of order K lies in.
 
-    point: a network in which the units of every cluster are made alike. What reads them can be shared in any way, as
-    long as the sum is the same: K n_{k+1} directions for a dense layer of n_{k+1} units above, K times the weights that
-    read one unit in general. Returned as a tree like `point` with a leading axis of so many: point + sum_i c_i
-    basis_i is the same function for any c, not only close by. Raises InputError if units of a cluster differ.
-    Source: Brea et al. 2019, Proposition 2. (That the points of the plane are all critical holds for one output
-    weight a unit; with more of them the gradient need not vanish off the point itself.)
+    The output weights of the units of a cluster can be shared in any way, as long as their sum stays the same: K
+    n_{k+1} directions for a dense layer of n_{k+1} units above, K times the output weights of one unit in general.
+
+    Args:
+        model: The model of the network.
+        point: A network in which the units of every cluster have equal parameters.
+        group: The group of the units.
+        clusters: Disjoint sets of units, as `MergedUnits.clusters`.
+
+    Returns:
+        A tree like `point` with a leading axis of so many directions: point + sum_i c_i basis_i is the same function
+        for any c, not only for small ones.
+
+    Raises:
+        InputError: If units of a cluster differ, or clusters are not disjoint sets of units.
+
+    Source: Brea et al. 2019, Proposition 2. (That all points of the plane are critical holds for one output weight a
+    unit; with more of them the gradient need not vanish off the point itself.)
+
+        basis = equal_loss_plane(model, merged.point, merged.group, merged.clusters)
     """
-    layer, sets = _clusters(model, point, group, clusters)
+    layer, sets = _check_clusters(model, point, group, clusters)
     values = on_host(point)
     name = layer.reads.name
     zero, directions = np.zeros_like(values[name]), []
     with jax.enable_x64(True):
-        weights = int(layer.outputs(values, 0).size)
+        weights = np.eye(int(layer.outputs(values, 0).size), dtype=zero.dtype)
         for cluster in sets:
+            # Shares of one output weight among the units: they sum to zero.
             for shares in _contrasts(len(cluster)).astype(zero.dtype):
-                for i in range(weights):
-                    one = np.zeros(weights, zero.dtype)
-                    one[i] = 1
+                for weight in weights:
                     new = {**values, name: zero}
                     for unit, share in zip(cluster, shares, strict=True):
-                        new = layer.with_outputs(new, unit, share * one)
+                        new = layer.with_outputs(new, unit, share * weight)
                     directions.append(np.asarray(new[name]))
     basis = {
         leaf: np.stack(directions) if leaf == name else np.zeros((len(directions), *np.shape(value)), value.dtype)
         for leaf, value in values.items()
     }
-    return nested(point, basis)
+    return tree_like(point, basis)
 
 
 def _contrasts(size: int) -> np.ndarray:
-    """Orthonormal vectors whose entries sum to zero: (size - 1, size), after Helmert."""
+    """Orthonormal vectors whose entries sum to zero, after Helmert: (size - 1, size)."""
     rows = np.tril(np.ones((size, size)), -1)[1:]
     rows[np.arange(size - 1), np.arange(1, size)] = -np.arange(1, size)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def _clusters(
+def _check_clusters(
     model: Model, point: trees.Tree, group: str, clusters: Sequence[Sequence[int]]
 ) -> tuple[UnitLayer, list[list[int]]]:
+    """The layer and the sets of units, after checking that the units of each set are equal at the point."""
     check_network(model, point, "point")
     layer = unit_layer(model, group)
     try:
         sets = [[operator.index(unit) for unit in cluster] for cluster in clusters]
-    except TypeError:  # one cluster that is no list of clusters, or something else that is not counted
+    except TypeError:  # one cluster in place of a list of them, or entries that are not whole numbers
         sets = []
     every = [unit for cluster in sets for unit in cluster]
     if not sets or min(map(len, sets)) < 2 or len(set(every)) < len(every) or not set(every) <= set(range(layer.size)):
@@ -173,7 +226,10 @@ def _clusters(
     values: dict[str, Any] = on_host(point)
     with jax.enable_x64(True):
         for cluster in sets:
-            made = [np.asarray(layer.parameters(values, unit)) for unit in cluster]
-            if any(not np.array_equal(made[0], other) for other in made[1:]):
-                raise InputError(f"units {cluster} of {group!r} are not made alike, expected a point where they are.")
+            vectors = [np.asarray(layer.parameters(values, unit)) for unit in cluster]
+            if any(not np.array_equal(vectors[0], other) for other in vectors[1:]):
+                raise InputError(
+                    f"got units {cluster} of {group!r} with parameters that differ, expected a point where they are "
+                    "equal: merge_units(...).point."
+                )
     return layer, sets

@@ -1,5 +1,7 @@
-"""A network in the coordinates of two of its units: their mean, their offset, and what they are read by."""
+"""Coordinates of two units of a layer: their mean, their offset delta e, and their output weights (section 4.1)."""
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -7,90 +9,115 @@ import jax.numpy as jnp
 
 from mcjax import trees
 from mcjax.constructions.unit_layers import UnitLayer, Values
-from mcjax.permutation_points.config import PermutationConfig
 from mcjax.training.newton import Function
 
 
-class Pair(NamedTuple):
-    """A network with two units in other coordinates: what is free while they are apart.
+class PairCoordinates(NamedTuple):
+    """A network in the coordinates of two of its units: everything that is free while delta is held.
 
-    others: all parameters by name, of which those of the two units do not count. centre, offset: the mean and the
-    difference of their parameters (p,); of the offset the direction counts. shared, difference: the mean and half the
-    difference of their output weights (q,).
+    Attributes:
+        others: All parameters by name; the entries of the two units are ignored.
+        mean: Mean of the two parameter vectors (p,).
+        offset: Difference of the two parameter vectors (p,), of which only the direction e counts.
+        output_mean: Mean of the two vectors of output weights (q,).
+        output_difference: Half the difference of the two vectors of output weights (q,).
     """
 
     others: Values
-    centre: jax.Array
+    mean: jax.Array
     offset: jax.Array
-    shared: jax.Array
-    difference: jax.Array
+    output_mean: jax.Array
+    output_difference: jax.Array
 
 
-class Merged(NamedTuple):
-    """What does not change while two units are brought together.
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["first", "second", "start", "removed", "output_norm", "start_distance"],
+    meta_fields=["layer"],
+)
+@dataclass(frozen=True)
+class UnitPair:
+    """Two units of a layer, and everything that stays the same while they are brought together.
 
-    l, m: which units. values: the network that it began with, by name. silent: units, bool (n,), that are not read and
-    stay as they are. norm: of the output weights of the two, or None. distance: of the two at the start.
+    Attributes:
+        layer: The layer of the two units, static under jit.
+        first: Number of the unit l, which may be traced.
+        second: Number of the unit m, which may be traced.
+        start: The network that the path begins with, by name.
+        removed: Units that were removed before (section 4.3), bool (n,): nothing reads them.
+        output_norm: Norm that the output weights, as (mean, half difference), are held to; None lets them go.
+        start_distance: Distance of the two parameter vectors at the start.
     """
 
-    l: Any  # noqa: E741  (the paper's index)
-    m: Any
-    values: Values
-    silent: jax.Array
-    norm: jax.Array | None
-    distance: jax.Array
+    layer: UnitLayer
+    first: Any
+    second: Any
+    start: Values
+    removed: jax.Array
+    output_norm: jax.Array | None
+    start_distance: jax.Array
+
+    def coordinates(self, params: Values) -> PairCoordinates:
+        """The coordinates of a network with these parameters."""
+        one, two = (self.layer.parameters(params, unit) for unit in (self.first, self.second))
+        out_one, out_two = (self.layer.outputs(params, unit) for unit in (self.first, self.second))
+        return PairCoordinates(params, (one + two) / 2, two - one, (out_one + out_two) / 2, (out_two - out_one) / 2)
+
+    def constrained(self, coordinates: PairCoordinates, distance: Any) -> PairCoordinates:
+        """The coordinates with an offset of this length and output weights of the held norm."""
+        offset = coordinates.offset * (distance / _norm(coordinates.offset))
+        if self.output_norm is None:
+            return coordinates._replace(offset=offset)
+        mean, difference = coordinates.output_mean, coordinates.output_difference
+        share = self.output_norm / _norm(jnp.concatenate([mean, difference]))
+        return coordinates._replace(offset=offset, output_mean=share * mean, output_difference=share * difference)
+
+    def params_at(self, coordinates: PairCoordinates, distance: Any) -> Values:
+        """The parameters of the network with these coordinates, its two units `distance` apart."""
+        at = self.constrained(coordinates, distance)
+        params = self.layer.without(at.others, self.removed)
+        for unit, sign in ((self.first, -1), (self.second, 1)):
+            params = self.layer.with_parameters(params, unit, at.mean + sign * at.offset / 2)
+            params = self.layer.with_outputs(params, unit, at.output_mean + sign * at.output_difference)
+        return params
+
+    def network_at(self, params: Values, distance: Any) -> Values:
+        """The whole network: parameters, and batch statistics, which become one with the units."""
+        # The share of the start distance that is left: the statistics of the two units are mixed as far as it is not.
+        apart = distance / jnp.where(self.start_distance > 0, self.start_distance, 1)
+        network = {**self.start, **params}
+        for unit, other in ((self.first, self.second), (self.second, self.first)):
+            shares = ((1 + apart) / 2, (1 - apart) / 2)
+            network = self.layer.with_statistics(network, unit, self.start, (unit, other), shares)
+        return network
+
+    def loss_of(self, loss: Function, params: Values, distance: Any) -> jax.Array:
+        """The loss of the network with these parameters, its two units `distance` apart."""
+        return loss(trees.nest(self.network_at(params, distance)))
 
 
-def begin(layer: UnitLayer, config: PermutationConfig, values: Values, pair: Any, silent: jax.Array) -> Merged:
-    """What stays while units `pair` (two numbers, which may be traced) are brought together. Pure."""
-    first, second = pair[0], pair[1]
-    outputs = jnp.concatenate([layer.outputs(values, first), layer.outputs(values, second)])
-    norm = jnp.linalg.norm(outputs) / jnp.sqrt(2.0).astype(outputs.dtype) if config.bounded else None
-    apart = layer.parameters(values, second) - layer.parameters(values, first)
-    return Merged(first, second, values, silent, norm, jnp.linalg.norm(apart))
+def unit_pair(layer: UnitLayer, units: Any, start: Values, removed: jax.Array, hold_output_norm: bool) -> UnitPair:
+    """Two units of a network, as they are before they are brought together. Pure.
 
+    Args:
+        layer: The layer of the units.
+        units: Their numbers, two of them, which may be traced.
+        start: The network, by name.
+        removed: Units that nothing reads, bool (n,).
+        hold_output_norm: Whether the norm of their output weights is held to what it is.
 
-def coordinates(layer: UnitLayer, merged: Merged, params: Values) -> Pair:
-    """The coordinates of a network."""
-    first, second = (layer.parameters(params, unit) for unit in (merged.l, merged.m))
-    one, two = (layer.outputs(params, unit) for unit in (merged.l, merged.m))
-    return Pair(params, (first + second) / 2, second - first, (one + two) / 2, (two - one) / 2)
-
-
-def params_at(layer: UnitLayer, merged: Merged, pair: Pair, distance: Any) -> Values:
-    """The parameters of the network with these coordinates, its two units `distance` apart."""
-    pair = placed(merged, pair, distance)
-    new = layer.without(pair.others, merged.silent)
-    for unit, sign in ((merged.l, -1), (merged.m, 1)):
-        new = layer.with_parameters(new, unit, pair.centre + sign * pair.offset / 2)
-        new = layer.with_outputs(new, unit, pair.shared + sign * pair.difference)
-    return new
-
-
-def placed(merged: Merged, pair: Pair, distance: Any) -> Pair:
-    """Coordinates whose offset has this length, and whose output weights have the norm that they are held to."""
-    offset = pair.offset * (distance / _norm(pair.offset))
-    if merged.norm is None:
-        return pair._replace(offset=offset)
-    share = merged.norm / _norm(jnp.concatenate([pair.shared, pair.difference]))
-    return pair._replace(offset=offset, shared=share * pair.shared, difference=share * pair.difference)
+    Returns:
+        The pair, whose distance and output norm are those of `start`.
+    """
+    first, second = units[0], units[1]
+    outputs = jnp.concatenate([layer.outputs(start, first), layer.outputs(start, second)])
+    # |w_l|^2 + |w_m|^2 is twice the square of (mean, half difference).
+    norm = jnp.linalg.norm(outputs) / jnp.sqrt(2.0).astype(outputs.dtype) if hold_output_norm else None
+    offset = layer.parameters(start, second) - layer.parameters(start, first)
+    return UnitPair(layer, first, second, start, removed, norm, jnp.linalg.norm(offset))
 
 
 def _norm(vector: jax.Array) -> jax.Array:
-    # Two units that nothing reads, or that are one already, have no direction: no NaN from them.
+    """The norm, or 1 for a vector of zeros, which has no direction: so that nothing is divided by zero."""
     square = vector @ vector
     return jnp.sqrt(jnp.where(square > 0, square, 1))
-
-
-def network_at(layer: UnitLayer, merged: Merged, params: Values, distance: Any) -> Values:
-    """The whole network: parameters, and batch statistics, which the two units share in as much as they are merged."""
-    apart = distance / jnp.where(merged.distance > 0, merged.distance, 1)
-    new = {**merged.values, **params}
-    for unit, other in ((merged.l, merged.m), (merged.m, merged.l)):
-        new = layer.with_statistics(new, unit, merged.values, (unit, other), ((1 + apart) / 2, (1 - apart) / 2))
-    return new
-
-
-def energy(loss: Function, layer: UnitLayer, merged: Merged, params: Values, distance: Any) -> jax.Array:
-    """The loss of parameters at a distance."""
-    return loss(trees.nest(network_at(layer, merged, params, distance)))

@@ -1,4 +1,4 @@
-"""Which two units of a layer have the lowest permutation point between them."""
+"""Which two units of a layer to merge: the pair with the lowest barrier, or with the most similar parameters."""
 
 from typing import Any, NamedTuple
 
@@ -14,15 +14,20 @@ from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
 from mcjax.permutation_points import mergers
 from mcjax.permutation_points.config import PermutationConfig
-from mcjax.permutation_points.walk import cast, checked, computing, whole_loss
+from mcjax.permutation_points.problem import define_problem
 
 
 class PairBarriers(NamedTuple):
-    """The height of the knots of the permutation paths of many pairs of units, the lowest first.
+    """The barriers of many pairs of units, the lowest first, by the minima on the way to their permutation points.
 
-    units: int (pairs, 2). barrier: how far the highest knot of each is above theta (pairs,). point: the loss of each
-    permutation point. gradient_norm, converged: there, and whether every minimisation converged. distances, loss:
-    (pairs, steps + 2).
+    Attributes:
+        units: The pairs, int (pairs, 2).
+        barrier: How far the highest minimum of each pair is above theta (pairs,).
+        point: Loss of each permutation point (pairs,).
+        gradient_norm: Norm of the gradient there (pairs,).
+        converged: Whether every minimisation of the pair converged, bool (pairs,).
+        distances: Distances of the two units: at theta, at every minimum, and zero at the point (pairs, steps + 2).
+        loss: The loss there (pairs, steps + 2).
     """
 
     units: np.ndarray
@@ -44,66 +49,81 @@ def rank_pairs(
     *,
     chunk: int = 1,
 ) -> PairBarriers:
-    """Which two units of a layer have the lowest minima between them, all pairs in one compiled run.
+    """Rank pairs of units by the highest minimum on the way to their permutation points, in one compiled run.
 
-    Every pair is walked as in `permutation_path`, once, and no knots are kept, so that memory is that of `chunk` pairs:
-    the barrier is that of the minima at all distances, and a path may rise above them on the way from one to the next.
-    pairs: int (pairs, 2), or None for all of them. chunk: how many run side by side; each of them then waits for the
-    slowest at every distance, which on a CPU takes twenty times as long as one after another. A pair whose
-    minimisations do not converge is ranked by what was reached, unless it was to stop there (`config.stop`): then it
-    comes last, with a barrier of infinity. Raises InputError as `permutation_path` does.
+    Every pair is walked once, as in `permutation_path`, but keeps no knots, so that memory is that of `chunk` pairs. A
+    path may rise above its minima on the way from one to the next, which is not measured here.
+
+    Args:
+        model: The model, any that has a layer whose units stand alone.
+        theta: The network.
+        data: Data set; the loss is taken over its training images.
+        group: The hidden layer, as `print(model.spec)` names it.
+        pairs: The pairs, int (pairs, 2); None takes all of them.
+        config: Steps, tolerances and precision; None takes `PermutationConfig()`.
+        chunk: How many pairs run side by side. Each of them waits for the slowest at every distance, which on a CPU
+            takes twenty times as long as one after another.
+
+    Returns:
+        The pairs, the lowest barrier first. A pair with a minimisation that did not converge has a barrier of infinity,
+        so it comes last, if the config requires convergence; else it is ranked by the losses that were reached.
+
+    Raises:
+        InputError: As `permutation_path` does, and for pairs that are not of two units each, or a chunk below 1.
+        SpecError: As `permutation_path` does.
 
         best = rank_pairs(model, theta, data, "dense_0").units[0]
     """
-    config = config or PermutationConfig()
-    layer = checked(model, theta, group, config)
+    problem = define_problem(model, theta, data, group, config)
+    config, layer = problem.config, problem.layer
     check_whole("chunk", chunk)
-    chosen = _pairs(layer, pairs)
-    with computing(config):
-        values, silent = cast(theta, config), jnp.zeros(layer.size, bool)
-        loss = whole_loss(model, data, config)
-        start = float(loss(trees.nest(values)))
-        given = (loss, values, silent, jnp.asarray(np.inf, config.precision), jnp.asarray(chosen))
-        found = mergers.approaches(layer, config, False, chunk, *given)
-        distances, steps = jax.tree.map(np.asarray, (found.distances, found.steps))
-        first = np.linalg.norm(np.diff(_vectors(layer, values)[chosen], axis=1)[:, 0], axis=1)
-    whole = steps.converged.all(1)
-    barrier = np.maximum(steps.loss.max(1) - start, 0)
-    if config.stop:
-        barrier = np.where(whole, barrier, np.inf)
-    order = np.argsort(barrier, kind="stable")
+    units = _check_pairs(layer, pairs)
+    with problem.precision:
+        start = float(problem.loss(trees.nest(problem.start)))
+        given = (jnp.zeros(layer.size, bool), jnp.asarray(np.inf, config.precision), jnp.asarray(units))
+        found = mergers.approach_pairs(layer, config, False, chunk, problem.loss, problem.start, *given)
+        distances, minima = jax.tree.map(np.asarray, (found.distances, found.minima))
+        first = np.linalg.norm(np.diff(_vectors(layer, problem.start)[units], axis=1)[:, 0], axis=1)
+    converged = minima.converged.all(1)
+    barrier = np.maximum(minima.loss.max(1) - start, 0)
+    if config.require_convergence:
+        barrier = np.where(converged, barrier, np.inf)
     ranked = PairBarriers(
-        units=chosen,
+        units=units,
         barrier=barrier,
-        point=steps.loss[:, -1],
-        gradient_norm=steps.gradient_norm[:, -1],
-        converged=whole,
+        point=minima.loss[:, -1],
+        gradient_norm=minima.gradient_norm[:, -1],
+        converged=converged,
         distances=np.concatenate([first[:, None], distances], 1),
-        loss=np.concatenate([np.full((len(chosen), 1), start), steps.loss], 1),
+        loss=np.concatenate([np.full((len(units), 1), start), minima.loss], 1),
     )
+    order = np.argsort(barrier, kind="stable")
     return PairBarriers(*(column[order] for column in ranked))
 
 
 def similar_pairs(model: Model, theta: trees.Tree, group: str) -> np.ndarray:
-    """All pairs of units of a layer, int (pairs, 2), those whose parameter vectors have the largest cosine first.
+    """All pairs of units of a layer, the largest cosine of their parameter vectors first: int (pairs, 2).
 
-    How the paper chooses a pair for MNIST. Raises InputError as `permutation_path` does.
+    The paper chooses its pair for MNIST like this. Raises InputError and SpecError as `permutation_path` does.
 
         likely = rank_pairs(model, theta, data, "dense_0", similar_pairs(model, theta, "dense_0")[:10])
     """
     check_network(model, theta)
     layer = unit_layer(model, group)
     vectors = _vectors(layer, on_host(theta))
-    units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(vectors.dtype).tiny)
-    every = _pairs(layer, None)
-    return every[np.argsort(-(units[every[:, 0]] * units[every[:, 1]]).sum(1), kind="stable")]
+    directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(vectors.dtype).tiny)
+    first, second = _check_pairs(layer, None).T
+    cosines = (directions[first] * directions[second]).sum(1)
+    return np.stack([first, second], 1)[np.argsort(-cosines, kind="stable")]
 
 
 def _vectors(layer: UnitLayer, values: Values) -> np.ndarray:
+    """The parameter vectors of all units (n, p)."""
     return np.asarray(jax.vmap(lambda unit: layer.parameters(values, unit))(jnp.arange(layer.size)))
 
 
-def _pairs(layer: UnitLayer, pairs: Any) -> np.ndarray:
+def _check_pairs(layer: UnitLayer, pairs: Any) -> np.ndarray:
+    """The pairs as int32 (pairs, 2), all of them for None, after checking them."""
     if pairs is None:
         return np.stack(np.triu_indices(layer.size, 1), 1).astype(np.int32)
     try:

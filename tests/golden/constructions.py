@@ -134,7 +134,7 @@ def teacher():
 
 # Minima so sharp that where they are does not depend on the last bits.
 STEPS = mcjax.permutation_points.PermutationConfig(
-    steps=6, tolerance=1e-8, point_tolerance=1e-10, iterations=200, knots=600, bump=1e3
+    steps=6, tolerance=1e-8, point_tolerance=1e-10, iterations=200, knots=600, rise_tolerance=1e3
 )
 UNITS = (1, 3)
 
@@ -154,15 +154,15 @@ def permutation_path():
 def permutation_points():
     """What can be done at one: any order of the units, the plane of equal loss; several pairs merged; how many."""
     model, theta, data = teacher()
-    moves = mcjax.permutation_points.permute_units_at(model, exchanged().point, "dense_0", UNITS, [3, 2, 1, 0])
+    moves = mcjax.permutation_points.permute_units(model, exchanged().point, "dense_0", UNITS, [3, 2, 1, 0])
     merged = mcjax.permutation_points.merge_units(model, theta, data, "dense_0", [UNITS, (0, 2)], STEPS)
     return {
         "moves": walked(moves),
         "merged": {"point": merged.point, "loss": merged.loss, "height": merged.height, "clusters": merged.clusters},
         "plane": mcjax.permutation_points.equal_loss_plane(model, merged.point, "dense_0", merged.clusters),
         "similar": mcjax.permutation_points.similar_pairs(model, theta, "dense_0"),
-        "count": mcjax.permutation_points.permutation_point_count(2, WIDTHS),
-        "ratio": float(mcjax.permutation_points.permutation_point_ratio(2, 6)),
+        "count": mcjax.permutation_points.count(2, WIDTHS),
+        "ratio": float(mcjax.permutation_points.ratio(2, 6)),
     }
 
 

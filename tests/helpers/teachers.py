@@ -10,7 +10,7 @@ from mcjax.permutation_points.config import PermutationConfig
 
 POINTS, INPUTS, UNITS = 60, 2, 4
 GROUP = "dense_0"
-CONFIG = PermutationConfig(steps=12, iterations=60, products=60, knots=300, bump=1e3)
+CONFIG = PermutationConfig(steps=12, iterations=60, products=60, knots=300, rise_tolerance=1e3)
 
 
 @cache
@@ -69,6 +69,14 @@ class Network:
         back = 2 * self.residuals(data) / np.size(data.train_labels)
         return ((back @ self.read.T) * (1 - hidden**2)).T @ x, hidden.T @ back, back.sum(0)
 
+    def distance(self, units):
+        """Of the parameter vectors of two units."""
+        return np.linalg.norm(self.made[units[1]] - self.made[units[0]])
+
+    def output_norm(self, units):
+        """Of the output weights of two units, both vectors together."""
+        return np.linalg.norm(self.read[list(units)])
+
     def gradient_norm(self, data):
         return np.sqrt(sum(np.square(part).sum() for part in self.gradient(data)))
 
@@ -81,3 +89,8 @@ def with_ones(x):
 def knot(path, i):
     """One network of a path."""
     return jax.tree.map(lambda leaf: leaf[i], path.knots)
+
+
+def equal(a, b):
+    """Whether two networks are the same to the last bit."""
+    return all(np.array_equal(one, other) for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

@@ -177,7 +177,7 @@ MUTANTS = (
     # Batch statistics that stay where they are.
     Mutant(
         "mcjax/permutation_points/equal_loss.py",
-        "layer.with_statistics(new, unit, here, (unit if like is None else like,), (share,))",
+        "layer.with_statistics(new, unit, here, (source,), (share,))",
         "new",
     ),
     # Biases, norms and statistics that are not cleared.
@@ -212,7 +212,7 @@ MUTANTS = (
         "jnp.tile(jnp.repeat(jnp.asarray(factor), axis.inner), axis.outer)",
         "jnp.repeat(jnp.tile(jnp.asarray(factor), axis.inner), axis.outer)",
     ),
-    Mutant("mcjax/permutation_points/higher_order.py", "silent[two] = True", "pass"),
+    Mutant("mcjax/permutation_points/higher_order.py", "removed[second] = True", "pass"),
     Mutant(
         "mcjax/permutation_points/walk.py",
         "float(self.heights.max() - self.loss[0])",

@@ -16,7 +16,7 @@ OUT_OF_RANGE = {
     "points": 2,
     "images": 0,
     "point_tolerance": -1e-9,
-    "bump": 0.0,
+    "rise_tolerance": 0.0,
     "weight_decay": -0.1,
 }
 

@@ -1,4 +1,4 @@
-"""Numbers of permutation points: against all maps of units onto vectors, closed forms, Stirling numbers and limits."""
+"""Counts of permutation points: against all maps of units onto vectors, closed forms, Stirling numbers and limits."""
 
 import itertools
 from fractions import Fraction
@@ -10,12 +10,12 @@ from refusals import says
 
 from mcjax import InputError
 from mcjax.permutation_points.counting import (
+    count,
     equivalent_minima,
     partitions,
-    permutation_point_count,
-    permutation_point_growth,
-    permutation_point_lower_bound,
-    permutation_point_ratio,
+    ratio,
+    ratio_growth,
+    ratio_lower_bound,
 )
 
 
@@ -38,40 +38,40 @@ SMALL = [(order, n) for n in range(1, 8) for order in range(n) if (n - order) **
 
 def test_all_maps_of_units_onto_vectors():
     for order, n in SMALL:
-        assert permutation_point_ratio(order, n) * factorial(n) == onto(n, n - order)
+        assert ratio(order, n) * factorial(n) == onto(n, n - order)
 
 
 def test_stirling_numbers():
     for n in range(1, 13):
         for order in range(n):
             expected = Fraction(factorial(n - order) * stirling(n, n - order), factorial(n))
-            assert permutation_point_ratio(order, n) == expected
+            assert ratio(order, n) == expected
 
 
 @pytest.mark.parametrize("n", [4, 7, 30])
 def test_the_closed_forms_of_the_paper(n):
-    assert permutation_point_ratio(1, n) == Fraction(n - 1, 2)
-    assert permutation_point_ratio(2, n) == Fraction(n - 2, 6) + Fraction(comb(n - 2, 2), 4)
+    assert ratio(1, n) == Fraction(n - 1, 2)
+    assert ratio(2, n) == Fraction(n - 2, 6) + Fraction(comb(n - 2, 2), 4)
     third = Fraction(n - 3, 24) + Fraction(2 * comb(n - 3, 2), 12) + Fraction(comb(n - 3, 3), 8)
-    assert permutation_point_ratio(3, n) == third
-    assert permutation_point_ratio(0, n) == 1
+    assert ratio(3, n) == third
+    assert ratio(0, n) == 1
 
 
 def test_the_lower_bound():
     for n in range(1, 16):
         for order in range(n):
-            bound, ratio = permutation_point_lower_bound(order, n), permutation_point_ratio(order, n)
-            assert bound <= ratio
-            assert (bound == ratio) == (order < 2)
+            bound, exact = ratio_lower_bound(order, n), ratio(order, n)
+            assert bound <= exact
+            assert (bound == exact) == (order < 2)
             assert (bound == 0) == (2 * order > n)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3, 4])
 def test_growth_with_the_width(order):
-    limit = permutation_point_growth(order)
+    limit = ratio_growth(order)
     assert limit == Fraction(1, 2**order * factorial(order))
-    for count in (permutation_point_ratio, permutation_point_lower_bound):
-        near = [count(order, n) / n**order / limit - 1 for n in (10**4, 10**6)]
+    for function in (ratio, ratio_lower_bound):
+        near = [function(order, n) / n**order / limit - 1 for n in (10**4, 10**6)]
         assert abs(near[0]) < 1e-2
         # What is left is of the order of 1 / n.
         assert abs(near[1]) <= abs(near[0]) / 90
@@ -80,11 +80,11 @@ def test_growth_with_the_width(order):
 def test_networks_of_several_layers():
     assert equivalent_minima((3, 4)) == 6 * 24
     maps = {(n, order): onto(n, n - order) for n in (3, 5) for order in (1, 2, 3) if order < n}
-    assert permutation_point_count(1, (3, 5)) == maps[3, 1] * factorial(5) + factorial(3) * maps[5, 1]
-    assert permutation_point_count(2, (3, 5)) == maps[3, 2] * factorial(5) + factorial(3) * maps[5, 2]
-    assert permutation_point_count(3, (3, 5)) == factorial(3) * maps[5, 3]
-    assert permutation_point_count(5, [3, 5]) == 0
-    assert permutation_point_count(1, [10]) == Fraction(9, 2) * factorial(10)
+    assert count(1, (3, 5)) == maps[3, 1] * factorial(5) + factorial(3) * maps[5, 1]
+    assert count(2, (3, 5)) == maps[3, 2] * factorial(5) + factorial(3) * maps[5, 2]
+    assert count(3, (3, 5)) == factorial(3) * maps[5, 3]
+    assert count(5, [3, 5]) == 0
+    assert count(1, [10]) == Fraction(9, 2) * factorial(10)
 
 
 def test_partitions_are_all_and_no_more():
@@ -103,16 +103,16 @@ def test_partitions_are_all_and_no_more():
 
 
 def test_what_is_no_order_and_no_width_is_refused():
-    for count, arguments, *named in (
-        (permutation_point_ratio, (4, 4), "order=4", "0 to 3"),
-        (permutation_point_ratio, (-1, 4), "order=-1"),
-        (permutation_point_ratio, (1, 0), "units=0"),
-        (permutation_point_lower_bound, (1.0, 4), "order=1.0"),
-        (permutation_point_growth, (-1,), "order=-1"),
-        (permutation_point_count, (0, (3,)), "order=0"),
-        (permutation_point_count, (1, ()), "widths="),
-        (permutation_point_count, (1, 3), "widths=3"),
+    for function, arguments, *named in (
+        (ratio, (4, 4), "order=4", "0 to 3"),
+        (ratio, (-1, 4), "order=-1"),
+        (ratio, (1, 0), "units=0"),
+        (ratio_lower_bound, (1.0, 4), "order=1.0"),
+        (ratio_growth, (-1,), "order=-1"),
+        (count, (0, (3,)), "order=0"),
+        (count, (1, ()), "widths="),
+        (count, (1, 3), "widths=3"),
         (equivalent_minima, ((3, 2.5),), "width=2.5"),
     ):
         with says(InputError, *named):
-            count(*arguments)
+            function(*arguments)

@@ -1,4 +1,4 @@
-"""Moves at a permutation point: the same function everywhere along them, any order at the end, and what is refused."""
+"""Moves at a permutation point: one function everywhere along them, any order at the end, and bad input."""
 
 import itertools
 
@@ -14,14 +14,14 @@ from variables import drawn
 
 import mcjax
 from mcjax import InputError, models, trees
-from mcjax.permutation_points.equal_loss import exchange_units, permute_units_at
+from mcjax.permutation_points.equal_loss import exchange_units, permute_units
 from mcjax.symmetry import SpecError
 
 PAIR = (1, 3)
 
 
 def merged(model, leaves, pair, dtype):
-    """A network in which two units are made and read alike; leaves: by name, the axis of the units."""
+    """A network in which two units have equal parameters and output weights; leaves: by name, the axis of the units."""
     theta = jax.tree.map(lambda leaf: np.array(leaf, dtype), drawn(model))
     values = trees.flatten(theta)
     for name, axis in leaves.items():
@@ -75,7 +75,7 @@ def test_six_moves_exchange_two_units(model, point, free):
 
 
 def test_the_function_is_the_same_everywhere_along_the_moves(model, point, x):
-    construction = permute_units_at(model, point, "dense_0", PAIR, np.array([3, 1, 0, 2]))
+    construction = permute_units(model, point, "dense_0", PAIR, np.array([3, 1, 0, 2]))
     check_moves(model, construction, x, tolerance=1e-12)
     before = numpy_outputs(point, x)
     for outputs in outputs_along(model, construction, x, 33):
@@ -96,7 +96,7 @@ def test_every_order_of_the_units(model, point, x):
     for P in map(np.array, itertools.permutations(range(4))):
         if still(P):
             continue
-        construction = permute_units_at(model, point, "dense_0", PAIR, P)
+        construction = permute_units(model, point, "dense_0", PAIR, P)
         end = permuted(point, P)
         check_ends(construction, point, end)
         whole = {"dense_0": P.astype(np.int32), "dense_1": np.arange(3, dtype=np.int32)}
@@ -109,19 +109,19 @@ def test_every_order_of_the_units(model, point, x):
 
 
 def still(P):
-    """Whether an order of the units is that of the point, the two of the pair being one."""
+    """Whether an order of the units leaves the point as it is; the two units of the pair are one."""
     names = np.array([0, 1, 2, 1])
     return (names[P] == names).all()
 
 
 @pytest.mark.parametrize("P", [[0, 1, 2, 3], [0, 3, 2, 1]])
 def test_no_move_where_nothing_changes(model, point, P):
-    construction = permute_units_at(model, point, "dense_0", PAIR, np.array(P))
+    construction = permute_units(model, point, "dense_0", PAIR, np.array(P))
     assert construction.moves == ()
     chex.assert_trees_all_close(construction.path(0.5), point, rtol=1e-7)
     check_ends(construction, point, point)
     whole = {"dense_0": np.array(P), "dense_1": np.arange(3)}
-    assert permute_units_at(model, point, "dense_0", PAIR, whole).moves == ()
+    assert permute_units(model, point, "dense_0", PAIR, whole).moves == ()
 
 
 class Flattened(nn.Module):
@@ -160,7 +160,7 @@ def test_what_is_refused(model, point):
     new = jax.tree.map(np.array, point)
     new["params"]["Dense_1"]["kernel"][3] *= 2
     for arguments, *named in (
-        ((changed(point, "Dense_0", "bias", 0.5), "dense_0", PAIR, 0), "1 and 3", "dense_0", "not made alike", "0.5"),
+        ((changed(point, "Dense_0", "bias", 0.5), "dense_0", PAIR, 0), "1 and 3", "dense_0", "parameters", "0.5"),
         ((point, "dense_0", PAIR, 1, None), "free"),
         ((point, "dense_0", PAIR, 0, 2), "free=2"),
         ((point, "dense_0", PAIR, 0, 0), "twice"),
@@ -170,11 +170,11 @@ def test_what_is_refused(model, point):
             exchange_units(model, *arguments)
     moving = {"dense_0": np.arange(4), "dense_1": np.array([1, 0, 2])}
     for network, P, error, *named in (
-        (new, np.arange(4), InputError, "not read alike"),
+        (new, np.arange(4), InputError, "output weights"),
         (point, moving, InputError, "dense_0"),
         *((point, P, InputError, "whole numbers") for P in (np.eye(4), None, "reverse")),
         (None, np.arange(4), InputError, "None", "a network"),
         *((point, P, SpecError) for P in (np.arange(3), np.array([0, 0, 1, 2]), {"dense_0": np.arange(4)})),
     ):
         with says(error, *named):
-            permute_units_at(model, network, "dense_0", PAIR, P)
+            permute_units(model, network, "dense_0", PAIR, P)

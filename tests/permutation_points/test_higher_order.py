@@ -1,4 +1,4 @@
-"""Several mergers: clusters of units alike, critical points of smaller networks, and planes of equal loss."""
+"""Several mergers: clusters of equal units, critical points of smaller networks, and planes of equal loss."""
 
 import jax
 import numpy as np
@@ -88,7 +88,7 @@ def test_the_plane_of_equal_loss(which, outputs, request):
     model, theta, data = toy(SEED, outputs)
     point = found.point
     if outputs == 2:
-        # Of two outputs only what makes the units has to be alike.
+        # With two outputs: only the parameters of the units have to be equal.
         point = {"params": {"Dense_0": point["params"]["Dense_0"], "Dense_1": theta["params"]["Dense_1"]}}
     basis = mcjax.permutation_points.equal_loss_plane(model, point, GROUP, found.clusters)
     dimension = found.order * outputs
@@ -116,7 +116,7 @@ def test_what_is_refused(merged):
             mcjax.permutation_points.merge_units(*toy(SEED), GROUP, pairs, CONFIG)
     for clusters, *named in (
         *((wrong, "disjoint", "4 units") for wrong in ([], [(0,)], [(0, 2), (2, 3)], [(0, 2), (1, 4)], (0, 2), 3)),
-        ([(0, 1)], "[0, 1]", GROUP, "not made alike"),
+        ([(0, 1)], "[0, 1]", GROUP, "differ"),
     ):
         with says(InputError, *named):
             mcjax.permutation_points.equal_loss_plane(toy(SEED)[0], merged.point, GROUP, clusters)

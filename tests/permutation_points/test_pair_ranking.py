@@ -1,4 +1,4 @@
-"""Pairs ranked: as their paths one by one, by cosines against numpy, a share of them, in chunks, and bad pairs."""
+"""Ranked pairs: against their paths one by one, in chunks, by cosines against numpy, and bad pairs."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -10,7 +10,7 @@ from teachers import CONFIG, GROUP, Network, fitted, toy
 
 from mcjax import InputError
 from mcjax.permutation_points import mergers, rank_pairs, similar_pairs
-from mcjax.permutation_points.mergers import Approach, Steps
+from mcjax.permutation_points.mergers import Approach, Minima
 
 SEED = 5
 PAIRS = ((0, 3), (0, 1), (0, 2))
@@ -50,32 +50,34 @@ def test_chunks_change_nothing(ranked):
 
 @pytest.mark.parametrize("stop", [True, False])
 def test_the_order_is_that_of_the_highest_minimum(stop, monkeypatch):
-    """Of approaches that are told: by their highest loss, and what stopped last, or in its place if it is to go on."""
+    """Given approaches are ranked by their highest loss; those that stopped come last, unless they may go on."""
     rng = np.random.default_rng(0)
     model, theta, data = toy(SEED)
     told = Approach(
         rng.random((6, 14)),
-        Steps(rng.random((6, 14)), rng.random((6, 14)), np.ones((6, 14)), np.ones((6, 14)), rng.random((6, 14)) > 0.05),
+        Minima(
+            rng.random((6, 14)), rng.random((6, 14)), np.ones((6, 14)), np.ones((6, 14)), rng.random((6, 14)) > 0.05
+        ),
         None,
         {},
     )
-    monkeypatch.setattr(mergers, "approaches", lambda *given: told)
-    found = rank_pairs(model, theta, data, GROUP, config=replace(CONFIG, stop=stop))
+    monkeypatch.setattr(mergers, "approach_pairs", lambda *given: told)
+    found = rank_pairs(model, theta, data, GROUP, config=replace(CONFIG, require_convergence=stop))
     pairs = list(combinations(range(4), 2))
-    whole = [bool(row.all()) for row in told.steps.converged]
+    whole = [bool(row.all()) for row in told.minima.converged]
     assert 0 < sum(whole) < 6
-    heights = [row.max() if good or not stop else np.inf for row, good in zip(told.steps.loss, whole, strict=True)]
+    heights = [row.max() if good or not stop else np.inf for row, good in zip(told.minima.loss, whole, strict=True)]
     order = np.argsort(heights, kind="stable")
     assert [tuple(units) for units in found.units.tolist()] == [pairs[i] for i in order]
     made = Network(theta).made
     for i, n in enumerate(order):
         # The teacher's own loss is zero.
         np.testing.assert_allclose(found.barrier[i], heights[n], atol=1e-9)
-        assert (found.point[i], found.converged[i]) == (told.steps.loss[n, -1], whole[n])
-        assert found.gradient_norm[i] == told.steps.gradient_norm[n, -1]
+        assert (found.point[i], found.converged[i]) == (told.minima.loss[n, -1], whole[n])
+        assert found.gradient_norm[i] == told.minima.gradient_norm[n, -1]
         a, b = pairs[n]
         np.testing.assert_allclose(found.distances[i], [np.linalg.norm(made[a] - made[b]), *told.distances[n]])
-        np.testing.assert_allclose(found.loss[i], [0, *told.steps.loss[n]], atol=1e-9)
+        np.testing.assert_allclose(found.loss[i], [0, *told.minima.loss[n]], atol=1e-9)
 
 
 def cosine(made, pair):

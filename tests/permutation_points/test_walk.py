@@ -1,21 +1,16 @@
-"""Permutation paths: exact ends and halves, minima and heights against numpy by hand, and the Hessian's inertia."""
+"""Permutation paths: exact ends and halves, minima and heights against numpy by hand, and the Hessian at the point."""
 
-from dataclasses import replace
 from itertools import pairwise
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
 from scipy.optimize import least_squares
-from teachers import CONFIG, GROUP, Network, fitted, knot, model_of, toy, with_ones
+from teachers import CONFIG, GROUP, Network, equal, fitted, knot, model_of, toy, with_ones
 
 import mcjax
-from mcjax import InputError, RunError, models, trees
-from mcjax.permutation_points import mergers
-from mcjax.permutation_points.walk import whole_loss
+from mcjax import InputError, trees
 from mcjax.symmetry import SpecError
 
 SEED, UNITS = 4, (0, 2)
@@ -32,14 +27,6 @@ def half(path):
     count = len(path.knots["params"]["Dense_0"]["bias"])
     assert count % 2 == 1
     return [Network(knot(path, i)) for i in range(count // 2 + 1)]
-
-
-def equal(a, b):
-    return all(np.array_equal(one, other) for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-
-
-def apart(network, units=UNITS):
-    return np.linalg.norm(network.made[units[1]] - network.made[units[0]])
 
 
 def test_the_gradient_by_hand():
@@ -87,7 +74,7 @@ def test_at_the_point_two_units_are_one(path, half):
 
 def test_distances_fall_in_equal_factors(path, half):
     assert path.distances.shape == path.loss.shape == (CONFIG.steps + 2,)
-    np.testing.assert_allclose(path.distances[0], apart(half[0]), rtol=1e-12)
+    np.testing.assert_allclose(path.distances[0], half[0].distance(UNITS), rtol=1e-12)
     factors = path.distances[1:-1] / path.distances[:-2]
     np.testing.assert_allclose(factors, factors[0], rtol=1e-6)
     np.testing.assert_allclose(path.distances[-2], CONFIG.smallest * path.distances[0], rtol=1e-9)
@@ -96,7 +83,7 @@ def test_distances_fall_in_equal_factors(path, half):
 
 def test_minima_are_knots_of_their_distance_and_loss(path, half):
     _, _, data = toy(SEED)
-    distances = np.array([apart(network) for network in half])
+    distances = np.array([network.distance(UNITS) for network in half])
     losses = np.array([network.loss(data) for network in half])
     assert (np.diff(distances) <= 1e-12).all()
     for distance, loss in zip(path.distances, path.loss, strict=True):
@@ -135,13 +122,9 @@ def between(a, b, t):
     return network
 
 
-def read_norms(half, units=UNITS):
-    return np.array([np.linalg.norm(network.read[list(units)]) for network in half])
-
-
-def test_the_norm_of_what_reads_the_two_is_held_while_they_are_apart(path, half):
-    distances = np.array([apart(network) for network in half])
-    norms = read_norms(half)
+def test_the_output_norm_is_held_while_the_units_are_apart(path, half):
+    distances = np.array([network.distance(UNITS) for network in half])
+    norms = np.array([network.output_norm(UNITS) for network in half])
     np.testing.assert_allclose(norms[distances > 0], norms[0], rtol=1e-10)
     assert (distances > 0).sum() > CONFIG.steps
     assert abs(norms[-1] / norms[0] - 1) > 1e-3
@@ -174,7 +157,7 @@ def predicted(point, units, data):
 
 def check_inertia(point, units, outputs, data):
     with jax.enable_x64(True):
-        loss = whole_loss(model_of(outputs), data, CONFIG)
+        loss = mcjax.full_batch_loss(model_of(outputs), data)
         hessian = np.asarray(mcjax.hessian.dense_hessian(loss, point))
         found = mcjax.hessian.classify_point(loss, point, zero_tolerance=1e-10)
     assert found.gradient_norm <= CONFIG.point_tolerance
@@ -272,105 +255,6 @@ def test_two_outputs_take_one_direction_of_the_plane_of_zeros(units):
     assert 1 <= found.index <= 3
 
 
-def test_more_knots_than_there_is_room_for(path, monkeypatch):
-    """A path that fills all of the room, which may have lost some: here it is said to."""
-    real = mergers.approaches
-
-    def full(layer, config, *given):
-        found = real(layer, config, *given)
-        return found._replace(knots=found.knots._replace(filled=np.array([config.knots])))
-
-    monkeypatch.setattr(mergers, "approaches", full)
-    with says(InputError, "(0, 2)", GROUP, "300 knots", "knots=300"):
-        mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, CONFIG)
-
-
-@pytest.mark.slow
-def test_there_is_no_room_for_a_path_in_three_knots():
-    with says(InputError, "(0, 2)", "knots=3"):
-        mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, replace(CONFIG, knots=3))
-
-
-def test_a_minimisation_that_does_not_converge_ends_the_path():
-    _, theta, data = toy(6)
-    found = fitted(6, (0, 1))
-    assert found.point is None
-    assert found.converged.tolist() == [True, False]
-    assert found.distances.shape == found.loss.shape == (2,)
-    assert found.gradient_norm[-1] > CONFIG.tolerance
-    assert equal(knot(found, 0), theta)
-    networks = [Network(knot(found, i)) for i in range(found.heights.size + 1)]
-    np.testing.assert_allclose([apart(network, (0, 1)) for network in networks[1:]], found.distances[-1], rtol=1e-10)
-    np.testing.assert_allclose(networks[-1].loss(data), found.loss[-1], rtol=1e-10)
-    # Minimised so far: the loss falls from knot to knot of the distance.
-    assert (np.diff([network.loss(data) for network in networks[1:]]) <= 0).all()
-    with says(RunError, "units (0, 1)", GROUP, "step 1 of 13", "60 iterations", "1e-06"):
-        _ = found.path
-    assert "step 1 of 13" in repr(found)
-    assert found.barrier == np.inf
-
-
-@pytest.mark.slow
-def test_going_on_from_where_it_stands_with_output_weights_that_are_free():
-    model, theta, data = toy(SEED)
-    config = replace(CONFIG, iterations=3, bounded=False, stop=False)
-    found = mcjax.permutation_points.permutation_path(model, theta, data, GROUP, UNITS, config)
-    assert found.stopped is None
-    assert not found.converged.all()
-    assert found.distances[-1] == 0
-    assert equal(knot(found, -1), mcjax.permute(model.spec, found.P, theta))
-    count = len(found.knots["params"]["Dense_0"]["bias"]) // 2
-    networks = [Network(knot(found, i)) for i in range(count + 1)]
-    distances = np.array([apart(network) for network in networks])
-    norms = read_norms(networks)
-    assert np.ptp(norms[distances > 0]) > 1e-3 * norms[0]
-    np.testing.assert_array_equal(networks[-1].read[0], networks[-1].read[2])
-
-
-class BatchNormed(nn.Module):
-    @nn.compact
-    def __call__(self, x, train=False):
-        x = nn.BatchNorm(use_running_average=not train, name="norm", epsilon=1e-5)(nn.Dense(3, name="first")(x))
-        return nn.Dense(1, name="last")(nn.tanh(x))
-
-
-def batch_normed_loss(theta, data, weight_decay):
-    """The loss in float64, by the statistics that theta holds."""
-    theta = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), theta)
-    params, statistics = theta["params"], theta["batch_stats"]["norm"]
-    x = np.asarray(data.train_images, np.float64) @ params["first"]["kernel"] + params["first"]["bias"]
-    x = (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
-    outputs = np.tanh(x) @ params["last"]["kernel"] + params["last"]["bias"]
-    squares = sum(np.square(leaf).sum() for leaf in jax.tree.leaves(params))
-    return np.square(outputs - data.train_labels).mean() + weight_decay / 2 * squares
-
-
-@pytest.mark.slow
-def test_batch_norm_weight_decay_and_single_precision():
-    _, _, data = toy(SEED)
-    model = models.from_flax(BatchNormed(), jax.ShapeDtypeStruct((2, 2), jnp.float32), name="normed")
-    rng = np.random.default_rng(0)
-    theta = jax.tree.map(lambda leaf: np.float32(0.5 + rng.random(leaf.shape)), model.init(jax.random.key(0)))
-    group = model.spec.groups[0]
-    config = replace(
-        CONFIG, precision="float32", weight_decay=0.01, tolerance=1e-2, point_tolerance=1e-3, smallest=1e-2, stop=False
-    )
-    found = mcjax.permutation_points.permutation_path(model, theta, data, group, (1, 2), config)
-    assert {leaf.dtype for leaf in jax.tree.leaves(found.knots)} == {np.dtype(np.float32)}
-    assert found.gradient_norm[-1] <= 1e-3
-    middle = found.heights.size
-    for i, loss in ((0, found.loss[0]), (middle, found.loss[-1])):
-        np.testing.assert_allclose(batch_normed_loss(knot(found, i), data, 0.01), loss, rtol=1e-5)
-    for name, leaf in found.knots["batch_stats"]["norm"].items():
-        before = theta["batch_stats"]["norm"][name]
-        np.testing.assert_array_equal(leaf[0], before)
-        np.testing.assert_allclose(leaf[middle], [before[0], *2 * [before[1:].mean()]], rtol=1e-6)
-        assert leaf[middle, 1] == leaf[middle, 2]
-        np.testing.assert_array_equal(leaf[::-1], leaf[:, [0, 2, 1]])
-    kernel = found.point["params"]["first"]["kernel"]
-    np.testing.assert_array_equal(kernel[:, 1], kernel[:, 2])
-
-
 def test_what_is_refused():
     model, theta, data = toy(SEED)
     given = {"theta": theta, "data": data, "group": GROUP, "units": (0, 1), "config": CONFIG}
@@ -385,35 +269,3 @@ def test_what_is_refused():
     ):
         with says(error, named):
             mcjax.permutation_points.permutation_path(model, **(given | changes))
-
-
-@pytest.mark.slow
-def test_smaller_steps_where_the_loss_would_rise():
-    """The path is walked again, and between its knots it is hardly above the highest of them."""
-    config = replace(CONFIG, bump=0.1, knots=5000, iterations=1000)
-    found = mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, config)
-    highest = np.nanmax(found.loss)
-    assert found.converged.all()
-    assert fitted(SEED, UNITS).barrier > 10 * highest
-    assert fitted(SEED, UNITS).rough is None  # what its config allows
-    assert found.barrier <= 2 * highest
-    rise = found.heights.max() - highest
-    assert rise > config.bump * highest
-    assert f"({rise:.2g} of it between minima, which more steps, or a smaller bump" in repr(found)
-
-
-@pytest.mark.slow
-def test_fewer_steps_where_there_is_no_room_for_small_ones():
-    model, theta, data = toy(SEED)
-    config = replace(CONFIG, bump=1e-3, knots=900, iterations=1000)
-    with pytest.MonkeyPatch.context() as patch:
-        walks = []
-        real = mergers.approaches
-        patch.setattr(mergers, "approaches", lambda *args: walks.append(float(args[7])) or real(*args))
-        found = mcjax.permutation_points.permutation_path(model, theta, data, GROUP, UNITS, config)
-    # As they come, in steps too small for the room, and in larger ones.
-    assert len(walks) > 2
-    np.testing.assert_allclose(walks[2:], 10 * np.array(walks[1:-1]))
-    assert found.barrier < fitted(SEED, UNITS).barrier
-    assert found.heights.size < config.knots
-    assert "of it between minima" in found.rough

@@ -1,0 +1,82 @@
+"""The problem that all walks to permutation points share: a network, one of its layers, and the loss to minimise."""
+
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mcjax import trees
+from mcjax.constructions.chain import check_network
+from mcjax.constructions.unit_layers import UnitLayer, Values, unit_layer
+from mcjax.data import Dataset
+from mcjax.errors import InputError
+from mcjax.models.base import Model
+from mcjax.permutation_points.config import PermutationConfig
+from mcjax.training.full_batch import full_batch_loss
+from mcjax.training.newton import Function
+
+
+class Problem(NamedTuple):
+    """A network, the layer whose units are merged, and the loss that is minimised meanwhile.
+
+    Attributes:
+        model: The model of the network.
+        layer: The layer whose units are merged.
+        config: Steps, tolerances and precision of the walks.
+        loss: The full-batch training loss of a network.
+        start: The network by name, in the precision of the config.
+    """
+
+    model: Model
+    layer: UnitLayer
+    config: PermutationConfig
+    loss: Function
+    start: Values
+
+    @property
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context in which arrays have the precision of the config."""
+        return _precision(self.config)
+
+
+def define_problem(
+    model: Model, theta: trees.Tree, data: Dataset, group: str, config: PermutationConfig | None
+) -> Problem:
+    """The problem of a network, after checking it.
+
+    Args:
+        model: The model of the network.
+        theta: The network.
+        data: Data set; the loss is taken over its training images.
+        group: The group of the layer whose units are merged.
+        config: Steps, tolerances and precision of the walks; None takes `PermutationConfig()`.
+
+    Returns:
+        The problem, in the precision of the config.
+
+    Raises:
+        InputError: For a config of another type, a group whose units do not stand alone, several networks, or data
+            that do not fit the model.
+        SpecError: If the model has no such group, or theta is of another model.
+    """
+    config = config or PermutationConfig()
+    if not isinstance(config, PermutationConfig):
+        raise InputError(f"got config={config!r}, expected a PermutationConfig.")
+    check_network(model, theta)
+    layer = unit_layer(model, group)
+    with _precision(config):
+        loss = full_batch_loss(
+            model, data, images=config.images, batch_size=config.batch_size, weight_decay=config.weight_decay
+        )
+        start = {name: jnp.asarray(leaf, config.precision) for name, leaf in trees.flatten(theta).items()}
+    return Problem(model, layer, config, loss, start)
+
+
+def _precision(config: PermutationConfig) -> AbstractContextManager[Any]:
+    return jax.enable_x64(config.precision == "float64")
+
+
+def tree_like(theta: trees.Tree, values: Values) -> trees.Tree:
+    """A tree of the structure of `theta`, its leaves taken from `values` by name."""
+    return trees.map_with_name(lambda name, _: values[name], theta)
