@@ -19,7 +19,7 @@ from mcjax.strings.sampling import Work, certify, check_differ, check_one_key, l
 from mcjax.strings.strand import Strand, String
 from mcjax.training.config import TrainConfig
 from mcjax.training.loop import steps_per_epoch
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 
 class Family(NamedTuple):
@@ -63,7 +63,7 @@ def evolve_string(
         family = evolve_string(key, model, data, threshold=0.1, config=StringConfig(kappa=math.inf))
     """
     check_one_key(key)
-    check_fit(model, data)
+    check_model_and_data(model, data)
     config = string_config(config)
     config.criterion.check(data)
     number = isinstance(threshold, Real) and not isinstance(threshold, bool)

@@ -19,7 +19,7 @@ from mcjax.symmetry import Permutation
 from mcjax.training.config import TrainConfig
 from mcjax.training.criterion import measure_networks
 from mcjax.training.loop import steps_per_epoch
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 
 def sample_string(
@@ -78,7 +78,7 @@ def sample_strings(
     key of its own split from `key`. The rest is as for one.
     """
     check_one_key(key)
-    check_fit(model, data)
+    check_model_and_data(model, data)
     config = string_config(config)
     config.criterion.check(data)
     pairs = pairs_of(model, theta_1, theta_2, P, hard=True)

@@ -15,7 +15,7 @@ from mcjax.strings.beads import Bead, train_beads
 from mcjax.strings.config import StringConfig
 from mcjax.strings.scan import Scan, highest, highest_on_grid, values_at
 from mcjax.strings.strand import Strand
-from mcjax.training.loop import check_keys, steps_per_epoch
+from mcjax.training.loop import check_typed_keys, steps_per_epoch
 
 Place = tuple[Strand, int]
 """A segment of a strand."""
@@ -23,7 +23,7 @@ Place = tuple[Strand, int]
 
 def check_one_key(key: Any) -> None:
     """Raise InputError unless this is one typed key."""
-    if check_keys(key).shape:
+    if check_typed_keys(key).shape:
         raise InputError(f"got keys of shape {key.shape}, expected one key: jax.random.key(seed).")
 
 

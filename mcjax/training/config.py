@@ -1,4 +1,4 @@
-"""How something is trained: optimiser, schedule, batches, augmentation. Frozen, static under jit."""
+"""How networks are trained: optimiser, schedule, batches, augmentation. Frozen, static under jit."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,13 +17,23 @@ Optimizer = Literal["sgd", "adam"]
 class TrainConfig:
     """SGD with momentum, or Adam. `TrainConfig.preset("paper")` and `.preset("fast")` are the usual starts.
 
-    steps_per_epoch: None is as many as there are whole batches in the training set. optimizer: momentum and
-    nesterov are of SGD alone. clip: the largest norm of a gradient. learning_rate is the peak. schedule:
-    "halving" halves it every 20 epochs; "one_cycle" warms up over the first fifth of the epochs and goes to
-    zero along a cosine; "constant". weight_decay multiplies ||params||^2 / 2 in the objective. augmentation:
-    None is the data set's own default. statistics_momentum: the share of the old in the running batch
-    statistics, a step. compute_dtype: of the forward and the backward pass; parameters, statistics, the
-    optimiser and losses are float32.
+    Attributes:
+        epochs: Number of epochs.
+        batch_size: Images per step.
+        learning_rate: The peak of the schedule.
+        schedule: "halving" halves the rate every 20 epochs; "one_cycle" warms up over the first fifth of the epochs
+            and falls to zero along a cosine; "constant".
+        momentum: Momentum of SGD, in [0, 1). Adam ignores it.
+        nesterov: Whether SGD's momentum is Nesterov's.
+        weight_decay: Factor of ||params||^2 / 2 in the training loss.
+        augmentation: Augmentation of the training images. None is the data set's default.
+        statistics_momentum: Share of the old value in the running batch statistics at each step, in [0, 1).
+        compute_dtype: Dtype of the forward and backward pass. Parameters, statistics, optimiser and losses are
+            float32 in any case.
+        steps_per_epoch: Steps per epoch. None is the number of whole batches in the training set.
+        optimizer: "sgd" or "adam".
+        clip: Largest global norm of a gradient; larger ones are scaled down to it. None does not clip.
+
     """
 
     epochs: int = 30
@@ -74,7 +84,7 @@ class TrainConfig:
 
 
 def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The config's optimiser and schedule, stepping `steps_per_epoch` times an epoch."""
+    """The optimiser of a config, its schedule counting `steps_per_epoch` steps an epoch."""
     steps = config.epochs * steps_per_epoch
     rates: dict[str, Any] = {
         "constant": config.learning_rate,
