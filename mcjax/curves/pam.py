@@ -139,13 +139,17 @@ def fit_pam(
     histories: list[History] = []
     half_steps: list[HalfStep] = []
     for k in range(config.iterations):
-        titles = {name: f"{recorder.title}, {name} {k + 1}/{config.iterations}" for name in ("permutation", "curve")}
-        stages = [recorder._replace(title=titles[name], stage=f"{recorder.stage}_{k}_{name}") for name in titles]
+        permutation_stage, curve_stage = (
+            recorder._replace(
+                title=f"{recorder.title}, {kind} {k + 1}/{config.iterations}", stage=f"{recorder.stage}_{k}_{kind}"
+            )
+            for kind in ("permutation", "curve")
+        )
         permutation_key, curve_key = jax.random.split(jax.random.fold_in(key, k))
         rates = {group: config.annealing**k * rate for group, rate in first_rates.items()}
         # The two lines of eq. 6.
-        proposed, proposal, learned = propose_permutation(problem, state, rates, permutation_key, stages[0])
-        state, results, advanced = advance_curve(problem, state, proposed, proposal, curve_key, stages[1])
+        proposed, proposal, learned = propose_permutation(problem, state, rates, permutation_key, permutation_stage)
+        state, results, advanced = advance_curve(problem, state, proposed, proposal, curve_key, curve_stage)
         half_steps += results
         histories += [learned, advanced]
     history = pairs.out(join_histories(histories))
@@ -156,7 +160,7 @@ def fit_pam(
 
 @dataclass(frozen=True, eq=False)
 class PamProblem:
-    """What all half-steps of one fit share: `ts` and `images` are those of the objective, `steps` those of an epoch."""
+    """The inputs that all half-steps share: `ts` and `images` define the objective, `steps` is the number an epoch."""
 
     model: Model
     curve: Curve
@@ -187,6 +191,11 @@ class PamProblem:
         settings = TrainConfig(epochs=self.config.permutation_epochs, **shared)
         return PermutationStep(self.model, self.curve, settings, self.steps, self.config.nu_P, self.config.projection)
 
+    def permutation_context(self, state: "PamState", rates: dict[str, jax.Array]) -> PermutationContext:
+        """The endpoints, phi_k and P_k of every pair, for steps on the matrices."""
+        anchor = {group: to_matrix(p) for group, p in state.P.items()}
+        return PermutationContext(self.pairs.theta_1, self.pairs.theta_2, state.curve.theta_c, anchor, rates)
+
 
 class PamState(NamedTuple):
     """(phi_k, P_k) of every pair: control points with their optimiser, hard permutations, and Q + R, (pairs,)."""
@@ -197,7 +206,7 @@ class PamState(NamedTuple):
 
 
 class HalfStep(NamedTuple):
-    """What a half-step proposed and what became of it, each (pairs,); the fields are those of `PamFit`."""
+    """The proposal of a half-step and its outcome, each (pairs,); the fields are those of `PamFit`."""
 
     objective: np.ndarray
     proposed: np.ndarray
@@ -218,10 +227,9 @@ def as_single_candidate(P: Permutation) -> Permutation:
 
 def permutation_learning_rates(problem: PamProblem, state: PamState) -> dict[str, jax.Array]:
     """The learning rate of every group of every pair (pairs,) in the first iteration, by the rule in `PamConfig`."""
-    config, anchor = problem.config, {group: to_matrix(p) for group, p in state.P.items()}
-    if config.permutation_learning_rate is not None:
-        return {group: jnp.full(problem.pairs.number, config.permutation_learning_rate) for group in anchor}
-    context = PermutationContext(problem.pairs.theta_1, problem.pairs.theta_2, state.curve.theta_c, anchor, {})
+    if (rate := problem.config.permutation_learning_rate) is not None:
+        return {group: jnp.full(problem.pairs.number, rate) for group in state.P}
+    context = problem.permutation_context(state, {})
     return automatic_learning_rates(problem.permutation_step(), problem.ts, problem.images, context)
 
 
@@ -230,24 +238,23 @@ def propose_permutation(
 ) -> tuple[Permutation, HalfStep, History]:
     """The permutation half-step, first line of eq. 6: soft matrices by projected SGD, and the best rounding.
 
-    Returns the proposed P, the half-step as it is if the curve half-step does not revoke it, and the history.
+    Returns the proposed P, the half-step as it stands unless lookahead revokes it, and the history.
     """
     pairs, config = problem.pairs, problem.config
     # Projected SGD on the doubly stochastic matrices (4.1.2), from P_k.
-    step = problem.permutation_step()
-    anchor = {group: to_matrix(p) for group, p in state.P.items()}
-    context = PermutationContext(pairs.theta_1, pairs.theta_2, state.curve.theta_c, anchor, rates)
-    states = PermutationState(step.initial_matrices(anchor), jnp.zeros(pairs.number, jnp.int32))
+    step, context = problem.permutation_step(), problem.permutation_context(state, rates)
+    states = PermutationState(step.initial_matrices(context.anchor), jnp.zeros(pairs.number, jnp.int32))
     sgd_key, sample_key = jax.random.split(key)
     keys = jax.random.split(sgd_key, pairs.number)
     states, history = run_epochs(step, problem.data, context, states, keys, recorder, mesh=problem.mesh)
 
-    # Round to candidates; the proximal term is 1 / nu_P per moved unit, which changes two entries of P by 1.
+    # Round to candidates.
     candidates = candidate_permutations(sample_key, states.P, config.rounding, config.samples)
     values = problem.objective(state.curve.theta_c, candidates)
+    # The proximal term: a unit that moves changes two entries of P by 1.
     moved = sum((candidates[group] != np.asarray(p)[:, None]).sum(-1) for group, p in state.P.items())
     proximal = moved / config.nu_P
-    # The candidate with the least Q(phi_k, P) + R + ||P - P_k||^2 / (2 nu_P); one that is not finite never wins.
+    # Propose the candidate with the least Q + R + proximal term; one that is not finite never wins.
     best = np.arange(pairs.number), np.argmin(np.nan_to_num(values + proximal, nan=np.inf), 1)
     P = {group: jnp.asarray(candidates[group][best]) for group in candidates}
     value = np.where(moved[best] == 0, state.objective, values[best])
@@ -259,10 +266,10 @@ def propose_permutation(
 def advance_curve(
     problem: PamProblem, state: PamState, P: Permutation, proposal: HalfStep, key: jax.Array, recorder: Recorder
 ) -> tuple[PamState, tuple[HalfStep, HalfStep], History]:
-    """The curve half-step, second line of eq. 6: the new state, what became of both half-steps, and the history.
+    """The curve half-step, second line of eq. 6: control points by SGD, and what is accepted of both half-steps.
 
     It starts from the proposed P where that is admissible, and from P_k elsewhere. With lookahead, another branch
-    starts from P_k everywhere.
+    starts from P_k everywhere. Returns the new state, both half-steps, and the history.
     """
     pairs, moves = problem.pairs, proposal.accepted
     P = {group: jnp.where(moves[:, None], P[group], p) for group, p in state.P.items()}
@@ -318,6 +325,7 @@ def _accept(accepted: np.ndarray, new: CurveState, old: CurveState) -> CurveStat
         return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
     def without_momentum(leaf: jax.Array) -> jax.Array:
-        return where(leaf, jnp.zeros_like(leaf)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return CurveState(jax.tree.map(where, new.theta_c, old.theta_c), jax.tree.map(without_momentum, new.optimizer))
+    refused = CurveState(old.theta_c, jax.tree.map(without_momentum, new.optimizer))
+    return jax.tree.map(where, new, refused)
