@@ -12,7 +12,7 @@ Rounding = Literal["assignment", "sampled"]
 
 @dataclass(frozen=True)
 class FitConfig(TrainConfig):
-    """How the control points of a curve are trained: a `TrainConfig`, and the values of t in a step.
+    """Settings of a curve fit: a `TrainConfig` for the control points, and the number of t in a step.
 
     Attributes:
         points_per_step: Number of t drawn in each step; the gradient is the mean over them.
@@ -29,7 +29,7 @@ class FitConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class PamConfig(FitConfig):
-    """How PAM alternates. The defaults are the paper's numbers (Neuron Alignment, section 4.1.2).
+    """Settings of PAM. The numbers of iterations and epochs are the paper's (Neuron Alignment, section 4.1.2).
 
     The fields of `FitConfig` are those of the curve half-steps. Their learning rate schedule runs over all
     iterations * epochs.

@@ -142,7 +142,7 @@ def fit_curve(
         theta_2: Second endpoint, like theta_1.
         data: The data set.
         P: Hard or soft permutation of theta_2, with the pair axis of the endpoints. None is the identity.
-        config: How to train. None is `FitConfig()`; a `TrainConfig` means one t per step.
+        config: Settings. None is `FitConfig()`; a `TrainConfig` means one t per step.
         recorder: Where progress goes, and the run folder from which an interrupted fit resumes. None is silent.
         mesh: A mesh of `make_mesh`, on which pairs lie side by side.
 

@@ -107,7 +107,7 @@ def fit_pam(
         data: The data set.
         P: Hard permutation to start from, with the pair axis of the endpoints. None is the identity (the paper's "PAM
             unaligned"); a match's P gives "PAM aligned".
-        config: How PAM alternates. None is `PamConfig()`.
+        config: Settings. None is `PamConfig()`.
         recorder: Where progress goes. In a run folder every half-step is a stage of its own, and an interrupted fit
             resumes in the middle of one, to the same bits.
         mesh: A mesh of `make_mesh`, on which the epochs of all half-steps run.

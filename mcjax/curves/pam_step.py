@@ -34,10 +34,10 @@ LARGEST_STEP = 0.5
 """Largest change of a matrix entry in one step, so that a steep point of the curve does not throw P far outside."""
 
 TRAVEL_DISTANCE = {"alternating": 15.0, "sinkhorn": 300.0}
-"""How far an entry of P would travel in the first half-step if its gradient did not change.
+"""Distance that an entry of P would travel in the first half-step if its gradient did not change.
 
 It is well beyond the 1 that a permutation needs, because the gradient fades. On the digits every distance from 10 to 40
-works, and ten times as far for logarithms.
+works; for logarithms, ten times as far.
 """
 
 

@@ -1,12 +1,12 @@
-"""How networks are trained: optimiser, schedule, batches, augmentation. Frozen, static under jit."""
+"""Settings of training: optimiser, schedule, batches, augmentation. Frozen, static under jit."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import optax
 
 from mcjax.data import Augmentation
-from mcjax.errors import InputError, unknown_name
+from mcjax.errors import InputError, check_whole, unknown_name
 
 Schedule = Literal["halving", "one_cycle", "constant"]
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -51,28 +51,22 @@ class TrainConfig:
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            check_whole(name, getattr(self, name))
+        if self.steps_per_epoch is not None:
+            check_whole("steps_per_epoch", self.steps_per_epoch)
         for name, good, expected in (
-            ("epochs", isinstance(self.epochs, int) and self.epochs >= 1, "a whole number of at least 1"),
-            ("batch_size", isinstance(self.batch_size, int) and self.batch_size >= 1, "a whole number of at least 1"),
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("weight_decay", self.weight_decay >= 0, "not negative"),
             ("statistics_momentum", 0 <= self.statistics_momentum < 1, "in [0, 1)"),
-            (
-                "steps_per_epoch",
-                self.steps_per_epoch is None or (isinstance(self.steps_per_epoch, int) and self.steps_per_epoch >= 1),
-                "a whole number of at least 1, or None",
-            ),
             ("clip", self.clip is None or self.clip > 0, "positive, or None"),
         ):
             if not good:
                 raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
-        if self.schedule not in ("halving", "one_cycle", "constant"):
-            raise unknown_name("schedule", self.schedule, ("halving", "one_cycle", "constant"))
-        if self.compute_dtype not in ("float32", "bfloat16"):
-            raise unknown_name("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
-        if self.optimizer not in ("sgd", "adam"):
-            raise unknown_name("optimizer", self.optimizer, ("sgd", "adam"))
+        for name, kind in (("schedule", Schedule), ("compute_dtype", ComputeDtype), ("optimizer", Optimizer)):
+            if getattr(self, name) not in get_args(kind):
+                raise unknown_name(name, getattr(self, name), get_args(kind))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainConfig":

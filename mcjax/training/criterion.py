@@ -1,7 +1,7 @@
 """One number per network, for thresholds and early stopping: loss, error or perplexity on a split of the data."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +43,9 @@ class Criterion:
     calibration_images: int | None = None
 
     def __post_init__(self) -> None:
-        if self.metric not in ("loss", "error", "perplexity"):
-            raise unknown_name("metric", self.metric, ("loss", "error", "perplexity"))
-        if self.split not in ("train", "validation", "test"):
-            raise unknown_name("split", self.split, ("train", "validation", "test"))
+        for name, kind in (("metric", Metric), ("split", SplitName)):
+            if getattr(self, name) not in get_args(kind):
+                raise unknown_name(name, getattr(self, name), get_args(kind))
         for name in ("images", "batch_size", "calibration_images"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name))

@@ -209,7 +209,7 @@ def join_histories(histories: Sequence[History]) -> History:
 
 @jit(static_argnames="step")
 def initial_states(step: Any, given: Any) -> Any:
-    """`step.init` mapped over the leading axis, in one program."""
+    """`step.init` mapped over the leading axis of `given`, in one program."""
     return jax.vmap(step.init)(given)
 
 
@@ -251,7 +251,7 @@ def run_epochs(
         check_mesh(mesh, step.config.batch_size)
         if stopping is not None:
             raise InputError(
-                "got a mesh and a target: expected one of them, because stopped networks leave gaps on it."
+                "got a mesh and a target: expected one of them, because stopped networks would leave devices idle."
             )
     placement = Placement(mesh, len(keys))
     epochs = step.config.epochs if epochs is None else epochs

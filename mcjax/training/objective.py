@@ -78,12 +78,10 @@ def training_loss(
 
     """
     params = trees.params(theta)
-    computed, images = (
-        (theta, x)
-        if compute_dtype == "float32"
-        else (trees.with_params(theta, trees.cast(params, compute_dtype)), trees.cast(x, compute_dtype))
-    )
-    logits, batch_stats = model.apply_train(computed, images, key)
+    computed = theta
+    if compute_dtype != "float32":
+        computed, x = trees.with_params(theta, trees.cast(params, compute_dtype)), trees.cast(x, compute_dtype)
+    logits, batch_stats = model.apply_train(computed, x, key)
     metrics = loss_and_accuracy(logits, labels)
     statistics = jax.tree.map(lambda new, old: new.astype(old.dtype), batch_stats, trees.batch_stats(theta))
     return metrics.loss + weight_decay / 2 * trees.dot(params, params), (metrics, statistics)
@@ -161,7 +159,7 @@ def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -
 
 
 def check_model_and_data(model: Model, data: Dataset) -> None:
-    """Raise InputError unless the model's inputs, outputs and number of classes are those of the data."""
+    """Raise InputError unless the model's inputs and outputs fit the data, with at least as many classes."""
     check_dataset(data)
     if tuple(data.image_shape) != tuple(model.input_shape):
         raise InputError(

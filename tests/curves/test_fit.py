@@ -182,5 +182,3 @@ def test_bad_input_is_named(ends, tiny_ends, key, tiny_data, tiny_model):
         curve, a, b, start = (given | changes).values()
         with says(error, *named):
             fit_curve(key, tiny_model, curve, a, b, tiny_data, start, CONFIG)
-    with says(InputError, "points_per_step=0"):
-        FitConfig(points_per_step=0)
