@@ -52,6 +52,7 @@ class Curve:
         n = self.control_points + 1
         inner = jnp.arange(1, n)
         if self.kind == "chain":
+            # Hat functions: 1 at the bend t = j / n, 0 at its neighbours.
             return jnp.maximum(0, 1 - jnp.abs(n * t - inner))
         # Bernstein polynomials of degree n; their exponents are static, so that 0 ** 0 and its gradient never arise.
         terms = [comb(n, j) * t**j * (1 - t) ** (n - j) for j in range(1, n)]
@@ -69,6 +70,7 @@ class Curve:
 
     @partial(jax.jit, static_argnums=0, inline=True)
     def _with_control_points(self, theta_1: trees.Tree, end: trees.Tree, theta_c: trees.Tree, t: Any) -> trees.Tree:
+        # Eq. 8; the quadratic Bezier curve has the one weight 2 t (1 - t).
         line, weights = _line(theta_1, end, t), self.weights(t)
         if self.control_points == 1:
             return jax.tree.map(lambda x, c: x + weights[0] * c, line, theta_c)

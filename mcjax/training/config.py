@@ -82,12 +82,14 @@ def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransf
     steps = config.epochs * steps_per_epoch
     rates: dict[str, Any] = {
         "constant": config.learning_rate,
+        # The papers' schedule: half the rate every 20 epochs.
         "halving": lambda step: config.learning_rate * 0.5 ** (step // (20 * steps_per_epoch)),
         "one_cycle": optax.warmup_cosine_decay_schedule(
             config.learning_rate / 20, config.learning_rate, max(1, steps // 5), max(2, steps)
         ),
     }
     rate = rates[config.schedule]
+    # Weight decay is in the loss, so that it enters momentum, as in the papers' code.
     sgd = optax.sgd(rate, momentum=config.momentum or None, nesterov=config.nesterov)
     chosen = sgd if config.optimizer == "sgd" else optax.adam(rate)
     return chosen if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), chosen)

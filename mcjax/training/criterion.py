@@ -51,6 +51,7 @@ class Criterion:
                 check_whole(name, getattr(self, name))
 
     def __call__(self, model: Model, theta: trees.Tree, data: Dataset) -> jax.Array:
+        # Estimate batch statistics under the augmentation of training, then measure without it.
         calibration = data.train_images[: self.calibration_images]
         augmentation = data.default_augmentation()
         theta = estimate_statistics(model, theta, calibration, data.mean, data.std, self.batch_size, augmentation)

@@ -89,6 +89,7 @@ class EndpointStep:
             value, measured = training_loss(self.model, moved, x, labels, key, *settings)
             return value + self.pull(context, params), measured
 
+        # Step on the parameters.
         gradient, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(params)
         updates, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, params)
         moved = trees.with_params(theta, self.hold(context, optax.apply_updates(params, updates)))

@@ -52,6 +52,7 @@ class FullBatchLoss:
     weight_decay: float
 
     def __call__(self, split: SplitImages, theta: trees.Tree) -> jax.Array:
+        # Recompute each batch in the backward pass, so that derivatives need the memory of one batch.
         @partial(jax.checkpoint, prevent_cse=False)
         def summed(theta: trees.Tree, chunk: Chunk) -> jax.Array:
             x = normalize(chunk.images, split.mean, split.std)

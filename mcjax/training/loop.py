@@ -87,6 +87,7 @@ def _batch(
     """The inputs and labels of a batch, as a model takes them, and the key of the step."""
     augment_key, step_key = jax.random.split(key)
     indices = split(indices, mesh)
+    # Augment in uint8, then normalise: the data set stays on the device as it is stored.
     images = jnp.asarray(data.train_images)[indices]
     images = augment(augment_key, images, training_augmentation(step.config, data))
     x, labels = split((normalize(images, data.mean, data.std), jnp.asarray(data.train_labels)[indices]), mesh)
@@ -159,6 +160,7 @@ def _compiled_epoch(
 
     fits = (contexts, states, keys)
     if which is not None:
+        # Padding repeats the last fit; `_put_back` drops it.
         fits = trees.index(fits, jnp.minimum(which, len(keys) - 1))
     new, metrics = on_mesh(train, mesh, everywhere=2)(data, number, *fits)
     return _put_back(states, which, new), metrics
@@ -258,6 +260,7 @@ def run_epochs(
     images = steps_per_epoch(step.config, data) * step.config.batch_size * len(keys)
     recording = Recording(recorder or Recorder("the fit", progress=False), states, placement, epochs, images)
     if stopping is not None and recording.done:
+        # Resumed fits may be at their target.
         stopping.update(recording.states)
     from_host = mesh is None and stepped_from_host(step.convolutions)
     run_epoch: Callable[..., tuple[State, Metrics]] = _epoch_from_host if from_host else _compiled_epoch

@@ -110,6 +110,7 @@ def evaluate_images(
         metrics = loss_and_accuracy(model.apply(theta, normalize(batch, mean, std)), batch_labels)
         return jnp.stack(metrics) * len(batch_labels)
 
+    # Whole batches in a scan, and the rest at once, each counted by its size.
     n, size = len(labels), min(batch_size, len(labels))
     whole = n // size * size
     batches = (images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size, *labels.shape[1:]))

@@ -114,6 +114,7 @@ def spawn(
     keys = check_typed_keys(key).reshape(-1)
     _check_epochs("spawn_epochs", spawn_epochs, 0, config.epochs)
     check_whole("children", children)
+    # Algorithm 1, all spawn epochs and children side by side: every copy starts as its parent.
     step = EndpointStep(model, config, steps_per_epoch(config, data))
     spawned_at = np.repeat(np.asarray(spawn_epochs), children)
     parent_keys, own_keys = _fit_keys(keys, spawn_epochs, children)
@@ -122,6 +123,7 @@ def spawn(
     theta_at = {0: states.theta}
     histories = []
     for first, last in pairwise(sorted({0, *spawn_epochs, config.epochs})):
+        # SGD noise of the parent before the spawn epoch, of the child after it.
         segment_keys = jnp.where(np.tile(spawned_at <= first, len(keys)), own_keys, parent_keys)
         states, history = _train_segment(step, data, states, segment_keys, (first, last), recorder, mesh)
         source = fits.copy()
