@@ -22,14 +22,14 @@ from mcjax import (
     plane,
     trees,
 )
-from mcjax.curves.fit import CurveState, CurveStep, Ends
-from mcjax.curves.pam_step import Fixed, PermutationState, PermutationStep
+from mcjax.curves.fit import CurveContext, CurveState, CurveStep
+from mcjax.curves.pam_step import PermutationContext, PermutationState, PermutationStep
 from mcjax.runtime import convolution
 from mcjax.runtime.compiling import Compiled
 from mcjax.training.config import ComputeDtype
 from mcjax.training.endpoints import EndpointStep
 from mcjax.training.loop import run_epochs
-from mcjax.training.objective import measure
+from mcjax.training.objective import loss_and_accuracy
 
 RATE = 0.01
 """Learning rate of both sides, low enough for untrained networks."""
@@ -104,16 +104,16 @@ def endpoint(work: Work, augmented: bool = False) -> Callable[[], Any]:
 
 def curve(work: Work, augmented: bool = False) -> Callable[[], Any]:
     """One epoch of fitting a quadratic Bezier curve."""
-    step, ends = _curve_step(work, augmented), Ends(work.theta_1, work.theta_2)
+    step, context = _curve_step(work, augmented), CurveContext(work.theta_1, work.theta_2)
     states, keys = _curve_states(work, step), jax.random.split(jax.random.key(0), work.pairs)
-    return lambda: run_epochs(step, work.training, ends, states, keys, epochs=1)
+    return lambda: run_epochs(step, work.training, context, states, keys, epochs=1)
 
 
 def permutation(work: Work) -> Callable[[], Any]:
     """One epoch of projected SGD on soft permutations."""
-    step, fixed, states = _permutation(work)
+    step, context, states = _permutation(work)
     keys = jax.random.split(jax.random.key(0), work.pairs)
-    return lambda: run_epochs(step, work.training, fixed, states, keys, epochs=1)
+    return lambda: run_epochs(step, work.training, context, states, keys, epochs=1)
 
 
 def match(work: Work) -> Callable[[], Any]:
@@ -165,14 +165,14 @@ def _curve_states(work: Work, step: CurveStep) -> CurveState:
     return jax.jit(jax.vmap(step.init))(work.theta_1)._replace(theta_c=work.theta_c)
 
 
-def _permutation(work: Work) -> tuple[PermutationStep, Fixed, PermutationState]:
+def _permutation(work: Work) -> tuple[PermutationStep, PermutationContext, PermutationState]:
     config = _config(work, TrainConfig, False)
     step = PermutationStep(work.model, bezier(work.model.spec), config, work.sizes.steps, NU_P, "alternating")
     sizes = work.model.spec.group_sizes(trees.index(work.theta_1, 0))
     anchor = {group: jnp.tile(jnp.eye(n), (work.pairs, 1, 1)) for group, n in sizes.items()}
     rates = {group: jnp.full(work.pairs, PERMUTATION_RATE) for group in sizes}
-    fixed = Fixed(work.theta_1, work.theta_2, work.theta_c, anchor, rates)
-    return step, fixed, PermutationState(anchor, jnp.zeros(work.pairs, jnp.int32))
+    context = PermutationContext(work.theta_1, work.theta_2, work.theta_c, anchor, rates)
+    return step, context, PermutationState(anchor, jnp.zeros(work.pairs, jnp.int32))
 
 
 def _config(work: Work, kind: type[Any], augmented: bool) -> Any:
@@ -224,13 +224,15 @@ def operations(work: Work, workload: str) -> float:
         return steps * _flops(step, {}, jax.eval_shape(step.init, key), x, labels, key)
     if workload == "curve":
         fit = _curve_step(work)
-        return steps * _flops(fit, Ends(one, two), trees.index(_curve_states(first, fit), 0), x, labels, key)
+        return steps * _flops(fit, CurveContext(one, two), trees.index(_curve_states(first, fit), 0), x, labels, key)
     if workload == "permutation":
-        sgd, fixed, states = _permutation(first)
-        return steps * _flops(sgd, *trees.index((fixed, states), 0), x, labels, key)
+        sgd, context, states = _permutation(first)
+        return steps * _flops(sgd, *trees.index((context, states), 0), x, labels, key)
     if workload == "match":
         return work.pairs * sizes.images / sizes.batch * _flops(lambda *args: _products(model, *args), one, two, x)
-    forward = _flops(lambda theta, x, labels: measure(model.apply(theta, x), labels), one, x, labels) / sizes.batch
+    forward = (
+        _flops(lambda theta, x, labels: loss_and_accuracy(model.apply(theta, x), labels), one, x, labels) / sizes.batch
+    )
     calibrate = 0.0
     if trees.batch_stats(one):
         calibrate = _flops(lambda theta, x: model.apply_train(theta, x, key)[1], one, x) / sizes.batch

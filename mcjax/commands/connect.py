@@ -35,7 +35,7 @@ from mcjax.runs.tables import table
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard, save_permutation
 from mcjax.training.loop import steps_per_epoch
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class EvaluateOptions:
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise InputError if no path of this model can be measured so: before a folder is made or a curve fitted."""
-        check_fit(model, dataset)
+        check_model_and_data(model, dataset)
         there = len(dataset.train_labels)
         if self.points < 2:
             raise InputError(f"got points={self.points}, expected at least 2.")

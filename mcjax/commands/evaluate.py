@@ -21,7 +21,7 @@ from mcjax.curves import Curve
 from mcjax.data import Augmentation
 from mcjax.errors import InputError
 from mcjax.runs import checkpoint
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Evaluate:
         networks = [read_network(path, self.architecture, given[0] if given else None) for path in paths]
         dataset, images = given or self.images.load(networks[0].about.get("data"))
         for network in networks:
-            check_fit(network.model, dataset)
+            check_model_and_data(network.model, dataset)
         described = [n.about["model"] for n in networks]
         marks = [trees.fingerprint(n.theta) for n in networks]
         run = open_run("evaluate", self.out, {"model": described, "theta": marks, "data": images})

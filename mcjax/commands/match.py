@@ -35,7 +35,7 @@ from mcjax.symmetry import (
     save_permutation,
 )
 from mcjax.training.loop import steps_per_epoch
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 Method = Literal["activations", "weights", "straight_through", "random", "identity"]
 
@@ -171,7 +171,7 @@ class Match:
         if not self.method:
             raise InputError(f"got no --method, expected one or several of {', '.join(get_args(Method))}.")
         if "straight_through" in self.method:
-            check_fit(a.model, dataset)
+            check_model_and_data(a.model, dataset)
             steps_per_epoch(self._straight_through(), dataset)
 
     def _straight_through(self) -> StraightThroughConfig:

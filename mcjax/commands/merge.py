@@ -36,7 +36,7 @@ from mcjax.runs.folder import RunFolder, writing
 from mcjax.runs.tables import table
 from mcjax.symmetry import Permutation, check_invariance, identity_permutation, permute, save_permutation
 from mcjax.training import evaluate
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Merge:
     def _check(self, networks: list[Network], dataset: Dataset) -> None:
         # Before the folder is made, which would refuse the same command put right.
         model, there = networks[0].model, len(dataset.train_labels)
-        check_fit(model, dataset)
+        check_model_and_data(model, dataset)
         check_groups(model)
         calibration, size = self.repairing.calibration_images, self.repairing.eval_batch_size
         for name, value, least in (("match_images", self.match_images, 2), ("calibration_images", calibration, 1)):

@@ -28,7 +28,7 @@ from mcjax.runs.folder import RunFolder
 from mcjax.runs.tables import mean_and_std, plus_minus, table
 from mcjax.training import TrainConfig, evaluate, train_endpoints
 from mcjax.training.loop import steps_per_epoch
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Train:
         described = chosen.describe(dataset)
         model = read_model(described)
         config = TrainConfig(**self.training.config(dataset))
-        check_fit(model, dataset)
+        check_model_and_data(model, dataset)
         steps_per_epoch(config, dataset)  # refuses a batch larger than the set before the folder is made
         run = open_run(
             "train",

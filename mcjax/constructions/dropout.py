@@ -18,7 +18,7 @@ from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import over_points
 from mcjax.training.criterion import Criterion, measure_networks
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 Factors = dict[str, np.ndarray]
 """What the outputs of every unit of some groups are multiplied by: float32 (n,) each, zero for a dropped unit."""
@@ -90,7 +90,7 @@ def dropout_stability(
         stable = dropout_stability(jax.random.key(0), model, theta, data)
         print(stable.epsilon)
     """
-    check_fit(model, data)
+    check_model_and_data(model, data)
     check_network(model, theta)
     for name, value, known in (
         ("rescale", rescale, ("layer", "one", "fixed")),

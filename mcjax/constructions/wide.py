@@ -16,7 +16,7 @@ from mcjax.constructions.sparse import Problem, Sparse, best_weights, compressed
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 
 class WidePath(NamedTuple):
@@ -67,7 +67,7 @@ def wide_path(
     model that is not one hidden ReLU layer without biases and one output. Source: Freeman and Bruna 2017,
     Theorem 2.4; between 3 and 4 the l units go to places that both ends leave free, which its proof passes over.
     """
-    check_fit(model, data)
+    check_model_and_data(model, data)
     chained = _check(model)
     problem = problem_of(data, kappa)
     both = [_end(chained, theta, model) for theta in (theta_1, theta_2)]

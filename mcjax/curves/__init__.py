@@ -1,8 +1,67 @@
-"""Curves between networks: pure functions of (theta_1, theta_2, theta_c, P, t), and fitting them."""
+"""Curves between networks, and fitting them so that the loss stays low along the way.
 
-from mcjax.curves.config import PamConfig
+A curve is a pure function `(theta_1, theta_2, theta_c, P, t) -> theta`. It joins theta_1, at t = 0, to theta_2 with
+its units permuted by P, at t = 1. The control point `theta_c` is a deviation from the straight line (Tatro et al.
+2020, Neuron Alignment, eq. 8):
+
+    r(t) = (1 - t) theta_1 + t P theta_2 + sum_j w_j(t) theta_c[j]
+
+So `theta_c = 0` is the straight line, P = None (the identity) gives the unaligned curve, and the P of a match the
+aligned curve. Because a curve is a function, any loss at any t can be differentiated through it: `jax.grad` by
+`theta_c`, or by a soft P, is all that curve fitting is.
+
+- `linear`, `bezier` and `polygonal_chain` make the families. `curve.zero(theta)` is the first theta_c;
+  `curve.bind(theta_1, theta_2, theta_c, P)` is a path `t -> theta`, and `curve.bind_pairs` many paths at once.
+- `fit_curve` trains theta_c by SGD at random t (Algorithm 2; Garipov et al. 2018).
+- `fit_pam` learns P together with theta_c, by proximal alternating minimisation (eq. 5 and 6).
+- `through` is the path of straight lines through any networks.
+
+Example::
+
+    import jax
+    import numpy as np
+    import mcjax
+
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    y = np.sin(2 * x[:, :1]) * x[:, 1:]
+    data = mcjax.data.regression(x, y, x, y)
+    model = mcjax.models.create("mlp", 1, (2,), widths=(8,), activation="tanh")
+    key, training = jax.random.key(0), mcjax.TrainConfig(epochs=100, batch_size=50, weight_decay=0.0)
+    networks = mcjax.train_endpoints(jax.random.split(key), model, data, training).theta
+    theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], networks) for i in range(2))
+    P = mcjax.match_activations(model, theta_1, theta_2, data).P
+
+    # Your own loop: a loss at one point of the curve, and its gradient.
+    curve = mcjax.bezier(model.spec)
+
+    def loss(theta_c, t):
+        outputs = model.apply(curve(theta_1, theta_2, theta_c, P, t), x)
+        return ((outputs - y) ** 2).mean()
+
+    @jax.jit
+    def step(theta_c, t):
+        gradient = jax.grad(loss)(theta_c, t)
+        return jax.tree.map(lambda c, g: c - 0.5 * g, theta_c, gradient)
+
+    theta_c = curve.zero(theta_1)
+    for t in jax.random.uniform(key, (400,)):
+        theta_c = step(theta_c, t)
+
+    # The same with the library's loop, and with P learned too.
+    config = mcjax.FitConfig(epochs=100, batch_size=50, weight_decay=0.0)
+    fit = mcjax.fit_curve(key, model, curve, theta_1, theta_2, data, P, config)
+    config = mcjax.PamConfig(epochs=50, permutation_epochs=10, iterations=2, batch_size=50, weight_decay=0.0)
+    pam = mcjax.fit_pam(key, model, curve, theta_1, theta_2, data, config=config)
+
+    line = mcjax.linear(model.spec).bind(theta_1, theta_2)
+    own = curve.bind(theta_1, theta_2, theta_c, P)
+    for name, path in {"line": line, "own": own, "fit": fit.path, "pam": pam.path}.items():
+        print(name, mcjax.evaluate_path(model, path, data, ts=21).train_loss.max())
+"""
+
+from mcjax.curves.config import FitConfig, PamConfig
 from mcjax.curves.curve import Curve, Path, bezier, linear, polygonal_chain
-from mcjax.curves.fit import CurveFit, FitConfig, fit_curve
+from mcjax.curves.fit import CurveFit, fit_curve
 from mcjax.curves.pam import PamFit, fit_pam
 from mcjax.curves.polyline import through
 

@@ -1,43 +1,64 @@
-"""How PAM alternates: iterations, learning rates, proximal terms, projection and rounding."""
+"""The configurations of curve fits and of PAM. Frozen, static under jit."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
-from mcjax.curves.fit import FitConfig
-from mcjax.curves.pam_step import Projection
-from mcjax.curves.rounding import Rounding
 from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.training.config import TrainConfig
 
-TRAVEL = {"alternating": 15.0, "sinkhorn": 300.0}
-"""How far an entry of P would move in a half-step if its gradient stayed as it is at the start: well
-beyond the 1 that a permutation needs, for the gradient fades. On the digits any value from 10 to 40
-does, and 10 times more for logarithms."""
+Projection = Literal["alternating", "sinkhorn"]
+Rounding = Literal["assignment", "sampled"]
+
+
+@dataclass(frozen=True)
+class FitConfig(TrainConfig):
+    """Settings of a curve fit: a `TrainConfig` for the control points, and the number of t in a step.
+
+    Attributes:
+        points_per_step: Number of t drawn in each step; the gradient is the mean over them.
+
+    """
+
+    points_per_step: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.points_per_step < 1:
+            raise InputError(f"got points_per_step={self.points_per_step}, expected at least 1.")
 
 
 @dataclass(frozen=True)
 class PamConfig(FitConfig):
-    """`iterations` of a permutation half-step and a curve half-step, as many and as long as in the paper (4.1.2).
+    """Settings of PAM. The numbers of iterations and epochs are the paper's (Neuron Alignment, section 4.1.2).
 
-    epochs, points_per_step: of one curve half-step. The learning rate's schedule runs over all epochs,
-    iterations * epochs, and so is annealed over iterations.
-    permutation_epochs: of one permutation half-step.
-    permutation_learning_rate: of plain SGD on the matrices. It goes to zero linearly within a
-    half-step, and is multiplied by `annealing` from one iteration to the next. None finds it, pair by
-    pair and group by group: where PAM starts, the mean gradient over the objective's images and grid is
-    taken, less what the sums of rows and columns forbid, and the rate is such that an entry with the
-    root mean square of it would travel a distance of 15 in the first half-step, were the gradient to
-    stay (300 in logarithms with "sinkhorn"); 0.15 (3) a step at most. No step moves an entry by more
-    than 1/2.
-    nu_P, nu_phi: of the proximal terms ||P - P_k||^2 / (2 nu_P), which is 1 / nu_P for every unit that
-    moves, and ||theta_c - theta_c_k||^2 / (2 nu_phi).
-    projection: after each step, "alternating" projects 20 times in turn onto the doubly stochastic
-    matrices (the paper); "sinkhorn" is entropic mirror descent.
-    rounding: "assignment" (the paper), or "sampled", the best of it and of `samples` draws from the
-    matrices' Birkhoff decompositions.
-    lookahead: where a new P may be accepted, take the curve half-step from the old P as well, and keep
-    the better of the two at its end: a lower straight line is not yet a better curve. It costs a
-    second curve half-step, as a rule in the first iteration alone.
-    objective_images, objective_points: the fixed images and grid of t by which steps are accepted.
+    The fields of `FitConfig` are those of the curve half-steps. Their learning rate schedule runs over all
+    iterations * epochs.
+
+    Attributes:
+        epochs: Epochs of one curve half-step.
+        iterations: Number of iterations, each a permutation half-step and a curve half-step.
+        permutation_epochs: Epochs of one permutation half-step.
+        permutation_learning_rate: Learning rate of plain SGD on the matrices. It falls linearly to zero within a
+            half-step. No step moves an entry by more than 1/2. None chooses a rate for every pair and group: it
+            takes the mean gradient at the start over the objective's images and grid, projected onto the tangent
+            space of the doubly stochastic matrices. The rate is such that an entry whose gradient is the root mean
+            square would travel 15 in the first half-step (300 in logarithms with "sinkhorn") if the gradient did not
+            change; the first step moves it by at most 0.15 (3).
+        annealing: Factor of the permutation learning rate from one iteration to the next, in (0, 1].
+        nu_P: Weight of the proximal term ||P - P_k||^2 / (2 nu_P) (eq. 6), which is 1 / nu_P for every unit that
+            moves.
+        nu_phi: Weight of the proximal term ||theta_c - theta_c_k||^2 / (2 nu_phi) (eq. 6).
+        projection: After each step on the matrices, "alternating" makes 20 alternating projections onto the doubly
+            stochastic matrices (the paper); "sinkhorn" is entropic mirror descent.
+        rounding: "assignment" takes the nearest permutation (the paper). "sampled" takes the best of it and of
+            `samples` draws from the matrices' Birkhoff decompositions.
+        samples: Number of draws of "sampled".
+        lookahead: Where a new P is admissible, also take the curve half-step from the old P, and keep the better of
+            the two at its end: a lower straight line is not yet a better curve. This costs a second curve half-step,
+            usually in the first iteration only.
+        objective_images: Number of fixed training images of the objective, by which half-steps are accepted.
+        objective_points: Number of fixed points t of the objective.
+
     """
 
     epochs: int = 40
@@ -75,6 +96,6 @@ class PamConfig(FitConfig):
         if not 0 < self.annealing <= 1:
             raise InputError(f"got annealing={self.annealing}, expected it in (0, 1].")
         check_whole("samples", self.samples, 0)
-        for name, choices in (("projection", tuple(TRAVEL)), ("rounding", ("assignment", "sampled"))):
+        for name, choices in (("projection", get_args(Projection)), ("rounding", get_args(Rounding))):
             if getattr(self, name) not in choices:
                 raise unknown_name(name, getattr(self, name), choices)

@@ -1,11 +1,11 @@
-"""Curves as pure functions of (theta_1, theta_2, theta_c, P, t): the line, Bezier curves, chains.
+"""Curves as pure functions of (theta_1, theta_2, theta_c, P, t): the line, Bezier curves, polygonal chains.
 
 All of them are the straight line from theta_1 to P theta_2 plus deviations,
 
-    r(t) = (1 - t) theta_1 + t P theta_2 + sum_j w_j(t) theta_c[j],
+    r(t) = (1 - t) theta_1 + t P theta_2 + sum_j w_j(t) theta_c[j].
 
-and differ in the weights w_j, which are zero at both ends. So `theta_c = 0` is always the linear
-path, the ends never move, and control points move with P (Neuron Alignment, eq. 8).
+They differ in the weights w_j, which are zero at both ends. So `theta_c = 0` is always the linear path, the ends never
+move, and control points move with P (Neuron Alignment, eq. 8).
 """
 
 from collections.abc import Callable
@@ -23,18 +23,23 @@ from mcjax.errors import InputError
 from mcjax.symmetry import Permutation, PermutationSpec, permute
 
 Path = Callable[[Any], trees.Tree]
-"""Any function t -> theta. A `jax.tree_util.Partial` is one that jit takes as an argument."""
+"""Any function t -> theta. jit takes one as an argument if it is a `jax.tree_util.Partial`."""
 
 
 @dataclass(frozen=True)
 class Curve:
     """A family of curves: called as `curve(theta_1, theta_2, theta_c, P, t) -> theta`.
 
-    theta_c: the deviation of the control point from the straight line, a tree like theta_1; with
-    several control points every leaf has a leading axis, one entry a point; None is zero. P: a
-    hard or soft permutation of theta_2, None is the identity. t in [0, 1], a scalar; a concrete t
-    outside raises InputError, as does a theta_c with another number of control points (the line has
-    none and reads none). Hashable and equal by value, so that jit knows it again.
+    theta_c is the deviation of the control point from the straight line, a tree like theta_1; with several control
+    points every leaf has a leading axis for them. None is zero. P is a hard or soft permutation of theta_2; None is the
+    identity. t is a scalar in [0, 1]. A concrete t outside raises InputError, and so does a theta_c with another number
+    of control points (the line has none and ignores theta_c). Curves are hashable and equal by value: static under jit.
+
+    Attributes:
+        spec: The spec by which P permutes theta_2.
+        kind: "bezier" or "chain", which decides the weights.
+        control_points: Number of control points.
+
     """
 
     spec: PermutationSpec
@@ -42,13 +47,14 @@ class Curve:
     control_points: int
 
     def weights(self, t: Any) -> jax.Array:
-        """w_j(t), float32 (control_points,): Bernstein polynomials or the hats of a chain."""
+        """The weights w_j(t), float32 (control_points,): Bernstein polynomials or the hat functions of a chain."""
         t = jnp.asarray(t, jnp.float32)
         n = self.control_points + 1
         inner = jnp.arange(1, n)
         if self.kind == "chain":
+            # Hat functions: 1 at the bend t = j / n, 0 at its neighbours.
             return jnp.maximum(0, 1 - jnp.abs(n * t - inner))
-        # The exponents are static, so that 0 ** 0 and its gradient never arise.
+        # Bernstein polynomials of degree n; their exponents are static, so that 0 ** 0 and its gradient never arise.
         terms = [comb(n, j) * t**j * (1 - t) ** (n - j) for j in range(1, n)]
         return jnp.stack(terms) if terms else jnp.zeros((0,))
 
@@ -59,19 +65,20 @@ class Curve:
         end = theta_2 if P is None else permute(self.spec, P, theta_2)
         if theta_c is None or self.control_points == 0:
             return _line(theta_1, end, t)
-        self._check_points(theta_1, theta_c)
-        return self._at(theta_1, end, theta_c, t)
+        self._check_control_points(theta_1, theta_c)
+        return self._with_control_points(theta_1, end, theta_c, t)
 
     @partial(jax.jit, static_argnums=0, inline=True)
-    def _at(self, theta_1: trees.Tree, end: trees.Tree, theta_c: trees.Tree, t: Any) -> trees.Tree:
+    def _with_control_points(self, theta_1: trees.Tree, end: trees.Tree, theta_c: trees.Tree, t: Any) -> trees.Tree:
+        # Eq. 8; the quadratic Bezier curve has the one weight 2 t (1 - t).
         line, weights = _line(theta_1, end, t), self.weights(t)
         if self.control_points == 1:
             return jax.tree.map(lambda x, c: x + weights[0] * c, line, theta_c)
         return jax.tree.map(lambda x, c: x + jnp.tensordot(weights, c, 1, precision="highest"), line, theta_c)
 
-    def _check_points(self, theta: trees.Tree, theta_c: trees.Tree) -> None:
-        one, got = (jnp.shape(jax.tree.leaves(tree)[0]) for tree in (theta, theta_c))
-        expected = one if self.control_points == 1 else (self.control_points, *one)
+    def _check_control_points(self, theta: trees.Tree, theta_c: trees.Tree) -> None:
+        shape, got = (jnp.shape(jax.tree.leaves(tree)[0]) for tree in (theta, theta_c))
+        expected = shape if self.control_points == 1 else (self.control_points, *shape)
         if got != expected:
             raise InputError(
                 f"theta_c is not for this curve of {self.control_points} control points: its first leaf has shape "
@@ -79,7 +86,7 @@ class Curve:
             )
 
     def zero(self, theta: trees.Tree) -> trees.Tree:
-        """The `theta_c` of the linear path."""
+        """The `theta_c` of the linear path: zeros like theta, one copy per control point."""
         return _zero(theta, () if self.control_points == 1 else (self.control_points,))
 
     def bind(
@@ -89,7 +96,7 @@ class Curve:
         theta_c: trees.Tree | None = None,
         P: Permutation | None = None,
     ) -> jax.tree_util.Partial:
-        """The path of these ends and this control point: everything bound but t."""
+        """The path t -> theta with everything else bound."""
         return jax.tree_util.Partial(self, theta_1, theta_2, theta_c, P)
 
     def bind_pairs(
@@ -99,13 +106,13 @@ class Curve:
         theta_c: trees.Tree | None = None,
         P: Permutation | None = None,
     ) -> jax.tree_util.Partial:
-        """The paths of many pairs: every argument has a leading pair axis, and so has path(t)."""
-        return jax.tree_util.Partial(OverPairs(self), theta_1, theta_2, theta_c, P)
+        """The paths of many pairs: every argument has a leading pair axis, and so has the result at t."""
+        return jax.tree_util.Partial(PairwiseCurve(self), theta_1, theta_2, theta_c, P)
 
 
 @partial(jax.jit, static_argnums=1, inline=True)
-def _zero(theta: trees.Tree, many: tuple[int, ...]) -> trees.Tree:
-    return jax.tree.map(lambda leaf: jnp.zeros((*many, *jnp.shape(leaf)), jnp.float32), theta)
+def _zero(theta: trees.Tree, leading: tuple[int, ...]) -> trees.Tree:
+    return jax.tree.map(lambda leaf: jnp.zeros((*leading, *jnp.shape(leaf)), jnp.float32), theta)
 
 
 @partial(jax.jit, inline=True)
@@ -114,8 +121,8 @@ def _line(theta_1: trees.Tree, end: trees.Tree, t: Any) -> trees.Tree:
 
 
 @dataclass(frozen=True)
-class OverPairs:
-    """A curve over a leading pair axis of all that it is made of."""
+class PairwiseCurve:
+    """A curve mapped over a leading pair axis of every argument but t."""
 
     curve: Curve
 
@@ -134,7 +141,7 @@ def check_t(t: Any) -> None:
 
 
 def linear(spec: PermutationSpec) -> Curve:
-    """The straight line; it has no control points."""
+    """The straight line, which has no control points."""
     return Curve(spec, "bezier", 0)
 
 

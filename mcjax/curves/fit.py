@@ -1,14 +1,17 @@
-"""Fitting a curve so that loss stays low along it (Neuron Alignment, Algorithm 2)."""
+"""Fitting a curve so that the loss stays low along it (Neuron Alignment, Algorithm 2; Garipov et al. 2018)."""
 
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from mcjax import trees
+from mcjax.curves.config import FitConfig
 from mcjax.curves.curve import Curve
 from mcjax.data import Dataset
 from mcjax.errors import InputError
@@ -18,24 +21,20 @@ from mcjax.runs.recorder import History, Recorder
 from mcjax.runtime.convolution import Convolutions
 from mcjax.symmetry import Permutation
 from mcjax.training.config import TrainConfig, optimizer
-from mcjax.training.loop import check_keys, initial_states, run_epochs, steps_per_epoch
-from mcjax.training.objective import Measured, check_fit, objective
-
-
-@dataclass(frozen=True)
-class FitConfig(TrainConfig):
-    """`TrainConfig` of the control point; each step averages over `points_per_step` values of t."""
-
-    points_per_step: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.points_per_step < 1:
-            raise InputError(f"got points_per_step={self.points_per_step}, expected at least 1.")
+from mcjax.training.loop import check_typed_keys, initial_states, run_epochs, steps_per_epoch
+from mcjax.training.objective import Metrics, check_model_and_data, training_loss
 
 
 class CurveFit(NamedTuple):
-    """A fitted curve. With a leading pair axis if the endpoints had one; history float32 ([pairs,] epochs)."""
+    """A fitted curve; with a leading pair axis if the endpoints had one.
+
+    Attributes:
+        theta_c: Control points, a tree like theta, zero for batch statistics.
+        P: The permutation of theta_2.
+        path: The fitted path t -> theta.
+        history: Metrics of all epochs, float32 ([pairs,] epochs).
+
+    """
 
     theta_c: trees.Tree
     P: Permutation
@@ -44,14 +43,14 @@ class CurveFit(NamedTuple):
 
 
 class CurveState(NamedTuple):
-    """What a fit carries: the control points and the optimiser's state."""
+    """State of a fit: the control points of the parameters and the state of their optimiser."""
 
     theta_c: trees.Tree
     optimizer: optax.OptState
 
 
-class Ends(NamedTuple):
-    """What a fit reads: theta_1, P theta_2, and the control points that a proximal term holds on to, if any."""
+class CurveContext(NamedTuple):
+    """Arrays that a fit reads: theta_1, P theta_2, and the centre of a proximal term on theta_c, if there is one."""
 
     theta_1: trees.Tree
     theta_2: trees.Tree
@@ -60,9 +59,10 @@ class Ends(NamedTuple):
 
 @dataclass(frozen=True)
 class CurveStep:
-    """One step of SGD on the control points, at t drawn uniformly from [0, 1].
+    """One step of SGD on the control points, at t drawn uniformly from [0, 1] (Neuron Alignment, Algorithm 2).
 
-    With an anchor among the ends, ||theta_c - anchor||^2 / (2 nu_phi) is part of the objective.
+    With an anchor in the context, the proximal term ||theta_c - anchor||^2 / (2 nu_phi) of eq. 6 is part of the
+    objective. `steps` is the number of steps per epoch.
     """
 
     model: Model
@@ -73,42 +73,44 @@ class CurveStep:
 
     @property
     def convolutions(self) -> Convolutions:
-        """What the model convolves with."""
+        """The kind of convolutions in the model."""
         return self.model.convolutions
 
     def init(self, theta: trees.Tree) -> CurveState:
-        """The linear path, and a fresh optimiser. Batch statistics have no control point."""
+        """The linear path and a fresh optimiser. Batch statistics have no control point."""
         theta_c = self.curve.zero(trees.params(theta))
         return CurveState(theta_c, optimizer(self.config, self.steps).init(theta_c))
 
     def __call__(
-        self, ends: Ends, state: CurveState, x: jax.Array, labels: jax.Array, key: jax.Array
-    ) -> tuple[CurveState, Measured]:
+        self, context: CurveContext, state: CurveState, x: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[CurveState, Metrics]:
         t_key, model_key = jax.random.split(key)
         points = self.config.points_per_step
 
-        def loss(theta_c: trees.Tree, t: jax.Array, key: jax.Array) -> tuple[jax.Array, Measured]:
-            params = self.curve(trees.params(ends.theta_1), trees.params(ends.theta_2), theta_c, None, t)
-            # By batch statistics, so those of the ends are only read, never used.
-            theta = trees.with_params(ends.theta_1, params)
+        def loss(theta_c: trees.Tree, t: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
+            params = self.curve(trees.params(context.theta_1), trees.params(context.theta_2), theta_c, None, t)
+            # The loss is by batch statistics: those of the endpoints are carried along, never used.
+            theta = trees.with_params(context.theta_1, params)
             settings = (self.config.weight_decay, self.config.compute_dtype)
-            value, (measured, _) = objective(self.model, theta, x, labels, key, *settings)
-            if ends.anchor is not None:
-                moved = trees.subtract(theta_c, ends.anchor)
-                value = value + trees.dot(moved, moved) / (2 * self.nu_phi)
-            return value, measured
+            value, (metrics, _) = training_loss(self.model, theta, x, labels, key, *settings)
+            if context.anchor is not None:
+                # The proximal term of phi in eq. 6.
+                change = trees.subtract(theta_c, context.anchor)
+                value = value + trees.dot(change, change) / (2 * self.nu_phi)
+            return value, metrics
 
-        def gradient_at(t: jax.Array, key: jax.Array) -> tuple[trees.Tree, Measured]:
+        def gradient_at(t: jax.Array, key: jax.Array) -> tuple[trees.Tree, Metrics]:
             return jax.grad(loss, has_aux=True)(state.theta_c, t, key)
 
+        # Algorithm 2: sample t, compute the loss at r(t), and take an optimiser step on the control points.
         ts = jax.random.uniform(t_key, (points,))
         if points == 1:
-            gradient, measured = gradient_at(ts[0], model_key)
+            gradient, metrics = gradient_at(ts[0], model_key)
         else:
             each = jax.lax.map(lambda at: gradient_at(*at), (ts, jax.random.split(model_key, points)))
-            gradient, measured = jax.tree.map(lambda values: values.mean(0), each)
+            gradient, metrics = jax.tree.map(lambda values: values.mean(0), each)
         update, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, state.theta_c)
-        return CurveState(optax.apply_updates(state.theta_c, update), optimizer_state), measured
+        return CurveState(optax.apply_updates(state.theta_c, update), optimizer_state), metrics
 
 
 def fit_curve(
@@ -124,40 +126,69 @@ def fit_curve(
     recorder: Recorder | None = None,
     mesh: Mesh | None = None,
 ) -> CurveFit:
-    """Fit the control points of `curve` between theta_1 and P theta_2; the ends never move.
+    """Fit the control points of `curve` between theta_1 and P theta_2 (Neuron Alignment, Algorithm 2).
 
-    Each step draws t uniformly, takes the cross entropy of the network at r(t) by batch statistics
-    plus its L2 term, and moves theta_c by SGD. Endpoints, and P, may have a leading pair axis: then
-    every pair is fitted, in one program, by a key of its own split from `key`, and with a mesh of
-    `make_mesh` on devices side by side. P=None is the identity. config defaults to `FitConfig()`; a TrainConfig
-    stands for one t a step. Raises
-    SpecError if the endpoints are not of this model or P is not theirs, InputError if the curve has
-    no control points, RunError if a loss becomes infinite or NaN.
+    Each step draws t uniformly, takes the cross entropy of the network at r(t) by batch statistics plus its L2 term,
+    and moves theta_c by SGD. The endpoints never move.
 
         fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
         middle = fit.path(0.5)
+
+    Args:
+        key: Typed key. Every pair uses a key of its own, split from it.
+        model: The model of the endpoints.
+        curve: The family of curves, with control points.
+        theta_1: First endpoint, or several along a leading pair axis, which are fitted in one program.
+        theta_2: Second endpoint, like theta_1.
+        data: The data set.
+        P: Hard or soft permutation of theta_2, with the pair axis of the endpoints. None is the identity.
+        config: Settings. None is `FitConfig()`; a `TrainConfig` means one t per step.
+        recorder: Where progress goes, and the run folder from which an interrupted fit resumes. None is silent.
+        mesh: A mesh of `make_mesh`, on which pairs lie side by side.
+
+    Returns:
+        The fit.
+
+    Raises:
+        SpecError: If the endpoints are not of this model or P is not theirs.
+        InputError: If the curve has no control points, or model and data do not fit.
+        RunError: If a loss becomes infinite or NaN.
+
     """
-    check_curve(key, model, curve, data)
+    check_fit_inputs(key, model, curve, data)
     config = config if isinstance(config, FitConfig) else FitConfig(**vars(config or TrainConfig()))
     pairs = pairs_of(model, theta_1, theta_2, P)
-    ends = Ends(pairs.theta_1, permute_pairs(model, pairs.P, pairs.theta_2))
+    context = CurveContext(pairs.theta_1, permute_pairs(model, pairs.P, pairs.theta_2))
     step = CurveStep(model, curve, config, steps_per_epoch(config, data))
     states = initial_states(step, pairs.theta_1)
     keys = jax.random.split(key, pairs.number)
-    states, history = run_epochs(step, data, ends, states, keys, recorder, mesh=mesh)
-    return CurveFit(**fitted(pairs, curve, states.theta_c, pairs.P), history=pairs.out(history))
+    states, history = run_epochs(step, data, context, states, keys, recorder, mesh=mesh)
+    return CurveFit(**fit_result(pairs, curve, states.theta_c, pairs.P), history=pairs.out(history))
 
 
-def check_curve(key: jax.Array, model: Model, curve: Curve, data: Dataset) -> None:
-    """Raise InputError unless this is a typed key, and a curve with something to fit on these data."""
-    check_keys(key)
-    check_fit(model, data)
+def check_fit_inputs(key: jax.Array, model: Model, curve: Curve, data: Dataset) -> None:
+    """Raise InputError unless the key is typed, model and data fit, and the curve has control points."""
+    check_typed_keys(key)
+    check_model_and_data(model, data)
     if curve.control_points == 0:
         raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
 
 
-def fitted(pairs: Pairs, curve: Curve, theta_c: trees.Tree, P: Permutation) -> dict[str, Any]:
-    """theta_c (of the parameters), P and the path between these ends, as the caller gets them."""
+def check_different_ends(model: Model, pairs: Pairs) -> None:
+    """Raise InputError if theta_1 and P theta_2 of a pair are the same network."""
+    ends = (trees.params(pairs.theta_1), trees.params(permute_pairs(model, pairs.P, pairs.theta_2)))
+    if np.asarray(_equal(*ends)).any():
+        raise InputError("theta_1 and P theta_2 are the same network: expected two different ones to join.")
+
+
+@jax.jit
+@jax.vmap
+def _equal(a: trees.Tree, b: trees.Tree) -> jax.Array:
+    return jnp.stack(jax.tree.leaves(jax.tree.map(lambda x, y: (x == y).all(), a, b))).all()
+
+
+def fit_result(pairs: Pairs, curve: Curve, theta_c: trees.Tree, P: Permutation) -> dict[str, Any]:
+    """The fields that all fits share: theta_c, P and the path, with a pair axis if the endpoints had one."""
     # Zero for the batch statistics, so that theta_c is a tree like theta.
     whole = trees.with_params(jax.vmap(curve.zero)(pairs.theta_1), theta_c)
     theta_1, theta_2, whole, P = pairs.out((pairs.theta_1, pairs.theta_2, whole, P))

@@ -1,5 +1,15 @@
-"""Proximal alternating minimisation: the permutation and the curve, learned in turn (Neuron Alignment, 3.1.1)."""
+"""Proximal alternating minimisation: a permutation and a curve, learned in turn (Neuron Alignment, section 3.1.1).
 
+PAM solves eq. 5, min over phi and P of Q(phi, P) + R(phi), by alternating the two subproblems of eq. 6:
+
+    P_{k+1}   = arg min_P    Q(phi_k, P) + ||P - P_k||^2 / (2 nu_P)
+    phi_{k+1} = arg min_phi  Q(phi, P_{k+1}) + R(phi) + ||phi - phi_k||^2 / (2 nu_phi)
+
+Here phi is `theta_c`. Each subproblem is solved roughly, by SGD, and its solution is accepted only if the objective
+falls by at least the proximal term.
+"""
+
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -8,31 +18,49 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.curves.config import PamConfig
+from mcjax.curves.config import FitConfig, PamConfig
 from mcjax.curves.curve import Curve
-from mcjax.curves.fit import check_curve, fitted
-from mcjax.curves.grid import grid
-from mcjax.curves.half_steps import HalfStep, Iterate, Problem, advance, only, propose, rates
+from mcjax.curves.fit import CurveContext, CurveState, CurveStep, check_different_ends, check_fit_inputs, fit_result
+from mcjax.curves.pam_step import (
+    PermutationContext,
+    PermutationState,
+    PermutationStep,
+    automatic_learning_rates,
+    candidate_permutations,
+    midpoint_grid,
+    objective_on_grid,
+)
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.recorder import History, Recorder
-from mcjax.symmetry import Permutation
-from mcjax.training.fixed import fixed_images
-from mcjax.training.loop import initial_states, resolve, steps_per_epoch
+from mcjax.runtime.processes import by_first
+from mcjax.symmetry import Permutation, to_matrix
+from mcjax.training.config import TrainConfig
+from mcjax.training.fixed import FixedImages, fixed_images
+from mcjax.training.loop import initial_states, join_histories, run_epochs, steps_per_epoch, training_augmentation
 
 
 class PamFit(NamedTuple):
     """A curve and the permutation learned with it; with a leading pair axis if the endpoints had one.
 
-    history: every epoch in the order in which they ran, float32 ([pairs,] iterations *
-    (permutation_epochs + epochs)). objective: Q + R at the start and after every half-step, float64
-    ([pairs,] 1 + 2 * iterations); it never increases, and permutation half-steps come first. Of every
-    half-step, ([pairs,] 2 * iterations): proposed, the Q + R that it proposed; proximal, the proximal
-    term of that; accepted, or else the iterate stayed; moved, how many units it would move (0 for
-    a curve). A proposal is refused if proposed + proximal is above the objective, or, with
-    lookahead, if the curve became better without it.
+    A half-step is refused if proposed + proximal is above the objective before it; a permutation half-step also if,
+    with lookahead, the curve became better without it.
+
+    Attributes:
+        theta_c: Control points, a tree like theta, zero for batch statistics.
+        P: Hard permutations, int32 (n,) per group.
+        path: The fitted path t -> theta.
+        history: Metrics of all epochs in the order in which they ran, float32 ([pairs,] iterations *
+            (permutation_epochs + epochs)).
+        objective: Q + R at the start and after every half-step, permutation half-steps first, float64 ([pairs,]
+            1 + 2 * iterations). It never increases.
+        proposed: Q + R proposed by every half-step, float64 ([pairs,] 2 * iterations), as are the next three.
+        proximal: Proximal term of the proposal.
+        accepted: Whether the proposal was accepted, bool.
+        moved: Number of units that the proposal moves, int; 0 for a curve.
+
     """
 
     theta_c: trees.Tree
@@ -61,61 +89,243 @@ def fit_pam(
 ) -> PamFit:
     """Learn the permutation of theta_2 together with the curve to it (Neuron Alignment, eq. 5, 6 and 8).
 
-    Each iteration learns a doubly stochastic matrix per group by projected SGD at the curve as it is,
-    and rounds it to permutations; then it learns the control points by SGD as `fit_curve` does, and
-    they move with P. A half-step is accepted only if Q + R plus its proximal term is no more than Q + R
-    was: so part 1 of Theorem 3.1 holds, whatever the activation and however bad the rounding. Q is the
-    mean over fixed images and a fixed grid of t of the cross entropy by batch statistics, R that of
-    weight_decay / 2 * ||r(t)||^2.
-
-    P is where to start: None is the identity (PAM unaligned), a match's P (PAM aligned). Endpoints, and
-    P, may have a leading pair axis. With a recorder in a run folder every half-step is a stage of its
-    own there, and an interrupted fit goes on in the middle of one, to the same bits. With a mesh of
-    `make_mesh` the epochs of all half-steps run on it. Raises what `fit_curve` raises, and InputError
-    if the ends are one and the same network.
+    Each iteration learns a doubly stochastic matrix per group by projected SGD at the current curve and rounds it to a
+    permutation. Then it learns the control points by SGD, as `fit_curve` does; they move with P. A half-step is
+    accepted only if Q + R plus its proximal term is at most the previous Q + R. So part 1 of Theorem 3.1 holds for
+    every activation and every rounding. Q is the mean cross entropy by batch statistics over fixed images and a fixed
+    grid of t, R the mean of weight_decay / 2 * ||r(t)||^2.
 
         fit = fit_pam(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
         print(fit.objective, fit.accepted)
+
+    Args:
+        key: Typed key.
+        model: The model of the endpoints. Its spec must have groups.
+        curve: The family of curves, with control points.
+        theta_1: First endpoint, or several along a leading pair axis.
+        theta_2: Second endpoint, like theta_1.
+        data: The data set.
+        P: Hard permutation to start from, with the pair axis of the endpoints. None is the identity (the paper's "PAM
+            unaligned"); a match's P gives "PAM aligned".
+        config: Settings. None is `PamConfig()`.
+        recorder: Where progress goes. In a run folder every half-step is a stage of its own, and an interrupted fit
+            resumes in the middle of one, to the same bits.
+        mesh: A mesh of `make_mesh`, on which the epochs of all half-steps run.
+
+    Returns:
+        The fit.
+
+    Raises:
+        InputError: As `fit_curve`; also if no unit of the model can be permuted or the endpoints are the same network.
+        SpecError: As `fit_curve`.
+        RunError: As `fit_curve`.
+
     """
-    check_curve(key, model, curve, data)
+    check_fit_inputs(key, model, curve, data)
     config = config or PamConfig()
     if not model.spec.groups:
         raise InputError(f"no units of {model.name} can be permuted: fit its curve with fit_curve.")
     pairs = pairs_of(model, theta_1, theta_2, P, hard=True)
-    _check_different(model, pairs)
-    fixed = fixed_images(data, resolve(config, data), config.objective_images, config.batch_size)
-    ts, steps = grid(config.objective_points), steps_per_epoch(config, data)
-    problem = Problem(model, curve, config, data, pairs, ts, fixed, steps, mesh)
+    check_different_ends(model, pairs)
+    images = fixed_images(data, training_augmentation(config, data), config.objective_images, config.batch_size)
+    ts, steps = midpoint_grid(config.objective_points), steps_per_epoch(config, data)
+    problem = PamProblem(model, curve, config, data, pairs, ts, images, steps, mesh)
     recorder = recorder or Recorder("the fit", progress=False)
 
-    states = initial_states(problem.curve_step(), pairs.theta_1)
-    now = Iterate(states, pairs.P, problem.objective(states.theta_c, only(pairs.P))[:, 0])
-    objectives, histories = [now.objective], []
+    # Eq. 8: theta_c = 0 is the straight line to P theta_2.
+    line = initial_states(problem.curve_step(), pairs.theta_1)
+    state = PamState(line, pairs.P, problem.objective(line.theta_c, as_single_candidate(pairs.P))[:, 0])
+    start, first_rates = state.objective, permutation_learning_rates(problem, state)
+    histories: list[History] = []
     half_steps: list[HalfStep] = []
-    rate = rates(problem, now)
     for k in range(config.iterations):
-        titles = {name: f"{recorder.title}, {name} {k + 1}/{config.iterations}" for name in ("permutation", "curve")}
-        stages = [recorder._replace(title=titles[name], stage=f"{recorder.stage}_{k}_{name}") for name in titles]
+        permutation_stage, curve_stage = (
+            recorder._replace(
+                title=f"{recorder.title}, {kind} {k + 1}/{config.iterations}", stage=f"{recorder.stage}_{k}_{kind}"
+            )
+            for kind in ("permutation", "curve")
+        )
         permutation_key, curve_key = jax.random.split(jax.random.fold_in(key, k))
-        annealed = {group: config.annealing**k * each for group, each in rate.items()}
-        proposal, learned = propose(problem, now, annealed, permutation_key, stages[0])
-        now, both, advanced = advance(problem, now, proposal, curve_key, stages[1])
-        objectives += [step.objective for step in both]
-        half_steps += both
+        rates = {group: config.annealing**k * rate for group, rate in first_rates.items()}
+        # The two lines of eq. 6.
+        proposed, proposal, learned = propose_permutation(problem, state, rates, permutation_key, permutation_stage)
+        state, results, advanced = advance_curve(problem, state, proposed, proposal, curve_key, curve_stage)
+        half_steps += results
         histories += [learned, advanced]
-    history = {name: np.concatenate([each[name] for each in histories], 1) for name in histories[0]}
-    reported = {name: np.stack([getattr(step, name) for step in half_steps], 1) for name in HalfStep._fields}
-    reported["objective"] = np.stack(objectives, 1)
-    return PamFit(**fitted(pairs, curve, now.curve.theta_c, now.P), history=pairs.out(history), **pairs.out(reported))
+    history = pairs.out(join_histories(histories))
+    reported = {name: np.stack([getattr(each, name) for each in half_steps], 1) for name in HalfStep._fields}
+    reported["objective"] = np.concatenate([start[:, None], reported["objective"]], 1)
+    return PamFit(**fit_result(pairs, curve, state.curve.theta_c, state.P), history=history, **pairs.out(reported))
 
 
-@jax.jit
-@jax.vmap
-def _equal(a: trees.Tree, b: trees.Tree) -> jax.Array:
-    return jnp.stack(jax.tree.leaves(jax.tree.map(lambda x, y: (x == y).all(), a, b))).all()
+@dataclass(frozen=True, eq=False)
+class PamProblem:
+    """The inputs that all half-steps share: `ts` and `images` define the objective, `steps` is the number an epoch."""
+
+    model: Model
+    curve: Curve
+    config: PamConfig
+    data: Dataset
+    pairs: Pairs
+    ts: jax.Array
+    images: FixedImages
+    steps: int
+    mesh: Mesh | None = None
+
+    @by_first
+    def objective(self, theta_c: trees.Tree, P: Permutation, branches: int = 1) -> np.ndarray:
+        """Q + R of candidates, float64 (branches * pairs, candidates); theta_c and P hold branch after branch."""
+        theta_1, theta_2 = tile_pairs((self.pairs.theta_1, self.pairs.theta_2), branches)
+        settings = (self.model, self.curve, self.config.weight_decay, self.ts, self.images)
+        return objective_on_grid(*settings, theta_1, theta_2, theta_c, P)
+
+    def curve_step(self) -> CurveStep:
+        """A step on the control points, whose schedule runs over all iterations."""
+        shared = {name: getattr(self.config, name) for name in FitConfig.__dataclass_fields__}
+        whole = replace(FitConfig(**shared), epochs=self.config.iterations * self.config.epochs)
+        return CurveStep(self.model, self.curve, whole, self.steps, self.config.nu_phi)
+
+    def permutation_step(self) -> PermutationStep:
+        """A step on the matrices."""
+        shared = {name: getattr(self.config, name) for name in ("batch_size", "augmentation", "compute_dtype")}
+        settings = TrainConfig(epochs=self.config.permutation_epochs, **shared)
+        return PermutationStep(self.model, self.curve, settings, self.steps, self.config.nu_P, self.config.projection)
+
+    def permutation_context(self, state: "PamState", rates: dict[str, jax.Array]) -> PermutationContext:
+        """The endpoints, phi_k and P_k of every pair, for steps on the matrices."""
+        anchor = {group: to_matrix(p) for group, p in state.P.items()}
+        return PermutationContext(self.pairs.theta_1, self.pairs.theta_2, state.curve.theta_c, anchor, rates)
 
 
-def _check_different(model: Model, pairs: Pairs) -> None:
-    ends = (trees.params(pairs.theta_1), trees.params(permute_pairs(model, pairs.P, pairs.theta_2)))
-    if np.asarray(_equal(*ends)).any():
-        raise InputError("theta_1 and P theta_2 are the same network: expected two different ones to join.")
+class PamState(NamedTuple):
+    """(phi_k, P_k) of every pair: control points with their optimiser, hard permutations, and Q + R, (pairs,)."""
+
+    curve: CurveState
+    P: Permutation
+    objective: np.ndarray
+
+
+class HalfStep(NamedTuple):
+    """The proposal of a half-step and its outcome, each (pairs,); the fields are those of `PamFit`."""
+
+    objective: np.ndarray
+    proposed: np.ndarray
+    proximal: np.ndarray
+    accepted: np.ndarray
+    moved: np.ndarray
+
+
+def tile_pairs(tree: trees.Tree, times: int) -> trees.Tree:
+    """Every leaf `times` times along its leading axis, one whole copy after another."""
+    return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * times), tree) if times > 1 else tree
+
+
+def as_single_candidate(P: Permutation) -> Permutation:
+    """P (pairs, n) per group as the only candidate of every pair, (pairs, 1, n)."""
+    return {group: jnp.asarray(p)[:, None] for group, p in P.items()}
+
+
+def permutation_learning_rates(problem: PamProblem, state: PamState) -> dict[str, jax.Array]:
+    """The learning rate of every group of every pair (pairs,) in the first iteration, by the rule in `PamConfig`."""
+    if (rate := problem.config.permutation_learning_rate) is not None:
+        return {group: jnp.full(problem.pairs.number, rate) for group in state.P}
+    context = problem.permutation_context(state, {})
+    return automatic_learning_rates(problem.permutation_step(), problem.ts, problem.images, context)
+
+
+def propose_permutation(
+    problem: PamProblem, state: PamState, rates: dict[str, jax.Array], key: jax.Array, recorder: Recorder
+) -> tuple[Permutation, HalfStep, History]:
+    """The permutation half-step, first line of eq. 6: soft matrices by projected SGD, and the best rounding.
+
+    Returns the proposed P, the half-step as it stands unless lookahead revokes it, and the history.
+    """
+    pairs, config = problem.pairs, problem.config
+    # Projected SGD on the doubly stochastic matrices (4.1.2), from P_k.
+    step, context = problem.permutation_step(), problem.permutation_context(state, rates)
+    states = PermutationState(step.initial_matrices(context.anchor), jnp.zeros(pairs.number, jnp.int32))
+    sgd_key, sample_key = jax.random.split(key)
+    keys = jax.random.split(sgd_key, pairs.number)
+    states, history = run_epochs(step, problem.data, context, states, keys, recorder, mesh=problem.mesh)
+
+    # Round to candidates.
+    candidates = candidate_permutations(sample_key, states.P, config.rounding, config.samples)
+    values = problem.objective(state.curve.theta_c, candidates)
+    # The proximal term: a unit that moves changes two entries of P by 1.
+    moved = sum((candidates[group] != np.asarray(p)[:, None]).sum(-1) for group, p in state.P.items())
+    proximal = moved / config.nu_P
+    # Propose the candidate with the least Q + R + proximal term; one that is not finite never wins.
+    best = np.arange(pairs.number), np.argmin(np.nan_to_num(values + proximal, nan=np.inf), 1)
+    P = {group: jnp.asarray(candidates[group][best]) for group in candidates}
+    value = np.where(moved[best] == 0, state.objective, values[best])
+    admissible = value + proximal[best] <= state.objective
+    after = np.where(admissible, value, state.objective)
+    return P, HalfStep(after, value, proximal[best], admissible, moved[best]), history
+
+
+def advance_curve(
+    problem: PamProblem, state: PamState, P: Permutation, proposal: HalfStep, key: jax.Array, recorder: Recorder
+) -> tuple[PamState, tuple[HalfStep, HalfStep], History]:
+    """The curve half-step, second line of eq. 6: control points by SGD, and what is accepted of both half-steps.
+
+    It starts from the proposed P where that is admissible, and from P_k elsewhere. With lookahead, another branch
+    starts from P_k everywhere. Returns the new state, both half-steps, and the history.
+    """
+    pairs, moves = problem.pairs, proposal.accepted
+    P = {group: jnp.where(moves[:, None], P[group], p) for group, p in state.P.items()}
+    lookahead = problem.config.lookahead and bool((moves & (proposal.moved > 0)).any())
+    if lookahead:
+        P = {group: jnp.concatenate([state.P[group], p]) for group, p in P.items()}
+    curves, values, proximal, history = _train_curves(problem, state.curve, P, 1 + lookahead, key, recorder)
+
+    chosen = np.arange(pairs.number)
+    if lookahead:
+        # Keep the new P only where the curve from it ends lower than the curve from P_k.
+        from_old, from_new = (values + proximal).reshape(2, -1)
+        moves = moves & ((from_new < from_old) | (proposal.moved == 0))
+        chosen = chosen + pairs.number * moves
+    P, curves, history = trees.index((P, curves, history), chosen)
+    values, proximal = values[chosen], proximal[chosen]
+
+    # Theorem 3.1, part 1: accept only what lowers the objective by at least the proximal term.
+    before = np.where(moves, proposal.proposed, state.objective)
+    accepted = values + proximal <= before
+    after = np.where(accepted, values, before)
+    permutation = proposal._replace(objective=before, accepted=moves)
+    curve = HalfStep(after, values, proximal, accepted, np.zeros_like(proposal.moved))
+    return PamState(_accept(accepted, curves, state.curve), P, after), (permutation, curve), history
+
+
+def _train_curves(
+    problem: PamProblem, start: CurveState, P: Permutation, branches: int, key: jax.Array, recorder: Recorder
+) -> tuple[CurveState, np.ndarray, np.ndarray, History]:
+    """SGD on the control points of every branch: the new states, their Q + R, proximal terms, and the history."""
+    pairs, config = problem.pairs, problem.config
+    keys = jax.random.split(key, pairs.number)
+    theta_1, theta_2, start, keys = tile_pairs((pairs.theta_1, pairs.theta_2, start, keys), branches)
+    context = CurveContext(theta_1, permute_pairs(problem.model, P, theta_2), start.theta_c)
+    step = problem.curve_step()
+    states, history = run_epochs(
+        step, problem.data, context, start, keys, recorder, epochs=config.epochs, mesh=problem.mesh
+    )
+    values = problem.objective(states.theta_c, as_single_candidate(P), branches)[:, 0]
+    return states, values, _distances(states.theta_c, start.theta_c) ** 2 / (2 * config.nu_phi), history
+
+
+@by_first
+def _distances(theta_c: trees.Tree, before: trees.Tree) -> np.ndarray:
+    """The distance of every pair's control points from those before, float64 (pairs,)."""
+    return np.asarray(jax.vmap(trees.norm)(trees.subtract(theta_c, before)), np.float64)
+
+
+def _accept(accepted: np.ndarray, new: CurveState, old: CurveState) -> CurveState:
+    """The new control points where accepted; elsewhere the old ones, without momentum but later in the schedule."""
+
+    def where(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    def without_momentum(leaf: jax.Array) -> jax.Array:
+        return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    refused = CurveState(old.theta_c, jax.tree.map(without_momentum, new.optimizer))
+    return jax.tree.map(where, new, refused)

@@ -12,7 +12,7 @@ from mcjax import trees
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.hessian.products import Loss, Of, Product, as_loss, check_of, operator
 from mcjax.runtime.compiling import jit
-from mcjax.training.loop import check_keys
+from mcjax.training.loop import check_typed_keys
 
 Which = Literal["both", "largest", "smallest"]
 
@@ -149,7 +149,7 @@ def extreme_eigenpairs(
 
         sharpness = extreme_eigenpairs(key, full_batch_loss(model, data), theta, which="largest").values[0]
     """
-    check_keys(key)
+    check_typed_keys(key)
     check_of(of)
     if which not in ("both", "largest", "smallest"):
         raise unknown_name("end of the spectrum", str(which), ("both", "largest", "smallest"))
@@ -201,7 +201,7 @@ def spectral_density(
         density = spectral_density(key, full_batch_loss(model, data), theta)
         negative = (density.weights * (density.nodes < 0)).sum(1).mean()
     """
-    check_keys(key)
+    check_typed_keys(key)
     check_of(of)
     for name, value in (("draws", draws), ("steps", steps), ("chunk", chunk)):
         check_whole(name, value)
@@ -234,7 +234,7 @@ def hessian_trace(
     out of range.
     Source: Hutchinson 1989, A Stochastic Estimator of the Trace of the Influence Matrix.
     """
-    check_keys(key)
+    check_typed_keys(key)
     check_of(of)
     check_whole("draws", draws, 2)
     check_whole("chunk", chunk)

@@ -12,7 +12,7 @@ from mcjax.data import normalize
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import plainly
-from mcjax.training.full_batch import Chunk, FullBatch
+from mcjax.training.full_batch import Chunk, FullBatchLoss
 
 Loss = Callable[[Any], jax.Array]
 """A pure function of one network to a scalar: a `jax.tree_util.Partial` such as `full_batch_loss`, or any other."""
@@ -112,7 +112,7 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
     Source: Schraudolph 2002, Fast Curvature Matrix-Vector Products.
     """
     function = getattr(loss, "func", None)
-    if not isinstance(function, FullBatch):
+    if not isinstance(function, FullBatchLoss):
         raise InputError(
             "got a loss whose outputs are not known, expected one of full_batch_loss() for a Gauss-Newton product: "
             'give such a loss, or of="hessian".'
@@ -130,7 +130,7 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
 
         with plainly():
             outputs, along = jax.jvp(outputs_at, (leaves,), (vector,))
-        by_outputs = jax.grad(lambda outputs: function.of_outputs(outputs, chunk))
+        by_outputs = jax.grad(lambda outputs: function.summed_loss(outputs, chunk))
         curved = jax.jvp(by_outputs, (outputs,), (along,))[1]
         # Reverse mode anew, by the convolutions that have a fast one.
         (back,) = jax.vjp(outputs_at, leaves)[1](curved)

@@ -9,13 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.curves.curve import OverPairs
+from mcjax.curves.curve import PairwiseCurve
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
 from mcjax.landscape.points import METRICS, evaluate_points, settings_for
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 
 class PathMetrics(NamedTuple):
@@ -86,7 +86,7 @@ def evaluate_path(
         metrics = evaluate_path(model, fit.path, data)
         print(barrier(metrics), metrics.summary()["test_accuracy"]["min"])
     """
-    check_fit(model, data)
+    check_model_and_data(model, data)
     ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
     _check_ts(ts)
     path = path if isinstance(path, jax.tree_util.Partial) else jax.tree_util.Partial(path)
@@ -175,4 +175,4 @@ def normalized_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
 
 
 def _of_pairs(path: Any) -> bool:
-    return isinstance(getattr(path, "func", None), OverPairs)
+    return isinstance(getattr(path, "func", None), PairwiseCurve)

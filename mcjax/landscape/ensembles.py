@@ -11,7 +11,7 @@ from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import over_models
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 BINS = 15
 
@@ -43,7 +43,7 @@ def ensemble_accuracy(
     calibration error are those of Guo, Pleiss, Sun and Weinberger, 2017: On Calibration of Modern
     Neural Networks. Raises InputError if thetas is one network, SpecError if it is not of this model.
     """
-    check_fit(model, data)
+    check_model_and_data(model, data)
     if not has_leading_axis(thetas, model):
         raise InputError("got one network, expected several along a leading axis: mcjax.trees.stack([...]).")
     if jnp.issubdtype(data.train_labels.dtype, jnp.floating):

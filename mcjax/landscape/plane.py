@@ -13,7 +13,7 @@ from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
 from mcjax.landscape.points import METRICS, Splits, evaluate_points, settings_for
 from mcjax.models.base import Model, has_leading_axis
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 
 class Plane(NamedTuple):
@@ -138,7 +138,7 @@ def plane(
         metrics = plane(model, theta_1, theta_2, theta_3, data, splits="test")
         x, y = metrics.axes.coordinates(theta_4)
     """
-    check_fit(model, data)
+    check_model_and_data(model, data)
     for name, theta in (("origin", origin), ("u_point", u_point), ("v_point", v_point)):
         if has_leading_axis(theta, model):
             raise InputError(f"got many networks as {name}, expected one: take one by mcjax.trees.index(theta, i).")

@@ -14,7 +14,7 @@ from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import over_models
 from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
 from mcjax.training.batch_statistics import estimate_statistics
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 
 class Moments(NamedTuple):
@@ -73,7 +73,7 @@ def repair(
         theta = jax.tree.map(lambda leaf: leaf.mean(0), ends)
         repaired = repair(model, theta, ends, data)
     """
-    check_fit(model, data)
+    check_model_and_data(model, data)
     many = has_leading_axis(theta, model)
     if not has_leading_axis(ends, model):
         raise InputError("got one network as ends, expected several along a leading axis: mcjax.trees.stack([...]).")

@@ -15,7 +15,7 @@ from mcjax.errors import InputError, check_whole
 from mcjax.landscape.passages import Passages, spectral_norms
 from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 LIPSCHITZ = float(np.sqrt(2))
 """Of the cross entropy of a softmax, in the logits."""
@@ -102,7 +102,7 @@ def noise_stability(
     Raises InputError for a model that is no chain of layers, an activation that is not positively homogeneous, or
     numbers out of range. Source: Kuditipudi et al. 2019, Definitions 2 to 4.
     """
-    check_fit(model, data)
+    check_model_and_data(model, data)
     chained = chain(model)
     depth = len(chained.layers)
     check_network(model, theta)

@@ -25,8 +25,8 @@ from mcjax.symmetry import (
 )
 from mcjax.training.config import TrainConfig
 from mcjax.training.fixed import FixedImages, fixed_images, objective_on
-from mcjax.training.loop import check_keys, initial_states, resolve, run_epochs, steps_per_epoch
-from mcjax.training.objective import Measured, check_fit, objective
+from mcjax.training.loop import check_typed_keys, initial_states, run_epochs, steps_per_epoch, training_augmentation
+from mcjax.training.objective import Metrics, check_model_and_data, training_loss
 
 
 @dataclass(frozen=True)
@@ -107,17 +107,19 @@ class StraightThroughStep:
 
     def __call__(
         self, ends: BothEnds, state: State, x: jax.Array, labels: jax.Array, key: jax.Array
-    ) -> tuple[State, Measured]:
+    ) -> tuple[State, Metrics]:
         t_key, model_key = jax.random.split(key)
         t = jax.random.uniform(t_key) if self.config.random_t else 0.5
 
         hard = {group: nearest_permutation_on_device(M) for group, M in state.matrices.items()}
 
-        def loss(matrices: Permutation) -> tuple[jax.Array, Measured]:
+        def loss(matrices: Permutation) -> tuple[jax.Array, Metrics]:
             # The value of the hard permutation, the gradient of the matrix behind it.
             P = {g: to_matrix(hard[g]) + M - jax.lax.stop_gradient(M) for g, M in matrices.items()}
             theta = between(self.model, ends, P, t)
-            value, (measured, _) = objective(self.model, theta, x, labels, model_key, 0.0, self.config.compute_dtype)
+            value, (measured, _) = training_loss(
+                self.model, theta, x, labels, model_key, 0.0, self.config.compute_dtype
+            )
             return value, measured
 
         gradient, measured = jax.grad(loss, has_aux=True)(state.matrices)
@@ -169,9 +171,9 @@ def match_straight_through(
     Re-Basin", section 3.3 (there the real variables are a copy of theta_1, and its weight matching with
     theta_2 is the rounding).
     """
-    check_keys(key)
+    check_typed_keys(key)
     config = config or StraightThroughConfig()
-    check_fit(model, data)
+    check_model_and_data(model, data)
     if not isinstance(config, StraightThroughConfig):
         raise InputError(f"got a {type(config).__name__} for config, expected a StraightThroughConfig.")
     if not model.spec.groups:
@@ -190,7 +192,7 @@ def match_straight_through(
         group: jnp.concatenate([p[:, None], states.path[group][:, :-1], last[group][:, None]], 1)
         for group, p in pairs.P.items()
     }
-    fixed = fixed_images(data, resolve(config, data), config.images, config.batch_size)
+    fixed = fixed_images(data, training_augmentation(config, data), config.images, config.batch_size)
     values = np.asarray(_midpoints(model, fixed, ends, choices), np.float64)
     best = values.argmin(1)
     found = {group: np.asarray(p)[np.arange(pairs.number), best] for group, p in choices.items()}

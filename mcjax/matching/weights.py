@@ -14,7 +14,7 @@ from mcjax.errors import InputError, check_whole
 from mcjax.matching.products import Ends, Place, prepare
 from mcjax.symmetry import Permutation, PermutationSpec, SpecError, nearest_permutation
 from mcjax.symmetry.permutation import check_permutation, is_hard
-from mcjax.training.loop import check_keys
+from mcjax.training.loop import check_typed_keys
 
 # Of the largest entry of a cost matrix: what rounding may say.
 TIE = 1e-6
@@ -77,7 +77,7 @@ def match_weights(
         raise InputError(f"got a {type(spec).__name__} for the spec, expected a PermutationSpec: model.spec, perhaps.")
     for name, got in (("restarts", restarts), ("max_sweeps", max_sweeps)):
         check_whole(name, got)
-    if check_keys(key).ndim:
+    if check_typed_keys(key).ndim:
         raise InputError(f"got {key.size} keys, expected one: every pair uses the same.")
     pairs, sizes = _check_ends(spec, theta_1, theta_2)
     count = 1 if pairs is None else pairs

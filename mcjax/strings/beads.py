@@ -16,7 +16,7 @@ from mcjax.runs.recorder import Recorder
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import chunk_for
 from mcjax.strings.config import StringConfig
-from mcjax.training.early_stopping import Watch
+from mcjax.training.early_stopping import EarlyStopping
 from mcjax.training.endpoints import EndpointState, EndpointStep
 from mcjax.training.loop import run_epochs, steps_per_epoch
 
@@ -190,11 +190,13 @@ def _train_chunk(
         active = np.array([bead.before is not None for bead in filled], np.float32)
         neighbours = Neighbours(before, after, active)
     keys = jnp.stack([bead.key for bead in filled])
-    watch = Watch(model, config.criterion, data, targets)
+    stopping = EarlyStopping(model, config.criterion, data, targets)
     recorder = Recorder("a bead", progress=progress or False)
-    states, _ = run_epochs(step, data, neighbours, _start(step, theta), keys, recorder, epochs, watch=watch)
+    states, _ = run_epochs(step, data, neighbours, _start(step, theta), keys, recorder, epochs, stopping=stopping)
     host = jax.tree.map(np.asarray, states.theta)
-    return [TrainedBead(trees.index(host, i), float(watch.values[i]), int(watch.epochs[i])) for i in range(len(beads))]
+    return [
+        TrainedBead(trees.index(host, i), float(stopping.values[i]), int(stopping.epochs[i])) for i in range(len(beads))
+    ]
 
 
 @jit(static_argnames="step")

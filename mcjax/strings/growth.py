@@ -20,8 +20,8 @@ from mcjax.strings.record import StringRecording, fingerprint
 from mcjax.strings.scan import Scan, heights_on_grid, segment_heights, values_at
 from mcjax.strings.string import GrowingString, StopReason
 from mcjax.training.config import TrainConfig
-from mcjax.training.loop import check_keys, steps_per_epoch
-from mcjax.training.objective import check_fit
+from mcjax.training.loop import check_typed_keys, steps_per_epoch
+from mcjax.training.objective import check_model_and_data
 
 StringSegment = tuple[GrowingString, int]
 """A segment, by its string and its number there."""
@@ -38,9 +38,9 @@ class Sampler:
     @classmethod
     def create(cls, key: Any, model: Model, data: Dataset, config: TrainConfig | None) -> "Sampler":
         """Check the common arguments, and put the data on the device; raises InputError unless they fit together."""
-        if check_keys(key).shape:
+        if check_typed_keys(key).shape:
             raise InputError(f"got keys of shape {key.shape}, expected one key: jax.random.key(seed).")
-        check_fit(model, data)
+        check_model_and_data(model, data)
         config = string_config(config)
         config.criterion.check(data)
         steps_per_epoch(config, data)

@@ -11,7 +11,7 @@ from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.dropout import without_dropout
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import over_models
-from mcjax.training.objective import check_fit
+from mcjax.training.objective import check_model_and_data
 
 Statistics = dict[str, jax.Array]
 
@@ -87,7 +87,7 @@ def reestimate(
         SpecError: If `theta` is not of this model.
 
     """
-    check_fit(model, data)
+    check_model_and_data(model, data)
     many = has_leading_axis(theta, model)
     thetas = theta if many else jax.tree.map(lambda leaf: leaf[None], theta)
     images = data.train_images[:calibration_images]

@@ -1,12 +1,12 @@
-"""How something is trained: optimiser, schedule, batches, augmentation. Frozen, static under jit."""
+"""Settings of training: optimiser, schedule, batches, augmentation. Frozen, static under jit."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import optax
 
 from mcjax.data import Augmentation
-from mcjax.errors import InputError, unknown_name
+from mcjax.errors import InputError, check_whole, unknown_name
 
 Schedule = Literal["halving", "one_cycle", "constant"]
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -17,13 +17,23 @@ Optimizer = Literal["sgd", "adam"]
 class TrainConfig:
     """SGD with momentum, or Adam. `TrainConfig.preset("paper")` and `.preset("fast")` are the usual starts.
 
-    steps_per_epoch: None is as many as there are whole batches in the training set. optimizer: momentum and
-    nesterov are of SGD alone. clip: the largest norm of a gradient. learning_rate is the peak. schedule:
-    "halving" halves it every 20 epochs; "one_cycle" warms up over the first fifth of the epochs and goes to
-    zero along a cosine; "constant". weight_decay multiplies ||params||^2 / 2 in the objective. augmentation:
-    None is the data set's own default. statistics_momentum: the share of the old in the running batch
-    statistics, a step. compute_dtype: of the forward and the backward pass; parameters, statistics, the
-    optimiser and losses are float32.
+    Attributes:
+        epochs: Number of epochs.
+        batch_size: Images per step.
+        learning_rate: The peak of the schedule.
+        schedule: "halving" halves the rate every 20 epochs; "one_cycle" warms up over the first fifth of the epochs
+            and falls to zero along a cosine; "constant".
+        momentum: Momentum of SGD, in [0, 1). Adam ignores it.
+        nesterov: Whether SGD's momentum is Nesterov's.
+        weight_decay: Factor of ||params||^2 / 2 in the training loss.
+        augmentation: Augmentation of the training images. None is the data set's default.
+        statistics_momentum: Share of the old value in the running batch statistics at each step, in [0, 1).
+        compute_dtype: Dtype of the forward and backward pass. Parameters, statistics, optimiser and losses are
+            float32 in any case.
+        steps_per_epoch: Steps per epoch. None is the number of whole batches in the training set.
+        optimizer: "sgd" or "adam".
+        clip: Largest global norm of a gradient; larger ones are scaled down to it. None does not clip.
+
     """
 
     epochs: int = 30
@@ -41,28 +51,22 @@ class TrainConfig:
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            check_whole(name, getattr(self, name))
+        if self.steps_per_epoch is not None:
+            check_whole("steps_per_epoch", self.steps_per_epoch)
         for name, good, expected in (
-            ("epochs", isinstance(self.epochs, int) and self.epochs >= 1, "a whole number of at least 1"),
-            ("batch_size", isinstance(self.batch_size, int) and self.batch_size >= 1, "a whole number of at least 1"),
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("weight_decay", self.weight_decay >= 0, "not negative"),
             ("statistics_momentum", 0 <= self.statistics_momentum < 1, "in [0, 1)"),
-            (
-                "steps_per_epoch",
-                self.steps_per_epoch is None or (isinstance(self.steps_per_epoch, int) and self.steps_per_epoch >= 1),
-                "a whole number of at least 1, or None",
-            ),
             ("clip", self.clip is None or self.clip > 0, "positive, or None"),
         ):
             if not good:
                 raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
-        if self.schedule not in ("halving", "one_cycle", "constant"):
-            raise unknown_name("schedule", self.schedule, ("halving", "one_cycle", "constant"))
-        if self.compute_dtype not in ("float32", "bfloat16"):
-            raise unknown_name("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
-        if self.optimizer not in ("sgd", "adam"):
-            raise unknown_name("optimizer", self.optimizer, ("sgd", "adam"))
+        for name, kind in (("schedule", Schedule), ("compute_dtype", ComputeDtype), ("optimizer", Optimizer)):
+            if getattr(self, name) not in get_args(kind):
+                raise unknown_name(name, getattr(self, name), get_args(kind))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainConfig":
@@ -74,16 +78,18 @@ class TrainConfig:
 
 
 def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The config's optimiser and schedule, stepping `steps_per_epoch` times an epoch."""
+    """The optimiser of a config, its schedule counting `steps_per_epoch` steps an epoch."""
     steps = config.epochs * steps_per_epoch
     rates: dict[str, Any] = {
         "constant": config.learning_rate,
+        # The papers' schedule: half the rate every 20 epochs.
         "halving": lambda step: config.learning_rate * 0.5 ** (step // (20 * steps_per_epoch)),
         "one_cycle": optax.warmup_cosine_decay_schedule(
             config.learning_rate / 20, config.learning_rate, max(1, steps // 5), max(2, steps)
         ),
     }
     rate = rates[config.schedule]
+    # Weight decay is in the loss, so that it enters momentum, as in the papers' code.
     sgd = optax.sgd(rate, momentum=config.momentum or None, nesterov=config.nesterov)
     chosen = sgd if config.optimizer == "sgd" else optax.adam(rate)
     return chosen if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), chosen)

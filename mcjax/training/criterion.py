@@ -1,7 +1,7 @@
-"""The one number by which networks are compared with a threshold: loss, error or perplexity, on a split of the data."""
+"""One number per network, for thresholds and early stopping: loss, error or perplexity on a split of the data."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,18 @@ SplitName = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Criterion:
-    """What is measured of a network, called as `criterion(model, theta, data)`: a float32 scalar, pure.
+    """A pure function of a network, called as `criterion(model, theta, data)`, to a float32 scalar.
 
-    metric: "loss" as training has it, without the L2 term; "error", the share of labels told wrong, or the mean
-    absolute error of a regression; "perplexity", the exponential of the loss. split: of the data, of which the
-    first `images` are taken (None: all), `batch_size` at a time. Batch statistics, if the model has them,
-    are re-estimated on the first `calibration_images` training images (None: all).
+    Batch statistics, if the model has them, are re-estimated first.
+
+    Attributes:
+        metric: "loss", the training loss without its L2 term; "error", the share of wrong labels, or the mean absolute
+            error of a regression; "perplexity", the exponential of the loss.
+        split: The split of the data on which it is measured.
+        images: How many of the first images of the split are used. None uses all.
+        batch_size: Images per batch.
+        calibration_images: How many of the first training images batch statistics are estimated on. None uses all.
+
     """
 
     metric: Metric = "loss"
@@ -37,36 +43,36 @@ class Criterion:
     calibration_images: int | None = None
 
     def __post_init__(self) -> None:
-        if self.metric not in ("loss", "error", "perplexity"):
-            raise unknown_name("metric", self.metric, ("loss", "error", "perplexity"))
-        if self.split not in ("train", "validation", "test"):
-            raise unknown_name("split", self.split, ("train", "validation", "test"))
+        for name, kind in (("metric", Metric), ("split", SplitName)):
+            if getattr(self, name) not in get_args(kind):
+                raise unknown_name(name, getattr(self, name), get_args(kind))
         for name in ("images", "batch_size", "calibration_images"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name))
 
     def __call__(self, model: Model, theta: trees.Tree, data: Dataset) -> jax.Array:
+        # Estimate batch statistics under the augmentation of training, then measure without it.
         calibration = data.train_images[: self.calibration_images]
         augmentation = data.default_augmentation()
         theta = estimate_statistics(model, theta, calibration, data.mean, data.std, self.batch_size, augmentation)
         images, labels = (getattr(data, f"{self.split}_{what}")[: self.images] for what in ("images", "labels"))
-        measured = evaluate_images(model, theta, images, labels, data.mean, data.std, self.batch_size)
+        metrics = evaluate_images(model, theta, images, labels, data.mean, data.std, self.batch_size)
         if self.metric == "error":
-            return 1 - measured.accuracy
-        return measured.loss if self.metric == "loss" else jnp.exp(measured.loss)
+            return 1 - metrics.accuracy
+        return metrics.loss if self.metric == "loss" else jnp.exp(metrics.loss)
 
     def check(self, data: Dataset) -> None:
-        """Raise InputError if the data have no such split, or fewer images."""
+        """Raise InputError if the data lack the split or have fewer images."""
         labels = getattr(data, f"{self.split}_labels")
         if labels is None:
             raise InputError(f"{data.name} has no validation split: data.hold_out(n) makes one of training images.")
-        for name, there in (("images", len(labels)), ("calibration_images", len(data.train_labels))):
-            if (getattr(self, name) or 1) > there:
-                raise InputError(f"got {name}={getattr(self, name)}, expected at most the {there} of {data.name}.")
+        for name, available in (("images", len(labels)), ("calibration_images", len(data.train_labels))):
+            if (getattr(self, name) or 1) > available:
+                raise InputError(f"got {name}={getattr(self, name)}, expected at most the {available} of {data.name}.")
 
 
 def measure_networks(criterion: Criterion, model: Model, thetas: trees.Tree, data: Dataset) -> np.ndarray:
-    """The criterion of networks along a leading axis, float32 (networks,), as one compiled program."""
+    """The criterion of networks along a leading axis, float32 (networks,), in one compiled program."""
     return np.asarray(_measure_networks(criterion, model, thetas, data))
 
 

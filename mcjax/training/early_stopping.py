@@ -1,4 +1,4 @@
-"""Training until a target is reached: each of many networks stops as soon as it is good enough."""
+"""Training to a target: each of many networks stops as soon as it is good enough."""
 
 from typing import Any
 
@@ -10,43 +10,57 @@ from mcjax.models.base import Model
 from mcjax.training.criterion import Criterion, measure_networks
 
 
-class Watch:
-    """Which of many fits go on: those whose criterion is above their target at the end of an epoch.
+class EarlyStopping:
+    """Stops each of many fits at the end of the epoch in which its criterion reaches its target.
 
-    targets: (fits,); inf is not trained at all. The state of the fits holds their networks as `theta`.
-    `going` are the numbers of those that go on, `values` what was last measured, `epochs` how many each had.
+    The state of the fits must hold their networks as `theta`.
+
+    Attributes:
+        running: Indices of the fits that still train, int (running,).
+        values: The criterion of every fit at its last measurement, float32 (fits,). inf before the first.
+        epochs: Number of epochs that every fit has trained, int (fits,).
+
     """
 
     def __init__(self, model: Model, criterion: Criterion, data: Dataset, targets: np.ndarray) -> None:
+        """`targets` (fits,) are the values at which fits stop; a fit with inf does not train at all."""
         self.model, self.criterion, self.data, self.targets = model, criterion, data, np.asarray(targets)
         self.values = np.full(len(targets), np.inf, np.float32)
         self.epochs = np.zeros(len(targets), int)
-        self.going = np.flatnonzero(np.isfinite(targets))
+        self.running = np.flatnonzero(np.isfinite(targets))
 
-    def look(self, states: Any) -> None:
-        """Measure the fits that went on; those at their target are done."""
-        here = trees.index(states.theta, np.minimum(self.padded(), len(self.values) - 1))
-        measured = measure_networks(self.criterion, self.model, here, self.data)[: len(self.going)]
-        self.values[self.going] = measured
-        # Not "above": NaN goes on, to where training says that it is not finite.
-        self.going = self.going[~(measured <= self.targets[self.going])]
+    def update(self, states: Any) -> None:
+        """Measure the running fits, and stop those that are at their target."""
+        networks = trees.index(states.theta, np.minimum(self.selection(), len(self.values) - 1))
+        measured = measure_networks(self.criterion, self.model, networks, self.data)[: len(self.running)]
+        self.values[self.running] = measured
+        # Not "above": a fit at NaN keeps running, until training reports the loss that is not finite.
+        self.running = self.running[~(measured <= self.targets[self.running])]
 
-    def padded(self) -> np.ndarray:
-        """`going`, filled up to a power of two with a number that is no fit's: few programs serve all lengths."""
-        size = min(1 << max(0, len(self.going) - 1).bit_length(), len(self.values))
-        return np.concatenate([self.going, np.full(size - len(self.going), len(self.values))]).astype(np.int32)
+    def selection(self) -> np.ndarray:
+        """`running`, int32, padded to a power of two by an index beyond the last fit: few programs serve all sizes."""
+        size = min(1 << max(0, len(self.running) - 1).bit_length(), len(self.values))
+        return np.concatenate([self.running, np.full(size - len(self.running), len(self.values))]).astype(np.int32)
 
-    def count(self, measured: dict[str, np.ndarray], before: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Count an epoch. Returns what the fits that went on measured, and of the others what they last had."""
-        self.epochs[self.going] += 1
+    def record(self, metrics: dict[str, np.ndarray], history: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Count an epoch of the running fits.
+
+        Args:
+            metrics: Metrics of the selected fits, (selected,) each.
+            history: Metrics of all fits in the epochs before, (fits, epochs) each.
+
+        Returns:
+            Metrics of all fits (fits,), in which a stopped fit repeats its last.
+
+        """
+        self.epochs[self.running] += 1
         filled = {}
-        for name, values in measured.items():
-            now = values[: len(self.going)]
-            # A fit that is not trained at all shows the mean of the others.
-            filled[name] = (
-                np.array(before[name][:, -1])
-                if before[name].shape[1]
-                else np.full_like(now, now.mean(), shape=len(self.values))
-            )
-            filled[name][self.going] = now
+        for name, values in metrics.items():
+            now = values[: len(self.running)]
+            if history[name].shape[1]:
+                filled[name] = np.array(history[name][:, -1])
+            else:
+                # A fit that does not train at all shows the mean of the others.
+                filled[name] = np.full_like(now, now.mean(), shape=len(self.values))
+            filled[name][self.running] = now
         return filled

@@ -1,4 +1,4 @@
-"""Training the networks that paths join: many seeds in one program."""
+"""Training the endpoints of paths: many seeds in one program."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,16 +18,20 @@ from mcjax.runs.recorder import History, Recorder
 from mcjax.runtime.convolution import Convolutions
 from mcjax.training.config import TrainConfig, optimizer
 from mcjax.training.criterion import Criterion
-from mcjax.training.early_stopping import Watch
-from mcjax.training.loop import check_keys, initial_states, run_epochs, steps_per_epoch
-from mcjax.training.objective import Measured, check_fit, objective
+from mcjax.training.early_stopping import EarlyStopping
+from mcjax.training.loop import check_typed_keys, initial_states, run_epochs, steps_per_epoch
+from mcjax.training.objective import Metrics, check_model_and_data, training_loss
 
 
 class Endpoints(NamedTuple):
-    """Trained networks: `theta` with a leading axis, one network a key; history float32 (keys, epochs).
+    """Trained networks.
 
-    criterion: with a target, what was measured of each network when it stopped, float32 (keys,); above the
-    target if the epochs were not enough.
+    Attributes:
+        theta: Variables with a leading axis of keys.
+        history: {"loss", "accuracy"}, float32 (keys, epochs).
+        criterion: The criterion of every network when it stopped, float32 (keys,): above the target if the epochs
+            were not enough. None without a target.
+
     """
 
     theta: trees.Tree
@@ -36,7 +40,7 @@ class Endpoints(NamedTuple):
 
 
 class EndpointState(NamedTuple):
-    """What training carries: the variables and the optimiser's state."""
+    """State of training: the variables and the state of their optimiser."""
 
     theta: trees.Tree
     optimizer: optax.OptState
@@ -44,7 +48,7 @@ class EndpointState(NamedTuple):
 
 @dataclass(frozen=True)
 class EndpointStep:
-    """One step on the objective; running batch statistics follow.
+    """One optimiser step on the training loss; running batch statistics follow.
 
     A subclass may add a `penalty` to the objective, and `project` the parameters after each step.
     """
@@ -55,7 +59,7 @@ class EndpointStep:
 
     @property
     def convolutions(self) -> Convolutions:
-        """What the model convolves with."""
+        """The kind of convolutions in the model."""
         return self.model.convolutions
 
     def init(self, key: jax.Array) -> EndpointState:
@@ -63,7 +67,7 @@ class EndpointStep:
         return self.start(self.model.init(key))
 
     def start(self, theta: trees.Tree) -> EndpointState:
-        """A network as it is, and a fresh optimiser."""
+        """The network `theta` and a fresh optimiser."""
         return EndpointState(theta, optimizer(self.config, self.steps).init(trees.params(theta)))
 
     def penalty(self, context: Any, params: trees.Tree) -> jax.Array:
@@ -76,24 +80,27 @@ class EndpointStep:
 
     def __call__(
         self, context: Any, state: EndpointState, x: jax.Array, labels: jax.Array, key: jax.Array
-    ) -> tuple[EndpointState, Measured]:
+    ) -> tuple[EndpointState, Metrics]:
         theta, params = state.theta, trees.params(state.theta)
 
-        def loss(params: trees.Tree) -> tuple[jax.Array, tuple[Measured, trees.Tree]]:
+        def loss(params: trees.Tree) -> tuple[jax.Array, tuple[Metrics, trees.Tree]]:
             moved = trees.with_params(theta, params)
             settings = (self.config.weight_decay, self.config.compute_dtype)
-            value, measured = objective(self.model, moved, x, labels, key, *settings)
+            value, measured = training_loss(self.model, moved, x, labels, key, *settings)
             return value + self.penalty(context, params), measured
 
-        gradient, (measured, batch_stats) = jax.grad(loss, has_aux=True)(params)
+        # Step on the parameters.
+        gradient, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(params)
         updates, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, params)
         moved = trees.with_params(theta, self.project(context, optax.apply_updates(params, updates)))
+        # Running statistics: an exponential moving average of those of the batches.
+        share = self.config.statistics_momentum
         running = jax.tree.map(
-            lambda old, new: self.config.statistics_momentum * old + (1 - self.config.statistics_momentum) * new,
+            lambda old, new: share * old + (1 - share) * new,
             trees.batch_stats(theta),
             batch_stats,
         )
-        return EndpointState(trees.with_batch_stats(moved, running), optimizer_state), measured
+        return EndpointState(trees.with_batch_stats(moved, running), optimizer_state), metrics
 
 
 def train_endpoints(
@@ -107,31 +114,44 @@ def train_endpoints(
     target: Any = None,
     criterion: Criterion | None = None,
 ) -> Endpoints:
-    """Train one network a key, all in one program, a whole epoch a call.
+    """Train one network per key, all in one program, one compiled call an epoch.
 
-    keys: typed keys (n,). The seed decides everything: the network of a key is the same, to
-    rounding, whatever the other keys are, and however many devices a mesh of `make_mesh` has: the
-    networks lie side by side along its `pair` axis, and each batch along `data`. config defaults to
-    `TrainConfig()`. target: a number, or one a key; each network is trained until `criterion` (default: the
-    loss on all training images) is at most that at the end of an epoch, or until the epochs are over.
-    Raises InputError if model and data do not fit, if the mesh does not divide a batch, or if the target
-    is not positive, RunError if a loss becomes infinite or NaN.
+    The key decides everything: its network is the same, to rounding, whatever the other keys and however many devices.
 
         endpoints = train_endpoints(jax.random.split(jax.random.key(0), 2), model, data)
         theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], endpoints.theta) for i in range(2))
+
+    Args:
+        keys: Typed keys (n,).
+        model: The model.
+        data: The data set.
+        config: How to train. None is `TrainConfig()`.
+        recorder: Where progress goes, and the run folder from which an interrupted training resumes. None is silent.
+        mesh: A mesh of `make_mesh`: networks lie along its `pair` axis, each batch along `data`.
+        target: One number, or one per key. A network stops at the end of the epoch in which its criterion is at most
+            that, or after the last epoch. None trains all epochs.
+        criterion: What is compared with the target. None is the loss on all training images.
+
+    Returns:
+        The networks.
+
+    Raises:
+        InputError: If model and data do not fit, the mesh does not divide a batch, or a target is not positive.
+        RunError: If a loss becomes infinite or NaN.
+
     """
     config = config or TrainConfig()
-    check_fit(model, data)
-    keys = check_keys(keys).reshape(-1)
+    check_model_and_data(model, data)
+    keys = check_typed_keys(keys).reshape(-1)
     step = EndpointStep(model, config, steps_per_epoch(config, data))
     init_keys, epoch_keys = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
-    watch = None if target is None else _watch(model, data, criterion or Criterion(), target, len(keys))
+    stopping = None if target is None else _early_stopping(model, data, criterion or Criterion(), target, len(keys))
     states = initial_states(step, init_keys)
-    states, history = run_epochs(step, data, {}, states, epoch_keys, recorder, mesh=mesh, watch=watch)
-    return Endpoints(states.theta, history, None if watch is None else watch.values)
+    states, history = run_epochs(step, data, {}, states, epoch_keys, recorder, mesh=mesh, stopping=stopping)
+    return Endpoints(states.theta, history, None if stopping is None else stopping.values)
 
 
-def _watch(model: Model, data: Dataset, criterion: Criterion, target: Any, count: int) -> Watch:
+def _early_stopping(model: Model, data: Dataset, criterion: Criterion, target: Any, count: int) -> EarlyStopping:
     if not isinstance(criterion, Criterion):
         raise InputError(f"got {criterion!r} for criterion, expected a Criterion: Criterion('error', 'test').")
     criterion.check(data)
@@ -141,4 +161,4 @@ def _watch(model: Model, data: Dataset, criterion: Criterion, target: Any, count
             f"got target={np.array2string(values, threshold=8)}, expected a positive number, or one for each of "
             f"the {count} keys."
         )
-    return Watch(model, criterion, jax.device_put(data), np.broadcast_to(values, (count,)))
+    return EarlyStopping(model, criterion, jax.device_put(data), np.broadcast_to(values, (count,)))

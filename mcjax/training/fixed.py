@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mcjax import trees
 from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.models.base import Model
-from mcjax.training.objective import objective
+from mcjax.training.objective import training_loss
 
 
 class FixedImages(NamedTuple):
@@ -45,7 +45,7 @@ def objective_on(model: Model, theta: trees.Tree, fixed: FixedImages, weight_dec
     """What training descends, by batch statistics, as a mean over the batches: float32 scalar. Pure."""
 
     def added(total: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
-        return total + objective(model, theta, *fixed.batch(number), weight_decay)[0], None
+        return total + training_loss(model, theta, *fixed.batch(number), weight_decay)[0], None
 
     count = len(fixed.labels)
     return jax.lax.scan(added, jnp.zeros(()), jnp.arange(count))[0] / count

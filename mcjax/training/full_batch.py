@@ -1,4 +1,4 @@
-"""The loss over a whole split as a function of the network alone: what curvature, and descent without noise, are of."""
+"""Full-batch loss, for Hessians and deterministic descent."""
 
 import math
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.runtime.mesh import AXES, check_mesh
 from mcjax.training.criterion import Criterion, SplitName
-from mcjax.training.objective import check_fit, losses
+from mcjax.training.objective import check_model_and_data, label_losses
 
 
 class Chunk(NamedTuple):
-    """Images as they are stored (n, ...), their labels (n, ...), and whether each counts, 1 or 0, float32 (n,)."""
+    """A batch: stored images (n, ...), labels (n, ...), and whether each image counts, 1 or 0, float32 (n,)."""
 
     images: jax.Array
     labels: jax.Array
@@ -29,7 +29,7 @@ class Chunk(NamedTuple):
 
 
 class SplitImages(NamedTuple):
-    """The images of a split: chunks along a leading axis, and the mean and std (c,) that normalise them."""
+    """The images of a split: batches along a leading axis, and the mean and std (c,) that normalise them."""
 
     chunks: Chunk
     mean: jax.Array
@@ -37,35 +37,36 @@ class SplitImages(NamedTuple):
 
     @property
     def size(self) -> jax.Array:
-        """How many images there are, without those that only fill up the last chunk, a float32 scalar."""
+        """Number of images, without the padding of the last batch, a float32 scalar."""
         return self.chunks.counts.sum()
 
 
 @dataclass(frozen=True)
-class FullBatch:
-    """The mean loss of a model over a split, and its L2 term: called as `(split, theta)`, a scalar, pure.
+class FullBatchLoss:
+    """The mean loss of a model over a split plus its L2 term, a pure function `(split, theta) -> scalar`.
 
-    Frozen, so that programs of one model and weight decay are compiled once, whatever the images.
+    It is frozen, so that programs of one model and weight decay are compiled once for all images.
     """
 
     model: Model
     weight_decay: float
 
     def __call__(self, split: SplitImages, theta: trees.Tree) -> jax.Array:
+        # Recompute each batch in the backward pass, so that derivatives need the memory of one batch.
         @partial(jax.checkpoint, prevent_cse=False)
-        def of_chunk(theta: trees.Tree, chunk: Chunk) -> jax.Array:
+        def summed(theta: trees.Tree, chunk: Chunk) -> jax.Array:
             x = normalize(chunk.images, split.mean, split.std)
-            return self.of_outputs(self.model.apply(theta, x), chunk)
+            return self.summed_loss(self.model.apply(theta, x), chunk)
 
-        mean = jax.lax.map(lambda chunk: of_chunk(theta, chunk), split.chunks).sum() / split.size
+        mean = jax.lax.map(lambda chunk: summed(theta, chunk), split.chunks).sum() / split.size
         if not self.weight_decay:
             return mean
         leaves = trees.params(theta)
         return mean + (self.weight_decay / 2 * trees.dot(leaves, leaves)).astype(mean.dtype)
 
-    def of_outputs(self, outputs: jax.Array, chunk: Chunk) -> jax.Array:
-        """The losses of a chunk's images, summed, when the model gives these outputs for them: a scalar."""
-        each = losses(outputs, chunk.labels)
+    def summed_loss(self, outputs: jax.Array, chunk: Chunk) -> jax.Array:
+        """The loss of the model's outputs for a batch, summed over its images: a scalar."""
+        each = label_losses(outputs, chunk.labels)
         return (each.reshape(len(each), -1).mean(1) * chunk.counts).sum()
 
 
@@ -79,25 +80,35 @@ def full_batch_loss(
     weight_decay: float = 0.0,
     mesh: Mesh | None = None,
 ) -> jax.tree_util.Partial:
-    """`loss(theta)`: the mean loss over all images of a split, + weight_decay / 2 * ||params||^2, a scalar.
+    """The mean loss over a whole split plus weight_decay / 2 * ||params||^2, as a function `loss(theta)`.
 
-    The loss is that of training, without augmentation and dropout and by the batch statistics that theta holds:
-    a function of one network alone, deterministic, in the precision of theta. images: the first so many of the
-    split (None: all); every one counts once. `batch_size` of them are in memory at a time, also while the loss is
-    differentiated once or twice; with a mesh (`make_mesh`) every batch is shared out among all its devices,
-    rounded up to a multiple of them. Works under jit, vmap, grad and jvp of grad.
+    It is the training loss without augmentation and dropout, by the batch statistics in theta: deterministic, in the
+    precision of theta. It works under jit, vmap, grad and jvp of grad.
 
-    The loss is a pytree that holds the images. Give it to a compiled program as an argument: then losses of one
-    model and weight decay on equally many images are compiled once; a program that closes over it has the
-    images as constants, on every device of a mesh.
-
-    Raises InputError if model and data do not fit, for a split that the data do not have or fewer images, and for
-    numbers out of range.
+    The loss is a pytree that holds the images. Pass it to a compiled program as an argument: then losses of one model
+    and weight decay on equally many images share a program. A program that closes over it holds the images as
+    constants, on every device of a mesh.
 
         loss = full_batch_loss(model, data, weight_decay=5e-4)
         gradient = jax.jit(lambda loss, theta: jax.grad(loss)(theta))(loss, theta)
+
+    Args:
+        model: The model.
+        data: The data set.
+        split: The split of the data.
+        images: How many of the first images of the split are used. None uses all.
+        batch_size: Images in memory at a time, also while the loss is differentiated once or twice.
+        weight_decay: Factor of the L2 term.
+        mesh: A mesh of `make_mesh`: every batch is split over all its devices, rounded up to a multiple of them.
+
+    Returns:
+        The loss, from the variables of one network to a scalar.
+
+    Raises:
+        InputError: If model and data do not fit, the data lack the split or the images, or a number is out of range.
+
     """
-    check_fit(model, data)
+    check_model_and_data(model, data)
     Criterion(split=split, images=images, batch_size=batch_size).check(data)
     if not (isinstance(weight_decay, int | float) and math.isfinite(weight_decay) and weight_decay >= 0):
         raise InputError(f"got weight_decay={weight_decay!r}, expected a finite number of at least 0.")
@@ -107,16 +118,16 @@ def full_batch_loss(
         devices = mesh.size
     arrays = [np.asarray(getattr(data, f"{split}_{what}")[:images]) for what in ("images", "labels")]
     n = len(arrays[1])
-    # Batches of one size, or most of the last could be filling.
+    # Equal batches, so that little of the last one is padding.
     size = -(-n // -(-n // batch_size))
     size = -(-size // devices) * devices
     rows = np.arange(-(-n // size) * size)
-    # The filling is of images that there are, so that no loss of it can be infinite where the others are not.
+    # Pad with images of the split, so that the loss of the padding is finite wherever the others are.
     stored = [*(array[rows % n] for array in arrays), (rows < n).astype(np.float32)]
     sharding = None if mesh is None else NamedSharding(mesh, Spec(None, AXES))
     chunks = Chunk(*(jax.device_put(array.reshape(-1, size, *array.shape[1:]), sharding) for array in stored))
     mean, std = (jnp.asarray(value, jnp.float32) for value in (data.mean, data.std))
-    return jax.tree_util.Partial(FullBatch(model, float(weight_decay)), SplitImages(chunks, mean, std))
+    return jax.tree_util.Partial(FullBatchLoss(model, float(weight_decay)), SplitImages(chunks, mean, std))
 
 
-__all__ = ["Chunk", "FullBatch", "SplitImages", "full_batch_loss"]
+__all__ = ["Chunk", "FullBatchLoss", "SplitImages", "full_batch_loss"]

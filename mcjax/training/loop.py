@@ -1,7 +1,6 @@
-"""Whole epochs in one compiled call, for one or many models at once, with progress, metrics and resume."""
+"""The training loop of every fit: whole epochs of many fits in one compiled call, recorded and resumed."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -17,34 +16,40 @@ from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import Convolutions, over_models, stepped_from_host
 from mcjax.runtime.mesh import Placement, check_mesh, on_mesh, split
 from mcjax.training.config import TrainConfig
-from mcjax.training.early_stopping import Watch
-from mcjax.training.objective import Measured
+from mcjax.training.early_stopping import EarlyStopping
+from mcjax.training.objective import Metrics
 
 State = Any
-"""What a fit carries from step to step: the variables it moves and the optimiser's state."""
+"""State of a fit from step to step: the variables it trains and the state of their optimiser."""
 
 
 class Step(Protocol):
-    """One step of a fit, pure and hashable: a frozen dataclass with its config and model.
+    """One step of a fit on a batch, pure and hashable: a frozen dataclass with its config and model.
 
-    `context` holds the arrays that the fit reads and never moves (the endpoints of a curve).
+    It is called as `step(context, state, x, labels, key) -> (state, metrics)`. `context` holds the arrays that the fit
+    reads and does not train, such as the endpoints of a curve.
     """
 
     @property
     def config(self) -> TrainConfig:
-        """How to train."""
+        """Batches, augmentation and epochs."""
 
     @property
     def convolutions(self) -> Convolutions:
-        """What the model convolves with."""
+        """The kind of convolutions in the model, which decides how epochs are run."""
 
     def __call__(
         self, context: Any, state: State, x: jax.Array, labels: jax.Array, key: jax.Array, /
-    ) -> tuple[State, Measured]: ...
+    ) -> tuple[State, Metrics]: ...
 
 
 def steps_per_epoch(config: TrainConfig, data: Dataset) -> int:
-    """As many as the config says, or whole batches in the training set. Raises InputError if there is no batch."""
+    """The steps of an epoch: the config's, or the number of whole batches in the training set.
+
+    Raises:
+        InputError: If a batch is larger than the training set.
+
+    """
     n = len(data.train_labels)
     if config.batch_size > n:
         raise InputError(
@@ -53,19 +58,24 @@ def steps_per_epoch(config: TrainConfig, data: Dataset) -> int:
     return config.steps_per_epoch or n // config.batch_size
 
 
-def check_keys(keys: Any) -> jax.Array:
-    """Raise InputError unless `keys` are typed keys, as `jax.random.key` makes them."""
+def check_typed_keys(keys: Any) -> jax.Array:
+    """`keys`. Raises InputError unless they are typed keys, as `jax.random.key` makes them."""
     if not isinstance(keys, jax.Array) or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         raise InputError(f"got {type(keys).__name__} for a key, expected a typed one: jax.random.key(seed).")
     return keys
 
 
-def resolve(config: TrainConfig, data: Dataset) -> Augmentation:
-    """The augmentation that a config asks for: its own, or the data set's default."""
+def training_augmentation(config: TrainConfig, data: Dataset) -> Augmentation:
+    """The augmentation of training: the config's, or the data set's default.
+
+    Raises:
+        InputError: If inputs that are not images would be augmented.
+
+    """
     augmentation = data.default_augmentation() if config.augmentation is None else config.augmentation
     if len(data.image_shape) != 3 and augmentation != Augmentation.none():
         raise InputError(
-            f"got {augmentation}, but {data.name} has inputs of shape {data.image_shape}, which are no images: "
+            f"got {augmentation}, but {data.name} has inputs of shape {data.image_shape}, which are not images: "
             "expected Augmentation.none()."
         )
     return augmentation
@@ -74,22 +84,26 @@ def resolve(config: TrainConfig, data: Dataset) -> Augmentation:
 def _batch(
     step: Step, data: Dataset, indices: jax.Array, key: jax.Array, mesh: Mesh | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The inputs and labels of a batch, as a model takes them, and the key of the step."""
     augment_key, step_key = jax.random.split(key)
     indices = split(indices, mesh)
-    images = augment(augment_key, jnp.asarray(data.train_images)[indices], resolve(step.config, data))
+    # Augment in uint8, then normalise: the data set stays on the device as it is stored.
+    images = jnp.asarray(data.train_images)[indices]
+    images = augment(augment_key, images, training_augmentation(step.config, data))
     x, labels = split((normalize(images, data.mean, data.std), jnp.asarray(data.train_labels)[indices]), mesh)
     return x, labels, step_key
 
 
-def _order(step: Step, data: Dataset, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _epoch_order(step: Step, data: Dataset, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The image indices of every batch of an epoch, (steps, batch_size), and a key per step."""
     steps, size = steps_per_epoch(step.config, data), step.config.batch_size
     order_key, steps_key = jax.random.split(key)
     n, passes = len(data.train_labels), -(-steps // (len(data.train_labels) // size))
-    if size == n:  # a batch of all has no order
+    if size == n:  # the order inside a full batch does not matter
         order = jnp.broadcast_to(jnp.arange(n), (steps, n))
     elif passes == 1:
         order = jax.random.permutation(order_key, n)[: steps * size]
-    else:
+    else:  # every pass has an order of its own, and leaves out other images
         keys = jax.random.split(order_key, passes)
         order = jax.vmap(lambda key: jax.random.permutation(key, n)[: n // size * size])(keys).ravel()[: steps * size]
     return order.reshape(steps, size), jax.random.split(steps_key, steps)
@@ -97,91 +111,107 @@ def _order(step: Step, data: Dataset, key: jax.Array) -> tuple[jax.Array, jax.Ar
 
 def epoch(
     step: Step, data: Dataset, context: trees.Tree, state: State, key: jax.Array, *, mesh: Mesh | None = None
-) -> tuple[State, Measured]:
+) -> tuple[State, Metrics]:
     """One pass over the shuffled training images, or as many steps as the config says: the pure core of every fit.
 
-    Returns the new state and the means of what the steps measured. Images beyond the last whole
-    batch are left out, others every time. Works under jit and vmap; with data and context bound it
-    is `epoch(state, key) -> (state, metrics)`. With a mesh it runs inside `on_mesh`, and its batches
-    are split along `data`.
+    Images beyond the last whole batch are left out, others every time. Works under jit and vmap.
+
+    Args:
+        step: The step of the fit.
+        data: The data set.
+        context: Arrays that the fit reads.
+        state: State of the fit.
+        key: Key of the epoch: order, augmentation and whatever is random in the step.
+        mesh: The mesh if this runs inside `on_mesh`; batches are then split along its `data` axis.
+
+    Returns:
+        The new state, and the metrics averaged over steps.
+
     """
 
-    def scanned(state: State, at: tuple[jax.Array, jax.Array]) -> tuple[State, Measured]:
-        return step(context, state, *_batch(step, data, *at, mesh))
+    def one_step(state: State, batch: tuple[jax.Array, jax.Array]) -> tuple[State, Metrics]:
+        return step(context, state, *_batch(step, data, *batch, mesh))
 
-    state, measured = jax.lax.scan(scanned, state, _order(step, data, key))
-    return state, jax.tree.map(lambda values: values.mean(0), measured)
+    state, metrics = jax.lax.scan(one_step, state, _epoch_order(step, data, key))
+    return state, jax.tree.map(lambda values: values.mean(0), metrics)
 
 
 @jit(static_argnames=("step", "mesh"))
-def _epoch_of_many(
+def _compiled_epoch(
     step: Step,
     data: Dataset,
     contexts: trees.Tree,
     states: State,
     keys: jax.Array,
     number: jax.Array,
-    mesh: Mesh | None = None,
-) -> tuple[State, Measured]:
-    def many(data: Dataset, number: jax.Array, *fits: Any) -> tuple[State, Measured]:
-        def one(context: trees.Tree, state: State, key: jax.Array) -> tuple[State, Measured]:
+    which: jax.Array | None,
+    mesh: Mesh | None,
+) -> tuple[State, Metrics]:
+    """Epoch `number` of all fits, or of the fits `which`, int32 (k,), where an index beyond the last is dropped.
+
+    Returns the states of all fits, and the metrics of those that trained.
+    """
+
+    def train(data: Dataset, number: jax.Array, *fits: Any) -> tuple[State, Metrics]:
+        def one(context: trees.Tree, state: State, key: jax.Array) -> tuple[State, Metrics]:
             return epoch(step, data, context, state, jax.random.fold_in(key, number), mesh=mesh)
 
         return over_models(one, step.convolutions)(*fits)
 
-    return on_mesh(many, mesh, everywhere=2)(data, number, contexts, states, keys)
-
-
-@jit(static_argnames="step")
-def _epoch_of_some(
-    step: Step, data: Dataset, contexts: trees.Tree, states: State, keys: jax.Array, number: jax.Array, which: jax.Array
-) -> tuple[State, Measured]:
-    """An epoch of the fits `which`, int32 (k,); a number beyond the last fit is of none, and changes none."""
-
-    def one(context: trees.Tree, state: State, key: jax.Array) -> tuple[State, Measured]:
-        return epoch(step, data, context, state, jax.random.fold_in(key, number))
-
-    there = jnp.minimum(which, len(keys) - 1)
-    moved, measured = over_models(one, step.convolutions)(*trees.index((contexts, states, keys), there))
-    return jax.tree.map(lambda leaf, new: leaf.at[which].set(new, mode="drop"), states, moved), measured
+    fits = (contexts, states, keys)
+    if which is not None:
+        # Padding repeats the last fit; `_put_back` drops it.
+        fits = trees.index(fits, jnp.minimum(which, len(keys) - 1))
+    new, metrics = on_mesh(train, mesh, everywhere=2)(data, number, *fits)
+    return _put_back(states, which, new), metrics
 
 
 @jit(static_argnames="step")
 def _single_step(
     step: Step, data: Dataset, context: trees.Tree, state: State, indices: jax.Array, key: jax.Array
-) -> tuple[State, Measured]:
+) -> tuple[State, Metrics]:
     return step(context, state, *_batch(step, data, indices, key))
 
 
 def _epoch_from_host(
-    step: Step, data: Dataset, contexts: trees.Tree, states: State, keys: jax.Array, number: int
-) -> tuple[State, Measured]:
-    """`_epoch_of_many`, one jitted step a call, for gradients that are slow inside compiled loops."""
-    results = []
-    for i in range(len(keys)):
+    step: Step,
+    data: Dataset,
+    contexts: trees.Tree,
+    states: State,
+    keys: jax.Array,
+    number: int,
+    which: np.ndarray | None,
+    mesh: None,
+) -> tuple[State, Metrics]:
+    """`_compiled_epoch` with one compiled call per step, for gradients that are slow inside compiled loops."""
+    fits = np.arange(len(keys)) if which is None else which[which < len(keys)]
+    new, means = [], []
+    for i in map(int, fits):
         context, state = trees.index(contexts, i), trees.index(states, i)
-        measured = []
-        order, step_keys = _order(step, data, jax.random.fold_in(keys[i], number))
-        for at, key in zip(order, step_keys, strict=True):
-            state, one = _single_step(step, data, context, state, at, key)
-            measured.append(one)
-        results.append((state, jax.tree.map(lambda *values: jnp.stack(values).mean(), *measured)))
-    return trees.stack([state for state, _ in results]), trees.stack([one for _, one in results])
+        metrics = []
+        for indices, key in zip(*_epoch_order(step, data, jax.random.fold_in(keys[i], number)), strict=True):
+            state, measured = _single_step(step, data, context, state, indices, key)
+            metrics.append(measured)
+        new.append(state)
+        means.append(jax.tree.map(lambda *values: jnp.stack(values).mean(), *metrics))
+    return _put_back(states, None if which is None else fits, trees.stack(new)), trees.stack(means)
 
 
-def _some_from_host(
-    step: Step, data: Dataset, contexts: trees.Tree, states: State, keys: jax.Array, number: int, which: np.ndarray
-) -> tuple[State, Measured]:
-    """`_epoch_of_some`, one jitted step a call."""
-    which = which[which < len(keys)]
-    some = (trees.index(contexts, which), trees.index(states, which), keys[which])
-    moved, measured = _epoch_from_host(step, data, some[0], some[1], some[2], number)
-    return jax.tree.map(lambda leaf, new: leaf.at[which].set(new), states, moved), measured
+def _put_back(states: State, which: Any, new: State) -> State:
+    """The states with `new` at the indices `which`, where an index beyond the last is dropped; None is all."""
+    if which is None:
+        return new
+    return jax.tree.map(lambda leaf, rows: leaf.at[which].set(rows, mode="drop"), states, new)
+
+
+def join_histories(histories: Sequence[History]) -> History:
+    """The histories of successive epochs of the same fits as one."""
+    return {name: np.concatenate([history[name] for history in histories], 1) for name in histories[0]}
 
 
 @jit(static_argnames="step")
 def initial_states(step: Any, given: Any) -> Any:
-    """`step.init` of every entry of the leading axis, in one program."""
+    """`step.init` mapped over the leading axis of `given`, in one program."""
     return jax.vmap(step.init)(given)
 
 
@@ -194,43 +224,55 @@ def run_epochs(
     recorder: Recorder | None = None,
     epochs: int | None = None,
     mesh: Mesh | None = None,
-    watch: Watch | None = None,
+    stopping: EarlyStopping | None = None,
 ) -> tuple[State, History]:
-    """All epochs of many fits at once, one compiled call an epoch; every tree has a leading axis.
+    """Train many fits at once, one compiled call an epoch.
 
-    `epochs` is how many, where that is not all that the step's config plans for. A fit that is at its target,
-    by the watch, stays as it is, and when all are, training ends. Returns the final states and {"loss",
-    "accuracy"}: float32 (fits, epochs), in which a fit that stays repeats its last. With a recorder in a run
-    folder it starts from what was saved there, and saves complete epochs, also when it is interrupted. With a
-    mesh the fits lie along its `pair` axis and their batches along `data`; what comes back are ordinary arrays
-    again, the same in every process. Raises RunError at the epoch whose loss is not finite; the one before it
-    is kept. Raises InputError if the mesh does not divide a batch, or if there is a target too.
+    Args:
+        step: The step of every fit.
+        data: The data set.
+        contexts: Arrays that the fits read, with a leading axis of fits.
+        states: Their first states, with a leading axis.
+        keys: Typed keys (fits,), one per fit.
+        recorder: Where progress goes. In a run folder, complete epochs are saved, also when interrupted, and the fits
+            resume from them. None is silent.
+        epochs: Number of epochs. None is that of the step's config.
+        mesh: A mesh of `make_mesh`: fits lie along its `pair` axis, batches along `data`.
+        stopping: Stops fits at a target. A stopped fit keeps its state; when all have stopped, training ends.
+
+    Returns:
+        The final states, ordinary arrays that are the same in every process, and the history {"loss", "accuracy"},
+        float32 (fits, epochs), in which a stopped fit repeats its last metrics.
+
+    Raises:
+        RunError: At the first epoch with a loss that is not finite; the epoch before is kept.
+        InputError: If the mesh does not divide a batch, or comes together with a target.
+
     """
     if mesh is not None:
         check_mesh(mesh, step.config.batch_size)
-        if watch is not None:
-            raise InputError("got a mesh and a target: expected one of them, since networks that are done leave none.")
+        if stopping is not None:
+            raise InputError(
+                "got a mesh and a target: expected one of them, because stopped networks would leave devices idle."
+            )
     placement = Placement(mesh, len(keys))
-    images = steps_per_epoch(step.config, data) * step.config.batch_size * len(keys)
     epochs = step.config.epochs if epochs is None else epochs
+    images = steps_per_epoch(step.config, data) * step.config.batch_size * len(keys)
     recording = Recording(recorder or Recorder("the fit", progress=False), states, placement, epochs, images)
+    if stopping is not None and recording.done:
+        # Resumed fits may be at their target.
+        stopping.update(recording.states)
     from_host = mesh is None and stepped_from_host(step.convolutions)
-    advance: Callable[..., tuple[State, Measured]]
-    if watch is not None:
-        advance = _some_from_host if from_host else _epoch_of_some
-        if recording.done:
-            watch.look(recording.states)
-    else:
-        advance = _epoch_from_host if from_host else partial(_epoch_of_many, mesh=mesh)
+    run_epoch: Callable[..., tuple[State, Metrics]] = _epoch_from_host if from_host else _compiled_epoch
     data, contexts, keys = placement.put_everywhere(data), placement.put(contexts), placement.put_keys(keys)
     try:
-        while recording.done < epochs and (watch is None or len(watch.going)):
-            which = () if watch is None else (watch.padded(),)
-            new, measured = advance(step, data, contexts, recording.states, keys, recording.done, *which)
-            values = {name: np.asarray(value) for name, value in placement.get(measured._asdict()).items()}
-            recording.add(new, values if watch is None else watch.count(values, recording.history))
-            if watch is not None:
-                watch.look(recording.states)
+        while recording.done < epochs and (stopping is None or len(stopping.running)):
+            which = None if stopping is None else stopping.selection()
+            new, metrics = run_epoch(step, data, contexts, recording.states, keys, recording.done, which, mesh)
+            values = {name: np.asarray(value) for name, value in placement.get(metrics._asdict()).items()}
+            recording.add(new, values if stopping is None else stopping.record(values, recording.history))
+            if stopping is not None:
+                stopping.update(recording.states)
     finally:
         recording.close()
     return placement.get(recording.states), recording.history

@@ -1,4 +1,4 @@
-"""The loss of outputs, the L2 term, and exact evaluation over a whole set."""
+"""The training loss and its metrics, and exact evaluation over whole splits."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,37 +17,40 @@ from mcjax.runtime.convolution import over_models
 from mcjax.training.config import ComputeDtype
 
 
-class Measured(NamedTuple):
-    """Mean cross entropy in nats and the share of labels told right, float32 scalars.
+class Metrics(NamedTuple):
+    """Mean cross entropy in nats and the share of correct labels, float32 scalars.
 
-    Of labels that are floats: the mean squared error, and one minus the mean absolute error.
+    For labels that are floats, they are the mean squared error and one minus the mean absolute error.
     """
 
     loss: jax.Array
     accuracy: jax.Array
 
 
-def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The loss of every label, in the labels' shape, in the logits' precision, at least float32; see `measure`."""
+def label_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The loss of every label, in the labels' shape: cross entropy, or the square for labels that are floats.
+
+    It has the dtype of the logits, at least float32.
+    """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if jnp.issubdtype(labels.dtype, jnp.floating):
         return jnp.square(logits - labels)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def measure(logits: jax.Array, labels: jax.Array) -> Measured:
-    """Loss and accuracy of logits (n, ..., classes) against labels int32 (n, ...), or of outputs against floats.
+def loss_and_accuracy(logits: jax.Array, labels: jax.Array) -> Metrics:
+    """Metrics of logits (n, ..., classes) against labels int32 (n, ...), or of outputs against float labels.
 
     The loss of float64 logits is float64.
     """
-    loss = losses(logits, labels).mean()
+    loss = label_losses(logits, labels).mean()
     if jnp.issubdtype(labels.dtype, jnp.floating):
         difference = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) - labels
-        return Measured(loss, 1 - jnp.abs(difference).mean())
-    return Measured(loss, (logits.argmax(-1) == labels).mean(dtype=jnp.float32))
+        return Metrics(loss, 1 - jnp.abs(difference).mean())
+    return Metrics(loss, (logits.argmax(-1) == labels).mean(dtype=jnp.float32))
 
 
-def objective(
+def training_loss(
     model: Model,
     theta: trees.Tree,
     x: jax.Array,
@@ -55,82 +58,120 @@ def objective(
     key: jax.Array,
     weight_decay: float,
     compute_dtype: ComputeDtype = "float32",
-) -> tuple[jax.Array, tuple[Measured, trees.Tree]]:
-    """What training descends: cross entropy by batch statistics + weight_decay / 2 * ||params||^2.
+) -> tuple[jax.Array, tuple[Metrics, trees.Tree]]:
+    """The loss that training descends: cross entropy by batch statistics + weight_decay / 2 * ||params||^2.
 
-    Returns the objective, what it measured without the L2 term, and the statistics of the batch.
-    All parameters are in the L2 term, biases and norms too, as in the papers. compute_dtype: of the
-    model's own forward and backward pass; logits and what comes after them are float32 in any case,
-    and so are the gradient and the statistics.
+    All parameters are in the L2 term, biases and norms too, as in the papers.
+
+    Args:
+        model: The model.
+        theta: Variables of one network.
+        x: Normalised inputs, float32 (n, *input_shape).
+        labels: int32 (n, ...) or float32 (n, ...).
+        key: Key of the model's dropout.
+        weight_decay: Factor of the L2 term.
+        compute_dtype: Dtype of the model's forward and backward pass. Logits, loss, gradient and statistics are
+            float32 in any case.
+
+    Returns:
+        The loss, and (metrics without the L2 term, batch statistics of this batch).
+
     """
     params = trees.params(theta)
-    computed, images = (
-        (theta, x)
-        if compute_dtype == "float32"
-        else (trees.with_params(theta, trees.cast(params, compute_dtype)), trees.cast(x, compute_dtype))
-    )
-    logits, batch_stats = model.apply_train(computed, images, key)
-    measured = measure(logits, labels)
+    computed = theta
+    if compute_dtype != "float32":
+        computed, x = trees.with_params(theta, trees.cast(params, compute_dtype)), trees.cast(x, compute_dtype)
+    logits, batch_stats = model.apply_train(computed, x, key)
+    metrics = loss_and_accuracy(logits, labels)
     statistics = jax.tree.map(lambda new, old: new.astype(old.dtype), batch_stats, trees.batch_stats(theta))
-    return measured.loss + weight_decay / 2 * trees.dot(params, params), (measured, statistics)
+    return metrics.loss + weight_decay / 2 * trees.dot(params, params), (metrics, statistics)
 
 
 def evaluate_images(
     model: Model, theta: trees.Tree, images: jax.Array, labels: jax.Array, mean: Any, std: Any, batch_size: int
-) -> Measured:
-    """Loss and accuracy of one network over uint8 images, every image once, `batch_size` at a time."""
+) -> Metrics:
+    """Metrics of one network over images, every image once. Pure.
+
+    Args:
+        model: The model.
+        theta: Variables of one network, whose batch statistics are used as they are.
+        images: Stored images, uint8 (n, h, w, c), or inputs of another kind.
+        labels: Labels (n, ...).
+        mean: Mean that normalises images, (c,).
+        std: Standard deviation that normalises images, (c,).
+        batch_size: Images per batch; a smaller last batch counts by its size.
+
+    Returns:
+        The metrics, float32 scalars.
+
+    """
 
     def sums(batch: jax.Array, batch_labels: jax.Array) -> jax.Array:
-        measured = measure(model.apply(theta, normalize(batch, mean, std)), batch_labels)
-        return jnp.stack(measured) * len(batch_labels)
+        metrics = loss_and_accuracy(model.apply(theta, normalize(batch, mean, std)), batch_labels)
+        return jnp.stack(metrics) * len(batch_labels)
 
+    # Whole batches in a scan, and the rest at once, each counted by its size.
     n, size = len(labels), min(batch_size, len(labels))
     whole = n // size * size
     batches = (images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size, *labels.shape[1:]))
     total = jax.lax.scan(lambda carry, batch: (carry + sums(*batch), None), jnp.zeros(2), batches)[0]
     if whole < n:
         total = total + sums(images[whole:], labels[whole:])
-    return Measured(*(total / n))
+    return Metrics(*(total / n))
 
 
-def evaluate_splits(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -> tuple[Measured, Measured]:
-    """`evaluate_images` on the train images and on the test images. Pure."""
+def evaluate_splits(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -> tuple[Metrics, Metrics]:
+    """Metrics on the training and on the test images, by `evaluate_images`. Pure."""
     return (
         evaluate_images(model, theta, data.train_images, data.train_labels, data.mean, data.std, batch_size),
         evaluate_images(model, theta, data.test_images, data.test_labels, data.mean, data.std, batch_size),
     )
 
 
-def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1000) -> tuple[Measured, Measured]:
-    """Train and test loss and accuracy of a network, by the statistics that `theta` holds.
+def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1000) -> tuple[Metrics, Metrics]:
+    """Train and test metrics of a network, by the batch statistics in `theta`.
 
-    float32 scalars; (networks,) if theta has a leading axis. Raises SpecError if theta is not of this
-    model, InputError if model and data do not fit.
+        train, test = evaluate(model, theta, data)
+        print(test.loss, test.accuracy)
+
+    Args:
+        model: The model.
+        theta: Variables of one network, or of several along a leading axis.
+        data: The data set.
+        batch_size: Images per batch.
+
+    Returns:
+        Metrics on the training and on the test images, float32 scalars, or (networks,) with a leading axis.
+
+    Raises:
+        SpecError: If theta is not of this model.
+        InputError: If model and data do not fit.
+
     """
-    check_fit(model, data)
+    check_model_and_data(model, data)
     many = has_leading_axis(theta, model)
-    measured = _evaluate(model, theta if many else jax.tree.map(lambda leaf: leaf[None], theta), data, batch_size)
-    return measured if many else jax.tree.map(lambda value: value[0], measured)
+    metrics = _evaluate(model, theta if many else jax.tree.map(lambda leaf: leaf[None], theta), data, batch_size)
+    return metrics if many else jax.tree.map(lambda value: value[0], metrics)
 
 
 @jit(static_argnames=("model", "batch_size"))
-def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -> tuple[Measured, Measured]:
+def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -> tuple[Metrics, Metrics]:
     return over_models(lambda one: evaluate_splits(model, one, data, batch_size), model.convolutions)(theta)
 
 
-def check_fit(model: Model, data: Dataset) -> None:
-    """Raise InputError if the model is not for such data: other inputs, other outputs, fewer classes."""
+def check_model_and_data(model: Model, data: Dataset) -> None:
+    """Raise InputError unless the model's inputs and outputs fit the data, with at least as many classes."""
     check_dataset(data)
     if tuple(data.image_shape) != tuple(model.input_shape):
         raise InputError(
             f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has images of shape "
             f"{tuple(data.image_shape)}. Create the model with the input_shape of the data."
         )
-    returned, labels = _returned(model), tuple(data.train_labels.shape[1:])
+    returned, labels = _output_shape(model), tuple(data.train_labels.shape[1:])
     classes = jnp.issubdtype(data.train_labels.dtype, jnp.integer)
     if classes and data.num_classes > model.num_classes:
         raise InputError(
-            f"{data.name} has {data.num_classes} classes, {model.name} tells {model.num_classes} apart. "
+            f"{data.name} has {data.num_classes} classes, {model.name} has {model.num_classes}. "
             "Create the model with the num_classes of the data."
         )
     tokens = jnp.issubdtype(data.train_images.dtype, jnp.integer) and data.train_images.dtype != jnp.uint8
@@ -148,9 +189,8 @@ def check_fit(model: Model, data: Dataset) -> None:
 
 
 @lru_cache(maxsize=64)
-def _returned(model: Model) -> tuple[int, ...]:
-    """The shape of what a model returns for one input."""
+def _output_shape(model: Model) -> tuple[int, ...]:
+    """The shape of a model's output for one input."""
     theta = jax.eval_shape(model.init, jax.random.key(0))
-    return jax.eval_shape(model.apply, theta, jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)).shape[
-        1:
-    ]
+    inputs = jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)
+    return jax.eval_shape(model.apply, theta, inputs).shape[1:]

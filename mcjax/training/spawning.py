@@ -1,4 +1,4 @@
-"""Networks that begin as one and part at an epoch (instability analysis), and one network at several epochs."""
+"""Networks spawned from one parent (instability analysis), and snapshots of one network at several epochs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,16 +17,19 @@ from mcjax.runs.recorder import History, Recorder
 from mcjax.runtime.compiling import jit
 from mcjax.training.config import TrainConfig
 from mcjax.training.endpoints import Endpoints, EndpointState, EndpointStep
-from mcjax.training.loop import check_keys, run_epochs, steps_per_epoch
-from mcjax.training.objective import check_fit
+from mcjax.training.loop import check_typed_keys, join_histories, run_epochs, steps_per_epoch
+from mcjax.training.objective import check_model_and_data
 
 
 class Spawned(NamedTuple):
-    """Networks that part from one at several epochs; with a leading axis of seeds if there were several keys.
+    """Networks that split off from one parent at several epochs; with a leading axis of seeds for several keys.
 
-    theta: the trained children, leading axes ([seeds,] spawn epochs, children). parents: the network at each spawn
-    epoch, ([seeds,] spawn epochs). history: float32 ([seeds,] spawn epochs, children, epochs), up to the spawn epoch
-    that of the parent.
+    Attributes:
+        theta: The trained children, leading axes ([seeds,] spawn epochs, children).
+        parents: The parent at each spawn epoch, leading axes ([seeds,] spawn epochs).
+        history: Metrics of the children, float32 ([seeds,] spawn epochs, children, epochs); up to the spawn epoch
+            those of the parent.
+
     """
 
     theta: trees.Tree
@@ -35,28 +38,28 @@ class Spawned(NamedTuple):
 
 
 @jit(static_argnames=("step", "copies"))
-def _start(step: EndpointStep, keys: jax.Array, copies: int) -> EndpointState:
-    """A fresh network and optimiser a key, each `copies` times over: (keys * copies, ...)."""
-    one_each = jax.vmap(step.init)(keys)
-    return jax.tree.map(lambda leaf: leaf.repeat(copies, 0, total_repeat_length=len(leaf) * copies), one_each)
+def _initial_copies(step: EndpointStep, keys: jax.Array, copies: int) -> EndpointState:
+    """A fresh network and optimiser per key, each `copies` times in a row: (keys * copies, ...)."""
+    states = jax.vmap(step.init)(keys)
+    return jax.tree.map(lambda leaf: leaf.repeat(copies, 0, total_repeat_length=len(leaf) * copies), states)
 
 
-def _stretch(
+def _train_segment(
     step: EndpointStep,
     data: Dataset,
     states: EndpointState,
     keys: jax.Array,
-    ends: tuple[int, int],
+    segment: tuple[int, int],
     recorder: Recorder | None,
     mesh: Mesh | None,
 ) -> tuple[EndpointState, History]:
-    """Epochs first + 1 to last of all fits, by the program of every other stretch, in a stage of its own."""
-    first, last = ends
-    here = jax.vmap(lambda key: jax.random.fold_in(key, first))(keys)
+    """Epochs first + 1 to last of all fits, in a stage of their own; all segments share one program."""
+    first, last = segment
+    segment_keys = jax.vmap(lambda key: jax.random.fold_in(key, first))(keys)
     if recorder is not None:
         title = f"{recorder.title}, epochs {first + 1} to {last} of {step.config.epochs}"
         recorder = recorder._replace(title=title, stage=f"{recorder.stage}_{first}")
-    return run_epochs(step, data, {}, states, here, recorder, last - first, mesh)
+    return run_epochs(step, data, {}, states, segment_keys, recorder, last - first, mesh)
 
 
 def spawn(
@@ -70,56 +73,72 @@ def spawn(
     recorder: Recorder | None = None,
     mesh: Mesh | None = None,
 ) -> Spawned:
-    """Train one network to each of several epochs, and from there copies of it, each by an SGD noise of its own.
+    """Train one network to each of several epochs, and copies of it from there, each with its own SGD noise.
 
-    The copies go on from the parent's parameters, statistics and optimiser, along the same schedule, to the end of
-    training; from the spawn epoch on each has its own order of the data, augmentation and dropout. key: typed; several
-    keys (n,) are as many parents, and everything has a leading axis for them. spawn_epochs: whole numbers from 0 (the
-    copies share their initial values alone) to config.epochs (nothing is left to tell them apart: they are equal); an
-    epoch is as short as config.steps_per_epoch says, so that networks can be spawned at any step. children: copies at
-    each.
+    The copies continue from the parent's parameters, statistics and optimiser along the same schedule to the end of
+    training. From the spawn epoch on each has its own order of the data, augmentation and dropout. Source: Frankle,
+    Dziugaite, Roy and Carbin, 2020, Linear Mode Connectivity and the Lottery Ticket Hypothesis, Algorithm 1.
 
-    All spawn epochs, children and seeds run side by side in one program, compiled once and called for every epoch.
-    So every copy computes the epochs of its parent too, which is little work where most are spawned early, as
-    stability sets in early. What the keys decide: every stretch between two spawn epochs folds its first epoch into the
-    key, that of the parent for networks that have not been spawned, their own for the others. With a recorder in a
-    run folder every stretch is a stage of its own there, and an interrupted call goes on to the same bits. mesh as in
-    `train_endpoints`. Raises InputError for other spawn epochs, and what `train_endpoints` raises. Frankle, Dziugaite,
-    Roy and Carbin, 2020: Linear Mode Connectivity and the Lottery Ticket Hypothesis, Algorithm 1.
+    All spawn epochs, children and seeds run side by side in one program, compiled once and called for every epoch. So
+    every copy also computes the epochs of its parent; that is little work, because stability sets in early and most
+    copies are spawned early. Every segment between two spawn epochs folds its first epoch into the keys: the parent's
+    key for networks that are not spawned yet, their own for the others.
 
         spawned = spawn(key, model, data, (0, 2, 10), TrainConfig(epochs=30))
         first, second = (jax.tree.map(lambda leaf: leaf[:, i], spawned.theta) for i in range(2))
         lines = evaluate_path(model, linear(model.spec).bind_pairs(first, second), data)
         print(barrier(lines, "test_accuracy", "mean"))  # the instability at each spawn epoch
+
+    Args:
+        key: Typed key, or several (n,) for as many parents.
+        model: The model.
+        data: The data set.
+        spawn_epochs: Increasing whole numbers from 0 (copies share their initial values only) to config.epochs (copies
+            are equal). With `config.steps_per_epoch` an epoch can be a single step.
+        config: How to train. None is `TrainConfig()`.
+        children: Copies per spawn epoch.
+        recorder: Where progress goes. In a run folder every segment is a stage of its own, and an interrupted call
+            resumes to the same bits.
+        mesh: A mesh of `make_mesh`, as in `train_endpoints`.
+
+    Returns:
+        The children, their parents and the history.
+
+    Raises:
+        InputError: For other spawn epochs, and as `train_endpoints`.
+        RunError: If a loss becomes infinite or NaN.
+
     """
     config = config or TrainConfig()
-    check_fit(model, data)
-    keys = check_keys(key).reshape(-1)
+    check_model_and_data(model, data)
+    keys = check_typed_keys(key).reshape(-1)
     _check_epochs("spawn_epochs", spawn_epochs, 0, config.epochs)
     check_whole("children", children)
+    # Algorithm 1, all spawn epochs and children side by side: every copy starts as its parent.
     step = EndpointStep(model, config, steps_per_epoch(config, data))
-    at = np.repeat(np.asarray(spawn_epochs), children)
-    together, alone = _keys(keys, spawn_epochs, children)
-    states = _start(step, jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), len(at))
-    fits = np.arange(len(keys) * len(at)).reshape(len(keys), len(at))
-    networks = {0: states.theta}
+    spawned_at = np.repeat(np.asarray(spawn_epochs), children)
+    parent_keys, own_keys = _fit_keys(keys, spawn_epochs, children)
+    states = _initial_copies(step, jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), len(spawned_at))
+    fits = np.arange(len(keys) * len(spawned_at)).reshape(len(keys), len(spawned_at))
+    theta_at = {0: states.theta}
     histories = []
-    for ends in pairwise(sorted({0, *spawn_epochs, config.epochs})):
-        now = jnp.where(np.tile(at <= ends[0], len(keys)), alone, together)
-        states, history = _stretch(step, data, states, now, ends, recorder, mesh)
+    for first, last in pairwise(sorted({0, *spawn_epochs, config.epochs})):
+        # SGD noise of the parent before the spawn epoch, of the child after it.
+        segment_keys = jnp.where(np.tile(spawned_at <= first, len(keys)), own_keys, parent_keys)
+        states, history = _train_segment(step, data, states, segment_keys, (first, last), recorder, mesh)
         source = fits.copy()
-        if (waiting := at >= ends[1]).any():
-            # One network is the parent of all that follow, whatever rounding the others met beside it.
+        if (waiting := spawned_at >= last).any():
+            # Copies that wait are all equal to the first, though rounding may differ between their places.
             source[:, waiting] = fits[:, waiting][:, :1]
-        states = trees.index(states, source.ravel())
-        networks[ends[1]] = states.theta
-        histories.append({name: values[source.ravel()] for name, values in history.items()})
-    parents = [trees.index(networks[k], fits[:, i * children]) for i, k in enumerate(spawn_epochs)]
+        states, history = trees.index((states, history), source.ravel())
+        theta_at[last] = states.theta
+        histories.append(history)
+    parents = [trees.index(theta_at[k], fits[:, i * children]) for i, k in enumerate(spawn_epochs)]
     shape = (len(keys), len(spawn_epochs), children)
     found = Spawned(
         jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), states.theta),
         jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *parents),
-        {name: np.concatenate([each[name] for each in histories], 1).reshape(*shape, -1) for name in histories[0]},
+        {name: history.reshape(*shape, -1) for name, history in join_histories(histories).items()},
     )
     return found if key.ndim else Spawned(*(trees.index(part, 0) for part in found))
 
@@ -134,39 +153,54 @@ def snapshots(
     recorder: Recorder | None = None,
     mesh: Mesh | None = None,
 ) -> Endpoints:
-    """Train one network a key, as `train_endpoints` does, and keep each at several epochs of its training.
+    """Train one network per key, as `train_endpoints` does, and keep each at several epochs.
 
-    keys: typed (n,). epochs: increasing whole numbers from 1 to config.epochs; training ends at the last. Returns
-    `theta` with leading axes (keys, epochs), and the history up to the last, float32 (keys, epochs). One program for
-    all, compiled once. Between two of the epochs the keys are folded as by `spawn`, so that the networks are not those
-    of `train_endpoints` to the bit. Raises InputError for other epochs, and what `train_endpoints` raises.
+    Keys are folded at each of the epochs, as in `spawn`, so that the networks are not those of `train_endpoints` to the
+    bit.
+
+    Args:
+        keys: Typed keys (n,).
+        model: The model.
+        data: The data set.
+        epochs: Increasing whole numbers from 1 to config.epochs. Training ends at the last.
+        config: How to train. None is `TrainConfig()`.
+        recorder: As in `spawn`.
+        mesh: A mesh of `make_mesh`, as in `train_endpoints`.
+
+    Returns:
+        Networks with leading axes (keys, epochs), and the history up to the last of the epochs, float32 (keys, epochs).
+
+    Raises:
+        InputError: For other epochs, and as `train_endpoints`.
+        RunError: If a loss becomes infinite or NaN.
+
     """
     config = config or TrainConfig()
-    check_fit(model, data)
-    keys = check_keys(keys).reshape(-1)
+    check_model_and_data(model, data)
+    keys = check_typed_keys(keys).reshape(-1)
     _check_epochs("epochs", epochs, 1, config.epochs)
     step = EndpointStep(model, config, steps_per_epoch(config, data))
     init_keys, order_keys = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(2))
-    states = _start(step, init_keys, 1)
+    states = _initial_copies(step, init_keys, 1)
     kept, histories = [], []
-    for ends in pairwise((0, *epochs)):
-        states, history = _stretch(step, data, states, order_keys, ends, recorder, mesh)
+    for segment in pairwise((0, *epochs)):
+        states, history = _train_segment(step, data, states, order_keys, segment, recorder, mesh)
         kept.append(states.theta)
         histories.append(history)
     theta = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *kept)
-    return Endpoints(theta, {name: np.concatenate([each[name] for each in histories], 1) for name in histories[0]})
+    return Endpoints(theta, join_histories(histories))
 
 
-def _keys(keys: jax.Array, spawn_epochs: Sequence[int], children: int) -> tuple[jax.Array, jax.Array]:
-    """Of every fit its parent's key and its own, (seeds * spawn epochs * children,) each."""
-    each = [(epoch, child) for epoch in spawn_epochs for child in range(children)]
+def _fit_keys(keys: jax.Array, spawn_epochs: Sequence[int], children: int) -> tuple[jax.Array, jax.Array]:
+    """The parent's key and the own key of every fit, (seeds * spawn epochs * children,) each."""
+    copies = [(epoch, child) for epoch in spawn_epochs for child in range(children)]
 
     def own(key: jax.Array) -> jax.Array:
-        apart = jax.random.fold_in(key, 2)
-        return jnp.stack([jax.random.fold_in(jax.random.fold_in(apart, epoch), child) for epoch, child in each])
+        base = jax.random.fold_in(key, 2)
+        return jnp.stack([jax.random.fold_in(jax.random.fold_in(base, epoch), child) for epoch, child in copies])
 
     parents = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
-    return parents[np.arange(len(keys)).repeat(len(each))], jax.vmap(own)(keys).ravel()
+    return parents[np.arange(len(keys)).repeat(len(copies))], jax.vmap(own)(keys).ravel()
 
 
 def _check_epochs(name: str, epochs: Sequence[int], least: int, most: int) -> None:

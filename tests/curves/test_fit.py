@@ -26,7 +26,7 @@ from mcjax import (
     random_permutation,
     trees,
 )
-from mcjax.curves.fit import CurveStep, Ends
+from mcjax.curves.fit import CurveContext, CurveStep
 
 CONFIG = FitConfig(epochs=12, batch_size=20)
 PLAIN = {"schedule": "constant", "momentum": 0.0}
@@ -76,14 +76,14 @@ def test_steps_have_the_mean_and_the_variance_of_the_gradient_over_t():
     model, images = RING
     x, labels = images.train_images, images.train_labels
     keys, slopes = jax.random.split(jax.random.key(0), 2000), ring_slopes(20_000)
-    ends = Ends(at(*A), at(*B))
+    context = CurveContext(at(*A), at(*B))
     for points in (1, 16):
         config = FitConfig(
             epochs=1, batch_size=1, learning_rate=0.1, weight_decay=0.3, points_per_step=points, **PLAIN
         )  # fmt: skip
         step = CurveStep(model, bezier(model.spec), config, 1)
         begun = step.init(at(*A))._replace(theta_c=at(*C))
-        after, _ = jax.jit(jax.vmap(step, (None, None, None, None, 0)))(ends, begun, x, labels, keys)
+        after, _ = jax.jit(jax.vmap(step, (None, None, None, None, 0)))(context, begun, x, labels, keys)
         gradients = (C - np.asarray(after.theta_c["point"], np.float64)) / 0.1
         # Four standard deviations of the mean; the t of a step are drawn one by one.
         spread = slopes.std(0) / np.sqrt(points)
@@ -103,7 +103,7 @@ def test_an_anchor_pulls_by_the_gradient_of_its_proximal_term(degree):
     begun = begun._replace(theta_c={"point": here})
     given = (begun, images.train_images, images.train_labels, jax.random.key(0))
     (free, measured), (held, also) = (
-        jax.jit(step)(Ends(at(*A), at(*B), pull), *given) for pull in (None, {"point": anchor})
+        jax.jit(step)(CurveContext(at(*A), at(*B), pull), *given) for pull in (None, {"point": anchor})
     )
     pulled = held.theta_c["point"] - free.theta_c["point"]
     np.testing.assert_allclose(pulled, 0.1 / 0.4 * (anchor - here), rtol=1e-4, atol=1e-5)
@@ -182,5 +182,3 @@ def test_bad_input_is_named(ends, tiny_ends, key, tiny_data, tiny_model):
         curve, a, b, start = (given | changes).values()
         with says(error, *named):
             fit_curve(key, tiny_model, curve, a, b, tiny_data, start, CONFIG)
-    with says(InputError, "points_per_step=0"):
-        FitConfig(points_per_step=0)

@@ -30,8 +30,9 @@ from mcjax import (
     train_endpoints,
     trees,
 )
-from mcjax.curves import half_steps
-from mcjax.curves.fit import CurveStep, FitConfig
+from mcjax.curves import pam
+from mcjax.curves.config import FitConfig
+from mcjax.curves.fit import CurveStep
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.recorder import Recording
 
@@ -175,7 +176,7 @@ def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, key):
 def test_a_bad_permutation_is_refused_and_costs_nothing(ends, curve, matched, key, tiny_data, tiny_model, monkeypatch):
     # What rounding would return if it went wrong: units next to each other change places.
     wrong = {group: np.roll(p, 1, axis=-1) for group, p in matched.items()}
-    monkeypatch.setattr(half_steps, "candidates", lambda *_: half_steps.only(wrong))
+    monkeypatch.setattr(pam, "candidate_permutations", lambda *_: pam.as_single_candidate(wrong))
     fit = fit_pam(key, tiny_model, curve, *ends, tiny_data, matched, CONFIG)
     assert not fit.accepted[:, ::2].any()
     for i in range(2):
@@ -188,14 +189,14 @@ def test_a_bad_permutation_is_refused_and_costs_nothing(ends, curve, matched, ke
 
 def test_what_half_steps_are_made_of(ends, curve, start, key, tiny_data, tiny_model, monkeypatch):
     """Without moves the curve's half-steps are those of one fit, and the matrices' are annealed."""
-    real, seen = half_steps.run_epochs, []
+    real, seen = pam.run_epochs, []
 
     def spied(*args, **more):
         states, history = real(*args, **more)
         seen.append((*args[:1], *args[2:5], more.get("epochs"), states))
         return states, history
 
-    monkeypatch.setattr(half_steps, "run_epochs", spied)
+    monkeypatch.setattr(pam, "run_epochs", spied)
     config = replace(CONFIG, permutation_learning_rate=1e-9, annealing=0.25)
     fit = fit_pam(key, tiny_model, curve, *ends, tiny_data, start, config)
     assert (fit.moved == 0).all()
@@ -274,40 +275,6 @@ def test_every_program_is_compiled_once(ends, curve, start, tiny_data, tiny_mode
     compiled.clear()
     fit_pam(jax.random.key(9), tiny_model, curve, *ends, tiny_data, start, replace(CONFIG, lookahead=False))
     assert not compiled
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"nu_P": 0.0}, "nu_P=0.0"),
-        ({"nu_phi": -1.0}, "nu_phi=-1.0"),
-        ({"nu_P": float("nan")}, "nu_P=nan"),
-        ({"nu_P": "a"}, "nu_P=a"),
-        ({"permutation_learning_rate": 0.0}, "permutation_learning_rate=0.0"),
-        ({"learning_rate": -0.1}, "learning_rate=-0.1"),
-        ({"iterations": 0}, "iterations=0"),
-        ({"permutation_epochs": 0}, "permutation_epochs=0"),
-        ({"annealing": 0.0}, "annealing=0.0"),
-        ({"annealing": 1.5}, "annealing=1.5"),
-        ({"samples": -1}, "samples=-1"),
-        ({"objective_images": 0}, "objective_images=0"),
-        ({"objective_points": 1.5}, "objective_points=1.5"),
-        ({"rounding": "sample"}, "'sampled'"),
-        ({"projection": "dykstra"}, "'dykstra'"),
-    ],
-)
-def test_a_bad_config_is_named(changes, named):
-    with says(InputError, named):
-        replace(CONFIG, **changes)
-
-
-def test_presets_are_the_papers_and_a_short_one():
-    paper = PamConfig.preset("paper", batch_size=64)
-    assert (paper.iterations, paper.permutation_epochs, paper.epochs) == (4, 20, 40)
-    assert (paper.schedule, paper.batch_size) == ("halving", 64)
-    assert PamConfig.preset("fast").epochs < paper.epochs
-    with says(InputError, "'slow'"):
-        PamConfig.preset("slow")
 
 
 def test_bad_input_is_named(ends, tiny_ends, curve, key, tiny_data, tiny_model):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mcjax import TrainConfig, bezier, data, linear, models, nearest_permutation, trees
-from mcjax.curves.pam_step import Fixed, PermutationState, PermutationStep, tangent
+from mcjax.curves.pam_step import PermutationContext, PermutationState, PermutationStep, tangent_part
 from mcjax.symmetry import project_birkhoff
 
 
@@ -80,16 +80,16 @@ def mlp_loss(ends, P, x, labels, t):
     return cross_entropy(h, labels)
 
 
-def fixed_of(ends, anchor):
+def context_of(ends, anchor):
     theta_1, theta_2, theta_c = map(as_float32, ends)
-    return Fixed({"params": theta_1}, {"params": theta_2}, theta_c, as_float32(anchor), {})
+    return PermutationContext({"params": theta_1}, {"params": theta_2}, theta_c, as_float32(anchor), {})
 
 
 def test_the_gradient_of_an_mlp_is_that_of_finite_differences(mlp, key, tiny_model):
     ends, P, anchor, x, labels = mlp
     gradient_at = jax.jit(step_of(tiny_model, bezier(tiny_model.spec)).gradient)
     for t in (0.3, 0.5, 1.0):
-        gradient, measured = gradient_at(fixed_of(ends, anchor), as_float32(P), x, labels, np.float32(t), key)
+        gradient, measured = gradient_at(context_of(ends, anchor), as_float32(P), x, labels, np.float32(t), key)
 
         def loss(P, t=t):
             proximal = sum(((p - anchor[group]) ** 2).sum() for group, p in P.items())
@@ -154,8 +154,8 @@ def test_the_gradient_of_a_trunk_is_the_sum_over_its_uses(trunk, key):
     x, labels = rng.normal(size=(20, 4)), np.arange(20) % 3
     step = step_of(trunk, linear(trunk.spec), np.inf)
     theta_1, theta_2 = map(as_float32, theta)
-    fixed = Fixed(theta_1, theta_2, trees.scale(0.0, theta_1["params"]), as_float32(P), {})
-    gradient, _ = jax.jit(step.gradient)(fixed, as_float32(P), np.float32(x), labels, t, key)
+    context = PermutationContext(theta_1, theta_2, trees.scale(0.0, theta_1["params"]), as_float32(P), {})
+    gradient, _ = jax.jit(step.gradient)(context, as_float32(P), np.float32(x), labels, t, key)
 
     ends = tuple(each["params"] for each in theta)
 
@@ -237,7 +237,9 @@ def test_a_steep_point_throws_no_entry_farther_than_a_half(descents):
 def test_a_half_step_starts_at_the_permutation_or_just_inside(tiny_model, projection):
     p = np.random.default_rng(0).permutation(5)
     M = np.eye(5, dtype=np.float32)[p]
-    begun = step_of(tiny_model, linear(tiny_model.spec), projection=projection).start({"g": M, "pairs": M[None]})
+    begun = step_of(tiny_model, linear(tiny_model.spec), projection=projection).initial_matrices(
+        {"g": M, "pairs": M[None]}
+    )
     for each in (begun["g"], begun["pairs"][0]):
         if projection == "alternating":
             np.testing.assert_array_equal(each, M)
@@ -253,11 +255,11 @@ def test_the_rate_falls_to_zero_linearly(mlp, key, tiny_model):
     # Inside the polytope small steps are proportional to the rate.
     ends, _, _, x, labels = mlp
     uniform = as_float32({"dense_0": np.full((6, 6), 1 / 6), "dense_1": np.full((5, 5), 1 / 5)})
-    fixed = fixed_of(ends, uniform)._replace(rate={"dense_0": np.float32(1e-2), "dense_1": np.float32(2e-2)})
+    context = context_of(ends, uniform)._replace(rate={"dense_0": np.float32(1e-2), "dense_1": np.float32(2e-2)})
     step = jax.jit(step_of(tiny_model, bezier(tiny_model.spec), epochs=2, steps=4))
     moved = {}
     for number in (0, 2, 6, 8):
-        state, _ = step(fixed, PermutationState(uniform, np.int32(number)), x, labels, key)
+        state, _ = step(context, PermutationState(uniform, np.int32(number)), x, labels, key)
         assert state.step == number + 1
         moved[number] = jax.tree.map(np.subtract, state.P, uniform)
     for group in uniform:
@@ -270,10 +272,10 @@ def test_t_is_drawn_anew_for_every_key(mlp, tiny_model):
     # The loss is that of some t in [0, 1], and over keys it is the mean over [0, 1].
     ends, P, anchor, x, labels = mlp
     step = step_of(tiny_model, bezier(tiny_model.spec))
-    fixed = fixed_of(ends, anchor)._replace(rate=dict.fromkeys(P, np.float32(0)))
+    context = context_of(ends, anchor)._replace(rate=dict.fromkeys(P, np.float32(0)))
     state = PermutationState(as_float32(P), np.int32(0))
     keys = jax.random.split(jax.random.key(0), 300)
-    measured = jax.jit(jax.vmap(lambda k: step(fixed, state, x, labels, k)[1].loss))(keys)
+    measured = jax.jit(jax.vmap(lambda k: step(context, state, x, labels, k)[1].loss))(keys)
     along = [mlp_loss(ends, P, x, labels, t) for t in np.linspace(0, 1, 201)]
     assert measured.min() > min(along) - 1e-3
     assert measured.max() < max(along) + 1e-3
@@ -284,11 +286,11 @@ def test_t_is_drawn_anew_for_every_key(mlp, tiny_model):
 def test_tangents_keep_the_sums_of_rows_and_columns():
     rng = np.random.default_rng(0)
     G = rng.normal(size=(3, 6, 6)).astype(np.float32)
-    T = np.asarray(tangent(G))
+    T = np.asarray(tangent_part(G))
     np.testing.assert_allclose(T.mean(-1), 0, atol=1e-6)
     np.testing.assert_allclose(T.mean(-2), 0, atol=1e-6)
     # It is the orthogonal projection: the rest is a number a row plus a number a column.
     rest = (G - T)[0]
     np.testing.assert_allclose(rest - rest[:1] - rest[:, :1] + rest[0, 0], 0, atol=1e-6)
-    np.testing.assert_allclose(tangent(T), T, atol=1e-6)
-    np.testing.assert_allclose(tangent(rng.normal(size=(6, 1)) + np.ones((1, 6))), 0, atol=1e-6)
+    np.testing.assert_allclose(tangent_part(T), T, atol=1e-6)
+    np.testing.assert_allclose(tangent_part(rng.normal(size=(6, 1)) + np.ones((1, 6))), 0, atol=1e-6)

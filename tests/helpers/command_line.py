@@ -83,7 +83,7 @@ def no_training(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("it trains")
 
-    monkeypatch.setattr(loop, "_epoch_of_many", refuse)
+    monkeypatch.setattr(loop, "_compiled_epoch", refuse)
 
 
 def interrupt(monkeypatch, epoch, title=""):

@@ -15,7 +15,7 @@ class Mutant(NamedTuple):
     tests: tuple[str, ...] = ()
 
 
-HALF_STEPS = ("curves/test_half_steps.py", "curves/test_pam.py")
+HALF_STEPS = ("curves/test_pam_half_steps.py", "curves/test_pam.py")
 
 MUTANTS = (
     # Index components told apart by nothing.
@@ -98,8 +98,8 @@ MUTANTS = (
     Mutant("mcjax/training/newton.py", "return end, curved + part * along, left", "return end, curved + along, left"),
     Mutant(
         "mcjax/training/early_stopping.py",
-        "np.full(size - len(self.going), len(self.values))",
-        "np.full(size - len(self.going), 0)",
+        "np.full(size - len(self.running), len(self.values))",
+        "np.full(size - len(self.running), 0)",
     ),
     Mutant(
         "mcjax/runs/recorder.py",
@@ -109,8 +109,8 @@ MUTANTS = (
     ),
     Mutant(
         "mcjax/training/spawning.py",
-        "jax.random.fold_in(jax.random.fold_in(apart, epoch), child)",
-        "jax.random.fold_in(apart, child)",
+        "jax.random.fold_in(jax.random.fold_in(base, epoch), child)",
+        "jax.random.fold_in(base, child)",
     ),
     Mutant(
         "mcjax/training/batch_statistics.py", "share * (1 - share) * jnp.square(shift)", "share * jnp.square(shift)"
@@ -151,29 +151,29 @@ MUTANTS = (
     # The curve's proximal term, gone from what its half-step descends.
     Mutant(
         "mcjax/curves/fit.py",
-        "value = value + trees.dot(moved, moved) / (2 * self.nu_phi)",
+        "value = value + trees.dot(change, change) / (2 * self.nu_phi)",
         "pass",
         ("curves/test_fit.py", *HALF_STEPS),
     ),
-    Mutant("mcjax/curves/pam.py", "config.annealing**k * each for group", "each for group", HALF_STEPS),
+    Mutant("mcjax/curves/pam.py", "config.annealing**k * rate for group", "rate for group", HALF_STEPS),
     # Momentum kept by a half-step that is refused.
-    Mutant("mcjax/curves/half_steps.py", "jax.tree.map(without_momentum, new.optimizer)", "new.optimizer", HALF_STEPS),
+    Mutant("mcjax/curves/pam.py", "jax.tree.map(without_momentum, new.optimizer)", "new.optimizer", HALF_STEPS),
     # Lookahead without proximal terms.
     Mutant(
-        "mcjax/curves/half_steps.py",
-        "np.subtract(*(values + proximal).reshape(2, -1))",
-        "np.subtract(*values.reshape(2, -1))",
+        "mcjax/curves/pam.py",
+        "from_old, from_new = (values + proximal).reshape(2, -1)",
+        "from_old, from_new = values.reshape(2, -1)",
         HALF_STEPS,
     ),
     # The best candidate without its proximal term.
     Mutant(
-        "mcjax/curves/half_steps.py",
+        "mcjax/curves/pam.py",
         "np.argmin(np.nan_to_num(values + proximal, nan=np.inf), 1)",
         "np.argmin(np.nan_to_num(values, nan=np.inf), 1)",
         HALF_STEPS,
     ),
     # The rate of permutations without its floor of 100 steps.
-    Mutant("mcjax/curves/half_steps.py", "max(full, 100)", "full", HALF_STEPS),
+    Mutant("mcjax/curves/pam_step.py", "max(full_steps, 100)", "full_steps", HALF_STEPS),
     # Batch statistics that stay where they are.
     Mutant(
         "mcjax/permutation_points/equal_loss.py",
@@ -219,7 +219,10 @@ MUTANTS = (
         "float(self.loss.max() - self.loss[0])",
     ),
     Mutant(
-        "mcjax/curves/rounding.py", "rng.choice(len(weights), samples, p=weights)", "rng.choice(len(weights), samples)"
+        "mcjax/curves/pam_step.py",
+        "rng.choice(len(weights), samples, p=weights)",
+        "rng.choice(len(weights), samples)",
+        ("curves/test_pam_candidates.py",),
     ),
     # Whatever rounding makes of a constant unit is scaled up.
     Mutant("mcjax/landscape/repair.py", "now.deviation > 1e-5 * jnp.abs(now.mean)", "now.deviation > 0"),

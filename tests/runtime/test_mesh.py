@@ -20,7 +20,7 @@ from refusals import says
 import mcjax
 from mcjax import Augmentation, InputError, PamConfig, TrainConfig, models, train_endpoints, trees
 from mcjax.cli import main
-from mcjax.curves.fit import FitConfig
+from mcjax.curves import FitConfig
 from mcjax.runtime.mesh import Placement, make_mesh
 from mcjax.training import loop
 
@@ -82,7 +82,7 @@ def test_networks_are_those_of_one_device_side_by_side_in_one_program(digits, ml
     compiled.clear()
     got = train_endpoints(KEYS, counted, digits, CONFIG, mesh=mesh)
     assert len(calls) == 1
-    assert sum("_epoch_of_many" in name for name in compiled) == 1
+    assert sum("_compiled_epoch" in name for name in compiled) == 1
     alike(got.theta, trained.theta)
     alike(got.history, trained.history)
     assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(got.theta))
@@ -190,9 +190,9 @@ def test_batches_are_split_along_data(digits):
     mesh = make_mesh(2, 4)
     step = Recording()
     states, context = np.zeros((2, 24), np.float32), {}
-    program = loop._epoch_of_many.lower(
+    program = loop._compiled_epoch.lower(
         step, *(Placement(mesh, 2).put_everywhere(digits), context, Placement(mesh, 2).put(states)),
-        Placement(mesh, 2).put_keys(jax.random.split(jax.random.key(0), 2)), 0, mesh,
+        Placement(mesh, 2).put_keys(jax.random.split(jax.random.key(0), 2)), 0, None, mesh,
     ).compile().as_text()  # fmt: skip
     # 24 images over 4 devices: no device computes more than 6 rows of 64 pixels times the weights.
     assert "f32[6,64]" in program
@@ -207,7 +207,7 @@ class Recording:
 
     def __call__(self, context, state, x, labels, key, /):
         values = jnp.tanh(x.reshape(24, 64) @ jnp.ones((64, 64)))
-        return state + values.mean(), loop.Measured(values.mean(), values.max())
+        return state + values.mean(), loop.Metrics(values.mean(), values.max())
 
 
 @eight

@@ -110,7 +110,7 @@ def test_one_program_serves_every_depth(key, compiled):
     string = sample_string(key, *OVER, config=config(chunk=4, noise=0.012))
     assert string.depth >= 3
     # Programs for 1, 2 and 4 beads.
-    assert 1 <= len([name for name in compiled if "_epoch_of_some" in name]) <= 3
+    assert 1 <= len([name for name in compiled if "_compiled_epoch" in name]) <= 3
 
 
 def test_many_strings_at_once_are_those_of_each_pair(key):

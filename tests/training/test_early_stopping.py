@@ -11,15 +11,15 @@ from variables import mlp, normalized, stacked
 
 from mcjax import InputError, RunError, TrainConfig, evaluate, make_mesh, train_endpoints, trees
 from mcjax.training import Criterion
-from mcjax.training.early_stopping import Watch
+from mcjax.training.early_stopping import EarlyStopping
 
 # The loss in the bowl is half of the squared distance from zero.
 POINTS = [(1.0, 1.0), (0.2, 0.0), (3.0, 0.0), (0.0, 0.0)]
 
 
-def watch(targets):
+def stopping(targets):
     model, data = BOWL
-    return Watch(model, Criterion(), data, np.array(targets))
+    return EarlyStopping(model, Criterion(), data, np.array(targets))
 
 
 def states(points):
@@ -27,33 +27,33 @@ def states(points):
 
 
 def test_only_those_above_their_target_go_on():
-    one = watch([0.5, 0.5, 5.0, np.inf])
-    assert one.going.tolist() == [0, 1, 2]
-    one.look(states(POINTS))
-    assert one.going.tolist() == [0]
+    one = stopping([0.5, 0.5, 5.0, np.inf])
+    assert one.running.tolist() == [0, 1, 2]
+    one.update(states(POINTS))
+    assert one.running.tolist() == [0]
     np.testing.assert_allclose(one.values, [1.0, 0.02, 4.5, np.inf])
     # Those that are done are not measured again, and stay done.
-    one.look(states([(0.1, 0.0), (9.0, 0.0), (9.0, 0.0), (9.0, 0.0)]))
-    assert one.going.tolist() == []
+    one.update(states([(0.1, 0.0), (9.0, 0.0), (9.0, 0.0), (9.0, 0.0)]))
+    assert one.running.tolist() == []
     np.testing.assert_allclose(one.values, [0.005, 0.02, 4.5, np.inf])
 
 
 def test_what_is_not_a_number_goes_on():
-    one = watch([0.5, 0.5])
-    one.look(states([(np.nan, 0.0), (0.0, 0.0)]))
-    assert one.going.tolist() == [0]
+    one = stopping([0.5, 0.5])
+    one.update(states([(np.nan, 0.0), (0.0, 0.0)]))
+    assert one.running.tolist() == [0]
 
 
 def test_the_numbers_are_filled_up_to_a_power_of_two_or_all():
-    for going, size in ((1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 9)):
-        one = watch([1.0] * going + [np.inf] * (9 - going))
-        assert one.padded().tolist() == [*range(going), *[9] * (size - going)]
+    for running, size in ((1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 9)):
+        one = stopping([1.0] * running + [np.inf] * (9 - running))
+        assert one.selection().tolist() == [*range(running), *[9] * (size - running)]
 
 
 def test_what_a_fit_that_stays_measures_is_what_it_last_did():
-    one = watch([1.0, 1.0, 1.0])
-    one.going = np.array([0, 2])
-    values = one.count({"loss": np.array([5.0, 6.0, 0.0])}, {"loss": np.array([[1.0, 2], [3, 4], [7, 8]])})
+    one = stopping([1.0, 1.0, 1.0])
+    one.running = np.array([0, 2])
+    values = one.record({"loss": np.array([5.0, 6.0, 0.0])}, {"loss": np.array([[1.0, 2], [3, 4], [7, 8]])})
     assert values["loss"].tolist() == [5.0, 4.0, 6.0]
     assert one.epochs.tolist() == [1, 0, 1]
 

@@ -14,7 +14,7 @@ from mcjax import InputError, data, models, trees
 from mcjax.runtime.convolution import convolve
 from mcjax.runtime.mesh import make_mesh
 from mcjax.training.full_batch import full_batch_loss
-from mcjax.training.objective import losses, measure
+from mcjax.training.objective import label_losses, loss_and_accuracy
 
 
 def product(loss, theta, vector):
@@ -163,8 +163,8 @@ def test_losses_keep_double_precision_and_are_at_least_float32():
     rng = np.random.default_rng(0)
     logits, labels, targets = rng.normal(size=(6, 5)), rng.integers(0, 5, 6), rng.normal(size=(6, 5))
     with jax.enable_x64(True):
-        got = losses(jnp.asarray(logits), jnp.asarray(labels))
+        got = label_losses(jnp.asarray(logits), jnp.asarray(labels))
         np.testing.assert_allclose(got, cross_entropy(logits, labels), rtol=1e-14)
-        np.testing.assert_allclose(losses(jnp.asarray(logits), jnp.asarray(targets)), np.square(logits - targets))
-        assert jax.eval_shape(measure, logits, labels).loss.dtype == np.float64
-    assert jax.eval_shape(losses, jax.ShapeDtypeStruct((6, 5), jnp.bfloat16), labels).dtype == np.float32
+        np.testing.assert_allclose(label_losses(jnp.asarray(logits), jnp.asarray(targets)), np.square(logits - targets))
+        assert jax.eval_shape(loss_and_accuracy, logits, labels).loss.dtype == np.float64
+    assert jax.eval_shape(label_losses, jax.ShapeDtypeStruct((6, 5), jnp.bfloat16), labels).dtype == np.float32

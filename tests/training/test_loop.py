@@ -13,10 +13,10 @@ from refusals import says
 from mcjax import Augmentation, InputError, RunError, TrainConfig, trees
 from mcjax.data import regression
 from mcjax.training import Criterion
-from mcjax.training.early_stopping import Watch
+from mcjax.training.early_stopping import EarlyStopping
 from mcjax.training.endpoints import EndpointStep
 from mcjax.training.loop import epoch, initial_states, run_epochs, steps_per_epoch
-from mcjax.training.objective import Measured
+from mcjax.training.objective import Metrics
 
 CONFIG = TrainConfig(epochs=3, batch_size=25, augmentation=Augmentation.none())
 
@@ -31,7 +31,7 @@ class NoteImages:
     def __call__(self, context, state, x, labels, key, /):
         step, seen = state
         marks = jnp.round(x[:, 0, 0, 0] + context["shift"]).astype(jnp.int32)
-        return (step + 1, seen.at[step].set(marks)), Measured(labels.sum().astype(jnp.float32), jnp.float32(0))
+        return (step + 1, seen.at[step].set(marks)), Metrics(labels.sum().astype(jnp.float32), jnp.float32(0))
 
 
 @pytest.fixture(scope="module")
@@ -121,17 +121,17 @@ def near(a, b):
 
 
 @pytest.mark.parametrize("convolutions", ["none", "plain"])
-def test_fits_that_are_watched_stay_where_they_are_once_they_are_there(tiny_data, fits, convolutions):
+def test_fits_stay_where_they_are_once_they_are_at_their_target(tiny_data, fits, convolutions):
     step, keys, start, whole, _ = fits[convolutions]
     # The second never starts, the first is done after one epoch, the third not at all.
-    watch = Watch(step.model, Criterion(), tiny_data, np.array([100.0, np.inf, 1e-9]))
-    states, history = run_epochs(step, tiny_data, {}, start, keys, watch=watch)
+    stopping = EarlyStopping(step.model, Criterion(), tiny_data, np.array([100.0, np.inf, 1e-9]))
+    states, history = run_epochs(step, tiny_data, {}, start, keys, stopping=stopping)
     once, _ = run_epochs(step, tiny_data, {}, start, keys, epochs=1)
     first, second, third = (trees.index(states.theta, i) for i in range(3))
     near(first, trees.index(once.theta, 0))
     chex.assert_trees_all_equal(second, trees.index(start.theta, 1))
     near(third, trees.index(whole.theta, 2))
-    assert watch.epochs.tolist() == [1, 0, 3]
+    assert stopping.epochs.tolist() == [1, 0, 3]
     assert history["loss"].shape == (3, 3)
     assert len(set(history["loss"][0].tolist())) == 1
 

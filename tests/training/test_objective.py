@@ -10,9 +10,9 @@ from refusals import says
 from variables import alive, cross_entropy, mlp, normalized, stacked
 
 from mcjax import InputError, SpecError, data, models, trees
-from mcjax.training.objective import check_fit, evaluate, evaluate_images, measure, objective
+from mcjax.training.objective import check_model_and_data, evaluate, evaluate_images, loss_and_accuracy, training_loss
 
-measured = jax.jit(measure)
+measured = jax.jit(loss_and_accuracy)
 
 
 @pytest.mark.parametrize("places", [(40,), (4, 7)], ids=["classes", "sequences"])
@@ -45,9 +45,9 @@ def pixels(key):
 )
 def test_what_is_no_model_of_a_regression_is_refused(model, inputs, words):
     line = data.regression(np.ones((4, inputs)), np.ones((4, 3)), np.ones((2, inputs)), np.ones((2, 3)))
-    check_fit(models.create("mlp", 3, (inputs,)), line)
+    check_model_and_data(models.create("mlp", 3, (inputs,)), line)
     with says(InputError, *words):
-        check_fit(models.create(*model, **({"width": 0.02} if model[0] == "lstm" else {})), line)
+        check_model_and_data(models.create(*model, **({"width": 0.02} if model[0] == "lstm" else {})), line)
 
 
 def test_what_is_no_classifier_of_images_is_refused(tiny_data):
@@ -55,13 +55,13 @@ def test_what_is_no_classifier_of_images_is_refused(tiny_data):
     each = models.from_function(pixels, lambda theta, x: x[:, 0] @ theta["w"], example)
     for model, words in ((each, ("(8, 3)", "(3,)")), (models.create("mlp", 2, (8, 8, 1)), ("3 classes", "mlp", "2"))):
         with says(InputError, *words):
-            check_fit(model, tiny_data)
+            check_model_and_data(model, tiny_data)
 
 
 def test_objective_adds_half_the_squared_norm_of_all_parameters(key, tiny_data, tiny_model):
     theta = alive(tiny_model)
     x, labels = normalized(tiny_data.train_images[:20], tiny_data), tiny_data.train_labels[:20]
-    value, (found, _) = jax.jit(lambda theta: objective(tiny_model, theta, x, labels, key, 0.01))(theta)
+    value, (found, _) = jax.jit(lambda theta: training_loss(tiny_model, theta, x, labels, key, 0.01))(theta)
     squares = sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(theta["params"]))
     expected = cross_entropy(mlp(theta, x)[-1], labels).mean()
     np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
@@ -118,7 +118,7 @@ def test_bfloat16_is_for_the_forward_and_backward_pass_alone(own, key):
     def gradient(theta, dtype):
         def loss(params):
             moved = trees.with_params(theta, params)
-            return objective(model._replace(apply_train=apply_train), moved, x, labels, key, 0.01, dtype)
+            return training_loss(model._replace(apply_train=apply_train), moved, x, labels, key, 0.01, dtype)
 
         return jax.value_and_grad(loss, has_aux=True)(theta["params"])
 

@@ -12,10 +12,17 @@ import pytest
 from teachers import GROUP, UNITS, toy
 
 from mcjax import Augmentation, PamConfig, Recorder, bezier, trees
-from mcjax.curves import half_steps
+from mcjax.curves import pam
 from mcjax.curves.fit import CurveState
-from mcjax.curves.grid import grid
-from mcjax.curves.half_steps import Iterate, Problem, Proposal, advance, propose, rates
+from mcjax.curves.pam import (
+    HalfStep,
+    PamProblem,
+    PamState,
+    advance_curve,
+    permutation_learning_rates,
+    propose_permutation,
+)
+from mcjax.curves.pam_step import midpoint_grid
 from mcjax.models.pairs import Pairs
 from mcjax.training.fixed import fixed_images
 from mcjax.training.loop import initial_states
@@ -26,7 +33,7 @@ PAIRS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Told(Problem):
+class Told(PamProblem):
     """A problem whose objective is told, (2 * pairs, candidates): from P_k, and from P'."""
 
     values: Any = None
@@ -55,8 +62,8 @@ def problem(config, theta_1, theta_2, steps=3, seed=10, **more):
     count = len(theta_1["params"]["Dense_0"]["bias"])
     P = {GROUP: np.tile(np.arange(UNITS, dtype=np.int32), (count, 1))}
     pairs, fixed = Pairs(theta_1, theta_2, P, True), fixed_images(data, Augmentation.none(), 60, 20)
-    given = (model, bezier(model.spec), config, data, pairs, grid(config.objective_points), fixed, steps)
-    return Told(*given, **more) if more else Problem(*given)
+    given = (model, bezier(model.spec), config, data, pairs, midpoint_grid(config.objective_points), fixed, steps)
+    return Told(*given, **more) if more else PamProblem(*given)
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +88,17 @@ def test_exchanged_units_are_found():
     copies = jax.tree.map(lambda leaf: np.stack([leaf] * 6), theta)
     given = problem(CONFIG, copies, {"params": each_moved(copies["params"], orders)})
     curve = initial_states(given.curve_step(), copies)
-    now = Iterate(curve, given.pairs.P, given.objective(curve.theta_c, half_steps.only(given.pairs.P))[:, 0])
-    found, history = propose(given, now, rates(given, now), jax.random.key(0), QUIET)
-    right = (np.asarray(found.P[GROUP]) == orders).all(1)
+    now = PamState(curve, given.pairs.P, given.objective(curve.theta_c, pam.as_single_candidate(given.pairs.P))[:, 0])
+    P, found, history = propose_permutation(
+        given, now, permutation_learning_rates(given, now), jax.random.key(0), QUIET
+    )
+    right = (np.asarray(P[GROUP]) == orders).all(1)
     assert right.sum() >= 4
     # The straight line is then a point, at which the teacher has no loss.
-    np.testing.assert_allclose(found.value[right], 0, atol=1e-8)
+    np.testing.assert_allclose(found.proposed[right], 0, atol=1e-8)
     np.testing.assert_array_equal(found.moved[right], 2)
     assert (now.objective > 0.01).all()
-    assert found.admissible.all()
+    assert found.accepted.all()
     assert history["loss"].shape == (6, 20)
 
 
@@ -100,24 +109,24 @@ def test_the_candidate_is_the_best_by_value_and_proximal_term(networks, monkeypa
     values, objective = rng.random((PAIRS, 8)), rng.random(PAIRS) / 2
     values[2, 3] = np.nan
     given = problem(CONFIG, *networks, values=values)
-    now, seen = Iterate(state(rng, 0), given.pairs.P, objective), []
-    monkeypatch.setattr(half_steps, "candidates", lambda *_: {GROUP: choices})
-    monkeypatch.setattr(half_steps, "run_epochs", lambda *args, **_: seen.append(args) or (args[3], {}))
+    now, seen = PamState(state(rng, 0), given.pairs.P, objective), []
+    monkeypatch.setattr(pam, "candidate_permutations", lambda *_: {GROUP: choices})
+    monkeypatch.setattr(pam, "run_epochs", lambda *args, **_: seen.append(args) or (args[3], {}))
     chosen = []
     for nu_P in (1e9, 20.0, 5.0, 1.0):
         told = replace(given, config=replace(CONFIG, nu_P=nu_P))
-        found, _ = propose(told, now, {}, jax.random.key(0), QUIET)
+        P, found, _ = propose_permutation(told, now, {}, jax.random.key(0), QUIET)
         for i in range(PAIRS):
             distances = np.square(np.eye(UNITS)[choices[i]] - np.eye(UNITS)).sum((1, 2))
             costs = values[i] + distances / (2 * nu_P)
             best = int(np.nanargmin(costs))
             chosen.append((i, best))
-            np.testing.assert_array_equal(found.P[GROUP][i], choices[i, best])
+            np.testing.assert_array_equal(P[GROUP][i], choices[i, best])
             stays = (choices[i, best] == np.arange(UNITS)).all()
-            assert found.value[i] == (objective[i] if stays else values[i, best])
+            assert found.proposed[i] == (objective[i] if stays else values[i, best])
             np.testing.assert_allclose(found.proximal[i], distances[best] / (2 * nu_P))
             assert found.moved[i] == distances[best] / 2
-            assert found.admissible[i] == (found.value[i] + found.proximal[i] <= objective[i])
+            assert found.accepted[i] == (found.proposed[i] + found.proximal[i] <= objective[i])
     assert len(set(chosen)) >= 2 * PAIRS  # not the same for every nu_P
     for _, _, fixed, start, keys, *_ in seen:
         np.testing.assert_array_equal(fixed.anchor[GROUP], np.tile(np.eye(UNITS), (PAIRS, 1, 1)))
@@ -158,8 +167,9 @@ def test_what_is_accepted_and_what_is_kept(lookahead, networks, monkeypatch):
         distance = (new != old).sum(1)
         admissible = (rng.random(PAIRS) < 0.7) & (seed != 1) | (distance == 0)
         value = np.where(distance == 0, objective, objective - rng.random(PAIRS) / 2)
-        proposal = Proposal({GROUP: new}, value, distance / CONFIG.nu_P, distance, admissible)
-        now = Iterate(state(rng, 5), {GROUP: old}, objective)
+        after_first = np.where(admissible, value, objective)
+        proposal = HalfStep(after_first, value, distance / CONFIG.nu_P, admissible, distance)
+        now = PamState(state(rng, 5), {GROUP: old}, objective)
         # From P_k, and from P'.
         after = [state(rng, 11) for _ in range(2)]
         values = objective + rng.normal(size=(2, PAIRS)) / 2
@@ -168,9 +178,9 @@ def test_what_is_accepted_and_what_is_kept(lookahead, networks, monkeypatch):
 
         starts = [old, np.where(admissible[:, None], new, old)][0 if branched else 1 :]
         run = training(networks, now.curve, starts, after)
-        monkeypatch.setattr(half_steps, "run_epochs", run)
+        monkeypatch.setattr(pam, "run_epochs", run)
         told = replace(given, values=values.reshape(-1, 1))
-        then, (first, second), history = advance(told, now, proposal, jax.random.key(0), QUIET)
+        then, (first, second), history = advance_curve(told, now, {GROUP: new}, proposal, jax.random.key(0), QUIET)
         for i in range(PAIRS):
             takes = admissible[i]
             if branched and takes and distance[i] > 0:
@@ -230,7 +240,7 @@ def test_rates_are_such_that_entries_travel_as_far_as_they_should(projection, st
     )
     given = problem(replace(CONFIG, projection=projection), first, second, steps)
     curve = initial_states(given.curve_step(), first)
-    found = rates(given, Iterate(curve, given.pairs.P, np.zeros(2)))[GROUP]
+    found = permutation_learning_rates(given, PamState(curve, given.pairs.P, np.zeros(2)))[GROUP]
     G, h = np.zeros((UNITS, UNITS)), 1e-5
     for at in np.ndindex(G.shape):
         step = np.zeros_like(G)
@@ -244,5 +254,5 @@ def test_rates_are_such_that_entries_travel_as_far_as_they_should(projection, st
 
 def test_a_rate_that_is_given_is_that_of_every_pair_and_group(networks):
     given = problem(replace(CONFIG, permutation_learning_rate=0.25), *networks)
-    found = rates(given, Iterate(CurveState({}, ()), given.pairs.P, np.zeros(PAIRS)))
+    found = permutation_learning_rates(given, PamState(CurveState({}, ()), given.pairs.P, np.zeros(PAIRS)))
     np.testing.assert_array_equal(found[GROUP], np.full(PAIRS, 0.25))
