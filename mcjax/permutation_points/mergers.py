@@ -11,7 +11,7 @@ from mcjax.constructions.unit_layers import UnitLayer, Values
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.pair_coordinates import Merged, Pair, begin, coordinates, energy, params_at, placed
 from mcjax.runtime.compiling import jit
-from mcjax.training.newton import Function, Minimum, minimise
+from mcjax.training.newton import Function, NewtonResult, trust_region_newton
 
 HALVINGS = 10
 """How often a step of the distance is halved at most."""
@@ -89,7 +89,7 @@ def add(knots: Knots, params: Values, distance: Any) -> Knots:
     )
 
 
-def _steps(found: Minimum, going: Any) -> Steps:
+def _steps(found: NewtonResult, going: Any) -> Steps:
     return Steps(found.value, found.gradient_norm, found.iterations, found.products, found.converged & going)
 
 
@@ -141,14 +141,14 @@ def approach(
 
     def minimum(here: Here, distance: jax.Array, between: Any) -> Here:
         point = partial(params_at, layer, merged, distance=distance)
-        found, knots = minimise(
+        found, knots = trust_region_newton(
             partial(at, distance),
             placed(merged, here.pair, distance),
             tolerance=jnp.where(here.going, config.tolerance, jnp.inf),
-            iterations=config.iterations,
-            visit=_visit(distance, point) if keep else None,
-            visited=here.knots,
-            products=config.products,
+            max_iterations=config.iterations,
+            callback=_visit(distance, point) if keep else None,
+            carry=here.knots,
+            max_products=config.products,
         )
         counted = (here.iterations + found.iterations, here.products + found.products)
         # Between two distances the path only has to stay low: what is reached there is good enough.
@@ -191,15 +191,15 @@ def approach(
         others, centre, shared = x
         return params_at(layer, free, Pair(others, centre, 0 * held.offset, shared, held.difference), 0.0)
 
-    last, knots = minimise(
+    last, knots = trust_region_newton(
         lambda x: energy(loss, layer, free, together(x), 0.0),
         (held.others, held.centre, held.shared),
         tolerance=jnp.where(going, config.point_tolerance, jnp.inf),
         # The only one that starts far from its end.
-        iterations=3 * config.iterations,
-        visit=_visit(0.0, together) if keep else None,
-        visited=knots,
-        products=config.products,
+        max_iterations=3 * config.iterations,
+        callback=_visit(0.0, together) if keep else None,
+        carry=knots,
+        max_products=config.products,
     )
     others, centre, shared = last.x
     point = params_at(layer, free, Pair(others, centre, 0 * held.offset, shared, 0 * held.difference), 0.0)
