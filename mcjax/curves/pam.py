@@ -106,7 +106,9 @@ def fit_pam(
     history = {name: np.concatenate([each[name] for each in histories], 1) for name in histories[0]}
     reported = {name: np.stack([getattr(step, name) for step in half_steps], 1) for name in HalfStep._fields}
     reported["objective"] = np.stack(objectives, 1)
-    return PamFit(**fitted(pairs, curve, now.curve.theta_c, now.P), history=pairs.out(history), **pairs.out(reported))
+    return PamFit(
+        **fitted(pairs, curve, now.curve.theta_c, now.P), history=pairs.unbatch(history), **pairs.unbatch(reported)
+    )
 
 
 @jax.jit

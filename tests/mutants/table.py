@@ -61,8 +61,8 @@ MUTANTS = (
         "nn.sigmoid(gates[:, 0]) * cell + nn.sigmoid(gates[:, 1])",
     ),
     Mutant(
-        "mcjax/models/modules.py",
-        "heed_without_dropout(module)",
+        "mcjax/models/flax_functions.py",
+        "zero_dropout_rates(module)",
         "pass",
         ("models/test_dropout.py", "models/test_modules.py"),
     ),
