@@ -33,7 +33,14 @@ def unknown_name(kind: str, got: str, choices: Iterable[str], expected: str | No
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
-    """Raise InputError unless `value` is a whole number from `least` to `most`."""
+    """Raise InputError unless a value is a whole number in a range.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value.
+        least: The smallest value allowed.
+        most: The largest value allowed. None: no limit.
+    """
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         expected = f"of at least {least}" if most is None else f"from {least} to {most}"

@@ -36,7 +36,7 @@ def helped(capsys, command):
             "train",
             [
                 "(None: tinysix, or",
-                "Images a step",
+                "Images per step",
                 "up to this many pixels",
                 "up to this many degrees",
                 "(default: 2)",

@@ -57,7 +57,7 @@ class Study:
     permutation_epochs: int | None = None
     """Epochs of one permutation half-step of PAM; a curve half-step has twice as many, and there are four."""
     batch_size: int = TrainConfig.batch_size
-    """Images a step."""
+    """Images per step."""
     pam: Literal["auto", "on", "off"] = "auto"
     """Whether to fit PAM's curves (auto: for all but VGG16, as in the paper)."""
     compute_dtype: ComputeDtype = "float32"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import jax
 import tyro
 from jax.sharding import Mesh
 
@@ -17,11 +18,15 @@ from mcjax.commands.train import as_json
 from mcjax.curves import Curve, FitConfig, PamConfig, bezier, fit_curve, fit_pam, linear, polygonal_chain
 from mcjax.data import Dataset
 from mcjax.errors import InputError
+from mcjax.models import Model
 from mcjax.runs import Recorder
 from mcjax.runs.folder import RunFolder, writing
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard, save_permutation
 from mcjax.training.loop import steps_per_epoch
+
+Problem = tuple[jax.Array, Model, Curve, trees.Tree, trees.Tree, Dataset, Permutation]
+"""The arguments of `fit_curve` and `fit_pam`: key, model, curve, theta_1, theta_2, data, P."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +91,8 @@ class Connect:
         )
         if run.results is None:
             P = given if given is not None else self._match(a, b, dataset)
-            path, learned = curve.bind(a.theta, b.theta, None, P), {}
-            if curve.control_points:
-                problem = (key, a.model, curve, a.theta, b.theta, dataset, P)
-                path, learned = self._fit(run, problem, config, mesh)
+            problem = (key, a.model, curve, a.theta, b.theta, dataset, P)
+            path, learned = self._fit(run, problem, config, mesh)
             about = {
                 "model": a.about["model"],
                 "data": images,
@@ -145,9 +148,13 @@ class Connect:
     def _match(self, a: Network, b: Network, dataset: Dataset) -> Permutation:
         return match_units(a, b, dataset).P if self.align else identity_permutation(a.model.spec, a.theta)
 
-    def _fit(self, run: RunFolder, problem: tuple, config: FitConfig, mesh: Mesh | None) -> tuple[Any, dict[str, Any]]:
-        """Fit the curve, by PAM if asked for; its path, and the results of PAM. Writes figures and P of PAM."""
-        _, model, *_, dataset, _ = problem
+    def _fit(
+        self, run: RunFolder, problem: Problem, config: FitConfig, mesh: Mesh | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The path of the line, or of the fitted curve, and the results of PAM. Writes figures, and P of PAM."""
+        _, model, curve, theta_1, theta_2, dataset, P = problem
+        if not curve.control_points:
+            return curve.bind(theta_1, theta_2, None, P), {}
         recorder = Recorder(f"fitting a {self.curve}", run, "fit")
         if not isinstance(config, PamConfig):
             fit = fit_curve(*problem, config, recorder=recorder, mesh=mesh)

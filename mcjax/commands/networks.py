@@ -46,24 +46,32 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
     """
     where = _checkpoint_of(path)
     about, theta = checkpoint.describe(where), checkpoint.load(where)
-    given = options.model is not None or options.module is not None
-    if not given and options != type(options)():
-        raise InputError("--width, --activation and --widths go with --model, which is not given.")
-    if given or "model" not in about:
-        if not given or dataset is None:
-            flag = "--module" if options.module is not None else "--model"
-            recorded = "model" in about
-            why = f"{flag} needs --data" if recorded else f"the checkpoint {where} does not say its model"
-            raise InputError(f"{why}: give {'--model or --module' if not given else flag} and --data.")
-        about = {**about, "model": options.describe(dataset)}
+    about = {**about, "model": _description(where, about, options, dataset)}
     model = read_model(about["model"])
     if "params" in theta:  # drop the optimiser and step of a training state
         theta = {name: theta[name] for name in ("params", "batch_stats") if name in theta}
     if bad := [name for name, leaf in trees.flatten(theta).items() if not np.isfinite(np.asarray(leaf)).all()]:
         raise InputError(f"{where} holds weights that are not finite ({bad[0]}): expected a trained network.")
     if has_leading_axis(theta, model):
-        raise InputError(f"{where} holds several networks along one axis: expected one network a checkpoint.")
+        raise InputError(f"{where} holds several networks along one axis: expected one network per checkpoint.")
     return Network(theta, model, about, str(path))
+
+
+def _description(
+    where: Path, about: Mapping[str, Any], options: ModelOptions, dataset: Dataset | None
+) -> dict[str, Any]:
+    """The description of the model that is given, or else of the one recorded in the checkpoint."""
+    if options.model is None and options.module is None:
+        if options != type(options)():
+            raise InputError("--width, --activation and --widths go with --model, which is not given.")
+        if "model" not in about:
+            raise InputError(f"the checkpoint {where} does not say its model: give --model or --module and --data.")
+        return about["model"]
+    if dataset is None:
+        flag = "--module" if options.module is not None else "--model"
+        why = f"{flag} needs --data" if "model" in about else f"the checkpoint {where} does not say its model"
+        raise InputError(f"{why}: give {flag} and --data.")
+    return options.describe(dataset)
 
 
 def read_model(description: Mapping[str, Any]) -> models.Model:

@@ -129,7 +129,7 @@ class TrainOptions(AugmentOptions):
     epochs: int | None = None
     """Passes over the training images (None: the preset's)."""
     batch_size: int | None = None
-    """Images a step (None: the preset's, 128)."""
+    """Images per step (None: the preset's, 128)."""
     learning_rate: float | None = None
     """Peak learning rate of SGD (None: the preset's, 0.1)."""
     weight_decay: float | None = None

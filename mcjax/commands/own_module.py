@@ -51,12 +51,12 @@ def _module(path: str, num_classes: int) -> Any:
             f"{path} is a {type(found).__name__}, expected a Flax module, its class, or a function that returns one."
         )
     # The signature of a class is that of __init__: the metaclass of NNX modules accepts anything.
-    constructor: Any = found.__init__ if isinstance(found, type) else found
+    maker: Any = found
     try:
-        signature = inspect.signature(constructor)
+        signature = inspect.signature(maker.__init__ if isinstance(found, type) else maker)
     except ValueError as error:
         raise InputError(
-            f"{path} has no signature, expected a Flax module, or a class or function that makes one."
+            f"{path} has no signature, expected a Flax module, its class, or a function that returns one."
         ) from error
     accepted = {name: parameter for name, parameter in signature.parameters.items() if name != "self"}
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())

@@ -40,7 +40,7 @@ ABOUT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Join pairs of small networks on scikit-learn's handwritten digits: six paths a pair, one table, three figures.
+    """Join pairs of small networks on scikit-learn's handwritten digits: six paths per pair, one table, three figures.
 
     Trains MLPs 64-32-32-10 from many seeds at once, matches the units of each pair, and fits Bezier curves with and
     without the matching, with P fixed or learned together with the curve (PAM). Measures loss and accuracy along

@@ -89,7 +89,8 @@ def convergence_constants(
         )
     dtype = jnp.result_type(*jax.tree.leaves(trees.params(thetas)))
     ratios = _ratios(points, lowest, 100 * float(np.finfo(dtype).eps))
-    return ConvergenceConstants(*map(_least, ratios), ratios)
+    polyak_lojasiewicz, weak_quasi_convexity, restricted_secant = map(_least, ratios)
+    return ConvergenceConstants(polyak_lojasiewicz, weak_quasi_convexity, restricted_secant, ratios)
 
 
 def _ratios(points: np.ndarray, lowest: float, precision: float) -> Ratios:

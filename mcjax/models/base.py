@@ -26,7 +26,7 @@ class Model(NamedTuple):
         apply_train: `apply_train(theta, x, key) -> (outputs, batch_stats)`, in training mode. The statistics are the
             batch's own mean and variance, not a running average.
         activations: `activations(theta, x) -> {group: (float[n, ..., units], ...)}`, after the nonlinearity; a
-            residual trunk gives one array a block.
+            residual trunk gives one array per block.
         spec: The groups of units that can be permuted.
         name: The name of the architecture, for messages.
         input_shape: The shape of one input, (height, width, channels) for images.

@@ -13,7 +13,15 @@ from mcjax.symmetry import Axis, PermutationSpec, declare
 
 
 class Layer(NamedTuple):
-    """One convolution with batch norm and activation; with `pool`, followed by 2x2 max pooling."""
+    """One convolution with batch norm and activation.
+
+    Attributes:
+        features: The number of channels.
+        size: Height and width of the kernel.
+        stride: Stride of both axes.
+        padding: Zeros added to each side.
+        pool: Whether 2x2 max pooling follows.
+    """
 
     features: int
     size: int = 3
@@ -23,10 +31,16 @@ class Layer(NamedTuple):
 
 
 class ConvNet(nn.Module):
-    """Convolutions with batch norm; global average pooling or `hidden` dense layers; classes.
+    """Convolutions with batch norm; global average pooling or hidden dense layers; classes.
 
-    `channel_dropout` has the rate of every hidden layer, which drops whole channels. If it is empty, inputs of the
-    hidden dense layers are dropped at rate 0.5.
+    Attributes:
+        layers: The convolutions.
+        hidden: Units of the hidden dense layers; without any, feature maps are averaged.
+        num_classes: The number of outputs.
+        activation: Activation of the hidden layers.
+        kernel_init: A name in `INITIALIZERS`, for the convolutions.
+        channel_dropout: The rate of every hidden layer, which drops whole channels. If empty, inputs of the hidden
+            dense layers are dropped at rate 0.5.
     """
 
     layers: tuple[Layer, ...]
@@ -63,7 +77,12 @@ def feed_forward_spec(
 ) -> PermutationSpec:
     """The spec of layers `Conv_i` (with `BatchNorm_i` if `norm`), then `hidden` layers `Dense_i` and one of classes.
 
-    The first dense layer reads the last feature map flattened from `positions` places, or averaged to one.
+    Args:
+        convolutions: The number of convolutions.
+        hidden: The number of hidden dense layers.
+        positions: Places of the last feature map, which is flattened; 1 if it is averaged.
+        norm: Whether each convolution has batch norm.
+        bias: Whether layers have biases.
     """
     groups = [f"conv_{i}" for i in range(convolutions)]
     parts: list[declare.Part] = []

@@ -53,7 +53,14 @@ def linen_functions(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Functions
 def capture_linen(
     module: nn.Module, batch: jax.ShapeDtypeStruct, captures: Captures, nonlinearity: Callable[[jax.Array], jax.Array]
 ) -> Callable[[trees.Tree, jax.Array], Activations]:
-    """The activations of every group, from the outputs of submodules of a Linen module."""
+    """The function (theta, x) -> activations of every group, from the outputs of submodules of a Linen module.
+
+    Args:
+        module: The module.
+        batch: Inputs that it takes.
+        captures: The submodules of each group.
+        nonlinearity: Applied to their outputs.
+    """
     _, testing = _mode_arguments(type(module))
 
     def activations(theta: trees.Tree, x: jax.Array) -> Activations:

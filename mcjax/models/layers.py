@@ -73,7 +73,16 @@ def along_last(vector: jax.Array, ndim: int) -> jax.Array:
 
 
 class Conv(nn.Module):
-    """A square 2-D convolution: kernel (k, k, in, out) and, with `use_bias`, bias (out)."""
+    """A square 2-D convolution: kernel (size, size, in, features) and, with `use_bias`, bias (features).
+
+    Attributes:
+        features: The number of output channels.
+        size: Height and width of the kernel.
+        stride: Stride of both axes.
+        padding: Zeros added to each side.
+        use_bias: Whether there is a bias.
+        kernel_init: Initializer of the kernel.
+    """
 
     features: int
     size: int = 3
@@ -113,6 +122,7 @@ class BatchNorm(nn.Module):
         if train:
             axes = tuple(range(x.ndim - 1))
             exact = x.astype(stored_mean.value.dtype)
+            # The biased variance, E[x^2] - E[x]^2, in one pass.
             mean = exact.mean(axes)
             var = jnp.maximum(jnp.square(exact).mean(axes) - jnp.square(mean), 0)
             if not self.is_initializing():

@@ -71,6 +71,12 @@ def lstm(num_classes: int, input_shape: tuple[int, ...], *, width: float = 1.0, 
 
     Every sequence starts from a zero state; there is no dropout, and forget biases start at zero.
     Source: Zaremba, Sutskever and Vinyals 2014, Recurrent Neural Network Regularization, the small model.
+
+    Args:
+        num_classes: The size of the vocabulary.
+        input_shape: (length,) of a sequence.
+        width: Multiplier of all widths.
+        layers: The number of LSTM layers.
     """
     if len(input_shape) != 1:
         raise InputError(f"lstm reads sequences of tokens: got input_shape={input_shape}, expected (length,).")

@@ -12,7 +12,15 @@ from mcjax.symmetry import declare
 
 
 class MLP(nn.Module):
-    """Hidden layers of these widths with `activation`, and a last layer with the activation `output`."""
+    """Dense layers on the flattened input.
+
+    Attributes:
+        widths: Units of the hidden layers.
+        num_classes: The number of outputs.
+        activation: Activation of the hidden layers.
+        output: Activation of the last layer.
+        bias: Whether layers have biases.
+    """
 
     widths: tuple[int, ...]
     num_classes: int

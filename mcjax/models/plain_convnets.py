@@ -10,7 +10,18 @@ from mcjax.models.layers import Conv, activation, scaled
 
 
 class PlainConvNet(nn.Module):
-    """Convolutions, each with activation and max pooling (none for a window of 1); dense layers; classes."""
+    """Convolutions, each with activation and max pooling of stride 2; dense layers with dropout; classes.
+
+    Attributes:
+        channels: Channels of the convolutions.
+        hidden: Units of the hidden dense layers.
+        num_classes: The number of outputs.
+        activation: Activation of the hidden layers.
+        window: Window of max pooling; 1 is no pooling.
+        dropout: Dropout rate before the last layer.
+        size: Height and width of the kernels.
+        bias: Whether convolutions and the last layer have biases.
+    """
 
     channels: tuple[int, ...]
     hidden: tuple[int, ...]

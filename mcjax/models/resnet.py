@@ -10,7 +10,14 @@ from mcjax.symmetry import declare
 
 
 class Block(nn.Module):
-    """Two convolutions beside a skip connection; returns the new trunk and the inner activations."""
+    """Two convolutions beside a skip connection; returns the new trunk and the inner activations.
+
+    Attributes:
+        features: The number of channels.
+        stride: Stride of the first convolution, and of the projection.
+        projection: Whether the skip connection has a 1x1 convolution.
+        activation: Activation of the hidden layers.
+    """
 
     features: int
     stride: int
@@ -31,7 +38,14 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, one stage of `blocks` basic blocks for each width, global average pooling, classes."""
+    """A stem, stages of basic blocks, global average pooling, classes.
+
+    Attributes:
+        widths: Channels of each stage.
+        blocks: Blocks in each stage.
+        num_classes: The number of outputs.
+        activation: Activation of the hidden layers.
+    """
 
     widths: tuple[int, ...]
     blocks: int

@@ -99,7 +99,14 @@ def list_of(part: Any, key: str, where: str = "page") -> list[Any]:
 
 
 def expect(valid: bool, where: str, got: Any, expected: str) -> None:
-    """Raise InputError, naming the place in results.json, what it holds and what is expected, unless `valid`."""
+    """Raise InputError unless a part of results.json is valid.
+
+    Args:
+        valid: Whether it is.
+        where: The place of the part, for the message.
+        got: The part.
+        expected: A description of valid parts.
+    """
     if not valid:
         text = f"{len(got)} values" if isinstance(got, list) and len(got) > 5 else shown(got)
         raise InputError(f"results.json, {where}: got {text}, expected {expected}. Write the results again.")
