@@ -46,8 +46,8 @@ class Match:
     images: DataOptions = field(default_factory=DataOptions)
     architecture: ModelOptions = field(default_factory=ModelOptions)
     method: tuple[Method, ...] = ("activations",)
-    """One or several, in order. weights and straight_through start from the result of the method before; alone, they
-    start from random permutations and from weights. activations and the baselines random and identity start anew."""
+    """One or several, in order. weights and straight_through start from the result of the method before; alone, weights
+    start from scratch and straight_through from matched weights. The others start anew."""
     restarts: int = 3
     """Restarts of weight matching."""
     epochs: int = 20
@@ -115,32 +115,28 @@ class Match:
     ) -> tuple[Permutation, list[dict[str, Any]]]:
         """Run the methods one after another; the last permutation, and a summary of each result."""
         spec = a.model.spec
-        summaries: list[dict[str, Any]] = []
         P = identity_permutation(spec, a.theta)
+        summaries: list[dict[str, Any]] = []
         for number, method in enumerate(self.method):
-            own = jax.random.fold_in(key, number)
+            own_key, start = jax.random.fold_in(key, number), P if number else None
+            summary: dict[str, Any] = {"method": method}
             if method == "activations":
                 P = match.P
-                summaries.append({"method": method})
             elif method == "weights":
-                start = P if number else None
-                found = match_weights(own, spec, a.theta, b.theta, self.restarts, P=start)
+                found = match_weights(own_key, spec, a.theta, b.theta, self.restarts, P=start)
                 P = found.P
-                summaries.append(
-                    {"method": method, "inner_product": float(found.objective), "restarts": found.restarts.tolist()}
-                )
+                summary |= {"inner_product": float(found.objective), "restarts": found.restarts.tolist()}
             elif method == "straight_through":
                 recorder = Recorder("straight-through matching", run, f"straight_through_{number}")
-                config = self._straight_through()
-                start = P if number else None
-                ends = (a.theta, b.theta, dataset, start, config)
-                learned = match_straight_through(own, a.model, *ends, recorder=recorder)
+                ends = (a.theta, b.theta, dataset, start, self._straight_through())
+                learned = match_straight_through(own_key, a.model, *ends, recorder=recorder)
                 P = learned.P
-                summaries.append({"method": method, "midpoint_loss": learned.objective.tolist()})
+                summary |= {"midpoint_loss": learned.objective.tolist()}
+            elif method == "random":
+                P = random_permutation(own_key, spec, a.theta)
             else:
-                drawn = method == "random"
-                P = random_permutation(own, spec, a.theta) if drawn else identity_permutation(spec, a.theta)
-                summaries.append({"method": method})
+                P = identity_permutation(spec, a.theta)
+            summaries.append(summary)
         return P, summaries
 
     def _check(self, a: Network, dataset: Dataset) -> None:

@@ -4,11 +4,15 @@ A loss is any pure function of one network to a scalar; `mcjax.full_batch_loss` 
 data set. Networks are pytrees, and derivatives are taken with respect to `mcjax.trees.params(theta)`.
 
 The Hessian H of a network with n parameters has n^2 entries, but its product with a vector costs about two gradients
-(Pearlmutter, 1994). Everything here is built on such products. Up to a few thousand parameters the matrix
-is formed (`dense_hessian`). For larger networks the Lanczos iteration has the ends of the spectrum
-(`extreme_eigenpairs`), stochastic Lanczos quadrature the density of all eigenvalues (`spectral_density`; Ghorbani,
-Krishnan and Xiao, 2019), and Hutchinson's estimator the trace (`hessian_trace`). With `curvature="gauss_newton"` they
-are those of the Gauss-Newton matrix J^T H_out J, the positive semidefinite part of H.
+(`hessian_product`; Pearlmutter, 1994), and everything here is built on such products:
+
+- `dense_hessian` forms the matrix of small networks, up to a few thousand parameters.
+- `extreme_eigenpairs` finds the ends of the spectrum by the Lanczos iteration.
+- `spectral_density` estimates the density of all eigenvalues by stochastic Lanczos quadrature (Ghorbani, Krishnan and
+  Xiao, 2019), and `hessian_trace` their sum by random signs (Hutchinson, 1989).
+
+With `curvature="gauss_newton"` each uses the Gauss-Newton matrix J^T H_out J, the positive semidefinite part of H,
+instead. `lanczos` and `curvature_operator` are the parts of which they are made.
 
 `classify_point` tells minima, maxima and saddles apart by gradient and eigenvalues; `direction_of_improvement` and
 `convergence_constants` test the conditions under which gradient descent reaches a global minimum (Zhang, 2024).
