@@ -1,4 +1,4 @@
-"""The command line: parses, runs a command, and says in one message what went wrong."""
+"""The command line: parse a command, run it, and report an error in one message."""
 
 import _thread
 import logging
@@ -32,13 +32,20 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 (the run failed), 2 (wrong input) or 130 (interrupted)."""
+    """Run one command.
+
+    Args:
+        arguments: The command line. None: that of the process.
+
+    Returns:
+        The exit code: 0, 1 (the run failed), 2 (wrong input) or 130 (interrupted).
+    """
 
     def run() -> None:
         command: Command = tyro.cli(
             Command,
             prog="mcjax",
-            description="How trained networks are connected, once permutation symmetry is removed.",
+            description="Mode connectivity of trained networks, up to permutation symmetry.",
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )
@@ -48,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def guarded(name: str, run: Callable[[], None]) -> int:
-    """Call `run`, and say in one message of program `name` what went wrong; the exit code, as of `main`."""
+    """Call `run`, print an error as one message of program `name`, and return the exit code, as `main` does."""
 
     def fail(message: str, code: int) -> int:
         print(f"{name}: {message}", file=sys.stderr)
@@ -60,7 +67,7 @@ def guarded(name: str, run: Callable[[], None]) -> int:
     except InputError as error:
         return fail(f"error: {error}", 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe
         return 0
     except (RunError, OSError) as error:
         return fail(f"failed: {error}", 1)
@@ -70,21 +77,21 @@ def guarded(name: str, run: Callable[[], None]) -> int:
 
 
 def entry() -> None:
-    """What the `mcjax` script calls."""
+    """Entry point of the `mcjax` script."""
     leave(main)
 
 
 def leave(command: Callable[[], int]) -> NoReturn:
-    """End the process with the exit code of a command, which is called with the runtimes below it kept silent."""
-    # Silences the runtimes below, whose start-up notices would stand between the user and the table.
+    """Call a command with the messages of its libraries silenced, and end the process with its exit code."""
+    # Start-up notices of XLA and TensorFlow would precede the table.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # What a broken file or a full disk makes Orbax and its threads print is said in mcjax's own message.
+    # Orbax and its threads log broken files and full disks, which mcjax reports itself.
     logging.disable(logging.CRITICAL)
     sys.unraisablehook = _silent
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     code = command()
     if code == 130:
-        # Runtimes that were interrupted in the middle of a computation can crash while they are torn down.
+        # A runtime that is interrupted in a computation can crash at exit.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -92,7 +99,7 @@ def leave(command: Callable[[], int]) -> NoReturn:
 
 
 def _silent(unraisable: Any) -> None:
-    # A Ctrl-C that arrives in a callback of the garbage collector, as JAX has one, would be lost: it is sent again.
+    # A KeyboardInterrupt raised in a callback of the garbage collector, as JAX has one, is lost: send it again.
     if unraisable.exc_type is KeyboardInterrupt:
         threading.Timer(0.05, _thread.interrupt_main).start()
 

@@ -1,4 +1,4 @@
-"""The two ways in which work can fail, and how a wrong name is answered."""
+"""Exceptions for wrong input and failed runs, and checks of names and numbers."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,17 +6,24 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """What the caller gave cannot be used; the message says got, expected and what to do."""
+    """The caller's input cannot be used. The message says what was got, what is expected, and what to do."""
 
 
 class RunError(RuntimeError):
-    """The work itself failed (a loss that is not finite, a full disk); what was complete is kept."""
+    """A run failed, by a loss that is not finite or a full disk. Its last complete epoch is kept."""
 
 
 def unknown_name(kind: str, got: str, choices: Iterable[str], expected: str | None = None) -> InputError:
-    """An error for a name that is not among `choices`, with the nearest one if there is one near.
+    """The error for a name that is not among the choices, with the nearest one as a hint.
 
-    `expected` says what can be had, where the choices are too many to list.
+    Args:
+        kind: The kind of thing named, such as "model".
+        got: The unknown name.
+        choices: The known names.
+        expected: A description of the choices, where they are too many to list.
+
+    Returns:
+        The exception, to be raised by the caller.
     """
     choices = sorted(choices)
     lower = {choice.lower(): choice for choice in choices}
@@ -26,7 +33,14 @@ def unknown_name(kind: str, got: str, choices: Iterable[str], expected: str | No
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
-    """Raise InputError unless `value` is a whole number from `least` to `most`."""
+    """Raise InputError unless a value is a whole number in a range.
+
+    Args:
+        name: The name of the argument, for the message.
+        value: The value.
+        least: The smallest value allowed.
+        most: The largest value allowed. None: no limit.
+    """
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         expected = f"of at least {least}" if most is None else f"from {least} to {most}"

@@ -1,4 +1,4 @@
-"""Pytrees whose leaves are known by their path, and the vector arithmetic of parameter space."""
+"""Pytrees with leaves named by their path, and vector arithmetic on them."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 Tree = Any
 """A pytree of arrays."""
 
-# One program a tree: leaf by leaf there would be one to compile for every shape.
-_whole = partial(jax.jit, inline=True)
+# One program for a whole tree: leaf by leaf, one would be compiled for every shape.
+_jit = partial(jax.jit, inline=True)
 
 
 def path_name(path: tuple) -> str:
@@ -44,7 +44,7 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def params(theta: Tree) -> Tree:
-    """The leaves that training moves: `theta["params"]`, or all of `theta` if it has no collections."""
+    """The trainable parameters: `theta["params"]`, or all of `theta` if it has no collections."""
     return theta["params"] if isinstance(theta, Mapping) and "params" in theta else theta
 
 
@@ -63,32 +63,32 @@ def with_batch_stats(theta: Tree, stats: Tree) -> Tree:
     return {**theta, "batch_stats": stats} if jax.tree.leaves(stats) else theta
 
 
-@_whole
+@_jit
 def add(a: Tree, b: Tree) -> Tree:
     """a + b."""
     return jax.tree.map(jnp.add, a, b)
 
 
-@_whole
+@_jit
 def subtract(a: Tree, b: Tree) -> Tree:
     """a - b."""
     return jax.tree.map(jnp.subtract, a, b)
 
 
-@_whole
+@_jit
 def scale(factor: Any, a: Tree) -> Tree:
     """factor * a, for a scalar factor."""
     return jax.tree.map(lambda leaf: factor * leaf, a)
 
 
-@_whole
+@_jit
 def dot(a: Tree, b: Tree) -> jax.Array:
-    """The inner product of two trees as float32, accumulated leaf by leaf."""
+    """The inner product of two trees, accumulated leaf by leaf: a float32 scalar, float64 under `jax.enable_x64`."""
     products = jax.tree.map(lambda x, y: jnp.vdot(x, y, precision="highest"), a, b)
     return jax.tree.reduce(jnp.add, products, jnp.zeros(()))
 
 
-@_whole
+@_jit
 def norm(a: Tree) -> jax.Array:
     """The Euclidean norm of a tree taken as one vector."""
     return jnp.sqrt(dot(a, a))
@@ -99,22 +99,22 @@ def cast(a: Tree, dtype: Any) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, a)
 
 
-@_whole
+@_jit
 def stack(trees: Sequence[Tree]) -> Tree:
     """Trees of one structure joined along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def stack_on_host(trees: Sequence[Tree]) -> Tree:
-    """Trees of one structure, on the host, joined along a new leading axis there: numpy arrays."""
+    """Trees of numpy arrays joined along a new leading axis, on the host."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def index(tree: Tree, i: Any) -> Tree:
     """Entry (or slice) `i` of the leading axis of every leaf."""
-    # An entry of an array of the host is a view of it; slices and masks are no arguments of a program.
+    # Entries of numpy arrays are views; slices and masks cannot be arguments of a compiled program.
     on_device = isinstance(i, int) and all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
-    return _whole(_entries)(tree, i) if on_device else _entries(tree, i)
+    return _jit(_entries)(tree, i) if on_device else _entries(tree, i)
 
 
 def _entries(tree: Tree, i: Any) -> Tree:
@@ -127,12 +127,12 @@ def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_count(theta: Tree) -> int:
-    """How many numbers training moves: the sizes of `params(theta)` summed."""
+    """The number of trainable parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params(theta)))
 
 
 def fingerprint(tree: Tree) -> str:
-    """The sha256 of names, shapes and values: what a run is made from, whatever it is called."""
+    """The sha256 of the names, dtypes, shapes and values of all leaves."""
     digest = hashlib.sha256()
     for name, leaf in sorted(flatten(tree).items()):
         array = np.asarray(leaf)

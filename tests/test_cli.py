@@ -34,7 +34,13 @@ def helped(capsys, command):
         ("quickstart", ["(default: 6)", "(default: 60)", "1,437 training images", "Seed of everything. (default: 0)"]),
         (
             "train",
-            ["(None: tinysix, or", "Images a step", "up to so many pixels", "up to so many degrees", "(default: 2)"],
+            [
+                "(None: tinysix, or",
+                "Images per step",
+                "up to this many pixels",
+                "up to this many degrees",
+                "(default: 2)",
+            ],
         ),
         ("match", ["Images at a time. (default: 128)", "(default: correlation)", "theta_2, which is permuted"]),
         ("connect", ["(default: bezier)", "Values of t, equally spaced from 0 to 1. (default: 61)", "RUN/0"]),

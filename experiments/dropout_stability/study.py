@@ -14,7 +14,7 @@ from experiments.dropout_stability.output import draw, page, tables
 from experiments.dropout_stability.tasks import Sources, Task, make
 from experiments.kept import Kept
 from mcjax import trees
-from mcjax.commands.networks import check_key, open_run
+from mcjax.commands.options import open_run, seed_key
 from mcjax.constructions.chain import chain
 from mcjax.errors import InputError
 from mcjax.runs.tables import table
@@ -68,7 +68,7 @@ class Study:
 
 def main(study: Study) -> None:
     """Do the study, or go on with it, or report what was found."""
-    key = check_key(study.seed)
+    key = seed_key(study.seed)
     if not study.tasks or len(set(study.tasks)) < len(study.tasks):
         raise InputError(
             f"got tasks {', '.join(study.tasks) or 'none'}, expected some of {', '.join(TASKS)}, each once."

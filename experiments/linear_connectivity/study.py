@@ -15,7 +15,7 @@ from experiments.linear_connectivity.merging import merging
 from experiments.linear_connectivity.output import page, tables
 from experiments.linear_connectivity.tasks import TRAINING, Sources, Task, make
 from mcjax import trees
-from mcjax.commands.networks import check_key, open_run
+from mcjax.commands.options import open_run, seed_key
 from mcjax.errors import InputError
 from mcjax.runs.tables import table
 from mcjax.training.loop import steps_per_epoch
@@ -72,7 +72,7 @@ class Study:
 
 def main(study: Study) -> None:
     """Do the study, or go on with it, or report what was found."""
-    key = check_key(study.seed)
+    key = seed_key(study.seed)
     for name, got, choices in (("tasks", study.tasks, (*TASKS, "tractable")), ("data", study.data, DATA)):
         if not got or len(set(got)) < len(got):
             raise InputError(

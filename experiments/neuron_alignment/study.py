@@ -16,7 +16,7 @@ from experiments.neuron_alignment.page import page
 from experiments.neuron_alignment.tables import summary, tables
 from mcjax import Dataset, FitConfig, PamConfig, TrainConfig, models, trees
 from mcjax.commands.devices import DeviceOptions
-from mcjax.commands.networks import DataOptions, check_key, open_run
+from mcjax.commands.options import DataOptions, open_run, seed_key
 from mcjax.commands.quickstart import summarized
 from mcjax.errors import InputError
 from mcjax.runs.tables import mean_and_std, table
@@ -57,7 +57,7 @@ class Study:
     permutation_epochs: int | None = None
     """Epochs of one permutation half-step of PAM; a curve half-step has twice as many, and there are four."""
     batch_size: int = TrainConfig.batch_size
-    """Images a step."""
+    """Images per step."""
     pam: Literal["auto", "on", "off"] = "auto"
     """Whether to fit PAM's curves (auto: for all but VGG16, as in the paper)."""
     compute_dtype: ComputeDtype = "float32"
@@ -104,7 +104,7 @@ class Study:
 def main(study: Study) -> None:
     """Do the study, or go on with it, or report what was found."""
     mesh = study.devices.start(study.batch_size)
-    key, described, planned = check_key(study.seed), {}, {}
+    key, described, planned = seed_key(study.seed), {}, {}
     if study.widths is not None and "mlp" not in study.models:
         raise InputError(f"got widths={study.widths} without mlp: expected none, since other networks have their own.")
     for name in study.data:

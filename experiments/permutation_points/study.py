@@ -18,7 +18,7 @@ from experiments.permutation_points.spectra import mnist_spectra, toy_spectra
 from experiments.permutation_points.tasks import Size, Sources, Task, make, sized
 from experiments.permutation_points.toy import toys
 from mcjax import trees
-from mcjax.commands.networks import check_key, open_run
+from mcjax.commands.options import open_run, seed_key
 from mcjax.errors import InputError
 from mcjax.permutation_points.config import Precision
 from mcjax.runs.tables import table
@@ -88,7 +88,7 @@ class Study:
 
 def main(study: Study) -> None:
     """Do the study, or go on with it, or report what was found."""
-    key = check_key(study.seed)
+    key = seed_key(study.seed)
     if not study.tasks or len(set(study.tasks)) < len(study.tasks):
         raise InputError(
             f"got tasks {', '.join(study.tasks) or 'none'}, expected some of {', '.join(TASKS)}, each once."

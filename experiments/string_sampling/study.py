@@ -11,7 +11,7 @@ from experiments.string_sampling.results import gather, page, tables
 from experiments.string_sampling.tasks import SIZES, Sources, Task, make, permuting
 from experiments.times import timed
 from mcjax import Recorder, match_activations, match_straight_through, match_weights, permute, train_endpoints, trees
-from mcjax.commands.networks import check_key, open_run
+from mcjax.commands.options import open_run, seed_key
 from mcjax.errors import InputError
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.tables import table
@@ -74,7 +74,7 @@ class Study:
 
 def main(study: Study) -> None:
     """Do the study, or go on with it, or report what was found."""
-    key = check_key(study.seed)
+    key = seed_key(study.seed)
     if not study.tasks:
         raise InputError(f"got no tasks, expected some of {', '.join(TASKS)}.")
     larger = {"mnist", "cifar10", "ptb"} & set(study.tasks)

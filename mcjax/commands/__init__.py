@@ -1,1 +1,1 @@
-"""The commands, one a file: each parses into a frozen dataclass and runs."""
+"""Commands of the command line: each is a frozen dataclass, parsed by tyro, with a method `run`."""

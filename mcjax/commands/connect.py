@@ -1,81 +1,32 @@
-"""`mcjax connect`: a low-loss curve between two networks, aligned or not, and its measurement."""
+"""`mcjax connect`: fit and measure a low-loss curve between two networks."""
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import tyro
 from jax.sharding import Mesh
 
 from mcjax import plotting, trees
 from mcjax.commands.devices import DeviceOptions
-from mcjax.commands.match import check_groups, matched
-from mcjax.commands.networks import (
-    DataOptions,
-    ModelOptions,
-    Network,
-    Out,
-    TrainOptions,
-    check_key,
-    open_run,
-    read_pair,
-)
-from mcjax.commands.pam import PamOptions, figure, lines, results_of, training_figure
+from mcjax.commands.match import check_groups, match_units
+from mcjax.commands.networks import Network, read_networks
+from mcjax.commands.options import DataOptions, ModelOptions, Out, TrainOptions, open_run, seed_key
+from mcjax.commands.pam import PamOptions, pam_figure, pam_lines, pam_results, pam_training_figure
+from mcjax.commands.paths import EvaluateOptions, finish_path, report_path, save_curve
 from mcjax.commands.train import as_json
 from mcjax.curves import Curve, FitConfig, PamConfig, bezier, fit_curve, fit_pam, linear, polygonal_chain
-from mcjax.data import Augmentation, Dataset
+from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.models import Model
-from mcjax.runs import Recorder, checkpoint
+from mcjax.runs import Recorder
 from mcjax.runs.folder import RunFolder, writing
-from mcjax.runs.tables import table
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard, save_permutation
 from mcjax.training.loop import steps_per_epoch
-from mcjax.training.objective import check_model_and_data
 
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """How finely to measure a path."""
-
-    points: int = 61
-    """Values of t, equally spaced from 0 to 1."""
-    calibration_images: int | None = None
-    """Training images to re-estimate batch statistics on at every t (None: all)."""
-    eval_batch_size: int = 500
-    """Images at a time."""
-
-    def check(self, model: Model, dataset: Dataset) -> None:
-        """Raise InputError if no path of this model can be measured so: before a folder is made or a curve fitted."""
-        check_model_and_data(model, dataset)
-        there = len(dataset.train_labels)
-        if self.points < 2:
-            raise InputError(f"got points={self.points}, expected at least 2.")
-        if self.calibration_images is not None and not 0 < self.calibration_images <= there:
-            raise InputError(f"got calibration_images={self.calibration_images}, expected 1 to {there}.")
-        if self.eval_batch_size < 1:
-            raise InputError(f"got eval_batch_size={self.eval_batch_size}, expected at least 1.")
-
-    def evaluate(
-        self, model: Model, path: Any, dataset: Dataset, augmentation: Augmentation | None, mesh: Mesh | None = None
-    ) -> PathMetrics:
-        """Measure a path, with batch statistics of images under this augmentation (None: the data set's own)."""
-        images = len(dataset.train_labels) + len(dataset.test_labels)
-        print(f"measuring {self.points} points of the path, {images:,} images each", file=sys.stderr, flush=True)
-        return evaluate_path(
-            model,
-            path,
-            dataset,
-            self.points,
-            batch_size=self.eval_batch_size,
-            calibration_images=self.calibration_images,
-            augmentation=augmentation,
-            mesh=mesh,
-        )
+Problem = tuple[jax.Array, Model, Curve, trees.Tree, trees.Tree, Dataset, Permutation]
+"""The arguments of `fit_curve` and `fit_pam`: key, model, curve, theta_1, theta_2, data, P."""
 
 
 @dataclass(frozen=True)
@@ -105,25 +56,18 @@ class Connect:
     align: bool = True
     """Match the units of B to those of A first, by their activations."""
     permutation: str | None = None
-    """An .npz with a permutation of B, one array a group, int32 (n) or float (n, n): used instead of matching
+    """An .npz with a permutation of B, one array for each group, int32 (n) or float (n, n): used instead of matching
     (None: none)."""
     seed: int = 0
     """Seed of the fit."""
     out: Out = None
 
     def run(self) -> None:
-        """Do it, or go on with it, or report what was done."""
+        """Run the command, resume it, or report its results."""
         mesh = self.devices.start(self.training.batch_size)
-        key = check_key(self.seed)
-        a, b, dataset, images = read_pair(self.a, self.b, self.architecture, self.images)
-        given = load_permutation(self.permutation) if self.permutation else None
-        if given is not None:
-            check_permutation(a.model.spec, given, a.model.spec.group_sizes(a.theta))
-            check_doubly_stochastic(given)
-            if soft := [group for group, p in given.items() if self.pam and not is_hard(p)]:
-                raise InputError(f"--pam starts from a hard permutation: got matrices for {', '.join(soft)}.")
-        elif self.align:
-            check_groups(a.model)
+        key = seed_key(self.seed)
+        (a, b), dataset, images = read_networks((self.a, self.b), self.architecture, self.images)
+        given = self._given_permutation(a)
         curve = self._curve(a)
         config = self._config(dataset, a, b)
         self.measuring.check(a.model, dataset)
@@ -146,23 +90,9 @@ class Connect:
             },
         )
         if run.results is None:
-            P = given if given is not None else self._permutation(a, b, dataset)
-            path, learned = curve.bind(a.theta, b.theta, None, P), {}
-            if curve.control_points:
-                recorder = Recorder(f"fitting a {self.curve}", run, "fit")
-                ends = (key, a.model, curve, a.theta, b.theta, dataset, P)
-                if isinstance(config, PamConfig):
-                    pam = fit_pam(*ends, config, recorder=recorder, mesh=mesh)
-                    path, learned = pam.path, {"pam": results_of(pam)}
-                    with writing(run.path / "permutation.npz"):
-                        save_permutation(run.path / "permutation.npz", pam.P)
-                    named = {self._how(given): pam}
-                    run.figure("pam", figure(named, f"{self.curve} of {a.model.name}, {dataset.name}"))
-                    run.figure("training", training_figure(named, config, f"{self.curve} fit"))
-                else:
-                    fit = fit_curve(*ends, config, recorder=recorder, mesh=mesh)
-                    path = fit.path
-                    run.figure("training", plotting.training(fit.history, f"{self.curve} fit"))
+            P = given if given is not None else self._match(a, b, dataset)
+            problem = (key, a.model, curve, a.theta, b.theta, dataset, P)
+            path, learned = self._fit(run, problem, config, mesh)
             about = {
                 "model": a.about["model"],
                 "data": images,
@@ -171,26 +101,23 @@ class Connect:
             }
             save_curve(run, path, about)
             metrics = self.measuring.evaluate(a.model, path, dataset, config.augmentation, mesh)
-            title = f"{a.model.name} on {dataset.name}: {self.curve}, {self._how(given)}"
-            finish_path(run, metrics, title, **learned)
+            finish_path(run, metrics, f"{a.model.name} on {dataset.name}: {self.curve}, {self._how()}", **learned)
         if "pam" in (run.results or {}):
-            print(lines("PAM", (run.results or {})["pam"]))
+            print(pam_lines("PAM", (run.results or {})["pam"]))
         report_path(run)
 
-    def _config(self, dataset: Dataset, a: Network, b: Network) -> FitConfig:
-        fit = self.training.config(dataset, points_per_step=self.points_per_step)
-        if not self.pam:
-            if self.alternation != PamOptions():
-                raise InputError(
-                    "--iterations, --permutation-epochs, --nu-p and their like are for --pam: give it too."
-                )
-            return FitConfig(**fit)
-        if self.curve == "line":
-            raise InputError("--pam learns a curve together with P: got --curve line, expected bezier or chain.")
-        check_groups(a.model)
-        if trees.fingerprint(a.theta) == trees.fingerprint(b.theta):
-            raise InputError(f"{self.a} and {self.b} are the same network: expected two different ones to join.")
-        return self.alternation.config(fit)
+    def _given_permutation(self, a: Network) -> Permutation | None:
+        """The permutation of --permutation, checked; None if it has to be matched, or is the identity."""
+        if not self.permutation:
+            if self.align:
+                check_groups(a.model)
+            return None
+        given = load_permutation(self.permutation)
+        check_permutation(a.model.spec, given, a.model.spec.group_sizes(a.theta))
+        check_doubly_stochastic(given)
+        if soft := [group for group, p in given.items() if self.pam and not is_hard(p)]:
+            raise InputError(f"--pam starts from a hard permutation: got matrices for {', '.join(soft)}.")
+        return given
 
     def _curve(self, a: Network) -> Curve:
         for option, value, curve in (("--degree", self.degree, "bezier"), ("--bends", self.bends, "chain")):
@@ -203,37 +130,45 @@ class Connect:
             return bezier(spec, 2 if self.degree is None else self.degree)
         return polygonal_chain(spec, 1 if self.bends is None else self.bends)
 
-    def _permutation(self, a: Network, b: Network, dataset: Dataset) -> Permutation:
-        return matched(a, b, dataset).P if self.align else identity_permutation(a.model.spec, a.theta)
+    def _config(self, dataset: Dataset, a: Network, b: Network) -> FitConfig:
+        fit = self.training.config(dataset, points_per_step=self.points_per_step)
+        if not self.pam:
+            if self.alternation != PamOptions():
+                raise InputError(
+                    "--iterations, --permutation-epochs, --nu-p and the other options of PAM need --pam: give it too."
+                )
+            return FitConfig(**fit)
+        if self.curve == "line":
+            raise InputError("--pam learns a curve together with P: got --curve line, expected bezier or chain.")
+        check_groups(a.model)
+        if trees.fingerprint(a.theta) == trees.fingerprint(b.theta):
+            raise InputError(f"{self.a} and {self.b} are the same network: expected two different ones to join.")
+        return self.alternation.config(fit)
 
-    def _how(self, given: Permutation | None) -> str:
-        how = "permuted as given" if given is not None else ("aligned" if self.align else "unaligned")
+    def _match(self, a: Network, b: Network, dataset: Dataset) -> Permutation:
+        return match_units(a, b, dataset).P if self.align else identity_permutation(a.model.spec, a.theta)
+
+    def _fit(
+        self, run: RunFolder, problem: Problem, config: FitConfig, mesh: Mesh | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The path of the line, or of the fitted curve, and the results of PAM. Writes figures, and P of PAM."""
+        _, model, curve, theta_1, theta_2, dataset, P = problem
+        if not curve.control_points:
+            return curve.bind(theta_1, theta_2, None, P), {}
+        recorder = Recorder(f"fitting a {self.curve}", run, "fit")
+        if not isinstance(config, PamConfig):
+            fit = fit_curve(*problem, config, recorder=recorder, mesh=mesh)
+            run.figure("training", plotting.training(fit.history, f"{self.curve} fit"))
+            return fit.path, {}
+        learned = fit_pam(*problem, config, recorder=recorder, mesh=mesh)
+        with writing(run.path / "permutation.npz"):
+            save_permutation(run.path / "permutation.npz", learned.P)
+        named = {self._how(): learned}
+        run.figure("pam", pam_figure(named, f"{self.curve} of {model.name}, {dataset.name}"))
+        run.figure("training", pam_training_figure(named, config, f"{self.curve} fit"))
+        return learned.path, {"pam": pam_results(learned)}
+
+    def _how(self) -> str:
+        """The alignment of B, for titles."""
+        how = "permuted as given" if self.permutation else ("aligned" if self.align else "unaligned")
         return f"PAM, {how}" if self.pam else how
-
-
-def save_curve(run: RunFolder, path: jax.tree_util.Partial, about: dict[str, Any]) -> None:
-    """Keep everything that the path of a curve is made of as one checkpoint."""
-    parts = zip(("theta_1", "theta_2", "theta_c", "P"), path.args, strict=True)
-    checkpoint.save(run.checkpoints("curve"), {name: part for name, part in parts if part is not None}, about)
-
-
-def finish_path(run: RunFolder, metrics: PathMetrics, title: str, **more: Any) -> None:
-    """Write the figure and the results of a measured path, and `more` results beside them."""
-    line = plotting.Line("train loss, test accuracy", metrics.train_loss, metrics.test_accuracy, plotting.ALIGNED)
-    run.figure("path", plotting.along_paths(metrics.ts, [line], title))
-    values = {name: np.asarray(value).tolist() for name, value in metrics._asdict().items()}
-    summary = {name: {key: float(v) for key, v in columns.items()} for name, columns in metrics.summary().items()}
-    barriers = {f"barrier_{name}": float(barrier(metrics, name)) for name in summary}
-    run.finish({"summary": summary, **barriers, "length": values["distance"][-1], "along": values, **more})
-
-
-def report_path(run: RunFolder) -> None:
-    """Print the summary of a measured path."""
-    results = run.results or {}
-    columns = ("start", "end", "min", "max", "mean", "integral")
-    rows = [
-        [name.replace("_", " "), *(f"{values[column]:.4f}" for column in columns), f"{results[f'barrier_{name}']:.4f}"]
-        for name, values in results["summary"].items()
-    ]
-    print(table(["along the path", *columns, "barrier"], rows))
-    print(f"Length {results['length']:.3f}. Written to {run.path}")

@@ -1,4 +1,4 @@
-"""What the commands share of several devices: their mesh, and several processes."""
+"""Devices of a command: the mesh, and joining several processes."""
 
 from dataclasses import dataclass
 
@@ -12,23 +12,30 @@ from mcjax.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """Which devices to use."""
+    """Devices, and processes."""
 
     mesh: tuple[int, int] | None = None
-    """Devices: over how many the networks or pairs are shared out, and over how many each batch is split, such as
+    """Numbers of devices over which networks or pairs are shared out, and over which each batch is split, such as
     4 2 (None: one device)."""
     distributed: bool = False
-    """This is one of several processes, each started with this command (a TPU pod slice, Slurm)."""
+    """Join other processes that are started with the same command (a TPU pod slice, Slurm)."""
 
     def start(self, batch_size: int | None = None) -> Mesh | None:
-        """The mesh, after joining the other processes if there are any. None is one device.
+        """The mesh, after joining the other processes with --distributed.
 
-        batch_size: None is the default of training. Raises InputError if there are too few devices, or
-        if they do not divide the batch.
+        Args:
+            batch_size: The batch that is split. None: the default of training.
+
+        Returns:
+            The mesh; None for one device.
+
+        Raises:
+            InputError: There are too few devices, or they do not divide the batch.
+            RunError: No other process was found.
         """
         if self.distributed:
             if self.mesh is None:
-                raise InputError("--distributed needs --mesh: over how many devices of all processes to spread.")
+                raise InputError("--distributed needs --mesh: the numbers of devices, over all processes.")
             join()
         if self.mesh is None:
             return None
@@ -38,7 +45,7 @@ class DeviceOptions:
 
 
 def join() -> None:
-    """`jax.distributed.initialize`, once. Raises RunError if there is no cluster to be found."""
+    """Call `jax.distributed.initialize` once. Raises RunError if it finds no other process."""
     if jax.distributed.is_initialized():
         return
     try:

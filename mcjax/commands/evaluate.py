@@ -1,4 +1,4 @@
-"""`mcjax evaluate`: networks, or the curve of a run, measured on any images."""
+"""`mcjax evaluate`: measure networks, or the curve of a run, on any data set."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,16 +6,9 @@ from pathlib import Path
 import tyro
 
 from mcjax import trees
-from mcjax.commands.connect import EvaluateOptions, finish_path, report_path
-from mcjax.commands.networks import (
-    DataOptions,
-    ModelOptions,
-    Out,
-    networks_of,
-    open_run,
-    read_model,
-    read_network,
-)
+from mcjax.commands.networks import networks_of, read_model, read_networks
+from mcjax.commands.options import DataOptions, ModelOptions, Out, open_run
+from mcjax.commands.paths import EvaluateOptions, finish_path, report_path
 from mcjax.commands.train import measure, report
 from mcjax.curves import Curve
 from mcjax.data import Augmentation
@@ -36,27 +29,25 @@ class Evaluate:
     out: Out = None
 
     def run(self) -> None:
-        """Do it, or report what was done."""
-        curve = Path(self.target) / "checkpoints" / "curve"
-        here = Path(self.target)
+        """Run the command, or report its results."""
+        target = Path(self.target)
+        curve = target / "checkpoints" / "curve"
         if curve.exists():
             self._curve(curve)
-        elif "curve" in (checkpoint.describe(here) if checkpoint.is_checkpoint(here) else {}):
-            self._curve(here)
+        elif checkpoint.is_checkpoint(target) and "curve" in checkpoint.describe(target):
+            self._curve(target)
         else:
             self._networks()
 
     def _networks(self) -> None:
         several = networks_of(Path(self.target))
         paths = [str(path) for path in several] or [self.target]
-        given = self.images.load() if self.images.data is not None else None
-        networks = [read_network(path, self.architecture, given[0] if given else None) for path in paths]
-        dataset, images = given or self.images.load(networks[0].about.get("data"))
+        networks, dataset, images = read_networks(paths, self.architecture, self.images, one_architecture=False)
         for network in networks:
             check_model_and_data(network.model, dataset)
-        described = [n.about["model"] for n in networks]
-        marks = [trees.fingerprint(n.theta) for n in networks]
-        run = open_run("evaluate", self.out, {"model": described, "theta": marks, "data": images})
+        architectures = [n.about["model"] for n in networks]
+        fingerprints = [trees.fingerprint(n.theta) for n in networks]
+        run = open_run("evaluate", self.out, {"model": architectures, "theta": fingerprints, "data": images})
         if run.results is None:
             run.finish(measure([(n.model, n.theta) for n in networks], dataset))
         report(run, None if several else [self.target])
@@ -64,7 +55,7 @@ class Evaluate:
     def _curve(self, path: Path) -> None:
         tree, about = checkpoint.load(path), checkpoint.describe(path)
         if "curve" not in about:
-            raise InputError(f"{path} does not say what curve it holds: expected one that `mcjax connect` wrote.")
+            raise InputError(f"{path} does not name its family of curves: expected a curve that `mcjax connect` wrote.")
         model = read_model(about["model"])
         dataset, images = self.images.load(about["data"])
         self.measuring.check(model, dataset)

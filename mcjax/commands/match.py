@@ -1,4 +1,4 @@
-"""`mcjax match`: the permutation that brings one network's units next to another's."""
+"""`mcjax match`: find the permutation that matches the units of one network to those of another."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -8,19 +8,11 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from mcjax import plotting, trees
-from mcjax.commands.networks import (
-    DataOptions,
-    ModelOptions,
-    Network,
-    Out,
-    check_key,
-    open_run,
-    read_pair,
-)
+from mcjax import matching, plotting, trees
+from mcjax.commands.networks import Network, read_networks
+from mcjax.commands.options import DataOptions, ModelOptions, Out, open_run, seed_key
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
-from mcjax.matching import Match as Matched
 from mcjax.matching import StraightThroughConfig, match_activations, match_straight_through, match_weights
 from mcjax.matching.activations import Cost, as_images
 from mcjax.models import Model
@@ -44,8 +36,8 @@ Method = Literal["activations", "weights", "straight_through", "random", "identi
 class Match:
     """Match the units of network B to those of network A: by activations (neuron alignment), weights, or the loss.
 
-    First checks that the spec is a symmetry of the network, and refuses it otherwise. Whatever the method,
-    the correlations that it reports are those of the activations.
+    The spec is first checked to be a symmetry of the network. The reported correlations are those of the activations,
+    whatever the method.
     """
 
     a: tyro.conf.Positional[str]
@@ -55,28 +47,28 @@ class Match:
     images: DataOptions = field(default_factory=DataOptions)
     architecture: ModelOptions = field(default_factory=ModelOptions)
     method: tuple[Method, ...] = ("activations",)
-    """One or several. Weights and straight_through start from what the one before found, or from nothing and from
-    weights; activations and the baselines, random and identity, start anew."""
+    """One or several, in order. weights and straight_through start from the result of the method before; alone, weights
+    start from scratch and straight_through from matched weights. The others start anew."""
     restarts: int = 3
     """Restarts of weight matching."""
     epochs: int = 20
     """Passes of straight-through matching over the training images."""
     travel: float = StraightThroughConfig.travel
-    """How far straight-through matching can move an entry of its matrices in all."""
+    """Largest distance that straight-through matching can move an entry of its matrices."""
     seed: int = 0
-    """Seed of what is random in a method."""
+    """Seed of the methods."""
     match_images: int | None = None
-    """Training images to correlate over (None: the first fifth)."""
+    """Training images to correlate activations over, the first ones (None: the first fifth)."""
     batch_size: int = 128
     """Images at a time."""
     cost: Cost = "correlation"
-    """What the assignment of activations maximises."""
+    """Similarity of activations that the assignment maximises."""
     out: Out = None
 
     def run(self) -> None:
-        """Do it, or report what was done."""
-        key = check_key(self.seed)
-        a, b, dataset, images = read_pair(self.a, self.b, self.architecture, self.images)
+        """Run the command, or report its results."""
+        key = seed_key(self.seed)
+        (a, b), dataset, images = read_networks((self.a, self.b), self.architecture, self.images)
         self._check(a, dataset)
         run = open_run(
             "match",
@@ -97,74 +89,64 @@ class Match:
             },
         )
         if run.results is None:
-            match = matched(a, b, dataset, self.match_images, self.batch_size, self.cost)
-            P, said = self._follow(key, run, a, b, dataset, match)
-            match = _of(match, P)
-            with writing(run.path / "permutation.npz"):
-                save_permutation(run.path / "permutation.npz", match.P)
-            methods = ", then ".join(method.replace("_", "-") for method in self.method)
-            run.figure("correlation", correlation_figure(match, f"{a.model.name} on {dataset.name}", methods))
-            moved = {group: int((np.asarray(p) != np.arange(len(p))).sum()) for group, p in match.P.items()}
-            groups = {
-                group: {
-                    "units": len(p),
-                    "moved": moved[group],
-                    "correlation_before": float(match.before[group]),
-                    "correlation_after": float(match.after[group]),
-                }
-                for group, p in match.P.items()
-            }
-            run.finish({"groups": groups, "methods": said})
-        results = run.results or {}
-        rows = [
-            [group, f"{r['units']}", f"{r['moved']}", f"{r['correlation_before']:.3f}", f"{r['correlation_after']:.3f}"]
-            for group, r in results["groups"].items()
-        ]
-        print(table(["group", "units", "moved", "correlation before", "after"], rows))
-        for text in filter(None, map(_said, results["methods"])):
-            print(text)
-        print(f"Written to {run.path}; use it with --permutation {run.path / 'permutation.npz'}")
+            self._finish(key, run, a, b, dataset)
+        _report(run)
 
-    def _follow(
-        self, key: jax.Array, run: RunFolder, a: Network, b: Network, dataset: Dataset, match: Matched
+    def _finish(self, key: jax.Array, run: RunFolder, a: Network, b: Network, dataset: Dataset) -> None:
+        match = match_units(a, b, dataset, self.match_images, self.batch_size, self.cost)
+        P, summaries = self._run_methods(key, run, a, b, dataset, match)
+        match = _with_permutation(match, P)
+        with writing(run.path / "permutation.npz"):
+            save_permutation(run.path / "permutation.npz", match.P)
+        methods = ", then ".join(method.replace("_", "-") for method in self.method)
+        run.figure("correlation", correlation_figure(match, f"{a.model.name} on {dataset.name}", methods))
+        groups = {
+            group: {
+                "units": len(p),
+                "moved": int((np.asarray(p) != np.arange(len(p))).sum()),
+                "correlation_before": float(match.before[group]),
+                "correlation_after": float(match.after[group]),
+            }
+            for group, p in match.P.items()
+        }
+        run.finish({"groups": groups, "methods": summaries})
+
+    def _run_methods(
+        self, key: jax.Array, run: RunFolder, a: Network, b: Network, dataset: Dataset, match: matching.Match
     ) -> tuple[Permutation, list[dict[str, Any]]]:
-        """The methods one after another, from the identity, and what each says of its result."""
+        """Run the methods one after another; the last permutation, and a summary of each result."""
         spec = a.model.spec
-        said: list[dict[str, Any]] = []
         P = identity_permutation(spec, a.theta)
+        summaries: list[dict[str, Any]] = []
         for number, method in enumerate(self.method):
-            own = jax.random.fold_in(key, number)
+            own_key, start = jax.random.fold_in(key, number), P if number else None
+            summary: dict[str, Any] = {"method": method}
             if method == "activations":
                 P = match.P
-                said.append({"method": method})
             elif method == "weights":
-                start = P if number else None
-                found = match_weights(own, spec, a.theta, b.theta, self.restarts, P=start)
+                found = match_weights(own_key, spec, a.theta, b.theta, self.restarts, P=start)
                 P = found.P
-                said.append(
-                    {"method": method, "inner_product": float(found.objective), "restarts": found.restarts.tolist()}
-                )
+                summary |= {"inner_product": float(found.objective), "restarts": found.restarts.tolist()}
             elif method == "straight_through":
                 recorder = Recorder("straight-through matching", run, f"straight_through_{number}")
-                config = self._straight_through()
-                start = P if number else None
-                ends = (a.theta, b.theta, dataset, start, config)
-                learned = match_straight_through(own, a.model, *ends, recorder=recorder)
+                ends = (a.theta, b.theta, dataset, start, self._straight_through())
+                learned = match_straight_through(own_key, a.model, *ends, recorder=recorder)
                 P = learned.P
-                said.append({"method": method, "midpoint_loss": learned.objective.tolist()})
+                summary |= {"midpoint_loss": learned.objective.tolist()}
+            elif method == "random":
+                P = random_permutation(own_key, spec, a.theta)
             else:
-                drawn = method == "random"
-                P = random_permutation(own, spec, a.theta) if drawn else identity_permutation(spec, a.theta)
-                said.append({"method": method})
-        return P, said
+                P = identity_permutation(spec, a.theta)
+            summaries.append(summary)
+        return P, summaries
 
     def _check(self, a: Network, dataset: Dataset) -> None:
-        # Before the folder is made, which would refuse the same command put right.
+        # Before the folder is made, which would refuse the corrected command.
         as_images(a.model, dataset)
         check_groups(a.model)
-        there = len(dataset.train_images)
-        if self.match_images is not None and not 1 < self.match_images <= there:
-            raise InputError(f"got match_images={self.match_images}, expected 2 to {there}.")
+        available = len(dataset.train_images)
+        if self.match_images is not None and not 1 < self.match_images <= available:
+            raise InputError(f"got match_images={self.match_images}, expected 2 to {available}.")
         for name in ("batch_size", "restarts", "epochs"):
             if getattr(self, name) < 1:
                 raise InputError(f"got {name}={getattr(self, name)}, expected at least 1.")
@@ -178,47 +160,64 @@ class Match:
         return StraightThroughConfig(epochs=self.epochs, batch_size=self.batch_size, travel=self.travel)
 
 
-def _said(method: dict[str, Any]) -> str:
-    if "inner_product" in method:
-        reached = ", ".join(f"{value:.4f}" for value in method["restarts"])
-        return f"weights: <theta_1, P theta_2> = {method['inner_product']:.4f}; the restarts reached {reached}"
-    if "midpoint_loss" in method:
-        losses = method["midpoint_loss"]
-        return f"straight-through: loss at t = 1/2 from {losses[0]:.4f} to {min(losses):.4f}"
-    return ""
+def _report(run: RunFolder) -> None:
+    results = run.results or {}
+    rows = [
+        [group, f"{r['units']}", f"{r['moved']}", f"{r['correlation_before']:.3f}", f"{r['correlation_after']:.3f}"]
+        for group, r in results["groups"].items()
+    ]
+    print(table(["group", "units", "moved", "correlation before", "after"], rows))
+    for summary in results["methods"]:
+        if "inner_product" in summary:
+            reached = ", ".join(f"{value:.4f}" for value in summary["restarts"])
+            print(f"weights: <theta_1, P theta_2> = {summary['inner_product']:.4f}; the restarts reached {reached}")
+        elif "midpoint_loss" in summary:
+            losses = summary["midpoint_loss"]
+            print(f"straight-through: loss at t = 1/2 from {losses[0]:.4f} to {min(losses):.4f}")
+    print(f"Written to {run.path}; use it with --permutation {run.path / 'permutation.npz'}")
 
 
 def check_groups(model: Model) -> None:
-    """Raise InputError if nothing of this model can be permuted: then there is nothing to match."""
+    """Raise InputError if the model has no groups of units to match."""
     if not model.spec.groups:
-        raise InputError(f"no units of {model.name} can be permuted, so that there is nothing to match:\n{model.spec}")
+        raise InputError(f"no units of {model.name} can be permuted, so there is nothing to match:\n{model.spec}")
 
 
-def matched(
+def match_units(
     a: Network,
     b: Network,
     dataset: Dataset,
     images: int | None = None,
     batch_size: int = 128,
     cost: Cost = "correlation",
-) -> Matched:
-    """The match of two networks on a data set's training images, after checking the spec."""
+) -> matching.Match:
+    """Match two networks by their activations, after checking that the spec is a symmetry.
+
+    Args:
+        a: The network of theta_1.
+        b: The network of theta_2, which is permuted.
+        dataset: The data set, of whose training images activations are taken.
+        images: The number of training images, the first ones. None: the first fifth.
+        batch_size: Images at a time.
+        cost: The similarity that the assignment maximises.
+    """
     few = normalize(dataset.test_images[:4], dataset.mean, dataset.std)
     check_invariance(a.model, a.theta, few, jax.random.key(0))
     taken = dataset if images is None else normalize(dataset.train_images[:images], dataset.mean, dataset.std)
     return match_activations(a.model, a.theta, b.theta, taken, batch_size, cost=cost)
 
 
-def _of(match: Matched, P: Permutation) -> Matched:
-    """The match with another P: the same correlations, paired otherwise."""
+def _with_permutation(match: matching.Match, P: Permutation) -> matching.Match:
+    """The match with another P, and the mean correlations of the units that it pairs."""
     paired = {group: match.correlation[group][np.arange(len(p)), np.asarray(p)].mean() for group, p in P.items()}
     return match._replace(P={group: np.asarray(p) for group, p in P.items()}, after=paired)
 
 
-def correlation_figure(match: Matched, title: str, method: str) -> Figure:
-    """The widest picture of a match: its first group's correlations, and the mean of every group."""
+def correlation_figure(match: matching.Match, title: str, method: str) -> Figure:
+    """The correlations in the first group, of the first pair if there are many, and the means of every group."""
     group = next(iter(match.P))
-    before = match.correlation[group]
-    signature = {name: (match.before[name], match.after[name]) for name in match.P}
-    after = before[:, match.P[group]]
-    return plotting.correlation(before, after, signature, title, group=group, method=method)
+    before, p = match.correlation[group], np.asarray(match.P[group])
+    if p.ndim == 2:
+        before, p = before[0], p[0]
+    means = {name: (match.before[name], match.after[name]) for name in match.P}
+    return plotting.correlation(before, before[:, p], means, title, group=group, method=method)

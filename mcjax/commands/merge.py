@@ -1,6 +1,5 @@
-"""`mcjax merge`: several networks averaged into one, matched before and repaired after."""
+"""`mcjax merge`: match networks, average them into one, and repair its statistics."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,17 +11,8 @@ import tyro
 
 from mcjax import trees
 from mcjax.commands.match import check_groups
-from mcjax.commands.networks import (
-    AugmentOptions,
-    DataOptions,
-    ModelOptions,
-    Network,
-    Out,
-    check_key,
-    networks_of,
-    open_run,
-    read_network,
-)
+from mcjax.commands.networks import Network, networks_of, read_networks
+from mcjax.commands.options import AugmentOptions, DataOptions, ModelOptions, Out, open_run, seed_key
 from mcjax.data import Augmentation, Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.landscape.along import METRICS
@@ -41,7 +31,7 @@ from mcjax.training.objective import check_model_and_data
 
 @dataclass(frozen=True)
 class RepairOptions(AugmentOptions):
-    """How training images are augmented while statistics are measured: as in training."""
+    """Measurement of statistics on training images, which are augmented as in training."""
 
     calibration_images: int | None = None
     """Training images to measure the statistics of units on (None: all)."""
@@ -53,22 +43,22 @@ class RepairOptions(AugmentOptions):
 class Merge:
     """Merge networks of one architecture into one: match their units, average, repair the statistics of units.
 
-    Writes the merged network as network 0 of a run, so that every other command takes the run folder for a
-    network, and says what each step gains: plain average, matched average, both repaired, and the
-    ensemble of the outputs for comparison. Batch statistics of every average are re-estimated.
+    Writes the merged network as network 0 of a run, so that other commands take the run folder as a network. Measures
+    the gain of each step: the plain average, the matched average, both repaired, and the ensemble of the outputs for
+    comparison. Batch statistics of every average are re-estimated.
     """
 
     networks: tyro.conf.Positional[tuple[str, ...]]
-    """Checkpoints or run folders, two or more; RUN/0 is the first network of a run, and RUN alone stands for all of
+    """Two or more checkpoints or run folders; RUN/0 is the first network of a run, and RUN alone stands for all of
     its networks."""
     images: DataOptions = field(default_factory=DataOptions)
     architecture: ModelOptions = field(default_factory=ModelOptions)
     repairing: RepairOptions = field(default_factory=RepairOptions)
     method: Literal["activations", "weights", "both"] = "activations"
-    """What matches units: activations of every network to those of the first, weights of every network to the mean of
-    the others (Git Re-Basin), or weights starting from activations: a little better for MLPs, worse with norms."""
+    """Matching of units: activations of every network to those of the first; weights of every network to the mean of
+    the others (Git Re-Basin); or both, weights from activations: a little better for MLPs, worse with norms."""
     match_images: int | None = None
-    """Training images to correlate activations over (None: the first fifth)."""
+    """Training images to correlate activations over, the first ones (None: the first fifth)."""
     restarts: int | None = None
     """Restarts of every matching of weights (None: 3, and 1 from activations)."""
     seed: int = 0
@@ -76,8 +66,8 @@ class Merge:
     out: Out = None
 
     def run(self) -> None:
-        """Do it, or report what was done."""
-        key = check_key(self.seed)
+        """Run the command, or report its results."""
+        key = seed_key(self.seed)
         networks, dataset, images = self._read()
         self._check(networks, dataset)
         augmentation = self.repairing.augmentation(dataset)
@@ -113,49 +103,41 @@ class Merge:
                 {"model": first.about["model"], "data": first.about.get("data", images)},
             )
             measured = _measure(first.model, {**{n.name: n.theta for n in networks}, **averages}, thetas, on_device)
-            run.finish({"measured": measured, "objective": objective, **_layers_of(first.model)})
+            run.finish({"measured": measured, "objective": objective, **_repaired_and_left(first.model)})
         _report(run)
 
     def _read(self) -> tuple[list[Network], Dataset, dict[str, Any]]:
         paths = list(self.networks)
         if len(paths) == 1 and not checkpoint.is_checkpoint(paths[0]):
-            there = networks_of(Path(paths[0]))
-            if len(there) > 1:
-                paths = [str(Path(paths[0]) / path.name.removeprefix("network_")) for path in there]
+            found = networks_of(Path(paths[0]))
+            if len(found) > 1:
+                paths = [str(Path(paths[0]) / path.name.removeprefix("network_")) for path in found]
         if len(paths) < 2:
             raise InputError(
                 f"got {len(paths)} network{'s' * (len(paths) != 1)}, expected two or more to merge: checkpoints, RUN/0 "
                 "RUN/1 ..., or the folder of a run of `mcjax train` that holds several."
             )
-        given = self.images.load() if self.images.data is not None else None
-        networks = [read_network(path, self.architecture, given[0] if given else None) for path in paths]
-        first = networks[0]
-        marks: dict[str, str] = {}
+        networks, dataset, images = read_networks(paths, self.architecture, self.images)
+        names: dict[str, str] = {}
         for network in networks:
-            if network.model != first.model:
+            fingerprint = trees.fingerprint(network.theta)
+            if fingerprint in names:
                 raise InputError(
-                    f"the networks are of different architectures: {first.name} is {json.dumps(first.about['model'])}, "
-                    f"{network.name} is {json.dumps(network.about['model'])}. Expected networks of one."
+                    f"{names[fingerprint]} and {network.name} are the same network, which would count twice in the "
+                    "average: expected each network once."
                 )
-            mark = trees.fingerprint(network.theta)
-            if mark in marks:
-                raise InputError(
-                    f"{marks[mark]} and {network.name} are the same network, which would count twice in the average: "
-                    "expected each network once."
-                )
-            marks[mark] = network.name
-        dataset, described = given or self.images.load(first.about.get("data"))
-        return networks, dataset, described
+            names[fingerprint] = network.name
+        return networks, dataset, images
 
     def _check(self, networks: list[Network], dataset: Dataset) -> None:
-        # Before the folder is made, which would refuse the same command put right.
-        model, there = networks[0].model, len(dataset.train_labels)
+        # Before the folder is made, which would refuse the corrected command.
+        model, available = networks[0].model, len(dataset.train_labels)
         check_model_and_data(model, dataset)
         check_groups(model)
         calibration, size = self.repairing.calibration_images, self.repairing.eval_batch_size
         for name, value, least in (("match_images", self.match_images, 2), ("calibration_images", calibration, 1)):
-            if value is not None and not least <= value <= there:
-                raise InputError(f"got {name}={value}, expected {least} to {there}.")
+            if value is not None and not least <= value <= available:
+                raise InputError(f"got {name}={value}, expected {least} to {available}.")
         for name, number in (("restarts", self.restarts), ("eval_batch_size", size)):
             if number is not None and number < 1:
                 raise InputError(f"got {name}={number}, expected at least 1.")
@@ -165,7 +147,7 @@ class Merge:
     def _match(
         self, key: jax.Array, model: Model, thetas: trees.Tree, dataset: Dataset
     ) -> tuple[Permutation, list[float] | None]:
-        """The permutation of every network onto the first, and the objective of every round of merging."""
+        """The permutations of all networks, and the objective after every round of weight matching."""
         P = None
         if self.method != "weights":
             images: Any = dataset
@@ -173,8 +155,8 @@ class Merge:
                 images = normalize(dataset.train_images[: self.match_images], dataset.mean, dataset.std)
             first, others = trees.index(thetas, 0), trees.index(thetas, slice(1, None))
             found = match_to_reference(lambda a, b: match_activations(model, a, b, images), first, others)
-            stays = identity_permutation(model.spec, first)
-            P = {group: jnp.concatenate([stays[group][None], p]) for group, p in found.items()}
+            identity = identity_permutation(model.spec, first)
+            P = {group: jnp.concatenate([identity[group][None], p]) for group, p in found.items()}
             if self.method == "activations":
                 return P, None
         merged = merge(key, model.spec, thetas, P, restarts=self.restarts)
@@ -183,7 +165,7 @@ class Merge:
     def _averages(
         self, model: Model, thetas: trees.Tree, P: Permutation, dataset: Dataset, augmentation: Augmentation
     ) -> dict[str, trees.Tree]:
-        """Every average by name, the best last."""
+        """All averages by name, the best last."""
         permuted = jax.vmap(lambda p, theta: permute(model.spec, p, theta))(P, thetas)
         norms = bool(jax.tree.leaves(trees.batch_stats(thetas)))
         averages: dict[str, trees.Tree] = {}
@@ -205,7 +187,7 @@ class Merge:
 def _measure(
     model: Model, networks: dict[str, trees.Tree], thetas: trees.Tree, dataset: Dataset
 ) -> dict[str, dict[str, float]]:
-    """Loss and accuracy of every network by name, and of the ensemble of `thetas`, which is also calibrated."""
+    """Loss and accuracy of every network by name, and of the ensemble of `thetas`."""
     train, test = evaluate(model, trees.stack(list(networks.values())), dataset)
     values = np.asarray([*train, *test], np.float64).T.tolist()
     measured = {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(networks, values, strict=True)}
@@ -215,13 +197,13 @@ def _measure(
     return measured
 
 
-def _layers_of(model: Model) -> dict[str, Any]:
-    """Which layers were repaired, by their kernels, and which kernels that make hidden units were left as they are."""
+def _repaired_and_left(model: Model) -> dict[str, Any]:
+    """The kernels of the repaired layers, and those that make hidden units but were left as they are."""
     shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
     norms = any(name.startswith("batch_stats/") for name in shapes)
     repaired = [layer.kernel for layer in repaired_layers(model)]
-    made = dict.fromkeys(leaf for group in model.spec.groups for leaf, _ in model.spec.producers(group))
-    left = [leaf for leaf in made if len(shapes[leaf]) > 1 and leaf not in repaired and not norms]
+    producers = dict.fromkeys(leaf for group in model.spec.groups for leaf, _ in model.spec.producers(group))
+    left = [leaf for leaf in producers if len(shapes[leaf]) > 1 and leaf not in repaired and not norms]
     return {"batch_statistics": norms, "repaired": repaired, "left": left}
 
 
@@ -232,9 +214,7 @@ def _report(run: RunFolder) -> None:
     if results["batch_statistics"]:
         print("Batch statistics of every average are re-estimated on training images, which is what repairs them.")
     else:
-        print(f"Repaired: the units of {len(results['repaired'])} layers. " + _left(results["left"]))
+        left = f"Left as they are: {', '.join(results['left'])}."
+        left = left if results["left"] else "No layer that makes units was left out."
+        print(f"Repaired: the units of {len(results['repaired'])} layers. {left}")
     print(f"Written to {run.path}, which other commands take as the merged network.")
-
-
-def _left(names: list[str]) -> str:
-    return f"Left as they are: {', '.join(names)}." if names else "No layer that makes units was left out."

@@ -1,4 +1,4 @@
-"""A user's own Flax module by name, `package.module:Class`, as the model that a command works on."""
+"""Models of the user's own Flax modules, named on the command line as `package.module:Class`."""
 
 import importlib
 import inspect
@@ -19,12 +19,16 @@ from mcjax.models import Model, from_flax
 
 @cache
 def own_model(path: str, num_classes: int, input_shape: tuple[int, ...]) -> Model:
-    """The Model of the Flax module at `path`, for images of `input_shape` (height, width, channels).
+    """The Model of a Flax module by name. The same arguments return the same object.
 
-    `path` names a Linen or NNX class, a Linen module, or a function that returns one; a class or a
-    function that takes `num_classes` is given it, and an NNX one is called with `rngs`. Modules in
-    the folder that the command runs in are found. The same arguments give the same object. Raises InputError if
-    there is no such module, if it needs other arguments, or if it does not take such images.
+    Args:
+        path: `package.module:name` of a Linen or NNX class, a Linen module, or a function that returns one. The
+            package is installed, or in the working folder. NNX classes and functions take `rngs`.
+        num_classes: Passed to a class or function that takes `num_classes`.
+        input_shape: (height, width, channels) of images.
+
+    Raises:
+        InputError: There is no such module, it needs other arguments, or it does not take such images.
     """
     module = _module(path, num_classes)
     images = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
@@ -32,7 +36,7 @@ def own_model(path: str, num_classes: int, input_shape: tuple[int, ...]) -> Mode
         return from_flax(module, images, name=path.rpartition(":")[2])
     except InputError:
         raise
-    except Exception as error:  # whatever the user's own code raises
+    except Exception as error:  # anything that the user's code raises
         raise InputError(
             f"{path} failed on images of shape {input_shape}: {type(error).__name__}: {_first_line(error)}"
         ) from error
@@ -43,13 +47,17 @@ def _module(path: str, num_classes: int) -> Any:
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
-        raise InputError(f"{path} is a {type(found).__name__}, expected a Flax module, its class, or what makes one.")
-    # What makes a class's instances, its metaclass apart: that of NNX takes anything.
-    made_by: Any = found
+        raise InputError(
+            f"{path} is a {type(found).__name__}, expected a Flax module, its class, or a function that returns one."
+        )
+    # The signature of a class is that of __init__: the metaclass of NNX modules accepts anything.
+    maker: Any = found
     try:
-        signature = inspect.signature(made_by.__init__ if isinstance(found, type) else made_by)
+        signature = inspect.signature(maker.__init__ if isinstance(found, type) else maker)
     except ValueError as error:
-        raise InputError(f"{path} does not say what it takes, expected a Flax module or what makes one.") from error
+        raise InputError(
+            f"{path} has no signature, expected a Flax module, its class, or a function that returns one."
+        ) from error
     accepted = {name: parameter for name, parameter in signature.parameters.items() if name != "self"}
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
     classes = "num_classes" in accepted or (anything and not isinstance(found, type))
@@ -64,17 +72,18 @@ def _module(path: str, num_classes: int) -> Any:
     if needed:
         raise InputError(
             f"{path} needs {', '.join(needed)}: expected nothing but num_classes (and rngs, for NNX). Give a function "
-            "that makes the module, with these filled in."
+            "that makes the module with these arguments."
         )
     if "rngs" in accepted or (isinstance(found, type) and issubclass(found, nnx.Module)):
         return lambda rngs: make(rngs=rngs)
     try:
         made = make()
-    except Exception as error:  # whatever the user's own code raises
+    except Exception as error:  # anything that the user's code raises
         raise InputError(f"{path} failed when it was called: {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(made, nn.Module):
         raise InputError(
-            f"{path} makes a {type(made).__name__}, expected a Flax Linen module; what makes an NNX module takes rngs."
+            f"{path} returns a {type(made).__name__}, expected a Flax Linen module. A function that "
+            "returns an NNX module takes rngs."
         )
     return made
 
@@ -84,10 +93,10 @@ def _import(path: str) -> Any:
     if not name or not attribute.isidentifier() or name.endswith(".py"):
         raise InputError(f"got --module {path}, expected package.module:Class, as in my_package.nets:Net.")
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does, and an installed command does not
+        sys.path.insert(0, os.getcwd())  # as `python -m` does, unlike an installed command
     try:
         module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # anything that the user's code raises
         raise InputError(
             f"cannot import {name}, for --module {path}: {type(error).__name__}: {_first_line(error)}. Expected a "
             f"module that is installed, or one in {os.getcwd()}."

@@ -1,15 +1,16 @@
-"""`mcjax quickstart`: the whole of it, on real images that need no download, in a minute."""
+"""`mcjax quickstart`: train, match, connect and measure small networks on real images, in a minute."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mcjax import data, plotting, trees
-from mcjax.commands import pam
-from mcjax.commands.networks import Out, check_key, open_run, read_model
+from mcjax.commands.match import correlation_figure
+from mcjax.commands.networks import read_model
+from mcjax.commands.options import Out, open_run, seed_key
+from mcjax.commands.pam import PamOptions, color_of, pam_figure, pam_lines, pam_results
 from mcjax.commands.train import as_json
 from mcjax.curves import FitConfig, PamConfig, PamFit, bezier, fit_curve, fit_pam, linear
 from mcjax.errors import InputError
@@ -35,20 +36,20 @@ ABOUT: dict[str, Any] = {
     "model": {"name": "mlp", "num_classes": 10, "input_shape": [8, 8, 1], "widths": [32, 32]},
     "data": {"data": "digits", "data_dir": None, "train_images": None, "test_images": None},
 }
-"""What the checkpoints say of themselves, so that the other commands take them."""
+"""The description in the checkpoints, by which other commands read them."""
 
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Join pairs of small networks on scikit-learn's handwritten digits: six paths a pair, one table, three figures.
+    """Join pairs of small networks on scikit-learn's handwritten digits: six paths per pair, one table, three figures.
 
-    Trains an MLP 64-32-32-10 from many seeds at once, matches each pair's units, fits Bezier curves
-    with and without the matching, and once more with permutations learned together with the curve (PAM);
-    measures loss and accuracy along all of them and along straight lines.
+    Trains MLPs 64-32-32-10 from many seeds at once, matches the units of each pair, and fits Bezier curves with and
+    without the matching, with P fixed or learned together with the curve (PAM). Measures loss and accuracy along
+    these curves and along straight lines.
     """
 
     pairs: int = 6
-    """How many independent pairs of networks."""
+    """Number of independent pairs of networks."""
     epochs: int = 60
     """Passes over the 1,437 training images, for the networks and for the curves."""
     seed: int = 0
@@ -56,23 +57,23 @@ class Quickstart:
     out: Out = None
 
     def run(self) -> None:
-        """Do it, or go on with it, or report what was done."""
+        """Run the command, resume it, or report its results."""
         if self.pairs < 1:
             raise InputError(f"got pairs={self.pairs}, expected at least 1.")
         if self.epochs < 1:
             raise InputError(f"got epochs={self.epochs}, expected at least 1.")
-        key = check_key(self.seed)
-        learning = pam.PamOptions().config({"epochs": self.epochs})
+        key = seed_key(self.seed)
+        learning = PamOptions().config({"epochs": self.epochs})
         config = {"pairs": self.pairs, "epochs": self.epochs, "seed": self.seed, "pam": as_json(learning)}
         run = open_run("quickstart", self.out or "runs/quickstart", config)
         if run.results is None:
-            self._do(run, key, learning)
+            self._finish(run, key, learning)
         report(run)
 
-    def _do(self, run: RunFolder, key: jax.Array, learning: PamConfig) -> None:
+    def _finish(self, run: RunFolder, key: jax.Array, learning: PamConfig) -> None:
         dataset = data.load("digits")
         model = read_model(ABOUT["model"])
-        train_key, check_key_, fit_key = jax.random.split(key, 3)
+        train_key, invariance_key, fit_key = jax.random.split(key, 3)
         keys = jax.random.split(train_key, 2 * self.pairs)
         recorder = Recorder(f"training {2 * self.pairs} networks", run, "networks")
         endpoints = train_endpoints(keys, model, dataset, TrainConfig(epochs=self.epochs), recorder=recorder)
@@ -80,7 +81,7 @@ class Quickstart:
         for i in range(2 * self.pairs):
             checkpoint.save(run.checkpoints(f"network_{i}"), trees.index(endpoints.theta, i), ABOUT)
         few = data.normalize(dataset.test_images[:16], dataset.mean, dataset.std)
-        check_invariance(model, trees.index(theta_1, 0), few, check_key_)
+        check_invariance(model, trees.index(theta_1, 0), few, invariance_key)
         match = match_activations(model, theta_1, theta_2, dataset)
         identity = {group: jnp.tile(jnp.arange(p.shape[1]), (self.pairs, 1)) for group, p in match.P.items()}
 
@@ -97,20 +98,21 @@ class Quickstart:
             for kind, path in (("linear", line), ("bezier", fit.path), ("PAM", learned[how].path)):
                 metrics[f"{kind}_{how}"] = evaluate_path(model, path, dataset)
         named = {f"PAM, {how}": fit for how, fit in learned.items()}
-        run.figure("pam", pam.figure(named, f"PAM on handwritten digits, mean of {self.pairs} pairs"))
+        run.figure("pam", pam_figure(named, f"PAM on handwritten digits, mean of {self.pairs} pairs"))
         run.figure("paths", _paths_figure(metrics, self.pairs))
-        run.figure("correlation", _correlation_figure(match))
+        title = f"Neuron alignment: {next(iter(match.P))} of the first pair, and every layer over all pairs"
+        run.figure("correlation", correlation_figure(match, title, "activations"))
         run.finish(
             {
                 "paths": {kind: summarized(metrics[kind]) for kind in KINDS},
-                "correlation": _signature(match),
-                "pam": {how: pam.results_of(fit) for how, fit in learned.items()},
+                "correlation": _mean_correlations(match),
+                "pam": {how: pam_results(fit) for how, fit in learned.items()},
             }
         )
 
 
 def summarized(metrics: PathMetrics) -> dict[str, Any]:
-    """Of paths of many pairs, the mean and standard deviation of what the tables show."""
+    """Mean and standard deviation over pairs of the values in the tables, of paths of many pairs."""
     summary = metrics.summary()
     return {
         "train_loss_mean": mean_and_std(summary["train_loss"]["mean"]),
@@ -121,7 +123,7 @@ def summarized(metrics: PathMetrics) -> dict[str, Any]:
 
 
 def cells(summary: dict[str, Any]) -> list[str]:
-    """What `summarized` returned, as the cells of a table under HEAD."""
+    """The cells of a row under HEAD, from what `summarized` returned."""
     return [
         plus_minus(summary["train_loss_mean"]),
         plus_minus(summary["test_accuracy_mean"], 2, 100),
@@ -130,7 +132,7 @@ def cells(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def _signature(match: Match) -> dict[str, Any]:
+def _mean_correlations(match: Match) -> dict[str, Any]:
     return {
         group: {"before": mean_and_std(match.before[group]), "after": mean_and_std(match.after[group])}
         for group in match.P
@@ -140,10 +142,10 @@ def _signature(match: Match) -> dict[str, Any]:
 def _paths_figure(metrics: dict[str, PathMetrics], pairs: int) -> Any:
     lines = [
         plotting.Line(
-            kind.replace("_", ", ").replace("bezier", "Bezier"),
+            _label(kind),
             metrics[kind].train_loss,
             metrics[kind].test_accuracy,
-            pam.color_of(kind),
+            color_of(kind),
             STYLES[kind.partition("_")[0]],
         )
         for kind in KINDS
@@ -152,29 +154,18 @@ def _paths_figure(metrics: dict[str, PathMetrics], pairs: int) -> Any:
     return plotting.along_paths(metrics[KINDS[0]].ts, lines, title)
 
 
-def _correlation_figure(match: Match) -> Any:
-    group = next(iter(match.P))
-    before = match.correlation[group][0]
-    signature = {name: (match.before[name], match.after[name]) for name in match.P}
-    after = before[:, np.asarray(match.P[group][0])]
-    title = f"Neuron alignment: {group} of the first pair, and every layer over all pairs"
-    return plotting.correlation(before, after, signature, title, group=group, method="activations")
+def _label(kind: str) -> str:
+    return kind.replace("_", ", ").replace("bezier", "Bezier")
 
 
 def report(run: RunFolder) -> None:
-    """Print the table of a finished quickstart, and where its figures are."""
+    """Print the table of a finished quickstart, and the paths of its figures."""
     paths = (run.results or {})["paths"]
-    rows = [
-        [
-            kind.replace("_", ", ").replace("bezier", "Bezier"),
-            *cells(paths[kind]),
-        ]
-        for kind in KINDS
-    ]
+    rows = [[_label(kind), *cells(paths[kind])] for kind in KINDS]
     count = len(paths[KINDS[0]]["barrier"]["values"])
     print(table(["path", *HEAD], rows))
     print(f"Mean ± standard deviation over {count} pairs, of values along 61 points of each path.")
     for how, kept in (run.results or {})["pam"].items():
-        print(pam.lines(f"PAM, {how}", kept))
+        print(pam_lines(f"PAM, {how}", kept))
     for name in ("figures/paths.png", "figures/correlation.png", "figures/pam.png", "results.json"):
         print(f"  {run.path / name}")

@@ -1,4 +1,4 @@
-"""`mcjax report`: one page of a run, that opens without a network."""
+"""`mcjax report`: write a run as one HTML page that needs no internet connection."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from mcjax.runs.folder import read_json, write_atomically
 
 @dataclass(frozen=True)
 class Report:
-    """Write what a run did and found as one HTML page, which opens in any browser without a network."""
+    """Write the configuration and results of a run as one HTML page, which needs no internet connection."""
 
     target: tyro.conf.Positional[str]
     """Run folder of any command, finished or not."""
@@ -23,28 +23,28 @@ class Report:
     """File to write (None: report.html in the run folder)."""
 
     def run(self) -> None:
-        """Do it, again if it was done before: the same run gives the same bytes."""
+        """Write the page, anew if there is one: the same run gives the same bytes."""
         folder = Path(self.target)
         out = Path(self.out) if self.out is not None else folder / "report.html"
         run = read_run(folder)
         if out.is_dir() or not out.parent.is_dir():
-            what = "a folder" if out.is_dir() else f"in {out.parent}, which is no folder"
+            what = "a folder" if out.is_dir() else f"in {out.parent}, which is not a folder"
             raise InputError(f"got --out {out}, {what}: expected a file to write, in a folder that exists.")
         write_atomically(out, document(run).encode(errors="replace"))
         print(f"Written to {out}, a page to open in any browser.")
 
 
 def read_run(folder: Path) -> Run:
-    """What the page shows of a run folder, which is only read. Raises InputError if it is none, or damaged."""
+    """Read the parts of a run folder that the page shows. Raises InputError if it is not one, or damaged."""
     if not folder.is_dir():
         raise InputError(f"no run at {folder}: expected a run folder, such as `mcjax quickstart` writes.")
     config = _read(folder / "config.json")
     if config is None:
-        raise InputError(f"{folder} is no run of mcjax: it holds no config.json. Give the folder of a run.")
+        raise InputError(f"{folder} is not a run of mcjax: it holds no config.json. Give the folder of a run.")
     results = _read(folder / "results.json")
     figures = []
     for path in sorted((folder / "figures").glob("*.png")):
-        if not path.name.startswith("."):  # what was being written when a run was killed
+        if not path.name.startswith("."):  # left by a run that was killed while writing
             figures.append(Figure(path.name, _bytes(path)))
     return Run(folder.resolve().name, config, results, _read(folder / "times.json"), _last_epochs(folder), figures)
 
@@ -70,7 +70,7 @@ def _last_epochs(folder: Path) -> dict[str, Mapping[str, Any]]:
         try:
             entry = json.loads(line)
         except ValueError:
-            continue  # the last line of a run that was killed while it wrote
+            continue  # a partial line, of a run that was killed while writing
         if isinstance(entry, dict):
             last[str(entry.get("stage"))] = {key: value for key, value in entry.items() if key != "stage"}
     return last

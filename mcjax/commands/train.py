@@ -1,4 +1,4 @@
-"""`mcjax train`: networks to be joined, many seeds in one program."""
+"""`mcjax train`: train networks from many seeds in one program."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,16 +9,8 @@ import numpy as np
 
 from mcjax import plotting, trees
 from mcjax.commands.devices import DeviceOptions
-from mcjax.commands.networks import (
-    DataOptions,
-    ModelOptions,
-    Out,
-    TrainOptions,
-    check_key,
-    networks_of,
-    open_run,
-    read_model,
-)
+from mcjax.commands.networks import networks_of, read_model
+from mcjax.commands.options import DataOptions, ModelOptions, Out, TrainOptions, open_run, seed_key
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.landscape.along import METRICS
@@ -33,7 +25,7 @@ from mcjax.training.objective import check_model_and_data
 
 @dataclass(frozen=True)
 class TrainData(DataOptions):
-    """Which images to train on."""
+    """The data set to train on."""
 
     data: str = "cifar10"
     """digits, cifar10, cifar100, stl10, mnist, fashion_mnist or any other TFDS image-classification set, or the
@@ -42,7 +34,7 @@ class TrainData(DataOptions):
 
 @dataclass(frozen=True)
 class TrainModel(ModelOptions):
-    """Which architecture to train."""
+    """The architecture to train."""
 
     model: str | None = None
     """mlp, tinysix, tinyten, resnet20, resnet32, vgg11, vgg16, mnist_convnet, cifar_convnet, or lstm for texts (None:
@@ -60,17 +52,17 @@ class Train:
     training: TrainOptions = field(default_factory=TrainOptions)
     devices: DeviceOptions = field(default_factory=DeviceOptions)
     networks: int = 2
-    """How many networks to train."""
+    """Number of networks to train."""
     seed: int = 0
-    """Seed of the first network; all others follow from it."""
+    """Seed from which the keys of all networks are derived."""
     out: Out = None
 
     def run(self) -> None:
-        """Do it, or go on with it, or report what was done."""
+        """Run the command, resume it, or report its results."""
         if self.networks < 1:
             raise InputError(f"got networks={self.networks}, expected at least 1.")
         mesh = self.devices.start(self.training.batch_size)
-        key = check_key(self.seed)
+        key = seed_key(self.seed)
         dataset, images = self.images.load()
         chosen = self.architecture
         if chosen.model is None and chosen.module is None:
@@ -107,7 +99,7 @@ class Train:
 
 
 def measure(networks: Sequence[tuple[Model, trees.Tree]], dataset: Dataset) -> dict[str, Any]:
-    """Train and test loss and accuracy of each network, with mean and standard deviation, metric by metric."""
+    """Train and test loss and accuracy of networks: for each metric, its values, mean and standard deviation."""
     on_device = jax.device_put(dataset)
     measured = [evaluate(model, theta, on_device) for model, theta in networks]
     values = np.asarray([[*train, *test] for train, test in measured], np.float64).T.tolist()
@@ -115,7 +107,7 @@ def measure(networks: Sequence[tuple[Model, trees.Tree]], dataset: Dataset) -> d
 
 
 def report(run: RunFolder, names: Sequence[str] | None = None) -> None:
-    """Print what a finished run of `mcjax train` or `mcjax evaluate` measured of its networks."""
+    """Print the table of a finished run of `mcjax train` or `mcjax evaluate`."""
     results = run.results or {}
     columns = list(results)
     names = names or [f"network {i}" for i in range(len(results[columns[0]]["values"]))]
@@ -127,6 +119,6 @@ def report(run: RunFolder, names: Sequence[str] | None = None) -> None:
 
 
 def as_json(config: TrainConfig) -> dict[str, Any]:
-    """A config as JSON holds it."""
+    """A config as JSON."""
     augmentation = config.augmentation and vars(config.augmentation)
     return {**vars(config), "augmentation": augmentation}

@@ -1,6 +1,6 @@
-"""Why gradient descent converges: how steep a loss is towards a minimum, at the points of a trajectory or a path."""
+"""Conditions under which gradient descent converges to a global minimum, measured at the points of a trajectory."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,19 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.errors import InputError, check_whole
-from mcjax.hessian.products import Loss, as_loss, check_like, checked
+from mcjax.hessian.products import Loss, as_loss, check_like, loss_of_params
 from mcjax.runtime.compiling import jit
 
 
 class Ratios(NamedTuple):
-    """Of every point w, with g the gradient there, w* the minimum and f* its loss: (points,) each.
+    """The ratio of each condition at every point w, with g the gradient, w* the minimum and f* its loss.
 
-    polyak_lojasiewicz: ||g||^2 / (f - f*). weak_quasi_convexity: <g, w - w*> / (f - f*). restricted_secant:
-    <g, w - w*> / ||w - w*||^2. NaN where the denominator is zero up to rounding, 100 times
-    the precision of the dtype.
+    NaN where the denominator is zero up to rounding, 100 times the precision of the dtype.
+
+    Attributes:
+        polyak_lojasiewicz: ||g||^2 / (f - f*), (points,).
+        weak_quasi_convexity: <g, w - w*> / (f - f*), (points,).
+        restricted_secant: <g, w - w*> / ||w - w*||^2, (points,).
     """
 
     polyak_lojasiewicz: np.ndarray
@@ -26,11 +29,17 @@ class Ratios(NamedTuple):
 
 
 class ConvergenceConstants(NamedTuple):
-    """The least ratio over the points, for each of the three conditions, and the ratios.
+    """The least ratio over the points, for each of the three conditions.
 
-    A condition holds with a constant mu > 0 if the ratio is at least mu at every point there is; only these points
-    were seen, so that the numbers here are upper bounds of the constants, and one that is not positive disproves the
-    condition. NaN if no point has a ratio.
+    A condition holds with constant mu > 0 if its ratio is at least mu everywhere. As only some points are seen, the
+    numbers are upper bounds of the constants, and one that is not positive disproves the condition. NaN if no point
+    has a ratio.
+
+    Attributes:
+        polyak_lojasiewicz: The least of ||g||^2 / (f - f*).
+        weak_quasi_convexity: The least of <g, w - w*> / (f - f*).
+        restricted_secant: The least of <g, w - w*> / ||w - w*||^2.
+        ratios: The ratios at every point.
     """
 
     polyak_lojasiewicz: float
@@ -42,30 +51,51 @@ class ConvergenceConstants(NamedTuple):
 def convergence_constants(
     loss: Loss, thetas: trees.Tree, minimum: trees.Tree, *, value: float | None = None, chunk: int = 16
 ) -> ConvergenceConstants:
-    """The Polyak-Lojasiewicz, weak quasi-convexity and restricted secant constants of a loss, as some points have them.
+    """The Polyak-Lojasiewicz, weak quasi-convexity and restricted secant constants of a loss on some points.
 
-    thetas: networks along a leading axis, of a trajectory, or `jax.vmap(path)(ts)`. minimum: the global minimum w*,
-    one network. value: f*, the loss there (None: it is computed). chunk: how many points are in memory at once.
-    All distances are Euclidean, over the parameters. One compiled program for losses of a kind and networks of a
-    shape. Raises InputError if a point has a loss below f* by more than rounding, if a loss is not finite, or if
-    thetas and minimum do not go together.
+    All distances are Euclidean, over the parameters. One compiled program serves losses of one kind and networks of
+    one shape.
     Source: Zhang 2024, Tractable Landscapes for Nonconvex Optimization (slides), Definition 5.
 
-        constants = convergence_constants(loss, descent_points, w_star)
+    Args:
+        loss: A pure function f of one network to a scalar.
+        thetas: Networks along a leading axis, of a trajectory, or `jax.vmap(path)(ts)`.
+        minimum: The global minimum w*, one network.
+        value: The loss f* at the minimum. None: computed.
+        chunk: Points in memory at once.
+
+    Returns:
+        The constants, and the ratios at every point.
+
+    Raises:
+        InputError: A point's loss is below f* by more than rounding, a loss or gradient is not finite, or thetas and
+            minimum have different shapes.
+
+    Example:
+        constants = convergence_constants(loss, trajectory, w_star)
         print(constants.restricted_secant, constants.ratios.restricted_secant)
     """
     check_whole("chunk", chunk)
-    found = trees.shapes(thetas)
-    counts = {shape[:1] for shape in found.values()}
+    shapes = trees.shapes(thetas)
+    counts = {shape[:1] for shape in shapes.values()}
     if len(counts) != 1 or counts in ({()}, {(0,)}):
-        raise InputError(f"got thetas of shapes {found}, expected networks along a leading axis of at least 1.")
+        raise InputError(f"got thetas of shapes {shapes}, expected networks along a leading axis of at least 1.")
     check_like(jax.eval_shape(lambda many: trees.index(many, 0), thetas), minimum, "minimum")
-    points, least = (np.asarray(each, np.float64) for each in _measure(as_loss(loss), thetas, minimum, chunk))
-    losses, squares, along, distances, rounding = points.T
-    lowest = float(least) if value is None else float(value)
+    points, at_minimum = (np.asarray(each, np.float64) for each in _measure(as_loss(loss), thetas, minimum, chunk))
+    lowest = float(at_minimum) if value is None else float(value)
     if not (np.isfinite(points).all() and np.isfinite(lowest)):
-        raise InputError("got a loss or gradient that is not finite, expected points and a minimum where they are.")
-    precision = 100 * float(np.finfo(_dtype(thetas)).eps)
+        raise InputError(
+            "got a loss or gradient that is not finite, expected points and a minimum where both are finite."
+        )
+    dtype = jnp.result_type(*jax.tree.leaves(trees.params(thetas)))
+    ratios = _ratios(points, lowest, 100 * float(np.finfo(dtype).eps))
+    polyak_lojasiewicz, weak_quasi_convexity, restricted_secant = map(_least, ratios)
+    return ConvergenceConstants(polyak_lojasiewicz, weak_quasi_convexity, restricted_secant, ratios)
+
+
+def _ratios(points: np.ndarray, lowest: float, precision: float) -> Ratios:
+    """The ratios of points as `_measure` returns them; NaN where a denominator is within `precision` of zero."""
+    losses, squares, along, distances, sizes = points.T
     above = losses - lowest
     level = np.abs(above) <= precision * np.maximum(np.abs(losses), abs(lowest))
     if (below := ~level & (above < 0)).any():
@@ -74,11 +104,9 @@ def convergence_constants(
             f"got a loss of {losses[i]:.9g} at point {i}, {int(below.sum())} of {len(losses)} below the minimum's "
             f"{lowest:.9g}: expected a global minimum. Give the best network as minimum, or its loss as value."
         )
-    same = distances <= precision**2 * rounding
+    same = distances <= precision**2 * sizes
     above, distances = np.where(level, np.nan, above), np.where(same, np.nan, distances)
-    ratios = Ratios(squares / above, along / above, along / distances)
-    polyak_lojasiewicz, weak_quasi_convexity, restricted_secant = (_least(each) for each in ratios)
-    return ConvergenceConstants(polyak_lojasiewicz, weak_quasi_convexity, restricted_secant, ratios)
+    return Ratios(squares / above, along / above, along / distances)
 
 
 def _least(ratios: np.ndarray) -> float:
@@ -86,26 +114,22 @@ def _least(ratios: np.ndarray) -> float:
     return float(known.min()) if len(known) else float("nan")
 
 
-def _dtype(tree: trees.Tree) -> Any:
-    return jnp.result_type(*jax.tree.leaves(trees.params(tree)))
-
-
 @jit(static_argnames=("chunk",))
 def _measure(loss: Loss, thetas: trees.Tree, minimum: trees.Tree, chunk: int) -> tuple[jax.Array, jax.Array]:
-    """At every point f, ||g||^2, <g, w - w*>, ||w - w*||^2 and ||w||^2 + ||w*||^2, (points, 5), and f(w*)."""
+    """f, ||g||^2, <g, w - w*>, ||w - w*||^2 and ||w||^2 + ||w*||^2 at every point, (points, 5); f(w*)."""
     best = trees.params(minimum)
 
     def one(theta: trees.Tree) -> jax.Array:
         leaves = trees.params(theta)
         with jax.default_matmul_precision("highest"):
-            value, slope = jax.value_and_grad(checked(loss, theta))(leaves)
+            value, slope = jax.value_and_grad(loss_of_params(loss, theta))(leaves)
         away = trees.subtract(leaves, best)
         sizes = trees.dot(leaves, leaves) + trees.dot(best, best)
         return jnp.stack([value, trees.dot(slope, slope), trees.dot(slope, away), trees.dot(away, away), sizes])
 
     count = len(jax.tree.leaves(thetas)[0])
     with jax.default_matmul_precision("highest"):
-        return jax.lax.map(one, thetas, batch_size=min(chunk, count)), checked(loss, minimum)(best)
+        return jax.lax.map(one, thetas, batch_size=min(chunk, count)), loss_of_params(loss, minimum)(best)
 
 
 __all__ = ["ConvergenceConstants", "Ratios", "convergence_constants"]

@@ -1,4 +1,4 @@
-"""What kind of point a network is: minimum, maximum or saddle of its loss, by gradient and Hessian."""
+"""Kinds of critical points, minimum, maximum or saddle, by the gradient and Hessian of a loss."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -8,30 +8,36 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.errors import InputError, check_whole
-from mcjax.hessian.lanczos import spectral_density
-from mcjax.hessian.products import DENSE_LIMIT, Loss, as_loss, check_like, checked, dense_hessian, gradient
+from mcjax.hessian.estimators import spectral_density
+from mcjax.hessian.products import DENSE_LIMIT, Loss, as_loss, cast_like, dense_hessian, gradient, loss_of_params
 from mcjax.runtime.compiling import jit
 
 Kind = Literal["minimum", "maximum", "saddle", "degenerate", "no critical point"]
 
 
 class CriticalPoint(NamedTuple):
-    """What gradient and Hessian say about a point.
+    """The gradient norm, Hessian eigenvalues and kind of a point (Zhang 2024, Theorem 4).
 
-    gradient_norm: Euclidean, over all parameters. lowest, highest: the ends of the Hessian's spectrum. index: how many
-    eigenvalues are below -zero_tolerance; zeros: how many are within it. eigenvalues: ascending. dense: whether they
-    are all of them, so that all is exact up to rounding; otherwise they are the Ritz values of Lanczos, lowest and
-    highest lie inside the spectrum, index is a lower bound, zeros is None, and of the kinds "saddle" alone is sure.
-
-    kind (Theorem 4 of the slides): "minimum" or "maximum" if all eigenvalues are positive or negative, "saddle" if
-    some are positive and some negative, "degenerate" if the matrix is semidefinite with zeros, where the second order
-    does not tell, "no critical point" if the gradient is not zero, whatever the eigenvalues.
+    Attributes:
+        gradient_norm: The Euclidean norm of the gradient, over all parameters.
+        lowest: The smallest eigenvalue of the Hessian.
+        highest: The largest eigenvalue.
+        index: The number of eigenvalues below -zero_tolerance.
+        zeros: The number of eigenvalues within zero_tolerance of zero; None if not `dense`.
+        zero_tolerance: The absolute value up to which an eigenvalue counts as zero.
+        eigenvalues: Ascending: all of them if `dense`, else Ritz values.
+        kind: "minimum" or "maximum" if all eigenvalues are positive or negative; "saddle" if some are positive and
+            some negative; "degenerate" if the Hessian is semidefinite with zeros, where the second order is
+            inconclusive; "no critical point" if the gradient is not zero, whatever the eigenvalues.
+        dense: Whether the whole spectrum was computed, exact up to rounding. Otherwise the eigenvalues are the Ritz
+            values of Lanczos: lowest and highest lie inside the spectrum, index is a lower bound, and only the kind
+            "saddle" is certain.
     """
 
     gradient_norm: float
     lowest: float
     highest: float
-    index: int  # type: ignore[assignment]  # mathematics has this name for it, tuples have another use
+    index: int  # type: ignore[assignment]  # the field's name for it, which hides tuple.index
     zeros: int | None
     zero_tolerance: float
     eigenvalues: np.ndarray
@@ -39,9 +45,9 @@ class CriticalPoint(NamedTuple):
     dense: bool
 
     def second_order_stationary(self, epsilon: float, gamma: float) -> bool:
-        """Whether the gradient's norm is at most epsilon and no eigenvalue below -gamma (Definition 8 of the slides).
+        """Whether the gradient norm is at most epsilon and no eigenvalue is below -gamma (Zhang 2024, Definition 8).
 
-        Not sure if it is True and `dense` is not.
+        Certain only if it is False, or the point is `dense`.
         """
         return self.gradient_norm <= epsilon and self.lowest >= -gamma
 
@@ -56,17 +62,29 @@ def classify_point(
     key: jax.Array | None = None,
     steps: int = 100,
 ) -> CriticalPoint:
-    """The kind of critical point that a network is of its loss, by all eigenvalues of the Hessian or the outer ones.
+    """Classify a network as a minimum, maximum or saddle of its loss.
 
-    gradient_tolerance: the norm of the gradient up to which it counts as zero. zero_tolerance: the absolute value up
-    to which an eigenvalue counts as zero (None: 10 sqrt(n) times the precision of theta's dtype times the largest
-    absolute eigenvalue, what rounding makes of a zero). Up to `dense_up_to` parameters the Hessian is formed; beyond,
-    `steps` of Lanczos start from a vector drawn by `key`. float32 tells curvature from none up to 1e-6 of the largest
-    at best: for more, give theta in float64 under `jax.enable_x64`.
-
-    Raises InputError for a loss that is not finite there or numbers out of range, and if a key is missing.
+    In float32, curvature below about 1e-6 of the largest eigenvalue cannot be told from zero; give theta in float64
+    under `jax.enable_x64` for more.
     Source: Zhang 2024, Tractable Landscapes for Nonconvex Optimization (slides), Theorem 4.
 
+    Args:
+        loss: A pure function of one network to a scalar.
+        theta: The network, with n parameters.
+        gradient_tolerance: The norm up to which the gradient counts as zero.
+        zero_tolerance: The absolute value up to which an eigenvalue counts as zero. None: the rounding error of a
+            zero eigenvalue, 10 sqrt(n) eps times the largest absolute eigenvalue.
+        dense_up_to: The number of parameters up to which the Hessian is formed; above it, Lanczos is used.
+        key: Key of the start vector of Lanczos.
+        steps: Lanczos iterations.
+
+    Returns:
+        The kind of the point, and its eigenvalues.
+
+    Raises:
+        InputError: The gradient or Hessian is not finite, an argument is out of range, or a key is missing.
+
+    Example:
         point = classify_point(lambda x: x[0] ** 2 - x[1] ** 2, jnp.zeros(2))
         print(point.kind, point.index)  # saddle 1
     """
@@ -91,19 +109,13 @@ def classify_point(
     if zero_tolerance is None:
         precision = jnp.finfo(jnp.result_type(*jax.tree.leaves(trees.params(theta)))).eps
         zero_tolerance = float(10 * np.sqrt(size) * precision * np.abs(eigenvalues).max())
+    # The signs of the eigenvalues, up to the tolerance.
     negative, positive = int((eigenvalues < -zero_tolerance).sum()), int((eigenvalues > zero_tolerance).sum())
     zeros = len(eigenvalues) - negative - positive
-    return CriticalPoint(
-        gradient_norm=gradient_norm,
-        lowest=float(eigenvalues[0]),
-        highest=float(eigenvalues[-1]),
-        index=negative,
-        zeros=zeros if dense else None,
-        zero_tolerance=zero_tolerance,
-        eigenvalues=eigenvalues,
-        kind="no critical point" if gradient_norm > gradient_tolerance else _kind(negative, zeros, positive),
-        dense=dense,
-    )
+    kind = "no critical point" if gradient_norm > gradient_tolerance else _kind(negative, zeros, positive)
+    ends = float(eigenvalues[0]), float(eigenvalues[-1])
+    counts = negative, zeros if dense else None
+    return CriticalPoint(gradient_norm, *ends, *counts, zero_tolerance, eigenvalues, kind, dense)
 
 
 def _kind(negative: int, zeros: int, positive: int) -> Kind:
@@ -120,7 +132,7 @@ def _gradient_norm(loss: Loss, theta: trees.Tree) -> jax.Array:
 
 
 def _finite(values: np.ndarray, what: str) -> np.ndarray:
-    """The values in float64."""
+    """The values in float64. Raises InputError if one is not finite."""
     if not np.isfinite(values).all():
         raise InputError(f"got a {what} that is not finite, expected a point where the loss is finite and smooth.")
     return values.astype(np.float64)
@@ -129,23 +141,36 @@ def _finite(values: np.ndarray, what: str) -> np.ndarray:
 def direction_of_improvement(
     loss: Loss, theta: trees.Tree, direction: trees.Tree, epsilon: Any = 0.0, gamma: Any = 0.0
 ) -> jax.Array:
-    """Whether |<grad f, d>| > epsilon ||d|| or d^T H d < -gamma ||d||^2, for a direction d like the parameters.
+    """Whether |<grad f, d>| > epsilon ||d|| or d^T H d < -gamma ||d||^2.
 
-    Then a step along d or -d, small enough, lowers the loss: a bool scalar. At a critical point the gradient is
-    zero only up to rounding, so give an epsilon above it. A zero direction is none. Pure: works under jit, and under
-    vmap over networks, directions, epsilon and gamma. Raises InputError if the direction is not like the parameters.
+    If so, a small enough step along d or -d lowers the loss. A zero direction does not improve. At a critical point
+    the gradient is zero only up to rounding, so give an epsilon above it. Pure: works under jit, and under vmap
+    over networks, directions, epsilon and gamma.
     Source: Zhang 2024, Tractable Landscapes for Nonconvex Optimization (slides), Definition 11.
 
+    Args:
+        loss: A pure function f of one network to a scalar.
+        theta: The network.
+        direction: d, a tree like `trees.params(theta)`.
+        epsilon: The slope along d that must be exceeded.
+        gamma: The negative curvature along d that must be exceeded.
+
+    Returns:
+        A bool scalar.
+
+    Raises:
+        InputError: The direction is not like the parameters.
+
+    Example:
         improving = jax.vmap(lambda x: direction_of_improvement(loss, x, z, 0.01, 0.25))(points)
     """
     leaves = trees.params(theta)
-    check_like(leaves, direction, "direction")
-    direction = jax.tree.map(lambda d, leaf: jnp.asarray(d, jnp.result_type(leaf)), direction, leaves)
+    direction = cast_like(leaves, direction, "direction")
     with jax.default_matmul_precision("highest"):
-        slope, curved = jax.jvp(jax.grad(checked(loss, theta)), (leaves,), (direction,))
+        slope, product = jax.jvp(jax.grad(loss_of_params(loss, theta)), (leaves,), (direction,))
     length = trees.norm(direction)
     descending = jnp.abs(trees.dot(slope, direction)) > epsilon * length
-    return descending | (trees.dot(direction, curved) < -gamma * length**2)
+    return descending | (trees.dot(direction, product) < -gamma * length**2)
 
 
 __all__ = ["CriticalPoint", "Kind", "classify_point", "direction_of_improvement"]

@@ -1,27 +1,28 @@
-"""The spectrum of a Hessian too large to form: its ends, its density and its trace, by products with vectors."""
+"""The Lanczos iteration, and the extreme eigenpairs of Hessians too large to form."""
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import norm as gaussian
 
 from mcjax import trees
 from mcjax.errors import InputError, check_whole, unknown_name
-from mcjax.hessian.products import Loss, Of, Product, as_loss, check_of, operator
+from mcjax.hessian.products import Curvature, Loss, Product, as_loss, check_curvature, curvature_operator
 from mcjax.runtime.compiling import jit
 from mcjax.training.loop import check_typed_keys
 
 Which = Literal["both", "largest", "smallest"]
+"""An end of the spectrum."""
 
 
 class Tridiagonal(NamedTuple):
-    """A symmetric matrix as a tridiagonal one in an orthonormal basis, as far as some steps of Lanczos reach.
+    """The Lanczos decomposition of a symmetric matrix A: `basis @ A @ basis.T` is tridiagonal, up to rounding.
 
-    diagonal: (steps,). off_diagonal: (steps - 1,), not negative. basis: (steps, n), orthonormal rows, the first
-    along the start. basis @ A @ basis.T is tridiagonal up to rounding.
+    Attributes:
+        diagonal: alpha, (steps,).
+        off_diagonal: beta, (steps - 1,), not negative.
+        basis: (steps, n), orthonormal rows; the first is the normalised start vector.
     """
 
     diagonal: jax.Array
@@ -34,9 +35,12 @@ class Tridiagonal(NamedTuple):
 
 
 class Eigenpairs(NamedTuple):
-    """Eigenvalues, and unit eigenvectors as a tree like the parameters with a leading axis.
+    """Eigenvalues with their unit eigenvectors.
 
-    values, residuals: (pairs,). residuals: ||H v - value v||; an eigenvalue is no farther from each value.
+    Attributes:
+        values: (pairs,).
+        vectors: A tree like the parameters with a leading axis (pairs, ...).
+        residuals: ||H v - value v||, (pairs,); some eigenvalue of H is no farther than this from each value.
     """
 
     values: jax.Array
@@ -44,47 +48,26 @@ class Eigenpairs(NamedTuple):
     residuals: jax.Array
 
 
-class SpectralDensity(NamedTuple):
-    """The share of eigenvalues at every place, as point masses that each draw estimates it by.
-
-    nodes, weights: (draws, steps); nodes ascend, the weights of a draw sum to one.
-    """
-
-    nodes: jax.Array
-    weights: jax.Array
-
-    def moment(self, k: int) -> jax.Array:
-        """The mean of the k-th power of the eigenvalues, a scalar: times n, the trace of H^k."""
-        return (self.weights * self.nodes**k).sum(1).mean()
-
-    def on_grid(self, grid: Any, width: float) -> jax.Array:
-        """The density at every value of `grid`, each mass a Gaussian of standard deviation `width`: grid's shape."""
-        if not width > 0:
-            raise InputError(f"got width={width!r}, expected a positive one.")
-        grid = jnp.asarray(grid, self.nodes.dtype)
-
-        def at(value: jax.Array) -> jax.Array:
-            return (self.weights * gaussian.pdf(value, self.nodes, width)).sum(1).mean()
-
-        return jax.lax.map(at, grid.ravel()).reshape(grid.shape)
-
-
-class Trace(NamedTuple):
-    """An estimate of the trace and its standard error, scalars."""
-
-    estimate: jax.Array
-    standard_error: jax.Array
-
-
 def lanczos(product: Product, start: jax.Array, steps: int) -> Tridiagonal:
-    """`steps` steps of Lanczos from `start` (n,), at most n, every vector made orthogonal to all before it, twice.
+    """The Lanczos iteration with full reorthogonalisation.
 
-    Where the vectors so far span an invariant subspace, the off-diagonal entry is zero and the iteration goes on
-    from the unit vector that is least in it, made orthogonal: so nothing is NaN, n steps are all of the matrix, and
-    the eigenvectors of what comes after have no part of the start. Pure: works under jit and vmap. Raises
-    InputError for other steps.
+    When the basis spans an invariant subspace, the off-diagonal entry is zero and the iteration restarts from the unit
+    vector with the smallest part in the subspace. So nothing is NaN, n steps decompose the whole matrix, and
+    the Ritz vectors of later blocks have no component along the start. Pure: works under jit and vmap.
     Source: Golub and Van Loan, Matrix Computations, Algorithm 10.1.1 and section 10.3.
 
+    Args:
+        product: The product of the matrix with a vector (n,).
+        start: The start vector, (n,).
+        steps: The number of iterations, 1 to n.
+
+    Returns:
+        The tridiagonal matrix and its basis.
+
+    Raises:
+        InputError: The start is not a vector, or `steps` is out of range.
+
+    Example:
         tridiagonal = lanczos(lambda vector: a @ vector, start, 20)
         ritz_values = jnp.linalg.eigvalsh(tridiagonal.dense())
     """
@@ -94,39 +77,47 @@ def lanczos(product: Product, start: jax.Array, steps: int) -> Tridiagonal:
     check_whole("steps", steps, 1, n)
     rounding = 10 * jnp.finfo(start.dtype).eps
 
-    def orthogonal(vector: jax.Array, basis: jax.Array) -> jax.Array:
-        for _ in range(2):
-            parts = jnp.matmul(basis, vector, precision="highest")
-            vector = vector - jnp.matmul(parts, basis, precision="highest")
-        return vector
-
-    def ahead(vector: jax.Array, least: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The next unit vector, and the length of `vector`, zero if that is no more than `least`."""
-        length = jnp.linalg.norm(vector)
-        broken = length <= least
-
-        def outside() -> jax.Array:
-            most = jnp.square(basis).sum(0).argmin()
-            return orthogonal((jnp.arange(n) == most).astype(start.dtype), basis)
-
-        kept = jax.lax.cond(broken, outside, lambda: vector)
-        # After the last of n steps there is nothing outside.
-        return kept / jnp.maximum(jnp.linalg.norm(kept), jnp.finfo(start.dtype).tiny), jnp.where(broken, 0, length)
-
     def step(k: jax.Array, state: tuple) -> tuple:
         basis, diagonal, off_diagonal, vector, scale = state
         basis = basis.at[k].set(vector)
+        # A q_k, and the largest norm so far, which tells a residual from rounding.
         image = product(vector)
         scale = jnp.maximum(scale, jnp.linalg.norm(image))
-        after, length = ahead(orthogonal(image, basis), rounding * scale, basis)
+        # The residual r_k; beta_k = ||r_k|| and q_{k+1} = r_k / beta_k, or a restart where r_k is rounding.
+        following, length = _normalize(_orthogonalize(image, basis), rounding * scale, basis)
+        # alpha_k = q_k^T A q_k.
         diagonal = diagonal.at[k].set(jnp.vdot(vector, image, precision="highest"))
-        return basis, diagonal, off_diagonal.at[k].set(length), after, scale
+        return basis, diagonal, off_diagonal.at[k].set(length), following, scale
 
     empty, zeros = jnp.zeros((steps, n), start.dtype), jnp.zeros(steps, start.dtype)
-    first, _ = ahead(start, jnp.zeros((), start.dtype), empty)
+    first, _ = _normalize(start, jnp.zeros((), start.dtype), empty)
     state = (empty, zeros, zeros, first, jnp.zeros((), start.dtype))
     basis, diagonal, off_diagonal, _, _ = jax.lax.fori_loop(0, steps, step, state)
     return Tridiagonal(diagonal, off_diagonal[:-1], basis)
+
+
+def _orthogonalize(vector: jax.Array, basis: jax.Array) -> jax.Array:
+    """The part of `vector` orthogonal to all rows of `basis`, by classical Gram-Schmidt twice."""
+    for _ in range(2):
+        parts = jnp.matmul(basis, vector, precision="highest")
+        vector = vector - jnp.matmul(parts, basis, precision="highest")
+    return vector
+
+
+def _normalize(vector: jax.Array, threshold: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The next basis vector, and the length of `vector`, zero where it is at most `threshold`: a breakdown."""
+    length = jnp.linalg.norm(vector)
+    breakdown = length <= threshold
+
+    def restart() -> jax.Array:
+        # The unit vector e_j with the smallest projection onto the basis.
+        j = jnp.square(basis).sum(0).argmin()
+        return _orthogonalize((jnp.arange(len(vector)) == j).astype(vector.dtype), basis)
+
+    direction = jax.lax.cond(breakdown, restart, lambda: vector)
+    # After n steps the basis is complete and the direction zero: no division by it.
+    norm = jnp.maximum(jnp.linalg.norm(direction), jnp.finfo(vector.dtype).tiny)
+    return direction / norm, jnp.where(breakdown, 0, length)
 
 
 def extreme_eigenpairs(
@@ -137,134 +128,61 @@ def extreme_eigenpairs(
     count: int = 1,
     which: Which = "both",
     steps: int | None = None,
-    of: Of = "hessian",
+    curvature: Curvature = "hessian",
 ) -> Eigenpairs:
-    """The `count` largest eigenvalues of the Hessian of a loss (descending), then the `count` smallest (ascending).
+    """The largest and smallest eigenvalues of the Hessian of a loss, by Lanczos from a random start.
 
-    which: "largest" or "smallest" for these alone. steps: of Lanczos from a random start, as many products and
-    vectors in memory (None: 100, or 8 count if that is more, but no more than parameters). Values of
-    too few steps lie inside the spectrum, and the residuals tell; eigenvalues that are equal are found once,
-    unless the steps suffice for all of the matrix. of: "gauss_newton" for that part of the Hessian. One compiled
-    program for losses of a kind and networks of a shape. Raises InputError for numbers out of range.
+    With too few steps the values lie inside the spectrum, and the residuals tell. A multiple eigenvalue is found
+    once, unless there are as many steps as parameters. One compiled program serves losses of one kind and networks of
+    one shape.
 
+    Args:
+        key: Key of the start vector.
+        loss: A pure function of one network to a scalar.
+        theta: The network.
+        count: Eigenvalues at each end.
+        which: "both" ends, or only the "largest" or the "smallest".
+        steps: Lanczos iterations, each one product and one vector in memory. None: max(100, 8 count), at most the
+            number of parameters.
+        curvature: "hessian", or "gauss_newton" for its Gauss-Newton part, of losses of `full_batch_loss`.
+
+    Returns:
+        The `count` largest (descending), then the `count` smallest (ascending).
+
+    Raises:
+        InputError: An argument is out of range.
+
+    Example:
         sharpness = extreme_eigenpairs(key, full_batch_loss(model, data), theta, which="largest").values[0]
     """
     check_typed_keys(key)
-    check_of(of)
+    check_curvature(curvature)
     if which not in ("both", "largest", "smallest"):
         raise unknown_name("end of the spectrum", str(which), ("both", "largest", "smallest"))
     size = trees.parameter_count(theta)
     check_whole("count", count, 1, size)
     steps = min(size, max(100, 8 * count)) if steps is None else steps
     check_whole("steps", steps, count, size)
-    return _eigenpairs(key, as_loss(loss), theta, count, which, steps, of)
+    return _eigenpairs(key, as_loss(loss), theta, count, which, steps, curvature)
 
 
-@jit(static_argnames=("count", "which", "steps", "of"))
+@jit(static_argnames=("count", "which", "steps", "curvature"))
 def _eigenpairs(
-    key: jax.Array, loss: Loss, theta: trees.Tree, count: int, which: Which, steps: int, of: Of
+    key: jax.Array, loss: Loss, theta: trees.Tree, count: int, which: Which, steps: int, curvature: Curvature
 ) -> Eigenpairs:
-    at = operator(loss, theta, of)
-    reached = lanczos(at.product, jax.random.normal(key, (at.size,), at.dtype), steps)
-    inside = jnp.linalg.eigh(reached.dense())[1]
+    matrix = curvature_operator(loss, theta, curvature)
+    decomposition = lanczos(matrix.product, jax.random.normal(key, (matrix.size,), matrix.dtype), steps)
+    # Ritz vectors: eigenvectors of the tridiagonal matrix, in the Lanczos basis.
+    ritz = jnp.linalg.eigh(decomposition.dense())[1]
     largest, smallest = jnp.arange(steps - 1, steps - 1 - count, -1), jnp.arange(count)
     chosen = {"both": jnp.concatenate([largest, smallest]), "largest": largest, "smallest": smallest}[which]
-    vectors = jnp.matmul(inside[:, chosen].T, reached.basis, precision="highest")
+    vectors = jnp.matmul(ritz[:, chosen].T, decomposition.basis, precision="highest")
     vectors = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
-    images = jax.lax.map(at.product, vectors)
-    # Rayleigh quotients: nearer to the eigenvalues than those of a basis that is orthonormal up to rounding.
+    # Rayleigh quotients v^T H v, more accurate than Ritz values of a basis that is orthonormal only up to rounding.
+    images = jax.lax.map(matrix.product, vectors)
     values = jnp.einsum("kn,kn->k", vectors, images, precision="highest")
     residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
-    return Eigenpairs(values, jax.vmap(at.unravel)(vectors), residuals)
+    return Eigenpairs(values, jax.vmap(matrix.unravel)(vectors), residuals)
 
 
-def spectral_density(
-    key: jax.Array,
-    loss: Loss,
-    theta: trees.Tree,
-    *,
-    draws: int = 8,
-    steps: int = 64,
-    chunk: int = 1,
-    of: Of = "hessian",
-) -> SpectralDensity:
-    """The distribution of all eigenvalues of the Hessian of a loss, by stochastic Lanczos quadrature.
-
-    From each of `draws` starts, the normal vectors of `jax.random.split(key, draws)` made unit ones, `steps` steps of
-    Lanczos (fewer parameters: as many) give a Gauss quadrature: moments up to 2 steps - 1 are exact for the start,
-    and their mean over starts is that of the eigenvalues. chunk: draws at once, each with `steps` vectors in
-    memory. of: "gauss_newton" for that part of the Hessian. One compiled program for losses of a kind and networks
-    of a shape. Raises InputError for numbers out of range.
-    Source: Lin, Saad and Yang 2016, Approximating Spectral Densities of Large Matrices, section 3.2; Ghorbani,
-    Krishnan and Xiao 2019, An Investigation into Neural Net Optimization via Hessian Eigenvalue Density.
-
-        density = spectral_density(key, full_batch_loss(model, data), theta)
-        negative = (density.weights * (density.nodes < 0)).sum(1).mean()
-    """
-    check_typed_keys(key)
-    check_of(of)
-    for name, value in (("draws", draws), ("steps", steps), ("chunk", chunk)):
-        check_whole(name, value)
-    steps = min(steps, trees.parameter_count(theta))
-    return _density(key, as_loss(loss), theta, draws, steps, chunk, of)
-
-
-@jit(static_argnames=("draws", "steps", "chunk", "of"))
-def _density(
-    key: jax.Array, loss: Loss, theta: trees.Tree, draws: int, steps: int, chunk: int, of: Of
-) -> SpectralDensity:
-    at = operator(loss, theta, of)
-
-    def one(key: jax.Array) -> SpectralDensity:
-        reached = lanczos(at.product, jax.random.normal(key, (at.size,), at.dtype), steps)
-        nodes, inside = jnp.linalg.eigh(reached.dense())
-        weights = jnp.square(inside[0])
-        return SpectralDensity(nodes, weights / weights.sum())
-
-    return _over_draws(one, jax.random.split(key, draws), chunk)
-
-
-def hessian_trace(
-    key: jax.Array, loss: Loss, theta: trees.Tree, *, draws: int = 32, chunk: int = 1, of: Of = "hessian"
-) -> Trace:
-    """The trace of the Hessian of a loss, as the mean of v^T H v over `draws` vectors of random signs.
-
-    Without error if H is diagonal. draws: at least 2, `chunk` of them at once. of: "gauss_newton" for that part of
-    the Hessian. One compiled program for losses of a kind and networks of a shape. Raises InputError for numbers
-    out of range.
-    Source: Hutchinson 1989, A Stochastic Estimator of the Trace of the Influence Matrix.
-    """
-    check_typed_keys(key)
-    check_of(of)
-    check_whole("draws", draws, 2)
-    check_whole("chunk", chunk)
-    return _trace(key, as_loss(loss), theta, draws, chunk, of)
-
-
-@jit(static_argnames=("draws", "chunk", "of"))
-def _trace(key: jax.Array, loss: Loss, theta: trees.Tree, draws: int, chunk: int, of: Of) -> Trace:
-    at = operator(loss, theta, of)
-
-    def one(key: jax.Array) -> jax.Array:
-        signs = jax.random.rademacher(key, (at.size,), at.dtype)
-        return jnp.vdot(signs, at.product(signs), precision="highest")
-
-    values = _over_draws(one, jax.random.split(key, draws), chunk)
-    return Trace(values.mean(), values.std(ddof=1) / draws**0.5)
-
-
-def _over_draws(one: Callable[[jax.Array], Any], keys: jax.Array, chunk: int) -> Any:
-    return jax.lax.map(one, keys, batch_size=None if chunk == 1 else min(chunk, len(keys)))
-
-
-__all__ = [
-    "Eigenpairs",
-    "SpectralDensity",
-    "Trace",
-    "Tridiagonal",
-    "Which",
-    "extreme_eigenpairs",
-    "hessian_trace",
-    "lanczos",
-    "spectral_density",
-]
+__all__ = ["Eigenpairs", "Tridiagonal", "Which", "extreme_eigenpairs", "lanczos"]

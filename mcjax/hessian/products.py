@@ -1,4 +1,4 @@
-"""The curvature of a loss: products of its Hessian with vectors, and the whole Hessian of small networks."""
+"""Curvature of a loss: products of its Hessian and Gauss-Newton matrix with vectors, and the dense matrices."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -18,20 +18,23 @@ Loss = Callable[[Any], jax.Array]
 """A pure function of one network to a scalar: a `jax.tree_util.Partial` such as `full_batch_loss`, or any other."""
 
 Product = Callable[[jax.Array], jax.Array]
-"""A symmetric matrix (n, n), known by its product with a vector (n,)."""
+"""The product of a symmetric matrix (n, n) with a vector (n,)."""
 
-Of = Literal["hessian", "gauss_newton"]
-"""Which matrix: the Hessian of the loss, or its positive semidefinite Gauss-Newton part."""
+Curvature = Literal["hessian", "gauss_newton"]
+"""A matrix of second derivatives: the Hessian of the loss, or its positive semidefinite Gauss-Newton part."""
 
 DENSE_LIMIT = 5000
-"""Parameters up to which the whole matrix is formed: 200 MB of float64."""
+"""Largest number of parameters for which a dense matrix is formed: 200 MB of float64."""
 
 
 class Operator(NamedTuple):
-    """A matrix of second derivatives at a network, for vectors in the order of `ravel_pytree` of the parameters.
+    """A matrix of second derivatives at a network, known by its products with vectors.
 
-    product: of the matrix with a vector (n,). size: n. dtype: of vectors. unravel: a vector as a tree like the
-    parameters.
+    Attributes:
+        product: The product with a vector (n,), in the order of `ravel_pytree` of the parameters.
+        size: The number of parameters, n.
+        dtype: The dtype of vectors.
+        unravel: Converts a vector (n,) to a tree like the parameters.
     """
 
     product: Product
@@ -41,9 +44,12 @@ class Operator(NamedTuple):
 
 
 def as_loss(loss: Loss) -> Loss:
-    """A loss that can be an argument of a compiled program. Raises InputError if it is not a function of one argument.
+    """Convert a loss to a `jax.tree_util.Partial`, which can be an argument of a compiled program.
 
     A program is compiled once for every function, and for every Partial of one function and shapes of arrays.
+
+    Raises:
+        InputError: The loss is not callable, or not hashable.
     """
     if not callable(loss):
         raise InputError(f"got {loss!r} as loss, expected a function of one network, such as full_batch_loss().")
@@ -51,16 +57,17 @@ def as_loss(loss: Loss) -> Loss:
         hash(loss.func if isinstance(loss, jax.tree_util.Partial) else loss)
     except TypeError:
         raise InputError(
-            f"got a loss of type {type(loss).__name__} that has no hash, so that programs of it cannot be told "
-            "apart: expected a function, a frozen dataclass, or a jax.tree_util.Partial of one and arrays."
+            f"got a loss of type {type(loss).__name__}, which is not hashable, so that compiled programs cannot be "
+            "looked up by it: expected a function, a frozen dataclass, or a jax.tree_util.Partial of one and arrays."
         ) from None
     return loss if isinstance(loss, jax.tree_util.Partial) else jax.tree_util.Partial(loss)
 
 
-def checked(loss: Loss, theta: trees.Tree) -> Loss:
-    """The loss as a function of `trees.params(theta)` alone.
+def loss_of_params(loss: Loss, theta: trees.Tree) -> Loss:
+    """The loss as a function of `trees.params(theta)` alone, with all else in `theta` held fixed.
 
-    Raises InputError if there are no parameters or some are not real numbers; when called, if the value is no scalar.
+    Raises:
+        InputError: There are no parameters, or some are not floating-point; when called, the loss is no real scalar.
     """
     leaves = trees.flatten(trees.params(theta))
     wrong = [name for name, leaf in leaves.items() if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
@@ -71,8 +78,8 @@ def checked(loss: Loss, theta: trees.Tree) -> Loss:
             else "got a network without parameters, expected at least one array."
         )
 
-    def of_params(moved: trees.Tree) -> jax.Array:
-        value = jnp.asarray(loss(trees.with_params(theta, moved)))
+    def of_params(params: trees.Tree) -> jax.Array:
+        value = jnp.asarray(loss(trees.with_params(theta, params)))
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise InputError(f"got a loss that returns {value.dtype} {value.shape}, expected a real scalar.")
         return value
@@ -81,60 +88,82 @@ def checked(loss: Loss, theta: trees.Tree) -> Loss:
 
 
 def gradient(loss: Loss, theta: trees.Tree) -> trees.Tree:
-    """The gradient of the loss by `trees.params(theta)`, a tree like these. Pure: works under jit and vmap."""
+    """The gradient of the loss with respect to `trees.params(theta)`, a tree like these. Pure."""
     with jax.default_matmul_precision("highest"):
-        return jax.grad(checked(loss, theta))(trees.params(theta))
+        return jax.grad(loss_of_params(loss, theta))(trees.params(theta))
 
 
 def hessian_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> trees.Tree:
-    """H v, the derivative of the gradient along `vector`: a tree like `trees.params(theta)`, as `vector` is.
+    """H v, the derivative of the gradient along a vector, by forward over reverse mode.
 
-    Exact up to rounding, forward over reverse mode: about the cost of two gradients, and no matrix is formed. Of
-    what is in theta beside its parameters, batch statistics, nothing is differentiated. Pure: works under jit and
-    vmap. Raises InputError if the vector is not like the parameters, or the loss is no real scalar.
+    Exact up to rounding, at about the cost of two gradients; no matrix is formed. Batch statistics in `theta` are
+    constants. Pure: works under jit and vmap.
     Source: Pearlmutter 1994, Fast Exact Multiplication by the Hessian.
 
-        curved = jax.jit(hessian_product)(full_batch_loss(model, data), theta, direction)
+    Args:
+        loss: A pure function of one network to a scalar.
+        theta: The network at which the Hessian is taken.
+        vector: A tree like `trees.params(theta)`.
+
+    Returns:
+        H v, a tree like `trees.params(theta)`.
+
+    Raises:
+        InputError: The vector is not like the parameters, or the loss is not a real scalar.
+
+    Example:
+        product = jax.jit(hessian_product)(full_batch_loss(model, data), theta, direction)
     """
     leaves = trees.params(theta)
-    check_like(leaves, vector, "vector")
+    vector = cast_like(leaves, vector, "vector")
     with jax.default_matmul_precision("highest"):
-        return jax.jvp(jax.grad(checked(loss, theta)), (leaves,), (_typed(vector, leaves),))[1]
+        return jax.jvp(jax.grad(loss_of_params(loss, theta)), (leaves,), (vector,))[1]
 
 
 def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> trees.Tree:
-    """G v = J^T H_outputs J v + weight_decay v, for a loss of `full_batch_loss`: a tree like `trees.params(theta)`.
+    """G v = J^T H_out J v + weight_decay v, with J the Jacobian of the model's outputs.
 
-    J: the derivative of the model's outputs by the parameters; H_outputs: the Hessian of the mean loss by the
-    outputs, which is positive semidefinite, and so is G. It is the Hessian where the outputs are linear in the
-    parameters, or where the loss's gradient by the outputs is zero. A batch of images at a time. Pure: works under
-    jit and vmap. Raises InputError for another loss, whose outputs are not known, or a vector unlike the parameters.
+    H_out, the Hessian of the mean loss with respect to the outputs, is positive semidefinite, and so is G. G is the
+    Hessian where the outputs are linear in the parameters, or where the gradient with respect to the outputs is zero.
+    Images are processed in the batches of the loss. Pure: works under jit and vmap.
     Source: Schraudolph 2002, Fast Curvature Matrix-Vector Products.
+
+    Args:
+        loss: A loss made by `full_batch_loss`, which knows the model's outputs.
+        theta: The network at which the matrix is taken.
+        vector: A tree like `trees.params(theta)`.
+
+    Returns:
+        G v, a tree like `trees.params(theta)`.
+
+    Raises:
+        InputError: The loss is not one of `full_batch_loss`, or the vector is not like the parameters.
     """
     function = getattr(loss, "func", None)
     if not isinstance(function, FullBatchLoss):
         raise InputError(
             "got a loss whose outputs are not known, expected one of full_batch_loss() for a Gauss-Newton product: "
-            'give such a loss, or of="hessian".'
+            'give such a loss, or curvature="hessian".'
         )
     (split,) = loss.args  # type: ignore[attr-defined]
     leaves = trees.params(theta)
-    check_like(leaves, vector, "vector")
-    vector = _typed(vector, leaves)
+    vector = cast_like(leaves, vector, "vector")
 
     def add(total: trees.Tree, chunk: Chunk) -> tuple[trees.Tree, None]:
         x = normalize(chunk.images, split.mean, split.std)
 
-        def outputs_at(moved: trees.Tree) -> jax.Array:
-            return function.model.apply(trees.with_params(theta, moved), x)
+        def outputs_at(params: trees.Tree) -> jax.Array:
+            return function.model.apply(trees.with_params(theta, params), x)
 
+        # J v, by forward mode.
         with plainly():
-            outputs, along = jax.jvp(outputs_at, (leaves,), (vector,))
+            outputs, tangent = jax.jvp(outputs_at, (leaves,), (vector,))
+        # H_out J v.
         by_outputs = jax.grad(lambda outputs: function.summed_loss(outputs, chunk))
-        curved = jax.jvp(by_outputs, (outputs,), (along,))[1]
-        # Reverse mode anew, by the convolutions that have a fast one.
-        (back,) = jax.vjp(outputs_at, leaves)[1](curved)
-        return trees.add(total, back), None
+        cotangent = jax.jvp(by_outputs, (outputs,), (tangent,))[1]
+        # J^T H_out J v, by a new reverse pass, whose convolutions have a fast transpose.
+        (product,) = jax.vjp(outputs_at, leaves)[1](cotangent)
+        return trees.add(total, product), None
 
     with jax.default_matmul_precision("highest"):
         total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, leaves), split.chunks)
@@ -142,51 +171,61 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
     return jax.tree.map(lambda summed, v: (summed / split.size + decay * v).astype(v.dtype), total, vector)
 
 
-def operator(loss: Loss, theta: trees.Tree, of: Of = "hessian") -> Operator:
-    """The Hessian of a loss at a network, or its Gauss-Newton matrix, as an `Operator`."""
+def curvature_operator(loss: Loss, theta: trees.Tree, curvature: Curvature = "hessian") -> Operator:
+    """The Hessian or Gauss-Newton matrix of a loss at a network, as an `Operator` on flat vectors."""
     flat, unravel = ravel_pytree(trees.params(theta))
-    product = hessian_product if of == "hessian" else gauss_newton_product
+    product = hessian_product if curvature == "hessian" else gauss_newton_product
     return Operator(
         lambda vector: ravel_pytree(product(loss, theta, unravel(vector)))[0], flat.size, flat.dtype, unravel
     )
 
 
-def dense_hessian(loss: Loss, theta: trees.Tree, *, chunk: int = 64, of: Of = "hessian") -> jax.Array:
-    """The Hessian of the loss by all parameters, (n, n) in their dtype, symmetric.
+def dense_hessian(loss: Loss, theta: trees.Tree, *, chunk: int = 64, curvature: Curvature = "hessian") -> jax.Array:
+    """The Hessian of a loss with respect to all parameters, as a dense matrix.
 
-    Rows and columns are in the order of `ravel_pytree(trees.params(theta))`, leaf by leaf: the names are
-    `[name for name, leaf in trees.flatten(trees.params(theta)).items() for _ in range(leaf.size)]`. chunk: how many
-    columns are computed at once. of: "gauss_newton" for that part of it. Raises InputError for more than
-    `DENSE_LIMIT` parameters.
+    Args:
+        loss: A pure function of one network to a scalar.
+        theta: The network, with n parameters.
+        chunk: Columns computed at once.
+        curvature: "hessian", or "gauss_newton" for its Gauss-Newton part, of losses of `full_batch_loss`.
 
+    Returns:
+        (n, n), symmetric, in the dtype of the parameters. Rows and columns are in the order of
+        `ravel_pytree(trees.params(theta))`; their names are
+        `[name for name, leaf in trees.flatten(trees.params(theta)).items() for _ in range(leaf.size)]`.
+
+    Raises:
+        InputError: There are more than `DENSE_LIMIT` parameters, or an argument is out of range.
+
+    Example:
         eigenvalues = np.linalg.eigvalsh(dense_hessian(full_batch_loss(model, data), theta))
     """
     check_whole("chunk", chunk)
-    check_of(of)
+    check_curvature(curvature)
     loss, size = as_loss(loss), trees.parameter_count(theta)
     if size > DENSE_LIMIT:
         raise InputError(
             f"got {size} parameters, a matrix of {size}^2 numbers, expected at most {DENSE_LIMIT}. Lanczos needs no "
             "matrix: extreme_eigenpairs() has the ends of the spectrum, spectral_density() all of it."
         )
-    return _dense(loss, theta, chunk, of)
+    return _dense(loss, theta, chunk, curvature)
 
 
-@jit(static_argnames=("chunk", "of"))
-def _dense(loss: Loss, theta: trees.Tree, chunk: int, of: Of) -> jax.Array:
-    at = operator(loss, theta, of)
+@jit(static_argnames=("chunk", "curvature"))
+def _dense(loss: Loss, theta: trees.Tree, chunk: int, curvature: Curvature) -> jax.Array:
+    matrix = curvature_operator(loss, theta, curvature)
 
     def column(i: jax.Array) -> jax.Array:
-        return at.product((jnp.arange(at.size) == i).astype(at.dtype))
+        return matrix.product((jnp.arange(matrix.size) == i).astype(matrix.dtype))
 
-    columns = jax.lax.map(column, jnp.arange(at.size), batch_size=min(chunk, at.size))
+    columns = jax.lax.map(column, jnp.arange(matrix.size), batch_size=min(chunk, matrix.size))
     return (columns + columns.T) / 2
 
 
-def check_of(of: str) -> None:
-    """Raise InputError unless `of` names a matrix of second derivatives."""
-    if of not in ("hessian", "gauss_newton"):
-        raise unknown_name("matrix", str(of), ("hessian", "gauss_newton"))
+def check_curvature(curvature: str) -> None:
+    """Raise InputError unless `curvature` is "hessian" or "gauss_newton"."""
+    if curvature not in ("hessian", "gauss_newton"):
+        raise unknown_name("curvature", str(curvature), ("hessian", "gauss_newton"))
 
 
 def check_like(leaves: trees.Tree, given: trees.Tree, what: str) -> None:
@@ -200,23 +239,26 @@ def check_like(leaves: trees.Tree, given: trees.Tree, what: str) -> None:
             )
 
 
-def _typed(vector: trees.Tree, leaves: trees.Tree) -> trees.Tree:
+def cast_like(leaves: trees.Tree, vector: trees.Tree, what: str) -> trees.Tree:
+    """The vector in the dtypes of `leaves`. Raises InputError as `check_like` does."""
+    check_like(leaves, vector, what)
     return jax.tree.map(lambda v, leaf: jnp.asarray(v, jnp.result_type(leaf)), vector, leaves)
 
 
 __all__ = [
     "DENSE_LIMIT",
+    "Curvature",
     "Loss",
-    "Of",
     "Operator",
     "Product",
     "as_loss",
+    "cast_like",
+    "check_curvature",
     "check_like",
-    "check_of",
-    "checked",
+    "curvature_operator",
     "dense_hessian",
     "gauss_newton_product",
     "gradient",
     "hessian_product",
-    "operator",
+    "loss_of_params",
 ]

@@ -196,4 +196,4 @@ def match_straight_through(
     values = np.asarray(_midpoints(model, fixed, ends, choices), np.float64)
     best = values.argmin(1)
     found = {group: np.asarray(p)[np.arange(pairs.number), best] for group, p in choices.items()}
-    return StraightThroughMatch(*pairs.out((found, values, history)))
+    return StraightThroughMatch(*pairs.unbatch((found, values, history)))

@@ -1,4 +1,4 @@
-"""What a model is to mcjax: a handful of pure functions and a spec."""
+"""The interface of a model: pure functions of one architecture, and the spec of its permutation symmetry."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,19 +13,26 @@ from mcjax.runtime.convolution import Convolutions
 from mcjax.symmetry import PermutationSpec, SpecError
 
 Activations = dict[str, tuple[jax.Array, ...]]
+"""Hidden units by group, after the nonlinearity: arrays float[n, ..., units], one for each place that holds them."""
 
 
 class Model(NamedTuple):
-    """The pure functions of one architecture, and its spec. Hashable, so static under jit.
+    """The pure functions of one architecture, and the spec of its symmetry. Hashable, so static under jit.
 
-    init(key) -> theta
-    apply(theta, x) -> outputs, by the statistics that theta holds; x is float32 (n, *input_shape)
-    apply_train(theta, x, key) -> (outputs, batch_stats): by batch; the batch's own mean and variance
-    activations(theta, x) -> {group: (float[n, ..., units], ...)}, after the nonlinearity; a residual
-        trunk gives one array a block
-    input_shape, num_classes: of one image, and how many logits
-    convolutions: what it convolves with, which decides how several models and whole epochs are run
-    input_dtype: float32 for images, int32 for tokens
+    Attributes:
+        init: `init(key) -> theta`, `{"params": ..., "batch_stats": ...}`.
+        apply: `apply(theta, x) -> outputs`, in testing mode, with the batch statistics in theta;
+            x is (n, *input_shape).
+        apply_train: `apply_train(theta, x, key) -> (outputs, batch_stats)`, in training mode. The statistics are the
+            batch's own mean and variance, not a running average.
+        activations: `activations(theta, x) -> {group: (float[n, ..., units], ...)}`, after the nonlinearity; a
+            residual trunk gives one array per block.
+        spec: The groups of units that can be permuted.
+        name: The name of the architecture, for messages.
+        input_shape: The shape of one input, (height, width, channels) for images.
+        num_classes: The number of outputs.
+        convolutions: The kind of convolutions, by which `runtime` decides between vmap and loops.
+        input_dtype: "float32" for images, "int32" for tokens.
     """
 
     init: Callable[[jax.Array], trees.Tree]
@@ -40,7 +47,7 @@ class Model(NamedTuple):
     input_dtype: str = "float32"
 
 
-def from_own(
+def make_model(
     module: nn.Module,
     spec: PermutationSpec,
     name: str,
@@ -49,9 +56,19 @@ def from_own(
     convolutions: Convolutions,
     input_dtype: str = "float32",
 ) -> Model:
-    """A Model of one of mcjax's modules: called as `module(x, train)`, activations sown by group.
+    """The Model of a Linen module that is called as `module(x, train)` and sows its activations by group.
 
-    Raises InputError if the module cannot take images of this shape.
+    Args:
+        module: The module; `self.sow("activations", group, x)` for every group.
+        spec: The groups of its units.
+        name: The model's name.
+        input_shape: The shape of one input.
+        num_classes: The number of outputs.
+        convolutions: The kind of convolutions.
+        input_dtype: The dtype of inputs.
+
+    Raises:
+        InputError: The module cannot take inputs of this shape.
     """
 
     def init(key: jax.Array) -> trees.Tree:
@@ -93,10 +110,17 @@ def check_input(name: str, input_shape: tuple[int, ...], x: Any) -> None:
         )
 
 
+def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:
+    """Raise InputError unless `input_shape` is (height, width, channels)."""
+    if len(input_shape) != 3:
+        raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
+
+
 def has_leading_axis(theta: trees.Tree, model: Model) -> bool:
     """Whether `theta` holds many networks along a leading axis (True) or one (False).
 
-    Raises SpecError, leaf by leaf, if it holds neither: another architecture.
+    Raises:
+        SpecError: It holds neither; the message names the leaves that differ.
     """
     expected = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
     got = trees.shapes(theta)
@@ -114,12 +138,17 @@ def has_leading_axis(theta: trees.Tree, model: Model) -> bool:
     shown = wrong[:12] + ([f"... and {len(wrong) - 12} more"] if len(wrong) > 12 else [])
     hint = ""
     if {f"params/{name}" for name in got} <= expected.keys():
-        hint = "\nThese are parameters alone: give {'params': ...}, with batch_stats if the model has them."
+        hint = "\nThese are bare parameters: give {'params': ...}, with batch_stats if the model has them."
     raise SpecError(f"these variables are not those of {model.name}:\n  " + "\n  ".join(shown) + hint)
 
 
 def check_ends(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> bool:
-    """Whether both endpoints have a leading pair axis. Raises SpecError if they do not go together."""
+    """Whether both endpoints have a leading pair axis.
+
+    Raises:
+        InputError: They hold different numbers of networks.
+        SpecError: They are not networks of this model.
+    """
     pairs = has_leading_axis(theta_1, model)
     if has_leading_axis(theta_2, model) != pairs or trees.shapes(theta_1) != trees.shapes(theta_2):
         raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")

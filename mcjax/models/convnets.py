@@ -7,13 +7,21 @@ import flax.linen as nn
 import jax
 
 from mcjax.errors import InputError
-from mcjax.models.base import Model, from_own
-from mcjax.models.layers import BatchNorm, Conv, activation, scaled
-from mcjax.symmetry import Axis, layer_specs
+from mcjax.models.base import Model, check_image_shape, make_model
+from mcjax.models.layers import INITIALIZERS, BatchNorm, Conv, activation, scaled
+from mcjax.symmetry import Axis, PermutationSpec, layer_specs
 
 
 class Layer(NamedTuple):
-    """One convolution, its norm and activation; then, with `pool`, 2x2 max pooling."""
+    """One convolution with batch norm and activation.
+
+    Attributes:
+        features: The number of channels.
+        size: Height and width of the kernel.
+        stride: Stride of both axes.
+        padding: Zeros added to each side.
+        pool: Whether 2x2 max pooling follows.
+    """
 
     features: int
     size: int = 3
@@ -23,10 +31,16 @@ class Layer(NamedTuple):
 
 
 class ConvNet(nn.Module):
-    """Convolutions with batch norm; global average pooling or `hidden` dense layers; classes.
+    """Convolutions with batch norm; global average pooling or hidden dense layers; classes.
 
-    channel_dropout: the rate of every hidden layer, whole channels of it at a time; if there are none, inputs of
-    the hidden dense layers are dropped at 0.5.
+    Attributes:
+        layers: The convolutions.
+        hidden: Units of the hidden dense layers; without any, feature maps are averaged.
+        num_classes: The number of outputs.
+        activation: Activation of the hidden layers.
+        kernel_init: A name in `INITIALIZERS`, for the convolutions.
+        channel_dropout: The rate of every hidden layer, which drops whole channels. If empty, inputs of the hidden
+            dense layers are dropped at rate 0.5.
     """
 
     layers: tuple[Layer, ...]
@@ -58,10 +72,30 @@ class ConvNet(nn.Module):
         return nn.Dense(self.num_classes, name=f"Dense_{len(self.hidden)}")(x)
 
 
-INITIALIZERS = {
-    "xavier": nn.initializers.xavier_normal(),
-    "kaiming": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-}
+def feed_forward_spec(
+    convolutions: int, hidden: int, positions: int, *, norm: bool, bias: bool = True
+) -> PermutationSpec:
+    """The spec of layers `Conv_i` (with `BatchNorm_i` if `norm`), then `hidden` layers `Dense_i` and one of classes.
+
+    Args:
+        convolutions: The number of convolutions.
+        hidden: The number of hidden dense layers.
+        positions: Places of the last feature map, which is flattened; 1 if it is averaged.
+        norm: Whether each convolution has batch norm.
+        bias: Whether layers have biases.
+    """
+    groups = [f"conv_{i}" for i in range(convolutions)]
+    parts: list[layer_specs.LayerSpec] = []
+    for i, group in enumerate(groups):
+        parts.append(layer_specs.conv(f"Conv_{i}", groups[i - 1] if i else None, group, bias=bias))
+        if norm:
+            parts.append(layer_specs.norm(f"BatchNorm_{i}", group))
+    inputs: Axis | str = Axis(groups[-1], outer=positions)
+    for i in range(hidden):
+        parts.append(layer_specs.dense(f"Dense_{i}", inputs, f"dense_{i}", bias=bias))
+        inputs = f"dense_{i}"
+    parts.append(layer_specs.dense(f"Dense_{hidden}", inputs, None, bias=bias))
+    return layer_specs.join(*parts)
 
 
 def _convnet(
@@ -75,39 +109,28 @@ def _convnet(
     kernel_init: str,
     channel_dropout: Sequence[float] = (),
 ) -> Model:
-    if len(input_shape) != 3:
-        raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
+    check_image_shape(name, input_shape)
     layers = tuple(layer._replace(features=scaled(layer.features, width)) for layer in layers)
     hidden = tuple(scaled(n, width) for n in hidden)
     rates = _rates(name, channel_dropout, len(layers) + len(hidden))
     height, breadth = _final_size(name, layers, input_shape)
-    groups = [f"conv_{i}" for i in range(len(layers))]
-    parts: list[layer_specs.LayerSpec] = []
-    for i, group in enumerate(groups):
-        parts += [
-            layer_specs.conv(f"Conv_{i}", groups[i - 1] if i else None, group),
-            layer_specs.norm(f"BatchNorm_{i}", group),
-        ]
-    inputs: Axis | str = Axis(groups[-1], outer=height * breadth if hidden else 1)
-    for i in range(len(hidden)):
-        parts.append(layer_specs.dense(f"Dense_{i}", inputs, f"dense_{i}"))
-        inputs = f"dense_{i}"
-    parts.append(layer_specs.dense(f"Dense_{len(hidden)}", inputs, None))
+    spec = feed_forward_spec(len(layers), len(hidden), height * breadth if hidden else 1, norm=True)
     module = ConvNet(layers, hidden, num_classes, activation, kernel_init, rates)
-    return from_own(module, layer_specs.join(*parts), name, input_shape, num_classes, "canonical")
+    return make_model(module, spec, name, input_shape, num_classes, "canonical")
 
 
 def _rates(name: str, rates: Sequence[float], layers: int) -> tuple[float, ...]:
-    """One rate a hidden layer, the last one given for all that follow."""
+    """The dropout rate of every hidden layer: the last one given holds for all that follow."""
     if isinstance(rates, int | float) or len(rates) > layers or not all(0 <= rate < 1 for rate in rates):
         raise InputError(
-            f"{name}: got channel_dropout={rates}, expected up to {layers} rates in [0, 1), one a hidden layer, the "
-            "last of them for all that follow: (0.25, 0.25, 0.25, 0.5)."
+            f"{name}: got channel_dropout={rates}, expected up to {layers} rates in [0, 1), one for each hidden layer, "
+            "the last one for all that follow: (0.25, 0.25, 0.25, 0.5)."
         )
     return (*rates, *tuple(rates[-1:]) * (layers - len(rates)))
 
 
 def _final_size(name: str, layers: tuple[Layer, ...], input_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of the last feature map."""
     height, width = input_shape[:2]
     for i, layer in enumerate(layers):
         height, width = ((n + 2 * layer.padding - layer.size) // layer.stride + 1 for n in (height, width))
@@ -115,7 +138,7 @@ def _final_size(name: str, layers: tuple[Layer, ...], input_shape: tuple[int, ..
             height, width = height // 2, width // 2
         if min(height, width) < 1:
             raise InputError(
-                f"{name} cannot take images of shape {input_shape}: nothing is left of them after layer {i}. "
+                f"{name} cannot take images of shape {input_shape}: they have shrunk to nothing after layer {i}. "
                 "Give larger images or another model."
             )
     return height, width
@@ -142,7 +165,7 @@ def tinyten(num_classes: int, input_shape: tuple[int, ...], *, activation: str =
 def tinysix(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
     """TinyTen without its layers 2, 4, 5 and 7: 28,746 parameters with 10 classes, 34,596 with 100.
 
-    The paper does not say how it strides; here each layer keeps the stride it has in TinyTen: 1, 2, 2, 1.
+    The paper does not give its strides; here each layer keeps its stride from TinyTen: 1, 2, 2, 1.
     """
     return _convnet("tinysix", TINYSIX, (), num_classes, input_shape, activation, width, "xavier")
 
@@ -171,14 +194,19 @@ def vgg11(
 ) -> Model:
     """Eight convolutions with batch norm and max pooling, two dense layers of 512 with dropout.
 
-    channel_dropout: rates at which whole channels of hidden layers are dropped in training instead, one a layer,
-    the last one for all that follow.
+    Args:
+        num_classes: The number of classes.
+        input_shape: (height, width, channels).
+        activation: Activation of the hidden layers.
+        width: Multiplier of all widths.
+        channel_dropout: Rates at which whole channels of the hidden layers are dropped in training, instead of the
+            dropout of dense layers: one for each layer, the last one for all that follow.
     """
     stages = ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2))
     return _vgg("vgg11", stages, num_classes, input_shape, activation, width, channel_dropout)
 
 
 def vgg16(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """Thirteen convolutions with batch norm: 15,253,578 parameters with 10 classes of 32x32 images."""
+    """Thirteen convolutions with batch norm, else as VGG11: 15,253,578 parameters with 10 classes of 32x32 images."""
     stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
     return _vgg("vgg16", stages, num_classes, input_shape, activation, width)

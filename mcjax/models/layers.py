@@ -1,4 +1,4 @@
-"""The layers that mcjax's own models are made of."""
+"""Activations and layers of the registered models."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from mcjax.runtime.convolution import convolve
 def huberized_relu(x: jax.Array, delta: float = 0.1) -> jax.Array:
     """A ReLU with a continuous derivative: x^2 / (2 delta) on [0, delta], x - delta / 2 beyond.
 
-    Source: Neuron Alignment, eq. 11, for which Theorem 3.1 holds.
+    Source: Tatro et al. 2020, Optimizing Mode Connectivity via Neuron Alignment, eq. 11; Theorem 3.1 holds for it.
     """
     inside = jnp.clip(x, 0, delta)
     return inside * inside / (2 * delta) + jnp.maximum(x - delta, 0)
@@ -37,9 +37,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """The nonlinearity of this name; "huberized_relu(0.05)" is `huberized_relu` with that delta.
+    """The activation function of this name; "huberized_relu(0.05)" is `huberized_relu` with delta=0.05.
 
-    Raises InputError, naming the nearest, if there is none, or if delta is not positive.
+    Raises:
+        InputError: There is none of this name, or delta is not positive.
     """
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]
@@ -55,6 +56,12 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     return partial(huberized_relu, delta=delta)
 
 
+INITIALIZERS = {
+    "xavier": nn.initializers.xavier_normal(),
+    "kaiming": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+}
+
+
 def scaled(channels: int, width: float) -> int:
     """A channel count under a width multiplier: rounded, at least 1."""
     return max(1, round(channels * width))
@@ -66,7 +73,16 @@ def along_last(vector: jax.Array, ndim: int) -> jax.Array:
 
 
 class Conv(nn.Module):
-    """A square 2-D convolution: kernel (k, k, in, out) and, with `use_bias`, bias (out)."""
+    """A square 2-D convolution: kernel (size, size, in, features) and, with `use_bias`, bias (features).
+
+    Attributes:
+        features: The number of output channels.
+        size: Height and width of the kernel.
+        stride: Stride of both axes.
+        padding: Zeros added to each side.
+        use_bias: Whether there is a bias.
+        kernel_init: Initializer of the kernel.
+    """
 
     features: int
     size: int = 3
@@ -90,9 +106,8 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last.
 
-    With `train` it normalises by the batch and writes the batch's own mean and (biased) variance to
-    `batch_stats`, unmixed: who trains keeps the running averages, who evaluates a path pools them.
-    Without, it normalises by what `batch_stats` holds.
+    With `train` it normalises by the mean and biased variance of the batch, and writes these to `batch_stats`
+    as they are: running averages and pooling are left to the caller. Otherwise it normalises by `batch_stats`.
     """
 
     epsilon: float = 1e-5
@@ -107,6 +122,7 @@ class BatchNorm(nn.Module):
         if train:
             axes = tuple(range(x.ndim - 1))
             exact = x.astype(stored_mean.value.dtype)
+            # The biased variance, E[x^2] - E[x]^2, in one pass.
             mean = exact.mean(axes)
             var = jnp.maximum(jnp.square(exact).mean(axes) - jnp.square(mean), 0)
             if not self.is_initializing():

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from mcjax.errors import InputError
-from mcjax.models.base import Model, from_own
+from mcjax.models.base import Model, make_model
 from mcjax.models.layers import scaled
 from mcjax.symmetry import Axis, PermutationSpec
 
 INITIAL = 0.1
-"""All parameters start uniformly within this of zero (Zaremba, Sutskever and Vinyals, 2014)."""
+"""Parameters are drawn uniformly from [-INITIAL, INITIAL] (Zaremba, Sutskever and Vinyals, 2014)."""
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -20,10 +20,10 @@ def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -
 
 
 class LSTMLayer(nn.Module):
-    """One LSTM layer over sequences (n, length, inputs) -> (n, length, units), from a state of zeros.
+    """One LSTM layer over sequences (n, length, inputs) -> (n, length, units), starting from a zero state.
 
-    kernel (inputs, 4 * units), recurrent (units, 4 * units), bias (4 * units): the gates are input, forget,
-    cell and output, one after another.
+    The parameters are kernel (inputs, 4 * units), recurrent (units, 4 * units) and bias (4 * units); their last axis
+    holds the input, forget, cell and output gates, in this order.
     """
 
     units: int
@@ -33,12 +33,13 @@ class LSTMLayer(nn.Module):
         kernel = self.param("kernel", _uniform, (x.shape[-1], 4 * self.units))
         recurrent = self.param("recurrent", _uniform, (self.units, 4 * self.units))
         bias = self.param("bias", nn.initializers.zeros, (4 * self.units,))
-        # What comes from the inputs, for all steps in one product.
+        # The inputs' part of the gates, for all steps in one product.
         inputs = x @ kernel + bias[None, None]
 
         def step(state: tuple[jax.Array, jax.Array], now: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
             output, cell = state
             gates = (now + output @ recurrent).reshape(-1, 4, self.units)
+            # c' = f * c + i * g, and h' = o * tanh(c').
             cell = nn.sigmoid(gates[:, 1]) * cell + nn.sigmoid(gates[:, 0]) * jnp.tanh(gates[:, 2])
             output = nn.sigmoid(gates[:, 3]) * jnp.tanh(cell)
             return (output, cell), output
@@ -49,7 +50,7 @@ class LSTMLayer(nn.Module):
 
 
 class LSTM(nn.Module):
-    """Tokens int32 (n, length) -> logits (n, length, vocabulary): at every place, of the word that comes next."""
+    """Tokens int32 (n, length) -> logits of the next word at every place, (n, length, vocabulary)."""
 
     embedding: int
     units: tuple[int, ...]
@@ -68,8 +69,14 @@ class LSTM(nn.Module):
 def lstm(num_classes: int, input_shape: tuple[int, ...], *, width: float = 1.0, layers: int = 2) -> Model:
     """An embedding of 200, `layers` LSTM layers of 200, logits: 4,651,600 parameters with 10,000 words.
 
-    Every sequence starts from a state of zeros. No dropout, forget biases of zero. Source: the small model of
-    Zaremba, Sutskever and Vinyals, 2014: Recurrent Neural Network Regularization.
+    Every sequence starts from a zero state; there is no dropout, and forget biases start at zero.
+    Source: Zaremba, Sutskever and Vinyals 2014, Recurrent Neural Network Regularization, the small model.
+
+    Args:
+        num_classes: The size of the vocabulary.
+        input_shape: (length,) of a sequence.
+        width: Multiplier of all widths.
+        layers: The number of LSTM layers.
     """
     if len(input_shape) != 1:
         raise InputError(f"lstm reads sequences of tokens: got input_shape={input_shape}, expected (length,).")
@@ -89,4 +96,4 @@ def lstm(num_classes: int, input_shape: tuple[int, ...], *, width: float = 1.0, 
         inputs = group
     leaves |= {"params/Dense_0/kernel": (inputs, None), "params/Dense_0/bias": (None,)}
     module = LSTM(units, (units,) * layers, num_classes)
-    return from_own(module, PermutationSpec(leaves), "lstm", input_shape, num_classes, "none", "int32")
+    return make_model(module, PermutationSpec(leaves), "lstm", input_shape, num_classes, "none", "int32")

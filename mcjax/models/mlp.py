@@ -1,4 +1,4 @@
-"""Multilayer perceptrons of any widths and activation."""
+"""Multilayer perceptrons."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,21 @@ import flax.linen as nn
 import jax
 
 from mcjax.errors import InputError
-from mcjax.models.base import Model, from_own
+from mcjax.models.base import Model, make_model
 from mcjax.models.layers import activation, scaled
 from mcjax.symmetry import layer_specs
 
 
 class MLP(nn.Module):
-    """Dense layers of these widths, each followed by the activation, then one of classes with the output's."""
+    """Dense layers on the flattened input.
+
+    Attributes:
+        widths: Units of the hidden layers.
+        num_classes: The number of outputs.
+        activation: Activation of the hidden layers.
+        output: Activation of the last layer.
+        bias: Whether layers have biases.
+    """
 
     widths: tuple[int, ...]
     num_classes: int
@@ -40,9 +48,16 @@ def mlp(
     output: str = "linear",
     bias: bool = True,
 ) -> Model:
-    """Hidden layers of `widths` units, each times the multiplier `width`; `output` is the activation of the last layer.
+    """A multilayer perceptron.
 
-    For a regression, num_classes is how many numbers it returns.
+    Args:
+        num_classes: The number of outputs: classes, or numbers for a regression.
+        input_shape: The shape of one input, which is flattened.
+        widths: Units of each hidden layer.
+        activation: Activation of the hidden layers.
+        width: Multiplier of all widths.
+        output: Activation of the last layer.
+        bias: Whether layers have biases.
     """
     if isinstance(widths, int):
         raise InputError(f"got widths={widths}, expected one width a hidden layer: ({widths},).")
@@ -57,4 +72,4 @@ def mlp(
         )
     )
     module = MLP(units, num_classes, activation, output, bias)
-    return from_own(module, spec, "mlp", input_shape, num_classes, "none")
+    return make_model(module, spec, "mlp", input_shape, num_classes, "none")

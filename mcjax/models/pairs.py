@@ -1,4 +1,4 @@
-"""Pairs of networks: one pair, or many along a leading axis, and a permutation of each second one."""
+"""Pairs of networks along a leading axis, with a permutation of each second one."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,45 +13,61 @@ from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutatio
 
 
 class Pairs(NamedTuple):
-    """Endpoints and P with a leading pair axis, and whether the caller gave them one."""
+    """Endpoints and P with a leading pair axis.
+
+    Attributes:
+        theta_1: First endpoints, leaves (pairs, ...).
+        theta_2: Second endpoints, leaves (pairs, ...).
+        P: A permutation of each second endpoint, (pairs, n) or (pairs, n, n) for every group.
+        batched: Whether the caller's endpoints had a pair axis.
+    """
 
     theta_1: trees.Tree
     theta_2: trees.Tree
     P: Permutation
-    given: bool
+    batched: bool
 
     @property
     def number(self) -> int:
-        """How many pairs."""
+        """The number of pairs."""
         return len(jax.tree.leaves(self.theta_1)[0])
 
-    def out(self, tree: trees.Tree) -> trees.Tree:
-        """A result as the caller gets it: with a pair axis if the endpoints had one."""
-        return tree if self.given else trees.index(tree, 0)
+    def unbatch(self, tree: trees.Tree) -> trees.Tree:
+        """A result for the caller: without the pair axis, unless the endpoints had one."""
+        return tree if self.batched else trees.index(tree, 0)
 
 
 def pairs_of(
     model: Model, theta_1: trees.Tree, theta_2: trees.Tree, P: Permutation | None, hard: bool = False
 ) -> Pairs:
-    """The endpoints as pairs; P=None is the identity of each.
+    """The endpoints as pairs.
 
-    Raises SpecError if they are not of this model, or if P is not one permutation, hard or soft, of its
-    groups for every pair; with `hard`, if it is soft.
+    Args:
+        model: The model of all networks.
+        theta_1: First endpoint, or many along a leading axis.
+        theta_2: Second endpoint, or as many.
+        P: A permutation of theta_2, or one for every pair. None: the identity.
+        hard: Whether soft permutations are refused.
+
+    Raises:
+        SpecError: The endpoints are not of this model, or P is not one permutation of its groups for every pair.
     """
-    given = check_ends(model, theta_1, theta_2)
+    batched = check_ends(model, theta_1, theta_2)
     if P is not None and not isinstance(P, Mapping):
-        raise SpecError(f"got {type(P).__name__} for P, expected a dict of one permutation a group: its .P, perhaps.")
+        raise SpecError(
+            f"got {type(P).__name__} for P, expected a dict of one permutation for each group: of a match, its .P."
+        )
     P = None if P is None else {group: jnp.asarray(p) for group, p in P.items()}
-    if not given:
+    if not batched:
         theta_1, theta_2, P = trees.stack([(theta_1, theta_2, P)])
     count = len(jax.tree.leaves(theta_1)[0])
     identity = identity_permutation(model.spec, trees.index(theta_1, 0))
     if P is None:
-        return Pairs(theta_1, theta_2, trees.stack([identity] * count), given)
+        return Pairs(theta_1, theta_2, trees.stack([identity] * count), batched)
     wrong = [group for group, p in P.items() if jnp.ndim(p) < 2 or jnp.shape(p)[0] != count]
-    if wrong and given:
+    if wrong and batched:
         raise SpecError(
-            f"P has no leading axis of {count} pairs in {', '.join(wrong)}: expected one permutation a pair."
+            f"P has no leading axis of {count} pairs in {', '.join(wrong)}: expected one permutation for each pair."
         )
     for i in range(count):
         check_permutation(model.spec, trees.index(P, i), {group: len(p) for group, p in identity.items()})
@@ -60,7 +76,7 @@ def pairs_of(
             f"got matrices for {', '.join(soft)}, expected a hard P to start from: mcjax.nearest_permutation rounds."
         )
     check_doubly_stochastic(P)
-    return Pairs(theta_1, theta_2, P, given)
+    return Pairs(theta_1, theta_2, P, batched)
 
 
 def permute_pairs(model: Model, P: Permutation, theta: trees.Tree) -> trees.Tree:

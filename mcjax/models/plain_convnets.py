@@ -1,16 +1,27 @@
-"""Convolutional networks without batch norm: of early tutorials, and of filters alone."""
+"""Convolutional networks without batch norm: those of the TensorFlow tutorials, and one without biases."""
 
 import flax.linen as nn
 import jax
 
 from mcjax.errors import InputError
-from mcjax.models.base import Model, from_own
+from mcjax.models.base import Model, check_image_shape, make_model
+from mcjax.models.convnets import feed_forward_spec
 from mcjax.models.layers import Conv, activation, scaled
-from mcjax.symmetry import Axis, layer_specs
 
 
 class PlainConvNet(nn.Module):
-    """Convolutions, each with its activation and max pooling (none for a window of 1); dense layers; classes."""
+    """Convolutions, each with activation and max pooling of stride 2; dense layers with dropout; classes.
+
+    Attributes:
+        channels: Channels of the convolutions.
+        hidden: Units of the hidden dense layers.
+        num_classes: The number of outputs.
+        activation: Activation of the hidden layers.
+        window: Window of max pooling; 1 is no pooling.
+        dropout: Dropout rate before the last layer.
+        size: Height and width of the kernels.
+        bias: Whether convolutions and the last layer have biases.
+    """
 
     channels: tuple[int, ...]
     hidden: tuple[int, ...]
@@ -51,27 +62,19 @@ def _plain(
     size: int = 5,
     bias: bool = True,
 ) -> Model:
-    if len(input_shape) != 3:
-        raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
+    check_image_shape(name, input_shape)
     if not 0 <= dropout < 1:
         raise InputError(f"got dropout={dropout}, expected it in [0, 1).")
     channels, hidden = (tuple(scaled(n, width) for n in each) for each in (channels, hidden))
+    # Places of the last feature map: SAME pooling halves each side, rounded up.
     positions = 1
     for side in input_shape[:2]:
         for _ in channels if window > 1 else ():
             side = -(-side // 2)
         positions *= side
-    groups = [f"conv_{i}" for i in range(len(channels))]
-    parts = [
-        layer_specs.conv(f"Conv_{i}", groups[i - 1] if i else None, group, bias=bias) for i, group in enumerate(groups)
-    ]
-    inputs: Axis | str = Axis(groups[-1], outer=positions)
-    for i in range(len(hidden)):
-        parts.append(layer_specs.dense(f"Dense_{i}", inputs, f"dense_{i}"))
-        inputs = f"dense_{i}"
-    parts.append(layer_specs.dense(f"Dense_{len(hidden)}", inputs, None, bias=bias))
+    spec = feed_forward_spec(len(channels), len(hidden), positions, norm=False, bias=bias)
     module = PlainConvNet(channels, hidden, num_classes, activation, window, dropout, size, bias)
-    return from_own(module, layer_specs.join(*parts), name, input_shape, num_classes, "canonical")
+    return make_model(module, spec, name, input_shape, num_classes, "canonical")
 
 
 def mnist_convnet(
@@ -96,8 +99,8 @@ def cifar_convnet(
 ) -> Model:
     """Convolutions of 64 and 64 channels, 384 and 192 units: 1,068,298 parameters for 24x24 colour images.
 
-    After Krizhevsky's network, without its local response normalisation: that joins channels that are next
-    to each other, so that no two of them could be exchanged.
+    After Krizhevsky's network, without its local response normalisation, which couples neighbouring channels, so
+    that no two of them could be exchanged.
     """
     return _plain("cifar_convnet", (64, 64), (384, 192), 3, num_classes, input_shape, activation, width, dropout)
 
@@ -111,6 +114,6 @@ def filters_convnet(
 ) -> Model:
     """Three convolutions of 32 3x3 filters, no pooling, no biases: 269,600 parameters for 28x28 grey images.
 
-    The network on which dropout stability was first looked at (Kuditipudi et al. 2019, Figure 2).
+    Source: Kuditipudi et al. 2019, Explaining Landscape Connectivity of Low-cost Solutions, Figure 2.
     """
     return _plain("filters_convnet", (32,) * 3, (), 1, num_classes, input_shape, activation, width, 0.0, 3, False)

@@ -1,4 +1,4 @@
-"""Models by name."""
+"""Registered models, by name."""
 
 import inspect
 import math
@@ -31,13 +31,26 @@ REGISTRY: dict[str, Callable[..., Model]] = {
 
 
 def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 32, 3), **options: Any) -> Model:
-    """The registered model of this name, for images of `input_shape` (height, width, channels).
+    """Create a registered model.
 
-    Options: `width` (multiplier of all widths) for every model; `activation` for all but the LSTM, which reads
-    tokens of the vocabulary `num_classes`, `input_shape` (length,); `widths`, `output` and `bias` for the MLP;
-    `channel_dropout` for VGG11.
-    The same arguments give the same object, so that what was compiled for it is found again.
-    Raises InputError for an unknown name or option, or images that the model cannot take.
+    The same arguments return the same object, so that programs compiled for it are reused.
+
+    Args:
+        name: A name in `REGISTRY`.
+        num_classes: The number of classes; for the LSTM, the size of the vocabulary.
+        input_shape: (height, width, channels) of an image; for the LSTM, (length,) of a sequence.
+        **options: `width` (multiplier of all widths) for every model; `activation` for all but the LSTM; `widths`,
+            `output` and `bias` for the MLP; `dropout` for `mnist_convnet` and `cifar_convnet`; `channel_dropout` for
+            VGG11; `layers` for the LSTM.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: The name or an option is unknown, or the model cannot take such inputs.
+
+    Example:
+        model = create("mlp", 10, (28, 28, 1), widths=(64, 64), activation="tanh")
     """
     accepted = options_of(name)
     for option in options:
@@ -56,7 +69,7 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
 
 
 def options_of(name: str) -> list[str]:
-    """The options of a registered model. Raises InputError for an unknown name."""
+    """The names of a registered model's options. Raises InputError for an unknown name."""
     if name not in REGISTRY:
         raise unknown_name("model", name, REGISTRY)
     return list(inspect.signature(REGISTRY[name]).parameters)[2:]

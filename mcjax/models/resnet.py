@@ -3,16 +3,21 @@
 import flax.linen as nn
 import jax
 
-from mcjax.errors import InputError
-from mcjax.models.base import Model, from_own
-from mcjax.models.convnets import INITIALIZERS
-from mcjax.models.layers import BatchNorm, Conv, activation, scaled
+from mcjax.models.base import Model, check_image_shape, make_model
+from mcjax.models.layers import INITIALIZERS, BatchNorm, Conv, activation, scaled
 from mcjax.runtime.convolution import computed_once
 from mcjax.symmetry import layer_specs
 
 
 class Block(nn.Module):
-    """Two convolutions around a skip connection; returns what it adds to the trunk, and its inner units."""
+    """Two convolutions beside a skip connection; returns the new trunk and the inner activations.
+
+    Attributes:
+        features: The number of channels.
+        stride: Stride of the first convolution, and of the projection.
+        projection: Whether the skip connection has a 1x1 convolution.
+        activation: Activation of the hidden layers.
+    """
 
     features: int
     stride: int
@@ -33,7 +38,14 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages of `blocks` basic blocks each of these widths, global average pooling, classes."""
+    """A stem, stages of basic blocks, global average pooling, classes.
+
+    Attributes:
+        widths: Channels of each stage.
+        blocks: Blocks in each stage.
+        num_classes: The number of outputs.
+        activation: Activation of the hidden layers.
+    """
 
     widths: tuple[int, ...]
     blocks: int
@@ -59,8 +71,7 @@ class ResNet(nn.Module):
 def _resnet(
     name: str, blocks: int, num_classes: int, input_shape: tuple[int, ...], activation: str, width: float
 ) -> Model:
-    if len(input_shape) != 3:
-        raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
+    check_image_shape(name, input_shape)
     widths = tuple(scaled(n, width) for n in (16, 32, 64))
     parts = [layer_specs.conv("Conv_0", None, "trunk_0", bias=False), layer_specs.norm("BatchNorm_0", "trunk_0")]
     for stage in range(len(widths)):
@@ -71,7 +82,7 @@ def _resnet(
             parts.append(layer_specs.residual_block(f"Block_{number}", inputs, inner, outputs, projection=first))
     parts.append(layer_specs.dense("Dense_0", f"trunk_{len(widths) - 1}", None))
     module = ResNet(widths, blocks, num_classes, activation)
-    return from_own(module, layer_specs.join(*parts), name, input_shape, num_classes, "canonical")
+    return make_model(module, layer_specs.join(*parts), name, input_shape, num_classes, "canonical")
 
 
 def resnet20(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:

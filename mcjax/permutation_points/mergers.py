@@ -16,7 +16,7 @@ from mcjax.constructions.unit_layers import UnitLayer, Values
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.pair_coordinates import PairCoordinates, UnitPair, unit_pair
 from mcjax.runtime.compiling import jit
-from mcjax.training.newton import Function, minimise
+from mcjax.training.newton import Function, trust_region_newton
 
 HALVINGS = 10
 """How often a step of delta is halved at most."""
@@ -199,14 +199,14 @@ def _minimise_at(
 ) -> ApproachState:
     """Minimise the loss in all but delta, which is held; `between` says that the distance is a part of a step."""
     params_at = partial(pair.params_at, distance=distance)
-    found, knots = minimise(
+    found, knots = trust_region_newton(
         lambda x: pair.loss_of(loss, params_at(x), distance),
         pair.constrained(state.coordinates, distance),
         tolerance=_tolerance(config.tolerance, state.active),
-        iterations=config.iterations,
-        products=config.products,
-        visit=_knot_at(params_at, distance) if state.knots is not None else None,
-        visited=state.knots,
+        max_iterations=config.iterations,
+        max_products=config.products,
+        callback=_knot_at(params_at, distance) if state.knots is not None else None,
+        carry=state.knots,
     )
     # Between two distances the path only has to stay low: any point that the minimisation reaches will do.
     active = state.active & (found.converged | between | (not config.require_convergence))
@@ -236,15 +236,15 @@ def _merge(
         return free.params_at(PairCoordinates(others, mean, 0 * last.offset, output_mean, output_difference), 0.0)
 
     merged_params = partial(params_of, output_difference=last.output_difference)
-    found, knots = minimise(
+    found, knots = trust_region_newton(
         lambda x: free.loss_of(loss, merged_params(x), 0.0),
         (last.others, last.mean, last.output_mean),
         tolerance=_tolerance(config.point_tolerance, state.active),
         # This minimisation alone starts far from its end: the norm was let go.
-        iterations=3 * config.iterations,
-        products=config.products,
-        visit=_knot_at(merged_params, 0.0) if state.knots is not None else None,
-        visited=state.knots,
+        max_iterations=3 * config.iterations,
+        max_products=config.products,
+        callback=_knot_at(merged_params, 0.0) if state.knots is not None else None,
+        carry=state.knots,
     )
     point = params_of(found.x, 0 * last.output_difference)
     # The output weights move at constant loss, but for weight decay.

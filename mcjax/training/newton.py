@@ -1,4 +1,4 @@
-"""Minimising a whole loss to convergence: Newton's method in a trust region, by conjugate gradients."""
+"""Minimisation of a smooth function to convergence, by Newton's method in a trust region."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,14 +10,19 @@ from jax.flatten_util import ravel_pytree
 from mcjax import trees
 
 Function = Callable[[Any], jax.Array]
-"""What is minimised: a pure function of a tree or a vector, twice differentiable almost everywhere, to a scalar."""
+"""A pure function of a tree or a vector to a scalar, twice differentiable almost everywhere."""
 
 
-class Minimum(NamedTuple):
-    """Where a minimisation ended.
+class NewtonResult(NamedTuple):
+    """The point where a minimisation ended.
 
-    value, gradient_norm: there. iterations, products: how many Newton steps were tried, and how many products of
-    the Hessian with a vector they took. converged: whether the gradient's norm is at most the tolerance.
+    Attributes:
+        x: The point, a tree.
+        value: The function's value there.
+        gradient_norm: The Euclidean norm of the gradient there.
+        iterations: The number of Newton steps tried.
+        products: The number of Hessian-vector products they took.
+        converged: Whether the gradient norm is at most the tolerance.
     """
 
     x: trees.Tree
@@ -28,140 +33,182 @@ class Minimum(NamedTuple):
     converged: jax.Array
 
 
-class Search(NamedTuple):
-    """What the method carries from step to step: a point as a vector, what is known there, and the trust region.
+class TrustRegionState(NamedTuple):
+    """The iterate of the trust-region method.
 
-    first: the norm of the first gradient.
+    Attributes:
+        x: The point, a vector (n,).
+        value: The function's value there.
+        gradient: The gradient there, (n,).
+        radius: The radius of the trust region.
+        initial_norm: The norm of the gradient at the start.
+        iterations: Newton steps tried so far.
+        products: Hessian-vector products so far.
     """
 
     x: jax.Array
     value: jax.Array
     gradient: jax.Array
     radius: jax.Array
-    first: jax.Array
+    initial_norm: jax.Array
     iterations: jax.Array
     products: jax.Array
 
 
-def minimise(
+def trust_region_newton(
     fun: Function,
     start: trees.Tree,
     *,
     tolerance: Any,
-    iterations: int = 100,
-    products: int = 100,
+    max_iterations: int = 100,
+    max_products: int = 100,
     radius: float = 0.1,
-    visit: Callable[[Any, trees.Tree, jax.Array], Any] | None = None,
-    visited: Any = None,
-) -> tuple[Minimum, Any]:
-    """A local minimum of `fun` near `start`, from which the value never rises. Pure: works under jit and vmap.
+    callback: Callable[[Any, trees.Tree, jax.Array], Any] | None = None,
+    carry: Any = None,
+) -> tuple[NewtonResult, Any]:
+    """Minimise `fun` from `start`; the value never rises.
 
-    tolerance: the Euclidean norm of the gradient at which it ends. iterations: Newton steps at most. products: of
-    the Hessian with vectors, in one step at most. radius: how far the first step may go. Every step minimises the
-    quadratic model inside the trust region by truncated conjugate gradients, and follows negative curvature to
-    its boundary, so that saddles are left. Computed in the dtype of `start`, whose rounding bounds what can be reached.
-    visit: called as `visit(visited, x, value)` for every point that is gone to, to carry on what it returns; the last
-    is returned beside the minimum. Source: Steihaug 1983; Nocedal and Wright, Numerical Optimization, Algorithms 4.1
-    and 7.2.
+    Every step minimises the quadratic model inside the trust region by truncated conjugate gradients. Directions of
+    negative curvature are followed to its boundary, so saddles are left. Computed in the dtype of `start`, whose
+    rounding bounds what gradient norm can be reached. Pure: works under jit and vmap.
+    Source: Nocedal and Wright, Numerical Optimization, Algorithms 4.1 and 7.2; Steihaug 1983, The Conjugate Gradient
+    Method and Trust Regions in Large Scale Optimization.
 
-        found, _ = minimise(loss, params, tolerance=1e-6)
+    Args:
+        fun: A pure function of a tree like `start` to a scalar.
+        start: The first point.
+        tolerance: The Euclidean norm of the gradient at which it ends.
+        max_iterations: Newton steps at most.
+        max_products: Hessian-vector products at most in one step.
+        radius: The first radius of the trust region.
+        callback: Called as `callback(carry, x, value)` at every accepted point, to return the next carry.
+        carry: The first carry.
+
+    Returns:
+        The last point, and the last carry.
+
+    Example:
+        found, _ = trust_region_newton(loss, params, tolerance=1e-6)
     """
     flat, unravel = ravel_pytree(start)
 
-    def flattened(x: jax.Array) -> jax.Array:
+    def flat_fun(x: jax.Array) -> jax.Array:
         return fun(unravel(x))
 
-    def going(carry: tuple[Search, Any]) -> jax.Array:
-        search, _ = carry
-        # Without a trust region that is more than rounding nothing is left to do.
-        room = search.radius > jnp.finfo(search.x.dtype).eps * jnp.linalg.norm(search.x)
-        return (jnp.linalg.norm(search.gradient) > tolerance) & room & (search.iterations < iterations)
+    def unfinished(loop: tuple[TrustRegionState, Any]) -> jax.Array:
+        state, _ = loop
+        # A trust region within rounding of the point admits no further step.
+        room = state.radius > jnp.finfo(state.x.dtype).eps * jnp.linalg.norm(state.x)
+        return (jnp.linalg.norm(state.gradient) > tolerance) & room & (state.iterations < max_iterations)
 
-    def step(carry: tuple[Search, Any]) -> tuple[Search, Any]:
-        search, visited = carry
-        after = _step(flattened, search, tolerance, products)
-        if visit is not None:
-            gone = visit(visited, unravel(after.x), after.value)
-            visited = jax.tree.map(lambda new, old: jnp.where((after.x != search.x).any(), new, old), gone, visited)
-        return after, visited
+    def step(loop: tuple[TrustRegionState, Any]) -> tuple[TrustRegionState, Any]:
+        state, carry = loop
+        after = _step(flat_fun, state, tolerance, max_products)
+        if callback is not None:
+            returned = callback(carry, unravel(after.x), after.value)
+            carry = jax.tree.map(lambda new, old: jnp.where((after.x != state.x).any(), new, old), returned, carry)
+        return after, carry
 
-    found, visited = jax.lax.while_loop(going, step, (_begin(flattened, flat, radius), visited))
-    norm = jnp.linalg.norm(found.gradient)
-    converged = norm <= tolerance
-    return Minimum(unravel(found.x), found.value, norm, found.iterations, found.products, converged), visited
+    last, carry = jax.lax.while_loop(unfinished, step, (_begin(flat_fun, flat, radius), carry))
+    norm = jnp.linalg.norm(last.gradient)
+    return NewtonResult(unravel(last.x), last.value, norm, last.iterations, last.products, norm <= tolerance), carry
 
 
-def _begin(fun: Function, x: jax.Array, radius: float) -> Search:
+def _begin(fun: Function, x: jax.Array, radius: float) -> TrustRegionState:
     value, gradient = jax.value_and_grad(fun)(x)
     none = jnp.zeros((), jnp.int32)
-    return Search(x, value, gradient, jnp.asarray(radius, x.dtype), jnp.linalg.norm(gradient), none, none)
+    return TrustRegionState(x, value, gradient, jnp.asarray(radius, x.dtype), jnp.linalg.norm(gradient), none, none)
 
 
-def _step(fun: Function, search: Search, tolerance: Any, products: int) -> Search:
-    x, value, gradient = search.x, search.value, search.gradient
+def _step(fun: Function, state: TrustRegionState, tolerance: Any, max_products: int) -> TrustRegionState:
+    """One iteration of Algorithm 4.1 of Nocedal and Wright."""
+    x, value, gradient = state.x, state.value, state.gradient
     gradient_of = jax.grad(fun)
 
     def product(vector: jax.Array) -> jax.Array:
         return jax.jvp(gradient_of, (x,), (vector,))[1]
 
+    # The forcing sequence min(0.1, ||g||^(1/2)), for superlinear convergence, but no tighter than the tolerance needs.
     norm = jnp.linalg.norm(gradient)
-    # Superlinear convergence, but never more than the tolerance asks for.
-    accuracy = jnp.maximum(jnp.minimum(0.1, jnp.sqrt(norm / search.first)) * norm, 0.1 * tolerance)
-    step, model, taken = _truncated(product, gradient, search.radius, accuracy, products)
+    accuracy = jnp.maximum(jnp.minimum(0.1, jnp.sqrt(norm / state.initial_norm)) * norm, 0.1 * tolerance)
+    # The step p_k, by Algorithm 7.2.
+    step, predicted, taken = steihaug_cg(product, gradient, state.radius, accuracy, max_products)
     new_value, new_gradient = jax.value_and_grad(fun)(x + step)
     length = jnp.linalg.norm(step)
-    share = (value - new_value) / jnp.maximum(-model, jnp.finfo(x.dtype).tiny)
-    # Near the end the difference of values is rounding, and the gradient tells.
+    # Eq. 4.4: rho_k, actual over predicted reduction.
+    rho = (value - new_value) / jnp.maximum(-predicted, jnp.finfo(x.dtype).tiny)
+    # Near the minimum the difference of values is rounding: there a smaller gradient accepts the step.
     rounding = 10 * jnp.finfo(x.dtype).eps * jnp.abs(value)
     settled = (jnp.abs(value - new_value) <= rounding) & (jnp.linalg.norm(new_gradient) < norm)
-    # A step that gains much less than the model says has left the valley, and so may the line to its end.
-    taking = (share > 0.1) | settled
-    radius = jnp.where(
-        share < 0.25, 0.25 * length, jnp.where((share > 0.75) & (length > 0.99 * search.radius), 2, 1) * search.radius
-    )
+    # Accept if rho_k > eta = 0.1: a step that gains much less than the model predicts may cross into another valley.
+    accepted = (rho > 0.1) | settled
+    # Shrink the region if rho_k < 1/4, double it if rho_k > 3/4 and the step reached its boundary.
+    grow = jnp.where((rho > 0.75) & (length > 0.99 * state.radius), 2, 1)
+    radius = jnp.where(rho < 0.25, 0.25 * length, grow * state.radius)
     radius = jnp.where(settled, jnp.maximum(radius, length), radius)
-    return Search(
-        jnp.where(taking, x + step, x),
-        jnp.where(taking, new_value, value),
-        jnp.where(taking, new_gradient, gradient),
+    return TrustRegionState(
+        jnp.where(accepted, x + step, x),
+        jnp.where(accepted, new_value, value),
+        jnp.where(accepted, new_gradient, gradient),
         radius,
-        search.first,
-        search.iterations + 1,
-        search.products + taken,
+        state.initial_norm,
+        state.iterations + 1,
+        state.products + taken,
     )
 
 
-def _truncated(
-    product: Callable[[jax.Array], jax.Array], gradient: jax.Array, radius: jax.Array, accuracy: jax.Array, limit: int
+def steihaug_cg(
+    product: Callable[[jax.Array], jax.Array],
+    gradient: jax.Array,
+    radius: jax.Array,
+    accuracy: jax.Array,
+    max_products: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Conjugate gradients on g p + p H p / 2 inside a ball: the step, the model's change, and the products taken."""
+    """Minimise the model g^T p + p^T H p / 2 inside a ball, by truncated conjugate gradients.
+
+    Source: Steihaug 1983; Nocedal and Wright, Algorithm 7.2.
+
+    Args:
+        product: The product of H with a vector (n,).
+        gradient: g, (n,).
+        radius: The radius of the ball, a scalar.
+        accuracy: The norm of the residual at which it ends, a scalar.
+        max_products: Products with H at most.
+
+    Returns:
+        The step p (n,), the change of the model, and the number of products.
+    """
 
     def to_boundary(point: jax.Array, direction: jax.Array) -> jax.Array:
+        # The positive root tau of ||z + tau d|| = radius, by the formula without cancellation; c <= 0 in the ball.
         a, b, c = direction @ direction, point @ direction, point @ point - radius**2
-        # The root that loses no digits; c is not positive inside the ball.
         discriminant = jnp.sqrt(jnp.maximum(b * b - a * c, 0))
         return point + jnp.where(b > 0, -c / (b + discriminant), (discriminant - b) / a) * direction
 
-    def going(state: tuple) -> jax.Array:
+    def unfinished(state: tuple) -> jax.Array:
         *_, taken, done = state
-        return ~done & (taken < limit)
+        return ~done & (taken < max_products)
 
-    def one(state: tuple) -> tuple:
+    def iteration(state: tuple) -> tuple:
         point, curved, residual, direction, taken, _ = state
         along = product(direction)
         curvature, square = direction @ along, residual @ residual
-        size = square / jnp.where(curvature > 0, curvature, 1)
-        ahead = point + size * direction
+        # alpha_j = r^T r / d^T H d, and z_{j+1} = z_j + alpha_j d_j.
+        alpha = square / jnp.where(curvature > 0, curvature, 1)
+        ahead = point + alpha * direction
+        # At negative curvature, or outside the ball, the step ends on its boundary.
         leaving = (curvature <= 0) | (jnp.linalg.norm(ahead) >= radius)
         end = jnp.where(leaving, to_boundary(point, direction), ahead)
-        # What the step's share of the direction is, for the product of the Hessian with the step.
+        # H z, updated by the length of the step along d.
         part = ((end - point) @ direction) / (direction @ direction)
-        left = residual + size * along
-        turned = -left + (left @ left) / square * direction
-        done = leaving | (jnp.linalg.norm(left) <= accuracy)
-        return end, curved + part * along, left, turned, taken + 1, done
+        # r_{j+1} = r_j + alpha_j H d_j, and d_{j+1} = -r_{j+1} + beta_{j+1} d_j.
+        new_residual = residual + alpha * along
+        new_direction = -new_residual + (new_residual @ new_residual) / square * direction
+        done = leaving | (jnp.linalg.norm(new_residual) <= accuracy)
+        return end, curved + part * along, new_residual, new_direction, taken + 1, done
 
     zero = jnp.zeros_like(gradient)
-    none, going_on = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    point, curved, _, _, taken, _ = jax.lax.while_loop(going, one, (zero, zero, gradient, -gradient, none, going_on))
+    # z_0 = 0, r_0 = g, d_0 = -g.
+    first = (zero, zero, gradient, -gradient, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    point, curved, _, _, taken, _ = jax.lax.while_loop(unfinished, iteration, first)
     return point, gradient @ point + point @ curved / 2, taken

@@ -10,7 +10,7 @@ from command_line import FIT, GIVEN, METRICS, files_of, refused, results_of, run
 
 import mcjax
 from mcjax import trees
-from mcjax.commands.connect import EvaluateOptions
+from mcjax.commands.paths import EvaluateOptions
 from mcjax.runs import checkpoint
 
 
@@ -111,7 +111,7 @@ def test_the_same_again_reports_and_redoes_nothing(trained, connected, tmp_path,
         assert run("evaluate", target, *options, "--out", folder) == 0
         first, before = capsys.readouterr().out, files_of(folder)
         with monkeypatch.context() as patch:
-            for name in ("mcjax.commands.evaluate.measure", "mcjax.commands.connect.evaluate_path"):
+            for name in ("mcjax.commands.evaluate.measure", "mcjax.commands.paths.evaluate_path"):
                 patch.setattr(name, None)
             assert run("evaluate", target, *options, "--out", folder) == 0
             assert capsys.readouterr().out == first

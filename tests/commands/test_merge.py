@@ -8,7 +8,8 @@ from command_line import METRICS, permuted, refused, results_of, run, said
 
 import mcjax
 from mcjax import models, trees
-from mcjax.commands.networks import DataOptions, read_model
+from mcjax.commands.networks import read_model
+from mcjax.commands.options import DataOptions
 from mcjax.landscape.ensembles import ensemble_accuracy
 from mcjax.landscape.repair import repair
 from mcjax.runs import checkpoint

@@ -1,6 +1,5 @@
-"""Networks on disk, data by name, run folders by default."""
+"""Networks on disk, with their models and the data of their training."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -10,32 +9,13 @@ import pytest
 from flax import serialization
 
 from mcjax import models, trees
-from mcjax.commands.networks import (
-    DataOptions,
-    ModelOptions,
-    TrainOptions,
-    check_key,
-    networks_of,
-    open_run,
-    read_network,
-    read_pair,
-)
-from mcjax.data import Augmentation
-from mcjax.errors import InputError, RunError
+from mcjax.commands.networks import networks_of, read_network, read_networks
+from mcjax.commands.options import DataOptions, ModelOptions, open_run
+from mcjax.errors import InputError
 from mcjax.runs import checkpoint
-from mcjax.training import TrainConfig
 
 ARCHITECTURE = {"name": "mlp", "num_classes": 3, "input_shape": [8, 8, 1], "widths": [6, 5]}
-GREY = Augmentation.none()
 GIVEN = ModelOptions(model="mlp", widths=(6, 5))
-
-
-@pytest.fixture(scope="session")
-def npz(tmp_path_factory, tiny_data):
-    path = tmp_path_factory.mktemp("data") / "bars.npz"
-    arrays = {name: getattr(tiny_data, name) for name in ("train_images", "train_labels", "test_images", "test_labels")}
-    np.savez(path, **arrays)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +24,11 @@ def thetas(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, thetas, npz):
+def made(tmp_path_factory, thetas, bars):
     """A run of two networks, as `mcjax train` leaves it."""
     folder = open_run("train", str(tmp_path_factory.mktemp("networks") / "run"), {}).path
     for i, theta in enumerate(thetas):
-        about = {"model": ARCHITECTURE, "data": {"data": str(npz), "train_images": 60}}
+        about = {"model": ARCHITECTURE, "data": {"data": str(bars), "train_images": 60}}
         checkpoint.save(folder / "checkpoints" / f"network_{i}", theta, about)
     return folder
 
@@ -139,17 +119,17 @@ def test_many_networks_in_one_checkpoint_are_refused(tmp_path, thetas, tiny_data
         read_network(str(tmp_path / "many"), GIVEN, tiny_data)
 
 
-def test_a_pair_comes_with_the_images_it_was_trained_on(run, npz):
-    a, b, dataset, described = read_pair(str(run / "0"), str(run / "1"), ModelOptions(), DataOptions())
+def test_a_pair_comes_with_the_images_it_was_trained_on(run, bars):
+    (a, b), dataset, described = read_networks((str(run / "0"), str(run / "1")), ModelOptions(), DataOptions())
     assert not same(a.theta, b.theta)
     assert (len(dataset.train_labels), len(dataset.test_labels)) == (60, 50)
-    assert described["data"] == str(npz)
-    _, _, dataset, described = read_pair(str(run / "0"), str(run / "1"), ModelOptions(), DataOptions(test_images=7))
+    assert described["data"] == str(bars)
+    _, dataset, described = read_networks((str(run / "0"), str(run / "1")), ModelOptions(), DataOptions(test_images=7))
     assert (len(dataset.train_labels), len(dataset.test_labels)) == (60, 7)
     assert len(described.pop("sha256")) == 64
-    assert described == {"data": str(npz), "data_dir": None, "train_images": 60, "test_images": 7}
-    other = DataOptions(data=str(npz))
-    _, _, dataset, described = read_pair(str(run / "0"), str(run / "1"), ModelOptions(), other)
+    assert described == {"data": str(bars), "data_dir": None, "train_images": 60, "test_images": 7}
+    other = DataOptions(data=str(bars))
+    _, dataset, described = read_networks((str(run / "0"), str(run / "1")), ModelOptions(), other)
     assert (len(dataset.train_labels), len(dataset.test_labels)) == (120, 50)
 
 
@@ -160,95 +140,7 @@ def test_a_pair_of_different_architectures_is_refused_and_both_are_named(run):
         run / "checkpoints" / "network_2", theta, {**about, "model": {**ARCHITECTURE, "activation": "tanh"}}
     )
     with pytest.raises(InputError, match=r"run/0 is .*run/2 is .*tanh"):
-        read_pair(str(run / "0"), str(run / "2"), ModelOptions(), DataOptions())
-
-
-def test_data_without_a_name_is_asked_for(npz):
-    for recorded in (None, {}):
-        with pytest.raises(InputError, match="give --data"):
-            DataOptions().load(recorded)
-    for wanted in (0, -1, 121):
-        with pytest.raises(InputError, match=f"has 120 train images: got {wanted}, expected 1 to 120"):
-            DataOptions(data=str(npz), train_images=wanted).load()
-
-
-def test_model_options_describe_what_create_takes(tiny_data, tiny_model):
-    described = json.loads(json.dumps(GIVEN.describe(tiny_data)))
-    assert models.create(described.pop("name"), described.pop("num_classes"), described.pop("input_shape"), **described)
-    assert described == {"width": 1.0, "activation": "relu", "widths": [6, 5]}
-    assert "widths" not in ModelOptions(model="tinysix").describe(tiny_data)
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (TrainOptions(), TrainConfig(epochs=30, schedule="one_cycle", augmentation=GREY)),
-        (TrainOptions(preset="paper"), TrainConfig(epochs=250, schedule="halving", augmentation=GREY)),
-        (
-            TrainOptions(epochs=3, batch_size=16, learning_rate=0.5, weight_decay=0.0),
-            TrainConfig(epochs=3, batch_size=16, learning_rate=0.5, weight_decay=0.0, augmentation=GREY),
-        ),
-        (TrainOptions(flip="on", rotate=5.0), TrainConfig(augmentation=Augmentation(flip=True, crop=0, rotate=5.0))),
-    ],
-)
-def test_train_options_change_what_was_given_of_the_preset(tiny_data, options, expected):
-    assert TrainConfig(**options.config(tiny_data)) == expected
-
-
-def test_colour_images_are_augmented_unless_told_otherwise(tiny_data):
-    colour = replace(tiny_data, train_images=np.repeat(tiny_data.train_images, 3, -1))
-    assert TrainOptions().config(colour)["augmentation"] == Augmentation(crop=1)
-    options = TrainOptions(flip="off", crop=0)
-    assert options.config(colour)["augmentation"] == replace(Augmentation(), flip=False, crop=0)
-    assert options.config(colour, points_per_step=3)["points_per_step"] == 3
-
-
-def test_runs_without_out_are_told_apart_by_their_config(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first, again, other = (open_run("match", None, {"seed": seed}).path for seed in (0, 0, 1))
-    assert first == again != other
-    assert first.parent.name == "runs"
-    assert first.name.startswith("match-")
-    assert open_run("match", str(tmp_path / "mine"), {"seed": 0}).path == tmp_path / "mine"
-    with pytest.raises(InputError, match="another config"):
-        open_run("connect", str(tmp_path / "mine"), {"seed": 0})
-    with pytest.raises(RunError, match="cannot write"):
-        open_run("match", "/dev/null/below", {})
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32, 10**20])
-def test_seeds_that_are_no_seeds_are_refused(seed):
-    with pytest.raises(InputError, match=f"got seed={seed}, expected 0 to 4294967295"):
-        check_key(seed)
-
-
-def test_every_seed_has_a_key_of_its_own():
-    seeds = (0, 1, 2**31, 2**32 - 1)
-    assert len({jax.random.key_data(check_key(seed)).tobytes() for seed in seeds}) == len(seeds)
-
-
-def test_a_data_set_is_known_by_its_images_and_not_by_its_path_alone(npz, tmp_path):
-    arrays = dict(np.load(npz))
-    changed = tmp_path / "changed.npz"
-    marks = set()
-    for pixel in (0, 0, 1):
-        arrays["train_images"][3, 2, 1, 0] = pixel
-        np.savez(changed, **arrays)
-        marks.add(DataOptions(data=str(changed)).load()[1]["sha256"])
-    assert len(marks) == 2
-
-
-def test_data_that_changed_since_training_is_refused_unless_it_is_asked_for(npz, tmp_path):
-    arrays = dict(np.load(npz))
-    path = tmp_path / "data.npz"
-    np.savez(path, **arrays)
-    _, recorded = DataOptions(data=str(path)).load()
-    assert DataOptions().load(recorded)[1] == recorded
-    arrays["test_images"][0] += 1
-    np.savez(path, **arrays)
-    with pytest.raises(InputError, match="not what the networks were trained on"):
-        DataOptions().load(recorded)
-    assert DataOptions(data=str(path)).load(recorded)[1]["sha256"] != recorded["sha256"]
+        read_networks((str(run / "0"), str(run / "2")), ModelOptions(), DataOptions())
 
 
 def test_options_of_a_model_that_is_not_given_are_refused(run):

@@ -106,13 +106,13 @@ def test_lines_are_means_over_pairs():
         "accepted": [[True, True], [False, True]],
         "moved": [[3, 0], [6, 0]],
     }
-    text = pam.lines("PAM", results)
+    text = pam.pam_lines("PAM", results)
     assert "start 3.0000, P1 2.0000, c1 1.0000" in text
     assert "of 2, iteration by iteration: P refused 1; curves refused 0; units that P would move 4.5" in text
     one = {name: values[0] for name, values in results.items()}
-    assert "of 1, iteration by iteration: P refused 0" in pam.lines("PAM", one)
+    assert "of 1, iteration by iteration: P refused 0" in pam.pam_lines("PAM", one)
 
 
 def test_results_are_json():
     values = {name: np.zeros((2, 3), np.int64) for name in pam.REPORTED}
-    assert json.loads(json.dumps(pam.results_of(SimpleNamespace(**values))))["moved"] == [[0, 0, 0], [0, 0, 0]]
+    assert json.loads(json.dumps(pam.pam_results(SimpleNamespace(**values))))["moved"] == [[0, 0, 0], [0, 0, 0]]

@@ -273,7 +273,7 @@ def changed(*keys, to):
     ("harm", "patterns"),
     [
         (no_run, ["no run at", "expected a run folder"]),
-        (without_config, ["is no run of mcjax", "config.json"]),
+        (without_config, ["not a run of mcjax", "config.json"]),
         (damaged, ["results.json cannot be read", "Expecting ',' delimiter", "Delete it"]),
         (lambda folder: (folder / "results.json").write_text("[1]"), ["it holds a list, expected a JSON object"]),
         (lambda folder: (folder / "times.json").write_text('{"stages": [1]}'), ["times.json: got", "expected stages"]),
@@ -303,7 +303,7 @@ def test_where_nothing_can_be_written_is_said(tmp_path, capsys, monkeypatch):
     assert run("report", folder, "--out", tmp_path) == 2
     said(capsys, 2, "a folder", "expected a file to write")
     assert run("report", folder, "--out", tmp_path / "none" / "a.html") == 2
-    said(capsys, 2, "which is no folder")
+    said(capsys, 2, "which is not a folder")
 
     def full(self, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -4,18 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quadratics import form, planted
 
 from mcjax import InputError
 from mcjax.hessian.critical_points import classify_point, direction_of_improvement
 
 
-def quadratic(a, x):
-    return x @ a @ x / 2
-
-
-def planted(values):
-    q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(len(values), len(values))))
-    return jax.tree_util.Partial(quadratic, jnp.asarray((q * values) @ q.T, jnp.float32))
+def quadratic(values):
+    return form(planted(values))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +27,7 @@ def planted(values):
     ],
 )
 def test_quadratics_of_planted_spectra(values, kind, index, zeros):
-    point = classify_point(planted(np.array(values, float)), jnp.zeros(4))
+    point = classify_point(quadratic(np.array(values, float)), jnp.zeros(4))
     assert (point.kind, point.index, point.zeros, point.dense) == (kind, index, zeros, True)
     np.testing.assert_allclose(point.eigenvalues, np.sort(values), atol=1e-5)
     assert (point.lowest, point.highest) == (point.eigenvalues[0], point.eigenvalues[-1])
@@ -39,7 +35,7 @@ def test_quadratics_of_planted_spectra(values, kind, index, zeros):
 
 
 def test_tolerances_decide_what_is_zero():
-    loss = planted(np.array([-1e-3, 1, 2, 3]))
+    loss = quadratic(np.array([-1e-3, 1, 2, 3]))
     assert classify_point(loss, jnp.zeros(4), zero_tolerance=0.01).kind == "degenerate"
     x = jnp.full(4, 1e-3)
     away = classify_point(loss, x)
@@ -51,7 +47,7 @@ def test_tolerances_decide_what_is_zero():
 
 
 def test_second_order_stationary_points():
-    point = classify_point(planted(np.array([-0.1, 1, 2, 3])), jnp.full(4, 1e-3))
+    point = classify_point(quadratic(np.array([-0.1, 1, 2, 3])), jnp.full(4, 1e-3))
     norm, lowest = point.gradient_norm, point.lowest
     assert point.second_order_stationary(1.01 * norm, -1.01 * lowest)
     assert not point.second_order_stationary(0.99 * norm, -1.01 * lowest)
@@ -68,7 +64,7 @@ def test_second_order_stationary_points():
 )
 def test_lanczos_beyond_the_dense(key, values, kind):
     options = {"zero_tolerance": 1e-4} if kind == "degenerate" else {}
-    point = classify_point(planted(values), jnp.zeros(30), dense_up_to=29, key=key, steps=25, **options)
+    point = classify_point(quadratic(values), jnp.zeros(30), dense_up_to=29, key=key, steps=25, **options)
     assert (point.kind, point.zeros, point.dense) == (kind, None, False)
     assert 0 <= point.index <= (values < 0).sum()
     assert point.index >= int(kind == "saddle")
@@ -109,7 +105,7 @@ def test_critical_points_of_the_top_eigenvector_and_their_directions_of_improvem
 
 
 def test_a_slope_is_a_direction_of_improvement_either_way_and_the_length_does_not_matter():
-    loss = planted(np.array([1.0, 2, 3, 4]))
+    loss = quadratic(np.array([1.0, 2, 3, 4]))
     x = jnp.arange(4.0)
     slope = loss.args[0] @ x
     unit = slope / jnp.linalg.norm(slope)
@@ -120,7 +116,7 @@ def test_a_slope_is_a_direction_of_improvement_either_way_and_the_length_does_no
 
 
 def test_what_cannot_be_is_refused():
-    loss = planted(np.ones(4))
+    loss = quadratic(np.ones(4))
 
     def broken(x):
         return jnp.log(x).sum()

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from variables import alive, permuted
 
 from mcjax import InputError, data, models, trees
-from mcjax.hessian.products import dense_hessian, gauss_newton_product, hessian_product, operator
+from mcjax.hessian.products import curvature_operator, dense_hessian, gauss_newton_product, hessian_product
 from mcjax.runtime.convolution import convolve
 from mcjax.training.full_batch import full_batch_loss
 
@@ -60,7 +60,7 @@ def test_products_are_those_with_the_matrix_under_jit_and_vmap(line, network, he
     with jax.enable_x64(True):
         loss = full_batch_loss(model, points, batch_size=9, weight_decay=0.1)
         vectors = np.random.default_rng(0).normal(size=(3, len(hessian)))
-        unravel = operator(loss, network).unravel
+        unravel = curvature_operator(loss, network).unravel
         many = jax.jit(jax.vmap(lambda vector: hessian_product(loss, network, unravel(vector))))(vectors)
     got = np.concatenate([np.asarray(leaf).reshape(3, -1) for leaf in jax.tree.leaves(many)], 1)
     np.testing.assert_allclose(got, vectors @ hessian, atol=1e-12)
@@ -104,12 +104,12 @@ def test_gauss_newton_of_classes_and_of_numbers_is_that_written_out(line, networ
         expected = explicit_gauss_newton(
             model, network, points.train_images, lambda outputs: np.tile(np.eye(2) / n, (n, 1, 1))
         )
-        got = dense_hessian(loss, network, of="gauss_newton")
+        got = dense_hessian(loss, network, curvature="gauss_newton")
         np.testing.assert_allclose(got, expected + 0.1 * np.eye(len(expected)), atol=1e-12)
         # The same network as a classifier: floats pass normalisation as they are.
         labels = np.arange(n, dtype=np.int32) % 2
         classes = data.Dataset(points.train_images, labels, points.test_images, labels, 2, np.zeros(1), np.ones(1))
-        got = dense_hessian(full_batch_loss(model, classes, batch_size=10), network, of="gauss_newton")
+        got = dense_hessian(full_batch_loss(model, classes, batch_size=10), network, curvature="gauss_newton")
         expected = explicit_gauss_newton(
             model, network, points.train_images, lambda outputs: softmax_curvature(outputs) / n
         )
@@ -126,7 +126,7 @@ def test_gauss_newton_of_convolutions(key, tiny_data, tiny_model):
     )
     theta = model.init(key)
     x = data.normalize(tiny_data.train_images[:9], tiny_data.mean, tiny_data.std)
-    got = dense_hessian(full_batch_loss(model, tiny_data, images=9, batch_size=4), theta, of="gauss_newton")
+    got = dense_hessian(full_batch_loss(model, tiny_data, images=9, batch_size=4), theta, curvature="gauss_newton")
     expected = explicit_gauss_newton(model, theta, x, lambda outputs: softmax_curvature(outputs) / 9)
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_is_refused(line, network):
         ("k cannot", lambda: dense_hessian(square, {"k": jnp.arange(3)})),
         ("6000 parameters", lambda: dense_hessian(square, jnp.ones(6000))),
         ("chunk=0", lambda: dense_hessian(loss, theta, chunk=0)),
-        ("'fisher'", lambda: dense_hessian(loss, theta, of="fisher")),
+        ("'fisher'", lambda: dense_hessian(loss, theta, curvature="fisher")),
         ("outputs are not known", lambda: gauss_newton_product(square, jnp.ones(3), jnp.ones(3))),
         (
             r"vector: .*\(4,\).*\(3,\)",

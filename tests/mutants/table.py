@@ -63,8 +63,8 @@ MUTANTS = (
         "nn.sigmoid(gates[:, 0]) * cell + nn.sigmoid(gates[:, 1])",
     ),
     Mutant(
-        "mcjax/models/modules.py",
-        "heed_without_dropout(module)",
+        "mcjax/models/flax_functions.py",
+        "zero_dropout_rates(module)",
         "pass",
         ("models/test_dropout.py", "models/test_modules.py"),
     ),
@@ -95,7 +95,7 @@ MUTANTS = (
         "data.train_images[: self.images]",
     ),
     Mutant("mcjax/training/full_batch.py", "(rows < n).astype(np.float32)", "(rows <= n).astype(np.float32)"),
-    Mutant("mcjax/training/newton.py", "return end, curved + part * along, left", "return end, curved + along, left"),
+    Mutant("mcjax/training/newton.py", "curved + part * along, new_residual", "curved + along, new_residual"),
     Mutant(
         "mcjax/training/early_stopping.py",
         "np.full(size - len(self.running), len(self.values))",
@@ -230,7 +230,7 @@ MUTANTS = (
         "mcjax/landscape/along.py", "np.trapezoid(values, at, axis=-1)", "np.trapezoid(values, self._share(), axis=-1)"
     ),
     Mutant("mcjax/hessian/products.py", "(summed / split.size + decay * v)", "(summed / split.size)"),
-    Mutant("mcjax/hessian/lanczos.py", "values.std(ddof=1) / draws**0.5", "values.std() / draws**0.5"),
+    Mutant("mcjax/hessian/estimators.py", "values.std(ddof=1) / draws**0.5", "values.std() / draws**0.5"),
     Mutant("mcjax/landscape/stability.py", "each[-(-len(each) // 2) - 1]", "each[len(each) // 2]"),
     Mutant("mcjax/landscape/plane.py", ".T.reshape(-1, len(y), len(x))", ".T.reshape(-1, len(x), len(y))"),
     Mutant("mcjax/landscape/spectrum.py", "period[..., 0] = (values[..., 0] + values[..., -1]) / 2", "pass"),

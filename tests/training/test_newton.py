@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from mcjax.training.newton import _truncated, minimise
+from mcjax.training.newton import steihaug_cg, trust_region_newton
 
 SIZE = 10
 
@@ -31,8 +31,8 @@ def note(visited, x, value):
 @partial(jax.jit, static_argnames=("iterations", "products"))
 def along_the_valley(start, tolerance, iterations=100, products=100):
     visited = (jnp.zeros((100, 2)), jnp.zeros(100), 0)
-    options = {"tolerance": tolerance, "iterations": iterations, "products": products}
-    return minimise(rosenbrock, start, **options, visit=note, visited=visited)
+    options = {"tolerance": tolerance, "max_iterations": iterations, "max_products": products}
+    return trust_region_newton(rosenbrock, start, **options, callback=note, carry=visited)
 
 
 def test_rosenbrock_as_scipy_and_never_up():
@@ -83,7 +83,7 @@ def quadratic(a, b, tree):
 
 
 def solved(a, b, start):
-    return minimise(partial(quadratic, a, b), start, tolerance=1e-9, radius=10.0)[0]
+    return trust_region_newton(partial(quadratic, a, b), start, tolerance=1e-9, radius=10.0)[0]
 
 
 def test_ill_conditioned_quadratics_of_trees_one_by_one_and_side_by_side():
@@ -109,7 +109,7 @@ def test_a_step_stays_in_the_region_and_changes_the_model_by_what_it_says():
     """Also where it ends at the boundary, along a direction of negative curvature or before its minimum."""
     rng = np.random.default_rng(1)
     gradient, (q, _) = rng.normal(size=SIZE), np.linalg.qr(rng.normal(size=(SIZE, SIZE)))
-    step = jax.jit(lambda H, radius: _truncated(lambda v: H @ v, gradient, radius, 1e-12, 50))
+    step = jax.jit(lambda H, radius: steihaug_cg(lambda v: H @ v, gradient, radius, 1e-12, 50))
     ends = []
     for least in (0.5, -0.5):
         hessian = q * np.linspace(least, 3, SIZE) @ q.T
@@ -131,7 +131,7 @@ def double_well(x):
 
 
 def test_a_saddle_is_left():
-    found, _ = jax.jit(lambda start: minimise(double_well, start, tolerance=1e-9))(np.array([1e-9, 0.3]))
+    found, _ = jax.jit(lambda start: trust_region_newton(double_well, start, tolerance=1e-9))(np.array([1e-9, 0.3]))
     assert found.converged
     np.testing.assert_allclose(np.abs(found.x), [1, 0], atol=1e-8)
     np.testing.assert_allclose(found.value, 0, atol=1e-16)
@@ -139,7 +139,7 @@ def test_a_saddle_is_left():
 
 def test_single_precision_stays_single_and_ends_where_rounding_does():
     start = np.float32([0.5, 0.3])
-    found, _ = jax.jit(lambda start: minimise(double_well, start, tolerance=1e-30))(start)
+    found, _ = jax.jit(lambda start: trust_region_newton(double_well, start, tolerance=1e-30))(start)
     assert found.x.dtype == found.value.dtype == jnp.float32
     np.testing.assert_allclose(found.x, [1, 0], atol=1e-4)
     assert found.converged or found.iterations < 100

@@ -1,4 +1,4 @@
-"""Nested results as HTML tables, whatever they are called. All text is escaped."""
+"""Nested results of any shape as HTML tables, with all text escaped."""
 
 import json
 import math
@@ -9,10 +9,11 @@ from itertools import groupby
 from typing import Any
 
 NUMERIC = re.compile(r"[-+−±]?\.?\d|(–|NaN|-?Infinity|)$")
+"""Text that counts as a number, to align its column right."""
 
 
 def tables(title: str, results: Mapping[str, Any]) -> Iterator[str]:
-    """Every number of nested results: objects of plain values as tables, lists of one length as columns."""
+    """Tables of all numbers in nested results: objects of plain values as rows, lists of one length as columns."""
     cells = {key: value for key, value in results.items() if is_cell(value)}
     lists = {key: value for key, value in results.items() if isinstance(value, list) and not is_cell(value)}
     children = {key: value for key, value in results.items() if isinstance(value, dict) and not is_cell(value)}
@@ -40,7 +41,7 @@ def tables(title: str, results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def is_cell(value: Any) -> bool:
-    """Whether a value stands in one cell: a plain one, a mean ± std, a list of six plain ones at most."""
+    """Whether a value fits in one cell: a plain value, a mean ± std, or a list of at most six plain values."""
     if isinstance(value, dict):
         return "mean" in value and "std" in value and set(value) <= {"mean", "std", "values"}
     if isinstance(value, list):
@@ -49,7 +50,7 @@ def is_cell(value: Any) -> bool:
 
 
 def short(value: Any) -> str:
-    """One cell of a table."""
+    """The text of a value in one cell of a table."""
     if isinstance(value, dict) and is_cell(value):
         mean, std = value["mean"], value["std"]
         both = is_number(std) and "e" not in short(mean) and std < 1e5
@@ -75,18 +76,18 @@ def shown(value: Any, limit: int = 60) -> str:
 
 
 def words(name: Any) -> str:
-    """A name from JSON as it is read."""
+    """A name from JSON with spaces for underscores."""
     return str(name).replace("_", " ")
 
 
 def is_number(value: Any) -> bool:
-    """A finite number, and no truth value."""
+    """Whether a value is a finite number, and not a bool."""
     is_int = isinstance(value, int) and not isinstance(value, bool)
     return is_int or (isinstance(value, float) and math.isfinite(value))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
-    """Cells of text; the first column heads the rows, and a column of numbers is flush right, with its head."""
+    """A table of text. The first column holds row headers; columns of numbers are aligned right."""
     classes = [
         ' class="number"' if i > 0 and all(NUMERIC.match(row[i]) for row in rows) else "" for i in range(len(head))
     ]
@@ -103,5 +104,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -
 
 
 def folded(title: str, content: str, *, is_open: bool = False) -> str:
-    """Content that is shown when its title is clicked."""
+    """Content that is hidden until its title is clicked, unless `is_open`."""
     return f"<details{' open' * is_open}><summary>{escape(title)}</summary>{content}</details>\n"

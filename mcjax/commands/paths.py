@@ -1,0 +1,95 @@
+"""Metrics paths: the options, figure, results and table that `mcjax connect` and `mcjax evaluate` share."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mcjax import plotting
+from mcjax.data import Augmentation, Dataset
+from mcjax.errors import InputError
+from mcjax.landscape import PathMetrics, barrier, evaluate_path
+from mcjax.models import Model
+from mcjax.runs import checkpoint
+from mcjax.runs.folder import RunFolder
+from mcjax.runs.tables import table
+from mcjax.training.objective import check_model_and_data
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measurement of a path."""
+
+    points: int = 61
+    """Values of t, equally spaced from 0 to 1."""
+    calibration_images: int | None = None
+    """Training images to re-estimate batch statistics on at every t (None: all)."""
+    eval_batch_size: int = 500
+    """Images at a time."""
+
+    def check(self, model: Model, dataset: Dataset) -> None:
+        """Raise InputError if these options, model and data do not fit, before a folder is made or a curve fitted."""
+        check_model_and_data(model, dataset)
+        available = len(dataset.train_labels)
+        if self.points < 2:
+            raise InputError(f"got points={self.points}, expected at least 2.")
+        if self.calibration_images is not None and not 0 < self.calibration_images <= available:
+            raise InputError(f"got calibration_images={self.calibration_images}, expected 1 to {available}.")
+        if self.eval_batch_size < 1:
+            raise InputError(f"got eval_batch_size={self.eval_batch_size}, expected at least 1.")
+
+    def evaluate(
+        self, model: Model, path: Any, dataset: Dataset, augmentation: Augmentation | None, mesh: Mesh | None = None
+    ) -> PathMetrics:
+        """Measure a path.
+
+        Args:
+            model: The model of its networks.
+            path: A function t -> theta.
+            dataset: Train and test images.
+            augmentation: Augmentation while batch statistics are re-estimated. None: the data set's default.
+            mesh: Devices among which the points are shared out. None: one device.
+        """
+        images = len(dataset.train_labels) + len(dataset.test_labels)
+        print(f"measuring {self.points} points of the path, {images:,} images each", file=sys.stderr, flush=True)
+        return evaluate_path(
+            model,
+            path,
+            dataset,
+            self.points,
+            batch_size=self.eval_batch_size,
+            calibration_images=self.calibration_images,
+            augmentation=augmentation,
+            mesh=mesh,
+        )
+
+
+def save_curve(run: RunFolder, path: jax.tree_util.Partial, about: dict[str, Any]) -> None:
+    """Save the endpoints, theta_c and P of a bound curve as one checkpoint."""
+    parts = zip(("theta_1", "theta_2", "theta_c", "P"), path.args, strict=True)
+    checkpoint.save(run.checkpoints("curve"), {name: part for name, part in parts if part is not None}, about)
+
+
+def finish_path(run: RunFolder, metrics: PathMetrics, title: str, **more: Any) -> None:
+    """Write the figure and the results of a measured path, with further results `more`."""
+    line = plotting.Line("train loss, test accuracy", metrics.train_loss, metrics.test_accuracy, plotting.ALIGNED)
+    run.figure("path", plotting.along_paths(metrics.ts, [line], title))
+    values = {name: np.asarray(value).tolist() for name, value in metrics._asdict().items()}
+    summary = {name: {key: float(v) for key, v in columns.items()} for name, columns in metrics.summary().items()}
+    barriers = {f"barrier_{name}": float(barrier(metrics, name)) for name in summary}
+    run.finish({"summary": summary, **barriers, "length": values["distance"][-1], "along": values, **more})
+
+
+def report_path(run: RunFolder) -> None:
+    """Print the summary of a measured path."""
+    results = run.results or {}
+    columns = ("start", "end", "min", "max", "mean", "integral")
+    rows = [
+        [name.replace("_", " "), *(f"{values[column]:.4f}" for column in columns), f"{results[f'barrier_{name}']:.4f}"]
+        for name, values in results["summary"].items()
+    ]
+    print(table(["along the path", *columns, "barrier"], rows))
+    print(f"Length {results['length']:.3f}. Written to {run.path}")

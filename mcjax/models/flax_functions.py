@@ -1,0 +1,165 @@
+"""Flax modules as pure functions: Linen by `apply`, NNX by its functional API."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mcjax import trees
+from mcjax.errors import InputError
+from mcjax.models.base import Activations, check_input
+from mcjax.models.dropout import zero_dropout_rates
+from mcjax.symmetry import SpecError
+
+Captures = Mapping[str, str | Sequence[str]]
+"""The Linen submodules, by path, whose outputs are the units of each group."""
+
+
+class Functions(NamedTuple):
+    """The pure functions of a module.
+
+    Attributes:
+        init: `init(key) -> theta`.
+        apply: `apply(theta, x) -> outputs`, in testing mode.
+        train: `train(theta, x, key) -> (outputs, batch_stats)`, in training mode; statistics after one update.
+    """
+
+    init: Callable[[jax.Array], trees.Tree]
+    apply: Callable[[trees.Tree, Any], Any]
+    train: Callable[[trees.Tree, Any, jax.Array], tuple[Any, trees.Tree]]
+
+
+def linen_functions(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Functions:
+    """The pure functions of a Linen module, for inputs like `batch`."""
+    training, testing = _mode_arguments(type(module))
+
+    def init(key: jax.Array) -> trees.Tree:
+        variables = nn.meta.unbox(module.init(key, jnp.zeros((1, *batch.shape[1:]), batch.dtype), **testing))
+        return {name: variables[name] for name in variables if name in ("params", "batch_stats")}
+
+    def train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[Any, trees.Tree]:
+        # Random streams of any other name fall back to that of "params".
+        keys = {"dropout": key, "params": jax.random.fold_in(key, 1)}
+        outputs, updates = module.apply(theta, x, rngs=keys, mutable=["batch_stats"], **training)
+        return outputs, updates.get("batch_stats", {})
+
+    return Functions(init, lambda theta, x: module.apply(theta, x, **testing), train)
+
+
+def capture_linen(
+    module: nn.Module, batch: jax.ShapeDtypeStruct, captures: Captures, nonlinearity: Callable[[jax.Array], jax.Array]
+) -> Callable[[trees.Tree, jax.Array], Activations]:
+    """The function (theta, x) -> activations of every group, from the outputs of submodules of a Linen module.
+
+    Args:
+        module: The module.
+        batch: Inputs that it takes.
+        captures: The submodules of each group.
+        nonlinearity: Applied to their outputs.
+    """
+    _, testing = _mode_arguments(type(module))
+
+    def activations(theta: trees.Tree, x: jax.Array) -> Activations:
+        check_input(type(module).__name__, batch.shape[1:], x)
+        _, state = module.apply(theta, x, capture_intermediates=True, mutable=["intermediates"], **testing)
+        outputs = trees.flatten(state["intermediates"])
+        return {
+            group: tuple(
+                nonlinearity(_output(outputs, path)) for path in ([paths] if isinstance(paths, str) else paths)
+            )
+            for group, paths in captures.items()
+        }
+
+    return activations
+
+
+def _output(outputs: dict[str, jax.Array], path: str) -> jax.Array:
+    for name in (f"{path}/__call__/0", f"{path}/0"):
+        if name in outputs:
+            return outputs[name]
+    known = sorted(name.removesuffix("/0").removesuffix("/__call__") for name in outputs)
+    raise SpecError(f"no submodule {path!r} to take activations from; the module has {', '.join(known)}.")
+
+
+def nnx_functions(make: Callable[..., Any]) -> Functions:
+    """The pure functions of an NNX module, which `make` makes from `nnx.Rngs`."""
+    kinds = (nnx.Param, nnx.BatchStat, nnx.RngState)
+
+    def split(key: Any, train: bool) -> tuple[Any, ...]:
+        module = make(nnx.Rngs(key))
+        if not isinstance(module, nnx.Module):
+            raise InputError(
+                f"got a callable that makes a {type(module).__name__} from nnx.Rngs, expected an NNX module."
+            )
+        module.train() if train else module.eval()
+        return nnx.split(module, *kinds, ...)
+
+    graph, params, stats, random, others = nnx.eval_shape(lambda: split(0, False))
+    if jax.tree.leaves(others):
+        raise InputError(
+            f"the module holds {', '.join(_variables(others))}, which are neither parameters nor batch statistics: "
+            "expected none. Compute them in the call, or wrap the module in pure functions (from_function)."
+        )
+    training, testing = _mode_arguments(type(nnx.merge(graph, params, stats, random, others)))
+
+    def to_theta(params: Any, stats: Any) -> trees.Tree:
+        parts = {"params": params, "batch_stats": stats}
+        return {name: trees.nest(_variables(part)) for name, part in parts.items() if jax.tree.leaves(part)}
+
+    def to_states(theta: trees.Tree) -> tuple[Any, Any]:
+        return _fill(params, theta.get("params", {})), _fill(stats, theta.get("batch_stats", {}))
+
+    def init(key: jax.Array) -> trees.Tree:
+        return to_theta(*split(key, False)[1:3])
+
+    def apply(theta: trees.Tree, x: Any) -> Any:
+        # Random streams that the module keeps (a recurrent cell has one for its first state) restart at every call.
+        return nnx.merge(graph, *to_states(theta), jax.tree.map(_stream, random), others)(x, **testing)
+
+    def train(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
+        training_graph, _, _, streams, none = split(key, True)
+        module = nnx.merge(training_graph, *to_states(theta), streams, none)
+        zero_dropout_rates(module)
+        outputs = module(x, **training)
+        return outputs, to_theta({}, nnx.state(module, nnx.BatchStat)).get("batch_stats", {})
+
+    return Functions(init, apply, train)
+
+
+def _variables(state: Any) -> dict[str, Any]:
+    """The variables of an NNX state by name, without the `value` that their paths end in."""
+    return {name.removesuffix("/value"): leaf for name, leaf in trees.flatten(state).items()}
+
+
+def _fill(state: Any, tree: trees.Tree) -> Any:
+    """An NNX state like `state` with the leaves of `tree`."""
+    leaves = trees.flatten(tree)
+    return jax.tree.unflatten(jax.tree.structure(state), [leaves[name] for name in _variables(state)])
+
+
+def _stream(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key(0) if is_key and not leaf.shape else jnp.zeros(leaf.shape, leaf.dtype)
+
+
+def _mode_arguments(kind: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments that put a module of this class into training mode, and into testing mode."""
+    accepted = inspect.signature(kind.__call__).parameters
+    known = ("train", "training", "is_training", "deterministic", "use_running_average")
+    for name, parameter in list(accepted.items())[2:]:
+        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if parameter.default is parameter.empty and not variadic and name not in known:
+            raise InputError(
+                f"{kind.__name__} needs {name!r} to be called: mcjax gives the images and, where the module "
+                f"takes them, {', '.join(known)}. Give {name!r} a default, or wrap the module."
+            )
+    training: dict[str, Any] = {name: True for name in ("train", "training", "is_training") if name in accepted}
+    training |= {name: False for name in ("deterministic", "use_running_average") if name in accepted}
+    return training, {name: not value for name, value in training.items()}
+
+
+__all__ = ["Captures", "Functions", "capture_linen", "linen_functions", "nnx_functions"]
