@@ -33,7 +33,7 @@ from mcjax.constructions import (
     narrow_path,
 )
 from mcjax.constructions.chain import chain
-from mcjax.curves import through
+from mcjax.curves import Polyline
 from mcjax.landscape import noise_stability
 from mcjax.models import Model
 from mcjax.runtime.convolution import over_models
@@ -164,7 +164,7 @@ def interpolation(cell: Cell) -> dict[str, Any]:
     """Figure 2, centre: from the first network straight to its dropout version."""
     stable = cell.stable(0, f"searched_{SHARE:g}", SHARE)
     knots = trees.stack([stable.theta, trees.index(stable.thetas, 0)])
-    return cell.numbers("interpolation", lambda: _measured(cell, through(knots), np.linspace(0, 1, 21)))
+    return cell.numbers("interpolation", lambda: _measured(cell, Polyline(knots).path, np.linspace(0, 1, 21)))
 
 
 def narrow_widths(cell: Cell) -> list[dict[str, Any]]:
@@ -215,7 +215,7 @@ def paths(cell: Cell) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     second = {"": cell.end(1), "matched ": permute(task.model.spec, cell.P, cell.end(1))}
     for how, end in second.items():
-        line = through(trees.stack([cell.end(0), end]))
+        line = Polyline(trees.stack([cell.end(0), end])).path
         found[f"{how}line"] = cell.numbers(f"path_{how}line".replace(" ", "_"), partial(_measured, cell, line))
     half = [cell.stable(i, f"searched_{HALF:g}", HALF) for i in range(2)]
     partly = [cell.stable(i, "rates", task.rates) for i in range(2)]
@@ -266,7 +266,7 @@ def _constructed(cell: Cell, construct: Callable[[], Construction]) -> dict[str,
     """Loss and accuracy on every segment; of those that leave the function as it is, at the ends."""
     construction = construct()
     short = construction.shortened()
-    knots = np.asarray(short.path.args[1], np.float64)
+    knots = np.asarray(short.polyline.ts, np.float64)
     ts = [0.0]
     for move, start, end in zip(short.moves, knots[:-1], knots[1:], strict=True):
         inside = {"a": 3, "line": 9}.get(move.kind, 0)

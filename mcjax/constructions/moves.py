@@ -17,7 +17,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.constructions.chain import Chain, Leaves, put, take
-from mcjax.curves.polyline import through
+from mcjax.curves.polyline import Polyline
 from mcjax.errors import InputError
 
 Kind = Literal["a", "b", "c", "line"]
@@ -44,13 +44,18 @@ class Construction(NamedTuple):
     Knots are whole networks, one more than there are segments: of a large one, memory is what bounds their number.
     """
 
-    knots: trees.Tree
+    polyline: Polyline
     moves: tuple[Move, ...]
+
+    @property
+    def knots(self) -> trees.Tree:
+        """The networks along a leading axis."""
+        return self.polyline.knots
 
     @property
     def path(self) -> jax.tree_util.Partial:
         """t -> theta, t in proportion to the length: what `evaluate_path` and all else in landscape/ take."""
-        return through(self.knots)
+        return self.polyline.path
 
     def __repr__(self) -> str:
         return f"Construction of {len(self.moves)} segments"
@@ -74,7 +79,7 @@ class Construction(NamedTuple):
                 move = Move("b", tuple(sorted({*last.layers, *move.layers})), f"{last.what}; {move.what}")
             moves.append(move)
             kept.append(knot)
-        return Construction(trees.stack_on_host(kept), tuple(moves))
+        return Construction(Polyline(trees.stack_on_host(kept)), tuple(moves))
 
 
 class Walk:
@@ -110,7 +115,7 @@ class Walk:
     def construction(self, theta: trees.Tree) -> Construction:
         """The path, its knots as `theta` is built."""
         knots = [trees.map_with_name(lambda name, _, knot=knot: knot[name], theta) for knot in self.knots]
-        return Construction(trees.stack_on_host(knots), tuple(self.moves))
+        return Construction(Polyline(trees.stack_on_host(knots)), tuple(self.moves))
 
     def _moved(self, a: Leaves, b: Leaves) -> tuple[int, ...]:
         moved = {name for name in a if not np.array_equal(a[name], b[name])}

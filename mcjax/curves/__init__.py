@@ -4,7 +4,7 @@ from mcjax.curves.config import PamConfig
 from mcjax.curves.curve import Curve, Path, bezier, linear, polygonal_chain
 from mcjax.curves.fit import CurveFit, FitConfig, fit_curve
 from mcjax.curves.pam import PamFit, fit_pam
-from mcjax.curves.polyline import through
+from mcjax.curves.polyline import Polyline
 
 __all__ = [
     "Curve",
@@ -13,10 +13,10 @@ __all__ = [
     "PamConfig",
     "PamFit",
     "Path",
+    "Polyline",
     "bezier",
     "fit_curve",
     "fit_pam",
     "linear",
     "polygonal_chain",
-    "through",
 ]

@@ -11,6 +11,7 @@ from mcjax import trees
 from mcjax.constructions.chain import check_network, on_host
 from mcjax.constructions.moves import Construction, Kind, Move
 from mcjax.constructions.unit_layers import UnitLayer, Values, check_units, unit_layer
+from mcjax.curves.polyline import Polyline
 from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.symmetry import Permutation, identity_permutation
@@ -82,7 +83,7 @@ class Rearrangement:
         """The path, its knots as `theta` is built."""
         stays = [] if self.moves else self.knots  # a path that goes nowhere is a path
         knots = [trees.map_with_name(lambda name, _, knot=knot: knot[name], theta) for knot in self.knots + stays]
-        return Construction(trees.stack_on_host(knots), tuple(self.moves))
+        return Construction(Polyline(trees.stack_on_host(knots)), tuple(self.moves))
 
 
 def _natural(name: str) -> list[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.constructions.chain import check_network, on_host
 from mcjax.constructions.unit_layers import UnitLayer, Values, check_units, unit_layer
-from mcjax.curves.polyline import through
+from mcjax.curves.polyline import Polyline
 from mcjax.data import Dataset
 from mcjax.errors import InputError, RunError
 from mcjax.models.base import Model
@@ -25,11 +25,11 @@ Clusters = tuple[tuple[int, ...], ...]
 class MergedUnits(NamedTuple):
     """A permutation point of order K, and a path to it: K pairs of units merged one after another.
 
-    knots: from theta to the point, along a leading axis. point: units of a cluster are made alike and read alike. loss,
+    polyline: from theta to the point. point: units of a cluster are made alike and read alike. loss,
     gradient_norm: after each merger, (K,). height: the highest loss on the path. stopped: why it ends early, or None.
     """
 
-    knots: trees.Tree
+    polyline: Polyline
     point: trees.Tree | None
     group: str
     clusters: Clusters
@@ -44,11 +44,16 @@ class MergedUnits(NamedTuple):
         return sum(len(cluster) - 1 for cluster in self.clusters)
 
     @property
+    def knots(self) -> trees.Tree:
+        """The networks along a leading axis."""
+        return self.polyline.knots
+
+    @property
     def path(self) -> jax.tree_util.Partial:
         """t -> theta, from the network to the point. Raises RunError if it does not get there."""
         if self.stopped:
             raise RunError(f"the path to {self.clusters} of {self.group!r} is not whole: {self.stopped}")
-        return through(self.knots)
+        return self.polyline.path
 
     def __repr__(self) -> str:
         said = self.stopped or f"order {self.order}, loss {self.loss[-1]:.4g}"
@@ -113,7 +118,7 @@ def merge_units(
     whole = {name: np.stack([knot[name] for knot in knots]) for name in knots[0]}
     point = None if stopped else nested(theta, knots[-1])
     measured_of = (np.array(loss), np.array(norms), height, stopped)
-    return MergedUnits(nested(theta, whole), point, group, clusters, *measured_of)
+    return MergedUnits(Polyline(nested(theta, whole)), point, group, clusters, *measured_of)
 
 
 def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequence[Sequence[int]]) -> trees.Tree:

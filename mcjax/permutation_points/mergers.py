@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mcjax.constructions.unit_layers import UnitLayer, Values
+from mcjax.curves.polyline import Polyline
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.pair_coordinates import Merged, Pair, begin, coordinates, energy, params_at, placed
 from mcjax.runtime.compiling import jit
@@ -228,13 +229,4 @@ def heights(
     distances: jax.Array,
 ) -> jax.Array:
     """The loss at `points` values of t, ends included, on the straight segments between knots: (knots - 1, points)."""
-    ts = jnp.linspace(0, 1, points)
-
-    def one(i: jax.Array) -> jax.Array:
-        def at(t: jax.Array) -> jax.Array:
-            mixed = {name: (1 - t) * leaf[i] + t * leaf[i + 1] for name, leaf in params.items()}
-            return energy(loss, layer, merged, mixed, (1 - t) * distances[i] + t * distances[i + 1])
-
-        return jax.lax.map(at, ts)
-
-    return jax.lax.map(one, jnp.arange(len(distances) - 1), batch_size=chunk)
+    return Polyline((params, distances)).heights(lambda knot: energy(loss, layer, merged, *knot), points, chunk)

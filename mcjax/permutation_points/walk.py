@@ -11,7 +11,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.constructions.chain import check_network
 from mcjax.constructions.unit_layers import UnitLayer, Values, check_units, unit_layer
-from mcjax.curves.polyline import through
+from mcjax.curves.polyline import Polyline
 from mcjax.data import Dataset
 from mcjax.errors import InputError, RunError
 from mcjax.models.base import Model
@@ -38,7 +38,7 @@ class PermutationPath(NamedTuple):
     those of the first half so far, with the one at which it failed at the end.
     """
 
-    knots: trees.Tree
+    polyline: Polyline
     point: trees.Tree | None
     P: Permutation
     group: str
@@ -54,11 +54,16 @@ class PermutationPath(NamedTuple):
     stopped: str | None
 
     @property
+    def knots(self) -> trees.Tree:
+        """The networks along a leading axis."""
+        return self.polyline.knots
+
+    @property
     def path(self) -> jax.tree_util.Partial:
         """t -> theta, t in proportion to the length. Raises RunError if the path is not whole."""
         if self.stopped:
             raise RunError(f"the path of units {self.units} of {self.group!r} is not whole: {self.stopped}")
-        return through(self.knots)
+        return self.polyline.path
 
     @property
     def barrier(self) -> float:
@@ -219,9 +224,10 @@ def _both_ways(model: Model, layer: UnitLayer, theta: trees.Tree, pair: tuple[in
         back = {name: np.asarray(leaf)[-2::-1] for name, leaf in trees.flatten(copied).items()}
         knots = {name: np.concatenate([leaf, back[name]]) for name, leaf in knots.items()}
     middle = {name: leaf[-1] for name, leaf in half.knots.items()}
-    measured = half._asdict() | {"knots": nested(theta, knots)}
+    measured = {name: value for name, value in half._asdict().items() if name != "knots"}
     point = None if half.stopped else nested(theta, middle)
-    return PermutationPath(point=point, P=P, group=layer.group, units=pair, **measured)
+    polyline = Polyline(nested(theta, knots))
+    return PermutationPath(polyline, point=point, P=P, group=layer.group, units=pair, **measured)
 
 
 def nested(theta: trees.Tree, values: Values) -> trees.Tree:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from mcjax import trees
-from mcjax.curves.polyline import distances, through
+from mcjax.curves.polyline import Polyline
 
 Reason = str
 """Why sampling ended: "connected", or the budget that ran out, "beads", "depth" or "epochs"."""
@@ -23,19 +23,19 @@ class Segment(NamedTuple):
 class String(NamedTuple):
     """A chain of networks from theta_1 to P theta_2, and how high the straight segments between them rise.
 
-    knots: theta_1, the beads, P theta_2, along a leading axis. values: the criterion of each, float32 (knots,);
+    polyline: theta_1, the beads, P theta_2. values: the criterion of each, float32 (knots,);
     born: the depth at which each was inserted, int32 (knots,). heights, where: the highest value on each
     segment, float32 (knots - 1,), and at which share of it. length: Euclidean, over all parameters at once, and
     normalized_length divided by the distance of the ends: 1 for a straight string. steps: training steps of all
     beads together (of the ends too, where they are trained); measured: networks whose criterion was measured on
-    segments. path: through the knots, t in proportion to the length.
+    segments.
 
     connected: no value above (1 + tolerance) * threshold was found, also not on the denser grid. Otherwise
     `reason` says which budget ran out: "beads", "depth" or "epochs" (of a bead). That proves nothing:
     sampling shows that a level set is connected, and cannot show that it is not.
     """
 
-    knots: trees.Tree
+    polyline: Polyline
     values: np.ndarray
     born: np.ndarray
     heights: np.ndarray
@@ -48,7 +48,16 @@ class String(NamedTuple):
     normalized_length: float
     steps: int
     measured: int
-    path: jax.tree_util.Partial
+
+    @property
+    def knots(self) -> trees.Tree:
+        """theta_1, the beads and P theta_2 along a leading axis."""
+        return self.polyline.knots
+
+    @property
+    def path(self) -> jax.tree_util.Partial:
+        """The path t -> theta through the knots, t in proportion to the length."""
+        return self.polyline.path
 
     @property
     def beads(self) -> int:
@@ -103,12 +112,11 @@ class Strand:
 
     def result(self) -> String:
         """What is known."""
-        knots = trees.stack_on_host(self.knots)
-        length = float(distances(knots).sum())
-        straight = float(distances(trees.stack_on_host([self.knots[0], self.knots[-1]])).sum())
-        path = through(knots)
+        polyline = Polyline(trees.stack_on_host(self.knots))
+        length = polyline.length
+        straight = Polyline(trees.stack_on_host([self.knots[0], self.knots[-1]])).length
         return String(
-            knots=path.args[0],
+            polyline=polyline,
             values=np.array(self.values, np.float32),
             born=np.array(self.born, np.int32),
             heights=np.array(self.heights, np.float32),
@@ -121,7 +129,6 @@ class Strand:
             normalized_length=length / straight if straight > 0 else 1.0,
             steps=self.steps,
             measured=self.measured,
-            path=path,
         )
 
     def state(self) -> dict[str, Any]:

@@ -196,7 +196,7 @@ MUTANTS = (
         "(strand.threshold, jax.random.key_data(strand.key), strand.knots[0]",
         "(strand.threshold, strand.knots[0]",
     ),
-    Mutant("mcjax/curves/polyline.py", "jax.tree.leaves(trees.params(knots))", "jax.tree.leaves(knots)"),
+    Mutant("mcjax/curves/polyline.py", "jax.tree.leaves(trees.params(self.knots))", "jax.tree.leaves(self.knots)"),
     Mutant(
         "mcjax/constructions/linear.py",
         "here[k] - 2 * np.outer(here[k] @ mirrored, mirrored)",
