@@ -26,13 +26,13 @@ from mcjax import (
 from mcjax.constructions import (
     Construction,
     DropoutStability,
+    chain_of,
+    drop_units,
     dropout_path,
     dropout_stability,
-    dropped_out,
     interpolation_path,
     narrow_path,
 )
-from mcjax.constructions.chain import chain
 from mcjax.curves import Polyline
 from mcjax.landscape import noise_stability
 from mcjax.models import Model
@@ -99,7 +99,7 @@ class Cell:
             return {**kept, "keep": {g: mask.astype(np.int32) for g, mask in found.keep.items()}}
 
         kept = self.kept.arrays(self.named(f"stable_{name}_{i}"), make)
-        keep = {group: np.asarray(kept["keep"][group]) > 0 for group in chain(self.task.model).groups}
+        keep = {group: np.asarray(kept["keep"][group]) > 0 for group in chain_of(self.task.model).groups}
         factors, losses = (np.asarray(kept[name]) for name in ("factors", "losses"))
         return DropoutStability(
             kept["theta"], kept["thetas"], keep, factors, float(kept["loss"]), losses, float(kept["fraction"])
@@ -125,7 +125,7 @@ def networks(cell: Cell) -> dict[str, Any]:
             keys = jax.random.split(jax.random.fold_in(cell.key, 1), ACTIVATED)
             each = []
             for i in range(2):
-                drop = partial(dropped_out, model=task.model, theta=cell.end(i), fraction=task.rates)
+                drop = partial(drop_units, model=task.model, theta=cell.end(i), fraction=task.rates)
                 masked = over_models(drop, task.model.convolutions)(keys)
                 each.append([m.accuracy.mean().item() for m in evaluate(task.model, masked, task.measured)])
             found["activated_train_accuracy"] = [train for train, _ in each]
@@ -170,7 +170,7 @@ def interpolation(cell: Cell) -> dict[str, Any]:
 def narrow_widths(cell: Cell) -> list[dict[str, Any]]:
     """Figure 2, right: networks a few filters wide."""
     found = []
-    task, full = cell.task, chain(cell.task.model).sizes[0]
+    task, full = cell.task, chain_of(cell.task.model).sizes[0]
     shape = (task.data.num_classes, task.data.image_shape)
     for width in (width for width in task.size.narrow_widths if width <= full):
         model = models.create("filters_convnet", *shape, width=width / 32)

@@ -100,7 +100,7 @@ def _free(setting: Setting, pair: list[int]) -> dict[str, Any]:
 
 def _output_norms(setting: Setting, found: PermutationPath) -> list[float]:
     """The norm of what reads the two units, both vectors together, at the minima of all distances."""
-    networks, reads = minima(setting, found), unit_layer(setting.model, setting.group).reads
+    networks, reads = minima(setting, found), unit_layer(setting.model, setting.group).outgoing
     read = [unit_vectors(networks, [reads], unit) for unit in found.units]
     return np.linalg.norm(np.concatenate(read, 1), axis=1).tolist()
 

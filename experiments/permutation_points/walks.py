@@ -54,7 +54,7 @@ def unit_vectors(networks: trees.Tree, places: Sequence[Place], unit: int) -> np
 def minima(setting: Setting, found: PermutationPath) -> trees.Tree:
     """The networks at the minima of all distances, along a leading axis: theta first, the permutation point last."""
     count = len(found.heights) + 1
-    makes = unit_layer(setting.model, setting.group).makes
+    makes = unit_layer(setting.model, setting.group).incoming
     one, two = (unit_vectors(found.knots, makes, unit)[:count] for unit in found.units)
     apart = np.linalg.norm(two - one, axis=1)
     # Distances never grow: the last knot that is no closer than that.

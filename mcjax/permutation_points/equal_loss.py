@@ -72,8 +72,8 @@ class Rearrangement:
     def _to(self, kind: Kind, values: Values, what: str) -> None:
         new = {name: np.asarray(leaf) for name, leaf in values.items()}
         moved = {name for name in new if not np.array_equal(new[name], self.here[name])}
-        made = [place.name for place in (*self.layer.makes, *self.layer.statistics)]
-        numbers = {self._number[self.layer.reads.name]} if self.layer.reads.name in moved else set()
+        made = [place.name for place in (*self.layer.incoming, *self.layer.statistics)]
+        numbers = {self._number[self.layer.outgoing.name]} if self.layer.outgoing.name in moved else set()
         if moved.intersection(made):
             numbers |= {self._number[name] for name in made if name in self._number}
         self.moves.append(Move(kind, tuple(sorted(numbers)), what))

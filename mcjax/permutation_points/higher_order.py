@@ -133,7 +133,7 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
     """
     layer, sets = _clusters(model, point, group, clusters)
     values = on_host(point)
-    name = layer.reads.name
+    name = layer.outgoing.name
     zero, directions = np.zeros_like(values[name]), []
     with jax.enable_x64(True):
         weights = int(layer.outputs(values, 0).size)

@@ -180,7 +180,7 @@ MUTANTS = (
     ),
     # Biases, norms and statistics that are not cleared.
     Mutant(
-        "mcjax/constructions/moves.py",
+        "mcjax/constructions/unit_edits.py",
         "units[str(layer.group)], 0)",
         "units[str(layer.group)], 0) if name == layer.kernel else new[name]",
     ),
@@ -198,9 +198,10 @@ MUTANTS = (
     ),
     Mutant("mcjax/curves/polyline.py", "jax.tree.leaves(trees.params(self.knots))", "jax.tree.leaves(self.knots)"),
     Mutant(
-        "mcjax/constructions/linear.py",
+        "mcjax/constructions/linear_phases.py",
         "here[k] - 2 * np.outer(here[k] @ mirrored, mirrored)",
         "here[k] - np.outer(here[k] @ mirrored, mirrored)",
+        ("constructions/test_linear.py",),
     ),
     Mutant(
         "mcjax/constructions/dropout.py", "math.floor((1 - shares[g]) * n + 1e-9)", "math.floor((1 - shares[g]) * n)"
