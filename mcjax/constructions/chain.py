@@ -217,7 +217,7 @@ def _check_by_trial(model: Model, chain: Chain) -> None:
     if not outputs_agree(np.asarray(apply(middle)), (np.asarray(apply(ends[0])) + np.asarray(apply(ends[1]))) / 2):
         raise InputError(
             f"{model.name}: its outputs are not affine in {', '.join(top)}, so that the loss is not convex in "
-            "them. Expected a linear last layer, and no other leaves beside those of hidden layers."
+            "them. Expected a linear last layer, and no leaves of other kinds."
         )
 
 

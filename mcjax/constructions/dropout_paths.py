@@ -12,7 +12,6 @@ from mcjax.constructions.unit_edits import (
     check_free,
     clear_units,
     complement,
-    preferred_first,
     switch_top,
     unread_units,
     write_units,
@@ -120,12 +119,8 @@ def narrow_path(
     widths = model.spec.group_sizes(narrow)
     for free in (free_1, free_2):
         check_free(free, widths, "the narrow network does not fit into the units that are dropped")
-    units = {group: np.arange(n) for group, n in widths.items()}
-    # Where units are free in both networks, those of the narrow one need not move.
-    places = {g: preferred_first(free_1[g], free_2[g])[:n] for g, n in widths.items()}
-    written = write_units(chain, builder.last, source, units, places)
-    builder.move("b", "write the narrow network into dropped units", written)
-    builder.move("a", "the top moves to the narrow network", switch_top(chain, written, source, units, places))
+    # Units of the narrow network that are free in both networks need not move.
+    places = builder.write_narrow(source, widths, preferred=free_2)
     builder.move("b", "clear all other units", clear_units(chain, builder.last, complement(chain, places)))
     # Lemma 2 again: to places that the second network leaves free, and over to it.
     builder.permute_units(places, assign_places(places, free_2))

@@ -9,6 +9,7 @@ The kinds of moves, (a) and (b) as in Kuditipudi et al. 2019, Lemma 1:
 - "line": nothing is known; the loss has to be measured.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from mcjax.constructions.unit_edits import (
     complement,
     copy_units,
     move_outgoing,
+    preferred_first,
     switch_top,
     unread_units,
     write_units,
@@ -142,6 +144,25 @@ class PathBuilder:
             self.move("c", "the copies are read instead", move_outgoing(self.chain, self.last, sources, places))
         unread = complement(self.chain, targets)
         self.move("b", "clear units that are not read", clear_units(self.chain, self.last, unread))
+
+    def write_narrow(self, narrow: Leaves, widths: Mapping[str, int], preferred: Units) -> Units:
+        """Append two segments to a network of fewer units, written into units that no layer reads.
+
+        Args:
+            narrow: The network.
+            widths: How many units each of its groups has.
+            preferred: Units to write into before others, where they are free.
+
+        Returns:
+            The units that it was written into.
+        """
+        free = unread_units(self.chain, self.last)
+        units = {group: np.arange(n) for group, n in widths.items()}
+        places = {group: preferred_first(free[group], preferred[group])[:n] for group, n in widths.items()}
+        written = write_units(self.chain, self.last, narrow, units, places)
+        self.move("b", "write the narrow network into units that are not read", written)
+        self.move("a", "the top moves to the narrow network", switch_top(self.chain, written, narrow, units, places))
+        return places
 
     def switch_network(self, theta: Leaves) -> None:
         """Append three segments to another network, none of whose used units is used here (Lemma 2)."""

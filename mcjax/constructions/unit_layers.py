@@ -84,9 +84,9 @@ class UnitLayer(NamedTuple):
         Args:
             values: The network.
             unit: The unit that gets them.
-            of: The network that they are of.
-            sources: The units that they are of.
-            shares: The share of each source.
+            of: The network whose statistics are mixed.
+            sources: The units whose statistics are mixed.
+            shares: The share of each of them.
         """
         new = dict(values)
         for place in self.statistics:
@@ -141,6 +141,7 @@ def unit_layer(model: Model, group: str) -> UnitLayer:
 
 
 def _check_by_trial(model: Model, layer: UnitLayer) -> None:
+    """Raise InputError if equal units are not one function, or an unread unit has an effect."""
     rng = np.random.default_rng(0)
 
     @jax.jit

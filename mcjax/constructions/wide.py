@@ -22,7 +22,7 @@ from mcjax.constructions.sparse import (
     rotate_units,
     traced_energy,
 )
-from mcjax.constructions.unit_edits import assign_places, preferred_first, switch_top, unread_units, write_units
+from mcjax.constructions.unit_edits import assign_places, unread_units
 from mcjax.curves.polyline import Polyline
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError, check_whole
@@ -217,19 +217,15 @@ def _path(
     points: int,
 ) -> WidePath:
     """The six-part path by way of one narrow network (appendix B.4)."""
-    group, count = chain.groups[0], len(narrow.weights)
+    count = len(narrow.weights)
     builder, back = (_to_few_units(chain, end, count, angle) for end in ends)
     parts = [1, 2]
-    # Part 3: the narrow network is written into units without a weight, where it can into such of both ends.
-    free, free_2 = (unread_units(chain, each.last)[group] for each in (builder, back))
-    own, places = {group: np.arange(count)}, {group: preferred_first(free, free_2)[:count]}
-    source = _leaves(chain, builder.last, narrow)
-    written = write_units(chain, builder.last, source, own, places)
-    builder.move("b", f"write {count} other units into those without a weight", written)
-    builder.move("a", "their output weights instead", switch_top(chain, written, source, own, places))
+    free = unread_units(chain, back.last)
+    # Part 3: the narrow network takes the place of units without a weight, of such units of both ends if possible.
+    places = builder.write_narrow(_leaves(chain, builder.last, narrow), {chain.groups[0]: count}, preferred=free)
     parts += [3] * (len(builder.moves) - len(parts))
-    # Part 4: it moves to places that the other end leaves free, and the path goes over to the few units there.
-    builder.permute_units(places, assign_places(places, {group: free_2}))
+    # Part 4: its units move to places that the other end leaves free, and the path goes over to that end's few units.
+    builder.permute_units(places, assign_places(places, free))
     builder.switch_network(back.last)
     parts += [4] * (len(builder.moves) - len(parts)) + [5, 6]
     builder.append_reversed(back)

@@ -1,6 +1,7 @@
 """Polylines: networks joined by straight segments, and the values of a function along them."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -31,9 +32,7 @@ class Polyline(NamedTuple):
         squares: Any = 0.0
         for leaf in jax.tree.leaves(trees.params(self.knots)):
             # One segment at a time: no second copy of all knots in double precision.
-            steps = (
-                np.asarray(leaf[i + 1], np.float64) - np.asarray(leaf[i], np.float64) for i in range(len(leaf) - 1)
-            )
+            steps = (np.asarray(b, np.float64) - np.asarray(a, np.float64) for a, b in pairwise(leaf))
             squares = squares + np.array([np.square(step).sum() for step in steps])
         return np.sqrt(squares)
 
