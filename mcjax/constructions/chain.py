@@ -21,21 +21,42 @@ Leaves = dict[str, np.ndarray]
 """The variables of one network on the host, by name."""
 
 
+class Place(NamedTuple):
+    """The place of a group's units in one leaf: the axis along which they lie, and its position in the leaf."""
+
+    name: str
+    position: int
+    axis: Axis
+
+    def rows(self, leaf: Any) -> np.ndarray:
+        """The entries along the axis that belong to each unit: int (n, k)."""
+        return self.axis.positions(leaf.shape[self.position])
+
+    def take(self, leaf: np.ndarray, units: np.ndarray) -> np.ndarray:
+        """The entries of some units, in the order of `units`; their axis comes first."""
+        return np.moveaxis(leaf, self.position, 0)[self.rows(leaf)[units].ravel()]
+
+    def put(self, leaf: np.ndarray, units: np.ndarray, value: Any) -> np.ndarray:
+        """A copy of the leaf with other entries of some units; `value` is as `take` returns it, or a number."""
+        new = np.array(leaf)
+        np.moveaxis(new, self.position, 0)[self.rows(leaf)[units].ravel()] = value
+        return new
+
+
 class Layer(NamedTuple):
     """One weight matrix with the units that it reads and produces.
 
     Attributes:
         kernel: The name of the weight matrix.
-        inputs: The position of the kernel's axis that reads the layer below, and that axis; None for the first layer.
+        inputs: Where the kernel reads the layer below; None for the first layer.
         group: The units that it produces; None for the top.
-        incoming: Every (leaf, position, axis) that produces these units: the kernel's output axis, biases, scales and
-            shifts of norms, batch statistics.
+        incoming: The leaves that produce these units: the kernel, biases, scales and shifts of norms, batch statistics.
     """
 
     kernel: str
-    inputs: tuple[int, Axis] | None
+    inputs: Place | None
     group: str | None
-    incoming: tuple[tuple[str, int, Axis], ...]
+    incoming: tuple[Place, ...]
 
 
 class Chain(NamedTuple):
@@ -58,11 +79,11 @@ class Chain(NamedTuple):
         """The last weight matrix."""
         return self.layers[-1]
 
-    def outgoing(self, group: str) -> tuple[str, int, Axis]:
-        """The kernel that reads a group: its name, the position of the axis, and the axis."""
-        layer = self.layers[self.groups.index(group) + 1]
-        assert layer.inputs is not None
-        return layer.kernel, *layer.inputs
+    def outgoing(self, group: str) -> Place:
+        """Where the next layer's kernel reads a group."""
+        place = self.layers[self.groups.index(group) + 1].inputs
+        assert place is not None
+        return place
 
 
 def chain_of(model: Model) -> Chain:
@@ -86,7 +107,7 @@ def _chain(model: Model) -> Chain:
     if not sizes:
         raise InputError(f"{model.name} has no hidden units that its spec names: expected a spec with groups.")
     found = {group: _layer(model, group, shapes) for group in sizes}
-    above = {layer.inputs[1].group if layer.inputs else None: layer for layer in found.values()}
+    above = {layer.inputs.axis.group if layer.inputs else None: layer for layer in found.values()}
     if len(above) < len(found):
         raise InputError(f"{model.name} branches: expected every hidden layer to be read by one layer alone.")
     # From the inputs upwards: the next layer is the one that reads the last.
@@ -99,13 +120,14 @@ def _chain(model: Model) -> Chain:
         raise InputError(
             f"{model.name} is not a chain of layers: {', '.join(map(str, above))} cannot be reached from its inputs."
         )
-    name, position, axis = _only_reader(model, below)
-    if any(axes_of(entry) for i, entry in enumerate(spec.axes[name]) if i != position):
+    top = _only_reader(model, below)
+    if any(axes_of(entry) for i, entry in enumerate(spec.axes[top.name]) if i != top.position):
         raise InputError(
-            f"{model.name}: {name} reads {below!r} and produces hidden units, expected the last layer to produce none."
+            f"{model.name}: {top.name} reads {below!r} and produces hidden units, expected the last layer to produce "
+            "none."
         )
-    layers.append(Layer(name, (position, axis), None, ()))
-    biases = tuple(leaf for leaf in shapes if leaf != name and not any(map(axes_of, spec.axes[leaf])))
+    layers.append(Layer(top.name, top, None, ()))
+    biases = tuple(leaf for leaf in shapes if leaf != top.name and not any(map(axes_of, spec.axes[leaf])))
     chain = Chain(tuple(layers), biases, tuple(sizes[layer.group] for layer in layers[:-1] if layer.group))
     with jax.enable_x64(True):
         _check_by_trial(model, chain)
@@ -114,9 +136,9 @@ def _chain(model: Model) -> Chain:
 
 def _layer(model: Model, group: str, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
     """The layer that produces a group."""
-    incoming = tuple((name, i, axis) for name, i, axis in model.spec.places(group) if not axis.consumes)
-    kernels = [name for name, _, _ in incoming if len(shapes[name]) > 1]
-    if len(kernels) != 1 or len({name for name, _, _ in incoming}) < len(incoming):
+    incoming = tuple(Place(*each) for each in model.spec.places(group) if not each[2].consumes)
+    kernels = [place.name for place in incoming if len(shapes[place.name]) > 1]
+    if len(kernels) != 1 or len({place.name for place in incoming}) < len(incoming):
         raise InputError(
             f"{model.name}: {group!r} is produced by {', '.join(kernels) or 'no kernel'}, and its units do not stand "
             "alone (a residual trunk adds to them, a recurrent layer reads them again). Expected a feed-forward chain, "
@@ -130,16 +152,17 @@ def _layer(model: Model, group: str, shapes: Mapping[str, tuple[int, ...]]) -> L
             )
     _only_reader(model, group)
     name = kernels[0]
-    read = [(i, axis) for i, entry in enumerate(model.spec.axes[name]) for axis in axes_of(entry) if axis.consumes]
-    if len(read) > 1 or any(axis.group == group for _, axis in read):
+    entries = enumerate(model.spec.axes[name])
+    read = [Place(name, i, axis) for i, entry in entries for axis in axes_of(entry) if axis.consumes]
+    if len(read) > 1 or any(place.axis.group == group for place in read):
         raise InputError(f"{model.name}: {name} reads several groups, or its own: expected the layer below alone.")
     return Layer(name, read[0] if read else None, group, incoming)
 
 
-def _only_reader(model: Model, group: str) -> tuple[str, int, Axis]:
-    readers = [(name, i, axis) for name, i, axis in model.spec.places(group) if axis.consumes]
-    if len(readers) != 1 or readers[0][2].start or readers[0][2].stop is not None:
-        said = ", ".join(name for name, _, _ in readers) or "no layer"
+def _only_reader(model: Model, group: str) -> Place:
+    readers = [Place(*each) for each in model.spec.places(group) if each[2].consumes]
+    if len(readers) != 1 or readers[0].axis.start or readers[0].axis.stop is not None:
+        said = ", ".join(place.name for place in readers) or "no layer"
         raise InputError(
             f"{model.name}: {group!r} is read by {said}, and its units do not stand alone (a residual trunk, a "
             "recurrent or a joined layer). Expected a feed-forward chain, each hidden layer read by one kernel."
@@ -147,8 +170,8 @@ def _only_reader(model: Model, group: str) -> tuple[str, int, Axis]:
     return readers[0]
 
 
-def layer_of(model: Model, group: str) -> tuple[Layer, tuple[str, int, Axis]]:
-    """The layer that produces a group, and the kernel that reads it: its name, the position of the axis, and the axis.
+def layer_of(model: Model, group: str) -> tuple[Layer, Place]:
+    """The layer that produces a group, and where the only kernel that reads it does so.
 
     Raises SpecError if there is no such group, InputError, naming it, if its units are those of a residual trunk, of a
     recurrent layer, of a layer that is read twice or in part.
@@ -197,15 +220,14 @@ def _check_by_trial(model: Model, chain: Chain) -> None:
     apply = jax.jit(lambda leaves: model.apply(trees.nest(leaves), jnp.asarray(x)))
     start = {**theta}
     for group, units in unread.items():
-        kernel, position, axis = chain.outgoing(group)
-        start[kernel] = put_units(start[kernel], position, axis, units, 0.0)
+        place = chain.outgoing(group)
+        start[place.name] = place.put(start[place.name], units, 0.0)
     before = np.asarray(apply(start))
     # Layer by layer, so that the error names one.
     for layer in chain.layers[:-1]:
         changed, units = {**start}, unread[str(layer.group)]
-        for name, position, axis in layer.incoming:
-            value = take_units(other[name], position, axis, units)
-            changed[name] = put_units(changed[name], position, axis, units, value)
+        for place in layer.incoming:
+            changed[place.name] = place.put(changed[place.name], units, place.take(other[place.name], units))
         if not outputs_agree(np.asarray(apply(changed)), before):
             raise InputError(
                 f"{model.name}: units of {layer.group!r} have an effect although no layer reads them, so they "
@@ -230,20 +252,6 @@ def check_network(model: Model, theta: trees.Tree, what: str = "theta") -> None:
     for name, leaf in on_host(theta).items():
         if not np.isfinite(leaf).all():
             raise InputError(f"{what}: {name} holds values that are not finite, expected a network that was trained.")
-
-
-def take_units(leaf: np.ndarray, position: int, axis: Axis, units: np.ndarray) -> np.ndarray:
-    """The entries of some units along one axis of a leaf, in the order of `units`; that axis comes first."""
-    moved = np.moveaxis(np.asarray(leaf), position, 0)
-    return moved[axis.positions(len(moved))[units].ravel()]
-
-
-def put_units(leaf: np.ndarray, position: int, axis: Axis, units: np.ndarray, value: Any) -> np.ndarray:
-    """A copy of a leaf with other entries of some units; `value` is as `take_units` returns it, or a number."""
-    new = np.array(leaf)
-    moved = np.moveaxis(new, position, 0)
-    moved[axis.positions(len(moved))[units].ravel()] = value
-    return new
 
 
 def scale_outputs(chain: Chain, theta: trees.Tree, factors: Mapping[str, Any]) -> trees.Tree:

@@ -182,7 +182,7 @@ class PathBuilder:
         last = len(self.chain.layers)
         found = {last} if moved.intersection(self.chain.output_biases) else set[int]()
         for i, layer in enumerate(self.chain.layers, 1):
-            if moved.intersection({layer.kernel, *(name for name, _, _ in layer.incoming)}):
+            if moved.intersection({layer.kernel, *(place.name for place in layer.incoming)}):
                 found.add(i)
         return tuple(sorted(found))
 

@@ -4,11 +4,10 @@ Each edit returns a new network and leaves the given one as it is. `units`, `sou
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from mcjax.constructions.chain import Chain, Leaves, put_units, take_units
+from mcjax.constructions.chain import Chain, Leaves, Place
 from mcjax.errors import InputError
 
 Units = dict[str, np.ndarray]
@@ -20,9 +19,9 @@ def copy_units(chain: Chain, theta: Leaves, sources: Units, places: Units) -> Le
     new = dict(theta)
     for layer in chain.layers[:-1]:
         group = str(layer.group)
-        for name, position, axis in layer.incoming:
-            value = take_units(new[name], position, axis, sources[group])
-            new[name] = put_units(new[name], position, axis, places[group], value)
+        for place in layer.incoming:
+            value = place.take(new[place.name], sources[group])
+            new[place.name] = place.put(new[place.name], places[group], value)
     return new
 
 
@@ -30,8 +29,8 @@ def clear_units(chain: Chain, theta: Leaves, units: Units) -> Leaves:
     """Set the incoming weights, biases, norms and statistics of units to zero."""
     new = dict(theta)
     for layer in chain.layers[:-1]:
-        for name, position, axis in layer.incoming:
-            new[name] = put_units(new[name], position, axis, units[str(layer.group)], 0)
+        for place in layer.incoming:
+            new[place.name] = place.put(new[place.name], units[str(layer.group)], 0)
     return new
 
 
@@ -39,10 +38,10 @@ def move_outgoing(chain: Chain, theta: Leaves, sources: Units, places: Units) ->
     """Move the outgoing weights of units `sources` to units `places`; no layer reads the sources any more."""
     new = dict(theta)
     for group in chain.groups:
-        name, position, axis = chain.outgoing(group)
-        value = take_units(new[name], position, axis, sources[group])
-        emptied = put_units(new[name], position, axis, sources[group], 0)
-        new[name] = put_units(emptied, position, axis, places[group], value)
+        place = chain.outgoing(group)
+        leaf = new[place.name]
+        emptied = place.put(leaf, sources[group], 0)
+        new[place.name] = place.put(emptied, places[group], place.take(leaf, sources[group]))
     return new
 
 
@@ -64,35 +63,31 @@ def write_units(
         group = str(layer.group)
         if groups is not None and group not in groups:
             continue
-        for name, position, axis in layer.incoming:
-            rows = take_units(source[name], position, axis, units[group])
-            if name == layer.kernel and layer.inputs is not None:
-                rows = _rows_reading(layer.inputs, position, rows, new[name].shape, units, places)
-            new[name] = put_units(new[name], position, axis, places[group], rows)
+        for place in layer.incoming:
+            rows = place.take(source[place.name], units[group])
+            if layer.inputs is not None and place.name == layer.kernel:
+                # `take` has moved the output axis to the front.
+                shift = layer.inputs.position < place.position
+                inputs = layer.inputs._replace(position=layer.inputs.position + shift)
+                rows = _rows_reading(inputs, rows, new[place.name].shape[layer.inputs.position], units, places)
+            new[place.name] = place.put(new[place.name], places[group], rows)
     return new
 
 
-def _rows_reading(
-    inputs: tuple[int, Any], outputs: int, rows: np.ndarray, shape: tuple[int, ...], units: Units, places: Units
-) -> np.ndarray:
-    """Rows of a kernel, units first, that read at `places` of the layer below what they read from `units`."""
-    position, axis = inputs
-    # `take_units` has moved the output axis to the front.
-    at = position + 1 if position < outputs else position
-    wide = list(rows.shape)
-    wide[at] = shape[position]
-    read = take_units(rows, at, axis, units[axis.group])
-    return put_units(np.zeros(wide, rows.dtype), at, axis, places[axis.group], read)
+def _rows_reading(inputs: Place, rows: np.ndarray, width: int, units: Units, places: Units) -> np.ndarray:
+    """Rows of a kernel that read at `places` what they read from `units`, their input axis of length `width`."""
+    group, shape = inputs.axis.group, list(rows.shape)
+    shape[inputs.position] = width
+    return inputs.put(np.zeros(shape, rows.dtype), places[group], inputs.take(rows, units[group]))
 
 
 def switch_top(chain: Chain, theta: Leaves, source: Leaves, units: Units, places: Units) -> Leaves:
     """Take the top of another network, reading at `places` what it reads from `units` there, and nothing else."""
-    assert chain.top.inputs is not None
-    name, (position, axis) = chain.top.kernel, chain.top.inputs
     group = chain.groups[-1]
-    read = take_units(source[name], position, axis, units[group])
-    top = put_units(np.zeros_like(theta[name]), position, axis, places[group], read)
-    return {**theta, **{leaf: source[leaf] for leaf in chain.output_biases}, name: top}
+    place = chain.outgoing(group)
+    value = place.take(source[place.name], units[group])
+    top = place.put(np.zeros_like(theta[place.name]), places[group], value)
+    return {**theta, **{leaf: source[leaf] for leaf in chain.output_biases}, place.name: top}
 
 
 def complement(chain: Chain, units: Units) -> Units:
@@ -104,8 +99,8 @@ def unread_units(chain: Chain, theta: Leaves) -> Units:
     """The units of each group that no layer reads: their outgoing weights are all zero."""
     unread = {}
     for group, size in zip(chain.groups, chain.sizes, strict=True):
-        name, position, axis = chain.outgoing(group)
-        weights = np.abs(take_units(theta[name], position, axis, np.arange(size))).reshape(size, -1)
+        place = chain.outgoing(group)
+        weights = place.take(theta[place.name], np.arange(size)).reshape(size, -1)
         unread[group] = np.flatnonzero(~weights.any(1))
     return unread
 

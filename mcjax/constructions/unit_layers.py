@@ -8,34 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.constructions.chain import layer_of, outputs_agree, random_inputs, random_variables
+from mcjax.constructions.chain import Place, layer_of, outputs_agree, random_inputs, random_variables
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
-from mcjax.symmetry.axis import Axis
 
 Values = dict[str, Any]
 """The variables of one network by name: numpy arrays, or jax ones where a caller is traced."""
-
-
-class Place(NamedTuple):
-    """The place of a layer's units in one leaf.
-
-    Attributes:
-        name: The leaf.
-        position: The position of the axis in the leaf.
-        axis: The layout of units along it.
-        length: Its length.
-    """
-
-    name: str
-    position: int
-    axis: Axis
-    length: int
-
-    @property
-    def rows(self) -> np.ndarray:
-        """The entries of the axis that belong to each unit: int (n, k)."""
-        return self.axis.positions(self.length)
 
 
 class UnitLayer(NamedTuple):
@@ -97,21 +75,25 @@ class UnitLayer(NamedTuple):
     def without(self, values: Values, silent: jax.Array) -> Values:
         """The network with the outgoing weights of the units `silent`, bool (n,), zero."""
         place, leaf = self.outgoing, jnp.asarray(values[self.outgoing.name])
-        factors = jnp.broadcast_to(jnp.where(silent, 0, 1).astype(leaf.dtype)[:, None], place.rows.shape)
-        kept = jnp.ones(place.length, leaf.dtype).at[place.rows].set(factors)
+        rows = place.rows(leaf)
+        factors = jnp.broadcast_to(jnp.where(silent, 0, 1).astype(leaf.dtype)[:, None], rows.shape)
+        kept = jnp.ones(leaf.shape[place.position], leaf.dtype).at[rows].set(factors)
         shape = [1] * leaf.ndim
         shape[place.position] = -1
         return {**values, place.name: leaf * kept.reshape(shape)}
 
 
 def _take(place: Place, values: Values, unit: Any) -> jax.Array:
-    moved = jnp.moveaxis(jnp.asarray(values[place.name]), place.position, 0)
-    return moved[jnp.asarray(place.rows)[unit]]
+    """The entries of one unit, which may be traced; their axis comes first."""
+    leaf = jnp.asarray(values[place.name])
+    return jnp.moveaxis(leaf, place.position, 0)[jnp.asarray(place.rows(leaf))[unit]]
 
 
 def _put(place: Place, values: Values, unit: Any, rows: jax.Array) -> jax.Array:
-    moved = jnp.moveaxis(jnp.asarray(values[place.name]), place.position, 0)
-    return jnp.moveaxis(moved.at[jnp.asarray(place.rows)[unit]].set(rows), 0, place.position)
+    """The leaf with other entries of one unit, which may be traced."""
+    leaf = jnp.asarray(values[place.name])
+    moved = jnp.moveaxis(leaf, place.position, 0)
+    return jnp.moveaxis(moved.at[jnp.asarray(place.rows(leaf))[unit]].set(rows), 0, place.position)
 
 
 @lru_cache(maxsize=64)
@@ -126,15 +108,13 @@ def unit_layer(model: Model, group: str) -> UnitLayer:
         InputError: Naming the group, if it is a residual trunk, recurrent, under a norm over units or read twice, or
             has one unit.
     """
-    layer, (name, position, axis) = layer_of(model, group)
-    shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
-    size = axis.size(shapes[name][position])
+    layer, outgoing = layer_of(model, group)
+    size = model.spec.group_sizes(jax.eval_shape(model.init, jax.random.key(0)))[group]
     if size < 2:
         raise InputError(f"{model.name}: {group!r} has one unit, expected at least two, or none can be merged.")
-    places = [Place(leaf, at, one, shapes[leaf][at]) for leaf, at, one in layer.incoming]
-    parameters = tuple(place for place in places if not place.name.startswith("batch_stats/"))
-    statistics = tuple(place for place in places if place.name.startswith("batch_stats/"))
-    found = UnitLayer(group, size, parameters, statistics, Place(name, position, axis, shapes[name][position]))
+    parameters = tuple(place for place in layer.incoming if not place.name.startswith("batch_stats/"))
+    statistics = tuple(place for place in layer.incoming if place.name.startswith("batch_stats/"))
+    found = UnitLayer(group, size, parameters, statistics, outgoing)
     with jax.enable_x64(True):
         _check_by_trial(model, found)
     return found

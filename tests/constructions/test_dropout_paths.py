@@ -9,7 +9,7 @@ from segments import check_moves
 from variables import drawn, stacked
 
 from mcjax import InputError, SpecError, evaluate_path, models, train_endpoints, trees
-from mcjax.constructions.chain import chain_of, put_units, take_units
+from mcjax.constructions.chain import chain_of
 from mcjax.constructions.dropout import DropoutStability, dropout_stability
 from mcjax.constructions.dropout_paths import drop_path, dropout_path, halves_path, interpolation_path, narrow_path
 from mcjax.training import Criterion, TrainConfig
@@ -19,10 +19,10 @@ def scaled(chain, theta, factors):
     """`theta` with the outputs of every unit times its factor, in what reads them: by numpy indexing."""
     leaves = dict(trees.flatten(theta))
     for group, factor in factors.items():
-        name, position, axis = chain.outgoing(group)
+        place = chain.outgoing(group)
         for unit, each in enumerate(factor):
-            rows = take_units(leaves[name], position, axis, np.array([unit]))
-            leaves[name] = put_units(leaves[name], position, axis, np.array([unit]), rows * np.float32(each))
+            rows = place.take(leaves[place.name], np.array([unit]))
+            leaves[place.name] = place.put(leaves[place.name], np.array([unit]), rows * np.float32(each))
     return trees.map_with_name(lambda name, _: leaves[name], theta)
 
 

@@ -7,7 +7,7 @@ from segments import check_moves
 from variables import drawn
 
 from mcjax import models, trees
-from mcjax.constructions.chain import chain_of, on_host, put_units
+from mcjax.constructions.chain import chain_of, on_host
 from mcjax.constructions.moves import PathBuilder
 from mcjax.constructions.unit_edits import clear_units, copy_units, move_outgoing, unread_units
 
@@ -19,8 +19,8 @@ def half(model, units):
     """A network that reads only these units of every layer."""
     chain, theta = chain_of(model), on_host(drawn(model))
     for group, size in zip(chain.groups, chain.sizes, strict=True):
-        name, position, axis = chain.outgoing(group)
-        theta[name] = put_units(theta[name], position, axis, np.setdiff1d(np.arange(size), units[group]), 0)
+        place = chain.outgoing(group)
+        theta[place.name] = place.put(theta[place.name], np.setdiff1d(np.arange(size), units[group]), 0)
     return theta
 
 

@@ -182,7 +182,7 @@ MUTANTS = (
     Mutant(
         "mcjax/constructions/unit_edits.py",
         "units[str(layer.group)], 0)",
-        "units[str(layer.group)], 0) if name == layer.kernel else new[name]",
+        "units[str(layer.group)], 0) if place.name == layer.kernel else new[place.name]",
     ),
     Mutant("mcjax/strings/scan.py", "np.maximum(np.maximum(steep[:-2], steep[1:-1]), steep[2:])", "steep[1:-1]"),
     Mutant(
