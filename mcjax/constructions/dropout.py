@@ -119,6 +119,7 @@ def dropout_stability(
     kept = kept_units(chain, fraction)
     quick = criterion if search_images is None else _on_fewer_images(criterion, search_images)
     losses = partial(_losses_of_masks, model, quick, chunk, theta, data)
+    # Candidates are compared on few images, and the chosen networks measured by the criterion itself.
     subset_search = SubsetSearch(kept, dict(zip(chain.groups, chain.sizes, strict=True)), draws, rescale, losses)
     found = subset_search.layer_by_layer(key) if search == "layers" else subset_search.together(key)
     thetas = trees.stack([scale_outputs(chain, theta, found.masks(i)) for i in range(len(kept))])

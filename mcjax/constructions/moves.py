@@ -136,6 +136,7 @@ class PathBuilder:
             if blocked.sum() > len(free):
                 raise InputError(f"{group}: {blocked.sum()} units have to step aside, and {len(free)} places are free.")
             via[group][blocked] = free[: blocked.sum()]
+        # Twice: copies at the new places (b), which are read instead of the old ones (c).
         for where, start, end in (("aside", used, via), ("to their places", via, targets)):
             moving = {g: start[g] != end[g] for g in start}
             sources = {g: start[g][moving[g]] for g in start}

@@ -79,6 +79,7 @@ def eliminate_units(problem: SparseProblem, fitted: SparseNetwork, count: int) -
     one whose removal costs least, until `count` are left. Exact where the lasso needs no more units.
     """
     found, allowed = fitted, fitted.weights != 0
+    # Influence of a unit: its weight times the root mean square of its feature.
     size = np.sqrt(np.square(relu_features(problem.x, fitted.units)).mean(0))
     while allowed.sum() > count:
         weakest = np.argsort(np.where(allowed, np.abs(found.weights) * size, np.inf))[:4]
@@ -106,6 +107,7 @@ def rotate_units(problem: SparseProblem, found: SparseNetwork, angle: float, *, 
     allowed = found.weights != 0
     if angle == 0 or not allowed.any():
         return found
+    # Descend in the units, then solve for their weights again.
     units = np.asarray(_rotate(steps, *_as_floats(problem), found.units, found.weights, angle), np.float64)
     return min(found, lasso(problem, units, allowed), key=lambda each: each.energy)
 
@@ -249,6 +251,7 @@ def angle_bound(x: np.ndarray, w_1: np.ndarray, w_2: np.ndarray) -> AngleBound:
         raise InputError(
             f"got vectors of norms {norms[0]:.6g} and {norms[1]:.6g}, expected unit vectors, not opposite."
         )
+    # Both sides of eq. 7, by the bisector w_m and the norm of the covariance.
     cosine = float(np.clip(w_1 @ w_2, -1, 1))
     middle = (w_1 + w_2) / np.linalg.norm(w_1 + w_2)
     bisector = np.square(relu_features(x, middle[None])).mean()

@@ -99,10 +99,12 @@ class SubsetSearch:
             factors = self._with_factor(i, start, unbiased)
             values = self._measure(i, [(subsets, factors) for subsets in candidates])
             return candidates[int(values.argmin())], factors
+        # Coarse: each candidate with each factor.
         coarse = [unbiased**exponent for exponent in COARSE]
         tried = [(subsets, self._with_factor(i, start, r)) for r in coarse for subsets in candidates]
         best = int(self._measure(i, tried).argmin())
         subsets, at = tried[best][0], best // len(candidates)
+        # Fine: the best candidate with factors between the neighbours of its best one.
         around = np.linspace(coarse[max(at - 1, 0)], coarse[min(at + 1, len(coarse) - 1)], FINE)
         fine = [(subsets, self._with_factor(i, start, r)) for r in (*around, coarse[at])]
         return fine[int(self._measure(i, fine).argmin())]

@@ -112,6 +112,7 @@ def wide_path(
     if not _within(angles, 0, np.pi / 2, "iuf"):
         raise InputError(f"got angles={angles}, expected some, in radians, in [0, pi / 2]: (0.0, 0.1).")
     check_whole("points", points, 2)
+    # In turn: delta_W(m, 0; m) of both ends, e(l) and delta_W(m - l, 0; m), and delta_W(m - l, alpha; m).
     fitted = [lasso(problem, _matrices(chain, leaves)[0]) for leaves in both]
     best: WidePath | None = None
     for count in units:
