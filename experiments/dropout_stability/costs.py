@@ -3,13 +3,13 @@
 from experiments.display import BACKWARD
 from experiments.dropout_stability.measures import ACTIVATED, POINTS
 from experiments.dropout_stability.tasks import HALF, SHARE, Task
-from mcjax.constructions.chain import chain
-from mcjax.constructions.dropout import COARSE, FINE
+from mcjax.constructions import chain_of
+from mcjax.constructions.subset_search import COARSE, FINE
 
 
 def planned(task: Task) -> dict[str, tuple[float, int]]:
     """Of every stage of a task how many images pass through a network, roughly, and its epochs, by its name."""
-    size, depth = task.size, len(chain(task.model).groups)
+    size, depth = task.size, len(chain_of(task.model).groups)
     train = float(len(task.data.train_labels))
     measured = size.measured + size.tested + size.measured * (task.name == "cifar10")
     search = depth * (size.draws * len(COARSE) + FINE + 1) * 2 * size.search_images
@@ -28,7 +28,7 @@ def planned(task: Task) -> dict[str, tuple[float, int]]:
                 costs[f"stable_published_{p:g}_{i}"] = (2 * size.draws * size.search_images, 0)
             costs |= {f"share_{subsets}_{p:g}": (2 * measured, 0) for subsets in ("published", "searched")}
         costs["interpolation"] = (21 * measured, 0)
-        for width in (width for width in size.narrow_widths if width <= chain(task.model).sizes[0]):
+        for width in (width for width in size.narrow_widths if width <= chain_of(task.model).sizes[0]):
             costs[f"narrow_{width}"] = (2 * epoch * size.epochs * width / 32, size.epochs)
             costs[f"narrow_{width}_measured"] = (train / 4, 0)
     else:

@@ -26,14 +26,14 @@ from mcjax import (
 from mcjax.constructions import (
     Construction,
     DropoutStability,
+    chain_of,
+    drop_units,
     dropout_path,
     dropout_stability,
-    dropped_out,
     interpolation_path,
     narrow_path,
 )
-from mcjax.constructions.chain import chain
-from mcjax.curves import through
+from mcjax.curves import Polyline
 from mcjax.landscape import noise_stability
 from mcjax.models import Model
 from mcjax.runtime.convolution import over_models
@@ -99,7 +99,7 @@ class Cell:
             return {**kept, "keep": {g: mask.astype(np.int32) for g, mask in found.keep.items()}}
 
         kept = self.kept.arrays(self.named(f"stable_{name}_{i}"), make)
-        keep = {group: np.asarray(kept["keep"][group]) > 0 for group in chain(self.task.model).groups}
+        keep = {group: np.asarray(kept["keep"][group]) > 0 for group in chain_of(self.task.model).groups}
         factors, losses = (np.asarray(kept[name]) for name in ("factors", "losses"))
         return DropoutStability(
             kept["theta"], kept["thetas"], keep, factors, float(kept["loss"]), losses, float(kept["fraction"])
@@ -125,7 +125,7 @@ def networks(cell: Cell) -> dict[str, Any]:
             keys = jax.random.split(jax.random.fold_in(cell.key, 1), ACTIVATED)
             each = []
             for i in range(2):
-                drop = partial(dropped_out, model=task.model, theta=cell.end(i), fraction=task.rates)
+                drop = partial(drop_units, model=task.model, theta=cell.end(i), fraction=task.rates)
                 masked = over_models(drop, task.model.convolutions)(keys)
                 each.append([m.accuracy.mean().item() for m in evaluate(task.model, masked, task.measured)])
             found["activated_train_accuracy"] = [train for train, _ in each]
@@ -164,13 +164,13 @@ def interpolation(cell: Cell) -> dict[str, Any]:
     """Figure 2, centre: from the first network straight to its dropout version."""
     stable = cell.stable(0, f"searched_{SHARE:g}", SHARE)
     knots = trees.stack([stable.theta, trees.index(stable.thetas, 0)])
-    return cell.numbers("interpolation", lambda: _measured(cell, through(knots), np.linspace(0, 1, 21)))
+    return cell.numbers("interpolation", lambda: _measured(cell, Polyline(knots).path, np.linspace(0, 1, 21)))
 
 
 def narrow_widths(cell: Cell) -> list[dict[str, Any]]:
     """Figure 2, right: networks a few filters wide."""
     found = []
-    task, full = cell.task, chain(cell.task.model).sizes[0]
+    task, full = cell.task, chain_of(cell.task.model).sizes[0]
     shape = (task.data.num_classes, task.data.image_shape)
     for width in (width for width in task.size.narrow_widths if width <= full):
         model = models.create("filters_convnet", *shape, width=width / 32)
@@ -215,7 +215,7 @@ def paths(cell: Cell) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     second = {"": cell.end(1), "matched ": permute(task.model.spec, cell.P, cell.end(1))}
     for how, end in second.items():
-        line = through(trees.stack([cell.end(0), end]))
+        line = Polyline(trees.stack([cell.end(0), end])).path
         found[f"{how}line"] = cell.numbers(f"path_{how}line".replace(" ", "_"), partial(_measured, cell, line))
     half = [cell.stable(i, f"searched_{HALF:g}", HALF) for i in range(2)]
     partly = [cell.stable(i, "rates", task.rates) for i in range(2)]
@@ -266,7 +266,7 @@ def _constructed(cell: Cell, construct: Callable[[], Construction]) -> dict[str,
     """Loss and accuracy on every segment; of those that leave the function as it is, at the ends."""
     construction = construct()
     short = construction.shortened()
-    knots = np.asarray(short.path.args[1], np.float64)
+    knots = np.asarray(short.polyline.ts, np.float64)
     ts = [0.0]
     for move, start, end in zip(short.moves, knots[:-1], knots[1:], strict=True):
         inside = {"a": 3, "line": 9}.get(move.kind, 0)

@@ -15,7 +15,7 @@ from experiments.dropout_stability.tasks import Sources, Task, make
 from experiments.kept import Kept
 from mcjax import trees
 from mcjax.commands.options import open_run, seed_key
-from mcjax.constructions.chain import chain
+from mcjax.constructions import chain_of
 from mcjax.errors import InputError
 from mcjax.runs.tables import table
 from mcjax.training.loop import steps_per_epoch
@@ -132,7 +132,7 @@ def _check(study: Study) -> None:
 
 def _task(study: Study, name: str) -> Task:
     task = make(name, study.preset, study.sources, {what: getattr(study, what) for what in SIZES})
-    filters, widths = chain(task.model).sizes[0], task.size.narrow_widths
+    filters, widths = chain_of(task.model).sizes[0], task.size.narrow_widths
     if name == "mnist" and widths[0] > filters:
         raise InputError(f"got narrow_widths={widths}, expected one of at most the {filters} filters of the network.")
     steps_per_epoch(task.networks, task.data)

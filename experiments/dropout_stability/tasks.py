@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mcjax import Dataset, FitConfig, Model, TrainConfig, data, models
-from mcjax.constructions.chain import chain
+from mcjax.constructions import chain_of
 from mcjax.strings import StringConfig
 
 
@@ -101,13 +101,13 @@ def make(name: str, preset: str, sources: Sources, changes: dict[str, Any]) -> T
     training: dict[str, Any] = {"batch_size": 64, "weight_decay": 0.0, "learning_rate": 0.02}
     if name == "mnist":
         model = models.create("filters_convnet", *shape, width=size.width)
-        rates = dict.fromkeys(chain(model).groups, SHARE)
+        rates = dict.fromkeys(chain_of(model).groups, SHARE)
         # What is dropped of every layer: 6 of 32 filters.
         narrow = models.create("filters_convnet", *shape, width=size.width * 6 / 32)
         title = f"{images.name}, three layers of filters"
     else:
         model = models.create("vgg11", *shape, width=size.width, channel_dropout=TRAINED[preset])
-        groups = chain(model).groups
+        groups = chain_of(model).groups
         rates = dict.fromkeys(groups, CHANNELS[-1]) | dict(zip(groups, CHANNELS, strict=False))
         # Without the model's dropout in front of dense layers, which a few units do not learn with.
         narrow = models.create("vgg11", *shape, width=size.width / 4, channel_dropout=(0.0,))

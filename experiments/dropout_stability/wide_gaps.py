@@ -7,9 +7,7 @@ import numpy as np
 
 from experiments.kept import Kept
 from mcjax import data, models, trees
-from mcjax.constructions import wide_path
-from mcjax.constructions.sparse import oracle
-from mcjax.constructions.wide import problem_of
+from mcjax.constructions import fit_units, sparse_problem, wide_path
 from mcjax.runs.tables import mean_and_std
 
 INPUTS = 2
@@ -23,7 +21,7 @@ def gaps(kept: Kept, key: jax.Array, widths: tuple[int, ...], pairs: int) -> dic
     x = np.random.default_rng(0).normal(size=(400, INPUTS))
     y = np.sin(2 * x[:, :1]) + 0.5 * np.abs(x.sum(1, keepdims=True))
     regression = data.regression(x, y, x, y, "wide")
-    problem = problem_of(regression, KAPPA)
+    problem = sparse_problem(regression, KAPPA)
     levels = []
     for units in widths:
 
@@ -34,7 +32,7 @@ def gaps(kept: Kept, key: jax.Array, widths: tuple[int, ...], pairs: int) -> dic
                 here = jax.random.fold_in(jax.random.fold_in(key, units), pair)
                 ends = []
                 for each in jax.random.split(here):
-                    low = oracle(each, problem, units, starts=4)
+                    low = fit_units(each, problem, units, starts=4)
                     kernels = enumerate((low.units.T, low.weights[:, None]))
                     ends.append(trees.nest({f"params/Dense_{i}/kernel": np.float32(kernel) for i, kernel in kernels}))
                 path = wide_path(here, model, ends[0], ends[1], regression, kappa=KAPPA)

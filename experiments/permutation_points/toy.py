@@ -90,15 +90,7 @@ def _exchanged(setting: Setting, found: PermutationPath) -> dict[str, Any]:
 
 def _along(loss: Any, moves: Construction) -> jax.Array:
     """The loss at `A_SEGMENT` values of every straight move: (moves * A_SEGMENT,)."""
-    starts, ends = (
-        jax.tree.map(lambda leaf, part=part: leaf[part], moves.knots) for part in (slice(-1), slice(1, None))
-    )
-    ts = jax.numpy.linspace(0, 1, A_SEGMENT)
-
-    def segment(start: trees.Tree, end: trees.Tree) -> jax.Array:
-        return jax.vmap(lambda t: loss(jax.tree.map(lambda a, b: (1 - t) * a + t * b, start, end)))(ts)
-
-    return jax.jit(jax.vmap(segment))(starts, ends).ravel()
+    return jax.jit(lambda polyline: polyline.heights(loss, A_SEGMENT))(moves.polyline).ravel()
 
 
 def _free(setting: Setting, pair: list[int]) -> dict[str, Any]:
@@ -108,7 +100,7 @@ def _free(setting: Setting, pair: list[int]) -> dict[str, Any]:
 
 def _output_norms(setting: Setting, found: PermutationPath) -> list[float]:
     """The norm of what reads the two units, both vectors together, at the minima of all distances."""
-    networks, reads = minima(setting, found), unit_layer(setting.model, setting.group).reads
+    networks, reads = minima(setting, found), unit_layer(setting.model, setting.group).outgoing
     read = [unit_vectors(networks, [reads], unit) for unit in found.units]
     return np.linalg.norm(np.concatenate(read, 1), axis=1).tolist()
 

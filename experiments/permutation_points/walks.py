@@ -9,7 +9,8 @@ import numpy as np
 
 from experiments.permutation_points.tasks import Setting
 from mcjax import trees
-from mcjax.constructions.unit_layers import Place, unit_layer
+from mcjax.constructions.chain import Place
+from mcjax.constructions.unit_layers import unit_layer
 from mcjax.permutation_points import PermutationPath, permutation_path
 
 APART = 1e-3
@@ -46,15 +47,16 @@ def rises(loss: np.ndarray) -> bool:
 
 def unit_vectors(networks: trees.Tree, places: Sequence[Place], unit: int) -> np.ndarray:
     """What makes a unit, or reads it, of networks along a leading axis: (networks, n)."""
-    leaves = trees.flatten(networks)
-    parts = [np.take(np.asarray(leaves[place.name]), place.rows[unit], place.position + 1) for place in places]
+    leaves = [np.asarray(trees.flatten(networks)[place.name]) for place in places]
+    pairs = zip(places, leaves, strict=True)
+    parts = [np.take(leaf, place.rows(leaf[0])[unit], place.position + 1) for place, leaf in pairs]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
 
 
 def minima(setting: Setting, found: PermutationPath) -> trees.Tree:
     """The networks at the minima of all distances, along a leading axis: theta first, the permutation point last."""
     count = len(found.heights) + 1
-    makes = unit_layer(setting.model, setting.group).makes
+    makes = unit_layer(setting.model, setting.group).incoming
     one, two = (unit_vectors(found.knots, makes, unit)[:count] for unit in found.units)
     apart = np.linalg.norm(two - one, axis=1)
     # Distances never grow: the last knot that is no closer than that.

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.string_sampling.tasks import Task
 from mcjax import Model, plotting, trees
-from mcjax.curves import through
+from mcjax.curves import Polyline
 from mcjax.runs.folder import RunFolder
 from mcjax.runtime.compiling import jit
 from mcjax.strings import String
@@ -86,7 +86,7 @@ def stages(task: Task, string: String, count: int = 4) -> list[plotting.Stage]:
     found = []
     for depth in depths:
         there = string.depths <= depth
-        path = through(trees.index(string.knots, np.flatnonzero(there)))
+        path = Polyline(trees.index(string.knots, np.flatnonzero(there))).path
         at = np.asarray(path.args[1], np.float64)
         # Knots are among the points: between two points the string is straight.
         even = np.linspace(0, 1, MANY if trees.parameter_count(path(0.0)) < 10_000 else FEW)

@@ -1,31 +1,84 @@
-"""Paths whose loss is known beforehand: dropout-stable, linear and wide networks."""
+"""Paths whose loss is known beforehand, written down rather than searched for.
 
+A network that loses little when half of its hidden units are dropped is *dropout-stable*. Two such networks are joined
+by a path that no training has to find (Kuditipudi et al. 2019): units that no layer reads can be rewritten without
+changing the function, and the last layer can move because the loss is convex in it. Each straight segment of the path
+is a `Move` of one of these kinds, and the loss on all of it is at most that of the ends plus the measured epsilon. Deep
+linear networks, and wide networks of one hidden ReLU layer, have paths of their own (Freeman and Bruna 2017).
+
+- `dropout_stability` finds the units that a network can best do without, and measures epsilon (Definition 1);
+  `drop_units` drops units at random (Algorithm 1).
+- `dropout_path` joins two dropout-stable networks (Theorem 1). `drop_path` and `halves_path` are its two parts (Lemmas
+  1 and 2); `interpolation_path` and `narrow_path` are those of noise-stable networks (Theorems 2 and 3). Each returns a
+  `Construction`: a polyline and its moves.
+- `linear_network_path` joins deep linear networks, with or without ridge (Proposition 2.2).
+- `wide_path` joins wide networks of one hidden ReLU layer (Theorem 2.4) whose first rows `unit_rows` has scaled;
+  `angle_bound` is its Proposition 2.3.
+- `disconnected_minima` and `two_neuron_mixture` are networks that no path of low loss joins.
+
+They take feed-forward models of any depth, channel-wise in convolutions, with batch norm. Models whose units cannot be
+dropped alone, such as residual trunks, are refused by name.
+
+Example::
+
+    import jax
+    import numpy as np
+    import mcjax
+    from mcjax.constructions import dropout_path, dropout_stability
+
+    # Is the left or the right half of an image brighter?
+    images = np.random.default_rng(0).integers(0, 256, (400, 4, 4), dtype=np.uint8)
+    labels = (images[:, :, 2:].mean((1, 2)) > images[:, :, :2].mean((1, 2))).astype(int)
+    data = mcjax.data.from_arrays(images[:300], labels[:300], images[300:], labels[300:])
+    model = mcjax.models.create("mlp", 2, (4, 4, 1), widths=(8, 8))
+    config = mcjax.TrainConfig(epochs=5, batch_size=20)
+    trained = mcjax.train_endpoints(jax.random.split(jax.random.key(0), 2), model, data, config).theta
+    one, two = (
+        dropout_stability(jax.random.key(i), model, mcjax.trees.index(trained, i), data) for i in range(2)
+    )
+    construction = dropout_path(model, one, two)
+    print(construction.shortened())  # segment by segment
+    metrics = mcjax.evaluate_path(model, construction.path, data)
+    bound = max(stable.loss + stable.epsilon for stable in (one, two))
+    print(f"highest loss {metrics.train_loss.max():.3f}, bound {bound:.3f}")
+"""
+
+from mcjax.constructions.chain import Chain, chain_of
 from mcjax.constructions.counterexamples import Counterexample, disconnected_minima, two_neuron_mixture
-from mcjax.constructions.dropout import DropoutStability, dropout_stability, dropped_out
+from mcjax.constructions.dropout import DropoutStability, drop_units, dropout_stability
 from mcjax.constructions.dropout_paths import drop_path, dropout_path, halves_path, interpolation_path, narrow_path
 from mcjax.constructions.linear import linear_network_path
 from mcjax.constructions.moves import Construction, Move
-from mcjax.constructions.sparse import AngleBound, angle_bound
-from mcjax.constructions.wide import WidePath, unit_rows, wide_path
+from mcjax.constructions.sparse import AngleBound, SparseNetwork, SparseProblem, angle_bound, fit_units
+from mcjax.constructions.unit_layers import UnitLayer, unit_layer
+from mcjax.constructions.wide import WidePath, sparse_problem, unit_rows, wide_path
 
 __all__ = [
     "AngleBound",
+    "Chain",
     "Construction",
     "Counterexample",
     "DropoutStability",
     "Move",
+    "SparseNetwork",
+    "SparseProblem",
+    "UnitLayer",
     "WidePath",
     "angle_bound",
+    "chain_of",
     "disconnected_minima",
     "drop_path",
+    "drop_units",
     "dropout_path",
     "dropout_stability",
-    "dropped_out",
+    "fit_units",
     "halves_path",
     "interpolation_path",
     "linear_network_path",
     "narrow_path",
+    "sparse_problem",
     "two_neuron_mixture",
+    "unit_layer",
     "unit_rows",
     "wide_path",
 ]

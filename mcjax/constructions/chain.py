@@ -1,10 +1,10 @@
-"""A network as a chain of layers whose units can be dropped, copied and written one by one.
+"""Feed-forward networks as chains of layers, whose units can be dropped, copied and rewritten one by one.
 
-Weight matrices and hidden layers are counted from 1, as the papers do: layer i is made by matrix i and read by
-matrix i + 1, and the last matrix is the top, which makes the outputs.
+Weight matrices and hidden layers are counted from 1, as in the papers: matrix i produces layer i, matrix i + 1 reads
+it, and the last matrix, the top, produces the outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,30 +21,57 @@ Leaves = dict[str, np.ndarray]
 """The variables of one network on the host, by name."""
 
 
-class Layer(NamedTuple):
-    """One weight matrix, what reads and makes units of it, and all else that comes with the units it makes.
+class Place(NamedTuple):
+    """The place of a group's units in one leaf: the axis along which they lie, and its position in the leaf."""
 
-    inputs: which axis of the kernel reads the units of the layer below (None for the first layer). group: the
-    units that it makes (None for the top). makes: every (leaf, position, axis) that makes them: the kernel's own
-    output axis, biases, norms and batch statistics.
+    name: str
+    position: int
+    axis: Axis
+
+    def rows(self, leaf: Any) -> np.ndarray:
+        """The entries along the axis that belong to each unit: int (n, k)."""
+        return self.axis.positions(leaf.shape[self.position])
+
+    def take(self, leaf: np.ndarray, units: np.ndarray) -> np.ndarray:
+        """The entries of some units, in the order of `units`; their axis comes first."""
+        return np.moveaxis(leaf, self.position, 0)[self.rows(leaf)[units].ravel()]
+
+    def put(self, leaf: np.ndarray, units: np.ndarray, value: Any) -> np.ndarray:
+        """A copy of the leaf with other entries of some units; `value` is as `take` returns it, or a number."""
+        new = np.array(leaf)
+        np.moveaxis(new, self.position, 0)[self.rows(leaf)[units].ravel()] = value
+        return new
+
+
+class Layer(NamedTuple):
+    """One weight matrix with the units that it reads and produces.
+
+    Attributes:
+        kernel: The name of the weight matrix.
+        inputs: Where the kernel reads the layer below; None for the first layer.
+        group: The units that it produces; None for the top.
+        incoming: The leaves that produce these units: the kernel, biases, scales and shifts of norms, batch statistics.
     """
 
     kernel: str
-    inputs: tuple[int, Axis] | None
+    inputs: Place | None
     group: str | None
-    makes: tuple[tuple[str, int, Axis], ...]
+    incoming: tuple[Place, ...]
 
 
 class Chain(NamedTuple):
-    """The layers from the first to the top. beside: leaves of no group but the top's kernel: the outputs' bias."""
+    """The layers of a feed-forward network, from the first to the top.
+
+    output_biases: the leaves other than the top's kernel that have no hidden units. sizes: units of each hidden layer.
+    """
 
     layers: tuple[Layer, ...]
-    beside: tuple[str, ...]
+    output_biases: tuple[str, ...]
     sizes: tuple[int, ...]
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The hidden layers from below: groups[i - 1] is the paper's layer i."""
+        """The hidden layers from below: groups[i - 1] is the papers' layer i."""
         return tuple(layer.group for layer in self.layers if layer.group is not None)
 
     @property
@@ -52,36 +79,38 @@ class Chain(NamedTuple):
         """The last weight matrix."""
         return self.layers[-1]
 
-    def reader(self, group: str) -> tuple[str, int, Axis]:
-        """The kernel that reads a group: its name, the position of the axis, and the axis."""
-        layer = self.layers[self.groups.index(group) + 1]
-        assert layer.inputs is not None
-        return layer.kernel, *layer.inputs
+    def outgoing(self, group: str) -> Place:
+        """Where the next layer's kernel reads a group."""
+        place = self.layers[self.groups.index(group) + 1].inputs
+        assert place is not None
+        return place
 
 
-def chain(model: Model) -> Chain:
-    """The chain of layers that a feed-forward model is.
+def chain_of(model: Model) -> Chain:
+    """The chain of layers of a feed-forward model. Batch norm is allowed: each unit has statistics of its own.
 
-    Raises InputError, naming the group, if its units cannot be dropped alone: those of a residual trunk, of a
-    recurrent layer, of a layer that is read twice, of a layer under a norm over units; and if the outputs are not
-    affine in the top. Batch norm is sound: a unit's statistics are its own.
+    Raises:
+        InputError: Naming the group, if its units cannot be dropped alone: those of a residual trunk, of a recurrent
+            layer, of a layer that is read twice, of a layer under a norm over units. Also if the outputs are not affine
+            in the top.
     """
-    # What is checked is computed at once, also where a caller is being traced.
+    # The checks compute on concrete arrays even while the caller is being traced.
     with jax.ensure_compile_time_eval():
         return _chain(model)
 
 
 @lru_cache(maxsize=64)
 def _chain(model: Model) -> Chain:
-    shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
-    spec = model.spec
-    sizes = spec.group_sizes(jax.eval_shape(model.init, jax.random.key(0)))
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    shapes, spec = trees.shapes(theta), model.spec
+    sizes = spec.group_sizes(theta)
     if not sizes:
         raise InputError(f"{model.name} has no hidden units that its spec names: expected a spec with groups.")
     found = {group: _layer(model, group, shapes) for group in sizes}
-    above = {layer.inputs[1].group if layer.inputs else None: layer for layer in found.values()}
+    above = {layer.inputs.axis.group if layer.inputs else None: layer for layer in found.values()}
     if len(above) < len(found):
         raise InputError(f"{model.name} branches: expected every hidden layer to be read by one layer alone.")
+    # From the inputs upwards: the next layer is the one that reads the last.
     layers: list[Layer] = []
     below: str | None = None
     while below in above:
@@ -91,27 +120,31 @@ def _chain(model: Model) -> Chain:
         raise InputError(
             f"{model.name} is not a chain of layers: {', '.join(map(str, above))} cannot be reached from its inputs."
         )
-    name, position, axis = _only_reader(model, below)
-    if any(axes_of(entry) for i, entry in enumerate(spec.axes[name]) if i != position):
-        raise InputError(f"{model.name}: {name} reads {below!r} and makes units, expected the last layer to make none.")
-    layers.append(Layer(name, (position, axis), None, ()))
-    beside = tuple(leaf for leaf in shapes if leaf != name and not any(map(axes_of, spec.axes[leaf])))
-    chained = Chain(tuple(layers), beside, tuple(sizes[layer.group] for layer in layers[:-1] if layer.group))
-    _check(model, chained)
-    return chained
+    top = _only_reader(model, below)
+    if any(axes_of(entry) for i, entry in enumerate(spec.axes[top.name]) if i != top.position):
+        raise InputError(
+            f"{model.name}: {top.name} reads {below!r} and produces hidden units, expected the last layer to produce "
+            "none."
+        )
+    layers.append(Layer(top.name, top, None, ()))
+    biases = tuple(leaf for leaf in shapes if leaf != top.name and not any(map(axes_of, spec.axes[leaf])))
+    chain = Chain(tuple(layers), biases, tuple(sizes[layer.group] for layer in layers[:-1] if layer.group))
+    with jax.enable_x64(True):
+        _check_by_trial(model, chain)
+    return chain
 
 
 def _layer(model: Model, group: str, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
-    """The layer that makes a group."""
-    makes = tuple((name, i, axis) for name, i, axis in model.spec.places(group) if not axis.consumes)
-    kernels = [name for name, _, _ in makes if len(shapes[name]) > 1]
-    if len(kernels) != 1 or len({name for name, _, _ in makes}) < len(makes):
+    """The layer that produces a group."""
+    incoming = tuple(Place(*each) for each in model.spec.places(group) if not each[2].consumes)
+    kernels = [place.name for place in incoming if len(shapes[place.name]) > 1]
+    if len(kernels) != 1 or len({place.name for place in incoming}) < len(incoming):
         raise InputError(
-            f"{model.name}: {group!r} is made by {', '.join(kernels) or 'no kernel'}, and its units do not stand "
+            f"{model.name}: {group!r} is produced by {', '.join(kernels) or 'no kernel'}, and its units do not stand "
             "alone (a residual trunk adds to them, a recurrent layer reads them again). Expected a feed-forward chain, "
-            "each hidden layer made by one kernel."
+            "each hidden layer produced by one kernel."
         )
-    for name, _, axis in makes:
+    for name, _, axis in incoming:
         if axis.start or axis.stop is not None or (name != kernels[0] and len(axes_of(model.spec.axes[name][0])) > 1):
             raise InputError(
                 f"{model.name}: {group!r} is only a part of {name} (a concatenation, a norm over some of the units), "
@@ -119,16 +152,17 @@ def _layer(model: Model, group: str, shapes: Mapping[str, tuple[int, ...]]) -> L
             )
     _only_reader(model, group)
     name = kernels[0]
-    read = [(i, axis) for i, entry in enumerate(model.spec.axes[name]) for axis in axes_of(entry) if axis.consumes]
-    if len(read) > 1 or any(axis.group == group for _, axis in read):
+    entries = enumerate(model.spec.axes[name])
+    read = [Place(name, i, axis) for i, entry in entries for axis in axes_of(entry) if axis.consumes]
+    if len(read) > 1 or any(place.axis.group == group for place in read):
         raise InputError(f"{model.name}: {name} reads several groups, or its own: expected the layer below alone.")
-    return Layer(name, read[0] if read else None, group, makes)
+    return Layer(name, read[0] if read else None, group, incoming)
 
 
-def _only_reader(model: Model, group: str) -> tuple[str, int, Axis]:
-    readers = [(name, i, axis) for name, i, axis in model.spec.places(group) if axis.consumes]
-    if len(readers) != 1 or readers[0][2].start or readers[0][2].stop is not None:
-        said = ", ".join(name for name, _, _ in readers) or "no layer"
+def _only_reader(model: Model, group: str) -> Place:
+    readers = [Place(*each) for each in model.spec.places(group) if each[2].consumes]
+    if len(readers) != 1 or readers[0].axis.start or readers[0].axis.stop is not None:
+        said = ", ".join(place.name for place in readers) or "no layer"
         raise InputError(
             f"{model.name}: {group!r} is read by {said}, and its units do not stand alone (a residual trunk, a "
             "recurrent or a joined layer). Expected a feed-forward chain, each hidden layer read by one kernel."
@@ -136,8 +170,8 @@ def _only_reader(model: Model, group: str) -> tuple[str, int, Axis]:
     return readers[0]
 
 
-def layer_of(model: Model, group: str) -> tuple[Layer, tuple[str, int, Axis]]:
-    """The layer that makes a group, and the kernel that reads it: its name, the position of the axis, and the axis.
+def layer_of(model: Model, group: str) -> tuple[Layer, Place]:
+    """The layer that produces a group, and where the only kernel that reads it does so.
 
     Raises SpecError if there is no such group, InputError, naming it, if its units are those of a residual trunk, of a
     recurrent layer, of a layer that is read twice or in part.
@@ -147,8 +181,8 @@ def layer_of(model: Model, group: str) -> tuple[Layer, tuple[str, int, Axis]]:
     return _layer(model, group, trees.shapes(theta)), _only_reader(model, group)
 
 
-def drawn(model: Model, rng: np.random.Generator) -> Leaves:
-    """Variables to try a model with, float64: parameters of both signs, statistics positive, as variances are."""
+def random_variables(model: Model, rng: np.random.Generator) -> Leaves:
+    """Random variables for trials, float64: parameters of both signs, statistics positive, as variances are."""
     shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
     found = {name: 0.1 + np.abs(rng.normal(size=shape)) / max(shape[-1:] or (1,)) for name, shape in shapes.items()}
     return {
@@ -157,49 +191,56 @@ def drawn(model: Model, rng: np.random.Generator) -> Leaves:
     }
 
 
-def inputs_for(model: Model, rng: np.random.Generator, count: int = 3) -> np.ndarray:
-    """Inputs to try a model with: float64, or tokens."""
+def random_inputs(model: Model, rng: np.random.Generator, count: int = 3) -> np.ndarray:
+    """Random inputs for trials: float64, or tokens."""
     shape = (count, *model.input_shape)
     return rng.integers(0, 2, shape) if model.input_dtype.startswith("int") else rng.normal(size=shape)
 
 
-def _check(model: Model, chained: Chain) -> None:
-    """That units which no layer reads have no effect, and that outputs are affine in the top: in float64."""
-    rng = np.random.default_rng(0)
-    theta, other = drawn(model, rng), drawn(model, rng)
-    dead = {group: np.arange(0, size, 2) for group, size in zip(chained.groups, chained.sizes, strict=True)}
-    with jax.enable_x64(True):
-        x = inputs_for(model, rng)
-        apply = jax.jit(lambda leaves: model.apply(trees.nest(leaves), jnp.asarray(x)))
-        unread = {**theta}
-        for group, units in dead.items():
-            kernel, position, axis = chained.reader(group)
-            unread[kernel] = put(unread[kernel], position, axis, units, 0.0)
-        before = np.asarray(apply(unread))
-        # One layer at a time, to name it.
-        for layer in chained.layers[:-1]:
-            changed = {**unread}
-            for name, position, axis in layer.makes:
-                units = dead[str(layer.group)]
-                changed[name] = put(changed[name], position, axis, units, take(other[name], position, axis, units))
-            if not near(np.asarray(apply(changed)), before):
-                raise InputError(
-                    f"{model.name}: units of {layer.group!r} have an effect although no layer reads them, so they "
-                    "cannot be dropped alone (a norm over units, a skip connection). Expected a feed-forward chain."
-                )
-        moved = (chained.top.kernel, *chained.beside)
-        ends = [{**theta, **{name: source[name] for name in moved}} for source in (theta, other)]
-        middle = {**theta, **{name: (theta[name] + other[name]) / 2 for name in moved}}
-        if not near(np.asarray(apply(middle)), (np.asarray(apply(ends[0])) + np.asarray(apply(ends[1]))) / 2):
-            raise InputError(
-                f"{model.name}: its outputs are not affine in {', '.join(moved)}, so that the loss is not convex in "
-                "them. Expected a linear last layer, and no other leaves beside those of hidden layers."
-            )
-
-
-def near(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether outputs in float64 are equal but for rounding."""
+def outputs_agree(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether outputs in float64 are equal up to rounding."""
     return bool(np.allclose(a, b, rtol=0, atol=1e-6 * max(float(np.abs(b).max(initial=0)), 1e-30)))
+
+
+def computes(model: Model, function: Callable[[Leaves, np.ndarray], np.ndarray]) -> bool:
+    """Whether a model is this function (variables, flat inputs) -> outputs, by a trial in float64."""
+    rng = np.random.default_rng(0)
+    leaves, x = random_variables(model, rng), random_inputs(model, rng, 8)
+    with jax.enable_x64(True):
+        outputs = np.asarray(model.apply(trees.nest(leaves), jnp.asarray(x)))
+    return outputs_agree(outputs, function(leaves, x.reshape(len(x), -1)))
+
+
+def _check_by_trial(model: Model, chain: Chain) -> None:
+    """Check that units which no layer reads have no effect, and that outputs are affine in the top."""
+    rng = np.random.default_rng(0)
+    theta, other = random_variables(model, rng), random_variables(model, rng)
+    unread = {group: np.arange(0, size, 2) for group, size in zip(chain.groups, chain.sizes, strict=True)}
+    x = random_inputs(model, rng)
+    apply = jax.jit(lambda leaves: model.apply(trees.nest(leaves), jnp.asarray(x)))
+    start = {**theta}
+    for group, units in unread.items():
+        place = chain.outgoing(group)
+        start[place.name] = place.put(start[place.name], units, 0.0)
+    before = np.asarray(apply(start))
+    # Layer by layer, so that the error names one.
+    for layer in chain.layers[:-1]:
+        changed, units = {**start}, unread[str(layer.group)]
+        for place in layer.incoming:
+            changed[place.name] = place.put(changed[place.name], units, place.take(other[place.name], units))
+        if not outputs_agree(np.asarray(apply(changed)), before):
+            raise InputError(
+                f"{model.name}: units of {layer.group!r} have an effect although no layer reads them, so they "
+                "cannot be dropped alone (a norm over units, a skip connection). Expected a feed-forward chain."
+            )
+    top = (chain.top.kernel, *chain.output_biases)
+    ends = [{**theta, **{name: source[name] for name in top}} for source in (theta, other)]
+    middle = {**theta, **{name: (theta[name] + other[name]) / 2 for name in top}}
+    if not outputs_agree(np.asarray(apply(middle)), (np.asarray(apply(ends[0])) + np.asarray(apply(ends[1]))) / 2):
+        raise InputError(
+            f"{model.name}: its outputs are not affine in {', '.join(top)}, so that the loss is not convex in "
+            "them. Expected a linear last layer, and no leaves of other kinds."
+        )
 
 
 def check_network(model: Model, theta: trees.Tree, what: str = "theta") -> None:
@@ -213,28 +254,14 @@ def check_network(model: Model, theta: trees.Tree, what: str = "theta") -> None:
             raise InputError(f"{what}: {name} holds values that are not finite, expected a network that was trained.")
 
 
-def take(leaf: np.ndarray, position: int, axis: Axis, units: np.ndarray) -> np.ndarray:
-    """The entries of some units along one axis of a leaf, in the order of `units`; that axis comes first."""
-    moved = np.moveaxis(np.asarray(leaf), position, 0)
-    return moved[axis.positions(len(moved))[units].ravel()]
+def scale_outputs(chain: Chain, theta: trees.Tree, factors: Mapping[str, Any]) -> trees.Tree:
+    """`theta` with the output of each unit times its factor, float (n,) a group; zero drops the unit. Pure.
 
-
-def put(leaf: np.ndarray, position: int, axis: Axis, units: np.ndarray, value: Any) -> np.ndarray:
-    """A leaf with other entries of some units along one axis; `value` as `take` returns it, or a number."""
-    new = np.array(leaf)
-    moved = np.moveaxis(new, position, 0)
-    moved[axis.positions(len(moved))[units].ravel()] = value
-    return new
-
-
-def scale_outputs(chained: Chain, theta: trees.Tree, factors: Mapping[str, Any]) -> trees.Tree:
-    """`theta` with the outputs of every unit times its factor, float (n,) a group: in what reads them. Pure.
-
-    Zero drops a unit; what makes it stays as it is.
+    The factor goes into the kernel that reads the unit; its incoming weights stay as they are.
     """
     leaves = trees.flatten(theta)
     for group, factor in factors.items():
-        kernel, position, axis = chained.reader(group)
+        kernel, position, axis = chain.outgoing(group)
         along = jnp.tile(jnp.repeat(jnp.asarray(factor), axis.inner), axis.outer)
         shape = [1] * leaves[kernel].ndim
         shape[position] = -1

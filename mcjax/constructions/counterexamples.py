@@ -1,4 +1,4 @@
-"""Global minima that no path of low loss joins: what strings and curves have to fail on."""
+"""Global minima that no path of low loss joins, on which strings and curves have to fail."""
 
 from typing import NamedTuple
 
@@ -13,9 +13,14 @@ from mcjax.models.registry import create
 
 
 class Counterexample(NamedTuple):
-    """A model, data, and two networks of loss zero; every path between them reaches `barrier` (mean squared error).
+    """A model, data, and two networks of loss zero that every path joins over a barrier.
 
-    Between the points of a grid, that is: what is measured at some t can be a little below.
+    Attributes:
+        model: A two-layer ReLU network without biases.
+        data: The data of a regression.
+        theta_1: A network of loss zero.
+        theta_2: Another one.
+        barrier: The mean squared error that every path between them reaches; on a grid of t it can be a little less.
     """
 
     model: Model
@@ -28,21 +33,26 @@ class Counterexample(NamedTuple):
 def disconnected_minima(units: int) -> Counterexample:
     """Two global minima of a two-layer ReLU network that are not connected, whatever its width (Theorem 4).
 
-    units: hidden units h, at least 2. The h groups of data are (x, e_j) for x = 1, 2, 3, labelled x, as the teacher
-    max(0, x) - max(0, -x) of two hidden units does. theta_1 has a unit for every group, silent on the others;
-    theta_2 one unit for all, and the others zero. As long as no label is missed by 1/6, unit j alone is active at 1
-    and 2 of its group, so that its slope and its value at 3 are those of the labels up to 1/3 and 1/2; another unit
-    that began to be active there would begin at 2, its own slope being positive, and add more than 2/3 at 3. So
-    every path misses a label by 1/6 or more: barrier = 1 / (108 h).
-    Source: Kuditipudi et al. 2019, section 5, for any convex loss; the data are of our own construction.
+    The h groups of data are (x, e_j) for x = 1, 2, 3, labelled x, which the teacher max(0, x) - max(0, -x) with two
+    hidden units computes. theta_1 has one unit for each group, silent on the others; theta_2 has one unit for all, and
+    the others zero. While no label is missed by 1/6, unit j alone is active at 1 and 2 of its group, so its slope and
+    its value at 3 are those of the labels up to 1/3 and 1/2. Another unit that became active there would do so at 2,
+    with positive slope, and add more than 2/3 at 3. So every path misses a label by 1/6 or more, and
+    barrier = 1 / (108 h).
 
         example = disconnected_minima(2)
         ends, config = (example.theta_1, example.theta_2), StringConfig(batch_size=6)
         sample_string(key, example.model, *ends, example.data, 0.9 * example.barrier, config=config)
+
+    Args:
+        units: The number h of hidden units, at least 2.
+
+    Source: Kuditipudi et al. 2019, section 5, for any convex loss; the data are of our own construction.
     """
     check_whole("units", units, 2)
     x = np.tile([1.0, 2.0, 3.0], units)[:, None]
     inputs = np.concatenate([x, np.repeat(np.eye(units), 3, axis=0)], 1)
+    # Incoming weights, (inputs, units): a unit for each group, -4 where it has to be silent; or one unit for all.
     apart = np.concatenate([np.ones((1, units)), 4 * np.eye(units) - 4])
     together = np.zeros((units + 1, units))
     together[0, 0] = 1
@@ -54,18 +64,23 @@ def disconnected_minima(units: int) -> Counterexample:
 
 
 def two_neuron_mixture(samples: int = 100) -> Counterexample:
-    """Two neurons, each for one component of a mixture, and the same with the neurons exchanged.
+    """Two neurons, each for one component of a mixture, and the same network with the neurons exchanged.
 
-    Two Gaussians of vanishing width across lie along the two axes of the plane, `samples` points on each; the label
-    is (max(0, x_1), max(0, x_2)), scaled to mean square 1. The determinant of W_1 changes its sign between the two
-    networks, so that every path passes a W_1 of rank one or zero, which sees the data along one direction w. Then the
-    best second layer leaves half of the labels' squares, for every w: barrier = 1/2. Matched, they are one network.
-    Source: Freeman and Bruna 2017, section 2.3.1. As it is printed there, labels vanish with the covariance, and so
-    does the loss of the network that is zero; here the labels do not, and "risk at least 1/2" is what comes out.
+    Two Gaussians of vanishing width across lie along the two axes of the plane; the label is (max(0, x_1), max(0,
+    x_2)), scaled to mean square 1. The determinant of W_1 changes its sign between the two networks, so every path
+    passes a W_1 of rank one or zero, which sees the data along one direction w. The best second layer then leaves half
+    of the labels' squares, for any w: barrier = 1/2. Matched, the two are one network.
+
+    Args:
+        samples: How many points lie on each axis, an even number.
+
+    Source: Freeman and Bruna 2017, section 2.3.1. As printed there, labels vanish with the covariance, and with them
+    the loss of the zero network; here the labels do not vanish, and the risk is at least 1/2 as claimed.
     """
     check_whole("samples", samples, 2)
     if samples % 2:
         raise InputError(f"got samples={samples}, expected an even number: as many labels of zero as others.")
+    # Quantiles of a Gaussian: a sample without a random draw.
     along = ndtri((np.arange(samples) + 0.5) / samples)
     none = np.zeros(samples)
     inputs = np.concatenate([np.stack([along, none], 1), np.stack([none, along], 1)])

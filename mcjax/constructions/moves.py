@@ -1,56 +1,70 @@
-"""Moves in parameter space that theory knows the loss of, and the paths that they make up.
+"""Paths made of moves: straight segments in parameter space along which the loss is known beforehand.
 
-A move is a straight segment, of one of these kinds:
+The kinds of moves, (a) and (b) as in Kuditipudi et al. 2019, Lemma 1:
 
-- (a): the top moves, in which the loss is convex, so that it stays at or below the higher end;
-- (b): what makes units moves while nothing that counts reads them, so that the function stays as it is;
-- (c): what reads units moves from units to copies of them, so that the function stays as it is. Of a single layer
-  below the top, (a) does the same; in the middle of a network only this exchanges units that stand where others go;
-- "line": nothing is known, the loss is to be measured.
+- (a): the top moves. The loss is convex in it, so it stays at or below the higher end.
+- (b): incoming weights of units that no layer reads move. The function does not change.
+- (c): outgoing weights move from units to copies of them. The function does not change. Below the top only this kind
+  frees units whose places others need.
+- "line": nothing is known; the loss has to be measured.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from mcjax import trees
-from mcjax.constructions.chain import Chain, Leaves, put, take
-from mcjax.curves.polyline import through
+from mcjax.constructions.chain import Chain, Leaves
+from mcjax.constructions.unit_edits import (
+    Units,
+    clear_units,
+    complement,
+    copy_units,
+    move_outgoing,
+    preferred_first,
+    switch_top,
+    unread_units,
+    write_units,
+)
+from mcjax.curves.polyline import Polyline
 from mcjax.errors import InputError
 
 Kind = Literal["a", "b", "c", "line"]
-Units = dict[str, np.ndarray]
-"""Units of some groups: int (k,) each."""
 
 
 class Move(NamedTuple):
-    """One segment: its kind, the weight matrices that move (counted from 1), and what it is for."""
+    """One segment: its kind, the weight matrices that move (counted from 1), and its purpose."""
 
     kind: Kind
     layers: tuple[int, ...]
-    what: str
+    purpose: str
 
     def __str__(self) -> str:
         moved = ", ".join(f"A_{i}" for i in self.layers) or "no length"
-        return f"({self.kind}) {moved}: {self.what}"
+        return f"({self.kind}) {moved}: {self.purpose}"
 
 
 class Construction(NamedTuple):
-    """A path of straight segments: its knots along a leading axis, and the move from each one to the next.
+    """A path of straight segments: the polyline through its knots, and the move from each knot to the next.
 
-    There are len(moves) segments; A_i in what is printed is the weight matrix of layer i, from 1 to the top.
-    Knots are whole networks, one more than there are segments: of a large one, memory is what bounds their number.
+    Knots are whole networks, one more than there are moves, so the memory for them bounds their number. Printed, a
+    construction lists its moves; A_i is the weight matrix of layer i, from 1 to the top.
     """
 
-    knots: trees.Tree
+    polyline: Polyline
     moves: tuple[Move, ...]
 
     @property
+    def knots(self) -> trees.Tree:
+        """The networks along a leading axis."""
+        return self.polyline.knots
+
+    @property
     def path(self) -> jax.tree_util.Partial:
-        """t -> theta, t in proportion to the length: what `evaluate_path` and all else in landscape/ take."""
-        return through(self.knots)
+        """The path t -> theta, t in proportion to the length."""
+        return self.polyline.path
 
     def __repr__(self) -> str:
         return f"Construction of {len(self.moves)} segments"
@@ -59,9 +73,9 @@ class Construction(NamedTuple):
         return "\n".join(f"{i + 1:3d}. {move}" for i, move in enumerate(self.moves))
 
     def shortened(self) -> "Construction":
-        """The same path without segments of no length, and with every run of (b) made one segment.
+        """The same path without segments of no length, and with each run of (b) moves as one.
 
-        That is a (b) too: what no layer that counts reads may move in any way at once.
+        One segment is of kind (b) too: weights that no layer reads may move in any way at once.
         """
         knots = [trees.index(self.knots, i) for i in range(len(self.moves) + 1)]
         kept, moves = [knots[0]], list[Move]()
@@ -71,169 +85,108 @@ class Construction(NamedTuple):
             if move.kind == "b" and moves and moves[-1].kind == "b":
                 last = moves.pop()
                 kept.pop()
-                move = Move("b", tuple(sorted({*last.layers, *move.layers})), f"{last.what}; {move.what}")
+                move = Move("b", tuple(sorted({*last.layers, *move.layers})), f"{last.purpose}; {move.purpose}")
             moves.append(move)
             kept.append(knot)
-        return Construction(trees.stack_on_host(kept), tuple(moves))
+        return Construction(Polyline(trees.stack_on_host(kept)), tuple(moves))
 
 
-class Walk:
-    """A path in the making: where it is, and how it came there."""
+class PathBuilder:
+    """A construction while it is being built: the knots so far, and the moves between them."""
 
-    def __init__(self, chained: Chain, start: Leaves) -> None:
-        self.chained = chained
+    def __init__(self, chain: Chain, start: Leaves) -> None:
+        self.chain = chain
         self.knots = [start]
         self.moves: list[Move] = []
 
     @property
-    def here(self) -> Leaves:
+    def last(self) -> Leaves:
         """The last knot."""
         return self.knots[-1]
 
-    def to(self, kind: Kind, what: str, leaves: Leaves) -> None:
-        """One segment on."""
-        self.moves.append(Move(kind, self._moved(self.here, leaves), what))
+    def move(self, kind: Kind, purpose: str, leaves: Leaves) -> None:
+        """Append one segment."""
+        self.moves.append(Move(kind, self._moved(self.last, leaves), purpose))
         self.knots.append(leaves)
 
-    def follow(self, other: "Walk") -> None:
-        """On along another walk that starts here."""
-        _same(self.here, other.knots[0])
+    def append(self, other: "PathBuilder") -> None:
+        """Append a path that starts at the last knot."""
+        _check_joined(self.last, other.knots[0])
         self.knots += other.knots[1:]
         self.moves += other.moves
 
-    def back(self, other: "Walk") -> None:
-        """On along another walk that ends here, to where it began."""
-        _same(self.here, other.here)
+    def append_reversed(self, other: "PathBuilder") -> None:
+        """Append the reverse of a path that ends at the last knot."""
+        _check_joined(self.last, other.last)
         self.knots += other.knots[-2::-1]
-        self.moves += [move._replace(what=f"back: {move.what}") for move in reversed(other.moves)]
+        self.moves += [move._replace(purpose=f"back: {move.purpose}") for move in reversed(other.moves)]
 
-    def construction(self, theta: trees.Tree) -> Construction:
-        """The path, its knots as `theta` is built."""
+    def permute_units(self, used: Units, targets: Units) -> None:
+        """Append five segments of one function that move all used units to their targets (Lemma 2).
+
+        A unit whose target is free goes there at once. The others, whose targets are used by units still to move, step
+        aside to a place that is neither used nor a target, and go on from there.
+        """
+        via: Units = {}
+        for group, size in zip(self.chain.groups, self.chain.sizes, strict=True):
+            now, then = used[group], targets[group]
+            free = np.setdiff1d(np.arange(size), np.union1d(now, then))
+            blocked = np.isin(then, now) & (now != then)
+            via[group] = np.where(blocked, now, then)
+            if blocked.sum() > len(free):
+                raise InputError(f"{group}: {blocked.sum()} units have to step aside, and {len(free)} places are free.")
+            via[group][blocked] = free[: blocked.sum()]
+        # Twice: copies at the new places (b), which are read instead of the old ones (c).
+        for where, start, end in (("aside", used, via), ("to their places", via, targets)):
+            moving = {g: start[g] != end[g] for g in start}
+            sources = {g: start[g][moving[g]] for g in start}
+            places = {g: end[g][moving[g]] for g in start}
+            self.move("b", f"copy units {where}", copy_units(self.chain, self.last, sources, places))
+            self.move("c", "the copies are read instead", move_outgoing(self.chain, self.last, sources, places))
+        unread = complement(self.chain, targets)
+        self.move("b", "clear units that are not read", clear_units(self.chain, self.last, unread))
+
+    def write_narrow(self, narrow: Leaves, widths: Mapping[str, int], preferred: Units) -> Units:
+        """Append two segments to a network of fewer units, written into units that no layer reads.
+
+        Args:
+            narrow: The network.
+            widths: How many units each of its groups has.
+            preferred: Units to write into before others, where they are free.
+
+        Returns:
+            The units that it was written into.
+        """
+        free = unread_units(self.chain, self.last)
+        units = {group: np.arange(n) for group, n in widths.items()}
+        places = {group: preferred_first(free[group], preferred[group])[:n] for group, n in widths.items()}
+        written = write_units(self.chain, self.last, narrow, units, places)
+        self.move("b", "write the narrow network into units that are not read", written)
+        self.move("a", "the top moves to the narrow network", switch_top(self.chain, written, narrow, units, places))
+        return places
+
+    def switch_network(self, theta: Leaves) -> None:
+        """Append three segments to another network, none of whose used units is used here (Lemma 2)."""
+        used = complement(self.chain, unread_units(self.chain, theta))
+        self.move("b", "write the other network", write_units(self.chain, self.last, theta, used, used))
+        self.move("a", "the top moves to the other network", switch_top(self.chain, self.last, theta, used, used))
+        self.move("b", "units that are not read become the other network's", theta)
+
+    def build(self, theta: trees.Tree) -> Construction:
+        """The construction, its knots of the same structure as `theta`."""
         knots = [trees.map_with_name(lambda name, _, knot=knot: knot[name], theta) for knot in self.knots]
-        return Construction(trees.stack_on_host(knots), tuple(self.moves))
+        return Construction(Polyline(trees.stack_on_host(knots)), tuple(self.moves))
 
     def _moved(self, a: Leaves, b: Leaves) -> tuple[int, ...]:
+        """The layers in which two networks differ."""
         moved = {name for name in a if not np.array_equal(a[name], b[name])}
-        last = len(self.chained.layers)
-        found = {last} if moved.intersection(self.chained.beside) else set[int]()
-        for i, layer in enumerate(self.chained.layers, 1):
-            if moved.intersection({layer.kernel, *(name for name, _, _ in layer.makes)}):
+        last = len(self.chain.layers)
+        found = {last} if moved.intersection(self.chain.output_biases) else set[int]()
+        for i, layer in enumerate(self.chain.layers, 1):
+            if moved.intersection({layer.kernel, *(place.name for place in layer.incoming)}):
                 found.add(i)
         return tuple(sorted(found))
 
 
-def _same(a: Leaves, b: Leaves) -> None:
-    assert all(np.array_equal(a[name], b[name]) for name in a), "a walk goes on from another place than it came to"
-
-
-def copied(chained: Chain, theta: Leaves, sources: Units, places: Units) -> Leaves:
-    """`theta` with units `places` made exactly as units `sources` are."""
-    new = dict(theta)
-    for layer in chained.layers[:-1]:
-        group = str(layer.group)
-        for name, position, axis in layer.makes:
-            new[name] = put(new[name], position, axis, places[group], take(new[name], position, axis, sources[group]))
-    return new
-
-
-def handed_over(chained: Chain, theta: Leaves, sources: Units, places: Units) -> Leaves:
-    """`theta` in which units `places` are read as units `sources` were, and these no more."""
-    new = dict(theta)
-    for group in chained.groups:
-        name, position, axis = chained.reader(group)
-        read = take(new[name], position, axis, sources[group])
-        emptied = put(new[name], position, axis, sources[group], 0)
-        new[name] = put(emptied, position, axis, places[group], read)
-    return new
-
-
-def cleared(chained: Chain, theta: Leaves, units: Mapping[str, np.ndarray]) -> Leaves:
-    """`theta` with nothing that makes these units: zero rows, biases, norms and statistics."""
-    new = dict(theta)
-    for layer in chained.layers[:-1]:
-        for name, position, axis in layer.makes:
-            new[name] = put(new[name], position, axis, units[str(layer.group)], 0)
-    return new
-
-
-def written(
-    chained: Chain, theta: Leaves, source: Leaves, units: Units, places: Units, groups: Sequence[str] | None = None
-) -> Leaves:
-    """`theta` with units of another network, `source`, at `places`: made as there, from the units written below.
-
-    The other network may have other widths. `groups` (None: all) are the layers that are written; those below are
-    read at `places` all the same.
-    """
-    new = dict(theta)
-    for layer in chained.layers[:-1]:
-        group = str(layer.group)
-        if groups is not None and group not in groups:
-            continue
-        for name, position, axis in layer.makes:
-            rows = take(source[name], position, axis, units[group])
-            if name == layer.kernel and layer.inputs is not None:
-                rows = _reading(layer.inputs, position, rows, new[name].shape, units, places)
-            new[name] = put(new[name], position, axis, places[group], rows)
-    return new
-
-
-def switched(chained: Chain, theta: Leaves, source: Leaves, units: Units, places: Units) -> Leaves:
-    """`theta` with the top of another network, which reads at `places` what it read from `units`, and nothing else."""
-    assert chained.top.inputs is not None
-    name, (position, axis) = chained.top.kernel, chained.top.inputs
-    group = chained.groups[-1]
-    read = take(source[name], position, axis, units[group])
-    top = put(np.zeros_like(theta[name]), position, axis, places[group], read)
-    return {**theta, **{leaf: source[leaf] for leaf in chained.beside}, name: top}
-
-
-def _reading(
-    inputs: tuple[int, Any], outputs: int, rows: np.ndarray, shape: tuple[int, ...], units: Units, places: Units
-) -> np.ndarray:
-    """Rows (units first, as `take` gives them) that read at `places` of the layer below what they read from `units`."""
-    position, axis = inputs
-    # In what `take` returns, the output axis has moved to the front.
-    at = position + 1 if position < outputs else position
-    wide = list(rows.shape)
-    wide[at] = shape[position]
-    read = take(rows, at, axis, units[axis.group])
-    return put(np.zeros(wide, rows.dtype), at, axis, places[axis.group], read)
-
-
-def others(chained: Chain, units: Mapping[str, np.ndarray]) -> Units:
-    """All units of every group but these."""
-    return {g: np.setdiff1d(np.arange(n), units[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
-
-
-def dead_units(chained: Chain, theta: Leaves) -> Units:
-    """The units of every group whose outputs no layer reads: all weights that read them are zero."""
-    dead = {}
-    for group, size in zip(chained.groups, chained.sizes, strict=True):
-        name, position, axis = chained.reader(group)
-        read = np.abs(take(theta[name], position, axis, np.arange(size))).reshape(size, -1)
-        dead[group] = np.flatnonzero(~read.any(1))
-    return dead
-
-
-def check_room(chained: Chain, dead: Units, needed: Mapping[str, int], what: str) -> None:
-    """Raise InputError, naming the groups, if fewer units than needed are free."""
-    short = [f"{group}: {len(dead[group])} free, {n} needed" for group, n in needed.items() if len(dead[group]) < n]
-    if short:
-        raise InputError(f"{what}:\n  " + "\n  ".join(short))
-
-
-__all__ = [
-    "Construction",
-    "Kind",
-    "Move",
-    "Units",
-    "Walk",
-    "check_room",
-    "cleared",
-    "copied",
-    "dead_units",
-    "handed_over",
-    "others",
-    "switched",
-    "written",
-]
+def _check_joined(a: Leaves, b: Leaves) -> None:
+    assert all(np.array_equal(a[name], b[name]) for name in a), "a path goes on from another network than it came to"

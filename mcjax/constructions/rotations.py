@@ -1,4 +1,4 @@
-"""Paths of orthonormal frames and of matrices of full rank: nothing on the way loses rank."""
+"""Paths of orthonormal frames, and of matrices of full rank: no matrix on the way loses rank."""
 
 from typing import Any, NamedTuple
 
@@ -11,9 +11,13 @@ Array = Any
 
 
 class Rotation(NamedTuple):
-    """The one-parameter rotations that carry a frame to another: frame float (m, n), basis and swap (n, n).
+    """A one-parameter rotation of a frame: s in [0, 1] -> frame (m, n), its rows orthonormal.
 
-    In `basis` they turn planes, each by s times its angle, float (n,); `swap` pairs the axes of every plane.
+    Attributes:
+        frame: The frame at s = 0, (m, n).
+        basis: An orthonormal basis in which the rotation turns planes spanned by pairs of axes, (n, n).
+        angles: The angle of each axis at s = 1, (n,); zero for an axis that stays.
+        swap: The generator, 1 and -1 at the two axes of each plane, (n, n).
     """
 
     frame: Array
@@ -22,20 +26,20 @@ class Rotation(NamedTuple):
     swap: Array
 
     def __call__(self, s: Any) -> jax.Array:
-        """The frame at s in [0, 1], its rows orthonormal: (m, n)."""
-        turned = jnp.diag(jnp.cos(s * self.angles)) + jnp.sin(s * self.angles)[:, None] * self.swap
-        return self.frame @ self.basis @ turned @ self.basis.T
+        """The frame at s."""
+        rotated = jnp.diag(jnp.cos(s * self.angles)) + jnp.sin(s * self.angles)[:, None] * self.swap
+        return self.frame @ self.basis @ rotated @ self.basis.T
 
 
 def orientation(frame: np.ndarray) -> int:
-    """1 or -1, the sign of the determinant, for a square frame; 0 for a wide one, which has none."""
+    """The sign of the determinant of a square frame, 1 or -1; 0 for a wide one, which has none."""
     return int(np.sign(np.linalg.slogdet(frame)[0])) if frame.shape[0] == frame.shape[1] else 0
 
 
 def rotation(start: np.ndarray, end: np.ndarray) -> Rotation:
-    """The rotation from one frame, float64 (m, n), rows orthonormal, to another; of one orientation, if square."""
+    """The rotation from one frame to another, float64 (m, n); square frames have to be of one orientation."""
     m, n = start.shape
-    # Completed to bases, the added rows as near to each other as can be.
+    # Complete both frames to bases of one orientation, the added rows as near to each other as possible.
     rest_1, rest_2 = (scipy.linalg.null_space(frame).T.reshape(n - m, n) for frame in (start, end))
     if n > m:
         u, _, v = np.linalg.svd(rest_1 @ rest_2.T)
@@ -43,56 +47,60 @@ def rotation(start: np.ndarray, end: np.ndarray) -> Rotation:
         if np.linalg.det(np.concatenate([start, rest_1]).T @ np.concatenate([end, rest_2])) < 0:
             rest_2[-1] *= -1
     whole = np.concatenate([start, rest_1]).T @ np.concatenate([end, rest_2])
-    turned, basis = scipy.linalg.schur(whole, output="real")
+    # The real Schur form of an orthogonal matrix is block diagonal: rotations of planes, and 1 or -1.
+    blocks, basis = scipy.linalg.schur(whole, output="real")
     angles, swap = np.zeros(n), np.zeros((n, n))
-    single = []
+    mirrored = []
     i = 0
     while i < n:
-        if i + 1 < n and abs(turned[i + 1, i]) > 1e-12:
-            angles[i : i + 2] = np.arctan2(turned[i + 1, i], turned[i, i])
+        if i + 1 < n and abs(blocks[i + 1, i]) > 1e-12:
+            angles[i : i + 2] = np.arctan2(blocks[i + 1, i], blocks[i, i])
             swap[i + 1, i], swap[i, i + 1] = 1, -1
             i += 2
         else:
-            if turned[i, i] < 0:
-                single.append(i)
+            if blocks[i, i] < 0:
+                mirrored.append(i)
             i += 1
-    # Axes that are mirrored come in pairs, since the orientations are one: half a turn each.
-    assert len(single) % 2 == 0, "frames of different orientations"
-    for i, j in zip(single[::2], single[1::2], strict=True):
+    # Bases of one orientation have mirrored axes in pairs: half a turn in the plane of each pair.
+    assert len(mirrored) % 2 == 0, "frames of different orientations"
+    for i, j in zip(mirrored[::2], mirrored[1::2], strict=True):
         angles[[i, j]] = np.pi
         swap[j, i], swap[i, j] = 1, -1
     return Rotation(start, basis, angles, swap)
 
 
-class FullRank(NamedTuple):
-    """A path of matrices of full row rank: (m, m) positive definite factors of both ends, times a rotating frame."""
+class FullRankPath(NamedTuple):
+    """A path of matrices of full row rank: a positive definite factor on a straight line, times a rotating frame.
+
+    start, end: the factors of both ends, (m, m).
+    """
 
     start: Array
     end: Array
-    turning: Rotation
+    frame: Rotation
 
     def __call__(self, s: Any) -> jax.Array:
         """The matrix at s in [0, 1], (m, n)."""
-        return self._factor(s) @ self.turning(s)
+        return self._factor(s) @ self.frame(s)
 
     def solve(self, s: Any, right: jax.Array) -> jax.Array:
         """The pseudo-inverse of the matrix at s times `right` (m, k): (n, k)."""
-        return self.turning(s).T @ jnp.linalg.solve(self._factor(s), right)
+        return self.frame(s).T @ jnp.linalg.solve(self._factor(s), right)
 
     def _factor(self, s: Any) -> jax.Array:
         return (1 - s) * self.start + s * self.end
 
 
-def full_rank(start: np.ndarray, end: np.ndarray) -> FullRank:
+def full_rank_path(start: np.ndarray, end: np.ndarray) -> FullRankPath:
     """The path from one matrix of full row rank to another, float64 (m, n), by their polar decompositions.
 
     Its smallest singular value is at least the smaller one of the ends'. Square ones have to be of one orientation.
     """
     (frame_1, factor_1), (frame_2, factor_2) = (polar(matrix) for matrix in (start, end))
-    return FullRank(factor_1, factor_2, rotation(frame_1, frame_2))
+    return FullRankPath(factor_1, factor_2, rotation(frame_1, frame_2))
 
 
 def polar(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frame (m, n) and positive semidefinite factor (m, m) whose product, factor first, the matrix is."""
+    """The polar decomposition: frame (m, n) and positive semidefinite factor (m, m), with matrix = factor @ frame."""
     u, values, v = np.linalg.svd(matrix, full_matrices=False)
     return u @ v, (u * values) @ u.T

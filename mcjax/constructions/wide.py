@@ -1,7 +1,7 @@
 """The path between two wide networks of one hidden ReLU layer, by way of a few units that do as well."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.constructions.chain import Chain, Leaves, chain, check_network, on_host
-from mcjax.constructions.exchanges import exchange, permute_units, places_for, preferring
-from mcjax.constructions.moves import Construction, Walk, dead_units, switched, written
-from mcjax.constructions.sparse import Problem, Sparse, best_weights, compressed, energy, features, oracle, turned
+from mcjax.constructions.chain import Chain, Leaves, chain_of, check_network, computes, on_host
+from mcjax.constructions.moves import Construction, PathBuilder
+from mcjax.constructions.sparse import (
+    SparseNetwork,
+    SparseProblem,
+    eliminate_units,
+    energy,
+    fit_units,
+    lasso,
+    relu_features,
+    rotate_units,
+    traced_energy,
+)
+from mcjax.constructions.unit_edits import assign_places, unread_units
+from mcjax.curves.polyline import Polyline
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
@@ -20,12 +31,20 @@ from mcjax.training.objective import check_model_and_data
 
 
 class WidePath(NamedTuple):
-    """The six-part path of Theorem 2.4, and its energies mean |y - f(x)|^2 + kappa ||W_2||_1 on the training data.
+    """The six-part path of Theorem 2.4. Energies are mean |y - f(x)|^2 + kappa ||W_2||_1 on the training data.
 
-    parts: of every move, which of the six it is of (1 to 6). ends: lambda, the energies of both ends. units, angle:
-    l and alpha. e: of the narrow network, e(l). delta: of both ends' first layers, delta_W(m, 0; m). delta_few:
-    delta_W(m - l, alpha; m). height: the highest energy on the path, of which `gap` is what is above the ends.
-    e and delta_few are the best that were found: upper bounds of the theorem's.
+    e and delta_few are the best that were found: upper bounds of those in the theorem.
+
+    Attributes:
+        construction: The path.
+        parts: The part, 1 to 6, of each move.
+        ends: The energies of both ends; lambda is the higher one.
+        units: The number l of units of the narrow network.
+        angle: The largest angle alpha by which units rotate, in radians.
+        e: The energy of the narrow network, e(l).
+        delta: delta_W(m, 0; m) of the first layers of both ends.
+        delta_few: delta_W(m - l, alpha; m) of both.
+        height: The highest energy on the path.
     """
 
     construction: Construction
@@ -58,35 +77,51 @@ def wide_path(
 ) -> WidePath:
     """The lowest six-part path between two networks of one hidden ReLU layer and one output, over l and alpha.
 
-    From each end to the lasso's output weights (1, 6), to m - l units turned by at most alpha (2, 5), and to a
-    network of l units that both have room for (3, 4). All but 2 and 5 are of moves whose energy is at most that of
-    their ends. units: the l to try (None: 1, 2, 4, ... up to half of the units). angles: the alpha to try, in
-    radians. points: of every segment, at which the height is measured.
+    From each end it goes to the lasso's output weights (parts 1, 6), to m - l units rotated by at most alpha (2, 5),
+    and to a network of l units that both have room for (3, 4). Except for 2 and 5, the energy of each move is at most
+    that of its ends.
 
-    Rows of W_1 are at most of norm 1: `unit_rows` makes them so. Raises InputError if they are longer, and for a
-    model that is not one hidden ReLU layer without biases and one output. Source: Freeman and Bruna 2017,
-    Theorem 2.4; between 3 and 4 the l units go to places that both ends leave free, which its proof passes over.
+    Args:
+        key: Draws where the narrow networks start.
+        model: A network of m hidden ReLU units, without biases, with one output.
+        theta_1: The network at t = 0. The rows of its W_1 have norm 1 at most: `unit_rows` scales them.
+        theta_2: The network at t = 1, likewise.
+        data: A regression with one output.
+        kappa: The weight of the penalty ||W_2||_1.
+        units: The l to try (None: 1, 2, 4, ... up to m / 2).
+        angles: The alpha to try, in radians.
+        points: At how many points of each segment the height is measured.
+
+    Returns:
+        The path of least height.
+
+    Raises:
+        InputError: For longer rows, and for a model that is not one hidden ReLU layer without biases and one output.
+
+    Source: Freeman and Bruna 2017, Theorem 2.4. Between parts 3 and 4 the l units go to places that both ends leave
+    free, which its proof passes over.
     """
     check_model_and_data(model, data)
-    chained = _check(model)
-    problem = problem_of(data, kappa)
-    both = [_end(chained, theta, model) for theta in (theta_1, theta_2)]
-    m = chained.sizes[0]
+    chain = _check_model(model)
+    problem = sparse_problem(data, kappa)
+    both = [_check_rows(model, chain, theta) for theta in (theta_1, theta_2)]
+    m = chain.sizes[0]
     units = units if units is not None else [2**i for i in range(m.bit_length()) if 2**i <= m // 2]
     if not _within(units, 1, m // 2, "iu"):
         raise InputError(f"got units={units}, expected numbers from 1 to half of the {m} hidden units: (1, 2).")
     if not _within(angles, 0, np.pi / 2, "iuf"):
         raise InputError(f"got angles={angles}, expected some, in radians, in [0, pi / 2]: (0.0, 0.1).")
     check_whole("points", points, 2)
-    fitted = [best_weights(problem, _matrices(chained, leaves)[0]) for leaves in both]
+    # In turn: delta_W(m, 0; m) of both ends, e(l) and delta_W(m - l, 0; m), and delta_W(m - l, alpha; m).
+    fitted = [lasso(problem, _matrices(chain, leaves)[0]) for leaves in both]
     best: WidePath | None = None
     for count in units:
-        narrow = oracle(jax.random.fold_in(key, count), problem, count)
-        less = [compressed(problem, each, m - count) for each in fitted]
+        narrow = fit_units(jax.random.fold_in(key, count), problem, count)
+        fewer = [eliminate_units(problem, each, m - count) for each in fitted]
         for angle in angles:
-            few = [turned(problem, each, angle) for each in less]
-            ends = [End(*end) for end in zip(both, fitted, few, strict=True)]
-            path = _path(chained, problem, ends, theta_1, narrow, angle, points)
+            rotated = [rotate_units(problem, each, angle) for each in fewer]
+            ends = [_End(*end) for end in zip(both, fitted, rotated, strict=True)]
+            path = _path(chain, problem, ends, theta_1, narrow, angle, points)
             if best is None or path.height < best.height:
                 best = path
     assert best is not None
@@ -94,14 +129,14 @@ def wide_path(
 
 
 def _within(values: Any, least: float, most: float, kinds: str) -> bool:
-    """Whether these are numbers of these kinds in a row, at least one, all within bounds."""
+    """Whether these are one or more numbers of these kinds in a sequence, all within bounds."""
     array = np.asarray(values)
     numbers = array.ndim == 1 and array.size > 0 and array.dtype.kind in kinds
     return numbers and bool(((least <= array) & (array <= most)).all())
 
 
-def problem_of(data: Dataset, kappa: float) -> Problem:
-    """The training data of a regression with one output, as the model sees them. Raises InputError for others."""
+def sparse_problem(data: Dataset, kappa: float) -> SparseProblem:
+    """The training data of a regression with one output, normalized. Raises InputError for other data."""
     labels = np.asarray(data.train_labels)
     if labels.dtype.kind != "f" or labels.shape[1:] != (1,):
         raise InputError(
@@ -110,24 +145,25 @@ def problem_of(data: Dataset, kappa: float) -> Problem:
     if not (isinstance(kappa, int | float) and 0 < kappa < np.inf):
         raise InputError(f"got kappa={kappa!r}, expected a positive number.")
     x = np.asarray(normalize(jnp.asarray(data.train_images), data.mean, data.std), np.float64)
-    return Problem(x.reshape(len(x), -1), labels[:, 0].astype(np.float64), kappa)
+    return SparseProblem(x.reshape(len(x), -1), labels[:, 0].astype(np.float64), kappa)
 
 
 def unit_rows(model: Model, theta: trees.Tree) -> trees.Tree:
-    """The same function with rows of W_1 of norm 1, what they were scaled by gone into W_2; zero rows stay."""
-    chained = _check(model)
+    """Scale the rows of W_1 to norm 1, and W_2 inversely: the same function. Zero rows stay."""
+    chain = _check_model(model)
     check_network(model, theta)
     leaves = on_host(theta)
-    first, second = (layer.kernel for layer in chained.layers)
+    first, second = (layer.kernel for layer in chain.layers)
     norms = np.linalg.norm(leaves[first], axis=0)
     norms[norms == 0] = 1
     scaled = {**leaves, first: leaves[first] / norms, second: leaves[second] * norms[:, None]}
     return trees.map_with_name(lambda name, _: scaled[name], theta)
 
 
-def _check(model: Model) -> Chain:
-    chained = chain(model)
-    kernels = [layer.kernel for layer in chained.layers]
+def _check_model(model: Model) -> Chain:
+    """The chain of one hidden ReLU layer without biases and one output. Raises InputError for another model."""
+    chain = chain_of(model)
+    kernels = [layer.kernel for layer in chain.layers]
     more = sorted(set(model.spec.axes) - set(kernels))
     if len(kernels) != 2 or more or model.num_classes != 1:
         said = f", and {', '.join(more)}" if more else ""
@@ -135,101 +171,95 @@ def _check(model: Model) -> Chain:
             f"{model.name} has {len(kernels)} weight matrices{said} and {model.num_classes} outputs, expected one "
             "hidden layer without biases and one output: mlp with widths=(m,), bias=False."
         )
-    shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
-    rng = np.random.default_rng(0)
-    first, second = (rng.normal(size=shapes[name]) for name in kernels)
-    x = rng.normal(size=(8, *model.input_shape))
-    with jax.enable_x64(True):
-        outputs = model.apply(trees.nest(dict(zip(kernels, (first, second), strict=True))), jnp.asarray(x))
-    expected = features(x.reshape(8, -1), first.T) @ second
-    if not np.allclose(outputs, expected, rtol=0, atol=1e-6 * np.abs(expected).max()):
+    first, second = kernels
+    if not computes(model, lambda leaves, x: relu_features(x, leaves[first].T) @ leaves[second]):
         raise InputError(f"{model.name} has another activation, expected relu: the theorem needs it.")
-    return chained
+    return chain
 
 
-def _end(chained: Chain, theta: trees.Tree, model: Model) -> Leaves:
+def _check_rows(model: Model, chain: Chain, theta: trees.Tree) -> Leaves:
+    """The variables of an end. Raises InputError if rows of W_1 have norms above 1."""
     check_network(model, theta)
     leaves = on_host(theta)
-    longest = float(np.linalg.norm(leaves[chained.layers[0].kernel], axis=0).max())
+    longest = float(np.linalg.norm(leaves[chain.layers[0].kernel], axis=0).max())
     if longest > 1 + 1e-5:
         raise InputError(f"got rows of W_1 of norms up to {longest:.4g}, expected at most 1: unit_rows scales them.")
     return leaves
 
 
-def _matrices(chained: Chain, leaves: Leaves) -> tuple[np.ndarray, np.ndarray]:
+def _matrices(chain: Chain, leaves: Leaves) -> tuple[np.ndarray, np.ndarray]:
     """W_1 (units, inputs) and W_2 (units,), float64."""
-    first, second = (leaves[layer.kernel].astype(np.float64) for layer in chained.layers)
+    first, second = (leaves[layer.kernel].astype(np.float64) for layer in chain.layers)
     return first.T, second[:, 0]
 
 
-def _leaves(chained: Chain, like: Leaves, units: np.ndarray, weights: np.ndarray) -> Leaves:
-    first, second = (layer.kernel for layer in chained.layers)
-    return {first: units.T.astype(like[first].dtype), second: weights[:, None].astype(like[second].dtype)}
+def _leaves(chain: Chain, like: Leaves, network: SparseNetwork) -> Leaves:
+    """The variables of a sparse network, in the precision of `like`."""
+    first, second = (layer.kernel for layer in chain.layers)
+    weights = network.weights[:, None].astype(like[second].dtype)
+    return {first: network.units.T.astype(like[first].dtype), second: weights}
 
 
-class End(NamedTuple):
-    """An end, its first layer with the lasso's output weights, and with few of them."""
+class _End(NamedTuple):
+    """An end, its first layer with the lasso's output weights, and few rotated units of it."""
 
     leaves: Leaves
-    fitted: Sparse
-    few: Sparse
+    fitted: SparseNetwork
+    few: SparseNetwork
 
 
 def _path(
-    chained: Chain,
-    problem: Problem,
-    ends: list[End],
+    chain: Chain,
+    problem: SparseProblem,
+    ends: list[_End],
     theta: trees.Tree,
-    narrow: Sparse,
+    narrow: SparseNetwork,
     angle: float,
     points: int,
 ) -> WidePath:
-    m, count = chained.sizes[0], len(narrow.weights)
-    group = chained.groups[0]
-    what = f"{m - count} units are enough" + (f", turned by up to {angle:.3g}" if angle else "")
-    walks = []
-    for leaves, fitted, less in ends:
-        walk = Walk(chained, leaves)
-        walk.to("a", "the output weights become the lasso's", _leaves(chained, leaves, fitted.units, fitted.weights))
-        walk.to("line" if angle else "a", what, _leaves(chained, leaves, less.units, less.weights))
-        walks.append(walk)
-    walk, back = walks
+    """The six-part path by way of one narrow network (appendix B.4)."""
+    count = len(narrow.weights)
+    builder, back = (_to_few_units(chain, end, count, angle) for end in ends)
     parts = [1, 2]
-    oracles, own = _leaves(chained, walk.here, narrow.units, narrow.weights), {group: np.arange(count)}
-    free = [dead_units(chained, each.here) for each in walks]
-    places = {group: preferring(free[0][group], free[1][group])[:count]}
-    walk.to(
-        "b", f"write {count} other units into those without a weight", written(chained, walk.here, oracles, own, places)
-    )
-    walk.to("a", "their output weights instead", switched(chained, walk.here, oracles, own, places))
-    parts += [3] * (len(walk.moves) - len(parts))
-    permute_units(chained, walk, places, places_for(places, free[1]))
-    exchange(chained, walk, back.here)
-    parts += [4] * (len(walk.moves) - len(parts)) + [5, 6]
-    walk.back(back)
+    free = unread_units(chain, back.last)
+    # Part 3: the narrow network takes the place of units without a weight, of such units of both ends if possible.
+    places = builder.write_narrow(_leaves(chain, builder.last, narrow), {chain.groups[0]: count}, preferred=free)
+    parts += [3] * (len(builder.moves) - len(parts))
+    # Part 4: its units move to places that the other end leaves free, and the path goes over to that end's few units.
+    builder.permute_units(places, assign_places(places, free))
+    builder.switch_network(back.last)
+    parts += [4] * (len(builder.moves) - len(parts)) + [5, 6]
+    builder.append_reversed(back)
     first, second = ends
     return WidePath(
-        construction=walk.construction(theta),
+        construction=builder.build(theta),
         parts=tuple(parts),
-        ends=(_energy(chained, problem, first.leaves), _energy(chained, problem, second.leaves)),
+        ends=(energy(problem, *_matrices(chain, first.leaves)), energy(problem, *_matrices(chain, second.leaves))),
         units=count,
         angle=angle,
         e=narrow.energy,
         delta=(first.fitted.energy, second.fitted.energy),
         delta_few=(first.few.energy, second.few.energy),
-        height=_height(chained, problem, walk, points),
+        height=_height(chain, problem, builder, points),
     )
 
 
-def _energy(chained: Chain, problem: Problem, leaves: Leaves) -> float:
-    return energy(problem, *_matrices(chained, leaves))
+def _to_few_units(chain: Chain, end: _End, count: int, angle: float) -> PathBuilder:
+    """Parts 1 and 2, or 6 and 5 reversed: to all but `count` units."""
+    builder = PathBuilder(chain, end.leaves)
+    builder.move("a", "the output weights become the lasso's", _leaves(chain, end.leaves, end.fitted))
+    what = f"{chain.sizes[0] - count} units are enough" + (f", rotated by up to {angle:.3g}" if angle else "")
+    builder.move("line" if angle else "a", what, _leaves(chain, end.leaves, end.few))
+    return builder
 
 
-def _height(chained: Chain, problem: Problem, walk: Walk, points: int) -> float:
-    """The highest energy on the segments, at `points` of each that is a line and at the ends of the others."""
-    highest = []
-    for move, (start, end) in zip(walk.moves, pairwise(walk.knots), strict=True):
-        (first_1, first_2), (last_1, last_2) = (_matrices(chained, knot) for knot in (start, end))
-        for t in np.linspace(0, 1, points if move.kind == "line" else 2):
-            highest.append(energy(problem, (1 - t) * first_1 + t * last_1, (1 - t) * first_2 + t * last_2))
-    return max(highest)
+def _height(chain: Chain, problem: SparseProblem, builder: PathBuilder, points: int) -> float:
+    """The highest energy at `points` of each segment, in float64."""
+    matrices = [_matrices(chain, knot) for knot in builder.knots]
+    with jax.enable_x64(True):
+        return float(_highest(points, problem, Polyline(trees.stack_on_host(matrices))))
+
+
+@partial(jax.jit, static_argnums=0)
+def _highest(points: int, problem: SparseProblem, polyline: Polyline) -> jax.Array:
+    return polyline.heights(lambda knot: traced_energy(*problem, *knot), points).max()

@@ -63,7 +63,7 @@ from mcjax.curves.config import FitConfig, PamConfig
 from mcjax.curves.curve import Curve, Path, bezier, linear, polygonal_chain
 from mcjax.curves.fit import CurveFit, fit_curve
 from mcjax.curves.pam import PamFit, fit_pam
-from mcjax.curves.polyline import through
+from mcjax.curves.polyline import Polyline
 
 __all__ = [
     "Curve",
@@ -72,10 +72,10 @@ __all__ = [
     "PamConfig",
     "PamFit",
     "Path",
+    "Polyline",
     "bezier",
     "fit_curve",
     "fit_pam",
     "linear",
     "polygonal_chain",
-    "through",
 ]

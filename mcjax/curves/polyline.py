@@ -1,6 +1,8 @@
-"""The path through knots: networks joined by straight lines, in proportion to their distances."""
+"""Polylines: networks joined by straight segments, and the values of a function along them."""
 
-from typing import Any
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,39 +11,106 @@ import numpy as np
 from mcjax import trees
 from mcjax.curves.curve import check_t
 from mcjax.errors import InputError
+from mcjax.runtime.convolution import over_points
 
 
-def distances(knots: trees.Tree) -> np.ndarray:
-    """The Euclidean distance from each knot to the next, of parameters, not batch statistics: float64 (n - 1,)."""
-    squares: Any = 0.0
-    for leaf in jax.tree.leaves(trees.params(knots)):
-        # A step at a time: no second copy of all knots in double precision.
-        steps = [np.asarray(leaf[i + 1], np.float64) - np.asarray(leaf[i], np.float64) for i in range(len(leaf) - 1)]
-        squares = squares + np.array([np.square(step).sum() for step in steps])
-    return np.sqrt(squares)
+class Polyline(NamedTuple):
+    """Networks joined by straight segments. A pytree, so jit takes it as an argument.
 
+    knots: the networks along a leading axis, at least two.
 
-def through(knots: trees.Tree) -> jax.tree_util.Partial:
-    """The path t -> theta through knots along a leading axis, t in proportion to the length.
-
-    It starts at the first knot and ends at the last one, exactly, and is a `Partial` that jit takes as an
-    argument: `evaluate_path`, `plane` and all else that measures paths take it. Knots that coincide are passed
-    at once. Raises InputError if there are fewer than two, or t is outside [0, 1].
-
-        path = through(mcjax.trees.stack([theta_1, theta_c, theta_2]))
+        line = Polyline(mcjax.trees.stack([theta_1, theta_c, theta_2]))
+        metrics = evaluate_path(model, line.path, data)
+        heights = jax.jit(lambda line: line.heights(loss))(line)
     """
-    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(knots)}
-    if len(counts) != 1 or min(counts) < (2,):
-        raise InputError("got no or fewer than two knots, expected networks along a leading axis: trees.stack([...]).")
-    steps = distances(knots)
-    total = steps.sum()
-    ts = np.concatenate([[0.0], np.cumsum(steps) / total]) if total > 0 else np.linspace(0, 1, len(steps) + 1)
-    ts[-1] = 1.0
-    return jax.tree_util.Partial(at_knots, jax.tree.map(jnp.asarray, knots), jnp.asarray(ts, jnp.float32))
+
+    knots: trees.Tree
+
+    @property
+    def distances(self) -> np.ndarray:
+        """Euclidean lengths of the segments, of parameters and not of batch statistics: float64 (knots - 1,)."""
+        squares: Any = 0.0
+        for leaf in jax.tree.leaves(trees.params(self.knots)):
+            # One segment at a time: no second copy of all knots in double precision.
+            steps = (np.asarray(b, np.float64) - np.asarray(a, np.float64) for a, b in pairwise(leaf))
+            squares = squares + np.array([np.square(step).sum() for step in steps])
+        return np.sqrt(squares)
+
+    @property
+    def length(self) -> float:
+        """The sum of the distances."""
+        return float(self.distances.sum())
+
+    @property
+    def ts(self) -> np.ndarray:
+        """The t at which `path` passes each knot: float32 (knots,), increasing from 0 to 1."""
+        steps = self.distances
+        total = steps.sum()
+        ts = np.concatenate([[0.0], np.cumsum(steps) / total]) if total > 0 else np.linspace(0, 1, len(steps) + 1)
+        ts[-1] = 1.0
+        return ts.astype(np.float32)
+
+    @property
+    def path(self) -> jax.tree_util.Partial:
+        """The path t -> theta, t in proportion to the length, for `evaluate_path`, `plane` and all that measures paths.
+
+        It starts at the first knot and ends at the last one exactly, and passes knots that coincide at once. A
+        `Partial`, so jit takes it as an argument. Raises InputError if there are fewer than two knots; the path raises
+        it for a t outside [0, 1].
+        """
+        counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.knots)}
+        if len(counts) != 1 or min(counts) < (2,):
+            raise InputError(
+                "got no or fewer than two knots, expected networks along a leading axis: trees.stack([...])."
+            )
+        return jax.tree_util.Partial(_at, jax.tree.map(jnp.asarray, self.knots), jnp.asarray(self.ts))
+
+    def heights(self, loss: Callable[[Any], jax.Array], points: int = 17, chunk: int | None = None) -> jax.Array:
+        """The loss at equally spaced points of every segment, its ends included. Pure.
+
+        Args:
+            loss: Any pure function of one network.
+            points: How many points of each segment, at least 2.
+            chunk: How many points are in memory at once (None: 16).
+
+        Returns:
+            The values, (knots - 1, points).
+        """
+        knots = jax.tree.map(jnp.asarray, self.knots)
+        segments = len(jax.tree.leaves(knots)[0]) - 1
+        ts = jnp.broadcast_to(jnp.linspace(0, 1, points), (segments, points))
+        return values_on_segments(loss, lambda i: (trees.index(knots, i), trees.index(knots, i + 1)), ts, chunk)
 
 
-def at_knots(knots: trees.Tree, ts: jax.Array, t: Any) -> trees.Tree:
-    """The point at t of the path that passes the knots at `ts`, float32 (knots,), increasing from 0 to 1."""
+def values_on_segments(
+    value: Callable[[Any], jax.Array],
+    segment: Callable[[jax.Array], tuple[Any, Any]],
+    ts: jax.Array,
+    chunk: int | None = None,
+) -> jax.Array:
+    """Values of a function at points of straight segments. Pure.
+
+    Args:
+        value: Any pure function of the tree at a point, with a scalar or an array as its result.
+        segment: The start and the end of segment i, trees of one structure.
+        ts: The points of each segment, (segments, points): (1 - t) start + t end.
+        chunk: How many points are in memory at once (None: 16).
+
+    Returns:
+        The values, (segments, points) and then the axes of a value.
+    """
+
+    def at(point: tuple[jax.Array, jax.Array]) -> jax.Array:
+        i, t = point
+        return value(jax.tree.map(lambda a, b: (1 - t) * a + t * b, *segment(i)))
+
+    segments = jnp.repeat(jnp.arange(len(ts)), ts.shape[1])
+    found = over_points(at, (segments, ts.ravel()), "none", chunk)
+    return found.reshape(*ts.shape, *found.shape[1:])
+
+
+def _at(knots: trees.Tree, ts: jax.Array, t: Any) -> trees.Tree:
+    """The point at t of the path that passes the knots at `ts`."""
     check_t(t)
     i = jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, len(ts) - 2)
     span = ts[i + 1] - ts[i]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.constructions.chain import chain, scale_outputs
+from mcjax.constructions.chain import chain_of, scale_outputs
 from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.runtime.convolution import plainly
@@ -22,7 +22,7 @@ class Passages:
     """The layers of a model at one image (n = 1); layers are counted from 1."""
 
     def __init__(self, model: Model, theta: trees.Tree) -> None:
-        self.chained = chain(model)
+        self.chained = chain_of(model)
         shape = jax.ShapeDtypeStruct((1, *model.input_shape), model.input_dtype)
         with plainly():
             self.program = trace(model.apply, theta, shape)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.constructions.chain import chain, check_network
-from mcjax.constructions.dropout import coins
+from mcjax.constructions.chain import chain_of, check_network
+from mcjax.constructions.dropout import random_factors
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError, check_whole
 from mcjax.landscape.passages import Passages, spectral_norms
@@ -103,7 +103,7 @@ def noise_stability(
     numbers out of range. Source: Kuditipudi et al. 2019, Definitions 2 to 4.
     """
     check_model_and_data(model, data)
-    chained = chain(model)
+    chained = chain_of(model)
     depth = len(chained.layers)
     check_network(model, theta)
     check_whole("images", images, 1, len(data.train_labels))
@@ -115,7 +115,7 @@ def noise_stability(
     layers = tuple(known if layers is None else sorted(set(layers)))
     x = normalize(data.train_images[:images], data.mean, data.std)
     keys = jax.random.split(key, draws + 1)
-    thrown = jax.vmap(lambda each: coins(each, chained, fraction))(keys[1:])
+    thrown = jax.vmap(lambda each: random_factors(each, chained, fraction))(keys[1:])
     plan = (depth, iterations, layers, chunk, ts)
     found = _measure(model, plan, theta, x, thrown, keys[0])
     wrong = np.flatnonzero(np.asarray(found.pop("curved")).max(0) > 1e-3)
@@ -134,7 +134,7 @@ def _measure(
 ) -> dict[str, jax.Array]:
     """Everything for every image, along a leading axis."""
     depth, iterations, layers, chunk, ts = plan
-    chained = chain(model)
+    chained = chain_of(model)
     passages = Passages(model, theta)
     norms = passages.frobenius(theta)
     times = jnp.linspace(0, 1, ts)

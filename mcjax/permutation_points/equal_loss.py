@@ -11,6 +11,7 @@ from mcjax import trees
 from mcjax.constructions.chain import check_network, on_host
 from mcjax.constructions.moves import Construction, Kind, Move
 from mcjax.constructions.unit_layers import UnitLayer, Values, check_units, unit_layer
+from mcjax.curves.polyline import Polyline
 from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.permutation_points.problem import tree_like
@@ -85,8 +86,8 @@ class EqualLossWalk:
         """Go to another network, and note which weight matrices move."""
         new = {name: np.asarray(leaf) for name, leaf in values.items()}
         moved = {name for name in new if not np.array_equal(new[name], self.here[name])}
-        made = [place.name for place in (*self.layer.makes, *self.layer.statistics)]
-        numbers = {self._number[self.layer.reads.name]} if self.layer.reads.name in moved else set()
+        made = [place.name for place in (*self.layer.incoming, *self.layer.statistics)]
+        numbers = {self._number[self.layer.outgoing.name]} if self.layer.outgoing.name in moved else set()
         if moved.intersection(made):
             # Biases, norms and statistics are counted with the kernel beside them.
             numbers |= {self._number[name] for name in made if name in self._number}
@@ -97,7 +98,8 @@ class EqualLossWalk:
         """The path, its knots trees of the structure of `theta`."""
         # A path that goes nowhere needs two knots too.
         knots = self.knots if self.moves else 2 * self.knots
-        return Construction(trees.stack_on_host([tree_like(theta, knot) for knot in knots]), tuple(self.moves))
+        polyline = Polyline(trees.stack_on_host([tree_like(theta, knot) for knot in knots]))
+        return Construction(polyline, tuple(self.moves))
 
 
 def _natural_key(name: str) -> list[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.constructions.chain import check_network, on_host
 from mcjax.constructions.unit_layers import UnitLayer, Values, check_units, unit_layer
-from mcjax.curves.polyline import through
+from mcjax.curves.polyline import Polyline
 from mcjax.data import Dataset
 from mcjax.errors import InputError, RunError
 from mcjax.models.base import Model
@@ -27,7 +27,7 @@ class MergedUnits(NamedTuple):
     """A permutation point of order K, and a path to it: K pairs of units merged one after another.
 
     Attributes:
-        knots: Networks along a leading axis, from theta to the point.
+        polyline: The path from theta to the point.
         point: The point, in which the units of a cluster have equal parameters and equal output weights; None if the
             path ended early.
         group: The group of the units.
@@ -38,7 +38,7 @@ class MergedUnits(NamedTuple):
         stopped: Where and how the path ended early, if a minimisation did not converge and had to; else None.
     """
 
-    knots: trees.Tree
+    polyline: Polyline
     point: trees.Tree | None
     group: str
     clusters: Clusters
@@ -53,11 +53,16 @@ class MergedUnits(NamedTuple):
         return sum(len(cluster) - 1 for cluster in self.clusters)
 
     @property
+    def knots(self) -> trees.Tree:
+        """The networks along a leading axis."""
+        return self.polyline.knots
+
+    @property
     def path(self) -> jax.tree_util.Partial:
         """t -> theta, from the network to the point. Raises RunError if it does not get there."""
         if self.stopped:
             raise RunError(f"the path to {self.clusters} of {self.group!r} is not whole: {self.stopped}")
-        return through(self.knots)
+        return self.polyline.path
 
     def __repr__(self) -> str:
         rest = self.stopped or f"order {self.order}, loss {self.loss[-1]:.4g}"
@@ -128,7 +133,7 @@ def merge_units(
         if stopped is None:
             knots += _restored(layer, knots[-1], clusters)
     return MergedUnits(
-        knots=tree_like(theta, {name: np.stack([knot[name] for knot in knots]) for name in knots[0]}),
+        polyline=Polyline(tree_like(theta, {name: np.stack([knot[name] for knot in knots]) for name in knots[0]})),
         point=None if stopped else tree_like(theta, knots[-1]),
         group=group,
         clusters=clusters,
@@ -181,7 +186,7 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
     """
     layer, sets = _check_clusters(model, point, group, clusters)
     values = on_host(point)
-    name = layer.reads.name
+    name = layer.outgoing.name
     zero, directions = np.zeros_like(values[name]), []
     with jax.enable_x64(True):
         weights = np.eye(int(layer.outputs(values, 0).size), dtype=zero.dtype)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mcjax.constructions.unit_layers import UnitLayer, Values
+from mcjax.curves.polyline import Polyline
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.pair_coordinates import PairCoordinates, UnitPair, unit_pair
 from mcjax.runtime.compiling import jit
@@ -282,13 +283,4 @@ def heights(points: int, chunk: int, loss: Function, pair: UnitPair, params: Val
     Returns:
         The losses (knots - 1, points).
     """
-    ts = jnp.linspace(0, 1, points)
-
-    def one(i: jax.Array) -> jax.Array:
-        def at(t: jax.Array) -> jax.Array:
-            mixed = {name: (1 - t) * leaf[i] + t * leaf[i + 1] for name, leaf in params.items()}
-            return pair.loss_of(loss, mixed, (1 - t) * distances[i] + t * distances[i + 1])
-
-        return jax.lax.map(at, ts)
-
-    return jax.lax.map(one, jnp.arange(len(distances) - 1), batch_size=chunk)
+    return Polyline((params, distances)).heights(lambda knot: pair.loss_of(loss, *knot), points, chunk)

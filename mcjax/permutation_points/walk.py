@@ -7,7 +7,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.constructions.unit_layers import check_units
-from mcjax.curves.polyline import through
+from mcjax.curves.polyline import Polyline
 from mcjax.data import Dataset
 from mcjax.errors import RunError
 from mcjax.models.base import Model
@@ -24,7 +24,7 @@ class PermutationPath(NamedTuple):
     has the knots of its first half so far, the one at which a minimisation failed last.
 
     Attributes:
-        knots: Networks along a leading axis, numpy, joined by straight lines; the one in the middle is `point`.
+        polyline: The path through networks, numpy; the one in the middle is `point`.
         point: The permutation point, in which the two units are one; None if the path ended early.
         P: The exchange.
         group: The group of the two units.
@@ -41,7 +41,7 @@ class PermutationPath(NamedTuple):
         stopped: Where and how the path ended early, if a minimisation did not converge and had to; else None.
     """
 
-    knots: trees.Tree
+    polyline: Polyline
     point: trees.Tree | None
     P: Permutation
     group: str
@@ -57,11 +57,16 @@ class PermutationPath(NamedTuple):
     stopped: str | None
 
     @property
+    def knots(self) -> trees.Tree:
+        """The networks along a leading axis."""
+        return self.polyline.knots
+
+    @property
     def path(self) -> jax.tree_util.Partial:
         """t -> theta, t in proportion to the length. Raises RunError if the path is not whole."""
         if self.stopped:
             raise RunError(f"the path of units {self.units} of {self.group!r} is not whole: {self.stopped}")
-        return through(self.knots)
+        return self.polyline.path
 
     @property
     def barrier(self) -> float:
@@ -127,8 +132,8 @@ def permutation_path(
             exchanged = jax.vmap(lambda knot: permute(model.spec, P, knot))(tree_like(theta, half.knots))
         back = {name: np.asarray(leaf)[-2::-1] for name, leaf in trees.flatten(exchanged).items()}
         knots = {name: np.concatenate([leaf, back[name]]) for name, leaf in half.knots.items()}
-    measured = half._asdict() | {"knots": tree_like(theta, knots)}
-    return PermutationPath(point=point, P=P, group=group, units=pair, **measured)
+    measured = {name: value for name, value in half._asdict().items() if name != "knots"}
+    return PermutationPath(Polyline(tree_like(theta, knots)), point, P, group, pair, **measured)
 
 
 def _exchange(model: Model, theta: trees.Tree, group: str, units: tuple[int, int]) -> Permutation:

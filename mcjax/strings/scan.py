@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.curves.polyline import values_on_segments
 from mcjax.data import Dataset
 from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import chunk_for, over_points
+from mcjax.runtime.convolution import chunk_for
 from mcjax.training.criterion import Criterion
 
 MAX_ROUNDS = 4
@@ -159,10 +159,9 @@ def values_at(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: 
 def _values(
     model: Model, criterion: Criterion, chunk: int, data: Any, starts: trees.Tree, ends: trees.Tree, ts: jax.Array
 ) -> jax.Array:
-    def value(at: tuple[jax.Array, jax.Array]) -> jax.Array:
-        i, t = at
-        theta = jax.tree.map(lambda a, b: (1 - t) * a[i] + t * b[i], starts, ends)
-        return criterion(model, theta, data)
-
-    segments = jnp.repeat(jnp.arange(len(ts)), ts.shape[1])
-    return over_points(value, (segments, ts.ravel()), model.convolutions, chunk).reshape(ts.shape)
+    return values_on_segments(
+        lambda theta: criterion(model, theta, data),
+        lambda i: (trees.index(starts, i), trees.index(ends, i)),
+        ts,
+        chunk,
+    )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from mcjax import trees
-from mcjax.curves.polyline import distances, through
+from mcjax.curves.polyline import Polyline
 
 StopReason = Literal["connected", "beads", "depth", "epochs"]
 """Why sampling stopped: the string connects its ends, or the budget of this name in `StringConfig` ran out."""
@@ -33,7 +33,7 @@ class String(NamedTuple):
     `connected` False proves nothing: sampling can show that a level set is connected, not that it is disconnected.
 
     Attributes:
-        knots: theta_1, the beads and P theta_2, along a leading axis.
+        polyline: The path through theta_1, the beads and P theta_2.
         values: The criterion of each knot, float32 (knots,).
         depths: The depth at which each knot was inserted, 0 for the ends, int32 (knots,).
         heights: The highest criterion found on each segment, float32 (knots - 1,).
@@ -46,10 +46,9 @@ class String(NamedTuple):
         normalized_length: Length divided by the distance of the ends; 1 for a straight string.
         steps: Training steps of all beads together, and of the ends where these are trained.
         evaluations: Networks on segments whose criterion was measured.
-        path: The function t -> theta through the knots, t in proportion to the length.
     """
 
-    knots: trees.Tree
+    polyline: Polyline
     values: np.ndarray
     depths: np.ndarray
     heights: np.ndarray
@@ -62,7 +61,16 @@ class String(NamedTuple):
     normalized_length: float
     steps: int
     evaluations: int
-    path: jax.tree_util.Partial
+
+    @property
+    def knots(self) -> trees.Tree:
+        """theta_1, the beads and P theta_2 along a leading axis, numpy."""
+        return self.polyline.knots
+
+    @property
+    def path(self) -> jax.tree_util.Partial:
+        """The path t -> theta through the knots, t in proportion to the length."""
+        return self.polyline.path
 
     @property
     def beads(self) -> int:
@@ -136,12 +144,11 @@ class GrowingString:
 
     def result(self) -> String:
         """The string as it is now."""
-        knots = trees.stack_on_host(self.knots)
-        length = float(distances(knots).sum())
-        straight = float(distances(trees.stack_on_host([self.knots[0], self.knots[-1]])).sum())
-        path = through(knots)
+        polyline = Polyline(trees.stack_on_host(self.knots))
+        length = polyline.length
+        straight = Polyline(trees.stack_on_host([self.knots[0], self.knots[-1]])).length
         return String(
-            knots=path.args[0],
+            polyline=polyline,
             values=np.array(self.values, np.float32),
             depths=np.array(self.depths, np.int32),
             heights=np.array(self.heights, np.float32),
@@ -154,7 +161,6 @@ class GrowingString:
             normalized_length=length / straight if straight > 0 else 1.0,
             steps=self.steps,
             evaluations=self.evaluations,
-            path=path,
         )
 
     def state(self) -> dict[str, Any]:

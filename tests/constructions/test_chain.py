@@ -9,17 +9,17 @@ import pytest
 from variables import drawn
 
 from mcjax import InputError, models, trees
-from mcjax.constructions.chain import Chain, Layer, chain, put, scale_outputs, take
+from mcjax.constructions.chain import Chain, Layer, Place, chain_of, scale_outputs
 from mcjax.symmetry.axis import Axis
 
 
 def test_an_mlp():
     model = models.create("mlp", 3, (4, 4, 1), widths=(7, 5))
-    found = chain(model)
+    found = chain_of(model)
     assert found.groups == ("dense_0", "dense_1")
     assert found.sizes == (7, 5)
     assert [layer.kernel for layer in found.layers] == [f"params/Dense_{i}/kernel" for i in range(3)]
-    assert found.beside == ("params/Dense_2/bias",)
+    assert found.output_biases == ("params/Dense_2/bias",)
     assert found.top.group is None
 
 
@@ -29,10 +29,10 @@ def test_an_mlp():
 )
 def test_convolutions_with_and_without_batch_norm(name, depth, size):
     model = models.create(name, 3, (size, size, 1), width=0.2 if size == 8 else 0.05)
-    found = chain(model)
+    found = chain_of(model)
     assert len(found.groups) == depth
-    makes = {leaf for layer in found.layers for leaf, _, _ in layer.makes}
-    assert makes | {found.top.kernel, *found.beside} == set(model.spec.axes)
+    makes = {place.name for layer in found.layers for place in layer.incoming}
+    assert makes | {found.top.kernel, *found.output_biases} == set(model.spec.axes)
 
 
 class Net(nn.Module):
@@ -61,7 +61,7 @@ def of_kind(kind):
 
 
 def test_a_module_of_ones_own():
-    assert len(chain(of_kind("plain")).groups) == 2
+    assert len(chain_of(of_kind("plain")).groups) == 2
 
 
 @pytest.mark.parametrize(
@@ -77,28 +77,28 @@ def test_a_module_of_ones_own():
 )
 def test_what_is_no_chain_is_named(kind, named):
     with pytest.raises(InputError, match=named):
-        chain(of_kind(kind))
+        chain_of(of_kind(kind))
 
 
 @pytest.mark.parametrize("name", ["resnet20", "lstm"])
 def test_trunks_and_recurrence_are_refused(name):
     model = models.create(name, 10, (5,) if name == "lstm" else (8, 8, 3), width=0.25 if name != "lstm" else 0.05)
     with pytest.raises(InputError, match=f"{name}: .*alone"):
-        chain(model)
+        chain_of(model)
 
 
 def test_no_hidden_layer():
     model = models.from_flax(nn.Dense(3), jax.ShapeDtypeStruct((2, 4), jnp.float32))
     with pytest.raises(InputError, match="no hidden units"):
-        chain(model)
+        chain_of(model)
 
 
 def test_rows_and_columns_of_units():
-    axis = Axis("g", outer=2, inner=3)
+    place = Place("leaf", 1, Axis("g", outer=2, inner=3))
     leaf = np.arange(5 * 24).reshape(5, 24)
-    rows = take(leaf, 1, axis, np.array([3, 0]))
+    rows = place.take(leaf, np.array([3, 0]))
     np.testing.assert_array_equal(rows[:, 0], [9, 10, 11, 21, 22, 23, 0, 1, 2, 12, 13, 14])
-    new = put(leaf, 1, axis, np.array([1]), 0)
+    new = place.put(leaf, np.array([1]), 0)
     np.testing.assert_array_equal(np.flatnonzero(new[1] == 0), [3, 4, 5, 15, 16, 17])
     assert leaf[1, 3] == 27
 
@@ -106,7 +106,7 @@ def test_rows_and_columns_of_units():
 @pytest.mark.parametrize(("name", "shape"), [("mlp", (4, 4, 1)), ("mnist_convnet", (8, 8, 1))])
 def test_scaled_outputs_are_scaled_activations(name, shape):
     model = models.create(name, 3, shape, width=0.2)
-    found, theta = chain(model), jax.tree.map(np.float32, drawn(model))
+    found, theta = chain_of(model), jax.tree.map(np.float32, drawn(model))
     rng = np.random.default_rng(0)
     x = np.float32(rng.normal(size=(4, *shape)))
     factors = {g: np.float32(rng.random(n)) for g, n in zip(found.groups, found.sizes, strict=True)}
@@ -121,7 +121,7 @@ def test_scaled_outputs_are_scaled_activations(name, shape):
     # What comes out of the first layer is not scaled, what reads it is.
     np.testing.assert_allclose(after[0], before[0], rtol=1e-6)
     for group in found.groups:
-        kernel, position, axis = found.reader(group)
+        kernel, position, axis = found.outgoing(group)
         got, was = (np.moveaxis(np.asarray(trees.flatten(of)[kernel]), position, -1) for of in (scaled, theta))
         np.testing.assert_allclose(got, was * np.tile(factors[group], axis.outer), rtol=1e-6)
 
@@ -129,9 +129,9 @@ def test_scaled_outputs_are_scaled_activations(name, shape):
 def test_outputs_of_units_that_are_several_rows_each():
     """Of an axis of two blocks of units of three rows, every row is scaled as its unit is."""
     axis = Axis("g", outer=2, inner=3)
-    chained = Chain((Layer("a", None, "g", ()), Layer("b", (0, axis), None, ())), (), (4,))
+    chain = Chain((Layer("a", None, "g", ()), Layer("b", Place("b", 0, axis), None, ())), (), (4,))
     theta = {"a": np.ones((1, 4), np.float32), "b": np.ones((24, 2), np.float32)}
-    scaled = scale_outputs(chained, theta, {"g": np.float32([1, 2, 3, 4])})
+    scaled = scale_outputs(chain, theta, {"g": np.float32([1, 2, 3, 4])})
     expected = [unit for _ in range(2) for unit in (1, 2, 3, 4) for _ in range(3)]
     np.testing.assert_array_equal(scaled["b"], np.float32(expected)[:, None] * np.ones((1, 2)))
     np.testing.assert_array_equal(scaled["a"], theta["a"])

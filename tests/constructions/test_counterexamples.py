@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from mcjax import InputError, evaluate_path
 from mcjax.constructions.counterexamples import disconnected_minima, two_neuron_mixture
 from mcjax.constructions.linear import linear_network_path
-from mcjax.constructions.wide import problem_of
+from mcjax.constructions.wide import sparse_problem
 from mcjax.strings import StringConfig, sample_string
 from mcjax.training import Criterion
 
@@ -103,4 +103,4 @@ def test_no_theorem_claims_to_join_them():
     with pytest.raises(InputError, match="not linear"):
         linear_network_path(example.model, example.theta_1, example.theta_2)
     with pytest.raises(InputError, match="one output"):
-        problem_of(example.data, 0.1)
+        sparse_problem(example.data, 0.1)

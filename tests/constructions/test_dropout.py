@@ -11,8 +11,8 @@ import pytest
 from variables import alive, drawn
 
 from mcjax import InputError, models, trees
-from mcjax.constructions.chain import Chain, Layer, chain, scale_outputs
-from mcjax.constructions.dropout import dropout_stability, dropped_out, kept_units
+from mcjax.constructions.chain import Chain, Layer, chain_of, scale_outputs
+from mcjax.constructions.dropout import drop_units, dropout_stability, kept_units
 from mcjax.training import Criterion
 
 CRITERION = Criterion(images=60)
@@ -27,7 +27,7 @@ def measured(tiny_model, tiny_ends, tiny_data):
 
     @jax.jit
     def loss(given):
-        return CRITERION(tiny_model, scale_outputs(chain(tiny_model), tiny_ends[0], given), tiny_data)
+        return CRITERION(tiny_model, scale_outputs(chain_of(tiny_model), tiny_ends[0], given), tiny_data)
 
     return lambda given: float(loss({**factors, **{g: np.float32(each) for g, each in given.items()}}))
 
@@ -117,7 +117,7 @@ def test_numbers_of_units():
 
 def test_algorithm_1_keeps_the_mean_of_what_reads(tiny_model, tiny_ends, key):
     theta = tiny_ends[0]
-    drop = jax.jit(jax.vmap(lambda each: dropped_out(each, tiny_model, theta, 0.25)))
+    drop = jax.jit(jax.vmap(lambda each: drop_units(each, tiny_model, theta, 0.25)))
     for name, leaf in trees.flatten(drop(jax.random.split(key, 4000))).items():
         leaf, before = np.asarray(leaf), np.asarray(trees.flatten(theta)[name])
         if name in ("params/Dense_1/kernel", "params/Dense_2/kernel"):
@@ -132,7 +132,7 @@ def test_algorithm_1_keeps_the_mean_of_what_reads(tiny_model, tiny_ends, key):
 def test_a_model_never_seen_before_is_looked_at_while_a_caller_is_traced(key):
     model = models.create("mlp", 3, (4, 4, 1), widths=(4,))._replace(name="never seen before")
     keys = jax.random.split(key, 3)
-    drop = partial(dropped_out, model=model, theta=alive(model), fraction=0.5)
+    drop = partial(drop_units, model=model, theta=alive(model), fraction=0.5)
     together = jax.jit(lambda keys: jax.lax.map(drop, keys))(keys)
     alone = jax.jit(drop)
     for i, each in enumerate(keys):
@@ -166,7 +166,7 @@ def test_numbers_and_names_that_are_refused(arguments, named, tiny_model, tiny_e
 
 def test_networks_that_are_refused(tiny_model, tiny_ends, tiny_data, key):
     theta = tiny_ends[0]
-    for refuse in (dropout_stability, lambda key, model, theta, _: dropped_out(key, model, theta, 0.5)):
+    for refuse in (dropout_stability, lambda key, model, theta, _: drop_units(key, model, theta, 0.5)):
         for wrong, named in ((jax.tree.map(lambda leaf: leaf[None], theta), "several networks"), (None, "mlp")):
             with pytest.raises(InputError, match=named):
                 refuse(key, tiny_model, wrong, tiny_data)

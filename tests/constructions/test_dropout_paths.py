@@ -9,37 +9,37 @@ from segments import check_moves
 from variables import drawn, stacked
 
 from mcjax import InputError, SpecError, evaluate_path, models, train_endpoints, trees
-from mcjax.constructions.chain import chain, put, take
+from mcjax.constructions.chain import chain_of
 from mcjax.constructions.dropout import DropoutStability, dropout_stability
 from mcjax.constructions.dropout_paths import drop_path, dropout_path, halves_path, interpolation_path, narrow_path
 from mcjax.training import Criterion, TrainConfig
 
 
-def scaled(chained, theta, factors):
+def scaled(chain, theta, factors):
     """`theta` with the outputs of every unit times its factor, in what reads them: by numpy indexing."""
     leaves = dict(trees.flatten(theta))
     for group, factor in factors.items():
-        name, position, axis = chained.reader(group)
+        place = chain.outgoing(group)
         for unit, each in enumerate(factor):
-            rows = take(leaves[name], position, axis, np.array([unit]))
-            leaves[name] = put(leaves[name], position, axis, np.array([unit]), rows * np.float32(each))
+            rows = place.take(leaves[place.name], np.array([unit]))
+            leaves[place.name] = place.put(leaves[place.name], np.array([unit]), rows * np.float32(each))
     return trees.map_with_name(lambda name, _: leaves[name], theta)
 
 
 def stability(model, theta, keep, factor):
     """What dropping all units but `keep` leaves, without a search."""
-    chained = chain(model)
-    depth = len(chained.groups)
+    chain = chain_of(model)
+    depth = len(chain.groups)
     theta = jax.tree.map(np.float32, theta)
-    masks = {g: np.isin(np.arange(n), keep[g]) for g, n in zip(chained.groups, chained.sizes, strict=True)}
-    thetas = [scaled(chained, theta, {g: factor * masks[g] for g in chained.groups[i:]}) for i in range(depth)]
+    masks = {g: np.isin(np.arange(n), keep[g]) for g, n in zip(chain.groups, chain.sizes, strict=True)}
+    thetas = [scaled(chain, theta, {g: factor * masks[g] for g in chain.groups[i:]}) for i in range(depth)]
     factors = np.triu(np.full((depth, depth), factor)) + np.tril(np.ones((depth, depth)), -1)
     return DropoutStability(theta, stacked(thetas), masks, factors, 0.0, np.zeros(depth), 0.5)
 
 
 def random_half(model, seed):
-    chained, rng = chain(model), np.random.default_rng(seed)
-    keep = {g: rng.permutation(n)[: n // 2] for g, n in zip(chained.groups, chained.sizes, strict=True)}
+    chain, rng = chain_of(model), np.random.default_rng(seed)
+    keep = {g: rng.permutation(n)[: n // 2] for g, n in zip(chain.groups, chain.sizes, strict=True)}
     return stability(model, drawn(model, seed), keep, 1.7)
 
 
@@ -192,13 +192,12 @@ def test_theorem_2(pair):
 @pytest.mark.parametrize("name", named(NARROW))
 def test_theorem_3(name):
     model, narrow_model, stable = MODELS[name](), NARROW[name](), []
-    chained = chain(model)
+    chain = chain_of(model)
     for seed in (1, 2):
         rng = np.random.default_rng(seed)
         # Fewer than half are dropped: as many as the narrow network needs.
         keep = {
-            g: rng.permutation(n)[: n - max(1, -(-2 * n // 5))]
-            for g, n in zip(chained.groups, chained.sizes, strict=True)
+            g: rng.permutation(n)[: n - max(1, -(-2 * n // 5))] for g, n in zip(chain.groups, chain.sizes, strict=True)
         }
         stable.append(stability(model, drawn(model, seed), keep, 1.2))
     narrow = drawn(narrow_model, 3)
@@ -219,15 +218,15 @@ def test_theorem_3(name):
 def test_lemma_2_of_random_halves(widths):
     """Halves that lie anyhow in each other, zero rows among them."""
     model = models.create("mlp", 2, (3,), widths=widths)
-    chained = chain(model)
+    chain = chain_of(model)
     for seed in range(4):
         rng, thetas = np.random.default_rng(seed), []
         for i in range(2):
             factors = {
                 g: np.isin(np.arange(n), rng.permutation(n)[: rng.integers(0, n // 2 + 1)])
-                for g, n in zip(chained.groups, chained.sizes, strict=True)
+                for g, n in zip(chain.groups, chain.sizes, strict=True)
             }
-            theta = scaled(chained, jax.tree.map(np.float32, drawn(model, 2 * seed + i)), factors)
+            theta = scaled(chain, jax.tree.map(np.float32, drawn(model, 2 * seed + i)), factors)
             theta["params"]["Dense_0"]["kernel"] *= (rng.random(widths[0]) < 0.7)[None]
             thetas.append(theta)
         construction = halves_path(model, *thetas)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm, logm
 
-from mcjax.constructions.rotations import full_rank, orientation, polar, rotation
+from mcjax.constructions.rotations import full_rank_path, orientation, polar, rotation
 
 TS = np.linspace(0, 1, 41)
 
@@ -59,7 +59,7 @@ def test_no_rank_is_lost(m, n):
     start, end = rng.normal(size=(m, n)), rng.normal(size=(m, n))
     if m == n and orientation(start) != orientation(end):
         end[0] *= -1
-    path = full_rank(start, end)
+    path = full_rank_path(start, end)
     matrices = along(path)
     np.testing.assert_allclose(matrices[[0, -1]], [start, end], atol=1e-12)
     least = np.linalg.svd(matrices, compute_uv=False)[:, -1]

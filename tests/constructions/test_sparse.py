@@ -1,4 +1,4 @@
-"""Sparse regression on ReLU features: optimality conditions, brute force, and the bound on angles."""
+"""Sparse regression on ReLU relu_features: optimality conditions, brute force, and the bound on angles."""
 
 from itertools import combinations
 
@@ -9,13 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcjax import InputError
-from mcjax.constructions.sparse import Problem, angle_bound, best_weights, compressed, energy, features, oracle, turned
+from mcjax.constructions.sparse import (
+    SparseProblem,
+    angle_bound,
+    eliminate_units,
+    energy,
+    fit_units,
+    lasso,
+    relu_features,
+    rotate_units,
+)
 
 
 def problem(inputs=2, samples=60, kappa=0.01, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(samples, inputs))
-    return Problem(x, np.sin(2 * x[:, 0]) + np.abs(x.sum(1)), kappa)
+    return SparseProblem(x, np.sin(2 * x[:, 0]) + np.abs(x.sum(1)), kappa)
 
 
 def directions(units, inputs=2, seed=1):
@@ -26,8 +35,8 @@ def directions(units, inputs=2, seed=1):
 @pytest.mark.parametrize("kappa", [1e-3, 0.05, 100.0])
 def test_the_lasso_is_optimal(kappa):
     given_, units = problem(kappa=kappa), directions(20)
-    found = best_weights(given_, units)
-    z = features(given_.x, units)
+    found = lasso(given_, units)
+    z = relu_features(given_.x, units)
     slope = 2 * z.T @ (z @ found.weights - given_.y) / len(z)
     used = found.weights != 0
     assert np.abs(slope).max() <= kappa * (1 + 1e-3)
@@ -39,25 +48,21 @@ def test_the_lasso_is_optimal(kappa):
 
 def test_only_units_that_are_allowed():
     units, allowed = directions(6), np.array([True, False, True, False, False, True])
-    found = best_weights(problem(), units, allowed)
+    found = lasso(problem(), units, allowed)
     np.testing.assert_array_equal(found.weights[~allowed], 0)
-    np.testing.assert_allclose(found.energy, best_weights(problem(), units[allowed]).energy)
+    np.testing.assert_allclose(found.energy, lasso(problem(), units[allowed]).energy)
 
 
 def test_units_that_are_equal():
     units = directions(4)[[0, 1, 1, 2, 3, 3, 3]]
-    np.testing.assert_allclose(
-        best_weights(problem(), units).energy, best_weights(problem(), directions(4)).energy, rtol=1e-5
-    )
+    np.testing.assert_allclose(lasso(problem(), units).energy, lasso(problem(), directions(4)).energy, rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_elimination_against_all_subsets(count):
     given_, units = problem(kappa=1e-3), directions(6)
-    best = min(
-        best_weights(given_, units, np.isin(np.arange(6), kept)).energy for kept in combinations(range(6), count)
-    )
-    found = compressed(given_, best_weights(given_, units), count)
+    best = min(lasso(given_, units, np.isin(np.arange(6), kept)).energy for kept in combinations(range(6), count))
+    found = eliminate_units(given_, lasso(given_, units), count)
     assert (found.weights != 0).sum() <= count
     assert best - 1e-12 <= found.energy <= 1.1 * best
     np.testing.assert_array_equal(found.units, units)
@@ -65,9 +70,9 @@ def test_elimination_against_all_subsets(count):
 
 def test_units_turn_by_the_angle_and_no_more():
     given_, units = problem(kappa=1e-3), 0.7 * directions(6)
-    fewer, energies = compressed(given_, best_weights(given_, units), 3), []
+    fewer, energies = eliminate_units(given_, lasso(given_, units), 3), []
     for angle in (0.0, 0.1, 0.4):
-        found = turned(given_, fewer, angle)
+        found = rotate_units(given_, fewer, angle)
         np.testing.assert_allclose(np.linalg.norm(found.units, axis=1), 0.7, rtol=1e-5)
         cosine = np.clip((found.units * units).sum(1) / 0.49, -1, 1)
         assert np.arccos(cosine).max() <= angle + 1e-3
@@ -79,8 +84,8 @@ def test_units_turn_by_the_angle_and_no_more():
 def test_one_unit_against_a_search_of_the_circle(key):
     given_ = problem()
     angles = np.linspace(0, 2 * np.pi, 2000)
-    best = min(best_weights(given_, np.array([[np.cos(a), np.sin(a)]])).energy for a in angles)
-    found = oracle(key, given_, 1)
+    best = min(lasso(given_, np.array([[np.cos(a), np.sin(a)]])).energy for a in angles)
+    found = fit_units(key, given_, 1)
     np.testing.assert_allclose(found.energy, best, rtol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(found.units, axis=1), 1, rtol=1e-5)
 
@@ -88,8 +93,8 @@ def test_one_unit_against_a_search_of_the_circle(key):
 def test_more_units_do_better_and_planted_ones_are_found(key):
     x = problem(samples=200).x
     planted = directions(3, seed=5)
-    given_ = Problem(x, features(x, planted) @ np.array([1.0, -1.0, 0.5]), 1e-4)
-    energies = [oracle(key, given_, count).energy for count in (1, 2, 4)]
+    given_ = SparseProblem(x, relu_features(x, planted) @ np.array([1.0, -1.0, 0.5]), 1e-4)
+    energies = [fit_units(key, given_, count).energy for count in (1, 2, 4)]
     assert energies[0] > energies[1] > energies[2]
     assert energies[2] <= 1.1 * energy(given_, planted, np.array([1.0, -1.0, 0.5]))
 
@@ -124,4 +129,4 @@ def test_vectors_without_a_bisector():
         with pytest.raises(InputError, match="finite samples"):
             angle_bound(x, w, w)
     with pytest.raises(InputError, match="count=0"):
-        oracle(jax.random.key(0), problem(), 0)
+        fit_units(jax.random.key(0), problem(), 0)

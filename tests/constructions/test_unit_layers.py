@@ -67,7 +67,7 @@ def test_units_of_a_dense_layer(mlp):
     assert (layer.group, layer.size) == ("dense_1", 5)
     for unit in range(5):
         parts = {"params/Dense_1/kernel": kernel[:, unit], "params/Dense_1/bias": bias[[unit]]}
-        expected = np.concatenate([parts[place.name] for place in layer.makes])
+        expected = np.concatenate([parts[place.name] for place in layer.incoming])
         np.testing.assert_array_equal(layer.parameters(values, unit), np.float32(expected))
         np.testing.assert_array_equal(layer.outputs(values, unit), np.float32(above[unit]))
     assert layer.statistics == ()
@@ -99,7 +99,7 @@ def test_units_may_be_traced(mlp):
 
 def test_flattened_feature_maps(convolutional):
     layer, values = convolutional
-    name = layer.reads.name
+    name = layer.outgoing.name
     kernel = np.float32(values[name])
     pixels = len(kernel) // layer.size
     assert pixels > 1
@@ -117,9 +117,9 @@ def test_flattened_feature_maps(convolutional):
 def test_batch_norm(normed):
     layer, values = normed
     parts = {name: np.float32(leaf)[..., 1].ravel() for name, leaf in values.items()}
-    expected = np.concatenate([parts[place.name] for place in layer.makes])
+    expected = np.concatenate([parts[place.name] for place in layer.incoming])
     np.testing.assert_array_equal(layer.parameters(values, 1), expected)
-    assert {place.name.split("/")[1] for place in layer.makes} == {"Conv_0", "BatchNorm_0"}
+    assert {place.name.split("/")[1] for place in layer.incoming} == {"Conv_0", "BatchNorm_0"}
     names = {place.name for place in layer.statistics}
     assert names == {"batch_stats/BatchNorm_0/mean", "batch_stats/BatchNorm_0/var"}
     mixed = layer.with_statistics(values, 0, values, (0, 1), (0.25, 0.75))
@@ -136,7 +136,7 @@ def test_the_inner_channels_of_a_residual_network_stand_alone():
 
 
 def test_a_residual_trunk_is_refused_by_name():
-    with pytest.raises(InputError, match=r"resnet20: 'trunk_0' is made by .*do not stand alone"):
+    with pytest.raises(InputError, match=r"resnet20: 'trunk_0' is produced by .*do not stand alone"):
         unit_layer(models.create("resnet20", 10, (8, 8, 3), width=0.25), "trunk_0")
 
 

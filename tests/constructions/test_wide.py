@@ -8,8 +8,8 @@ import pytest
 from variables import alive, mlp
 
 from mcjax import InputError, data, models, trees
-from mcjax.constructions.sparse import Sparse, best_weights, oracle
-from mcjax.constructions.wide import problem_of, unit_rows, wide_path
+from mcjax.constructions.sparse import SparseNetwork, fit_units, lasso
+from mcjax.constructions.wide import sparse_problem, unit_rows, wide_path
 
 
 def regression(inputs=2, samples=100):
@@ -22,7 +22,7 @@ def net(width, inputs=2, outputs=1, **options):
     return models.create("mlp", outputs, (inputs,), widths=(width,), **{"bias": False, **options})
 
 
-def theta_of(found: Sparse):
+def theta_of(found: SparseNetwork):
     kernels = {"Dense_0": found.units.T, "Dense_1": found.weights[:, None]}
     return {"params": {name: {"kernel": kernel.astype(np.float32)} for name, kernel in kernels.items()}}
 
@@ -31,7 +31,7 @@ def random_net(width, seed, inputs=2):
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(width, inputs))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return theta_of(Sparse(rows, 0.3 * rng.normal(size=width), 0.0))
+    return theta_of(SparseNetwork(rows, 0.3 * rng.normal(size=width), 0.0))
 
 
 def energies(dataset, kappa, theta_along):
@@ -95,8 +95,8 @@ def test_the_gap_closes_as_networks_widen(key):
     dataset, kappa = regression(), 0.003
     gaps = []
     for width in (2, 4, 16):
-        problem = problem_of(dataset, kappa)
-        ends = [theta_of(oracle(jax.random.key(i), problem, width, starts=8)) for i in range(2)]
+        problem = sparse_problem(dataset, kappa)
+        ends = [theta_of(fit_units(jax.random.key(i), problem, width, starts=8)) for i in range(2)]
         gaps.append(wide_path(key, net(width), *ends, dataset, kappa=kappa).gap)
     assert gaps[0] > 3 * gaps[1] > 3 * gaps[2]
 
@@ -113,9 +113,9 @@ def test_rows_are_scaled_to_the_unit_ball():
 
 
 def test_lasso_ends_need_nothing_of_parts_1_and_6(key):
-    problem = problem_of(regression(), 0.003)
+    problem = sparse_problem(regression(), 0.003)
     rows = random_net(6, 3)["params"]["Dense_0"]["kernel"].T
-    end = theta_of(best_weights(problem, rows.astype(np.float64)))
+    end = theta_of(lasso(problem, rows.astype(np.float64)))
     found = wide_path(key, net(6), end, random_net(6, 4), regression(), kappa=0.003, units=(1,))
     np.testing.assert_allclose(found.delta[0], found.ends[0], rtol=1e-5)
 

@@ -1,27 +1,19 @@
-"""What a network computes along the segments of a constructed path, in float64."""
+"""Outputs of a network along the segments of a constructed path, in float64."""
 
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from variables import cross_entropy
 
 from mcjax import trees
+from mcjax.curves import Polyline
 
 
 @cache
 def segment_of(model, points):
-    """One program for all segments of a model's paths: (network, network, images) -> (points, images, outputs)."""
-
-    @jax.jit
-    def segment(a, b, x):
-        def at(t):
-            return model.apply(jax.tree.map(lambda u, v: (1 - t) * u + t * v, a, b), x)
-
-        return jax.lax.map(at, jnp.linspace(0, 1, points))
-
-    return segment
+    """One program for all segments of a model's paths: (two networks, images) -> (points, images, outputs)."""
+    return jax.jit(lambda line, x: line.heights(lambda theta: model.apply(theta, x), points)[0])
 
 
 def outputs_along(model, construction, x, points=9):
@@ -29,8 +21,8 @@ def outputs_along(model, construction, x, points=9):
     with jax.enable_x64(True):
         inputs = np.asarray(x, np.float64)
         knots = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), construction.knots)
-        pairs = [(trees.index(knots, i), trees.index(knots, i + 1)) for i in range(len(construction.moves))]
-        return [np.asarray(segment_of(model, points)(a, b, inputs)) for a, b in pairs]
+        lines = [Polyline(trees.index(knots, slice(i, i + 2))) for i in range(len(construction.moves))]
+        return [np.asarray(segment_of(model, points)(line, inputs)) for line in lines]
 
 
 def check_moves(model, construction, x, labels=None, tolerance=1e-9):

@@ -7,8 +7,8 @@ import pytest
 from variables import drawn, order, permuted
 
 from mcjax import InputError, models
-from mcjax.constructions.chain import chain
-from mcjax.constructions.dropout import coins
+from mcjax.constructions.chain import chain_of
+from mcjax.constructions.dropout import random_factors
 from mcjax.landscape.stability import noise_stability
 
 MLP = models.create("mlp", 3, (8, 8, 1), widths=(11, 10, 9), bias=False)
@@ -78,7 +78,7 @@ def test_smoothness_against_matrices(measured):
     theta, found, images = measured
     weights = matrices(theta)
     for draw, key in enumerate(jax.random.split(jax.random.key(3), 4)[1:]):
-        thrown = [np.asarray(each, np.float64) for each in coins(key, chain(MLP), 0.4).values()]
+        thrown = [np.asarray(each, np.float64) for each in random_factors(key, chain_of(MLP), 0.4).values()]
         for n, x in enumerate(images):
             exact = forward(weights, x)
             for i in range(2, 5):

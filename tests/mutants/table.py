@@ -182,9 +182,9 @@ MUTANTS = (
     ),
     # Biases, norms and statistics that are not cleared.
     Mutant(
-        "mcjax/constructions/moves.py",
+        "mcjax/constructions/unit_edits.py",
         "units[str(layer.group)], 0)",
-        "units[str(layer.group)], 0) if name == layer.kernel else new[name]",
+        "units[str(layer.group)], 0) if place.name == layer.kernel else new[place.name]",
     ),
     Mutant("mcjax/strings/scan.py", "np.maximum(np.maximum(steep[:-2], steep[1:-1]), steep[2:])", "steep[1:-1]"),
     Mutant(
@@ -198,11 +198,12 @@ MUTANTS = (
         "(strand.threshold, jax.random.key_data(strand.key), strand.knots[0]",
         "(strand.threshold, strand.knots[0]",
     ),
-    Mutant("mcjax/curves/polyline.py", "jax.tree.leaves(trees.params(knots))", "jax.tree.leaves(knots)"),
+    Mutant("mcjax/curves/polyline.py", "jax.tree.leaves(trees.params(self.knots))", "jax.tree.leaves(self.knots)"),
     Mutant(
-        "mcjax/constructions/linear.py",
+        "mcjax/constructions/linear_phases.py",
         "here[k] - 2 * np.outer(here[k] @ mirrored, mirrored)",
         "here[k] - np.outer(here[k] @ mirrored, mirrored)",
+        ("constructions/test_linear.py",),
     ),
     Mutant(
         "mcjax/constructions/dropout.py", "math.floor((1 - shares[g]) * n + 1e-9)", "math.floor((1 - shares[g]) * n)"

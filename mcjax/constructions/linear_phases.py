@@ -1,0 +1,217 @@
+"""The phases of a path between deep linear networks: mend one end, move the product straight, unmend the other.
+
+A network is its matrices W_1 to W_K, with no fewer inputs than outputs m. U_k = W_K ... W_k are its products from the
+top, so U_1 is what it computes. A phase is a function of s in [0, 1] whose result is all matrices.
+
+Source: Freeman and Bruna 2017, appendix B.2.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax.constructions.rotations import FullRankPath, Rotation, full_rank_path, orientation, polar, rotation
+from mcjax.errors import InputError
+
+Matrices = list[np.ndarray]
+"""W_1 to W_K, float64 (n_k, n_{k-1}): the network computes W_K ... W_1 x."""
+
+Partial = jax.tree_util.Partial
+
+
+def straight_phases(first: Matrices, second: Matrices, resolution: float) -> list[jax.tree_util.Partial]:
+    """The phases of a path whose product goes straight, for any number of layers.
+
+    Args:
+        first: The matrices at the start.
+        second: The matrices at the end.
+        resolution: Singular values below this share of the largest count as zero.
+    """
+    signs = _determinant_signs(first, second, resolution)
+    ends = [_mend(end, resolution, signs) for end in (first, second)]
+    products = [end.products[0] for end in ends]
+    # An end that only has to be projected moves its product at the same time, so that the loss does not pause: a third
+    # of the way, or as far as W_1 can without becoming larger than it is at both ends.
+    largest = max(float(np.linalg.norm(end[0], 2)) for end in (first, second))
+    whole = products[1] - products[0]
+    shares = [
+        min(1 / 3, largest / max(float(np.linalg.norm(np.linalg.pinv(end.products[1]) @ whole, 2)), 1e-300))
+        if len(end.knots) == 2
+        else 0.0
+        for end in ends
+    ]
+    start, stop = products[0] + shares[0] * whole, products[1] - shares[1] * whole
+    for end, product in zip(ends, (start, stop), strict=True):
+        if len(end.knots) == 2:
+            end.knots[-1] = _replace(end.knots[-1], 0, np.linalg.pinv(end.products[1]) @ product)
+    before, after = ([Partial(_line, a, b) for a, b in zip(end.knots[:-1], end.knots[1:], strict=True)] for end in ends)
+    rotating = tuple(full_rank_path(a, b) for a, b in zip(*(end.products[1:] for end in ends), strict=True))
+    middle = Partial(_straight_product, rotating, start, stop)
+    return [*before, middle, *(Partial(_reverse, phase) for phase in reversed(after))]
+
+
+def ridge_phases(first: Matrices, second: Matrices, resolution: float) -> list[jax.tree_util.Partial]:
+    """The phases of a path between two-layer networks whose loss with ridge does not exceed its ends; as above."""
+    signs = _determinant_signs(first, second, resolution)
+    before, frames, products = [], [], []
+    for W_1, W_2 in (first, second):
+        product = W_2 @ W_1
+        # Project the factors onto each other's span, which keeps the product and shortens them.
+        inner = np.linalg.pinv(W_2, rcond=resolution) @ product
+        outer = product @ np.linalg.pinv(inner, rcond=resolution)
+        balance, frame = _balance(inner, outer, resolution, signs.get(1, 0))
+        before.append([Partial(_line, [W_1, W_2], [inner, W_2]), Partial(_line, [inner, W_2], [inner, outer]), balance])
+        frames.append(frame)
+        products.append(product)
+    middle = Partial(_least_norm, rotation(*frames), *products)
+    return [*before[0], middle, *(Partial(_reverse, phase) for phase in reversed(before[1]))]
+
+
+def _products(matrices: Matrices) -> Matrices:
+    """U_k = W_K ... W_k for k = 1 to K, float64 (m, n_{k-1})."""
+    products = [matrices[-1]]
+    for matrix in matrices[-2::-1]:
+        products.append(products[-1] @ matrix)
+    return products[::-1]
+
+
+def _determinant_signs(first: Matrices, second: Matrices, resolution: float) -> dict[int, int]:
+    """The signs of the determinants of square products U_k, k > 0 counted from 0, that both ends can have.
+
+    An end whose whole product has deficient rank can have any. Raises InputError if the ends differ.
+    """
+    ends = [_products(end) for end in (first, second)]
+    bound = [end for end in ends if _rank(np.linalg.svd(end[0], compute_uv=False), resolution) == len(end[0])]
+    signs = {}
+    for k in range(1, len(first)):
+        if ends[0][k].shape[0] < ends[0][k].shape[1]:
+            continue
+        found = [orientation(end[k]) for end in bound]
+        if len(set(found)) > 1:
+            raise InputError(
+                f"the ends lie on two sides of the networks of lower rank: with a hidden layer of {len(first[-1])} "
+                "units, no more than min(inputs, outputs), the determinants of the layers beyond it have opposite "
+                "signs, and every path passes a product of lower rank. Expected one unit more, or ends of one sign: "
+                "exchanging two units of that layer in one end changes it."
+            )
+        signs[k] = found[0] if found else 1
+    return signs
+
+
+class MendedEnd(NamedTuple):
+    """The way from an end to a network whose U_2, ..., U_K have full rank and W_k = U_{k+1}^+ U_k, the product kept.
+
+    knots: matrices to join by straight lines, from the end on. products: U_1 to U_K of the last.
+    """
+
+    knots: list[Matrices]
+    products: Matrices
+
+
+def _mend(matrices: Matrices, resolution: float, signs: dict[int, int]) -> MendedEnd:
+    """Project an end, lift each product of deficient rank, and give each determinant its sign where it is free.
+
+    signs: the signs that the determinants of square products U_k need, by k counted from 0.
+    """
+    products, depth = _products(matrices), len(matrices)
+    m = len(matrices[-1])
+    # Projection: W_k = U_{k+1}^+ U_k leaves out what the layers above do not read.
+    inverses = [np.linalg.pinv(product, rcond=resolution) for product in products]
+    here = [inverses[k + 1] @ products[k] for k in range(depth - 1)] + [matrices[-1]]
+    knots = [matrices, here]
+    # Lifts: the added part of W_k reads directions that the layer below does not produce, and writes directions that
+    # the layers above do not read yet.
+    for k in reversed(range(1, depth)):
+        u, values, v = np.linalg.svd(products[k])
+        rank = _rank(values, resolution)
+        if rank < m:
+            lift = (values[0] if rank else 1.0) * u[:, rank:] @ v[rank:m]
+            inverse = np.linalg.pinv(products[k + 1], rcond=resolution) if k + 1 < depth else np.eye(m)
+            here = _replace(here, k, here[k] + inverse @ lift)
+            products[k] = products[k] + lift
+            knots.append(here)
+    # Signs: a direction that no input reaches is mirrored.
+    for k in reversed(range(1, depth)):
+        if signs.get(k, 0) * orientation(products[k]) < 0:
+            mirrored = np.linalg.svd(np.linalg.multi_dot([*here[k - 1 :: -1], np.eye(here[0].shape[1])]))[0][:, -1]
+            here = _replace(here, k, here[k] - 2 * np.outer(here[k] @ mirrored, mirrored))
+            products = [*_products(here)[: k + 1], *products[k + 1 :]]
+            knots.append(here)
+    return MendedEnd(knots, products)
+
+
+def _rank(values: np.ndarray, resolution: float) -> int:
+    """The rank of a matrix with these singular values."""
+    return int((values > resolution * max(values.max(initial=0), 1e-300)).sum())
+
+
+def _replace(matrices: Matrices, k: int, matrix: np.ndarray) -> Matrices:
+    return [*matrices[:k], matrix, *matrices[k + 1 :]]
+
+
+def _line(start: Any, end: Any, s: Any) -> list[jax.Array]:
+    return [(1 - s) * a + s * b for a, b in zip(start, end, strict=True)]
+
+
+def _reverse(phase: Any, s: Any) -> list[jax.Array]:
+    return phase(1 - s)
+
+
+def _straight_product(above: tuple[FullRankPath, ...], start: Any, end: Any, s: Any) -> list[jax.Array]:
+    """W_k = U_{k+1}^+ U_k with U_1 on a straight line and the others rotating."""
+    products = [(1 - s) * start + s * end, *(path(s) for path in above)]
+    return [*(path.solve(s, product) for path, product in zip(above, products[:-1], strict=True)), products[-1]]
+
+
+def _balance(
+    W_1: np.ndarray, W_2: np.ndarray, resolution: float, sign: int
+) -> tuple[jax.tree_util.Partial, np.ndarray]:
+    """The phase from two factors to those of least norm of their product, and the frame of these.
+
+    The phase is W_2 S^(-s/2), S^(s/2) W_1, whose norm is convex in s and least at s = 1: S is the geometric mean of
+    W_2' W_2 and the inverse of W_1 W_1'. The frame F (m, n) is such that W_2 = (W W')^(1/4) F at the end, W = W_2 W_1.
+
+    Args:
+        W_1: The first matrix; its columns span the same space as the rows of W_2.
+        W_2: The second matrix.
+        resolution: Singular values below this share of the largest count as zero.
+        sign: The orientation that the frame needs, if the rank leaves it free; 0 for any.
+    """
+    u, values, _ = np.linalg.svd(W_2 @ W_1)
+    rank = _rank(values, resolution)
+    m, n = W_2.shape
+    # In the common span both factors have full rank, and S is positive definite.
+    span = np.linalg.svd(W_2)[2][:rank].T
+    left, right = W_2 @ span, span.T @ W_1
+    root, inverse_root = _power(right @ right.T, 0.5), _power(right @ right.T, -0.5)
+    mean = inverse_root @ _power(root @ (left.T @ left) @ root, 0.5) @ inverse_root
+    scales, axes = np.linalg.eigh(mean)
+    reached = left @ (axes / np.sqrt(scales)) @ axes.T @ span.T
+    # Beyond the rank the frame is free: completed to orthonormal rows.
+    frame = np.concatenate([(reached.T @ u[:, :rank] / np.sqrt(values[:rank])).T, np.zeros((m - rank, n))])
+    if rank < m:
+        frame[rank:] = np.linalg.svd(frame[:rank])[2][rank:m] if rank else np.eye(m, n)
+        if sign and orientation(u @ frame) != sign:
+            frame[-1] *= -1
+    return Partial(_balanced, left, right, span, scales, axes), polar(u @ frame)[0]
+
+
+def _power(matrix: np.ndarray, power: float) -> np.ndarray:
+    """A power of a positive definite matrix."""
+    values, axes = np.linalg.eigh(matrix)
+    return (axes * values**power) @ axes.T
+
+
+def _balanced(left: Any, right: Any, span: Any, scales: Any, axes: Any, s: Any) -> list[jax.Array]:
+    """S^(s/2) W_1 and W_2 S^(-s/2), by the eigenvectors of S in the common span."""
+    factor, inverse = ((axes * (scales**power)[None]) @ axes.T for power in (s / 2, -s / 2))
+    return [span @ factor @ right, left @ inverse @ span.T]
+
+
+def _least_norm(rotating: Rotation, start: Any, end: Any, s: Any) -> list[jax.Array]:
+    """The factors of least norm of a product on a straight line, in a rotating frame."""
+    u, values, v = jnp.linalg.svd((1 - s) * start + s * end, full_matrices=False)
+    frame, roots = rotating(s), u * jnp.sqrt(values)[None]
+    return [frame.T @ roots @ v, roots @ u.T @ frame]

@@ -1,0 +1,133 @@
+"""The search for the units to drop, and for the factors of those that stay.
+
+A candidate is a factor for each unit, zero for a dropped one, so that one compiled program measures all of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Factors = dict[str, np.ndarray]
+"""The factors of the outputs of units, by group: float32 (n,) each, zero for a dropped unit."""
+
+COARSE = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+"""Exponents of n / (units kept): the rescaling factors that the line search begins with."""
+FINE = 12
+"""How many factors between the neighbours of the best coarse one the line search ends with."""
+
+
+class Selection(NamedTuple):
+    """The chosen subsets, 0 or 1 (n,) a group, and the factors (d - 1, d - 1) of layer j (column) in theta_i (row)."""
+
+    subsets: Factors
+    factors: np.ndarray
+
+    def masks(self, i: int) -> Factors:
+        """The factors of all units in theta_{i + 1}: 1 in the layers below i."""
+        return {
+            group: (subset * self.factors[i, j] if j >= i else np.ones_like(subset)).astype(np.float32)
+            for j, (group, subset) in enumerate(self.subsets.items())
+        }
+
+
+@dataclass(frozen=True)
+class SubsetSearch:
+    """A random search over subsets, with a line search for their factors. Layers are counted from 0.
+
+    Attributes:
+        kept: How many units of each group stay.
+        sizes: How many units each group has.
+        draws: How many subsets are tried.
+        rescale: "layer": a factor for each layer; "one": one factor for all layers of a theta_i; "fixed": n / kept.
+        losses: The loss for masks, float32 (candidates, n) a group.
+    """
+
+    kept: dict[str, int]
+    sizes: dict[str, int]
+    draws: int
+    rescale: str
+    losses: Callable[[Any], Any]
+
+    @property
+    def depth(self) -> int:
+        """The number of hidden layers, d - 1."""
+        return len(self.kept)
+
+    def layer_by_layer(self, key: jax.Array) -> Selection:
+        """The best subset of one layer after the other from the top, given those above, as in Definition 1."""
+        found = Selection({g: np.ones(n, np.float32) for g, n in self.sizes.items()}, np.ones((self.depth,) * 2))
+        for i in reversed(range(self.depth)):
+            group = list(self.kept)[i]
+            subsets = self._subsets(jax.random.fold_in(key, i), group)
+            candidates = [{**found.subsets, group: subset} for subset in subsets]
+            best, found.factors[i] = self._best(i, self._start(i, found.factors), candidates)
+            found = found._replace(subsets=best)
+        return found
+
+    def together(self, key: jax.Array) -> Selection:
+        """The best subsets of all layers drawn at once, for theta_1; then the factors of each theta_i (section 6)."""
+        drawn = {g: self._subsets(jax.random.fold_in(key, i), g) for i, g in enumerate(self.kept)}
+        candidates = [{g: subsets[k] for g, subsets in drawn.items()} for k in range(self.draws)]
+        best, _ = self._best(0, np.array([self._unbiased(i) for i in range(self.depth)]), candidates)
+        found = Selection(best, np.ones((self.depth,) * 2))
+        for i in reversed(range(self.depth)):
+            found.factors[i] = self._best(i, self._start(i, found.factors), [best])[1]
+        return found
+
+    def _subsets(self, key: jax.Array, group: str) -> np.ndarray:
+        """Random subsets of a group, 0 or 1 (draws, n)."""
+        n, keys = self.sizes[group], jax.random.split(key, self.draws)
+        order = jax.vmap(lambda each: jax.random.permutation(each, n))(keys)
+        return (np.asarray(order) < self.kept[group]).astype(np.float32)
+
+    def _unbiased(self, i: int) -> float:
+        """n / (units kept), which keeps the mean of what reads the layer."""
+        group = list(self.kept)[i]
+        return self.sizes[group] / max(self.kept[group], 1)
+
+    def _start(self, i: int, factors: np.ndarray) -> np.ndarray:
+        """The factors that the search for theta_{i + 1} starts with: those of theta_{i + 2}."""
+        return factors[i + 1] if i + 1 < self.depth else factors[i].copy()
+
+    def _best(self, i: int, start: np.ndarray, candidates: list[Factors]) -> tuple[Factors, np.ndarray]:
+        """The best candidate for theta_{i + 1} and its factors, by a coarse line search for all, a fine one for it."""
+        unbiased = self._unbiased(i)
+        if self.rescale == "fixed":
+            factors = self._with_factor(i, start, unbiased)
+            values = self._measure(i, [(subsets, factors) for subsets in candidates])
+            return candidates[int(values.argmin())], factors
+        # Coarse: each candidate with each factor.
+        coarse = [unbiased**exponent for exponent in COARSE]
+        tried = [(subsets, self._with_factor(i, start, r)) for r in coarse for subsets in candidates]
+        best = int(self._measure(i, tried).argmin())
+        subsets, at = tried[best][0], best // len(candidates)
+        # Fine: the best candidate with factors between the neighbours of its best one.
+        around = np.linspace(coarse[max(at - 1, 0)], coarse[min(at + 1, len(coarse) - 1)], FINE)
+        fine = [(subsets, self._with_factor(i, start, r)) for r in (*around, coarse[at])]
+        return fine[int(self._measure(i, fine).argmin())]
+
+    def _with_factor(self, i: int, start: np.ndarray, r: float) -> np.ndarray:
+        """The factors with r for layer i, or for all from it on."""
+        factors = start.copy()
+        factors[:i] = 1
+        if self.rescale == "one":
+            factors[i:] = r
+        else:
+            factors[i] = r
+        return factors
+
+    def _measure(self, i: int, tried: list[tuple[Factors, np.ndarray]]) -> np.ndarray:
+        """The loss of each candidate, infinite where it is not a number."""
+        every = [Selection(subsets, np.tile(factors, (self.depth, 1))).masks(i) for subsets, factors in tried]
+        values = []
+        # Calls of one size, the last one filled up: one compiled program.
+        size = max(self.draws, 4)
+        for first in range(0, len(every), size):
+            part = every[first : first + size]
+            filled = part + part[-1:] * (size - len(part))
+            found = self.losses({g: np.stack([masks[g] for masks in filled]) for g in self.sizes})
+            values.append(np.asarray(found)[: len(part)])
+        return np.nan_to_num(np.concatenate(values), nan=np.inf)

@@ -1,0 +1,127 @@
+"""Edits of the hidden units of a network: copy, clear, rewrite, and read through other units.
+
+Each edit returns a new network and leaves the given one as it is. `units`, `sources` and `places` are units by group.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mcjax.constructions.chain import Chain, Leaves, Place
+from mcjax.errors import InputError
+
+Units = dict[str, np.ndarray]
+"""Units by group: int (k,) each."""
+
+
+def copy_units(chain: Chain, theta: Leaves, sources: Units, places: Units) -> Leaves:
+    """Give units `places` the incoming weights, norms and statistics of units `sources`."""
+    new = dict(theta)
+    for layer in chain.layers[:-1]:
+        group = str(layer.group)
+        for place in layer.incoming:
+            value = place.take(new[place.name], sources[group])
+            new[place.name] = place.put(new[place.name], places[group], value)
+    return new
+
+
+def clear_units(chain: Chain, theta: Leaves, units: Units) -> Leaves:
+    """Set the incoming weights, biases, norms and statistics of units to zero."""
+    new = dict(theta)
+    for layer in chain.layers[:-1]:
+        for place in layer.incoming:
+            new[place.name] = place.put(new[place.name], units[str(layer.group)], 0)
+    return new
+
+
+def move_outgoing(chain: Chain, theta: Leaves, sources: Units, places: Units) -> Leaves:
+    """Move the outgoing weights of units `sources` to units `places`; no layer reads the sources any more."""
+    new = dict(theta)
+    for group in chain.groups:
+        place = chain.outgoing(group)
+        leaf = new[place.name]
+        emptied = place.put(leaf, sources[group], 0)
+        new[place.name] = place.put(emptied, places[group], place.take(leaf, sources[group]))
+    return new
+
+
+def write_units(
+    chain: Chain, theta: Leaves, source: Leaves, units: Units, places: Units, groups: Sequence[str] | None = None
+) -> Leaves:
+    """Write units of another network into a network; each reads the units written below it, and no others.
+
+    Args:
+        chain: The chain of both networks.
+        theta: The network to write into.
+        source: The network to copy from; it may have other widths.
+        units: The units of `source` to copy.
+        places: The units of `theta` to overwrite.
+        groups: The layers to write (None: all). A layer above one that is not written reads it at `places` too.
+    """
+    new = dict(theta)
+    for layer in chain.layers[:-1]:
+        group = str(layer.group)
+        if groups is not None and group not in groups:
+            continue
+        for place in layer.incoming:
+            rows = place.take(source[place.name], units[group])
+            if layer.inputs is not None and place.name == layer.kernel:
+                # `take` has moved the output axis to the front.
+                shift = layer.inputs.position < place.position
+                inputs = layer.inputs._replace(position=layer.inputs.position + shift)
+                rows = _rows_reading(inputs, rows, new[place.name].shape[layer.inputs.position], units, places)
+            new[place.name] = place.put(new[place.name], places[group], rows)
+    return new
+
+
+def _rows_reading(inputs: Place, rows: np.ndarray, width: int, units: Units, places: Units) -> np.ndarray:
+    """Rows of a kernel that read at `places` what they read from `units`, their input axis of length `width`."""
+    group, shape = inputs.axis.group, list(rows.shape)
+    shape[inputs.position] = width
+    return inputs.put(np.zeros(shape, rows.dtype), places[group], inputs.take(rows, units[group]))
+
+
+def switch_top(chain: Chain, theta: Leaves, source: Leaves, units: Units, places: Units) -> Leaves:
+    """Take the top of another network, reading at `places` what it reads from `units` there, and nothing else."""
+    group = chain.groups[-1]
+    place = chain.outgoing(group)
+    value = place.take(source[place.name], units[group])
+    top = place.put(np.zeros_like(theta[place.name]), places[group], value)
+    return {**theta, **{leaf: source[leaf] for leaf in chain.output_biases}, place.name: top}
+
+
+def complement(chain: Chain, units: Units) -> Units:
+    """All units of each group but these."""
+    return {g: np.setdiff1d(np.arange(n), units[g]) for g, n in zip(chain.groups, chain.sizes, strict=True)}
+
+
+def unread_units(chain: Chain, theta: Leaves) -> Units:
+    """The units of each group that no layer reads: their outgoing weights are all zero."""
+    unread = {}
+    for group, size in zip(chain.groups, chain.sizes, strict=True):
+        place = chain.outgoing(group)
+        weights = place.take(theta[place.name], np.arange(size)).reshape(size, -1)
+        unread[group] = np.flatnonzero(~weights.any(1))
+    return unread
+
+
+def check_free(free: Units, needed: Mapping[str, int], what: str) -> None:
+    """Raise InputError, naming the groups, if fewer units than needed are free."""
+    short = [f"{group}: {len(free[group])} free, {n} needed" for group, n in needed.items() if len(free[group]) < n]
+    if short:
+        raise InputError(f"{what}:\n  " + "\n  ".join(short))
+
+
+def assign_places(used: Units, free: Units) -> Units:
+    """A free place for each used unit: its own if that is free, else the lowest one where no used unit stands."""
+    targets = {}
+    for group, now in used.items():
+        moving = ~np.isin(now, free[group])
+        targets[group] = now.copy()
+        targets[group][moving] = np.setdiff1d(free[group], now)[: moving.sum()]
+    return targets
+
+
+def preferred_first(units: np.ndarray, preferred: np.ndarray) -> np.ndarray:
+    """`units`, the preferred ones first."""
+    return np.concatenate([np.intersect1d(units, preferred), np.setdiff1d(units, preferred)])
