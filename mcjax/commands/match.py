@@ -108,8 +108,8 @@ class Match:
                 group: {
                     "units": len(p),
                     "moved": moved[group],
-                    "correlation_before": float(match.before[group]),
-                    "correlation_after": float(match.after[group]),
+                    "correlation_before": float(match.info["before"][group]),
+                    "correlation_after": float(match.info["after"][group]),
                 }
                 for group, p in match.P.items()
             }
@@ -140,9 +140,8 @@ class Match:
                 start = P if number else None
                 found = match_weights(own, spec, a.theta, b.theta, self.restarts, P=start)
                 P = found.P
-                said.append(
-                    {"method": method, "inner_product": float(found.objective), "restarts": found.restarts.tolist()}
-                )
+                reached = found.info["restarts"].tolist()
+                said.append({"method": method, "inner_product": float(found.objective), "restarts": reached})
             elif method == "straight_through":
                 recorder = Recorder("straight-through matching", run, f"straight_through_{number}")
                 config = self._straight_through()
@@ -150,7 +149,7 @@ class Match:
                 ends = (a.theta, b.theta, dataset, start, config)
                 learned = match_straight_through(own, a.model, *ends, recorder=recorder)
                 P = learned.P
-                said.append({"method": method, "midpoint_loss": learned.objective.tolist()})
+                said.append({"method": method, "midpoint_loss": learned.info["objectives"].tolist()})
             else:
                 drawn = method == "random"
                 P = random_permutation(own, spec, a.theta) if drawn else identity_permutation(spec, a.theta)
@@ -210,14 +209,15 @@ def matched(
 
 def _of(match: Matched, P: Permutation) -> Matched:
     """The match with another P: the same correlations, paired otherwise."""
-    paired = {group: match.correlation[group][np.arange(len(p)), np.asarray(p)].mean() for group, p in P.items()}
-    return match._replace(P={group: np.asarray(p) for group, p in P.items()}, after=paired)
+    correlation = match.info["correlation"]
+    after = {group: correlation[group][np.arange(len(p)), np.asarray(p)].mean() for group, p in P.items()}
+    return match._replace(P={group: np.asarray(p) for group, p in P.items()}, info={**match.info, "after": after})
 
 
 def correlation_figure(match: Matched, title: str, method: str) -> Figure:
     """The widest picture of a match: its first group's correlations, and the mean of every group."""
     group = next(iter(match.P))
-    before = match.correlation[group]
-    signature = {name: (match.before[name], match.after[name]) for name in match.P}
+    before = match.info["correlation"][group]
+    signature = {name: (match.info["before"][name], match.info["after"][name]) for name in match.P}
     after = before[:, match.P[group]]
     return plotting.correlation(before, after, signature, title, group=group, method=method)

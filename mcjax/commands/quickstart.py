@@ -130,10 +130,7 @@ def cells(summary: dict[str, Any]) -> list[str]:
 
 
 def _signature(match: Match) -> dict[str, Any]:
-    return {
-        group: {"before": mean_and_std(match.before[group]), "after": mean_and_std(match.after[group])}
-        for group in match.P
-    }
+    return {group: {name: mean_and_std(match.info[name][group]) for name in ("before", "after")} for group in match.P}
 
 
 def _paths_figure(metrics: dict[str, PathMetrics], pairs: int) -> Any:
@@ -153,8 +150,8 @@ def _paths_figure(metrics: dict[str, PathMetrics], pairs: int) -> Any:
 
 def _correlation_figure(match: Match) -> Any:
     group = next(iter(match.P))
-    before = match.correlation[group][0]
-    signature = {name: (match.before[name], match.after[name]) for name in match.P}
+    before = match.info["correlation"][group][0]
+    signature = {name: (match.info["before"][name], match.info["after"][name]) for name in match.P}
     after = before[:, np.asarray(match.P[group][0])]
     title = f"Neuron alignment: {group} of the first pair, and every layer over all pairs"
     return plotting.correlation(before, after, signature, title, group=group, method="activations")

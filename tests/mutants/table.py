@@ -110,8 +110,11 @@ MUTANTS = (
         "jax.random.fold_in(jax.random.fold_in(apart, epoch), child)",
         "jax.random.fold_in(apart, child)",
     ),
+    Mutant("mcjax/training/moments.py", "p.count * q.count / count * jnp.square(delta)", "q.count * jnp.square(delta)"),
     Mutant(
-        "mcjax/training/batch_statistics.py", "share * (1 - share) * jnp.square(shift)", "share * jnp.square(shift)"
+        "mcjax/training/batch_statistics.py",
+        "statistics.get(_variance_of(name), jnp.zeros_like(value))",
+        "jnp.zeros_like(value)",
     ),
     Mutant(
         "mcjax/training/config.py",
@@ -142,9 +145,10 @@ MUTANTS = (
         ("matching/test_products.py", "matching/test_weights.py"),
     ),
     Mutant(
-        "mcjax/matching/weights.py",
-        "if not coupled or objective(moved) > objective(self.P)",
-        "if coupled or objective(moved) > objective(self.P)",
+        "mcjax/matching/coordinate_descent.py",
+        "if not quadratic or objective(moved) > objective(self.P)",
+        "if quadratic or objective(moved) > objective(self.P)",
+        ("matching/test_coordinate_descent.py", "matching/test_weights.py"),
     ),
     # The curve's proximal term, gone from what its half-step descends.
     Mutant(
