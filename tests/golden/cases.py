@@ -106,10 +106,8 @@ def quickstart():
     """What the command does: train, match, fit with and without the matching, learn the permutation, measure."""
     ends = trained_pairs()
     match = mcjax.match_activations(mlp(), *ends, bars())
-    curve, results = (
-        mcjax.bezier(mlp().spec),
-        {"P": match.P, **{name: match.info[name] for name in ("before", "after")}},
-    )
+    curve = mcjax.bezier(mlp().spec)
+    results = {"P": match.P, "before": match.info["before"], "after": match.info["after"]}
     for how, P in (("unaligned", IDENTITY), ("aligned", match.P)):
         given = (key(1), mlp(), curve, *ends, bars(), P)
         learned = mcjax.fit_pam(*given, PAM)

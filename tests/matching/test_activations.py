@@ -149,10 +149,8 @@ def test_many_pairs_at_once_are_each_pair_alone(pair):
         np.testing.assert_allclose(together.objective[i], alone.objective, rtol=1e-5)
         for group in model.spec.groups:
             np.testing.assert_array_equal(together.P[group][i], alone.P[group])
-            np.testing.assert_allclose(
-                together.info["correlation"][group][i], alone.info["correlation"][group], atol=1e-6
-            )
-            np.testing.assert_allclose(together.info["after"][group][i], alone.info["after"][group], atol=1e-6)
+            for name in ("correlation", "after"):
+                np.testing.assert_allclose(together.info[name][group][i], alone.info[name][group], atol=1e-6)
 
 
 def test_a_dataset_stands_for_its_first_fifth(pair, tiny_data):
