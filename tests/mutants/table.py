@@ -224,16 +224,18 @@ MUTANTS = (
         "mcjax/curves/rounding.py", "rng.choice(len(weights), samples, p=weights)", "rng.choice(len(weights), samples)"
     ),
     # Whatever rounding makes of a constant unit is scaled up.
-    Mutant("mcjax/landscape/repair.py", "now.deviation > 1e-5 * jnp.abs(now.mean)", "now.deviation > 0"),
+    Mutant("mcjax/landscape/repair.py", "present > 1e-5 * jnp.abs(now.mean)", "present > 0"),
     Mutant(
         "mcjax/landscape/along.py", "np.trapezoid(values, at, axis=-1)", "np.trapezoid(values, self._share(), axis=-1)"
     ),
     Mutant("mcjax/hessian/products.py", "(summed / split.size + decay * v)", "(summed / split.size)"),
     Mutant("mcjax/hessian/lanczos.py", "values.std(ddof=1) / draws**0.5", "values.std() / draws**0.5"),
-    Mutant("mcjax/landscape/stability.py", "each[-(-len(each) // 2) - 1]", "each[len(each) // 2]"),
+    Mutant("mcjax/landscape/noise_stability.py", "each[-(-len(each) // 2) - 1]", "each[len(each) // 2]"),
     Mutant("mcjax/landscape/plane.py", ".T.reshape(-1, len(y), len(x))", ".T.reshape(-1, len(x), len(y))"),
     Mutant("mcjax/landscape/spectrum.py", "period[..., 0] = (values[..., 0] + values[..., -1]) / 2", "pass"),
-    Mutant("mcjax/landscape/signature.py", "before[0], before[1], after[0])", "before[0], before[1], after[1])"),
+    Mutant(
+        "mcjax/landscape/correlation_signature.py", "before[0], before[1], after[0])", "before[0], before[1], after[1])"
+    ),
     Mutant(
         "mcjax/plotting/style.py",
         "values.std(0, ddof=1)",

@@ -9,7 +9,7 @@ from variables import drawn, order, permuted
 from mcjax import InputError, models
 from mcjax.constructions.chain import chain
 from mcjax.constructions.dropout import coins
-from mcjax.landscape.stability import noise_stability
+from mcjax.landscape.noise_stability import noise_stability
 
 MLP = models.create("mlp", 3, (8, 8, 1), widths=(11, 10, 9), bias=False)
 IMAGES = 5
