@@ -102,8 +102,8 @@ def correlation_signature(
     def by_end(name: str) -> np.ndarray:
         """The curve's and the line's: (2 networks, [pairs,] 2 endpoints, groups)."""
         values = [np.stack([info[name][group] for group in model.spec.groups], -1) for info in found]
-        values = np.asarray(values, np.float32).reshape(2, 2, *((-1,) if pairs else ()), len(model.spec.groups))
-        return np.moveaxis(values, 0, -2)
+        shape = (2, 2, *((-1,) if pairs else ()), len(model.spec.groups))
+        return np.moveaxis(np.asarray(values, np.float32).reshape(shape), 0, -2)
 
     before, after = by_end("before"), by_end("after")
     return CorrelationSignature(tuple(model.spec.groups), before[0], before[1], after[0])

@@ -42,7 +42,7 @@ class Plane(NamedTuple):
     def coordinates(self, theta: trees.Tree) -> tuple[jax.Array, jax.Array]:
         """The x and y of the plane's point nearest to theta, float32 scalars. Works under jit and vmap.
 
-        x, y = jax.vmap(lambda t: plane.coordinates(path(t)))(ts)
+        For a whole path: `jax.vmap(lambda t: plane.coordinates(path(t)))(ts)`.
         """
         moved = trees.subtract(trees.params(theta), trees.params(self.origin))
         return trees.dot(moved, trees.params(self.e_x)), trees.dot(moved, trees.params(self.e_y))

@@ -12,14 +12,14 @@ T = TypeVar("T")
 class Moments(NamedTuple):
     """The number of samples, their mean (n,), and the sum of their squared distances from it (n,)."""
 
-    count: jax.Array
+    samples: jax.Array
     mean: jax.Array
     square: jax.Array
 
     @property
     def variance(self) -> jax.Array:
-        """The variance about the mean, divided by the count."""
-        return self.square / self.count
+        """The variance about the mean, divided by the number of samples."""
+        return self.square / self.samples
 
 
 class CrossMoments(NamedTuple):
@@ -31,8 +31,8 @@ class CrossMoments(NamedTuple):
 
     @property
     def covariance(self) -> jax.Array:
-        """The covariance matrix of the two vectors, divided by the count."""
-        return self.product / self.first.count
+        """The covariance matrix of the two vectors, divided by the number of samples."""
+        return self.product / self.first.samples
 
 
 def moments_of(x: jax.Array) -> Moments:
@@ -57,7 +57,7 @@ def merge(p: T, q: T) -> T:
     """The moments of two sets of samples taken together.
 
     Exact up to rounding, without differences of large sums: the means may be large compared with the deviations.
-    An empty set (count 0) changes nothing; two of them have no moments. Works under jit, vmap and scan.
+    An empty set (0 samples) changes nothing; two of them have no moments. Works under jit, vmap and scan.
     Source: Chan, Golub and LeVeque, 1983, "Algorithms for Computing the Sample Variance".
 
     Args:
@@ -73,14 +73,14 @@ def merge(p: T, q: T) -> T:
 
 def _merge(p: Any, q: Any) -> Any:
     if isinstance(p, CrossMoments):
-        weight = p.first.count * q.first.count / (p.first.count + q.first.count)
+        weight = p.first.samples * q.first.samples / (p.first.samples + q.first.samples)
         shift = jnp.outer(q.first.mean - p.first.mean, q.second.mean - p.second.mean)
         product = p.product + q.product + weight * shift
         return CrossMoments(_merge(p.first, q.first), _merge(p.second, q.second), product)
-    count, delta = p.count + q.count, q.mean - p.mean
-    mean = p.mean + q.count / count * delta
-    square = p.square + q.square + p.count * q.count / count * jnp.square(delta)
-    return Moments(count, mean, square)
+    samples, delta = p.samples + q.samples, q.mean - p.mean
+    mean = p.mean + q.samples / samples * delta
+    square = p.square + q.square + p.samples * q.samples / samples * jnp.square(delta)
+    return Moments(samples, mean, square)
 
 
 def accumulate(moments: Callable[[Any], T], batches: Any) -> T:

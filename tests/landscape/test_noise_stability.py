@@ -221,7 +221,7 @@ class Skipping(nn.Module):
             "skipping: .*outputs are more than",
         ),
     ],
-    ids=["curved", "residual", "skip to the outputs"],
+    ids=["not homogeneous", "residual", "skip to the outputs"],
 )
 def test_models_that_are_refused(make, named, tiny_data, key):
     model = make()

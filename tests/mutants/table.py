@@ -110,7 +110,11 @@ MUTANTS = (
         "jax.random.fold_in(jax.random.fold_in(apart, epoch), child)",
         "jax.random.fold_in(apart, child)",
     ),
-    Mutant("mcjax/training/moments.py", "p.count * q.count / count * jnp.square(delta)", "q.count * jnp.square(delta)"),
+    Mutant(
+        "mcjax/training/moments.py",
+        "p.samples * q.samples / samples * jnp.square(delta)",
+        "q.samples * jnp.square(delta)",
+    ),
     Mutant(
         "mcjax/training/batch_statistics.py",
         "statistics.get(_variance_of(name), jnp.zeros_like(value))",

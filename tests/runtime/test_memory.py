@@ -68,7 +68,7 @@ def test_a_chunk_that_fits_is_named(limit, fitting, monkeypatch):
         tried.append(chunk)
         return 100 + 100 * chunk
 
-    with pytest.raises(InputError, match="20 points with chunk=16 need 1.7e-06 GB") as refused:
+    with pytest.raises(InputError, match=r"20 points with chunk=16 need 1\.7e-06 GB") as refused:
         check_memory(needed, 16, 20, "points", "give a smaller network.")
     assert tried[0] == 16
     if fitting is None:

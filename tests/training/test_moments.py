@@ -15,7 +15,7 @@ merged, cross_of, of = map(jax.jit, (merge, cross_moments_of, moments_of))
 def check(found, x, rtol=1e-5):
     """Moments against numpy in float64."""
     x = np.float64(x)
-    assert found.count == len(x)
+    assert found.samples == len(x)
     np.testing.assert_allclose(found.mean, x.mean(0), rtol=rtol)
     np.testing.assert_allclose(found.square, ((x - x.mean(0)) ** 2).sum(0), rtol=rtol)
     np.testing.assert_allclose(found.variance, x.var(0), rtol=rtol)
