@@ -142,7 +142,7 @@ def noise_stability(
     x = normalize(data.train_images[:images], data.mean, data.std)
     keys = jax.random.split(key, draws + 1)
     masks = jax.vmap(lambda each: coins(each, chained, fraction))(keys[1:])
-    found = _measure(_Settings(model, layers, iterations, ts, chunk), theta, x, masks, keys[0])
+    found = _measure(StabilityConfig(model, layers, iterations, ts, chunk), theta, x, masks, keys[0])
     wrong = np.flatnonzero(np.asarray(found.pop("homogeneity_errors")).max(0) > 1e-3)
     if len(wrong):
         raise InputError(
@@ -153,8 +153,17 @@ def noise_stability(
     return NoiseStability(widths=chained.sizes, **arrays)
 
 
-class _Settings(NamedTuple):
-    """The static arguments of a measurement: a program is compiled for each."""
+class StabilityConfig(NamedTuple):
+    """The static arguments of a measurement: a program is compiled for each.
+
+    Attributes:
+        model: The model of the network.
+        layers: The layers i whose maps to j > i are measured.
+        iterations: Iterations of the power method.
+        ts: Values of t for the smoothness.
+        chunk: Images in memory at once.
+
+    """
 
     model: Model
     layers: tuple[int, ...]
@@ -163,12 +172,12 @@ class _Settings(NamedTuple):
     chunk: int
 
 
-@jit(static_argnames="settings")
+@jit(static_argnames="config")
 def _measure(
-    settings: _Settings, theta: trees.Tree, images: jax.Array, masks: Any, key: jax.Array
+    config: StabilityConfig, theta: trees.Tree, images: jax.Array, masks: Any, key: jax.Array
 ) -> dict[str, jax.Array]:
     """All quantities, along a leading axis of images."""
-    model = settings.model
+    model = config.model
     maps = InterlayerMaps(model, theta)
     norms = maps.frobenius_norms(theta)
 
@@ -181,7 +190,7 @@ def _measure(
         layer_cushion = [
             trees.norm(y) / (norm * trees.norm(z)) for y, norm, z in zip(products, norms, inputs, strict=True)
         ]
-        cushion, smoothness = _between_layers(settings, maps, theta, image, x, masks, key)
+        cushion, smoothness = _between_layers(config, maps, theta, image, x, masks, key)
         return {
             "layer_cushion": jnp.stack(layer_cushion),
             "contraction": jnp.stack([trees.norm(a) / b for a, b in zip(x[:-1], size, strict=True)]),
@@ -192,11 +201,11 @@ def _measure(
             "homogeneity_errors": maps.homogeneity_errors(theta, image, x),
         }
 
-    return jax.lax.map(one, images, batch_size=min(settings.chunk, len(images)))
+    return jax.lax.map(one, images, batch_size=min(config.chunk, len(images)))
 
 
 def _between_layers(
-    settings: _Settings,
+    config: StabilityConfig,
     maps: InterlayerMaps,
     theta: trees.Tree,
     image: jax.Array,
@@ -205,14 +214,14 @@ def _between_layers(
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Interlayer cushions (d, d) and smoothness (draws, d, d) of one image."""
-    depth, times = len(x), jnp.linspace(0, 1, settings.ts)
+    depth, times = len(x), jnp.linspace(0, 1, config.ts)
     cushion = jnp.full((depth, depth), jnp.nan)
     smoothness = jnp.full((len(jax.tree.leaves(masks)[0]), depth, depth), jnp.nan)
-    for i in settings.layers:
+    for i in config.layers:
         cushion = cushion.at[i - 1, i - 1].set(1.0)
         if i < depth:
             # Definition 2: ||J x^i|| / (||J|| ||x^i||), J the Jacobian of M^{i, j} at x^i.
-            norms, products = spectral_norms(maps.maps_from(theta, image, i), x[i - 1], key, settings.iterations)
+            norms, products = spectral_norms(maps.maps_from(theta, image, i), x[i - 1], key, config.iterations)
             lengths = jnp.stack([trees.norm(each) for each in products])
             cushion = cushion.at[i - 1, i:].set(lengths / (norms * trees.norm(x[i - 1])))
         if i > 1:

@@ -19,7 +19,15 @@ from mcjax.training.objective import check_fit
 
 
 class RepairConfig(NamedTuple):
-    """The static arguments of a repair: a program is compiled for each."""
+    """The static arguments of a repair: a program is compiled for each.
+
+    Attributes:
+        model: The model of the networks.
+        batch_size: Images in memory at once.
+        images: How many of the first training images are used.
+        augmentation: What these images undergo.
+
+    """
 
     model: Model
     batch_size: int

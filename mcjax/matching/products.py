@@ -17,7 +17,7 @@ Leaves = dict[str, np.ndarray]
 
 
 class Place(NamedTuple):
-    """Where units of one group lie on one leaf, and what permutes the leaf's other axes.
+    """The position of one group's units on one leaf, and the groups that permute the leaf's other axes.
 
     Attributes:
         leaf: The name of the leaf.

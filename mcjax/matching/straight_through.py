@@ -128,7 +128,18 @@ class StraightThroughStep:
 
 
 def between(model: Model, ends: BothEnds, P: Permutation, t: float | jax.Array) -> trees.Tree:
-    """The network at t on the straight line from theta_1 to P theta_2."""
+    """The network at t on the straight line from theta_1 to P theta_2.
+
+    Args:
+        model: The model of both networks.
+        ends: theta_1 and theta_2.
+        P: Hard or soft permutations.
+        t: The point of the line, 0 at theta_1.
+
+    Returns:
+        The network, with the batch statistics of theta_1.
+
+    """
     end = permute(model.spec, P, ends.theta_2)
     params = jax.tree.map(lambda a, b: (1 - t) * a + t * b, trees.params(ends.theta_1), trees.params(end))
     return trees.with_params(ends.theta_1, params)
