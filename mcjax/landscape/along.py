@@ -93,8 +93,8 @@ def evaluate_path(
         reestimate: Whether batch statistics are re-estimated at every point.
         batch_size: Images in memory at once.
         calibration_images: How many of the first training images statistics are re-estimated on. None is all.
-        augmentation: What these images undergo, which should be that of training; the images that are measured on are
-            not augmented. None is the data set's own.
+        augmentation: The augmentation of these images, which should be that of training; the images that are measured
+            on are not augmented. None is the data set's own.
         chunk: Points in a device's memory at once. None is 16, and 1 where convolutions run faster one after another.
         mesh: Devices among which the points are shared out (`make_mesh`). None is one device.
 
@@ -181,6 +181,7 @@ def barrier(
     values = getattr(metrics, metric) * (-1 if metric.endswith("accuracy") else 1)
     start, end = values[..., :1], values[..., -1:]
     t = metrics._share()
+    # An accuracy is negated above, so that all metrics rise as they get worse.
     bases = {"line": (1 - t) * start + t * end, "mean": (start + end) / 2, "ends": np.maximum(start, end)}
     return np.maximum((values - bases[baseline]).max(-1), 0)
 

@@ -110,6 +110,7 @@ class InterlayerMaps:
         def onward(value: jax.Array) -> tuple[jax.Array, ...]:
             return value, *self.maps_from(theta, image, i)(value)
 
+        # M^{i, j} and its tangent at x^i, for all j >= i.
         exact, tangent = jax.linearize(onward, here)
 
         def allowed(noisy: jax.Array) -> jax.Array:
@@ -176,6 +177,7 @@ def spectral_norms(
         norms = jnp.sqrt(jnp.square(vectors).reshape(count, -1).sum(1))
         return vectors / column(jnp.maximum(norms, 1e-30), vectors.ndim)
 
+    # v_k <- J_k' J_k v_k, normalised.
     def iterate(_: int, vectors: jax.Array) -> jax.Array:
         return unit(jax.vmap(lambda *each: transposed(each)[0])(*products(vectors)))
 

@@ -96,6 +96,7 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
     start, u, v = (
         jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), theta) for theta in (origin, u_point, v_point)
     )
+    # Gram-Schmidt.
     u, v = (jax.tree.map(np.subtract, theta, start) for theta in (u, v))
     length, reach = np.sqrt(_dot(u, u)), np.sqrt(_dot(v, v))
     rounding = 1e-6 * np.sqrt(_dot(start, start)) + 1e-5 * max(length, reach)

@@ -31,7 +31,7 @@ class EvaluationConfig(NamedTuple):
         reestimate: Whether batch statistics are re-estimated at every point.
         batch_size: Images in memory at once.
         calibration_images: How many of the first training images statistics are re-estimated on.
-        augmentation: What these images undergo.
+        augmentation: The augmentation of these images.
         chunk: Points in a device's memory at once.
         splits: The images that are measured on.
 
@@ -73,7 +73,7 @@ def evaluation_config(
         reestimate: Whether batch statistics are re-estimated at every point.
         batch_size: Images in memory at once.
         calibration_images: Training images to re-estimate on. None is all.
-        augmentation: What these images undergo. None is the data set's own.
+        augmentation: The augmentation of these images. None is the data set's own.
         chunk: Points in memory at once. None is 16, and 1 where convolutions run faster one after another.
         splits: The images that are measured on.
 
@@ -105,6 +105,7 @@ def _values(config: EvaluationConfig, at: Any, data: Dataset, points: jax.Array,
 
     def many(at: Any, data: Dataset, points: jax.Array) -> jax.Array:
         def one(theta: trees.Tree) -> jax.Array:
+            # New batch statistics first, then the metrics.
             if config.reestimate:
                 calibration = data.train_images[: config.calibration_images]
                 theta = estimate_statistics(model, theta, calibration, data.mean, data.std, size, config.augmentation)

@@ -25,7 +25,7 @@ class RepairConfig(NamedTuple):
         model: The model of the networks.
         batch_size: Images in memory at once.
         images: How many of the first training images are used.
-        augmentation: What these images undergo.
+        augmentation: The augmentation of these images.
 
     """
 
@@ -54,8 +54,7 @@ def repair(
     measured after those before it. `repaired_layers` lists them; all others, and the outputs, stay as they are.
 
     A network with batch statistics has them re-estimated instead: its norms then bring the units to the scales and
-    biases in `theta`, which is what REPAIR adds to networks without norms. Its layers that no norm follows stay as
-    they are.
+    biases in `theta`, as REPAIR does for networks without norms. Its layers that no norm follows stay as they are.
     Source: Jordan, Sedghi, Saukh, Entezari and Neyshabur, 2022, "REPAIR: REnormalizing Permuted Activations for
     Interpolation Repair".
 
@@ -71,8 +70,8 @@ def repair(
             None is equal shares.
         batch_size: Images in memory at once.
         calibration_images: How many of the first training images are used. None is all.
-        augmentation: What the images undergo, as in `estimate_statistics`; it should be that of training. None is the
-            data set's own.
+        augmentation: The augmentation of the images, as in `estimate_statistics`; it should be that of training. None is
+            the data set's own.
 
     Returns:
         `theta` with repaired layers or new batch statistics.
@@ -148,6 +147,7 @@ def _repair(
     layers = _layers(model, trees.index(thetas, 0), x)
     if not layers:
         return thetas
+    # The goals: the weighted statistics of the ends.
     at_ends = over_models(lambda end: _statistics(config, layers, end, data), model.convolutions)(ends)
 
     def one(theta: trees.Tree, share: jax.Array) -> trees.Tree:

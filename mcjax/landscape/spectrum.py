@@ -61,6 +61,7 @@ def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
     values = np.asarray(getattr(metrics, metric), np.float64)
     if not np.isfinite(values).all():
         raise InputError(f"got {metric} that is not finite, expected a path whose values all are.")
+    # The trapezoid rule: both ends are one point of the period.
     period = values[..., :-1].copy()
     period[..., 0] = (values[..., 0] + values[..., -1]) / 2
     magnitude = np.abs(np.fft.rfft(period, axis=-1)) / n

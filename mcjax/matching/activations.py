@@ -68,6 +68,7 @@ def match_activations(
     pairs = check_ends(model, theta_1, theta_2)
     if not pairs:
         theta_1, theta_2 = jax.tree.map(lambda leaf: leaf[None], (theta_1, theta_2))
+    # Algorithm 1: the cross-correlations of all units, then the assignment of every group.
     found = _matrices(model, theta_1, theta_2, as_images(model, images), batch_size, cost)
     correlation, gain = jax.tree.map(np.asarray, found)
     P = {group: _assign(group, matrix.astype(np.float64)) for group, matrix in gain.items()}
@@ -126,6 +127,7 @@ def _moments(
         first, second = model.activations(theta_1, x), model.activations(theta_2, x)
         return {group: tuple(map(cross_moments_of, first[group], second[group])) for group in model.spec.groups}
 
+    # Whole batches in a scan, and then the rest.
     n = len(images.images)
     size = min(batch_size, n)
     whole = n // size * size

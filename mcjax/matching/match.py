@@ -1,4 +1,4 @@
-"""The result of a matching, whatever the method."""
+"""The result of every matching."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ class Match(NamedTuple):
 
     Attributes:
         P: group -> int32 ([pairs,] n). `permute(spec, P, theta_2)` is theta_2 in the order of units of theta_1.
-        objective: The value at `P` of what the matching maximises or minimises, float64 ([pairs]).
+        objective: The function that the matching maximises or minimises, at `P`: float64 ([pairs]).
         info: Further results by name. Every matching documents its own.
 
     """

@@ -43,9 +43,9 @@ def estimate_statistics(
         mean: The mean per channel to normalise by.
         std: The standard deviation per channel to normalise by.
         batch_size: The largest size of a batch.
-        augmentation: What the images undergo first, the same at every call; None is nothing. It should be that of
-            training: the black borders of shifted and turned images are part of what the statistics describe, and a
-            network loses accuracy by statistics without them.
+        augmentation: The augmentation of the images, the same at every call; None is none. It should be that of
+            training: the statistics describe the black borders of shifted and turned images too, and a network loses
+            accuracy by statistics without them.
 
     Returns:
         `theta` with new batch statistics.
@@ -89,7 +89,7 @@ def reestimate(
         data: The data set whose training images are used.
         batch_size: Images per batch.
         calibration_images: How many of the first training images are used. None uses all.
-        augmentation: What the images undergo. None is the data set's default.
+        augmentation: The augmentation of the images. None is the data set's default.
 
     Returns:
         `theta` with new batch statistics.

@@ -28,7 +28,7 @@ class FixedImages(NamedTuple):
     std: jax.Array
 
     def batch(self, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """One batch as a model takes it, its labels, and the key of what is random in the model."""
+        """One batch as a model takes it, its labels, and a key for the random parts of the model."""
         x = normalize(self.images[number], self.mean, self.std)
         return x, self.labels[number], jax.random.key(number)
 
@@ -38,7 +38,7 @@ def fixed_images(data: Dataset, augmentation: Augmentation, images: int, batch_s
 
     Args:
         data: The data set.
-        augmentation: What the images undergo, the same at every call.
+        augmentation: The augmentation of the images, the same at every call.
         images: How many images; all of them if there are fewer.
         batch_size: The largest size of a batch. A remainder of fewer images than there are batches is left out.
 
