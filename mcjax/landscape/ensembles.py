@@ -79,11 +79,11 @@ def _evaluate(model: Model, thetas: trees.Tree, data: Dataset, batch_size: int, 
         logits = over_models(lambda theta: model.apply(theta, x), model.convolutions)(thetas)
         # The log of the mean of the networks' probabilities.
         each = jax.nn.log_softmax(logits.astype(jnp.float32))
-        together = jax.nn.logsumexp(each, 0) - jnp.log(len(each))
-        together, labels = together.reshape(-1, together.shape[-1]), labels.ravel()
-        losses = -jnp.take_along_axis(together, labels[:, None], 1)[:, 0]
-        right = together.argmax(-1) == labels
-        return losses.sum(), _by_confidence(jnp.exp(together.max(-1)), right)
+        log_mean = jax.nn.logsumexp(each, 0) - jnp.log(len(each))
+        log_mean, labels = log_mean.reshape(-1, log_mean.shape[-1]), labels.ravel()
+        losses = -jnp.take_along_axis(log_mean, labels[:, None], 1)[:, 0]
+        right = log_mean.argmax(-1) == labels
+        return losses.sum(), _by_confidence(jnp.exp(log_mean.max(-1)), right)
 
     n, size = len(labels), min(batch_size, len(labels))
     whole = n // size * size

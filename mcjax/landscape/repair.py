@@ -70,8 +70,8 @@ def repair(
             None is equal shares.
         batch_size: Images in memory at once.
         calibration_images: How many of the first training images are used. None is all.
-        augmentation: The augmentation of the images, as in `estimate_statistics`; it should be that of training. None is
-            the data set's own.
+        augmentation: The augmentation of the images, as in `estimate_statistics`; it should be that of training. None
+            is the data set's own.
 
     Returns:
         `theta` with repaired layers or new batch statistics.
