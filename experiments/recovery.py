@@ -38,7 +38,7 @@ from mcjax import (
     train_endpoints,
     trees,
 )
-from mcjax.matching import Match, WeightMatch
+from mcjax.matching import Match
 from mcjax.runs.tables import table
 
 WIDTHS = {"mlp": 1.0, "tinyten": 0.5, "resnet20": 0.5}
@@ -84,12 +84,11 @@ def main(config: Recovery) -> None:
                     for i, (P, theta_2) in enumerate(pairs):
                         before = time.perf_counter()
                         ends = (thetas[i % len(thetas)], theta_2)
-                        match: Match | WeightMatch
                         if start == "activations" and model is not None:
                             match = match_activations(model, *ends, all_images())
                         else:
                             match = matched(start, restarts, jax.random.key(i), spec, *ends)
-                            sweeps += match.sweeps.mean() / config.runs
+                            sweeps += match.info["sweeps"].mean() / config.runs
                         seconds.append(time.perf_counter() - before)
                         found += all(
                             (match.P[group] == p)[can_be_told(match, group, p)].all()
@@ -101,11 +100,11 @@ def main(config: Recovery) -> None:
     print(table(["network", "noise", "start", "restarts", f"recovered of {config.runs}", "sweeps", "s a run"], rows))
 
 
-def can_be_told(match: Match | WeightMatch, group: str, p: np.ndarray) -> np.ndarray:
+def can_be_told(match: Match, group: str, p: np.ndarray) -> np.ndarray:
     """Which units vary in both networks; by weights all can be told apart."""
-    if isinstance(match, WeightMatch):
+    if "correlation" not in match.info:
         return np.ones(len(p), bool)
-    return match.correlation[group][np.arange(len(p)), p] != 0
+    return match.info["correlation"][group][np.arange(len(p)), p] != 0
 
 
 def networks(name: str, config: Recovery) -> tuple[models.Model | None, PermutationSpec, list[trees.Tree]]:
@@ -160,7 +159,7 @@ def planted(spec: PermutationSpec, key: jax.Array, theta: trees.Tree, noise: Any
 
 def matched(
     start: str, restarts: int, key: jax.Array, spec: PermutationSpec, theta_1: trees.Tree, theta_2: trees.Tree
-) -> WeightMatch:
+) -> Match:
     """The best of so many restarts from one kind of start."""
     if start == "propagation":
         return match_weights(key, spec, theta_1, theta_2, restarts)

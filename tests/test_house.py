@@ -77,7 +77,7 @@ def test_the_walk_sees_what_is_wrong():
         ("data", "from mcjax import InputError", ["mcjax.InputError"]),
         ("data", "import mcjax", ["mcjax"]),
         ("trees", "from mcjax.data import load", ["mcjax.data.load"]),
-        ("curves", "from mcjax.matching.activations import Match", ["mcjax.matching.activations.Match"]),
+        ("curves", "from mcjax.matching.match import Match", ["mcjax.matching.match.Match"]),
         ("curves", "from . import fit", ["..fit (relative)"]),
         ("curves", "from mcjax.curves.fit import f\nfrom mcjax import trees\nimport jax", []),
     ):

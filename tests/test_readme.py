@@ -27,7 +27,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), scope)
     assert scope["metrics"].train_loss.shape == (61,)
-    assert scope["match"].after["dense_0"] > scope["match"].before["dense_0"]
+    assert scope["match"].info["after"]["dense_0"] > scope["match"].info["before"]["dense_0"]
     assert (scope["learned"].objective[1:] <= scope["learned"].objective[:-1]).all()
     assert scope["repaired"]["params"].keys() == theta["params"].keys()
     assert scope["string"].connected

@@ -112,8 +112,8 @@ class Cell:
 
         def find() -> trees.Tree:
             found = match_activations(self.model, *ends, self.data)
-            first = {group: matrix[0] for group, matrix in found.correlation.items()}
-            return {"P": found.P, "correlation": first, "before": found.before, "after": found.after}
+            first = {group: matrix[0] for group, matrix in found.info["correlation"].items()}
+            return {"P": found.P, **found.info, "correlation": first}
 
         return self.kept.arrays(self.named("match"), find)
 

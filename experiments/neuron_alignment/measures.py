@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.neuron_alignment.cell import LINES, Cell
 from mcjax import ensemble_accuracy, evaluate, plane, reestimate, trees
-from mcjax.landscape import PlaneMetrics, curve_plane, curve_signature
+from mcjax.landscape import PlaneMetrics, correlation_signature, curve_plane
 
 PLANES = {
     "lines": "the plane of theta_1, theta_2 and P theta_2",
@@ -67,7 +67,7 @@ def signatures(cell: Cell) -> dict[str, Any]:
     """Correlations of curves' midpoints with their ends (Figure 14): kind -> (pairs, 2 ends, groups)."""
 
     def measure(name: str) -> dict[str, Any]:
-        found = curve_signature(cell.model, cell.path(name), cell.data, **cell.calibration)
+        found = correlation_signature(cell.model, cell.path(name), cell.data, **cell.calibration)
         return {key: np.asarray(getattr(found, key)).tolist() for key in ("curve", "linear", "matched")}
 
     return {name: cell.numbers(f"signature {name}", partial(measure, name)) for name in ("unaligned", "aligned")}

@@ -104,8 +104,8 @@ class Match:
             group: {
                 "units": len(p),
                 "moved": int((np.asarray(p) != np.arange(len(p))).sum()),
-                "correlation_before": float(match.before[group]),
-                "correlation_after": float(match.after[group]),
+                "correlation_before": float(match.info["before"][group]),
+                "correlation_after": float(match.info["after"][group]),
             }
             for group, p in match.P.items()
         }
@@ -126,13 +126,13 @@ class Match:
             elif method == "weights":
                 found = match_weights(own_key, spec, a.theta, b.theta, self.restarts, P=start)
                 P = found.P
-                summary |= {"inner_product": float(found.objective), "restarts": found.restarts.tolist()}
+                summary |= {"inner_product": float(found.objective), "restarts": found.info["restarts"].tolist()}
             elif method == "straight_through":
                 recorder = Recorder("straight-through matching", run, f"straight_through_{number}")
                 ends = (a.theta, b.theta, dataset, start, self._straight_through())
                 learned = match_straight_through(own_key, a.model, *ends, recorder=recorder)
                 P = learned.P
-                summary |= {"midpoint_loss": learned.objective.tolist()}
+                summary |= {"midpoint_loss": learned.info["objectives"].tolist()}
             elif method == "random":
                 P = random_permutation(own_key, spec, a.theta)
             else:
@@ -209,15 +209,17 @@ def match_units(
 
 def _with_permutation(match: matching.Match, P: Permutation) -> matching.Match:
     """The match with another P, and the mean correlations of the units that it pairs."""
-    paired = {group: match.correlation[group][np.arange(len(p)), np.asarray(p)].mean() for group, p in P.items()}
-    return match._replace(P={group: np.asarray(p) for group, p in P.items()}, after=paired)
+    paired = {
+        group: match.info["correlation"][group][np.arange(len(p)), np.asarray(p)].mean() for group, p in P.items()
+    }
+    return match._replace(P={group: np.asarray(p) for group, p in P.items()}, info={**match.info, "after": paired})
 
 
 def correlation_figure(match: matching.Match, title: str, method: str) -> Figure:
     """The correlations in the first group, of the first pair if there are many, and the means of every group."""
     group = next(iter(match.P))
-    before, p = match.correlation[group], np.asarray(match.P[group])
+    before, p = match.info["correlation"][group], np.asarray(match.P[group])
     if p.ndim == 2:
         before, p = before[0], p[0]
-    means = {name: (match.before[name], match.after[name]) for name in match.P}
+    means = {name: (match.info["before"][name], match.info["after"][name]) for name in match.P}
     return plotting.correlation(before, before[:, p], means, title, group=group, method=method)

@@ -134,7 +134,7 @@ def cells(summary: dict[str, Any]) -> list[str]:
 
 def _mean_correlations(match: Match) -> dict[str, Any]:
     return {
-        group: {"before": mean_and_std(match.before[group]), "after": mean_and_std(match.after[group])}
+        group: {"before": mean_and_std(match.info["before"][group]), "after": mean_and_std(match.info["after"][group])}
         for group in match.P
     }
 

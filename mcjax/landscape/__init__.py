@@ -1,15 +1,59 @@
-"""Measuring the loss landscape along paths, and what networks merged from others can do."""
+"""Measuring the loss landscape: along paths, on planes, and around networks merged from others.
+
+Two networks are connected if a path joins them along which the loss stays low. `evaluate_path` measures loss and
+accuracy at points of any path, re-estimating batch statistics at each, and `barrier` is the height that the loss rises
+above the ends, in the definitions of the literature. Around the path:
+
+- `plane` and `curve_plane` measure on a grid of a plane, through any three networks or the one that holds a curve
+  (Garipov et al., 2018).
+- `arc_length`, `normalized_length`, `spectrum`: the length of a path, and the Fourier transform of its loss.
+- `correlation_signature`: whether the units along a curve still respond as those of its ends (Tatro et al., 2020).
+- `repair` resets the unit statistics of networks merged from others (Jordan et al., 2022), and `ensemble_accuracy`
+  measures the mean of the predictions of many.
+- `noise_stability`: cushions, contraction and smoothness of a network (Kuditipudi et al., 2019).
+
+Evaluations are one compiled program for all points, in chunks that bound the memory; a chunk that does not fit is
+refused before it runs. With a mesh (`make_mesh`), points are shared out among its devices.
+
+Example::
+
+    import jax
+    import numpy as np
+    import mcjax
+
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (100, 6, 6, 1), np.uint8), rng.integers(0, 3, 100)
+    data = mcjax.data.from_arrays(images[:80], labels[:80], images[80:], labels[80:], 3)
+    model = mcjax.models.create("mlp", 3, (6, 6, 1), widths=(8, 8))
+    theta_1, theta_2 = (model.init(jax.random.key(seed)) for seed in range(2))
+
+    # Loss along the straight line.
+    path = mcjax.linear(model.spec).bind(theta_1, theta_2)
+    metrics = mcjax.evaluate_path(model, path, data, ts=11)
+    print(metrics.train_loss, mcjax.barrier(metrics))
+    print(mcjax.landscape.normalized_length(path))
+
+    # Loss on the plane through the line and a third network.
+    theta_3 = model.init(jax.random.key(2))
+    grid = mcjax.plane(model, theta_1, theta_2, theta_3, data, grid=5, splits="test")
+    print(grid.test_loss.shape, grid.points)
+
+    # The midpoint, with the unit statistics of both ends.
+    ends = mcjax.trees.stack([theta_1, theta_2])
+    repaired = mcjax.repair(model, path(0.5), ends, data)
+    print(mcjax.evaluate(model, repaired, data))
+"""
 
 from mcjax.landscape.along import PathMetrics, arc_length, barrier, evaluate_path, normalized_length
+from mcjax.landscape.correlation_signature import CorrelationSignature, correlation_signature
 from mcjax.landscape.ensembles import Ensemble, ensemble_accuracy
+from mcjax.landscape.noise_stability import NoiseStability, noise_stability
 from mcjax.landscape.plane import Plane, PlaneMetrics, curve_plane, plane, plane_axes
 from mcjax.landscape.repair import repair, repaired_layers
-from mcjax.landscape.signature import CurveSignature, curve_signature
 from mcjax.landscape.spectrum import Spectrum, spectrum
-from mcjax.landscape.stability import NoiseStability, noise_stability
 
 __all__ = [
-    "CurveSignature",
+    "CorrelationSignature",
     "Ensemble",
     "NoiseStability",
     "PathMetrics",
@@ -18,8 +62,8 @@ __all__ = [
     "Spectrum",
     "arc_length",
     "barrier",
+    "correlation_signature",
     "curve_plane",
-    "curve_signature",
     "ensemble_accuracy",
     "evaluate_path",
     "noise_stability",

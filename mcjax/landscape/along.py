@@ -1,4 +1,4 @@
-"""Loss and accuracy along any path, and what is read off them: barriers, lengths, integrals."""
+"""Loss and accuracy along any path, and their barriers, lengths and integrals."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -12,16 +12,23 @@ from mcjax import trees
 from mcjax.curves.curve import PairwiseCurve
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
-from mcjax.landscape.points import METRICS, evaluate_points, settings_for
+from mcjax.landscape.points import METRICS, evaluate_points, evaluation_config
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.training.objective import check_model_and_data
 
 
 class PathMetrics(NamedTuple):
-    """Loss (nats) and accuracy (share) at each of `ts`, float32 ([pairs,] len(ts)).
+    """Loss and accuracy at points of a path; arrays have a leading pair axis if the path had one.
 
-    distance: the Euclidean length of the path up to each t, in parameter space ([pairs,] len(ts)).
+    Attributes:
+        ts: The points, float32 (n,).
+        train_loss: Mean loss over the training images in nats, float32 ([pairs,] n).
+        train_accuracy: The share of training images classified right, float32 ([pairs,] n).
+        test_loss: As `train_loss`, over the test images.
+        test_accuracy: As `train_accuracy`, over the test images.
+        distance: The Euclidean length of the path up to each t, in parameter space, float32 ([pairs,] n).
+
     """
 
     ts: np.ndarray
@@ -32,10 +39,10 @@ class PathMetrics(NamedTuple):
     distance: np.ndarray
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """For every metric: start, end, min, max, mean over ts, and integral.
+        """The start, end, min, max, mean over ts, and integral of every metric.
 
-        The integral is the trapezoid over arc length, divided by the length (the plain trapezoid
-        over t if the path has no length): what eq. 1 of Neuron Alignment averages.
+        The integral is the trapezoid over arc length, divided by the length (the plain trapezoid over t if the path
+        has no length): the average of Neuron Alignment, eq. 1.
         """
         return {name: self._columns(getattr(self, name)) for name in METRICS}
 
@@ -70,28 +77,41 @@ def evaluate_path(
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> PathMetrics:
-    """Loss and accuracy of the network at every point of a path, on all train and test images.
+    """Loss and accuracy of the network at every point of a path, on all training and test images.
 
-    path: any function t -> theta; one whose theta has a leading pair axis gives metrics with that
-    axis. ts: values in [0, 1], increasing, or how many equally spaced ones. reestimate: re-estimate
-    batch statistics at every point on the first `calibration_images` training images (default: all),
-    `batch_size` at a time, under `augmentation`, which should be that of training (default: the data
-    set's own; the images that are measured on are not augmented). chunk: how many points are in
-    a device's memory at once (default: 16; 1 where convolutions run faster one after another). One
-    compiled program for all points, which are shared out among the devices of a mesh (`make_mesh`) if
-    one is given; a path that is a `jax.tree_util.Partial`, as every fit returns, is compiled once for
-    its kind. Raises InputError for t outside [0, 1] and for a chunk that does not fit into memory
-    (before anything is run), SpecError if the path leaves the model's parameter space.
+    One compiled program evaluates all points. A path that is a `jax.tree_util.Partial`, as every fit returns, is
+    compiled once for its kind.
 
         metrics = evaluate_path(model, fit.path, data)
         print(barrier(metrics), metrics.summary()["test_accuracy"]["min"])
+
+    Args:
+        model: The model of the networks.
+        path: Any function t -> theta. If theta has a leading pair axis, the metrics have it too.
+        data: The data set.
+        ts: Increasing values in [0, 1], or how many equally spaced ones.
+        reestimate: Whether batch statistics are re-estimated at every point.
+        batch_size: Images in memory at once.
+        calibration_images: How many of the first training images statistics are re-estimated on. None is all.
+        augmentation: The augmentation of these images, which should be that of training; the images that are measured
+            on are not augmented. None is the data set's own.
+        chunk: Points in a device's memory at once. None is 16, and 1 where convolutions run faster one after another.
+        mesh: Devices among which the points are shared out (`make_mesh`). None is one device.
+
+    Returns:
+        The metrics at every t.
+
+    Raises:
+        InputError: For t outside [0, 1], and for a chunk that does not fit into memory, before anything is run.
+        SpecError: If the path leaves the model's parameter space.
+
     """
     check_model_and_data(model, data)
     ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
     _check_ts(ts)
     path = path if isinstance(path, jax.tree_util.Partial) else jax.tree_util.Partial(path)
     pairs = has_leading_axis(jax.eval_shape(path, jnp.float32(0)), model)
-    settings = settings_for(
+    config = evaluation_config(
         model,
         data,
         pairs=pairs,
@@ -101,8 +121,8 @@ def evaluate_path(
         augmentation=augmentation,
         chunk=chunk,
     )
-    # Points come first out of the programs, pairs first out of here.
-    values = np.moveaxis(evaluate_points(settings, path, data, ts, mesh), 0, -1)
+    # The programs give points first; the metrics have pairs first and points last.
+    values = np.moveaxis(evaluate_points(config, path, data, ts, mesh), 0, -1)
     distance = np.moveaxis(np.asarray(_lengths(path, jnp.asarray(ts), pairs)), 0, -1)
     train_loss, train_accuracy, test_loss, test_accuracy = values
     return PathMetrics(ts, train_loss, train_accuracy, test_loss, test_accuracy, distance)
@@ -119,6 +139,8 @@ def _lengths(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
 
 
 def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
+    """The length of the polygon through the points of a path, up to each of them: (len(ts)[, pairs])."""
+
     def length(a: trees.Tree, b: trees.Tree) -> jax.Array:
         return trees.norm(trees.subtract(trees.params(a), trees.params(b)))
 
@@ -136,14 +158,21 @@ def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
 def barrier(
     metrics: PathMetrics, metric: str = "train_loss", baseline: Literal["line", "mean", "ends"] = "line"
 ) -> Any:
-    """How far the path rises: in nats for a loss, as a share for an accuracy (which rises as error).
+    """The largest rise of a path above its ends: in nats for a loss, as a share for an accuracy (of the error).
 
-    baseline: the largest height above what. "line": the straight line between the two ends' values, so that
-    ends of different values are no barrier by themselves (Entezari et al., 2021, Definition 2.1; Git Re-Basin's loss
-    barrier). "mean": the mean of the two ends' values (Frankle et al., 2020: of the error along the straight
-    line between two networks of one parent, "test_accuracy" here, this is the linear interpolation instability).
-    "ends": the worse end. Never negative: the ends are part of the path, and the worse of them is on the line
-    and not below the mean, above which it lies by half of what the ends differ by. A float, or an array over pairs.
+    Args:
+        metrics: The metrics of a path.
+        metric: One of `METRICS`.
+        baseline: The height from which the rise is measured. "line" is the straight line between the values at the
+            two ends, so that ends of different values are no barrier by themselves (Entezari et al., 2021, Definition
+            2.1; the loss barrier of Git Re-Basin). "mean" is the mean of the two values (Frankle et al., 2020: along
+            the straight line between two networks of one parent, for "test_accuracy", this is the linear
+            interpolation instability). "ends" is the worse of the two values.
+
+    Returns:
+        A float, or an array over pairs. Never negative, since the ends are part of the path. The mean lies below the
+        worse end, so with "mean" a path that does not rise has a barrier of half the difference of its ends.
+
     """
     if metric not in METRICS:
         raise InputError(f"got metric={metric!r}, expected one of {', '.join(METRICS)}.")
@@ -152,27 +181,28 @@ def barrier(
     values = getattr(metrics, metric) * (-1 if metric.endswith("accuracy") else 1)
     start, end = values[..., :1], values[..., -1:]
     t = metrics._share()
+    # An accuracy is negated above, so that all metrics rise as they get worse.
     bases = {"line": (1 - t) * start + t * end, "mean": (start + end) / 2, "ends": np.maximum(start, end)}
     return np.maximum((values - bases[baseline]).max(-1), 0)
 
 
 def arc_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
-    """The Euclidean length of the polygon through path(ts), over parameters, not batch statistics.
+    """The Euclidean length of the polygon through path(ts), over parameters and not batch statistics.
 
-    ts as in `evaluate_path`. A float32, or (pairs,) for a path that a curve was bound to over pairs.
+    `ts` is as in `evaluate_path`. The result is a float32, or (pairs,) for the path of a curve bound to many pairs.
     """
     ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
     _check_ts(ts)
-    return _distances(path, jnp.asarray(ts), _of_pairs(path))[-1]
+    return _distances(path, jnp.asarray(ts), _over_pairs(path))[-1]
 
 
 def normalized_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
-    """The arc length over the distance of the ends: 1 for a straight line. NaN if the ends coincide.
+    """The arc length divided by the distance of the ends: 1 for a straight line, NaN if the ends coincide.
 
-    Arguments and result as in `arc_length`.
+    Arguments and result are those of `arc_length`.
     """
-    return arc_length(path, ts) / _distances(path, jnp.array([0.0, 1.0]), _of_pairs(path))[-1]
+    return arc_length(path, ts) / _distances(path, jnp.array([0.0, 1.0]), _over_pairs(path))[-1]
 
 
-def _of_pairs(path: Any) -> bool:
+def _over_pairs(path: Any) -> bool:
     return isinstance(getattr(path, "func", None), PairwiseCurve)

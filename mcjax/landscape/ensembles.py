@@ -17,10 +17,14 @@ BINS = 15
 
 
 class Ensemble(NamedTuple):
-    """Of an ensemble, float32 scalars: the share classified right, the negative log-likelihood (nats), and the ECE.
+    """The performance of an ensemble, float32 scalars.
 
-    calibration_error: the expected calibration error, the mean over images of |confidence - accuracy|
-    of their bin, 15 bins of equal width.
+    Attributes:
+        accuracy: The share of images classified right.
+        loss: The negative log-likelihood in nats.
+        calibration_error: The expected calibration error: the mean over images of |confidence - accuracy| of their
+            bin, with 15 bins of equal width.
+
     """
 
     accuracy: jax.Array
@@ -36,12 +40,25 @@ def ensemble_accuracy(
     *,
     split: Literal["train", "test"] = "test",
 ) -> Ensemble:
-    """Accuracy, loss and calibration of the mean of the softmax outputs of many networks, on the test images.
+    """Accuracy, loss and calibration of the mean of the softmax outputs of many networks.
 
-    thetas: networks along a leading axis, by the batch statistics that they hold. Every image counts
-    once, `batch_size` of them are in memory at a time; split: which images. The bins of the
-    calibration error are those of Guo, Pleiss, Sun and Weinberger, 2017: On Calibration of Modern
-    Neural Networks. Raises InputError if thetas is one network, SpecError if it is not of this model.
+    Every image counts once. The bins of the calibration error are those of Guo, Pleiss, Sun and Weinberger, 2017, "On
+    Calibration of Modern Neural Networks".
+
+    Args:
+        model: The model of the networks.
+        thetas: Networks along a leading axis, with the batch statistics that they hold.
+        data: The data set.
+        batch_size: Images in memory at once.
+        split: The images that are classified.
+
+    Returns:
+        Accuracy, loss and calibration error.
+
+    Raises:
+        InputError: If `thetas` is one network, or the data are a regression.
+        SpecError: If the networks are not of this model.
+
     """
     check_model_and_data(model, data)
     if not has_leading_axis(thetas, model):
@@ -60,12 +77,13 @@ def _evaluate(model: Model, thetas: trees.Tree, data: Dataset, batch_size: int, 
     def sums(batch: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = normalize(batch, data.mean, data.std)
         logits = over_models(lambda theta: model.apply(theta, x), model.convolutions)(thetas)
+        # The log of the mean of the networks' probabilities.
         each = jax.nn.log_softmax(logits.astype(jnp.float32))
-        together = jax.nn.logsumexp(each, 0) - jnp.log(len(each))
-        together, labels = together.reshape(-1, together.shape[-1]), labels.ravel()
-        losses = -jnp.take_along_axis(together, labels[:, None], 1)[:, 0]
-        right = together.argmax(-1) == labels
-        return losses.sum(), _by_confidence(jnp.exp(together.max(-1)), right)
+        log_mean = jax.nn.logsumexp(each, 0) - jnp.log(len(each))
+        log_mean, labels = log_mean.reshape(-1, log_mean.shape[-1]), labels.ravel()
+        losses = -jnp.take_along_axis(log_mean, labels[:, None], 1)[:, 0]
+        right = log_mean.argmax(-1) == labels
+        return losses.sum(), _by_confidence(jnp.exp(log_mean.max(-1)), right)
 
     n, size = len(labels), min(batch_size, len(labels))
     whole = n // size * size
@@ -79,8 +97,8 @@ def _evaluate(model: Model, thetas: trees.Tree, data: Dataset, batch_size: int, 
 
 
 def _by_confidence(confidence: jax.Array, right: jax.Array) -> jax.Array:
-    """Of every bin the sum of confidences and the number of right answers: (bins, 2)."""
-    # Bins are open below and closed above, as in the paper. Two of three networks that are sure of it give 2/3, the
-    # edge of a bin, which rounding must not cross.
+    """The sum of confidences and the number of right answers in every bin: (bins, 2)."""
+    # Bins are open below and closed above, as in the paper. The margin keeps rounding from crossing an edge, such as
+    # the confidence 2/3 where two of three networks are certain.
     at = jnp.clip(jnp.ceil(confidence * BINS - 1e-4).astype(jnp.int32) - 1, 0, BINS - 1)
     return jnp.zeros((BINS, 2)).at[at].add(jnp.stack([confidence, right.astype(jnp.float32)], -1))

@@ -11,18 +11,23 @@ from mcjax import trees
 from mcjax.curves.curve import Curve
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
-from mcjax.landscape.points import METRICS, Splits, evaluate_points, settings_for
+from mcjax.landscape.points import METRICS, Splits, evaluate_points, evaluation_config
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.training.objective import check_model_and_data
 
 
 class Plane(NamedTuple):
-    """A plane in parameter space: theta(x, y) = origin + x e_x + y e_y, in Euclidean units of the weights.
+    """A plane in parameter space: theta(x, y) = origin + x e_x + y e_y, in Euclidean units of the weights. A pytree.
 
-    e_x, e_y: trees like theta, float32, orthonormal over the parameters. Batch statistics are moved
-    along with them, as the same affine combination of those of the three networks; far outside of
-    these a variance can become negative, so re-estimate them there. points: the coordinates of
-    origin, u_point and v_point, float32 (3, 2). A pytree.
+    Batch statistics are moved along with the parameters, as the same affine combination of those of the three
+    networks. Far outside of these a variance can become negative, so re-estimate them there.
+
+    Attributes:
+        origin: The network at (0, 0).
+        e_x: The first direction, a tree like theta, float32; orthonormal with `e_y` over the parameters.
+        e_y: The second direction.
+        points: The coordinates of origin, u_point and v_point, float32 (3, 2).
+
     """
 
     origin: trees.Tree
@@ -37,22 +42,30 @@ class Plane(NamedTuple):
     def coordinates(self, theta: trees.Tree) -> tuple[jax.Array, jax.Array]:
         """The x and y of the plane's point nearest to theta, float32 scalars. Works under jit and vmap.
 
-        path_xy = jax.vmap(lambda t: plane.coordinates(path(t)))(ts)
+        For a whole path: `jax.vmap(lambda t: plane.coordinates(path(t)))(ts)`.
         """
         moved = trees.subtract(trees.params(theta), trees.params(self.origin))
         return trees.dot(moved, trees.params(self.e_x)), trees.dot(moved, trees.params(self.e_y))
 
     def distance(self, theta: trees.Tree) -> jax.Array:
-        """How far the parameters of theta lie off the plane, a float32 scalar; about 1e-7 ||theta|| on it."""
+        """The distance of the parameters of theta from the plane, a float32 scalar; about 1e-7 ||theta|| on it."""
         on_plane = self.at(*self.coordinates(theta))
         return trees.norm(trees.subtract(trees.params(theta), trees.params(on_plane)))
 
 
 class PlaneMetrics(NamedTuple):
-    """Loss (nats) and accuracy (share) on a grid of a plane, float32 (rows, columns); None where not measured.
+    """Loss and accuracy on a grid of a plane, float32 (rows, columns); values[i, j] is at (x[j], y[i]).
 
-    x (columns,), y (rows,): the coordinates, so that values[i, j] is at (x[j], y[i]). points: those of
-    the three networks, (3, 2). axes: the plane.
+    Attributes:
+        x: The coordinates of the columns, (columns,).
+        y: The coordinates of the rows, (rows,).
+        train_loss: Mean loss over the training images in nats; None if not measured, as are the others.
+        train_accuracy: The share of training images classified right.
+        test_loss: As `train_loss`, over the test images.
+        test_accuracy: As `train_accuracy`, over the test images.
+        points: The coordinates of the three networks, (3, 2).
+        axes: The plane.
+
     """
 
     x: np.ndarray
@@ -66,12 +79,16 @@ class PlaneMetrics(NamedTuple):
 
 
 def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> Plane:
-    """The plane through three networks, its x axis from origin to u_point, y towards v_point.
+    """The plane through three networks, with its x axis from origin to u_point, and y towards v_point.
 
-    e_x is the direction of u_point - origin, e_y that of v_point - origin less its part along e_x
-    (Gram-Schmidt, in float64 on the host), over the parameters. Raises InputError if the three are not
-    of one architecture, lie on one line as far as float32 can tell, or are not finite. Garipov et al.,
-    2018: Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs.
+    e_x is the direction of u_point - origin, and e_y that of v_point - origin less its part along e_x (Gram-Schmidt, in
+    float64 on the host), over the parameters.
+    Source: Garipov et al., 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs".
+
+    Raises:
+        InputError: If the three are not of one architecture, lie on one line as far as float32 can tell, or are not
+            finite.
+
     """
     for name, theta in (("u_point", u_point), ("v_point", v_point)):
         if trees.shapes(theta) != trees.shapes(origin):
@@ -79,6 +96,7 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
     start, u, v = (
         jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), theta) for theta in (origin, u_point, v_point)
     )
+    # Gram-Schmidt.
     u, v = (jax.tree.map(np.subtract, theta, start) for theta in (u, v))
     length, reach = np.sqrt(_dot(u, u)), np.sqrt(_dot(v, v))
     rounding = 1e-6 * np.sqrt(_dot(start, start)) + 1e-5 * max(length, reach)
@@ -93,6 +111,7 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
             "which no two are the same."
         )
     e_y = jax.tree.map(lambda leaf: leaf / height, rest)
+    # In these axes, origin is (0, 0), u_point (length, 0) and v_point (along, height).
     points = np.array([[0, 0], [length, 0], [along, height]])
     return Plane(*jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (start, e_x, e_y, points)))
 
@@ -122,27 +141,44 @@ def plane(
 ) -> PlaneMetrics:
     """Loss and accuracy on the plane through three networks (see `plane_axes`), on a grid of points.
 
-    grid: how many equally spaced points along each axis, (columns, rows) of them, or the coordinates
-    themselves, two increasing arrays (x, y). bounds: ((x0, x1), (y0, y1)), what the grid covers
-    (default: the bounding box of the three networks and, on every side, `margin` of its extent).
-    splits: "train" or "test" measures these images alone; the metrics of the others are None.
-    reestimate, batch_size, calibration_images, augmentation: as in `evaluate_path`; batch statistics
-    are re-estimated at every point of the grid, on training images whatever the splits.
-
-    chunk: how many points are in a device's memory at once (default: 16; 1 where convolutions run faster one
-    after another). One compiled program for the grid, and for all planes of its kind; its points are
-    shared out among the devices of a mesh (`make_mesh`), if one is given. Raises
-    SpecError if a network is not of this model; InputError if the three lie on one line, if the grid
-    is not one, and, before anything is run, if so many points do not fit into memory.
+    One compiled program evaluates the grid, and all planes of its kind.
 
         metrics = plane(model, theta_1, theta_2, theta_3, data, splits="test")
         x, y = metrics.axes.coordinates(theta_4)
+
+    Args:
+        model: The model of the networks.
+        origin: The network at (0, 0).
+        u_point: A network on the x axis.
+        v_point: A third network, above the x axis.
+        data: The data set.
+        grid: The number of equally spaced points along each axis, or (columns, rows); or the coordinates themselves,
+            two increasing arrays (x, y).
+        bounds: ((x0, x1), (y0, y1)), the rectangle that the grid covers. None is the bounding box of the three
+            networks, wider by `margin`.
+        margin: The share of the bounding box's extent that is added on every side.
+        reestimate: Whether batch statistics are re-estimated at every point, on training images for all splits.
+        batch_size: Images in memory at once.
+        calibration_images: As in `evaluate_path`.
+        augmentation: As in `evaluate_path`.
+        chunk: Points in a device's memory at once. None is 16, and 1 where convolutions run faster one after another.
+        splits: "train" or "test" measures on these images alone.
+        mesh: Devices among which the points are shared out (`make_mesh`). None is one device.
+
+    Returns:
+        The metrics on the grid.
+
+    Raises:
+        SpecError: If a network is not of this model.
+        InputError: If the three lie on one line, if the grid is not one, or if the points do not fit into memory,
+            before anything is run.
+
     """
     check_model_and_data(model, data)
     for name, theta in (("origin", origin), ("u_point", u_point), ("v_point", v_point)):
         if has_leading_axis(theta, model):
             raise InputError(f"got many networks as {name}, expected one: take one by mcjax.trees.index(theta, i).")
-    settings = settings_for(
+    config = evaluation_config(
         model,
         data,
         pairs=False,
@@ -157,9 +193,9 @@ def plane(
     x, y = _grid(grid, bounds, margin, np.asarray(axes.points))
     points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
     at = jax.tree_util.Partial(_at, axes)
-    values = evaluate_points(settings, at, data, points, mesh).T.reshape(-1, len(y), len(x))
+    values = evaluate_points(config, at, data, points, mesh).T.reshape(-1, len(y), len(x))
     named: dict[str, Any] = dict.fromkeys(METRICS)
-    named |= dict(zip(settings.metrics, values, strict=True))
+    named |= dict(zip(config.metrics, values, strict=True))
     return PlaneMetrics(x=x, y=y, **named, points=np.asarray(axes.points), axes=axes)
 
 
@@ -168,13 +204,26 @@ def curve_plane(
 ) -> PlaneMetrics:
     """`plane` for the plane that holds a curve of one control point: a quadratic Bezier or a chain of one bend.
 
-    path: what `Curve.bind` returns, such as the `.path` of a fit. The x axis runs from theta_1 to P
-    theta_2; `.points` are these two and the control point, their midpoint + theta_c. The grid covers
-    the curve, and `margin` of its extent on every side, but not the control point. options: those of
-    `plane`. Raises InputError for other paths, and for a curve that is a straight line.
+    The x axis runs from theta_1 to P theta_2; `.points` are these two and the control point, their midpoint + theta_c.
 
         metrics = curve_plane(model, fit.path, data, splits="test")
         x, y = jax.vmap(lambda t: metrics.axes.coordinates(fit.path(t)))(ts)
+
+    Args:
+        model: The model of the networks.
+        path: The path of one pair by such a curve, as `Curve.bind` returns it: the `.path` of a fit.
+        data: The data set.
+        grid: As in `plane`.
+        bounds: As in `plane`. None is the bounding box of the curve, without the control point, wider by `margin`.
+        margin: As in `plane`.
+        **options: Further arguments of `plane`.
+
+    Returns:
+        The metrics on the grid.
+
+    Raises:
+        InputError: For other paths, and for a curve that is a straight line.
+
     """
     curve = getattr(path, "func", None)
     if not isinstance(curve, Curve) or curve.control_points != 1 or len(path.args) != 4 or path.keywords:
@@ -188,6 +237,7 @@ def curve_plane(
     control = jax.tree.map(lambda a, b, c: (a + b) / 2 + c, theta_1, theta_2, theta_c)
     if bounds is None and not _explicit(grid):
         points = np.asarray(plane_axes(theta_1, theta_2, control).points)
+        # The curve in the coordinates of the plane.
         ts = np.linspace(0, 1, 1001, dtype=np.float32)
         weights = np.asarray(jax.vmap(curve.weights)(ts))
         offset = points[2] - (points[0] + points[1]) / 2

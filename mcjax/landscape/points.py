@@ -1,8 +1,5 @@
-"""Networks evaluated at many points of parameter space, a chunk at a time, within the device's memory."""
+"""Loss and accuracy at many points of parameter space, a chunk at a time, within the device's memory."""
 
-import math
-import os
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,6 +13,7 @@ from mcjax.errors import InputError, unknown_name
 from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import chunk_for, over_models, over_points
+from mcjax.runtime.memory import check_memory, program_memory
 from mcjax.runtime.mesh import AXES, Placement, check_mesh, on_mesh
 from mcjax.training.batch_statistics import estimate_statistics
 from mcjax.training.objective import evaluate_images, evaluate_splits
@@ -24,8 +22,20 @@ METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 Splits = Literal["both", "train", "test"]
 
 
-class Settings(NamedTuple):
-    """What an evaluation is compiled for. pairs: whether every point is many networks along a leading axis."""
+class EvaluationConfig(NamedTuple):
+    """The static arguments of an evaluation: a program is compiled for each.
+
+    Attributes:
+        model: The model of the networks.
+        pairs: Whether every point is several networks along a leading axis.
+        reestimate: Whether batch statistics are re-estimated at every point.
+        batch_size: Images in memory at once.
+        calibration_images: How many of the first training images statistics are re-estimated on.
+        augmentation: The augmentation of these images.
+        chunk: Points in a device's memory at once.
+        splits: The images that are measured on.
+
+    """
 
     model: Model
     pairs: bool
@@ -38,11 +48,11 @@ class Settings(NamedTuple):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of what is measured, in order."""
+        """The names of the metrics, in the order of the results."""
         return tuple(name for name in METRICS if self.splits == "both" or name.startswith(self.splits))
 
 
-def settings_for(
+def evaluation_config(
     model: Model,
     data: Dataset,
     *,
@@ -53,8 +63,27 @@ def settings_for(
     augmentation: Augmentation | None,
     chunk: int | None,
     splits: Splits = "both",
-) -> Settings:
-    """The settings with the defaults filled in. Raises InputError for sizes that the data do not have."""
+) -> EvaluationConfig:
+    """An `EvaluationConfig`, checked, with defaults in place of None.
+
+    Args:
+        model: The model of the networks.
+        data: The data set.
+        pairs: Whether every point is several networks along a leading axis.
+        reestimate: Whether batch statistics are re-estimated at every point.
+        batch_size: Images in memory at once.
+        calibration_images: Training images to re-estimate on. None is all.
+        augmentation: The augmentation of these images. None is the data set's own.
+        chunk: Points in memory at once. None is 16, and 1 where convolutions run faster one after another.
+        splits: The images that are measured on.
+
+    Returns:
+        The config.
+
+    Raises:
+        InputError: For sizes that the data do not have.
+
+    """
     if splits not in ("both", "train", "test"):
         raise unknown_name("splits", str(splits), ("both", "train", "test"))
     n = len(data.train_labels)
@@ -66,100 +95,62 @@ def settings_for(
         )
     augmentation = data.default_augmentation() if augmentation is None else augmentation
     chunk = chunk or chunk_for(model.convolutions)
-    return Settings(model, pairs, reestimate, batch_size, calibration_images, augmentation, chunk, splits)
+    return EvaluationConfig(model, pairs, reestimate, batch_size, calibration_images, augmentation, chunk, splits)
 
 
-@jit(static_argnames=("settings", "mesh"))
-def _values(settings: Settings, at: Any, data: Dataset, points: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """`settings.metrics` of the network at(point), for every entry of `points`: (points, metrics[, pairs])."""
-    model, size = settings.model, settings.batch_size
+@jit(static_argnames=("config", "mesh"))
+def _values(config: EvaluationConfig, at: Any, data: Dataset, points: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """`config.metrics` of the network at(point), for every entry of `points`: (points, metrics[, pairs])."""
+    model, size = config.model, config.batch_size
 
     def many(at: Any, data: Dataset, points: jax.Array) -> jax.Array:
         def one(theta: trees.Tree) -> jax.Array:
-            if settings.reestimate:
-                calibration = data.train_images[: settings.calibration_images]
-                theta = estimate_statistics(model, theta, calibration, data.mean, data.std, size, settings.augmentation)
-            if settings.splits == "both":
+            # New batch statistics first, then the metrics.
+            if config.reestimate:
+                calibration = data.train_images[: config.calibration_images]
+                theta = estimate_statistics(model, theta, calibration, data.mean, data.std, size, config.augmentation)
+            if config.splits == "both":
                 train, test = evaluate_splits(model, theta, data, size)
                 return jnp.stack([*train, *test])
-            images, labels = (getattr(data, f"{settings.splits}_{what}") for what in ("images", "labels"))
+            images, labels = (getattr(data, f"{config.splits}_{what}") for what in ("images", "labels"))
             return jnp.stack(evaluate_images(model, theta, images, labels, data.mean, data.std, size))
 
         def point(where: jax.Array) -> jax.Array:
             theta = at(where)
-            return over_models(one, model.convolutions)(theta).T if settings.pairs else one(theta)
+            return over_models(one, model.convolutions)(theta).T if config.pairs else one(theta)
 
-        return over_points(point, points, model.convolutions, settings.chunk)
+        return over_points(point, points, model.convolutions, config.chunk)
 
     return on_mesh(many, mesh, everywhere=2, axes=AXES)(at, data, points)
 
 
 def evaluate_points(
-    settings: Settings, at: Any, data: Dataset, points: np.ndarray, mesh: Mesh | None = None
+    config: EvaluationConfig, at: Any, data: Dataset, points: np.ndarray, mesh: Mesh | None = None
 ) -> np.ndarray:
-    """`settings.metrics` of the network at(point), for every entry of `points`: float32 (points, metrics[, pairs]).
+    """The metrics of the network at every point, in one compiled program.
 
-    at: a `jax.tree_util.Partial`. One compiled program; with a mesh, every device takes its share of
-    the points. Raises InputError before anything is run if XLA finds that the program does not fit
-    into the device's memory, with a chunk that would fit.
+    Args:
+        config: Which metrics, and how they are computed.
+        at: point -> theta, a `jax.tree_util.Partial`.
+        data: The data set.
+        points: Points along the leading axis.
+        mesh: Devices among which the points are shared out. None is one device.
+
+    Returns:
+        `config.metrics` at every point, float32 (points, metrics[, pairs]).
+
+    Raises:
+        InputError: If XLA finds that the program does not fit into the device's memory, with a chunk that would; before
+            anything is run.
+
     """
     if mesh is not None:
         check_mesh(mesh)
     placement = Placement(mesh, len(points), AXES)
     arguments = (*placement.put_everywhere((at, data)), placement.put(jnp.asarray(points)))
-    limit = device_memory()
-    if limit is not None and (needed := _needed(settings, arguments, mesh)) > limit:
-        chunk = min(settings.chunk, len(points))
-        fitting = _fitting(settings._replace(chunk=chunk), arguments, mesh, needed, limit)
-        advice = (
-            f"Give chunk={fitting}, or a smaller batch_size."
-            if fitting
-            else f"One point at a time does not fit either: give a batch_size below {settings.batch_size}."
-        )
-        raise InputError(
-            f"{len(points)} points with chunk={chunk} need {_gigabytes(needed)} of memory, expected at most the "
-            f"device's {_gigabytes(limit)}. {advice}"
-        )
-    return np.asarray(placement.get(_values(settings, *arguments, mesh)))
 
+    def needed(chunk: int) -> float:
+        return program_memory(_values, config._replace(chunk=chunk), *arguments, mesh)
 
-def device_memory() -> int | None:
-    """Bytes that a program can have: the accelerator's, or the machine's (or container's). None if not known."""
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics and "bytes_limit" in statistics:
-        return statistics["bytes_limit"]
-    known = getattr(os, "sysconf_names", {})
-    if jax.default_backend() != "cpu" or "SC_PAGE_SIZE" not in known or "SC_PHYS_PAGES" not in known:
-        return None
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
-        except (OSError, ValueError):  # no such container, or "max"
-            continue
-    return min(limits)
-
-
-def _needed(settings: Settings, arguments: tuple, mesh: Mesh | None) -> float:
-    """The bytes that an evaluation needs; 0 if XLA does not tell."""
-    try:
-        return _values.memory(settings, *arguments, mesh) or 0
-    except jax.errors.JaxRuntimeError as error:
-        # Some compilers refuse such a program themselves.
-        if "RESOURCE_EXHAUSTED" in str(error):
-            return math.inf
-        raise
-
-
-def _fitting(settings: Settings, arguments: tuple, mesh: Mesh | None, needed: float, limit: int) -> int:
-    """A chunk that fits, the largest one up to a factor of two; 0 if not even a single point does."""
-    # Memory is a constant and a share a point, so that the first guess is never too small.
-    share = limit / needed if math.isfinite(needed) else 0.5
-    chunk = max(1, int(settings.chunk * share)) if settings.chunk > 1 else 0
-    while chunk and _needed(settings._replace(chunk=chunk), arguments, mesh) > limit:
-        chunk //= 2
-    return chunk
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.3g} GB" if math.isfinite(size) else "more memory than the compiler accepts"
+    check_memory(needed, config.chunk, len(points), "points", f"give a batch_size below {config.batch_size}.")
+    return np.asarray(placement.get(_values(config, *arguments, mesh)))

@@ -1,4 +1,4 @@
-"""How a curve's loss oscillates: its Fourier transform along t."""
+"""The Fourier transform of a loss along t: how a path oscillates."""
 
 from typing import NamedTuple
 
@@ -9,33 +9,46 @@ from mcjax.landscape.along import METRICS, PathMetrics
 
 
 class Spectrum(NamedTuple):
-    """The Fourier transform of a metric along a path.
+    """The absolute Fourier transform of a metric along a path.
 
-    wavenumber: oscillations per unit of t, 0, 1, ... for a path measured from 0 to 1, float64
-    (modes,). magnitude: the absolute value of the mode's coefficient, in the metric's units, float64
-    ([pairs,] modes); that of wavenumber 0 is the mean over t.
+    Attributes:
+        wavenumber: Oscillations per unit of t, 0, 1, ... for a path measured from 0 to 1, float64 (modes,).
+        magnitude: The absolute value of every mode's coefficient, in the metric's units, float64 ([pairs,] modes);
+            that of wavenumber 0 is the mean over t.
+
     """
 
     wavenumber: np.ndarray
     magnitude: np.ndarray
 
 
-def spectrum(metrics: PathMetrics, of: str = "test_loss") -> Spectrum:
-    """The absolute Fourier transform of a metric along a path: the rougher, the more at high wavenumbers.
+def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
+    """The absolute Fourier transform of a metric along a path: rough paths have large values at high wavenumbers.
 
-    For n intervals between equally spaced ts, mode k is |sum_j values_j exp(-2 pi i jk / n)| / n, for k
-    up to n // 2: the trapezoid rule for the Fourier coefficients on [0, 1]. t = 0 and t = 1 are one
-    point of the periodic continuation, which takes the mean of both values. Nothing is windowed or
-    subtracted, so ends of different value contribute about |difference| / (2 pi k) to mode k, of every
-    curve between the same ends alike: compare curves that share their ends. Raises InputError for
-    fewer than 3 points, ts not equally spaced, an unknown `of`, or values that are not finite.
+    For n intervals between equally spaced ts, mode k is |sum_j values_j exp(-2 pi i jk / n)| / n, for k up to n // 2:
+    the trapezoid rule for the Fourier coefficients on [0, 1]. t = 0 and t = 1 are one point of the periodic
+    continuation, which takes the mean of both values. Nothing is windowed or subtracted, so ends of different values
+    contribute about |difference| / (2 pi k) to mode k, alike for all curves between the same ends: compare curves
+    that share their ends.
     Source: Neuron Alignment, Figure 11, with 60 intervals.
 
         aligned, unaligned = (spectrum(evaluate_path(model, fit.path, data)) for fit in fits)
         print(aligned.magnitude[..., 5:].mean() < unaligned.magnitude[..., 5:].mean())
+
+    Args:
+        metrics: The metrics of a path at equally spaced ts.
+        metric: One of `METRICS`.
+
+    Returns:
+        Wavenumbers and magnitudes.
+
+    Raises:
+        InputError: For fewer than 3 points, ts that are not equally spaced, an unknown metric, or values that are not
+            finite.
+
     """
-    if of not in METRICS:
-        raise unknown_name("metric", of, METRICS)
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
     ts = np.asarray(metrics.ts, np.float64)
     n = len(ts) - 1
     if n < 2:
@@ -45,9 +58,10 @@ def spectrum(metrics: PathMetrics, of: str = "test_loss") -> Spectrum:
         raise InputError(
             f"got ts={np.array2string(ts, threshold=8)}, expected them equally spaced: give evaluate_path their number."
         )
-    values = np.asarray(getattr(metrics, of), np.float64)
+    values = np.asarray(getattr(metrics, metric), np.float64)
     if not np.isfinite(values).all():
-        raise InputError(f"got {of} that is not finite, expected a path whose values all are.")
+        raise InputError(f"got {metric} that is not finite, expected a path whose values all are.")
+    # The trapezoid rule: both ends are one point of the period.
     period = values[..., :-1].copy()
     period[..., 0] = (values[..., 0] + values[..., -1]) / 2
     magnitude = np.abs(np.fft.rfft(period, axis=-1)) / n

@@ -1,16 +1,58 @@
-"""Matching the units of one network to those of another, and of many to each other."""
+"""Matching: the permutation that brings the units of one network next to those of another.
 
-from mcjax.matching.activations import Match, match_activations
-from mcjax.matching.merging import Merged, match_to_reference, merge
-from mcjax.matching.straight_through import StraightThroughConfig, StraightThroughMatch, match_straight_through
-from mcjax.matching.weights import WeightMatch, match_weights
+A network computes the same function whatever the order of its hidden units, so two trained networks can only be
+compared once their units are in one order. A matching of theta_2 onto theta_1 returns the permutation P for which
+`P theta_2`, in code `permute(spec, P, theta_2)`, lies closest to theta_1. There are three notions of close:
+
+- `match_activations`: units respond alike to images. One pass over the images, then an exact assignment in every group
+  of units. Tatro et al., 2020, "Optimizing Mode Connectivity via Neuron Alignment".
+- `match_weights`: the weights have the largest inner product. No data are needed; coordinate descent over the groups,
+  with restarts. Ainsworth et al., 2023, "Git Re-Basin", Algorithm 1.
+- `match_straight_through`: the network halfway between has the least loss. Gradient descent through hard permutations.
+  "Git Re-Basin", section 3.3.
+
+Each returns a `Match(P, objective, info)`, and P of one can be the start of another. Endpoints with a leading pair axis
+give matches with that axis.
+
+`merge` brings any number of networks into one order of units and averages them ("Git Re-Basin", Algorithm 3), and
+`match_to_reference` matches many networks to one, by any of the matchings.
+
+Example::
+
+    import jax
+    import numpy as np
+    import mcjax
+
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (100, 6, 6, 1), np.uint8), rng.integers(0, 3, 100)
+    data = mcjax.data.from_arrays(images[:80], labels[:80], images[80:], labels[80:], 3)
+    model = mcjax.models.create("mlp", 3, (6, 6, 1), widths=(8, 8))
+    theta_1, theta_2 = (model.init(jax.random.key(seed)) for seed in range(2))
+
+    # Plant a permutation, and find it again.
+    planted = mcjax.random_permutation(jax.random.key(2), model.spec, theta_1)
+    copy = mcjax.permute(model.spec, planted, theta_1)
+    match = mcjax.match_weights(jax.random.key(3), model.spec, theta_1, copy)
+    found = mcjax.permute(model.spec, match.P, copy)
+    print(all((a == b).all() for a, b in zip(jax.tree.leaves(theta_1), jax.tree.leaves(found))))
+
+    # Match two networks by their activations, then by their weights from there.
+    match = mcjax.match_activations(model, theta_1, theta_2, data)
+    print(match.info["before"], match.info["after"])
+    match = mcjax.match_weights(jax.random.key(3), model.spec, theta_1, theta_2, P=match.P)
+    print(match.objective)
+"""
+
+from mcjax.matching.activations import match_activations
+from mcjax.matching.match import Match
+from mcjax.matching.merging import MergedNetworks, match_to_reference, merge
+from mcjax.matching.straight_through import StraightThroughConfig, match_straight_through
+from mcjax.matching.weights import match_weights
 
 __all__ = [
     "Match",
-    "Merged",
+    "MergedNetworks",
     "StraightThroughConfig",
-    "StraightThroughMatch",
-    "WeightMatch",
     "match_activations",
     "match_straight_through",
     "match_to_reference",

@@ -1,4 +1,4 @@
-"""Inner products between the units of two networks: what one axis of one leaf tells weight matching."""
+"""Inner products between the weights of units of two networks: the cost matrices of weight matching."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,12 +17,18 @@ Leaves = dict[str, np.ndarray]
 
 
 class Place(NamedTuple):
-    """Where units of one group lie on one leaf, and what else permutes the leaf.
+    """The position of one group's units on one leaf, and the groups that permute the leaf's other axes.
 
-    `axes` are one axis, or the segments of one that move together; none stand for the whole leaf as a
-    single unit. `others` are all other entries, under the names "0", "1", ... of the groups `partners`,
-    so that places of equal shape and structure share a compiled program. `whole`: no entry of the leaf
-    lies outside the units, so that their products sum up to the leaf's.
+    Attributes:
+        leaf: The name of the leaf.
+        group: The group of the units. None stands for the whole leaf as a single unit.
+        position: The axis of the leaf on which the units lie.
+        axes: One `Axis`, or the segments of one that move together; none for the whole leaf.
+        others: All other entries of the leaf's spec, under the names "0", "1", ... of the groups `partners`, so that
+            places of equal shape and structure share a compiled program.
+        partners: The groups that permute the other axes, perhaps the units' own.
+        whole: Whether every entry of the leaf belongs to a unit, so that the products of units sum up to the leaf's.
+
     """
 
     leaf: str
@@ -40,7 +46,7 @@ def places_of(leaf: str, entries: Entries, shape: tuple[int, ...]) -> list[Place
     for position, (entry, length) in enumerate(zip(entries, shape, strict=True)):
         for group, run in segment_runs(axes_of(entry)):
             at = {int(i) for axis in run for i in axis.positions(length).flat}
-            # What permutes a segment beside this one does not touch these units.
+            # Axes on other segments of this position do not touch these units.
             over = [axis for axis in axes_of(entry) if not at.isdisjoint(axis.positions(length).flat)]
             others = (*entries[:position], tuple(axis for axis in over if axis not in run), *entries[position + 1 :])
             axes = tuple(_renamed(axis, "") for axis in run)
@@ -51,6 +57,7 @@ def places_of(leaf: str, entries: Entries, shape: tuple[int, ...]) -> list[Place
 
 
 def _canonical(entries: Entries) -> tuple[Entries, tuple[str, ...]]:
+    """The entries with their groups renamed "0", "1", ... in order, and the groups' own names."""
     partners = tuple(dict.fromkeys(axis.group for entry in entries for axis in axes_of(entry)))
     name = {group: str(i) for i, group in enumerate(partners)}
     return tuple(tuple(_renamed(axis, name[axis.group]) for axis in axes_of(entry)) for entry in entries), partners
@@ -72,11 +79,11 @@ def _unit_axis(leaf: Any, position: int, axes: tuple[Axis, ...]) -> tuple[Any, i
     return leaf.take(at, axis=position), position
 
 
-# One program a place rather than one a group or one for all groups (`lax.switch`): products that still hold are
-# kept place by place, and places of one shape share a program. On two cores, compiling and running every group of
-# VGG16 once, then running it again: 1.4 and 0.16 s a place, 2.2 and 0.22 s a group, 1.2 and 0.25 s by a switch.
+# One program per place, rather than one per group or one for all groups (`lax.switch`): products are cached place by
+# place, and places of one shape share a program. Compiling and running every group of VGG16 once, then running it
+# again, on two cores: 1.4 and 0.16 s per place, 2.2 and 0.22 s per group, 1.2 and 0.25 s with a switch.
 # ResNet20: 1.3, 2.0 and 1.7 s, then milliseconds.
-@partial(jax.jit, static_argnames=("position", "axes", "others", "profile"))
+@partial(jax.jit, static_argnames=("position", "axes", "others", "sort"))
 def unit_products(
     leaf_1: jax.Array,
     leaf_2: jax.Array,
@@ -84,27 +91,47 @@ def unit_products(
     position: int,
     axes: tuple[Axis, ...],
     others: Entries,
-    profile: bool,
+    sort: bool,
 ) -> jax.Array:
-    """The inner products, float32 (n, n), of units of leaf_1 with units of leaf_2 permuted in all else.
+    """The inner products of units of leaf_1 with units of leaf_2, whose other axes are permuted by P.
 
-    profile: sort the weights of every unit first, for when it is not known what permutes them.
+    Args:
+        leaf_1: One leaf of theta_1.
+        leaf_2: The same leaf of theta_2.
+        P: The permutations of the other axes, by their names in `others`.
+        position: The axis of the units.
+        axes: The units on that axis, as in `Place`.
+        others: The entries of the other axes, as in `Place`.
+        sort: Whether the weights of every unit are sorted first, which no permutation of other axes changes.
+
+    Returns:
+        float32 (n, n), units of leaf_1 by units of leaf_2.
+
     """
     rows_1, at = _unit_axis(leaf_1.astype(jnp.float32), position, axes)
     rows_2, _ = _unit_axis(permute_leaf(others, P, leaf_2.astype(jnp.float32)), position, axes)
-    if profile:
+    if sort:
         rows_1, rows_2 = (jnp.sort(jnp.moveaxis(rows, at, 0).reshape(rows.shape[at], -1)) for rows in (rows_1, rows_2))
         at = 0
     rest = [i for i in range(rows_1.ndim) if i != at]
     return jnp.tensordot(rows_1, rows_2, axes=(rest, rest), precision="highest")
 
 
-class Ends(NamedTuple):
-    """Two networks on the device, leaf by leaf, and what holds for them whatever the permutation.
+class WeightProducts(NamedTuple):
+    """Two networks on the device, leaf by leaf, and the parts of their inner product that no permutation changes.
 
-    places: of every group. spreads: how much the units of a place differ from each other. fixed: of every
-    group, its products summed over the leaves that no other group permutes. measures: one whole place of
-    every other leaf. constant: the inner product of the leaves that nothing permutes.
+    Attributes:
+        leaves_1: The leaves of theta_1 by name.
+        leaves_2: The leaves of theta_2 by name.
+        sizes: The number of units of every group.
+        places: The places of every group.
+        spreads: How much the units of a place differ from each other: the geometric mean over both networks of the
+            summed squared distances from the mean unit.
+        linear: group -> float64 (n, n), the products summed over the leaves on which nothing but the group's units on
+            one axis is permuted. The inner product is linear in the permutation of these.
+        shared: One whole place for each other leaf with permuted axes.
+        constant: The inner product of the leaves that no group permutes.
+
     """
 
     leaves_1: dict[str, jax.Array]
@@ -112,24 +139,38 @@ class Ends(NamedTuple):
     sizes: dict[str, int]
     places: dict[str, list[Place]]
     spreads: dict[Place, float]
-    fixed: dict[str, np.ndarray]
-    measures: list[Place]
+    linear: dict[str, np.ndarray]
+    shared: list[Place]
     constant: float
 
-    def products(self, place: Place, P: Permutation, profile: bool = False) -> jax.Array:
-        """The products of one place under P, on their way."""
+    def products(self, place: Place, P: Permutation, sort: bool = False) -> jax.Array:
+        """The products of one place under P, (n, n); dispatched, perhaps not computed yet."""
         others = {str(i): P[group] for i, group in enumerate(place.partners)}
         leaf_1, leaf_2 = self.leaves_1[place.leaf], self.leaves_2[place.leaf]
-        return unit_products(leaf_1, leaf_2, others, place.position, place.axes, place.others, profile)
+        return unit_products(leaf_1, leaf_2, others, place.position, place.axes, place.others, sort)
 
 
-def prepare(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leaves, leaves_2: Leaves) -> Ends:
-    """Put two networks on the device. Raises InputError if a leaf that nothing permutes is not finite."""
+def weight_products(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leaves, leaves_2: Leaves) -> WeightProducts:
+    """Put two networks on the device, and compute the products that no other permutation changes.
+
+    Args:
+        spec: The groups of the networks.
+        sizes: The number of units of every group.
+        leaves_1: The weights of theta_1 by name.
+        leaves_2: The weights of theta_2 by name.
+
+    Returns:
+        The products of the pair.
+
+    Raises:
+        InputError: If a leaf that no group permutes is not finite.
+
+    """
     first, second = jax.device_put((leaves_1, leaves_2))
-    fixed = {group: np.zeros((n, n)) for group, n in sizes.items()}
-    ends = Ends(first, second, sizes, {group: [] for group in sizes}, {}, fixed, [], 0.0)
+    linear = {group: np.zeros((n, n)) for group, n in sizes.items()}
+    products = WeightProducts(first, second, sizes, {group: [] for group in sizes}, {}, linear, [], 0.0)
     constant = 0.0
-    coming: list[tuple[Any, jax.Array]] = []
+    pending: list[tuple[Any, jax.Array]] = []
     for name, leaf in leaves_1.items():
         places = places_of(name, spec.axes[name], leaf.shape) if any(spec.axes[name]) else []
         if not places:
@@ -137,23 +178,24 @@ def prepare(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leaves, leav
             if not np.isfinite(constant):
                 raise InputError(f"the weights {name} are not finite: expected two networks of finite weights.")
             continue
-        measure = next(place for place in places if place.whole)
-        if measure.partners:
-            ends.measures.append(measure)
+        whole = next(place for place in places if place.whole)
+        if whole.partners:
+            products.shared.append(whole)
         else:
-            coming.append((measure.group, ends.products(measure, {})))
+            pending.append((whole.group, products.products(whole, {})))
         for place in places:
             if place.group is not None:
-                ends.places[place.group].append(place)
-                ends.spreads[place] = (_spread(leaf, place) * _spread(leaves_2[name], place)) ** 0.5
-    for group, matrix in coming:
-        fixed[group] += np.asarray(matrix)
-    return ends._replace(constant=constant)
+                products.places[place.group].append(place)
+                products.spreads[place] = (_spread(leaf, place) * _spread(leaves_2[name], place)) ** 0.5
+    # Fetched only when all are dispatched.
+    for group, matrix in pending:
+        linear[group] += np.asarray(matrix)
+    return products._replace(constant=constant)
 
 
 def _spread(leaf: np.ndarray, place: Place) -> float:
-    """The squared distances of the units from the mean unit, summed; the same whatever permutes the leaf."""
+    """The squared distances of the units from the mean unit, summed; no permutation changes it."""
     rows, at = _unit_axis(leaf, place.position, place.axes)
-    # Weights that are not finite are found where they are matched.
+    # Weights that are not finite are reported by the matching.
     with np.errstate(invalid="ignore", over="ignore"):
         return float(rows.var(axis=at, dtype=np.float32).sum() * rows.shape[at])

@@ -11,18 +11,14 @@ import optax
 from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole
+from mcjax.matching.match import Match
 from mcjax.matching.weights import match_weights
 from mcjax.models.base import Model, check_ends
 from mcjax.models.pairs import pairs_of
-from mcjax.runs.recorder import History, Recorder
+from mcjax.runs.recorder import Recorder
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import Convolutions, over_models
-from mcjax.symmetry import (
-    Permutation,
-    nearest_permutation_on_device,
-    permute,
-    to_matrix,
-)
+from mcjax.symmetry import Permutation, nearest_permutation_on_device, permute, to_matrix
 from mcjax.training.config import TrainConfig
 from mcjax.training.fixed import FixedImages, fixed_images, objective_on
 from mcjax.training.loop import check_typed_keys, initial_states, run_epochs, steps_per_epoch, training_augmentation
@@ -31,13 +27,18 @@ from mcjax.training.objective import Metrics, check_model_and_data, training_los
 
 @dataclass(frozen=True)
 class StraightThroughConfig(TrainConfig):
-    """`TrainConfig` of the matrices behind the permutations, which Adam moves.
+    """`TrainConfig` for the real matrices behind the permutations, which Adam moves.
 
-    travel: how far it can move an entry in all steps together, so its learning rate is the one that falls
-    to zero along a cosine and sums up to that. The default suits a start from a match; from the
-    identity three times as much goes farther. random_t: draw t uniformly from [0, 1] at every step instead
-    of t = 1/2. images: how many of the training images the permutations of all epochs are compared on.
-    Learning rate, schedule, momentum and weight decay are not read.
+    Learning rate, schedule, momentum and weight decay of `TrainConfig` are not read.
+
+    Attributes:
+        epochs: Passes over the training images.
+        travel: How far an entry of a matrix can move in all steps together. The learning rate falls to zero along a
+            cosine and sums up to it. The default suits a start from a match; from the identity, three times as much
+            goes farther.
+        random_t: Whether t is drawn uniformly from [0, 1] at every step, instead of t = 1/2.
+        images: The number of training images on which the permutations of all epochs are compared.
+
     """
 
     epochs: int = 20
@@ -52,21 +53,16 @@ class StraightThroughConfig(TrainConfig):
             raise InputError(f"got travel={self.travel}, expected it to be positive.")
 
 
-class StraightThroughMatch(NamedTuple):
-    """A matching of theta_2 onto theta_1; with a leading pair axis if the endpoints had one.
-
-    P: group -> int32 ([pairs,] n), the best at the end of an epoch, or the start. objective: the cross
-    entropy at t = 1/2 at the start and after every epoch, float64 ([pairs,] 1 + epochs). history: the
-    loss and accuracy at the points that were drawn, float32 ([pairs,] epochs).
-    """
-
-    P: Permutation
-    objective: np.ndarray
-    history: History
-
-
 class State(NamedTuple):
-    """The matrices, Adam's state, the steps taken, and the permutations at the end of every epoch but the last."""
+    """The state of a descent over permutations.
+
+    Attributes:
+        matrices: group -> float32 (n, n), the real matrix behind the permutation.
+        optimizer: The state of Adam.
+        step: The number of steps taken, int32.
+        path: group -> int32 (epochs, n), the permutations at the end of every epoch but the last.
+
+    """
 
     matrices: Permutation
     optimizer: optax.OptState
@@ -75,7 +71,7 @@ class State(NamedTuple):
 
 
 class BothEnds(NamedTuple):
-    """What a step reads."""
+    """The two networks."""
 
     theta_1: trees.Tree
     theta_2: trees.Tree
@@ -91,12 +87,12 @@ class StraightThroughStep:
 
     @property
     def convolutions(self) -> Convolutions:
-        """What the model convolves with."""
+        """The convolutions of the model."""
         return self.model.convolutions
 
     def _optimizer(self) -> optax.GradientTransformation:
         steps = self.config.epochs * self.steps
-        # A cosine sums up to half of what a constant rate would.
+        # A cosine sums up to half as much as a constant rate.
         return optax.adam(optax.cosine_decay_schedule(2 * self.config.travel / steps, steps))
 
     def init(self, P: Permutation) -> State:
@@ -111,10 +107,11 @@ class StraightThroughStep:
         t_key, model_key = jax.random.split(key)
         t = jax.random.uniform(t_key) if self.config.random_t else 0.5
 
+        # Round: the permutations nearest to the matrices.
         hard = {group: nearest_permutation_on_device(M) for group, M in state.matrices.items()}
 
         def loss(matrices: Permutation) -> tuple[jax.Array, Metrics]:
-            # The value of the hard permutation, the gradient of the matrix behind it.
+            # The value at the permutation, with the gradient passed straight through to the matrix.
             P = {g: to_matrix(hard[g]) + M - jax.lax.stop_gradient(M) for g, M in matrices.items()}
             theta = between(self.model, ends, P, t)
             value, (measured, _) = training_loss(
@@ -125,27 +122,29 @@ class StraightThroughStep:
         gradient, measured = jax.grad(loss, has_aux=True)(state.matrices)
         updates, optimizer = self._optimizer().update(gradient, state.optimizer)
         matrices = optax.apply_updates(state.matrices, updates)
-        # What the step before left. The first step has none, and writes where the end of the run comes.
+        # `hard` rounds the matrices of the step before, so at the first step of an epoch it is the end of the last one.
+        # The first step of all writes to the last row, which is not read.
         number = (state.step - 1) // self.steps
         path = {group: rows.at[number].set(hard[group]) for group, rows in state.path.items()}
         return State(matrices, optimizer, state.step + 1, path), measured
 
 
 def between(model: Model, ends: BothEnds, P: Permutation, t: float | jax.Array) -> trees.Tree:
-    """The network at t on the straight line from theta_1 to P theta_2."""
+    """The network at t on the straight line from theta_1 to P theta_2.
+
+    Args:
+        model: The model of both networks.
+        ends: theta_1 and theta_2.
+        P: Hard or soft permutations.
+        t: The point of the line, 0 at theta_1.
+
+    Returns:
+        The network, with the batch statistics of theta_1.
+
+    """
     end = permute(model.spec, P, ends.theta_2)
     params = jax.tree.map(lambda a, b: (1 - t) * a + t * b, trees.params(ends.theta_1), trees.params(end))
     return trees.with_params(ends.theta_1, params)
-
-
-@jit(static_argnames="model")
-def _midpoints(model: Model, fixed: FixedImages, ends: BothEnds, P: Permutation) -> jax.Array:
-    """The cross entropy at the midpoints of candidates (pairs, candidates)."""
-
-    def pair(ends: BothEnds, P: Permutation) -> jax.Array:
-        return jax.lax.map(lambda one: objective_on(model, between(model, ends, one, 0.5), fixed, 0.0), P)
-
-    return over_models(pair, model.convolutions)(ends, P)
 
 
 def match_straight_through(
@@ -158,18 +157,39 @@ def match_straight_through(
     config: StraightThroughConfig | None = None,
     *,
     recorder: Recorder | None = None,
-) -> StraightThroughMatch:
+) -> Match:
     """The P for which the network halfway between theta_1 and `P theta_2` has the least loss.
 
-    Behind every permutation is a real matrix. Each step takes the permutations nearest to them
-    (linear assignment, on the device), the gradient of the loss at t = 1/2 with respect to the
-    permutation matrices, and moves the real ones by it, as if rounding were the identity. Of the
-    start and the permutations after every epoch the one with the least loss on fixed images is
-    returned. P is where to start; None is `match_weights`, for the gradient at a permutation says little
-    of those far from it. Endpoints, and P, may have a leading pair axis. Raises SpecError if endpoints
-    and P are not of this model, RunError if the loss is not finite. Source: Ainsworth et al., 2022, "Git
-    Re-Basin", section 3.3 (there the real variables are a copy of theta_1, and its weight matching with
-    theta_2 is the rounding).
+    Behind every permutation is a real matrix. Each step rounds the matrices to permutations (linear assignment, on the
+    device), takes the gradient of the loss at t = 1/2 with respect to the permutation matrices, and moves the real
+    matrices by it, as if rounding were the identity. The start and the permutations after every epoch are compared on
+    fixed images, and the best is returned.
+    Source: Ainsworth, Hayase and Srinivasa, 2023, "Git Re-Basin", section 3.3. There the real variables are a copy
+    of theta_1, rounded by weight matching with theta_2.
+
+        match = match_straight_through(key, model, theta_1, theta_2, data, P=match_activations(...).P)
+        print(match.info["objectives"])
+
+    Args:
+        key: A typed key.
+        model: The model of both networks.
+        theta_1: Variables of one network, or of several along a leading pair axis.
+        theta_2: As many networks, whose units are matched to those of theta_1.
+        data: The data set whose training images are descended on.
+        P: group -> int32 ([pairs,] n) to start from. None starts from `match_weights`, since the gradient at a
+            permutation says little of those far from it.
+        config: Epochs, batches and the size of steps.
+        recorder: Where progress is reported and kept.
+
+    Returns:
+        A `Match` whose objective is the cross entropy at t = 1/2 (nats). `info["objectives"]`: the same at the start
+        and after every epoch, float64 ([pairs,] 1 + epochs). `info["history"]`: name -> loss and accuracy of training,
+        at the points that were drawn, float32 ([pairs,] epochs).
+
+    Raises:
+        SpecError: If endpoints and P are not of this model.
+        RunError: If the loss is not finite.
+
     """
     check_typed_keys(key)
     config = config or StraightThroughConfig()
@@ -187,13 +207,24 @@ def match_straight_through(
     ends = BothEnds(pairs.theta_1, pairs.theta_2)
     keys = jax.random.split(key, pairs.number)
     states, history = run_epochs(step, data, ends, initial_states(step, pairs.P), keys, recorder)
+    # The candidates: the start, the end of every epoch but the last, and the end.
     last = {group: jax.vmap(nearest_permutation_on_device)(M) for group, M in states.matrices.items()}
-    choices = {
+    candidates = {
         group: jnp.concatenate([p[:, None], states.path[group][:, :-1], last[group][:, None]], 1)
         for group, p in pairs.P.items()
     }
     fixed = fixed_images(data, training_augmentation(config, data), config.images, config.batch_size)
-    values = np.asarray(_midpoints(model, fixed, ends, choices), np.float64)
-    best = values.argmin(1)
-    found = {group: np.asarray(p)[np.arange(pairs.number), best] for group, p in choices.items()}
-    return StraightThroughMatch(*pairs.unbatch((found, values, history)))
+    objectives = np.asarray(_midpoint_losses(model, fixed, ends, candidates), np.float64)
+    best = (np.arange(pairs.number), objectives.argmin(1))
+    P = {group: np.asarray(p)[best] for group, p in candidates.items()}
+    return pairs.unbatch(Match(P, objectives[best], {"objectives": objectives, "history": history}))
+
+
+@jit(static_argnames="model")
+def _midpoint_losses(model: Model, fixed: FixedImages, ends: BothEnds, P: Permutation) -> jax.Array:
+    """The cross entropy at t = 1/2 for candidates P, (pairs, candidates, n) a group: float32 (pairs, candidates)."""
+
+    def pair(ends: BothEnds, P: Permutation) -> jax.Array:
+        return jax.lax.map(lambda each: objective_on(model, between(model, ends, each, 0.5), fixed, 0.0), P)
+
+    return over_models(pair, model.convolutions)(ends, P)

@@ -11,9 +11,11 @@ from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.dropout import without_dropout
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import over_models
+from mcjax.training.moments import Moments, accumulate
 from mcjax.training.objective import check_model_and_data
 
 Statistics = dict[str, jax.Array]
+"""Batch statistics by the names of their leaves, such as `BatchNorm_0/mean` and `BatchNorm_0/var`."""
 
 
 def estimate_statistics(
@@ -27,16 +29,27 @@ def estimate_statistics(
 ) -> trees.Tree:
     """`theta` with the batch statistics that uint8 `images` give it: pooled mean and pooled variance.
 
-    The images are cut into equal batches of at most `batch_size`; fewer images than there are
-    batches are left out for that. The pooled variance is that of all values about their common mean
-    (the mean of the batches' variances plus the variance of their means).
+    The images are cut into equal batches, and a remainder of fewer images than there are batches is left out. The
+    pooled variance is that of all values about their common mean: the mean of the batches' variances plus the variance
+    of their means. Pure: works under jit and vmap.
 
-    augmentation: what the images undergo first, in the same way at every call (None: nothing). It
-    should be that of training: the black borders of shifted and turned images are part of what the
-    statistics describe, and a network loses accuracy by statistics without them. Flax's Dropout layers are off, as
-    they are when the network is used: masks in front of a norm would widen its variance, and units that are
-    exchanged would meet other masks. A theta without batch statistics is returned as it is. Pure: works under jit
-    and vmap.
+    Dropout is off, as it is when the network is used: masks in front of a norm would widen its variance, and
+    permuted units would meet other masks.
+
+    Args:
+        model: The model of the network.
+        theta: Variables of one network. Without batch statistics it is returned as it is.
+        images: uint8 (n, h, w, c).
+        mean: The mean per channel to normalise by.
+        std: The standard deviation per channel to normalise by.
+        batch_size: The largest size of a batch.
+        augmentation: The augmentation of the images, the same at every call; None is none. It should be that of
+            training: the statistics describe the black borders of shifted and turned images too, and a network loses
+            accuracy by statistics without them.
+
+    Returns:
+        `theta` with new batch statistics.
+
     """
     stats = trees.batch_stats(theta)
     if not jax.tree.leaves(stats):
@@ -45,16 +58,15 @@ def estimate_statistics(
     size = len(images) // count
     batches = images[: count * size].reshape(count, size, *images.shape[1:])
 
-    def merged(pooled: Statistics, numbered: tuple[jax.Array, jax.Array]) -> tuple[Statistics, None]:
+    def moments(numbered: tuple[jax.Array, jax.Array]) -> dict[str, Moments]:
         number, batch = numbered
         augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
         batch = augment(augment_key, batch, augmentation or Augmentation.none())
         with without_dropout():
             _, new = model.apply_train(theta, normalize(batch, mean, std), model_key)
-        return _pool(pooled, trees.flatten(new), 1 / (number + 1)), None
+        return _as_moments(trees.flatten(new))
 
-    start = {name: jnp.zeros_like(leaf) for name, leaf in trees.flatten(stats).items()}
-    pooled, _ = jax.lax.scan(merged, start, (jnp.arange(count), batches))
+    pooled = _as_statistics(accumulate(moments, (jnp.arange(count), batches)))
     return trees.with_batch_stats(theta, trees.map_with_name(lambda name, _: pooled[name], stats))
 
 
@@ -77,7 +89,7 @@ def reestimate(
         data: The data set whose training images are used.
         batch_size: Images per batch.
         calibration_images: How many of the first training images are used. None uses all.
-        augmentation: What the images undergo. None is the data set's default.
+        augmentation: The augmentation of the images. None is the data set's default.
 
     Returns:
         `theta` with new batch statistics.
@@ -106,12 +118,23 @@ def _reestimate(
     return over_models(one, model.convolutions)(thetas)
 
 
-def _pool(old: Statistics, new: Statistics, share: jax.Array) -> Statistics:
-    pooled = {}
-    for name, value in new.items():
-        pooled[name] = old[name] + share * (value - old[name])
-        norm, _, kind = name.rpartition("/")
-        if kind == "var":
-            shift = new[f"{norm}/mean"] - old[f"{norm}/mean"]
-            pooled[name] = pooled[name] + share * (1 - share) * jnp.square(shift)
-    return pooled
+def _as_moments(statistics: Statistics) -> dict[str, Moments]:
+    """The statistics of one batch by the names of the means. Batches are of one size, so each is a sample of weight 1.
+
+    A statistic without a variance beside it is averaged only.
+    """
+    one = jnp.ones((), jnp.promote_types(jnp.result_type(*statistics.values()), jnp.float32))
+    means = {name: value for name, value in statistics.items() if name.rpartition("/")[2] != "var"}
+    variances = {name: statistics.get(_variance_of(name), jnp.zeros_like(value)) for name, value in means.items()}
+    return {name: Moments(one, value, variances[name]) for name, value in means.items()}
+
+
+def _as_statistics(moments: dict[str, Moments]) -> Statistics:
+    means = {name: each.mean for name, each in moments.items()}
+    return means | {_variance_of(name): each.variance for name, each in moments.items()}
+
+
+def _variance_of(name: str) -> str:
+    """The name of the variance that belongs to a mean, or an empty name for another statistic."""
+    norm, slash, kind = name.rpartition("/")
+    return f"{norm}{slash}var" if kind == "mean" else ""

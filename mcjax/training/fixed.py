@@ -12,7 +12,15 @@ from mcjax.training.objective import training_loss
 
 
 class FixedImages(NamedTuple):
-    """Images in equal batches, uint8 (batches, size, h, w, c), with their labels (batches, size)."""
+    """Images in equal batches, with their labels.
+
+    Attributes:
+        images: uint8 (batches, size, h, w, c).
+        labels: (batches, size).
+        mean: The mean per channel to normalise by.
+        std: The standard deviation per channel to normalise by.
+
+    """
 
     images: jax.Array
     labels: jax.Array
@@ -20,20 +28,28 @@ class FixedImages(NamedTuple):
     std: jax.Array
 
     def batch(self, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """One batch as a model takes it, its labels, and the key of what is random in the model."""
+        """One batch as a model takes it, its labels, and a key for the random parts of the model."""
         x = normalize(self.images[number], self.mean, self.std)
         return x, self.labels[number], jax.random.key(number)
 
 
 def fixed_images(data: Dataset, augmentation: Augmentation, images: int, batch_size: int) -> FixedImages:
-    """The first `images` training images, or all, augmented once, in equal batches of at most batch_size.
+    """The first training images, augmented once, in equal batches.
 
-    Fewer images than there are batches are left out for that.
+    Args:
+        data: The data set.
+        augmentation: The augmentation of the images, the same at every call.
+        images: How many images; all of them if there are fewer.
+        batch_size: The largest size of a batch. A remainder of fewer images than there are batches is left out.
+
+    Returns:
+        The batches on the device.
+
     """
     images = min(images, len(data.train_labels))
     count = -(-images // batch_size)
     size = images // count
-    # One key for all: what is measured on these images can be compared from fit to fit.
+    # The same key at every call, so that objectives of different fits can be compared.
     taken = augment(jax.random.key(0), jnp.asarray(data.train_images[: count * size]), augmentation)
     labels = jnp.asarray(data.train_labels[: count * size])
     labels = labels.reshape(count, size, *labels.shape[1:])
@@ -42,7 +58,18 @@ def fixed_images(data: Dataset, augmentation: Augmentation, images: int, batch_s
 
 
 def objective_on(model: Model, theta: trees.Tree, fixed: FixedImages, weight_decay: float) -> jax.Array:
-    """What training descends, by batch statistics, as a mean over the batches: float32 scalar. Pure."""
+    """The training objective, by the statistics of each batch, as a mean over the batches.
+
+    Args:
+        model: The model of the network.
+        theta: Variables of one network.
+        fixed: The images.
+        weight_decay: Of the L2 term, see `mcjax.training.objective`.
+
+    Returns:
+        A float32 scalar. Pure: works under jit, vmap and grad.
+
+    """
 
     def added(total: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
         return total + training_loss(model, theta, *fixed.batch(number), weight_decay)[0], None

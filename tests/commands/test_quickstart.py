@@ -84,7 +84,7 @@ def test_the_lines_are_those_of_the_networks_it_keeps(unbroken, results, digits)
         ends = [checkpoint.load(unbroken / "checkpoints" / f"network_{2 * pair + i}") for i in range(2)]
         match = mcjax.match_activations(model, *ends, digits)
         for group in match.P:
-            for name, value in (("before", match.before[group]), ("after", match.after[group])):
+            for name, value in (("before", match.info["before"][group]), ("after", match.info["after"][group])):
                 kept = results["correlation"][group][name]["values"][pair]
                 assert kept == pytest.approx(value, abs=1e-5)
         identity = {group: np.arange(len(p)) for group, p in match.P.items()}

@@ -122,4 +122,4 @@ def test_a_language_is_learnt_and_units_are_matched(tmp_path, key):
     ends = [trees.index(found.theta, i) for i in range(2)]
     match = match_activations(model, *ends, data)
     assert match.P.keys() == {"embedding", "lstm_0"}
-    assert match.after["lstm_0"] > match.before["lstm_0"]
+    assert match.info["after"]["lstm_0"] > match.info["before"]["lstm_0"]

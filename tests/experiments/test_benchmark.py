@@ -129,8 +129,8 @@ def test_both_sides_measure_the_same(kind, mlp_work, tinyten_work):
     for group, P in ours.P.items():
         # By the sum of correlations: units that never vary can be paired in any way.
         for i in range(work.pairs):
-            paired = ours.correlation[group][i][np.arange(P.shape[1]), theirs[i][group]]
-            np.testing.assert_allclose(paired.mean(), ours.after[group][i], atol=1e-4)
+            paired = ours.info["correlation"][group][i][np.arange(P.shape[1]), theirs[i][group]]
+            np.testing.assert_allclose(paired.mean(), ours.info["after"][group][i], atol=1e-4)
     along, theirs = PROGRAMS["path"](work)(), peer.run("path")
     np.testing.assert_allclose(theirs[..., 0].cumsum(-1), along.distance, rtol=1e-4, atol=1e-5)
     # All images are one batch; PyTorch's running variance is the unbiased one.

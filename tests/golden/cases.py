@@ -50,17 +50,19 @@ def spawn():
 
 def match_activations():
     found = mcjax.match_activations(mlp(), *pairs(), bars())
-    return found._asdict()
+    return {"P": found.P, **found.info}
 
 
 def match_weights():
     found = mcjax.match_weights(key(), mlp().spec, *pairs())
-    return {"P": found.P, "objective": found.objective, "restarts": found.restarts, "here": {"sweeps": found.sweeps}}
+    restarts, sweeps = found.info["restarts"], found.info["sweeps"]
+    return {"P": found.P, "objective": found.objective, "restarts": restarts, "here": {"sweeps": sweeps}}
 
 
 def match_straight_through():
     config = mcjax.matching.StraightThroughConfig(epochs=2, batch_size=20, images=60)
-    return mcjax.match_straight_through(key(), mlp(), *pairs(), bars(), IDENTITY, config)._asdict()
+    found = mcjax.match_straight_through(key(), mlp(), *pairs(), bars(), IDENTITY, config)
+    return {"P": found.P, "objective": found.info["objectives"], "history": found.info["history"]}
 
 
 def merge_and_repair():
@@ -104,7 +106,8 @@ def quickstart():
     """What the command does: train, match, fit with and without the matching, learn the permutation, measure."""
     ends = trained_pairs()
     match = mcjax.match_activations(mlp(), *ends, bars())
-    curve, results = mcjax.bezier(mlp().spec), {"P": match.P, "before": match.before, "after": match.after}
+    curve = mcjax.bezier(mlp().spec)
+    results = {"P": match.P, "before": match.info["before"], "after": match.info["after"]}
     for how, P in (("unaligned", IDENTITY), ("aligned", match.P)):
         given = (key(1), mlp(), curve, *ends, bars(), P)
         learned = mcjax.fit_pam(*given, PAM)

@@ -202,7 +202,7 @@ def test_one_trace_for_planes_of_one_kind(three, tiny_model, tiny_data):
 
 
 def test_a_grid_beyond_memory_is_refused_before_it_is_run(three, tiny_model, tiny_data, monkeypatch):
-    monkeypatch.setattr("mcjax.landscape.points.device_memory", lambda: 10)
+    monkeypatch.setattr("mcjax.runtime.memory.device_memory", lambda: 10)
     with pytest.raises(InputError, match=r"4 points with chunk=1 need .*batch_size below 500"):
         plane(tiny_model, *three, tiny_data, 2, chunk=1)
 

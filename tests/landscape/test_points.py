@@ -1,4 +1,4 @@
-"""What evaluates many points: memory against XLA's own account, one compilation, the settings' defaults."""
+"""Evaluation at many points: memory against XLA's own account, one compilation, the defaults."""
 
 import jax
 import pytest
@@ -6,7 +6,8 @@ from variables import alive
 
 from mcjax import InputError, evaluate_path, linear, models, plane
 from mcjax.landscape import points
-from mcjax.landscape.points import device_memory, settings_for
+from mcjax.landscape.points import evaluation_config
+from mcjax.runtime import memory
 
 DEFAULTS = {
     "pairs": False,
@@ -25,13 +26,13 @@ def path(tiny_model):
 
 @pytest.fixture
 def needs(path, tiny_model, tiny_data, monkeypatch):
-    """chunk -> the bytes of the program over 20 points, as a refusal names them to `_gigabytes`."""
+    """chunk -> the bytes of the program over 20 points, as a refusal names them to `gigabytes`."""
 
     def bytes_of(chunk):
         sizes = []
         with monkeypatch.context() as patch:
-            patch.setattr(points, "device_memory", lambda: 1)
-            patch.setattr(points, "_gigabytes", lambda size: sizes.append(size) or "some")
+            patch.setattr(memory, "device_memory", lambda: 1)
+            patch.setattr(memory, "gigabytes", lambda size: sizes.append(size) or "some")
             with pytest.raises(InputError):
                 evaluate_path(tiny_model, path, tiny_data, 20, chunk=chunk)
         return sizes[0]
@@ -44,13 +45,13 @@ def test_a_chunk_that_would_fit_is_given_and_does_fit(needs, path, tiny_model, t
     # What is in memory at once grows with the chunk, by the first layer's activations at the least.
     assert large - small >= 14 * 120 * 6 * 4
     for limit in (small, large - 1):
-        monkeypatch.setattr(points, "device_memory", lambda limit=limit: limit)
+        monkeypatch.setattr(memory, "device_memory", lambda limit=limit: limit)
         with pytest.raises(InputError, match=r"20 points with chunk=16 .* GB") as refused:
             evaluate_path(tiny_model, path, tiny_data, 20)
         chunk = int(str(refused.value).split("Give chunk=")[1].split(",")[0])
         assert 1 <= chunk < 16
         assert evaluate_path(tiny_model, path, tiny_data, 20, chunk=chunk).test_loss.shape == (20,)
-    monkeypatch.setattr(points, "device_memory", lambda: large)
+    monkeypatch.setattr(memory, "device_memory", lambda: large)
     evaluate_path(tiny_model, path, tiny_data, 20)
 
 
@@ -62,12 +63,12 @@ def test_nothing_is_run_where_not_even_one_point_fits(path, tiny_model, tiny_dat
         return tiny_model.apply(theta, x)
 
     model = tiny_model._replace(apply=apply)
-    monkeypatch.setattr(points, "device_memory", lambda: 100)
+    monkeypatch.setattr(memory, "device_memory", lambda: 100)
     for chunk in (1, 3):
         with pytest.raises(InputError, match=f"chunk={chunk} .*batch_size below 500"):
             evaluate_path(model, path, tiny_data, 5, chunk=chunk)
     assert not ran
-    monkeypatch.setattr(points, "device_memory", lambda: None)
+    monkeypatch.setattr(memory, "device_memory", lambda: None)
     evaluate_path(model, path, tiny_data, 5, chunk=1)
     jax.effects_barrier()
     assert ran
@@ -98,48 +99,19 @@ def test_a_compiler_that_refuses_counts_as_too_much(path, tiny_model, tiny_data,
         evaluate_path(tiny_model, path, tiny_data, 5)
 
 
-def test_memory_is_that_of_the_machine_or_less():
-    memory = device_memory()
-    if jax.default_backend() == "cpu":
-        with open("/proc/meminfo") as lines:
-            total = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal"))
-        assert 0 < memory <= total
-    else:
-        assert memory > 2**30
-
-
-def test_memory_of_an_accelerator_is_what_it_says(monkeypatch):
-    class Device:
-        def memory_stats(self):
-            return {"bytes_limit": 12345, "bytes_in_use": 3}
-
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
-    assert device_memory() == 12345
-
-
-def test_memory_of_a_container_is_its_limit(monkeypatch, tmp_path):
-    monkeypatch.setattr(points, "Path", lambda _, name: tmp_path / name)
-    if jax.default_backend() == "cpu":
-        whole = device_memory()
-        (tmp_path / "memory.max").write_text("max\n")
-        assert device_memory() == whole
-        (tmp_path / "memory.max").write_text("1000000\n")
-        assert device_memory() == 1_000_000
-
-
 def test_defaults_depend_on_the_model_and_the_data(tiny_model, tiny_data, tiny_colour_data):
-    settings = settings_for(tiny_model, tiny_data, **DEFAULTS)
-    assert (settings.chunk, settings.calibration_images) == (16, 120)
-    assert settings.augmentation == tiny_data.default_augmentation()
-    assert settings.metrics == ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-    test = settings_for(tiny_model, tiny_data, **DEFAULTS, splits="test")
+    config = evaluation_config(tiny_model, tiny_data, **DEFAULTS)
+    assert (config.chunk, config.calibration_images) == (16, 120)
+    assert config.augmentation == tiny_data.default_augmentation()
+    assert config.metrics == ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    test = evaluation_config(tiny_model, tiny_data, **DEFAULTS, splits="test")
     assert test.metrics == ("test_loss", "test_accuracy")
     if jax.default_backend() == "cpu":
         convolutional = models.create("tinysix", 3, (8, 8, 3), width=0.25)
-        assert settings_for(convolutional, tiny_colour_data, **DEFAULTS).chunk == 1
+        assert evaluation_config(convolutional, tiny_colour_data, **DEFAULTS).chunk == 1
 
 
 def test_sizes_below_one_are_named(tiny_model, tiny_data):
     for name in ("chunk", "batch_size", "calibration_images"):
         with pytest.raises(InputError, match=f"{name}=0"):
-            settings_for(tiny_model, tiny_data, **{**DEFAULTS, name: 0})
+            evaluation_config(tiny_model, tiny_data, **{**DEFAULTS, name: 0})

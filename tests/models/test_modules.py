@@ -353,7 +353,7 @@ def test_a_planted_permutation_is_recovered_from_tokens():
     planted = order(model.spec, theta)
     match = match_activations(model, theta, permuted(model.spec, planted, theta), tokens, batch_size=24)
     chex.assert_trees_all_equal(match.P, inverse(planted))
-    for value in match.after.values():
+    for value in match.info["after"].values():
         np.testing.assert_allclose(value, 1, atol=1e-4)
     with says(InputError, "float32", "int32"):
         match_activations(model, theta, theta, np.zeros((4, 6), np.float32))

@@ -102,10 +102,10 @@ MUTANTS = (
         "np.full(size - len(self.running), 0)",
     ),
     Mutant(
-        "mcjax/runs/recorder.py",
-        "recorder.run.rewind(recorder.stage, self.done)",
-        "recorder.run.rewind(recorder.stage, self.done + 1)",
-        ("runs/test_recorder.py", "training/test_loop.py", "commands/test_train.py"),
+        "mcjax/runs/stage.py",
+        "first if saved is None else saved.step",
+        "first if saved is None else saved.step + 1",
+        ("runs/test_stage.py", "runs/test_recorder.py", "training/test_loop.py", "commands/test_train.py"),
     ),
     Mutant(
         "mcjax/training/spawning.py",
@@ -113,7 +113,14 @@ MUTANTS = (
         "jax.random.fold_in(base, child)",
     ),
     Mutant(
-        "mcjax/training/batch_statistics.py", "share * (1 - share) * jnp.square(shift)", "share * jnp.square(shift)"
+        "mcjax/training/moments.py",
+        "p.samples * q.samples / samples * jnp.square(delta)",
+        "q.samples * jnp.square(delta)",
+    ),
+    Mutant(
+        "mcjax/training/batch_statistics.py",
+        "statistics.get(_variance_of(name), jnp.zeros_like(value))",
+        "jnp.zeros_like(value)",
     ),
     Mutant(
         "mcjax/training/config.py",
@@ -144,9 +151,10 @@ MUTANTS = (
         ("matching/test_products.py", "matching/test_weights.py"),
     ),
     Mutant(
-        "mcjax/matching/weights.py",
-        "if not coupled or objective(moved) > objective(self.P)",
-        "if coupled or objective(moved) > objective(self.P)",
+        "mcjax/matching/coordinate_descent.py",
+        "if not quadratic or objective(moved) > objective(self.P)",
+        "if quadratic or objective(moved) > objective(self.P)",
+        ("matching/test_coordinate_descent.py", "matching/test_weights.py"),
     ),
     # The curve's proximal term, gone from what its half-step descends.
     Mutant(
@@ -195,8 +203,8 @@ MUTANTS = (
     Mutant("mcjax/strings/train.py", "for i in (knot - 1, knot) if", "for i in (knot,) if"),
     Mutant(
         "mcjax/strings/record.py",
-        "(strand.threshold, jax.random.key_data(strand.key), strand.knots[0]",
-        "(strand.threshold, strand.knots[0]",
+        "(string.threshold, jax.random.key_data(string.key), string.knots[0]",
+        "(string.threshold, string.knots[0]",
     ),
     Mutant("mcjax/curves/polyline.py", "jax.tree.leaves(trees.params(self.knots))", "jax.tree.leaves(self.knots)"),
     Mutant(
@@ -226,16 +234,18 @@ MUTANTS = (
         ("curves/test_pam_candidates.py",),
     ),
     # Whatever rounding makes of a constant unit is scaled up.
-    Mutant("mcjax/landscape/repair.py", "now.deviation > 1e-5 * jnp.abs(now.mean)", "now.deviation > 0"),
+    Mutant("mcjax/landscape/repair.py", "present > 1e-5 * jnp.abs(now.mean)", "present > 0"),
     Mutant(
         "mcjax/landscape/along.py", "np.trapezoid(values, at, axis=-1)", "np.trapezoid(values, self._share(), axis=-1)"
     ),
     Mutant("mcjax/hessian/products.py", "(summed / split.size + decay * v)", "(summed / split.size)"),
     Mutant("mcjax/hessian/estimators.py", "values.std(ddof=1) / draws**0.5", "values.std() / draws**0.5"),
-    Mutant("mcjax/landscape/stability.py", "each[-(-len(each) // 2) - 1]", "each[len(each) // 2]"),
+    Mutant("mcjax/landscape/noise_stability.py", "each[-(-len(each) // 2) - 1]", "each[len(each) // 2]"),
     Mutant("mcjax/landscape/plane.py", ".T.reshape(-1, len(y), len(x))", ".T.reshape(-1, len(x), len(y))"),
     Mutant("mcjax/landscape/spectrum.py", "period[..., 0] = (values[..., 0] + values[..., -1]) / 2", "pass"),
-    Mutant("mcjax/landscape/signature.py", "before[0], before[1], after[0])", "before[0], before[1], after[1])"),
+    Mutant(
+        "mcjax/landscape/correlation_signature.py", "before[0], before[1], after[0])", "before[0], before[1], after[1])"
+    ),
     Mutant(
         "mcjax/plotting/style.py",
         "values.std(0, ddof=1)",

@@ -76,19 +76,13 @@ def test_children_are_their_parent_until_they_are_spawned(spawned):
     assert (loss[:, 0, 0] != loss[:, 0, 1]).all()
 
 
-def test_an_interrupted_call_ends_with_the_same_bits_on_a_mesh_too(spawned, tiny_data, tiny_model, tmp_path):
-    class Stopping:
-        """A line of progress that is interrupted in the first epoch of the last stretch."""
-
-        def __init__(self, title, epochs, images, start):
-            self.stops = "epochs 2 to 4" in title
-
-        def update(self, number, loss):
-            if self.stops:
-                raise KeyboardInterrupt
-
-        def close(self):
-            pass
+def test_an_interrupted_call_ends_with_the_same_bits_on_a_mesh_too(
+    spawned, tiny_data, tiny_model, tmp_path, monkeypatch
+):
+    def interrupted(progress, done, said):
+        """A Ctrl-C in the first epoch of the last stretch."""
+        if "epochs 2 to 4" in progress.title:
+            raise KeyboardInterrupt
 
     def call(progress):
         recorder = Recorder("networks", RunFolder(tmp_path, {}), "networks", progress)
@@ -97,8 +91,9 @@ def test_an_interrupted_call_ends_with_the_same_bits_on_a_mesh_too(spawned, tiny
             jax.random.split(jax.random.key(0), 2), tiny_model, tiny_data, AT, CONFIG, recorder=recorder, mesh=mesh
         )
 
-    with pytest.raises(KeyboardInterrupt):
-        call(Stopping)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Progress, "update", interrupted)
+        call(True)
     chex.assert_trees_all_equal(call(False), spawned[0])
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"networks_0", "networks_1"}
 

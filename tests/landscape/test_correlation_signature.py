@@ -17,7 +17,7 @@ from mcjax import (
     reestimate,
     trees,
 )
-from mcjax.landscape import curve_signature
+from mcjax.landscape import correlation_signature
 from mcjax.training import estimate_statistics
 
 SETTINGS = {"match_images": 50, "batch_size": 16}
@@ -65,8 +65,8 @@ def varying(theta, data, count):
 def test_values_are_pearson_correlations_of_paired_units(ends, tiny_data, tiny_model):
     path, at = bent(tiny_model, *ends)
     found, default = (
-        curve_signature(tiny_model, path, tiny_data, **SETTINGS),
-        curve_signature(tiny_model, path, tiny_data),
+        correlation_signature(tiny_model, path, tiny_data, **SETTINGS),
+        correlation_signature(tiny_model, path, tiny_data),
     )
     assert found.groups == tuple(tiny_model.spec.groups)
     # By default the first fifth of the images.
@@ -82,7 +82,7 @@ def test_values_are_pearson_correlations_of_paired_units(ends, tiny_data, tiny_m
 
 def test_matching_never_lowers_the_correlation(ends, tiny_data, tiny_model):
     for t in (0.2, 0.5, 0.9):
-        found = curve_signature(tiny_model, bent(tiny_model, *ends)[0], tiny_data, t, **SETTINGS)
+        found = correlation_signature(tiny_model, bent(tiny_model, *ends)[0], tiny_data, t, **SETTINGS)
         assert (found.matched >= found.curve - 1e-6).all()
         assert (found.matched > found.curve + 0.01).any()
         assert (np.abs(np.stack(found[1:])) <= 1 + 1e-6).all()
@@ -91,7 +91,7 @@ def test_matching_never_lowers_the_correlation(ends, tiny_data, tiny_model):
 def test_the_curve_at_its_ends_is_the_endpoints(ends, tiny_data, tiny_model):
     path, _ = bent(tiny_model, *ends)
     for i, t in enumerate((0.0, 1.0)):
-        found = curve_signature(tiny_model, path, tiny_data, t, **SETTINGS)
+        found = correlation_signature(tiny_model, path, tiny_data, t, **SETTINGS)
         np.testing.assert_allclose(found.curve[i], varying(ends[i], tiny_data, 50), atol=1e-5)
         np.testing.assert_allclose(found.linear[i], found.curve[i], atol=1e-6)
         np.testing.assert_allclose(found.matched[i], found.curve[i], atol=1e-5)
@@ -104,7 +104,7 @@ def test_a_planted_permutation_is_seen_by_matching_alone(tiny_data, tiny_model):
     planted = {"dense_0": np.array([3, 5, 0, 1, 2, 4]), "dense_1": np.array([1, 2, 4, 0, 3])}
     away = permuted(tiny_model.spec, planted, theta)
     # A path whose midpoint is its ends' function in another order of units, with the two ends alike.
-    found = curve_signature(
+    found = correlation_signature(
         tiny_model,
         lambda t: jax.tree.map(lambda a, b: a + 4 * t * (1 - t) * (b - a), theta, away),
         tiny_data,
@@ -121,11 +121,11 @@ def test_a_planted_permutation_is_seen_by_matching_alone(tiny_data, tiny_model):
 def test_pairs_are_each_what_they_are_alone(tiny_data, tiny_model):
     first, second, offset = (networks(tiny_model, 3, seed) for seed in (1, 2, 3))
     curve = bezier(tiny_model.spec)
-    together = curve_signature(tiny_model, curve.bind_pairs(first, second, offset), tiny_data, 0.3, **SETTINGS)
+    together = correlation_signature(tiny_model, curve.bind_pairs(first, second, offset), tiny_data, 0.3, **SETTINGS)
     assert together.curve.shape == together.linear.shape == together.matched.shape == (3, 2, 2)
     for i in range(3):
         path = curve.bind(*(trees.index(part, i) for part in (first, second, offset)))
-        alone = curve_signature(tiny_model, path, tiny_data, 0.3, **SETTINGS)
+        alone = correlation_signature(tiny_model, path, tiny_data, 0.3, **SETTINGS)
         assert together.groups == alone.groups
         for values, expected in zip(together[1:], alone[1:], strict=True):
             np.testing.assert_allclose(values[i], expected, atol=1e-5)
@@ -137,7 +137,7 @@ def test_batch_statistics_are_those_of_the_networks_at_t(normed, tiny_colour_dat
     raw = stacked([alive(model, seed) for seed in range(2)])
     ends = [jax.tree.map(np.asarray, trees.index(reestimate(model, raw, colour, **settings), i)) for i in (0, 1)]
     path, at = bent(model, *ends, size=0.2)
-    found = curve_signature(model, path, colour, match_images=40, **settings)
+    found = correlation_signature(model, path, colour, match_images=40, **settings)
     x = normalized(colour.train_images[:40], colour)
     images = (colour.train_images[:90], colour.mean, colour.std, 30, Augmentation(crop=1))
     again, activations = jax.jit(lambda theta: estimate_statistics(model, theta, *images)), jax.jit(model.activations)
@@ -151,7 +151,7 @@ def test_batch_statistics_are_those_of_the_networks_at_t(normed, tiny_colour_dat
             assert np.abs(np.subtract(got[i], paired(units(end), units(theta)))).max() > 5e-3
     assert (found.matched >= found.curve - 1e-6).all()
     # The ends' statistics are these images' own, so that the curve's ends are they.
-    at_start = curve_signature(model, path, colour, 0.0, match_images=40, **settings)
+    at_start = correlation_signature(model, path, colour, 0.0, match_images=40, **settings)
     np.testing.assert_allclose(at_start.curve[0], at_start.matched[0], atol=1e-4)
     assert (at_start.curve[0] > at_start.curve[1]).all()
 
@@ -160,7 +160,7 @@ def test_batch_statistics_are_those_of_the_networks_at_t(normed, tiny_colour_dat
 def test_a_trunk_counts_by_the_mean_over_its_blocks(tiny_colour_data):
     model = models.create("resnet20", 3, (8, 8, 3), width=0.25)
     path = linear(model.spec).bind(alive(model, 0), alive(model, 1))
-    found = curve_signature(model, path, tiny_colour_data, 0.4, batch_size=24)
+    found = correlation_signature(model, path, tiny_colour_data, 0.4, batch_size=24)
     assert found.groups == tuple(model.spec.groups)
     np.testing.assert_allclose(found.curve, found.linear, atol=1e-5)
     assert (found.matched >= found.curve - 1e-6).all()
@@ -176,9 +176,9 @@ def test_what_is_wrong_is_said(ends, tiny_data, tiny_model):
         ("batch_size", 0),
     ):
         with pytest.raises(InputError, match=f"got {name}={value}"):
-            curve_signature(tiny_model, path, tiny_data, **{name: value})
+            correlation_signature(tiny_model, path, tiny_data, **{name: value})
     with pytest.raises(SpecError, match="mlp"):
-        curve_signature(tiny_model, lambda t: {"params": {}}, tiny_data)
+        correlation_signature(tiny_model, lambda t: {"params": {}}, tiny_data)
     nothing = PermutationSpec({name: tuple(None for _ in shape) for name, shape in trees.shapes(ends[0]).items()})
     with pytest.raises(InputError, match="no units of mlp"):
-        curve_signature(tiny_model._replace(spec=nothing), path, tiny_data)
+        correlation_signature(tiny_model._replace(spec=nothing), path, tiny_data)

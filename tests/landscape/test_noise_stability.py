@@ -9,7 +9,7 @@ from variables import drawn, order, permuted
 from mcjax import InputError, models
 from mcjax.constructions.chain import chain_of
 from mcjax.constructions.dropout import random_factors
-from mcjax.landscape.stability import noise_stability
+from mcjax.landscape.noise_stability import noise_stability
 
 MLP = models.create("mlp", 3, (8, 8, 1), widths=(11, 10, 9), bias=False)
 IMAGES = 5
@@ -221,7 +221,7 @@ class Skipping(nn.Module):
             "skipping: .*outputs are more than",
         ),
     ],
-    ids=["curved", "residual", "skip to the outputs"],
+    ids=["not homogeneous", "residual", "skip to the outputs"],
 )
 def test_models_that_are_refused(make, named, tiny_data, key):
     model = make()

@@ -7,7 +7,7 @@ import pytest
 from variables import drawn
 
 from mcjax import models
-from mcjax.landscape.passages import Passages, spectral_norms
+from mcjax.landscape.interlayer_maps import InterlayerMaps, spectral_norms
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_the_cut_network_is_the_network(name, shape, options):
     model = models.create(name, 3, shape, **options)
     theta = jax.tree.map(np.float32, drawn(model))
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    passages = Passages(model, theta)
+    maps = InterlayerMaps(model, theta)
 
     @jax.jit
     def whole(theta, image):
@@ -30,30 +30,30 @@ def test_the_cut_network_is_the_network(name, shape, options):
 
     @jax.jit
     def cut(theta, image):
-        here = passages.preactivations(theta, image)
-        onward = [passages.onward(theta, image, i)(here[i - 1]) for i in range(1, len(here))]
-        return here, onward, passages.curved(theta, image, here)
+        here = maps.preactivations(theta, image)
+        onward = [maps.maps_from(theta, image, i)(here[i - 1]) for i in range(1, len(here))]
+        return here, onward, maps.homogeneity_errors(theta, image, here)
 
-    (outputs, active), (here, onward, curved) = whole(theta, image), cut(theta, image)
+    (outputs, active), (here, onward, errors) = whole(theta, image), cut(theta, image)
     np.testing.assert_allclose(here[-1], outputs, rtol=1e-4, atol=1e-4 * np.abs(outputs).max())
-    for group, before in zip(passages.chained.groups, here, strict=False):
+    for group, before in zip(maps.chain.groups, here, strict=False):
         want = active[group][0]
         np.testing.assert_allclose(np.maximum(before, 0), want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
     for i, passed in enumerate(onward, 1):
         for there, want in zip(passed, here[i:], strict=True):
             np.testing.assert_allclose(there, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
-    assert np.asarray(curved).max() < 1e-5
+    assert np.asarray(errors).max() < 1e-5
 
 
 def test_spectral_norms_against_svd(key):
     rng = np.random.default_rng(0)
     matrices = [rng.normal(size=(m, 12)).astype(np.float32) for m in (7, 3, 1)]
 
-    def passed(x):
+    def several(x):
         return tuple(jnp.tanh(matrix @ x.reshape(-1)).reshape(1, -1) for matrix in matrices)
 
     x = 0.1 * rng.normal(size=(1, 3, 4)).astype(np.float32)
-    found = jax.jit(lambda iterations: spectral_norms(passed, x, key, iterations))
+    found = jax.jit(lambda iterations: spectral_norms(several, x, key, iterations))
     norms, moved = found(100)
     for k, matrix in enumerate(np.float64(each) for each in matrices):
         dense = (1 - np.tanh(matrix @ x.ravel()) ** 2)[:, None] * matrix

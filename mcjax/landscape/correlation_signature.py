@@ -1,0 +1,109 @@
+"""Correlation signatures: how far the units of a network on a curve correlate with those of the curve's ends."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcjax import trees
+from mcjax.curves.curve import check_t
+from mcjax.data import Augmentation, Dataset, normalize
+from mcjax.errors import InputError
+from mcjax.matching.activations import match_activations
+from mcjax.models.base import Model, has_leading_axis
+from mcjax.training.batch_statistics import reestimate
+
+
+class CorrelationSignature(NamedTuple):
+    """Mean correlations of units of one index, float32 ([pairs,] 2, groups): by endpoint, then by group.
+
+    Attributes:
+        groups: The names of the groups, in the order of the spec.
+        curve: Between the network at t of the curve and each endpoint.
+        linear: Between the network at t of the straight line and each endpoint.
+        matched: Between the curve's network, its units matched to the endpoint's, and each endpoint: an upper bound of
+            `curve`.
+
+    """
+
+    groups: tuple[str, ...]
+    curve: np.ndarray
+    linear: np.ndarray
+    matched: np.ndarray
+
+
+def correlation_signature(
+    model: Model,
+    path: Callable[[Any], trees.Tree],
+    data: Dataset,
+    t: float = 0.5,
+    *,
+    match_images: int | None = None,
+    batch_size: int = 500,
+    calibration_images: int | None = None,
+    augmentation: Augmentation | None = None,
+) -> CorrelationSignature:
+    """The correlation signature of a path's midpoint with its two ends, path(0) and path(1).
+
+    Correlations are those of `match_activations`; units that never vary count with correlation 0. Batch statistics at t
+    are re-estimated first, as by `evaluate_path` with the same arguments; the ends keep theirs.
+    Source: Neuron Alignment, appendix F.1 and Figure 14.
+
+        signature = correlation_signature(model, fit.path, data)
+        print(dict(zip(signature.groups, signature.matched[0] - signature.curve[0])))
+
+    Args:
+        model: The model of the networks.
+        path: Any function t -> theta. If theta has a leading pair axis, the results have it too.
+        data: The data set.
+        t: The point of the path, in [0, 1].
+        match_images: How many of the first training images are correlated over. None is the first fifth.
+        batch_size: Images in memory at once.
+        calibration_images: As in `evaluate_path`.
+        augmentation: As in `evaluate_path`.
+
+    Returns:
+        The correlations with both ends.
+
+    Raises:
+        InputError: For t outside [0, 1], or counts that the data cannot give.
+        SpecError: If the path leaves the model's parameter space.
+
+    """
+    check_t(t)
+    if not model.spec.groups:
+        raise InputError(f"no units of {model.name} can be permuted, expected a model with groups to correlate.")
+    n = len(data.train_labels)
+    for name, count, least in (("match_images", match_images, 2), ("calibration_images", calibration_images, 1)):
+        if count is not None and not least <= count <= n:
+            raise InputError(f"got {name}={count}, expected {least} to {n}, the training images of {data.name}.")
+    if batch_size < 1:
+        raise InputError(f"got batch_size={batch_size}, expected at least 1.")
+    # The networks at t of the curve and of the straight line, with their own batch statistics.
+    ends, middle = [path(jnp.float32(end)) for end in (0, 1)], path(jnp.float32(t))
+    pairs = has_leading_axis(middle, model)
+    line = jax.tree.map(lambda a, b: (1 - t) * a + t * b, *ends)
+    join = jnp.concatenate if pairs else jnp.stack
+    both = reestimate(
+        model,
+        jax.tree.map(lambda *leaves: join(leaves), middle, line),
+        data,
+        batch_size=batch_size,
+        calibration_images=calibration_images,
+        augmentation=augmentation,
+    )
+    # The curve's network and the line's are matched to either end, both as pairs of one program.
+    first, second = (jax.tree.map(lambda leaf: join([leaf, leaf]), end) for end in ends)
+    images = data if match_images is None else normalize(data.train_images[:match_images], data.mean, data.std)
+    found = [match_activations(model, end, both, images, batch_size).info for end in (first, second)]
+
+    def by_end(name: str) -> np.ndarray:
+        """The curve's and the line's: (2 networks, [pairs,] 2 endpoints, groups)."""
+        values = [np.stack([info[name][group] for group in model.spec.groups], -1) for info in found]
+        shape = (2, 2, *((-1,) if pairs else ()), len(model.spec.groups))
+        return np.moveaxis(np.asarray(values, np.float32).reshape(shape), 0, -2)
+
+    before, after = by_end("before"), by_end("after")
+    return CorrelationSignature(tuple(model.spec.groups), before[0], before[1], after[0])
