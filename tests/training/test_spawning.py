@@ -10,6 +10,7 @@ from refusals import says
 
 from mcjax import Augmentation, InputError, Recorder, TrainConfig, barrier, data, evaluate_path, linear, models, trees
 from mcjax.runs.folder import RunFolder
+from mcjax.runs.progress import Progress
 from mcjax.runtime import make_mesh
 from mcjax.training import snapshots, spawn
 from mcjax.training.endpoints import EndpointStep
@@ -91,9 +92,10 @@ def test_an_interrupted_call_ends_with_the_same_bits_on_a_mesh_too(
             jax.random.split(jax.random.key(0), 2), tiny_model, tiny_data, AT, CONFIG, recorder=recorder, mesh=mesh
         )
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Progress, "update", interrupted)
-        call(True)
+        with pytest.raises(KeyboardInterrupt):
+            call(True)
     chex.assert_trees_all_equal(call(False), spawned[0])
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"networks_0", "networks_1"}
 
