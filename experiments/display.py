@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from mcjax.runs.progress import duration
-from mcjax.runtime.processes import is_first
+from mcjax.runtime.processes import is_first_process
 
 BACKWARD = 2.0
 """A gradient costs twice a forward pass."""
@@ -52,7 +52,7 @@ class Display:
 
     def _say(self, detail: str, always: bool = False) -> None:
         now = time.monotonic()
-        if not is_first():
+        if not is_first_process():
             return
         if not always and now - self.said < (0.1 if self.terminal else SAY_EVERY_S):
             return

@@ -17,7 +17,7 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder, read_json, write_atomically, writing
-from mcjax.runtime.processes import by_first
+from mcjax.runtime.processes import on_first_process
 
 
 class Kept:
@@ -26,7 +26,7 @@ class Kept:
     def __init__(self, run: RunFolder, display: Display) -> None:
         self.run, self.display = run, display
         self.known: dict[str, Any] = {}
-        by_first(self._make_room)()
+        on_first_process(self._make_room)()
 
     def _make_room(self) -> None:
         with writing(self.run.path / "parts"):
@@ -86,16 +86,16 @@ class Kept:
         return self.run.path / "parts" / f"{name}.json"
 
 
-@by_first
+@on_first_process
 def _there(path: Path) -> bool:
     return path.exists()
 
 
-@by_first
+@on_first_process
 def _read(path: Path) -> Any:
     return read_json(path)
 
 
-@by_first
+@on_first_process
 def _write(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value).encode())

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import jax
 
 from mcjax.runs.folder import RunFolder, read_json, write_atomically
-from mcjax.runtime.processes import is_first
+from mcjax.runtime.processes import is_first_process
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def timed(run: RunFolder, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_first():
+        if is_first_process():
             _add(run, name, time.monotonic() - began)
 
 

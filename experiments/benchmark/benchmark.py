@@ -18,7 +18,7 @@ from experiments.benchmark import programs
 from experiments.benchmark.output import about_machine, peak_bytes, said, show
 from experiments.benchmark.programs import PROGRAMS, Sizes, Work
 from mcjax import InputError, data, models
-from mcjax.runtime.convolution import one_after_another
+from mcjax.runtime.mapping import sequential_is_faster
 
 NAMES = {
     "endpoint": "endpoint epoch",
@@ -187,7 +187,7 @@ def measured(
         of_images = programs.endpoint if workload == "endpoint" else programs.curve
         runners[", augmented"] = Runner(lambda: of_images(work, augmented=True))
     if work.pairs > 1 and workload in config.other_way and workload != "plane" and work.model.convolutions != "none":
-        way = "vmap" if one_after_another(work.model.convolutions) else "one after another"
+        way = "vmap" if sequential_is_faster(work.model.convolutions) else "one after another"
         runners[f", the other way: {way}"] = Runner(lambda: programs.other_way(work, workload))
     from experiments.benchmark.torch_peer import peak_memory
 

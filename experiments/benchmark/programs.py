@@ -24,7 +24,7 @@ from mcjax import (
 )
 from mcjax.curves.fit import CurveContext, CurveState, CurveStep
 from mcjax.curves.pam_step import PermutationContext, PermutationState, PermutationStep
-from mcjax.runtime import convolution
+from mcjax.runtime import mapping
 from mcjax.runtime.compiling import Compiled
 from mcjax.training.config import ComputeDtype
 from mcjax.training.endpoints import EndpointStep
@@ -189,8 +189,8 @@ def _config(work: Work, kind: type[Any], augmented: bool) -> Any:
 @contextmanager
 def the_other_way() -> Iterator[None]:
     """Several models under vmap where mcjax runs them one after another, and the other way round."""
-    chosen = convolution.one_after_another
-    with mock.patch.object(convolution, "one_after_another", lambda kind: not chosen(kind)):
+    chosen = mapping.sequential_is_faster
+    with mock.patch.object(mapping, "sequential_is_faster", lambda kind: not chosen(kind)):
         yield
 
 

@@ -36,7 +36,7 @@ from mcjax.constructions import (
 from mcjax.curves import Polyline
 from mcjax.landscape import noise_stability
 from mcjax.models import Model
-from mcjax.runtime.convolution import over_models
+from mcjax.runtime.mapping import over_models
 from mcjax.strings import sample_string
 
 POINTS = 31

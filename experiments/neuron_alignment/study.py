@@ -20,7 +20,7 @@ from mcjax.commands.options import DataOptions, open_run, seed_key
 from mcjax.commands.quickstart import summarized
 from mcjax.errors import InputError
 from mcjax.runs.tables import mean_and_std, table
-from mcjax.runtime.processes import is_first
+from mcjax.runtime.processes import is_first_process
 from mcjax.training.config import ComputeDtype
 from mcjax.training.loop import steps_per_epoch
 
@@ -135,7 +135,7 @@ def main(study: Study) -> None:
             display.close()
         figures = [each for cell in cells.values() for each in draw(run, cell)] + draw_together(run, cells.values())
         run.finish({"cells": found, "page": page(cells, tables(found), figures)})
-    if not is_first():
+    if not is_first_process():
         return
     for each in tables((run.results or {})["cells"]):
         print(f"\n{each['title']}\n{table(each['head'], each['rows'])}")

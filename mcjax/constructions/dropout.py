@@ -16,7 +16,7 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import over_points
+from mcjax.runtime.mapping import over_points
 from mcjax.training.criterion import Criterion, measure_networks
 from mcjax.training.objective import check_model_and_data
 

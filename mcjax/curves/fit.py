@@ -18,7 +18,7 @@ from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.recorder import History, Recorder
-from mcjax.runtime.convolution import Convolutions
+from mcjax.runtime.mapping import Convolutions
 from mcjax.symmetry import Permutation
 from mcjax.training.config import TrainConfig, optimizer
 from mcjax.training.loop import check_typed_keys, initial_states, run_epochs, steps_per_epoch

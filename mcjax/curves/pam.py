@@ -35,7 +35,7 @@ from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.recorder import History, Recorder
-from mcjax.runtime.processes import by_first
+from mcjax.runtime.processes import on_first_process
 from mcjax.symmetry import Permutation, to_matrix
 from mcjax.training.config import TrainConfig
 from mcjax.training.fixed import FixedImages, fixed_images
@@ -172,7 +172,7 @@ class PamProblem:
     steps: int
     mesh: Mesh | None = None
 
-    @by_first
+    @on_first_process
     def objective(self, theta_c: trees.Tree, P: Permutation, branches: int = 1) -> np.ndarray:
         """Q + R of candidates, float64 (branches * pairs, candidates); theta_c and P hold branch after branch."""
         theta_1, theta_2 = tile_pairs((self.pairs.theta_1, self.pairs.theta_2), branches)
@@ -312,7 +312,7 @@ def _train_curves(
     return states, values, _distances(states.theta_c, start.theta_c) ** 2 / (2 * config.nu_phi), history
 
 
-@by_first
+@on_first_process
 def _distances(theta_c: trees.Tree, before: trees.Tree) -> np.ndarray:
     """The distance of every pair's control points from those before, float64 (pairs,)."""
     return np.asarray(jax.vmap(trees.norm)(trees.subtract(theta_c, before)), np.float64)

@@ -17,7 +17,7 @@ from mcjax.curves.curve import Curve
 from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import Convolutions, over_models, over_points
+from mcjax.runtime.mapping import Convolutions, over_models, over_points
 from mcjax.symmetry import (
     Permutation,
     birkhoff_decomposition,

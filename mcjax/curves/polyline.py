@@ -11,7 +11,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.curves.curve import check_t
 from mcjax.errors import InputError
-from mcjax.runtime.convolution import over_points
+from mcjax.runtime.mapping import over_points
 
 
 class Polyline(NamedTuple):

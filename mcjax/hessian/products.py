@@ -11,7 +11,7 @@ from mcjax import trees
 from mcjax.data import normalize
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import plainly
+from mcjax.runtime.convolution import primitive_convolutions
 from mcjax.training.full_batch import Chunk, FullBatchLoss
 
 Loss = Callable[[Any], jax.Array]
@@ -156,7 +156,7 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
             return function.model.apply(trees.with_params(theta, params), x)
 
         # J v, by forward mode.
-        with plainly():
+        with primitive_convolutions():
             outputs, tangent = jax.jvp(outputs_at, (leaves,), (vector,))
         # H_out J v.
         by_outputs = jax.grad(lambda outputs: function.summed_loss(outputs, chunk))

@@ -10,7 +10,7 @@ from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import over_models
+from mcjax.runtime.mapping import over_models
 from mcjax.training.objective import check_model_and_data
 
 BINS = 15

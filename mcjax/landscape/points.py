@@ -12,7 +12,7 @@ from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError, unknown_name
 from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import chunk_for, over_models, over_points
+from mcjax.runtime.mapping import default_chunk, over_models, over_points
 from mcjax.runtime.memory import check_memory, program_memory
 from mcjax.runtime.mesh import AXES, Placement, check_mesh, on_mesh
 from mcjax.training.batch_statistics import estimate_statistics
@@ -94,7 +94,7 @@ def evaluation_config(
             f"1 to {n} calibration images, batches and chunks of at least 1."
         )
     augmentation = data.default_augmentation() if augmentation is None else augmentation
-    chunk = chunk or chunk_for(model.convolutions)
+    chunk = chunk or default_chunk(model.convolutions)
     return EvaluationConfig(model, pairs, reestimate, batch_size, calibration_images, augmentation, chunk, splits)
 
 

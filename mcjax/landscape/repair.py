@@ -11,7 +11,7 @@ from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import over_models
+from mcjax.runtime.mapping import over_models
 from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
 from mcjax.training.batch_statistics import estimate_statistics
 from mcjax.training.moments import Moments, accumulate, moments_of

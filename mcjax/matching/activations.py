@@ -13,7 +13,7 @@ from mcjax.errors import InputError
 from mcjax.matching.match import Match
 from mcjax.models.base import Model, check_ends
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import over_models
+from mcjax.runtime.mapping import over_models
 from mcjax.symmetry import nearest_permutation
 from mcjax.training.moments import CrossMoments, accumulate, cross_moments_of, merge
 

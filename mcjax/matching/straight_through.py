@@ -17,7 +17,7 @@ from mcjax.models.base import Model, check_ends
 from mcjax.models.pairs import pairs_of
 from mcjax.runs.recorder import Recorder
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import Convolutions, over_models
+from mcjax.runtime.mapping import Convolutions, over_models
 from mcjax.symmetry import Permutation, nearest_permutation_on_device, permute, to_matrix
 from mcjax.training.config import TrainConfig
 from mcjax.training.fixed import FixedImages, fixed_images, objective_on

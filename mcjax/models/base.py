@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mcjax import trees
 from mcjax.errors import InputError
-from mcjax.runtime.convolution import Convolutions
+from mcjax.runtime.mapping import Convolutions
 from mcjax.symmetry import PermutationSpec, SpecError
 
 Activations = dict[str, tuple[jax.Array, ...]]

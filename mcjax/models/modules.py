@@ -13,7 +13,7 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.models.base import Activations, Model, check_input
 from mcjax.models.flax_functions import Captures, Functions, capture_linen, linen_functions, nnx_functions
-from mcjax.runtime.convolution import Convolutions
+from mcjax.runtime.mapping import Convolutions
 from mcjax.symmetry import PermutationSpec, SpecError, infer_activations, infer_spec
 
 ActivationFunction = Callable[[trees.Tree, jax.Array], Activations]

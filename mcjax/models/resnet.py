@@ -5,7 +5,7 @@ import jax
 
 from mcjax.models.base import Model, check_image_shape, make_model
 from mcjax.models.layers import INITIALIZERS, BatchNorm, Conv, activation, scaled
-from mcjax.runtime.convolution import computed_once
+from mcjax.runtime.convolution import materialize
 from mcjax.symmetry import layer_specs
 
 
@@ -34,7 +34,7 @@ class Block(nn.Module):
         if self.projection:
             x = Conv(self.features, 1, self.stride, 0, use_bias=False, kernel_init=init, name="Conv_2")(x)
             x = BatchNorm(name="BatchNorm_2")(x, train)
-        return computed_once(act(x + out)), inner
+        return materialize(act(x + out)), inner
 
 
 class ResNet(nn.Module):

@@ -14,7 +14,7 @@ from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.mergers import Approach, KnotBuffer
 from mcjax.permutation_points.pair_coordinates import UnitPair, unit_pair
 from mcjax.permutation_points.problem import Problem
-from mcjax.runtime.convolution import chunk_for
+from mcjax.runtime.mapping import default_chunk
 
 RISES = (5, 50, 500)
 """How far the loss may rise in one step of a finer walk, as multiples of the rise that is tolerated, in turn.
@@ -115,7 +115,7 @@ def _walk(problem: Problem, pair: UnitPair, rise: float) -> Walk:
     found = jax.tree.map(lambda leaf: leaf[0], mergers.approach_pairs(layer, config, True, 1, *given))
     knots = found.knots
     assert knots is not None
-    chunk = SEGMENTS_AT_ONCE * chunk_for(problem.model.convolutions)
+    chunk = SEGMENTS_AT_ONCE * default_chunk(problem.model.convolutions)
     losses = np.asarray(mergers.heights(config.points, chunk, problem.loss, pair, knots.params, knots.distances))
     count = int(knots.filled)
     # A path that filled its room may have lost knots.

@@ -15,7 +15,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.errors import InputError, RunError
-from mcjax.runtime.processes import by_first, several
+from mcjax.runtime.processes import many_processes, on_first_process
 
 
 def _orbax() -> ModuleType:
@@ -55,7 +55,7 @@ def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None
         ) from error
 
 
-@by_first
+@on_first_process
 def _make_room(path: Path, ahead: Path, behind: Path) -> None:
     recover(path)
     for leftover in (ahead, behind):
@@ -64,7 +64,7 @@ def _make_room(path: Path, ahead: Path, behind: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
-@by_first
+@on_first_process
 def _move_in(path: Path, ahead: Path, behind: Path) -> None:
     try:
         if path.exists():
@@ -76,7 +76,7 @@ def _move_in(path: Path, ahead: Path, behind: Path) -> None:
     shutil.rmtree(behind, ignore_errors=True)
 
 
-@by_first
+@on_first_process
 def recover(path: Path) -> None:
     """Put back the checkpoint before, if saving ended between moving it away and moving the new one in."""
     behind = path.with_name(f".{path.name}.old")
@@ -137,7 +137,7 @@ def _alone() -> Iterator[None]:
 
     All of them must read: Orbax counts its operations, and waits in vain for a process that counts differently.
     """
-    if not several():
+    if not many_processes():
         yield
         return
     context = _orbax().Context()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcjax.errors import InputError, RunError
-from mcjax.runtime.processes import by_first
+from mcjax.runtime.processes import on_first_process
 
 
 @contextmanager
@@ -51,7 +51,7 @@ class RunFolder:
         self.path = Path(path)
         self._open(config)
 
-    @by_first
+    @on_first_process
     def _open(self, config: Mapping[str, Any]) -> None:
         text = json.dumps(config, indent=1, sort_keys=True)
         now = json.loads(text)
@@ -77,18 +77,18 @@ class RunFolder:
             write_atomically(there, text.encode())
 
     @property
-    @by_first
+    @on_first_process
     def results(self) -> dict[str, Any] | None:
         """The results of a finished run, or None."""
         path = self.path / "results.json"
         return read_json(path) if path.exists() else None
 
-    @by_first
+    @on_first_process
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write results.json: the run is complete."""
         write_atomically(self.path / "results.json", json.dumps(results, indent=1).encode())
 
-    @by_first
+    @on_first_process
     def figure(self, name: str, figure: Any) -> Path:
         """Write a matplotlib figure as figures/NAME.png and return its path."""
         path = self.path / "figures" / f"{name}.png"
@@ -103,14 +103,14 @@ class RunFolder:
         """The folder of the checkpoints of one stage."""
         return self.path / "checkpoints" / name
 
-    @by_first
+    @on_first_process
     def log(self, stage: str, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
         line = json.dumps({"stage": stage, "epoch": epoch, **metrics})
         with writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a") as file:
             file.write(line + "\n")
 
-    @by_first
+    @on_first_process
     def rewind(self, stage: str, epoch: int) -> None:
         """Drop the metrics of a stage after `epoch`: the run was interrupted there, and writes them again."""
         path = self.path / "metrics.jsonl"

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any
 
-from mcjax.runtime.processes import is_first
+from mcjax.runtime.processes import is_first_process
 
 SAY_EVERY_S = 10.0
 """Seconds between two lines without a terminal."""
@@ -38,7 +38,7 @@ class Progress:
         self._since, self._first = (start, time.monotonic()), True
         self._written, self._said = time.monotonic(), ""
         self._bar: Any = None
-        if is_first() and sys.stderr.isatty():
+        if is_first_process() and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=start, desc=title, unit=unit, leave=True, dynamic_ncols=True)
@@ -82,7 +82,7 @@ class Progress:
 
     def _write(self, line: str, always: bool = False) -> None:
         now = time.monotonic()
-        if is_first() and (always or now - self._written > SAY_EVERY_S):
+        if is_first_process() and (always or now - self._written > SAY_EVERY_S):
             self._written = now
             print(line, file=sys.stderr, flush=True)
 

@@ -11,7 +11,7 @@ from mcjax.runs.folder import RunFolder
 from mcjax.runs.progress import Progress
 from mcjax.runs.stage import Stage
 from mcjax.runtime.mesh import Placement
-from mcjax.runtime.processes import several
+from mcjax.runtime.processes import many_processes
 
 History = dict[str, np.ndarray]
 """The metrics of every fit at every epoch: float32 (fits, epochs)."""
@@ -97,7 +97,7 @@ class Recording:
         if self._progress is not None:
             self._progress.close()
         # Who is interrupted alone among several processes would wait for the others here.
-        if self._saved < self.done and not several():
+        if self._saved < self.done and not many_processes():
             self._save()
 
     def _save(self) -> None:

@@ -8,7 +8,7 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
-from mcjax.runtime.processes import by_first
+from mcjax.runtime.processes import on_first_process
 
 SAVE_EVERY_S = 1.0
 """Steps that end sooner than this after the last save are not saved, unless they are the last."""
@@ -80,7 +80,7 @@ class Stage:
         assert self.run is not None
         return self.run.checkpoints(self.name) / "latest"
 
-    @by_first
+    @on_first_process
     def log(self, step: int, metrics: Mapping[str, Any]) -> bool:
         """Write the metrics of a step. Returns whether it is time to save: the same in every process."""
         if self.run is not None:

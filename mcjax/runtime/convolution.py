@@ -1,14 +1,14 @@
-"""Convolution whose gradient stays fast inside a compiled loop, and how to run several models at once.
+"""Convolution whose gradient stays fast inside a compiled loop.
 
-XLA on the CPU rewrites convolutions in unusual layouts to its fast kernel only outside loops, and a
-convolution's gradients are such convolutions: inside `lax.scan` they run up to 100 times slower.
-Here every one of the three convolutions is written in the canonical layout (NHWC, HWIO, NHWC).
+XLA on the CPU rewrites convolutions in unusual layouts to its fast kernel only outside loops. The gradients of a
+convolution are such convolutions: inside `lax.scan` they run up to 100 times slower. Here the convolution and both of
+its gradients are written in the canonical layout (NHWC, HWIO, NHWC).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,34 +16,40 @@ import numpy as np
 from jax import lax
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
-Convolutions = Literal["none", "canonical", "plain"]
-"""What a model convolves with: nothing, `convolve`, or convolutions whose gradients are XLA's own."""
-
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_PLAINLY = ContextVar("plainly", default=False)
+_PRIMITIVE = ContextVar("primitive", default=False)
 _FEW_POSITIONS = 64
 """Output positions up to which a kernel's gradient is faster as matrix products, measured."""
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
-    """x (n, h, w, c) convolved with kernel (kh, kw, c, d), as `lax.conv_general_dilated`, to (n, h', w', d).
+    """Convolve like `lax.conv_general_dilated`, with a gradient that is fast on every platform.
 
-    On the CPU the reverse-mode gradient is written in canonical layouts. It can be differentiated
-    again in any mode; forward mode over the convolution itself is had by two reverse passes.
+    On the CPU the reverse-mode gradient is written in canonical layouts. It can be differentiated again in any mode;
+    forward mode over the convolution itself takes two reverse passes.
+
+    Args:
+        x: Images, (n, h, w, c).
+        kernel: (kh, kw, c, d).
+        strides: Along height and width.
+        padding: Low and high, along height and width.
+
+    Returns:
+        (n, h', w', d).
     """
-    if jax.default_backend() == "cpu" and not _PLAINLY.get():
+    if jax.default_backend() == "cpu" and not _PRIMITIVE.get():
         return _canonical(x, kernel, strides, padding)
     return _plain(x, kernel, strides, padding)
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
-    """What is traced in here convolves by the primitive that a convolution is: to be looked at, or derived forward."""
-    token = _PLAINLY.set(True)
+def primitive_convolutions() -> Iterator[None]:
+    """Trace convolutions as XLA's own primitive in here: for spec inference, and for forward-mode derivatives."""
+    token = _PRIMITIVE.set(True)
     try:
         yield
     finally:
-        _PLAINLY.reset(token)
+        _PRIMITIVE.reset(token)
 
 
 def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
@@ -66,7 +72,7 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: 
 def _reads(
     x: jax.Array, kernel: Sequence[int], strides: tuple[int, int], padding: Padding, out: Sequence[int]
 ) -> list[jax.Array]:
-    """For every kernel position, row by row, what it reads of x for every output position: (n, *out, c) each."""
+    """The inputs that each kernel position reads for all output positions, row by row: (n, *out, c) each."""
     padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)))
 
     def read(i: int, j: int) -> jax.Array:
@@ -84,13 +90,13 @@ def _forward(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding:
 
 
 def _backward(strides: tuple[int, int], padding: Padding, residuals: tuple, g: jax.Array) -> tuple:
-    # Once each, or both gradients compute them anew from the layers around, at every entry, in an order of their own.
+    # Without the barrier both gradients would recompute these from the layers around, entry by entry.
     x, kernel, g = lax.optimization_barrier((*map(jnp.asarray, residuals), g))
     return _input_gradient(strides, padding, x, kernel, g), _kernel_gradient(strides, padding, x, kernel, g)
 
 
 def _input_gradient(strides: tuple[int, int], padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
-    """Of every phase of the strides, the convolution of g with those kernel rows and columns that reach it."""
+    """The gradient of x: for each phase of the strides, g convolved with the kernel rows and columns that reach it."""
     images, height, width, channels = x.shape
     # Input row stride * u + phase is read by output row u + shift through kernel row phase + low - stride * shift.
     rows, columns = (
@@ -117,12 +123,13 @@ def _input_gradient(strides: tuple[int, int], padding: Padding, x: jax.Array, ke
 
 
 def _reaching(phase: int, stride: int, low: int, size: int) -> tuple[list[int], int]:
-    """The kernel indices that reach inputs of a phase, by increasing output index, and the shift of the first."""
+    """The kernel indices that reach the inputs of a phase, by increasing output index, and the shift of the first."""
     indices = [i for i in reversed(range(size)) if (phase + low - i) % stride == 0]
     return indices, (phase + low - indices[0]) // stride if indices else 0
 
 
 def _kernel_gradient(strides: tuple[int, int], padding: Padding, x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
+    """The gradient of the kernel: one convolution over many positions, or a matrix product a kernel position."""
     if strides == (1, 1) and kernel.shape[:2] != (1, 1) and g.shape[1] * g.shape[2] > _FEW_POSITIONS:
         around = [
             (low, k + out - 1 - size - low)
@@ -144,52 +151,6 @@ def _kernel_gradient(strides: tuple[int, int], padding: Padding, x: jax.Array, k
 _canonical.defvjp(_forward, _backward)
 
 
-def computed_once(x: jax.Array) -> jax.Array:
-    """x, kept by XLA on the CPU from being computed anew, with all that it is a sum of, wherever it is read."""
+def materialize(x: jax.Array) -> jax.Array:
+    """`x`, computed once: XLA on the CPU would recompute a long sum wherever it is read."""
     return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
-
-
-def one_after_another(convolutions: Convolutions) -> bool:
-    """Whether models with such convolutions run faster in sequence than under `vmap` on this platform.
-
-    `vmap` over models makes grouped convolutions of them, which XLA's CPU kernels run 2 to 4 times
-    slower than the same work in sequence. Elsewhere, and without convolutions, `vmap` it is.
-    """
-    return convolutions != "none" and jax.default_backend() == "cpu"
-
-
-def stepped_from_host(convolutions: Convolutions) -> bool:
-    """Whether a training step must stay outside compiled loops: gradients of XLA's own, on the CPU."""
-    return convolutions == "plain" and jax.default_backend() == "cpu"
-
-
-def over_models(fn: Callable[..., Any], convolutions: Convolutions) -> Callable[..., Any]:
-    """`fn` over the leading axis of every argument: the way to run many networks in one program."""
-    if one_after_another(convolutions):
-        return lambda *args: lax.map(lambda each: fn(*each), args)
-    return jax.vmap(fn)
-
-
-def chunk_for(convolutions: Convolutions) -> int:
-    """How many networks to evaluate at once: 1 where one after another is faster, and 16 elsewhere."""
-    return 1 if one_after_another(convolutions) else 16
-
-
-def over_points(fn: Callable[[Any], Any], points: Any, convolutions: Convolutions, chunk: int | None = None) -> Any:
-    """`fn` over the leading axis of `points`, at most `chunk` (None: `chunk_for`) of them in memory at once."""
-    size = chunk or chunk_for(convolutions)
-    return lax.map(fn, points, batch_size=None if size == 1 else size)
-
-
-__all__ = [
-    "Convolutions",
-    "Padding",
-    "chunk_for",
-    "computed_once",
-    "convolve",
-    "one_after_another",
-    "over_models",
-    "over_points",
-    "plainly",
-    "stepped_from_host",
-]

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as Spec
 
 from mcjax import trees
 from mcjax.errors import InputError
-from mcjax.runtime.processes import by_first
+from mcjax.runtime.processes import on_first_process
 
 AXES = ("pair", "data")
 
@@ -95,7 +95,7 @@ class Placement:
         if self.mesh is None:
             return tree
         # Copies of one shard in several processes must not differ in a single bit.
-        host = by_first(lambda: jax.tree.map(np.asarray, tree))()
+        host = on_first_process(lambda: jax.tree.map(np.asarray, tree))()
         shards = math.prod(self.mesh.shape[axis] for axis in self.axes)
         rows = np.minimum(np.arange(-(-self.count // shards) * shards), self.count - 1)
         # The sharding that a compiled epoch returns; with another one its second call would compile again.

@@ -18,18 +18,18 @@ _CHUNK = 1 << 26
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
 
 
-def several() -> bool:
+def many_processes() -> bool:
     """Whether this is one of several processes, after `jax.distributed.initialize`."""
     # The first question keeps a process that is alone from starting its devices for the second.
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def is_first() -> bool:
+def is_first_process() -> bool:
     """Whether this is the first process, which writes, or the only one."""
-    return not several() or jax.process_index() == 0
+    return not many_processes() or jax.process_index() == 0
 
 
-def by_first(work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def on_first_process(work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Run `work` in the first process alone; every process returns its result, or raises its error.
 
     With one process this is `work` itself. All processes must call it at the same point of the program, where the
@@ -38,11 +38,11 @@ def by_first(work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
     @wraps(work)
     def done(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        if not several() or _inside.get():
+        if not many_processes() or _inside.get():
             return work(*args, **kwargs)
         result: Any = None
         error: Exception | None = None
-        if is_first():
+        if is_first_process():
             token = _inside.set(True)
             try:
                 result = work(*args, **kwargs)
@@ -54,7 +54,7 @@ def by_first(work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         if failed is not None:
             raise failed if error is None else error
         # The first process returns its own result, the others a copy of the same bits.
-        return result if is_first() else told
+        return result if is_first_process() else told
 
     return done
 
@@ -62,7 +62,7 @@ def by_first(work: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 def _tell(result: Any, error: Exception | None) -> tuple[Any, Exception | None]:
     """Send a result or an error from the first process to all."""
     said = b""
-    if is_first() and (result is not None or error is not None):
+    if is_first_process() and (result is not None or error is not None):
         try:
             said = pickle.dumps((result, error))
         except Exception as unspeakable:
@@ -79,7 +79,7 @@ def _receive(said: bytes, length: int) -> bytes:
         return b""
     # Powers of two, so that few programs are compiled.
     sent = np.zeros(1 << max(10, (length - 1).bit_length()), np.uint8)
-    if is_first():
+    if is_first_process():
         sent[:length] = np.frombuffer(said, np.uint8)
     return _broadcast(sent)[:length].tobytes()
 

@@ -14,7 +14,7 @@ from mcjax.models.base import Model
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import chunk_for
+from mcjax.runtime.mapping import default_chunk
 from mcjax.strings.config import StringConfig
 from mcjax.training.early_stopping import EarlyStopping
 from mcjax.training.endpoints import EndpointState, EndpointStep
@@ -161,7 +161,7 @@ def train_beads(
     Raises:
         RunError: A loss is not finite.
     """
-    chunk = config.chunk or chunk_for(model.convolutions)
+    chunk = config.chunk or default_chunk(model.convolutions)
     trained: list[TrainedBead] = []
     for i in range(0, len(beads), chunk):
         trained += _train_chunk(model, data, config, beads[i : i + chunk], chunk, epochs, progress)

@@ -11,7 +11,7 @@ from mcjax.curves.polyline import values_on_segments
 from mcjax.data import Dataset
 from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import chunk_for
+from mcjax.runtime.mapping import default_chunk
 from mcjax.training.criterion import Criterion
 
 MAX_ROUNDS = 4
@@ -142,7 +142,7 @@ def _next_points(ts: np.ndarray, values: np.ndarray, scan: Scan, limit: float) -
 
 def values_at(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: np.ndarray) -> np.ndarray:
     """The criterion of each segment at its own points: ts (segments, points) -> float32 (segments, points)."""
-    chunk = scan.chunk or chunk_for(scan.model.convolutions)
+    chunk = scan.chunk or default_chunk(scan.model.convolutions)
     found = []
     for i in range(0, len(starts), chunk):
         a, b, at = starts[i : i + chunk], ends[i : i + chunk], ts[i : i + chunk]

@@ -10,7 +10,7 @@ from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.models.dropout import without_dropout
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import over_models
+from mcjax.runtime.mapping import over_models
 from mcjax.training.moments import Moments, accumulate
 from mcjax.training.objective import check_model_and_data
 

@@ -12,7 +12,7 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import over_models
+from mcjax.runtime.mapping import over_models
 from mcjax.training.batch_statistics import estimate_statistics
 from mcjax.training.objective import evaluate_images
 

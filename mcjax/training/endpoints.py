@@ -15,7 +15,7 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.runs.recorder import History, Recorder
-from mcjax.runtime.convolution import Convolutions
+from mcjax.runtime.mapping import Convolutions
 from mcjax.training.config import TrainConfig, optimizer
 from mcjax.training.criterion import Criterion
 from mcjax.training.early_stopping import EarlyStopping

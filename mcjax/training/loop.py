@@ -13,7 +13,7 @@ from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
 from mcjax.runs.recorder import History, Recorder, Recording
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import Convolutions, over_models, stepped_from_host
+from mcjax.runtime.mapping import Convolutions, over_models, steps_from_host
 from mcjax.runtime.mesh import Placement, check_mesh, on_mesh, split
 from mcjax.training.config import TrainConfig
 from mcjax.training.early_stopping import EarlyStopping
@@ -262,7 +262,7 @@ def run_epochs(
     if stopping is not None and recording.done:
         # Resumed fits may be at their target.
         stopping.update(recording.states)
-    from_host = mesh is None and stepped_from_host(step.convolutions)
+    from_host = mesh is None and steps_from_host(step.convolutions)
     run_epoch: Callable[..., tuple[State, Metrics]] = _epoch_from_host if from_host else _compiled_epoch
     data, contexts, keys = placement.put_everywhere(data), placement.put(contexts), placement.put_keys(keys)
     try:

@@ -13,7 +13,7 @@ from mcjax.data.datasets import check_dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import over_models
+from mcjax.runtime.mapping import over_models
 from mcjax.training.config import ComputeDtype
 
 

@@ -20,7 +20,7 @@ from experiments.benchmark.programs import PROGRAMS, Sizes, other_way, work_for
 from experiments.benchmark.torch_networks import network, permuted, tensors
 from experiments.benchmark.torch_peer import Peer, projected
 from mcjax import trees
-from mcjax.runtime.convolution import one_after_another
+from mcjax.runtime.mapping import sequential_is_faster
 
 CPU = torch.device("cpu")
 # Threads that spin would wait for the tests beside these.
@@ -150,10 +150,10 @@ def test_epochs_of_both_sides_run(workload, mlp_work):
 
 
 def test_the_other_way_is_the_same_work(tinyten_work):
-    chosen = one_after_another("canonical")
+    chosen = sequential_is_faster("canonical")
     states, _ = PROGRAMS["curve"](tinyten_work)()
     others, _ = other_way(tinyten_work, "curve")()
-    assert one_after_another("canonical") == chosen
+    assert sequential_is_faster("canonical") == chosen
     for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(others), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
 

@@ -10,14 +10,7 @@ import pytest
 from jax import lax
 
 from mcjax.runtime.compiling import compiler_options, jit
-from mcjax.runtime.convolution import (
-    computed_once,
-    convolve,
-    one_after_another,
-    over_models,
-    over_points,
-    stepped_from_host,
-)
+from mcjax.runtime.convolution import convolve, materialize
 
 CASES = [  # images, kernel, strides, padding
     ((2, 8, 8, 3), (3, 3, 3, 4), (1, 1), ((1, 1), (1, 1))),
@@ -104,31 +97,6 @@ def test_dtypes_stay():
         assert [each.dtype for each in jax.eval_shape(value_and_pull, *given)] == [dtype] * 3
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="says what is fast on the CPU")
-@pytest.mark.parametrize(
-    ("convolutions", "sequence", "host"), [("none", False, False), ("canonical", True, False), ("plain", True, True)]
-)
-def test_what_is_fast_on_the_cpu(convolutions, sequence, host):
-    assert one_after_another(convolutions) is sequence
-    assert stepped_from_host(convolutions) is host
-
-
-@pytest.mark.parametrize("convolutions", ["none", "canonical"])
-def test_over_models_is_the_loop(convolutions):
-    a, b = drawn((3, 2, 2), (3, 2))
-    many = over_models(lambda tree, y: {"z": tree["x"] @ y}, convolutions)
-    result = jax.jit(many)({"x": a}, b)
-    np.testing.assert_allclose(result["z"], np.einsum("mij,mj->mi", a, b), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("convolutions", ["none", "canonical"])
-@pytest.mark.parametrize("chunk", [None, 1, 3, 20])
-def test_over_points_is_the_loop(convolutions, chunk):
-    ts = np.linspace(0, 1, 17).astype(np.float32)
-    result = jax.jit(lambda ts: over_points(lambda t: (t**2, jnp.sin(t)), ts, convolutions, chunk))(ts)
-    np.testing.assert_allclose(result, (ts**2, np.sin(ts)), rtol=1e-5)
-
-
 def test_small_images_and_many_channels():
     """On both sides of where the gradient is written as matrix products."""
     sides = [(1, (1, 1)), (2, (1, 1)), (2, (2, 2)), (6, (1, 1)), (9, (1, 1)), (9, (2, 1))]
@@ -155,9 +123,9 @@ def test_computed_once_is_computed_once():
 
         return jit()(fn)
 
-    once, anew = read_twice(computed_once), read_twice(lambda x: x)
+    once, anew = read_twice(materialize), read_twice(lambda x: x)
     counts = [fn.lower(x).compile().cost_analysis()["flops"] for fn in (once, anew)]
     assert counts == [3 * x.size, 6 * x.size]
     chex.assert_trees_all_equal(once(x), anew(x))
-    gradient = jax.jit(jax.grad(lambda x: jnp.sum(computed_once(x**2))))(x)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(materialize(x**2))))(x)
     np.testing.assert_allclose(gradient, 2 * x)

@@ -1,0 +1,52 @@
+"""Many networks, or many points, in one program: under `vmap`, or one after another where that is faster."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+from jax import lax
+
+Convolutions = Literal["none", "canonical", "plain"]
+"""Convolutions of a model: none, `convolution.convolve`, or convolutions with XLA's own gradients."""
+
+
+def sequential_is_faster(convolutions: Convolutions) -> bool:
+    """Whether models with such convolutions run faster one after another than under `vmap`.
+
+    `vmap` over models makes grouped convolutions, which XLA's CPU kernels run 2 to 4 times slower than the same work in
+    sequence. Elsewhere, and without convolutions, `vmap` is faster.
+    """
+    return convolutions != "none" and jax.default_backend() == "cpu"
+
+
+def steps_from_host(convolutions: Convolutions) -> bool:
+    """Whether training steps are called one by one from the host: XLA's own convolution gradients, on the CPU."""
+    return convolutions == "plain" and jax.default_backend() == "cpu"
+
+
+def over_models(fn: Callable[..., Any], convolutions: Convolutions) -> Callable[..., Any]:
+    """`fn` mapped over the leading axis of every argument: many networks in one program."""
+    if sequential_is_faster(convolutions):
+        return lambda *args: lax.map(lambda each: fn(*each), args)
+    return jax.vmap(fn)
+
+
+def default_chunk(convolutions: Convolutions) -> int:
+    """The default number of networks evaluated at once: 1 where one after another is faster, 16 elsewhere."""
+    return 1 if sequential_is_faster(convolutions) else 16
+
+
+def over_points(fn: Callable[[Any], Any], points: Any, convolutions: Convolutions, chunk: int | None = None) -> Any:
+    """`fn` mapped over the leading axis of `points`.
+
+    Args:
+        fn: A function of one point.
+        points: A pytree with a leading axis.
+        convolutions: Of the model that `fn` evaluates.
+        chunk: How many points are in memory at once. None is `default_chunk(convolutions)`.
+
+    Returns:
+        The results, with a leading axis.
+    """
+    size = chunk or default_chunk(convolutions)
+    return lax.map(fn, points, batch_size=None if size == 1 else size)
