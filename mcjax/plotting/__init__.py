@@ -1,14 +1,6 @@
 """Figures from numpy arrays. Nothing here computes what it draws."""
 
 from mcjax.plotting.connectivity import Dependence, dependences
-from mcjax.plotting.constructions import (
-    Against,
-    Constructed,
-    columns,
-    constructed_paths,
-    distributions,
-    gap_against_width,
-)
 from mcjax.plotting.correlation import correlation, curve_signatures, signature
 from mcjax.plotting.paths import Line, along_paths
 from mcjax.plotting.permutation_points import (
@@ -30,9 +22,7 @@ from mcjax.plotting.training import HalfSteps, alternating_training, alternation
 __all__ = [
     "ALIGNED",
     "UNALIGNED",
-    "Against",
     "Approached",
-    "Constructed",
     "Dependence",
     "HalfSteps",
     "Line",
@@ -47,14 +37,10 @@ __all__ = [
     "alternating_training",
     "alternation",
     "approached",
-    "columns",
-    "constructed_paths",
     "correlation",
     "curve_signatures",
     "dependences",
-    "distributions",
     "eigenvalues",
-    "gap_against_width",
     "growth",
     "mergers",
     "plane",

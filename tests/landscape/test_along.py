@@ -178,6 +178,9 @@ def test_bad_input_is_named(ends, tiny_data, tiny_model):
         evaluate_path(tiny_model, lambda t: trees.index(other, 0), tiny_data)
     with pytest.raises(InputError, match=r"\(4, 4, 1\)"):
         evaluate_path(models.create("mlp", 3, (4, 4, 1)), path, tiny_data)
-    for arguments, named in ((("loss",), "metric='loss'"), (("train_loss", "max"), "baseline='max'.*line, mean or ends")):
+    for arguments, named in (
+        (("loss",), "metric='loss'"),
+        (("train_loss", "max"), "baseline='max'.*line, mean or ends"),
+    ):
         with pytest.raises(InputError, match=named):
             barrier(metrics_of([0.0, 1.0]), *arguments)

@@ -1,29 +1,23 @@
-"""What the dropout-stability experiments show: tables with the paper's numbers, figures, the page."""
+"""The tables, the paper's numbers beside ours."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.dropout_stability.wide_gaps import ROUNDING
-from mcjax import plotting
-from mcjax.runs.folder import RunFolder, mean_and_std, plus_minus
+from experiments.dropout_stability.wide import ROUNDING
+from mcjax.runs.folder import mean_and_std, plus_minus
 
 PAPER = {
     "line": "2.34 (VGG11)",
     "Theorem 3": "remains fairly low (a figure)",
 }
-"""Highest losses of the paper's text."""
-BESIDE = {
-    "line": ("straight line", plotting.UNALIGNED, "-"),
-    "matched line": ("straight line, matched", plotting.ALIGNED, "--"),
-    "Bezier curve": ("Bezier curve", plotting.UNALIGNED, ":"),
-    "matched Bezier curve": ("Bezier curve, matched", plotting.ALIGNED, ":"),
-}
+"""The highest losses on paths that the paper's text gives."""
+SUBSETS = {"published": "best of all layers drawn together, as published", "searched": "layer by layer, line search"}
 
 
 def tables(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Title, text, head and rows of every table."""
+    """The tables of all tasks: title, text, head and rows of text of each."""
     found = []
     for name, task in tasks.items():
         if name == "wide":
@@ -74,9 +68,6 @@ def _shares(task: Mapping[str, Any]) -> dict[str, Any]:
         "head": ["share dropped", "subsets", "train loss", "test accuracy (%)", "epsilon"],
         "rows": rows,
     }
-
-
-SUBSETS = {"published": "best of all layers drawn together, as published", "searched": "layer by layer, line search"}
 
 
 def _narrow(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,100 +149,4 @@ def _wide(found: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "head": ["hidden units", "energy of the ends", "gap"],
         "rows": rows,
-    }
-
-
-def draw(run: RunFolder, name: str, found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The figures of one task."""
-    figures = []
-    if name == "wide":
-        units = np.array([level["units"] for level in found["levels"]])
-        gaps = np.array([[pair["gap"] for pair in level["pairs"]] for level in found["levels"]])
-        figure = plotting.gap_against_width(units, gaps, found["slope"], "Energy gap of one hidden layer", ROUNDING)
-        return [_saved(run, "wide_gap", figure, "The energy gap against the width (Corollary 2.5).")]
-    if "shares" in found:
-        figure = plotting.columns(_figure_2(found), found["title"])
-        figures.append(_saved(run, f"{name}_dropout", figure, "Dropout stability (Figure 2)."))
-    if "stability" in found:
-        figure = plotting.distributions(_figure_3(found["stability"]), f"{found['title']}: noise stability")
-        figures.append(_saved(run, f"{name}_stability", figure, "Noise stability by layer (Figure 3, left, and D.3)."))
-    beside = [
-        (label, np.array(path["train_loss"]), np.array(path["test_accuracy"]), color, style)
-        for path, (label, color, style) in ((found["paths"][kind], look) for kind, look in BESIDE.items())
-    ]
-    constructed = []
-    for kind in ("Theorem 1", "Theorem 2", "Theorem 3"):
-        path = found["paths"][kind]
-        at = np.interp(path["ts"], path["knots"], np.arange(len(path["knots"])))
-        loss, accuracy = (np.array(path[of]) for of in ("train_loss", "test_accuracy"))
-        title = f"{kind}: {path['segments']} segments, {len(path['kinds'])} of them with something to do"
-        constructed.append(plotting.Constructed(title, at, loss, accuracy, path["kinds"], beside))
-    figure = plotting.constructed_paths(constructed, f"{found['title']}: between the same two networks")
-    figures.append(_saved(run, f"{name}_paths", figure, "Loss and accuracy along constructed paths (Figure 3, right)."))
-    return figures
-
-
-def _saved(run: RunFolder, name: str, figure: Any, caption: str) -> dict[str, str]:
-    return {"file": run.figure(name, figure).name, "caption": caption}
-
-
-def _figure_2(found: Mapping[str, Any]) -> list[plotting.Against]:
-    shares = sorted({each["share"] for each in found["shares"]})
-    looks = {"published": (plotting.UNALIGNED, "--"), "searched": (plotting.ALIGNED, "-")}
-
-    def curves(what: str) -> list[plotting.Series]:
-        lines = []
-        for subsets, (color, style) in looks.items():
-            levels = [each["networks"] for each in found["shares"] if each["subsets"] == subsets]
-            values = np.array([[network[what] for network in networks] for networks in levels]).T
-            lines.append(plotting.Series(subsets, values, color, style))
-        return lines
-
-    line, narrow = found["interpolation"], found["narrow"]
-    widths = np.array([each["width"] for each in narrow])
-
-    def single(values: Any) -> list[plotting.Series]:
-        return [plotting.Series("", np.atleast_2d(values), plotting.ALIGNED)]
-
-    return [
-        plotting.Against(
-            "best dropout network", "share dropped", np.array(shares), curves("train_loss"), curves("test_accuracy")
-        ),
-        plotting.Against(
-            "straight to it (0.2 dropped)", "t", np.array(line["ts"]), single(line["train_loss"]),
-            single(line["test_accuracy"]),
-        ),
-        plotting.Against(
-            "narrow networks", "filters a layer", widths, single(np.array([each["train_loss"] for each in narrow]).T),
-            single(np.array([each["test_accuracy"] for each in narrow]).T),
-        ),
-    ]  # fmt: skip
-
-
-def _figure_3(found: Mapping[str, Any]) -> list[tuple[str, Sequence[int], np.ndarray]]:
-    panels: list[tuple[str, Sequence[int], np.ndarray]] = []
-    for title, name, first in (
-        ("layer cushion", "layer_cushion", 1),
-        ("activation contraction", "contraction", 1),
-        ("interlayer cushion", "interlayer_cushion", 1),
-        ("interlayer smoothness", "smoothness", 2),
-    ):
-        values = np.array(found[name])
-        panels.append((title, range(first, first + len(values)), values))
-    return panels
-
-
-def page(tasks: Mapping[str, Any], figures: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The study as `mcjax report` takes it."""
-    return {
-        "title": "Paths that theory constructs: dropout stability and noise stability",
-        "text": [
-            "Networks that do without half of their units are joined by a path whose loss is known before it is "
-            "walked: the top layer moves, where the loss is convex, and units that nothing reads are written anew. No "
-            "segment of these paths was trained."
-        ],
-        "tables": tables(tasks),
-        "figures": list(figures),
-        "paths": [],
-        "planes": [],
     }

@@ -1,0 +1,318 @@
+"""The machinery of the studies: parts that are made once, progress, tables, figures, and a page of it all.
+
+A study of a paper is a `Study`: the names of its parts, a function that finds everything from them, and tables of what
+was found. `run` does it in a run folder. Every part is kept there as soon as it is made, numbers as JSON under parts/
+and arrays as checkpoints, so that the same command again resumes where it was stopped and ends with the same bits.
+Seconds go to times.json, not into the results: the results of two runs are equal, bit for bit.
+"""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import jax
+import tyro
+
+from mcjax import Recorder, trees
+from mcjax.cli import guarded, leave
+from mcjax.commands.networks import open_run
+from mcjax.errors import InputError
+from mcjax.runs import checkpoint
+from mcjax.runs.folder import RunFolder, duration, read_json, table, write_atomically, writing
+from mcjax.runtime.processes import by_first, is_first
+
+Options = TypeVar("Options")
+
+SAY_EVERY_S = 30.0
+"""Without a terminal, a line of progress is written at most this often."""
+
+
+class Drawing(NamedTuple):
+    """A figure of a study: the name of its file, the matplotlib figure, and its caption."""
+
+    name: str
+    figure: Any
+    caption: str
+
+
+class Findings(NamedTuple):
+    """Everything that a study finds.
+
+    Attributes:
+        results: the content of results.json, but for the page.
+        figures: the figures, drawn one at a time as they are written.
+        paths: metrics along paths, which the page draws itself.
+        planes: metrics over planes, which the page draws itself.
+    """
+
+    results: dict[str, Any]
+    figures: Iterable[Drawing]
+    paths: Sequence[Mapping[str, Any]] = ()
+    planes: Sequence[Mapping[str, Any]] = ()
+
+
+class Study(NamedTuple):
+    """The study of a paper.
+
+    Attributes:
+        name: the name of the package, and of the run folder.
+        title: the title of the page.
+        text: the paragraphs below it.
+        parts: the names of all parts, as `Parts` keeps them.
+        find: makes the parts, and finds everything from them.
+        tables: the tables of the results: title, text, head and rows of text of each.
+    """
+
+    name: str
+    title: str
+    text: Sequence[str]
+    parts: Sequence[str]
+    find: Callable[["Parts"], Findings]
+    tables: Callable[[Mapping[str, Any]], list[dict[str, Any]]]
+
+
+def run(study: Study, config: Mapping[str, Any], out: str | None) -> None:
+    """Run a study, resume it, or report what a finished run found.
+
+    Args:
+        study: the study.
+        config: everything that the results depend on, as JSON; a folder of another config is refused.
+        out: the run folder (None: runs/NAME-HASH, after the config).
+    """
+    folder = open_run(study.name, out, {**config, "out": None})
+    if folder.results is None:
+        parts = Parts(folder, [*study.parts, "figures"])
+        try:
+            found = study.find(parts)
+            with parts.timed("figures"):
+                figures = [
+                    {"file": folder.figure(each.name, each.figure).name, "caption": each.caption}
+                    for each in found.figures
+                ]
+        finally:
+            parts.progress.close()
+        page = {
+            "title": study.title, "text": list(study.text), "tables": study.tables(found.results), "figures": figures,
+            "paths": list(found.paths), "planes": list(found.planes),
+        }  # fmt: skip
+        folder.finish({**found.results, "page": page})
+    results = folder.results or {}
+    if is_first():
+        for each in study.tables(results):
+            print(f"\n{each['title']}\n{table(each['head'], each['rows'])}")
+        print(f"\nWritten to {folder.path}; `mcjax report {folder.path}` makes a page of it.")
+
+
+def command(package: ModuleType, options: type[Options], main: Callable[[Options], None]) -> NoReturn:
+    """Parse the command line of `python -m experiments.NAME`, run `main`, and exit with its code."""
+    name, config = package.__name__.rpartition(".")[2], (tyro.conf.OmitArgPrefixes,)
+    leave(lambda: guarded(name, lambda: main(tyro.cli(options, description=package.__doc__, config=config))))
+
+
+class Parts:
+    """The parts of a study in its run folder, each made once; `progress` counts them."""
+
+    def __init__(self, folder: RunFolder, names: Sequence[str]) -> None:
+        self.folder, self.progress, self.prefix = folder, Progress(len(names)), ""
+        self.known: dict[str, Any] = {}
+        by_first(self._make_folder)()
+
+    def _make_folder(self) -> None:
+        with writing(self.folder.path / "parts"):
+            (self.folder.path / "parts").mkdir(exist_ok=True)
+
+    def under(self, prefix: str) -> "Parts":
+        """The parts whose names begin with `prefix`, by the rest of their names."""
+        inner = copy(self)
+        inner.prefix = f"{self.prefix}{prefix}_"
+        return inner
+
+    def named(self, name: str) -> str:
+        """The whole name of a part, which is that of its files."""
+        return f"{self.prefix}{name}".replace(" ", "_")
+
+    def numbers(self, name: str, make: Callable[[], Any]) -> Any:
+        """The value of `make()` as JSON holds it: made now, or read if it was made before."""
+        name = self.named(name)
+        if name not in self.known:
+            path = self._file(name)
+            if _exists(path):
+                self.progress.skip()
+            else:
+                with self.timed(name):
+                    _write(path, {"value": make()})
+            self.known[name] = _read(path)["value"]
+        return self.known[name]
+
+    def arrays(self, name: str, make: Callable[[], trees.Tree]) -> trees.Tree:
+        """The arrays of `make()`: made now, or read if they were made before.
+
+        Raises:
+            InputError: they are missing, or have changed since other parts were made from them.
+        """
+        name = self.named(name)
+        if name not in self.known:
+            self.known[name] = self._arrays(name, make)
+        return self.known[name]
+
+    def _arrays(self, name: str, make: Callable[[], trees.Tree]) -> trees.Tree:
+        path, where = self._file(name), self.folder.checkpoints(name) / "result"
+        if _exists(path) and not _exists(where):
+            raise InputError(
+                f"the checkpoint {where} is missing, and other parts of this study were made from it: "
+                f"put it back, or delete {self.folder.path} to begin again."
+            )
+        if _exists(where):
+            self.progress.skip()
+        else:
+            with self.timed(name):
+                checkpoint.save(where, make())
+        tree = checkpoint.load(where)
+        mark = {"sha256": trees.fingerprint(tree)}
+        if not _exists(path):
+            _write(path, mark)
+        elif _read(path) != mark:
+            raise InputError(
+                f"the checkpoint {where} has changed since other parts of this study were made from it: "
+                f"restore it, or delete {self.folder.path} to begin again."
+            )
+        return tree
+
+    def recorder(self, name: str, unit: str = "epoch", value: str = "loss") -> Recorder:
+        """The recorder of the fit that makes a part: it resumes, and reports its epochs as the study's progress.
+
+        Args:
+            name: the name of the part.
+            unit: the name of what the fit counts.
+            value: the name of the value that it reports with the count.
+        """
+        name = self.named(name)
+        return Recorder(name, self.folder, name, lambda _, count, images, start: Fit(self.progress, count, unit, value))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Show a part as the stage under way, and add its seconds to times.json, also if it is interrupted."""
+        self.progress.begin(name)
+        completed = False
+        try:
+            yield
+            completed = True
+        finally:
+            seconds = self.progress.end(completed)
+            if is_first():
+                _add_seconds(self.folder, name, seconds)
+
+    def _file(self, name: str) -> Path:
+        return self.folder.path / "parts" / f"{name}.json"
+
+
+@by_first
+def _exists(path: Path) -> bool:
+    return path.exists()
+
+
+@by_first
+def _read(path: Path) -> Any:
+    return read_json(path)
+
+
+@by_first
+def _write(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value).encode())
+
+
+def _add_seconds(folder: RunFolder, name: str, seconds: float) -> None:
+    path = folder.path / "times.json"
+    stages = {each["name"]: each["seconds"] for each in read_json(path)["stages"]} if path.exists() else {}
+    stages[name] = round(stages.get(name, 0.0) + seconds, 1)
+    device = jax.devices()[0]
+    machine = f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}"
+    listed = [{"name": stage, "seconds": taken} for stage, taken in stages.items()]
+    write_atomically(path, json.dumps({"machine": machine, "stages": listed}, indent=1).encode())
+
+
+class Progress:
+    """One line of progress: the stage under way, the time so far, the time left, the epoch of a fit.
+
+    The time left is that of as many stages of mean duration, over those that were completed in this run. A stage that
+    another one needs is begun inside it, and its seconds are its own.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.began, self.said, self.line = time.monotonic(), -SAY_EVERY_S, ""
+        self.under_way: list[tuple[str, float]] = []
+        self.seconds: list[float] = []
+        self.terminal = sys.stderr.isatty()
+
+    def begin(self, name: str) -> None:
+        """Begin a stage."""
+        self.under_way.append((name, time.monotonic()))
+        self.say(always=True)
+
+    def end(self, completed: bool = True) -> float:
+        """End the last stage that was begun; the seconds that it took without those begun inside it."""
+        _, began = self.under_way.pop()
+        seconds = time.monotonic() - began
+        # Whatever contains this stage begins so much later.
+        self.under_way = [(name, at + seconds) for name, at in self.under_way]
+        if completed:
+            self.done += 1
+            self.seconds.append(seconds)
+        return seconds
+
+    def skip(self) -> None:
+        """Count a stage that an earlier run completed."""
+        self.done += 1
+
+    def left(self) -> float | None:
+        """The seconds that are left; None before the first stage is completed."""
+        if not self.seconds or not self.under_way:
+            return None
+        mean = sum(self.seconds) / len(self.seconds)
+        rest = mean - (time.monotonic() - self.under_way[-1][1])
+        return mean * max(0, self.total - self.done - 1) + max(0.0, rest)
+
+    def say(self, detail: str = "", always: bool = False) -> None:
+        """Write the line, unless the last one is too recent."""
+        now = time.monotonic()
+        if not is_first() or (not always and now - self.said < (0.1 if self.terminal else SAY_EVERY_S)):
+            return
+        self.said = now
+        text = f"stage {self.done + 1} of {self.total}: {self.under_way[-1][0]}, {duration(now - self.began)}"
+        if (left := self.left()) is not None:
+            text += f", {duration(left)} left"
+        text += f" | {detail}" if detail else ""
+        if self.terminal:
+            print(f"\r{text:<{len(self.line)}}", end="", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+        self.line = text
+
+    def close(self) -> None:
+        """End the line."""
+        if self.terminal and self.line:
+            print(file=sys.stderr)
+
+
+class Fit(NamedTuple):
+    """The progress of one fit of a stage, as a Recorder calls it."""
+
+    progress: Progress
+    count: int
+    unit: str
+    value: str
+
+    def update(self, number: int, value: float) -> None:
+        """Say that so many epochs are done, and the value after the last one."""
+        self.progress.say(f"{self.unit} {number} of {self.count}, {self.value} {value:.4f}")
+
+    def close(self) -> None:
+        """End the fit; the stage goes on."""
