@@ -71,7 +71,7 @@ def check_choices(name: str, got: Sequence[str], choices: Collection[str]) -> No
 
 
 def check_positive(options: Any, zero: str | None = None) -> None:
-    """Raise InputError if a number in a dataclass, alone or in a tuple, is not positive; the field `zero` may be zero."""
+    """Raise InputError if a number of a dataclass is not positive, also in tuples; the field `zero` may be zero."""
     for field in fields(options):
         values = getattr(options, field.name)
         for value in values if isinstance(values, tuple) else (values,):

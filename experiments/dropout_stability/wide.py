@@ -48,7 +48,7 @@ def _pairs(key: jax.Array, regression: Dataset, units: int, pairs: int) -> list[
 
 
 def slope(levels: list[dict[str, Any]]) -> float | None:
-    """The exponent of the width, by least squares on logarithms of mean gaps above rounding; None with fewer than two."""
+    """The exponent of the width: least squares on logarithms of mean gaps above rounding (None: fewer than two)."""
     known = [(level["units"], level["gap"]["mean"]) for level in levels if level["gap"]["mean"] > ROUNDING]
     if len(known) < 2:
         return None

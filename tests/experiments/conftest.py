@@ -36,7 +36,7 @@ def parts_made(stop=None):
 
 @pytest.fixture(scope="session")
 def stopped_once():
-    """Do a study that is stopped at a part, and resume it, to its folder: it makes all parts that it lists, each once."""
+    """Do a study that is stopped at a part, and resume it, to its folder: it makes what it lists, each part once."""
 
     def done(main, study, stop):
         with parts_made(stop) as (_, before), pytest.raises(KeyboardInterrupt):

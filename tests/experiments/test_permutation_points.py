@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 
 import mcjax
+from experiments.options import given
 from experiments.permutation_points import spectra as permutation_spectra
-from experiments.permutation_points import study as permutation_points
 from experiments.permutation_points import tasks as permutation_tasks
 from experiments.permutation_points.counts import one_by_one
-from experiments.permutation_points.output import tables
-from experiments.permutation_points.study import Study, main, planned
-from experiments.permutation_points.tasks import SIZES, Size, Sources, make, pooled, sized
+from experiments.permutation_points.study import Config, main
+from experiments.permutation_points.tables import tables
+from experiments.permutation_points.tasks import SIZES, Size, pooled, sized
 from experiments.permutation_points.toy import shown
 from experiments.permutation_points.walks import rises
 from mcjax.cli import guarded
 
-SMALL = {
-    "sources": Sources(mnist="digits"),
+SIZE = {
     # The smooth toy alone, on few points; its spectra are of paths that are walked in the same way.
     "toys": ("tanh",),
     "toy_steps": 8,
@@ -41,13 +40,19 @@ SMALL = {
     "products": 10,
     "knots": 200,
 }
-CHANGES = {name: value for name, value in SMALL.items() if name != "sources"}
+
+
+def study_of(out, **changes):
+    """The options of a small study, with changes of it or of its size."""
+    size = {**SIZE, **{name: value for name, value in changes.items() if name in SIZE}}
+    own = {name: value for name, value in changes.items() if name not in SIZE}
+    return Config(**{"mnist": "digits", **own}, size=given(Size, **size), out=str(out))
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, stopped_once):
     """A study that was stopped at its last part, and went on."""
-    study = Study(**SMALL, out=str(tmp_path_factory.mktemp("permutation") / "whole"))
+    study = study_of(tmp_path_factory.mktemp("permutation") / "whole")
     stopped_once(main, study, "spectrum_mnist_point")
     return study
 
@@ -115,11 +120,9 @@ def check_toy(tasks):
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(study, results_of, stages):
+def test_what_a_study_leaves(study, results_of):
     results = results_of(main, study)
     assert len(results["page"]["figures"]) == 8
-    task = make("small", SMALL["sources"], "relu", CHANGES)
-    assert stages(study.out) == set(planned(permutation_points.TASKS, task.size, task))
     (level,) = results["tasks"]["mnist"]["levels"]
     check_mnist(level, study.out)
     check_toy(results["tasks"])
@@ -180,7 +183,7 @@ def test_points_are_counted(tmp_path, results_of):
     for units, order in ((2, 1), (4, 2), (6, 3)):
         k = units - order
         assert one_by_one(order, units) == sum((-1) ** j * comb(k, j) * (k - j) ** units for j in range(k + 1))
-    study = Study(tasks=("count",), widths=(10, 25), out=str(tmp_path / "run"))
+    study = Config(tasks=("count",), size=given(Size, widths=(10, 25)), out=str(tmp_path / "run"))
     main(study)
     found = results_of(main, study)["tasks"]["count"]
     for row in found["rows"]:
@@ -214,7 +217,7 @@ def test_pixels_are_averaged():
 
 
 def test_presets():
-    size = sized("paper", {})
+    size = sized("paper", given(Size))
     assert (size.toy_steps, size.steps, size.seeds, size.widths, size.pool) == (200, 100, 6, (10, 15, 20, 25), 1)
     assert set(SIZES) == {"small", "paper"}
     toy = permutation_tasks.toy(jax.random.key(0), "tanh", 1, size)
@@ -228,23 +231,23 @@ def test_presets():
         ({"tasks": ()}, ("tasks none", "toy")),
         ({"tasks": ("toy", "toy")}, ("toy, toy",)),
         ({"steps": 0}, ("steps=0",)),
-        ({"toys": ()}, ("toys=()",)),
+        ({"toys": ()}, ("toys none", "relu")),
         ({"toy_outputs": (1, 1)}, ("toy_outputs=(1, 1)",)),
         ({"toy_tolerance": 0.0}, ("toy_tolerance=0.0",)),
         ({"widths": (5, 5)}, ("widths=(5, 5)",)),
         ({"widths": (1, 5)}, ("widths=(1, 5)",)),
         ({"pool": 3}, ("pool=3", "8 x 8")),
         ({"train_images": 90}, ("batch_size=100", "90")),
-        ({"sources": Sources(mnist="nowhere/no.npz")}, ("nowhere/no.npz",)),
+        ({"mnist": "nowhere/no.npz"}, ("nowhere/no.npz",)),
         ({"activation": "nothing"}, ("activation", "nothing")),
     ],
 )
 def test_what_cannot_be_studied(change, named, tmp_path, refused):
-    refused(main, Study(**{**SMALL, **change}, out=str(tmp_path / "run")), *named)
+    refused(main, study_of(tmp_path / "run", **change), *named)
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
-    study = Study(tasks=("count",), widths=(5, 4), out=str(tmp_path / "out"))
+    study = Config(tasks=("count",), size=given(Size, widths=(5, 4)), out=str(tmp_path / "out"))
     assert guarded("permutation_points", lambda: main(study)) == 2
     said = capsys.readouterr().err
     assert said.startswith("permutation_points: error: ")

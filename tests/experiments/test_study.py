@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from contextlib import suppress
 from itertools import count, pairwise
 from types import SimpleNamespace
 
@@ -147,7 +148,7 @@ def clock(monkeypatch):
 
 def test_seconds_are_added_up_also_of_what_was_interrupted(tmp_path, clock):
     parts = Parts(RunFolder(tmp_path, {}), ("a", "b"))
-    with pytest.raises(KeyboardInterrupt), parts.timed("a"):
+    with suppress(KeyboardInterrupt), parts.timed("a"):
         clock[0] += 1.5
         raise KeyboardInterrupt
     with parts.timed("a"):

@@ -12,9 +12,9 @@ from experiments.dropout_stability import study as dropout_stability
 from experiments.linear_connectivity import study as linear_connectivity
 from experiments.linear_connectivity import tractable
 from experiments.neuron_alignment import study as neuron_alignment
+from experiments.options import Sources, given
 from experiments.permutation_points import study as permutation_points
 from experiments.string_sampling import study as string_sampling
-from experiments.options import Sources, given
 from golden.small import bars
 from golden.store import HERE
 from mcjax.cli import main as command
@@ -65,7 +65,8 @@ def alignment() -> dict[str, np.ndarray]:
 
 
 def strings() -> dict[str, np.ndarray]:
-    config = string_sampling.Study(tasks=("quadratic",), thresholds=(0.1,), pairs=2, epochs=20)
+    size, string = given(string_sampling.Size, thresholds=(0.1,), pairs=2), string_sampling.StringOptions(epochs=20)
+    config = string_sampling.Config(tasks=("quadratic",), size=size, string=string)
     return run(string_sampling.main, config, "tasks")
 
 
@@ -81,34 +82,33 @@ def dropout() -> dict[str, np.ndarray]:
 
 
 def permutations() -> dict[str, np.ndarray]:
-    sizes = {"toys": ("tanh",), "toy_steps": 4, "toy_samples": 40, "toy_tolerance": 1e-5, "toy_iterations": 50}
-    sizes |= {"toy_knots": 1000, "toy_bump": 1e3, "toy_networks": 1, "toy_outputs": (1,)}
-    sizes |= {"pool": 2, "train_images": 100, "widths": (4,), "seeds": 1, "epochs": 2, "precision": "float64"}
-    sizes |= {"steps": 3, "tolerance": 1e-8, "point_tolerance": 1e-9, "iterations": 50, "products": 60, "knots": 500}
-    sources = permutation_points.Sources(mnist="digits")
+    size = given(
+        permutation_points.Size, toys=("tanh",), toy_steps=4, toy_samples=40, toy_tolerance=1e-5, toy_iterations=50,
+        toy_knots=1000, toy_bump=1e3, toy_networks=1, toy_outputs=(1,), pool=2, train_images=100, widths=(4,), seeds=1,
+        epochs=2, precision="float64", steps=3, tolerance=1e-8, point_tolerance=1e-9, iterations=50, products=60,
+        knots=500,
+    )  # fmt: skip
     # Which pair of the toy is lowest, and by which way, is told by little; many ReLU networks are one and the same.
     here = ("toy.", "mnist.levels.paths.knots", "mnist.levels.paths.products", "spectrum.mnist.at.point.")
-    return run(permutation_points.main, permutation_points.Study(sources=sources, **sizes), "tasks", here)
+    return run(permutation_points.main, permutation_points.Config(mnist="digits", size=size), "tasks", here)
 
 
 def connectivity() -> dict[str, np.ndarray]:
-    sizes = {"seeds": 2, "steps": 12, "spawn_steps": (0, 4), "snapshot_steps": (12,), "width": 0.03, "widths": (0.03,)}
-    sizes |= {"train_images": 400, "test_images": 60, "matching_steps": 2, "measured": 60, "tested": 60, "points": 3}
     # PAM compiles for as long as everything else.
-    options = {
-        "tasks": ("spawning", "conjecture", "merging"),
-        "methods": ("activations", "weights", "straight-through"),
-    }
-    sources = linear_connectivity.Sources(mnist="digits")
-    config = linear_connectivity.Study(**options, data=("mnist",), sources=sources, **sizes)
+    size = given(
+        linear_connectivity.Size, seeds=2, steps=12, spawn_steps=(0, 4), snapshot_steps=(12,), width=0.03,
+        widths=(0.03,), train_images=400, test_images=60, matching_steps=2, measured=60, tested=60, points=3,
+        methods=("activations", "weights", "straight-through"),
+    )  # fmt: skip
+    options = {"tasks": ("spawning", "conjecture", "merging"), "data": ("mnist",)}
+    config = linear_connectivity.Config(**options, sources=Sources(mnist="digits"), size=size)
     return run(linear_connectivity.main, config, "found")
 
 
 def landscapes() -> dict[str, np.ndarray]:
     """Of the tractable ones."""
     fineness = tractable.Fineness(samples=200, starts=6, descent=100, searches=60, grid=10, taus=(0.1, 0.5))
-    config = linear_connectivity.Study(tasks=("tractable",), fineness=fineness)
-    return run(linear_connectivity.main, config, "found")
+    return run(linear_connectivity.main, linear_connectivity.Config(tasks=("tractable",), fineness=fineness), "found")
 
 
 STUDIES = (quickstart, alignment, strings, dropout, permutations, connectivity, landscapes)

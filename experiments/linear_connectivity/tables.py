@@ -1,6 +1,6 @@
-"""What the linear-connectivity experiments found: tables, with what the papers claim, and the page."""
+"""The tables, with the claims of the papers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mcjax.runs.folder import plus_minus
@@ -9,7 +9,7 @@ STABLE = {
     "mnist": "Theirs for MNIST (LeNet-300-100) is stable from its initial values on.",
     "cifar10": "Their ResNet-20 is stable from about step 2,000 of 63,000 on (3% of training).",
 }
-"""What Frankle et al. found."""
+"""The findings of Frankle et al."""
 CONJECTURE = (
     "Entezari et al. conjecture that after the right permutation no barrier is left between networks of SGD that are "
     "wide enough. Git Re-Basin finds that the barrier after matching falls with width and time of training: nothing of "
@@ -22,7 +22,7 @@ MERGING = (
 
 
 def tables(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Title, text, head and rows of every table."""
+    """All tables: title, text, head and rows of text of each."""
     made: list[dict[str, Any]] = []
     for name, cell in found["data"].items():
         if "spawning" in cell:
@@ -184,18 +184,3 @@ def _tractable(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _named(i: int) -> str:
     return f"sqrt(lambda_{i}) v_{i}, + or -" if i else "0"
-
-
-def page(found: Mapping[str, Any], figures: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The study as `mcjax report` takes it."""
-    return {
-        "title": "When does linear mode connectivity appear?",
-        "text": [
-            "Two networks are linearly connected if the loss does not rise on the straight line between them: when "
-            "they have shared the beginning of training, or when the units of one are put in the order of the other's."
-        ],
-        "tables": tables(found),
-        "figures": list(figures),
-        "paths": [],
-        "planes": [],
-    }

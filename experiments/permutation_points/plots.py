@@ -1,4 +1,4 @@
-"""Two units brought together: networks and losses on the way, moves at constant loss, spectra where they are one."""
+"""The plots of the figures: two units brought together, moves at constant loss, spectra where the two are one."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,8 +14,15 @@ from mcjax.plotting.style import ALIGNED, RC, UNALIGNED, Series, legend_below, p
 class Merger(NamedTuple):
     """Two units of a network of two inputs brought together.
 
-    teacher, point: what makes the units, (units, 2), at the start and at the permutation point. distances, loss: of the
-    minima on the way. barrier: of the whole path. published: the paper's, if there is one.
+    Attributes:
+        title: the title of the column.
+        units: the two units.
+        teacher: the input weights of all units over their biases at the start, (units, 2).
+        point: the same at the permutation point.
+        distances: the distances of the two units at the minima on the way, 0 at the last.
+        loss: the losses there.
+        barrier: the barrier of the whole path.
+        published: the paper's barrier, if there is one.
     """
 
     title: str
@@ -87,9 +94,13 @@ def _approached(axes: Axes, distances: np.ndarray, loss: np.ndarray, color: str,
 
 
 class Approached(NamedTuple):
-    """One panel: what is measured (`of`) of networks against the distance of two units, d = 0 included.
+    """One panel: a measure of networks against the distance of two units, d = 0 included.
 
-    lines: (label, distances, values, colour, style); lines of one label are of one class. logarithmic: the values too.
+    Attributes:
+        title: the title of the panel.
+        of: the measure, for the axis.
+        lines: (label, distances, values, colour, style); lines of one label are of one class.
+        logarithmic: whether the values have a logarithmic axis too.
     """
 
     title: str
@@ -122,7 +133,9 @@ def approached(panels: Sequence[Approached], title: str) -> Figure:
 def rearranged(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str) -> Figure:
     """The loss on the way to another order of all units: up to the permutation point, across, and down again.
 
-    panels: (title, loss of the path of two units at equally spaced t, loss along the moves at constant loss).
+    Args:
+        panels: (title, loss of the path of two units at equally spaced t, loss along the moves at constant loss).
+        title: the title of the figure.
     """
     figure = Figure(figsize=(4.8 * len(panels), 3.7), **RC)
     for axes, (name, loss, moves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -145,7 +158,7 @@ def rearranged(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], title: str)
 
 
 def eigenvalues(panels: Sequence[tuple[str, Sequence[np.ndarray], float]], title: str) -> Figure:
-    """All eigenvalues at critical points, a column of dots a network: (title, eigenvalues, what counts as zero)."""
+    """All eigenvalues at critical points, a column of marks a network: panels of (title, eigenvalues, largest zero)."""
     figure = Figure(figsize=(4.6 * len(panels), 4.2), **RC)
     for axes, (name, networks, zero) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for i, values in enumerate(networks):
@@ -193,7 +206,7 @@ def spectral_densities(lines: Sequence[Series], grids: Sequence[np.ndarray], tit
 
 
 def growth(units: np.ndarray, ratios: Sequence[Series], published: Sequence[float], title: str) -> Figure:
-    """A count over its supposed limit against the width, a line an order K; published: what the paper's would be."""
+    """A count over its supposed limit against the width, a line an order K, and the `published` limits."""
     figure = Figure(figsize=(6.2, 4.0), **RC)
     axes = figure.subplots()
     for line, other in zip(ratios, published, strict=True):

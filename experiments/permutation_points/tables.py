@@ -1,4 +1,4 @@
-"""What the permutation-point experiments found: tables, with what the paper has or claims, and the page."""
+"""The tables, the paper's numbers and claims beside ours."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ import numpy as np
 from mcjax.runs.folder import plus_minus
 
 PAPER_BARRIERS = {"A": 6e-6, "B": 6e-6, "C": 3e-5}
-"""Of Figure 1, as far as the figure tells, for a teacher of the paper's own."""
+"""The barriers of Figure 1, read off the figure; the teacher is the paper's own."""
 
 
 def tables(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Title, text, head and rows of every table."""
+    """The tables of all tasks: title, text, head and rows of text of each."""
     made: list[dict[str, Any]] = []
     if "toy" in tasks:
         made += [_pairs(tasks["toy"]), _paths(tasks["toy"]), _bounds(tasks["toy"])]
@@ -235,19 +235,3 @@ def _growth(found: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "rows": rows,
     }  # fmt: skip
-
-
-def page(tasks: Mapping[str, Any], figures: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The study as `mcjax report` takes it."""
-    return {
-        "title": "Permutation points: where two units of a network are one",
-        "text": [
-            "A network and its copy with two units exchanged are joined by a path on which the units come together, "
-            "become one, and part again. Where they are one, the units of the layer can be put into any order at "
-            "constant loss."
-        ],
-        "tables": tables(tasks),
-        "figures": list(figures),
-        "paths": [],
-        "planes": [],
-    }
