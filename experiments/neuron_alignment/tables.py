@@ -1,13 +1,13 @@
-"""The tables of the neuron-alignment study, the paper's numbers beside ours."""
+"""The tables, the paper's numbers beside ours."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.neuron_alignment import paper
-from mcjax.runs.folder import mean_and_std, plus_minus
+from mcjax.runs.folder import plus_minus
 
 Results = Mapping[str, Any]
-"""Of one cell, what results.json holds: its data set, its model, and the means and deviations of what was measured."""
+"""The findings of one cell, as results.json holds them."""
 
 ENSEMBLES = {
     "ends": "ends, t = 0, 1",
@@ -18,7 +18,7 @@ ENSEMBLES = {
 
 
 def tables(cells: Mapping[str, Results]) -> list[dict[str, Any]]:
-    """Tables 1 to 5 of every cell, and one of straight lines: title, head and rows of text."""
+    """Tables 1 to 5 of all cells, and one of all paths: title, text, head and rows of text of each."""
     found = [
         _networks(cells),
         _classes(cells, "Table 2: mean test accuracy along the curve (%)", "test_accuracy_mean", paper.MEAN_ACCURACY),
@@ -110,8 +110,3 @@ def _along(cells: Mapping[str, Results]) -> dict[str, Any]:
     head = ["data", "model", "path", "mean train loss", "mean test acc. (%)", "min test acc. (%)", "barrier (nats)"]
     text = "Losses by batch statistics re-estimated at every point, on images that are not augmented."
     return _table("All paths", head, rows, text)
-
-
-def summary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Means and deviations of named values over pairs."""
-    return {name: mean_and_std(each) for name, each in values.items()}

@@ -86,7 +86,7 @@ SIZES = {
 
 
 class Setting(NamedTuple):
-    """The shared setting of all paths of one teacher: the student, which starts as the teacher, its data and the config."""
+    """The setting of all paths of one teacher: the student, which starts as the teacher, its data and the config."""
 
     model: Model
     theta: trees.Tree

@@ -1,12 +1,11 @@
 """Figures from numpy arrays. Nothing here computes what it draws."""
 
 from mcjax.plotting.connectivity import Dependence, dependences
-from mcjax.plotting.correlation import correlation, curve_signatures, signature
+from mcjax.plotting.correlation import correlation
 from mcjax.plotting.paths import Line, along_paths
 from mcjax.plotting.plane import Plane, plane
-from mcjax.plotting.spectrum import spectrum
 from mcjax.plotting.style import ALIGNED, UNALIGNED, Series
-from mcjax.plotting.training import HalfSteps, alternating_training, alternation, training, training_classes
+from mcjax.plotting.training import HalfSteps, alternating_training, alternation, training
 
 __all__ = [
     "ALIGNED",
@@ -20,11 +19,7 @@ __all__ = [
     "alternating_training",
     "alternation",
     "correlation",
-    "curve_signatures",
     "dependences",
     "plane",
-    "signature",
-    "spectrum",
     "training",
-    "training_classes",
 ]

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mcjax.plotting.paths import Line
 from mcjax.plotting.style import ALIGNED, MARKERS, RC, SMALL, STYLES, legend_below, log_if_wide, mean_and_band, plain
 
 APART = 8
@@ -37,7 +36,7 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
             for i, row in enumerate(values):
                 said = None if labels is None else labels[i]
                 axes.plot(at, row, STYLES[i % 4], color=colors[i], linewidth=1.3, marker=marker, label=said)
-    _label(panels)
+    epoch_axes(panels)
     log_if_wide(panels[0], np.ravel(history["loss"]))
     if panels[0].get_legend_handles_labels()[1]:
         legend_below(figure, panels[0])
@@ -45,22 +44,8 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
     return figure
 
 
-def training_classes(lines: Sequence[Line], title: str) -> Figure:
-    """Loss and accuracy against epoch, mean over the pairs of each class of curves with a band (Figures 5, 8, 9)."""
-    figure = Figure(figsize=(8.4, 3.7), **SMALL)
-    panels = figure.subplots(1, 2)
-    for line in lines:
-        for axes, values in ((panels[0], line.loss), (panels[1], 100 * line.accuracy)):
-            at = np.arange(1, np.shape(values)[-1] + 1)
-            mean_and_band(axes, at, values, line.color, line.style, line.label)
-    _label(panels)
-    log_if_wide(panels[0], np.concatenate([np.ravel(line.loss) for line in lines]))
-    legend_below(figure, panels[0])
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def _label(panels: Sequence[Axes]) -> None:
+def epoch_axes(panels: Sequence[Axes]) -> None:
+    """Label a panel of losses and one of accuracies, both against the epoch."""
     for axes, label in zip(panels, ("train loss (nats)", "train accuracy (%)"), strict=True):
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)

@@ -24,10 +24,12 @@ SMALL = {"tasks": ("quadratic",), "thresholds": (0.06, 0.1), "pairs": 2, "epochs
 
 def study_of(out, **options):
     """The options of a study, by their names on the command line."""
-    kinds = {name: kind for kind in (Size, StringOptions, Data) for name in kind.__dataclass_fields__}
-    of = {kind: {name: options.pop(name) for name in [*options] if kinds.get(name) is kind} for kind in kinds.values()}
-    size, string, data = given(Size, **of[Size]), StringOptions(**of[StringOptions]), Data(**of[Data])
-    return Config(**options, size=size, string=string, data=data, out=str(out))
+    size, string, data = (
+        {name: options.pop(name) for name in kind.__dataclass_fields__ if name in options}
+        for kind in (Size, StringOptions, Data)
+    )
+    parts = {"size": given(Size, **size), "string": StringOptions(**string), "data": Data(**data)}
+    return Config(**options, **parts, out=str(out))
 
 
 @pytest.mark.slow

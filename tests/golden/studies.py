@@ -61,7 +61,7 @@ def alignment() -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/bars.npz", **{name: getattr(bars(), name) for name in names})
         options = {"data": (f"{folder}/bars.npz",), "models": ("mlp",), "widths": (6, 5), "batch_size": 20}
-        return run(neuron_alignment.main, neuron_alignment.Study(**options, **sizes), "cells")
+        return run(neuron_alignment.main, neuron_alignment.Config(**options, **sizes), "cells")
 
 
 def strings() -> dict[str, np.ndarray]:
