@@ -1,4 +1,4 @@
-"""Flax modules as a user would write them, with no word of mcjax in them, for specs to be inferred from.
+"""Flax modules as a user would write them, without mcjax, whose specs are inferred.
 
 On MNIST:
 
@@ -50,7 +50,7 @@ class ViT(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A causal language model with tied embeddings and positions that are learnt; GPT-2's sizes."""
+    """A causal language model with tied embeddings and learned positions, of GPT-2's sizes."""
 
     layers: int = 12
     width: int = 768

@@ -30,8 +30,23 @@ from mcjax.runtime.processes import by_first, is_first
 
 Options = TypeVar("Options")
 
+Column = tuple[str, Callable[[Any], str]]
+"""The head of a column of a table, and the text of its cell as a function of the row."""
 SAY_EVERY_S = 30.0
 """Without a terminal, a line of progress is written at most this often."""
+
+
+def tabulate(title: str, rows: Iterable[Any], columns: Sequence[Column], text: str = "") -> dict[str, Any]:
+    """A table of a study, as `Study.tables` returns it.
+
+    Args:
+        title: the title.
+        rows: one object a row.
+        columns: the columns.
+        text: a paragraph below the title.
+    """
+    cells = [[cell(row) for _, cell in columns] for row in rows]
+    return {"title": title, "text": text, "head": [head for head, _ in columns], "rows": cells}
 
 
 class Drawing(NamedTuple):
@@ -306,13 +321,13 @@ class Fit(NamedTuple):
     """The progress of one fit of a stage, as a Recorder calls it."""
 
     progress: Progress
-    count: int
+    total: int
     unit: str
     value: str
 
     def update(self, number: int, value: float) -> None:
         """Say that so many epochs are done, and the value after the last one."""
-        self.progress.say(f"{self.unit} {number} of {self.count}, {self.value} {value:.4f}")
+        self.progress.say(f"{self.unit} {number} of {self.total}, {self.value} {value:.4f}")
 
     def close(self) -> None:
         """End the fit; the stage goes on."""

@@ -1,4 +1,4 @@
-"""What mcjax is measured against: the same work in plain PyTorch loops.
+"""The other side: the same work in plain PyTorch loops.
 
 One pair after another, one t after another, one step a call, as in the public codes (dnn-mode-connectivity
 of Garipov et al., IBM's NeuronAlignment). Images are normalised before and stay on the device.
@@ -16,10 +16,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from experiments.benchmark.programs import NU_P, PERMUTATION_RATE, RATE, Work
+from experiments.benchmark.programs import LARGEST_STEP, NU_P, PERMUTATION_RATE, RATE, Work
 from experiments.benchmark.torch_networks import Tensors, Units, network, permuted, tensors
 from mcjax import Dataset, data, trees
-from mcjax.curves.pam_step import LARGEST_STEP
 
 
 def projected(M: torch.Tensor, steps: int = 20) -> torch.Tensor:
@@ -70,7 +69,7 @@ def peak_memory() -> int | None:
 
 
 class Peer:
-    """The loops over the networks and images of a `Work`; `runs` has one for each workload."""
+    """The loops over the networks and images of a `Work`; `runs` holds one for each workload."""
 
     def __init__(self, work: Work) -> None:
         self.device = torch.device("cuda" if on_gpu() else "cpu")
@@ -239,7 +238,7 @@ class Peer:
         return values
 
     def along(self, i: int) -> list[list[float]]:
-        """Of every t: the distance from the t before, and loss and accuracy on train and test images."""
+        """The distance from the t before, and loss and accuracy on train and test images, at every t."""
         values, before = [], self.ends[0][i]
         for t in np.linspace(0, 1, self.sizes.points):
             theta = point(self.ends[0][i], self.ends[1][i], self.bends[i], float(t))

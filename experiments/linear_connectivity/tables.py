@@ -1,8 +1,9 @@
 """The tables, with the claims of the papers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments.study import tabulate
 from mcjax.runs.folder import plus_minus
 
 STABLE = {
@@ -37,27 +38,22 @@ def tables(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _spawning(name: str, title: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    rows = []
-    for level in found["levels"]:
-        rises = level["barriers"]
-        rows.append([
-            f"{level['step']:,}", f"{100 * level['step'] / found['steps']:.1f}",
-            plus_minus(level["ends"]["test_accuracy"], 2, 100), plus_minus(rises["train_accuracy"], 2, 100),
-            plus_minus(rises["test_accuracy"], 2, 100), plus_minus(rises["train_loss"]), plus_minus(rises["test_loss"]),
-        ])  # fmt: skip
-    return {
-        "title": f"{title}: instability of {found['model']} against the step of spawning",
-        "text": (
-            f"{found['parameters']:,} parameters, {found['steps']:,} steps. How far error and loss rise on the "
-            "straight line between two copies above the mean of both; mean and deviation over seeds. Frankle et al. "
-            f"call a network stable if the error rises by less than 2% of the images. {STABLE[name]}"
-        ),
-        "head": [
-            "spawned after step", "of training (%)", "test accuracy of the copies (%)", "rise of the train error (%)",
-            "rise of the test error (%)", "of the train loss (nats)", "of the test loss (nats)",
+    return tabulate(
+        f"{title}: instability of {found['model']} against the step of spawning",
+        found["levels"],
+        [
+            ("spawned after step", lambda level: f"{level['step']:,}"),
+            ("of training (%)", lambda level: f"{100 * level['step'] / found['steps']:.1f}"),
+            ("test accuracy of the copies (%)", lambda level: plus_minus(level["ends"]["test_accuracy"], 2, 100)),
+            ("rise of the train error (%)", lambda level: plus_minus(level["barriers"]["train_accuracy"], 2, 100)),
+            ("rise of the test error (%)", lambda level: plus_minus(level["barriers"]["test_accuracy"], 2, 100)),
+            ("of the train loss (nats)", lambda level: plus_minus(level["barriers"]["train_loss"])),
+            ("of the test loss (nats)", lambda level: plus_minus(level["barriers"]["test_loss"])),
         ],
-        "rows": rows,
-    }  # fmt: skip
+        f"{found['parameters']:,} parameters, {found['steps']:,} steps. The rise of error and loss on the "
+        "straight line between two copies above the mean of both; mean and deviation over seeds. Frankle et al. "
+        f"call a network stable if the error rises by less than 2% of the images. {STABLE[name]}",
+    )
 
 
 def _conjecture(title: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -66,120 +62,114 @@ def _conjecture(title: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("widths", "width", "networks at the end of training, by the multiplier of their widths"),
         ("steps", "step", f"networks of width {found['width']:g} after so many steps"),
     ):
-        methods = list(found[kind][0]["methods"])
-        pairs = sum(len(level["methods"]["none"]["train_loss"]["values"]) for level in found[kind])
-        unmoved = " and ".join(
-            f"by {method} in {sum(level['unmoved'][method] for level in found[kind])}"
-            for method in found[kind][0]["unmoved"]
-        )
-        started = ""
-        if unmoved:
-            started = (
-                f"Straight-through matching starts from activations, PAM from no match; of {pairs} pairs nothing "
-                f"better than the start was found {unmoved}. "
-            )
-        for measure, unit, digits, factor in (("train_loss", "nats", 4, 1), ("test_accuracy", "%", 2, 100)):
-            what = "train loss" if unit == "nats" else "test error"
-            rows = [
-                [
-                    f"{level[against]:,g}", f"{level['parameters']:,}",
-                    plus_minus(level["ends"]["test_accuracy"], 2, 100),
-                    *(plus_minus(level["methods"][method][measure], digits, factor) for method in methods),
-                ]
-                for level in found[kind]
-            ]  # fmt: skip
-            made.append({
-                "title": f"{title}: barrier of {found['model']} in {what} ({unit}) against {against}",
-                "text": (
+        for measure, what, digits, factor in (
+            ("train_loss", "train loss (nats)", 4, 1.0),
+            ("test_accuracy", "test error (%)", 2, 100.0),
+        ):
+
+            def rise(method: str, measure: str = measure, look: Any = (digits, factor)) -> Callable[[Any], str]:
+                return lambda level: plus_minus(level["methods"][method][measure], *look)
+
+            methods = {method: "not matched" if method == "none" else method for method in found[kind][0]["methods"]}
+            made.append(
+                tabulate(
+                    f"{title}: barrier of {found['model']} in {what} against {against}",
+                    found[kind],
+                    [
+                        (against, lambda level, against=against: f"{level[against]:,g}"),
+                        ("parameters", lambda level: f"{level['parameters']:,}"),
+                        (
+                            "test accuracy of the ends (%)",
+                            lambda level: plus_minus(level["ends"]["test_accuracy"], 2, 100),
+                        ),
+                        *((said, rise(method)) for method, said in methods.items()),
+                    ],
                     f"Largest height above the straight line between the ends' values; {text}; mean and deviation "
-                    f"over pairs. {started}{CONJECTURE}"
-                ),
-                "head": [against, "parameters", "test accuracy of the ends (%)", *(_said(each) for each in methods)],
-                "rows": rows,
-            })  # fmt: skip
+                    f"over pairs. {_unmoved(found[kind])}{CONJECTURE}",
+                )
+            )
     return made
 
 
-def _said(method: str) -> str:
-    return "not matched" if method == "none" else method
+def _unmoved(levels: list[Mapping[str, Any]]) -> str:
+    """A sentence on the methods that found nothing better than their start."""
+    pairs = sum(len(level["methods"]["none"]["train_loss"]["values"]) for level in levels)
+    unmoved = " and ".join(
+        f"by {method} in {sum(level['unmoved'][method] for level in levels)}" for method in levels[0]["unmoved"]
+    )
+    if not unmoved:
+        return ""
+    return (
+        f"Straight-through matching starts from activations, PAM from no match; of {pairs} pairs nothing "
+        f"better than the start was found {unmoved}. "
+    )
 
 
 def _merging(title: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "title": f"{title}: merging two networks ({found['model']}) trained on parts of the data",
-        "text": (
-            f"Each part has 80% of the images of half of the classes and 20% of the others: {found['images']:,} images "
-            f"and {found['steps']:,} steps a network. Mean and deviation over pairs. {MERGING}"
-        ),
-        "head": ["network", "test loss (nats)", "test accuracy (%)"],
-        "rows": [
-            [name, plus_minus(row["test_loss"]), plus_minus(row["test_accuracy"], 2, 100)]
-            for name, row in found["rows"].items()
+    return tabulate(
+        f"{title}: merging two networks ({found['model']}) trained on parts of the data",
+        found["rows"].items(),
+        [
+            ("network", lambda row: row[0]),
+            ("test loss (nats)", lambda row: plus_minus(row[1]["test_loss"])),
+            ("test accuracy (%)", lambda row: plus_minus(row[1]["test_accuracy"], 2, 100)),
         ],
-    }
+        f"Each part has 80% of the images of half of the classes and 20% of the others: {found['images']:,} images "
+        f"and {found['steps']:,} steps a network. Mean and deviation over pairs. {MERGING}",
+    )
 
 
 def _tractable(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    links = found["generalised_linear"]
-    rows = [
-        [
-            link, f"{each['identity_error']:.1e}", f"{each['constants']['polyak_lojasiewicz']:.4f}",
-            f"{each['constants']['weak_quasi_convexity']:.4f}", f"{each['constants']['restricted_secant']:.4f}",
-            f"{each['descended']} of {each['searches']}", f"{each['converged']} of {each['searches']}",
-            str(len(each["spurious"])),
-        ]
-        for link, each in links.items()
-    ]  # fmt: skip
-    eigenvector, directions = found["eigenvector"], found["directions"]
-    points = [
-        [
-            _named(point["eigenvector"]),
-            f"{point['distance']:.0e}", f"{point['loss']:.6f}", point["kind"], str(point["index"]),
-            f"{point['lowest']:+.4f}", "yes" if point["improving"] else "no",
-        ]
-        for point in eigenvector["points"]
-    ]  # fmt: skip
+    eigenvector = found["eigenvector"]
     values = ", ".join(f"{each:g}" for each in eigenvector["eigenvalues"])
     return [
-        {
-            "title": "Generalised linear models (equations 1 to 3)",
-            "text": (
-                "Gaussian inputs. Equation 3, <grad L, w - w*> = E[sigma'(xi) sigma'(w.x) (w.x - w*.x)^2], at random "
-                "points; the least ratios of Definition 5 along gradient descent from them (upper bounds of the "
-                "constants); and searches for points where the gradient vanishes, of any kind. Those of the sigmoid "
-                "that find none follow it to where it is flat."
-            ),
-            "head": [
-                "link", "equation 3, largest relative error", "Polyak-Lojasiewicz", "weak quasi-convexity",
-                "restricted secant", "descents that reach w*", "searches that find a critical point", "other than w*",
+        tabulate(
+            "Generalised linear models (equations 1 to 3)",
+            found["generalised_linear"].items(),
+            [
+                ("link", lambda row: row[0]),
+                ("equation 3, largest relative error", lambda row: f"{row[1]['identity_error']:.1e}"),
+                ("Polyak-Lojasiewicz", lambda row: f"{row[1]['constants']['polyak_lojasiewicz']:.4f}"),
+                ("weak quasi-convexity", lambda row: f"{row[1]['constants']['weak_quasi_convexity']:.4f}"),
+                ("restricted secant", lambda row: f"{row[1]['constants']['restricted_secant']:.4f}"),
+                ("descents that reach w*", lambda row: f"{row[1]['descended']} of {row[1]['searches']}"),
+                ("searches that find a critical point", lambda row: f"{row[1]['converged']} of {row[1]['searches']}"),
+                ("other than w*", lambda row: str(len(row[1]["spurious"]))),
             ],
-            "rows": rows,
-        },
-        {
-            "title": "Top eigenvector of a matrix: all critical points that were found (Theorem 10)",
-            "text": (
-                f"||M - x x^T||^2 / 4, M of eigenvalues {values}; {eigenvector['converged']} of "
-                f"{eigenvector['searches']} searches converged. The theorem: these points and no others, and all but "
-                "the first two have a negative eigenvalue."
-            ),
-            "head": [
-                "critical point", "distance to it", "loss", "kind", "index", "lowest eigenvalue",
-                "v_1 is a direction of improvement",
+            "Gaussian inputs. Equation 3, <grad L, w - w*> = E[sigma'(xi) sigma'(w.x) (w.x - w*.x)^2], at random "
+            "points; the least ratios of Definition 5 along gradient descent from them (upper bounds of the "
+            "constants); and searches for points where the gradient vanishes, of any kind. Those of the sigmoid "
+            "that find none follow it to where it is flat.",
+        ),
+        tabulate(
+            "Top eigenvector of a matrix: all critical points that were found (Theorem 10)",
+            eigenvector["points"],
+            [
+                ("critical point", lambda point: _named(point["eigenvector"])),
+                ("distance to it", lambda point: f"{point['distance']:.0e}"),
+                ("loss", lambda point: f"{point['loss']:.6f}"),
+                ("kind", lambda point: point["kind"]),
+                ("index", lambda point: str(point["index"])),
+                ("lowest eigenvalue", lambda point: f"{point['lowest']:+.4f}"),
+                ("v_1 is a direction of improvement", lambda point: "yes" if point["improving"] else "no"),
             ],
-            "rows": points,
-        },
-        {
-            "title": "Directions of improvement (Lemmas 12 and 13), M = z z^T",
-            "text": "x and z as directions at every point. The largest c of Lemma 12 that all points allow.",
-            "head": [
-                "points", "violations of Lemma 13", "largest c of Lemma 12", "violations at 0.99 c", "at 1.05 c",
+            f"||M - x x^T||^2 / 4, M of eigenvalues {values}; {eigenvector['converged']} of "
+            f"{eigenvector['searches']} searches converged. The theorem: these points and no others, and all but "
+            "the first two have a negative eigenvalue.",
+        ),
+        tabulate(
+            "Directions of improvement (Lemmas 12 and 13), M = z z^T",
+            [found["directions"]],
+            [
+                ("points", lambda row: f"{row['points']:,}"),
+                ("violations of Lemma 13", lambda row: str(row["lemma_13_violations"])),
+                ("largest c of Lemma 12", lambda row: f"{row['constant']:.4f}"),
+                ("violations at 0.99 c", lambda row: str(row["below"])),
+                ("at 1.05 c", lambda row: str(row["above"])),
             ],
-            "rows": [[
-                f"{directions['points']:,}", str(directions["lemma_13_violations"]), f"{directions['constant']:.4f}",
-                str(directions["below"]), str(directions["above"]),
-            ]],
-        },
-    ]  # fmt: skip
+            "x and z as directions at every point. The largest c of Lemma 12 that all points allow.",
+        ),
+    ]
 
 
 def _named(i: int) -> str:

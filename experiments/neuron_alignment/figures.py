@@ -103,8 +103,8 @@ def _pam(cell: Cell, title: str) -> Iterator[Drawing]:
     yield Drawing("pam", figure, "Train loss over the half-steps of PAM (Figure 10).")
     steps = {}
     for name, fit in fits.items():
-        values = (np.asarray(fit["report"][of]) for of in ("objective", "proposed", "accepted"))
-        steps[name] = plotting.HalfSteps(*values, color_of(name))
+        objective, proposed, accepted = (np.asarray(fit["report"][of]) for of in ("objective", "proposed", "accepted"))
+        steps[name] = plotting.HalfSteps(objective, proposed, accepted, color_of(name))
     yield Drawing("objective", plotting.alternation(steps, over), "PAM's objective after every half-step.")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.study import tabulate
 from mcjax.runs.folder import plus_minus
 
 PAPER_BARRIERS = {"A": 6e-6, "B": 6e-6, "C": 3e-5}
@@ -29,99 +30,115 @@ def _units(pair: Sequence[int]) -> str:
     return f"{pair[0] + 1} and {pair[1] + 1}"
 
 
+def _yes(value: Any) -> str:
+    return "yes" if value else "no"
+
+
+def _minimised(path: Mapping[str, Any]) -> str:
+    return f"{path['minimised']} of {path['steps']}"
+
+
 def _pairs(found: Mapping[str, Any]) -> dict[str, Any]:
-    rows = []
-    for name, toy in found.items():
-        pairs = toy["pairs"]
-        columns = (pairs[each] for each in ("units", "barrier", "point", "gradient_norm", "converged"))
-        for pair, barrier, point, norm, converged in zip(*columns, strict=True):
-            whole = "yes" if converged else "no"
-            rows.append([name, _units(pair), f"{barrier:.3e}", f"{point:.3e}", f"{norm:.0e}", whole])
-    return {
-        "title": "toy: all pairs of units of a network 2-5-1",
-        "text": (
-            "All in one batched run; the barrier is that of the minima at all distances. Several pairs have one "
-            "permutation point up to the order of units, as A and B of Figure 1."
-        ),
-        "head": ["activation", "units", "barrier", "loss of the point", "gradient norm there", "all minimised"],
-        "rows": rows,
-    }
+    names = ("units", "barrier", "point", "gradient_norm", "converged")
+    rows = [
+        {"activation": activation, **dict(zip(names, values, strict=True))}
+        for activation, toy in found.items()
+        for values in zip(*(toy["pairs"][name] for name in names), strict=True)
+    ]
+    return tabulate(
+        "toy: all pairs of units of a network 2-5-1",
+        rows,
+        [
+            ("activation", lambda row: row["activation"]),
+            ("units", lambda row: _units(row["units"])),
+            ("barrier", lambda row: f"{row['barrier']:.3e}"),
+            ("loss of the point", lambda row: f"{row['point']:.3e}"),
+            ("gradient norm there", lambda row: f"{row['gradient_norm']:.0e}"),
+            ("all minimised", lambda row: _yes(row["converged"])),
+        ],
+        "All in one batched run; the barrier is that of the minima at all distances. Several pairs have one "
+        "permutation point up to the order of units, as A and B of Figure 1.",
+    )
 
 
 def _paths(found: Mapping[str, Any]) -> dict[str, Any]:
-    rows = []
-    for name, toy in found.items():
-        for letter, path in zip("ABC", toy["paths"], strict=True):
-            exchange = path.get("exchange")
-            highest = f"{max(path['along']) - path['along'][0]:.3e}" if "along" in path else "-"
-            rows.append([
-                name, letter, _units(path["pair"]), f"{path['barrier']:.3e}", f"{path['point']:.3e}",
-                highest, "yes" if path["rises"] else "no",
-                f"{path['minimised']} of {path['steps']}",
-                f"{exchange['moves']} moves, {exchange['deviation']:.0e}" if exchange else "-",
-                f"{PAPER_BARRIERS[letter]:.0e}",
-            ])  # fmt: skip
-    return {
-        "title": "toy: three pairs in full (Figure 1)",
-        "text": (
-            "The barrier is that of the whole path, between its knots too; beside it the highest of 201 points. "
-            "Reordered: all units put into reverse order at the point, and the largest relative change of the loss. "
-            "The paper's barriers are read off a figure, of another teacher."
-        ),
-        "head": [
-            "activation", "path", "units", "barrier", "loss of the point", "highest of 201 points",
-            "rises monotonically", "distances minimised", "reordered", "the paper's barrier",
+    rows = [
+        {"activation": activation, "letter": letter, **path}
+        for activation, toy in found.items()
+        for letter, path in zip("ABC", toy["paths"], strict=True)
+    ]
+
+    def highest(row: Mapping[str, Any]) -> str:
+        return f"{max(row['along']) - row['along'][0]:.3e}" if "along" in row else "-"
+
+    def reordered(row: Mapping[str, Any]) -> str:
+        exchange = row.get("exchange")
+        return f"{exchange['moves']} moves, {exchange['deviation']:.0e}" if exchange else "-"
+
+    return tabulate(
+        "toy: three pairs in full (Figure 1)",
+        rows,
+        [
+            ("activation", lambda row: row["activation"]),
+            ("path", lambda row: row["letter"]),
+            ("units", lambda row: _units(row["pair"])),
+            ("barrier", lambda row: f"{row['barrier']:.3e}"),
+            ("loss of the point", lambda row: f"{row['point']:.3e}"),
+            ("highest of 201 points", highest),
+            ("rises monotonically", lambda row: _yes(row["rises"])),
+            ("distances minimised", _minimised),
+            ("reordered", reordered),
+            ("the paper's barrier", lambda row: f"{PAPER_BARRIERS[row['letter']]:.0e}"),
         ],
-        "rows": rows,
-    }  # fmt: skip
+        "The barrier is that of the whole path, between its knots too; beside it the highest of 201 points. "
+        "Reordered: all units put into reverse order at the point, and the largest relative change of the loss. "
+        "The paper's barriers are read off a figure, of another teacher.",
+    )
 
 
 def _bounds(found: Mapping[str, Any]) -> dict[str, Any]:
-    rows = []
-    for name, toy in found.items():
-        for label, path in (("free, as published", toy["free"]), ("held", toy["paths"][0])):
-            norms = path["output_norm"]
-            rows.append([
-                name, label, f"{norms[0]:.3f}", f"{norms[-2]:.3g}", f"{path['loss'][-2]:.3e}", f"{path['point']:.3e}",
-                f"{path['barrier']:.3e}", f"{path['minimised']} of {path['steps']}",
-            ])  # fmt: skip
-    return {
-        "title": "toy: output weights of the two units free or held (path A)",
-        "text": (
-            "Free output weights of opposite signs grow as 1/d, and two units become one and its derivative: the loss "
-            "before d = 0 is less than at it, and the path ends in a jump, which its barrier has in it."
-        ),
-        "head": [
-            "activation", "output weights", "their norm at the start", "at the least d > 0", "loss at the least d > 0",
-            "loss of the point", "barrier", "distances minimised",
+    rows = [
+        {"activation": activation, "how": how, **path}
+        for activation, toy in found.items()
+        for how, path in (("free, as published", toy["free"]), ("held", toy["paths"][0]))
+    ]
+    return tabulate(
+        "toy: output weights of the two units free or held (path A)",
+        rows,
+        [
+            ("activation", lambda row: row["activation"]),
+            ("output weights", lambda row: row["how"]),
+            ("their norm at the start", lambda row: f"{row['output_norm'][0]:.3f}"),
+            ("at the least d > 0", lambda row: f"{row['output_norm'][-2]:.3g}"),
+            ("loss at the least d > 0", lambda row: f"{row['loss'][-2]:.3e}"),
+            ("loss of the point", lambda row: f"{row['point']:.3e}"),
+            ("barrier", lambda row: f"{row['barrier']:.3e}"),
+            ("distances minimised", _minimised),
         ],
-        "rows": rows,
-    }  # fmt: skip
+        "Free output weights of opposite signs grow as 1/d, and two units become one and its derivative: the loss "
+        "before d = 0 is less than at it, and the path ends in a jump, which its barrier includes.",
+    )
 
 
 def _mnist(found: Mapping[str, Any]) -> dict[str, Any]:
-    rows = []
-    for level in found["levels"]:
-        rows.append([
-            str(level["width"]), f"{level['parameters']:,}", plus_minus(level["teacher_accuracy"], 2, 100),
-            plus_minus(level["point_accuracy"], 2, 100), plus_minus(level["barrier"], 5),
-            plus_minus(level["point"], 5), f"{level['rising']} of {len(level['paths'])}",
-            f"{level['minimised']} of {level['steps']}",
-        ])  # fmt: skip
-    return {
-        "title": "mnist: the barrier against width (Figure 3)",
-        "text": (
-            f"{found['images']:,} images, {found['activation']}; mean and deviation over teachers. The loss is the "
-            "paper's, divided by <y_i^2>; the barrier is that of the whole path. In the paper losses are up to 1e-2 "
-            "and accuracies from 0.94 to 1, the barrier falls with H, and in most cases the loss rises monotonically. "
-            "A loss that falls by less than 0.1% of the highest counts as one that does not fall."
-        ),
-        "head": [
-            "H", "parameters", "train accuracy (%)", "at the point (%)", "barrier", "loss of the point",
-            "rise monotonically", "distances minimised",
+    return tabulate(
+        "mnist: the barrier against width (Figure 3)",
+        found["levels"],
+        [
+            ("H", lambda level: str(level["width"])),
+            ("parameters", lambda level: f"{level['parameters']:,}"),
+            ("train accuracy (%)", lambda level: plus_minus(level["teacher_accuracy"], 2, 100)),
+            ("at the point (%)", lambda level: plus_minus(level["point_accuracy"], 2, 100)),
+            ("barrier", lambda level: plus_minus(level["barrier"], 5)),
+            ("loss of the point", lambda level: plus_minus(level["point"], 5)),
+            ("rise monotonically", lambda level: f"{level['rising']} of {len(level['paths'])}"),
+            ("distances minimised", _minimised),
         ],
-        "rows": rows,
-    }  # fmt: skip
+        f"{found['images']:,} images, {found['activation']}; mean and deviation over teachers. The loss is the "
+        "paper's, divided by <y_i^2>; the barrier is that of the whole path. In the paper losses are up to 1e-2 "
+        "and accuracies from 0.94 to 1, the barrier falls with H, and in most cases the loss rises monotonically. "
+        "A fall of the loss by less than 0.1% of the highest does not count.",
+    )
 
 
 def _claims(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -135,103 +152,98 @@ def _claims(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             ("zeros: at least n_{k+1} - rank(G)", lambda each: each["zeros"] >= each["outputs"] - each["rank"]),
             ("negatives: rank(G) and those of S on ker G", lambda each: each["negative"] == each["predicted"]),
         ):
-            rows.append([f"2-5-{outputs}", claim, f"{sum(map(holds, here))} of {len(here)}"])
-    return {
-        "title": "spectrum: what is claimed of permutation points (section 4.2), and what holds",
-        "text": (
-            "With D and a the offsets of the two units' parameters and output weights, the Hessian there is block "
-            "diagonal in all else | (D, a), with [[S, G^T], [G, 0]] in the second block. With one output weight a unit "
-            "G = 0: there the first two claims hold, and the third as long as S has no more than one negative "
-            "eigenvalue. With several of them rank(G) is at most one less than their number, and every singular value "
-            "of G takes one zero away and adds one negative eigenvalue."
-        ),
-        "head": ["network", "claim", "holds"],
-        "rows": rows,
-    }
+            rows.append((f"2-5-{outputs}", claim, f"{sum(map(holds, here))} of {len(here)}"))
+    return tabulate(
+        "spectrum: the claims on permutation points (section 4.2), and how often they hold",
+        rows,
+        [("network", lambda row: row[0]), ("claim", lambda row: row[1]), ("holds", lambda row: row[2])],
+        "With D and a the offsets of the two units' parameters and output weights, the Hessian there is block "
+        "diagonal in all else | (D, a), with [[S, G^T], [G, 0]] in the second block. With one output weight a unit "
+        "G = 0: there the first two claims hold, and the third as long as S has no more than one negative "
+        "eigenvalue. With several of them rank(G) is at most one less than their number, and every singular value "
+        "of G takes one zero away and adds one negative eigenvalue.",
+    )
 
 
 def _toys(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "title": "spectrum: every toy",
-        "text": (
-            "Eigenvalues of the dense Hessian in float64; up to 1e-9 of the largest they count as zero. rank(G) and "
-            "negatives of S as in the table above."
-        ),
-        "head": [
-            "network", "loss", "gradient norm", "negative", "zero", "positive", "rank(G)", "negatives of S",
-            "negatives expected", "kind",
+    return tabulate(
+        "spectrum: every toy",
+        found,
+        [
+            ("network", lambda toy: f"2-5-{toy['outputs']}"),
+            ("loss", lambda toy: f"{toy['loss']:.2e}"),
+            ("gradient norm", lambda toy: f"{toy['gradient_norm']:.0e}"),
+            ("negative", lambda toy: str(toy["negative"])),
+            ("zero", lambda toy: str(toy["zeros"])),
+            ("positive", lambda toy: str(toy["positive"])),
+            ("rank(G)", lambda toy: str(toy["rank"])),
+            ("negatives of S", lambda toy: str(toy["negative_S"])),
+            ("negatives expected", lambda toy: str(toy["predicted"])),
+            ("kind", lambda toy: toy["kind"]),
         ],
-        "rows": [
-            [
-                f"2-5-{each['outputs']}", f"{each['loss']:.2e}", f"{each['gradient_norm']:.0e}", str(each["negative"]),
-                str(each["zeros"]), str(each["positive"]), str(each["rank"]), str(each["negative_S"]),
-                str(each["predicted"]), each["kind"],
-            ]
-            for each in found
-        ],
-    }  # fmt: skip
+        "Eigenvalues of the dense Hessian in float64; up to 1e-9 of the largest they count as zero. rank(G) and "
+        "negatives of S as in the table above.",
+    )
 
 
 def _ends(found: Mapping[str, Any]) -> dict[str, Any]:
-    rows = []
-    for name, label in (("theta", "teacher"), ("point", "permutation point")):
-        at = found["at"][name]
-        rows.append([
-            label, f"{at['loss']:.2e}", ", ".join(f"{value:.3g}" for value in at["largest"][:3]),
-            ", ".join(f"{value:.2e}" for value in at["smallest"][:3]), f"{max(at['residuals']):.0e}",
-            f"{at['trace']:.4g} ± {at['trace_error']:.2g}", f"{100 * at['negative_share']:.2f}",
-        ])  # fmt: skip
-    return {
-        "title": f"spectrum: MNIST, H = {found['width']}, {found['parameters']:,} parameters, by Lanczos",
-        "text": (
-            f"Of the mean squared error over {found['images']:,} images, outputs of mean square 1. A residual bounds "
-            "how far each value is from an eigenvalue; values of equal eigenvalues are found once."
-        ),
-        "head": [
-            "network", "loss", "largest eigenvalues", "smallest eigenvalues", "largest residual", "trace",
-            "below zero (% of the density)",
+    rows = [{"network": said, **found["at"][at]} for at, said in (("theta", "teacher"), ("point", "permutation point"))]
+    return tabulate(
+        f"spectrum: MNIST, H = {found['width']}, {found['parameters']:,} parameters, by Lanczos",
+        rows,
+        [
+            ("network", lambda row: row["network"]),
+            ("loss", lambda row: f"{row['loss']:.2e}"),
+            ("largest eigenvalues", lambda row: ", ".join(f"{value:.3g}" for value in row["largest"][:3])),
+            ("smallest eigenvalues", lambda row: ", ".join(f"{value:.2e}" for value in row["smallest"][:3])),
+            ("largest residual", lambda row: f"{max(row['residuals']):.0e}"),
+            ("trace", lambda row: f"{row['trace']:.4g} ± {row['trace_error']:.2g}"),
+            ("below zero (% of the density)", lambda row: f"{100 * row['negative_share']:.2f}"),
         ],
-        "rows": rows,
-    }  # fmt: skip
+        f"Of the mean squared error over {found['images']:,} images, outputs of mean square 1. A residual bounds "
+        "how far each value is from an eigenvalue; values of equal eigenvalues are found once.",
+    )
 
 
 def _counts(found: Mapping[str, Any]) -> dict[str, Any]:
-    rows = []
-    for row in found["rows"]:
-        counted = "-" if row["counted"] is None else f"{row['counted']} / {row['minima']}"
-        points = int(row["points"])
-        rows.append([
-            str(row["units"]), str(row["order"]), row["ratio"], counted, row["bound"], f"{row['value']:.4g}",
-            f"{points:,}" if points < 10**9 else f"{points:.3e}",
-        ])  # fmt: skip
-    return {
-        "title": "count: permutation points of order K by the number of global minima (Proposition 1)",
-        "text": (
-            "T(K, n) exactly; counted one by one: ways to give n units n - K vectors, all in use, by n!. The last "
-            "column: points of order K of a network with two hidden layers of n units, each in one layer."
-        ),
-        "head": ["n", "K", "T(K, n)", "counted", "lower bound", "T(K, n), decimal", "points of a network n, n"],
-        "rows": rows,
-    }
+    def counted(row: Mapping[str, Any]) -> str:
+        return "-" if row["counted"] is None else f"{row['counted']} / {row['minima']}"
+
+    def points(row: Mapping[str, Any]) -> str:
+        number = int(row["points"])
+        return f"{number:,}" if number < 10**9 else f"{number:.3e}"
+
+    return tabulate(
+        "count: permutation points of order K by the number of global minima (Proposition 1)",
+        found["rows"],
+        [
+            ("n", lambda row: str(row["units"])),
+            ("K", lambda row: str(row["order"])),
+            ("T(K, n)", lambda row: row["ratio"]),
+            ("counted", counted),
+            ("lower bound", lambda row: row["bound"]),
+            ("T(K, n), decimal", lambda row: f"{row['value']:.4g}"),
+            ("points of a network n, n", points),
+        ],
+        "T(K, n) exactly; counted one by one: ways to give n units n - K vectors, all in use, by n!. The last "
+        "column: points of order K of a network with two hidden layers of n units, each in one layer.",
+    )
 
 
 def _growth(found: Mapping[str, Any]) -> dict[str, Any]:
-    rows = [
+    return tabulate(
+        "count: the constant of Lemma 1",
+        found["growth"],
         [
-            str(each["order"]), each["constant"], f"{each['published']:.5f}",
-            *(f"{value:.4f}" for value in each["ratio"]), f"{np.exp(each['order']):.3f}",
-        ]
-        for each in found["growth"]
-    ]  # fmt: skip
-    return {
-        "title": "count: the constant of Lemma 1",
-        "text": (
-            "The lower bound is c_K n^K for wide layers, c_K = 1 / (2^K K!). The lemma's proof has another factor "
-            "e^-K: it takes ((n - K) / (n - 2 K))^(n - 2 K) for 1, and it tends to e^K."
-        ),
-        "head": [
-            "K", "c_K", "the lemma's", *(f"bound / (c_K n^K), n = {n:,}" for n in found["large"]),
-            "by the lemma's, in the limit",
+            ("K", lambda each: str(each["order"])),
+            ("c_K", lambda each: each["constant"]),
+            ("the lemma's", lambda each: f"{each['published']:.5f}"),
+            *(
+                (f"bound / (c_K n^K), n = {n:,}", lambda each, i=i: f"{each['ratio'][i]:.4f}")
+                for i, n in enumerate(found["large"])
+            ),
+            ("by the lemma's, in the limit", lambda each: f"{np.exp(each['order']):.3f}"),
         ],
-        "rows": rows,
-    }  # fmt: skip
+        "The lower bound is c_K n^K for wide layers, c_K = 1 / (2^K K!). The lemma's proof has another factor "
+        "e^-K: it replaces ((n - K) / (n - 2 K))^(n - 2 K) by 1, and it tends to e^K.",
+    )

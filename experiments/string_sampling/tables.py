@@ -3,41 +3,59 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.study import Column, tabulate
 from mcjax.runs.folder import plus_minus
 
 
 def tables(tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A table of every task, and one of the exponents: title, text, head and rows of text of each."""
-    found = []
-    for name, task in tasks.items():
-        rows = [_row(level) for level in task["levels"]]
-        head = [f"threshold ({task['of']})", "pairs"]
-        for variant in ("unmatched", "matched"):
-            head += [f"{variant}: connected", "length", "beads", "steps a bead"]
-        said = f"The paper: {task['paper']}." if task["paper"] else ""
-        found.append({"title": f"{name}: {task['title']}", "text": said, "head": head, "rows": rows})
+    found = [_task(name, task) for name, task in tasks.items()]
     laws = [
-        [name, variant, *(_exponent(task["laws"][variant][what]) for what in ("length", "beads"))]
+        (name, variant, laws)
         for name, task in tasks.items()
-        for variant in task["laws"]
-        if any(task["laws"][variant].values())
+        for variant, laws in task["laws"].items()
+        if any(laws.values())
     ]
     if laws:
+        columns: list[Column] = [
+            ("task", lambda row: row[0]),
+            ("strings", lambda row: row[1]),
+            ("normalised length", lambda row: _exponent(row[2]["length"])),
+            ("segments", lambda row: _exponent(row[2]["beads"])),
+        ]
         text = "Exponents of the threshold, below the onset of non-convexity, and between which thresholds."
-        head = ["task", "strings", "normalised length", "segments"]
-        found.append({"title": "Power laws", "text": text, "head": head, "rows": laws})
+        found.append(tabulate("Power laws", laws, columns, text))
     return found
 
 
-def _row(level: Mapping[str, Any]) -> list[str]:
-    row = [f"{level['threshold']:g}", f"{level['reached']} of {level['pairs']}"]
-    for variant in ("unmatched", "matched"):
-        found = level[variant]
-        row.append(f"{found['connected']} of {level['reached']}")
-        row.append(plus_minus(found["length"], 3) if found["length"] else "-")
-        row.append(plus_minus(found["beads"], 1) if found["beads"] else "-")
-        row.append("-" if found["steps_per_bead"] is None else f"{found['steps_per_bead']:.0f}")
-    return row
+def _task(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
+    def columns(variant: str) -> list[Column]:
+        return [
+            (f"{variant}: connected", lambda level: f"{level[variant]['connected']} of {level['reached']}"),
+            ("length", lambda level: _number(level[variant]["length"], 3)),
+            ("beads", lambda level: _number(level[variant]["beads"], 1)),
+            ("steps a bead", lambda level: _steps(level[variant]["steps_per_bead"])),
+        ]
+
+    return tabulate(
+        f"{name}: {task['title']}",
+        task["levels"],
+        [
+            (f"threshold ({task['of']})", lambda level: f"{level['threshold']:g}"),
+            ("pairs", lambda level: f"{level['reached']} of {level['pairs']}"),
+            *columns("unmatched"),
+            *columns("matched"),
+        ],
+        f"The paper: {task['paper']}." if task["paper"] else "",
+    )
+
+
+def _number(summary: Mapping[str, float] | None, digits: int) -> str:
+    return "-" if summary is None else plus_minus(summary, digits)
+
+
+def _steps(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
 
 
 def _exponent(fitted: Mapping[str, float] | None) -> str:
