@@ -33,7 +33,7 @@ MODULES: dict[str, tuple[nn.Module, Any]] = {
 
 @dataclass(frozen=True)
 class Inference:
-    """How to measure, or the module to show."""
+    """The rounds of measurement, or the module to show."""
 
     rounds: int = 5
     """Rounds of measurement of every module; medians are reported."""

@@ -13,14 +13,14 @@ Size = TypeVar("Size")
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the data are."""
+    """The data sets on disk."""
 
     mnist: str = "mnist"
     """MNIST: a TFDS name or the path of an .npz."""
     cifar10: str = "cifar10"
     """CIFAR-10: a TFDS name or the path of an .npz."""
     data_dir: str | None = None
-    """Where TFDS keeps its sets (None: TFDS's own default)."""
+    """Folder of the TFDS data sets (None: TFDS's own default)."""
 
     def load(self, name: str) -> Dataset:
         """The data set `mnist` or `cifar10`."""

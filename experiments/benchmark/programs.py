@@ -40,7 +40,7 @@ LARGEST_STEP = 0.5
 
 
 class Sizes(NamedTuple):
-    """How much work.
+    """Amount of work.
 
     Attributes:
         batch: images of a batch of an epoch, and of matching.
@@ -96,7 +96,7 @@ class Work(NamedTuple):
 
     @property
     def pairs(self) -> int:
-        """How many pairs."""
+        """The number of pairs."""
         return len(jax.tree.leaves(self.theta_1)[0])
 
     @property

@@ -21,12 +21,12 @@ TASKS = ("mnist", "cifar10", "wide")
 
 @dataclass(frozen=True)
 class Config:
-    """Which tasks, and how much of them."""
+    """The tasks, and how much of them is done."""
 
     tasks: tuple[Literal["mnist", "cifar10", "wide"], ...] = ("mnist", "cifar10", "wide")
     """The tasks to do."""
     preset: Literal["small", "paper"] = "small"
-    """How much is done; the options of the size take precedence."""
+    """Amount of work; the options of the size take precedence."""
     sources: Sources = field(default_factory=Sources)
     size: Size = field(default_factory=lambda: given(Size))
     units: tuple[int, ...] = (2, 4, 8, 16, 32)

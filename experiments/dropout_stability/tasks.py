@@ -23,7 +23,7 @@ TRAINED = {"small": (0.1, 0.1, 0.1, 0.2), "paper": CHANNELS}
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a task is done; None is the preset's value."""
+    """Amount of work on a task; None is the preset's value."""
 
     width: float = 1.0
     """Multiplier of the widths."""

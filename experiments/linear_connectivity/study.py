@@ -22,7 +22,7 @@ DATA = ("mnist", "cifar10")
 
 @dataclass(frozen=True)
 class Config:
-    """Which tasks, on which data, and how much of them."""
+    """The tasks, their data, and how much of them is done."""
 
     tasks: tuple[Literal["spawning", "conjecture", "merging", "tractable"], ...] = (
         "spawning", "conjecture", "merging", "tractable",
@@ -31,7 +31,7 @@ class Config:
     data: tuple[Literal["mnist", "cifar10"], ...] = ("mnist", "cifar10")
     """The data of all tasks but tractable."""
     preset: Literal["small", "paper"] = "small"
-    """How much is done; the options of the size take precedence."""
+    """Amount of work; the options of the size take precedence."""
     sources: Sources = field(default_factory=Sources)
     size: Size = field(default_factory=lambda: given(Size))
     fineness: tractable.Fineness = field(default_factory=tractable.Fineness)

@@ -1,9 +1,9 @@
 """The tables, with the claims of the papers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from experiments.study import tabulate
+from experiments.study import Column, tabulate
 from mcjax.runs.folder import plus_minus
 
 STABLE = {
@@ -29,7 +29,11 @@ def tables(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         if "spawning" in cell:
             made.append(_spawning(name, cell["title"], cell["spawning"]))
         if "conjecture" in cell:
-            made += _conjecture(cell["title"], cell["conjecture"])
+            made += [
+                _barriers(cell["title"], cell["conjecture"], against, measure)
+                for against in ("width", "step")
+                for measure in ("train_loss", "test_accuracy")
+            ]
         if "merging" in cell:
             made.append(_merging(cell["title"], cell["merging"]))
     if "tractable" in found:
@@ -56,39 +60,30 @@ def _spawning(name: str, title: str, found: Mapping[str, Any]) -> dict[str, Any]
     )
 
 
-def _conjecture(title: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    made = []
-    for kind, against, text in (
-        ("widths", "width", "networks at the end of training, by the multiplier of their widths"),
-        ("steps", "step", f"networks of width {found['width']:g} after so many steps"),
-    ):
-        for measure, what, digits, factor in (
-            ("train_loss", "train loss (nats)", 4, 1.0),
-            ("test_accuracy", "test error (%)", 2, 100.0),
-        ):
+def _barriers(title: str, found: Mapping[str, Any], against: str, measure: str) -> dict[str, Any]:
+    """The table of the barriers in one measure, against "width" or "step"."""
+    levels = found[f"{against}s"]
+    what, look = ("train loss (nats)", (4, 1)) if measure == "train_loss" else ("test error (%)", (2, 100))
+    said = "networks at the end of training, by the multiplier of their widths"
+    if against == "step":
+        said = f"networks of width {found['width']:g} after so many steps"
 
-            def rise(method: str, measure: str = measure, look: Any = (digits, factor)) -> Callable[[Any], str]:
-                return lambda level: plus_minus(level["methods"][method][measure], *look)
+    def rise(method: str) -> Column:
+        head = "not matched" if method == "none" else method
+        return head, lambda level: plus_minus(level["methods"][method][measure], *look)
 
-            methods = {method: "not matched" if method == "none" else method for method in found[kind][0]["methods"]}
-            made.append(
-                tabulate(
-                    f"{title}: barrier of {found['model']} in {what} against {against}",
-                    found[kind],
-                    [
-                        (against, lambda level, against=against: f"{level[against]:,g}"),
-                        ("parameters", lambda level: f"{level['parameters']:,}"),
-                        (
-                            "test accuracy of the ends (%)",
-                            lambda level: plus_minus(level["ends"]["test_accuracy"], 2, 100),
-                        ),
-                        *((said, rise(method)) for method, said in methods.items()),
-                    ],
-                    f"Largest height above the straight line between the ends' values; {text}; mean and deviation "
-                    f"over pairs. {_unmoved(found[kind])}{CONJECTURE}",
-                )
-            )
-    return made
+    return tabulate(
+        f"{title}: barrier of {found['model']} in {what} against {against}",
+        levels,
+        [
+            (against, lambda level: f"{level[against]:,g}"),
+            ("parameters", lambda level: f"{level['parameters']:,}"),
+            ("test accuracy of the ends (%)", lambda level: plus_minus(level["ends"]["test_accuracy"], 2, 100)),
+            *map(rise, levels[0]["methods"]),
+        ],
+        f"Largest height above the straight line between the ends' values; {said}; mean and deviation "
+        f"over pairs. {_unmoved(levels)}{CONJECTURE}",
+    )
 
 
 def _unmoved(levels: list[Mapping[str, Any]]) -> str:

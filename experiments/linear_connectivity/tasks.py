@@ -10,12 +10,12 @@ from mcjax.matching import StraightThroughConfig
 from mcjax.training.loop import steps_per_epoch
 
 METHODS = ("none", "activations", "weights", "straight-through", "PAM")
-"""How the second network is matched to the first. Straight-through starts from activations, PAM from no match."""
+"""Ways to match the second network to the first. Straight-through starts from activations, PAM from no match."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done; None is the preset's value."""
+    """Amount of work; None is the preset's value."""
 
     seeds: int = 3
     """Networks that are spawned from, and pairs that are matched."""

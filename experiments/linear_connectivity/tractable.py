@@ -33,7 +33,7 @@ FAR = 30.0
 
 @dataclass(frozen=True)
 class Fineness:
-    """How finely the tractable landscapes are searched."""
+    """The fineness of the searches of tractable landscapes."""
 
     samples: int = 4000
     """Inputs of a generalised linear model."""

@@ -35,7 +35,7 @@ LINES = ("line unaligned", "line aligned")
 
 @dataclass(frozen=True)
 class Settings:
-    """How networks are trained, curves fitted and everything measured.
+    """Settings of training, fitting and measurement.
 
     Attributes:
         networks: how networks are trained.
@@ -87,7 +87,7 @@ class Cell:
 
     @property
     def calibration(self) -> dict[str, Any]:
-        """How batch statistics are re-estimated: on how many images, and how they are augmented."""
+        """The number of images that batch statistics are re-estimated on, and their augmentation."""
         settings = self.settings
         return {"calibration_images": settings.calibration_images, "augmentation": settings.networks.augmentation}
 

@@ -24,14 +24,14 @@ PRESETS = {"fast": (30, 32, 4), "paper": (250, 200, 20)}
 
 @dataclass(frozen=True)
 class Config:
-    """Which networks on which images, how long, and how finely it is measured."""
+    """The networks and images, the length of training, and the fineness of measurement."""
 
     data: tuple[str, ...] = ("cifar10",)
     """Data sets: TFDS names, digits, or paths of .npz files."""
     models: tuple[str, ...] = ("tinysix", "tinyten", "resnet32", "vgg16")
     """Architectures, as `mcjax train` takes them."""
     data_dir: str | None = None
-    """Where TFDS keeps its sets (None: TFDS's own default)."""
+    """Folder of the TFDS data sets (None: TFDS's own default)."""
     train_images: int | None = None
     """Use the first so many training images (None: all)."""
     test_images: int | None = None
@@ -41,9 +41,9 @@ class Config:
     widths: tuple[int, ...] | None = None
     """Units of each hidden layer, for mlp alone (None: 256 256)."""
     pairs: int | None = None
-    """How many pairs of networks (None: 6 on cifar10 and the digits, 3 on others)."""
+    """Pairs of networks (None: 6 on cifar10 and the digits, 3 on others)."""
     preset: Literal["fast", "paper"] = "fast"
-    """How long to train; the numbers of epochs take precedence."""
+    """Length of training; the numbers of epochs take precedence."""
     epochs: int | None = None
     """Epochs of a network."""
     curve_epochs: int | None = None
@@ -71,7 +71,7 @@ class Config:
     """Run folder (None: runs/neuron_alignment-HASH)."""
 
     def settings(self, model: str, data: Dataset) -> Settings:
-        """How one architecture is treated on one data set."""
+        """The settings of one architecture on one data set."""
         preset = PRESETS[self.preset]
         given = (self.epochs, self.curve_epochs, self.permutation_epochs)
         epochs, curve, permutation = (own if g is None else g for own, g in zip(preset, given, strict=True))

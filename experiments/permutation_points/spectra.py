@@ -28,7 +28,7 @@ ZERO = 1e-9
 CRITICAL = 1e-8
 """The largest gradient norm of a critical point."""
 TOLERANCE, BUMP, KNOTS = 1e-5, 100.0, 5000
-"""How these toys' paths are found, of which only the ends count; fewer knots where the toy has fewer."""
+"""Settings of these toys' paths, of which only the ends count; fewer knots where the toy has fewer."""
 ENDS, GRID = 5, 1000
 """Eigenvalues of each end of MNIST's spectrum, and points of its density."""
 BROADENING = 0.004

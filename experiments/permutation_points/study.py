@@ -20,16 +20,16 @@ TASKS = ("toy", "mnist", "spectrum", "count")
 
 @dataclass(frozen=True)
 class Config:
-    """Which tasks, and how much of them."""
+    """The tasks, and how much of them is done."""
 
     tasks: tuple[Literal["toy", "mnist", "spectrum", "count"], ...] = ("toy", "mnist", "spectrum", "count")
     """The tasks to do."""
     preset: Literal["small", "paper"] = "small"
-    """How much is done; the options of the size take precedence."""
+    """Amount of work; the options of the size take precedence."""
     mnist: str = "mnist"
     """MNIST: a TFDS name or the path of an .npz."""
     data_dir: str | None = None
-    """Where TFDS keeps its sets (None: TFDS's own default)."""
+    """Folder of the TFDS data sets (None: TFDS's own default)."""
     activation: str = "relu"
     """Activation of the networks of MNIST."""
     size: Size = field(default_factory=lambda: given(Size))

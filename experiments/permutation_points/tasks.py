@@ -25,7 +25,7 @@ TOYS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done; None is the preset's value."""
+    """Amount of work; None is the preset's value."""
 
     toys: tuple[Literal["relu", "tanh"], ...] = ("relu", "tanh")
     """Activations of the toy."""
@@ -141,14 +141,14 @@ class Task:
 
     @property
     def training(self) -> TrainConfig:
-        """How teachers are trained."""
+        """The training of teachers."""
         return TrainConfig(
             epochs=self.size.epochs, batch_size=100, optimizer="adam", learning_rate=3e-3, weight_decay=0.0
         )
 
     @property
     def config(self) -> PermutationConfig:
-        """How a path is found."""
+        """The settings of a path."""
         size = self.size
         return PermutationConfig(
             steps=size.steps, tolerance=size.tolerance, point_tolerance=size.point_tolerance, stop=False,

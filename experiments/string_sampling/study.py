@@ -20,7 +20,7 @@ TASKS = tuple(SIZES)
 
 @dataclass(frozen=True)
 class Config:
-    """Which tasks, how many pairs, at which thresholds."""
+    """The tasks, the pairs, and how strings are sampled."""
 
     tasks: tuple[Literal["quadratic", "cubic", "mnist", "cifar10", "ptb", "permutation"], ...] = (
         "quadratic",
@@ -29,11 +29,11 @@ class Config:
     )
     """The tasks that networks learn."""
     preset: Literal["small", "paper"] = "small"
-    """How much is done; the options of the size take precedence."""
+    """Amount of work; the options of the size take precedence."""
     data: Data = field(default_factory=Data)
     size: Size = field(default_factory=lambda: given(Size))
     matching: Literal["activations", "weights", "straight_through"] = "activations"
-    """How units are matched."""
+    """The method of matching units."""
     string: StringOptions = field(default_factory=StringOptions)
     seed: int = 0
     """Seed of everything."""

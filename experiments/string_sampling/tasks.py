@@ -16,7 +16,7 @@ from mcjax.strings import StringConfig
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a task is done; None is the preset's value."""
+    """Amount of work on a task; None is the preset's value."""
 
     thresholds: tuple[float, ...]
     """Thresholds, for one task."""
@@ -34,7 +34,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Data:
-    """Where the data of the larger tasks are."""
+    """The data of the larger tasks."""
 
     sources: Sources = field(default_factory=Sources)
     ptb: str | None = None
@@ -45,7 +45,7 @@ class Data:
 
 @dataclass(frozen=True)
 class StringOptions:
-    """How strings are sampled; None is the task's value."""
+    """Settings of strings; None is the task's value."""
 
     split: Literal["train", "validation", "test"] | None = None
     """The split that thresholds are measured on (None: train)."""
@@ -54,7 +54,7 @@ class StringOptions:
     tolerance: float | None = None
     """Segments may rise to 1 + tolerance times the threshold."""
     insert: Literal["maximum", "middle"] | None = None
-    """Where a new bead starts on its segment."""
+    """The place on its segment at which a new bead starts."""
     zeta: float | None = None
     """Strength of the springs between neighbours."""
     kappa: float | None = None

@@ -1,4 +1,4 @@
-"""Barriers against what may lift or lower them: the spawn epoch, the width, the time of training."""
+"""Barriers against the step of spawning, the width or the time of training."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -12,10 +12,17 @@ from mcjax.plotting.style import RC, Series, legend_below, log_if_wide, mean_and
 
 
 class Dependence(NamedTuple):
-    """One panel: what is measured (`of`), of every class of pairs (pairs, points), against `label` at `at`.
+    """One panel: a measure of classes of pairs against something else.
 
-    scale: of the horizontal axis; "symlog" is logarithmic but for a zero. reference: a height that is drawn across.
-    ratios: heights are positive and compared by their ratios.
+    Attributes:
+        title: the title of the panel.
+        label: the label of the horizontal axis.
+        of: the measure, which labels the vertical axis.
+        at: the places on the horizontal axis, (points,).
+        lines: the values (pairs, points) of every class.
+        scale: the horizontal scale; "symlog" is logarithmic but for a zero.
+        reference: a height that is drawn across.
+        ratios: whether heights are positive and compared by their ratios.
     """
 
     title: str

@@ -10,7 +10,15 @@ from mcjax.plotting.style import RC, legend_below, log_if_wide, mean_and_band, p
 
 
 class Line(NamedTuple):
-    """One class of curves in a figure: loss and accuracy (pairs, points) at the same points, and its look."""
+    """One class of curves in a figure.
+
+    Attributes:
+        label: the label in the legend.
+        loss: the loss in nats, ([pairs,] points).
+        accuracy: the accuracy as a share at the same points, ([pairs,] points).
+        color: the colour.
+        style: the line style.
+    """
 
     label: str
     loss: np.ndarray
@@ -22,7 +30,15 @@ class Line(NamedTuple):
 def along_paths(
     ts: np.ndarray, lines: Sequence[Line], title: str, *, loss_of: str = "train", accuracy_of: str = "test"
 ) -> Figure:
-    """Loss and accuracy along paths, mean over pairs with a band of one standard deviation (Figure 2)."""
+    """Loss and accuracy along paths, mean over pairs with a band of one standard deviation (Figure 2).
+
+    Args:
+        ts: the values of t, (points,).
+        lines: classes of curves.
+        title: the title of the figure.
+        loss_of: the split that the loss is of.
+        accuracy_of: the split that the accuracy is of.
+    """
     figure = Figure(figsize=(9.0, 3.7), **RC)
     left, right = figure.subplots(1, 2)
     for axes, values_of, name in (

@@ -17,8 +17,13 @@ _EDGE = [patheffects.withStroke(linewidth=2.5, foreground="w")]
 class Plane(NamedTuple):
     """One plane in a figure.
 
-    x, y: coordinates (nx,) and (ny,), Euclidean distances in parameter space. values: (ny, nx), a loss
-    in nats or an accuracy as a share. points: label -> (x, y), marked. curve: its points (m, 2), or None.
+    Attributes:
+        title: the title of the panel.
+        x: coordinates (nx,), Euclidean distances in parameter space.
+        y: coordinates (ny,).
+        values: (ny, nx), a loss in nats or an accuracy as a share.
+        points: label -> (x, y) of points that are marked.
+        curve: the points (m, 2) of a curve, or None.
     """
 
     title: str
@@ -39,10 +44,15 @@ def plane(
 ) -> Figure:
     """Filled contours of planes side by side, on one scale that is densest at the best value (Figures 3, 12, 13).
 
-    rows: planes of a row each, such as a row a model. of: what the values are, for the colour bar; values
-    whose name has "accuracy" in it are best where they are high, and are drawn in per cent. limit: the worst
-    value that is told apart, in the values' own unit (default: a quarter of all points are worse); what is
-    worse or not finite has the darkest colour. Light is good.
+    Light is good; values worse than `limit`, or not finite, have the darkest colour.
+
+    Args:
+        rows: the planes of every row of panels, such as a row a model.
+        title: the title of the figure.
+        of: the name of the values, for the colour bar; those with "accuracy" in it are best where they are high, and
+            are drawn in per cent.
+        limit: the worst value that is told apart, in the values' own unit (None: a quarter of all points are worse).
+        levels: the most contour levels.
     """
     accuracy = "accuracy" in of
     factor = 100.0 if accuracy else 1.0
@@ -92,8 +102,14 @@ def contour_levels(
 ) -> np.ndarray:
     """At most `count` increasing levels from the best value to `limit`, geometric in the distance to the best.
 
-    first: the first step, as a share of the range. Levels are rounded, by a quarter of what
-    separates them at most. highest: the best value is the largest.
+    Levels are rounded, by a quarter of their distance at most.
+
+    Args:
+        values: the values on all planes.
+        limit: the worst level (None: a quarter of the values are worse).
+        count: the most levels.
+        first: the first step, as a share of the range.
+        highest: whether the best value is the largest.
     """
     finite = np.sort(values[np.isfinite(values)])
     if highest:

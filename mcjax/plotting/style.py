@@ -1,4 +1,4 @@
-"""What the figures share: colours and line styles that survive greyscale print, bands, scales."""
+"""Shared by all figures: colours and line styles that survive greyscale print, bands, scales."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,14 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 class Series(NamedTuple):
-    """One class of curves in a figure: values (pairs, ...) or of one pair without that axis, and its look."""
+    """One class of curves in a figure.
+
+    Attributes:
+        label: the label in the legend.
+        values: values ([pairs,] ...).
+        color: the colour.
+        style: the line style.
+    """
 
     label: str
     values: np.ndarray
@@ -26,7 +33,16 @@ class Series(NamedTuple):
 
 
 def mean_and_band(axes: Axes, at: np.ndarray, values: np.ndarray, color: str, style: str, label: str) -> None:
-    """The mean of values (pairs, points) and a band of one standard deviation, that of a sample, as in tables."""
+    """The mean over pairs and a band of one standard deviation, that of a sample, as in tables.
+
+    Args:
+        axes: the panel.
+        at: the places on the horizontal axis, (points,).
+        values: the values, ([pairs,] points).
+        color: the colour.
+        style: the line style.
+        label: the label in the legend.
+    """
     values = np.atleast_2d(values)
     mean, std = values.mean(0), deviation(values)
     axes.plot(at, mean, style, color=color, label=label, linewidth=1.8)

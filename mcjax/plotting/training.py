@@ -1,4 +1,4 @@
-"""Training: of networks, of curves, and of curves and permutations in turn."""
+"""Training of networks and curves, and of curves and permutations in turn."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,13 +12,18 @@ from matplotlib.ticker import MaxNLocator
 from mcjax.plotting.style import ALIGNED, MARKERS, RC, SMALL, STYLES, legend_below, log_if_wide, mean_and_band, plain
 
 APART = 8
-"""How many fits can be told apart in one panel."""
+"""The most fits that can be told apart in one panel."""
 
 
 def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[str] | None = None) -> Figure:
     """Loss and accuracy against epoch, one thin line a fit: values (fits, epochs).
 
-    labels: what the fits are, for a legend. More than eight fits are drawn in one colour, with their mean.
+    More than eight fits are drawn in one colour, with their mean.
+
+    Args:
+        history: "loss" in nats and "accuracy" as a share.
+        title: the title of the figure.
+        labels: names of the fits for a legend (None: no legend).
     """
     figure = Figure(figsize=(9.0, 3.4 if labels is None else 3.8), **SMALL)
     panels = figure.subplots(1, 2)
@@ -54,7 +59,14 @@ def epoch_axes(panels: Sequence[Axes]) -> None:
 
 
 class HalfSteps(NamedTuple):
-    """PAM's objective (pairs, 1 + 2 n), what every half-step proposed and whether it was accepted (pairs, 2 n)."""
+    """The half-steps of PAM's fits in n iterations.
+
+    Attributes:
+        objective: the objective at the start and after every half-step, ([pairs,] 1 + 2 n).
+        proposed: the objective of every proposal, ([pairs,] 2 n).
+        accepted: whether it was accepted, ([pairs,] 2 n).
+        color: the colour.
+    """
 
     objective: np.ndarray
     proposed: np.ndarray
@@ -95,8 +107,12 @@ def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
 def alternating_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: tuple[int, int], title: str) -> Figure:
     """Train loss against epoch over PAM's half-steps, mean over pairs with a band of one deviation (Figure 10).
 
-    losses: name -> values (pairs, epochs) and a colour. epochs: of a permutation half-step (shaded), of a
-    curve's. A vertical line stands at the start of every half-step but the first.
+    A vertical line stands at the start of every half-step but the first.
+
+    Args:
+        losses: name -> values ([pairs,] epochs) and a colour.
+        epochs: the epochs of a half-step of the permutation (shaded), and of one of the curve.
+        title: the title of the figure.
     """
     figure = Figure(figsize=(7.0, 4.1), **RC)
     axes = figure.subplots()

@@ -12,6 +12,7 @@ import pytest
 from moments import Npz, at_every_line, contents, half_written, put
 from refusals import says
 
+from experiments import progress
 from experiments import study as studies
 from experiments.study import Parts
 from mcjax.errors import InputError
@@ -86,7 +87,7 @@ def test_killed_before_any_line_it_ends_with_the_same_bytes_and_makes_nothing_tw
         if (tmp_path / "seen").exists() and (there := contents(tmp_path / "seen", hidden=True)) != moments[-1]:
             moments.append(there)
 
-    at_every_line(lambda: study(tmp_path / "seen"), look, studies, report, checkpoint, shutil)
+    at_every_line(lambda: study(tmp_path / "seen"), look, studies, progress, report, checkpoint, shutil)
     halves = [half for before, after in pairwise(moments) for half in half_written(before, after)]
     assert len(moments) > 25
     assert len(halves) > 8
@@ -108,7 +109,7 @@ def test_interrupted_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole
                 raise KeyboardInterrupt
 
         try:
-            at_every_line(lambda folder=folder: study(folder), moment, studies)
+            at_every_line(lambda folder=folder: study(folder), moment, studies, progress)
             break
         except KeyboardInterrupt:
             study(folder)
@@ -142,7 +143,7 @@ def test_a_missing_or_changed_checkpoint_is_told(tmp_path, whole, harm, named):
 def clock(monkeypatch):
     """The seconds that studies see, to be set."""
     now = [0.0]
-    monkeypatch.setattr(studies, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
