@@ -3,12 +3,15 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, make_dataclass, replace
 from itertools import pairwise
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 from mcjax import Dataset, data, trees
 from mcjax.errors import InputError
 
-Size = TypeVar("Size")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Size = TypeVar("Size", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ def given(size: type[Size], **values: Any) -> Size:
 
 def filled(preset: Size, changes: Size) -> Size:
     """A preset with the changes that were given. Both are dataclasses of the same fields."""
-    own = {field.name: getattr(changes, field.name) for field in fields(preset)}  # type: ignore[arg-type]
-    return replace(preset, **{name: value for name, value in own.items() if value is not None})  # type: ignore[type-var]
+    own = {field.name: getattr(changes, field.name) for field in fields(preset)}
+    return replace(preset, **{name: value for name, value in own.items() if value is not None})
 
 
 def capped(size: Size, images: Dataset, train: Sequence[str], test: Sequence[str] = ()) -> Size:
@@ -56,7 +59,7 @@ def capped(size: Size, images: Dataset, train: Sequence[str], test: Sequence[str
     """
     there = dict.fromkeys(train, len(images.train_labels)) | dict.fromkeys(test, len(images.test_labels))
     least = {name: min(getattr(size, name) or count, count) for name, count in there.items()}
-    return replace(size, **least)  # type: ignore[type-var]
+    return replace(size, **least)
 
 
 def fingerprint(images: Dataset) -> str:

@@ -50,7 +50,15 @@ class ViT(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A causal language model with tied embeddings and learned positions, of GPT-2's sizes."""
+    """A causal language model with tied embeddings and learned positions, of GPT-2's sizes.
+
+    Attributes:
+        layers: blocks of attention and dense layers.
+        width: units of the residual stream.
+        heads: heads of every attention.
+        hidden: hidden units of every block.
+        vocabulary: tokens.
+    """
 
     layers: int = 12
     width: int = 768

@@ -76,7 +76,14 @@ class Progress:
 
 
 class FitProgress(NamedTuple):
-    """The progress of one fit of a stage, as a Recorder calls it."""
+    """The progress of one fit of a stage, as a Recorder calls it.
+
+    Attributes:
+        progress: the progress of the study.
+        total: the number of epochs, or of whatever the fit counts.
+        unit: its name.
+        value: the name of the value that is reported with it.
+    """
 
     progress: Progress
     total: int

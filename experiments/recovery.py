@@ -146,7 +146,17 @@ def all_images() -> jax.Array:
 
 
 def planted(spec: PermutationSpec, key: jax.Array, theta: trees.Tree, noise: Any) -> tuple[dict[str, Any], trees.Tree]:
-    """The permutation that brings the copy back, and the copy: permuted, with noise on its parameters."""
+    """A permutation planted in a copy of a network.
+
+    Args:
+        spec: the groups that are permuted.
+        key: a typed key.
+        theta: the network.
+        noise: the norm of the noise on a leaf, as a share of the leaf's norm.
+
+    Returns:
+        The permutation that undoes it, and the copy, permuted and with noise on its parameters.
+    """
     permutation_key, noise_key = jax.random.split(key)
     P = random_permutation(permutation_key, spec, theta)
     theta = permute(spec, P, theta)
@@ -161,7 +171,16 @@ def planted(spec: PermutationSpec, key: jax.Array, theta: trees.Tree, noise: Any
 def matched(
     start: str, restarts: int, key: jax.Array, spec: PermutationSpec, theta_1: trees.Tree, theta_2: trees.Tree
 ) -> WeightMatch:
-    """The best match of some restarts from one kind of start."""
+    """The best match of some restarts from one kind of start.
+
+    Args:
+        start: propagation, identity or random.
+        restarts: the number of restarts.
+        key: a typed key.
+        spec: the groups to match.
+        theta_1: the network.
+        theta_2: the network that is permuted onto it.
+    """
     if start == "propagation":
         return match_weights(key, spec, theta_1, theta_2, restarts)
     best = None

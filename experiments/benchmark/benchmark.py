@@ -190,7 +190,15 @@ def main(config: Benchmark) -> None:
 def measured(
     config: Benchmark, work: Work, peer: Callable[[], Any], workload: Workload, peak: float
 ) -> list[dict[str, Any]]:
-    """The rows of one workload: mcjax as it is, and its variants, each beside PyTorch."""
+    """The rows of one workload: mcjax as it is, and its variants, each beside PyTorch.
+
+    Args:
+        config: the options.
+        work: the networks and images.
+        peer: the other side, made when it is first needed.
+        workload: the workload.
+        peak: floating-point operations a second of the largest matrix product.
+    """
     runners = {"": Runner(lambda: PROGRAMS[workload](work))}
     if config.augmented and workload in ("endpoint", "curve"):
         of_images = programs.endpoint if workload == "endpoint" else programs.curve

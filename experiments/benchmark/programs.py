@@ -106,7 +106,18 @@ class Work(NamedTuple):
 
 
 def work_for(model: Model, dataset: Dataset, pairs: int, sizes: Sizes, compute_dtype: ComputeDtype) -> Work:
-    """Untrained networks and the first images. Raises InputError if there are too few of them."""
+    """Untrained networks and the first images.
+
+    Args:
+        model: the model.
+        dataset: the images.
+        pairs: pairs of networks.
+        sizes: how much work.
+        compute_dtype: the precision of the epochs.
+
+    Raises:
+        InputError: the data set has too few images.
+    """
     init = jax.jit(jax.vmap(model.init))
     thetas = [init(jax.random.split(jax.random.key(seed), pairs)) for seed in range(3)]
     # Not zero, so that no side saves work on it.

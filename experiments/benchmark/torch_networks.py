@@ -16,7 +16,14 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Layer(NamedTuple):
-    """A convolution, its norm and activation; then, with `pool`, 2x2 max pooling."""
+    """A convolution, its norm and activation.
+
+    Attributes:
+        size: pixels of the kernel along each axis.
+        stride: pixels between its places.
+        padding: pixels of zeros on every side.
+        pool: whether 2x2 max pooling follows.
+    """
 
     size: int = 3
     stride: int = 1

@@ -31,7 +31,14 @@ def projected(M: torch.Tensor, steps: int = 20) -> torch.Tensor:
 
 
 def point(first: Tensors, second: Tensors, bend: Tensors, t: float) -> Tensors:
-    """The quadratic Bezier curve at t; bend is the deviation from the straight line."""
+    """The quadratic Bezier curve at t.
+
+    Args:
+        first: the parameters at t = 0.
+        second: the parameters at t = 1.
+        bend: the deviation of the control point from the middle of the straight line.
+        t: the place, from 0 to 1.
+    """
     return {name: (1 - t) * first[name] + t * second[name] + 2 * t * (1 - t) * bend[name] for name in bend}
 
 
@@ -162,7 +169,15 @@ class Peer:
         return {group: torch.eye(n, device=self.device) for group, n in sizes.items()}
 
     def permutation_step(self, i: int, P: Tensors, t: float, x: torch.Tensor, y: torch.Tensor) -> Tensors:
-        """P of one pair after a step of projected SGD at t."""
+        """The soft permutations of one pair after a step of projected SGD.
+
+        Args:
+            i: the number of the pair.
+            P: the matrices before the step.
+            t: the place on the curve.
+            x: images.
+            y: labels.
+        """
         P = {group: matrix.detach().requires_grad_() for group, matrix in P.items()}
         theta = point(self.ends[0][i], permuted(self.spec, P, self.ends[1][i]), self.bends[i], t)
         moved = sum((matrix - torch.eye(len(matrix), device=self.device)).square().sum() for matrix in P.values())

@@ -44,7 +44,15 @@ def draw(tasks: Mapping[str, Any]) -> Iterator[Drawing]:
 
 
 class Column(NamedTuple):
-    """Loss and accuracy (as a share) of classes of networks, against `at`."""
+    """Loss and accuracy of classes of networks against something else.
+
+    Attributes:
+        title: the title of the column.
+        label: the label of the horizontal axis.
+        at: the places on the horizontal axis, (points,).
+        loss: the loss in nats of every class.
+        accuracy: the accuracy of every class, as a share.
+    """
 
     title: str
     label: str

@@ -115,7 +115,17 @@ def check(size: Size) -> None:
 
 
 def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes: Size) -> Task:
-    """The task `name` at a preset with `changes`. Raises InputError for what cannot be."""
+    """The task "mnist" or "cifar10".
+
+    Args:
+        name: the task.
+        preset: the amount of work.
+        sources: the data sets on disk.
+        changes: changes of the preset, as `given` makes them.
+
+    Raises:
+        InputError: the data cannot be read, or the networks not be made.
+    """
     images = sources.load(name)
     size = filled(_capped(SIZES[name][preset], images), changes)
     images = images.take(size.train_images, size.test_images)

@@ -20,7 +20,14 @@ ROUNDING = 1e-5
 
 
 def gaps(parts: Parts, key: jax.Array, widths: tuple[int, ...], pairs: int) -> dict[str, Any]:
-    """The energy gaps of pairs of networks of every width, each as low as was found, and the power law that fits."""
+    """The energy gaps of pairs of networks of every width, and the power law that fits.
+
+    Args:
+        parts: the parts of the study.
+        key: a typed key.
+        widths: hidden units, increasing.
+        pairs: pairs of every width, both networks of an energy as low as was found.
+    """
     x = np.random.default_rng(0).normal(size=(400, INPUTS))
     y = np.sin(2 * x[:, :1]) + 0.5 * np.abs(x.sum(1, keepdims=True))
     regression = data.regression(x, y, x, y, "wide")

@@ -41,7 +41,14 @@ class Cell:
     parts: Parts
 
     def lines(self, part: str, model: Model, ends: tuple[trees.Tree, trees.Tree], P: Permutation | None) -> PathMetrics:
-        """Loss and accuracy along the straight lines of many pairs: (pairs, points)."""
+        """Loss and accuracy along the straight lines of all pairs: (pairs, points).
+
+        Args:
+            part: the beginning of the name of the part.
+            model: the model.
+            ends: the networks of all pairs, each with a leading pair axis.
+            P: the permutation of the second network of every pair (None: the identity).
+        """
 
         def make() -> Any:
             # The identity instead of None, so that the same program serves all permutations.

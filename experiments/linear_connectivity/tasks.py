@@ -62,60 +62,34 @@ SIZES = {
     "mnist": {
         "small": Size(),
         "paper": Size(
-            steps=24_000,
-            spawn_steps=(0, 50, 100, 500, 1000, 5000, 12_000, 24_000),
-            snapshot_steps=(100, 500, 1000, 5000, 24_000),
-            width=1.0,
-            widths=(1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2),
-            train_images=None,
-            test_images=None,
-            matching_steps=2000,
-            measured=60_000,
-            tested=10_000,
-            points=25,
+            steps=24_000, spawn_steps=(0, 50, 100, 500, 1000, 5000, 12_000, 24_000),
+            snapshot_steps=(100, 500, 1000, 5000, 24_000), width=1.0,
+            widths=(1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2), train_images=None, test_images=None,
+            matching_steps=2000, measured=60_000, tested=10_000, points=25,
         ),
     },
     "cifar10": {
         "small": Size(
-            seeds=2,
-            steps=400,
-            spawn_steps=(0, 20, 80, 200),
-            snapshot_steps=(80, 200, 400),
-            width=0.5,
-            widths=(0.25, 0.5, 1.0),
-            measured=1000,
-            tested=1000,
-            points=11,
+            seeds=2, steps=400, spawn_steps=(0, 20, 80, 200), snapshot_steps=(80, 200, 400), width=0.5,
+            widths=(0.25, 0.5, 1.0), measured=1000, tested=1000, points=11,
         ),
         "paper": Size(
-            steps=63_000,
-            spawn_steps=(0, 500, 1000, 2000, 3000, 5000, 10_000, 30_000, 63_000),
-            snapshot_steps=(500, 2000, 10_000, 30_000, 63_000),
-            width=1.0,
-            widths=(0.5, 1.0, 2.0, 4.0, 8.0),
-            train_images=None,
-            test_images=None,
-            matching_steps=2000,
-            measured=10_000,
-            tested=10_000,
-            points=25,
+            steps=63_000, spawn_steps=(0, 500, 1000, 2000, 3000, 5000, 10_000, 30_000, 63_000),
+            snapshot_steps=(500, 2000, 10_000, 30_000, 63_000), width=1.0, widths=(0.5, 1.0, 2.0, 4.0, 8.0),
+            train_images=None, test_images=None, matching_steps=2000, measured=10_000, tested=10_000, points=25,
         ),
     },
-}
+}  # fmt: skip
 MODELS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "mnist": {name: ("mlp", {"widths": (512, 512, 512)}) for name in ("small", "paper")},
     "cifar10": {"small": ("tinysix", {}), "paper": ("resnet20", {})},
 }
 TRAINING: dict[str, dict[str, Any]] = {
     "mnist": {
-        "batch_size": 100,
-        "optimizer": "adam",
-        "learning_rate": 1e-3,
-        "schedule": "constant",
-        "weight_decay": 0.0,
+        "batch_size": 100, "optimizer": "adam", "learning_rate": 1e-3, "schedule": "constant", "weight_decay": 0.0,
     },
     "cifar10": {"batch_size": 128, "learning_rate": 0.1, "schedule": "one_cycle", "weight_decay": 5e-4},
-}
+}  # fmt: skip
 """Adam at one rate, so that a network after some steps of a longer training is a network trained for so long."""
 
 
@@ -170,7 +144,17 @@ class Task:
 
 
 def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes: Size) -> Task:
-    """The task of a data set at a preset with `changes`. Raises InputError for what cannot be."""
+    """The task of one data set.
+
+    Args:
+        name: "mnist" or "cifar10".
+        preset: the amount of work.
+        sources: the data sets on disk.
+        changes: changes of the preset, as `given` makes them.
+
+    Raises:
+        InputError: the data cannot be read, a number cannot be, or the networks not be made.
+    """
     images, size = sources.load(name), SIZES[name][preset]
     size = filled(capped(size, images, ("train_images",), ("test_images",)), changes)
     _check(size)

@@ -75,7 +75,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One architecture on one data set; every part of it is made when it is first needed, and kept."""
+    """One architecture on one data set; every part of it is made when it is first needed, and kept.
+
+    Attributes:
+        name: architecture and data set, MODEL_DATA.
+        model: the model.
+        data: its images.
+        settings: the settings of training, fitting and measurement.
+        key: a typed key.
+        parts: the parts whose names begin with that of the cell.
+        mesh: the devices (None: the first).
+    """
 
     name: str
     model: Model

@@ -86,7 +86,15 @@ SIZES = {
 
 
 class Setting(NamedTuple):
-    """The setting of all paths of one teacher: the student, which starts as the teacher, its data and the config."""
+    """The setting of all paths of one teacher.
+
+    Attributes:
+        model: the model of teacher and student.
+        theta: the variables of the teacher, at which the student starts.
+        data: the teacher's outputs as targets.
+        group: the units that are merged.
+        config: the settings of the paths.
+    """
 
     model: Model
     theta: trees.Tree
@@ -99,6 +107,12 @@ def toy(key: jax.Array, activation: str, outputs: int, size: Size) -> Setting:
     """A random teacher 2-5-outputs, and its outputs at normal points.
 
     Weights are normal; biases have absolute values from 0.5 to 1.5, so that W / b can be drawn.
+
+    Args:
+        key: a typed key.
+        activation: the activation, one of TOYS.
+        outputs: the number of outputs.
+        size: the amount of work.
     """
     model = models.create("mlp", outputs, (INPUTS,), widths=(UNITS,), activation=activation)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -172,7 +186,17 @@ class Task:
 
 
 def make(images: Dataset, activation: str, preset: Literal["small", "paper"], changes: Size) -> Task:
-    """The task on MNIST at a preset with `changes`. Raises InputError for what cannot be."""
+    """The task on MNIST.
+
+    Args:
+        images: MNIST.
+        activation: the activation of the hidden layers.
+        preset: the amount of work.
+        changes: changes of the preset, as `given` makes them.
+
+    Raises:
+        InputError: a number cannot be, or the networks not be made.
+    """
     size = sized(preset, changes)
     images = pooled(images, size.pool)
     size = filled(capped(SIZES[preset], images, ("train_images",)), changes)

@@ -62,7 +62,14 @@ def _string(task: Task, variant: str, strings: Sequence[String]) -> Iterator[Dra
 
 
 class Stage(NamedTuple):
-    """A string at some depth, on three axes: points of it (points, 3), their loss, and its knots (knots, 3)."""
+    """A string at some depth, on three axes.
+
+    Attributes:
+        label: the title of the panel.
+        points: points of the string, (points, 3).
+        loss: the criterion at these points, (points,).
+        knots: its knots, (knots, 3).
+    """
 
     label: str
     points: np.ndarray

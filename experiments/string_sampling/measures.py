@@ -18,7 +18,17 @@ Strings = Mapping[str, Sequence[String]]
 
 
 def sample(parts: Parts, task: Task, key: jax.Array, matching: str) -> tuple[Strings, list[bool]]:
-    """The strings of every pair of networks that reached its threshold, unmatched and matched; which pairs did."""
+    """The strings of every pair of networks that reached its threshold.
+
+    Args:
+        parts: the parts of the task.
+        task: the task.
+        key: a typed key.
+        matching: activations, weights or straight_through.
+
+    Returns:
+        The strings, unmatched and matched, and which pairs reached their threshold, in the order of thresholds.
+    """
     ends_key, match_key, string_key = jax.random.split(key, 3)
     first, second, reached = _ends(parts, task, ends_key)
     thresholds = np.repeat(task.thresholds, task.pairs)[reached]

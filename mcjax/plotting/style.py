@@ -71,7 +71,14 @@ def plain(axes: Axes) -> None:
 
 
 def legend_below(figure: Figure, axes: Axes, most: int = 4, *, right: bool = False) -> None:
-    """One legend for all panels, under them, where it covers no line; `most` entries a row at most."""
+    """One legend for all panels, under them, where it covers no line.
+
+    Args:
+        figure: the figure.
+        axes: the panel whose labels are shown.
+        most: the most entries of a row.
+        right: whether it stands on the right instead of in the middle.
+    """
     handles, labels = axes.get_legend_handles_labels()
     rows = -(-len(labels) // most)
     place: Literal["outside lower right", "outside lower center"]
