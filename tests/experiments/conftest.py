@@ -1,4 +1,4 @@
-"""What the tests of studies share: which parts a study makes, and that it ends at one of them and goes on."""
+"""What the tests of studies share: which parts a study makes, and that it ends at one of them and resumes."""
 
 import json
 from contextlib import contextmanager

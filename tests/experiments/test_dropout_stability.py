@@ -1,4 +1,4 @@
-"""The experiments of dropout stability, small: what they leave and say, that they go on, what they refuse."""
+"""The experiments of dropout stability, small: what they leave and say, that they resume, what they refuse."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The experiments of linear connectivity, small: what they leave and say, that they go on, what they refuse."""
+"""The experiments of linear connectivity, small: what they leave and say, that they resume, what they refuse."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The experiments of permutation points, small: what they leave and say, that they go on, what they refuse."""
+"""The experiments of permutation points, small: what they leave and say, that they resume, what they refuse."""
 
 from math import comb
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The experiments of string sampling, small: what they leave, that they go on, the fits, what they refuse."""
+"""The experiments of string sampling, small: what they leave, that they resume, the fits, what they refuse."""
 
 from dataclasses import replace
 from pathlib import Path
