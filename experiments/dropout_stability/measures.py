@@ -115,7 +115,7 @@ def networks(cell: Cell) -> dict[str, Any]:
     return cell.parts.numbers("networks_measured", make)
 
 
-def against_share(cell: Cell) -> list[dict[str, Any]]:
+def dropout_by_share(cell: Cell) -> list[dict[str, Any]]:
     """Figure 2, left: the best of many dropout networks for every share dropped, as published and by our search."""
 
     def make(share: float, name: str) -> Any:

@@ -87,7 +87,7 @@ def _results(cell: Cell) -> dict[str, Any]:
         "networks": measures.networks(cell),
     }
     if cell.task.name == "mnist":
-        found["shares"] = measures.against_share(cell)
+        found["shares"] = measures.dropout_by_share(cell)
         found["interpolation"] = measures.interpolation(cell)
         found["narrow"] = measures.narrow_widths(cell)
     else:

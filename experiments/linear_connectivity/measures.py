@@ -98,12 +98,12 @@ def barriers(lines: PathMetrics, baseline: Any) -> dict[str, Any]:
     return {of: mean_and_std(np.atleast_1d(barrier(lines, of, baseline)).tolist()) for of in MEASURES}
 
 
-def at_ends(lines: PathMetrics) -> dict[str, Any]:
+def end_metrics(lines: PathMetrics) -> dict[str, Any]:
     """Loss and accuracy of the networks themselves, over both ends of all pairs."""
     return {of: mean_and_std(getattr(lines, of)[..., [0, -1]].ravel().tolist()) for of in MEASURES}
 
 
-def pair(thetas: trees.Tree) -> tuple[trees.Tree, trees.Tree]:
+def as_pairs(thetas: trees.Tree) -> tuple[trees.Tree, trees.Tree]:
     """Networks along a leading axis as pairs: each of even number with the next one."""
     first, second = (jax.tree.map(lambda leaf, i=i: leaf[i::2], thetas) for i in range(2))
     return first, second
@@ -120,12 +120,12 @@ def spawning(cell: Cell) -> dict[str, Any]:
         return spawn(keys, model, task.data, epochs, config, recorder=cell.parts.recorder("spawning")).theta
 
     theta = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), cell.parts.arrays("spawning", make))
-    lines = cell.lines("spawning", model, pair(theta), None)
+    lines = cell.lines("spawning", model, as_pairs(theta), None)
     levels = []
     for i, step in enumerate(size.spawn_steps):
         here = PathMetrics(lines.ts, *(np.asarray(value)[i :: len(size.spawn_steps)] for value in lines[1:]))
-        levels.append({"step": step, "barriers": barriers(here, "mean"), "ends": at_ends(here)})
-    return {"model": model.name, "parameters": _count(model), "steps": size.steps, "levels": levels}
+        levels.append({"step": step, "barriers": barriers(here, "mean"), "ends": end_metrics(here)})
+    return {"model": model.name, "parameters": _parameters(model), "steps": size.steps, "levels": levels}
 
 
 def conjecture(cell: Cell) -> dict[str, Any]:
@@ -151,12 +151,12 @@ def _level(cell: Cell, width: float, times: tuple[int, ...], i: int) -> dict[str
         return snapshots(keys, model, task.data, epochs, config, recorder=recorder).theta
 
     theta = jax.tree.map(lambda leaf: leaf[:, i], cell.parts.arrays(f"width_{width:g}", make))
-    part, ends = f"width_{width:g}_{times[i]}", pair(theta)
+    part, ends = f"width_{width:g}_{times[i]}", as_pairs(theta)
     permutations = cell.matched(part, model, ends, task.data, task.size.compared)
     lines = {method: cell.lines(f"{part}_{method}", model, ends, P) for method, P in permutations.items()}
     return {
-        "parameters": _count(model),
-        "ends": at_ends(lines["none"]),
+        "parameters": _parameters(model),
+        "ends": end_metrics(lines["none"]),
         "methods": {method: barriers(each, "line") for method, each in lines.items()},
         "unmoved": _unmoved(permutations),
     }
@@ -175,5 +175,5 @@ def _unmoved(permutations: dict[str, Permutation | None]) -> dict[str, int]:
     return found
 
 
-def _count(model: Model) -> int:
+def _parameters(model: Model) -> int:
     return trees.parameter_count(jax.eval_shape(model.init, jax.random.key(0)))

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from experiments.permutation_points.paths import Networks, pair_path
 from experiments.permutation_points.tasks import Setting, Size, toy
-from experiments.permutation_points.walks import Networks, walked
 from experiments.study import Parts
 from mcjax import full_batch_loss, trees
 from mcjax.constructions.unit_layers import unit_layer
@@ -48,11 +48,11 @@ def toy_spectra(parts: Parts, key: jax.Array, size: Size) -> list[dict[str, Any]
 
 def _of_toy(setting: Setting, outputs: int) -> dict[str, Any]:
     pair = similar_pairs(setting.model, setting.theta, setting.group)[0]
-    found, _ = walked(setting, pair, tolerance=TOLERANCE, bump=BUMP, knots=min(KNOTS, setting.config.knots))
-    return {"outputs": outputs, **at_point(setting, found.point, found.units)}
+    found, _ = pair_path(setting, pair, tolerance=TOLERANCE, bump=BUMP, knots=min(KNOTS, setting.config.knots))
+    return {"outputs": outputs, **hessian_at_point(setting, found.point, found.units)}
 
 
-def at_point(setting: Setting, point: trees.Tree, pair: tuple[int, int]) -> dict[str, Any]:
+def hessian_at_point(setting: Setting, point: trees.Tree, pair: tuple[int, int]) -> dict[str, Any]:
     """The kind of a permutation point, and the block of its Hessian in which the two units part."""
     with jax.enable_x64(True):
         loss = full_batch_loss(setting.model, setting.data)
@@ -61,7 +61,7 @@ def at_point(setting: Setting, point: trees.Tree, pair: tuple[int, int]) -> dict
         value = float(loss(theta))
         largest = float(np.abs(np.linalg.eigvalsh(hessian)).max())
         kind = classify_point(loss, theta, gradient_tolerance=CRITICAL, zero_tolerance=ZERO * largest)
-    offset, read = _parting(setting, point, pair)
+    offset, read = _differences(setting, point, pair)
     S, G = offset @ hessian @ offset.T, read @ hessian @ offset.T
     _, values, rows = np.linalg.svd(G)
     rank = int((values > ZERO * largest).sum())
@@ -78,7 +78,7 @@ def _negative(matrix: np.ndarray, least: float) -> int:
     return int((np.linalg.eigvalsh(matrix) < -least).sum()) if len(matrix) else 0
 
 
-def _parting(setting: Setting, theta: trees.Tree, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _differences(setting: Setting, theta: trees.Tree, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors along which the parameters, and the output weights, of two units part: (p, n) and (q, n)."""
     layer = unit_layer(setting.model, setting.group)
     with jax.enable_x64(True):
@@ -97,7 +97,7 @@ def _parting(setting: Setting, theta: trees.Tree, pair: tuple[int, int]) -> tupl
 def mnist_spectra(networks: Networks) -> dict[str, Any]:
     """The ends and the density of the Hessian's spectrum of MNIST's least network: at theta, and at the point."""
     width = networks.task.size.widths[0]
-    numbers, point = networks.walked(width, 0)
+    numbers, point = networks.path(width, 0)
     setting = networks.setting(width, 0)
     at = {
         name: networks.parts.numbers(f"spectrum_mnist_{name}", partial(_lanczos, networks, setting, theta))

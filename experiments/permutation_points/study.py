@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 
 from experiments.options import check_choices, fingerprint, given
-from experiments.permutation_points import spectra, toy, walks
+from experiments.permutation_points import paths, spectra, toy
 from experiments.permutation_points.counts import counts
 from experiments.permutation_points.figures import draw
 from experiments.permutation_points.tables import tables
@@ -51,7 +51,7 @@ def main(config: Config) -> None:
 
     def find(parts: Parts) -> Findings:
         # The networks of `spectrum` are those of `mnist`.
-        networks = walks.Networks(task, keys["mnist"], parts) if task else None
+        networks = paths.Networks(task, keys["mnist"], parts) if task else None
         found: dict[str, Any] = {}
         for name in config.tasks:
             if name == "toy":
@@ -59,7 +59,7 @@ def main(config: Config) -> None:
             elif name == "count":
                 found[name] = counts(size.widths)
             elif networks and name == "mnist":
-                found[name] = walks.mnist(networks)
+                found[name] = paths.mnist(networks)
             elif networks:
                 toys = spectra.toy_spectra(parts, keys[name], size)
                 found[name] = {"toy": toys, "mnist": spectra.mnist_spectra(networks)}
@@ -88,9 +88,9 @@ def _parts(tasks: tuple[str, ...], size: Size) -> list[str]:
     """The parts of the tasks; `count` has none."""
     names = toy.parts_of(size) if "toy" in tasks else []
     if "mnist" in tasks:
-        names += walks.parts_of(size.widths, size.seeds)
+        names += paths.parts_of(size.widths, size.seeds)
     if "spectrum" in tasks:
         names += spectra.parts_of(size)
         if "mnist" not in tasks:
-            names += walks.parts_of(size.widths[:1], 1)
+            names += paths.parts_of(size.widths[:1], 1)
     return names

@@ -40,7 +40,7 @@ class Size:
     toy_knots: int | None = None
     """The most points of a path of the toy."""
     toy_bump: float = 0.1
-    """Walk a path of the toy again where it rises above its minima by more than this share of their height."""
+    """Find a path of the toy again where it rises above its minima by more than this share of their height."""
     toy_networks: int = 6
     """Toys whose spectra are computed, of every number of outputs."""
     toy_outputs: tuple[int, ...] = (1, 3)

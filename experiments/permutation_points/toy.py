@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.permutation_points.paths import minima, pair_path, unit_weights
 from experiments.permutation_points.tasks import UNITS, Setting, Size, toy
-from experiments.permutation_points.walks import minima, unit_vectors, walked
 from experiments.study import Parts
 from mcjax import evaluate_path, full_batch_loss, trees
 from mcjax.constructions import Construction
@@ -27,7 +27,7 @@ def toys(parts: Parts, key: jax.Array, size: Size) -> dict[str, Any]:
 
 def _toy(parts: Parts, name: str, setting: Setting) -> dict[str, Any]:
     pairs = parts.numbers(f"toy_{name}_pairs", partial(_ranked, setting))
-    chosen = shown(pairs["units"], pairs["point"])
+    chosen = figure_pairs(pairs["units"], pairs["point"])
     paths = [
         parts.numbers(f"toy_{name}_path_{letter}", partial(_path, setting, pair, i))
         for i, (letter, pair) in enumerate(zip("ABC", chosen, strict=True))
@@ -41,7 +41,7 @@ def _ranked(setting: Setting) -> dict[str, Any]:
     return {name: getattr(found, name).tolist() for name in ("units", "barrier", "point", "gradient_norm", "converged")}
 
 
-def shown(units: list[list[int]], point: list[float]) -> list[list[int]]:
+def figure_pairs(units: list[list[int]], point: list[float]) -> list[list[int]]:
     """Two pairs that lead to the lowest permutation point, and one that leads to the next higher one, as in Figure 1.
 
     Where there are none, the next pairs in the order of their points.
@@ -54,26 +54,26 @@ def shown(units: list[list[int]], point: list[float]) -> list[list[int]]:
 
 
 def _path(setting: Setting, pair: list[int], which: int) -> dict[str, Any]:
-    found, numbers = walked(setting, pair)
+    found, numbers = pair_path(setting, pair)
     assert found.point is not None
     numbers |= {
-        "teacher": _drawn(setting.theta),
-        "at_point": _drawn(found.point),
+        "teacher": _weights_over_biases(setting.theta),
+        "at_point": _weights_over_biases(found.point),
         "output_norm": _output_norms(setting, found),
     }
     if which == 0:
         numbers["along"] = evaluate_path(setting.model, found.path, setting.data, POINTS).train_loss.tolist()
-        numbers["exchange"] = _exchanged(setting, found)
+        numbers["exchange"] = _reordered(setting, found)
     return numbers
 
 
-def _drawn(theta: trees.Tree) -> list[list[float]]:
+def _weights_over_biases(theta: trees.Tree) -> list[list[float]]:
     """W_i / b_i of all hidden units."""
     layer = theta["params"]["Dense_0"]
     return (np.asarray(layer["kernel"], np.float64) / np.asarray(layer["bias"])).T.tolist()
 
 
-def _exchanged(setting: Setting, found: PermutationPath) -> dict[str, Any]:
+def _reordered(setting: Setting, found: PermutationPath) -> dict[str, Any]:
     """The units put into reverse order at the permutation point, and the loss on the way."""
     order = np.arange(UNITS, dtype=np.int32)[::-1]
     moves = permute_units_at(setting.model, found.point, setting.group, found.units, order)
@@ -102,14 +102,14 @@ def _along(loss: Any, moves: Construction) -> jax.Array:
 
 
 def _free(setting: Setting, pair: list[int]) -> dict[str, Any]:
-    found, numbers = walked(setting, pair, bounded=False)
+    found, numbers = pair_path(setting, pair, bounded=False)
     return numbers | {"output_norm": _output_norms(setting, found)}
 
 
 def _output_norms(setting: Setting, found: PermutationPath) -> list[float]:
     """The norm of the output weights of the two units together, at the minima of all distances."""
     networks, reads = minima(setting, found), unit_layer(setting.model, setting.group).reads
-    read = [unit_vectors(networks, [reads], unit) for unit in found.units]
+    read = [unit_weights(networks, [reads], unit) for unit in found.units]
     return np.linalg.norm(np.concatenate(read, 1), axis=1).tolist()
 
 

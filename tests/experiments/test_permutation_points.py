@@ -12,15 +12,15 @@ from experiments.options import given
 from experiments.permutation_points import spectra as permutation_spectra
 from experiments.permutation_points import tasks as permutation_tasks
 from experiments.permutation_points.counts import one_by_one
+from experiments.permutation_points.paths import rises
 from experiments.permutation_points.study import Config, main
 from experiments.permutation_points.tables import tables
 from experiments.permutation_points.tasks import SIZES, Size, pooled, sized
-from experiments.permutation_points.toy import shown
-from experiments.permutation_points.walks import rises
+from experiments.permutation_points.toy import figure_pairs
 from mcjax.cli import guarded
 
 SIZE = {
-    # The smooth toy alone, on few points; its spectra are of paths that are walked in the same way.
+    # The smooth toy alone, on few points; its spectra are of paths that are pair_path in the same way.
     "toys": ("tanh",),
     "toy_steps": 8,
     "toy_samples": 40,
@@ -97,7 +97,7 @@ def check_mnist(level, folder):
 def check_toy(tasks):
     toy = tasks["toy"]["tanh"]
     assert sorted(map(tuple, toy["pairs"]["units"])) == [(i, j) for i in range(5) for j in range(i + 1, 5)]
-    assert [path["pair"] for path in toy["paths"]] == shown(toy["pairs"]["units"], toy["pairs"]["point"])
+    assert [path["pair"] for path in toy["paths"]] == figure_pairs(toy["pairs"]["units"], toy["pairs"]["point"])
     along = toy["paths"][0]["along"]
     assert toy["paths"][0]["point"] < max(along) <= 1.001 * toy["paths"][0]["barrier"]
     np.testing.assert_allclose(along, along[::-1], rtol=1e-3, atol=1e-9)
@@ -139,7 +139,7 @@ def test_the_block_in_which_two_units_part(pair):
     second["kernel"][pair[1]] = second["kernel"][pair[0]]
     second["bias"] = np.array([0.3, -0.2, 0.5], np.float32)  # errors of all outputs, not of a combination of two
     point = {"params": {"Dense_0": first, "Dense_1": second}}
-    found = permutation_spectra.at_point(setting, point, pair)
+    found = permutation_spectra.hessian_at_point(setting, point, pair)
     with jax.enable_x64(True):
         theta = jax.tree.map(lambda leaf: leaf.astype(float), point)
         loss = mcjax.full_batch_loss(setting.model, setting.data)
@@ -199,8 +199,8 @@ def test_points_are_counted(tmp_path, results_of):
 
 def test_pairs_that_are_shown():
     units = [[0, 1], [0, 2], [1, 2], [2, 3]]
-    assert shown(units, [3.0, 1.0, 2.0, 1.0000001]) == [[0, 2], [2, 3], [1, 2]]
-    assert shown(units, [1.0, 1.0, 1.0, 1.0]) == units[:3]
+    assert figure_pairs(units, [3.0, 1.0, 2.0, 1.0000001]) == [[0, 2], [2, 3], [1, 2]]
+    assert figure_pairs(units, [1.0, 1.0, 1.0, 1.0]) == units[:3]
 
 
 def test_losses_that_rise():

@@ -20,7 +20,7 @@ SETTLED = 1e-3
 """A fall of the loss by less than this share of the highest does not count: minimisations end at a tolerance."""
 
 
-def walked(setting: Setting, pair: Any, **changes: Any) -> tuple[PermutationPath, dict[str, Any]]:
+def pair_path(setting: Setting, pair: Any, **changes: Any) -> tuple[PermutationPath, dict[str, Any]]:
     """The path of a pair of units, and its numbers as results.json holds them."""
     first, second = (int(unit) for unit in pair)
     config = replace(setting.config, **changes)
@@ -46,7 +46,7 @@ def rises(loss: np.ndarray) -> bool:
     return bool(fall.max() <= SETTLED * (loss.max() - loss[0]))
 
 
-def unit_vectors(networks: trees.Tree, places: Sequence[Place], unit: int) -> np.ndarray:
+def unit_weights(networks: trees.Tree, places: Sequence[Place], unit: int) -> np.ndarray:
     """The weights of a unit at some places of networks along a leading axis: (networks, n)."""
     leaves = trees.flatten(networks)
     parts = [np.take(np.asarray(leaves[place.name]), place.rows[unit], place.position + 1) for place in places]
@@ -57,7 +57,7 @@ def minima(setting: Setting, found: PermutationPath) -> trees.Tree:
     """The networks at the minima of all distances, along a leading axis: theta first, the permutation point last."""
     count = len(found.heights) + 1
     makes = unit_layer(setting.model, setting.group).makes
-    one, two = (unit_vectors(found.knots, makes, unit)[:count] for unit in found.units)
+    one, two = (unit_weights(found.knots, makes, unit)[:count] for unit in found.units)
     apart = np.linalg.norm(two - one, axis=1)
     # Distances never grow along the path: the minimum of a distance is the last knot that is no closer.
     at = [int(np.flatnonzero(apart >= (1 - APART) * distance)[-1]) for distance in found.distances[:-1]]
@@ -88,27 +88,27 @@ class Networks:
         """The student of one teacher."""
         return self.task.setting(width, trees.index(self.teachers(width), seed))
 
-    def walked(self, width: int, seed: int) -> tuple[dict[str, Any], trees.Tree]:
+    def path(self, width: int, seed: int) -> tuple[dict[str, Any], trees.Tree]:
         """The numbers of the path that merges the two most similar units, and its permutation point."""
         name, setting = f"mnist_{width}_path_{seed}", self.setting(width, seed)
         points: list[trees.Tree] = []
 
         def walk() -> dict[str, Any]:
-            numbers, point = _walk(self.task, setting)
+            numbers, point = _similar_path(self.task, setting)
             points.append(point)
             return numbers
 
         def point() -> trees.Tree:
             # Made with the numbers, or by the same path again where a run was stopped between the two.
-            return points[0] if points else _walk(self.task, setting)[1]
+            return points[0] if points else _similar_path(self.task, setting)[1]
 
         numbers = self.parts.numbers(name, walk)
         return numbers, self.parts.arrays(f"{name}_point", point)
 
 
-def _walk(task: Task, setting: Setting) -> tuple[dict[str, Any], trees.Tree]:
+def _similar_path(task: Task, setting: Setting) -> tuple[dict[str, Any], trees.Tree]:
     pair = similar_pairs(setting.model, setting.theta, setting.group)[0]
-    found, numbers = walked(setting, pair)
+    found, numbers = pair_path(setting, pair)
     # In float32; the accuracy is that on images and labels, which the students never saw.
     networks = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), minima(setting, found))
     accuracy = evaluate(setting.model, networks, task.data)[0].accuracy
@@ -124,7 +124,7 @@ def mnist(networks: Networks) -> dict[str, Any]:
     """Loss and accuracy of all paths, and the barrier by width."""
     levels = []
     for width in networks.task.size.widths:
-        paths = [networks.walked(width, seed)[0] for seed in range(networks.task.size.seeds)]
+        paths = [networks.path(width, seed)[0] for seed in range(networks.task.size.seeds)]
         levels.append({
             "width": width,
             "parameters": trees.parameter_count(trees.index(networks.teachers(width), 0)),
