@@ -70,8 +70,8 @@ def main(config: Config) -> None:
         find=find,
         tables=lambda results: tables(results["tasks"]),
     )
-    planned = {name: _described(task) for name, task in tasks.items()}
-    run(study, {**asdict(config), "planned": planned}, config.out)
+    settings = {name: _described(task) for name, task in tasks.items()}
+    run(study, {**asdict(config), "settings": settings}, config.out)
 
 
 def _described(task: Task) -> dict[str, Any]:

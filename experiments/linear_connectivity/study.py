@@ -70,7 +70,7 @@ def main(config: Config) -> None:
         find=find,
         tables=lambda results: tables(results["found"]),
     )
-    run(study, {**asdict(config), "planned": {name: _described(task) for name, task in tasks.items()}}, config.out)
+    run(study, {**asdict(config), "settings": {name: _described(task) for name, task in tasks.items()}}, config.out)
 
 
 def _described(task: Task) -> dict[str, Any]:

@@ -107,21 +107,21 @@ def main(config: Config) -> None:
     mesh, key = config.devices.start(config.batch_size), check_key(config.seed)
     if config.widths is not None and "mlp" not in config.models:
         raise InputError(f"got widths={config.widths} without mlp: expected none, since other networks have their own.")
-    planned: dict[str, tuple[Model, Dataset, Settings]] = {}
+    chosen: dict[str, tuple[Model, Dataset, Settings]] = {}
     images = {}
     for name in config.data:
         data, images[name] = DataOptions(name, config.data_dir, config.train_images, config.test_images).load()
         for architecture in config.models:
             settings = config.settings(architecture, data)
             _check(data, settings)
-            planned[f"{architecture}_{data.name}"] = (config.model(architecture, data), data, settings)
-    if len(planned) < len(config.data) * len(config.models):
+            chosen[f"{architecture}_{data.name}"] = (config.model(architecture, data), data, settings)
+    if len(chosen) < len(config.data) * len(config.models):
         raise InputError(f"got {', '.join(config.data)} and {', '.join(config.models)}: expected every one once.")
 
     def find(parts: Parts) -> Findings:
         cells = [
             Cell(name, *made, jax.random.fold_in(key, number), parts.under(name), mesh)
-            for number, (name, made) in enumerate(planned.items())
+            for number, (name, made) in enumerate(chosen.items())
         ]
         found = {cell.name: results(cell) for cell in cells}
         figures = (each for drawn in (*map(draw, cells), draw_together(cells)) for each in drawn)
@@ -132,17 +132,17 @@ def main(config: Config) -> None:
         name="neuron_alignment",
         title="Neuron alignment: curves between networks, with and without the permutation symmetry",
         text=[
-            *(described(name, data, settings) for name, (_, data, settings) in planned.items()),
+            *(described(name, data, settings) for name, (_, data, settings) in chosen.items()),
             "Numbers are means and standard deviations over pairs. Planes are those of the first pair, in the units of "
             "the weights, measured on test images.",
         ],
         parts=[
-            f"{name}_{part}".replace(" ", "_") for name, (*_, settings) in planned.items() for part in settings.parts
+            f"{name}_{part}".replace(" ", "_") for name, (*_, settings) in chosen.items() for part in settings.parts
         ],
         find=find,
         tables=lambda results: tables(results["cells"]),
     )
-    settings_of = {name: asdict(settings) for name, (*_, settings) in planned.items()}
+    settings_of = {name: asdict(settings) for name, (*_, settings) in chosen.items()}
     run(study, {**asdict(config), "images": images, "settings": settings_of}, config.out)
 
 

@@ -93,7 +93,7 @@ class Networks:
         name, setting = f"mnist_{width}_path_{seed}", self.setting(width, seed)
         points: list[trees.Tree] = []
 
-        def walk() -> dict[str, Any]:
+        def make() -> dict[str, Any]:
             numbers, point = _similar_path(self.task, setting)
             points.append(point)
             return numbers
@@ -102,7 +102,7 @@ class Networks:
             # Made with the numbers, or by the same path again where a run was stopped between the two.
             return points[0] if points else _similar_path(self.task, setting)[1]
 
-        numbers = self.parts.numbers(name, walk)
+        numbers = self.parts.numbers(name, make)
         return numbers, self.parts.arrays(f"{name}_point", point)
 
 

@@ -79,7 +79,7 @@ def main(config: Config) -> None:
     )
     run(
         study,
-        {**asdict(config), "planned": asdict(size), "images": fingerprint(task.data) if task else None},
+        {**asdict(config), "settings": asdict(size), "images": fingerprint(task.data) if task else None},
         config.out,
     )
 

@@ -68,7 +68,7 @@ def main(config: Config) -> None:
         find=find,
         tables=lambda results: tables(results["tasks"]),
     )
-    run(study, {**asdict(config), "planned": {task.name: _described(task) for task in tasks}}, config.out)
+    run(study, {**asdict(config), "settings": {task.name: _described(task) for task in tasks}}, config.out)
 
 
 def _check(config: Config) -> None:
