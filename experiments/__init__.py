@@ -1,1 +1,1 @@
-"""Experiments: one file a paper, each run as `python -m experiments.NAME`."""
+"""Experiments: one package a paper, run as `python -m experiments.NAME`, on the machinery of `experiments.study`."""

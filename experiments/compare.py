@@ -25,14 +25,14 @@ COLORS = (plotting.UNALIGNED, plotting.ALIGNED, "#5a9e3f", "#8e5ea2")
 
 @dataclass(frozen=True)
 class Compare:
-    """Which runs."""
+    """The runs to compare."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders of measured paths, all over the same values of t."""
     out: Path
     """Folder to write into."""
     labels: tuple[str, ...] = ()
-    """A name for each run (none: the folders' names). Names that begin alike share a style of line."""
+    """A name for each run (none: the folders' names). Names with the same text before a comma share a line style."""
     title: str = ""
     """Title of the figure."""
 
@@ -57,7 +57,7 @@ def main(config: Compare) -> None:
 
 
 def looks(labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Colour and style of each line: a style for what stands before the comma, a colour within it."""
+    """Colour and style of each line: a style for the text before the comma, a colour for each label with that text."""
     families: dict[str, int] = {}
     found = []
     for label in labels:
@@ -69,7 +69,7 @@ def looks(labels: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def rows(results: dict[str, Any]) -> list[list[str]]:
-    """A row of text a run."""
+    """The rows of the table, a run each."""
     return [
         [
             label,

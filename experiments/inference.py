@@ -1,11 +1,11 @@
-"""How long it takes to read the spec off a large module, beside what tracing it takes.
+"""The time to infer the spec of a large module, beside the time to trace it.
 
     python -m experiments.inference
     python -m experiments.inference --show resnet50
 
-ResNet50 for ImageNet and transformers of 12, 24 and 48 layers, of which no array is allocated. For each:
+ResNet50 for ImageNet and transformers of 12, 24 and 48 layers; no array of them is allocated. The table has the
 equations of the program, medians of the seconds to trace it (`jax.make_jaxpr`) and to infer the spec, tracing
-included, and what was found. The time should grow with the equations. A minute on two cores.
+included, and the groups and units found. The time should grow with the equations. A minute on two cores.
 """
 
 import statistics
@@ -33,10 +33,10 @@ MODULES: dict[str, tuple[nn.Module, Any]] = {
 
 @dataclass(frozen=True)
 class Inference:
-    """What to measure."""
+    """The rounds of measurement, or the module to show."""
 
     rounds: int = 5
-    """Times that every module is measured; medians are reported."""
+    """Rounds of measurement of every module; medians are reported."""
     show: Literal["resnet50", "transformer12", "transformer24", "transformer48"] | None = None
     """Print the spec of this module instead (None: measure)."""
 

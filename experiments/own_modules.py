@@ -1,4 +1,4 @@
-"""Flax modules as a user would write them, with no word of mcjax in them, for specs to be inferred from.
+"""Flax modules as a user would write them, without mcjax, whose specs are inferred.
 
 On MNIST:
 
@@ -50,7 +50,15 @@ class ViT(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A causal language model with tied embeddings and positions that are learnt; GPT-2's sizes."""
+    """A causal language model with tied embeddings and learned positions, of GPT-2's sizes.
+
+    Attributes:
+        layers: blocks of attention and dense layers.
+        width: units of the residual stream.
+        heads: heads of every attention.
+        hidden: hidden units of every block.
+        vocabulary: tokens.
+    """
 
     layers: int = 12
     width: int = 768

@@ -1,16 +1,16 @@
-"""How often matching finds a permutation that was planted: by weights, from several starts, and by activations.
+"""Recovery of planted permutations, by matching weights from several starts and by matching activations.
 
     python -m experiments.recovery
     python -m experiments.recovery --epochs 3 --models mlp tinyten --starts activations propagation
 
-Of each network a copy is permuted at random, Gaussian noise is put on every parameter of the copy (its norm a share
-of the leaf's), and the two are matched. Counted are the runs in which every unit of every group came back. Starts:
-`propagation` as the library starts, `identity`, and `random`, each in one restart and in ten; `activations` is
-neuron alignment instead, on all 1,437 digits, of which only the units are counted that vary there. Networks: an MLP,
-TinyTen and ResNet20 at half width, new for every run; or, with `--epochs`, four of each briefly trained on the
-digits. `blocks` is no network but the leaves of one, drawn at random: a residual trunk of 30 units that reads one
-input, with five blocks of 30 around it. On such a problem users of git-re-basin report that coordinate descent in
-random order from the identity succeeds 10 times of 100. One to two minutes on two cores; with `--runs 100`, four.
+A copy of each network is permuted at random, Gaussian noise is added to every leaf of the copy (its norm a share
+of the leaf's), and the two are matched. The table counts the runs in which every unit of every group was found.
+Starts: `propagation`, as the library starts, `identity`, and `random`, each with one restart and with ten;
+`activations` is neuron alignment instead, on all 1,437 digits, which counts only the units that vary there. Networks:
+an MLP, TinyTen and ResNet20 at half width, new for every run; or, with `--epochs`, four of each, briefly trained on
+the digits. `blocks` are the leaves of no network, drawn at random: a residual trunk of 30 units that reads one input,
+with five blocks of 30 around it. On such a problem users of git-re-basin report that coordinate descent in random
+order from the identity succeeds 10 times of 100. One to two minutes on two cores; with `--runs 100`, four.
 """
 
 import time
@@ -55,13 +55,13 @@ TRAINED = 4
 
 @dataclass(frozen=True)
 class Recovery:
-    """What to plant and how to look for it."""
+    """The networks, the noise, and the starts."""
 
     models: tuple[str, ...] = ("mlp", "tinyten", "resnet20", "blocks")
     noises: tuple[float, ...] = (0.0, 0.1)
     """Norm of the noise on a leaf, as a share of the leaf's norm."""
     starts: tuple[str, ...] = ("propagation", "identity", "random")
-    """Of propagation, identity, random, activations."""
+    """Some of propagation, identity, random, activations."""
     restarts: tuple[int, ...] = (1, 10)
     runs: int = 20
     epochs: int = 0
@@ -84,6 +84,7 @@ def main(config: Recovery) -> None:
                     for i, (P, theta_2) in enumerate(pairs):
                         before = time.perf_counter()
                         ends = (thetas[i % len(thetas)], theta_2)
+                        match: Match
                         if start == "activations" and model is not None:
                             match = match_activations(model, *ends, all_images())
                         else:
@@ -101,14 +102,14 @@ def main(config: Recovery) -> None:
 
 
 def can_be_told(match: Match, group: str, p: np.ndarray) -> np.ndarray:
-    """Which units vary in both networks; by weights all can be told apart."""
-    if "correlation" not in match.info:
+    """The units that can be told apart: those that vary in both networks; all of them by weights."""
+    if isinstance(match, Match):
         return np.ones(len(p), bool)
     return match.info["correlation"][group][np.arange(len(p)), p] != 0
 
 
 def networks(name: str, config: Recovery) -> tuple[models.Model | None, PermutationSpec, list[trees.Tree]]:
-    """A model, if it is one, its spec, and the networks to plant permutations in."""
+    """The model (None for blocks), its spec, and the networks to plant permutations in."""
     if name == "blocks":
         rngs = [np.random.default_rng(i) for i in range(config.runs)]
         shapes = {leaf: [1 if axis is None else 30 for axis in axes] for leaf, axes in BLOCKS.axes.items()}
@@ -129,7 +130,7 @@ def networks(name: str, config: Recovery) -> tuple[models.Model | None, Permutat
 
 @cache
 def large_digits() -> Dataset:
-    """The digits at twice their size, so that every network can stride over them."""
+    """The digits at twice their size, large enough for the strides of every network."""
     digits = data.load("digits")
     train, test = (
         np.kron(images, np.ones((1, 2, 2, 1), np.uint8)) for images in (digits.train_images, digits.test_images)
@@ -139,13 +140,23 @@ def large_digits() -> Dataset:
 
 @cache
 def all_images() -> jax.Array:
-    """The training images as a model takes them."""
+    """The normalised training images."""
     digits = large_digits()
     return data.normalize(digits.train_images, digits.mean, digits.std)
 
 
 def planted(spec: PermutationSpec, key: jax.Array, theta: trees.Tree, noise: Any) -> tuple[dict[str, Any], trees.Tree]:
-    """The permutation that brings the copy back, and the copy: permuted, with noise on its parameters."""
+    """A permutation planted in a copy of a network.
+
+    Args:
+        spec: the groups that are permuted.
+        key: a typed key.
+        theta: the network.
+        noise: the norm of the noise on a leaf, as a share of the leaf's norm.
+
+    Returns:
+        The permutation that undoes it, and the copy, permuted and with noise on its parameters.
+    """
     permutation_key, noise_key = jax.random.split(key)
     P = random_permutation(permutation_key, spec, theta)
     theta = permute(spec, P, theta)
@@ -160,7 +171,16 @@ def planted(spec: PermutationSpec, key: jax.Array, theta: trees.Tree, noise: Any
 def matched(
     start: str, restarts: int, key: jax.Array, spec: PermutationSpec, theta_1: trees.Tree, theta_2: trees.Tree
 ) -> Match:
-    """The best of so many restarts from one kind of start."""
+    """The best match of some restarts from one kind of start.
+
+    Args:
+        start: propagation, identity or random.
+        restarts: the number of restarts.
+        key: a typed key.
+        spec: the groups to match.
+        theta_1: the network.
+        theta_2: the network that is permuted onto it.
+    """
     if start == "propagation":
         return match_weights(key, spec, theta_1, theta_2, restarts)
     best = None

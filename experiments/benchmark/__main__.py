@@ -1,9 +1,7 @@
 """`python -m experiments.benchmark`."""
 
-import tyro
-
 from experiments import benchmark
 from experiments.benchmark.benchmark import Benchmark, main
-from mcjax.cli import guarded, leave
+from experiments.study import command
 
-leave(lambda: guarded("benchmark", lambda: main(tyro.cli(Benchmark, description=benchmark.__doc__))))
+command(benchmark, Benchmark, main)

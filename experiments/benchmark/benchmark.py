@@ -1,4 +1,4 @@
-"""The parts of the study, in order."""
+"""The options, and both sides of every workload, measured in turn."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 
 from experiments.benchmark import programs
-from experiments.benchmark.output import about_machine, peak_bytes, said, show
+from experiments.benchmark.output import about_machine, line_of, peak_bytes, print_table
 from experiments.benchmark.programs import PROGRAMS, Sizes, Work
 from mcjax import InputError, data, models
 from mcjax.runtime.mapping import sequential_is_faster
@@ -41,7 +41,7 @@ Workload = Literal["endpoint", "curve", "permutation", "match", "path", "plane"]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What to measure."""
+    """The models, workloads and sizes to measure."""
 
     data: str = "cifar10"
     """A data set, as `mcjax train` takes it; VGG16 wants images of 32 pixels or more."""
@@ -50,11 +50,11 @@ class Benchmark:
     widths: tuple[int, ...] | None = None
     """Units of each hidden layer of the MLP (None: 256 256)."""
     pairs: tuple[int, ...] = (1, 6)
-    """How many pairs at once."""
+    """Numbers of pairs at once."""
     workloads: tuple[Workload, ...] = ("endpoint", "curve", "permutation", "match", "path", "plane")
-    """What to run."""
+    """The workloads."""
     rounds: int = 3
-    """Times that everything is measured, after a first that compiles."""
+    """Rounds in which everything is measured, after a first one that compiles."""
     batch: int | None = None
     """Images of a batch of an epoch, and of matching (this and the next four, None: by model and platform)."""
     steps: int | None = None
@@ -68,13 +68,13 @@ class Benchmark:
     augmented: bool = False
     """Measure the epochs of mcjax with its augmentation too; PyTorch stays without."""
     other_way: tuple[Workload, ...] = ("curve",)
-    """What to run also in the way that mcjax does not choose, for several pairs of convolutional networks."""
+    """Workloads to run also in the way that mcjax does not choose, for several pairs of convolutional networks."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of forward and backward passes of the epochs; in PyTorch by autocast."""
+    """Precision of the forward and backward passes of the epochs; in PyTorch by autocast."""
     precision: Literal["tf32", "float32"] = "tf32"
-    """Of products of float32 on NVIDIA GPUs, on both sides."""
+    """Precision of products of float32 on NVIDIA GPUs, on both sides."""
     out: Path | None = None
-    """Where to write the numbers as JSON (None: nowhere)."""
+    """The JSON file to write the numbers to (None: none)."""
 
     def sizes(self, model: str) -> Sizes:
         """The sizes for a model on this platform."""
@@ -101,7 +101,16 @@ class Benchmark:
 
 @dataclass
 class Runner:
-    """One side of a workload, and what was measured of it: seconds, of the first call and of the rounds."""
+    """One side of a workload, and its measurements.
+
+    Attributes:
+        make: makes the workload.
+        run: the workload, once it is made.
+        first: seconds of the first call, which compiles.
+        seconds: seconds of the rounds.
+        memory: bytes of its largest program, where they are known.
+        error: the message of a failure, after which it is not run again.
+    """
 
     make: Callable[[], Callable[[], Any]]
     run: Callable[[], Any] | None = None
@@ -111,7 +120,7 @@ class Runner:
     error: str | None = None
 
     def measure(self, started: bool) -> None:
-        """Run once; what fails is noted, and not run again."""
+        """Run once; a failure is noted."""
         if self.error is not None:
             return
         try:
@@ -169,19 +178,27 @@ def main(config: Benchmark) -> None:
                     continue
                 reset_memory()
                 new = measured(config, work, peer, workload, about["peak_flops"])
-                print(*map(said, new), sep="\n", file=sys.stderr, flush=True)
+                print(*map(line_of, new), sep="\n", file=sys.stderr, flush=True)
                 rows += new
                 if config.out:
                     config.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1))
             del work, peer
             jax.clear_caches()
-    show(about, rows)
+    print_table(about, rows)
 
 
 def measured(
     config: Benchmark, work: Work, peer: Callable[[], Any], workload: Workload, peak: float
 ) -> list[dict[str, Any]]:
-    """The rows of one workload: mcjax as it is, and its variants, each beside PyTorch."""
+    """The rows of one workload: mcjax as it is, and its variants, each beside PyTorch.
+
+    Args:
+        config: the options.
+        work: the networks and images.
+        peer: the other side, made when it is first needed.
+        workload: the workload.
+        peak: floating-point operations a second of the largest matrix product.
+    """
     runners = {"": Runner(lambda: PROGRAMS[workload](work))}
     if config.augmented and workload in ("endpoint", "curve"):
         of_images = programs.endpoint if workload == "endpoint" else programs.curve

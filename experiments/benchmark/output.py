@@ -1,4 +1,4 @@
-"""What `benchmark.py` says: the machine it ran on, its rows one by one, and the table."""
+"""The machine, rows as lines of text, and the table."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from mcjax.runs.tables import table
 
 
 def peak_bytes() -> dict[str, int]:
-    """The most memory that this process had so far: JAX's on the device where that is known, and the host's."""
+    """The peak memory of this process so far: on the device, where JAX knows it, and on the host."""
     on_host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
     statistics = jax.local_devices()[0].memory_stats() or {}
     return {
@@ -52,8 +52,8 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def said(row: dict[str, Any]) -> str:
-    """A row in one line, for while it runs."""
+def line_of(row: dict[str, Any]) -> str:
+    """A row in one line of text."""
     times = [f"{side} {_seconds(row[side])}" for side in ("mcjax", "pytorch")]
     return f"{row['model']}, pairs {row['pairs']}, {row['workload']}, {row['sizes']}: {', '.join(times)}"
 
@@ -64,8 +64,8 @@ def _seconds(side: dict[str, Any]) -> str:
     return f"{side['median']:.3g} ({min(side['seconds']):.3g}-{max(side['seconds']):.3g})"
 
 
-def show(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Print what was measured on, and the table."""
+def print_table(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Print the machine and the table."""
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     print(f"\n{about['device']}; {versions}")
     print(

@@ -1,4 +1,4 @@
-"""What `benchmark.py` measures of mcjax: its workloads, their floating-point operations and their memory."""
+"""The workloads of mcjax, their floating-point operations and their memory."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -35,10 +35,20 @@ RATE = 0.01
 """Learning rate of both sides, low enough for untrained networks."""
 PERMUTATION_RATE = 1e-3
 NU_P = 1e5
+LARGEST_STEP = 0.5
+"""The largest step of an entry of a soft permutation, as in PAM."""
 
 
 class Sizes(NamedTuple):
-    """How much work: `steps` batches of `batch` an epoch, `images` to calibrate, match and evaluate on."""
+    """Amount of work.
+
+    Attributes:
+        batch: images of a batch of an epoch, and of matching.
+        steps: batches of an epoch.
+        points: points of a path.
+        plane_points: points of a plane along each axis.
+        images: images to calibrate, match and evaluate on.
+    """
 
     batch: int
     steps: int
@@ -60,7 +70,19 @@ class Sizes(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What both sides work on: networks with a leading pair axis, images, sizes."""
+    """The networks, images and sizes that both sides work on.
+
+    Attributes:
+        model: the model.
+        theta_1: the first network of every pair, with a leading pair axis.
+        theta_2: the second one.
+        theta_3: a third one, for planes.
+        theta_c: the deviation of a curve, of the parameters.
+        training: the images of an epoch.
+        evaluation: the images to match, to calibrate and to evaluate on.
+        sizes: how much work.
+        compute_dtype: the precision of the epochs.
+    """
 
     model: Model
     theta_1: trees.Tree
@@ -74,7 +96,7 @@ class Work(NamedTuple):
 
     @property
     def pairs(self) -> int:
-        """How many pairs."""
+        """The number of pairs."""
         return len(jax.tree.leaves(self.theta_1)[0])
 
     @property
@@ -84,10 +106,21 @@ class Work(NamedTuple):
 
 
 def work_for(model: Model, dataset: Dataset, pairs: int, sizes: Sizes, compute_dtype: ComputeDtype) -> Work:
-    """Untrained networks and the first images. Raises InputError if there are too few of them."""
+    """Untrained networks and the first images.
+
+    Args:
+        model: the model.
+        dataset: the images.
+        pairs: pairs of networks.
+        sizes: how much work.
+        compute_dtype: the precision of the epochs.
+
+    Raises:
+        InputError: the data set has too few images.
+    """
     init = jax.jit(jax.vmap(model.init))
     thetas = [init(jax.random.split(jax.random.key(seed), pairs)) for seed in range(3)]
-    # A bend that is not zero, so that nothing is saved on it.
+    # Not zero, so that no side saves work on it.
     theta_c = jax.tree.map(lambda leaf: 0.01 * leaf, trees.params(thetas[2]))
     training = jax.device_put(dataset.take(sizes.steps * sizes.batch, 1))
     evaluation = jax.device_put(dataset.take(sizes.images, sizes.images))
@@ -196,7 +229,7 @@ def the_other_way() -> Iterator[None]:
 
 def other_way(work: Work, workload: str) -> Callable[[], Any]:
     """A workload with the pairs run in the way that mcjax does not choose."""
-    # By another name, or the program that was compiled the chosen way would be found.
+    # By another name, or the program that was compiled in the chosen way would be found.
     run = PROGRAMS[workload](work._replace(model=work.model._replace(name=f"{work.model.name}, the other way")))
 
     def run_it() -> Any:
@@ -209,7 +242,7 @@ def other_way(work: Work, workload: str) -> Callable[[], Any]:
 def operations(work: Work, workload: str) -> float:
     """Floating-point operations of a workload: XLA's count for one step or one forward pass, times their number.
 
-    What is small beside these is left out: points on curves, and all but one of the 20 projections.
+    Small ones are left out: points on curves, and all but one of the 20 projections.
     """
     first = work._replace(
         **{name: jax.tree.map(lambda leaf: leaf[:1], getattr(work, name)) for name in ("theta_1", "theta_2", "theta_c")}
@@ -268,7 +301,7 @@ def matmul_flops(size: int) -> float:
 
 @contextmanager
 def noting_programs() -> Iterator[list[tuple[Compiled, tuple, dict]]]:
-    """What mcjax calls of its compiled programs, with their arguments."""
+    """The compiled programs that mcjax calls, with their arguments."""
     called: list[tuple[Compiled, tuple, dict]] = []
     plain = Compiled.__call__
 
@@ -281,6 +314,6 @@ def noting_programs() -> Iterator[list[tuple[Compiled, tuple, dict]]]:
 
 
 def memory(called: list[tuple[Compiled, tuple, dict]]) -> int | None:
-    """Bytes of the largest of these programs: arguments, results and what is in between. None if XLA does not tell."""
+    """Bytes of the largest of these programs: arguments, results and temporaries. None if XLA does not tell."""
     needed = (program.memory(*args, **kwargs) for program, args, kwargs in called)
     return max((size for size in needed if size is not None), default=None)

@@ -3,23 +3,42 @@
 Modules have the names that the layers have in mcjax, so that variables can be copied over.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import nn
 
 from mcjax import trees
-from mcjax.models.convnets import TINYTEN, Layer
 from mcjax.symmetry import PermutationSpec
-from mcjax.symmetry.axis import axes_of
 
 Tensors = dict[str, torch.Tensor]
-VGG16 = tuple(
-    Layer(n, pool=i + 1 == repeat)
-    for n, repeat in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-    for i in range(repeat)
-)
+
+
+class Layer(NamedTuple):
+    """A convolution, its norm and activation.
+
+    Attributes:
+        size: pixels of the kernel along each axis.
+        stride: pixels between its places.
+        padding: pixels of zeros on every side.
+        pool: whether 2x2 max pooling follows.
+    """
+
+    size: int = 3
+    stride: int = 1
+    padding: int = 1
+    pool: bool = False
+
+
+LAYERS = {
+    "tinyten": (
+        Layer(), Layer(), Layer(stride=2), Layer(), Layer(), Layer(stride=2), Layer(padding=0), Layer(1, padding=0),
+    ),
+    "vgg16": tuple(Layer(pool=i + 1 == repeat) for repeat in (2, 2, 3, 3, 3) for i in range(repeat)),
+}  # fmt: skip
 ORDER = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
-"""Where the axes of a leaf of so many axes come from: (h, w, in, out) becomes (out, in, h, w)."""
+"""Number of axes of a leaf -> their order in PyTorch: (h, w, in, out) becomes (out, in, h, w)."""
 NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
@@ -73,8 +92,7 @@ def network(name: str, theta: trees.Tree) -> nn.Sequential:
             features = shapes[f"params/Block_{i}/Conv_1/kernel"][-1]
             parts[f"Block_{i}"] = Block(channels, features, i, f"trunk_{i // 5}")
             channels = features
-    layers = {"tinyten": TINYTEN, "vgg16": VGG16}.get(name, ())
-    for i, layer in enumerate(layers):
+    for i, layer in enumerate(LAYERS.get(name, ())):
         *_, channels, features = shapes[f"params/Conv_{i}/kernel"]
         parts[f"Conv_{i}"] = nn.Conv2d(channels, features, layer.size, layer.stride, layer.padding)
         parts |= {f"BatchNorm_{i}": nn.BatchNorm2d(features), f"conv_{i}": Units(f"conv_{i}")}
@@ -116,7 +134,7 @@ def permuted(spec: PermutationSpec, P: Tensors, theta: Tensors) -> Tensors:
             continue
         for position, entry in enumerate(entries):
             at = ORDER[len(entries)].index(position)
-            for axis in axes_of(entry):
+            for axis in () if entry is None else entry if isinstance(entry, tuple) else (entry,):
                 units = moved[leaf].unflatten(at, (axis.outer, -1, axis.inner))
                 mixed = torch.tensordot(P[axis.group], units, dims=([1], [at + 1])).movedim(0, at + 1)
                 moved[leaf] = mixed.flatten(at, at + 2)

@@ -1,4 +1,4 @@
-"""What mcjax is measured against: the same work in plain PyTorch loops.
+"""The other side: the same work in plain PyTorch loops.
 
 One pair after another, one t after another, one step a call, as in the public codes (dnn-mode-connectivity
 of Garipov et al., IBM's NeuronAlignment). Images are normalised before and stay on the device.
@@ -16,10 +16,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from experiments.benchmark.programs import NU_P, PERMUTATION_RATE, RATE, Work
+from experiments.benchmark.programs import LARGEST_STEP, NU_P, PERMUTATION_RATE, RATE, Work
 from experiments.benchmark.torch_networks import Tensors, Units, network, permuted, tensors
 from mcjax import Dataset, data, trees
-from mcjax.curves.pam_step import LARGEST_STEP
 
 
 def projected(M: torch.Tensor, steps: int = 20) -> torch.Tensor:
@@ -32,7 +31,14 @@ def projected(M: torch.Tensor, steps: int = 20) -> torch.Tensor:
 
 
 def point(first: Tensors, second: Tensors, bend: Tensors, t: float) -> Tensors:
-    """The quadratic Bezier curve at t; bend is the deviation from the straight line."""
+    """The quadratic Bezier curve at t.
+
+    Args:
+        first: the parameters at t = 0.
+        second: the parameters at t = 1.
+        bend: the deviation of the control point from the middle of the straight line.
+        t: the place, from 0 to 1.
+    """
     return {name: (1 - t) * first[name] + t * second[name] + 2 * t * (1 - t) * bend[name] for name in bend}
 
 
@@ -70,7 +76,7 @@ def peak_memory() -> int | None:
 
 
 class Peer:
-    """The loops over the networks and images of a `Work`; `runs` has one for each workload."""
+    """The loops over the networks and images of a `Work`; `runs` holds one for each workload."""
 
     def __init__(self, work: Work) -> None:
         self.device = torch.device("cuda" if on_gpu() else "cpu")
@@ -163,7 +169,15 @@ class Peer:
         return {group: torch.eye(n, device=self.device) for group, n in sizes.items()}
 
     def permutation_step(self, i: int, P: Tensors, t: float, x: torch.Tensor, y: torch.Tensor) -> Tensors:
-        """P of one pair after a step of projected SGD at t."""
+        """The soft permutations of one pair after a step of projected SGD.
+
+        Args:
+            i: the number of the pair.
+            P: the matrices before the step.
+            t: the place on the curve.
+            x: images.
+            y: labels.
+        """
         P = {group: matrix.detach().requires_grad_() for group, matrix in P.items()}
         theta = point(self.ends[0][i], permuted(self.spec, P, self.ends[1][i]), self.bends[i], t)
         moved = sum((matrix - torch.eye(len(matrix), device=self.device)).square().sum() for matrix in P.values())
@@ -239,7 +253,7 @@ class Peer:
         return values
 
     def along(self, i: int) -> list[list[float]]:
-        """Of every t: the distance from the t before, and loss and accuracy on train and test images."""
+        """The distance from the t before, and loss and accuracy on train and test images, at every t."""
         values, before = [], self.ends[0][i]
         for t in np.linspace(0, 1, self.sizes.points):
             theta = point(self.ends[0][i], self.ends[1][i], self.bends[i], float(t))

@@ -4,13 +4,13 @@
     python -m experiments.dropout_stability --tasks mnist --mnist digits
     python -m experiments.dropout_stability --preset paper
 
-mnist (Figure 2): a network of three layers of 32 filters; how many filters it can do without, the straight line to
-what is left of it, and networks a few filters wide. cifar10 (Figure 3): VGG11 trained with channel-wise dropout; its
-cushions, contraction and smoothness, and loss and accuracy along the path of Theorem 3. Both: the highest loss of
-all kinds of paths between the same two networks, constructed (Theorems 1 to 3), fitted and sampled, matched and not.
+mnist (Figure 2): a network of three layers of 32 filters; its loss with filters dropped, the straight line to its
+dropout network, and networks of a few filters. cifar10 (Figure 3): VGG11 trained with channel-wise dropout; its
+cushions, contraction and smoothness, and loss and accuracy along the path of Theorem 3. Both: the highest loss on
+all kinds of paths between the same two networks: constructed (Theorems 1 to 3), fitted and sampled, matched and not.
 wide: the energy gap between networks of one hidden layer against their width (Freeman and Bruna 2017, Corollary 2.5).
 
 `small` is for two cores: about 20 minutes for mnist, 50 for cifar10 with a VGG11 of a quarter of the width, a
-minute for wide. `paper` has the published networks; it is for a GPU. The paper's numbers that are in its
-text are printed beside ours; the others are in figures. The same command again goes on where it was stopped.
+minute for wide. `paper` has the published networks; it is for a GPU. Numbers in the paper's text are printed beside
+ours; its other numbers are in figures. The same command again resumes where it was stopped.
 """

@@ -1,6 +1,6 @@
-"""What the dropout-stability experiments measure of one task; every part is made once and kept."""
+"""Measurements of one task but for paths: accuracy, dropout stability, narrow networks, noise stability."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,65 +8,44 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.dropout_stability.tasks import HALF, SHARE, Task
-from experiments.kept import Kept
-from mcjax import (
-    Recorder,
-    bezier,
-    evaluate,
-    evaluate_path,
-    fit_curve,
-    identity_permutation,
-    match_activations,
-    models,
-    permute,
-    train_endpoints,
-    trees,
-)
-from mcjax.constructions import (
-    Construction,
-    DropoutStability,
-    chain_of,
-    drop_units,
-    dropout_path,
-    dropout_stability,
-    interpolation_path,
-    narrow_path,
-)
-from mcjax.curves import Polyline
+from experiments.dropout_stability.tasks import SHARE, Task
+from experiments.study import Parts
+from mcjax import evaluate, evaluate_path, match_activations, models, train_endpoints, trees
+from mcjax.constructions import DropoutStability, drop_units, dropout_stability
+from mcjax.constructions.chain import chain_of
+from mcjax.curves.polyline import Polyline
 from mcjax.landscape import noise_stability
 from mcjax.models import Model
 from mcjax.runtime.mapping import over_models
-from mcjax.strings import sample_string
 
 POINTS = 31
-"""Of a line, a curve, a string; constructed paths are measured on every segment."""
-ACTIVATED = 20
+"""Values of t on a line, a curve or a string; constructed paths are measured on every segment."""
+MASKS = 20
 """Masks of channel-wise dropout whose accuracies are averaged."""
+SUBSETS: Mapping[str, dict[str, Any]] = {
+    "published": {"search": "together", "rescale": "fixed"},
+    "searched": {"search": "layers", "rescale": "layer"},
+}
+"""Two ways to choose and rescale the units that are kept."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A task, its keys, and where its parts are kept."""
+    """A task, its key, and its parts."""
 
     task: Task
     key: jax.Array
-    kept: Kept
-
-    def named(self, part: str) -> str:
-        """The name under which a part is kept."""
-        return f"{self.task.name}_{part}"
+    parts: Parts
 
     def trained(self, part: str, model: Model, count: int) -> trees.Tree:
         """Networks of one model, along a leading axis."""
 
         def make() -> trees.Tree:
-            key = jax.random.fold_in(self.key, sum(part.encode()))
-            recorder = Recorder(part, self.kept.run, self.named(part), self.kept.display.fit)
-            keys = jax.random.split(key, count)
+            keys = jax.random.split(jax.random.fold_in(self.key, sum(part.encode())), count)
+            recorder = self.parts.recorder(part)
             return train_endpoints(keys, model, self.task.data, self.task.networks, recorder=recorder).theta
 
-        return self.kept.arrays(self.named(part), make)
+        return self.parts.arrays(part, make)
 
     @property
     def networks(self) -> trees.Tree:
@@ -79,15 +58,14 @@ class Cell:
 
     @property
     def P(self) -> dict[str, Any]:
-        """The permutation of the second network that matches it to the first."""
-
-        def make() -> Any:
-            return match_activations(self.task.model, self.end(0), self.end(1), self.task.measured).P
-
-        return self.kept.arrays(self.named("match"), make)
+        """The permutation that matches the second network to the first."""
+        task = self.task
+        return self.parts.arrays(
+            "match", lambda: match_activations(task.model, self.end(0), self.end(1), task.measured).P
+        )
 
     def stable(self, i: int, name: str, fraction: float | dict[str, float], **options: Any) -> DropoutStability:
-        """The dropout stability of one of the two networks."""
+        """The dropout stability of one of the two networks: `fraction` of its units dropped."""
         size = self.task.size
 
         def make() -> Any:
@@ -95,23 +73,25 @@ class Cell:
                 jax.random.fold_in(self.key, 100 + i), self.task.model, self.end(i), self.task.measured, fraction,
                 draws=size.draws, search_images=size.search_images, **options,
             )  # fmt: skip
-            kept = {name: value for name, value in found._asdict().items() if name != "criterion"}
-            return {**kept, "keep": {g: mask.astype(np.int32) for g, mask in found.keep.items()}}
+            arrays = {name: value for name, value in found._asdict().items() if name != "criterion"}
+            return {**arrays, "keep": {group: mask.astype(np.int32) for group, mask in found.keep.items()}}
 
-        kept = self.kept.arrays(self.named(f"stable_{name}_{i}"), make)
+        kept = self.parts.arrays(f"stable_{name}_{i}", make)
         keep = {group: np.asarray(kept["keep"][group]) > 0 for group in chain_of(self.task.model).groups}
         factors, losses = (np.asarray(kept[name]) for name in ("factors", "losses"))
         return DropoutStability(
             kept["theta"], kept["thetas"], keep, factors, float(kept["loss"]), losses, float(kept["fraction"])
         )
 
-    def numbers(self, part: str, make: Callable[[], Any]) -> Any:
-        """Numbers that are made once."""
-        return self.kept.numbers(self.named(part), make)
+    def along(self, path: Any, ts: Any = None) -> dict[str, Any]:
+        """Loss and accuracy along a path, at POINTS values of t or at `ts`."""
+        ts = np.linspace(0, 1, POINTS) if ts is None else ts
+        metrics = evaluate_path(self.task.model, path, self.task.measured, ts)
+        return {name: np.asarray(getattr(metrics, name), np.float64).tolist() for name in metrics._fields}
 
 
 def networks(cell: Cell) -> dict[str, Any]:
-    """Loss and accuracy of both networks, with dropout off, and with one mask of it at a time."""
+    """Loss and accuracy of both networks without dropout, and the accuracy with one mask of it at a time."""
 
     def make() -> Any:
         task = cell.task
@@ -122,7 +102,7 @@ def networks(cell: Cell) -> dict[str, Any]:
             "test_accuracy": test.accuracy.tolist(),
         }
         if task.name == "cifar10":
-            keys = jax.random.split(jax.random.fold_in(cell.key, 1), ACTIVATED)
+            keys = jax.random.split(jax.random.fold_in(cell.key, 1), MASKS)
             each = []
             for i in range(2):
                 drop = partial(drop_units, model=task.model, theta=cell.end(i), fraction=task.rates)
@@ -132,67 +112,65 @@ def networks(cell: Cell) -> dict[str, Any]:
             found["activated_test_accuracy"] = [test for _, test in each]
         return found
 
-    return cell.numbers("networks_measured", make)
+    return cell.parts.numbers("networks_measured", make)
 
 
-def against_share(cell: Cell) -> list[dict[str, Any]]:
+def dropout_by_share(cell: Cell) -> list[dict[str, Any]]:
     """Figure 2, left: the best of many dropout networks for every share dropped, as published and by our search."""
-    found = []
-    for p in cell.task.size.shares:
-        for name, options in (
-            ("published", {"search": "together", "rescale": "fixed"}),
-            ("searched", {"search": "layers", "rescale": "layer"}),
-        ):
 
-            def make(p: float = p, name: str = name, options: dict[str, Any] = options) -> Any:
-                each = []
-                for i in range(2):
-                    stable = cell.stable(i, f"{name}_{p:g}", p, **options)
-                    train, test = evaluate(cell.task.model, trees.index(stable.thetas, 0), cell.task.measured)
-                    each.append({
-                        "epsilon": stable.epsilon, "train_loss": float(train.loss),
-                        "train_accuracy": float(train.accuracy), "test_accuracy": float(test.accuracy),
-                    })  # fmt: skip
-                return each
+    def make(share: float, name: str) -> Any:
+        each = []
+        for i in range(2):
+            stable = cell.stable(i, f"{name}_{share:g}", share, **SUBSETS[name])
+            train, test = evaluate(cell.task.model, trees.index(stable.thetas, 0), cell.task.measured)
+            each.append({
+                "epsilon": stable.epsilon, "train_loss": float(train.loss), "train_accuracy": float(train.accuracy),
+                "test_accuracy": float(test.accuracy),
+            })  # fmt: skip
+        return each
 
-            networks = cell.numbers(f"share_{name}_{p:g}", make)
-            found.append({"share": p, "subsets": name, "networks": networks})
-    return found
+    return [
+        {
+            "share": share,
+            "subsets": name,
+            "networks": cell.parts.numbers(f"share_{name}_{share:g}", partial(make, share, name)),
+        }
+        for share in cell.task.size.shares
+        for name in SUBSETS
+    ]
 
 
 def interpolation(cell: Cell) -> dict[str, Any]:
-    """Figure 2, centre: from the first network straight to its dropout version."""
+    """Figure 2, centre: from the first network straight to its dropout network."""
     stable = cell.stable(0, f"searched_{SHARE:g}", SHARE)
     knots = trees.stack([stable.theta, trees.index(stable.thetas, 0)])
-    return cell.numbers("interpolation", lambda: _measured(cell, Polyline(knots).path, np.linspace(0, 1, 21)))
+    return cell.parts.numbers("interpolation", lambda: cell.along(Polyline(knots).path, np.linspace(0, 1, 21)))
 
 
 def narrow_widths(cell: Cell) -> list[dict[str, Any]]:
-    """Figure 2, right: networks a few filters wide."""
-    found = []
-    task, full = cell.task, chain_of(cell.task.model).sizes[0]
-    shape = (task.data.num_classes, task.data.image_shape)
-    for width in (width for width in task.size.narrow_widths if width <= full):
+    """Figure 2, right: networks of a few filters."""
+    shape = (cell.task.data.num_classes, cell.task.data.image_shape)
+
+    def make(width: int) -> Any:
         model = models.create("filters_convnet", *shape, width=width / 32)
+        train, test = evaluate(model, cell.trained(f"narrow_{width}", model, 2), cell.task.data)
+        return {"train_loss": train.loss.tolist(), "test_accuracy": test.accuracy.tolist()}
 
-        def make(model: Model = model, width: int = width) -> Any:
-            train, test = evaluate(model, cell.trained(f"narrow_{width}", model, 2), task.data)
-            return {"train_loss": train.loss.tolist(), "test_accuracy": test.accuracy.tolist()}
-
-        found.append({"width": width, **cell.numbers(f"narrow_{width}_measured", make)})
-    return found
+    return [
+        {"width": width, **cell.parts.numbers(f"narrow_{width}_measured", partial(make, width))}
+        for width in cell.task.narrow_widths
+    ]
 
 
 def stability(cell: Cell) -> dict[str, Any]:
-    """Figure 3, left: the quantities of noise stability, image by image, of the first network."""
+    """Figure 3, left: the quantities of noise stability of the first network, image by image."""
 
     def make() -> Any:
-        size = cell.task.size
         found = noise_stability(
             jax.random.fold_in(cell.key, 2), cell.task.model, cell.end(0), cell.task.measured,
-            fraction=cell.task.rates, images=size.stability_images, draws=2, ts=3,
+            fraction=cell.task.rates, images=cell.task.size.stability_images, draws=2, ts=3,
         )  # fmt: skip
-        # Of every image and layer, the least over the layers that follow, over draws and t.
+        # The least over the layers that follow, over draws and t, of every image and layer.
         onward = np.nan_to_num(found.interlayer_cushion, nan=np.inf).min(1)
         smooth = np.nan_to_num(found.smoothness, nan=np.inf).min((0, 2))
         return {
@@ -206,77 +184,4 @@ def stability(cell: Cell) -> dict[str, Any]:
             "layers": len(found.layer_cushion),
         }
 
-    return cell.numbers("noise_stability", make)
-
-
-def paths(cell: Cell) -> dict[str, dict[str, Any]]:
-    """Loss and accuracy along all kinds of paths between the two networks."""
-    task = cell.task
-    found: dict[str, dict[str, Any]] = {}
-    second = {"": cell.end(1), "matched ": permute(task.model.spec, cell.P, cell.end(1))}
-    for how, end in second.items():
-        line = Polyline(trees.stack([cell.end(0), end])).path
-        found[f"{how}line"] = cell.numbers(f"path_{how}line".replace(" ", "_"), partial(_measured, cell, line))
-    half = [cell.stable(i, f"searched_{HALF:g}", HALF) for i in range(2)]
-    partly = [cell.stable(i, "rates", task.rates) for i in range(2)]
-    narrow = trees.index(cell.trained("narrow", task.narrow, 1), 0)
-    constructions: dict[str, Callable[[], Construction]] = {
-        "Theorem 1": lambda: dropout_path(task.model, half[0], half[1]),
-        "Theorem 2": lambda: interpolation_path(task.model, half[0], half[1]),
-        "Theorem 3": lambda: narrow_path(task.model, partly[0], partly[1], narrow),
-    }
-    for name, construct in constructions.items():
-        found[name] = cell.numbers(f"path_{name}".replace(" ", "_"), partial(_constructed, cell, construct))
-    found["Theorem 1"]["bound"] = max(each.loss + each.epsilon for each in half)
-    for how in second:
-        # Not None: the same programs serve both.
-        P = cell.P if how else identity_permutation(task.model.spec, cell.end(0))
-
-        def curve(P: Any = P, how: str = how) -> Any:
-            stage = cell.named(f"{how}curve".replace(" ", "_"))
-            recorder = Recorder(stage, cell.kept.run, stage, cell.kept.display.fit)
-            ends = cell.end(0), cell.end(1)
-            kind = bezier(task.model.spec)
-            key = jax.random.fold_in(cell.key, 3)
-            fit = fit_curve(key, task.model, kind, *ends, task.data, P, task.curve, recorder=recorder)
-            return _measured(cell, fit.path)
-
-        found[f"{how}Bezier curve"] = cell.numbers(f"path_{how}curve".replace(" ", "_"), curve)
-        threshold = 1.5 * max(found["line"]["train_loss"][0], found["line"]["train_loss"][-1]) + 0.01
-
-        def string(P: Any = P, threshold: float = threshold) -> Any:
-            ends = cell.end(0), cell.end(1)
-            key = jax.random.fold_in(cell.key, 4)
-            sampled = sample_string(key, task.model, *ends, task.data, threshold, P, task.string)
-            said = {"beads": sampled.beads, "connected": sampled.connected, "threshold": threshold}
-            return {**_measured(cell, sampled.path), **said}
-
-        found[f"{how}string"] = cell.numbers(f"path_{how}string".replace(" ", "_"), string)
-    return found
-
-
-def _measured(cell: Cell, path: Any, ts: Any = None) -> dict[str, Any]:
-    """Loss and accuracy at `ts`."""
-    ts = np.linspace(0, 1, POINTS) if ts is None else ts
-    metrics = evaluate_path(cell.task.model, path, cell.task.measured, ts)
-    return {name: np.asarray(getattr(metrics, name), np.float64).tolist() for name in metrics._fields}
-
-
-def _constructed(cell: Cell, construct: Callable[[], Construction]) -> dict[str, Any]:
-    """Loss and accuracy on every segment; of those that leave the function as it is, at the ends."""
-    construction = construct()
-    short = construction.shortened()
-    knots = np.asarray(short.polyline.ts, np.float64)
-    ts = [0.0]
-    for move, start, end in zip(short.moves, knots[:-1], knots[1:], strict=True):
-        inside = {"a": 3, "line": 9}.get(move.kind, 0)
-        ts += (start + (end - start) * np.arange(1, inside + 2) / (inside + 1)).tolist()
-    at = np.unique(np.asarray(ts, np.float32))
-    measured = _measured(cell, short.path, at)
-    return {
-        **measured,
-        "knots": knots.tolist(),
-        "kinds": [move.kind for move in short.moves],
-        "moves": [str(move) for move in short.moves],
-        "segments": len(construction.moves),
-    }
+    return cell.parts.numbers("noise_stability", make)

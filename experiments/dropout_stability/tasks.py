@@ -1,55 +1,91 @@
-"""The tasks of the dropout-stability experiments: networks, data, rates, and how much is done on how many images."""
+"""The tasks: networks, data, training, and how much of each is done."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from mcjax import Dataset, FitConfig, Model, TrainConfig, data, models
-from mcjax.constructions import chain_of
+import tyro
+
+from experiments.options import Sources, capped, check_increasing, check_positive, filled
+from mcjax import Dataset, FitConfig, InputError, Model, TrainConfig, models
+from mcjax.constructions.chain import chain_of
 from mcjax.strings import StringConfig
+from mcjax.training.loop import steps_per_epoch
 
-
-@dataclass(frozen=True)
-class Sources:
-    """Where the data are."""
-
-    mnist: str = "mnist"
-    """MNIST: a TFDS name or the path of an .npz."""
-    cifar10: str = "cifar10"
-    """CIFAR-10: a TFDS name or the path of an .npz."""
-    data_dir: str | None = None
-    """Where TFDS keeps its sets (None: TFDS's own default)."""
+SHARE = 0.2
+"""Share of filters dropped in Figure 2, centre, and in MNIST's path through a narrow network."""
+HALF = 0.5
+"""Share of units dropped in the paths of Theorems 1 and 2."""
+CHANNELS = (0.25, 0.25, 0.25, 0.5)
+"""Rates of channel-wise dropout in VGG11: of the first three layers, and of all later ones."""
+TRAINED = {"small": (0.1, 0.1, 0.1, 0.2), "paper": CHANNELS}
+"""Rates of channel-wise dropout in training: a narrow VGG11 does not learn in a few epochs at the published ones."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a task is done: `paper` as published, as far as it is said; `small` for two cores.
-
-    measured, tested: training and test images that paths are measured on, and that epsilon is of. search_images:
-    training images by which subsets of units are compared. stability_images: those of cushions and the like. shares,
-    narrow_widths: of filters dropped, and filters of narrow networks, of Figure 2, left and right.
-    """
+    """Amount of work on a task; None is the preset's value."""
 
     width: float = 1.0
+    """Multiplier of the widths."""
     train_images: int | None = None
+    """Use the first so many training images."""
     test_images: int | None = None
+    """Use the first so many test images."""
     epochs: int = 4
+    """Epochs of a network."""
     curve_epochs: int = 4
+    """Epochs of a curve."""
     draws: int = 20
+    """Random subsets of units that are compared."""
     measured: int = 2000
-    tested: int = 1000
+    """Training images that paths and epsilon are measured on."""
+    tested: tyro.conf.Suppress[int] = 1000
+    """Test images that paths are measured on."""
     search_images: int = 256
+    """Training images by which subsets are compared."""
     stability_images: int = 32
+    """Training images whose cushions and smoothness are measured."""
     string_beads: int = 8
+    """The most beads of a string."""
     shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    """Shares of units dropped that are compared (Figure 2, left)."""
     narrow_widths: tuple[int, ...] = (1, 2, 4, 6, 8, 10)
+    """Filters of the narrow networks that are compared (Figure 2, right)."""
+
+
+# `paper` is as published, where the paper says; `small` is for two cores.
+SIZES = {
+    "mnist": {
+        "small": Size(train_images=10_000, test_images=2000, search_images=128),
+        "paper": Size(epochs=6, curve_epochs=20, measured=10_000, tested=10_000, search_images=4096),
+    },
+    "cifar10": {
+        "small": Size(
+            width=0.25, test_images=2000, epochs=20, curve_epochs=6, draws=10, measured=1000, search_images=128
+        ),
+        "paper": Size(
+            epochs=200, curve_epochs=100, measured=10_000, tested=10_000, search_images=2048, stability_images=1000
+        ),
+    },
+}
 
 
 @dataclass(frozen=True)
 class Task:
     """One network on one data set.
 
-    rates: what dropout drops of every hidden layer in the paths by way of a narrow network (Theorem 3). narrow: the
-    narrow model. measured: the data that paths are measured on.
+    Attributes:
+        name: "mnist" or "cifar10".
+        title: data and network in words.
+        model: the network.
+        narrow: the narrow network that Theorem 3's path goes through.
+        data: the images that networks are trained on.
+        measured: the images that paths and epsilon are measured on.
+        rates: group -> the share of its units that is dropped for Theorem 3.
+        size: how much is done.
+        networks: how networks are trained.
+        curve: how curves are fitted.
+        string: how strings are sampled.
     """
 
     name: str
@@ -64,56 +100,41 @@ class Task:
     curve: FitConfig
     string: StringConfig
 
-
-SIZES = {
-    "mnist": {
-        "small": Size(train_images=10_000, test_images=2000, search_images=128),
-        "paper": Size(epochs=6, curve_epochs=20, measured=10_000, tested=10_000, search_images=4096),
-    },
-    "cifar10": {
-        "small": Size(
-            width=0.25, test_images=2000, epochs=20, curve_epochs=6, draws=10, measured=1000, search_images=128
-        ),
-        "paper": Size(
-            epochs=200, curve_epochs=100, measured=10_000, tested=10_000, search_images=2048, stability_images=1000
-        ),
-    },
-}  # fmt: skip
-
-SHARE = 0.2
-"""Of filters dropped, Figure 2, centre, and in the path by way of a narrow network."""
-HALF = 0.5
-"""Of units dropped in the paths of Theorems 1 and 2."""
-CHANNELS = (0.25, 0.25, 0.25, 0.5)
-"""What channel-wise dropout drops of VGG11: of its first three layers, and of all that follow."""
-TRAINED = {"small": (0.1, 0.1, 0.1, 0.2), "paper": CHANNELS}
-"""Rates of channel-wise dropout in training: a narrow VGG11 does not learn in a few epochs at the published ones."""
+    @property
+    def narrow_widths(self) -> list[int]:
+        """The filters of the narrow networks of Figure 2: those that are at most as wide as the network."""
+        return [width for width in self.size.narrow_widths if width <= chain_of(self.model).sizes[0]]
 
 
-def make(name: str, preset: str, sources: Sources, changes: dict[str, Any]) -> Task:
-    """The task of this name. changes: of its size; None is the preset's."""
-    images = data.load(sources.mnist if name == "mnist" else sources.cifar10, sources.data_dir)
-    size = _within(SIZES[name][preset], images)
-    size = replace(size, **{key: value for key, value in changes.items() if value is not None})
+def check(size: Size) -> None:
+    """Raise InputError for numbers that cannot be, of a size or of changes of one."""
+    check_positive(size)
+    check_increasing(size, *(name for name in ("shares", "narrow_widths") if getattr(size, name) is not None))
+    if size.shares and size.shares[-1] >= 1:
+        raise InputError(f"got shares={size.shares}, expected all of them below 1.")
+
+
+def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes: Size) -> Task:
+    """The task "mnist" or "cifar10".
+
+    Args:
+        name: the task.
+        preset: the amount of work.
+        sources: the data sets on disk.
+        changes: changes of the preset, as `given` makes them.
+
+    Raises:
+        InputError: the data cannot be read, or the networks not be made.
+    """
+    images = sources.load(name)
+    size = filled(_capped(SIZES[name][preset], images), changes)
     images = images.take(size.train_images, size.test_images)
-    size = _within(size, images)
-    shape = (images.num_classes, images.image_shape)
+    size = _capped(size, images)
+    model, narrow, rates, title = _networks(name, preset, size, images)
     training: dict[str, Any] = {"batch_size": 64, "weight_decay": 0.0, "learning_rate": 0.02}
-    if name == "mnist":
-        model = models.create("filters_convnet", *shape, width=size.width)
-        rates = dict.fromkeys(chain_of(model).groups, SHARE)
-        # What is dropped of every layer: 6 of 32 filters.
-        narrow = models.create("filters_convnet", *shape, width=size.width * 6 / 32)
-        title = f"{images.name}, three layers of filters"
-    else:
-        model = models.create("vgg11", *shape, width=size.width, channel_dropout=TRAINED[preset])
-        groups = chain_of(model).groups
-        rates = dict.fromkeys(groups, CHANNELS[-1]) | dict(zip(groups, CHANNELS, strict=False))
-        # Without the model's dropout in front of dense layers, which a few units do not learn with.
-        narrow = models.create("vgg11", *shape, width=size.width / 4, channel_dropout=(0.0,))
-        title = f"{images.name}, VGG11 with channel-wise dropout"
-        training |= {"batch_size": 128, "weight_decay": 5e-4, "learning_rate": 0.1}
-    return Task(
+    if name == "cifar10":
+        training = {"batch_size": 128, "weight_decay": 5e-4, "learning_rate": 0.1}
+    task = Task(
         name=name,
         title=title,
         model=model,
@@ -130,17 +151,37 @@ def make(name: str, preset: str, sources: Sources, changes: dict[str, Any]) -> T
             scan_tolerance=0.05, verification_density=2,
         ),
     )  # fmt: skip
+    if name == "mnist" and not task.narrow_widths:
+        filters = chain_of(model).sizes[0]
+        raise InputError(
+            f"got narrow_widths={size.narrow_widths}, expected one of at most the {filters} filters of the network."
+        )
+    steps_per_epoch(task.networks, images)
+    return task
 
 
-def _within(size: Size, images: Dataset) -> Size:
-    """The size, no more images than there are."""
-    train, test = len(images.train_labels), len(images.test_labels)
+def _networks(name: str, preset: str, size: Size, images: Dataset) -> tuple[Model, Model, dict[str, float], str]:
+    """The network, the narrow one, the rates dropped on the way through it, and the title."""
+    shape = (images.num_classes, images.image_shape)
+    if name == "mnist":
+        model = models.create("filters_convnet", *shape, width=size.width)
+        # At 0.2 dropped, 6 of 32 filters of every layer are free for the narrow network.
+        narrow = models.create("filters_convnet", *shape, width=size.width * 6 / 32)
+        return model, narrow, dict.fromkeys(chain_of(model).groups, SHARE), f"{images.name}, three layers of filters"
+    model = models.create("vgg11", *shape, width=size.width, channel_dropout=TRAINED[preset])
+    # Without the model's dropout before dense layers, with which a few units do not learn.
+    narrow = models.create("vgg11", *shape, width=size.width / 4, channel_dropout=(0.0,))
+    groups = chain_of(model).groups
+    rates = dict.fromkeys(groups, CHANNELS[-1]) | dict(zip(groups, CHANNELS, strict=False))
+    return model, narrow, rates, f"{images.name}, VGG11 with channel-wise dropout"
+
+
+def _capped(size: Size, images: Dataset) -> Size:
+    size = capped(
+        size, images, ("train_images", "measured", "search_images", "stability_images"), ("test_images", "tested")
+    )
     return replace(
         size,
-        train_images=min(size.train_images or train, train),
-        test_images=min(size.test_images or test, test),
-        measured=min(size.measured, train),
-        tested=min(size.tested, test),
-        search_images=min(size.search_images, size.measured, train),
-        stability_images=min(size.stability_images, size.measured, train),
+        search_images=min(size.search_images, size.measured),
+        stability_images=min(size.stability_images, size.measured),
     )

@@ -5,16 +5,16 @@
     python -m experiments.linear_connectivity --preset paper
 
 spawning: a network is trained to a step k, and from there two copies of it, each with an order of the data of its
-own; how far error and loss rise on the straight line between them, against k (Frankle et al. 2020, Figure 3).
-Theirs for MNIST is stable from its initial values on, ResNet-20 on CIFAR-10 from 3% of training on. conjecture:
-how far the loss rises between two networks of different seeds, before and after matching by activations, by weights,
-by straight-through matching and by PAM, against width and time of training (Entezari et al. 2021 conjecture that
-nothing is left for wide networks; Git Re-Basin, Ainsworth et al. 2022, finds it for some). merging: two networks
+own; the rise of error and loss on the straight line between them, against k (Frankle et al. 2020, Figure 3).
+Theirs for MNIST is stable from its initial values on, ResNet-20 on CIFAR-10 from 3% of training on. conjecture: the
+rise of the loss between two networks of different seeds, before and after matching by activations, by weights, by
+straight-through matching and by PAM, against width and time of training (Entezari et al. 2021 conjecture that nothing
+is left of it for wide networks; Git Re-Basin, Ainsworth et al. 2022, finds so for some). merging: two networks
 trained on 80/20 and 20/80 parts of the classes, merged (Git Re-Basin, section 5): there the merged network has a
 lower test loss than both, and the ensemble a lower one still. tractable: generalised linear models and the top
 eigenvector of a matrix (Zhang 2024, slides: equations 1 to 3, Theorem 10, Lemmas 12 and 13).
 
 `small` takes 24 minutes for MNIST and 49 for CIFAR-10 on one CPU core: MLPs on 10,000 images, TinySix on 10,000.
 `paper` has an MLP of three layers of 512 units and ResNet-20, all images and the published number of steps; it is for a
-GPU. The papers' numbers are in figures but for those above. The same command again goes on where it was stopped.
+GPU. The papers' numbers are in figures but for those above. The same command again resumes where it was stopped.
 """

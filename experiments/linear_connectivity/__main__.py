@@ -1,14 +1,7 @@
 """`python -m experiments.linear_connectivity`."""
 
-import tyro
-
 from experiments import linear_connectivity
-from experiments.linear_connectivity.study import Study, main
-from mcjax.cli import guarded, leave
+from experiments.linear_connectivity.study import Config, main
+from experiments.study import command
 
-config = (tyro.conf.OmitArgPrefixes,)
-leave(
-    lambda: guarded(
-        "linear_connectivity", lambda: main(tyro.cli(Study, description=linear_connectivity.__doc__, config=config))
-    )
-)
+command(linear_connectivity, Config, main)

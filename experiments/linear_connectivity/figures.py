@@ -1,12 +1,12 @@
-"""The figures of the linear-connectivity experiments."""
+"""The figures."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from experiments.study import Drawing
 from mcjax import plotting
-from mcjax.runs.folder import RunFolder
 
 LOOKS = {
     "none": ("not matched", plotting.UNALIGNED, "-"),
@@ -16,32 +16,26 @@ LOOKS = {
     "PAM": ("PAM", "#9a6fb0", ":"),
 }
 STABLE = 2.0
-"""Per cent of the images, below which a rise of the error counts as stable (Frankle et al.)."""
+"""The rise of the error, in per cent of the images, below which a network counts as stable (Frankle et al.)."""
 
 
-def draw(run: RunFolder, found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """All figures, each with its caption."""
-    figures = []
+def draw(found: Mapping[str, Any]) -> Iterator[Drawing]:
+    """All figures."""
     for name, cell in found["data"].items():
         if "spawning" in cell:
             figure = _spawning(cell["title"], cell["spawning"])
-            figures.append(_saved(run, f"{name}_spawning", figure, "Instability against the step of spawning."))
+            yield Drawing(f"{name}_spawning", figure, "Instability against the step of spawning.")
         if "conjecture" in cell:
             figure = _conjecture(cell["title"], cell["conjecture"])
             caption = "Barriers before and after matching, against width and time of training."
-            figures.append(_saved(run, f"{name}_conjecture", figure, caption))
+            yield Drawing(f"{name}_conjecture", figure, caption)
         if "merging" in cell:
             figure = _merging(cell["title"], cell["merging"])
             caption = "Along the line between two networks that were trained on parts of the data."
-            figures.append(_saved(run, f"{name}_merging", figure, caption))
+            yield Drawing(f"{name}_merging", figure, caption)
     if "tractable" in found:
         figure = _tractable(found["tractable"])
-        figures.append(_saved(run, "tractable", figure, "The ratios of Definition 5 along gradient descent."))
-    return figures
-
-
-def _saved(run: RunFolder, name: str, figure: Any, caption: str) -> dict[str, str]:
-    return {"file": run.figure(name, figure).name, "caption": caption}
+        yield Drawing("tractable", figure, "The ratios of Definition 5 along gradient descent.")
 
 
 def _over_levels(levels: list[Any], measure: str, factor: float) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Where straight lines between networks rise, and how far: spawned networks, and networks that are matched."""
+"""The rise of the loss on straight lines between networks: spawned ones, and matched ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,13 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.kept import Kept
 from experiments.linear_connectivity.tasks import Task
+from experiments.study import Parts
 from mcjax import (
     Dataset,
     Model,
     PathMetrics,
-    Recorder,
     barrier,
     bezier,
     evaluate_path,
@@ -35,72 +34,63 @@ MEASURES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 @dataclass(frozen=True)
 class Cell:
-    """A data set, its key, and where its parts are kept."""
+    """A data set, its key, and its parts."""
 
     task: Task
     key: jax.Array
-    kept: Kept
-
-    def named(self, part: str) -> str:
-        """The name under which a part is kept."""
-        return f"{self.task.name}_{part}"
-
-    def recorder(self, part: str) -> Recorder:
-        """Where a fit reports."""
-        return Recorder(part, self.kept.run, self.named(part), self.kept.display.fit)
-
-    def arrays(self, part: str, make: Callable[[], trees.Tree]) -> trees.Tree:
-        """Arrays that are made once."""
-        return self.kept.arrays(self.named(part), make)
-
-    def numbers(self, part: str, make: Callable[[], Any]) -> Any:
-        """Numbers that are made once."""
-        return self.kept.numbers(self.named(part), make)
+    parts: Parts
 
     def lines(self, part: str, model: Model, ends: tuple[trees.Tree, trees.Tree], P: Permutation | None) -> PathMetrics:
-        """Loss and accuracy along the straight lines of many pairs: (pairs, points)."""
+        """Loss and accuracy along the straight lines of all pairs: (pairs, points).
+
+        Args:
+            part: the beginning of the name of the part.
+            model: the model.
+            ends: the networks of all pairs, each with a leading pair axis.
+            P: the permutation of the second network of every pair (None: the identity).
+        """
 
         def make() -> Any:
-            # Not None: the same program serves all permutations.
+            # The identity instead of None, so that the same program serves all permutations.
             pairs = pairs_of(model, *ends, P)
             path = linear(model.spec).bind_pairs(pairs.theta_1, pairs.theta_2, None, pairs.P)
             found = evaluate_path(model, path, self.task.measured, self.task.size.points)
             return {name: np.asarray(value, np.float64).tolist() for name, value in found._asdict().items()}
 
-        return PathMetrics(**{name: np.asarray(value) for name, value in self.numbers(f"{part}_line", make).items()})
+        return PathMetrics(
+            **{name: np.asarray(value) for name, value in self.parts.numbers(f"{part}_line", make).items()}
+        )
 
     def matched(
         self, part: str, model: Model, ends: tuple[trees.Tree, trees.Tree], data: Dataset, methods: Sequence[str]
     ) -> dict[str, Permutation | None]:
-        """The permutations of all pairs by every method."""
-        found: dict[str, Permutation | None] = {}
-        key = jax.random.fold_in(self.key, 10)
-        settings: dict[str, Callable[[], Any]] = {
-            "activations": lambda: match_activations(model, *ends, data),
-            "weights": lambda: match_weights(key, model.spec, *ends),
-            "straight-through": lambda: match_straight_through(
-                key, model, *ends, data, found["activations"], self.task.straight_through()
-            ),
-            "PAM": lambda: fit_pam(
-                key,
-                model,
-                bezier(model.spec),
-                *ends,
-                data,
-                None,
-                self.task.pam(),
-                recorder=self.recorder(f"{part}_PAM"),
-            ),
-        }
+        """The permutations of all pairs, by method.
+
+        Args:
+            part: the beginning of the names of the parts.
+            model: the model.
+            ends: the networks of all pairs, each with a leading pair axis.
+            data: the images to match on.
+            methods: names of METHODS, activations before straight-through.
+        """
+        key, task, found = jax.random.fold_in(self.key, 10), self.task, dict[str, Permutation | None]()
+
+        def match(method: str) -> Permutation:
+            if method == "activations":
+                return match_activations(model, *ends, data).P
+            if method == "weights":
+                return match_weights(key, model.spec, *ends).P
+            if method == "straight-through":
+                start = found["activations"]
+                return match_straight_through(key, model, *ends, data, start, task.straight_through()).P
+            recorder = self.parts.recorder(f"{part}_PAM")
+            return fit_pam(key, model, bezier(model.spec), *ends, data, None, task.pam(), recorder=recorder).P
+
         for method in methods:
             found[method] = None
             if method != "none":
-                found[method] = self.arrays(f"{part}_{method}", partial(_permutation, settings[method]))
+                found[method] = self.parts.arrays(f"{part}_{method}", partial(match, method))
         return found
-
-
-def _permutation(match: Callable[[], Any]) -> Permutation:
-    return match().P
 
 
 def barriers(lines: PathMetrics, baseline: Any) -> dict[str, Any]:
@@ -108,13 +98,13 @@ def barriers(lines: PathMetrics, baseline: Any) -> dict[str, Any]:
     return {of: mean_and_std(np.atleast_1d(barrier(lines, of, baseline)).tolist()) for of in MEASURES}
 
 
-def at_ends(lines: PathMetrics) -> dict[str, Any]:
+def end_metrics(lines: PathMetrics) -> dict[str, Any]:
     """Loss and accuracy of the networks themselves, over both ends of all pairs."""
     return {of: mean_and_std(getattr(lines, of)[..., [0, -1]].ravel().tolist()) for of in MEASURES}
 
 
-def pair(thetas: trees.Tree) -> tuple[trees.Tree, trees.Tree]:
-    """Networks along a leading axis as pairs of neighbours."""
+def as_pairs(thetas: trees.Tree) -> tuple[trees.Tree, trees.Tree]:
+    """Networks along a leading axis as pairs: each of even number with the next one."""
     first, second = (jax.tree.map(lambda leaf, i=i: leaf[i::2], thetas) for i in range(2))
     return first, second
 
@@ -127,15 +117,15 @@ def spawning(cell: Cell) -> dict[str, Any]:
 
     def make() -> trees.Tree:
         keys = jax.random.split(jax.random.fold_in(cell.key, 0), size.seeds)
-        return spawn(keys, model, task.data, epochs, config, recorder=cell.recorder("spawning")).theta
+        return spawn(keys, model, task.data, epochs, config, recorder=cell.parts.recorder("spawning")).theta
 
-    theta = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), cell.arrays("spawning", make))
-    lines = cell.lines("spawning", model, pair(theta), None)
+    theta = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), cell.parts.arrays("spawning", make))
+    lines = cell.lines("spawning", model, as_pairs(theta), None)
     levels = []
     for i, step in enumerate(size.spawn_steps):
         here = PathMetrics(lines.ts, *(np.asarray(value)[i :: len(size.spawn_steps)] for value in lines[1:]))
-        levels.append({"step": step, "barriers": barriers(here, "mean"), "ends": at_ends(here)})
-    return {"model": model.name, "parameters": _count(model), "steps": size.steps, "levels": levels}
+        levels.append({"step": step, "barriers": barriers(here, "mean"), "ends": end_metrics(here)})
+    return {"model": model.name, "parameters": _parameters(model), "steps": size.steps, "levels": levels}
 
 
 def conjecture(cell: Cell) -> dict[str, Any]:
@@ -157,23 +147,23 @@ def _level(cell: Cell, width: float, times: tuple[int, ...], i: int) -> dict[str
 
     def make() -> trees.Tree:
         keys = jax.random.split(jax.random.fold_in(cell.key, 1), 2 * task.size.seeds)
-        recorder = cell.recorder(f"width_{width:g}")
+        recorder = cell.parts.recorder(f"width_{width:g}")
         return snapshots(keys, model, task.data, epochs, config, recorder=recorder).theta
 
-    theta = jax.tree.map(lambda leaf: leaf[:, i], cell.arrays(f"width_{width:g}", make))
-    part, ends = f"width_{width:g}_{times[i]}", pair(theta)
+    theta = jax.tree.map(lambda leaf: leaf[:, i], cell.parts.arrays(f"width_{width:g}", make))
+    part, ends = f"width_{width:g}_{times[i]}", as_pairs(theta)
     permutations = cell.matched(part, model, ends, task.data, task.size.compared)
     lines = {method: cell.lines(f"{part}_{method}", model, ends, P) for method, P in permutations.items()}
     return {
-        "parameters": _count(model),
-        "ends": at_ends(lines["none"]),
+        "parameters": _parameters(model),
+        "ends": end_metrics(lines["none"]),
         "methods": {method: barriers(each, "line") for method, each in lines.items()},
         "unmoved": _unmoved(permutations),
     }
 
 
 def _unmoved(permutations: dict[str, Permutation | None]) -> dict[str, int]:
-    """Of methods that keep their start where they find nothing better: the number of pairs where they did."""
+    """Method that keeps its start where it finds nothing better -> the number of pairs where it did."""
     found = {}
     for method, start in (("straight-through", permutations.get("activations")), ("PAM", None)):
         if (P := permutations.get(method)) is not None:
@@ -185,5 +175,5 @@ def _unmoved(permutations: dict[str, Permutation | None]) -> dict[str, int]:
     return found
 
 
-def _count(model: Model) -> int:
+def _parameters(model: Model) -> int:
     return trees.parameter_count(jax.eval_shape(model.init, jax.random.key(0)))

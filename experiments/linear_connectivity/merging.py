@@ -15,11 +15,11 @@ from mcjax.runs.tables import mean_and_std
 from mcjax.symmetry import Permutation
 
 SHARE = 0.8
-"""Of the images of half of the classes, as in the paper."""
+"""Share of the images of half of the classes in each part, as in the paper."""
 
 
 def merging(cell: Cell) -> dict[str, Any]:
-    """Test loss and accuracy of networks trained on parts of the data, merged, together, and trained on all of them."""
+    """Test loss and accuracy of networks trained on parts of the data, merged, together, and on all data."""
     task, size = cell.task, cell.task.size
     model = task.model(size.width)
     parts = split_by_class(task.data, SHARE)
@@ -34,11 +34,11 @@ def merging(cell: Cell) -> dict[str, Any]:
         title = "plain average" if method == "none" else f"merged by {method}"
         for repaired in (False, True):
             name = f"merging_{method}_{'repaired' if repaired else 'merged'}"
-            merged = cell.arrays(name, partial(_merged, cell, model, ends, P, repaired))
+            merged = cell.parts.arrays(name, partial(_merged, cell, model, ends, P, repaired))
             rows[f"{title}, repaired" if repaired else title] = _measured(cell, name, model, merged)
         lines = cell.lines(f"merging_{method}", model, ends, P)
         along[method] = {name: np.asarray(value).tolist() for name, value in lines._asdict().items()}
-    rows["ensemble of the two"] = cell.numbers("merging_ensemble", lambda: _ensemble(cell, model, ends))
+    rows["ensemble of the two"] = cell.parts.numbers("merging_ensemble", lambda: _ensemble(cell, model, ends))
     for times, said in ((1, "as many steps as one of them"), (2, "as many steps as both")):
         whole = _trained(cell, f"merging_whole_{times}", model, task.data, 2, times)
         rows[f"trained on all images, {said}"] = _measured(cell, f"merging_whole_{times}", model, whole)
@@ -51,15 +51,15 @@ def _trained(cell: Cell, part: str, model: Model, data: Dataset, number: int, ti
 
     def make() -> trees.Tree:
         keys = jax.random.split(jax.random.fold_in(cell.key, 20 + number), size.seeds)
-        return train_endpoints(keys, model, data, config, recorder=cell.recorder(part)).theta
+        return train_endpoints(keys, model, data, config, recorder=cell.parts.recorder(part)).theta
 
-    return cell.arrays(part, make)
+    return cell.parts.arrays(part, make)
 
 
 def _merged(
     cell: Cell, model: Model, ends: tuple[trees.Tree, trees.Tree], P: Permutation | None, repaired: bool
 ) -> trees.Tree:
-    """The means of all pairs, with their units' statistics put back if they are to be."""
+    """The mean of every pair after matching, and REPAIR of it if `repaired`."""
     pairs = pairs_of(model, *ends, P)
     moved = permute_pairs(model, pairs.P, pairs.theta_2)
     mean = jax.tree.map(lambda a, b: (a + b) / 2, pairs.theta_1, moved)
@@ -75,7 +75,7 @@ def _measured(cell: Cell, part: str, model: Model, thetas: trees.Tree) -> dict[s
         _, test = evaluate(model, thetas, cell.task.data)
         return {"test_loss": mean_and_std(test.loss.tolist()), "test_accuracy": mean_and_std(test.accuracy.tolist())}
 
-    return cell.numbers(f"{part}_measured", make)
+    return cell.parts.numbers(f"{part}_measured", make)
 
 
 def _ensemble(cell: Cell, model: Model, ends: tuple[trees.Tree, trees.Tree]) -> dict[str, Any]:

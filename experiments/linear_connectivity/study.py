@@ -1,68 +1,39 @@
-"""The parts of the study, in order."""
+"""The study: its options, its parts in order, and what is found from them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import jax
 
-from experiments.display import Display
-from experiments.kept import Kept
 from experiments.linear_connectivity import tractable
-from experiments.linear_connectivity.costs import planned
 from experiments.linear_connectivity.figures import draw
 from experiments.linear_connectivity.measures import Cell, conjecture, spawning
 from experiments.linear_connectivity.merging import merging
-from experiments.linear_connectivity.output import page, tables
-from experiments.linear_connectivity.tasks import TRAINING, Sources, Task, make
-from mcjax import trees
-from mcjax.commands.options import open_run, seed_key
-from mcjax.errors import InputError
-from mcjax.runs.tables import table
-from mcjax.training.loop import steps_per_epoch
+from experiments.linear_connectivity.tables import tables
+from experiments.linear_connectivity.tasks import TRAINING, Size, Task, make
+from experiments.options import Sources, check_choices, fingerprint, given
+from experiments.study import Findings, Parts, Study, run
+from mcjax.commands.options import seed_key
 
 TASKS = {"spawning": spawning, "conjecture": conjecture, "merging": merging}
 DATA = ("mnist", "cifar10")
 
 
 @dataclass(frozen=True)
-class Study:
-    """Which tasks, on which data, and how much of them."""
+class Config:
+    """The tasks, their data, and how much of them is done."""
 
     tasks: tuple[Literal["spawning", "conjecture", "merging", "tractable"], ...] = (
         "spawning", "conjecture", "merging", "tractable",
     )  # fmt: skip
-    """What is done."""
+    """The tasks to do."""
     data: tuple[Literal["mnist", "cifar10"], ...] = ("mnist", "cifar10")
-    """On what all but tractable is done."""
+    """The data of all tasks but tractable."""
     preset: Literal["small", "paper"] = "small"
-    """How much of it; what is given below takes precedence."""
+    """Amount of work; the options of the size take precedence."""
     sources: Sources = field(default_factory=Sources)
-    seeds: int | None = None
-    """Networks that are spawned from, and pairs that are matched."""
-    steps: int | None = None
-    """Steps of SGD of every network."""
-    spawn_steps: tuple[int, ...] | None = None
-    """After which of them networks are spawned."""
-    snapshot_steps: tuple[int, ...] | None = None
-    """After which of them pairs are matched."""
-    width: float | None = None
-    """Multiplier of the widths."""
-    widths: tuple[float, ...] | None = None
-    """Multipliers that are compared."""
-    train_images: int | None = None
-    """Use the first so many training images."""
-    test_images: int | None = None
-    """Use the first so many test images."""
-    matching_steps: int | None = None
-    """Steps of straight-through matching, and of PAM's permutation."""
-    measured: int | None = None
-    """Training images that lines are measured on."""
-    tested: int | None = None
-    """Test images that lines are measured on."""
-    points: int | None = None
-    """Points of a line."""
-    methods: tuple[Literal["activations", "weights", "straight-through", "PAM"], ...] | None = None
-    """Ways to match that are compared."""
+    size: Size = field(default_factory=lambda: given(Size))
     fineness: tractable.Fineness = field(default_factory=tractable.Fineness)
     seed: int = 0
     """Seed of everything."""
@@ -70,54 +41,64 @@ class Study:
     """Run folder (None: runs/linear_connectivity-HASH)."""
 
 
-def main(study: Study) -> None:
-    """Do the study, or go on with it, or report what was found."""
-    key = seed_key(study.seed)
-    for name, got, choices in (("tasks", study.tasks, (*TASKS, "tractable")), ("data", study.data, DATA)):
-        if not got or len(set(got)) < len(got):
-            raise InputError(
-                f"got {name} {', '.join(got) or 'none'}, expected some of {', '.join(choices)}, each once."
-            )
-    trained = [name for name in study.tasks if name != "tractable"]
-    tasks = {name: _task(study, name) for name in study.data} if trained else {}
-    config = {**asdict(study), "out": None}
-    config["planned"] = {
-        name: {
-            "size": asdict(task.size),
-            "model": [task.architecture, task.options],
-            "training": TRAINING[name],
-            "data": trees.fingerprint([task.data.train_images, task.data.train_labels, task.data.test_images]),
-        }
-        for name, task in tasks.items()
-    }
-    run = open_run("linear_connectivity", study.out, config)
-    if run.results is None:
-        costs = tractable.costs() if "tractable" in study.tasks else {}
-        for task in tasks.values():
-            costs |= planned(task, trained)
-        display = Display(costs)
-        kept = Kept(run, display)
+def main(config: Config) -> None:
+    """Run the study, resume it, or report what it found."""
+    key = seed_key(config.seed)
+    check_choices("tasks", config.tasks, (*TASKS, "tractable"))
+    check_choices("data", config.data, DATA)
+    trained = [name for name in config.tasks if name != "tractable"]
+    tasks = {name: make(name, config.preset, config.sources, config.size) for name in config.data if trained}
+    theory = "tractable" in config.tasks
+
+    def find(parts: Parts) -> Findings:
         found: dict[str, Any] = {"data": {}}
-        try:
-            for name, task in tasks.items():
-                cell = Cell(task, jax.random.fold_in(key, DATA.index(name)), kept)
-                found["data"][name] = {"title": task.data.name} | {each: TASKS[each](cell) for each in trained}
-            if "tractable" in study.tasks:
-                found["tractable"] = tractable.tractable(kept, jax.random.fold_in(key, len(DATA)), study.fineness)
-        finally:
-            display.close()
-        figures = draw(run, found)
-        run.finish({"found": found, "page": page(found, figures)})
-    for each in tables((run.results or {})["found"]):
-        print(f"\n{each['title']}\n{table(each['head'], each['rows'])}")
-    print(f"\nWritten to {run.path}; `mcjax report {run.path}` makes a page of it.")
+        for name, task in tasks.items():
+            cell = Cell(task, jax.random.fold_in(key, DATA.index(name)), parts.under(name))
+            found["data"][name] = {"title": task.data.name} | {each: TASKS[each](cell) for each in trained}
+        if theory:
+            found["tractable"] = tractable.tractable(parts, jax.random.fold_in(key, len(DATA)), config.fineness)
+        return Findings({"found": found}, draw(found))
+
+    study = Study(
+        name="linear_connectivity",
+        title="When does linear mode connectivity appear?",
+        text=[
+            "Two networks are linearly connected if the loss does not rise on the straight line between them: when "
+            "they have shared the beginning of training, or when the units of one are put in the order of the other's."
+        ],
+        parts=[*(each for task in tasks.values() for each in _parts(task, trained)), *(tractable.PARTS * theory)],
+        find=find,
+        tables=lambda results: tables(results["found"]),
+    )
+    run(study, {**asdict(config), "settings": {name: _described(task) for name, task in tasks.items()}}, config.out)
 
 
-def _task(study: Study, name: str) -> Task:
-    names = (
-        "seeds", "steps", "spawn_steps", "snapshot_steps", "width", "widths", "train_images", "test_images",
-        "matching_steps", "measured", "tested", "points", "methods",
-    )  # fmt: skip
-    task = make(name, study.preset, study.sources, {what: getattr(study, what) for what in names})
-    steps_per_epoch(task.training(task.size.steps)[0], task.data)
-    return task
+def _described(task: Task) -> dict[str, Any]:
+    return {
+        "size": asdict(task.size),
+        "model": [task.architecture, task.options],
+        "training": TRAINING[task.name],
+        "data": fingerprint(task.data),
+    }
+
+
+def _parts(task: Task, tasks: Sequence[str]) -> list[str]:
+    """The parts of the tasks on one data set."""
+    size, names = task.size, list[str]()
+
+    def compared(part: str, methods: Sequence[str]) -> list[str]:
+        return [f"{part}_{method}" for method in methods[1:]] + [f"{part}_{method}_line" for method in methods]
+
+    if "spawning" in tasks:
+        names += ["spawning", "spawning_line"]
+    if "conjecture" in tasks:
+        for width in dict.fromkeys((*size.widths, size.width)):
+            times = {*size.snapshot_steps, size.steps} if width == size.width else {size.steps}
+            names += [f"width_{width:g}"]
+            names += [each for step in sorted(times) for each in compared(f"width_{width:g}_{step}", size.compared)]
+    if "merging" in tasks:
+        networks = ["input_0", "input_1", "whole_1", "whole_2"]
+        merged = [f"{method}_{how}" for method in size.merged for how in ("merged", "repaired")]
+        names += [f"merging_{part}{of}" for part in networks + merged for of in ("", "_measured")]
+        names += [*compared("merging", size.merged), "merging_ensemble"]
+    return [f"{task.name}_{name}" for name in names]

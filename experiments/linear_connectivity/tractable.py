@@ -14,38 +14,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.kept import Kept
+from experiments.study import Parts
 from mcjax.errors import InputError, check_whole
 from mcjax.hessian.convergence import convergence_constants
 from mcjax.hessian.critical_points import classify_point, direction_of_improvement
 
 Link = Literal["sigmoid", "leaky"]
 LINKS: tuple[Link, ...] = ("sigmoid", "leaky")
+PARTS = tuple(f"tractable_{name}" for name in (*LINKS, "eigenvector", "directions"))
 RATES = {"sigmoid": 8.0, "leaky": 1.0}
 SLOPE = 0.1
 INPUTS = 8
 THERE = 1e-6
-"""Points so close to the minimum count as it: what is left there is rounding."""
+"""Points this close to the minimum count as the minimum: what is left there is rounding."""
 FAR = 30.0
-"""What left for farther away follows the sigmoid to where it is flat, and has no critical point to find."""
+"""Searches that went farther follow the sigmoid to where it is flat, and have no critical point to find."""
 
 
 @dataclass(frozen=True)
 class Fineness:
-    """How finely the tractable landscapes are searched."""
+    """The fineness of the searches of tractable landscapes."""
 
     samples: int = 4000
     """Inputs of a generalised linear model."""
     starts: int = 64
-    """Of its gradient descent, and of searches for its critical points."""
+    """Starts of its gradient descent, and of searches for its critical points."""
     descent: int = 400
-    """Steps of that."""
+    """Steps of gradient descent."""
     eigenvalues: tuple[float, ...] = (3.0, 2.0, 1.5, 1.0, 0.5, 0.25)
-    """Of the matrix whose top eigenvector is learned."""
+    """Eigenvalues of the matrix whose top eigenvector is learned."""
     searches: int = 600
     """Starts of searches for its critical points."""
     grid: int = 100
-    """Points of a unit of length where Lemmas 12 and 13 are checked."""
+    """Points per unit of length at which Lemmas 12 and 13 are checked."""
     taus: tuple[float, ...] = tuple(np.arange(0.02, 1, 0.02).tolist())
     """Values of Lemma 12's tau."""
 
@@ -90,18 +91,27 @@ class Linear:
 
 
 def to_matrix(M: jax.Array, x: jax.Array) -> jax.Array:
-    """||M - x x^T||^2 / 4, whose least is at the top eigenvector of M."""
+    """||M - x x^T||^2 / 4, whose minimum is at the top eigenvector of M."""
     return jnp.square(M - jnp.outer(x, x)).sum() / 4
 
 
 def stationary(loss: Callable[[jax.Array], jax.Array], starts: jax.Array, steps: int = 200) -> jax.Array:
-    """Points where the gradient vanishes, of whatever kind: Levenberg and Marquardt's method on it from every start.
+    """Points where the gradient vanishes, of any kind: the method of Levenberg and Marquardt on the gradient.
 
-    (starts, n); what did not converge is where it got to. A minimum has no advantage over a saddle.
+    A minimum has no advantage over a saddle.
+
+    Args:
+        loss: the loss of one point (n,).
+        starts: (starts, n).
+        steps: iterations from every start.
+
+    Returns:
+        (starts, n): where every search ended, whether it converged or not.
     """
     gradient, hessian = jax.grad(loss), jax.hessian(loss)
 
     def one(start: jax.Array) -> jax.Array:
+        # A damped Gauss-Newton step on |gradient|^2 / 2, of length 0.5 at most; the damping grows where it fails.
         def step(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
             x, damping = carry
             g, H = gradient(x), hessian(x)
@@ -116,7 +126,7 @@ def stationary(loss: Callable[[jax.Array], jax.Array], starts: jax.Array, steps:
 
 
 def distinct(points: np.ndarray, apart: float = 1e-4) -> np.ndarray:
-    """One of each, of points that may be the same up to rounding."""
+    """One of all points that are equal up to rounding."""
     kept: list[np.ndarray] = []
     for point in points:
         if all(np.linalg.norm(point - other) > apart for other in kept):
@@ -125,7 +135,7 @@ def distinct(points: np.ndarray, apart: float = 1e-4) -> np.ndarray:
 
 
 def generalised_linear(key: jax.Array, link: Link, fineness: Fineness) -> dict[str, Any]:
-    """Equation 3 at random points, constants along gradient descent, and what critical points there are."""
+    """Equation 3 at random points, the ratios of Definition 5 along gradient descent, and the critical points."""
     with jax.enable_x64(True):
         x_key, best_key, start_key = jax.random.split(key, 3)
         x = jax.random.normal(x_key, (fineness.samples, INPUTS))
@@ -140,11 +150,13 @@ def generalised_linear(key: jax.Array, link: Link, fineness: Fineness) -> dict[s
             right = (model.mean_derivative(target, at) * model.derivative(at) * square).mean()
             return jnp.stack([jnp.vdot(jax.grad(loss)(w), w - best), right])
 
+        # Both sides of equation 3 at every start.
         left, right = np.asarray(jax.lax.map(both_sides, starts)).T
 
         def descend(w: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
             return w - RATES[link] * jax.vmap(jax.grad(loss))(w), w
 
+        # Gradient descent from every start, and the ratios along it until it is at the minimum.
         last, way = jax.jit(lambda w: jax.lax.scan(descend, w, None, fineness.descent))(starts)
         target = np.asarray(best)
         going = np.linalg.norm(np.asarray(way) - target, axis=2) > THERE
@@ -155,6 +167,7 @@ def generalised_linear(key: jax.Array, link: Link, fineness: Fineness) -> dict[s
             each = np.full(going.shape, np.nan)
             each[going] = values
             ratios[name] = each[shown].T.tolist()
+        # Critical points other than the minimum.
         found = np.asarray(stationary(loss, starts))
         slopes = np.linalg.norm(np.asarray(jax.vmap(jax.grad(loss))(jnp.asarray(found))), axis=1)
         critical = found[(slopes < 1e-9) & (np.linalg.norm(found, axis=1) < FAR)]
@@ -174,7 +187,7 @@ def generalised_linear(key: jax.Array, link: Link, fineness: Fineness) -> dict[s
 
 
 def top_eigenvector(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
-    """Theorem 10: the critical points found from many starts, which eigenvector each belongs to, its kind."""
+    """Theorem 10: the critical points found from many starts, with the eigenvector and the kind of each."""
     with jax.enable_x64(True):
         eigenvalues, searches = np.array(fineness.eigenvalues), fineness.searches
         size = len(eigenvalues)
@@ -211,9 +224,10 @@ def top_eigenvector(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
 def directions(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
     """Lemmas 12 and 13, for M = z z^T: x and z as directions of improvement, and the largest c of Lemma 12.
 
-    The loss and its derivatives depend on <x, z> and the length of what is orthogonal to z, so that a grid of these
-    two, each point in a direction of its own, has all there is. Where curvature is no help, x and z have slopes
-    of at most m, and the lemma says that f <= tau wherever m <= c tau, for all tau < 1: c is at most m / min(f, 1).
+    The loss and its derivatives depend on <x, z> and on the length of the part of x orthogonal to z alone, so that a
+    grid over these two, each point in a direction of its own, covers all cases. Where the curvature is no direction of
+    improvement, let m be the larger slope towards x and z: the lemma says that f <= tau wherever m <= c tau, for all
+    tau < 1, so that c is at most m / min(f, 1).
     """
     with jax.enable_x64(True):
         z_key, x_key = jax.random.split(key)
@@ -257,17 +271,13 @@ def directions(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
         }
 
 
-def tractable(kept: Kept, key: jax.Array, fineness: Fineness) -> dict[str, Any]:
-    """All of it."""
+def tractable(parts: Parts, key: jax.Array, fineness: Fineness) -> dict[str, Any]:
+    """Everything about tractable landscapes, as results.json holds it."""
+    keys = [jax.random.fold_in(key, i) for i in range(4)]
+    inner = parts.under("tractable")
     models = {
-        link: kept.numbers(f"tractable_{link}", partial(generalised_linear, jax.random.fold_in(key, i), link, fineness))
-        for i, link in enumerate(LINKS)
+        link: inner.numbers(link, partial(generalised_linear, keys[i], link, fineness)) for i, link in enumerate(LINKS)
     }
-    eigenvector = kept.numbers("tractable_eigenvector", lambda: top_eigenvector(jax.random.fold_in(key, 2), fineness))
-    found = kept.numbers("tractable_directions", lambda: directions(jax.random.fold_in(key, 3), fineness))
+    eigenvector = inner.numbers("eigenvector", partial(top_eigenvector, keys[2], fineness))
+    found = inner.numbers("directions", partial(directions, keys[3], fineness))
     return {"generalised_linear": models, "eigenvector": eigenvector, "directions": found}
-
-
-def costs() -> dict[str, tuple[float, int]]:
-    """What every stage costs, in images that pass through a network, roughly."""
-    return {f"tractable_{name}": (1e5, 0) for name in (*LINKS, "eigenvector", "directions")}

@@ -7,7 +7,7 @@
 Trains pairs of networks, matches their units, fits curves of four classes (unaligned, PAM unaligned, PAM
 aligned, aligned), and measures them: loss and accuracy along the curves, planes, correlation signatures,
 spectra, ensembles. Writes results.json, figures and checkpoints into one folder and prints the tables, with
-the paper's numbers beside ours. The same command again goes on where it was stopped, to the same results.
+the paper's numbers beside ours. The same command again resumes where it was stopped, to the same results.
 `mcjax report RUN` makes a page of it.
 
 `paper` is as long as the paper's training: 250 epochs a network, 200 a curve, 4 x (20 + 40) for PAM. `fast`

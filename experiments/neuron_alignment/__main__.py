@@ -1,14 +1,7 @@
 """`python -m experiments.neuron_alignment`."""
 
-import tyro
-
 from experiments import neuron_alignment
-from experiments.neuron_alignment.study import Study, main
-from mcjax.cli import guarded, leave
+from experiments.neuron_alignment.study import Config, main
+from experiments.study import command
 
-config = (tyro.conf.OmitArgPrefixes,)
-leave(
-    lambda: guarded(
-        "neuron_alignment", lambda: main(tyro.cli(Study, description=neuron_alignment.__doc__, config=config))
-    )
-)
+command(neuron_alignment, Config, main)

@@ -1,6 +1,5 @@
-"""One architecture on one data set of the neuron-alignment study: networks, curves, and what is measured of them."""
+"""One architecture on one data set: networks, matches, curves, and metrics along them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.kept import Kept
 from experiments.neuron_alignment.paper import CLASSES
+from experiments.study import Parts
 from mcjax import (
     Dataset,
     FitConfig,
     Model,
     PamConfig,
     PathMetrics,
-    Recorder,
     TrainConfig,
     bezier,
     evaluate_path,
@@ -37,7 +35,18 @@ LINES = ("line unaligned", "line aligned")
 
 @dataclass(frozen=True)
 class Settings:
-    """How everything is trained, fitted and measured."""
+    """Settings of training, fitting and measurement.
+
+    Attributes:
+        networks: how networks are trained.
+        curve: how curves are fitted.
+        pam: how PAM's curves are fitted; None leaves them out.
+        pairs: pairs of networks.
+        points: values of t along a path.
+        calibration_images: training images to re-estimate batch statistics on (None: all).
+        plane_points: points of a plane along each axis.
+        plane_images: test images to measure planes on (None: all).
+    """
 
     networks: TrainConfig
     curve: FitConfig
@@ -50,54 +59,59 @@ class Settings:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The curve classes to fit: PAM's are left out where it is."""
+        """The curve classes to fit."""
         return tuple(name for name in CLASSES if self.pam or not name.startswith("PAM"))
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts of a cell."""
+        return [
+            *("networks", "networks measured", "match", *self.classes, "ensembles"),
+            *(f"along {name}" for name in (*LINES, *self.classes)),
+            *(f"signature {name}" for name in ("unaligned", "aligned")),
+            *(f"plane {name}" for name in ("lines", "unaligned", "aligned")),
+        ]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One architecture on one data set. What is asked of it is made once and kept."""
+    """One architecture on one data set; every part of it is made when it is first needed, and kept.
+
+    Attributes:
+        name: architecture and data set, MODEL_DATA.
+        model: the model.
+        data: its images.
+        settings: the settings of training, fitting and measurement.
+        key: a typed key.
+        parts: the parts whose names begin with that of the cell.
+        mesh: the devices (None: the first).
+    """
 
     name: str
     model: Model
     data: Dataset
     settings: Settings
     key: jax.Array
-    kept: Kept
+    parts: Parts
     mesh: Mesh | None = None
-
-    def numbers(self, what: str, make: Callable[[], Any]) -> Any:
-        """A part of this cell that JSON holds, made once."""
-        return self.kept.numbers(self.named(what), make)
 
     @property
     def calibration(self) -> dict[str, Any]:
-        """On which images, and how augmented, batch statistics are re-estimated."""
+        """The number of images that batch statistics are re-estimated on, and their augmentation."""
         settings = self.settings
-        return {
-            "calibration_images": settings.calibration_images,
-            "augmentation": settings.networks.augmentation,
-        }
-
-    def recorder(self, what: str) -> Recorder:
-        """Where a fit of this cell reports."""
-        return Recorder(f"{self.name}: {what}", self.kept.run, self.named(what), self.kept.display.fit)
-
-    def named(self, what: str) -> str:
-        """The file name of a part of this cell."""
-        return f"{self.name}_{what}".replace(" ", "_")
+        return {"calibration_images": settings.calibration_images, "augmentation": settings.networks.augmentation}
 
     @cached_property
     def networks(self) -> trees.Tree:
-        """Trained networks along a leading axis, two of each pair in turn, and their history."""
+        """Trained networks along a leading axis, the two of a pair next to each other, and their history."""
 
         def train() -> trees.Tree:
             keys = jax.random.split(jax.random.fold_in(self.key, 0), 2 * self.settings.pairs)
-            settings, recorder = self.settings.networks, self.recorder("networks")
+            settings, recorder = self.settings.networks, self.parts.recorder("networks")
             trained = train_endpoints(keys, self.model, self.data, settings, recorder=recorder, mesh=self.mesh)
             return {"theta": trained.theta, "history": trained.history}
 
-        return self.kept.arrays(self.named("networks"), train)
+        return self.parts.arrays("networks", train)
 
     @cached_property
     def ends(self) -> tuple[trees.Tree, trees.Tree]:
@@ -115,7 +129,7 @@ class Cell:
             first = {group: matrix[0] for group, matrix in found.info["correlation"].items()}
             return {"P": found.P, **found.info, "correlation": first}
 
-        return self.kept.arrays(self.named("match"), find)
+        return self.parts.arrays("match", find)
 
     def start(self, name: str) -> dict[str, jax.Array]:
         """The permutation that a class of paths starts from."""
@@ -131,13 +145,13 @@ class Cell:
 
         def learn() -> trees.Tree:
             if not name.startswith("PAM"):
-                plain = fit_curve(*ends, settings.curve, recorder=self.recorder(name), mesh=self.mesh)
+                plain = fit_curve(*ends, settings.curve, recorder=self.parts.recorder(name), mesh=self.mesh)
                 return {"theta_c": plain.theta_c, "P": plain.P, "history": plain.history}
-            learned = fit_pam(*ends, settings.pam, recorder=self.recorder(name), mesh=self.mesh)
+            learned = fit_pam(*ends, settings.pam, recorder=self.parts.recorder(name), mesh=self.mesh)
             report = {key: np.asarray(getattr(learned, key)) for key in REPORTED}
             return {"theta_c": learned.theta_c, "P": learned.P, "history": learned.history, "report": report}
 
-        return self.kept.arrays(self.named(name), learn)
+        return self.parts.arrays(name, learn)
 
     def path(self, name: str, pair: int | None = None) -> jax.tree_util.Partial:
         """The path of a class, of all pairs or of one."""
@@ -155,15 +169,8 @@ class Cell:
         settings, path = self.settings, self.path(name)
 
         def measure() -> dict[str, Any]:
-            metrics = evaluate_path(
-                self.model,
-                path,
-                self.data,
-                settings.points,
-                mesh=self.mesh,
-                **self.calibration,
-            )
+            metrics = evaluate_path(self.model, path, self.data, settings.points, mesh=self.mesh, **self.calibration)
             return {key: value.tolist() for key, value in metrics._asdict().items()}
 
-        kept = self.numbers(f"along {name}", measure)
+        kept = self.parts.numbers(f"along {name}", measure)
         return PathMetrics(**{key: np.asarray(kept[key], np.float32) for key in ("ts", *METRICS, "distance")})

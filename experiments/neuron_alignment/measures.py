@@ -1,5 +1,6 @@
-"""What the neuron-alignment study measures beyond loss along curves: ensembles, signatures and planes."""
+"""Measurements beyond loss along curves: ensembles, correlation signatures and planes; and all results of a cell."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 
 from experiments.neuron_alignment.cell import LINES, Cell
 from mcjax import ensemble_accuracy, evaluate, plane, reestimate, trees
+from mcjax.commands.quickstart import summarized
 from mcjax.landscape import PlaneMetrics, correlation_signature, curve_plane
+from mcjax.runs.tables import mean_and_std
 
 PLANES = {
     "lines": "the plane of theta_1, theta_2 and P theta_2",
@@ -31,15 +34,14 @@ def networks(cell: Cell) -> dict[str, Any]:
         }
         return {name: np.asarray(value).tolist() for name, value in values.items()}
 
-    return cell.numbers("networks measured", measure)
+    return cell.parts.numbers("networks measured", measure)
 
 
 def ensembles(cell: Cell) -> dict[str, Any]:
     """Accuracy, loss and calibration error of ensembles, pair by pair (Table 3).
 
-    Of a pair's ends, of its ends and the middle of the unaligned or the aligned curve, and of its ends
-    and the first network of the next pair: three independent ones. Batch statistics of all are
-    re-estimated in one way.
+    Ensembles are a pair's ends; its ends and the middle of the unaligned or the aligned curve; and its ends and the
+    first network of the next pair, three independent networks. Batch statistics of all are re-estimated alike.
     """
 
     def measure() -> dict[str, Any]:
@@ -55,7 +57,7 @@ def ensembles(cell: Cell) -> dict[str, Any]:
                 members["independent"].append(trees.stack([*ends, trees.index(cell.ends[0], (pair + 1) % pairs)]))
         return {name: [_ensemble(cell, thetas) for thetas in each] for name, each in members.items() if each}
 
-    return cell.numbers("ensembles", measure)
+    return cell.parts.numbers("ensembles", measure)
 
 
 def _ensemble(cell: Cell, thetas: trees.Tree) -> dict[str, float]:
@@ -64,28 +66,23 @@ def _ensemble(cell: Cell, thetas: trees.Tree) -> dict[str, float]:
 
 
 def signatures(cell: Cell) -> dict[str, Any]:
-    """Correlations of curves' midpoints with their ends (Figure 14): kind -> (pairs, 2 ends, groups)."""
+    """Correlations of the curves' midpoints with their ends (Figure 14): kind -> (pairs, 2 ends, groups)."""
 
     def measure(name: str) -> dict[str, Any]:
         found = correlation_signature(cell.model, cell.path(name), cell.data, **cell.calibration)
         return {key: np.asarray(getattr(found, key)).tolist() for key in ("curve", "linear", "matched")}
 
-    return {name: cell.numbers(f"signature {name}", partial(measure, name)) for name in ("unaligned", "aligned")}
+    return {name: cell.parts.numbers(f"signature {name}", partial(measure, name)) for name in ("unaligned", "aligned")}
 
 
 def planes(cell: Cell) -> dict[str, Any]:
-    """Test loss and accuracy on three planes of the first pair, and where curves and networks lie on them.
+    """Test loss and accuracy on three planes of the first pair, and the places of curves and networks on them.
 
-    Of the linear paths (Figures 3, 6 and 7), and of either learned curve (Figures 4, 12 and 13).
+    The planes are those of the straight lines (Figures 3, 6 and 7), and of either fitted curve (Figures 4, 12 and 13).
     """
     settings = cell.settings
     data = cell.data.take(test=settings.plane_images)
-    options: dict[str, Any] = {
-        "grid": settings.plane_points,
-        "splits": "test",
-        "mesh": cell.mesh,
-        **cell.calibration,
-    }
+    options: dict[str, Any] = {"grid": settings.plane_points, "splits": "test", "mesh": cell.mesh, **cell.calibration}
 
     def of_lines() -> dict[str, Any]:
         # The x axis is that of the unaligned line.
@@ -102,7 +99,8 @@ def planes(cell: Cell) -> dict[str, Any]:
         return {**_kept(found, ("theta_1", end, "control point")), "curve": {"x": x, "y": y}}
 
     return {
-        name: cell.numbers(f"plane {name}", of_lines if name == "lines" else partial(of_curve, name)) for name in PLANES
+        name: cell.parts.numbers(f"plane {name}", of_lines if name == "lines" else partial(of_curve, name))
+        for name in PLANES
     }
 
 
@@ -110,3 +108,38 @@ def _kept(found: PlaneMetrics, names: tuple[str, ...]) -> dict[str, Any]:
     values = {name: np.asarray(getattr(found, name)).tolist() for name in ("x", "y", "test_loss", "test_accuracy")}
     points = [{"name": name, "x": float(x), "y": float(y)} for name, (x, y) in zip(names, found.points, strict=True)]
     return {**values, "points": points}
+
+
+def results(cell: Cell) -> dict[str, Any]:
+    """Everything that is found of a cell, as results.json holds it."""
+    match, classes, pam = cell.match, {}, {}
+    for name in cell.settings.classes:
+        fit = cell.fit(name)
+        last = mean_and_std(np.asarray(fit["history"]["loss"])[:, -1].tolist())
+        classes[name] = {**summarized(cell.along(name)), "last_train_loss": last}
+        if "report" in fit:
+            pam[name] = {key: np.asarray(value).tolist() for key, value in fit["report"].items()}
+    combined = {
+        name: _summary({of: [each[of] for each in values] for of in values[0]})
+        for name, values in ensembles(cell).items()
+    }
+    planes(cell)  # the page shows them
+    return {
+        "data": cell.data.name,
+        "model": cell.model.name,
+        "parameters": trees.parameter_count(trees.index(cell.ends[0], 0)),
+        "networks": _summary(networks(cell)),
+        "match": {
+            group: _summary({"before": match["before"][group], "after": match["after"][group]}) for group in match["P"]
+        },
+        "lines": {name: summarized(cell.along(name)) for name in LINES},
+        "classes": classes,
+        "pam": pam,
+        "ensembles": combined,
+        "signatures": signatures(cell),
+    }
+
+
+def _summary(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Means and deviations of named values over pairs."""
+    return {name: mean_and_std(each) for name, each in values.items()}

@@ -1,52 +1,34 @@
-"""What `mcjax report` shows of the neuron-alignment study: its tables, curves, planes and figures."""
+"""The page of `mcjax report`: metrics along all paths, and the planes, in the form that it draws."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.neuron_alignment import measures
-from experiments.neuron_alignment.cell import LINES, Cell
+from experiments.neuron_alignment.cell import LINES, Cell, Settings
+from mcjax import Dataset
 from mcjax.landscape.along import METRICS
 from mcjax.plotting.style import deviation
 
 
-def page(
-    cells: Mapping[str, Cell], tables: Sequence[Mapping[str, Any]], figures: Sequence[Mapping[str, str]]
-) -> dict[str, Any]:
-    """The study as the page takes it: lines over t of all classes, and of the first pair of every cell its planes."""
-    text = [_said(cell) for cell in cells.values()]
-    return {
-        "title": "Neuron alignment: curves between networks, with and without the permutation symmetry",
-        "text": [
-            *text,
-            "Numbers are means and standard deviations over pairs. Planes are those of the first pair, in the units of "
-            "the weights, measured on test images.",
-        ],
-        "tables": list(tables),
-        "figures": list(figures),
-        "paths": [_paths(cell) for cell in cells.values()],
-        "planes": [_plane(cell, name) for cell in cells.values() for name in measures.PLANES],
-    }
-
-
-def _said(cell: Cell) -> str:
-    settings = cell.settings
-    iterations = settings.pam
+def described(name: str, data: Dataset, settings: Settings) -> str:
+    """One architecture on one data set, and its settings, in a sentence."""
+    pam = settings.pam
     learned = (
-        f"; PAM {iterations.iterations} times {iterations.permutation_epochs} epochs for the permutation and "
-        f"{iterations.epochs} for the curve"
-        if iterations
+        f"; PAM {pam.iterations} times {pam.permutation_epochs} epochs for the permutation and "
+        f"{pam.epochs} for the curve"
+        if pam
         else ""
     )
     return (
-        f"{cell.name}: {settings.pairs} pairs, {len(cell.data.train_labels):,} training images, "
+        f"{name}: {settings.pairs} pairs, {len(data.train_labels):,} training images, "
         f"{settings.networks.epochs} epochs a network, {settings.curve.epochs} a curve{learned}; "
         f"{settings.points} values of t; forward and backward in {settings.networks.compute_dtype}."
     )
 
 
-def _paths(cell: Cell) -> dict[str, Any]:
+def paths(cell: Cell) -> dict[str, Any]:
+    """Loss and accuracy along all paths of a cell: means over pairs, and deviations."""
     lines = []
     for name in (*LINES, *cell.settings.classes):
         metrics = cell.along(name)
@@ -57,7 +39,8 @@ def _paths(cell: Cell) -> dict[str, Any]:
     return {"title": cell.name, "t": np.asarray(metrics.ts).tolist(), "lines": lines}
 
 
-def _plane(cell: Cell, name: str) -> dict[str, Any]:
+def plane(cell: Cell, name: str) -> dict[str, Any]:
+    """A plane of the first pair of a cell, with the curve that lies in it."""
     found = measures.planes(cell)[name]
     result = {
         "title": f"{cell.name}: {measures.PLANES[name]}",

@@ -1,7 +1,7 @@
-"""What Neuron Alignment reports (Tatro et al., 2020), for tables that show its numbers beside ours.
+"""The numbers of Neuron Alignment (Tatro et al., 2020), which the tables show beside ours.
 
 Mean and standard deviation over 6 pairs of networks on CIFAR-10, 3 on CIFAR-100 and STL-10, after 250
-epochs for a network and 200 for a curve (160 for PAM's). Accuracies in percent, losses in nats.
+epochs for a network and 200 for a curve (160 for one of PAM's). Accuracies in percent, losses in nats.
 """
 
 from typing import NamedTuple
@@ -110,7 +110,7 @@ def _ensembles(text: str) -> dict[str, dict[str, Number]]:
     return {name: {"cifar100": number} for name, number in zip(ENSEMBLES, numbers, strict=True)}
 
 
-# Table 3: accuracy of ensembles, CIFAR-100 alone: of the ends, the ends and the middle of either curve, three networks.
+# Table 3: accuracy of ensembles, on CIFAR-100 alone: the ends; ends and middle of either curve; three networks.
 ENSEMBLE_ACCURACY = {
     "tinysix": _ensembles("41.80 0.15 | 42.66 0.48 | 43.82 0.78 | 42.05 0.26"),
     "tinyten": _ensembles("61.23 0.36 | 61.39 0.25 | 62.40 0.30 | 61.76 0.01"),

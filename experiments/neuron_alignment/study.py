@@ -1,26 +1,20 @@
-"""The parts of the study, in order."""
+"""The study: its options, its parts in order, and what is found from them."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
-from experiments.display import Display
-from experiments.kept import Kept
-from experiments.neuron_alignment import measures
-from experiments.neuron_alignment.cell import LINES, Cell, Settings
-from experiments.neuron_alignment.costs import planned_costs
+from experiments.neuron_alignment.cell import Cell, Settings
 from experiments.neuron_alignment.figures import draw, draw_together
-from experiments.neuron_alignment.page import page
-from experiments.neuron_alignment.tables import summary, tables
-from mcjax import Dataset, FitConfig, PamConfig, TrainConfig, models, trees
+from experiments.neuron_alignment.measures import PLANES, results
+from experiments.neuron_alignment.page import described, paths, plane
+from experiments.neuron_alignment.tables import tables
+from experiments.study import Findings, Parts, Study, run
+from mcjax import Dataset, FitConfig, Model, PamConfig, TrainConfig, models
 from mcjax.commands.devices import DeviceOptions
-from mcjax.commands.options import DataOptions, open_run, seed_key
-from mcjax.commands.quickstart import summarized
+from mcjax.commands.options import DataOptions, seed_key
 from mcjax.errors import InputError
-from mcjax.runs.tables import mean_and_std, table
-from mcjax.runtime.processes import is_first_process
 from mcjax.training.config import ComputeDtype
 from mcjax.training.loop import steps_per_epoch
 
@@ -29,15 +23,15 @@ PRESETS = {"fast": (30, 32, 4), "paper": (250, 200, 20)}
 
 
 @dataclass(frozen=True)
-class Study:
-    """Which networks on which images, how long, and how finely it is measured."""
+class Config:
+    """The networks and images, the length of training, and the fineness of measurement."""
 
     data: tuple[str, ...] = ("cifar10",)
     """Data sets: TFDS names, digits, or paths of .npz files."""
     models: tuple[str, ...] = ("tinysix", "tinyten", "resnet32", "vgg16")
     """Architectures, as `mcjax train` takes them."""
     data_dir: str | None = None
-    """Where TFDS keeps its sets (None: TFDS's own default)."""
+    """Folder of the TFDS data sets (None: TFDS's own default)."""
     train_images: int | None = None
     """Use the first so many training images (None: all)."""
     test_images: int | None = None
@@ -47,9 +41,9 @@ class Study:
     widths: tuple[int, ...] | None = None
     """Units of each hidden layer, for mlp alone (None: 256 256)."""
     pairs: int | None = None
-    """How many pairs of networks (None: 6 on cifar10 and the digits, 3 on others)."""
+    """Pairs of networks (None: 6 on cifar10 and the digits, 3 on others)."""
     preset: Literal["fast", "paper"] = "fast"
-    """How long to train; what is given below takes precedence."""
+    """Length of training; the numbers of epochs take precedence."""
     epochs: int | None = None
     """Epochs of a network."""
     curve_epochs: int | None = None
@@ -57,11 +51,11 @@ class Study:
     permutation_epochs: int | None = None
     """Epochs of one permutation half-step of PAM; a curve half-step has twice as many, and there are four."""
     batch_size: int = TrainConfig.batch_size
-    """Images per step."""
+    """Images a step."""
     pam: Literal["auto", "on", "off"] = "auto"
     """Whether to fit PAM's curves (auto: for all but VGG16, as in the paper)."""
     compute_dtype: ComputeDtype = "float32"
-    """Of the forward and the backward pass while training and fitting."""
+    """Precision of the forward and the backward pass while training and fitting."""
     points: int = 61
     """Values of t to measure at."""
     calibration_images: int | None = None
@@ -77,7 +71,7 @@ class Study:
     """Run folder (None: runs/neuron_alignment-HASH)."""
 
     def settings(self, model: str, data: Dataset) -> Settings:
-        """How one architecture is treated on one data set."""
+        """The settings of one architecture on one data set."""
         preset = PRESETS[self.preset]
         given = (self.epochs, self.curve_epochs, self.permutation_epochs)
         epochs, curve, permutation = (own if g is None else g for own, g in zip(preset, given, strict=True))
@@ -100,46 +94,56 @@ class Study:
             plane_images=self.plane_images,
         )
 
+    def model(self, name: str, data: Dataset) -> Model:
+        """One architecture for one data set."""
+        options: dict[str, Any] = {"width": self.width}
+        if self.widths is not None and name == "mlp":
+            options["widths"] = list(self.widths)
+        return models.create(name, data.num_classes, data.image_shape, **options)
 
-def main(study: Study) -> None:
-    """Do the study, or go on with it, or report what was found."""
-    mesh = study.devices.start(study.batch_size)
-    key, described, planned = seed_key(study.seed), {}, {}
-    if study.widths is not None and "mlp" not in study.models:
-        raise InputError(f"got widths={study.widths} without mlp: expected none, since other networks have their own.")
-    for name in study.data:
-        options = DataOptions(name, study.data_dir, study.train_images, study.test_images)
-        data, described[name] = options.load()
-        for architecture in study.models:
-            settings = study.settings(architecture, data)
+
+def main(config: Config) -> None:
+    """Run the study, resume it, or report what it found."""
+    mesh, key = config.devices.start(config.batch_size), seed_key(config.seed)
+    if config.widths is not None and "mlp" not in config.models:
+        raise InputError(f"got widths={config.widths} without mlp: expected none, since other networks have their own.")
+    chosen: dict[str, tuple[Model, Dataset, Settings]] = {}
+    images = {}
+    for name in config.data:
+        data, images[name] = DataOptions(name, config.data_dir, config.train_images, config.test_images).load()
+        for architecture in config.models:
+            settings = config.settings(architecture, data)
             _check(data, settings)
-            planned[f"{architecture}_{data.name}"] = (_model(study, architecture, data), data, settings)
-    if len(planned) < len(study.data) * len(study.models):
-        raise InputError(f"got {', '.join(study.data)} and {', '.join(study.models)}: expected every one once.")
-    config = {**asdict(study), "images": described, "out": None}
-    config["settings"] = {name: asdict(settings) for name, (_, _, settings) in planned.items()}
-    run = open_run("neuron_alignment", study.out, config)
-    if run.results is None:
-        costs: dict[str, tuple[float, int]] = {}
-        for name, parts in planned.items():
-            costs |= planned_costs(name, *parts)
-        display = Display(costs)
-        kept = Kept(run, display)
-        cells = {
-            name: Cell(name, *parts, jax.random.fold_in(key, number), kept, mesh)
-            for number, (name, parts) in enumerate(planned.items())
-        }
-        try:
-            found = {name: results(cell) for name, cell in cells.items()}
-        finally:
-            display.close()
-        figures = [each for cell in cells.values() for each in draw(run, cell)] + draw_together(run, cells.values())
-        run.finish({"cells": found, "page": page(cells, tables(found), figures)})
-    if not is_first_process():
-        return
-    for each in tables((run.results or {})["cells"]):
-        print(f"\n{each['title']}\n{table(each['head'], each['rows'])}")
-    print(f"\nWritten to {run.path}; `mcjax report {run.path}` makes a page of it.")
+            chosen[f"{architecture}_{data.name}"] = (config.model(architecture, data), data, settings)
+    if len(chosen) < len(config.data) * len(config.models):
+        raise InputError(f"got {', '.join(config.data)} and {', '.join(config.models)}: expected every one once.")
+
+    def find(parts: Parts) -> Findings:
+        cells = [
+            Cell(name, *made, jax.random.fold_in(key, number), parts.under(name), mesh)
+            for number, (name, made) in enumerate(chosen.items())
+        ]
+        found = {cell.name: results(cell) for cell in cells}
+        figures = (each for drawn in (*map(draw, cells), draw_together(cells)) for each in drawn)
+        planes = [plane(cell, name) for cell in cells for name in PLANES]
+        return Findings({"cells": found}, figures, [paths(cell) for cell in cells], planes)
+
+    study = Study(
+        name="neuron_alignment",
+        title="Neuron alignment: curves between networks, with and without the permutation symmetry",
+        text=[
+            *(described(name, data, settings) for name, (_, data, settings) in chosen.items()),
+            "Numbers are means and standard deviations over pairs. Planes are those of the first pair, in the units of "
+            "the weights, measured on test images.",
+        ],
+        parts=[
+            f"{name}_{part}".replace(" ", "_") for name, (*_, settings) in chosen.items() for part in settings.parts
+        ],
+        find=find,
+        tables=lambda results: tables(results["cells"]),
+    )
+    settings_of = {name: asdict(settings) for name, (*_, settings) in chosen.items()}
+    run(study, {**asdict(config), "images": images, "settings": settings_of}, config.out)
 
 
 def _check(data: Dataset, settings: Settings) -> None:
@@ -158,40 +162,3 @@ def _check(data: Dataset, settings: Settings) -> None:
         if given is not None and not 1 <= given <= there:
             raise InputError(f"got {name}={given}, expected 1 to the {there} that {data.name} has.")
     steps_per_epoch(settings.networks, data)
-
-
-def _model(study: Study, architecture: str, data: Dataset) -> models.Model:
-    options: dict[str, Any] = {"width": study.width}
-    if study.widths is not None and architecture == "mlp":
-        options["widths"] = list(study.widths)
-    return models.create(architecture, data.num_classes, data.image_shape, **options)
-
-
-def results(cell: Cell) -> dict[str, Any]:
-    """Everything that is measured of a cell, as results.json holds it."""
-    networks, match, classes, pam = measures.networks(cell), cell.match, {}, {}
-    for name in cell.settings.classes:
-        fit = cell.fit(name)
-        last = mean_and_std(np.asarray(fit["history"]["loss"])[:, -1].tolist())
-        classes[name] = {**summarized(cell.along(name)), "last_train_loss": last}
-        if "report" in fit:
-            pam[name] = {key: np.asarray(value).tolist() for key, value in fit["report"].items()}
-    ensembles = {
-        name: summary({of: [each[of] for each in values] for of in values[0]})
-        for name, values in measures.ensembles(cell).items()
-    }
-    measures.planes(cell)
-    return {
-        "data": cell.data.name,
-        "model": cell.model.name,
-        "parameters": trees.parameter_count(trees.index(cell.ends[0], 0)),
-        "networks": summary(networks),
-        "match": {
-            group: summary({"before": match["before"][group], "after": match["after"][group]}) for group in match["P"]
-        },
-        "lines": {name: summarized(cell.along(name)) for name in LINES},
-        "classes": classes,
-        "pam": pam,
-        "ensembles": ensembles,
-        "signatures": measures.signatures(cell),
-    }

@@ -1,14 +1,16 @@
-"""The tables of the neuron-alignment study, the paper's numbers beside ours."""
+"""The tables, the paper's numbers beside ours."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.neuron_alignment import paper
-from mcjax.runs.tables import mean_and_std, plus_minus
+from experiments.study import Column, tabulate
+from mcjax.runs.tables import plus_minus
 
 Results = Mapping[str, Any]
-"""Of one cell, what results.json holds: its data set, its model, and the means and deviations of what was measured."""
-
+"""The findings of one cell, as results.json holds them."""
+CELL: tuple[Column, ...] = (("data", lambda row: row[0]["data"]), ("model", lambda row: row[0]["model"]))
+"""The first columns of every table: a row is a cell, a name and the values of that name."""
 ENSEMBLES = {
     "ends": "ends, t = 0, 1",
     "unaligned": "unaligned, t = 0, 0.5, 1",
@@ -18,7 +20,7 @@ ENSEMBLES = {
 
 
 def tables(cells: Mapping[str, Results]) -> list[dict[str, Any]]:
-    """Tables 1 to 5 of every cell, and one of straight lines: title, head and rows of text."""
+    """Tables 1 to 5 of all cells, and one of all paths: title, text, head and rows of text of each."""
     found = [
         _networks(cells),
         _classes(cells, "Table 2: mean test accuracy along the curve (%)", "test_accuracy_mean", paper.MEAN_ACCURACY),
@@ -30,10 +32,6 @@ def tables(cells: Mapping[str, Results]) -> list[dict[str, Any]]:
     return [table for table in found if table["rows"]]
 
 
-def _table(title: str, head: list[str], rows: list[list[str]], text: str = "") -> dict[str, Any]:
-    return {"title": title, "text": text, "head": head, "rows": rows}
-
-
 def _paper(numbers: Mapping[str, Any] | None, cell: Results, digits: int) -> str:
     """The paper's number for the data set of a cell, if it has one."""
     number = (numbers or {}).get(cell["data"])
@@ -41,77 +39,63 @@ def _paper(numbers: Mapping[str, Any] | None, cell: Results, digits: int) -> str
 
 
 def _networks(cells: Mapping[str, Results]) -> dict[str, Any]:
-    rows = []
-    for cell in cells.values():
-        parameters, depth, accuracy = paper.NETWORKS.get(cell["model"], (None, None, None))
-        rows.append(
-            [
-                cell["data"],
-                cell["model"],
-                f"{cell['parameters']:,}",
-                "" if parameters is None else f"{parameters:,}",
-                "" if depth is None else str(depth),
-                plus_minus(cell["networks"]["test_accuracy"], 1, 100),
-                _paper(accuracy, cell, 1),
-            ]
-        )
-    head = ["data", "model", "parameters", "the paper's", "depth", "test accuracy (%)", "the paper's"]
-    return _table("Table 1: the networks", head, rows)
+    rows = [(cell, *paper.NETWORKS.get(cell["model"], (None, None, None))) for cell in cells.values()]
+    return tabulate(
+        "Table 1: the networks",
+        rows,
+        [
+            *CELL,
+            ("parameters", lambda row: f"{row[0]['parameters']:,}"),
+            ("the paper's", lambda row: "" if row[1] is None else f"{row[1]:,}"),
+            ("depth", lambda row: "" if row[2] is None else str(row[2])),
+            ("test accuracy (%)", lambda row: plus_minus(row[0]["networks"]["test_accuracy"], 1, 100)),
+            ("the paper's", lambda row: _paper(row[3], row[0], 1)),
+        ],
+    )
 
 
 def _classes(cells: Mapping[str, Results], title: str, of: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
-    digits, factor = (4, 1.0) if of == "last_train_loss" else (2, 100.0)
-    rows = [
+    digits, factor, published = (4, 1.0, 3) if of == "last_train_loss" else (2, 100.0, 1)
+    return tabulate(
+        title,
+        [(cell, *each) for cell in cells.values() for each in cell["classes"].items()],
         [
-            cell["data"],
-            cell["model"],
-            name,
-            plus_minus(values[of], digits, factor),
-            _paper(numbers.get(cell["model"], {}).get(name), cell, 3 if factor == 1 else 1),
-        ]
-        for cell in cells.values()
-        for name, values in cell["classes"].items()
-    ]
-    return _table(title, ["data", "model", "curve class", "ours", "the paper's"], rows)
+            *CELL,
+            ("curve class", lambda row: row[1]),
+            ("ours", lambda row: plus_minus(row[2][of], digits, factor)),
+            ("the paper's", lambda row: _paper(numbers.get(row[0]["model"], {}).get(row[1]), row[0], published)),
+        ],
+    )
 
 
 def _ensembles(cells: Mapping[str, Results]) -> dict[str, Any]:
-    rows = [
+    published = paper.ENSEMBLE_ACCURACY
+    return tabulate(
+        "Table 3: ensembles",
+        [(cell, *each) for cell in cells.values() for each in cell["ensembles"].items()],
         [
-            cell["data"],
-            cell["model"],
-            ENSEMBLES[name],
-            plus_minus(values["accuracy"], 2, 100),
-            _paper(paper.ENSEMBLE_ACCURACY.get(cell["model"], {}).get(name), cell, 2),
-            plus_minus(values["loss"]),
-            plus_minus(values["calibration_error"], 2, 100),
-        ]
-        for cell in cells.values()
-        for name, values in cell["ensembles"].items()
-    ]
-    head = ["data", "model", "ensemble", "accuracy (%)", "the paper's", "NLL (nats)", "calibration error (%)"]
-    return _table("Table 3: ensembles", head, rows, "The mean of the networks' softmax outputs, on the test images.")
+            *CELL,
+            ("ensemble", lambda row: ENSEMBLES[row[1]]),
+            ("accuracy (%)", lambda row: plus_minus(row[2]["accuracy"], 2, 100)),
+            ("the paper's", lambda row: _paper(published.get(row[0]["model"], {}).get(row[1]), row[0], 2)),
+            ("NLL (nats)", lambda row: plus_minus(row[2]["loss"])),
+            ("calibration error (%)", lambda row: plus_minus(row[2]["calibration_error"], 2, 100)),
+        ],
+        "The mean of the networks' softmax outputs, on the test images.",
+    )
 
 
 def _along(cells: Mapping[str, Results]) -> dict[str, Any]:
-    rows = [
+    return tabulate(
+        "All paths",
+        [(cell, *each) for cell in cells.values() for each in {**cell["lines"], **cell["classes"]}.items()],
         [
-            cell["data"],
-            cell["model"],
-            name,
-            plus_minus(values["train_loss_mean"]),
-            plus_minus(values["test_accuracy_mean"], 2, 100),
-            plus_minus(values["test_accuracy_min"], 2, 100),
-            plus_minus(values["barrier"]),
-        ]
-        for cell in cells.values()
-        for name, values in {**cell["lines"], **cell["classes"]}.items()
-    ]
-    head = ["data", "model", "path", "mean train loss", "mean test acc. (%)", "min test acc. (%)", "barrier (nats)"]
-    text = "Losses by batch statistics re-estimated at every point, on images that are not augmented."
-    return _table("All paths", head, rows, text)
-
-
-def summary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Means and deviations of named values over pairs."""
-    return {name: mean_and_std(each) for name, each in values.items()}
+            *CELL,
+            ("path", lambda row: row[1]),
+            ("mean train loss", lambda row: plus_minus(row[2]["train_loss_mean"])),
+            ("mean test acc. (%)", lambda row: plus_minus(row[2]["test_accuracy_mean"], 2, 100)),
+            ("min test acc. (%)", lambda row: plus_minus(row[2]["test_accuracy_min"], 2, 100)),
+            ("barrier (nats)", lambda row: plus_minus(row[2]["barrier"])),
+        ],
+        "Losses by batch statistics re-estimated at every point, on images that are not augmented.",
+    )

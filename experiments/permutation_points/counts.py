@@ -1,4 +1,4 @@
-"""How many permutation points there are: Proposition 1 and Lemma 1, against counting by hand."""
+"""The number of permutation points: Proposition 1 and Lemma 1, against counting one by one."""
 
 from itertools import product
 from math import exp, factorial

@@ -1,139 +1,220 @@
-"""The figures of the permutation-point experiments."""
+"""The figures: two units brought together, moves at constant loss, barriers against width."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
-from experiments.permutation_points.output import PAPER_BARRIERS
-from mcjax import plotting
-from mcjax.runs.folder import RunFolder
+from experiments.permutation_points.spectrum_figures import densities, eigenvalues, growth
+from experiments.permutation_points.tables import PAPER_BARRIERS
+from experiments.study import Drawing
+from mcjax.plotting import ALIGNED, UNALIGNED, Dependence, Series, dependences
+from mcjax.plotting.style import RC, STYLES, legend_below, plain
 
 COLORS = ("#e0791e", "#2f8f6b", "#1c5f9e", "#7a3f98", "#111111", "#b2182b")
-STYLES = ("-", "--", "-.", ":")
+POINT = "#b2182b"
+"""The colour of permutation points and of the units that are merged."""
 
 
-def draw(run: RunFolder, tasks: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The figures of all tasks: what `page` lists."""
-    figures: list[dict[str, str]] = []
-
-    def save(name: str, figure: Any, caption: str) -> None:
-        figures.append({"file": run.figure(name, figure).name, "caption": caption})
-
+def draw(tasks: Mapping[str, Any]) -> Iterator[Drawing]:
+    """The figures of all tasks."""
+    for name, found in tasks.get("toy", {}).items():
+        caption = (
+            f"Figure 1, {name}. Above: the input weights of the five units, of the teacher and at the permutation "
+            "point; the numbers of the two merged ones are red. Below: the loss at the minima; the dot is at d = 0."
+        )
+        yield Drawing(f"toy_{name}", mergers(found["paths"], f"Merging two units of a network 2-5-1, {name}"), caption)
+        caption = f"{name}: with the output weights of the two units free, as published, and held to their norm."
+        yield Drawing(f"toy_{name}_bound", _free(name, found), caption)
     if "toy" in tasks:
-        for name, found in tasks["toy"].items():
-            save(f"toy_{name}", plotting.mergers(_mergers(found), f"Merging two units of a network 2-5-1, {name}"), (
-                f"Figure 1, {name}. Above: what makes the five units, of the teacher and at the permutation point; "
-                "the numbers of the two that are merged are red. Below: the loss at the minima; the dot is at d = 0."
-            ))  # fmt: skip
-            save(f"toy_{name}_bound", _free(name, found), (
-                f"{name}: with the output weights of the two units free, as published, and held to their norm."
-            ))  # fmt: skip
-        panels = [
-            (name, np.array(found["paths"][0]["along"]), np.array(found["paths"][0]["exchange"]["loss"]))
-            for name, found in tasks["toy"].items()
-        ]
-        save("toy_orders", plotting.rearranged(panels, "From a network to its copy in another order of units"), (
-            "The loss on the way from theta to its copy with all units in reverse order (section 4.2, ii)."
-        ))  # fmt: skip
+        caption = "The loss on the way from theta to its copy with all units in reverse order (section 4.2, ii)."
+        yield Drawing("toy_orders", rearranged(tasks["toy"]), caption)
     if "mnist" in tasks:
         found = tasks["mnist"]
-        save("mnist", _mnist(found), "Figure 3: loss and training accuracy on the way, a line a teacher.")
-        save("mnist_barrier", _barriers(found), "The barrier against the number of hidden units, mean and deviation.")
+        yield Drawing("mnist", _mnist(found), "Figure 3: loss and training accuracy on the way, a line a teacher.")
+        caption = "The barrier against the number of hidden units, mean and deviation."
+        yield Drawing("mnist_barrier", _barriers(found["levels"]), caption)
     if "spectrum" in tasks:
-        found = tasks["spectrum"]
-        save("spectrum_toy", _eigenvalues(found["toy"]), "The Hessian's eigenvalues at permutation points of toys.")
-        save("spectrum_mnist", _densities(found["mnist"]), "The density of the Hessian's eigenvalues, MNIST.")
+        toys, mnist = tasks["spectrum"]["toy"], tasks["spectrum"]["mnist"]
+        yield Drawing("spectrum_toy", eigenvalues(toys), "The Hessian's eigenvalues at permutation points of toys.")
+        yield Drawing("spectrum_mnist", densities(mnist), "The density of the Hessian's eigenvalues, MNIST.")
     if "count" in tasks:
-        save("count", _growth(tasks["count"]), "The lower bound over its limit; dotted: with the lemma's constant.")
-    return figures
+        caption = "The lower bound over its limit; dotted: with the lemma's constant."
+        yield Drawing("count", growth(tasks["count"]), caption)
 
 
-def _mergers(found: Mapping[str, Any]) -> list[plotting.Merger]:
-    panels = []
-    for letter, path in zip("ABC", found["paths"], strict=True):
+def mergers(paths: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Input weights before and after above the loss against the distance, a column a pair. Brea et al., Figure 1.
+
+    Args:
+        paths: the paths A, B, ... of pairs of units.
+        title: the title of the figure.
+    """
+    figure = Figure(figsize=(3.4 * len(paths), 6.4), **RC)
+    rows = figure.subplots(2, len(paths), squeeze=False, height_ratios=(1.15, 1))
+    most = max(np.abs(path["teacher"]).max() for path in paths)
+    # A bias that comes near zero takes a vector out of sight.
+    reach = 1.25 * min(max(most, *(np.abs(path["at_point"]).max() for path in paths)), 2 * most)
+    for above, below, letter, path in zip(*rows, "ABC"[: len(paths)], paths, strict=True):
+        _vectors(above, path, reach)
         first, second = path["pair"]
-        teacher, point, distances, loss = (np.array(path[of]) for of in ("teacher", "at_point", "distances", "loss"))
-        title, published = f"{letter}: units {first + 1} and {second + 1}", PAPER_BARRIERS[letter]
-        panels.append(
-            plotting.Merger(title, (first, second), teacher, point, distances, loss, path["barrier"], published)
-        )
-    return panels
+        above.set_title(f"{letter}: units {first + 1} and {second + 1}", fontsize=10, loc="left")
+        _approach(below, path["distances"], path["loss"], ALIGNED, "-", "minima at every distance")
+        below.axhline(path["barrier"], color="0.35", linewidth=1, linestyle=(0, (4, 3)), label="barrier of the path")
+        label = "the paper's barrier (another teacher)"
+        below.axhline(PAPER_BARRIERS[letter], color=UNALIGNED, linewidth=1, linestyle=":", label=label)
+        below.set_xlabel("distance $d$ of the two units")
+        plain(below)
+    rows[1][0].set_ylabel("loss $L$ (mean squared error)")
+    rows[0][0].set_ylabel(r"$W_{i2} / b_i$")
+    handles = [rows[r][0].get_legend_handles_labels() for r in (0, 1)]
+    entries, labels = ([*handles[0][k], *handles[1][k]] for k in (0, 1))
+    figure.legend(entries, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return figure
 
 
-def _free(name: str, found: Mapping[str, Any]) -> Any:
-    looks = (
-        ("free, as published", found["free"], plotting.UNALIGNED, "--"),
-        ("held to their norm", found["paths"][0], plotting.ALIGNED, "-"),
-    )
-    panels = []
-    for title, of, what in (
-        ("loss", "loss $L$ (mean squared error)", "loss"),
-        ("output weights", "norm of the output weights of the two units", "output_norm"),
+def _vectors(axes: Axes, path: Mapping[str, Any], reach: float) -> None:
+    teacher = np.array(path["teacher"])
+    for vectors, color, label, width in (
+        (teacher, ALIGNED, "teacher", 2.6),
+        (np.array(path["at_point"]), POINT, "permutation point", 1.3),
     ):
-        lines = [
-            (label, np.array(path["distances"]), np.array(path[what]), color, style)
-            for label, path, color, style in looks
+        for i, vector in enumerate(vectors):
+            axes.plot([0, vector[0]], [0, vector[1]], color=color, linewidth=width, label=label if i == 0 else None)
+            axes.plot(*vector, "o", color=color, markersize=2 + width)
+    for i, vector in enumerate(teacher):
+        # The two that are merged stand out.
+        merged = i in path["pair"]
+        axes.annotate(
+            str(i + 1), vector, xytext=9 * vector / max(float(np.linalg.norm(vector)), 1e-9), ha="center", va="center",
+            textcoords="offset points", fontsize=10, fontweight="bold" if merged else "normal",
+            color=POINT if merged else "0.25",
+        )  # fmt: skip
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(-reach, reach)
+    axes.set_aspect("equal")
+    axes.set_xlabel(r"$W_{i1} / b_i$")
+    plain(axes)
+
+
+def _approach(axes: Axes, distances: Any, values: Any, color: str, style: str, label: str) -> None:
+    """A line against the distance on a logarithmic axis, and its value at distance zero as a dot at the left end."""
+    distances, values = np.asarray(distances), np.asarray(values)
+    apart = distances > 0
+    axes.plot(distances[apart], values[apart], style, color=color, linewidth=1.6, label=label)
+    axes.plot(distances[apart].min() / 2, values[~apart][-1:], "o", color=color, markersize=4, clip_on=False)
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
+
+
+class Approach(NamedTuple):
+    """One panel: a measure of networks against the distance of two units, d = 0 included.
+
+    Attributes:
+        title: the title of the panel.
+        of: the measure, for the axis.
+        lines: (label, distances, values, colour, style); lines of one label are of one class.
+        logarithmic: whether the values have a logarithmic axis too.
+    """
+
+    title: str
+    of: str
+    lines: Sequence[tuple[str, Any, Any, str, str]]
+    logarithmic: bool = False
+
+
+def approaches(panels: Sequence[Approach], title: str) -> Figure:
+    """Panels side by side; dots at the left end are permutation points, at d = 0. Brea et al., Figure 3."""
+    figure = Figure(figsize=(4.6 * len(panels), 4.2), **RC)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(grid, panels, strict=True):
+        named = set[str]()
+        for label, distances, values, color, style in panel.lines:
+            _approach(axes, distances, values, color, style, "_" if label in named else label)
+            named.add(label)
+        if panel.logarithmic:
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(panel.title, fontsize=10, loc="left")
+        axes.set_xlabel("distance $d$ of the two units (dots: $d = 0$)")
+        axes.set_ylabel(panel.of)
+        plain(axes)
+    legend_below(figure, grid[0])
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _free(name: str, found: Mapping[str, Any]) -> Figure:
+    free, held = found["free"], found["paths"][0]
+
+    def lines(what: str) -> list[tuple[str, Any, Any, str, str]]:
+        return [
+            ("free, as published", free["distances"], free[what], UNALIGNED, "--"),
+            ("held to their norm", held["distances"], held[what], ALIGNED, "-"),
         ]
-        panels.append(plotting.Approached(title, of, lines, logarithmic=what != "loss"))
-    first, second = (unit + 1 for unit in found["free"]["pair"])
-    return plotting.approached(panels, f"Units {first} and {second}, {name}: their output weights free and held")
+
+    norm = "norm of the output weights of the two units"
+    panels = [
+        Approach("loss", "loss $L$ (mean squared error)", lines("loss")),
+        Approach("output weights", norm, lines("output_norm"), logarithmic=True),
+    ]
+    first, second = (unit + 1 for unit in free["pair"])
+    return approaches(panels, f"Units {first} and {second}, {name}: their output weights free and held")
 
 
-def _mnist(found: Mapping[str, Any]) -> Any:
-    panels = []
-    for title, of, what, factor in (
-        ("A: loss", r"$L = \langle \|y - f\|^2 \rangle / \langle y_i^2 \rangle$", "loss", 1),
-        ("B: accuracy", "training accuracy (%)", "accuracy", 100),
-    ):
-        lines = []
-        for i, level in enumerate(found["levels"]):
-            look = (COLORS[i % len(COLORS)], STYLES[i % len(STYLES)])
-            for path in level["paths"]:
-                values = factor * np.array(path[what])
-                lines.append((f"H = {level['width']}", np.array(path["distances"]), values, *look))
-        panels.append(plotting.Approached(title, of, lines))
-    return plotting.approached(panels, f"Merging two units of the second layer, MNIST, {found['activation']}")
+def _mnist(found: Mapping[str, Any]) -> Figure:
+    def lines(what: str, factor: float) -> list[tuple[str, Any, Any, str, str]]:
+        return [
+            (f"H = {level['width']}", path["distances"], factor * np.array(path[what]), COLORS[i % 6], STYLES[i % 4])
+            for i, level in enumerate(found["levels"])
+            for path in level["paths"]
+        ]
+
+    loss = r"$L = \langle \|y - f\|^2 \rangle / \langle y_i^2 \rangle$"
+    panels = [
+        Approach("A: loss", loss, lines("loss", 1)),
+        Approach("B: accuracy", "training accuracy (%)", lines("accuracy", 100)),
+    ]
+    return approaches(panels, f"Merging two units of the second layer, MNIST, {found['activation']}")
 
 
-def _barriers(found: Mapping[str, Any]) -> Any:
-    levels = found["levels"]
+def _barriers(levels: Sequence[Mapping[str, Any]]) -> Figure:
     at = np.array([level["width"] for level in levels], float)
-
-    def line(label: str, what: str, color: str, style: str) -> plotting.Series:
-        return plotting.Series(label, np.array([level[what]["values"] for level in levels]).T, color, style)
-
     lines = [
-        line("barrier of the path", "barrier", plotting.ALIGNED, "-"),
-        line("permutation point", "point", plotting.UNALIGNED, "--"),
+        Series(label, np.array([level[what]["values"] for level in levels]).T, color, style)
+        for label, what, color, style in (
+            ("barrier of the path", "barrier", ALIGNED, "-"),
+            ("permutation point", "point", UNALIGNED, "--"),
+        )
     ]
-    panel = plotting.Dependence("", "units H of both hidden layers", "loss $L$", at, lines)
-    return plotting.dependences([panel], "Barrier against width, MNIST")
+    panel = Dependence("", "units H of both hidden layers", "loss $L$", at, lines)
+    return dependences([panel], "Barrier against width, MNIST")
 
 
-def _eigenvalues(found: list[Mapping[str, Any]]) -> Any:
-    panels = []
-    for outputs in sorted({each["outputs"] for each in found}):
-        here = [each for each in found if each["outputs"] == outputs]
-        zero = max(each["zero_tolerance"] for each in here)
-        panels.append((f"2-5-{outputs}", [np.array(each["eigenvalues"]) for each in here], zero))
-    return plotting.eigenvalues(panels, "The Hessian at permutation points of random toys, tanh")
-
-
-def _densities(found: Mapping[str, Any]) -> Any:
-    looks = {"theta": ("teacher", plotting.ALIGNED, "-"), "point": ("permutation point", plotting.UNALIGNED, "--")}
-    lines, grids = [], []
-    for name, (label, color, style) in looks.items():
-        lines.append(plotting.Series(label, np.array(found["at"][name]["density"]), color, style))
-        grids.append(np.array(found["at"][name]["grid"]))
-    title = f"Hessian of {found['parameters']:,} parameters, MNIST, H = {found['width']}"
-    return plotting.spectral_densities(lines, grids, title)
-
-
-def _growth(found: Mapping[str, Any]) -> Any:
-    lines = [
-        plotting.Series(f"K = {each['order']}", np.array(each["ratio"]), COLORS[i], STYLES[i])
-        for i, each in enumerate(found["growth"])
-    ]
-    published = [float(np.exp(-each["order"])) for each in found["growth"]]
-    return plotting.growth(np.array(found["large"]), lines, published, "How fast permutation points multiply (Lemma 1)")
+def rearranged(toys: Mapping[str, Any]) -> Figure:
+    """The loss on the way to another order of all units: up to the permutation point, across, and down again."""
+    figure = Figure(figsize=(4.8 * len(toys), 3.7), **RC)
+    panels = figure.subplots(1, len(toys), squeeze=False)[0]
+    for axes, (name, found) in zip(panels, toys.items(), strict=True):
+        path = found["paths"][0]
+        loss, moves = np.array(path["along"]), np.array(path["exchange"]["loss"])
+        half = loss[: len(loss) // 2 + 1]
+        for at, values, color, label in (
+            (np.linspace(0, 1, len(half)), half, ALIGNED, "two units are brought together, and apart"),
+            (np.linspace(1, 2, len(moves)), moves, UNALIGNED, "all units are put into another order"),
+            (np.linspace(2, 3, len(half)), half[::-1], ALIGNED, "_"),
+        ):
+            axes.plot(at, values, color=color, label=label, linewidth=1.8)
+        axes.set_xticks([0, 1, 2, 3], [r"$\theta$", "point", "point,\npermuted", r"$P\,\theta$"])
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("loss $L$ (mean squared error)")
+        axes.set_title(name, fontsize=10, loc="left")
+        plain(axes)
+    legend_below(figure, panels[-1], len(toys))
+    figure.suptitle("From a network to its copy in another order of units", fontsize=11)
+    return figure

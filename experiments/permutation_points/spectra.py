@@ -1,4 +1,4 @@
-"""The Hessian at permutation points: how many of its eigenvalues are negative and zero, beside what is claimed.
+"""The Hessian at permutation points: how many of its eigenvalues are negative and zero, beside the paper's claims.
 
 With D the offset of the two units' parameter vectors and a that of their output weights, the Hessian at a permutation
 point is block diagonal in all else | (D, a), and the second block is [[S, G^T], [G, 0]], G = d^2 L / da dD. So it has
@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from experiments.kept import Kept
-from experiments.permutation_points.mnist import Networks
+from experiments.permutation_points.paths import Networks, pair_path
 from experiments.permutation_points.tasks import Setting, Size, toy
-from experiments.permutation_points.walks import walked
+from experiments.study import Parts
 from mcjax import full_batch_loss, trees
 from mcjax.constructions.unit_layers import unit_layer
 from mcjax.hessian import classify_point, dense_hessian, extreme_eigenpairs, hessian_trace, spectral_density
@@ -27,33 +26,35 @@ from mcjax.permutation_points import similar_pairs
 ZERO = 1e-9
 """Eigenvalues and singular values up to this share of the largest eigenvalue are zero."""
 CRITICAL = 1e-8
-"""A gradient norm up to which a network is a critical point."""
+"""The largest gradient norm of a critical point."""
 TOLERANCE, BUMP, KNOTS = 1e-5, 100.0, 5000
-"""Of the paths of these toys, of which only the ends count; fewer knots where the toy has fewer."""
+"""Settings of these toys' paths, of which only the ends count; fewer knots where the toy has fewer."""
 ENDS, GRID = 5, 1000
 """Eigenvalues of each end of MNIST's spectrum, and points of its density."""
 BROADENING = 0.004
 """The deviation of the Gaussian that an eigenvalue is drawn as, as a share of the whole spectrum."""
 
 
-def toy_spectra(kept: Kept, key: jax.Array, size: Size) -> list[dict[str, Any]]:
-    """Every toy: the most similar units of a random teacher merged, and the Hessian there."""
+def toy_spectra(parts: Parts, key: jax.Array, size: Size) -> list[dict[str, Any]]:
+    """The Hessian where the most similar units of a random teacher are merged, toy by toy."""
     found = []
     for outputs in size.toy_outputs:
         for i in range(size.toy_networks):
             here = jax.random.fold_in(jax.random.fold_in(key, outputs), i)
             make = partial(_of_toy, toy(here, "tanh", outputs, size), outputs)
-            found.append(kept.numbers(f"spectrum_toy_{outputs}_{i}", make))
+            found.append(parts.numbers(f"spectrum_toy_{outputs}_{i}", make))
     return found
 
 
 def _of_toy(setting: Setting, outputs: int) -> dict[str, Any]:
     pair = similar_pairs(setting.model, setting.theta, setting.group)[0]
-    found, _ = walked(setting, pair, tolerance=TOLERANCE, rise_tolerance=BUMP, knots=min(KNOTS, setting.config.knots))
-    return {"outputs": outputs, **at_point(setting, found.point, found.units)}
+    found, _ = pair_path(
+        setting, pair, tolerance=TOLERANCE, rise_tolerance=BUMP, knots=min(KNOTS, setting.config.knots)
+    )
+    return {"outputs": outputs, **hessian_at_point(setting, found.point, found.units)}
 
 
-def at_point(setting: Setting, point: trees.Tree, pair: tuple[int, int]) -> dict[str, Any]:
+def hessian_at_point(setting: Setting, point: trees.Tree, pair: tuple[int, int]) -> dict[str, Any]:
     """The kind of a permutation point, and the block of its Hessian in which the two units part."""
     with jax.enable_x64(True):
         loss = full_batch_loss(setting.model, setting.data)
@@ -62,7 +63,7 @@ def at_point(setting: Setting, point: trees.Tree, pair: tuple[int, int]) -> dict
         value = float(loss(theta))
         largest = float(np.abs(np.linalg.eigvalsh(hessian)).max())
         kind = classify_point(loss, theta, gradient_tolerance=CRITICAL, zero_tolerance=ZERO * largest)
-    offset, read = _parting(setting, point, pair)
+    offset, read = _differences(setting, point, pair)
     S, G = offset @ hessian @ offset.T, read @ hessian @ offset.T
     _, values, rows = np.linalg.svd(G)
     rank = int((values > ZERO * largest).sum())
@@ -79,7 +80,7 @@ def _negative(matrix: np.ndarray, least: float) -> int:
     return int((np.linalg.eigvalsh(matrix) < -least).sum()) if len(matrix) else 0
 
 
-def _parting(setting: Setting, theta: trees.Tree, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _differences(setting: Setting, theta: trees.Tree, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors along which the parameters, and the output weights, of two units part: (p, n) and (q, n)."""
     layer = unit_layer(setting.model, setting.group)
     with jax.enable_x64(True):
@@ -98,10 +99,10 @@ def _parting(setting: Setting, theta: trees.Tree, pair: tuple[int, int]) -> tupl
 def mnist_spectra(networks: Networks) -> dict[str, Any]:
     """The ends and the density of the Hessian's spectrum of MNIST's least network: at theta, and at the point."""
     width = networks.task.size.widths[0]
-    numbers, point = networks.walked(width, 0)
+    numbers, point = networks.path(width, 0)
     setting = networks.setting(width, 0)
     at = {
-        name: networks.kept.numbers(f"spectrum_mnist_{name}", partial(_lanczos, networks, setting, theta))
+        name: networks.parts.numbers(f"spectrum_mnist_{name}", partial(_lanczos, networks, setting, theta))
         for name, theta in (("theta", setting.theta), ("point", point))
     }
     return {
@@ -133,8 +134,7 @@ def _lanczos(networks: Networks, setting: Setting, theta: trees.Tree) -> dict[st
         }  # fmt: skip
 
 
-def costs(images: int, size: Size) -> dict[str, tuple[float, int]]:
-    """What every stage costs, in images that pass through the least network, roughly."""
-    each = [(outputs, i) for outputs in size.toy_outputs for i in range(size.toy_networks)]
-    stages = {f"spectrum_toy_{outputs}_{i}": (1.5e4 * size.toy_steps, 0) for outputs, i in each}
-    return stages | {f"spectrum_mnist_{name}": (400.0 * images, 0) for name in ("theta", "point")}
+def parts_of(size: Size) -> list[str]:
+    """The parts of the spectra, without the paths of MNIST."""
+    toys = [f"spectrum_toy_{outputs}_{i}" for outputs in size.toy_outputs for i in range(size.toy_networks)]
+    return [*toys, "spectrum_mnist_theta", "spectrum_mnist_point"]

@@ -1,153 +1,96 @@
-"""The parts of the study, in order."""
+"""The study: its options, its parts in order, and what is found from them."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import jax
 
-from experiments.display import Display
-from experiments.kept import Kept
-from experiments.permutation_points import mnist as permutation_mnist
-from experiments.permutation_points import spectra as permutation_spectra
-from experiments.permutation_points import toy as permutation_toy
+from experiments.options import check_choices, fingerprint, given
+from experiments.permutation_points import paths, spectra, toy
 from experiments.permutation_points.counts import counts
 from experiments.permutation_points.figures import draw
-from experiments.permutation_points.mnist import Networks, mnist
-from experiments.permutation_points.output import page, tables
-from experiments.permutation_points.spectra import mnist_spectra, toy_spectra
-from experiments.permutation_points.tasks import Size, Sources, Task, make, sized
-from experiments.permutation_points.toy import toys
-from mcjax import trees
-from mcjax.commands.options import open_run, seed_key
-from mcjax.errors import InputError
-from mcjax.permutation_points.config import Precision
-from mcjax.runs.tables import table
-from mcjax.training.loop import steps_per_epoch
+from experiments.permutation_points.tables import tables
+from experiments.permutation_points.tasks import Size, make, sized
+from experiments.study import Findings, Parts, Study, run
+from mcjax import data
+from mcjax.commands.options import seed_key
 
 TASKS = ("toy", "mnist", "spectrum", "count")
 
 
 @dataclass(frozen=True)
-class Study:
-    """Which tasks, and how much of them."""
+class Config:
+    """The tasks, and how much of them is done."""
 
     tasks: tuple[Literal["toy", "mnist", "spectrum", "count"], ...] = ("toy", "mnist", "spectrum", "count")
-    """What is done."""
+    """The tasks to do."""
     preset: Literal["small", "paper"] = "small"
-    """How much of it; what is given below takes precedence."""
-    sources: Sources = field(default_factory=Sources)
+    """Amount of work; the options of the size take precedence."""
+    mnist: str = "mnist"
+    """MNIST: a TFDS name or the path of an .npz."""
+    data_dir: str | None = None
+    """Folder of the TFDS data sets (None: TFDS's own default)."""
     activation: str = "relu"
-    """Of the networks of MNIST."""
-    toys: tuple[Literal["relu", "tanh"], ...] | None = None
-    """Activations of the toy."""
-    toy_steps: int | None = None
-    """Distances of a path of the toy."""
-    toy_samples: int | None = None
-    """Points that the toy is trained on."""
-    toy_tolerance: float | None = None
-    """Of the gradient's norm on the way, of the toy."""
-    toy_iterations: int | None = None
-    """Newton steps of the toy at a distance, at most."""
-    toy_knots: int | None = None
-    """Points of a path of the toy that there is room for."""
-    toy_bump: float | None = None
-    """Walk a path of the toy again where it rises above its minima by more than this share of their height."""
-    toy_networks: int | None = None
-    """Toys whose spectra are computed, of every number of outputs."""
-    toy_outputs: tuple[int, ...] | None = None
-    """These numbers of outputs."""
-    pool: int | None = None
-    """Average the images of MNIST over squares of so many pixels."""
-    train_images: int | None = None
-    """Use the first so many training images."""
-    widths: tuple[int, ...] | None = None
-    """H, units of both hidden layers."""
-    seeds: int | None = None
-    """Teachers of every width."""
-    epochs: int | None = None
-    """Epochs of a teacher."""
-    steps: int | None = None
-    """Distances of a path of MNIST."""
-    tolerance: float | None = None
-    """Of the gradient's norm on the way."""
-    point_tolerance: float | None = None
-    """Of the gradient's norm at the permutation point."""
-    iterations: int | None = None
-    """Newton steps at a distance, at most."""
-    products: int | None = None
-    """Products of the Hessian a Newton step, at most."""
-    knots: int | None = None
-    """Points of a path that there is room for."""
-    precision: Precision | None = None
-    """Of MNIST's paths."""
+    """Activation of the networks of MNIST."""
+    size: Size = field(default_factory=lambda: given(Size))
     seed: int = 0
     """Seed of everything."""
     out: str | None = None
     """Run folder (None: runs/permutation_points-HASH)."""
 
 
-def main(study: Study) -> None:
-    """Do the study, or go on with it, or report what was found."""
-    key = seed_key(study.seed)
-    if not study.tasks or len(set(study.tasks)) < len(study.tasks):
-        raise InputError(
-            f"got tasks {', '.join(study.tasks) or 'none'}, expected some of {', '.join(TASKS)}, each once."
-        )
-    changes = {
-        name: getattr(study, name)
-        for name in (
-            "toys", "toy_steps", "toy_samples", "toy_tolerance", "toy_iterations", "toy_knots", "toy_bump",
-            "toy_networks", "toy_outputs", "pool", "train_images", "widths", "seeds", "epochs", "steps", "tolerance",
-            "point_tolerance", "iterations", "products", "knots", "precision",
-        )
-    }  # fmt: skip
-    size, task = sized(study.preset, changes), None
-    config = {**asdict(study), "out": None}
-    if {"mnist", "spectrum"} & set(study.tasks):
-        task = make(study.preset, study.sources, study.activation, changes)
-        steps_per_epoch(task.training, task.data)
+def main(config: Config) -> None:
+    """Run the study, resume it, or report what it found."""
+    key = seed_key(config.seed)
+    check_choices("tasks", config.tasks, TASKS)
+    size, task = sized(config.preset, config.size), None
+    if {"mnist", "spectrum"} & set(config.tasks):
+        task = make(data.load(config.mnist, config.data_dir), config.activation, config.preset, config.size)
         size = task.size
-        config["data"] = trees.fingerprint([task.data.train_images, task.data.train_labels])
-    config["planned"] = asdict(size)
-    run = open_run("permutation_points", study.out, config)
-    if run.results is None:
-        display = Display(planned(study.tasks, size, task))
-        kept = Kept(run, display)
-        try:
-            found: dict[str, Any] = {name: _found(name, size, task, key, kept) for name in study.tasks}
-        finally:
-            display.close()
-        figures = draw(run, found)
-        run.finish({"tasks": found, "page": page(found, figures)})
-    for each in tables((run.results or {})["tasks"]):
-        print(f"\n{each['title']}\n{table(each['head'], each['rows'])}")
-    print(f"\nWritten to {run.path}; `mcjax report {run.path}` makes a page of it.")
+    keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(TASKS)}
+
+    def find(parts: Parts) -> Findings:
+        # The networks of `spectrum` are those of `mnist`.
+        networks = paths.Networks(task, keys["mnist"], parts) if task else None
+        found: dict[str, Any] = {}
+        for name in config.tasks:
+            if name == "toy":
+                found[name] = toy.toys(parts, keys[name], size)
+            elif name == "count":
+                found[name] = counts(size.widths)
+            elif networks and name == "mnist":
+                found[name] = paths.mnist(networks)
+            elif networks:
+                toys = spectra.toy_spectra(parts, keys[name], size)
+                found[name] = {"toy": toys, "mnist": spectra.mnist_spectra(networks)}
+        return Findings({"tasks": found}, draw(found))
+
+    study = Study(
+        name="permutation_points",
+        title="Permutation points: where two units of a network are one",
+        text=[
+            "A network and its copy with two units exchanged are joined by a path on which the units come together, "
+            "become one, and part again. Where they are one, the units of the layer can be put into any order at "
+            "constant loss."
+        ],
+        parts=_parts(config.tasks, size),
+        find=find,
+        tables=lambda results: tables(results["tasks"]),
+    )
+    run(
+        study,
+        {**asdict(config), "settings": asdict(size), "images": fingerprint(task.data) if task else None},
+        config.out,
+    )
 
 
-def _found(name: str, size: Size, task: Task | None, key: jax.Array, kept: Kept) -> Any:
-    here = jax.random.fold_in(key, TASKS.index(name))
-    if name == "toy":
-        return toys(kept, here, size)
-    if name == "count":
-        return counts(size.widths)
-    assert task is not None
-    # The networks of `spectrum` are those of `mnist`.
-    networks = Networks(task, jax.random.fold_in(key, TASKS.index("mnist")), kept)
-    if name == "mnist":
-        return mnist(networks)
-    return {"toy": toy_spectra(kept, here, size), "mnist": mnist_spectra(networks)}
-
-
-def planned(tasks: tuple[str, ...], size: Size, task: Task | None) -> dict[str, tuple[float, int]]:
-    """Of every stage what it costs, roughly, and its epochs, by its name."""
-    stages: dict[str, tuple[float, int]] = {}
-    if "toy" in tasks:
-        stages |= permutation_toy.costs(size)
-    if task is not None:
-        images = len(task.data.train_labels)
-        if "spectrum" in tasks:
-            stages |= permutation_mnist.costs(task, size.widths[:1], 1)
-            stages |= permutation_spectra.costs(images, size)
-        if "mnist" in tasks:
-            stages |= permutation_mnist.costs(task, size.widths, size.seeds)
-    return stages
+def _parts(tasks: tuple[str, ...], size: Size) -> list[str]:
+    """The parts of the tasks; `count` has none."""
+    names = toy.parts_of(size) if "toy" in tasks else []
+    if "mnist" in tasks:
+        names += paths.parts_of(size.widths, size.seeds)
+    if "spectrum" in tasks:
+        names += spectra.parts_of(size)
+        if "mnist" not in tasks:
+            names += paths.parts_of(size.widths[:1], 1)
+    return names

@@ -1,74 +1,81 @@
-"""The tasks of the permutation-point experiments: teachers, what their students are trained on, how much is done."""
+"""The tasks: teachers, the data of their students, and how much is done."""
 
-from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+import tyro
 
+from experiments.options import capped, check_choices, check_increasing, check_positive, filled
 from mcjax import Dataset, Model, TrainConfig, data, models, trees
 from mcjax.errors import InputError
 from mcjax.permutation_points import PermutationConfig
 from mcjax.permutation_points.config import Precision
+from mcjax.training.loop import steps_per_epoch
 
 INPUTS, UNITS = 2, 5
-"""The toy of Figure 1."""
+"""Inputs and hidden units of the toy of Figure 1."""
 TOYS: dict[str, dict[str, Any]] = {
     "relu": {"tolerance": 1e-4, "point_tolerance": 1e-4, "knots": 20_000},
     "tanh": {"tolerance": 1e-7, "point_tolerance": 1e-9, "knots": 40_000},
 }
-"""Activations of the toy, ReLU as published. Its loss has kinks, at which gradients do not get smaller than this."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where the data are."""
-
-    mnist: str = "mnist"
-    """MNIST: a TFDS name or the path of an .npz."""
-    data_dir: str | None = None
-    """Where TFDS keeps its sets (None: TFDS's own default)."""
+"""Activations of the toy, ReLU as published; its loss has kinks, at which gradients do not get smaller than this."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done: `paper` as published; `small` for two cores.
+    """Amount of work; None is the preset's value."""
 
-    toys: its activations. toy_steps, toy_samples: distances of a path of the toy, and points that it is trained on.
-    toy_tolerance, toy_iterations, toy_knots, toy_bump: of its paths; None is what `TOYS` has. toy_networks,
-    toy_outputs: toys of every number of outputs whose spectra are computed, and these numbers. pool: images of MNIST
-    are averaged over squares of so many pixels. widths: H, units of both hidden layers. seeds, epochs: teachers of
-    every width. steps: distances of a path. tolerance, point_tolerance: of the gradient's norm. iterations, products:
-    Newton steps at a distance, and products of the Hessian a step, at most. knots: what there is room for. precision:
-    of MNIST's paths; the toy has float64. draws, lanczos: of the densities.
-    """
-
-    toys: tuple[str, ...] = tuple(TOYS)
+    toys: tuple[Literal["relu", "tanh"], ...] = ("relu", "tanh")
+    """Activations of the toy."""
     toy_steps: int = 100
+    """Distances of a path of the toy."""
     toy_samples: int = 1000
+    """Points that the toy is trained on."""
     toy_tolerance: float | None = None
+    """Tolerance of the gradient's norm on the way, of the toy."""
     toy_iterations: int = 100
+    """Newton steps of the toy at a distance, at most."""
     toy_knots: int | None = None
+    """The most points of a path of the toy."""
     toy_bump: float = 0.1
+    """Find a path of the toy again where it rises above its minima by more than this share of their height."""
     toy_networks: int = 6
+    """Toys whose spectra are computed, of every number of outputs."""
     toy_outputs: tuple[int, ...] = (1, 3)
+    """These numbers of outputs."""
     pool: int = 4
+    """Average the images of MNIST over squares of so many pixels."""
     train_images: int | None = 5000
+    """Use the first so many training images."""
     widths: tuple[int, ...] = (10, 15, 20, 25)
+    """H, units of both hidden layers."""
     seeds: int = 6
+    """Teachers of every width."""
     epochs: int = 30
+    """Epochs of a teacher."""
     steps: int = 40
+    """Distances of a path of MNIST."""
     tolerance: float = 3e-4
+    """Tolerance of the gradient's norm on the way."""
     point_tolerance: float = 1e-4
+    """Tolerance of the gradient's norm at the permutation point."""
     iterations: int = 15
+    """Newton steps at a distance, at most."""
     products: int = 30
+    """Products of the Hessian a Newton step, at most."""
     knots: int = 2000
+    """The most points of a path."""
     precision: Precision = "float32"
-    draws: int = 4
-    lanczos: int = 60
+    """Precision of MNIST's paths; the toy has float64."""
+    draws: tyro.conf.Suppress[int] = 4
+    """Random vectors of a spectral density."""
+    lanczos: tyro.conf.Suppress[int] = 60
+    """Lanczos steps of a spectral density."""
 
 
+# `paper` is as published; `small` is for two cores.
 SIZES = {
     "small": Size(),
     "paper": Size(
@@ -79,7 +86,15 @@ SIZES = {
 
 
 class Setting(NamedTuple):
-    """What all paths of one teacher have: the student, which starts as the teacher, its data and the config."""
+    """The setting of all paths of one teacher.
+
+    Attributes:
+        model: the model of teacher and student.
+        theta: the variables of the teacher, at which the student starts.
+        data: the teacher's outputs as targets.
+        group: the units that are merged.
+        config: the settings of the paths.
+    """
 
     model: Model
     theta: trees.Tree
@@ -92,6 +107,12 @@ def toy(key: jax.Array, activation: str, outputs: int, size: Size) -> Setting:
     """A random teacher 2-5-outputs, and its outputs at normal points.
 
     Weights are normal; biases have absolute values from 0.5 to 1.5, so that W / b can be drawn.
+
+    Args:
+        key: a typed key.
+        activation: the activation, one of TOYS.
+        outputs: the number of outputs.
+        size: the amount of work.
     """
     model = models.create("mlp", outputs, (INPUTS,), widths=(UNITS,), activation=activation)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -125,7 +146,7 @@ def taught(model: Model, theta: trees.Tree, inputs: Any) -> Dataset:
 
 @dataclass(frozen=True)
 class Task:
-    """MNIST, its networks and how much is done. activation: of the hidden layers, which the paper does not say."""
+    """MNIST, its networks and how much is done; `activation`, of the hidden layers, is not in the paper."""
 
     data: Dataset
     size: Size
@@ -138,14 +159,14 @@ class Task:
 
     @property
     def training(self) -> TrainConfig:
-        """How teachers are trained."""
+        """The training of teachers."""
         return TrainConfig(
             epochs=self.size.epochs, batch_size=100, optimizer="adam", learning_rate=3e-3, weight_decay=0.0
         )
 
     @property
     def config(self) -> PermutationConfig:
-        """How a path is walked."""
+        """The settings of a path."""
         size = self.size
         return PermutationConfig(
             steps=size.steps, tolerance=size.tolerance, point_tolerance=size.point_tolerance, knots=size.knots,
@@ -168,32 +189,36 @@ class Task:
         return Setting(model, theta, taught(model, theta, images), "dense_1", self.config)
 
 
-def make(preset: Literal["small", "paper"], sources: Sources, activation: str, changes: dict[str, Any]) -> Task:
-    """MNIST at a size. changes: of that; None is the preset's. Raises InputError for what cannot be."""
+def make(images: Dataset, activation: str, preset: Literal["small", "paper"], changes: Size) -> Task:
+    """The task on MNIST.
+
+    Args:
+        images: MNIST.
+        activation: the activation of the hidden layers.
+        preset: the amount of work.
+        changes: changes of the preset, as `given` makes them.
+
+    Raises:
+        InputError: a number cannot be, or the networks not be made.
+    """
     size = sized(preset, changes)
-    images = pooled(data.load(sources.mnist, sources.data_dir), size.pool)
-    there = len(images.train_labels)
-    if changes.get("train_images") is None:
-        size = replace(size, train_images=min(size.train_images or there, there))
+    images = pooled(images, size.pool)
+    size = filled(capped(SIZES[preset], images, ("train_images",)), changes)
     task = Task(images.take(size.train_images), size, activation)
     for width in size.widths:
         task.model(width)
+    steps_per_epoch(task.training, task.data)
     return task
 
 
-def sized(preset: Literal["small", "paper"], changes: dict[str, Any]) -> Size:
-    """How much is done. Raises InputError for numbers that cannot be."""
-    size = replace(SIZES[preset], **{name: value for name, value in changes.items() if value is not None})
-    for field in fields(size):
-        values = getattr(size, field.name)
-        for value in values if isinstance(values, tuple) else (values,):
-            if isinstance(value, int | float) and not value > 0:
-                raise InputError(f"got {field.name}={value}, expected a positive number.")
-    for name, values in (("toys", size.toys), ("toy_outputs", size.toy_outputs)):
-        if not values or len(set(values)) < len(values):
-            raise InputError(f"got {name}={values}, expected at least one, each once.")
-    if not size.widths or any(b <= a for a, b in pairwise(size.widths)):
-        raise InputError(f"got widths={size.widths}, expected at least one, increasing.")
+def sized(preset: Literal["small", "paper"], changes: Size) -> Size:
+    """A preset with `changes`. Raises InputError for numbers that cannot be."""
+    size = filled(SIZES[preset], changes)
+    check_positive(size)
+    check_choices("toys", size.toys, tuple(TOYS))
+    if not size.toy_outputs or len(set(size.toy_outputs)) < len(size.toy_outputs):
+        raise InputError(f"got toy_outputs={size.toy_outputs}, expected at least one, each once.")
+    check_increasing(size, "widths")
     if size.widths[0] < 2:
         raise InputError(f"got widths={size.widths}, expected at least two units a layer.")
     return size

@@ -1,14 +1,7 @@
 """`python -m experiments.string_sampling`."""
 
-import tyro
-
 from experiments import string_sampling
-from experiments.string_sampling.study import Study, main
-from mcjax.cli import guarded, leave
+from experiments.string_sampling.study import Config, main
+from experiments.study import command
 
-config = (tyro.conf.OmitArgPrefixes,)
-leave(
-    lambda: guarded(
-        "string_sampling", lambda: main(tyro.cli(Study, description=string_sampling.__doc__, config=config))
-    )
-)
+command(string_sampling, Config, main)

@@ -1,93 +1,91 @@
-"""The figures of string sampling: length and beads against the threshold, strings on their principal axes."""
+"""The figures: length and beads against the threshold, strings on their principal axes."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
+from experiments.string_sampling.measures import Strings
 from experiments.string_sampling.tasks import Task
-from mcjax import Model, plotting, trees
-from mcjax.curves import Polyline
-from mcjax.runs.folder import RunFolder
+from experiments.study import Drawing
+from mcjax import Model, trees
+from mcjax.curves.polyline import Polyline
+from mcjax.plotting import ALIGNED, UNALIGNED
+from mcjax.plotting.style import RC, SMALL, legend_below, plain
 from mcjax.runtime.compiling import jit
 from mcjax.strings import String
 from mcjax.training import Criterion
 
-LOOKS = {"unmatched": (plotting.UNALIGNED, "-"), "matched": (plotting.ALIGNED, "--")}
+LOOKS = {"unmatched": (UNALIGNED, "-"), "matched": (ALIGNED, "--")}
 MANY, FEW = 400, 60
-"""Points of a string, of small networks and of large ones, whose loss is measured for a picture."""
+"""Points of a string whose loss is drawn, for small networks and for large ones."""
 
 
-def draw_all(run: RunFolder, tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Figure 1: every task that has several thresholds, but the counter-example."""
-    rows = [
-        (f"{name}: {task['title']}", task["of"], [_series(task, variant) for variant in task["laws"]])
+def draw(tasks: Mapping[str, Any], strings: Sequence[tuple[Task, Strings]]) -> Iterator[Drawing]:
+    """Figure 1 of all tasks with several thresholds but the counter-example; Figures 3 and 4 of every task."""
+    rows = {
+        f"{name}: {task['title']}": task
         for name, task in tasks.items()
         if len(task["levels"]) > 1 and name != "permutation"
-    ]
-    if not rows:
-        return []
-    path = run.figure("thresholds", plotting.against_threshold(rows))
-    return [{"file": path.name, "caption": "Normalised length and segments against the threshold (Figure 1)."}]
-
-
-def _series(task: Mapping[str, Any], variant: str) -> plotting.Thresholds:
-    columns = {}
-    for what in ("length", "beads"):
-        for part in ("mean", "std"):
-            values = [level[variant][what] for level in task["levels"]]
-            columns[what, part] = np.array([np.nan if value is None else value[part] for value in values])
-    color, style = LOOKS[variant]
-    laws = {
-        what: None if fitted is None else plotting.PowerLaw(**fitted) for what, fitted in task["laws"][variant].items()
     }
-    return plotting.Thresholds(
-        variant,
-        np.array([level["threshold"] for level in task["levels"]]),
-        columns["length", "mean"],
-        columns["length", "std"],
-        columns["beads", "mean"],
-        columns["beads", "std"],
-        color,
-        style,
-        laws["length"],
-        laws["beads"],
+    if rows:
+        caption = "Normalised length and segments against the threshold (Figure 1)."
+        yield Drawing("thresholds", against_threshold(rows), caption)
+    for task, found in strings:
+        for variant, of_variant in found.items():
+            yield from _string(task, variant, of_variant)
+
+
+def _string(task: Task, variant: str, strings: Sequence[String]) -> Iterator[Drawing]:
+    """Figures 3 and 4: a string of many beads at several depths, on its principal axes."""
+    if not strings:
+        return
+    # A connected one; where a network is not connected to its copy, one that shows it.
+    wanted = task.name != "permutation"
+    string = max(strings, key=lambda each: (each.connected == wanted, each.beads))
+    if string.beads < 2:  # three axes need four knots
+        return
+    state = "connected" if string.connected else "not connected"
+    figure = string_stages(stages(task, string), f"{task.title}: {variant}, {state}", task.criterion, string.threshold)
+    caption = (
+        f"{task.title}, {variant}: a string of many beads at several depths, on the three principal axes of "
+        "its last knots (Figures 3 and 4)."
     )
+    yield Drawing(f"string_{task.name}_{variant}", figure, caption)
 
 
-def draw(run: RunFolder, task: Task, strings: Mapping[str, Sequence[String]]) -> list[dict[str, str]]:
-    """Figures 3 and 4: of each variant a string of many beads at several depths, on its principal axes."""
-    figures = []
-    for variant, found in strings.items():
-        if not found:
-            continue
-        # Of the network that is not connected to its copy, one that shows it.
-        first = task.name != "permutation"
-        string = max(found, key=lambda each: (each.connected == first, each.beads))
-        if string.beads < 2:  # three axes need four knots
-            continue
-        name = f"string_{task.name}_{variant}"
-        state = "connected" if string.connected else "not connected"
-        title = f"{task.title}: {variant}, {state}"
-        figure = plotting.string_stages(stages(task, string), title, of=task.of, threshold=string.threshold)
-        caption = (
-            f"{task.title}, {variant}: a string of many beads at several depths, on the three principal axes of "
-            "its last knots (Figures 3 and 4)."
-        )
-        figures.append({"file": run.figure(name, figure).name, "caption": caption})
-    return figures
+class Stage(NamedTuple):
+    """A string at some depth, on three axes.
+
+    Attributes:
+        label: the title of the panel.
+        points: points of the string, (points, 3).
+        loss: the criterion at these points, (points,).
+        knots: its knots, (knots, 3).
+    """
+
+    label: str
+    points: np.ndarray
+    loss: np.ndarray
+    knots: np.ndarray
 
 
-def stages(task: Task, string: String, count: int = 4) -> list[plotting.Stage]:
+def stages(task: Task, string: String, count: int = 4) -> list[Stage]:
     """The string as it was at `count` depths, the first one and the last among them."""
     scores = principal(string.knots)
     depths = sorted({round(depth) for depth in np.linspace(1, string.depth, count)})
     found = []
     for depth in depths:
         there = string.depths <= depth
-        path = Polyline(trees.index(string.knots, np.flatnonzero(there))).path
-        at = np.asarray(path.args[1], np.float64)
+        polyline = Polyline(trees.index(string.knots, np.flatnonzero(there)))
+        path, at = polyline.path, polyline.ts.astype(np.float64)
         # Knots are among the points: between two points the string is straight.
         even = np.linspace(0, 1, MANY if trees.parameter_count(path(0.0)) < 10_000 else FEW)
         ts = np.unique(np.concatenate([even, at]).astype(np.float32))
@@ -95,7 +93,7 @@ def stages(task: Task, string: String, count: int = 4) -> list[plotting.Stage]:
         knots = scores[there]
         points = np.stack([np.interp(ts, at, knots[:, axis]) for axis in range(3)], 1)
         label = f"depth {depth}, beads: {int(there.sum()) - 2}, at most {value.max():.3g}"
-        found.append(plotting.Stage(label, points, value, knots))
+        found.append(Stage(label, points, value, knots))
     return found
 
 
@@ -108,7 +106,103 @@ def principal(knots: trees.Tree) -> np.ndarray:
     """Knots on the three principal axes of all of them: float64 (knots, 3)."""
     flat = [np.asarray(leaf, np.float64).reshape(len(leaf), -1) for leaf in jax.tree.leaves(trees.params(knots))]
     centred = [part - part.mean(0) for part in flat]
-    # By the products of knots: their number is small, that of parameters is not.
+    # By the Gram matrix: there are few knots, and many parameters.
     values, vectors = np.linalg.eigh(sum(part @ part.T for part in centred))
     best = np.argsort(values)[::-1][:3]
     return vectors[:, best] * np.sqrt(np.maximum(values[best], 0))
+
+
+def against_threshold(tasks: Mapping[str, Any]) -> Figure:
+    """Normalised length and segments against the threshold, both logarithmic. Freeman and Bruna, Figure 1.
+
+    Bars are deviations over pairs; a fitted power law is a thin line with its exponent.
+
+    Args:
+        tasks: title of a row -> the findings of a task, as `gather` returns them.
+    """
+    figure = Figure(figsize=(9.0, 0.6 + 2.9 * len(tasks)), **RC)
+    rows = figure.subplots(len(tasks), 2, squeeze=False)
+    for (title, task), (left, right) in zip(tasks.items(), rows, strict=True):
+        thresholds = np.array([level["threshold"] for level in task["levels"]])
+        for number, (variant, laws) in enumerate(task["laws"].items()):
+            color, style = LOOKS[variant]
+            # Zero beads are below every logarithmic scale: there is one more segment than beads.
+            for axes, what, more in ((left, "length", 0), (right, "beads", 1)):
+                found = [level[variant][what] or {"mean": np.nan, "std": np.nan} for level in task["levels"]]
+                values, deviation = (np.array([each[of] for each in found]) for of in ("mean", "std"))
+                # A bar that would reach below the least possible value, 1, ends there.
+                bars = np.stack([np.minimum(deviation, values + more - 1), deviation])
+                axes.errorbar(
+                    thresholds, values + more, bars, color=color, linestyle=style, marker="o", markersize=4,
+                    linewidth=1.6, elinewidth=0.9, capsize=2.5, label=variant,
+                )  # fmt: skip
+                if laws[what] is not None:
+                    _law(axes, laws[what], color, above=number % 2 == 0)
+        for axes, name in ((left, "normalised length"), (right, "segments (beads + 1)")):
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=0.95)
+            for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+                fine = (1, 1.2, 1.5, 2, 3, 5, 7) if high < 5 * low else (1, 2, 5)
+                axis.set_major_locator(LogLocator(subs=fine))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_locator(NullLocator())
+            axes.set_xlabel(f"threshold ({task['of']})")
+            axes.set_ylabel(name)
+            plain(axes)
+        left.set_title(title, fontsize=10, loc="left")
+    legend_below(figure, rows[0][0])
+    return figure
+
+
+def _law(axes: Axes, law: Mapping[str, float], color: str, above: bool) -> None:
+    at = np.array([law["low"], law["high"]])
+    axes.plot(at, law["factor"] * at ** law["exponent"], color=color, linewidth=0.9, linestyle=(0, (1, 1)))
+    middle = np.sqrt(at.prod())
+    axes.annotate(
+        f"{law['exponent']:+.2f}", (middle, law["factor"] * middle ** law["exponent"]), color=color, fontsize=9,
+        xytext=(3, 12 if above else -20), textcoords="offset points",
+    )  # fmt: skip
+
+
+def string_stages(stages: Sequence[Stage], title: str, of: str, threshold: float) -> Figure:
+    """A string at several depths, on the three principal axes of its last knots. Freeman and Bruna, Figures 3 and 4.
+
+    The colour is the loss along it, on a logarithmic scale: blue at the threshold, red high above. The black curves
+    are its projections on pairs of axes.
+
+    Args:
+        stages: the string at every depth.
+        title: the title.
+        of: the criterion of the loss and the threshold, in words.
+        threshold: the threshold.
+    """
+    figure = Figure(figsize=(4.1 * len(stages), 4.3), **SMALL)
+    every = np.concatenate([stage.points for stage in stages])
+    low, high = every.min(0), every.max(0)
+    margin = 0.08 * np.maximum(high - low, 1e-9)
+    low, high = low - margin, high + margin
+    highest = max(float(stage.loss.max()) for stage in stages)
+    norm = LogNorm(threshold / 2, max(highest, 2 * threshold), clip=True)
+    shown = ScalarMappable(norm, "coolwarm")
+    for i, stage in enumerate(stages):
+        axes = figure.add_subplot(1, len(stages), i + 1, projection="3d")
+        for axis, wall in ((0, low[0]), (1, high[1]), (2, low[2])):
+            shadow = stage.points.copy()
+            shadow[:, axis] = wall
+            axes.plot(*shadow.T, color="black", linewidth=0.6)
+        pieces = np.stack([stage.points[:-1], stage.points[1:]], 1)
+        lines = Line3DCollection(list(pieces), cmap="coolwarm", norm=norm, linewidths=2.2)
+        lines.set_array((stage.loss[:-1] + stage.loss[1:]) / 2)
+        axes.add_collection3d(lines)
+        axes.scatter(*stage.knots.T, color="black", s=7, depthshade=False)
+        for name, (a, b) in zip("xyz", zip(low, high, strict=True), strict=True):
+            getattr(axes, f"set_{name}lim")(a, b)
+            getattr(axes, f"set_{name}ticklabels")([])
+            getattr(axes, f"set_{name}label")(f"axis {'xyz'.index(name) + 1}", fontsize=8, labelpad=-10)
+            getattr(axes, f"{name}axis").set_pane_color("0.97")
+        axes.grid(False)
+        axes.set_title(stage.label, fontsize=9)
+    figure.colorbar(shown, ax=figure.axes, label=f"{of} (threshold {threshold:g})", shrink=0.7, pad=0.04)
+    figure.suptitle(title, fontsize=11)
+    return figure

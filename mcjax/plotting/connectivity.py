@@ -1,4 +1,4 @@
-"""Barriers against the spawn epoch, the width or the length of training."""
+"""Barriers against the step of spawning, the width or the time of training."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -12,17 +12,17 @@ from mcjax.plotting.style import RC, Series, legend_below, log_if_wide, mean_and
 
 
 class Dependence(NamedTuple):
-    """One panel: a quantity of several classes of pairs against a parameter.
+    """One panel: a measure of classes of pairs against something else.
 
     Attributes:
-        title: The title of the panel.
-        label: The label of the horizontal axis.
-        of: The label of the vertical axis.
-        at: The parameter, float (points,).
-        lines: One class of pairs each, with values (pairs, points).
-        scale: The scale of the horizontal axis; "symlog" is logarithmic with a place for zero.
-        reference: The height of a dashed horizontal line (None: no line).
-        ratios: True for positive values that are compared by their ratios: the vertical axis may be logarithmic.
+        title: the title of the panel.
+        label: the label of the horizontal axis.
+        of: the measure, which labels the vertical axis.
+        at: the places on the horizontal axis, (points,).
+        lines: the values (pairs, points) of every class.
+        scale: the horizontal scale; "symlog" is logarithmic but for a zero.
+        reference: a height that is drawn across.
+        ratios: whether heights are positive and compared by their ratios.
     """
 
     title: str
@@ -36,7 +36,7 @@ class Dependence(NamedTuple):
 
 
 def dependences(panels: Sequence[Dependence], title: str) -> Figure:
-    """Panels of means over pairs with bands of one standard deviation; four panels or more stand in two columns."""
+    """Panels in one row, or in two columns if they are many, mean over pairs with a band of one standard deviation."""
     columns = len(panels) if len(panels) < 4 else 2
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns + 0.6, 3.0 * rows + 0.7), **RC)
@@ -70,7 +70,7 @@ def dependences(panels: Sequence[Dependence], title: str) -> Figure:
 def _scaled(axes: Axes, panel: Dependence) -> None:
     positive = panel.at[panel.at > 0]
     if panel.scale == "linear" or not len(positive):
-        if len(panel.at) > 5:  # many values: ordinary ticks
+        if len(panel.at) > 5:  # an axis of its own, not a few sizes
             return
     elif panel.scale == "symlog":
         axes.set_xscale("symlog", linthresh=float(positive.min()), linscale=0.5)

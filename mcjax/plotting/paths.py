@@ -10,14 +10,14 @@ from mcjax.plotting.style import RC, legend_below, log_if_wide, mean_and_band, p
 
 
 class Line(NamedTuple):
-    """Loss and accuracy of one class of curves, and its look.
+    """One class of curves in a figure.
 
     Attributes:
-        label: The entry in the legend.
-        loss: In nats, (pairs, points).
-        accuracy: As a share, (pairs, points).
-        color: A matplotlib colour.
-        style: A matplotlib line style.
+        label: the label in the legend.
+        loss: the loss in nats, ([pairs,] points).
+        accuracy: the accuracy as a share at the same points, ([pairs,] points).
+        color: the colour.
+        style: the line style.
     """
 
     label: str
@@ -33,11 +33,11 @@ def along_paths(
     """Loss and accuracy along paths, mean over pairs with a band of one standard deviation (Figure 2).
 
     Args:
-        ts: The points of the paths, (points,).
-        lines: One class of paths each.
-        title: The title of the figure.
-        loss_of: The split of the loss, for the label.
-        accuracy_of: The split of the accuracy, for the label.
+        ts: the values of t, (points,).
+        lines: classes of curves.
+        title: the title of the figure.
+        loss_of: the split that the loss is of.
+        accuracy_of: the split that the accuracy is of.
     """
     figure = Figure(figsize=(9.0, 3.7), **RC)
     left, right = figure.subplots(1, 2)

@@ -18,12 +18,12 @@ class Plane(NamedTuple):
     """One plane in a figure.
 
     Attributes:
-        title: The title of the panel.
-        x: Coordinates along the first axis, Euclidean distances in parameter space, (nx,).
-        y: Coordinates along the second axis, (ny,).
-        values: A loss in nats, or an accuracy as a share, (ny, nx).
-        points: Label -> (x, y) of each marked point.
-        curve: Points of a curve in the plane, (m, 2), or None.
+        title: the title of the panel.
+        x: coordinates (nx,), Euclidean distances in parameter space.
+        y: coordinates (ny,).
+        values: (ny, nx), a loss in nats or an accuracy as a share.
+        points: label -> (x, y) of points that are marked.
+        curve: the points (m, 2) of a curve, or None.
     """
 
     title: str
@@ -42,16 +42,17 @@ def plane(
     limit: float | None = None,
     levels: int = 12,
 ) -> Figure:
-    """Filled contours of planes on one scale, which is finest at the best value (Neuron Alignment, Figures 3, 12, 13).
+    """Filled contours of planes side by side, on one scale that is densest at the best value (Figures 3, 12, 13).
 
-    Light is good; values worse than `limit` or not finite have the darkest colour.
+    Light is good; values worse than `limit`, or not finite, have the darkest colour.
 
     Args:
-        rows: The planes of each row, such as one row a model.
-        title: The title of the figure.
-        of: The label of the colour bar. If "accuracy" is in it, high values are best, and they are drawn in per cent.
-        limit: The worst value with a colour of its own, in the unit of the values (None: the worst quartile).
-        levels: Maximum number of contour levels.
+        rows: the planes of every row of panels, such as a row a model.
+        title: the title of the figure.
+        of: the name of the values, for the colour bar; those with "accuracy" in it are best where they are high, and
+            are drawn in per cent.
+        limit: the worst value that is told apart, in the values' own unit (None: a quarter of all points are worse).
+        levels: the most contour levels.
     """
     accuracy = "accuracy" in of
     factor = 100.0 if accuracy else 1.0
@@ -61,7 +62,7 @@ def plane(
     norm = BoundaryNorm(boundaries, 256, extend="min" if accuracy else "max")
     cmap = "viridis" if accuracy else "viridis_r"
     columns = max(map(len, rows))
-    # Panels with the shape of the planes leave no gaps.
+    # Panels of the planes' own shape leave no gaps between them.
     shape = max(_shape(one) for row in rows for one in row)
     figure = Figure(figsize=(1.6 + 3.0 * columns, 0.5 + (0.6 + 2.8 * min(shape, 1.2)) * len(rows)), **SMALL)
     panels = figure.subplots(len(rows), columns, squeeze=False)
@@ -99,16 +100,16 @@ def _shape(one: Plane) -> float:
 def contour_levels(
     values: np.ndarray, limit: float | None, count: int, *, first: float = 1 / 60, highest: bool = False
 ) -> np.ndarray:
-    """Increasing levels from the best value to `limit`, geometric in the distance from the best.
+    """At most `count` increasing levels from the best value to `limit`, geometric in the distance to the best.
 
-    Levels are rounded, by at most a quarter of their spacing.
+    Levels are rounded, by a quarter of their distance at most.
 
     Args:
-        values: All values, of any shape.
-        limit: The last level (None: the worst quartile).
-        count: Maximum number of levels.
-        first: The first step, as a share of the range.
-        highest: True if the largest value is the best.
+        values: the values on all planes.
+        limit: the worst level (None: a quarter of the values are worse).
+        count: the most levels.
+        first: the first step, as a share of the range.
+        highest: whether the best value is the largest.
     """
     finite = np.sort(values[np.isfinite(values)])
     if highest:
@@ -122,7 +123,7 @@ def contour_levels(
     rounded = []
     for here, before in zip(best + steps[1:], best + steps[:-1], strict=True):
         rounded.append(_rounded(here, here - before))
-    # The first level is rounded down, so that no value lies below it.
+    # The first is a floor: no value lies below it.
     unit = 10.0 ** (np.floor(np.log10(steps[1])) - 1)
     return np.unique([float(f"{np.floor(best / unit) * unit:.12g}"), *rounded])
 
@@ -132,7 +133,7 @@ def _rounded(value: float, step: float) -> float:
 
 
 def _within(values: np.ndarray, boundaries: np.ndarray, accuracy: bool) -> np.ndarray:
-    # Clip values to just beyond the worst level, non-finite ones too: contours need finite values.
+    # Just beyond the worst level is drawn like far beyond; contours are not drawn through what is not finite.
     if accuracy:
         return np.maximum(np.nan_to_num(values, nan=-np.inf), boundaries[0] - (boundaries[1] - boundaries[0]))
     return np.minimum(np.nan_to_num(values, nan=np.inf), boundaries[-1] + (boundaries[-1] - boundaries[-2]))
@@ -146,7 +147,7 @@ def _mark(axes: Axes, one: Plane) -> None:
     middle = np.mean(list(one.points.values()), axis=0)
     for label, point in one.points.items():
         axes.plot(*point, "o", color="k", markersize=6, markeredgecolor="w", markeredgewidth=1)
-        # The label points away from the other points, but stays in the panel.
+        # Away from the others, but not out of the panel.
         top = np.max(one.y) - 0.15 * np.ptp(one.y)
         up = 1 if middle[1] <= point[1] < top else -1
         axes.annotate(

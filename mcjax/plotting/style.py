@@ -1,4 +1,4 @@
-"""Shared style of the figures: colours and line styles that survive greyscale print, bands, scales, legends."""
+"""Shared by all figures: colours and line styles that survive greyscale print, bands, scales."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -7,23 +7,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-# These two colours differ in greyscale, too.
+# Far apart in greyscale too.
 UNALIGNED, ALIGNED = "#e0791e", "#1c5f9e"
 RC: dict[str, Any] = {"dpi": 160, "layout": "constrained"}
 SMALL: dict[str, Any] = {"dpi": 120, "layout": "constrained"}
-# Defaults for the lines of one figure, in order.
+# Of the lines of one figure, in their order, where nothing else says how they look.
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 class Series(NamedTuple):
-    """Values of one class of networks or curves, and its look.
+    """One class of curves in a figure.
 
     Attributes:
-        label: The entry in the legend.
-        values: float ([pairs,] ...).
-        color: A matplotlib colour.
-        style: A matplotlib line style.
+        label: the label in the legend.
+        values: values ([pairs,] ...).
+        color: the colour.
+        style: the line style.
     """
 
     label: str
@@ -33,15 +33,15 @@ class Series(NamedTuple):
 
 
 def mean_and_band(axes: Axes, at: np.ndarray, values: np.ndarray, color: str, style: str, label: str) -> None:
-    """Draw the mean over pairs and a band of one sample standard deviation.
+    """The mean over pairs and a band of one standard deviation, that of a sample, as in tables.
 
     Args:
-        axes: The panel.
-        at: Horizontal positions, (points,).
-        values: float ([pairs,] points).
-        color: A matplotlib colour.
-        style: A matplotlib line style.
-        label: The entry in the legend.
+        axes: the panel.
+        at: the places on the horizontal axis, (points,).
+        values: the values, ([pairs,] points).
+        color: the colour.
+        style: the line style.
+        label: the label in the legend.
     """
     values = np.atleast_2d(values)
     mean, std = values.mean(0), deviation(values)
@@ -50,12 +50,12 @@ def mean_and_band(axes: Axes, at: np.ndarray, values: np.ndarray, color: str, st
 
 
 def deviation(values: np.ndarray) -> np.ndarray:
-    """The sample standard deviation over the leading axis; zero for a single sample."""
+    """The standard deviation over the leading axis, that of a sample; zero of a single one."""
     return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 
 def log_if_wide(axes: Axes, values: np.ndarray) -> None:
-    """Make the vertical axis logarithmic for positive values that differ more than tenfold."""
+    """A logarithmic axis for positive values that differ more than tenfold."""
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -64,20 +64,20 @@ def log_if_wide(axes: Axes, values: np.ndarray) -> None:
 
 
 def plain(axes: Axes) -> None:
-    """Remove the frame, and draw a light grid behind the lines."""
+    """No frame, and a light grid behind what is drawn."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def legend_below(figure: Figure, axes: Axes, most: int = 4, *, right: bool = False) -> None:
-    """Draw one legend under all panels.
+    """One legend for all panels, under them, where it covers no line.
 
     Args:
-        figure: The figure.
-        axes: The panel whose entries are shown.
-        most: Maximum number of entries in a row.
-        right: Whether the legend stands at the right instead of in the middle.
+        figure: the figure.
+        axes: the panel whose labels are shown.
+        most: the most entries of a row.
+        right: whether it stands on the right instead of in the middle.
     """
     handles, labels = axes.get_legend_handles_labels()
     rows = -(-len(labels) // most)

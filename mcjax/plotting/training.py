@@ -1,4 +1,4 @@
-"""Training histories of networks, of curves, and of PAM's curves and permutations in turn."""
+"""Training of networks and curves, and of curves and permutations in turn."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,22 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mcjax.plotting.paths import Line
 from mcjax.plotting.style import ALIGNED, MARKERS, RC, SMALL, STYLES, legend_below, log_if_wide, mean_and_band, plain
 
 APART = 8
-"""Maximum number of fits with colours of their own in one panel."""
+"""The most fits that can be told apart in one panel."""
 
 
 def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[str] | None = None) -> Figure:
-    """Loss and accuracy against epoch, one thin line a fit.
+    """Loss and accuracy against epoch, one thin line a fit: values (fits, epochs).
 
     More than eight fits are drawn in one colour, with their mean.
 
     Args:
-        history: "loss" and "accuracy", float (fits, epochs).
-        title: The title of the figure.
-        labels: Entries in the legend, one a fit (None: no legend).
+        history: "loss" in nats and "accuracy" as a share.
+        title: the title of the figure.
+        labels: names of the fits for a legend (None: no legend).
     """
     figure = Figure(figsize=(9.0, 3.4 if labels is None else 3.8), **SMALL)
     panels = figure.subplots(1, 2)
@@ -37,12 +36,12 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
                 axes.plot(at, row, color=ALIGNED, linewidth=0.7, alpha=0.35, marker=marker)
             axes.plot(at, values.mean(0), color="k", linewidth=1.8, marker=marker, label=f"mean of {fits}")
         else:
-            # The lightest end of the colour map is invisible on white.
+            # The lightest end of the map is not seen on white.
             colors = colormaps["viridis"](np.linspace(0, 0.85, fits)) if fits > 1 else [ALIGNED]
             for i, row in enumerate(values):
                 said = None if labels is None else labels[i]
                 axes.plot(at, row, STYLES[i % 4], color=colors[i], linewidth=1.3, marker=marker, label=said)
-    _label(panels)
+    epoch_axes(panels)
     log_if_wide(panels[0], np.ravel(history["loss"]))
     if panels[0].get_legend_handles_labels()[1]:
         legend_below(figure, panels[0])
@@ -50,22 +49,8 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
     return figure
 
 
-def training_classes(lines: Sequence[Line], title: str) -> Figure:
-    """Loss and accuracy of classes of curves against epoch, mean over pairs with a band (Figures 5, 8, 9)."""
-    figure = Figure(figsize=(8.4, 3.7), **SMALL)
-    panels = figure.subplots(1, 2)
-    for line in lines:
-        for axes, values in ((panels[0], line.loss), (panels[1], 100 * line.accuracy)):
-            at = np.arange(1, np.shape(values)[-1] + 1)
-            mean_and_band(axes, at, values, line.color, line.style, line.label)
-    _label(panels)
-    log_if_wide(panels[0], np.concatenate([np.ravel(line.loss) for line in lines]))
-    legend_below(figure, panels[0])
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def _label(panels: Sequence[Axes]) -> None:
+def epoch_axes(panels: Sequence[Axes]) -> None:
+    """Label a panel of losses and one of accuracies, both against the epoch."""
     for axes, label in zip(panels, ("train loss (nats)", "train accuracy (%)"), strict=True):
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
@@ -74,13 +59,13 @@ def _label(panels: Sequence[Axes]) -> None:
 
 
 class HalfSteps(NamedTuple):
-    """The half-steps of PAM in n iterations.
+    """The half-steps of PAM's fits in n iterations.
 
     Attributes:
-        objective: The objective at the start and after every half-step, ([pairs,] 1 + 2 n).
-        proposed: The objective that every half-step proposed, ([pairs,] 2 n).
-        accepted: Whether it was accepted, bool ([pairs,] 2 n).
-        color: A matplotlib colour.
+        objective: the objective at the start and after every half-step, ([pairs,] 1 + 2 n).
+        proposed: the objective of every proposal, ([pairs,] 2 n).
+        accepted: whether it was accepted, ([pairs,] 2 n).
+        color: the colour.
     """
 
     objective: np.ndarray
@@ -90,7 +75,7 @@ class HalfSteps(NamedTuple):
 
 
 def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
-    """PAM's objective after every half-step, mean over pairs, with a cross for every refused proposal of a pair."""
+    """PAM's objective after every half-step, mean over pairs; a cross for every proposal of a pair that was refused."""
     figure = Figure(figsize=(7.0, 4.3), **RC)
     axes = figure.subplots()
     reasons = {"x": False, "+": False}
@@ -122,12 +107,12 @@ def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
 def alternating_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: tuple[int, int], title: str) -> Figure:
     """Train loss against epoch over PAM's half-steps, mean over pairs with a band of one deviation (Figure 10).
 
-    Half-steps of the permutation are shaded, and a vertical line stands at the start of every half-step but the first.
+    A vertical line stands at the start of every half-step but the first.
 
     Args:
-        losses: Name -> loss (pairs, epochs), and a colour.
-        epochs: The epochs of a half-step of the permutation, and of one of the curve.
-        title: The title of the figure.
+        losses: name -> values ([pairs,] epochs) and a colour.
+        epochs: the epochs of a half-step of the permutation (shaded), and of one of the curve.
+        title: the title of the figure.
     """
     figure = Figure(figsize=(7.0, 4.1), **RC)
     axes = figure.subplots()

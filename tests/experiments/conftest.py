@@ -1,4 +1,4 @@
-"""What the tests of studies share: which parts a study makes, and that it ends at one of them and goes on."""
+"""What the tests of studies share: which parts a study makes, and that it ends at one of them and resumes."""
 
 import json
 from contextlib import contextmanager
@@ -7,39 +7,45 @@ from pathlib import Path
 import pytest
 from refusals import says
 
-from experiments.kept import Kept
+from experiments.study import Parts
 from mcjax import InputError
 
 
 @contextmanager
 def parts_made(stop=None):
-    """The names of the parts that studies make, in order; at the part `stop` it ends as by Ctrl-C."""
-    made, timed = [], Kept.timed
+    """The parts that studies list, and those that they make, in order; at the part `stop` it ends as by Ctrl-C."""
+    listed, made, init, timed = [], [], Parts.__init__, Parts.timed
+
+    def listing(parts, folder, names, title):
+        listed.extend(names)
+        init(parts, folder, names, title)
 
     @contextmanager
-    def noted(kept, name):
+    def noted(parts, name):
         made.append(name)
         if name == stop:
             raise KeyboardInterrupt
-        with timed(kept, name):
+        with timed(parts, name):
             yield
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Kept, "timed", noted)
-        yield made
+        patch.setattr(Parts, "__init__", listing)
+        patch.setattr(Parts, "timed", noted)
+        yield listed, made
 
 
 @pytest.fixture(scope="session")
 def stopped_once():
-    """Do a study that is stopped at a part, and go on from there, to its folder: no part is made twice."""
+    """Do a study that is stopped at a part, and resume it, to its folder: it makes what it lists, each part once."""
 
     def done(main, study, stop):
-        with parts_made(stop) as before, pytest.raises(KeyboardInterrupt):
+        with parts_made(stop) as (_, before), pytest.raises(KeyboardInterrupt):
             main(study)
-        with parts_made() as after:
+        with parts_made() as (listed, after):
             main(study)
         assert before[-1] == after[0] == stop
         assert len({*before, *after}) == len(before) + len(after) - 1
+        assert sorted(listed) == sorted({*before, *after}) == sorted(stages_of(study.out))
         return Path(study.out)
 
     return done

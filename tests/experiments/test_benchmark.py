@@ -13,9 +13,10 @@ pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.
 import torch
 
 import mcjax
+from experiments.benchmark import benchmark
 from experiments.benchmark import output as benchmark_output
 from experiments.benchmark import programs as benchmark_programs
-from experiments.benchmark.benchmark import Benchmark, Runner, benchmark, main
+from experiments.benchmark.benchmark import Benchmark, Runner, main
 from experiments.benchmark.programs import PROGRAMS, Sizes, other_way, work_for
 from experiments.benchmark.torch_networks import network, permuted, tensors
 from experiments.benchmark.torch_peer import Peer, projected

@@ -1,17 +1,15 @@
-"""The experiments of dropout stability, small: what they leave and say, that they go on, what they refuse."""
+"""The experiments of dropout stability, small: what they leave and say, that they resume, what they refuse."""
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.dropout_stability.costs import planned
-from experiments.dropout_stability.output import tables
-from experiments.dropout_stability.study import Study, main, wide_gaps
-from experiments.dropout_stability.tasks import CHANNELS, Sources, make
+from experiments.dropout_stability.study import Config, main
+from experiments.dropout_stability.tables import tables
+from experiments.dropout_stability.tasks import CHANNELS, Size, make
+from experiments.options import Sources, given
 
-SMALL = {
-    "tasks": ("mnist", "wide"),
-    "sources": Sources(mnist="digits"),
+SIZE = {
     "width": 0.2,
     "train_images": 300,
     "test_images": 60,
@@ -23,13 +21,19 @@ SMALL = {
     "string_beads": 1,
     "shares": (0.5,),
     "narrow_widths": (3, 50),
-    "units": (2, 4),
-    "pairs": 1,
 }
+SMALL = {"tasks": ("mnist", "wide"), "sources": Sources(mnist="digits"), "units": (2, 4), "pairs": 1}
+
+
+def study_of(out, **changes):
+    """The options of a small study, with changes of it or of its size."""
+    size = {**SIZE, **{name: value for name, value in changes.items() if name in SIZE}}
+    own = {**SMALL, **{name: value for name, value in changes.items() if name not in SIZE}}
+    return Config(**own, size=given(Size, **size), out=str(out))
 
 
 def test_wide_networks_alone(tmp_path, results_of):
-    study = Study(tasks=("wide",), units=(3,), pairs=1, out=str(tmp_path / "run"))
+    study = study_of(tmp_path / "run", tasks=("wide",), units=(3,))
     main(study)
     found = results_of(main, study)["tasks"]["wide"]
     (level,) = found["levels"]
@@ -38,8 +42,8 @@ def test_wide_networks_alone(tmp_path, results_of):
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(tmp_path, stopped_once, results_of, stages):
-    study = Study(**SMALL, out=str(tmp_path / "whole"))
+def test_what_a_study_leaves(tmp_path, stopped_once, results_of):
+    study = study_of(tmp_path / "whole")
     stopped_once(main, study, "mnist_path_matched_string")
     tasks = results_of(main, study)["tasks"]
     found = tasks["mnist"]
@@ -57,9 +61,6 @@ def test_what_a_study_leaves(tmp_path, stopped_once, results_of, stages):
     first, second = tasks["wide"]["levels"]
     assert (first["units"], second["units"]) == (2, 4)
     assert first["gap"]["mean"] > second["gap"]["mean"] >= 0
-    changes = {name: value for name, value in SMALL.items() if name not in ("tasks", "sources", "units", "pairs")}
-    task = make("mnist", "small", SMALL["sources"], changes)
-    assert stages(study.out) == {*planned(task), *wide_gaps.costs(study.units)}
 
 
 def test_tables_of_noise_stability():
@@ -88,7 +89,7 @@ def test_tables_of_noise_stability():
 
 
 def test_the_published_networks():
-    task = make("mnist", "paper", Sources(mnist="digits"), {})
+    task = make("mnist", "paper", Sources(mnist="digits"), given(Size))
     assert set(task.rates.values()) == {0.2}
     assert task.narrow.spec.group_sizes(task.narrow.init(jax.random.key(0)))["conv_0"] == 6
     assert CHANNELS == (0.25, 0.25, 0.25, 0.5)
@@ -112,4 +113,4 @@ def test_the_published_networks():
     ],
 )
 def test_what_cannot_be_studied(change, named, tmp_path, refused):
-    refused(main, Study(**{**SMALL, **change}, out=str(tmp_path / "run")), *named)
+    refused(main, study_of(tmp_path / "run", **change), *named)

@@ -1,18 +1,16 @@
-"""The experiments of linear connectivity, small: what they leave and say, that they go on, what they refuse."""
+"""The experiments of linear connectivity, small: what they leave and say, that they resume, what they refuse."""
 
 import numpy as np
 import pytest
 
-from experiments.linear_connectivity.costs import planned
-from experiments.linear_connectivity.output import tables
-from experiments.linear_connectivity.study import Study, main
-from experiments.linear_connectivity.tasks import METHODS, SIZES, Sources, make
+from experiments.linear_connectivity.study import Config, main
+from experiments.linear_connectivity.tables import tables
+from experiments.linear_connectivity.tasks import METHODS, SIZES, Size, make
+from experiments.options import Sources, given
 from mcjax.cli import guarded
 
-SMALL = {
-    "tasks": ("spawning", "conjecture", "merging"),
-    "data": ("mnist",),
-    "sources": Sources(mnist="digits"),
+SMALL = {"tasks": ("spawning", "conjecture", "merging"), "data": ("mnist",), "sources": Sources(mnist="digits")}
+SIZE = {
     "seeds": 2,
     "steps": 12,
     "spawn_steps": (0, 4, 12),
@@ -27,13 +25,19 @@ SMALL = {
     "points": 3,
     "methods": METHODS[1:4],  # PAM compiles for as long as everything else
 }
-CHANGES = {name: value for name, value in SMALL.items() if name not in ("tasks", "data", "sources")}
+
+
+def study_of(out, **changes):
+    """The options of a small study, with changes of it or of its size."""
+    size = {**SIZE, **{name: value for name, value in changes.items() if name in SIZE}}
+    own = {**SMALL, **{name: value for name, value in changes.items() if name not in SIZE}}
+    return Config(**own, size=given(Size, **size), out=str(out))
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, stopped_once):
     """A study that was stopped at its last part but one, and went on."""
-    study = Study(**SMALL, out=str(tmp_path_factory.mktemp("connectivity") / "whole"))
+    study = study_of(tmp_path_factory.mktemp("connectivity") / "whole")
     stopped_once(main, study, "mnist_merging_ensemble")
     return study
 
@@ -49,14 +53,13 @@ def check_spawning(found, steps, seeds):
 
 
 def test_spawning_alone(tmp_path, results_of):
-    change = {"tasks": ("spawning",), "seeds": 1, "spawn_steps": (0, 12)}
-    study = Study(**{**SMALL, **change}, out=str(tmp_path / "run"))
+    study = study_of(tmp_path / "run", tasks=("spawning",), seeds=1, spawn_steps=(0, 12))
     main(study)
     check_spawning(results_of(main, study)["found"]["data"]["mnist"]["spawning"], [0, 12], 1)
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(study, stages, results_of):
+def test_what_a_study_leaves(study, results_of):
     found = results_of(main, study)["found"]["data"]["mnist"]
     check_spawning(found["spawning"], [0, 4, 12], 2)
     (width,), (step,) = found["conjecture"]["widths"], found["conjecture"]["steps"]
@@ -70,12 +73,10 @@ def test_what_a_study_leaves(study, stages, results_of):
         middle = np.array(along[method]["test_loss"])[:, 1]
         np.testing.assert_allclose(rows[title]["test_loss"]["values"], middle, rtol=1e-4)
     assert "merged by straight-through, repaired" in rows
-    task = make("mnist", "small", SMALL["sources"], CHANGES)
-    assert stages(study.out) == set(planned(task, SMALL["tasks"]))
 
 
 def test_steps_are_epochs_of_their_common_divisor():
-    task = make("mnist", "small", SMALL["sources"], CHANGES)
+    task = make("mnist", "small", SMALL["sources"], given(Size, **SIZE))
     config, epochs = task.training(0, 4, 6)
     assert (config.epochs, config.steps_per_epoch, epochs) == (6, 2, (0, 2, 3))
     config, _ = task.training(8, steps=24)
@@ -85,7 +86,7 @@ def test_steps_are_epochs_of_their_common_divisor():
 def test_presets_can_be_made():
     for name, presets in SIZES.items():
         for preset in presets:
-            task = make(name, preset, Sources(mnist="digits", cifar10="digits"), {"train_images": 300})
+            task = make(name, preset, Sources(mnist="digits", cifar10="digits"), given(Size, train_images=300))
             assert task.size.train_images == 300
             assert task.size.spawn_steps[0] == 0
             steps = task.pam().permutation_epochs * task.pam().steps_per_epoch
@@ -124,17 +125,17 @@ def test_tables_of_what_theory_says():
         ({"steps": 8}, ("spawn_steps=(0, 4, 12)", "steps=8", "--spawn-steps")),
         ({"sources": Sources(mnist="nowhere/no.npz")}, ("nowhere/no.npz",)),
         ({"train_images": 90}, ("batch_size=100", "90")),
-        ({"methods": ("weights", "weights")}, ("methods=('weights', 'weights')", "PAM")),
-        ({"methods": ()}, ("methods=()", "PAM")),
+        ({"methods": ("weights", "weights")}, ("methods weights, weights", "PAM")),
+        ({"methods": ()}, ("methods none", "PAM")),
         ({"methods": ("straight-through",)}, ("methods=('straight-through',)", "activations")),
     ],
 )
 def test_what_cannot_be_studied(change, named, tmp_path, refused):
-    refused(main, Study(**{**SMALL, **change}, out=str(tmp_path / "run")), *named)
+    refused(main, study_of(tmp_path / "run", **change), *named)
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
-    study = Study(tasks=("tractable",), seed=-1, out=str(tmp_path / "out"))
+    study = Config(tasks=("tractable",), seed=-1, out=str(tmp_path / "out"))
     assert guarded("linear_connectivity", lambda: main(study)) == 2
     said = capsys.readouterr().err
     assert said.startswith("linear_connectivity: error: ")

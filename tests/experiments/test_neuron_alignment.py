@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from experiments.display import Display
-from experiments.kept import Kept
 from experiments.neuron_alignment import study as neuron_alignment
 from experiments.neuron_alignment.cell import Cell
 from experiments.neuron_alignment.figures import draw_together
 from experiments.neuron_alignment.measures import networks
-from experiments.neuron_alignment.study import Study, main
+from experiments.neuron_alignment.study import Config, main
+from experiments.study import Drawing, Parts
 from mcjax import InputError
 from mcjax.runs.folder import RunFolder
 
@@ -39,7 +39,7 @@ def study(tmp_path_factory, tiny_data):
     folder = tmp_path_factory.mktemp("study")
     names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
     np.savez(folder / "bars.npz", **{name: getattr(tiny_data, name) for name in names})
-    return Study(data=(str(folder / "bars.npz"),), models=("mlp",), widths=(6, 5), out=str(folder / "whole"), **SIZES)
+    return Config(data=(str(folder / "bars.npz"),), models=("mlp",), widths=(6, 5), out=str(folder / "whole"), **SIZES)
 
 
 def plain(theta, images, labels, data):
@@ -54,8 +54,8 @@ def plain(theta, images, labels, data):
 
 
 def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_model, tiny_data):
-    settings = Study(**SIZES | {"pairs": 1}).settings("mlp", tiny_data)
-    own = Kept(RunFolder(tmp_path, {}), Display({}))
+    settings = Config(**SIZES | {"pairs": 1}).settings("mlp", tiny_data)
+    own = Parts(RunFolder(tmp_path, {}), settings.parts)
     cell = Cell("mlp_bars", tiny_model, tiny_data, settings, jax.random.key(0), own)
     measured, along = networks(cell), cell.along("line aligned")
     theta = cell.networks["theta"]
@@ -73,8 +73,8 @@ def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_model, t
 
 
 @pytest.mark.slow
-def test_results_hold_every_table_and_figure_also_if_killed(study, results_of, tmp_path, monkeypatch):
-    main(study)
+def test_results_hold_every_table_and_figure_also_if_killed(study, stopped_once, results_of, tmp_path, monkeypatch):
+    stopped_once(main, study, "mlp_bars_aligned")
     results = results_of(main, study)
     (cell,) = results["cells"].values()
     assert set(cell["classes"]) == {"unaligned", "PAM unaligned", "PAM aligned", "aligned"}
@@ -107,7 +107,8 @@ def test_results_hold_every_table_and_figure_also_if_killed(study, results_of, t
     assert {"mlp_bars_networks.json", "mlp_bars_match.json"} <= parts
     assert "mlp_bars_aligned.json" not in parts
     # Drawing takes most of a small study's time.
-    monkeypatch.setattr(neuron_alignment, "draw", lambda run, cell: results["page"]["figures"])
+    drawings = [Drawing(Path(each["file"]).stem, Figure(), each["caption"]) for each in results["page"]["figures"]]
+    monkeypatch.setattr(neuron_alignment, "draw", lambda cell: drawings)
     main(again)
     for name in ("results.json", "metrics.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
@@ -140,15 +141,14 @@ def killed(study):
     return subprocess.run(command, cwd=root, capture_output=True, timeout=300, check=False).returncode
 
 
-def test_architectures_on_one_data_set_are_drawn_side_by_side(tmp_path):
+def test_architectures_on_one_data_set_are_drawn_side_by_side():
     def cell(name, dataset):
         match = {"P": {"conv": 0}, "before": {"conv": np.zeros(3)}, "after": {"conv": np.full(3, 0.5)}}
         return SimpleNamespace(match=match, model=SimpleNamespace(name=name), data=SimpleNamespace(name=dataset))
 
     cells = [cell("tinysix", "cifar10"), cell("tinyten", "cifar10"), cell("tinysix", "cifar100")]
-    (written,) = draw_together(RunFolder(tmp_path / "run", {}), cells)
-    assert written["file"] == "cifar10_signature.png"
-    assert (tmp_path / "run" / "figures" / written["file"]).stat().st_size > 5_000
+    (drawing,) = draw_together(cells)
+    assert (drawing.name, len(drawing.figure.axes)) == ("cifar10_signature", 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The experiments of permutation points, small: what they leave and say, that they go on, what they refuse."""
+"""The experiments of permutation points, small: what they leave and say, that they resume, what they refuse."""
 
 from math import comb
 from pathlib import Path
@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 
 import mcjax
+from experiments.options import given
 from experiments.permutation_points import spectra as permutation_spectra
-from experiments.permutation_points import study as permutation_points
 from experiments.permutation_points import tasks as permutation_tasks
 from experiments.permutation_points.counts import one_by_one
-from experiments.permutation_points.output import tables
-from experiments.permutation_points.study import Study, main, planned
-from experiments.permutation_points.tasks import SIZES, Size, Sources, make, pooled, sized
-from experiments.permutation_points.toy import shown
-from experiments.permutation_points.walks import rises
+from experiments.permutation_points.paths import rises
+from experiments.permutation_points.study import Config, main
+from experiments.permutation_points.tables import tables
+from experiments.permutation_points.tasks import SIZES, Size, pooled, sized
+from experiments.permutation_points.toy import figure_pairs
 from mcjax.cli import guarded
 
-SMALL = {
-    "sources": Sources(mnist="digits"),
-    # The smooth toy alone, on few points; its spectra are of paths that are walked in the same way.
+SIZE = {
+    # The smooth toy alone, on few points; its spectra are of paths that are pair_path in the same way.
     "toys": ("tanh",),
     "toy_steps": 8,
     "toy_samples": 40,
@@ -41,13 +40,19 @@ SMALL = {
     "products": 10,
     "knots": 200,
 }
-CHANGES = {name: value for name, value in SMALL.items() if name != "sources"}
+
+
+def study_of(out, **changes):
+    """The options of a small study, with changes of it or of its size."""
+    size = {**SIZE, **{name: value for name, value in changes.items() if name in SIZE}}
+    own = {name: value for name, value in changes.items() if name not in SIZE}
+    return Config(**{"mnist": "digits", **own}, size=given(Size, **size), out=str(out))
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, stopped_once):
     """A study that was stopped at its last part, and went on."""
-    study = Study(**SMALL, out=str(tmp_path_factory.mktemp("permutation") / "whole"))
+    study = study_of(tmp_path_factory.mktemp("permutation") / "whole")
     stopped_once(main, study, "spectrum_mnist_point")
     return study
 
@@ -92,7 +97,7 @@ def check_mnist(level, folder):
 def check_toy(tasks):
     toy = tasks["toy"]["tanh"]
     assert sorted(map(tuple, toy["pairs"]["units"])) == [(i, j) for i in range(5) for j in range(i + 1, 5)]
-    assert [path["pair"] for path in toy["paths"]] == shown(toy["pairs"]["units"], toy["pairs"]["point"])
+    assert [path["pair"] for path in toy["paths"]] == figure_pairs(toy["pairs"]["units"], toy["pairs"]["point"])
     along = toy["paths"][0]["along"]
     assert toy["paths"][0]["point"] < max(along) <= 1.001 * toy["paths"][0]["barrier"]
     np.testing.assert_allclose(along, along[::-1], rtol=1e-3, atol=1e-9)
@@ -115,11 +120,9 @@ def check_toy(tasks):
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(study, results_of, stages):
+def test_what_a_study_leaves(study, results_of):
     results = results_of(main, study)
     assert len(results["page"]["figures"]) == 8
-    task = make("small", SMALL["sources"], "relu", CHANGES)
-    assert stages(study.out) == set(planned(permutation_points.TASKS, task.size, task))
     (level,) = results["tasks"]["mnist"]["levels"]
     check_mnist(level, study.out)
     check_toy(results["tasks"])
@@ -136,7 +139,7 @@ def test_the_block_in_which_two_units_part(pair):
     second["kernel"][pair[1]] = second["kernel"][pair[0]]
     second["bias"] = np.array([0.3, -0.2, 0.5], np.float32)  # errors of all outputs, not of a combination of two
     point = {"params": {"Dense_0": first, "Dense_1": second}}
-    found = permutation_spectra.at_point(setting, point, pair)
+    found = permutation_spectra.hessian_at_point(setting, point, pair)
     with jax.enable_x64(True):
         theta = jax.tree.map(lambda leaf: leaf.astype(float), point)
         loss = mcjax.full_batch_loss(setting.model, setting.data)
@@ -180,7 +183,7 @@ def test_points_are_counted(tmp_path, results_of):
     for units, order in ((2, 1), (4, 2), (6, 3)):
         k = units - order
         assert one_by_one(order, units) == sum((-1) ** j * comb(k, j) * (k - j) ** units for j in range(k + 1))
-    study = Study(tasks=("count",), widths=(10, 25), out=str(tmp_path / "run"))
+    study = Config(tasks=("count",), size=given(Size, widths=(10, 25)), out=str(tmp_path / "run"))
     main(study)
     found = results_of(main, study)["tasks"]["count"]
     for row in found["rows"]:
@@ -196,8 +199,8 @@ def test_points_are_counted(tmp_path, results_of):
 
 def test_pairs_that_are_shown():
     units = [[0, 1], [0, 2], [1, 2], [2, 3]]
-    assert shown(units, [3.0, 1.0, 2.0, 1.0000001]) == [[0, 2], [2, 3], [1, 2]]
-    assert shown(units, [1.0, 1.0, 1.0, 1.0]) == units[:3]
+    assert figure_pairs(units, [3.0, 1.0, 2.0, 1.0000001]) == [[0, 2], [2, 3], [1, 2]]
+    assert figure_pairs(units, [1.0, 1.0, 1.0, 1.0]) == units[:3]
 
 
 def test_losses_that_rise():
@@ -214,7 +217,7 @@ def test_pixels_are_averaged():
 
 
 def test_presets():
-    size = sized("paper", {})
+    size = sized("paper", given(Size))
     assert (size.toy_steps, size.steps, size.seeds, size.widths, size.pool) == (200, 100, 6, (10, 15, 20, 25), 1)
     assert set(SIZES) == {"small", "paper"}
     toy = permutation_tasks.toy(jax.random.key(0), "tanh", 1, size)
@@ -228,23 +231,23 @@ def test_presets():
         ({"tasks": ()}, ("tasks none", "toy")),
         ({"tasks": ("toy", "toy")}, ("toy, toy",)),
         ({"steps": 0}, ("steps=0",)),
-        ({"toys": ()}, ("toys=()",)),
+        ({"toys": ()}, ("toys none", "relu")),
         ({"toy_outputs": (1, 1)}, ("toy_outputs=(1, 1)",)),
         ({"toy_tolerance": 0.0}, ("toy_tolerance=0.0",)),
         ({"widths": (5, 5)}, ("widths=(5, 5)",)),
         ({"widths": (1, 5)}, ("widths=(1, 5)",)),
         ({"pool": 3}, ("pool=3", "8 x 8")),
         ({"train_images": 90}, ("batch_size=100", "90")),
-        ({"sources": Sources(mnist="nowhere/no.npz")}, ("nowhere/no.npz",)),
+        ({"mnist": "nowhere/no.npz"}, ("nowhere/no.npz",)),
         ({"activation": "nothing"}, ("activation", "nothing")),
     ],
 )
 def test_what_cannot_be_studied(change, named, tmp_path, refused):
-    refused(main, Study(**{**SMALL, **change}, out=str(tmp_path / "run")), *named)
+    refused(main, study_of(tmp_path / "run", **change), *named)
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
-    study = Study(tasks=("count",), widths=(5, 4), out=str(tmp_path / "out"))
+    study = Config(tasks=("count",), size=given(Size, widths=(5, 4)), out=str(tmp_path / "out"))
     assert guarded("permutation_points", lambda: main(study)) == 2
     said = capsys.readouterr().err
     assert said.startswith("permutation_points: error: ")

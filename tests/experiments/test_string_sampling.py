@@ -1,4 +1,4 @@
-"""The experiments of string sampling, small: what they leave, that they go on, the fits, what they refuse."""
+"""The experiments of string sampling, small: what they leave, that they resume, the fits, what they refuse."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.string_sampling import study as string_sampling
+from experiments.options import Sources, given
+from experiments.string_sampling import measures
 from experiments.string_sampling.figures import principal
-from experiments.string_sampling.results import gather, law, tables
-from experiments.string_sampling.study import Study, main
-from experiments.string_sampling.tasks import SIZES, Sources, make, permuting
+from experiments.string_sampling.measures import gather, law
+from experiments.string_sampling.study import Config, main
+from experiments.string_sampling.tables import tables
+from experiments.string_sampling.tasks import SIZES, Data, Size, StringOptions, make
 from mcjax import InputError, trees
 from mcjax.cli import guarded
 
@@ -20,9 +22,19 @@ HERE = Path(__file__).parent
 SMALL = {"tasks": ("quadratic",), "thresholds": (0.06, 0.1), "pairs": 2, "epochs": 100}
 
 
+def study_of(out, **options):
+    """The options of a study, by their names on the command line."""
+    size, string, data = (
+        {name: options.pop(name) for name in kind.__dataclass_fields__ if name in options}
+        for kind in (Size, StringOptions, Data)
+    )
+    parts = {"size": given(Size, **size), "string": StringOptions(**string), "data": Data(**data)}
+    return Config(**options, **parts, out=str(out))
+
+
 @pytest.mark.slow
 def test_what_a_study_leaves(tmp_path, results_of, stages):
-    study = Study(**SMALL, out=str(tmp_path / "whole"))
+    study = study_of(tmp_path / "whole", **SMALL)
     main(study)
     results = results_of(main, study)
     (task,) = results["tasks"].values()
@@ -35,13 +47,13 @@ def test_what_a_study_leaves(tmp_path, results_of, stages):
                 assert min(found["length"]["values"]) >= 1
                 assert len(found["beads"]["values"]) == found["connected"]
     assert "thresholds.png" in {figure["file"] for figure in results["page"]["figures"]}
-    assert {"quadratic networks", "quadratic unmatched"} <= stages(study.out)
+    assert stages(study.out) == {"quadratic_networks", "quadratic_unmatched", "quadratic_matched", "figures"}
     with pytest.raises(InputError, match=r"another config.*alpha"):
-        main(replace(study, alpha=0.5))
+        main(study_of(study.out, **SMALL, alpha=0.5))
 
 
 def test_networks_below_any_threshold_are_joined_by_straight_lines_also_if_stopped(tmp_path, results_of, monkeypatch):
-    study = Study(tasks=("permutation",), thresholds=(1e3,), pairs=2, out=str(tmp_path / "whole"))
+    study = study_of(tmp_path / "whole", tasks=("permutation",), thresholds=(1e3,), pairs=2)
     main(study)
     (level,) = results_of(main, study)["tasks"]["permutation"]["levels"]
     assert (level["threshold"], level["pairs"], level["reached"]) == (1e3, 2, 2)
@@ -49,7 +61,7 @@ def test_networks_below_any_threshold_are_joined_by_straight_lines_also_if_stopp
         found = level[variant]
         assert (found["connected"], found["beads"]["values"]) == (2, [0, 0])
         np.testing.assert_allclose(found["length"]["values"], 1, rtol=1e-6)
-    stopped, real = replace(study, out=str(tmp_path / "stopped")), string_sampling.sample_strings
+    stopped, real = replace(study, out=str(tmp_path / "stopped")), measures.sample_strings
     calls = []
 
     def stops(*args, **more):
@@ -58,7 +70,7 @@ def test_networks_below_any_threshold_are_joined_by_straight_lines_also_if_stopp
             raise KeyboardInterrupt
         return real(*args, **more)
 
-    monkeypatch.setattr(string_sampling, "sample_strings", stops)
+    monkeypatch.setattr(measures, "sample_strings", stops)
     with pytest.raises(KeyboardInterrupt):
         main(stopped)
     main(stopped)
@@ -72,7 +84,7 @@ def test_strings_go_to_the_levels_of_pairs_that_got_there():
         return SimpleNamespace(connected=True, **values)
 
     model = SimpleNamespace(name="")
-    task = SimpleNamespace(thresholds=(0.1, 0.2, 0.3), pairs=2, title="", of="", paper="", model=model)
+    task = SimpleNamespace(thresholds=(0.1, 0.2, 0.3), pairs=2, title="", criterion="", paper="", model=model)
     strings = {name: [string(length) for length in (1.0, 2.0, 3.0)] for name in ("unmatched", "matched")}
     found = gather(task, strings, [False, True, False, False, True, True])
     assert [level["reached"] for level in found["levels"]] == [1, 0, 2]
@@ -120,7 +132,7 @@ def test_principal_axes_are_those_of_the_knots():
 
 @pytest.mark.parametrize("name", ["quadratic", "cubic"])
 def test_the_polynomials_are_the_papers(name):
-    task = make(name, "small", Sources(), {}, None, {"alpha": 0.5, "zeta": None})
+    task = make(name, "small", Data(), given(Size), StringOptions(alpha=0.5))
     x = np.asarray(task.data.train_images, np.float64)
     formula = {"quadratic": 0.5 * x**2 + 0.25 * x + 0.1, "cubic": 8 * x**3 - 10 * x**2 + 3 * x}[name]
     np.testing.assert_allclose(task.data.train_labels, formula, atol=1e-6)
@@ -134,7 +146,7 @@ def test_the_polynomials_are_the_papers(name):
 
 def test_three_points_cannot_be_permuted_with_two_units():
     # What the docstring claims: no combination of the targets' rows is nonnegative, so all three units are needed.
-    task = permuting(None, None, {})
+    task = make("permutation", "small", Data(), given(Size), StringOptions())
     targets = np.asarray(task.data.train_labels, np.float64).T
     points = np.asarray(task.data.train_images, np.float64).T
     np.testing.assert_array_equal(np.sort(targets), np.sort(points))
@@ -156,21 +168,21 @@ PTB = {"tasks": ("ptb",), "thresholds": None}
         ({"pairs": 0}, ("pairs=0",)),
         ({"alpha": 1.5}, ("alpha=1.5",)),
         ({"width": 9.0}, ("width=9.0", "mnist, cifar10 and ptb")),
-        ({"tasks": ()}, ("no tasks", "quadratic")),
+        ({"tasks": ()}, ("tasks none", "quadratic")),
         ({"tasks": ("quadratic", "quadratic"), "thresholds": None}, ("quadratic, quadratic",)),
         ({"split": "validation"}, ("quadratic", "validation")),
         (PTB, ("ptb", "--ptb")),
-        ({**PTB, "sources": Sources(ptb=str(HERE))}, (str(HERE), ".txt")),
-        ({**PTB, "sources": Sources(ptb="nowhere/texts")}, ("nowhere/texts",)),
+        ({**PTB, "ptb": str(HERE)}, (str(HERE), ".txt")),
+        ({**PTB, "ptb": "nowhere/texts"}, ("nowhere/texts",)),
         ({"tasks": ("mnist",), "sources": Sources(mnist="nowhere/no.npz")}, ("nowhere/no.npz",)),
     ],
 )
 def test_what_cannot_be_studied(change, named, tmp_path, refused):
-    refused(main, Study(**{**SMALL, **change}, out=str(tmp_path / "run")), *named)
+    refused(main, study_of(tmp_path / "run", **{**SMALL, **change}), *named)
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
-    assert guarded("string_sampling", lambda: main(Study(pairs=0, out=str(tmp_path / "out")))) == 2
+    assert guarded("string_sampling", lambda: main(study_of(tmp_path / "out", pairs=0))) == 2
     said = capsys.readouterr().err
     assert said.startswith("string_sampling: error: ")
     assert "pairs=0" in said

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from experiments.dropout_stability import study as dropout_stability
 from experiments.linear_connectivity import study as linear_connectivity
 from experiments.linear_connectivity import tractable
 from experiments.neuron_alignment import study as neuron_alignment
+from experiments.options import Sources, given
 from experiments.permutation_points import study as permutation_points
 from experiments.string_sampling import study as string_sampling
 from golden.small import bars
@@ -39,10 +41,10 @@ def of(results: Any, here: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     return {f"{HERE if name.startswith(here) else ''}{name}": array for name, array in arrays.items()}
 
 
-def run(study: Any, part: str, here: tuple[str, ...] = (), **options: Any) -> dict[str, np.ndarray]:
+def run(main: Any, config: Any, part: str, here: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """The numbers that a study leaves; `part` is where in its results.json, apart from what its page shows."""
     with tempfile.TemporaryDirectory() as folder:
-        study.main(study.Study(**options, out=f"{folder}/run"))
+        main(replace(config, out=f"{folder}/run"))
         return of(json.loads(Path(folder, "run", "results.json").read_text())[part], here)
 
 
@@ -58,47 +60,55 @@ def alignment() -> dict[str, np.ndarray]:
     names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/bars.npz", **{name: getattr(bars(), name) for name in names})
-        given = {"data": (f"{folder}/bars.npz",), "models": ("mlp",), "widths": (6, 5), "batch_size": 20}
-        return run(neuron_alignment, "cells", **given, **sizes)
+        options = {"data": (f"{folder}/bars.npz",), "models": ("mlp",), "widths": (6, 5), "batch_size": 20}
+        return run(neuron_alignment.main, neuron_alignment.Config(**options, **sizes), "cells")
 
 
 def strings() -> dict[str, np.ndarray]:
-    return run(string_sampling, "tasks", tasks=("quadratic",), thresholds=(0.1,), pairs=2, epochs=20)
+    size, string = given(string_sampling.Size, thresholds=(0.1,), pairs=2), string_sampling.StringOptions(epochs=20)
+    config = string_sampling.Config(tasks=("quadratic",), size=size, string=string)
+    return run(string_sampling.main, config, "tasks")
 
 
 def dropout() -> dict[str, np.ndarray]:
-    sizes = {"width": 0.2, "train_images": 300, "test_images": 60, "epochs": 1, "curve_epochs": 1, "draws": 2}
-    sizes |= {"measured": 60, "search_images": 30, "string_beads": 1, "shares": (0.5,), "narrow_widths": (1,)}
-    given = {"tasks": ("mnist", "wide"), "units": (2, 4), "pairs": 1}
-    sources = dropout_stability.Sources(mnist="digits")
+    size = given(
+        dropout_stability.Size, width=0.2, train_images=300, test_images=60, epochs=1, curve_epochs=1, draws=2,
+        measured=60, search_images=30, string_beads=1, shares=(0.5,), narrow_widths=(1,),
+    )  # fmt: skip
+    options = {"tasks": ("mnist", "wide"), "units": (2, 4), "pairs": 1}
+    config = dropout_stability.Config(**options, sources=Sources(mnist="digits"), size=size)
     # What turns units is no smooth descent.
-    return run(dropout_stability, "tasks", ("wide.",), **given, sources=sources, **sizes)
+    return run(dropout_stability.main, config, "tasks", ("wide.",))
 
 
 def permutations() -> dict[str, np.ndarray]:
-    sizes = {"toys": ("tanh",), "toy_steps": 4, "toy_samples": 40, "toy_tolerance": 1e-5, "toy_iterations": 50}
-    sizes |= {"toy_knots": 1000, "toy_bump": 1e3, "toy_networks": 1, "toy_outputs": (1,)}
-    sizes |= {"pool": 2, "train_images": 100, "widths": (4,), "seeds": 1, "epochs": 2, "precision": "float64"}
-    sizes |= {"steps": 3, "tolerance": 1e-8, "point_tolerance": 1e-9, "iterations": 50, "products": 60, "knots": 500}
-    sources = permutation_points.Sources(mnist="digits")
+    size = given(
+        permutation_points.Size, toys=("tanh",), toy_steps=4, toy_samples=40, toy_tolerance=1e-5, toy_iterations=50,
+        toy_knots=1000, toy_bump=1e3, toy_networks=1, toy_outputs=(1,), pool=2, train_images=100, widths=(4,), seeds=1,
+        epochs=2, precision="float64", steps=3, tolerance=1e-8, point_tolerance=1e-9, iterations=50, products=60,
+        knots=500,
+    )  # fmt: skip
     # Which pair of the toy is lowest, and by which way, is told by little; many ReLU networks are one and the same.
     here = ("toy.", "mnist.levels.paths.knots", "mnist.levels.paths.products", "spectrum.mnist.at.point.")
-    return run(permutation_points, "tasks", here, sources=sources, **sizes)
+    return run(permutation_points.main, permutation_points.Config(mnist="digits", size=size), "tasks", here)
 
 
 def connectivity() -> dict[str, np.ndarray]:
-    sizes = {"seeds": 2, "steps": 12, "spawn_steps": (0, 4), "snapshot_steps": (12,), "width": 0.03, "widths": (0.03,)}
-    sizes |= {"train_images": 400, "test_images": 60, "matching_steps": 2, "measured": 60, "tested": 60, "points": 3}
     # PAM compiles for as long as everything else.
-    given = {"tasks": ("spawning", "conjecture", "merging"), "methods": ("activations", "weights", "straight-through")}
-    sources = linear_connectivity.Sources(mnist="digits")
-    return run(linear_connectivity, "found", **given, data=("mnist",), sources=sources, **sizes)
+    size = given(
+        linear_connectivity.Size, seeds=2, steps=12, spawn_steps=(0, 4), snapshot_steps=(12,), width=0.03,
+        widths=(0.03,), train_images=400, test_images=60, matching_steps=2, measured=60, tested=60, points=3,
+        methods=("activations", "weights", "straight-through"),
+    )  # fmt: skip
+    options = {"tasks": ("spawning", "conjecture", "merging"), "data": ("mnist",)}
+    config = linear_connectivity.Config(**options, sources=Sources(mnist="digits"), size=size)
+    return run(linear_connectivity.main, config, "found")
 
 
 def landscapes() -> dict[str, np.ndarray]:
     """Of the tractable ones."""
     fineness = tractable.Fineness(samples=200, starts=6, descent=100, searches=60, grid=10, taus=(0.1, 0.5))
-    return run(linear_connectivity, "found", tasks=("tractable",), fineness=fineness)
+    return run(linear_connectivity.main, linear_connectivity.Config(tasks=("tractable",), fineness=fineness), "found")
 
 
 STUDIES = (quickstart, alignment, strings, dropout, permutations, connectivity, landscapes)

@@ -98,7 +98,7 @@ class Bench:
 
     def _check(self) -> None:
         """That it is the copy that tests import, not what is installed."""
-        code = "import experiments.kept, mcjax; print(mcjax.__file__, experiments.kept.__file__, sep='\\n')"
+        code = "import experiments.study, mcjax; print(mcjax.__file__, experiments.study.__file__, sep='\\n')"
         command = [sys.executable, "-c", code]
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, check=True, capture_output=True, text=True

@@ -271,9 +271,9 @@ MUTANTS = (
         ("experiments/test_tractable.py",),
     ),
     Mutant(
-        "experiments/string_sampling/results.py",
+        "experiments/string_sampling/measures.py",
         "before = sum(reached[: number * task.pairs])",
         "before = number * task.pairs",
-        ("experiments/test_string_results.py", "experiments/test_string_sampling.py"),
+        ("experiments/test_string_sampling.py",),
     ),
 )

@@ -150,21 +150,3 @@ def test_a_few_fits_can_be_told_apart_and_many_have_their_mean():
     np.testing.assert_allclose(many.axes[0].lines[-1].get_ydata(), loss.mean(0))
     assert [text.get_text() for text in many.legends[0].get_texts()] == ["mean of 12"]
     drawn(few)
-
-
-def test_training_classes_draw_one_mean_and_band_a_class():
-    values = np.random.default_rng(0).uniform(0.1, 0.9, (2, 3, 6))
-    lines = [
-        plotting.Line("unaligned", values[0], 1 - values[0], plotting.UNALIGNED, "--"),
-        plotting.Line("aligned", values[1], 1 - values[1], plotting.ALIGNED),
-    ]
-    figure = plotting.training_classes(lines, "a title")
-    left, right = figure.axes
-    for axes, drawn_as in ((left, values), (right, 100 * (1 - values))):
-        for line, band, expected in zip(axes.lines, axes.collections, drawn_as, strict=True):
-            np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 7))
-            np.testing.assert_allclose(line.get_ydata(), expected.mean(0))
-            np.testing.assert_allclose(edges(band)[1], (expected.mean(0) + expected.std(0, ddof=1)).max())
-    assert [line.get_linestyle() for line in left.lines] == ["--", "-"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unaligned", "aligned"]
-    drawn(figure)

@@ -1,8 +1,9 @@
-"""Kept: parts that are made once, whenever a study ends; seconds that are added up."""
+"""Studies: parts that are made once, whenever a run ends; seconds that are added up; progress; sizes."""
 
 import json
 import shutil
 from collections import Counter
+from contextlib import suppress
 from itertools import count, pairwise
 from types import SimpleNamespace
 
@@ -11,11 +12,10 @@ import pytest
 from moments import Npz, at_every_line, contents, half_written, put
 from refusals import says
 
-from experiments import kept, times
-from experiments.display import Display
-from experiments.kept import Kept
+from experiments import study as studies
+from experiments.study import Parts
 from mcjax.errors import InputError
-from mcjax.runs import checkpoint
+from mcjax.runs import checkpoint, progress
 from mcjax.runs import folder as report
 from mcjax.runs.folder import RunFolder
 
@@ -34,7 +34,7 @@ def study(folder, made=None):
     made = Counter() if made is None else made
     run = RunFolder(folder, {"seed": 0})
     if run.results is None:
-        own = Kept(run, Display(dict.fromkeys(PARTS, (1.0, 0))))
+        own = Parts(run, PARTS)
 
         def arrays(name, make):
             return own.arrays(name, lambda: made.update([name]) or make())
@@ -86,7 +86,7 @@ def test_killed_before_any_line_it_ends_with_the_same_bytes_and_makes_nothing_tw
         if (tmp_path / "seen").exists() and (there := contents(tmp_path / "seen", hidden=True)) != moments[-1]:
             moments.append(there)
 
-    at_every_line(lambda: study(tmp_path / "seen"), look, kept, times, report, checkpoint, shutil)
+    at_every_line(lambda: study(tmp_path / "seen"), look, studies, progress, report, checkpoint, shutil)
     halves = [half for before, after in pairwise(moments) for half in half_written(before, after)]
     assert len(moments) > 25
     assert len(halves) > 8
@@ -108,7 +108,7 @@ def test_interrupted_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole
                 raise KeyboardInterrupt
 
         try:
-            at_every_line(lambda folder=folder: study(folder), moment, kept, times)
+            at_every_line(lambda folder=folder: study(folder), moment, studies, progress)
             break
         except KeyboardInterrupt:
             study(folder)
@@ -119,7 +119,7 @@ def test_interrupted_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole
 
 def test_a_part_that_fails_is_not_kept(tmp_path):
     run = RunFolder(tmp_path, {})
-    for of in (Kept(run, Display({})), Kept(run, Display({}))):
+    for of in (Parts(run, ()), Parts(run, ())):
         for part in (of.numbers, of.arrays):
             with pytest.raises(ZeroDivisionError):
                 part("a", lambda: 1 / 0)
@@ -138,13 +138,52 @@ def test_a_missing_or_changed_checkpoint_is_told(tmp_path, whole, harm, named):
     assert not (folder / "results.json").exists()
 
 
-def test_seconds_are_added_up_also_of_what_was_interrupted(tmp_path, monkeypatch):
-    run, clock = RunFolder(tmp_path, {}), iter([0.0, 1.5, 10.0, 12.0, 20.0, 20.5])
-    monkeypatch.setattr(times, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    with pytest.raises(KeyboardInterrupt), times.timed(run, "a"):
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds that studies see, to be set."""
+    now = [0.0]
+    for module in (progress, studies):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_seconds_are_added_up_also_of_what_was_interrupted(tmp_path, clock):
+    parts = Parts(RunFolder(tmp_path, {}), ("a", "b"))
+    with suppress(KeyboardInterrupt), parts.timed("a"):
+        clock[0] += 1.5
         raise KeyboardInterrupt
-    for name in ("a", "b"):
-        with times.timed(run, name):
-            pass
+    with parts.timed("a"):
+        clock[0] += 2
+        with parts.timed("b"):  # its seconds are its own
+            clock[0] += 0.5
+        clock[0] += 3
     found = json.loads((tmp_path / "times.json").read_text())["stages"]
-    assert found == [{"name": "a", "seconds": 3.5}, {"name": "b", "seconds": 0.5}]
+    assert found == [{"name": "a", "seconds": 6.5}, {"name": "b", "seconds": 0.5}]
+
+
+def test_progress_says_the_stage_the_time_left_and_the_epoch(tmp_path, clock, capsys):
+    parts = Parts(RunFolder(tmp_path, {}), ("cell_a", "cell_b", "cell_c", "cell_d")).under("cell")
+    parts.numbers("a", lambda: clock.__setitem__(0, 20.0))
+    again = Parts(parts.folder, ("cell_a", "cell_b", "cell_c", "cell_d")).under("cell")
+    again.numbers("a", lambda: 1 / 0)
+
+    def fit():
+        recorder = again.recorder("b")
+        shown = recorder.line(3, items=100)
+        clock[0] += 10
+        shown.update(1, "loss 0.5000")  # too soon after the stage began
+        clock[0] += 30
+        shown.update(2, "loss 0.2500")
+        clock[0] += 20
+        shown.close()
+
+    again.numbers("b", fit)
+    again.numbers("c", lambda: None)
+    again.progress.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "study: stage 1 of 4: cell_a, 0 s so far",
+        "study: stage 2 of 4: cell_b, 0 s so far",
+        "study: cell_b: epoch 2/3, loss 0.2500",
+        "study: stage 3 of 4: cell_c, 1 min 00 s so far, 2 min 00 s left",
+    ]
+    assert again.recorder("b").stage == "cell_b"

@@ -1,26 +1,32 @@
-"""Strings drawn: means with bars, fitted lines, one scale of colours for all stages."""
+"""The figures of strings: means with bars, fitted lines, one scale of colours for all stages."""
 
 import numpy as np
 from figures import drawn
 from matplotlib.collections import LineCollection
 
-from mcjax import plotting
+from experiments.string_sampling.figures import Stage, against_threshold, string_stages
 
 
-def classes():
-    at = np.array([0.01, 0.05, 0.1])
-    law = plotting.PowerLaw(-0.5, 0.4, 0.01, 0.05)
-    length, beads = np.array([4.0, 1.8, 1.0]), np.array([9.0, np.nan, 0.0])
-    deviation = np.array([0.5, 5.0, 0.0])
-    return [
-        plotting.Thresholds("unmatched", at, length, deviation, beads, deviation, plotting.UNALIGNED, "-", law, None),
-        plotting.Thresholds("matched", at, length / 2 + 0.5, deviation / 9, beads / 3, deviation, plotting.ALIGNED),
+def task(of):
+    """Three thresholds; one without a connected string."""
+
+    def found(length, beads, deviation):
+        return {
+            "length": {"mean": length, "std": deviation},
+            "beads": None if beads is None else {"mean": beads, "std": deviation},
+        }
+
+    levels = [
+        {"threshold": at, "unmatched": found(length, beads, deviation), "matched": found(length / 2 + 0.5, 3, 0.1)}
+        for at, length, beads, deviation in ((0.01, 4.0, 9.0, 0.5), (0.05, 1.8, None, 5.0), (0.1, 1.0, 0.0, 0.0))
     ]
+    law = {"exponent": -0.5, "factor": 0.4, "low": 0.01, "high": 0.05}
+    none = {"length": None, "beads": None}
+    return {"of": of, "levels": levels, "laws": {"unmatched": {**none, "length": law}, "matched": none}}
 
 
 def test_length_and_segments_against_the_threshold():
-    tasks = [("quadratic", "train loss", classes()), ("cubic", "train error", classes())]
-    figure = plotting.against_threshold(tasks)
+    figure = against_threshold({"quadratic": task("train loss"), "cubic": task("train error")})
     assert len(figure.axes) == 4
     left, right = figure.axes[:2]
     assert left.get_xscale() == left.get_yscale() == right.get_yscale() == "log"
@@ -44,8 +50,8 @@ def test_stages_of_a_string_share_axes_and_colours():
         at = np.linspace(0, count, 20 * count)
         points = np.stack([at, np.sin(at), np.cos(at)], 1)
         loss = 10.0 ** rng.uniform(-3, 0, 20 * count)
-        stages.append(plotting.Stage(f"depth {count}", points, loss, points[::20]))
-    figure = plotting.string_stages(stages, "a title", of="train loss", threshold=0.01)
+        stages.append(Stage(f"depth {count}", points, loss, points[::20]))
+    figure = string_stages(stages, "a title", "train loss", 0.01)
     panels = figure.axes[:3]
     assert len(figure.axes) == 4  # and the scale of colours
     limits = [(axes.get_xlim(), axes.get_ylim(), axes.get_zlim()) for axes in panels]

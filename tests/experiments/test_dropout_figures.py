@@ -1,8 +1,16 @@
-"""Dropout and noise stability drawn, and paths segment by segment."""
+"""The figures of dropout stability: loss above accuracy, boxes by layer, paths segment by segment, the energy gap."""
 
 import numpy as np
 from figures import SMALL, drawn
 
+from experiments.dropout_stability.figures import (
+    BESIDE,
+    Column,
+    columns,
+    constructed_paths,
+    distributions,
+    gap_against_width,
+)
 from mcjax import plotting
 
 
@@ -14,10 +22,10 @@ def test_loss_above_accuracy():
     at, ts = np.array([0.1, 0.2, 0.5]), np.linspace(0, 1, 30)
     losses = [[0.1, 0.2, 2.0], [0.3, 0.4, 4.0]]
     panels = [
-        plotting.Against("best", "share dropped", at, series(losses) * 2, series(1 - at) * 2),
-        plotting.Against("line", "t", ts, series(1 + ts), series(ts)),
+        Column("best", "share dropped", at, series(losses) * 2, series(1 - at) * 2),
+        Column("line", "t", ts, series(1 + ts), series(ts)),
     ]
-    figure = plotting.columns(panels, "a network")
+    figure = columns(panels, "a network")
     loss, line, accuracy, _ = figure.axes
     np.testing.assert_allclose(loss.lines[0].get_ydata(), [0.2, 0.3, 3.0])
     np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [90, 80, 50])
@@ -30,10 +38,11 @@ def test_loss_above_accuracy():
 
 def test_boxes_by_layer():
     values = np.random.default_rng(0).uniform(0.1, 1, (3, 50))
-    figure = plotting.distributions([("layer cushion", (1, 2, 3), values), ("smoothness", (2, 3), values[1:])], "VGG11")
-    first, second = figure.axes
+    found = {"layer_cushion": values, "contraction": values, "interlayer_cushion": values, "smoothness": values[1:]}
+    figure = distributions({name: each.tolist() for name, each in found.items()}, "VGG11")
+    first, *_, last = figure.axes
     assert first.get_yscale() == "log"
-    assert [text.get_text() for text in second.get_xticklabels()] == ["2", "3"]
+    assert [text.get_text() for text in last.get_xticklabels()] == ["2", "3"]
     medians = [
         line.get_ydata()[0] for line in first.lines if len(set(line.get_ydata())) == 1 and line.get_color() == "black"
     ]
@@ -43,29 +52,41 @@ def test_boxes_by_layer():
 
 def test_a_constructed_path_beside_others():
     at, loss = np.array([0, 0.5, 1, 2, 2.5, 3]), np.array([0.1, 0.2, 0.5, 0.5, 0.3, 0.1])
-    beside = [("straight line", np.array([0.1, 2.0, 0.1]), np.array([0.9, 0.1, 0.9]), plotting.UNALIGNED, "-")]
-    path = plotting.Constructed("Theorem 1", at, loss, 1 - loss, ("a", "b", "line"), beside)
-    figure = plotting.constructed_paths([path, path], "MNIST")
+    beside = {"train_loss": [0.1, 2.0, 0.1], "test_accuracy": [0.9, 0.1, 0.9]}
+    path = {
+        "ts": (at / 3) ** 2, "knots": (np.arange(4) / 3) ** 2, "train_loss": loss.tolist(),
+        "test_accuracy": (1 - loss).tolist(), "kinds": ["a", "b", "line"], "segments": 5,
+    }  # fmt: skip
+    figure = constructed_paths({**dict.fromkeys(BESIDE, beside), "Theorem 1": path, "Theorem 2": path}, "MNIST")
     left, right = figure.axes[:2]
-    np.testing.assert_allclose(left.lines[0].get_xdata(), at)
+    # Knots are at whole numbers, whatever t they have.
+    np.testing.assert_allclose(left.lines[0].get_xdata()[[0, 2, 3, 5]], [0, 1, 2, 3], atol=1e-12)
     np.testing.assert_allclose(right.lines[0].get_ydata(), 100 * (1 - loss))
     np.testing.assert_allclose(left.lines[1].get_xdata(), [0, 1.5, 3])
-    colors = [line.get_color() for line in left.lines[2:5]]
+    colors = [line.get_color() for line in left.lines[5:8]]
     assert len(set(colors)) == 3
     assert left.get_xlim() == (0, 3)
+    assert left.get_title("left") == "Theorem 1: 5 segments, 3 of them with something to do"
     said = [text.get_text() for text in figure.legends[0].get_texts()]
     assert said[:2] == ["constructed", "straight line"]
     assert "(a): the top moves" in said
     drawn(figure)
 
 
+def found(units, gaps, slope):
+    levels = [
+        {"units": n, "pairs": [{"gap": gap} for gap in each]} for n, each in zip(units, gaps.tolist(), strict=True)
+    ]
+    return {"levels": levels, "slope": slope}
+
+
 def test_gaps_that_are_zero_are_left_out():
-    units, gaps = np.array([2, 4, 8]), np.array([[0.4, 0.2], [0.1, 0.0], [0.0, 0.0]])
-    figure = plotting.gap_against_width(units, gaps, -2.0, "a gap")
+    units, gaps = (2, 4, 8), np.array([[0.4, 0.2], [0.1, 0.0], [0.0, 0.0]])
+    figure = gap_against_width(found(units, gaps, -2.0))
     (axes,) = figure.axes
     mean = next(line for line in axes.lines if line.get_label() == "mean of pairs")
     np.testing.assert_allclose(mean.get_ydata(), [0.3, 0.05])
     fitted = next(line for line in axes.lines if line.get_label() == "slope -2.00")
     np.testing.assert_allclose(fitted.get_ydata()[1] / fitted.get_ydata()[0], 0.25)
     drawn(figure, SMALL)
-    assert len(plotting.gap_against_width(units, gaps, None, "a gap").axes[0].lines) == 3
+    assert len(gap_against_width(found(units, gaps, None)).axes[0].lines) == 3

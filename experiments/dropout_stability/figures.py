@@ -1,0 +1,216 @@
+"""The figures: dropout stability, noise stability, loss along all kinds of paths, and the energy gap."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+from experiments.dropout_stability.wide import ROUNDING
+from experiments.study import Drawing
+from mcjax.plotting import ALIGNED, UNALIGNED, Series
+from mcjax.plotting.style import RC, SMALL, legend_below, log_if_wide, mean_and_band, plain
+
+BESIDE = {
+    "line": ("straight line", UNALIGNED, "-"),
+    "matched line": ("straight line, matched", ALIGNED, "--"),
+    "Bezier curve": ("Bezier curve", UNALIGNED, ":"),
+    "matched Bezier curve": ("Bezier curve, matched", ALIGNED, ":"),
+}
+SEGMENTS = {
+    "a": ("#1c5f9e", "(a): the top moves"),
+    "b": ("0.55", "(b), (c): same function"),
+    "c": ("0.55", None),
+    "line": ("#e0791e", "straight, all layers"),
+}
+"""Kind of segment -> its colour and meaning: those that may change the loss are coloured."""
+
+
+def draw(tasks: Mapping[str, Any]) -> Iterator[Drawing]:
+    """The figures of all tasks."""
+    for name, found in tasks.items():
+        if name == "wide":
+            yield Drawing("wide_gap", gap_against_width(found), "The energy gap against the width (Corollary 2.5).")
+            continue
+        if "shares" in found:
+            yield Drawing(f"{name}_dropout", columns(_columns(found), found["title"]), "Dropout stability (Figure 2).")
+        if "stability" in found:
+            figure = distributions(found["stability"], f"{found['title']}: noise stability")
+            yield Drawing(f"{name}_stability", figure, "Noise stability by layer (Figure 3, left, and D.3).")
+        figure = constructed_paths(found["paths"], f"{found['title']}: between the same two networks")
+        yield Drawing(f"{name}_paths", figure, "Loss and accuracy along constructed paths (Figure 3, right).")
+
+
+class Column(NamedTuple):
+    """Loss and accuracy of classes of networks against something else.
+
+    Attributes:
+        title: the title of the column.
+        label: the label of the horizontal axis.
+        at: the places on the horizontal axis, (points,).
+        loss: the loss in nats of every class.
+        accuracy: the accuracy of every class, as a share.
+    """
+
+    title: str
+    label: str
+    at: np.ndarray
+    loss: Sequence[Series]
+    accuracy: Sequence[Series]
+
+
+def _columns(found: Mapping[str, Any]) -> list[Column]:
+    """Figure 2, left to right: dropout networks, the line to one, narrow networks."""
+    looks = {"published": (UNALIGNED, "--"), "searched": (ALIGNED, "-")}
+
+    def by_share(what: str) -> list[Series]:
+        lines = []
+        for subsets, look in looks.items():
+            levels = [each["networks"] for each in found["shares"] if each["subsets"] == subsets]
+            values = np.array([[network[what] for network in networks] for networks in levels]).T
+            lines.append(Series(subsets, values, *look))
+        return lines
+
+    def single(values: Any) -> list[Series]:
+        return [Series("", np.atleast_2d(values), ALIGNED)]
+
+    shares = np.array(sorted({each["share"] for each in found["shares"]}))
+    line, narrow = found["interpolation"], found["narrow"]
+    widths = np.array([each["width"] for each in narrow])
+    losses, accuracies = (np.array([each[of] for each in narrow]).T for of in ("train_loss", "test_accuracy"))
+    return [
+        Column("best dropout network", "share dropped", shares, by_share("train_loss"), by_share("test_accuracy")),
+        Column(
+            "straight to it (0.2 dropped)", "t", np.array(line["ts"]), single(line["train_loss"]),
+            single(line["test_accuracy"]),
+        ),
+        Column("narrow networks", "filters a layer", widths, single(losses), single(accuracies)),
+    ]  # fmt: skip
+
+
+def columns(panels: Sequence[Column], title: str) -> Figure:
+    """Loss above accuracy, with bands over networks. Kuditipudi et al., Figure 2."""
+    figure = Figure(figsize=(3.5 * len(panels), 5.4), **RC)
+    rows = figure.subplots(2, len(panels), squeeze=False)
+    for j, panel in enumerate(panels):
+        for axes, lines, factor in ((rows[0][j], panel.loss, 1), (rows[1][j], panel.accuracy, 100)):
+            for line in lines:
+                values = factor * np.atleast_2d(line.values)
+                mean_and_band(axes, panel.at, values, line.color, line.style, line.label)
+                if len(panel.at) < 12:
+                    axes.plot(panel.at, values.mean(0), "o", color=line.color, markersize=3.5)
+            plain(axes)
+        log_if_wide(rows[0][j], np.concatenate([np.ravel(line.values) for line in panel.loss]))
+        rows[0][j].set_title(panel.title, fontsize=10, loc="left")
+        rows[1][j].set_xlabel(panel.label)
+        if len(panel.loss) > 1:
+            rows[0][j].legend(fontsize=8, frameon=False)
+    rows[0][0].set_ylabel("train loss (nats)")
+    rows[1][0].set_ylabel("test accuracy (%)")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def distributions(found: Mapping[str, Any], title: str) -> Figure:
+    """The distribution of quantities over images, a box a layer. Kuditipudi et al., Figure 3, left, and D.3.
+
+    Boxes are quartiles, whiskers reach over all images; scales are logarithmic.
+    """
+    panels = {
+        "layer cushion": ("layer_cushion", 1),
+        "activation contraction": ("contraction", 1),
+        "interlayer cushion": ("interlayer_cushion", 1),
+        "interlayer smoothness": ("smoothness", 2),
+    }
+    figure = Figure(figsize=(3.2 * len(panels), 3.4), **RC)
+    for axes, (said, (name, first)) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        layers = range(first, first + len(found[name]))
+        boxes = axes.boxplot(
+            found[name], positions=list(layers), widths=0.6, whis=(0, 100), patch_artist=True,
+            medianprops={"color": "black"}, tick_labels=[str(layer) for layer in layers],
+        )  # fmt: skip
+        for box in boxes["boxes"]:
+            box.set(facecolor="#c9d9ea", edgecolor="#1c5f9e")
+        axes.set_yscale("log")
+        axes.set_title(said, fontsize=10, loc="left")
+        axes.set_xlabel("layer")
+        plain(axes)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def constructed_paths(paths: Mapping[str, Any], title: str) -> Figure:
+    """Loss and accuracy along the paths of Theorems 1 to 3, segment by segment, beside lines and curves.
+
+    Segments in which the top moves (a) are underlined in blue, straight lines through all layers in orange; along
+    the grey ones the function stays the same. Kuditipudi et al., Figure 3, right.
+    """
+    constructed = {name: path for name, path in paths.items() if name.startswith("Theorem")}
+    figure = Figure(figsize=(9.0, 0.6 + 2.8 * len(constructed)), **SMALL)
+    rows = figure.subplots(len(constructed), 2, squeeze=False)
+    for (left, right), (name, path) in zip(rows, constructed.items(), strict=True):
+        kinds = path["kinds"]
+        # Every segment is drawn as long as any other.
+        at = np.interp(path["ts"], path["knots"], np.arange(len(kinds) + 1))
+        for axes, of, factor, label in (
+            (left, "train_loss", 1, "train loss (nats)"),
+            (right, "test_accuracy", 100, "test accuracy (%)"),
+        ):
+            axes.plot(at, factor * np.array(path[of]), color="black", linewidth=1.8, label="constructed")
+            for other, (said, color, style) in BESIDE.items():
+                values = factor * np.array(paths[other][of])
+                shares = np.linspace(0, len(kinds), len(values))
+                axes.plot(shares, values, style, color=color, linewidth=1.3, label=said)
+            _segments(axes, kinds)
+            axes.set_ylabel(label)
+            axes.set_xlabel("segment (of the others: from beginning to end)")
+            plain(axes)
+        log_if_wide(left, np.concatenate([path["train_loss"], *(paths[other]["train_loss"] for other in BESIDE)]))
+        said = f"{name}: {path['segments']} segments, {len(kinds)} of them with something to do"
+        left.set_title(said, fontsize=10, loc="left")
+    for color, meaning in SEGMENTS.values():
+        if meaning is not None:
+            rows[0][0].plot([], [], color=color, linewidth=4, label=meaning)
+    legend_below(figure, rows[0][0])
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _segments(axes: Axes, kinds: Sequence[str]) -> None:
+    for i, kind in enumerate(kinds):
+        axes.plot(
+            [i + 0.08, i + 0.92], [0, 0], color=SEGMENTS[kind][0], linewidth=4, solid_capstyle="butt",
+            transform=axes.get_xaxis_transform(), clip_on=False,
+        )  # fmt: skip
+    axes.set_xlim(0, len(kinds))
+
+
+def gap_against_width(found: Mapping[str, Any]) -> Figure:
+    """The energy gap of pairs against the number of hidden units, and the power law of the means above rounding."""
+    units = np.array([level["units"] for level in found["levels"]])
+    gaps = np.array([[pair["gap"] for pair in level["pairs"]] for level in found["levels"]])
+    figure = Figure(figsize=(4.6, 3.6), **RC)
+    axes = figure.subplots()
+    means, slope = gaps.mean(1), found["slope"]
+    known = means > ROUNDING
+    for each in gaps.T:
+        axes.plot(units[each > 0], each[each > 0], "o", color="#1c5f9e", markersize=3.5, alpha=0.6)
+    axes.plot(units[known], means[known], color="#1c5f9e", linewidth=1.6, label="mean of pairs")
+    if slope is not None:
+        offset = np.log(means[known]).mean() - slope * np.log(units[known]).mean()
+        fitted = np.exp(offset + slope * np.log(units[known]))
+        axes.plot(units[known], fitted, ":", color="black", linewidth=1.2, label=f"slope {slope:+.2f}")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(list(units)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("hidden units")
+    axes.set_ylabel("energy gap")
+    axes.legend(frameon=False, fontsize=9)
+    plain(axes)
+    figure.suptitle("Energy gap of one hidden layer", fontsize=11)
+    return figure

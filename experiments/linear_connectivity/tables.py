@@ -1,0 +1,171 @@
+"""The tables, with the claims of the papers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.study import Column, tabulate
+from mcjax.runs.tables import plus_minus
+
+STABLE = {
+    "mnist": "Theirs for MNIST (LeNet-300-100) is stable from its initial values on.",
+    "cifar10": "Their ResNet-20 is stable from about step 2,000 of 63,000 on (3% of training).",
+}
+"""The findings of Frankle et al."""
+CONJECTURE = (
+    "Entezari et al. conjecture that after the right permutation no barrier is left between networks of SGD that are "
+    "wide enough. Git Re-Basin finds that the barrier after matching falls with width and time of training: nothing of "
+    "it is left for the MLP on MNIST, and for ResNet-20 on CIFAR-10 when it is 32 times as wide."
+)
+MERGING = (
+    "Git Re-Basin merges two ResNets of CIFAR-100 that were trained on such parts: the merged network has a lower test "
+    "loss than both, with half the computation of their ensemble, which is better, as is a network of all data."
+)
+
+
+def tables(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All tables: title, text, head and rows of text of each."""
+    made: list[dict[str, Any]] = []
+    for name, cell in found["data"].items():
+        if "spawning" in cell:
+            made.append(_spawning(name, cell["title"], cell["spawning"]))
+        if "conjecture" in cell:
+            made += [
+                _barriers(cell["title"], cell["conjecture"], against, measure)
+                for against in ("width", "step")
+                for measure in ("train_loss", "test_accuracy")
+            ]
+        if "merging" in cell:
+            made.append(_merging(cell["title"], cell["merging"]))
+    if "tractable" in found:
+        made += _tractable(found["tractable"])
+    return made
+
+
+def _spawning(name: str, title: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    return tabulate(
+        f"{title}: instability of {found['model']} against the step of spawning",
+        found["levels"],
+        [
+            ("spawned after step", lambda level: f"{level['step']:,}"),
+            ("of training (%)", lambda level: f"{100 * level['step'] / found['steps']:.1f}"),
+            ("test accuracy of the copies (%)", lambda level: plus_minus(level["ends"]["test_accuracy"], 2, 100)),
+            ("rise of the train error (%)", lambda level: plus_minus(level["barriers"]["train_accuracy"], 2, 100)),
+            ("rise of the test error (%)", lambda level: plus_minus(level["barriers"]["test_accuracy"], 2, 100)),
+            ("of the train loss (nats)", lambda level: plus_minus(level["barriers"]["train_loss"])),
+            ("of the test loss (nats)", lambda level: plus_minus(level["barriers"]["test_loss"])),
+        ],
+        f"{found['parameters']:,} parameters, {found['steps']:,} steps. The rise of error and loss on the "
+        "straight line between two copies above the mean of both; mean and deviation over seeds. Frankle et al. "
+        f"call a network stable if the error rises by less than 2% of the images. {STABLE[name]}",
+    )
+
+
+def _barriers(title: str, found: Mapping[str, Any], against: str, measure: str) -> dict[str, Any]:
+    """The table of the barriers in one measure, against "width" or "step"."""
+    levels = found[f"{against}s"]
+    what, look = ("train loss (nats)", (4, 1)) if measure == "train_loss" else ("test error (%)", (2, 100))
+    said = "networks at the end of training, by the multiplier of their widths"
+    if against == "step":
+        said = f"networks of width {found['width']:g} after so many steps"
+
+    def rise(method: str) -> Column:
+        head = "not matched" if method == "none" else method
+        return head, lambda level: plus_minus(level["methods"][method][measure], *look)
+
+    return tabulate(
+        f"{title}: barrier of {found['model']} in {what} against {against}",
+        levels,
+        [
+            (against, lambda level: f"{level[against]:,g}"),
+            ("parameters", lambda level: f"{level['parameters']:,}"),
+            ("test accuracy of the ends (%)", lambda level: plus_minus(level["ends"]["test_accuracy"], 2, 100)),
+            *map(rise, levels[0]["methods"]),
+        ],
+        f"Largest height above the straight line between the ends' values; {said}; mean and deviation "
+        f"over pairs. {_unmoved(levels)}{CONJECTURE}",
+    )
+
+
+def _unmoved(levels: list[Mapping[str, Any]]) -> str:
+    """A sentence on the methods that found nothing better than their start."""
+    pairs = sum(len(level["methods"]["none"]["train_loss"]["values"]) for level in levels)
+    unmoved = " and ".join(
+        f"by {method} in {sum(level['unmoved'][method] for level in levels)}" for method in levels[0]["unmoved"]
+    )
+    if not unmoved:
+        return ""
+    return (
+        f"Straight-through matching starts from activations, PAM from no match; of {pairs} pairs nothing "
+        f"better than the start was found {unmoved}. "
+    )
+
+
+def _merging(title: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    return tabulate(
+        f"{title}: merging two networks ({found['model']}) trained on parts of the data",
+        found["rows"].items(),
+        [
+            ("network", lambda row: row[0]),
+            ("test loss (nats)", lambda row: plus_minus(row[1]["test_loss"])),
+            ("test accuracy (%)", lambda row: plus_minus(row[1]["test_accuracy"], 2, 100)),
+        ],
+        f"Each part has 80% of the images of half of the classes and 20% of the others: {found['images']:,} images "
+        f"and {found['steps']:,} steps a network. Mean and deviation over pairs. {MERGING}",
+    )
+
+
+def _tractable(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    eigenvector = found["eigenvector"]
+    values = ", ".join(f"{each:g}" for each in eigenvector["eigenvalues"])
+    return [
+        tabulate(
+            "Generalised linear models (equations 1 to 3)",
+            found["generalised_linear"].items(),
+            [
+                ("link", lambda row: row[0]),
+                ("equation 3, largest relative error", lambda row: f"{row[1]['identity_error']:.1e}"),
+                ("Polyak-Lojasiewicz", lambda row: f"{row[1]['constants']['polyak_lojasiewicz']:.4f}"),
+                ("weak quasi-convexity", lambda row: f"{row[1]['constants']['weak_quasi_convexity']:.4f}"),
+                ("restricted secant", lambda row: f"{row[1]['constants']['restricted_secant']:.4f}"),
+                ("descents that reach w*", lambda row: f"{row[1]['descended']} of {row[1]['searches']}"),
+                ("searches that find a critical point", lambda row: f"{row[1]['converged']} of {row[1]['searches']}"),
+                ("other than w*", lambda row: str(len(row[1]["spurious"]))),
+            ],
+            "Gaussian inputs. Equation 3, <grad L, w - w*> = E[sigma'(xi) sigma'(w.x) (w.x - w*.x)^2], at random "
+            "points; the least ratios of Definition 5 along gradient descent from them (upper bounds of the "
+            "constants); and searches for points where the gradient vanishes, of any kind. Those of the sigmoid "
+            "that find none follow it to where it is flat.",
+        ),
+        tabulate(
+            "Top eigenvector of a matrix: all critical points that were found (Theorem 10)",
+            eigenvector["points"],
+            [
+                ("critical point", lambda point: _named(point["eigenvector"])),
+                ("distance to it", lambda point: f"{point['distance']:.0e}"),
+                ("loss", lambda point: f"{point['loss']:.6f}"),
+                ("kind", lambda point: point["kind"]),
+                ("index", lambda point: str(point["index"])),
+                ("lowest eigenvalue", lambda point: f"{point['lowest']:+.4f}"),
+                ("v_1 is a direction of improvement", lambda point: "yes" if point["improving"] else "no"),
+            ],
+            f"||M - x x^T||^2 / 4, M of eigenvalues {values}; {eigenvector['converged']} of "
+            f"{eigenvector['searches']} searches converged. The theorem: these points and no others, and all but "
+            "the first two have a negative eigenvalue.",
+        ),
+        tabulate(
+            "Directions of improvement (Lemmas 12 and 13), M = z z^T",
+            [found["directions"]],
+            [
+                ("points", lambda row: f"{row['points']:,}"),
+                ("violations of Lemma 13", lambda row: str(row["lemma_13_violations"])),
+                ("largest c of Lemma 12", lambda row: f"{row['constant']:.4f}"),
+                ("violations at 0.99 c", lambda row: str(row["below"])),
+                ("at 1.05 c", lambda row: str(row["above"])),
+            ],
+            "x and z as directions at every point. The largest c of Lemma 12 that all points allow.",
+        ),
+    ]
+
+
+def _named(i: int) -> str:
+    return f"sqrt(lambda_{i}) v_{i}, + or -" if i else "0"

@@ -1,0 +1,145 @@
+"""Strings between pairs of networks: how they are sampled, and their lengths, beads and power laws."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.string_sampling.tasks import Task
+from experiments.study import Parts
+from mcjax import match_activations, match_straight_through, match_weights, permute, train_endpoints, trees
+from mcjax.runs.tables import mean_and_std
+from mcjax.strings import String, sample_strings
+
+VARIANTS = ("unmatched", "matched")
+Strings = Mapping[str, Sequence[String]]
+"""Variant -> the strings of all pairs of networks that reached their threshold, in the order of thresholds."""
+
+
+def sample(parts: Parts, task: Task, key: jax.Array, matching: str) -> tuple[Strings, list[bool]]:
+    """The strings of every pair of networks that reached its threshold.
+
+    Args:
+        parts: the parts of the task.
+        task: the task.
+        key: a typed key.
+        matching: activations, weights or straight_through.
+
+    Returns:
+        The strings, unmatched and matched, and which pairs reached their threshold, in the order of thresholds.
+    """
+    ends_key, match_key, string_key = jax.random.split(key, 3)
+    first, second, reached = _ends(parts, task, ends_key)
+    thresholds = np.repeat(task.thresholds, task.pairs)[reached]
+    strings: dict[str, list[String]] = {}
+    for name in VARIANTS:
+        # A part that is not kept: sampling resumes by itself from the last complete depth.
+        with parts.timed(parts.named(name)):
+            strings[name] = []
+            if any(reached):
+                P = None if name == "unmatched" else _match(matching, match_key, task, first, second)
+                strings[name] = sample_strings(
+                    string_key, task.model, first, second, task.data, thresholds, P, task.config,
+                    recorder=parts.recorder(name),
+                )  # fmt: skip
+    return strings, reached
+
+
+def _ends(parts: Parts, task: Task, key: jax.Array) -> tuple[trees.Tree, trees.Tree, list[bool]]:
+    """Networks trained to the thresholds, two a pair, of those pairs whose networks reached it; which pairs did."""
+    permuted = task.name == "permutation"
+    each = 1 if permuted else 2
+    targets = np.repeat(task.thresholds, each * task.pairs)
+
+    def train() -> trees.Tree:
+        keys, criterion = jax.random.split(key, len(targets)), task.config.criterion
+        recorder = parts.recorder("networks")
+        ends = train_endpoints(
+            keys, task.model, task.data, task.ends, target=targets, criterion=criterion, recorder=recorder
+        )
+        return {"theta": ends.theta, "criterion": ends.criterion}
+
+    ends = parts.arrays("networks", train)
+    reached = np.all((np.asarray(ends["criterion"]) <= targets).reshape(-1, each), axis=1)
+    first, second = (trees.index(ends["theta"], slice(side, None, each)) for side in (0, each - 1))
+    first, second = trees.index(first, reached), trees.index(second, reached)
+    if permuted:
+        swap = {"dense_0": np.array([1, 0, 2], np.int32)}
+        second = jax.vmap(lambda theta: permute(task.model.spec, swap, theta))(first)
+    return first, second, reached.tolist()
+
+
+def _match(how: str, key: jax.Array, task: Task, first: trees.Tree, second: trees.Tree) -> Any:
+    if how == "weights" or task.name == "permutation":  # three points are too few to tell units apart
+        return match_weights(key, task.model.spec, first, second).P
+    if how == "activations":
+        return match_activations(task.model, first, second, task.data).P
+    return match_straight_through(key, task.model, first, second, task.data).P
+
+
+def gather(task: Task, strings: Strings, reached: Sequence[bool]) -> dict[str, Any]:
+    """The findings of one task, as results.json holds them: all pairs at every threshold, and fitted power laws."""
+    levels = []
+    for number, threshold in enumerate(task.thresholds):
+        pairs = reached[number * task.pairs : (number + 1) * task.pairs]
+        before = sum(reached[: number * task.pairs])
+        level: dict[str, Any] = {"threshold": threshold, "pairs": task.pairs, "reached": sum(pairs)}
+        for name, found in strings.items():
+            level[name] = _summary(found[before : before + sum(pairs)])
+        levels.append(level)
+    laws = {name: {what: law(levels, name, what) for what in ("length", "beads")} for name in strings}
+    return {
+        "title": task.title,
+        "of": task.criterion,
+        "paper": task.paper,
+        "model": task.model.name,
+        "levels": levels,
+        "laws": laws,
+    }
+
+
+def _summary(strings: Sequence[String]) -> dict[str, Any]:
+    """Length and beads of connected strings; why the others were given up, and the worst segment of each."""
+    connected = [string for string in strings if string.connected]
+    failed = [string for string in strings if not string.connected]
+    beads = sum(string.beads for string in strings)
+    steps = sum(string.steps for string in strings)
+    return {
+        "connected": len(connected),
+        "length": mean_and_std([string.normalized_length for string in connected]) if connected else None,
+        "beads": mean_and_std([string.beads for string in connected]) if connected else None,
+        "depth": max((string.depth for string in strings), default=0),
+        "failed": [{"reason": string.reason, "beads": string.beads, **string.worst._asdict()} for string in failed],
+        "steps": steps,
+        "measured": sum(string.evaluations for string in strings),
+        "steps_per_bead": steps / beads if beads else None,
+    }
+
+
+def law(levels: Sequence[Mapping[str, Any]], variant: str, what: str) -> dict[str, float] | None:
+    """The power law of length, or of segments (beads + 1), below the onset of non-convexity.
+
+    Below the onset every mean of beads is at least one. The fit is by least squares on logarithms.
+
+    Args:
+        levels: the levels of `gather`, from low to high thresholds; those without a connected string are left out.
+        variant: "unmatched" or "matched".
+        what: "length" or "beads".
+
+    Returns:
+        exponent and factor, and the least and the largest threshold of the fit; None with fewer than three thresholds.
+    """
+    at, values = [], []
+    for level in levels:
+        found = level[variant]
+        if found["beads"] is None:
+            continue
+        if found["beads"]["mean"] < 1:
+            break
+        at.append(level["threshold"])
+        values.append(found["length"]["mean"] if what == "length" else found["beads"]["mean"] + 1)
+    if len(at) < 3:
+        return None
+    exponent, offset = np.polyfit(np.log(at), np.log(values), 1)
+    return {"exponent": float(exponent), "factor": float(np.exp(offset)), "low": at[0], "high": at[-1]}
