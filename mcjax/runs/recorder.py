@@ -18,7 +18,7 @@ History = dict[str, np.ndarray]
 
 
 class Recorder(NamedTuple):
-    """Where a fit reports.
+    """The place where a fit reports.
 
     Attributes:
         title: What its line of progress calls it.
@@ -124,7 +124,7 @@ def packed(states: trees.Tree, history: History) -> trees.Tree:
 
 
 def _unpacked(saved: trees.Tree, like: trees.Tree, stage: Stage) -> tuple[trees.Tree, History]:
-    """What `packed` was given, in the structure of `like`. Raises InputError if it was another."""
+    """Undo `packed`, in the structure of `like`. Raises InputError if it was another."""
     leaves, expected = jax.tree.leaves(saved.get("state")), jax.tree.leaves(like)
     if "history" not in saved or [np.shape(leaf) for leaf in leaves] != [np.shape(leaf) for leaf in expected]:
         raise InputError(f"{stage.path} was saved by another iteration. Delete it, or use another folder.")

@@ -76,7 +76,7 @@ class Stage:
 
     @property
     def path(self) -> Any:
-        """Where the state is kept."""
+        """The checkpoint of the state."""
         assert self.run is not None
         return self.run.checkpoints(self.name) / "latest"
 

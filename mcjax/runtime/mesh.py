@@ -72,7 +72,7 @@ def _nearest(size: int, factor: int) -> int:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where fits live: on the devices of a mesh, or, without one, where they are.
+    """The placement of fits: on the devices of a mesh, or, without one, where they are.
 
     If the axes do not divide the fits, the last fit is repeated to fill up. Devices that would be idle compute it, and
     it is left out of what comes back.
