@@ -163,7 +163,7 @@ def fit_curve(
     states = initial_states(step, pairs.theta_1)
     keys = jax.random.split(key, pairs.number)
     states, history = run_epochs(step, data, context, states, keys, recorder, mesh=mesh)
-    return CurveFit(**fit_result(pairs, curve, states.theta_c, pairs.P), history=pairs.unbatch(history))
+    return CurveFit(**fit_result(pairs, curve, states.theta_c, pairs.P), history=pairs.axis.remove(history))
 
 
 def check_fit_inputs(key: jax.Array, model: Model, curve: Curve, data: Dataset) -> None:
@@ -191,6 +191,6 @@ def fit_result(pairs: Pairs, curve: Curve, theta_c: trees.Tree, P: Permutation) 
     """The fields that all fits share: theta_c, P and the path, with a pair axis if the endpoints had one."""
     # Zero for the batch statistics, so that theta_c is a tree like theta.
     whole = trees.with_params(jax.vmap(curve.zero)(pairs.theta_1), theta_c)
-    theta_1, theta_2, whole, P = pairs.unbatch((pairs.theta_1, pairs.theta_2, whole, P))
-    bind = curve.bind_pairs if pairs.batched else curve.bind
+    theta_1, theta_2, whole, P = pairs.axis.remove((pairs.theta_1, pairs.theta_2, whole, P))
+    bind = curve.bind_pairs if pairs.axis.given else curve.bind
     return {"theta_c": whole, "P": P, "path": bind(theta_1, theta_2, whole, P)}

@@ -152,10 +152,12 @@ def fit_pam(
         state, results, advanced = advance_curve(problem, state, proposed, proposal, curve_key, curve_stage)
         half_steps += results
         histories += [learned, advanced]
-    history = pairs.unbatch(join_histories(histories))
+    history = pairs.axis.remove(join_histories(histories))
     reported = {name: np.stack([getattr(each, name) for each in half_steps], 1) for name in HalfStep._fields}
     reported["objective"] = np.concatenate([start[:, None], reported["objective"]], 1)
-    return PamFit(**fit_result(pairs, curve, state.curve.theta_c, state.P), history=history, **pairs.unbatch(reported))
+    return PamFit(
+        **fit_result(pairs, curve, state.curve.theta_c, state.P), history=history, **pairs.axis.remove(reported)
+    )
 
 
 @dataclass(frozen=True, eq=False)

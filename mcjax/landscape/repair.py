@@ -9,7 +9,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.models.base import Model, has_leading_axis, leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
@@ -82,7 +82,7 @@ def repair(
 
     """
     check_model_and_data(model, data)
-    many = has_leading_axis(theta, model)
+    axis = leading_axis(model, theta)
     if not has_leading_axis(ends, model):
         raise InputError("got one network as ends, expected several along a leading axis: mcjax.trees.stack([...]).")
     there = len(data.train_labels)
@@ -92,13 +92,13 @@ def repair(
             f"got calibration_images={images}, batch_size={batch_size}, expected 1 to {there} images and batches of "
             "at least 1."
         )
-    thetas = theta if many else jax.tree.map(lambda leaf: leaf[None], theta)
+    thetas = axis.add(theta)
     networks, n = (jax.tree.leaves(tree)[0].shape[0] for tree in (thetas, ends))
-    shares = _shares(weights, networks if many else None, n)
+    shares = _shares(weights, networks if axis.given else None, n)
     augmentation = data.default_augmentation() if augmentation is None else augmentation
     config = RepairConfig(model, batch_size, images, augmentation)
     repaired = _repair(config, thetas, ends, data, jnp.broadcast_to(jnp.asarray(shares), (networks, n)))
-    return repaired if many else trees.index(repaired, 0)
+    return axis.remove(repaired)
 
 
 def repaired_layers(model: Model) -> tuple[KernelLayer, ...]:

@@ -11,7 +11,7 @@ from mcjax import trees
 from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError
 from mcjax.matching.match import Match
-from mcjax.models.base import Model, check_ends
+from mcjax.models.base import Model, leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.symmetry import nearest_permutation
@@ -65,9 +65,8 @@ def match_activations(
         raise InputError(f"got cost={cost!r}, expected one of {', '.join(GAINS)}.")
     if batch_size < 1:
         raise InputError(f"got batch_size={batch_size}, expected at least 1.")
-    pairs = check_ends(model, theta_1, theta_2)
-    if not pairs:
-        theta_1, theta_2 = jax.tree.map(lambda leaf: leaf[None], (theta_1, theta_2))
+    axis = leading_axis(model, theta_1, theta_2)
+    theta_1, theta_2 = axis.add((theta_1, theta_2))
     # Algorithm 1: the cross-correlations of all units, then the assignment of every group.
     found = _matrices(model, theta_1, theta_2, as_images(model, images), batch_size, cost)
     correlation, gain = jax.tree.map(np.asarray, found)
@@ -80,8 +79,7 @@ def match_activations(
         "before": {group: np.diagonal(each, axis1=-2, axis2=-1).mean(-1) for group, each in correlation.items()},
         "after": {group: _at(each, P[group]).mean(-1) for group, each in correlation.items()},
     }
-    match = Match(P, objective, info)
-    return match if pairs else trees.index(match, 0)
+    return axis.remove(Match(P, objective, info))
 
 
 def _assign(group: str, value: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole
 from mcjax.matching.match import Match
 from mcjax.matching.weights import match_weights
-from mcjax.models.base import Model, check_ends
+from mcjax.models.base import Model, leading_axis
 from mcjax.models.pairs import pairs_of
 from mcjax.runs.recorder import Recorder
 from mcjax.runtime.compiling import jit
@@ -199,7 +199,7 @@ def match_straight_through(
     if not model.spec.groups:
         raise InputError(f"no units of {model.name} can be permuted, so that there is nothing to match.")
     if P is None:
-        check_ends(model, theta_1, theta_2)
+        leading_axis(model, theta_1, theta_2)
         weights_key, key = jax.random.split(key)
         P = match_weights(weights_key, model.spec, theta_1, theta_2).P
     pairs = pairs_of(model, theta_1, theta_2, P, hard=True)
@@ -217,7 +217,7 @@ def match_straight_through(
     objectives = np.asarray(_midpoint_losses(model, fixed, ends, candidates), np.float64)
     best = (np.arange(pairs.number), objectives.argmin(1))
     P = {group: np.asarray(p)[best] for group, p in candidates.items()}
-    return pairs.unbatch(Match(P, objectives[best], {"objectives": objectives, "history": history}))
+    return pairs.axis.remove(Match(P, objectives[best], {"objectives": objectives, "history": history}))
 
 
 @jit(static_argnames="model")

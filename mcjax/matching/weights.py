@@ -11,6 +11,7 @@ from mcjax.errors import InputError, check_whole
 from mcjax.matching.coordinate_descent import Restart, Start, descend
 from mcjax.matching.match import Match
 from mcjax.matching.products import weight_products
+from mcjax.models.base import LeadingAxis
 from mcjax.symmetry import Permutation, PermutationSpec, SpecError
 from mcjax.symmetry.permutation import check_permutation, is_hard
 from mcjax.training.loop import check_typed_keys
@@ -65,10 +66,10 @@ def match_weights(
         check_whole(name, got)
     if check_typed_keys(key).ndim:
         raise InputError(f"got {key.size} keys, expected one: every pair uses the same.")
-    pairs, sizes = _check_ends(spec, theta_1, theta_2)
-    count = 1 if pairs is None else pairs
-    given = [None] * count if P is None else _check_start(spec, P, sizes, pairs)
-    first, second = (_weights(theta, pairs) for theta in (theta_1, theta_2))
+    axis, sizes = _check_ends(spec, theta_1, theta_2)
+    first, second = (axis.add(_weights(theta)) for theta in (theta_1, theta_2))
+    count = len(jax.tree.leaves(theta_1)[0]) if axis.given else 1
+    given = [None] * count if P is None else _check_start(spec, P, sizes, axis, count)
     seed = np.ravel(jax.random.key_data(key)).tolist()
     found = []
     for i in range(count):
@@ -77,7 +78,7 @@ def match_weights(
         starts = _starts(restarts, P is not None)
         ends = [descend(products, *each, given[i], max_sweeps) for each in zip(rngs, starts, strict=True)]
         found.append(_best(ends))
-    return found[0] if pairs is None else trees.stack_on_host(found)
+    return axis.remove(trees.stack_on_host(found))
 
 
 def _starts(restarts: int, given: bool) -> list[Start]:
@@ -94,15 +95,14 @@ def _best(restarts: list[Restart]) -> Match:
     return Match(best.P, np.float64(best.objective), {"restarts": objectives, "sweeps": sweeps})
 
 
-def _weights(theta: trees.Tree, pairs: int | None) -> dict[str, np.ndarray]:
-    """The leaves that are matched, on the host and with a pair axis: all but batch statistics."""
+def _weights(theta: trees.Tree) -> dict[str, np.ndarray]:
+    """The leaves that are matched, on the host: all but batch statistics."""
     leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(theta).items()}
-    leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith("batch_stats/")}
-    return {name: leaf[None] if pairs is None else leaf for name, leaf in leaves.items()}
+    return {name: leaf for name, leaf in leaves.items() if not name.startswith("batch_stats/")}
 
 
-def _check_ends(spec: PermutationSpec, theta_1: trees.Tree, theta_2: trees.Tree) -> tuple[int | None, dict[str, int]]:
-    """The number of pairs (None without a pair axis), and the sizes of the groups. Raises SpecError."""
+def _check_ends(spec: PermutationSpec, theta_1: trees.Tree, theta_2: trees.Tree) -> tuple[LeadingAxis, dict[str, int]]:
+    """The pair axis, and the sizes of the groups. Raises SpecError."""
     shapes_1, shapes_2 = trees.shapes(theta_1), trees.shapes(theta_2)
     if wrong := [
         f"{name}: got {shapes_1.get(name, 'nothing')} and {shapes_2.get(name, 'nothing')}"
@@ -121,23 +121,25 @@ def _check_ends(spec: PermutationSpec, theta_1: trees.Tree, theta_2: trees.Tree)
         if not pairs:
             raise SpecError("theta_1 and theta_2 have an empty pair axis: expected at least one pair.")
         single = {name: jax.ShapeDtypeStruct(shape[1:], np.float32) for name, shape in shapes_1.items()}
-        return pairs, spec.group_sizes(trees.nest(single))
-    return None, spec.group_sizes(theta_1)
+        return LeadingAxis(True), spec.group_sizes(trees.nest(single))
+    return LeadingAxis(False), spec.group_sizes(theta_1)
 
 
-def _check_start(spec: PermutationSpec, P: Any, sizes: dict[str, int], pairs: int | None) -> list[Permutation]:
+def _check_start(
+    spec: PermutationSpec, P: Any, sizes: dict[str, int], axis: LeadingAxis, count: int
+) -> list[Permutation]:
     """The P of the start, pair by pair. Raises SpecError."""
     if not isinstance(P, Mapping):
         raise SpecError(f"got {type(P).__name__} for P, expected a dict of one permutation a group: its .P, perhaps.")
-    arrays = {group: np.asarray(p)[None] if pairs is None else np.asarray(p) for group, p in P.items()}
-    if wrong := [f"{group} {p.shape}" for group, p in arrays.items() if pairs is not None and p.shape[:1] != (pairs,)]:
-        raise SpecError(f"got P of {', '.join(wrong)}, expected a leading axis of {pairs} pairs as in the endpoints.")
+    arrays = axis.add({group: np.asarray(p) for group, p in P.items()})
+    if wrong := [f"{group} {p.shape}" for group, p in arrays.items() if p.shape[:1] != (count,)]:
+        raise SpecError(f"got P of {', '.join(wrong)}, expected a leading axis of {count} pairs as in the endpoints.")
     if soft := [group for group, p in arrays.items() if not is_hard(p)]:
         raise SpecError(
             f"got a soft P for {', '.join(soft)}, expected int32 (n,) for every group. "
             "Round it: {group: nearest_permutation(p) for group, p in P.items()}."
         )
-    starts = [{group: p[i].astype(np.int32) for group, p in arrays.items()} for i in range(pairs or 1)]
+    starts = [{group: p[i].astype(np.int32) for group, p in arrays.items()} for i in range(count)]
     for start in starts:
         check_permutation(spec, start, sizes)
     return starts

@@ -142,14 +142,32 @@ def has_leading_axis(theta: trees.Tree, model: Model) -> bool:
     raise SpecError(f"these variables are not those of {model.name}:\n  " + "\n  ".join(shown) + hint)
 
 
-def check_ends(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> bool:
-    """Whether both endpoints have a leading pair axis.
+class LeadingAxis(NamedTuple):
+    """The leading axis of the caller's networks: one network and many go through the same program.
+
+    Attributes:
+        given: Whether the caller's networks have a leading axis.
+    """
+
+    given: bool
+
+    def add(self, tree: trees.Tree) -> trees.Tree:
+        """A tree of the caller's, with a leading axis of one network if it had none."""
+        return tree if self.given else jax.tree.map(lambda leaf: leaf[None], tree)
+
+    def remove(self, tree: trees.Tree) -> trees.Tree:
+        """A result for the caller: without the leading axis, unless the networks had one."""
+        return tree if self.given else trees.index(tree, 0)
+
+
+def leading_axis(model: Model, theta: trees.Tree, *others: trees.Tree) -> LeadingAxis:
+    """The leading axis of networks, all of which have one of the same length, or none.
 
     Raises:
         InputError: They hold different numbers of networks.
         SpecError: They are not networks of this model.
     """
-    pairs = has_leading_axis(theta_1, model)
-    if has_leading_axis(theta_2, model) != pairs or trees.shapes(theta_1) != trees.shapes(theta_2):
+    given = has_leading_axis(theta, model)
+    if any(has_leading_axis(each, model) != given or trees.shapes(each) != trees.shapes(theta) for each in others):
         raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
-    return pairs
+    return LeadingAxis(given)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.models.base import Model, check_ends
+from mcjax.models.base import LeadingAxis, Model, leading_axis
 from mcjax.symmetry import Permutation, SpecError, identity_permutation, permute
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard
 
@@ -19,22 +19,18 @@ class Pairs(NamedTuple):
         theta_1: First endpoints, leaves (pairs, ...).
         theta_2: Second endpoints, leaves (pairs, ...).
         P: A permutation of each second endpoint, (pairs, n) or (pairs, n, n) for every group.
-        batched: Whether the caller's endpoints had a pair axis.
+        axis: The pair axis of the caller's endpoints.
     """
 
     theta_1: trees.Tree
     theta_2: trees.Tree
     P: Permutation
-    batched: bool
+    axis: LeadingAxis
 
     @property
     def number(self) -> int:
         """The number of pairs."""
         return len(jax.tree.leaves(self.theta_1)[0])
-
-    def unbatch(self, tree: trees.Tree) -> trees.Tree:
-        """A result for the caller: without the pair axis, unless the endpoints had one."""
-        return tree if self.batched else trees.index(tree, 0)
 
 
 def pairs_of(
@@ -52,20 +48,19 @@ def pairs_of(
     Raises:
         SpecError: The endpoints are not of this model, or P is not one permutation of its groups for every pair.
     """
-    batched = check_ends(model, theta_1, theta_2)
+    axis = leading_axis(model, theta_1, theta_2)
     if P is not None and not isinstance(P, Mapping):
         raise SpecError(
             f"got {type(P).__name__} for P, expected a dict of one permutation for each group: of a match, its .P."
         )
     P = None if P is None else {group: jnp.asarray(p) for group, p in P.items()}
-    if not batched:
-        theta_1, theta_2, P = trees.stack([(theta_1, theta_2, P)])
+    theta_1, theta_2, P = axis.add((theta_1, theta_2, P))
     count = len(jax.tree.leaves(theta_1)[0])
     identity = identity_permutation(model.spec, trees.index(theta_1, 0))
     if P is None:
-        return Pairs(theta_1, theta_2, trees.stack([identity] * count), batched)
+        return Pairs(theta_1, theta_2, trees.stack([identity] * count), axis)
     wrong = [group for group, p in P.items() if jnp.ndim(p) < 2 or jnp.shape(p)[0] != count]
-    if wrong and batched:
+    if wrong and axis.given:
         raise SpecError(
             f"P has no leading axis of {count} pairs in {', '.join(wrong)}: expected one permutation for each pair."
         )
@@ -76,7 +71,7 @@ def pairs_of(
             f"got matrices for {', '.join(soft)}, expected a hard P to start from: mcjax.nearest_permutation rounds."
         )
     check_doubly_stochastic(P)
-    return Pairs(theta_1, theta_2, P, batched)
+    return Pairs(theta_1, theta_2, P, axis)
 
 
 def permute_pairs(model: Model, P: Permutation, theta: trees.Tree) -> trees.Tree:

@@ -8,7 +8,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model, check_ends
+from mcjax.models.base import Model, leading_axis
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
@@ -63,12 +63,10 @@ def sample_string(
         print(string.connected, string.beads, string.normalized_length)
         metrics = evaluate_path(model, string.path, data)
     """
-    if check_ends(model, theta_1, theta_2):
+    axis = leading_axis(model, theta_1, theta_2)
+    if axis.given:
         raise InputError("got ends with a leading pair axis, expected one network each: sample_strings takes pairs.")
-    first, second, P = (
-        None if tree is None else jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)
-        for tree in (theta_1, theta_2, P)
-    )
+    first, second, P = axis.add(jax.tree.map(np.asarray, (theta_1, theta_2, P)))
     return sample_strings(key, model, first, second, data, threshold, P, config, recorder=recorder)[0]
 
 

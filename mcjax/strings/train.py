@@ -8,7 +8,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model, check_ends
+from mcjax.models.base import Model, leading_axis
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
 from mcjax.strings.beads import UntrainedBead, train_beads
@@ -108,7 +108,7 @@ def _straight_string(
     first, second = jax.random.split(ends_key)
     init = sampler.model.init
     ends = [init(first) if theta_1 is None else theta_1, init(second) if theta_2 is None else theta_2]
-    if check_ends(sampler.model, *ends):
+    if leading_axis(sampler.model, *ends).given:
         raise InputError("got ends with a leading axis, expected one network each.")
     check_differ(*ends)
     host = [jax.tree.map(np.asarray, end) for end in ends]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mcjax import trees
 from mcjax.data import Augmentation, Dataset, augment, normalize
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.models.base import Model, leading_axis
 from mcjax.models.dropout import without_dropout
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
@@ -100,12 +100,11 @@ def reestimate(
 
     """
     check_model_and_data(model, data)
-    many = has_leading_axis(theta, model)
-    thetas = theta if many else jax.tree.map(lambda leaf: leaf[None], theta)
+    axis = leading_axis(model, theta)
     images = data.train_images[:calibration_images]
     augmentation = data.default_augmentation() if augmentation is None else augmentation
-    found = _reestimate(model, thetas, images, data.mean, data.std, batch_size, augmentation)
-    return found if many else trees.index(found, 0)
+    found = _reestimate(model, axis.add(theta), images, data.mean, data.std, batch_size, augmentation)
+    return axis.remove(found)
 
 
 @jit(static_argnames=("model", "batch_size", "augmentation"))

@@ -11,7 +11,7 @@ from mcjax import trees
 from mcjax.data import Dataset, normalize
 from mcjax.data.datasets import check_dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.models.base import Model, leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.training.config import ComputeDtype
@@ -149,9 +149,8 @@ def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1
 
     """
     check_model_and_data(model, data)
-    many = has_leading_axis(theta, model)
-    metrics = _evaluate(model, theta if many else jax.tree.map(lambda leaf: leaf[None], theta), data, batch_size)
-    return metrics if many else jax.tree.map(lambda value: value[0], metrics)
+    axis = leading_axis(model, theta)
+    return axis.remove(_evaluate(model, axis.add(theta), data, batch_size))
 
 
 @jit(static_argnames=("model", "batch_size"))

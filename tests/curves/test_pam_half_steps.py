@@ -23,6 +23,7 @@ from mcjax.curves.pam import (
     propose_permutation,
 )
 from mcjax.curves.pam_step import midpoint_grid
+from mcjax.models.base import LeadingAxis
 from mcjax.models.pairs import Pairs
 from mcjax.training.fixed import fixed_images
 from mcjax.training.loop import initial_states
@@ -61,7 +62,7 @@ def problem(config, theta_1, theta_2, steps=3, seed=10, **more):
     model, _, data = toy(seed)
     count = len(theta_1["params"]["Dense_0"]["bias"])
     P = {GROUP: np.tile(np.arange(UNITS, dtype=np.int32), (count, 1))}
-    pairs, fixed = Pairs(theta_1, theta_2, P, True), fixed_images(data, Augmentation.none(), 60, 20)
+    pairs, fixed = Pairs(theta_1, theta_2, P, LeadingAxis(True)), fixed_images(data, Augmentation.none(), 60, 20)
     given = (model, bezier(model.spec), config, data, pairs, midpoint_grid(config.objective_points), fixed, steps)
     return Told(*given, **more) if more else PamProblem(*given)
 

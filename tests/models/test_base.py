@@ -7,8 +7,8 @@ import pytest
 from refusals import says
 from variables import stacked
 
-from mcjax import InputError, Model, PermutationSpec, SpecError, trees
-from mcjax.models.base import check_ends, check_input, has_leading_axis
+from mcjax import InputError, Model, PermutationSpec, SpecError, models, trees
+from mcjax.models.base import check_input, has_leading_axis, leading_axis
 
 SHAPE = (4, 5, 2)
 LEAVES = {
@@ -104,10 +104,20 @@ def test_of_many_wrong_leaves_twelve_are_named(model, theta):
 
 def test_both_ends_are_one_network_or_as_many_each(model, theta):
     two, three = (stacked([theta] * n) for n in (2, 3))
-    assert check_ends(model, theta, theta) is False
-    assert check_ends(model, two, two) is True
+    assert leading_axis(model, theta, theta).given is False
+    assert leading_axis(model, two, two).given is True
     for ends in ((theta, two), (two, theta), (two, three)):
         with says(InputError, "theta_1", "theta_2"):
-            check_ends(model, *ends)
+            leading_axis(model, *ends)
     with says(SpecError, "Net"):
-        check_ends(model, theta, {"params": {}})
+        leading_axis(model, theta, {"params": {}})
+
+
+def test_a_leading_axis_is_added_for_one_network_and_removed_again():
+    model = models.create("mlp", 3, (4, 4, 1), widths=(2,))
+    theta = model.init(jax.random.key(0))
+    one, many = leading_axis(model, theta), leading_axis(model, stacked([theta] * 3))
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(one.add(theta))} == {1}
+    jax.tree.map(np.testing.assert_array_equal, one.remove(one.add(theta)), theta)
+    assert many.add(theta) is theta
+    assert many.remove(theta) is theta
