@@ -1,6 +1,59 @@
-"""mcjax: how trained networks are connected, once the permutation symmetry between them is removed."""
+"""mcjax: how trained networks are connected, once the permutation symmetry between them is removed.
 
+The names here are those that most users need. The namespaces carry the rest, and each is a page with an example:
+`help(mcjax.symmetry)`, `models`, `data`, `training`, `matching`, `curves`, `landscape`, `hessian`, `strings`,
+`constructions`, `permutation_points`, `plotting` and `runs`.
+
+Release notes, 0.2. The layout and the names are new; the results are those of 0.1. Run folders of 0.1 cannot be
+resumed.
+
+Names that left the top are in the namespaces: `mcjax.strings.sample_string`, `mcjax.hessian.classify_point`,
+`mcjax.constructions.dropout_path`, `mcjax.permutation_points.permutation_path`, `mcjax.symmetry.project_birkhoff`,
+`mcjax.training.spawn`, `mcjax.landscape.noise_stability`, and so on.
+
+Modules:
+    paths.curves, paths.knots                     curves.curve, curves.polyline
+    paths.pam, paths.half_steps                   curves.pam
+    paths.permutation_step, .rounding, .grid      curves.pam_step
+    paths.strings, .families, .strand, ...        strings
+    paths.dropout*, .moves, .linear_networks,     constructions
+      .wide_networks, .counterexamples
+    paths.permutation_points, .mergers, ...       permutation_points
+    landscape.curvature, .lanczos, ...            hessian
+    symmetry.infer, .units, .walk, ...            symmetry.infer
+    report, checkpoint, training.recorder         runs
+    compiling, processes, training.mesh,          runtime
+      models.convolution
+
+Names:
+    Criterion(of=, on=), StringConfig(of=, on=)   Criterion(metric=, split=), StringConfig(metric=, split=)
+    barrier(metrics, of=)                         barrier(metrics, metric=)
+    recalibrate(model, thetas, data)              reestimate(model, theta, data): one network or many
+    reestimate(model, theta, images, ...)         training.estimate_statistics
+    evaluate_path(recalibrate=), plane(...)       evaluate_path(reestimate=), plane(...)
+    WeightMatch, StraightThroughMatch             Match(P, objective, info)
+    match.correlation, match.restarts, ...        match.info["correlation"], match.info["restarts"], ...
+    through(knots)                                curves.Polyline(knots).path
+    evolve_string(fall=), Family                  strings.train_string(level_factor=), strings.TrainedString
+    StringConfig(points=, certify=)               StringConfig(scan_points=, verification_density=)
+    String.born, String.where                     String.depths, String.peaks
+    dropped_out                                   constructions.drop_units
+    permutation_point_count, _ratio               permutation_points.count, .ratio
+    permutation_point_lower_bound, _growth        permutation_points.ratio_lower_bound, .ratio_growth
+    permute_units_at                              permutation_points.permute_units
+    PermutationConfig(bump=, bounded=, stop=)     PermutationConfig(rise_tolerance=, hold_output_norm=,
+                                                    require_convergence=)
+    curve_signature                               landscape.correlation_signature
+    extreme_eigenpairs(of=), spectral_density     extreme_eigenpairs(curvature=), spectral_density(curvature=)
+    minimise (training.newton)                    trust_region_newton
+    symmetry.declare                              symmetry.layer_specs
+    Recorder(progress=callable)                   Recorder(progress=runs.Progress(...))
+    python -m experiments.string_sampling --on    --split
+"""
+
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 from mcjax import (
     constructions,
@@ -44,6 +97,14 @@ try:
     __version__ = version("mcjax")
 except PackageNotFoundError:
     __version__ = "unknown"
+
+
+def __getattr__(name: str) -> ModuleType:
+    # Matplotlib takes a second to import, so that this namespace is imported when it is used.
+    if name == "plotting":
+        return import_module("mcjax.plotting")
+    raise AttributeError(f"module 'mcjax' has no attribute {name!r}")
+
 
 __all__ = [
     "Augmentation",
@@ -92,6 +153,7 @@ __all__ = [
     "permutation_points",
     "permute",
     "plane",
+    "plotting",
     "polygonal_chain",
     "random_permutation",
     "reestimate",

@@ -12,14 +12,13 @@ import pytest
 from flax import serialization
 
 import mcjax
-from mcjax import plotting
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 NAMESPACES = [getattr(mcjax, name) for name in mcjax.__all__ if isinstance(getattr(mcjax, name), types.ModuleType)]
 EXAMPLES = {
     module.__name__: textwrap.dedent(module.__doc__.split("\nExample::\n")[1])
-    for module in (mcjax, plotting, *NAMESPACES)
+    for module in (mcjax, *NAMESPACES)
     if "\nExample::\n" in (module.__doc__ or "")
 }
 

@@ -149,7 +149,7 @@ def test_batch_statistics_are_re_estimated(bars, tmp_path, capsys):
     kind = mcjax.Augmentation(flip=True, crop=1, rotate=0.0)
     for name, second in (("plain average", thetas[1]), ("matched average", mcjax.permute(model.spec, P, thetas[1]))):
         mean = jax.tree.map(lambda a, b: (np.asarray(a) + np.asarray(b)) / 2, thetas[0], second)
-        mean = mcjax.estimate_statistics(model, mean, data.train_images[:60], data.mean, data.std, 30, kind)
+        mean = mcjax.training.estimate_statistics(model, mean, data.train_images[:60], data.mean, data.std, 30, kind)
         assert_measured(measured[name], model, mean, data)
     written = checkpoint.load(tmp_path / "m" / "checkpoints" / "network_0")
     chex.assert_trees_all_close(written, mean, rtol=1e-3, atol=1e-4)
