@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from machine import processor
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "results"
 LONGEST = {"f": 12, "i": 60, "u": 60, "b": 60}
 """Longer arrays, by the kind of their numbers, are kept as a digest."""
 FIRST = 3
