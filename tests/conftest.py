@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bars import bars
+from images import bars
 
 import mcjax
 
@@ -37,7 +37,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 MEMORY = 2 << 30
 """Bytes of memory beyond which a worker forgets what it compiled."""
-LONGEST = ("test_distributed", "test_mesh", "test_readme", "test_cli")
+LONGEST = ("test_processes", "test_mesh", "test_readme", "test_cli")
 
 
 def pytest_collection_modifyitems(items):

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from landscapes import RING, at
 from refusals import says
-from valleys import RING, at
 from variables import drawn
 
 from mcjax import (

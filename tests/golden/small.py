@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import jax
 import numpy as np
-from bars import bars as images
+from images import bars as images
 
 import mcjax
 from mcjax import trees

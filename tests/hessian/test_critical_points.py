@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quadratics import form, planted
+from landscapes import form, planted
 
 from mcjax import InputError
 from mcjax.hessian.critical_points import classify_point, direction_of_improvement

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quadratics import THETA, form, planted
+from landscapes import THETA, form, planted
 from variables import alive
 
 import mcjax

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from perceptrons import measured, mixed, networks
-from variables import alive, stacked
+from variables import alive, measured, mixed, networks, stacked
 
 from mcjax import (
     Augmentation,

@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from perceptrons import mixed, networks
-from variables import alive, mlp, normalized, permuted, stacked
+from variables import alive, mixed, mlp, networks, normalized, permuted, stacked
 
 from mcjax import (
     Augmentation,

@@ -3,9 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from perceptrons import measured
-from perceptrons import networks as networks_of
-from variables import mlp, normalized
+from variables import measured, mlp, normalized
+from variables import networks as networks_of
 
 from mcjax import InputError, SpecError, models, trees
 from mcjax.landscape.ensembles import ensemble_accuracy

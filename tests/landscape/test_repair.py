@@ -4,11 +4,10 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import modules
 import numpy as np
 import pytest
-from perceptrons import networks
-from variables import alive, normalized, stacked
+from modules import feedforward
+from variables import alive, networks, normalized, stacked
 
 from mcjax import (
     Augmentation,
@@ -83,7 +82,7 @@ class NoBias(nn.Module):
         return nn.Dense(3)(nn.gelu(nn.Dense(6, use_bias=False)(x.mean((1, 2)))))
 
 
-@pytest.mark.parametrize("kind", [modules.Flattened, modules.Gated, NoBias])
+@pytest.mark.parametrize("kind", [feedforward.Flattened, feedforward.Gated, NoBias])
 def test_planted_scales_and_shifts_are_undone_layer_by_layer(kind, tiny_data):
     """Every layer's units scaled and shifted: repaired by the network that they were made of, it is that one again."""
     model = models.from_flax(kind(), jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32))

@@ -5,8 +5,8 @@ import json
 import jax
 import numpy as np
 import pytest
+from landscapes import RING, at, config, landscape
 from refusals import says
-from valleys import RING, at, config, landscape
 
 from mcjax import InputError
 from mcjax.runs import checkpoint

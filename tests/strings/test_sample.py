@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from landscapes import BOWL, RING, WELLS, at, config, heights, landscape, ring
 from refusals import says
-from valleys import BOWL, RING, WELLS, at, config, heights, landscape, ring
 
 from mcjax import InputError, RunError, SpecError, TrainConfig, barrier, evaluate_path, models, permute, trees
 from mcjax.runs.folder import RunFolder

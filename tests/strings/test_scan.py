@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from valleys import at, landscape
+from landscapes import at, landscape
 from variables import drawn
 
 from mcjax.strings.scan import MAX_ROUNDS, Scan, _next_points, heights_on_grid, segment_heights, values_at

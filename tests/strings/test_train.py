@@ -5,8 +5,8 @@ import math
 import jax
 import numpy as np
 import pytest
+from landscapes import RING, WELLS, at, config, heights, ring
 from refusals import says
-from valleys import RING, WELLS, at, config, heights, ring
 
 from mcjax import InputError, evaluate_path, trees
 from mcjax.runs.folder import RunFolder

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import chex
 import jax
 import numpy as np
+from landscapes import BOWL, at
 from refusals import says
-from valleys import BOWL, at
 from variables import mlp, normalized, stacked
 
 from mcjax import InputError, RunError, TrainConfig, evaluate, make_mesh, train_endpoints, trees

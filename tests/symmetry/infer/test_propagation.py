@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from equivariance import check, claim, drawn, notation, propagated, refuted
+from infer.equivariance import check, claim, drawn, notation, propagated, refuted
 from jax import lax
 from jax.lax import cond, fori_loop, scan, while_loop
 

@@ -137,7 +137,7 @@ def killed(study):
     for name, value in SIZES.items():
         options += [f"--{name.replace('_', '-')}", str(value)]
     command = [sys.executable, "-c", KILLING, *options]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.run(command, cwd=root, capture_output=True, timeout=300, check=False).returncode
 
 
