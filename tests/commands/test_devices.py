@@ -1,4 +1,4 @@
-"""The mesh of a command: of one device, and of one process. What it computes is in training/test_mesh.py."""
+"""The mesh of a command: of one device, and of one process. runtime/test_mesh.py tests what is computed on it."""
 
 import jax
 from command_line import run, said
