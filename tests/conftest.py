@@ -1,4 +1,4 @@
-"""What every test runs under: no silent broadcasting, and small data and a model that many tests share."""
+"""Settings of every test, such as no silent broadcasting, and small data and models that many tests share."""
 
 import ctypes
 import gc

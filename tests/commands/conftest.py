@@ -9,7 +9,7 @@ from command_line import CURVES, FIT, SMALL, run
 
 @pytest.fixture
 def collected():
-    """What Orbax leaves of a reading that failed goes here, not in the middle of a later test."""
+    """Collect what Orbax leaves of a failed reading here, not in the middle of a later test."""
     yield
     gc.collect()
 

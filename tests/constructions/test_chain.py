@@ -127,7 +127,7 @@ def test_scaled_outputs_are_scaled_activations(name, shape):
 
 
 def test_outputs_of_units_that_are_several_rows_each():
-    """Of an axis of two blocks of units of three rows, every row is scaled as its unit is."""
+    """On an axis of two blocks of units of three rows, every row is scaled as its unit is."""
     axis = Axis("g", outer=2, inner=3)
     chain = Chain((Layer("a", None, "g", ()), Layer("b", Place("b", 0, axis), None, ())), (), (4,))
     theta = {"a": np.ones((1, 4), np.float32), "b": np.ones((24, 2), np.float32)}

@@ -17,12 +17,12 @@ from mcjax.training import Criterion
 
 CRITERION = Criterion(images=60)
 KEPT = {"dense_0": 3, "dense_1": 2}
-"""Of the 6 and 5 units of `tiny_model`, at a fraction of one half."""
+"""Units kept of the 6 and 5 units of `tiny_model`, at a fraction of one half."""
 
 
 @pytest.fixture(scope="module")
 def measured(tiny_model, tiny_ends, tiny_data):
-    """What the loss is when the outputs of units are multiplied by factors, all of them given."""
+    """The loss when the outputs of units are multiplied by factors, all of them given."""
     factors = {"dense_0": np.ones(6, np.float32), "dense_1": np.ones(5, np.float32)}
 
     @jax.jit

@@ -92,7 +92,7 @@ def objective(model, tiny_data, path, weight_decay=1e-3, points=5, images=120):
 
 
 def check(model, tiny_data, ends, start, fit):
-    """What holds for every fit of two pairs by CONFIG."""
+    """Assert what every fit of two pairs by CONFIG satisfies."""
     assert fit.objective.shape == (2, 7)
     assert fit.proposed.shape == fit.proximal.shape == fit.accepted.shape == fit.moved.shape == (2, 6)
     assert fit.history["loss"].shape == (2, 3 * (4 + 3))

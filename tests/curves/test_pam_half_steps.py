@@ -33,8 +33,8 @@ PAIRS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Told(PamProblem):
-    """A problem whose objective is told, (2 * pairs, candidates): from P_k, and from P'."""
+class GivenObjective(PamProblem):
+    """A problem whose objective is given, (2 * pairs, candidates): from P_k, and from P'."""
 
     values: Any = None
 
@@ -57,13 +57,13 @@ def each_moved(leaves, P):
 
 
 def problem(config, theta_1, theta_2, steps=3, seed=10, **more):
-    """The pairs of networks (pairs, ...) of a toy, from the identity; with `values` the objective is told."""
+    """The pairs of networks (pairs, ...) of a toy, from the identity; with `values` the objective is given."""
     model, _, data = toy(seed)
     count = len(theta_1["params"]["Dense_0"]["bias"])
     P = {GROUP: np.tile(np.arange(UNITS, dtype=np.int32), (count, 1))}
     pairs, fixed = Pairs(theta_1, theta_2, P, True), fixed_images(data, Augmentation.none(), 60, 20)
     given = (model, bezier(model.spec), config, data, pairs, midpoint_grid(config.objective_points), fixed, steps)
-    return Told(*given, **more) if more else PamProblem(*given)
+    return GivenObjective(*given, **more) if more else PamProblem(*given)
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def left(folder):
 
 @pytest.fixture
 def whole(tmp_path):
-    """What a study that nothing broke off leaves."""
+    """The folder of a study that was not interrupted."""
     assert study(tmp_path / "whole") == dict.fromkeys(PARTS, 1)
     return left(tmp_path / "whole")
 

@@ -1,4 +1,4 @@
-"""What golden cases share: one data set, one model, networks that are drawn and not trained."""
+"""Inputs of golden cases: one data set, one model, networks that are drawn and not trained."""
 
 from functools import cache
 from itertools import pairwise

@@ -126,7 +126,7 @@ def layers_of(theta):
 
 
 def units_of(theta, data, images, activation=lambda x: np.maximum(x, 0)):
-    """What every layer of an MLP makes of images, in numpy."""
+    """The values of every layer of an MLP on images, in numpy."""
     x, units = ((images / 255.0 - data.mean) / data.std).reshape(len(images), -1), []
     *hidden, (kernel, bias) = layers_of(theta)
     for inner, inner_bias in hidden:

@@ -60,7 +60,7 @@ def at_every_line(call, moment, *modules):
 
 
 def half_written(before, after):
-    """What is on the disk while a file is written that is not moved into its place: half of what is new in it."""
+    """Contents of a folder while a file is written in place: half of what is new in it."""
     for name, new in after.items():
         old = before.get(name) or b""
         if new and new != old and (name == "metrics.jsonl" or ".new" in name):

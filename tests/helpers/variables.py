@@ -40,7 +40,7 @@ def order(spec, theta, seed=0):
 
 
 def permuted(spec, P, theta):
-    """What `permute` does for a hard P, unit by unit."""
+    """`permute` for a hard P, unit by unit in numpy."""
     leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(theta).items()}
     for group in spec.groups:
         for name, position, axis in spec.places(group):

@@ -43,7 +43,7 @@ def vector(theta):
 
 
 def test_values_are_those_of_the_network_at_each_point(ends, tiny_data, tiny_model):
-    """Of a curve that was bound, by any chunk, and of any function of t."""
+    """Metrics of a bound curve, by any chunk, and of any function of t."""
     theta_1, theta_2 = ends
     bound = linear(tiny_model.spec).bind(theta_1, theta_2)
     expected = np.transpose([measured(mixed(theta_1, theta_2, t), tiny_data) for t in TS])

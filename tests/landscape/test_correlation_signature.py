@@ -53,7 +53,7 @@ def paired(one, two):
 
 
 def units_of(theta, data, count):
-    """Of an MLP, its hidden layers on the first training images."""
+    """The hidden layers of an MLP on the first training images."""
     return mlp(theta, normalized(data.train_images[:count], data))[:-1]
 
 

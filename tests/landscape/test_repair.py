@@ -112,7 +112,7 @@ def test_units_that_never_vary_are_shifted_and_not_scaled(ends, tiny_model, tiny
 
 
 def test_what_rounding_makes_of_a_constant_unit_is_not_scaled_and_small_variation_is(ends, tiny_model, tiny_data):
-    """Of unit 0 of the second layer all but a constant cancels, in floats nearly; unit 1 varies a little around it."""
+    """Unit 0 of the second layer is constant up to rounding; unit 1 varies a little around it."""
     merged = jax.tree.map(np.array, mean_of(ends))
     first, second = merged["params"]["Dense_0"], merged["params"]["Dense_1"]
     first["kernel"][:, 5], first["bias"][5] = 0, 1

@@ -58,7 +58,7 @@ def midpoint_loss(theta_1, theta_2, matrices, x, labels, t=0.5):
 
 
 def on_first_images(ends, P, data, images=100):
-    """What `match.info["objectives"]` says of P: the batches are equal, so one over all images."""
+    """The value of `match.info["objectives"]` for P: the batches are equal, so one over all images."""
     matrices = {group: np.eye(len(p))[np.asarray(p)] for group, p in P.items()}
     return midpoint_loss(*ends, matrices, normalized(data.train_images[:images], data), data.train_labels[:images])
 
@@ -98,7 +98,7 @@ def test_the_gradient_is_that_of_a_matrix_at_the_permutation(key, tiny_data, tin
 
 
 def crossings(ts, values, level):
-    """Where the values along ts pass the level, by linear interpolation."""
+    """The t at which the values along ts pass the level, by linear interpolation."""
     above = np.asarray(values) - float(level)
     at = np.flatnonzero(np.diff(np.sign(above)))
     return ts[at] - above[at] * (ts[at + 1] - ts[at]) / (above[at + 1] - above[at])

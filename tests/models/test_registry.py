@@ -1,4 +1,4 @@
-"""What every registered model promises, and how wrong names are answered."""
+"""Every registered model: its contract, and errors for wrong names."""
 
 import hashlib
 import os

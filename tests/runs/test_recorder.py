@@ -1,4 +1,4 @@
-"""Recording and RunFolder: a run that ends at any moment, by whatever cause, goes on to the same bytes."""
+"""Recording: a run that ends at any moment, by any cause, resumes to the same bytes."""
 
 import builtins
 import errno

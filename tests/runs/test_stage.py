@@ -25,7 +25,7 @@ STATE = {"a": np.arange(6, dtype="f").reshape(2, 3), "b": {"c": np.int32(7)}}
 
 @pytest.fixture
 def collected():
-    """What Orbax leaves of a reading that failed goes here, not in the middle of a later test."""
+    """Collect what Orbax leaves of a failed reading here, not in the middle of a later test."""
     yield
     gc.collect()
 

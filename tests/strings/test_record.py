@@ -1,4 +1,4 @@
-"""What is kept and said of strings on the way."""
+"""Records of strings in progress: summaries, states on disk, and states that are refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Strings in valleys of known shape: straight, round, and divided by a wall; budgets, resuming, bad input."""
+"""Strings on landscapes of known shape: straight, round, and divided by a wall; budgets, resuming, bad input."""
 
 import math
 

@@ -159,7 +159,7 @@ def test_composition_is_one_after_the_other_and_the_inverse_undoes_it(case, seed
 
 @jax.jit
 def laws(P, Q, R, identity):
-    """What must be one and the same."""
+    """Pairs of permutations that must be equal."""
     return [
         (compose(P, compose(Q, R)), compose(compose(P, Q), R)),
         (compose(P, identity), P),

@@ -1,4 +1,4 @@
-"""Schedules and the optimiser against their written-out recursions; configurations that make no sense."""
+"""Schedules and the optimiser against their written-out recursions; values that are refused."""
 
 import jax
 import jax.numpy as jnp

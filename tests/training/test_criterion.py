@@ -15,7 +15,7 @@ from mcjax.training.criterion import measure_networks
 
 
 def values(logits, labels):
-    """What is measured of logits."""
+    """Loss, error and perplexity of logits."""
     loss = cross_entropy(logits, labels).mean()
     return {"loss": loss, "perplexity": np.exp(loss), "error": (logits.argmax(-1) != labels).mean()}
 

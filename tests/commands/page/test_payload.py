@@ -1,4 +1,4 @@
-"""What the script of a page draws: measured paths and planes, checked part by part."""
+"""Payload of a page's script: measured paths and planes, checked part by part."""
 
 import json
 

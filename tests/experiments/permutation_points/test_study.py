@@ -130,7 +130,7 @@ def test_what_a_study_leaves(study, results_of):
 
 @pytest.mark.parametrize("pair", [(1, 3), (4, 0)])
 def test_the_block_in_which_two_units_part(pair):
-    """Where two units are made and read alike, critical point or not, the Hessian has the blocks that are claimed."""
+    """At two equal units, critical point or not, the Hessian has the blocks that are claimed."""
     setting = permutation_tasks.toy(jax.random.key(1), "tanh", 3, Size(toy_samples=40))
     first, second = (
         {name: leaf.copy() for name, leaf in setting.theta["params"][f"Dense_{i}"].items()} for i in (0, 1)

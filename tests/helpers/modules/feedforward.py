@@ -1,4 +1,4 @@
-"""Modules that mcjax has never seen: what people build, and what is meant to break the inference of specs."""
+"""Feedforward modules without a declared spec: common ones, and some that are hard for the inference."""
 
 import flax.linen as nn
 import jax
@@ -202,7 +202,7 @@ class Shared(nn.Module):
 
 
 class Odd(nn.Module):
-    """Leaves nobody reads, one in two roles, scalars, and integers: an order, a mask and a count."""
+    """Leaves that are not read, one in two roles, scalars, and integers: an order, a mask and a count."""
 
     @nn.compact
     def __call__(self, x):

@@ -1,4 +1,4 @@
-"""Modules that mcjax has never seen: recurrent networks and transformers."""
+"""Recurrent networks and transformers without a declared spec."""
 
 import flax.linen as nn
 import jax

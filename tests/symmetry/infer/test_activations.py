@@ -1,4 +1,4 @@
-"""What is read from each group: against values computed in numpy."""
+"""Activations read off for each group: against values computed in numpy."""
 
 import jax
 import jax.numpy as jnp

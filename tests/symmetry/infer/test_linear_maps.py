@@ -1,4 +1,4 @@
-"""Where kernels are applied: against matrices made of basis vectors, for dense layers, convolutions and norms."""
+"""Linear maps of kernels: against matrices made of basis vectors, for dense layers, convolutions and norms."""
 
 import flax.linen as nn
 import jax

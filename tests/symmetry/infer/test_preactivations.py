@@ -1,4 +1,4 @@
-"""What kernels compute before their bias: against Flax's own captured outputs, and which kernels are left out."""
+"""Pre-activations of kernels, before their bias: against Flax's captured outputs, and kernels that are left out."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def network(module, shape):
 
 
 def found_by(fn, theta, x, spec=None, run=jax.jit):
-    """What `infer_preactivations` finds, all values in one program."""
+    """The values that `infer_preactivations` finds, in one program."""
     spec = infer_spec(fn, theta, x) if spec is None else spec
     layers = []
 

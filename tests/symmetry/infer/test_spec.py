@@ -1,4 +1,4 @@
-"""Specs read off computations: what is found in modules nobody declared, and that it holds."""
+"""Specs inferred from computations: every group of modules without a declared spec is found, and is a symmetry."""
 
 import inspect
 import sys
@@ -194,7 +194,7 @@ def test_an_nnx_module_in_its_functional_form():
 
 
 def spec_of(name):
-    """What is inferred for a module of the zoo as it is called, from shapes."""
+    """The spec inferred for a module of the zoo, from shapes."""
     module, x, _ = ZOO[name]
     return infer_spec(module.apply, jax.eval_shape(module.init, jax.random.key(0), x), x)
 

@@ -50,12 +50,6 @@ def broken(drafts, together=50):
     return found
 
 
-@pytest.fixture
-def loose_ranks():
-    with jax.numpy_rank_promotion("allow"):
-        yield
-
-
 @pytest.mark.usefixtures("loose_ranks")
 @pytest.mark.parametrize(
     "seeds", [range(60), pytest.param(range(60, 200), marks=pytest.mark.slow)], ids=["sixty", "one hundred and forty"]
