@@ -114,6 +114,13 @@ def tiny_ends(tiny_networks):
 
 
 @pytest.fixture
+def collected():
+    """Collect what Orbax leaves of a failed reading here, not in the middle of a later test."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
 def compiled():
     """The names of the functions that are compiled while a test runs, in order."""
     names = []

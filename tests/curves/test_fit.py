@@ -32,12 +32,6 @@ CONFIG = FitConfig(epochs=12, batch_size=20)
 PLAIN = {"schedule": "constant", "momentum": 0.0}
 
 
-@pytest.fixture(scope="module")
-def ends(tiny_networks):
-    """Two pairs."""
-    return trees.index(tiny_networks, slice(0, 2)), trees.index(tiny_networks, slice(2, 4))
-
-
 def test_a_step_follows_the_mean_gradient_over_t(tiny_ends, tiny_data, tiny_model):
     # One step of one batch with all images: theta_c becomes -lr times the gradient's mean over t.
     config = FitConfig(epochs=1, batch_size=120, learning_rate=0.5, weight_decay=0.02, points_per_step=400, **PLAIN)

@@ -52,12 +52,6 @@ SHORT = replace(CONFIG, iterations=1, lookahead=False)
 
 
 @pytest.fixture(scope="module")
-def ends(tiny_networks):
-    """Two pairs; with `curve` and CONFIG they are what most tests here compile programs for."""
-    return trees.index(tiny_networks, slice(0, 2)), trees.index(tiny_networks, slice(2, 4))
-
-
-@pytest.fixture(scope="module")
 def curve(tiny_model):
     return bezier(tiny_model.spec)
 

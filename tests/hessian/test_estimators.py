@@ -7,17 +7,10 @@ import pytest
 from landscapes import THETA, form, planted
 from variables import alive
 
-from mcjax import InputError, data, models
+from mcjax import InputError
 from mcjax.hessian.estimators import SpectralDensity, hessian_trace, spectral_density
 from mcjax.hessian.products import dense_hessian
 from mcjax.training.full_batch import full_batch_loss
-
-
-@pytest.fixture(scope="module")
-def line():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(23, 2)), rng.normal(size=(23, 2))
-    return data.regression(x, y, x, y), models.create("mlp", 2, (2,), widths=(3, 2), activation="tanh")
 
 
 def test_networks_have_their_estimates_in_one_program_for_a_kind(key, line, compiled):

@@ -13,7 +13,7 @@ from landscapes import THETA, form, planted
 from variables import alive
 
 import mcjax
-from mcjax import InputError, data, models, trees
+from mcjax import InputError, trees
 from mcjax.hessian.lanczos import extreme_eigenpairs, lanczos
 from mcjax.hessian.products import dense_hessian
 from mcjax.runtime.mesh import make_mesh
@@ -90,13 +90,6 @@ def test_residuals_tell_of_too_few_steps():
     vectors = flat(found.vectors)
     expected = np.linalg.norm(vectors @ a - np.asarray(found.values)[:, None] * vectors, axis=1)
     np.testing.assert_allclose(found.residuals, expected, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def line():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(23, 2)), rng.normal(size=(23, 2))
-    return data.regression(x, y, x, y), models.create("mlp", 2, (2,), widths=(3, 2), activation="tanh")
 
 
 def test_networks_have_their_spectra_in_one_program_for_a_kind(key, line, compiled):

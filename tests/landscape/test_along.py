@@ -26,11 +26,6 @@ from mcjax.training import estimate_statistics
 TS = [0, 0.3, 0.5, 0.75, 1]
 
 
-@pytest.fixture(scope="module")
-def ends(tiny_model):
-    return alive(tiny_model, 0), alive(tiny_model, 1)
-
-
 def metrics_of(values, ts=None, distance=None):
     values = np.asarray(values, np.float64)
     ts = np.linspace(0, 1, values.shape[-1]) if ts is None else np.asarray(ts)

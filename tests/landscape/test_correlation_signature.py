@@ -33,11 +33,6 @@ def bent(model, theta_1, theta_2, size=0.3):
     return bezier(model.spec).bind(theta_1, theta_2, theta_c), at
 
 
-@pytest.fixture(scope="module")
-def ends(tiny_model):
-    return alive(tiny_model, 0), alive(tiny_model, 1)
-
-
 def correlated(one, two):
     """The correlation of all units of two networks, units (n, units) a group, by numpy.corrcoef; 0 for a dead unit."""
     found = []

@@ -1,4 +1,4 @@
-"""Maps between layers: the rest of a network after a layer gives its outputs; spectral norms against dense Jacobians."""
+"""Maps between layers: the layers after a point give the outputs; spectral norms against dense Jacobians."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,6 @@
 """Variables on disk: whole or not at all, round trips, and files from elsewhere."""
 
 import errno
-import gc
 import os
 import pickle
 import shutil
@@ -21,13 +20,6 @@ from mcjax.runs import checkpoint
 broken = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited:RuntimeWarning"
 )
-
-
-@pytest.fixture
-def collected():
-    """Collect what Orbax leaves of a failed reading here, not in the middle of a later test."""
-    yield
-    gc.collect()
 
 
 def tree_of(seed=0):

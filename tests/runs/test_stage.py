@@ -1,6 +1,5 @@
 """The state of a stage: it comes back as it was, or is refused, and a broken one is never passed over."""
 
-import gc
 import os
 import shutil
 
@@ -21,13 +20,6 @@ broken = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited:RuntimeWarning"
 )
 STATE = {"a": np.arange(6, dtype="f").reshape(2, 3), "b": {"c": np.int32(7)}}
-
-
-@pytest.fixture
-def collected():
-    """Collect what Orbax leaves of a failed reading here, not in the middle of a later test."""
-    yield
-    gc.collect()
 
 
 def same(a, b):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import says
+from variables import stacked
 
 from mcjax import Axis, PermutationSpec, SpecError, compose, identity_permutation, invert, permute, random_permutation
 from mcjax.symmetry import to_matrix
@@ -114,10 +115,6 @@ def expected(spec, P, theta, how=by_loop):
 
 def assert_same(a, b, rtol=0.0):
     chex.assert_trees_all_close(a, b, rtol=rtol, atol=rtol)
-
-
-def stack(each):
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 
 cases = st.sampled_from([SMALL, LARGE, MANY])
@@ -252,8 +249,8 @@ def test_under_vmap(case, kind):
     Ps, thetas = [kind(case[1], i) for i in range(3)], [arrays(*case, i) for i in range(3)]
     each = [(permuted(case[0], P, theta), composed(P, Ps[0]), inverted(P)) for P, theta in zip(Ps, thetas, strict=True)]
     many = jax.jit(jax.vmap(all_ways, in_axes=(None, 0, None, 0)))
-    assert_same(many(case[0], stack(Ps), Ps[0], stack(thetas)), stack(each), rtol=1e-6)
-    one_theta = jax.jit(jax.vmap(permute, in_axes=(None, 0, None)))(case[0], stack(Ps), thetas[0])
+    assert_same(many(case[0], stacked(Ps), Ps[0], stacked(thetas)), stacked(each), rtol=1e-6)
+    one_theta = jax.jit(jax.vmap(permute, in_axes=(None, 0, None)))(case[0], stacked(Ps), thetas[0])
     assert_same(jax.tree.map(lambda leaf: leaf[0], one_theta), each[0][0], rtol=1e-6)
 
 
