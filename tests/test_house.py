@@ -82,7 +82,7 @@ def test_plotting_takes_numpy():
     assert not wrong
 
 
-def test_the_walk_sees_what_is_wrong():
+def test_violations_are_found():
     for room, source, wrong in (
         ("data", "from mcjax import models", ["mcjax.models"]),
         ("data", "def f():\n    import mcjax.cli", ["mcjax.cli"]),

@@ -12,7 +12,7 @@ from command_line import run, said
 from pages import picture, report, study, write
 
 
-def test_an_unfinished_run_shows_what_is_there(tmp_path):
+def test_an_unfinished_run_shows_what_it_has(tmp_path):
     folder = write(tmp_path / "r")
     lines = [{"stage": "fit", "epoch": i, "loss": 1 / i, "each": [0.5] * 8 + [1.5]} for i in (1, 2, 4)]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "fi')
@@ -67,7 +67,7 @@ def without_config(folder):
         (lambda folder: (folder / "times.json").write_text('{"stages": [1]}'), ["times.json: got", "expected stages"]),
     ],
 )
-def test_what_is_no_whole_run_is_said(tmp_path, capsys, harm, patterns):
+def test_folders_that_are_no_whole_run_are_reported(tmp_path, capsys, harm, patterns):
     folder = write(tmp_path / "r", {"page": study()})
     harm(folder)
     assert run("report", folder) == 2
@@ -75,7 +75,7 @@ def test_what_is_no_whole_run_is_said(tmp_path, capsys, harm, patterns):
     assert not (folder / "report.html").exists()
 
 
-def test_where_nothing_can_be_written_is_said(tmp_path, capsys, monkeypatch):
+def test_places_that_cannot_be_written_are_reported(tmp_path, capsys, monkeypatch):
     folder = write(tmp_path / "r", {"a": 1})
     assert run("report", folder, "--out", tmp_path) == 2
     said(capsys, 2, "a folder", "expected a file to write")

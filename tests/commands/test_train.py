@@ -116,9 +116,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(train, trained, tmp_path, ca
     same_run(folder, trained, *KEPT)
 
 
-def test_a_network_that_was_deleted_is_made_again_and_a_full_disk_is_said(
-    train, trained, tmp_path, capsys, monkeypatch
-):
+def test_a_deleted_network_is_made_again_and_a_full_disk_is_reported(train, trained, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     shutil.rmtree(folder / "checkpoints" / "network_1")
@@ -216,7 +214,7 @@ CODES = {"SIGKILL": -signal.SIGKILL, "SIGINT": 130, "full disk": 1}
 
 
 @pytest.mark.slow
-def test_what_ended_in_any_way_ends_with_the_same_bits(train, trained, ends, connected, tmp_path, capsys):
+def test_killed_processes_resume_to_the_same_bits(train, trained, ends, connected, tmp_path, capsys):
     connect = ("connect", *ends, *FIT)
     cases = [(train, "SIGKILL"), (train, "SIGINT"), (train, "full disk"), (connect, "SIGKILL")]
     folders = [tmp_path / str(i) for i in range(len(cases))]

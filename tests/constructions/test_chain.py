@@ -75,7 +75,7 @@ def test_a_module_of_ones_own():
         ("curved", "not affine"),
     ],
 )
-def test_what_is_no_chain_is_named(kind, named):
+def test_layers_that_are_no_chain_are_named(kind, named):
     with pytest.raises(InputError, match=named):
         chain_of(of_kind(kind))
 

@@ -181,7 +181,9 @@ def test_a_bad_permutation_is_refused_and_costs_nothing(ends, curve, matched, ke
     np.testing.assert_array_equal(fit.objective[:, 1::2], fit.objective[:, :-1:2])
 
 
-def test_what_half_steps_are_made_of(ends, curve, start, key, tiny_data, tiny_model, monkeypatch):
+def test_half_steps_train_curves_as_one_fit_and_matrices_at_annealed_rates(
+    ends, curve, start, key, tiny_data, tiny_model, monkeypatch
+):
     """Without moves the curve's half-steps are those of one fit, and the matrices' are annealed."""
     real, seen = pam.run_epochs, []
 

@@ -155,7 +155,7 @@ def training(networks, curve, starts, after):
 
 
 @pytest.mark.parametrize("lookahead", [True, False])
-def test_what_is_accepted_and_what_is_kept(lookahead, networks, monkeypatch):
+def test_accepted_half_steps_and_the_states_they_keep(lookahead, networks, monkeypatch):
     nu_phi, seen = 3.0, {"first": set(), "second": set()}
     given = problem(replace(CONFIG, nu_phi=nu_phi, lookahead=lookahead), *networks, values=())
     for seed in range(12):

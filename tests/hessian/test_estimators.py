@@ -79,7 +79,7 @@ def test_the_trace_of_a_diagonal_is_exact_and_others_are_within_their_error(key)
     assert abs(got.estimate - values.sum()) < 4 * got.standard_error
 
 
-def test_what_cannot_be_is_refused(key):
+def test_bad_arguments_are_refused(key):
     loss = form(np.eye(12))
     for named, call in (
         ("int for a key", lambda: spectral_density(0, loss, THETA)),

@@ -104,7 +104,7 @@ def test_networks_have_their_spectra_in_one_program_for_a_kind(key, line, compil
     np.testing.assert_allclose(found.values, [values[-1], values[0]], atol=1e-5)
 
 
-def test_what_cannot_be_is_refused(key):
+def test_bad_arguments_are_refused(key):
     loss = form(np.eye(12))
     for named, call in (
         ("steps=13, .* 1 to 12", lambda: lanczos(lambda v: v, jnp.ones(12), 13)),

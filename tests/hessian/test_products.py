@@ -139,7 +139,7 @@ def test_any_function_of_any_tree_and_batch_statistics_stand_still():
     np.testing.assert_allclose(got["u"], [12, 0])
 
 
-def test_what_cannot_be_is_refused(line, network):
+def test_bad_arguments_are_refused(line, network):
     points, model = line
     loss = full_batch_loss(model, points)
     theta = trees.cast(network, jnp.float32)

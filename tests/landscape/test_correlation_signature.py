@@ -112,7 +112,7 @@ def test_a_planted_permutation_is_seen_by_matching_alone(tiny_data, tiny_model):
     assert (found.curve < found.matched - 0.1).any()
 
 
-def test_pairs_are_each_what_they_are_alone(tiny_data, tiny_model):
+def test_pairs_have_the_results_of_each_alone(tiny_data, tiny_model):
     first, second, offset = (networks(tiny_model, 3, seed) for seed in (1, 2, 3))
     curve = bezier(tiny_model.spec)
     together = correlation_signature(tiny_model, curve.bind_pairs(first, second, offset), tiny_data, 0.3, **SETTINGS)
@@ -160,7 +160,7 @@ def test_a_trunk_counts_by_the_mean_over_its_blocks(tiny_colour_data):
     assert (found.matched >= found.curve - 1e-6).all()
 
 
-def test_what_is_wrong_is_said(ends, tiny_data, tiny_model):
+def test_bad_arguments_are_refused(ends, tiny_data, tiny_model):
     path = linear(tiny_model.spec).bind(*ends)
     for name, value in (
         ("t", 2),

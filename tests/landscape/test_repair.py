@@ -111,7 +111,7 @@ def test_units_that_never_vary_are_shifted_and_not_scaled(ends, tiny_model, tiny
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(repaired))
 
 
-def test_what_rounding_makes_of_a_constant_unit_is_not_scaled_and_small_variation_is(ends, tiny_model, tiny_data):
+def test_small_variation_is_scaled_and_rounding_of_a_constant_unit_is_not(ends, tiny_model, tiny_data):
     """Unit 0 of the second layer is constant up to rounding; unit 1 varies a little around it."""
     merged = jax.tree.map(np.array, mean_of(ends))
     first, second = merged["params"]["Dense_0"], merged["params"]["Dense_1"]

@@ -96,7 +96,7 @@ def test_apply_activations_and_the_statistics_of_the_batch_itself():
         np.testing.assert_allclose(trained, finished(theta, maps, mean, var)[2], rtol=1e-4, atol=1e-3)
 
 
-def test_what_a_model_says_of_itself(key):
+def test_the_fields_of_a_model(key):
     model = by_hand()
     assert (model.name, model.input_shape, model.num_classes, model.convolutions) == ("Net", SHAPE, 3, "plain")
     assert from_net(name="mine").name == "mine"
@@ -203,7 +203,7 @@ def test_activations_trace_the_module_once_a_shape():
         ((), {**CAPTURES, "conv": "Conv_1"}, ("'Conv_1'", "Conv_0, Dense_0")),
     ],
 )
-def test_what_does_not_fit_the_module_is_refused(parts, activations, words):
+def test_specs_and_activations_that_do_not_fit_the_module_are_refused(parts, activations, words):
     with says(SpecError, *words):
         from_net(*parts, activations=activations)
 
@@ -264,7 +264,7 @@ class Remembering(nn.Module):
         (Tower, {"activations": {"first": "first"}}, ("Linen",)),
     ],
 )
-def test_what_is_no_model_is_refused(module, options, words):
+def test_modules_that_are_no_model_are_refused(module, options, words):
     with says(InputError, *words):
         models.from_flax(module, **{"example_input": ROWS, **options})
 

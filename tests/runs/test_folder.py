@@ -44,13 +44,13 @@ def test_a_run_folder_of_another_config_is_refused_and_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", '{"epochs": 3', "[1, 2]", "3", "\0"])
-def test_a_broken_config_is_said(tmp_path, text):
+def test_a_broken_config_is_reported(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config\.json cannot be read.*Delete it"):
         RunFolder(tmp_path, {"epochs": 3})
 
 
-def test_broken_results_are_said(tmp_path):
+def test_broken_results_are_reported(tmp_path):
     run = RunFolder(tmp_path, {})
     (tmp_path / "results.json").write_text('{"loss": ')
     with pytest.raises(InputError, match=r"results\.json cannot be read"):
@@ -124,7 +124,7 @@ def test_metrics_are_logged_and_rewound_stage_by_stage(tmp_path):
     assert [(line["stage"], line["epoch"]) for line in lines_of(run)] == [*expected, ("fit", 3)]
 
 
-def test_a_log_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+def test_a_log_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
     run = RunFolder(tmp_path, {})
     run.log("fit", 1, {"loss": 1.0})
     monkeypatch.setattr(report, "open", no_space, raising=False)

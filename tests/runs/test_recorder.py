@@ -136,7 +136,7 @@ def test_however_often_it_is_interrupted(tmp_path, whole):
 
 
 @pytest.mark.parametrize("save_every", [0.0, 1e9])
-def test_what_is_complete_is_kept(tmp_path, whole, monkeypatch, save_every):
+def test_complete_epochs_are_kept(tmp_path, whole, monkeypatch, save_every):
     monkeypatch.setattr(stage, "SAVE_EVERY_S", save_every)
     for at in range(1, EPOCHS + 1):
         folder, epochs = tmp_path / f"run{at}", []
@@ -163,11 +163,11 @@ def test_killed_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole):
     # What a kill leaves is what is on the disk at that moment.
     moments = [{}]
 
-    def look():
+    def inspect():
         if (tmp_path / "seen").exists() and (there := contents(tmp_path / "seen", hidden=True)) != moments[-1]:
             moments.append(there)
 
-    at_every_line(lambda: fit(tmp_path / "seen"), look, *RUN, shutil)
+    at_every_line(lambda: fit(tmp_path / "seen"), inspect, *RUN, shutil)
     halves = [half for before, after in itertools.pairwise(moments) for half in half_written(before, after)]
     assert len(moments) > 20
     assert len(halves) >= 8
@@ -204,7 +204,7 @@ def full_disk(monkeypatch, room):
 
 
 @pytest.mark.parametrize("save_every", [0.0, 1e9])
-def test_a_disk_that_is_full_at_any_moment_is_said(tmp_path, whole, monkeypatch, save_every):
+def test_a_disk_that_is_full_at_any_moment_is_reported(tmp_path, whole, monkeypatch, save_every):
     monkeypatch.setattr(stage, "SAVE_EVERY_S", save_every)
     for room in itertools.count():
         folder = tmp_path / f"run{room}"
@@ -299,7 +299,7 @@ def test_a_loss_that_is_not_finite_ends_the_fit_and_the_epoch_before_is_kept(tmp
     assert (tmp_path / "run" / "checkpoints" / "fit" / "latest").exists()
 
 
-def test_a_state_that_cannot_be_read_is_said_and_left_alone(tmp_path, whole):
+def test_a_state_that_cannot_be_read_is_reported_and_kept(tmp_path, whole):
     def broken(number, w):
         if number == 3:
             raise KeyboardInterrupt

@@ -112,7 +112,7 @@ def test_segments_that_cannot_reach_the_limit_are_not_refined():
     assert segment_heights(scan(), *segments("narrow"), [0.5]).value[0] > 0.99
 
 
-def test_what_is_not_finite_is_the_highest():
+def test_a_loss_that_is_not_finite_is_the_highest():
     found = segment_heights(scan(), *segments("infinite"))
     assert found.value[0] == np.inf
     assert 0.4 <= found.t[0] <= 0.6

@@ -354,7 +354,7 @@ def test_a_p_that_does_not_fit_is_refused(P, named):
         permute(SPEC, P, arrays(SPEC, {"g": 4, "h": 3}))
 
 
-def test_what_does_not_fit_the_spec_is_refused(key):
+def test_variables_that_do_not_fit_the_spec_are_refused(key):
     theta = arrays(SPEC, {"g": 4, "h": 3})
     theta["extra"] = theta.pop("fixed")
     for call in (

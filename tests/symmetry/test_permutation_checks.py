@@ -42,7 +42,7 @@ def spoilt(path):
     yield path.unlink(), ""
 
 
-def test_what_is_no_saved_permutation_is_refused(tmp_path):
+def test_files_without_a_permutation_are_refused(tmp_path):
     for _, named in spoilt(tmp_path / "P.npz"):
         with says(SpecError, "P.npz", named):
             load_permutation(tmp_path / "P.npz")
@@ -59,7 +59,7 @@ def near_uniform(off=0.0, least=0.25):
 ROWS = np.array([[0.5, 0.5], [0.9, 0.1]])
 
 
-def test_doubly_stochastic_is_what_is_nearly_so():
+def test_nearly_doubly_stochastic_matrices_pass():
     for p in (
         near_uniform(),
         near_uniform(off=9e-4),
@@ -89,7 +89,7 @@ def test_doubly_stochastic_is_what_is_nearly_so():
         (np.full((4, 4), np.inf), "g: sums off by inf"),
     ],
 )
-def test_what_is_not_doubly_stochastic_is_named(p, named):
+def test_matrices_that_are_not_doubly_stochastic_are_named(p, named):
     with pytest.raises(SpecError) as caught:
         check_doubly_stochastic({"good": np.eye(3), "g": p, "also": ROWS})
     assert named in str(caught.value)

@@ -53,7 +53,7 @@ def test_columns_of_numbers_have_one_number_of_decimals(tmp_path):
     assert cells == ["number"] * 3
 
 
-def test_nothing_that_a_run_says_is_markup(tmp_path):
+def test_text_of_a_run_is_never_markup(tmp_path):
     config = {"command": HOSTILE, HOSTILE: {HOSTILE: HOSTILE}}
     results = {"page": study(HOSTILE), HOSTILE: {HOSTILE: {HOSTILE: 1.5, "said": HOSTILE}}}
     times = {"stages": [{"name": HOSTILE, "seconds": 1}], "machine": HOSTILE}
@@ -86,7 +86,7 @@ def test_the_template_is_part_of_the_package():
         ("#t=7", "0.2000", "90.00 %", "Measured at this t."),
     ],
 )
-def test_the_slider_says_what_was_measured(tmp_path, fragment, loss, accuracy, note):
+def test_the_slider_shows_measured_values(tmp_path, fragment, loss, accuracy, note):
     folder = write(tmp_path / "r", {"page": study()})
     report(folder)
     read, _ = browse(folder, tmp_path, fragment)
@@ -101,7 +101,7 @@ def test_the_slider_says_what_was_measured(tmp_path, fragment, loss, accuracy, n
     assert [i["type"] for i in inputs].count("checkbox") == 2
 
 
-def test_the_page_lives_with_what_is_hostile_or_missing(tmp_path):
+def test_the_page_handles_hostile_text_and_missing_values(tmp_path):
     hostile = study(HOSTILE)
     hostile["planes"][0]["values"]["test_loss"][2][1] = math.nan
     hostile["planes"][0]["curve"]["values"]["test_loss"] = [math.inf, 0.375, None, 0.2]

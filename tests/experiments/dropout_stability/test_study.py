@@ -42,7 +42,7 @@ def test_wide_networks_alone(tmp_path, results_of):
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(tmp_path, stopped_once, results_of):
+def test_files_and_results_of_a_study(tmp_path, stopped_once, results_of):
     study = study_of(tmp_path / "whole")
     stopped_once(main, study, "mnist_path_matched_string")
     tasks = results_of(main, study)["tasks"]
@@ -112,5 +112,5 @@ def test_the_published_networks():
         ({"tasks": ("cifar10",), "sources": Sources(cifar10="digits"), "width": None}, ("vgg11", "8")),
     ],
 )
-def test_what_cannot_be_studied(change, named, tmp_path, refused):
+def test_bad_options_are_refused(change, named, tmp_path, refused):
     refused(main, study_of(tmp_path / "run", **change), *named)

@@ -59,7 +59,7 @@ def test_spawning_alone(tmp_path, results_of):
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(study, results_of):
+def test_files_and_results_of_a_study(study, results_of):
     found = results_of(main, study)["found"]["data"]["mnist"]
     check_spawning(found["spawning"], [0, 4, 12], 2)
     (width,), (step,) = found["conjecture"]["widths"], found["conjecture"]["steps"]
@@ -130,11 +130,11 @@ def test_tables_of_what_theory_says():
         ({"methods": ("straight-through",)}, ("methods=('straight-through',)", "activations")),
     ],
 )
-def test_what_cannot_be_studied(change, named, tmp_path, refused):
+def test_bad_options_are_refused(change, named, tmp_path, refused):
     refused(main, study_of(tmp_path / "run", **change), *named)
 
 
-def test_the_command_says_what_is_wrong(tmp_path, capsys):
+def test_the_command_reports_bad_options(tmp_path, capsys):
     study = Config(tasks=("tractable",), seed=-1, out=str(tmp_path / "out"))
     assert guarded("linear_connectivity", lambda: main(study)) == 2
     said = capsys.readouterr().err

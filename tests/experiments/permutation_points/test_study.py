@@ -120,7 +120,7 @@ def check_toy(tasks):
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(study, results_of):
+def test_files_and_results_of_a_study(study, results_of):
     results = results_of(main, study)
     assert len(results["page"]["figures"]) == 8
     (level,) = results["tasks"]["mnist"]["levels"]
@@ -242,11 +242,11 @@ def test_presets():
         ({"activation": "nothing"}, ("activation", "nothing")),
     ],
 )
-def test_what_cannot_be_studied(change, named, tmp_path, refused):
+def test_bad_options_are_refused(change, named, tmp_path, refused):
     refused(main, study_of(tmp_path / "run", **change), *named)
 
 
-def test_the_command_says_what_is_wrong(tmp_path, capsys):
+def test_the_command_reports_bad_options(tmp_path, capsys):
     study = Config(tasks=("count",), size=given(Size, widths=(5, 4)), out=str(tmp_path / "out"))
     assert guarded("permutation_points", lambda: main(study)) == 2
     said = capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_two_axes_become_one(one, other, first, second):
     ],
     ids=str,
 )
-def test_what_does_not_line_up_is_pinned(one, other):
+def test_misaligned_factors_are_pinned(one, other):
     for factors, p, q in unified(one, other):
         for side in (p, q):
             assert factors.is_pinned(side)
@@ -85,7 +85,7 @@ def test_what_does_not_line_up_is_pinned(one, other):
             np.testing.assert_array_equal(moved(factors, side, 0), np.arange(factors.length(side)))
 
 
-def test_what_lines_up_again_behind_it_stays_free():
+def test_factors_aligned_after_misaligned_ones_stay_free():
     factors = Factors()
     p, q = build(factors, (6, 2, 5)), build(factors, (4, 3, 5))
     factors.unify(p, q)
@@ -119,7 +119,7 @@ def test_halves_that_are_permuted_alike():
     assert (one != np.arange(6)).any()
 
 
-def test_what_is_split_later_is_split_everywhere():
+def test_a_later_split_applies_everywhere():
     factors = Factors()
     axes = [factors.new(12) for _ in range(4)]
     beside = factors.concatenate([axes[1], factors.new(5)])
@@ -160,7 +160,7 @@ def test_cutting(described, sizes, segments):
         assert_moved_alike(factors, factors.concatenate(cut), axis)
 
 
-def test_pinned_stays_pinned_and_says_why():
+def test_pinned_stays_pinned_with_its_reason():
     factors = Factors()
     a, b, c = factors.new(6), factors.new(6, "an axis of the inputs"), factors.new(2) + factors.new(3)
     assert [factors.is_pinned(axis) for axis in (a, b, c)] == [False, True, False]
@@ -203,7 +203,7 @@ def test_only_the_factor_that_is_pinned_stays(other):
             assert set(reasons(factors, side)) == {"positions matter", None}
 
 
-def test_pieces_of_what_is_partly_pinned():
+def test_segments_of_a_partly_pinned_axis():
     factors = Factors()
     axis = factors.new(4, "positions matter") + factors.new(5)
     segments = factors.cut(axis, [5, 15])

@@ -11,7 +11,7 @@ from infer.factor_axes import assert_moved_alike, build, classes, moved, one_aft
 from mcjax.symmetry.infer.factors import Factors
 
 
-class Play:
+class History:
     """Axes of small lengths, what was done with them, and what must hold from then on."""
 
     longest = 24
@@ -19,7 +19,7 @@ class Play:
     def __init__(self, moves):
         self.factors = Factors()
         self.axes, self.lengths = [], []
-        self.alike, self.rows, self.pinned, self.marked = [], [], [], []
+        self.alike, self.rows, self.pinned, self.origins = [], [], [], []
         for n in (2, 3, 4, 6, 6, 8, 12):
             self.new(n)
         for name, i, j in moves:
@@ -38,7 +38,7 @@ class Play:
     def new(self, i, j=0):
         n = i if j == 0 else (1, 2, 3, 4, 6, 9)[i % 6]
         self.add(self.factors.new(n, origin=len(self.axes)), n)
-        self.marked.append((self.axes[-1], len(self.axes) - 1))
+        self.origins.append((self.axes[-1], len(self.axes) - 1))
 
     def multiply(self, i, j):
         (p, m), (q, n) = self.pick(i), self.pick(j)
@@ -77,28 +77,28 @@ class Play:
 
 numbers = st.integers(0, 99)
 names = st.sampled_from(["unify", "unify", "unify", "cut", "cut", "multiply", "concatenate", "new", "pin"])
-plays = st.lists(st.tuples(names, numbers, st.integers(1, 99)), min_size=10, max_size=25).map(Play)
-random_plays = settings(max_examples=150, deadline=None)
+histories = st.lists(st.tuples(names, numbers, st.integers(1, 99)), min_size=10, max_size=25).map(History)
+many_examples = settings(max_examples=150, deadline=None)
 
 
-@random_plays
-@given(plays)
-def test_what_is_unified_is_moved_alike(play):
-    for p, q in play.alike:
-        assert_moved_alike(play.factors, p, q)
-    for whole, parts in play.rows:
+@many_examples
+@given(histories)
+def test_unified_axes_are_permuted_alike(history):
+    for p, q in history.alike:
+        assert_moved_alike(history.factors, p, q)
+    for whole, parts in history.rows:
         for seed in range(2):
-            row = one_after_the_other([moved(play.factors, part, seed) for part in parts])
-            np.testing.assert_array_equal(moved(play.factors, whole, seed), row)
-    for p in play.pinned:
-        np.testing.assert_array_equal(moved(play.factors, p, 0), np.arange(play.factors.length(p)))
+            row = one_after_the_other([moved(history.factors, part, seed) for part in parts])
+            np.testing.assert_array_equal(moved(history.factors, whole, seed), row)
+    for p in history.pinned:
+        np.testing.assert_array_equal(moved(history.factors, p, 0), np.arange(history.factors.length(p)))
 
 
-@random_plays
-@given(plays)
-def test_split_factors_keep_their_origin(play):
-    for p, origin in play.marked:
-        assert {play.factors.origin(atom) for atom in play.factors.atoms(p)} <= {origin}
+@many_examples
+@given(histories)
+def test_split_factors_keep_their_origin(history):
+    for p, origin in history.origins:
+        assert {history.factors.origin(atom) for atom in history.factors.atoms(p)} <= {origin}
 
 
 def grouped(lengths, ends):

@@ -65,7 +65,7 @@ LAYERS = {
     [pytest.param(k, marks=[pytest.mark.slow] * (k is not feedforward.Flattened)) for k in LAYERS],
     ids=lambda kind: kind.__name__,
 )
-def test_they_are_what_the_layers_put_out_less_their_bias(kind):
+def test_they_are_the_outputs_of_layers_less_their_bias(kind):
     model, theta, x = network(kind(), (8, 8, 1))
     found = found_by(model.apply, theta, x, model.spec)
     leaves = trees.flatten(theta)

@@ -297,7 +297,7 @@ def test_random_numbers_and_keys(key):
 
 
 @pytest.mark.parametrize("module", [feedforward.Layered(), feedforward.Branching()])
-def test_modules_give_what_they_give(module):
+def test_traced_modules_give_the_outputs_of_the_module(module):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 4, 4, 1)).astype(np.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)

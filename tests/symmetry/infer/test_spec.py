@@ -72,7 +72,7 @@ def variables(module, x, seed=0):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_the_function_stays_and_every_unit_is_found(name):
+def test_every_group_is_found_and_the_function_is_unchanged(name):
     module, x, expected = ZOO[name]
     theta = variables(module, x)
     with jax.enable_x64(True):
@@ -227,7 +227,7 @@ def test_leaves_nobody_reads_scalars_and_integers():
     assert spec.axes["params/keep"][0].group == spec.axes["params/order"][0].group
 
 
-def test_what_it_prints_and_writes_comes_back():
+def test_a_spec_survives_json():
     spec = spec_of("fused attention")
     again = PermutationSpec.from_json(spec.to_json())
     assert again == spec
