@@ -14,7 +14,6 @@ from command_line import (
     full_disk,
     interrupt,
     measured,
-    metrics_of,
     no_training,
     permuted,
     refused,
@@ -23,6 +22,7 @@ from command_line import (
     said,
     same_run,
 )
+from moments import metrics_of
 from PIL import Image
 
 import mcjax

@@ -19,7 +19,6 @@ from command_line import (
     full_disk,
     interrupt,
     measured,
-    metrics_of,
     no_training,
     refused,
     results_of,
@@ -27,6 +26,7 @@ from command_line import (
     said,
     same_run,
 )
+from moments import metrics_of
 from PIL import Image
 
 import mcjax

@@ -58,10 +58,6 @@ def results_of(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def metrics_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def files_of(folder):
     """Every file, with its bytes and when it was written."""
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}

@@ -1,5 +1,6 @@
 """Every moment of a run: what is on the disk before any line, and half-way through a file."""
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -66,3 +67,8 @@ def half_written(before, after):
         if new and new != old and (name == "metrics.jsonl" or ".new" in name):
             grown = len(old) if new.startswith(old) else 0
             yield {**after, name: new[: grown + (len(new) - grown) // 2]}
+
+
+def metrics_of(folder):
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from moments import Npz, at_every_line, contents, half_written, put
+from moments import Npz, at_every_line, contents, half_written, metrics_of, put
 
 from mcjax import trees
 from mcjax.errors import InputError, RunError
@@ -64,10 +64,6 @@ def whole(tmp_path, quick):
     return contents(tmp_path / "whole")
 
 
-def lines_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def epoch_kept(folder):
     return checkpoint.describe(folder / "checkpoints" / "fit" / "latest").get("epoch", 0)
 
@@ -76,7 +72,7 @@ def test_an_unbroken_run_is_the_plain_loop(tmp_path, whole):
     w = np.ones((2, 3))
     for epoch in range(1, EPOCHS + 1):
         w = w * FACTORS
-        line = lines_of(tmp_path / "whole")[epoch - 1]
+        line = metrics_of(tmp_path / "whole")[epoch - 1]
         assert (line["stage"], line["epoch"]) == ("fit", epoch)
         np.testing.assert_allclose([line["loss"], line["accuracy"]], [[1 / epoch, 2 / epoch], w[:, 0]], rtol=1e-6)
     results = json.loads(whole["results.json"])
@@ -153,7 +149,7 @@ def test_complete_epochs_are_kept(tmp_path, whole, monkeypatch, save_every):
         with pytest.raises(KeyboardInterrupt):
             fit(folder, broken)
         assert epoch_kept(folder) == at - 1
-        assert len(lines_of(folder) if at > 1 else []) == at - 1
+        assert len(metrics_of(folder) if at > 1 else []) == at - 1
         fit(folder, counting)
         assert epochs == list(range(at, EPOCHS + 1))
         assert contents(folder) == whole
@@ -328,7 +324,7 @@ def test_stages_of_one_folder_do_not_touch_each_other(tmp_path, quick):
             recording.add({"w": w}, {"loss": w[:, 0], "accuracy": w[:, 0]})
         recording.close()
     expected = [("one", 1), ("one", 2), ("other", 1), ("one", 3)]
-    assert [(line["stage"], line["epoch"]) for line in lines_of(tmp_path)] == expected
+    assert [(line["stage"], line["epoch"]) for line in metrics_of(tmp_path)] == expected
     for name, epochs in (("one", 3), ("other", 1)):
         assert checkpoint.describe(tmp_path / "checkpoints" / name / "latest") == {"epoch": epochs}
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from studies import small_studies
 
 from experiments.dropout_stability.study import Config, main
 from experiments.dropout_stability.tables import tables
@@ -25,11 +26,7 @@ SIZE = {
 SMALL = {"tasks": ("mnist", "wide"), "sources": Sources(mnist="digits"), "units": (2, 4), "pairs": 1}
 
 
-def study_of(out, **changes):
-    """The options of a small study, with changes of it or of its size."""
-    size = {**SIZE, **{name: value for name, value in changes.items() if name in SIZE}}
-    own = {**SMALL, **{name: value for name, value in changes.items() if name not in SIZE}}
-    return Config(**own, size=given(Size, **size), out=str(out))
+study_of = small_studies(Config, Size, SMALL, SIZE)
 
 
 def test_wide_networks_alone(tmp_path, results_of):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from studies import small_studies
 
 from experiments.linear_connectivity.study import Config, main
 from experiments.linear_connectivity.tables import tables
@@ -27,11 +28,7 @@ SIZE = {
 }
 
 
-def study_of(out, **changes):
-    """The options of a small study, with changes of it or of its size."""
-    size = {**SIZE, **{name: value for name, value in changes.items() if name in SIZE}}
-    own = {**SMALL, **{name: value for name, value in changes.items() if name not in SIZE}}
-    return Config(**own, size=given(Size, **size), out=str(out))
+study_of = small_studies(Config, Size, SMALL, SIZE)
 
 
 @pytest.fixture(scope="module")

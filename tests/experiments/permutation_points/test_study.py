@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from studies import small_studies
 
 import mcjax
 from experiments.options import given
@@ -42,11 +43,7 @@ SIZE = {
 }
 
 
-def study_of(out, **changes):
-    """The options of a small study, with changes of it or of its size."""
-    size = {**SIZE, **{name: value for name, value in changes.items() if name in SIZE}}
-    own = {name: value for name, value in changes.items() if name not in SIZE}
-    return Config(**{"mnist": "digits", **own}, size=given(Size, **size), out=str(out))
+study_of = small_studies(Config, Size, {"mnist": "digits"}, SIZE)
 
 
 @pytest.fixture(scope="module")
