@@ -1,4 +1,4 @@
-"""What every test runs under: no silent broadcasting, and small data and a model that many tests share."""
+"""Settings of every test, such as no silent broadcasting, and small data and models that many tests share."""
 
 import ctypes
 import gc
@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bars import bars
+from images import bars
 
 import mcjax
 
@@ -37,7 +37,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 MEMORY = 2 << 30
 """Bytes of memory beyond which a worker forgets what it compiled."""
-LONGEST = ("test_distributed", "test_mesh", "test_readme", "test_cli")
+LONGEST = ("test_processes", "test_mesh", "test_readme", "test_cli")
 
 
 def pytest_collection_modifyitems(items):
@@ -111,6 +111,13 @@ def tiny_networks(tiny_data, tiny_model):
 def tiny_ends(tiny_networks):
     """Two of `tiny_networks`: theta_1 and theta_2."""
     return mcjax.trees.index(tiny_networks, 0), mcjax.trees.index(tiny_networks, 1)
+
+
+@pytest.fixture
+def collected():
+    """Collect what Orbax leaves of a failed reading here, not in the middle of a later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def helped(capsys, command):
         ("evaluate", ["(default: 61)", "Images at a time. (default: 500)", "RUN/0 is the first network of a run."]),
     ],
 )
-def test_help_says_what_every_option_is_and_its_default(capsys, command, said):
+def test_help_describes_every_option_and_its_default(capsys, command, said):
     out, text = helped(capsys, command)
     for words in said:
         assert words in text
@@ -77,7 +77,7 @@ def test_help_of_all_names_the_commands(capsys):
         (["connect", "a", "b", "--curve", "spline"], ("line", "bezier", "chain")),
     ],
 )
-def test_what_cannot_be_parsed_is_wrong_input(capsys, arguments, words):
+def test_arguments_that_cannot_be_parsed_are_wrong_input(capsys, arguments, words):
     assert run(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -111,7 +111,7 @@ def test_exit_codes(capsys, monkeypatch, error, code, message):
     assert capsys.readouterr() == ("", message)
 
 
-def test_experiments_say_what_went_wrong_in_the_same_way(capsys):
+def test_experiments_report_failures_in_the_same_way(capsys):
     def fail():
         raise KeyboardInterrupt
 
@@ -137,7 +137,7 @@ def test_an_interrupt_that_was_swallowed_comes_again(monkeypatch):
     cli._silent(SimpleNamespace(exc_type=ValueError))
 
 
-def test_what_is_a_bug_is_not_hidden(monkeypatch):
+def test_bugs_are_not_hidden(monkeypatch):
     def fail(self):
         raise ZeroDivisionError
 
@@ -170,7 +170,7 @@ def test_a_reader_that_has_gone_is_no_failure():
 
 
 @pytest.mark.slow
-def test_the_whole_of_it_in_processes_of_its_own(tiny_data, tmp_path, capsys, monkeypatch):
+def test_whole_commands_in_processes_of_their_own(tiny_data, tmp_path, capsys, monkeypatch):
     names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
     np.savez(tmp_path / "bars.npz", **{name: getattr(tiny_data, name) for name in names})
 

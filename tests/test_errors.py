@@ -22,7 +22,7 @@ def test_unknown_name(got, hint):
 
 
 @pytest.mark.parametrize("value", [0, -1, 6, 2.0, "3", None, True, float("nan")])
-def test_what_is_no_whole_number(value):
+def test_other_values_than_whole_numbers_are_refused(value):
     with pytest.raises(InputError, match=r"got draws=.*, expected a whole number from 1 to 5\."):
         check_whole("draws", value, most=5)
 

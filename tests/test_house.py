@@ -1,10 +1,11 @@
-"""The house: a file imports only from floors below its own, or from its own package; tests stand beside what they test.
+"""Layout of the repository: imports go down, folders and files stay small, and every test file mirrors a source file.
 
-All violations are told at once.
+A failing test lists all violations at once.
 """
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import mcjax
@@ -25,8 +26,19 @@ FLOORS = {
     "cli": 10,
 }
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
-# Studies, and what the numbers of all that is public were.
+EXPERIMENTS = ROOT.parent / "experiments"
 OTHER_TESTS = {"experiments", "golden", "helpers", "mutants"}
+"""Folders of tests that mirror no folder of mcjax."""
+FILES_A_FOLDER, LINES_A_FILE = 14, 350
+WITHOUT_MIRROR = {
+    "commands/test_refused.py": "wrong input of every command, on one table",
+    "curves/test_pam_half_steps.py": "the half-steps of pam.py; test_pam.py has whole fits",
+    "curves/test_pam_step_candidates.py": "candidates and objective of pam_step.py; test_pam_step.py has steps",
+    "symmetry/test_permutation_checks.py": "checks and files of permutation.py; test_permutation.py has the algebra",
+    "symmetry/infer/test_factors_random.py": "factors.py after random operations; test_factors.py has chosen ones",
+    "symmetry/infer/test_spec_random.py": "spec.py on random networks; test_spec.py has known ones",
+}
+"""Test files, below tests/, that are named after no source file, and why."""
 
 
 def imported(source):
@@ -70,7 +82,7 @@ def test_plotting_takes_numpy():
     assert not wrong
 
 
-def test_the_walk_sees_what_is_wrong():
+def test_violations_are_found():
     for room, source, wrong in (
         ("data", "from mcjax import models", ["mcjax.models"]),
         ("data", "def f():\n    import mcjax.cli", ["mcjax.cli"]),
@@ -84,18 +96,44 @@ def test_the_walk_sees_what_is_wrong():
         assert violations(room, source) == wrong
 
 
-def test_tests_stand_beside_what_they_test():
+def test_folders_of_tests_mirror_those_of_mcjax():
     folders = {path.name for path in TESTS.iterdir() if any(path.glob("*.py"))}
     assert folders <= {path.parts[0] for path in FILES} | OTHER_TESTS
     # Every room has tests.
     assert {room for room in FLOORS if (ROOT / room).is_dir()} <= folders
 
 
-def test_tests_measure_no_seconds_and_use_every_helper():
-    sources = {path: path.read_text() for path in TESTS.rglob("*.py") if path.name != "test_house.py"}
+def test_test_files_mirror_source_files():
+    files = [path.relative_to(TESTS) for path in TESTS.rglob("test_*.py")]
+    below_a_room = {path for path in files if len(path.parts) > 1 and path.parts[0] != "golden"}
+    assert len(below_a_room) > 100
+    without = set()
+    for path in below_a_room:
+        root = EXPERIMENTS.parent if path.parts[0] == "experiments" else ROOT
+        if not (root / path.with_name(path.name.removeprefix("test_"))).is_file():
+            without.add(path.as_posix())
+    assert without == WITHOUT_MIRROR.keys()
+
+
+def test_folders_and_files_stay_small():
+    for root in (ROOT, EXPERIMENTS, TESTS):
+        counts = Counter(path.parent for path in root.rglob("*.py"))
+        assert counts
+        assert not {str(folder): count for folder, count in counts.items() if count > FILES_A_FOLDER}
+    for root in (ROOT, EXPERIMENTS):
+        lines = {path: len(path.read_text().splitlines()) for path in root.rglob("*.py")}
+        assert not {str(path): count for path, count in lines.items() if count > LINES_A_FILE}
+
+
+def test_tests_measure_no_seconds():
     clocks = re.compile(r"perf_counter|process_time|timeit")
-    assert not [path.name for path, text in sources.items() if path.stem[:5] == "test_" and clocks.search(text)]
-    helpers = {path.stem for path in (TESTS / "helpers").glob("*.py")}
-    used = re.findall(r"^\s*(?:from|import) (?:tests\.)?(\w+)", "\n".join(sources.values()), re.MULTILINE)
+    files = [path for path in TESTS.rglob("test_*.py") if path.name != "test_house.py"]
+    assert not [path.name for path in files if clocks.search(path.read_text())]
+
+
+def test_every_helper_is_used():
+    used = {name for path in TESTS.rglob("*.py") for name in imported(path.read_text())}
+    folder = TESTS / "helpers"
+    helpers = {".".join(path.relative_to(folder).with_suffix("").parts) for path in folder.rglob("*.py")}
     assert len(helpers) > 10
-    assert helpers <= set(used)
+    assert not {helper for helper in helpers if not any(f"{name}.".startswith(f"{helper}.") for name in used)}

@@ -62,7 +62,7 @@ def named(node):
 
 
 def found(name):
-    """What `mcjax.a.b` is."""
+    """The object that `mcjax.a.b` names."""
     what = mcjax
     for part in name.split(".")[1:]:
         what = getattr(what, part)

@@ -1,17 +1,8 @@
 """Data, trained networks and curves that the tests of several commands share; tests leave them as they are."""
 
-import gc
-
 import numpy as np
 import pytest
 from command_line import CURVES, FIT, SMALL, run
-
-
-@pytest.fixture
-def collected():
-    """What Orbax leaves of a reading that failed goes here, not in the middle of a later test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="session")

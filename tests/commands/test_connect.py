@@ -14,7 +14,6 @@ from command_line import (
     full_disk,
     interrupt,
     measured,
-    metrics_of,
     no_training,
     permuted,
     refused,
@@ -23,6 +22,7 @@ from command_line import (
     said,
     same_run,
 )
+from moments import metrics_of
 from PIL import Image
 
 import mcjax
@@ -181,7 +181,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(connected, ends, tmp_path, c
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_and_what_is_missing_is_made_without_training(
+def test_a_full_disk_is_reported_and_missing_files_are_made_without_training(
     connected, ends, tmp_path, capsys, monkeypatch
 ):
     folder = tmp_path / "c"
@@ -222,7 +222,7 @@ def test_a_folder_of_another_config_is_refused_and_kept(connected, trained, caps
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_is_said(ends, tmp_path, capsys):
+def test_a_loss_that_is_not_finite_is_reported(ends, tmp_path, capsys):
     assert run("connect", *ends, *FIT, "--no-align", "--learning-rate", 1e20, "--out", tmp_path / "c") == 1
     said(capsys, 1, "fitting a bezier", "is not finite in epoch", "learning rate")
     assert not (tmp_path / "c" / "results.json").exists()

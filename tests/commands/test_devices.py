@@ -1,4 +1,4 @@
-"""The mesh of a command: of one device, and of one process. What it computes is in training/test_mesh.py."""
+"""The mesh of a command: of one device, and of one process. runtime/test_mesh.py tests what is computed on it."""
 
 import jax
 from command_line import run, said
@@ -11,7 +11,7 @@ def test_one_device_is_the_default():
     assert dict(DeviceOptions((1, 1)).start().shape) == {"pair": 1, "data": 1}
 
 
-def test_a_process_that_finds_no_other_says_so(train, tmp_path, capsys, monkeypatch):
+def test_a_process_that_finds_no_other_is_reported(train, tmp_path, capsys, monkeypatch):
     def lonely():
         raise ValueError("coordinator_address should be defined.")
 

@@ -120,7 +120,7 @@ def test_the_same_again_reports_and_redoes_nothing(trained, connected, tmp_path,
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_truncated_checkpoint_is_said(collected, trained, connected, tmp_path, capsys):
+def test_a_truncated_checkpoint_is_reported(collected, trained, connected, tmp_path, capsys):
     for run_of, name in ((trained, "network_0"), (connected("bezier"), "curve")):
         shutil.copytree(run_of, tmp_path / name)
         where = tmp_path / name / "checkpoints" / name
@@ -131,7 +131,7 @@ def test_a_truncated_checkpoint_is_said(collected, trained, connected, tmp_path,
         gc.collect()
 
 
-def test_a_run_that_is_not_finished_is_said(connected, tmp_path, capsys):
+def test_a_run_that_is_not_finished_is_reported(connected, tmp_path, capsys):
     shutil.copytree(connected("bezier"), tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "checkpoints" / "curve")
     capsys.readouterr()

@@ -39,7 +39,7 @@ def test_no_permutation_is_better(matched, trained, tiny_data):
         assert np.mean([matrix[i, P[group][i]] for i in range(n)]) == pytest.approx(best, abs=1e-5)
 
 
-def test_it_shows_what_it_found(matched, ends, capsys):
+def test_it_shows_its_result(matched, ends, capsys):
     before = (matched / "results.json").stat().st_mtime_ns
     assert run("match", *ends, "--out", matched) == 0
     out, err = capsys.readouterr()
@@ -80,7 +80,7 @@ def test_a_planted_permutation_is_found_in_networks_from_elsewhere(bars, tmp_pat
     said(capsys, 2, "relu", "tanh")
 
 
-def test_another_cost_gives_what_it_maximises(trained, ends, tiny_data, tmp_path):
+def test_another_cost_is_maximised(trained, ends, tiny_data, tmp_path):
     assert run("match", *ends, "--cost", "inner_product", "--match-images", 50, "--out", tmp_path) == 0
     thetas = (checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2))
     one, other = (units_of(theta, tiny_data, tiny_data.train_images[:50])[:2] for theta in thetas)
@@ -125,7 +125,7 @@ def test_methods_follow_each_other(ends, tmp_path, capsys):
     assert f"from {losses[0]:.4f} to {min(losses):.4f}" in capsys.readouterr().out
 
 
-def test_a_full_disk_is_said_and_the_same_command_goes_on(ends, matched, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_reported_and_the_same_command_resumes(ends, matched, tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -78,7 +78,7 @@ def test_it_writes_the_repaired_mean_of_the_permuted_networks(three, merged, tin
         np.testing.assert_allclose(row[f"{split}_accuracy"], together.accuracy, rtol=1e-5)
 
 
-def test_it_shows_what_it_found_and_does_not_do_it_again(three, merged, capsys):
+def test_it_shows_its_result_and_does_not_repeat_the_work(three, merged, capsys):
     before = (merged / "results.json").stat().st_mtime_ns
     ends = [three / str(i) for i in range(3)]
     assert run("merge", *ends, "--out", merged) == 0  # the run stands for all of its networks
@@ -93,7 +93,7 @@ def test_it_shows_what_it_found_and_does_not_do_it_again(three, merged, capsys):
     assert str(merged) in out
 
 
-def test_what_it_writes_is_a_network_for_other_commands(three, merged, tmp_path, capsys):
+def test_its_network_is_one_for_other_commands(three, merged, tmp_path, capsys):
     assert run("evaluate", merged, "--out", tmp_path / "e") == 0
     results = results_of(tmp_path / "e")
     best = results_of(merged)["measured"]["matched average, repaired"]

@@ -71,7 +71,7 @@ def test_networks_come_in_the_order_of_their_numbers(tmp_path):
         (lambda run: run / "checkpoints", "cannot be read"),
     ],
 )
-def test_what_is_not_one_network_is_said(run, make, message):
+def test_paths_without_exactly_one_network_are_reported(run, make, message):
     with pytest.raises(InputError, match=message):
         read_network(str(make(run)), ModelOptions())
 

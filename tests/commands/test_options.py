@@ -45,7 +45,7 @@ def test_model_options_describe_what_create_takes(tiny_data, tiny_model):
         (TrainOptions(flip="on", rotate=5.0), TrainConfig(augmentation=Augmentation(flip=True, crop=0, rotate=5.0))),
     ],
 )
-def test_train_options_change_what_was_given_of_the_preset(tiny_data, options, expected):
+def test_train_options_change_the_given_fields_of_the_preset(tiny_data, options, expected):
     assert TrainConfig(**options.config(tiny_data)) == expected
 
 

@@ -123,7 +123,7 @@ def path_of(name):
     return f"own_package.nets:{name}"
 
 
-def test_what_a_path_may_name():
+def test_objects_that_a_path_may_name():
     """A Linen class, a Linen module, a function, and the two kinds of NNX: their groups of units."""
     for name, units in {
         "Net": {"Dense_0": 6, "Dense_1": 5},
@@ -237,7 +237,7 @@ TRAIN = [
 
 
 @pytest.mark.parametrize(("options", "names"), TRAIN)
-def test_what_cannot_be_trained_is_refused(options, names, bars, tmp_path, capsys):
+def test_modules_that_cannot_be_trained_are_refused(options, names, bars, tmp_path, capsys):
     refused(capsys, tmp_path / "t", "train", "--data", bars, "--module", *options, names=names)
 
 
@@ -251,7 +251,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("options", "names"), ENDS)
-def test_what_does_not_go_with_the_checkpoints_is_refused(options, names, elsewhere, bars, tmp_path, capsys):
+def test_modules_that_do_not_fit_the_checkpoints_are_refused(options, names, elsewhere, bars, tmp_path, capsys):
     for command, ends in (("match", "ab"), ("connect", "ab"), ("evaluate", "a")):
         networks = [elsewhere[0] / f"{name}.msgpack" for name in ends]
         given = ("--data", bars, "--module", *options)

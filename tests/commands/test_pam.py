@@ -25,7 +25,7 @@ def learned(trained, ends):
     return folder
 
 
-def test_it_is_what_the_library_learns(learned, trained, tiny_data):
+def test_it_learns_what_the_library_learns(learned, trained, tiny_data):
     model = mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5), width=1.0, activation="relu")
     thetas = [checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2)]
     augmentation = mcjax.Augmentation.none()

@@ -7,13 +7,13 @@ from command_line import (
     full_disk,
     interrupt,
     measured,
-    metrics_of,
     no_training,
     results_of,
     run,
     said,
     same_run,
 )
+from moments import metrics_of
 from PIL import Image
 
 import mcjax

@@ -75,7 +75,7 @@ def test_a_module_of_ones_own():
         ("curved", "not affine"),
     ],
 )
-def test_what_is_no_chain_is_named(kind, named):
+def test_layers_that_are_no_chain_are_named(kind, named):
     with pytest.raises(InputError, match=named):
         chain_of(of_kind(kind))
 
@@ -127,7 +127,7 @@ def test_scaled_outputs_are_scaled_activations(name, shape):
 
 
 def test_outputs_of_units_that_are_several_rows_each():
-    """Of an axis of two blocks of units of three rows, every row is scaled as its unit is."""
+    """On an axis of two blocks of units of three rows, every row is scaled as its unit is."""
     axis = Axis("g", outer=2, inner=3)
     chain = Chain((Layer("a", None, "g", ()), Layer("b", Place("b", 0, axis), None, ())), (), (4,))
     theta = {"a": np.ones((1, 4), np.float32), "b": np.ones((24, 2), np.float32)}

@@ -17,12 +17,12 @@ from mcjax.training import Criterion
 
 CRITERION = Criterion(images=60)
 KEPT = {"dense_0": 3, "dense_1": 2}
-"""Of the 6 and 5 units of `tiny_model`, at a fraction of one half."""
+"""Units kept of the 6 and 5 units of `tiny_model`, at a fraction of one half."""
 
 
 @pytest.fixture(scope="module")
 def measured(tiny_model, tiny_ends, tiny_data):
-    """What the loss is when the outputs of units are multiplied by factors, all of them given."""
+    """The loss when the outputs of units are multiplied by factors, all of them given."""
     factors = {"dense_0": np.ones(6, np.float32), "dense_1": np.ones(5, np.float32)}
 
     @jax.jit
@@ -115,7 +115,7 @@ def test_numbers_of_units():
         assert kept_units(found, fraction) == dict(zip(groups, counts, strict=True))
 
 
-def test_algorithm_1_keeps_the_mean_of_what_reads(tiny_model, tiny_ends, key):
+def test_algorithm_1_keeps_the_mean_of_the_next_layer(tiny_model, tiny_ends, key):
     theta = tiny_ends[0]
     drop = jax.jit(jax.vmap(lambda each: drop_units(each, tiny_model, theta, 0.25)))
     for name, leaf in trees.flatten(drop(jax.random.split(key, 4000))).items():
@@ -129,7 +129,7 @@ def test_algorithm_1_keeps_the_mean_of_what_reads(tiny_model, tiny_ends, key):
             np.testing.assert_array_equal(leaf, np.broadcast_to(before, leaf.shape))
 
 
-def test_a_model_never_seen_before_is_looked_at_while_a_caller_is_traced(key):
+def test_a_new_model_works_inside_the_trace_of_its_caller(key):
     model = models.create("mlp", 3, (4, 4, 1), widths=(4,))._replace(name="never seen before")
     keys = jax.random.split(key, 3)
     drop = partial(drop_units, model=model, theta=alive(model), fraction=0.5)

@@ -27,7 +27,7 @@ def scaled(chain, theta, factors):
 
 
 def stability(model, theta, keep, factor):
-    """What dropping all units but `keep` leaves, without a search."""
+    """The network with all units but `keep` dropped, without a search."""
     chain = chain_of(model)
     depth = len(chain.groups)
     theta = jax.tree.map(np.float32, theta)

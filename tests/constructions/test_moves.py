@@ -51,7 +51,7 @@ def test_units_change_places(model):
     assert np.abs(first - last).max() > 0.1
 
 
-def test_shortening_leaves_out_what_does_not_move():
+def test_shortening_drops_moves_that_change_nothing():
     chain = chain_of(MODEL)
     theta = half(MODEL, {g: np.arange(2) for g in chain.groups})
     dead = unread_units(chain, theta)

@@ -1,4 +1,4 @@
-"""Sparse regression on ReLU relu_features: optimality conditions, brute force, and the bound on angles."""
+"""Sparse regression on ReLU features: optimality conditions, brute force, and the bound on angles."""
 
 from itertools import combinations
 

@@ -73,7 +73,7 @@ def test_units_of_a_dense_layer(mlp):
     assert layer.statistics == ()
 
 
-def test_putting_what_was_taken_elsewhere(mlp):
+def test_units_are_taken_and_put_elsewhere(mlp):
     layer, values = mlp
     made = layer.with_parameters(values, 3, layer.parameters(values, 1))
     assert changed(values, made) == {"params/Dense_1/kernel", "params/Dense_1/bias"}
@@ -176,7 +176,7 @@ def test_no_such_group_and_a_group_of_one():
         ("01", "'01', .*two of the 5 units"),
     ],
 )
-def test_what_is_no_pair_of_units(mlp, units, named):
+def test_bad_pairs_of_units_are_refused(mlp, units, named):
     with pytest.raises(InputError, match=named):
         check_units(mlp[0], units)
 

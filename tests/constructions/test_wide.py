@@ -35,7 +35,7 @@ def random_net(width, seed, inputs=2):
 
 
 def energies(dataset, kappa, theta_along):
-    """Of networks along a leading axis, from the definition."""
+    """The energy of networks along a leading axis, from the definition."""
     x, y = dataset.train_images.astype(np.float64), dataset.train_labels[:, 0]
     first, second = (np.asarray(theta_along["params"][f"Dense_{i}"]["kernel"], np.float64) for i in range(2))
     outputs = np.einsum("tnm,tmo->tno", np.maximum(np.einsum("nd,tdm->tnm", x, first), 0), second)[..., 0]

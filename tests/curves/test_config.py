@@ -1,4 +1,4 @@
-"""Configurations of fits and of PAM: presets, and what makes no sense."""
+"""Configurations of fits and of PAM: presets, and values that are refused."""
 
 import pytest
 from refusals import says

@@ -59,9 +59,9 @@ def test_curves_against_their_construction(ends, tiny_model, family, oracle, poi
     theta_1, theta_2, P = ends
     curve = bezier(tiny_model.spec, points + 1) if family == "bezier" else polygonal_chain(tiny_model.spec, points)
     theta_c = deviations(theta_1, points)
-    through = knots(theta_1, moved(tiny_model.spec, P, theta_2), theta_c, points)
+    points_of_path = knots(theta_1, moved(tiny_model.spec, P, theta_2), theta_c, points)
     for t in (0.0, 0.2, 0.5, 0.77, 1.0):
-        close(curve(theta_1, theta_2, theta_c, P, t), oracle(through, t))
+        close(curve(theta_1, theta_2, theta_c, P, t), oracle(points_of_path, t))
 
 
 def test_the_quadratic_bezier_is_equation_8(ends, tiny_model):
@@ -136,7 +136,7 @@ def test_paths_of_many_pairs(ends, tiny_model):
         close(jax.tree.map(lambda leaf, i=i: leaf[i], both), curve(*pair, 0.3))
 
 
-def test_what_is_refused(ends, tiny_model):
+def test_bad_arguments_are_refused(ends, tiny_model):
     theta_1, theta_2, P = ends
     for t in (-0.01, 1.5, np.float32(2), np.nan):
         with says(InputError, f"t={t}", "[0, 1]"):

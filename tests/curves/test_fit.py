@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from landscapes import RING, at
 from refusals import says
-from valleys import RING, at
 from variables import drawn
 
 from mcjax import (
@@ -30,12 +30,6 @@ from mcjax.curves.fit import CurveContext, CurveStep
 
 CONFIG = FitConfig(epochs=12, batch_size=20)
 PLAIN = {"schedule": "constant", "momentum": 0.0}
-
-
-@pytest.fixture(scope="module")
-def ends(tiny_networks):
-    """Two pairs."""
-    return trees.index(tiny_networks, slice(0, 2)), trees.index(tiny_networks, slice(2, 4))
 
 
 def test_a_step_follows_the_mean_gradient_over_t(tiny_ends, tiny_data, tiny_model):

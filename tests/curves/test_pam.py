@@ -52,12 +52,6 @@ SHORT = replace(CONFIG, iterations=1, lookahead=False)
 
 
 @pytest.fixture(scope="module")
-def ends(tiny_networks):
-    """Two pairs; with `curve` and CONFIG they are what most tests here compile programs for."""
-    return trees.index(tiny_networks, slice(0, 2)), trees.index(tiny_networks, slice(2, 4))
-
-
-@pytest.fixture(scope="module")
 def curve(tiny_model):
     return bezier(tiny_model.spec)
 
@@ -92,7 +86,7 @@ def objective(model, tiny_data, path, weight_decay=1e-3, points=5, images=120):
 
 
 def check(model, tiny_data, ends, start, fit):
-    """What holds for every fit of two pairs by CONFIG."""
+    """Assert what every fit of two pairs by CONFIG satisfies."""
     assert fit.objective.shape == (2, 7)
     assert fit.proposed.shape == fit.proximal.shape == fit.accepted.shape == fit.moved.shape == (2, 6)
     assert fit.history["loss"].shape == (2, 3 * (4 + 3))
@@ -187,7 +181,9 @@ def test_a_bad_permutation_is_refused_and_costs_nothing(ends, curve, matched, ke
     np.testing.assert_array_equal(fit.objective[:, 1::2], fit.objective[:, :-1:2])
 
 
-def test_what_half_steps_are_made_of(ends, curve, start, key, tiny_data, tiny_model, monkeypatch):
+def test_half_steps_train_curves_as_one_fit_and_matrices_at_annealed_rates(
+    ends, curve, start, key, tiny_data, tiny_model, monkeypatch
+):
     """Without moves the curve's half-steps are those of one fit, and the matrices' are annealed."""
     real, seen = pam.run_epochs, []
 

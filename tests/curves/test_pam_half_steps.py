@@ -34,8 +34,8 @@ PAIRS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Told(PamProblem):
-    """A problem whose objective is told, (2 * pairs, candidates): from P_k, and from P'."""
+class GivenObjective(PamProblem):
+    """A problem whose objective is given, (2 * pairs, candidates): from P_k, and from P'."""
 
     values: Any = None
 
@@ -58,13 +58,13 @@ def each_moved(leaves, P):
 
 
 def problem(config, theta_1, theta_2, steps=3, seed=10, **more):
-    """The pairs of networks (pairs, ...) of a toy, from the identity; with `values` the objective is told."""
+    """The pairs of networks (pairs, ...) of a toy, from the identity; with `values` the objective is given."""
     model, _, data = toy(seed)
     count = len(theta_1["params"]["Dense_0"]["bias"])
     P = {GROUP: np.tile(np.arange(UNITS, dtype=np.int32), (count, 1))}
     pairs, fixed = Pairs(theta_1, theta_2, P, LeadingAxis(True)), fixed_images(data, Augmentation.none(), 60, 20)
     given = (model, bezier(model.spec), config, data, pairs, midpoint_grid(config.objective_points), fixed, steps)
-    return Told(*given, **more) if more else PamProblem(*given)
+    return GivenObjective(*given, **more) if more else PamProblem(*given)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def training(networks, curve, starts, after):
 
 
 @pytest.mark.parametrize("lookahead", [True, False])
-def test_what_is_accepted_and_what_is_kept(lookahead, networks, monkeypatch):
+def test_accepted_half_steps_and_the_states_they_keep(lookahead, networks, monkeypatch):
     nu_phi, seen = 3.0, {"first": set(), "second": set()}
     given = problem(replace(CONFIG, nu_phi=nu_phi, lookahead=lookahead), *networks, values=())
     for seed in range(12):

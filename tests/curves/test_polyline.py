@@ -69,7 +69,7 @@ def test_knots_that_coincide():
         np.testing.assert_allclose(flat(got), flat(expected), atol=1e-5)
 
 
-def test_what_is_no_path():
+def test_bad_knots_are_refused():
     listed = [trees.index(drawn(2), i)["params"] for i in range(2)]
     for wrong, named in (
         (trees.index(drawn(1), slice(0, 1)), "two knots"),

@@ -31,6 +31,6 @@ def test_a_regression_keeps_what_it_is_given():
         (np.ones((4, 2)), np.ones((4, 1)), ("train", "test", "shape")),
     ],
 )
-def test_what_is_no_regression(x, y, words):
+def test_arrays_that_do_not_fit_together_are_refused(x, y, words):
     with says(InputError, "regression", *words):
         regression(x, y, np.ones((2, 1)), np.ones((2, 1)))

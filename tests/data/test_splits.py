@@ -43,13 +43,13 @@ def test_shares_of_every_class(numbered, share):
     np.testing.assert_array_equal(counts[0] + counts[1], (20, 22, 24, 26, 28))
 
 
-def test_the_seed_says_which_images(numbered):
+def test_the_seed_chooses_the_images(numbered):
     one, again, other = (split_by_class(numbered, seed=seed)[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(numbers(one), numbers(again))
     assert set(numbers(one)) != set(numbers(other))
 
 
-def test_what_cannot_be_divided(numbered):
+def test_data_that_cannot_be_divided_are_refused(numbered):
     numbers = regression(np.ones((4, 2)), np.ones((4, 1)), np.ones((1, 2)), np.ones((1, 1)))
     for data, options, words in (
         *(

@@ -91,7 +91,7 @@ def test_a_vocabulary_that_is_given(tmp_path):
         ({"vocabulary.txt": b"\xff\xfe\xff"}, {}, ("vocabulary.txt", "UTF-8")),
     ],
 )
-def test_what_is_wrong_with_a_folder(tmp_path, changes, options, words):
+def test_bad_folders_are_refused(tmp_path, changes, options, words):
     texts = {name: text for name, text in changes.items() if not name.endswith(".txt")}
     for name in changes.keys() - texts.keys():
         (tmp_path / name).write_bytes(changes[name])

@@ -1,4 +1,4 @@
-"""What the tests of studies share: which parts a study makes, and that it ends at one of them and resumes."""
+"""Fixtures of studies: the parts that a study makes, and a study that is stopped at one of them and resumed."""
 
 import json
 from contextlib import contextmanager
@@ -53,7 +53,7 @@ def stopped_once():
 
 @pytest.fixture
 def results_of(capsys):
-    """What a finished study left: its results.json; every figure is in it, and the same command reports it again."""
+    """The results.json of a finished study: every figure is in it, and the same command reports it again."""
 
     def read(main, study):
         folder = Path(study.out)

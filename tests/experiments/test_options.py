@@ -56,12 +56,12 @@ def test_there_are_not_more_images_than_there_are():
         (lambda: check_increasing(Size(steps=()), "steps"), ("steps=()",)),
     ],
 )
-def test_what_cannot_be(check, named):
+def test_bad_options_are_refused(check, named):
     with says(InputError, *named):
         check()
 
 
-def test_what_can_be():
+def test_good_options_pass():
     check_choices("tasks", ("b", "a"), ("a", "b"))
     check_positive(given(Size, width=0.5))
     check_positive(Size(), zero="steps")

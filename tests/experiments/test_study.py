@@ -59,12 +59,12 @@ def left(folder):
 
 @pytest.fixture
 def whole(tmp_path):
-    """What a study that nothing broke off leaves."""
+    """The folder of a study that was not interrupted."""
     assert study(tmp_path / "whole") == dict.fromkeys(PARTS, 1)
     return left(tmp_path / "whole")
 
 
-def test_what_an_unbroken_study_leaves(tmp_path, whole):
+def test_files_of_an_uninterrupted_study(tmp_path, whole):
     assert json.loads(whole["results.json"]) == FOUND
     assert json.loads(whole["parts/last.json"]) == {"value": 12.0}
     stages = json.loads((tmp_path / "whole" / "times.json").read_text())["stages"]
@@ -82,11 +82,11 @@ def test_killed_before_any_line_it_ends_with_the_same_bytes_and_makes_nothing_tw
     # What a kill leaves is what is on the disk at that moment.
     moments = [{}]
 
-    def look():
+    def inspect():
         if (tmp_path / "seen").exists() and (there := contents(tmp_path / "seen", hidden=True)) != moments[-1]:
             moments.append(there)
 
-    at_every_line(lambda: study(tmp_path / "seen"), look, studies, progress, report, checkpoint, shutil)
+    at_every_line(lambda: study(tmp_path / "seen"), inspect, studies, progress, report, checkpoint, shutil)
     halves = [half for before, after in pairwise(moments) for half in half_written(before, after)]
     assert len(moments) > 25
     assert len(halves) > 8
@@ -127,7 +127,7 @@ def test_a_part_that_fails_is_not_kept(tmp_path):
 
 
 @pytest.mark.parametrize(("harm", "named"), [("missing", ("numbers", "missing")), ("changed", ("numbers", "changed"))])
-def test_a_missing_or_changed_checkpoint_is_told(tmp_path, whole, harm, named):
+def test_a_missing_or_changed_checkpoint_is_reported(tmp_path, whole, harm, named):
     folder = tmp_path / "whole"
     (folder / "results.json").unlink()
     (folder / "parts" / "twice.json").unlink()  # it is made again, from what is harmed
@@ -147,7 +147,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_seconds_are_added_up_also_of_what_was_interrupted(tmp_path, clock):
+def test_seconds_of_interrupted_runs_are_added_up(tmp_path, clock):
     parts = Parts(RunFolder(tmp_path, {}), ("a", "b"))
     with suppress(KeyboardInterrupt), parts.timed("a"):
         clock[0] += 1.5

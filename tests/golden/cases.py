@@ -103,7 +103,7 @@ def plane():
 
 
 def quickstart():
-    """What the command does: train, match, fit with and without the matching, learn the permutation, measure."""
+    """The steps of the command: train, match, fit with and without the matching, learn the permutation, measure."""
     ends = trained_pairs()
     match = mcjax.match_activations(mlp(), *ends, bars())
     curve = mcjax.bezier(mlp().spec)
@@ -165,7 +165,7 @@ def birkhoff():
 
 
 def registered_models():
-    """What each is initialised with, and what it computes, in testing and in training."""
+    """Initial variables and outputs of every registered model, in testing and in training."""
     results = {}
     for name in mcjax.models.REGISTRY:
         width = 0.05 if name.startswith("vgg") else 0.1 if name.endswith("convnet") else 0.25

@@ -25,7 +25,7 @@ def string():
 
 @cache
 def stable(i):
-    """What is left of a network when half of its units are dropped."""
+    """A network with half of its units dropped."""
     return mcjax.constructions.dropout_stability(key(i), mlp(), network(i), bars(), draws=4)
 
 
@@ -152,7 +152,7 @@ def permutation_path():
 
 
 def permutation_points():
-    """What can be done at one: any order of the units, the plane of equal loss; several pairs merged; how many."""
+    """Constructions at a permutation point: any order of units, the plane of equal loss, several mergers, counts."""
     model, theta, data = teacher()
     moves = mcjax.permutation_points.permute_units(model, exchanged().point, "dense_0", UNITS, [3, 2, 1, 0])
     merged = mcjax.permutation_points.merge_units(model, theta, data, "dense_0", [UNITS, (0, 2)], STEPS)

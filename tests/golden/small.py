@@ -1,11 +1,11 @@
-"""What golden cases share: one data set, one model, networks that are drawn and not trained."""
+"""Inputs of golden cases: one data set, one model, networks that are drawn and not trained."""
 
 from functools import cache
 from itertools import pairwise
 
 import jax
 import numpy as np
-from bars import bars as images
+from images import bars as images
 
 import mcjax
 from mcjax import trees

@@ -11,17 +11,17 @@ import jax
 import numpy as np
 from machine import processor
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "results"
 LONGEST = {"f": 12, "i": 60, "u": 60, "b": 60}
 """Longer arrays, by the kind of their numbers, are kept as a digest."""
 FIRST = 3
-"""So many entries are a part of a digest."""
+"""Number of leading entries in a digest."""
 TOLERANCE = 1e-5
-"""Of a number, and of the largest number beside it."""
+"""Relative tolerance, of a number and of the largest number in its array."""
 FLOOR = {"float32": 1e-6}
-"""What is no difference in any case, by dtype: a few last bits of numbers of order one, as in a loss less another."""
+"""Absolute tolerance by dtype: a few last bits of numbers of order one, as in the difference of two losses."""
 HERE = "here/"
-"""What this begins with is compared where it was made alone: counts of iterations, residuals, rounding."""
+"""Prefix of results that are compared only on the machine that made them: iterations, residuals, rounding."""
 
 
 class Entry(NamedTuple):
@@ -37,7 +37,7 @@ Entries = dict[str, Entry]
 
 
 def machine() -> dict[str, str]:
-    """What decides the last bits of a number."""
+    """Everything that decides the last bits of a number."""
     packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")}
     model, instructions = processor()
     return {
@@ -50,7 +50,7 @@ def machine() -> dict[str, str]:
 
 
 def entries(results: Any) -> Entries:
-    """What a case returned, arrays and numbers in any pytree, by name."""
+    """The results of a case, arrays and numbers in any pytree, by name."""
     found = jax.tree_util.tree_leaves_with_path(results)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): entry(leaf) for path, leaf in found}
 

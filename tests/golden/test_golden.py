@@ -16,7 +16,7 @@ def test_results_are_as_they_were(name):
     assert not lines, "\n  ".join([f"{name} is another ({made_on}):", *lines])
 
 
-def test_every_file_is_of_a_case_and_all_are_small():
+def test_every_file_belongs_to_a_case_and_all_are_small():
     files = {file.stem: file.stat().st_size for file in FOLDER.glob("*.json")}
     assert files.keys() == CASES.keys()
     assert sum(files.values()) < 200_000
@@ -48,7 +48,7 @@ def changed(name, at, value):
     return entries({**RESULTS, name: array})
 
 
-def test_what_is_written_is_read_again_to_the_last_bit(kept):
+def test_results_are_read_as_written_to_the_last_bit(kept):
     assert kept.keys() == {"short", "long", "double", "counts/0", "counts/1", "words", "here/iterations"}
     assert compare(entries(RESULTS), kept, exact=True) == []
 
@@ -68,7 +68,7 @@ def test_a_change_is_seen_and_elsewhere_if_it_is_large(kept, name, at, by, elsew
     assert bool(compare(found, kept, exact=False)) is elsewhere
 
 
-def test_what_is_discrete_is_the_same_everywhere(kept):
+def test_discrete_results_are_the_same_everywhere(kept):
     reversed_, words = np.arange(40)[::-1], np.array(["a", "c"])
     for other in ({"counts": (4, np.arange(40))}, {"counts": (3, reversed_)}, {"words": words}):
         assert len(compare(entries({**RESULTS, **other}), kept, exact=False)) == 1
@@ -77,7 +77,7 @@ def test_what_is_discrete_is_the_same_everywhere(kept):
     assert len(compare(iterations, kept, exact=True)) == 1
 
 
-def test_what_is_missing_new_or_of_another_shape_is_named(kept):
+def test_results_that_are_missing_new_or_of_another_shape_are_named(kept):
     other = {**RESULTS, "double": RESULTS["double"][None], "more": 1.0}
     del other["words"]
     lines = compare(entries(other), kept, exact=False)

@@ -58,10 +58,6 @@ def results_of(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def metrics_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def files_of(folder):
     """Every file, with its bytes and when it was written."""
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
@@ -126,7 +122,7 @@ def layers_of(theta):
 
 
 def units_of(theta, data, images, activation=lambda x: np.maximum(x, 0)):
-    """What every layer of an MLP makes of images, in numpy."""
+    """The values of every layer of an MLP on images, in numpy."""
     x, units = ((images / 255.0 - data.mean) / data.std).reshape(len(images), -1), []
     *hidden, (kernel, bias) = layers_of(theta)
     for inner, inner_bias in hidden:

@@ -1,4 +1,4 @@
-"""The processor that programs are compiled for, told before jax starts."""
+"""The processor that programs are compiled for, found before jax starts."""
 
 import platform
 import zlib

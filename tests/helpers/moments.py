@@ -1,5 +1,6 @@
 """Every moment of a run: what is on the disk before any line, and half-way through a file."""
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -60,9 +61,14 @@ def at_every_line(call, moment, *modules):
 
 
 def half_written(before, after):
-    """What is on the disk while a file is written that is not moved into its place: half of what is new in it."""
+    """Contents of a folder while a file is written in place: half of what is new in it."""
     for name, new in after.items():
         old = before.get(name) or b""
         if new and new != old and (name == "metrics.jsonl" or ".new" in name):
             grown = len(old) if new.startswith(old) else 0
             yield {**after, name: new[: grown + (len(new) - grown) // 2]}
+
+
+def metrics_of(folder):
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

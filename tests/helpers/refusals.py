@@ -1,4 +1,4 @@
-"""How tests assert what is refused: by the error and by the names and values in its message."""
+"""Assertion of a refusal: the kind of error, and the names and values in its message."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import pytest
 
 @contextmanager
 def says(error: type[Exception], *words: str) -> Iterator[None]:
-    """What runs in here raises `error`, and its message holds all of the words."""
+    """Assert that the block raises `error` with all of these words in its message."""
     with pytest.raises(error) as caught:
         yield
     missing = [word for word in words if word not in str(caught.value)]

@@ -70,11 +70,11 @@ class Network:
         return ((back @ self.read.T) * (1 - hidden**2)).T @ x, hidden.T @ back, back.sum(0)
 
     def distance(self, units):
-        """Of the parameter vectors of two units."""
+        """The distance between the parameter vectors of two units."""
         return np.linalg.norm(self.made[units[1]] - self.made[units[0]])
 
     def output_norm(self, units):
-        """Of the output weights of two units, both vectors together."""
+        """The norm of the output weights of two units, both vectors together."""
         return np.linalg.norm(self.read[list(units)])
 
     def gradient_norm(self, data):

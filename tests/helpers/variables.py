@@ -40,7 +40,7 @@ def order(spec, theta, seed=0):
 
 
 def permuted(spec, P, theta):
-    """What `permute` does for a hard P, unit by unit."""
+    """`permute` for a hard P, unit by unit in numpy."""
     leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(theta).items()}
     for group in spec.groups:
         for name, position, axis in spec.places(group):
@@ -82,3 +82,23 @@ def mlp(theta, x, nonlinear=lambda x: np.maximum(x, 0)):
         units = units if i + 1 == len(layers) else nonlinear(units)
         values.append(units)
     return values
+
+
+def networks(model, count, seed=0):
+    """Networks along a leading axis, float32."""
+    return stacked([alive(model, 100 * seed + i) for i in range(count)])
+
+
+def mixed(a, b, t):
+    """(1 - t) a + t b, float32."""
+    return jax.tree.map(lambda u, v: np.float32((1 - t) * u + t * v), a, b)
+
+
+def measured(theta, data):
+    """Train loss and accuracy, test loss and accuracy of an MLP."""
+    found = []
+    for split in ("train", "test"):
+        images, labels = (np.asarray(getattr(data, f"{split}_{what}")) for what in ("images", "labels"))
+        outputs = mlp(theta, normalized(images, data))[-1]
+        found += [cross_entropy(outputs, labels).mean(), (outputs.argmax(-1) == labels).mean()]
+    return found

@@ -76,7 +76,7 @@ def test_double_precision():
     np.testing.assert_allclose(found.ratios.polyak_lojasiewicz, [1, 6], rtol=1e-5)
 
 
-def test_what_cannot_be_is_refused():
+def test_bad_arguments_are_refused():
     loss, _ = setting([1, 2])
     minimum, points = network(np.zeros(2)), network(np.ones((3, 2)))
 

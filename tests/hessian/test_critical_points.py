@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quadratics import form, planted
+from landscapes import form, planted
 
 from mcjax import InputError
 from mcjax.hessian.critical_points import classify_point, direction_of_improvement
@@ -34,7 +34,7 @@ def test_quadratics_of_planted_spectra(values, kind, index, zeros):
     assert point.gradient_norm == 0
 
 
-def test_tolerances_decide_what_is_zero():
+def test_tolerances_decide_which_eigenvalues_are_zero():
     loss = quadratic(np.array([-1e-3, 1, 2, 3]))
     assert classify_point(loss, jnp.zeros(4), zero_tolerance=0.01).kind == "degenerate"
     x = jnp.full(4, 1e-3)
@@ -115,7 +115,7 @@ def test_a_slope_is_a_direction_of_improvement_either_way_and_the_length_does_no
     assert not direction_of_improvement(loss, x, jnp.zeros(4))
 
 
-def test_what_cannot_be_is_refused():
+def test_bad_arguments_are_refused():
     loss = quadratic(np.ones(4))
 
     def broken(x):

@@ -4,20 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quadratics import THETA, form, planted
+from landscapes import THETA, form, planted
 from variables import alive
 
-from mcjax import InputError, data, models
+from mcjax import InputError
 from mcjax.hessian.estimators import SpectralDensity, hessian_trace, spectral_density
 from mcjax.hessian.products import dense_hessian
 from mcjax.training.full_batch import full_batch_loss
-
-
-@pytest.fixture(scope="module")
-def line():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(23, 2)), rng.normal(size=(23, 2))
-    return data.regression(x, y, x, y), models.create("mlp", 2, (2,), widths=(3, 2), activation="tanh")
 
 
 def test_networks_have_their_estimates_in_one_program_for_a_kind(key, line, compiled):
@@ -86,7 +79,7 @@ def test_the_trace_of_a_diagonal_is_exact_and_others_are_within_their_error(key)
     assert abs(got.estimate - values.sum()) < 4 * got.standard_error
 
 
-def test_what_cannot_be_is_refused(key):
+def test_bad_arguments_are_refused(key):
     loss = form(np.eye(12))
     for named, call in (
         ("int for a key", lambda: spectral_density(0, loss, THETA)),

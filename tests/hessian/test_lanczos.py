@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quadratics import THETA, form, planted
+from landscapes import THETA, form, planted
 from variables import alive
 
 import mcjax
-from mcjax import InputError, data, models, trees
+from mcjax import InputError, trees
 from mcjax.hessian.lanczos import extreme_eigenpairs, lanczos
 from mcjax.hessian.products import dense_hessian
 from mcjax.runtime.mesh import make_mesh
@@ -92,13 +92,6 @@ def test_residuals_tell_of_too_few_steps():
     np.testing.assert_allclose(found.residuals, expected, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def line():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(23, 2)), rng.normal(size=(23, 2))
-    return data.regression(x, y, x, y), models.create("mlp", 2, (2,), widths=(3, 2), activation="tanh")
-
-
 def test_networks_have_their_spectra_in_one_program_for_a_kind(key, line, compiled):
     points, model = line
     for i, split in enumerate((points, points.take(20, 20))):
@@ -111,7 +104,7 @@ def test_networks_have_their_spectra_in_one_program_for_a_kind(key, line, compil
     np.testing.assert_allclose(found.values, [values[-1], values[0]], atol=1e-5)
 
 
-def test_what_cannot_be_is_refused(key):
+def test_bad_arguments_are_refused(key):
     loss = form(np.eye(12))
     for named, call in (
         ("steps=13, .* 1 to 12", lambda: lanczos(lambda v: v, jnp.ones(12), 13)),

@@ -7,17 +7,10 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from variables import alive, permuted
 
-from mcjax import InputError, data, models, trees
+from mcjax import InputError, data, trees
 from mcjax.hessian.products import curvature_operator, dense_hessian, gauss_newton_product, hessian_product
 from mcjax.runtime.convolution import convolve
 from mcjax.training.full_batch import full_batch_loss
-
-
-@pytest.fixture(scope="module")
-def line():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(23, 2)), rng.normal(size=(23, 2))
-    return data.regression(x, y, x, y), models.create("mlp", 2, (2,), widths=(3, 2), activation="tanh")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +139,7 @@ def test_any_function_of_any_tree_and_batch_statistics_stand_still():
     np.testing.assert_allclose(got["u"], [12, 0])
 
 
-def test_what_cannot_be_is_refused(line, network):
+def test_bad_arguments_are_refused(line, network):
     points, model = line
     loss = full_batch_loss(model, points)
     theta = trees.cast(network, jnp.float32)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from variables import alive
 
 from mcjax import models
 
@@ -22,3 +23,9 @@ def normed(request):
     if request.param == "convolutional":
         return models.create("tinysix", 3, (8, 8, 3), width=0.25)
     return models.from_flax(Normed(), jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32), name="normed")
+
+
+@pytest.fixture(scope="session")
+def ends(tiny_model):
+    """theta_1 and theta_2 of `tiny_model`, drawn and not trained."""
+    return alive(tiny_model, 0), alive(tiny_model, 1)

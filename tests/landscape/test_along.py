@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from perceptrons import measured, mixed, networks
-from variables import alive, stacked
+from variables import alive, measured, mixed, networks, stacked
 
 from mcjax import (
     Augmentation,
@@ -27,11 +26,6 @@ from mcjax.training import estimate_statistics
 TS = [0, 0.3, 0.5, 0.75, 1]
 
 
-@pytest.fixture(scope="module")
-def ends(tiny_model):
-    return alive(tiny_model, 0), alive(tiny_model, 1)
-
-
 def metrics_of(values, ts=None, distance=None):
     values = np.asarray(values, np.float64)
     ts = np.linspace(0, 1, values.shape[-1]) if ts is None else np.asarray(ts)
@@ -44,7 +38,7 @@ def vector(theta):
 
 
 def test_values_are_those_of_the_network_at_each_point(ends, tiny_data, tiny_model):
-    """Of a curve that was bound, by any chunk, and of any function of t."""
+    """Metrics of a bound curve, by any chunk, and of any function of t."""
     theta_1, theta_2 = ends
     bound = linear(tiny_model.spec).bind(theta_1, theta_2)
     expected = np.transpose([measured(mixed(theta_1, theta_2, t), tiny_data) for t in TS])

@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from perceptrons import mixed, networks
-from variables import alive, mlp, normalized, permuted, stacked
+from variables import alive, mixed, mlp, networks, normalized, permuted, stacked
 
 from mcjax import (
     Augmentation,
@@ -34,11 +33,6 @@ def bent(model, theta_1, theta_2, size=0.3):
     return bezier(model.spec).bind(theta_1, theta_2, theta_c), at
 
 
-@pytest.fixture(scope="module")
-def ends(tiny_model):
-    return alive(tiny_model, 0), alive(tiny_model, 1)
-
-
 def correlated(one, two):
     """The correlation of all units of two networks, units (n, units) a group, by numpy.corrcoef; 0 for a dead unit."""
     found = []
@@ -54,7 +48,7 @@ def paired(one, two):
 
 
 def units_of(theta, data, count):
-    """Of an MLP, its hidden layers on the first training images."""
+    """The hidden layers of an MLP on the first training images."""
     return mlp(theta, normalized(data.train_images[:count], data))[:-1]
 
 
@@ -118,7 +112,7 @@ def test_a_planted_permutation_is_seen_by_matching_alone(tiny_data, tiny_model):
     assert (found.curve < found.matched - 0.1).any()
 
 
-def test_pairs_are_each_what_they_are_alone(tiny_data, tiny_model):
+def test_pairs_have_the_results_of_each_alone(tiny_data, tiny_model):
     first, second, offset = (networks(tiny_model, 3, seed) for seed in (1, 2, 3))
     curve = bezier(tiny_model.spec)
     together = correlation_signature(tiny_model, curve.bind_pairs(first, second, offset), tiny_data, 0.3, **SETTINGS)
@@ -166,7 +160,7 @@ def test_a_trunk_counts_by_the_mean_over_its_blocks(tiny_colour_data):
     assert (found.matched >= found.curve - 1e-6).all()
 
 
-def test_what_is_wrong_is_said(ends, tiny_data, tiny_model):
+def test_bad_arguments_are_refused(ends, tiny_data, tiny_model):
     path = linear(tiny_model.spec).bind(*ends)
     for name, value in (
         ("t", 2),

@@ -3,9 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from perceptrons import measured
-from perceptrons import networks as networks_of
-from variables import mlp, normalized
+from variables import measured, mlp, normalized
+from variables import networks as networks_of
 
 from mcjax import InputError, SpecError, models, trees
 from mcjax.landscape.ensembles import ensemble_accuracy
@@ -17,7 +16,7 @@ def networks(model, count=3):
 
 
 def by_hand(outputs, labels):
-    """Of what several networks give out, (networks, images, classes) in float64."""
+    """Metrics of the outputs of several networks, (networks, images, classes) in float64."""
     powers = np.exp(outputs - outputs.max(-1, keepdims=True))
     p = (powers / powers.sum(-1, keepdims=True)).mean(0)
     confidence, right = p.max(-1), p.argmax(-1) == labels

@@ -1,4 +1,4 @@
-"""Networks cut open: passing on from a layer is the network itself; spectral norms against dense Jacobians."""
+"""Maps between layers: the layers after a point give the outputs; spectral norms against dense Jacobians."""
 
 import jax
 import jax.numpy as jnp

@@ -102,7 +102,7 @@ def test_smoothness_against_matrices(measured):
     assert np.isnan(found.smoothness[:, 0]).all()
 
 
-def test_what_definition_4_makes_of_them(measured):
+def test_epsilon_is_that_of_definition_4(measured):
     _, found, _ = measured
     cushions = found.layer_cushion.min(1)
     least = [np.nanmin(found.interlayer_cushion[i]) for i in range(4)]

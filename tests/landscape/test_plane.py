@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from perceptrons import measured, mixed
-from variables import alive, stacked
+from variables import alive, measured, mixed, stacked
 
 from mcjax import (
     InputError,

@@ -4,11 +4,10 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import modules
 import numpy as np
 import pytest
-from perceptrons import networks
-from variables import alive, normalized, stacked
+from modules import feedforward
+from variables import alive, networks, normalized, stacked
 
 from mcjax import (
     Augmentation,
@@ -83,7 +82,7 @@ class NoBias(nn.Module):
         return nn.Dense(3)(nn.gelu(nn.Dense(6, use_bias=False)(x.mean((1, 2)))))
 
 
-@pytest.mark.parametrize("kind", [modules.Flattened, modules.Gated, NoBias])
+@pytest.mark.parametrize("kind", [feedforward.Flattened, feedforward.Gated, NoBias])
 def test_planted_scales_and_shifts_are_undone_layer_by_layer(kind, tiny_data):
     """Every layer's units scaled and shifted: repaired by the network that they were made of, it is that one again."""
     model = models.from_flax(kind(), jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32))
@@ -112,8 +111,8 @@ def test_units_that_never_vary_are_shifted_and_not_scaled(ends, tiny_model, tiny
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(repaired))
 
 
-def test_what_rounding_makes_of_a_constant_unit_is_not_scaled_and_small_variation_is(ends, tiny_model, tiny_data):
-    """Of unit 0 of the second layer all but a constant cancels, in floats nearly; unit 1 varies a little around it."""
+def test_small_variation_is_scaled_and_rounding_of_a_constant_unit_is_not(ends, tiny_model, tiny_data):
+    """Unit 0 of the second layer is constant up to rounding; unit 1 varies a little around it."""
     merged = jax.tree.map(np.array, mean_of(ends))
     first, second = merged["params"]["Dense_0"], merged["params"]["Dense_1"]
     first["kernel"][:, 5], first["bias"][5] = 0, 1

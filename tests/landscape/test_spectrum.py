@@ -86,7 +86,7 @@ def test_every_metric_can_be_transformed():
     np.testing.assert_array_equal(spectrum(metrics).magnitude, spectrum(metrics, "test_loss").magnitude)
 
 
-def test_what_is_wrong_is_said():
+def test_bad_arguments_are_refused():
     with pytest.raises(InputError, match="equally spaced"):
         spectrum(metrics_of([1, 2, 1, 2], [0, 0.3, 0.7, 1]))
     with pytest.raises(InputError, match=r"got 2 points, expected at least 3"):

@@ -118,7 +118,7 @@ def test_of_two_networks_it_is_the_match(key, tiny_model, networks, start):
 
 
 def test_a_start_in_another_order_ends_in_that_of_the_first(key, tiny_model, networks):
-    """What is already matched, all of it in one random order: nothing is gained, and the order is undone."""
+    """Networks already matched, all in one random order: nothing is gained, and the order is undone."""
     spec, theta = tiny_model.spec, networks[0]
     thetas, planted = copies(spec, theta, 3)
     common = order(spec, theta)

@@ -10,7 +10,7 @@ from mcjax.matching.weights import match_weights
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_an_assignment_gains_what_the_objective_does(name):
+def test_an_assignment_gains_as_much_as_the_objective(name):
     """Whatever the place: the products along two permutations differ by what the objective does."""
     (spec, theta_1), (_, theta_2) = (drawn(name, seed) for seed in range(2))
     sizes = spec.group_sizes(theta_1)

@@ -58,7 +58,7 @@ def midpoint_loss(theta_1, theta_2, matrices, x, labels, t=0.5):
 
 
 def on_first_images(ends, P, data, images=100):
-    """What `match.info["objectives"]` says of P: the batches are equal, so one over all images."""
+    """The value of `match.info["objectives"]` for P: the batches are equal, so one over all images."""
     matrices = {group: np.eye(len(p))[np.asarray(p)] for group, p in P.items()}
     return midpoint_loss(*ends, matrices, normalized(data.train_images[:images], data), data.train_labels[:images])
 
@@ -98,7 +98,7 @@ def test_the_gradient_is_that_of_a_matrix_at_the_permutation(key, tiny_data, tin
 
 
 def crossings(ts, values, level):
-    """Where the values along ts pass the level, by linear interpolation."""
+    """The t at which the values along ts pass the level, by linear interpolation."""
     above = np.asarray(values) - float(level)
     at = np.flatnonzero(np.diff(np.sign(above)))
     return ts[at] - above[at] * (ts[at + 1] - ts[at]) / (above[at + 1] - above[at])
@@ -117,7 +117,7 @@ def loss_slopes(theta_1, theta_2, hard, x, labels, t, epsilon=1e-6):
     return found
 
 
-def test_an_entry_that_is_always_pushed_one_way_travels_as_far_as_the_config_says(tiny_model):
+def test_a_constant_gradient_moves_an_entry_by_the_configured_distance(tiny_model):
     optimizer = StraightThroughStep(tiny_model, CONFIG, 2)._optimizer()
 
     @jax.jit
@@ -148,7 +148,7 @@ def test_the_objective_is_the_loss_at_midpoints_of_start_and_result(matched, end
     assert (matched.info["objectives"].min(1) < 0.7 * matched.info["objectives"][:, 0]).all()
 
 
-def test_what_is_compared_are_the_permutations_at_the_end_of_every_epoch(key, tiny_data, tiny_model):
+def test_the_permutations_at_the_end_of_every_epoch_are_compared(key, tiny_data, tiny_model):
     """Trained anew for one epoch, for two, ...: the matrices then, rounded by scipy, and their loss in numpy."""
     each = [jax.tree.map(lambda leaf: 2 * leaf, alive(tiny_model, seed)) for seed in range(4)]
     ends = stacked(each[:2]), stacked(each[2:])
@@ -166,7 +166,7 @@ def test_what_is_compared_are_the_permutations_at_the_end_of_every_epoch(key, ti
     assert sum((a != b).any() for a, b in pairwise(seen)) >= 4
 
 
-def test_what_is_planted_is_kept_and_found_from_the_weights(key, tiny_data, tiny_model):
+def test_a_planted_permutation_is_kept_and_found_from_the_weights(key, tiny_data, tiny_model):
     """A network whose units all matter, on images labelled by it, and two copies of it in other orders."""
     theta, spec = jax.tree.map(lambda leaf: 3 * leaf, alive(tiny_model, 5)), tiny_model.spec
     x = normalized(tiny_data.train_images, tiny_data)

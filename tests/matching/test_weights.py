@@ -79,7 +79,7 @@ def test_one_group_is_matched_as_by_brute_force(seed):
 
 
 @pytest.mark.parametrize("name", ["heads", "itself"])
-def test_restarts_reach_what_brute_force_does(name):
+def test_restarts_reach_the_optimum_of_brute_force(name):
     """Two groups on one axis, or one that meets itself: neither is a single assignment."""
     axes = {"w": (None, (Axis("g", inner=3), Axis("h", outer=4)))} if name == "heads" else {"w": ("g", "g")}
     spec, rng = PermutationSpec(axes), np.random.default_rng(1)

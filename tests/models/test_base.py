@@ -1,4 +1,4 @@
-"""What a model is, the check of its input, and telling one network from many."""
+"""Models: their fields, the check of inputs, and one network or many."""
 
 import jax
 import jax.numpy as jnp

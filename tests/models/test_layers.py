@@ -71,7 +71,7 @@ def test_the_derivative_of_huberized_relu_is_a_ramp():
         ("soft_plus", ("'soft_plus'", "Did you mean 'softplus'")),
     ],
 )
-def test_what_is_no_activation_is_refused(name, words):
+def test_unknown_activations_are_refused(name, words):
     with says(InputError, *words):
         activation(name)
 

@@ -30,7 +30,7 @@ def layer(x, kernel, recurrent, bias):
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_forward_and_what_comes_later_changes_nothing_before(layers, key):
+def test_forward_pass_and_no_output_depends_on_later_words(layers, key):
     model = models.create("lstm", 7, (5,), width=0.02, layers=layers)
     theta, x = drawn(model), np.random.default_rng(1).integers(0, 7, (3, 5)).astype(np.int32)
     x[2], x[2, 3] = x[1], (x[1, 3] + 1) % 7
@@ -79,6 +79,6 @@ def test_units_are_permuted_gate_by_gate():
         ((4,), {"activation": "relu"}, ("lstm", "'activation'")),
     ],
 )
-def test_what_cannot_be(shape, options, words):
+def test_bad_arguments_are_refused(shape, options, words):
     with says(InputError, *words):
         models.create("lstm", 7, shape, **options)

@@ -45,7 +45,7 @@ def test_sizes(key):
         ({"output": "sigmid"}, ("'sigmid'", "sigmoid")),
     ],
 )
-def test_what_cannot_be(options, words):
+def test_bad_arguments_are_refused(options, words):
     with says(InputError, *words):
         models.create("mlp", **options)
 

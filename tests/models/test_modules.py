@@ -6,52 +6,39 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import modules
 import numpy as np
 import pytest
-from flax import nnx, serialization
+from flax import nnx
+from modules.own import (
+    ALONE,
+    EXAMPLE,
+    KEY,
+    ROWS,
+    SHAPE,
+    Net,
+    Tower,
+    assert_unchanged,
+    images,
+    made,
+    run,
+    steady,
+    variables,
+)
 from refusals import says
 from variables import inverse, order, permuted
 
 from mcjax import Axis, InputError, SpecError, match_activations, models, trees
-from mcjax.runs import checkpoint
 from mcjax.symmetry import layer_specs
-
-
-class Net(nn.Module):
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.Conv(4, (3, 3))(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
-        x = nn.relu(nn.Dense(5)(x.reshape(x.shape[0], -1)))
-        return nn.Dense(3)(x)
-
 
 CONV, DENSE = layer_specs.conv("Conv_0", None, "conv"), layer_specs.dense("Dense_0", Axis("conv", outer=20), "dense")
 NORM, LAST = layer_specs.norm("BatchNorm_0", "conv"), layer_specs.dense("Dense_1", "dense", None)
 SPEC = layer_specs.join(CONV, NORM, DENSE, LAST)
 CAPTURES = {"conv": "BatchNorm_0", "dense": ["Dense_0"]}
-SHAPE = (4, 5, 2)
-EXAMPLE = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
 
 
 def from_net(*parts, activations=CAPTURES, **options):
     spec = layer_specs.join(*parts) if parts else SPEC
     return models.from_flax(Net(), EXAMPLE, spec=spec, activations=activations, nonlinearity=nn.relu, **options)
-
-
-def variables(model, seed=0):
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-
-    def draw(name, leaf):
-        return rng.random(leaf.shape) + 0.5 if name.endswith("var") else rng.normal(size=leaf.shape)
-
-    return jax.tree.map(np.float32, trees.map_with_name(draw, shapes))
-
-
-def images(n=6, seed=1):
-    return np.random.default_rng(seed).normal(size=(n, *SHAPE)).astype(np.float32)
 
 
 def convolved(theta, x):
@@ -73,100 +60,10 @@ def running(theta, x):
     return finished(theta, convolved(theta, x), stats["mean"], stats["var"])
 
 
-class Tower(nnx.Module):
-    """A norm, then more layers than there are digits, all of one width, then dropout."""
-
-    def __init__(self, rngs, rate=0.5, depth=11):
-        self.first, self.norm = nnx.Linear(3, 5, rngs=rngs), nnx.BatchNorm(5, momentum=0.8, rngs=rngs)
-        self.layers = nnx.List([nnx.Linear(5, 5, rngs=rngs) for _ in range(depth)])
-        self.drop, self.last = nnx.Dropout(rate, rngs=rngs), nnx.Linear(5, 2, rngs=rngs)
-
-    def __call__(self, x):
-        x = self.norm(self.first(x))
-        for layer in self.layers:
-            x = jnp.tanh(layer(x))
-        return self.last(self.drop(x))
-
-
-def steady(rngs):
-    return Tower(rngs, rate=0.0, depth=2)
-
-
-ROWS = np.random.default_rng(2).normal(size=(7, 3)).astype(np.float32)
-
-
-def tower(theta, x, mean, var, depth=11):
-    """Hidden values and outputs of a Tower in numpy."""
-    params, values = theta["params"], []
-
-    def linear(layer, x):
-        return x @ layer["kernel"] + layer["bias"]
-
-    x = (x - mean) / np.sqrt(var + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
-    for i in range(depth):
-        values.append(x)
-        x = np.tanh(linear(params["layers"][str(i)], x))
-    return [*values, x], linear(params["last"], x)
-
-
-def first(theta, x):
-    return x @ theta["params"]["first"]["kernel"] + theta["params"]["first"]["bias"]
-
-
-class Pictures(nnx.Module):
-    def __init__(self, rngs):
-        self.layers = nnx.List([nnx.Conv(2, 4, (3, 3), rngs=rngs), nnx.Conv(4, 6, (3, 3), (2, 2), rngs=rngs)])
-        self.norm, self.drop = nnx.BatchNorm(6, rngs=rngs), nnx.Dropout(0.3, rngs=rngs)
-        self.out = nnx.Linear(36, 3, rngs=rngs)
-
-    def __call__(self, x):
-        for layer in self.layers:
-            x = nnx.relu(layer(x))
-        return self.out(self.drop(self.norm(x)).reshape(x.shape[0], -1))
-
-
-ALONE = {
-    "Linen": (Net(), images(), [4, 5]),
-    "Linen, tokens": (modules.Transformer(1), np.arange(12, dtype=np.int32).reshape(2, 6) % 11, [3, 4, 4, 10, 12]),
-    "NNX class": (Pictures, images(), [4, 6]),
-    "NNX class, many layers": (Tower, ROWS, [5] * 12),
-    "NNX function": (steady, ROWS, [5] * 3),
-}
-
-
-@cache
-def made(name):
-    """A model of ALONE: to read a spec off takes long, so that tests share it."""
-    return models.from_flax(*ALONE[name][:2])
-
-
 @cache
 def by_hand():
     """The model of Net whose spec and activations are given."""
     return from_net()
-
-
-@cache
-def run(model):
-    """(theta, x, key) -> outputs, activations, and what training gives, as one program."""
-    return jax.jit(
-        lambda theta, x, key: (model.apply(theta, x), model.activations(theta, x), model.apply_train(theta, x, key))
-    )
-
-
-KEY = jax.random.key(0)
-
-
-def assert_unchanged(model, theta, x):
-    """Permuting all groups leaves the outputs as they are, and permutes the activations."""
-    P = {group: np.roll(p, 1) if (p == np.arange(len(p))).all() else p for group, p in order(model.spec, theta).items()}
-    (outputs, units, _), (same, moved, _) = (
-        run(model)(each, x, KEY) for each in (theta, permuted(model.spec, P, theta))
-    )
-    pairs = [(outputs, same)]
-    pairs += [(a[..., P[group]], b) for group in P for a, b in zip(units[group], moved[group], strict=True)]
-    for a, b in jax.tree.map(np.asarray, pairs):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * np.abs(a).max())
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -199,7 +96,7 @@ def test_apply_activations_and_the_statistics_of_the_batch_itself():
         np.testing.assert_allclose(trained, finished(theta, maps, mean, var)[2], rtol=1e-4, atol=1e-3)
 
 
-def test_what_a_model_says_of_itself(key):
+def test_the_fields_of_a_model(key):
     model = by_hand()
     assert (model.name, model.input_shape, model.num_classes, model.convolutions) == ("Net", SHAPE, 3, "plain")
     assert from_net(name="mine").name == "mine"
@@ -248,102 +145,6 @@ def test_an_edited_spec_can_be_given_back(name):
     (got,), expected = run(model)(theta, x, KEY)[1].values(), run(whole)(theta, x, KEY)[1][kept]
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-5)
     assert_unchanged(model, theta, x)
-
-
-class Inner(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(4)(x)
-
-
-class Outer(nn.Module):
-    rate: float = 0.5
-
-    @nn.compact
-    def __call__(self, x, deterministic):
-        x = nn.relu(Inner(name="Block_0")(x))
-        return nn.Dense(2)(nn.Dropout(self.rate, deterministic=deterministic)(x))
-
-
-def test_a_nested_module_with_dropout_and_without_statistics():
-    spec = layer_specs.join(
-        layer_specs.dense("Block_0/Dense_0", None, "units"), layer_specs.dense("Dense_0", "units", None)
-    )
-    given = {"spec": spec, "activations": {"units": "Block_0/Dense_0"}, "nonlinearity": nn.relu}
-    model = models.from_flax(Outer(), ROWS, **given)
-    theta = variables(model)
-    first, last = theta["params"]["Block_0"]["Dense_0"], theta["params"]["Dense_0"]
-    hidden = np.maximum(ROWS @ first["kernel"] + first["bias"], 0)
-    outputs, activations, (trained, stats) = run(model)(theta, ROWS, KEY)
-    np.testing.assert_allclose(activations["units"][0], hidden, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(outputs, hidden @ last["kernel"] + last["bias"], rtol=1e-4, atol=1e-5)
-    assert stats == {}
-    assert (np.asarray(trained) != np.asarray(outputs)).any()
-    assert model.convolutions == "none"
-
-
-def test_an_nnx_module_starts_from_its_key_and_its_variables_come_back_from_disk(tmp_path):
-    """Variables are dicts of arrays, by strings."""
-    three = jax.jit(jax.vmap(made("NNX class, many layers").init))(
-        jnp.stack([jax.random.key(seed) for seed in (3, 3, 4)])
-    )
-    assert three["params"]["first"]["kernel"].shape == (3, 3, 5)
-    theta, again, other = (jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], three) for i in range(3))
-    chex.assert_trees_all_equal(theta, again)
-    kernels = [each["params"]["layers"][str(i)]["kernel"] for each in (theta, other) for i in range(11)]
-    assert len({kernel.tobytes() for kernel in kernels}) == 22
-
-    def keys(tree):
-        assert type(tree) is dict
-        return [k for name, part in tree.items() for k in [name, *(keys(part) if isinstance(part, dict) else ())]]
-
-    assert all(type(name) is str for name in keys(theta))
-    assert theta["batch_stats"].keys() == {"norm"}
-    assert set(theta["params"]["layers"]) == {str(i) for i in range(11)}
-    checkpoint.save(tmp_path / "orbax", theta)
-    (tmp_path / "a.msgpack").write_bytes(serialization.to_bytes(theta))
-    for there in ("orbax", "a.msgpack"):
-        chex.assert_trees_all_equal(checkpoint.load(tmp_path / there), theta)
-
-
-def test_the_layers_of_an_nnx_list_keep_their_order():
-    model = made("NNX class, many layers")
-    theta = variables(model)
-    stats = theta["batch_stats"]["norm"]
-    hidden, expected = tower(theta, first(theta, ROWS), stats["mean"], stats["var"])
-    outputs, activations, _ = run(model)(theta, ROWS, KEY)
-    np.testing.assert_allclose(outputs, expected, rtol=1e-3, atol=1e-4)
-    assert len(activations) == 12
-    for value in hidden:
-        assert sum(np.allclose(value, array, atol=1e-4) for (array,) in activations.values()) == 1
-
-
-def test_statistics_of_an_nnx_module_are_those_of_the_batch_itself():
-    model = made("NNX function")
-    for seed in range(2):
-        theta = {**variables(model), "batch_stats": variables(model, seed)["batch_stats"]}
-        inside = first(theta, ROWS)
-        mean, var = inside.mean(0), inside.var(0)
-        _, _, (outputs, stats) = run(model)(theta, ROWS, KEY)
-        assert trees.shapes(stats) == trees.shapes(theta["batch_stats"])
-        np.testing.assert_allclose(stats["norm"]["mean"], mean, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(stats["norm"]["var"], var, rtol=1e-4)
-        np.testing.assert_allclose(outputs, tower(theta, inside, mean, var, 2)[1], rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["Linen", "NNX"])
-def test_dropout_follows_the_key_in_training_and_is_off_in_testing(kind):
-    if kind == "Linen":
-        model, plain = (models.from_flax(module, ROWS) for module in (Outer(), Outer(0.0)))
-    else:
-        model, plain = models.from_flax(lambda rngs: Tower(rngs, depth=2), ROWS), made("NNX function")
-    theta = variables(model)
-    one, again, other = (run(model)(theta, ROWS, jax.random.key(seed)) for seed in (0, 0, 1))
-    off = run(plain)(theta, ROWS, KEY)
-    np.testing.assert_array_equal(one[2][0], again[2][0])
-    assert np.abs(one[2][0] - other[2][0]).max() > 0.1
-    assert np.abs(one[2][0] - off[2][0]).max() > 0.1
-    np.testing.assert_array_equal(one[0], off[0])
 
 
 def test_a_planted_permutation_is_recovered_from_tokens():
@@ -402,7 +203,7 @@ def test_activations_trace_the_module_once_a_shape():
         ((), {**CAPTURES, "conv": "Conv_1"}, ("'Conv_1'", "Conv_0, Dense_0")),
     ],
 )
-def test_what_does_not_fit_the_module_is_refused(parts, activations, words):
+def test_specs_and_activations_that_do_not_fit_the_module_are_refused(parts, activations, words):
     with says(SpecError, *words):
         from_net(*parts, activations=activations)
 
@@ -463,7 +264,7 @@ class Remembering(nn.Module):
         (Tower, {"activations": {"first": "first"}}, ("Linen",)),
     ],
 )
-def test_what_is_no_model_is_refused(module, options, words):
+def test_modules_that_are_no_model_are_refused(module, options, words):
     with says(InputError, *words):
         models.from_flax(module, **{"example_input": ROWS, **options})
 
@@ -494,39 +295,6 @@ def test_statistics_that_do_not_update_are_kept(momentum, frozen):
     if frozen:
         np.testing.assert_allclose(trained, outputs, rtol=1e-4, atol=1e-5)
     assert np.isfinite(trained).all()
-
-
-class Steps(nnx.Module):
-    def __init__(self, rngs):
-        self.cells, self.out = nnx.RNN(nnx.LSTMCell(3, 4, rngs=rngs), rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
-
-    def __call__(self, x):
-        return self.out(self.cells(x)[:, -1])
-
-
-def test_an_nnx_recurrent_network_with_streams_of_its_own():
-    x = np.random.default_rng(0).normal(size=(5, 6, 3)).astype(np.float32)
-    model = models.from_flax(Steps, x)
-    theta = variables(model)
-    assert list(model.spec.group_sizes(theta).values()) == [4]
-    assert_unchanged(model, theta, x)
-    outputs, _, (trained, _) = run(model)(theta, x, KEY)
-    np.testing.assert_allclose(trained, outputs, rtol=1e-5, atol=1e-6)
-
-
-class Noisy(nn.Module):
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.Dense(4)(x)
-        return nn.Dense(2)(x + train * jax.random.normal(self.make_rng("noise"), x.shape) if train else x)
-
-
-def test_random_streams_of_other_names_are_given():
-    model = models.from_flax(Noisy(), ROWS)
-    theta, train = variables(model), jax.jit(model.apply_train)
-    one, same, other = (train(theta, ROWS, jax.random.key(i))[0] for i in (0, 0, 1))
-    np.testing.assert_array_equal(one, same)
-    assert np.abs(one - other).max() > 0.01
 
 
 class Spectral(nn.Module):

@@ -76,6 +76,6 @@ def test_dropout_is_for_training_alone(key):
         ((8, 8, 1), {"dropout": 1.0}, ("dropout=1.0", "[0, 1)")),
     ],
 )
-def test_what_cannot_be(shape, options, words):
+def test_bad_arguments_are_refused(shape, options, words):
     with says(InputError, *words):
         models.create("mnist_convnet", 3, shape, **options)

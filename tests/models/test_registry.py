@@ -1,4 +1,4 @@
-"""What every registered model promises, and how wrong names are answered."""
+"""Every registered model: its contract, and errors for wrong names."""
 
 import hashlib
 import os
@@ -90,7 +90,7 @@ def test_the_function_is_unchanged_under_permutations(name):
 
 
 @pytest.mark.parametrize("name", models.REGISTRY)
-def test_a_model_says_what_it_is(name, key):
+def test_the_fields_of_a_model(name, key):
     model = created(name)
     theta = jax.eval_shape(model.init, key)
     model.spec.validate(theta)
@@ -140,7 +140,7 @@ def test_the_same_arguments_give_the_same_model():
         (("resnet20", 10, (3,)), {}, ("input_shape=(3,)",)),
     ],
 )
-def test_what_cannot_be_created(args, options, words):
+def test_bad_names_and_arguments_are_refused(args, options, words):
     with says(InputError, *words):
         models.create(*args, **options)
 

@@ -1,11 +1,11 @@
-"""Which faults the tests see: every mutant of `tests.mutants.table.py` is put into a copy, and its tests are run there.
+"""Mutation testing: every fault of `tests/mutants/table.py` is put into a copy, and its tests are run there.
 
 From the root of a checkout:
 
     python -m tests.mutants --only mcjax/symmetry --jobs 2
 
 The suite is taken to be green; `--clean` runs the same tests without a fault, to see that it is. A mutant is killed if
-a test fails or the time is over, and survives if all pass; whatever else pytest ends with is broken, and wants a look.
+a test fails or the time is over, and survives if all pass; any other exit of pytest is broken, to be examined.
 """
 
 import argparse
@@ -33,7 +33,7 @@ OUTCOMES = {0: "survived", 1: "killed"}
 
 
 class Found(NamedTuple):
-    """What became of a mutant: killed, survived or broken, in how many seconds, and what pytest said last."""
+    """Outcome of a mutant: killed, survived or broken, the seconds it took, and the end of pytest's output."""
 
     outcome: str
     seconds: float
@@ -68,7 +68,7 @@ def mutated(mutant: Mutant, root: Path) -> str:
 
 
 def copy(root: Path, target: Path) -> None:
-    """What the tests need of a checkout, without what git ignores."""
+    """Copy the files that the tests need, without those that git ignores."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *COPIED]
     listed = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -97,7 +97,7 @@ class Bench:
         self._check()
 
     def _check(self) -> None:
-        """That it is the copy that tests import, not what is installed."""
+        """Check that tests import the copy, not what is installed."""
         code = "import experiments.study, mcjax; print(mcjax.__file__, experiments.study.__file__, sep='\\n')"
         command = [sys.executable, "-c", code]
         done = subprocess.run(
@@ -200,7 +200,7 @@ def row(mutant: Mutant) -> str:
 
 
 def say(mutant: Mutant, found: Found) -> None:
-    """What became of a mutant."""
+    """Print the outcome of a mutant."""
     by = f" [{found.said}]" if found.outcome == "killed" else ""
     print(f"{found.outcome:<8} {found.seconds:6.1f} s  {row(mutant)}{by}", flush=True)
     if found.outcome == "broken":

@@ -1,4 +1,4 @@
-"""Faults that the tests have to see, one a row, for `tests/mutants.py`: in every folder, and semantic."""
+"""Faults that the tests must find, one a row, for `python -m tests.mutants`: semantic ones, in every folder."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 class Mutant(NamedTuple):
     """A fault: in `file`, `text`, which is there exactly once, becomes `replacement`.
 
-    tests: files below tests/ that should see it, of which those that are there are run (none: the mirror of `file`).
+    tests: files below tests/ that should find it; those that exist are run (none: the mirror of `file`).
     """
 
     file: str
@@ -66,7 +66,7 @@ MUTANTS = (
         "mcjax/models/flax_functions.py",
         "zero_dropout_rates(module)",
         "pass",
-        ("models/test_dropout.py", "models/test_modules.py"),
+        ("models/test_dropout.py", "models/test_flax_functions.py"),
     ),
     Mutant(
         "mcjax/models/convnets.py",
@@ -231,7 +231,7 @@ MUTANTS = (
         "mcjax/curves/pam_step.py",
         "rng.choice(len(weights), samples, p=weights)",
         "rng.choice(len(weights), samples)",
-        ("curves/test_pam_candidates.py",),
+        ("curves/test_pam_step_candidates.py",),
     ),
     # Whatever rounding makes of a constant unit is scaled up.
     Mutant("mcjax/landscape/repair.py", "present > 1e-5 * jnp.abs(now.mean)", "present > 0"),
@@ -250,7 +250,7 @@ MUTANTS = (
         "mcjax/plotting/style.py",
         "values.std(0, ddof=1)",
         "values.std(0)",
-        ("plotting/test_style.py", "plotting/test_paths.py", "plotting/test_training.py"),
+        ("plotting/test_paths.py", "plotting/test_training.py"),
     ),
     Mutant("mcjax/plotting/training.py", "axes.plot(steps + 1, proposed[", "axes.plot(steps, proposed["),
     Mutant("mcjax/commands/pam.py", '-(-fit["epochs"] // iterations)', 'max(1, fit["epochs"] // iterations)'),
@@ -268,12 +268,11 @@ MUTANTS = (
         "experiments/linear_connectivity/tractable.py",
         "for other in kept):",
         "for other in kept[-1:]):",
-        ("experiments/test_tractable.py",),
     ),
     Mutant(
         "experiments/string_sampling/measures.py",
         "before = sum(reached[: number * task.pairs])",
         "before = number * task.pairs",
-        ("experiments/test_string_sampling.py",),
+        ("experiments/string_sampling/test_study.py",),
     ),
 )

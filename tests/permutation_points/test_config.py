@@ -21,7 +21,7 @@ OUT_OF_RANGE = {
 }
 
 
-def test_what_is_out_of_range_is_named():
+def test_values_out_of_range_are_named():
     for option, value in (*OUT_OF_RANGE.items(), ("smallest", 0.0), ("smallest", 1.0), ("tolerance", 0.0)):
         with says(InputError, f"{option}={value}", "expected"):
             PermutationConfig(**{option: value})

@@ -102,7 +102,7 @@ def test_partitions_are_all_and_no_more():
             assert set(found) == every
 
 
-def test_what_is_no_order_and_no_width_is_refused():
+def test_bad_orders_and_widths_are_refused():
     for function, arguments, *named in (
         (ratio, (4, 4), "order=4", "0 to 3"),
         (ratio, (-1, 4), "order=-1"),

@@ -156,7 +156,7 @@ def changed(point, layer, leaf, value):
     return new
 
 
-def test_what_is_refused(model, point):
+def test_bad_arguments_are_refused(model, point):
     new = jax.tree.map(np.array, point)
     new["params"]["Dense_1"]["kernel"][3] *= 2
     for arguments, *named in (

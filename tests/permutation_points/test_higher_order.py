@@ -104,7 +104,7 @@ def test_the_plane_of_equal_loss(which, outputs, request):
         np.testing.assert_allclose(after, before, atol=1e-5 if outputs == 2 else 1e-10)
 
 
-def test_what_is_refused(merged):
+def test_bad_arguments_are_refused(merged):
     for pairs, named in (
         ([], GROUP),
         ("01", GROUP),

@@ -93,7 +93,7 @@ def test_cosines():
     assert list(map(tuple, similar_pairs(model, theta, GROUP).tolist())) == expected
 
 
-def test_what_is_refused():
+def test_bad_arguments_are_refused():
     for given, *named in (
         ({"pairs": [(0, 0)]}, "twice"),
         ({"pairs": [(0, 4)]}, "unit=4"),

@@ -255,7 +255,7 @@ def test_two_outputs_take_one_direction_of_the_plane_of_zeros(units):
     assert 1 <= found.index <= 3
 
 
-def test_what_is_refused():
+def test_bad_arguments_are_refused():
     model, theta, data = toy(SEED)
     given = {"theta": theta, "data": data, "group": GROUP, "units": (0, 1), "config": CONFIG}
     for changes, error, named in (

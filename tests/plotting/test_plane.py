@@ -84,7 +84,7 @@ def test_accuracies_are_light_where_high_in_per_cent():
     assert high > low + 0.4
 
 
-def test_what_is_not_finite_and_flat_planes_are_drawn():
+def test_values_that_are_not_finite_and_flat_planes_are_drawn():
     values = bowl(1)
     values[0, 0], values[-1, -1] = np.inf, np.nan
     thin = plotting.Plane("thin", X, Y / 50, values)

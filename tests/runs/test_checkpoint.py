@@ -1,7 +1,6 @@
 """Variables on disk: whole or not at all, round trips, and files from elsewhere."""
 
 import errno
-import gc
 import os
 import pickle
 import shutil
@@ -21,13 +20,6 @@ from mcjax.runs import checkpoint
 broken = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited:RuntimeWarning"
 )
-
-
-@pytest.fixture
-def collected():
-    """What Orbax leaves of a reading that failed goes here, not in the middle of a later test."""
-    yield
-    gc.collect()
 
 
 def tree_of(seed=0):
@@ -83,7 +75,7 @@ def test_a_relative_path_is_read_from_here(tmp_path, monkeypatch):
     assert checkpoint.is_checkpoint("one")
 
 
-def test_saving_replaces_what_was_there(tmp_path):
+def test_saving_replaces_an_older_checkpoint(tmp_path):
     for seed in (0, 1):
         checkpoint.save(tmp_path / "one", tree_of(seed), {"seed": seed})
     same(checkpoint.load(tmp_path / "one"), tree_of(1))
@@ -143,7 +135,7 @@ def test_a_failure_while_writing_keeps_the_previous_one(tmp_path, monkeypatch, e
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path):
+def test_a_place_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match=r"cannot write the checkpoint .*file/one"):
         checkpoint.save(tmp_path / "file" / "one", tree_of())
@@ -192,7 +184,7 @@ def test_a_truncated_checkpoint_is_refused(collected, tmp_path):
         assert (tmp_path / what).exists()
 
 
-def test_nothing_there_is_said(tmp_path):
+def test_a_missing_checkpoint_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"no checkpoint at .*none: nothing is there"):
         checkpoint.load(tmp_path / "none")
     assert not checkpoint.is_checkpoint(tmp_path / "none")

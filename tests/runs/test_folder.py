@@ -6,6 +6,7 @@ import os
 
 import pytest
 from matplotlib.figure import Figure
+from moments import metrics_of
 from PIL import Image
 
 from mcjax.errors import InputError, RunError
@@ -44,13 +45,13 @@ def test_a_run_folder_of_another_config_is_refused_and_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", '{"epochs": 3', "[1, 2]", "3", "\0"])
-def test_a_broken_config_is_said(tmp_path, text):
+def test_a_broken_config_is_reported(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config\.json cannot be read.*Delete it"):
         RunFolder(tmp_path, {"epochs": 3})
 
 
-def test_broken_results_are_said(tmp_path):
+def test_broken_results_are_reported(tmp_path):
     run = RunFolder(tmp_path, {})
     (tmp_path / "results.json").write_text('{"loss": ')
     with pytest.raises(InputError, match=r"results\.json cannot be read"):
@@ -104,10 +105,6 @@ def test_a_figure_is_a_png_and_replaces_the_last_one_whole(tmp_path, monkeypatch
     assert path.read_bytes() == before
 
 
-def lines_of(run):
-    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_metrics_are_logged_and_rewound_stage_by_stage(tmp_path):
     run = RunFolder(tmp_path, {})
     run.rewind("fit", 0)
@@ -118,19 +115,19 @@ def test_metrics_are_logged_and_rewound_stage_by_stage(tmp_path):
         file.write('{"stage": "fit", "epo')
     run.rewind("fit", 2)
     expected = [("train", 1), ("train", 2), ("fit", 1), ("fit", 2)]
-    assert [(line["stage"], line["epoch"]) for line in lines_of(run)] == expected
-    assert [line["loss"] for line in lines_of(run)] == [[1.0], [0.5], [1.0], [0.5]]
+    assert [(line["stage"], line["epoch"]) for line in metrics_of(run.path)] == expected
+    assert [line["loss"] for line in metrics_of(run.path)] == [[1.0], [0.5], [1.0], [0.5]]
     run.log("fit", 3, {"loss": [0.25]})
-    assert [(line["stage"], line["epoch"]) for line in lines_of(run)] == [*expected, ("fit", 3)]
+    assert [(line["stage"], line["epoch"]) for line in metrics_of(run.path)] == [*expected, ("fit", 3)]
 
 
-def test_a_log_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+def test_a_log_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
     run = RunFolder(tmp_path, {})
     run.log("fit", 1, {"loss": 1.0})
     monkeypatch.setattr(report, "open", no_space, raising=False)
     with pytest.raises(RunError, match=r"metrics\.jsonl: No space left"):
         run.log("fit", 2, {"loss": 1.0})
-    assert len(lines_of(run)) == 1
+    assert len(metrics_of(run.path)) == 1
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):

@@ -21,14 +21,14 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
     assert last.endswith(", 0 s left")
 
 
-def test_progress_that_goes_on_says_its_first_epoch(capsys):
+def test_resumed_progress_shows_its_first_epoch(capsys):
     progress = Progress("fit", 9, items=100, start=6)
     for epoch in (7, 8, 9):
         progress.update(epoch, "loss 0.5000")
     assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["fit: epoch 7/9", "fit: epoch 9/9"]
 
 
-def test_progress_says_so_after_ten_seconds_of_silence(capsys, monkeypatch):
+def test_progress_is_shown_after_ten_seconds_of_silence(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     progress = Progress("fit", 1000, items=50)
@@ -61,7 +61,7 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch):
     assert "images/s" in last
 
 
-def test_steps_without_a_known_number_are_said_each_and_tell_no_time_left(capsys):
+def test_steps_of_unknown_number_are_each_shown_without_a_time_left(capsys):
     progress = Progress("ring", None, unit="depth", start=2)
     for depth in (3, 4):
         progress.update(depth, "2 beads")
@@ -83,7 +83,7 @@ def test_a_part_speaks_in_the_line_of_the_whole(capsys, monkeypatch):
     assert lines[2].startswith("study: stage 1/2, compiled")
 
 
-def test_time_left_is_told_from_the_steps_of_this_run(capsys, monkeypatch):
+def test_time_left_is_estimated_from_the_steps_of_this_run(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     progress = Progress("fit", 100, start=90)

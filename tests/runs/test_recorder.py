@@ -1,4 +1,4 @@
-"""Recording and RunFolder: a run that ends at any moment, by whatever cause, goes on to the same bytes."""
+"""Recording: a run that ends at any moment, by any cause, resumes to the same bytes."""
 
 import builtins
 import errno
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from moments import Npz, at_every_line, contents, half_written, put
+from moments import Npz, at_every_line, contents, half_written, metrics_of, put
 
 from mcjax import trees
 from mcjax.errors import InputError, RunError
@@ -64,10 +64,6 @@ def whole(tmp_path, quick):
     return contents(tmp_path / "whole")
 
 
-def lines_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def epoch_kept(folder):
     return checkpoint.describe(folder / "checkpoints" / "fit" / "latest").get("epoch", 0)
 
@@ -76,7 +72,7 @@ def test_an_unbroken_run_is_the_plain_loop(tmp_path, whole):
     w = np.ones((2, 3))
     for epoch in range(1, EPOCHS + 1):
         w = w * FACTORS
-        line = lines_of(tmp_path / "whole")[epoch - 1]
+        line = metrics_of(tmp_path / "whole")[epoch - 1]
         assert (line["stage"], line["epoch"]) == ("fit", epoch)
         np.testing.assert_allclose([line["loss"], line["accuracy"]], [[1 / epoch, 2 / epoch], w[:, 0]], rtol=1e-6)
     results = json.loads(whole["results.json"])
@@ -136,7 +132,7 @@ def test_however_often_it_is_interrupted(tmp_path, whole):
 
 
 @pytest.mark.parametrize("save_every", [0.0, 1e9])
-def test_what_is_complete_is_kept(tmp_path, whole, monkeypatch, save_every):
+def test_complete_epochs_are_kept(tmp_path, whole, monkeypatch, save_every):
     monkeypatch.setattr(stage, "SAVE_EVERY_S", save_every)
     for at in range(1, EPOCHS + 1):
         folder, epochs = tmp_path / f"run{at}", []
@@ -153,7 +149,7 @@ def test_what_is_complete_is_kept(tmp_path, whole, monkeypatch, save_every):
         with pytest.raises(KeyboardInterrupt):
             fit(folder, broken)
         assert epoch_kept(folder) == at - 1
-        assert len(lines_of(folder) if at > 1 else []) == at - 1
+        assert len(metrics_of(folder) if at > 1 else []) == at - 1
         fit(folder, counting)
         assert epochs == list(range(at, EPOCHS + 1))
         assert contents(folder) == whole
@@ -163,11 +159,11 @@ def test_killed_before_any_line_it_ends_with_the_same_bytes(tmp_path, whole):
     # What a kill leaves is what is on the disk at that moment.
     moments = [{}]
 
-    def look():
+    def inspect():
         if (tmp_path / "seen").exists() and (there := contents(tmp_path / "seen", hidden=True)) != moments[-1]:
             moments.append(there)
 
-    at_every_line(lambda: fit(tmp_path / "seen"), look, *RUN, shutil)
+    at_every_line(lambda: fit(tmp_path / "seen"), inspect, *RUN, shutil)
     halves = [half for before, after in itertools.pairwise(moments) for half in half_written(before, after)]
     assert len(moments) > 20
     assert len(halves) >= 8
@@ -204,7 +200,7 @@ def full_disk(monkeypatch, room):
 
 
 @pytest.mark.parametrize("save_every", [0.0, 1e9])
-def test_a_disk_that_is_full_at_any_moment_is_said(tmp_path, whole, monkeypatch, save_every):
+def test_a_disk_that_is_full_at_any_moment_is_reported(tmp_path, whole, monkeypatch, save_every):
     monkeypatch.setattr(stage, "SAVE_EVERY_S", save_every)
     for room in itertools.count():
         folder = tmp_path / f"run{room}"
@@ -299,7 +295,7 @@ def test_a_loss_that_is_not_finite_ends_the_fit_and_the_epoch_before_is_kept(tmp
     assert (tmp_path / "run" / "checkpoints" / "fit" / "latest").exists()
 
 
-def test_a_state_that_cannot_be_read_is_said_and_left_alone(tmp_path, whole):
+def test_a_state_that_cannot_be_read_is_reported_and_kept(tmp_path, whole):
     def broken(number, w):
         if number == 3:
             raise KeyboardInterrupt
@@ -328,7 +324,7 @@ def test_stages_of_one_folder_do_not_touch_each_other(tmp_path, quick):
             recording.add({"w": w}, {"loss": w[:, 0], "accuracy": w[:, 0]})
         recording.close()
     expected = [("one", 1), ("one", 2), ("other", 1), ("one", 3)]
-    assert [(line["stage"], line["epoch"]) for line in lines_of(tmp_path)] == expected
+    assert [(line["stage"], line["epoch"]) for line in metrics_of(tmp_path)] == expected
     for name, epochs in (("one", 3), ("other", 1)):
         assert checkpoint.describe(tmp_path / "checkpoints" / name / "latest") == {"epoch": epochs}
 

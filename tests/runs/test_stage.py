@@ -1,6 +1,5 @@
 """The state of a stage: it comes back as it was, or is refused, and a broken one is never passed over."""
 
-import gc
 import os
 import shutil
 
@@ -21,13 +20,6 @@ broken = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited:RuntimeWarning"
 )
 STATE = {"a": np.arange(6, dtype="f").reshape(2, 3), "b": {"c": np.int32(7)}}
-
-
-@pytest.fixture
-def collected():
-    """What Orbax leaves of a reading that failed goes here, not in the middle of a later test."""
-    yield
-    gc.collect()
 
 
 def same(a, b):
@@ -106,7 +98,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         record(tmp_path, STATE)
 
 
-def test_what_is_made_from_other_things_is_refused(tmp_path):
+def test_a_state_made_from_other_inputs_is_refused(tmp_path):
     stage(tmp_path, "this").save(1, STATE, {"levels": [3.0]})
     saved = stage(tmp_path, "this").restore()
     assert (saved.step, saved.about["levels"]) == (1, [3.0])
@@ -153,7 +145,7 @@ def test_it_never_starts_over_in_silence(collected, tmp_path):
         stage(tmp_path).restore()
 
 
-def test_what_a_kill_between_two_moves_left_is_found(tmp_path):
+def test_a_state_left_by_a_kill_between_two_moves_is_found(tmp_path):
     stage(tmp_path).save(5, STATE)
     path = stage(tmp_path).path
     aside = path.with_name(".latest.old")

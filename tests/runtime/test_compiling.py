@@ -79,7 +79,7 @@ def test_half_of_the_memory_maps_is_a_crowd(monkeypatch):
         assert compiling._crowded() is crowded
 
 
-def test_what_was_not_used_for_long_is_let_go(monkeypatch):
+def test_programs_not_used_for_long_are_dropped(monkeypatch):
     monkeypatch.setattr(compiling, "_jitted", lru_cache(maxsize=4)(compiling._jitted.__wrapped__))
 
     class Config:

@@ -12,7 +12,7 @@ from mcjax.runtime.mapping import over_models, over_points, sequential_is_faster
 @pytest.mark.parametrize(
     ("convolutions", "sequence", "host"), [("none", False, False), ("canonical", True, False), ("plain", True, True)]
 )
-def test_what_is_fast_on_the_cpu(convolutions, sequence, host):
+def test_the_faster_way_on_the_cpu(convolutions, sequence, host):
     assert sequential_is_faster(convolutions) is sequence
     assert steps_from_host(convolutions) is host
 

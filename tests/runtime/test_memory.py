@@ -21,7 +21,7 @@ def test_memory_is_that_of_the_machine_or_less():
         assert found > 2**30
 
 
-def test_memory_of_an_accelerator_is_what_it_says(monkeypatch):
+def test_memory_of_an_accelerator_is_what_its_driver_reports(monkeypatch):
     class Device:
         def memory_stats(self):
             return {"bytes_limit": 12345, "bytes_in_use": 3}
@@ -78,7 +78,7 @@ def test_a_chunk_that_fits_is_named(limit, fitting, monkeypatch):
         assert tried[-1] == fitting
 
 
-def test_what_fits_or_is_not_known_passes(monkeypatch):
+def test_programs_that_fit_or_of_unknown_size_pass(monkeypatch):
     for limit in (1700, None):
         monkeypatch.setattr(memory, "device_memory", lambda limit=limit: limit)
         check_memory(lambda chunk: 100 + 100 * chunk, 16, 20, "points", "")

@@ -224,7 +224,7 @@ def test_a_mesh_of_one_device_is_the_same_to_rounding(digits, mlp, trained):
     alike(train_endpoints(KEYS, mlp, digits, CONFIG, mesh=mesh).theta, trained.theta)
 
 
-def test_what_cannot_be_a_mesh_is_refused(digits, mlp):
+def test_bad_meshes_are_refused(digits, mlp):
     one = jax.devices()[:1]
     for options, words in (
         ({"pair": 2, "data": 3, "devices": one}, ("pair=2", "data=3", "6 devices", "the 1 ")),

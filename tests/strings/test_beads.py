@@ -5,7 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from valleys import BOWL, RING, at, config
+from landscapes import BOWL, RING, at, config
 from variables import drawn
 
 from mcjax import evaluate, trees

@@ -1,4 +1,4 @@
-"""Settings that a string cannot be sampled with."""
+"""Settings of strings: refused by name where a string cannot be sampled with them."""
 
 import math
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from valleys import BOWL, RING, at, config
+from landscapes import BOWL, RING, at, config
 
 from mcjax.strings import growth
 from mcjax.strings.growth import Sampler

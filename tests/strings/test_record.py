@@ -1,12 +1,12 @@
-"""What is kept and said of strings on the way."""
+"""Records of strings in progress: summaries, states on disk, and states that are refused."""
 
 import json
 
 import jax
 import numpy as np
 import pytest
+from landscapes import RING, at, config, landscape
 from refusals import says
-from valleys import RING, at, config, landscape
 
 from mcjax import InputError
 from mcjax.runs import checkpoint
@@ -26,7 +26,7 @@ def strings(key):
     return [one, two]
 
 
-def test_a_summary_is_of_what_is_open(strings):
+def test_a_summary_counts_open_strings_only(strings):
     assert summary(strings, 0.1) == {"beads": 1, "open": 1, "segments": 1, "worst": pytest.approx(1.2)}
     assert summary(strings, 0.3)["segments"] == 0
     strings[0].reason = "depth"
@@ -53,7 +53,7 @@ def test_silence(strings, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_what_was_kept_comes_back(strings, key, tmp_path):
+def test_a_recorded_state_is_restored(strings, key, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
     recording = StringRecording(recorder, strings, "this", config(tolerance=0.01))
     assert recording.step == -1
@@ -70,7 +70,7 @@ def test_what_was_kept_comes_back(strings, key, tmp_path):
     assert fresh[0].depths == [0, 1, 0]
 
 
-def test_what_was_kept_of_others_or_is_broken(strings, tmp_path):
+def test_states_of_another_iteration_and_broken_ones_are_refused(strings, tmp_path):
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "string", progress=False)
     StringRecording(recorder, strings, "this", config()).add()
     with says(InputError, "another iteration", "Delete it"):

@@ -1,4 +1,4 @@
-"""Strings in valleys of known shape: straight, round, and divided by a wall; budgets, resuming, bad input."""
+"""Strings on landscapes of known shape: straight, round, and divided by a wall; budgets, resuming, bad input."""
 
 import math
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from landscapes import BOWL, RING, WELLS, at, config, heights, landscape, ring
 from refusals import says
-from valleys import BOWL, RING, WELLS, at, config, heights, landscape, ring
 
 from mcjax import InputError, RunError, SpecError, TrainConfig, barrier, evaluate_path, models, permute, trees
 from mcjax.runs.folder import RunFolder
@@ -232,7 +232,7 @@ def test_thresholds_of_an_error_on_the_test_split(key, tiny_data, tiny_model, ti
     assert 1 - metrics.test_accuracy.min() <= 0.06 * 1.01
 
 
-def test_what_cannot_be_sampled(key, tiny_data, tiny_model, tiny_ends):
+def test_bad_arguments_are_refused(key, tiny_data, tiny_model, tiny_ends):
     model, data = RING
     pair = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), at(1, 0))
     given = {"key": key, "model": model, "theta_1": at(1, 0), "theta_2": at(-1, 0), "data": data, "threshold": 0.01}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from valleys import at, landscape
+from landscapes import at, landscape
 from variables import drawn
 
 from mcjax.strings.scan import MAX_ROUNDS, Scan, _next_points, heights_on_grid, segment_heights, values_at
@@ -112,7 +112,7 @@ def test_segments_that_cannot_reach_the_limit_are_not_refined():
     assert segment_heights(scan(), *segments("narrow"), [0.5]).value[0] > 0.99
 
 
-def test_what_is_not_finite_is_the_highest():
+def test_a_loss_that_is_not_finite_is_the_highest():
     found = segment_heights(scan(), *segments("infinite"))
     assert found.value[0] == np.inf
     assert 0.4 <= found.t[0] <= 0.6

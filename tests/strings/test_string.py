@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from valleys import at
+from landscapes import at
 
 from mcjax.strings.string import GrowingString
 

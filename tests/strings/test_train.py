@@ -5,8 +5,8 @@ import math
 import jax
 import numpy as np
 import pytest
+from landscapes import RING, WELLS, at, config, heights, ring
 from refusals import says
-from valleys import RING, WELLS, at, config, heights, ring
 
 from mcjax import InputError, evaluate_path, trees
 from mcjax.runs.folder import RunFolder
@@ -95,7 +95,7 @@ def test_a_string_that_is_low_from_the_start(key):
     np.testing.assert_allclose(trained.levels, [0.25], rtol=1e-5)
 
 
-def test_what_cannot_be_trained(key):
+def test_bad_arguments_are_refused(key):
     pair = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), ENDS[0])
     for threshold, level_factor, ends, *named in (
         (0.1, 0.8, (ENDS[0], ENDS[0]), "the same network"),

@@ -112,7 +112,7 @@ def test_an_axis_is_a_value():
 HEADS, UNITS = Axis("heads", inner=4), Axis("units", outer=3, consumes=True)
 
 
-def test_what_an_entry_may_be():
+def test_valid_entries():
     for declared, groups in (
         (None, []),
         ((), []),
@@ -139,7 +139,7 @@ def test_the_last_axis_makes_the_units_unless_it_says_otherwise():
 
 
 @pytest.mark.parametrize("declared", [3, 1.5, True, len, {"g": 1}, {"g"}, ("g", 3), b"g"], ids=repr)
-def test_what_no_entry_can_be_is_refused(declared):
+def test_bad_entries_are_refused(declared):
     # Of several, and of bytes, the one that is wrong is named.
     wrong = declared[-1] if isinstance(declared, tuple | bytes) else declared
     with says(SpecError, f"got {wrong!r}"):
@@ -167,6 +167,6 @@ def test_json_and_back():
 
 
 @pytest.mark.parametrize("written", [3, "g", [3], ["g"], [[{"group": "g"}]], {}, {"group": "g", "units": 3}], ids=repr)
-def test_what_is_no_json_of_an_entry_is_refused(written):
+def test_json_that_is_no_entry_is_refused(written):
     with pytest.raises(TypeError):
         entry_from_json(written)

@@ -364,7 +364,7 @@ def test_slightly_negative_and_diffuse_matrices_are_taken_apart():
     assert len(found) == 11
 
 
-def test_what_has_no_permutation_inside_gives_the_nearest():
+def test_a_matrix_without_a_permutation_in_its_support_gives_the_nearest():
     M = np.array([[0.7, 0.7, 0.0], [0.0, 0.0, 0.5], [0.0, 0.0, 0.6]])
     weights, found = birkhoff_decomposition(M)
     np.testing.assert_array_equal(weights, [1])

@@ -70,7 +70,7 @@ def test_a_right_spec_passes(theta):
 
 
 def accused(model, theta, x, key):
-    """What a spec does to each group, by what the error says."""
+    """The findings of the check for each group, read off its error."""
     with pytest.raises(SpecError) as caught:
         check_invariance(model, theta, x, key)
     return dict(re.findall(r"permuting '(\w+)' (.*)", str(caught.value)))

@@ -46,7 +46,7 @@ def test_groups_sizes_and_places():
 
 
 @pytest.mark.parametrize("consumes", [True, False])
-def test_consumes_can_be_said(consumes):
+def test_consumes_can_be_given(consumes):
     spec = PermutationSpec({"a": (Axis("g", consumes=consumes), "g"), "b": (Axis("g", consumes=consumes),)})
     told, other = (("a", 0), ("b", 0)), (("a", 1),)
     assert spec.consumers("g") == (told if consumes else ())
@@ -75,7 +75,7 @@ def test_consumes_can_be_said(consumes):
         ),
     ],
 )
-def test_what_does_not_fit_is_named(changes, named):
+def test_leaves_that_do_not_fit_are_named(changes, named):
     spec = PermutationSpec(AXES)
     for method in (spec.validate, spec.group_sizes):
         with says(SpecError, *named):
@@ -291,7 +291,7 @@ NO_ENTRIES = """
 """
 
 
-def test_what_is_no_json_of_a_spec_is_refused():
+def test_json_that_is_no_spec_is_refused():
     for text in NO_SPECS.split("|"):
         with says(SpecError, "JSON"):
             PermutationSpec.from_json(text)

@@ -1,4 +1,4 @@
-"""Schedules and the optimiser against their written-out recursions; configurations that make no sense."""
+"""Schedules and the optimiser against their written-out recursions; values that are refused."""
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def test_presets_are_the_papers_and_take_changes():
         ({"clip": 0.0}, "clip=0.0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(changes, said):
+def test_bad_values_are_refused(changes, said):
     with says(InputError, said):
         TrainConfig(**changes)
 

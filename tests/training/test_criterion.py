@@ -15,7 +15,7 @@ from mcjax.training.criterion import measure_networks
 
 
 def values(logits, labels):
-    """What is measured of logits."""
+    """Loss, error and perplexity of logits."""
     loss = cross_entropy(logits, labels).mean()
     return {"loss": loss, "perplexity": np.exp(loss), "error": (logits.argmax(-1) != labels).mean()}
 
@@ -91,7 +91,7 @@ def test_many_networks_in_one_call(tiny_data, tiny_model):
         np.testing.assert_allclose(got[i], values(logits, tiny_data.train_labels)["loss"], rtol=1e-5)
 
 
-def test_what_the_data_do_not_have(tiny_data):
+def test_criteria_that_the_data_do_not_have_are_refused(tiny_data):
     for options, words in (
         ({"split": "validation"}, ("bars", "validation", "hold_out")),
         ({"split": "test", "images": 51}, ("images=51", "50", "bars")),

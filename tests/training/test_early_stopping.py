@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import chex
 import jax
 import numpy as np
+from landscapes import BOWL, at
 from refusals import says
-from valleys import BOWL, at
 from variables import mlp, normalized, stacked
 
 from mcjax import InputError, RunError, TrainConfig, evaluate, make_mesh, train_endpoints, trees
@@ -38,7 +38,7 @@ def test_only_those_above_their_target_go_on():
     np.testing.assert_allclose(one.values, [0.005, 0.02, 4.5, np.inf])
 
 
-def test_what_is_not_a_number_goes_on():
+def test_a_fit_whose_loss_is_nan_continues():
     one = stopping([0.5, 0.5])
     one.update(states([(np.nan, 0.0), (0.0, 0.0)]))
     assert one.running.tolist() == [0]
@@ -50,7 +50,7 @@ def test_the_numbers_are_filled_up_to_a_power_of_two_or_all():
         assert one.selection().tolist() == [*range(running), *[9] * (size - running)]
 
 
-def test_what_a_fit_that_stays_measures_is_what_it_last_did():
+def test_a_stopped_fit_keeps_its_last_metrics():
     one = stopping([1.0, 1.0, 1.0])
     one.running = np.array([0, 2])
     values = one.record({"loss": np.array([5.0, 6.0, 0.0])}, {"loss": np.array([[1.0, 2], [3, 4], [7, 8]])})
@@ -99,7 +99,7 @@ def test_other_criteria(tiny_data, tiny_model, key):
     np.testing.assert_allclose(found.criterion[0], error, atol=1e-6)
 
 
-def test_what_is_no_target(tiny_data, tiny_model, key):
+def test_bad_targets_are_refused(tiny_data, tiny_model, key):
     for options, words in (
         *(({"target": target}, (f"target={target:.0f}", "2 keys")) for target in (0.0, -1.0, np.nan)),
         ({"target": [0.1, 0.2, 0.3]}, ("[0.1 0.2 0.3]", "2 keys")),

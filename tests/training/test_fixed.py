@@ -82,7 +82,7 @@ class Dropped(nn.Module):
         return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x))
 
 
-def test_what_is_random_in_a_model_is_the_same_at_every_call(tiny_data):
+def test_random_parts_of_a_model_are_the_same_at_every_call(tiny_data):
     model = models.from_flax(Dropped(), np.zeros((1, 8, 8, 1), np.float32))
     theta, images = alive(model), fixed(tiny_data, 60, 20)
     value, train = jax.jit(lambda theta, images: objective_on(model, theta, images, 0.0)), jax.jit(model.apply_train)

@@ -144,7 +144,7 @@ def test_a_mesh_of_one_device(line):
     np.testing.assert_allclose(got, jax.jit(full_batch_loss(model, points))(theta), rtol=1e-6)
 
 
-def test_what_cannot_be_is_refused(tiny_data, tiny_model, line):
+def test_bad_arguments_are_refused(tiny_data, tiny_model, line):
     for options, words in (
         ({"split": "valid"}, ("'valid'", "validation")),
         ({"split": "validation"}, ("bars", "validation")),

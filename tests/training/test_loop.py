@@ -150,7 +150,7 @@ def test_history_has_a_row_a_fit_and_a_column_an_epoch(fits):
     assert (history["loss"][:, -1] < history["loss"][:, 0]).all()
 
 
-def test_what_cannot_be_trained_is_refused(tiny_data, fits, key):
+def test_bad_arguments_are_refused(tiny_data, fits, key):
     with says(InputError, "batch_size=121", "120"):
         steps_per_epoch(TrainConfig(batch_size=121), tiny_data)
     # Images alone are augmented.

@@ -43,14 +43,14 @@ def pixels(key):
         (("lstm", 9, (8,)), 8, ("lstm", "int32", "float32")),
     ],
 )
-def test_what_is_no_model_of_a_regression_is_refused(model, inputs, words):
+def test_models_that_do_not_fit_a_regression_are_refused(model, inputs, words):
     line = data.regression(np.ones((4, inputs)), np.ones((4, 3)), np.ones((2, inputs)), np.ones((2, 3)))
     check_model_and_data(models.create("mlp", 3, (inputs,)), line)
     with says(InputError, *words):
         check_model_and_data(models.create(*model, **({"width": 0.02} if model[0] == "lstm" else {})), line)
 
 
-def test_what_is_no_classifier_of_images_is_refused(tiny_data):
+def test_models_that_do_not_fit_images_and_classes_are_refused(tiny_data):
     example = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
     each = models.from_function(pixels, lambda theta, x: x[:, 0] @ theta["w"], example)
     for model, words in ((each, ("(8, 3)", "(3,)")), (models.create("mlp", 2, (8, 8, 1)), ("3 classes", "mlp", "2"))):

@@ -1,4 +1,4 @@
-"""What is read from each group: against values computed in numpy."""
+"""Activations read off for each group: against values computed in numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ ONE = np.tanh(X @ DENSE["a"])
 TWO = np.tanh(ONE @ DENSE["b"])
 
 
-def test_what_a_dense_layer_reads():
+def test_a_dense_layer_reads_its_inputs():
     spec, got = read(dense, DENSE)
     assert list(got) == list(spec.groups) == ["a", "b"]
     close(got["a"], ONE)
@@ -183,19 +183,19 @@ def test_a_segment_of_a_concatenation():
     close(got["b"], np.sin(X @ theta["b"]))
 
 
-def test_what_nothing_contracts_gives_its_last_value():
+def test_a_value_that_nothing_contracts_is_read_last():
     theta = leaves(a=(3, 5))
     _, got = read(lambda theta, x: (2 * jnp.tanh(x @ theta["a"])).mean(-1), theta)
     close(got["a"], 2 * np.tanh(X @ theta["a"]))
 
 
-def test_what_meets_no_data_gives_the_leaf_that_makes_it():
+def test_a_group_without_data_gives_its_leaf():
     theta = leaves(a=(3, 5), b=(5, 2))
     _, got = read(lambda theta, x: x @ (theta["a"] @ theta["b"]), theta)
     close(got["a"], theta["a"])
 
 
-def test_what_depends_on_data_by_a_condition_alone_is_read_too():
+def test_values_that_depend_on_data_by_a_condition_alone_are_read():
     theta = leaves(a=(5,), b=(5, 2))
 
     def fn(theta, x):
@@ -214,7 +214,7 @@ def test_groups_left_out_of_the_spec_are_not_given():
     assert read(dense, DENSE, spec=whole.without("a", "b"))[1] == {}
 
 
-def test_groups_merged_by_hand_give_what_is_read_from_each():
+def test_groups_merged_by_hand_give_the_activations_of_each():
     theta = leaves(a=(3, 5), b=(5, 5), c=(5, 2))
     spec = PermutationSpec({"a": (None, "units"), "b": ("units", "units"), "c": ("units", None)})
     _, got = read(dense, theta, spec=spec)
@@ -281,7 +281,7 @@ def test_a_group_of_one_unit_gives_its_leaf():
     assert read(lambda theta, x: x @ theta["a"] @ theta["b"], theta, spec=spec)[1]["one"][0].shape[-1] == 1
 
 
-def test_a_group_of_what_must_stay_is_refused():
+def test_a_group_on_a_pinned_axis_is_refused():
     theta = leaves(a=(3, 6), b=(6, 2))
     spec = PermutationSpec({"a": ("inputs", "units"), "b": ("units", None)})
     with says(SpecError, "'inputs'"):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equivariance import all_new, check, passed_on, refuted, registered, under_wrong_rules
+from infer.equivariance import all_new, check, passed_on, refuted, registered, under_wrong_rules
 from jax import lax
 
 from mcjax.symmetry.infer import contractions

@@ -3,7 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equivariance import all_new, all_uniform, check, flat, passed_on, refuted, registered, swapped, under_wrong_rules
+from infer.equivariance import (
+    all_new,
+    all_uniform,
+    check,
+    flat,
+    passed_on,
+    refuted,
+    registered,
+    swapped,
+    under_wrong_rules,
+)
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint

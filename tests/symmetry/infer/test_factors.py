@@ -3,198 +3,13 @@
 import inspect
 import sys
 from contextlib import contextmanager
-from itertools import accumulate, pairwise, product
-from math import prod
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from infer.factor_axes import assert_moved_alike, build, classes, form, moved, origins, reasons
 
-from mcjax.symmetry.infer.factors import MISALIGNED, Factors, Sum
-
-
-def one_after_the_other(parts):
-    starts = accumulate(map(len, parts), initial=0)
-    return np.concatenate([start + part for start, part in zip(starts, parts, strict=False)])
-
-
-def moved(factors, axis, seed):
-    # Where each position of an axis comes from, when every class of free factors has a permutation of its own.
-    at = np.zeros(1, int)
-    for term in factors.expand(axis):
-        if isinstance(term, Sum):
-            inner = one_after_the_other([moved(factors, part, seed) for part in term.parts])
-        elif not factors.is_free(term):
-            inner = np.arange(factors.length((term,)))
-        else:
-            inner = np.random.default_rng((seed, factors.find(term))).permutation(factors.length((term,)))
-        at = (at[:, None] * len(inner) + inner).ravel()
-    return at
-
-
-def assert_moved_alike(factors, p, q):
-    for seed in range(3):
-        np.testing.assert_array_equal(moved(factors, p, seed), moved(factors, q, seed))
-
-
-def build(factors, described, origin=None):
-    # A number is a factor of that length, a list is a sum of segments, a tuple is a product.
-    if isinstance(described, int):
-        return factors.new(described, origin=origin)
-    if isinstance(described, list):
-        return factors.concatenate([build(factors, part, origin) for part in described])
-    return sum((build(factors, term, origin) for term in described), ())
-
-
-def form(factors, axis):
-    terms = tuple(
-        [form(factors, part) for part in term.parts] if isinstance(term, Sum) else factors.length((term,))
-        for term in factors.expand(axis)
-    )
-    return terms[0] if len(terms) == 1 else terms or 1
-
-
-def origins(factors, product):
-    return [factors.origin(atom) for atom in factors.atoms(product)]
-
-
-def reasons(factors, product):
-    return [None if factors.is_free(atom) else factors.reason((atom,)) for atom in factors.atoms(product)]
-
-
-def classes(factors, product):
-    return [factors.find(atom) for atom in factors.atoms(product)]
-
-
-class Play:
-    """Axes of small lengths, what was done with them, and what must hold from then on."""
-
-    longest = 24
-
-    def __init__(self, moves):
-        self.factors = Factors()
-        self.axes, self.lengths = [], []
-        self.alike, self.rows, self.pinned, self.marked = [], [], [], []
-        for n in (2, 3, 4, 6, 6, 8, 12):
-            self.new(n)
-        for name, i, j in moves:
-            getattr(self, name)(i, j)
-            assert [self.factors.length(axis) for axis in self.axes] == self.lengths
-            assert all(map(self.factors.is_pinned, self.pinned))
-
-    def add(self, product, length):
-        self.axes.append(product)
-        self.lengths.append(length)
-
-    def pick(self, i):
-        i %= len(self.axes)
-        return self.axes[i], self.lengths[i]
-
-    def new(self, i, j=0):
-        n = i if j == 0 else (1, 2, 3, 4, 6, 9)[i % 6]
-        self.add(self.factors.new(n, origin=len(self.axes)), n)
-        self.marked.append((self.axes[-1], len(self.axes) - 1))
-
-    def multiply(self, i, j):
-        (p, m), (q, n) = self.pick(i), self.pick(j)
-        if m * n <= self.longest:
-            self.add(p + q, m * n)
-
-    def unify(self, i, j):
-        p, n = self.pick(i)
-        equal = [axis for axis, length in zip(self.axes, self.lengths, strict=True) if length == n]
-        q = equal[j % len(equal)]
-        self.factors.unify(p, q)
-        self.alike.append((p, q))
-
-    def cut(self, i, j):
-        p, n = self.pick(i)
-        sizes = [n] if n == 1 else [1 + j % (n - 1), n - 1 - j % (n - 1)]
-        segments = self.factors.cut(p, sizes)
-        if segments is not None:
-            for segment, size in zip(segments, sizes, strict=True):
-                self.add(segment, size)
-            self.rows.append((p, segments))
-            self.alike.append((p, self.factors.concatenate(segments)))
-
-    def concatenate(self, i, j):
-        (p, m), (q, n) = self.pick(i), self.pick(j)
-        if m + n <= self.longest:
-            self.add(self.factors.concatenate([p, q]), m + n)
-            self.rows.append((self.axes[-1], [p, q]))
-
-    def pin(self, i, j):
-        if j % 3 == 0:  # rarely, or soon nothing is free
-            p, _ = self.pick(i)
-            self.factors.pin(p, "pinned")
-            self.pinned.append(p)
-
-
-numbers = st.integers(0, 99)
-names = st.sampled_from(["unify", "unify", "unify", "cut", "cut", "multiply", "concatenate", "new", "pin"])
-plays = st.lists(st.tuples(names, numbers, st.integers(1, 99)), min_size=10, max_size=25).map(Play)
-random_plays = settings(max_examples=150, deadline=None)
-
-
-@random_plays
-@given(plays)
-def test_what_is_unified_is_moved_alike(play):
-    for p, q in play.alike:
-        assert_moved_alike(play.factors, p, q)
-    for whole, parts in play.rows:
-        for seed in range(2):
-            row = one_after_the_other([moved(play.factors, part, seed) for part in parts])
-            np.testing.assert_array_equal(moved(play.factors, whole, seed), row)
-    for p in play.pinned:
-        np.testing.assert_array_equal(moved(play.factors, p, 0), np.arange(play.factors.length(p)))
-
-
-@random_plays
-@given(plays)
-def test_split_factors_keep_their_origin(play):
-    for p, origin in play.marked:
-        assert {play.factors.origin(atom) for atom in play.factors.atoms(p)} <= {origin}
-
-
-def grouped(lengths, ends):
-    return tuple(prod(lengths[i:j]) for i, j in pairwise(sorted({0, *ends, len(lengths)})))
-
-
-@st.composite
-def groupings(draw):
-    lengths = draw(st.lists(st.sampled_from([2, 3, 5]), min_size=1, max_size=5))
-    ends = st.sets(st.integers(0, len(lengths)))
-    return lengths, draw(ends), draw(ends)
-
-
-@settings(max_examples=50, deadline=None)
-@given(groupings())
-def test_products_that_line_up_meet_in_their_common_refinement(case):
-    lengths, *ends = case
-    factors = Factors()
-    p, q = (build(factors, grouped(lengths, each)) for each in ends)
-    factors.unify(p, q)
-    for side in (p, q):
-        assert tuple(factors.length((atom,)) for atom in factors.atoms(side)) == grouped(lengths, ends[0] | ends[1])
-        assert all(factors.is_free(atom) for atom in factors.atoms(side))
-    assert classes(factors, p) == classes(factors, q)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.sets(st.integers(1, 10)), st.sets(st.integers(1, 10)))
-def test_sums_meet_in_their_common_refinement(one, other):
-    def gaps(ends):
-        return [j - i for i, j in pairwise([0, *sorted(ends), 12])]
-
-    factors = Factors()
-    p, q = (build(factors, gaps(ends)) for ends in (one, other))
-    factors.unify(p, q)
-    expected = [n for n in gaps(one | other) if n > 1]
-    for side in (p, q):
-        assert [factors.length((atom,)) for atom in factors.atoms(side)] == expected
-        assert all(factors.is_free(atom) for atom in factors.atoms(side))
-    assert classes(factors, p) == classes(factors, q)
+from mcjax.symmetry.infer.factors import MISALIGNED, Factors
 
 
 def unified(one, other):
@@ -262,7 +77,7 @@ def test_two_axes_become_one(one, other, first, second):
     ],
     ids=str,
 )
-def test_what_does_not_line_up_is_pinned(one, other):
+def test_misaligned_factors_are_pinned(one, other):
     for factors, p, q in unified(one, other):
         for side in (p, q):
             assert factors.is_pinned(side)
@@ -270,7 +85,7 @@ def test_what_does_not_line_up_is_pinned(one, other):
             np.testing.assert_array_equal(moved(factors, side, 0), np.arange(factors.length(side)))
 
 
-def test_what_lines_up_again_behind_it_stays_free():
+def test_factors_aligned_after_misaligned_ones_stay_free():
     factors = Factors()
     p, q = build(factors, (6, 2, 5)), build(factors, (4, 3, 5))
     factors.unify(p, q)
@@ -304,7 +119,7 @@ def test_halves_that_are_permuted_alike():
     assert (one != np.arange(6)).any()
 
 
-def test_what_is_split_later_is_split_everywhere():
+def test_a_later_split_applies_everywhere():
     factors = Factors()
     axes = [factors.new(12) for _ in range(4)]
     beside = factors.concatenate([axes[1], factors.new(5)])
@@ -345,7 +160,7 @@ def test_cutting(described, sizes, segments):
         assert_moved_alike(factors, factors.concatenate(cut), axis)
 
 
-def test_pinned_stays_pinned_and_says_why():
+def test_pinned_stays_pinned_with_its_reason():
     factors = Factors()
     a, b, c = factors.new(6), factors.new(6, "an axis of the inputs"), factors.new(2) + factors.new(3)
     assert [factors.is_pinned(axis) for axis in (a, b, c)] == [False, True, False]
@@ -388,7 +203,7 @@ def test_only_the_factor_that_is_pinned_stays(other):
             assert set(reasons(factors, side)) == {"positions matter", None}
 
 
-def test_pieces_of_what_is_partly_pinned():
+def test_segments_of_a_partly_pinned_axis():
     factors = Factors()
     axis = factors.new(4, "positions matter") + factors.new(5)
     segments = factors.cut(axis, [5, 15])

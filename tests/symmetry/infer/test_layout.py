@@ -2,7 +2,17 @@
 
 import jax.numpy as jnp
 import numpy as np
-from equivariance import all_new, all_uniform, check, flat, passed_on, refuted, registered, swapped, under_wrong_rules
+from infer.equivariance import (
+    all_new,
+    all_uniform,
+    check,
+    flat,
+    passed_on,
+    refuted,
+    registered,
+    swapped,
+    under_wrong_rules,
+)
 from jax import lax
 
 from mcjax.symmetry.infer import layout

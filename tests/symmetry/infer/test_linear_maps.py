@@ -1,4 +1,4 @@
-"""Where kernels are applied: against matrices made of basis vectors, for dense layers, convolutions and norms."""
+"""Linear maps of kernels: against matrices made of basis vectors, for dense layers, convolutions and norms."""
 
 import flax.linen as nn
 import jax
@@ -84,7 +84,7 @@ def test_slots_and_norms(traced):
     np.testing.assert_allclose(norms, [first, *(np.linalg.norm(leaves[name]) for name in KERNELS[1:])], rtol=1e-4)
 
 
-def test_what_is_given_replaces_what_is_computed(traced):
+def test_given_values_replace_computed_ones(traced):
     program, theta, image = traced
     inputs = [*jax.tree.leaves(theta), image]
     found = linear_maps(program, list(trees.flatten(theta)), KERNELS)

@@ -1,13 +1,13 @@
-"""What kernels compute before their bias: against Flax's own captured outputs, and which kernels are left out."""
+"""Pre-activations of kernels, before their bias: against Flax's captured outputs, and kernels that are left out."""
 
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import modules
 import numpy as np
 import pytest
+from modules import feedforward
 
 from mcjax import PermutationSpec, infer_spec, models, trees
 from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
@@ -29,7 +29,7 @@ def network(module, shape):
 
 
 def found_by(fn, theta, x, spec=None, run=jax.jit):
-    """What `infer_preactivations` finds, all values in one program."""
+    """The values that `infer_preactivations` finds, in one program."""
     spec = infer_spec(fn, theta, x) if spec is None else spec
     layers = []
 
@@ -52,20 +52,20 @@ def kernels_of(*args):
 
 
 LAYERS = {
-    modules.Flattened: {"Conv_0", "Conv_1", "Dense_0"},
-    modules.Depthwise: {f"Conv_{i}" for i in range(7)} | {f"Dense_{i}" for i in range(4)},
-    modules.Decoder: {"Conv_0", "Conv_1", "Dense_0", "Dense_1", "ConvTranspose_0"},
-    modules.Gated: {"Dense_0", "Dense_1", "Dense_2", "Dense_3", "Dense_5"},
-    modules.Mixer: {"Conv_0", "Dense_1", "Dense_2", "Dense_3", "Dense_5", "Dense_6", "Dense_7"},
+    feedforward.Flattened: {"Conv_0", "Conv_1", "Dense_0"},
+    feedforward.Depthwise: {f"Conv_{i}" for i in range(7)} | {f"Dense_{i}" for i in range(4)},
+    feedforward.Decoder: {"Conv_0", "Conv_1", "Dense_0", "Dense_1", "ConvTranspose_0"},
+    feedforward.Gated: {"Dense_0", "Dense_1", "Dense_2", "Dense_3", "Dense_5"},
+    feedforward.Mixer: {"Conv_0", "Dense_1", "Dense_2", "Dense_3", "Dense_5", "Dense_6", "Dense_7"},
 }
 
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=[pytest.mark.slow] * (k is not modules.Flattened)) for k in LAYERS],
+    [pytest.param(k, marks=[pytest.mark.slow] * (k is not feedforward.Flattened)) for k in LAYERS],
     ids=lambda kind: kind.__name__,
 )
-def test_they_are_what_the_layers_put_out_less_their_bias(kind):
+def test_they_are_the_outputs_of_layers_less_their_bias(kind):
     model, theta, x = network(kind(), (8, 8, 1))
     found = found_by(model.apply, theta, x, model.spec)
     leaves = trees.flatten(theta)

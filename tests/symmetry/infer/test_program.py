@@ -6,10 +6,10 @@ import sys
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import modules
 import numpy as np
 import pytest
 from jax.extend import core
+from modules import feedforward
 
 from mcjax.symmetry.infer.program import Program, scan_counts, trace
 
@@ -296,8 +296,8 @@ def test_random_numbers_and_keys(key):
     np.testing.assert_allclose(outputs(trace(fn, key, X), key, X)[0], jax.jit(fn)(key, X), rtol=1e-6)
 
 
-@pytest.mark.parametrize("module", [modules.Layered(), modules.Branching()])
-def test_modules_give_what_they_give(module):
+@pytest.mark.parametrize("module", [feedforward.Layered(), feedforward.Branching()])
+def test_traced_modules_give_the_outputs_of_the_module(module):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 4, 4, 1)).astype(np.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from equivariance import check, claim, drawn, notation, propagated, refuted
+from infer.equivariance import check, claim, drawn, notation, propagated, refuted
 from jax import lax
 from jax.lax import cond, fori_loop, scan, while_loop
 
@@ -228,7 +228,7 @@ CALLS = {
 KINDS = {"scan": SCANS, "while": WHILES, "branches": BRANCHES, "constants": CONSTANTS, "calls": CALLS}
 
 
-def test_propagation_says_exactly_this_and_it_is_so():
+def test_propagation_infers_exactly_these_axes_and_they_hold():
     rows = {f"{kind}, {name}": row for kind, rows in KINDS.items() for name, row in rows.items()}
     check({name: [(expected, fn, *operands)] for name, (expected, fn, operands) in rows.items()})
 
@@ -246,13 +246,13 @@ def cholesky(x):
         ("pure_callback", ". -> .", lambda x: jax.pure_callback(np.cumsum, jax.typeof(x), x), (3,)),
     ],
 )
-def test_what_has_no_rule_stays_and_is_named(name, expected, fn, operand):
+def test_a_primitive_without_a_rule_is_pinned_and_named(name, expected, fn, operand):
     found, inputs, outputs = propagated(fn, drawn(operand))
     assert list(found.without_rule) == [name]
     assert notation(found.factors, inputs, outputs) == expected
 
 
-def test_what_stays_anyway_needs_no_rule():
+def test_operands_that_are_pinned_need_no_rule():
     found, _, _ = propagated(lambda x: cholesky(jnp.flip(x)), drawn((3, 3)))
     assert not found.without_rule
 

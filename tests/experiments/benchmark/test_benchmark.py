@@ -223,7 +223,7 @@ def test_a_run_goes_on_after_a_failure(tmp_path, bars, capsys, monkeypatch):
     assert along["mcjax"]["share_of_peak"] == pytest.approx(along["operations"] / along["mcjax"]["median"] / 1e9)
 
 
-def test_what_cannot_be_measured_is_refused(bars):
+def test_bad_options_are_refused(bars):
     with pytest.raises(mcjax.InputError, match="120 train images: got 6400"):
         main(Benchmark(bars, ("mlp",)))
     with pytest.raises(mcjax.InputError, match="no data set at nowhere"):

@@ -45,7 +45,7 @@ def work(mesh, run):
 
 
 def process(rank, port, folder, mode):
-    """What each of the two does: a run that dies; or that run resumed, and another from the beginning."""
+    """Work of one process: a run that dies; or that run resumed, and another from the beginning."""
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank, initialization_timeout=60)
     from mcjax.runs import stage

@@ -33,7 +33,7 @@ def study_of(out, **options):
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(tmp_path, results_of, stages):
+def test_files_and_results_of_a_study(tmp_path, results_of, stages):
     study = study_of(tmp_path / "whole", **SMALL)
     main(study)
     results = results_of(main, study)
@@ -106,7 +106,7 @@ def levels(thresholds, lengths, beads):
     ]
 
 
-def test_power_laws_are_of_what_is_below_the_onset():
+def test_power_laws_are_fitted_below_the_onset():
     at = np.array([0.01, 0.02, 0.04, 0.08, 0.16, 0.32])
     lengths = [*(0.7 * at[:4] ** -0.3), 1.1, 1.0]
     segments = 2 * at**-0.5
@@ -177,11 +177,11 @@ PTB = {"tasks": ("ptb",), "thresholds": None}
         ({"tasks": ("mnist",), "sources": Sources(mnist="nowhere/no.npz")}, ("nowhere/no.npz",)),
     ],
 )
-def test_what_cannot_be_studied(change, named, tmp_path, refused):
+def test_bad_options_are_refused(change, named, tmp_path, refused):
     refused(main, study_of(tmp_path / "run", **{**SMALL, **change}), *named)
 
 
-def test_the_command_says_what_is_wrong(tmp_path, capsys):
+def test_the_command_reports_bad_options(tmp_path, capsys):
     assert guarded("string_sampling", lambda: main(study_of(tmp_path / "out", pairs=0))) == 2
     said = capsys.readouterr().err
     assert said.startswith("string_sampling: error: ")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from studies import small_studies
 
 from experiments.linear_connectivity.study import Config, main
 from experiments.linear_connectivity.tables import tables
@@ -27,11 +28,7 @@ SIZE = {
 }
 
 
-def study_of(out, **changes):
-    """The options of a small study, with changes of it or of its size."""
-    size = {**SIZE, **{name: value for name, value in changes.items() if name in SIZE}}
-    own = {**SMALL, **{name: value for name, value in changes.items() if name not in SIZE}}
-    return Config(**own, size=given(Size, **size), out=str(out))
+study_of = small_studies(Config, Size, SMALL, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +56,7 @@ def test_spawning_alone(tmp_path, results_of):
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(study, results_of):
+def test_files_and_results_of_a_study(study, results_of):
     found = results_of(main, study)["found"]["data"]["mnist"]
     check_spawning(found["spawning"], [0, 4, 12], 2)
     (width,), (step,) = found["conjecture"]["widths"], found["conjecture"]["steps"]
@@ -130,11 +127,11 @@ def test_tables_of_what_theory_says():
         ({"methods": ("straight-through",)}, ("methods=('straight-through',)", "activations")),
     ],
 )
-def test_what_cannot_be_studied(change, named, tmp_path, refused):
+def test_bad_options_are_refused(change, named, tmp_path, refused):
     refused(main, study_of(tmp_path / "run", **change), *named)
 
 
-def test_the_command_says_what_is_wrong(tmp_path, capsys):
+def test_the_command_reports_bad_options(tmp_path, capsys):
     study = Config(tasks=("tractable",), seed=-1, out=str(tmp_path / "out"))
     assert guarded("linear_connectivity", lambda: main(study)) == 2
     said = capsys.readouterr().err

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from studies import small_studies
 
 import mcjax
 from experiments.options import given
@@ -42,11 +43,7 @@ SIZE = {
 }
 
 
-def study_of(out, **changes):
-    """The options of a small study, with changes of it or of its size."""
-    size = {**SIZE, **{name: value for name, value in changes.items() if name in SIZE}}
-    own = {name: value for name, value in changes.items() if name not in SIZE}
-    return Config(**{"mnist": "digits", **own}, size=given(Size, **size), out=str(out))
+study_of = small_studies(Config, Size, {"mnist": "digits"}, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +117,7 @@ def check_toy(tasks):
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(study, results_of):
+def test_files_and_results_of_a_study(study, results_of):
     results = results_of(main, study)
     assert len(results["page"]["figures"]) == 8
     (level,) = results["tasks"]["mnist"]["levels"]
@@ -130,7 +127,7 @@ def test_what_a_study_leaves(study, results_of):
 
 @pytest.mark.parametrize("pair", [(1, 3), (4, 0)])
 def test_the_block_in_which_two_units_part(pair):
-    """Where two units are made and read alike, critical point or not, the Hessian has the blocks that are claimed."""
+    """At two equal units, critical point or not, the Hessian has the blocks that are claimed."""
     setting = permutation_tasks.toy(jax.random.key(1), "tanh", 3, Size(toy_samples=40))
     first, second = (
         {name: leaf.copy() for name, leaf in setting.theta["params"][f"Dense_{i}"].items()} for i in (0, 1)
@@ -242,11 +239,11 @@ def test_presets():
         ({"activation": "nothing"}, ("activation", "nothing")),
     ],
 )
-def test_what_cannot_be_studied(change, named, tmp_path, refused):
+def test_bad_options_are_refused(change, named, tmp_path, refused):
     refused(main, study_of(tmp_path / "run", **change), *named)
 
 
-def test_the_command_says_what_is_wrong(tmp_path, capsys):
+def test_the_command_reports_bad_options(tmp_path, capsys):
     study = Config(tasks=("count",), size=given(Size, widths=(5, 4)), out=str(tmp_path / "out"))
     assert guarded("permutation_points", lambda: main(study)) == 2
     said = capsys.readouterr().err

@@ -1,8 +1,9 @@
-"""Landscapes of known shape as models: parameters are a point, and the loss is a function of it."""
+"""Losses of known shape: quadratic forms of planted spectra, and models whose parameters are a point."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from mcjax import data, models
 from mcjax.strings import StringConfig
@@ -52,3 +53,23 @@ BOWL = landscape(lambda point: point, 2)
 RING = landscape(lambda point: (jnp.sum(point**2) - 1)[None], 2)
 # Zero at (-1, 0) and (1, 0); every way between them passes x = 0, where the mean of squares is at least 1/2.
 WELLS = landscape(lambda point: jnp.array([point[0] ** 2 - 1, point[1]]), 2)
+
+
+THETA = {"u": np.zeros((4, 2), np.float32), "v": np.zeros(4, np.float32)}
+"""A tree of twelve parameters."""
+
+
+def planted(values, seed=0):
+    """A symmetric matrix of these eigenvalues."""
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(values), len(values))))
+    return (q * values) @ q.T
+
+
+def quadratic(a, theta):
+    x, _ = ravel_pytree(theta)
+    return x @ a @ x / 2
+
+
+def form(a):
+    """The loss x^T a x / 2 of a tree, in float32."""
+    return jax.tree_util.Partial(quadratic, jnp.asarray(a, jnp.float32))

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from studies import small_studies
 
 from experiments.dropout_stability.study import Config, main
 from experiments.dropout_stability.tables import tables
@@ -25,11 +26,7 @@ SIZE = {
 SMALL = {"tasks": ("mnist", "wide"), "sources": Sources(mnist="digits"), "units": (2, 4), "pairs": 1}
 
 
-def study_of(out, **changes):
-    """The options of a small study, with changes of it or of its size."""
-    size = {**SIZE, **{name: value for name, value in changes.items() if name in SIZE}}
-    own = {**SMALL, **{name: value for name, value in changes.items() if name not in SIZE}}
-    return Config(**own, size=given(Size, **size), out=str(out))
+study_of = small_studies(Config, Size, SMALL, SIZE)
 
 
 def test_wide_networks_alone(tmp_path, results_of):
@@ -42,7 +39,7 @@ def test_wide_networks_alone(tmp_path, results_of):
 
 
 @pytest.mark.slow
-def test_what_a_study_leaves(tmp_path, stopped_once, results_of):
+def test_files_and_results_of_a_study(tmp_path, stopped_once, results_of):
     study = study_of(tmp_path / "whole")
     stopped_once(main, study, "mnist_path_matched_string")
     tasks = results_of(main, study)["tasks"]
@@ -112,5 +109,5 @@ def test_the_published_networks():
         ({"tasks": ("cifar10",), "sources": Sources(cifar10="digits"), "width": None}, ("vgg11", "8")),
     ],
 )
-def test_what_cannot_be_studied(change, named, tmp_path, refused):
+def test_bad_options_are_refused(change, named, tmp_path, refused):
     refused(main, study_of(tmp_path / "run", **change), *named)

@@ -18,7 +18,7 @@ TOGETHER = 40  # functions in one program
 
 
 class Inferred:
-    """What a propagation says: axes of operands and of results, each with its free classes, and the classes' sizes."""
+    """Result of a propagation: axes of operands and results, each with its free classes, and the classes' sizes."""
 
     def __init__(self, factors, inputs, outputs):
         self.factors, self.sizes = factors, {}
@@ -51,7 +51,7 @@ class Inferred:
         return {root: np.roll(p, (p == np.arange(len(p))).all()) for root, p in permutations.items()}
 
     def judged(self, results, before, permutations):
-        """What is wrong with the results, which were `before` until the operands were permuted."""
+        """The errors of the results, which were `before` until the operands were permuted."""
         if permutations:
             expected = [self.permuted(*each, permutations) for each in zip(self.outputs, before, strict=True)]
             return "" if all(map(same, results, expected)) else f"not so under {permutations}"
@@ -83,7 +83,7 @@ class Claim(NamedTuple):
 
 
 def claim(fn, *operands, dressed=True):
-    """What inference says of a function, and trials: operands as they are, alike along each axis, and dressed."""
+    """The inference of a function, and trials: operands as they are, alike along each axis, and dressed."""
     operands = [drawn(operand, seed) for seed, operand in enumerate(operands)]
     closed = jax.make_jaxpr(fn)(*operands)
     program, rng, trials = Program(closed), np.random.default_rng(0), []

@@ -137,7 +137,7 @@ def killed(study):
     for name, value in SIZES.items():
         options += [f"--{name.replace('_', '-')}", str(value)]
     command = [sys.executable, "-c", KILLING, *options]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.run(command, cwd=root, capture_output=True, timeout=300, check=False).returncode
 
 
@@ -167,5 +167,5 @@ def test_architectures_on_one_data_set_are_drawn_side_by_side():
         ({"seed": -1}, ("seed=-1",)),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_done(change, named, study, tmp_path, refused):
+def test_bad_options_are_refused_before_anything_is_done(change, named, study, tmp_path, refused):
     refused(main, replace(study, **{"out": str(tmp_path / "run"), **change}), *named)

@@ -106,6 +106,6 @@ def test_lemma_12_in_closed_form():
         ({"taus": (0.5, 1.0)}, r"taus=\(0\.5, 1\.0\)"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(change, named):
+def test_bad_arguments_are_refused(change, named):
     with pytest.raises(InputError, match=named):
         Fineness(**change)
