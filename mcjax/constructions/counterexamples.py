@@ -39,15 +39,16 @@ def disconnected_minima(units: int) -> Counterexample:
     its value at 3 are those of the labels up to 1/3 and 1/2. Another unit that became active there would do so at 2,
     with positive slope, and add more than 2/3 at 3. So every path misses a label by 1/6 or more, and
     barrier = 1 / (108 h).
-
-        example = disconnected_minima(2)
-        ends, config = (example.theta_1, example.theta_2), StringConfig(batch_size=6)
-        sample_string(key, example.model, *ends, example.data, 0.9 * example.barrier, config=config)
+    Source: Kuditipudi et al. 2019, section 5, for any convex loss; the data are of our own construction.
 
     Args:
         units: The number h of hidden units, at least 2.
 
-    Source: Kuditipudi et al. 2019, section 5, for any convex loss; the data are of our own construction.
+    Example::
+
+        example = disconnected_minima(2)
+        ends, config = (example.theta_1, example.theta_2), StringConfig(batch_size=6)
+        sample_string(key, example.model, *ends, example.data, 0.9 * example.barrier, config=config)
     """
     check_whole("units", units, 2)
     x = np.tile([1.0, 2.0, 3.0], units)[:, None]
@@ -70,12 +71,11 @@ def two_neuron_mixture(samples: int = 100) -> Counterexample:
     x_2)), scaled to mean square 1. The determinant of W_1 changes its sign between the two networks, so every path
     passes a W_1 of rank one or zero, which sees the data along one direction w. The best second layer then leaves half
     of the labels' squares, for any w: barrier = 1/2. Matched, the two are one network.
+    Source: Freeman and Bruna 2017, section 2.3.1. As printed there, labels vanish with the covariance, and with them
+    the loss of the zero network; here the labels do not vanish, and the risk is at least 1/2 as claimed.
 
     Args:
         samples: How many points lie on each axis, an even number.
-
-    Source: Freeman and Bruna 2017, section 2.3.1. As printed there, labels vanish with the covariance, and with them
-    the loss of the zero network; here the labels do not vanish, and the risk is at least 1/2 as claimed.
     """
     check_whole("samples", samples, 2)
     if samples % 2:

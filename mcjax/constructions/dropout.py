@@ -72,9 +72,7 @@ def dropout_stability(
     """Find the units that a network can best do without, by a random search, and measure epsilon.
 
     Works on feed-forward models, channel-wise in convolutions (Remark 1).
-
-        stable = dropout_stability(jax.random.key(0), model, theta, data)
-        print(stable.epsilon)
+    Source: Kuditipudi et al. 2019, Definition 1 and section 6.
 
     Args:
         key: Draws the subsets.
@@ -100,7 +98,10 @@ def dropout_stability(
         InputError: For a fraction outside (0, 1), a criterion that is not convex, or a model whose units cannot be
             dropped alone.
 
-    Source: Kuditipudi et al. 2019, Definition 1 and section 6.
+    Example::
+
+        stable = dropout_stability(jax.random.key(0), model, theta, data)
+        print(stable.epsilon)
     """
     check_model_and_data(model, data)
     check_network(model, theta)
@@ -167,6 +168,7 @@ def drop_units(key: jax.Array, model: Model, theta: trees.Tree, fraction: float 
     """Drop each unit with probability `fraction`, and divide the outputs of the others by 1 - fraction. Pure.
 
     This is channel-wise dropout in training, for one mask.
+    Source: Kuditipudi et al. 2019, Algorithm 1, on the matrices from layer 2 on.
 
     Args:
         key: Draws which units are dropped.
@@ -176,8 +178,6 @@ def drop_units(key: jax.Array, model: Model, theta: trees.Tree, fraction: float 
 
     Returns:
         The network with its units dropped in the kernels that read them.
-
-    Source: Kuditipudi et al. 2019, Algorithm 1, on the matrices from layer 2 on.
     """
     if has_leading_axis(theta, model):
         raise InputError("got several networks, expected one: use jax.vmap over them.")

@@ -26,11 +26,10 @@ def drop_path(model: Model, stable: DropoutStability) -> Construction:
     d is the number of weight matrices, at least 2. The path passes theta_{d-1}, ..., theta_1 in function, and its loss
     is at most that of the network plus epsilon. With three matrices it is Figure 1. It ends at theta_1 with the
     incoming weights of the dropped units zero.
+    Source: Kuditipudi et al. 2019, Lemma 1, for any number of matrices as in section A.
 
     Raises:
         InputError: Unless at least half of each layer is dropped.
-
-    Source: Kuditipudi et al. 2019, Lemma 1, for any number of matrices as in section A.
     """
     chain = _check(model, stable)
     return _lemma_1(chain, stable).build(stable.theta)
@@ -42,11 +41,10 @@ def halves_path(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> Const
     Five permute the used units of theta_1 to places that theta_2 does not use; the function does not change. Three go
     over to theta_2. The loss is at most the higher end. Where no two units have to change places, segments 3 and 4 have
     no length; `shortened()` leaves them out.
+    Source: Kuditipudi et al. 2019, Lemma 2.
 
     Raises:
         InputError: Naming the groups, if more than half of a layer is used.
-
-    Source: Kuditipudi et al. 2019, Lemma 2.
     """
     chain = chain_of(model)
     for name, theta in (("theta_1", theta_1), ("theta_2", theta_2)):
@@ -60,14 +58,15 @@ def dropout_path(model: Model, stable_1: DropoutStability, stable_2: DropoutStab
     The loss is at most max(L_1 + epsilon_1, L_2 + epsilon_2), on the data and by the loss that epsilon was measured by,
     with batch statistics as they are in the knots, or re-estimated everywhere. It is `drop_path`, `halves_path`, and
     `drop_path` back.
-
-        one, two = (dropout_stability(key, model, theta, data) for theta in (theta_1, theta_2))
-        metrics = evaluate_path(model, dropout_path(model, one, two).path, data)
+    Source: Kuditipudi et al. 2019, Theorem 1.
 
     Raises:
         InputError: Unless at least half of each layer is dropped.
 
-    Source: Kuditipudi et al. 2019, Theorem 1.
+    Example::
+
+        one, two = (dropout_stability(key, model, theta, data) for theta in (theta_1, theta_2))
+        metrics = evaluate_path(model, dropout_path(model, one, two).path, data)
     """
     chain = _check(model, stable_1, stable_2)
     builder, back = _lemma_1(chain, stable_1), _lemma_1(chain, stable_2)
@@ -81,11 +80,10 @@ def interpolation_path(model: Model, stable_1: DropoutStability, stable_2: Dropo
 
     Only on the first and the last segment, the straight lines, is the loss not known beforehand; noise stability keeps
     it low. The subsets are those of `dropout_stability`: as in Algorithm 1, with a fixed number of units.
+    Source: Kuditipudi et al. 2019, Theorem 2.
 
     Raises:
         InputError: Unless at least half of each layer is dropped.
-
-    Source: Kuditipudi et al. 2019, Theorem 2.
     """
     chain = _check(model, stable_1, stable_2)
     builder, back = _lemma_3(chain, stable_1), _lemma_3(chain, stable_2)
@@ -100,6 +98,7 @@ def narrow_path(
     """The path between two noise-stable networks by way of a narrow network: 13 segments.
 
     The loss is at most that of the narrow network and of the straight lines from both networks to their theta_1.
+    Source: Kuditipudi et al. 2019, Theorem 3.
 
     Args:
         model: The model of both networks.
@@ -109,8 +108,6 @@ def narrow_path(
 
     Raises:
         InputError: If the narrow network does not fit, or is of another architecture.
-
-    Source: Kuditipudi et al. 2019, Theorem 3.
     """
     chain = _check(model, stable_1, stable_2)
     source = _check_narrow(model, on_host(stable_1.theta), narrow)

@@ -24,9 +24,9 @@ def linear_network_path(
     convex in the outputs is convex along t but for the pauses, at most the higher end, and strictly decreasing if
     theta_2 is a global minimum and theta_1 is not (after a pause, if a product W_K ... W_k, k > 1, of theta_1 has
     deficient rank). The path starts and ends at the networks exactly.
-
-        model = mcjax.models.create("mlp", 3, (5,), widths=(4, 4), activation="linear", bias=False)
-        metrics = evaluate_path(model, linear_network_path(model, theta_1, theta_2), data)
+    Source: Freeman and Bruna 2017, Proposition 2.2 and appendix B.2. The path there contains a random matrix, neither
+    begins nor ends at the networks, and does not pass ends of deficient rank. Here moves that keep the product mend the
+    ends, and matrices rotate, so that they stay of full rank without a random draw.
 
     Args:
         model: A linear network without biases, its hidden widths at least m = min(inputs, outputs). Where a width is m,
@@ -45,9 +45,10 @@ def linear_network_path(
         InputError: For a network that is not linear, has biases or too few units, for ends that differ in a sign, and
             for ridge with another number of layers than two.
 
-    Source: Freeman and Bruna 2017, Proposition 2.2 and appendix B.2. The path there contains a random matrix, neither
-    begins nor ends at the networks, and does not pass ends of deficient rank. Here moves that keep the product mend the
-    ends, and matrices rotate, so that they stay of full rank without a random draw.
+    Example::
+
+        model = mcjax.models.create("mlp", 3, (5,), widths=(4, 4), activation="linear", bias=False)
+        metrics = evaluate_path(model, linear_network_path(model, theta_1, theta_2), data)
     """
     names = _check(model, theta_1, theta_2)
     first, second = ([on_host(theta)[name].T.astype(np.float64) for name in names] for theta in (theta_1, theta_2))

@@ -231,6 +231,8 @@ class AngleBound(NamedTuple):
 def angle_bound(x: np.ndarray, w_1: np.ndarray, w_2: np.ndarray) -> AngleBound:
     """How close the product of two ReLU units is to that of linear units, by their angle: eq. 7.
 
+    Source: Freeman and Bruna 2017, Proposition 2.3.
+
     Args:
         x: Samples, float (samples, inputs).
         w_1: A unit vector, float (inputs,).
@@ -238,8 +240,6 @@ def angle_bound(x: np.ndarray, w_1: np.ndarray, w_2: np.ndarray) -> AngleBound:
 
     Raises:
         InputError: If a vector does not have norm 1, or if they are opposite, so that they have no bisector.
-
-    Source: Freeman and Bruna 2017, Proposition 2.3.
     """
     x, w_1, w_2 = (np.asarray(each, np.float64) for each in (x, w_1, w_2))
     if x.ndim != 2 or not len(x) or not np.isfinite(x).all() or {w_1.shape, w_2.shape} != {x.shape[1:]}:

@@ -80,6 +80,8 @@ def wide_path(
     From each end it goes to the lasso's output weights (parts 1, 6), to m - l units rotated by at most alpha (2, 5),
     and to a network of l units that both have room for (3, 4). Except for 2 and 5, the energy of each move is at most
     that of its ends.
+    Source: Freeman and Bruna 2017, Theorem 2.4. Between parts 3 and 4 the l units go to places that both ends leave
+    free, which its proof passes over.
 
     Args:
         key: Draws where the narrow networks start.
@@ -97,9 +99,6 @@ def wide_path(
 
     Raises:
         InputError: For longer rows, and for a model that is not one hidden ReLU layer without biases and one output.
-
-    Source: Freeman and Bruna 2017, Theorem 2.4. Between parts 3 and 4 the l units go to places that both ends leave
-    free, which its proof passes over.
     """
     check_model_and_data(model, data)
     chain = _check_model(model)

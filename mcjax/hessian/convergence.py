@@ -71,7 +71,8 @@ def convergence_constants(
         InputError: A point's loss is below f* by more than rounding, a loss or gradient is not finite, or thetas and
             minimum have different shapes.
 
-    Example:
+    Example::
+
         constants = convergence_constants(loss, trajectory, w_star)
         print(constants.restricted_secant, constants.ratios.restricted_secant)
     """

@@ -84,7 +84,8 @@ def classify_point(
     Raises:
         InputError: The gradient or Hessian is not finite, an argument is out of range, or a key is missing.
 
-    Example:
+    Example::
+
         point = classify_point(lambda x: x[0] ** 2 - x[1] ** 2, jnp.zeros(2))
         print(point.kind, point.index)  # saddle 1
     """
@@ -161,7 +162,8 @@ def direction_of_improvement(
     Raises:
         InputError: The direction is not like the parameters.
 
-    Example:
+    Example::
+
         improving = jax.vmap(lambda x: direction_of_improvement(loss, x, z, 0.01, 0.25))(points)
     """
     leaves = trees.params(theta)

@@ -83,7 +83,8 @@ def spectral_density(
     Raises:
         InputError: An argument is out of range.
 
-    Example:
+    Example::
+
         density = spectral_density(key, full_batch_loss(model, data), theta)
         negative_share = (density.weights * (density.nodes < 0)).sum(1).mean()
     """

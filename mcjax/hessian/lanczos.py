@@ -67,7 +67,8 @@ def lanczos(product: Product, start: jax.Array, steps: int) -> Tridiagonal:
     Raises:
         InputError: The start is not a vector, or `steps` is out of range.
 
-    Example:
+    Example::
+
         tridiagonal = lanczos(lambda vector: a @ vector, start, 20)
         ritz_values = jnp.linalg.eigvalsh(tridiagonal.dense())
     """
@@ -152,7 +153,8 @@ def extreme_eigenpairs(
     Raises:
         InputError: An argument is out of range.
 
-    Example:
+    Example::
+
         sharpness = extreme_eigenpairs(key, full_batch_loss(model, data), theta, which="largest").values[0]
     """
     check_typed_keys(key)

@@ -111,7 +111,8 @@ def hessian_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> trees.
     Raises:
         InputError: The vector is not like the parameters, or the loss is not a real scalar.
 
-    Example:
+    Example::
+
         product = jax.jit(hessian_product)(full_batch_loss(model, data), theta, direction)
     """
     leaves = trees.params(theta)
@@ -197,7 +198,8 @@ def dense_hessian(loss: Loss, theta: trees.Tree, *, chunk: int = 64, curvature: 
     Raises:
         InputError: There are more than `DENSE_LIMIT` parameters, or an argument is out of range.
 
-    Example:
+    Example::
+
         eigenvalues = np.linalg.eigvalsh(dense_hessian(full_batch_loss(model, data), theta))
     """
     check_whole("chunk", chunk)

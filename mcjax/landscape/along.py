@@ -28,7 +28,6 @@ class PathMetrics(NamedTuple):
         test_loss: As `train_loss`, over the test images.
         test_accuracy: As `train_accuracy`, over the test images.
         distance: The Euclidean length of the path up to each t, in parameter space, float32 ([pairs,] n).
-
     """
 
     ts: np.ndarray
@@ -82,9 +81,6 @@ def evaluate_path(
     One compiled program evaluates all points. A path that is a `jax.tree_util.Partial`, as every fit returns, is
     compiled once for its kind.
 
-        metrics = evaluate_path(model, fit.path, data)
-        print(barrier(metrics), metrics.summary()["test_accuracy"]["min"])
-
     Args:
         model: The model of the networks.
         path: Any function t -> theta. If theta has a leading pair axis, the metrics have it too.
@@ -92,11 +88,11 @@ def evaluate_path(
         ts: Increasing values in [0, 1], or how many equally spaced ones.
         reestimate: Whether batch statistics are re-estimated at every point.
         batch_size: Images in memory at once.
-        calibration_images: How many of the first training images statistics are re-estimated on. None is all.
+        calibration_images: How many of the first training images statistics are re-estimated on. None: all.
         augmentation: The augmentation of these images, which should be that of training; the images that are measured
-            on are not augmented. None is the data set's own.
-        chunk: Points in a device's memory at once. None is 16, and 1 where convolutions run faster one after another.
-        mesh: Devices among which the points are shared out (`make_mesh`). None is one device.
+            on are not augmented. None: the data set's own.
+        chunk: Points in a device's memory at once. None: 16, and 1 where convolutions run faster one after another.
+        mesh: Devices among which the points are shared out (`make_mesh`). None: one device.
 
     Returns:
         The metrics at every t.
@@ -105,6 +101,10 @@ def evaluate_path(
         InputError: For t outside [0, 1], and for a chunk that does not fit into memory, before anything is run.
         SpecError: If the path leaves the model's parameter space.
 
+    Example::
+
+        metrics = evaluate_path(model, fit.path, data)
+        print(barrier(metrics), metrics.summary()["test_accuracy"]["min"])
     """
     check_model_and_data(model, data)
     ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
@@ -172,7 +172,6 @@ def barrier(
     Returns:
         A float, or an array over pairs. Never negative, since the ends are part of the path. The mean lies below the
         worse end, so with "mean" a path that does not rise has a barrier of half the difference of its ends.
-
     """
     if metric not in METRICS:
         raise InputError(f"got metric={metric!r}, expected one of {', '.join(METRICS)}.")

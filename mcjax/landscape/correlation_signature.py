@@ -25,7 +25,6 @@ class CorrelationSignature(NamedTuple):
         linear: Between the network at t of the straight line and each endpoint.
         matched: Between the curve's network, its units matched to the endpoint's, and each endpoint: an upper bound of
             `curve`.
-
     """
 
     groups: tuple[str, ...]
@@ -51,15 +50,12 @@ def correlation_signature(
     are re-estimated first, as by `evaluate_path` with the same arguments; the ends keep theirs.
     Source: Neuron Alignment, appendix F.1 and Figure 14.
 
-        signature = correlation_signature(model, fit.path, data)
-        print(dict(zip(signature.groups, signature.matched[0] - signature.curve[0])))
-
     Args:
         model: The model of the networks.
         path: Any function t -> theta. If theta has a leading pair axis, the results have it too.
         data: The data set.
         t: The point of the path, in [0, 1].
-        match_images: How many of the first training images are correlated over. None is the first fifth.
+        match_images: How many of the first training images are correlated over. None: the first fifth.
         batch_size: Images in memory at once.
         calibration_images: As in `evaluate_path`.
         augmentation: As in `evaluate_path`.
@@ -71,6 +67,10 @@ def correlation_signature(
         InputError: For t outside [0, 1], or counts that the data cannot give.
         SpecError: If the path leaves the model's parameter space.
 
+    Example::
+
+        signature = correlation_signature(model, fit.path, data)
+        print(dict(zip(signature.groups, signature.matched[0] - signature.curve[0])))
     """
     check_t(t)
     if not model.spec.groups:

@@ -24,7 +24,6 @@ class Ensemble(NamedTuple):
         loss: The negative log-likelihood in nats.
         calibration_error: The expected calibration error: the mean over images of |confidence - accuracy| of their
             bin, with 15 bins of equal width.
-
     """
 
     accuracy: jax.Array
@@ -58,7 +57,6 @@ def ensemble_accuracy(
     Raises:
         InputError: If `thetas` is one network, or the data are a regression.
         SpecError: If the networks are not of this model.
-
     """
     check_model_and_data(model, data)
     if not has_leading_axis(thetas, model):

@@ -103,7 +103,6 @@ class InterlayerMaps:
         Returns:
             The least over `times` for every draw and every j >= i, (draws, d - i + 1); infinite where M^{i, j} is
             linear on the noise.
-
         """
         here, below = x[i - 1], self.chain.groups[: i - 1]
 
@@ -159,7 +158,6 @@ def spectral_norms(
 
     Returns:
         The norms (k,), and the product of each Jacobian with x.
-
     """
     results, tangent = jax.linearize(fn, x)
     count = len(results)

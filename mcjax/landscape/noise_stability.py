@@ -33,7 +33,6 @@ class NoiseStability(NamedTuple):
         spread: sqrt(h) ||phi(x)||_inf / ||phi(x)||, which Definition 4 wants bounded, (d - 1, images).
         output_norm: (images,).
         widths: The numbers of units of the hidden layers.
-
     """
 
     layer_cushion: np.ndarray
@@ -104,9 +103,6 @@ def noise_stability(
     Source: Kuditipudi et al., 2019, "Explaining Landscape Connectivity of Low-cost Solutions for Multilayer Nets",
     Definitions 2 to 4.
 
-        stability = noise_stability(key, model, theta, data)
-        print(stability.layer_cushion.min(1), stability.rho, stability.epsilon())
-
     Args:
         key: A typed key.
         model: A chain of layers with positively homogeneous activations.
@@ -117,7 +113,7 @@ def noise_stability(
         draws: Draws of Algorithm 1 for the smoothness.
         ts: Values of t for the smoothness, ends included.
         iterations: Iterations of the power method.
-        layers: The layers i >= 1 whose maps to j > i are measured, the costly part. None is all.
+        layers: The layers i >= 1 whose maps to j > i are measured, the costly part. None: all.
         chunk: Images in memory at once.
 
     Returns:
@@ -127,6 +123,10 @@ def noise_stability(
         InputError: For a model that is no chain of layers, an activation that is not positively homogeneous, or
             numbers out of range.
 
+    Example::
+
+        stability = noise_stability(key, model, theta, data)
+        print(stability.layer_cushion.min(1), stability.rho, stability.epsilon())
     """
     check_model_and_data(model, data)
     chained = chain_of(model)
@@ -162,7 +162,6 @@ class StabilityConfig(NamedTuple):
         iterations: Iterations of the power method.
         ts: Values of t for the smoothness.
         chunk: Images in memory at once.
-
     """
 
     model: Model

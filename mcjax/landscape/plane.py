@@ -27,7 +27,6 @@ class Plane(NamedTuple):
         e_x: The first direction, a tree like theta, float32; orthonormal with `e_y` over the parameters.
         e_y: The second direction.
         points: The coordinates of origin, u_point and v_point, float32 (3, 2).
-
     """
 
     origin: trees.Tree
@@ -65,7 +64,6 @@ class PlaneMetrics(NamedTuple):
         test_accuracy: As `train_accuracy`, over the test images.
         points: The coordinates of the three networks, (3, 2).
         axes: The plane.
-
     """
 
     x: np.ndarray
@@ -88,7 +86,6 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
     Raises:
         InputError: If the three are not of one architecture, lie on one line as far as float32 can tell, or are not
             finite.
-
     """
     for name, theta in (("u_point", u_point), ("v_point", v_point)):
         if trees.shapes(theta) != trees.shapes(origin):
@@ -143,9 +140,6 @@ def plane(
 
     One compiled program evaluates the grid, and all planes of its kind.
 
-        metrics = plane(model, theta_1, theta_2, theta_3, data, splits="test")
-        x, y = metrics.axes.coordinates(theta_4)
-
     Args:
         model: The model of the networks.
         origin: The network at (0, 0).
@@ -154,16 +148,16 @@ def plane(
         data: The data set.
         grid: The number of equally spaced points along each axis, or (columns, rows); or the coordinates themselves,
             two increasing arrays (x, y).
-        bounds: ((x0, x1), (y0, y1)), the rectangle that the grid covers. None is the bounding box of the three
+        bounds: ((x0, x1), (y0, y1)), the rectangle that the grid covers. None: the bounding box of the three
             networks, wider by `margin`.
         margin: The share of the bounding box's extent that is added on every side.
         reestimate: Whether batch statistics are re-estimated at every point, on training images for all splits.
         batch_size: Images in memory at once.
         calibration_images: As in `evaluate_path`.
         augmentation: As in `evaluate_path`.
-        chunk: Points in a device's memory at once. None is 16, and 1 where convolutions run faster one after another.
+        chunk: Points in a device's memory at once. None: 16, and 1 where convolutions run faster one after another.
         splits: "train" or "test" measures on these images alone.
-        mesh: Devices among which the points are shared out (`make_mesh`). None is one device.
+        mesh: Devices among which the points are shared out (`make_mesh`). None: one device.
 
     Returns:
         The metrics on the grid.
@@ -173,6 +167,10 @@ def plane(
         InputError: If the three lie on one line, if the grid is not one, or if the points do not fit into memory,
             before anything is run.
 
+    Example::
+
+        metrics = plane(model, theta_1, theta_2, theta_3, data, splits="test")
+        x, y = metrics.axes.coordinates(theta_4)
     """
     check_model_and_data(model, data)
     for name, theta in (("origin", origin), ("u_point", u_point), ("v_point", v_point)):
@@ -206,15 +204,12 @@ def curve_plane(
 
     The x axis runs from theta_1 to P theta_2; `.points` are these two and the control point, their midpoint + theta_c.
 
-        metrics = curve_plane(model, fit.path, data, splits="test")
-        x, y = jax.vmap(lambda t: metrics.axes.coordinates(fit.path(t)))(ts)
-
     Args:
         model: The model of the networks.
         path: The path of one pair by such a curve, as `Curve.bind` returns it: the `.path` of a fit.
         data: The data set.
         grid: As in `plane`.
-        bounds: As in `plane`. None is the bounding box of the curve, without the control point, wider by `margin`.
+        bounds: As in `plane`. None: the bounding box of the curve, without the control point, wider by `margin`.
         margin: As in `plane`.
         **options: Further arguments of `plane`.
 
@@ -224,6 +219,10 @@ def curve_plane(
     Raises:
         InputError: For other paths, and for a curve that is a straight line.
 
+    Example::
+
+        metrics = curve_plane(model, fit.path, data, splits="test")
+        x, y = jax.vmap(lambda t: metrics.axes.coordinates(fit.path(t)))(ts)
     """
     curve = getattr(path, "func", None)
     if not isinstance(curve, Curve) or curve.control_points != 1 or len(path.args) != 4 or path.keywords:

@@ -34,7 +34,6 @@ class EvaluationConfig(NamedTuple):
         augmentation: The augmentation of these images.
         chunk: Points in a device's memory at once.
         splits: The images that are measured on.
-
     """
 
     model: Model
@@ -72,9 +71,9 @@ def evaluation_config(
         pairs: Whether every point is several networks along a leading axis.
         reestimate: Whether batch statistics are re-estimated at every point.
         batch_size: Images in memory at once.
-        calibration_images: Training images to re-estimate on. None is all.
-        augmentation: The augmentation of these images. None is the data set's own.
-        chunk: Points in memory at once. None is 16, and 1 where convolutions run faster one after another.
+        calibration_images: Training images to re-estimate on. None: all.
+        augmentation: The augmentation of these images. None: the data set's own.
+        chunk: Points in memory at once. None: 16, and 1 where convolutions run faster one after another.
         splits: The images that are measured on.
 
     Returns:
@@ -82,7 +81,6 @@ def evaluation_config(
 
     Raises:
         InputError: For sizes that the data do not have.
-
     """
     if splits not in ("both", "train", "test"):
         raise unknown_name("splits", str(splits), ("both", "train", "test"))
@@ -134,7 +132,7 @@ def evaluate_points(
         at: point -> theta, a `jax.tree_util.Partial`.
         data: The data set.
         points: Points along the leading axis.
-        mesh: Devices among which the points are shared out. None is one device.
+        mesh: Devices among which the points are shared out. None: one device.
 
     Returns:
         `config.metrics` at every point, float32 (points, metrics[, pairs]).
@@ -142,7 +140,6 @@ def evaluate_points(
     Raises:
         InputError: If XLA finds that the program does not fit into the device's memory, with a chunk that would; before
             anything is run.
-
     """
     if mesh is not None:
         check_mesh(mesh)

@@ -26,7 +26,6 @@ class RepairConfig(NamedTuple):
         batch_size: Images in memory at once.
         images: How many of the first training images are used.
         augmentation: The augmentation of these images.
-
     """
 
     model: Model
@@ -58,18 +57,15 @@ def repair(
     Source: Jordan, Sedghi, Saukh, Entezari and Neyshabur, 2022, "REPAIR: REnormalizing Permuted Activations for
     Interpolation Repair".
 
-        theta = jax.tree.map(lambda leaf: leaf.mean(0), ends)
-        repaired = repair(model, theta, ends, data)
-
     Args:
         model: The model of all networks.
         theta: The merged network, or several along a leading axis.
         ends: The networks that it was merged from, along a leading axis, permuted as they were for that.
         data: The data set whose training images are used.
         weights: The shares of the ends, float (ends,), or (networks, ends) for several; not negative and of sum 1.
-            None is equal shares.
+            None: equal shares.
         batch_size: Images in memory at once.
-        calibration_images: How many of the first training images are used. None is all.
+        calibration_images: How many of the first training images are used. None: all.
         augmentation: The augmentation of the images, as in `estimate_statistics`; it should be that of training. None
             is the data set's own.
 
@@ -80,6 +76,10 @@ def repair(
         InputError: For weights that are no shares, or sizes that the data do not have.
         SpecError: For networks of another model.
 
+    Example::
+
+        theta = jax.tree.map(lambda leaf: leaf.mean(0), ends)
+        repaired = repair(model, theta, ends, data)
     """
     check_model_and_data(model, data)
     many = has_leading_axis(theta, model)

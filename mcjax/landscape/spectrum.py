@@ -15,7 +15,6 @@ class Spectrum(NamedTuple):
         wavenumber: Oscillations per unit of t, 0, 1, ... for a path measured from 0 to 1, float64 (modes,).
         magnitude: The absolute value of every mode's coefficient, in the metric's units, float64 ([pairs,] modes);
             that of wavenumber 0 is the mean over t.
-
     """
 
     wavenumber: np.ndarray
@@ -32,9 +31,6 @@ def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
     that share their ends.
     Source: Neuron Alignment, Figure 11, with 60 intervals.
 
-        aligned, unaligned = (spectrum(evaluate_path(model, fit.path, data)) for fit in fits)
-        print(aligned.magnitude[..., 5:].mean() < unaligned.magnitude[..., 5:].mean())
-
     Args:
         metrics: The metrics of a path at equally spaced ts.
         metric: One of `METRICS`.
@@ -46,6 +42,10 @@ def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
         InputError: For fewer than 3 points, ts that are not equally spaced, an unknown metric, or values that are not
             finite.
 
+    Example::
+
+        aligned, unaligned = (spectrum(evaluate_path(model, fit.path, data)) for fit in fits)
+        print(aligned.magnitude[..., 5:].mean() < unaligned.magnitude[..., 5:].mean())
     """
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)

@@ -26,7 +26,7 @@ class PermutationConfig:
         point_tolerance: The same at delta = 0, so that of the permutation point.
         iterations: Newton steps of one minimisation at most; three times as many at delta = 0.
         products: Products of the Hessian with a vector at most, in one Newton step.
-        images: How many of the training images the loss is taken over, from the first; None takes all.
+        images: How many of the training images the loss is taken over, from the first; None: all.
         batch_size: Images in memory at a time.
         weight_decay: weight_decay / 2 * ||params||^2 is added to the loss, as in training.
         precision: Precision of all computations; "float64" only where the platform has it.

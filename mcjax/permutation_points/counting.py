@@ -67,6 +67,8 @@ def count(order: int, widths: Sequence[int]) -> int:
     Each layer counts for one smaller network: sum over layers of T(K, n_k), times the number of equivalent minima.
     Layers of at most K units have none. Raises InputError for widths that are not positive whole numbers, or K < 1.
 
+    Example::
+
         mcjax.permutation_points.count(1, (10, 10))
     """
     minima = equivalent_minima(widths)

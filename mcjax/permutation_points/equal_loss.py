@@ -116,6 +116,7 @@ def exchange_units(
     go to `free` (c); `unit` goes to zero (b), and becomes a copy of the other of the pair (b); the two share their
     output weights (c). Between the knots the function is the same to rounding; the end is the permuted network to the
     last bit.
+    Source: Brea et al. 2019, section 4.2 (ii), where `pair` is l and m, `free` is m and `unit` is i.
 
     Args:
         model: The model of the network.
@@ -124,15 +125,13 @@ def exchange_units(
         group: The group of the units.
         pair: The two equal units.
         unit: Any other unit.
-        free: The unit of the pair that is exchanged; None takes the second.
+        free: The unit of the pair that is exchanged; None: the second.
 
     Returns:
         The moves, from the point to its copy with `unit` and `free` exchanged.
 
     Raises:
         InputError: If the two units differ, or `unit` is one of them.
-
-    Source: Brea et al. 2019, section 4.2 (ii), where `pair` is l and m, `free` is m and `unit` is i.
     """
     layer, pair, start = _at_point(model, point, group, pair)
     free = pair[1] if free is None else free
@@ -154,6 +153,7 @@ def permute_units(
 
     Exchanges (`exchange_units`) one after another, each of which puts a unit where it belongs: at most 3 n / 2 of them,
     with six knots, whole networks, each. The end is `permute(spec, P, point)` to the last bit.
+    Source: Brea et al. 2019, section 4.2 (ii).
 
     Args:
         model: The model of the network.
@@ -169,7 +169,7 @@ def permute_units(
         InputError: If the two units differ, or P moves another group.
         SpecError: If P is no permutation of the group's units.
 
-    Source: Brea et al. 2019, section 4.2 (ii).
+    Example::
 
         moves = permute_units(model, found.point, "dense_0", found.units, [3, 1, 0, 2])
     """

@@ -82,6 +82,7 @@ def merge_units(
     Each pair is merged as in `permutation_path`; then one of the two takes over the output weights of both, and the
     other is removed for all later mergers. In the end the removed units become copies again, and the units of each
     cluster share their output weights. A merged unit stands for its cluster, so that (0, 1), (0, 2) merges three.
+    Source: Brea et al. 2019, section 4.3.
 
     Args:
         model: The model, any that has a layer whose units stand alone.
@@ -89,7 +90,7 @@ def merge_units(
         data: Data set; the loss is taken over its training images.
         group: The hidden layer, as `print(model.spec)` names it.
         pairs: K pairs of its units.
-        config: Steps, tolerances and precision; None takes `PermutationConfig()`.
+        config: Steps, tolerances and precision; None: `PermutationConfig()`.
 
     Returns:
         The point, at which the gradient is as small as the last minimisation made it, and the path to it.
@@ -97,8 +98,6 @@ def merge_units(
     Raises:
         InputError: As `permutation_path` does, and for a pair that is merged already.
         SpecError: As `permutation_path` does.
-
-    Source: Brea et al. 2019, section 4.3.
     """
     problem = define_problem(model, theta, data, group, config)
     layer = problem.layer
@@ -165,6 +164,8 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
 
     The output weights of the units of a cluster can be shared in any way, as long as their sum stays the same: K
     n_{k+1} directions for a dense layer of n_{k+1} units above, K times the output weights of one unit in general.
+    Source: Brea et al. 2019, Proposition 2. (That all points of the plane are critical holds for one output weight a
+    unit; with more of them the gradient need not vanish off the point itself.)
 
     Args:
         model: The model of the network.
@@ -179,8 +180,7 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
     Raises:
         InputError: If units of a cluster differ, or clusters are not disjoint sets of units.
 
-    Source: Brea et al. 2019, Proposition 2. (That all points of the plane are critical holds for one output weight a
-    unit; with more of them the gradient need not vanish off the point itself.)
+    Example::
 
         basis = equal_loss_plane(model, merged.point, merged.group, merged.clusters)
     """

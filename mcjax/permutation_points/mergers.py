@@ -122,7 +122,7 @@ def approach_pairs(
         start: The network, by name.
         removed: Units that nothing reads and that stay as they are, bool (n,).
         rise: How far the loss may rise in one step of delta, before it is minimised. Steps that would rise higher are
-            halved; infinity takes all of them as they are.
+            halved; infinity: none is.
         pairs: The units, int (pairs, 2).
 
     Returns:

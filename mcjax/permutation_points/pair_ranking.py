@@ -59,8 +59,8 @@ def rank_pairs(
         theta: The network.
         data: Data set; the loss is taken over its training images.
         group: The hidden layer, as `print(model.spec)` names it.
-        pairs: The pairs, int (pairs, 2); None takes all of them.
-        config: Steps, tolerances and precision; None takes `PermutationConfig()`.
+        pairs: The pairs, int (pairs, 2); None: all of them.
+        config: Steps, tolerances and precision; None: `PermutationConfig()`.
         chunk: How many pairs run side by side. Each of them waits for the slowest at every distance, which on a CPU
             takes twenty times as long as one after another.
 
@@ -71,6 +71,8 @@ def rank_pairs(
     Raises:
         InputError: As `permutation_path` does, and for pairs that are not of two units each, or a chunk below 1.
         SpecError: As `permutation_path` does.
+
+    Example::
 
         best = rank_pairs(model, theta, data, "dense_0").units[0]
     """
@@ -105,6 +107,8 @@ def similar_pairs(model: Model, theta: trees.Tree, group: str) -> np.ndarray:
     """All pairs of units of a layer, the largest cosine of their parameter vectors first: int (pairs, 2).
 
     The paper chooses its pair for MNIST like this. Raises InputError and SpecError as `permutation_path` does.
+
+    Example::
 
         likely = rank_pairs(model, theta, data, "dense_0", similar_pairs(model, theta, "dense_0")[:10])
     """

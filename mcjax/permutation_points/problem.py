@@ -50,7 +50,7 @@ def define_problem(
         theta: The network.
         data: Data set; the loss is taken over its training images.
         group: The group of the layer whose units are merged.
-        config: Steps, tolerances and precision of the walks; None takes `PermutationConfig()`.
+        config: Steps, tolerances and precision of the walks; None: `PermutationConfig()`.
 
     Returns:
         The problem, in the precision of the config.

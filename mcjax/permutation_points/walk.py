@@ -96,6 +96,7 @@ def permutation_path(
 
     The loss is that of the training images, by the batch statistics that theta holds; those of the two units become
     one with delta. Knots are float64 if that is the precision: for a network of many parameters take fewer steps.
+    Source: Brea, Simsek, Illing and Gerstner 2019, section 4.1.
 
     Args:
         model: The model, any that has a layer whose units stand alone.
@@ -104,7 +105,7 @@ def permutation_path(
         data: Data set; the loss is taken over its training images.
         group: The hidden layer, as `print(model.spec)` names it.
         units: Two units of it.
-        config: Steps, tolerances and precision; None takes `PermutationConfig()`.
+        config: Steps, tolerances and precision; None: `PermutationConfig()`.
 
     Returns:
         The path, its permutation point, and what was measured along it.
@@ -114,7 +115,7 @@ def permutation_path(
             more knots than there is room for.
         SpecError: If the model has no such group, or theta is of another model.
 
-    Source: Brea, Simsek, Illing and Gerstner 2019, section 4.1.
+    Example::
 
         found = permutation_path(model, theta, data, "dense_1", (0, 3))
         metrics = evaluate_path(model, found.path, data)

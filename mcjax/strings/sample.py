@@ -46,7 +46,7 @@ def sample_string(
         data: The data that beads are trained on and the criterion is measured on.
         threshold: The level, of the criterion in `config` (by default the loss on all training images).
         P: A hard permutation of theta_2 (None: the identity); a match's P joins the networks up to symmetry.
-        config: None is `StringConfig()`; a TrainConfig stands for a StringConfig with that training.
+        config: None: `StringConfig()`; a TrainConfig stands for a StringConfig with that training.
         recorder: Progress, and the run folder in which sampling resumes from the last complete depth.
 
     Returns:
