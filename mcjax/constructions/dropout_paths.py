@@ -5,7 +5,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.constructions.chain import Chain, Leaves, chain_of, check_network, on_host
 from mcjax.constructions.dropout import DropoutStability
-from mcjax.constructions.moves import Construction, PathBuilder
+from mcjax.constructions.moves import ChainPathBuilder, Construction
 from mcjax.constructions.unit_edits import (
     Units,
     assign_places,
@@ -154,7 +154,7 @@ def _check_narrow(model: Model, wide: Leaves, narrow: trees.Tree) -> Leaves:
     return source
 
 
-def _lemma_1(chain: Chain, stable: DropoutStability) -> PathBuilder:
+def _lemma_1(chain: Chain, stable: DropoutStability) -> ChainPathBuilder:
     """The path from a network to its theta_1, one layer at a time from the top.
 
     While the top reads one half of a layer, the other half is free to hold the next network, written anew.
@@ -166,7 +166,7 @@ def _lemma_1(chain: Chain, stable: DropoutStability) -> PathBuilder:
     check_free(dropped, needed, "expected at least half of the units of each layer to be dropped: fraction=0.5 or more")
     spare = {group: dropped[group][: len(units)] for group, units in stay.items()}
     thetas = [on_host(trees.index(stable.thetas, i)) for i in range(len(sizes))]
-    builder = PathBuilder(chain, on_host(stable.theta))
+    builder = ChainPathBuilder(chain, on_host(stable.theta))
 
     def write(purpose: str, theta: Leaves, places: Units, groups: tuple[str, ...]) -> None:
         builder.move("b", purpose, write_units(chain, builder.last, theta, stay, places, groups))
@@ -189,7 +189,7 @@ def _lemma_1(chain: Chain, stable: DropoutStability) -> PathBuilder:
     return builder
 
 
-def _lemma_2(chain: Chain, theta_1: Leaves, theta_2: Leaves) -> PathBuilder:
+def _lemma_2(chain: Chain, theta_1: Leaves, theta_2: Leaves) -> ChainPathBuilder:
     """The path between two networks of which half is unread: permute the units of the first, go over to the second."""
     unread_1, unread_2 = unread_units(chain, theta_1), unread_units(chain, theta_2)
     half = {g: -(-n // 2) for g, n in zip(chain.groups, chain.sizes, strict=True)}
@@ -198,14 +198,14 @@ def _lemma_2(chain: Chain, theta_1: Leaves, theta_2: Leaves) -> PathBuilder:
             unread, half, "expected at least half of the units of each layer to be read by none: fraction=0.5 or more"
         )
     used = complement(chain, unread_1)
-    builder = PathBuilder(chain, theta_1)
+    builder = ChainPathBuilder(chain, theta_1)
     builder.permute_units(used, assign_places(used, unread_2))
     builder.switch_network(theta_2)
     return builder
 
 
-def _lemma_3(chain: Chain, stable: DropoutStability) -> PathBuilder:
+def _lemma_3(chain: Chain, stable: DropoutStability) -> ChainPathBuilder:
     """The straight line from a network to its theta_1."""
-    builder = PathBuilder(chain, on_host(stable.theta))
+    builder = ChainPathBuilder(chain, on_host(stable.theta))
     builder.move("line", "drop units of all layers", on_host(trees.index(stable.thetas, 0)))
     return builder

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.constructions.chain import Place, layer_of, outputs_agree, random_inputs, random_variables
+from mcjax.constructions.chain import UnitAxis, layer_of, outputs_agree, random_inputs, random_variables
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
 
@@ -29,21 +29,21 @@ class UnitLayer(NamedTuple):
 
     group: str
     size: int
-    incoming: tuple[Place, ...]
-    statistics: tuple[Place, ...]
-    outgoing: Place
+    incoming: tuple[UnitAxis, ...]
+    statistics: tuple[UnitAxis, ...]
+    outgoing: UnitAxis
 
     def parameters(self, values: Values, unit: Any) -> jax.Array:
         """The incoming weights of a unit, its bias, scale and shift, as one vector (p,)."""
-        return jnp.concatenate([_take(place, values, unit).ravel() for place in self.incoming])
+        return jnp.concatenate([_take(unit_axis, values, unit).ravel() for unit_axis in self.incoming])
 
     def with_parameters(self, values: Values, unit: Any, vector: jax.Array) -> Values:
         """The network with this parameter vector for a unit."""
         new, begin = dict(values), 0
-        for place in self.incoming:
-            shape = _take(place, values, 0).shape
+        for unit_axis in self.incoming:
+            shape = _take(unit_axis, values, 0).shape
             size = int(np.prod(shape))
-            new[place.name] = _put(place, new, unit, vector[begin : begin + size].reshape(shape))
+            new[unit_axis.name] = _put(unit_axis, new, unit, vector[begin : begin + size].reshape(shape))
             begin += size
         return new
 
@@ -67,33 +67,33 @@ class UnitLayer(NamedTuple):
             shares: The share of each of them.
         """
         new = dict(values)
-        for place in self.statistics:
-            mixed = sum(share * _take(place, of, source) for source, share in zip(sources, shares, strict=True))
-            new[place.name] = _put(place, new, unit, mixed)
+        for unit_axis in self.statistics:
+            mixed = sum(share * _take(unit_axis, of, source) for source, share in zip(sources, shares, strict=True))
+            new[unit_axis.name] = _put(unit_axis, new, unit, mixed)
         return new
 
     def without(self, values: Values, silent: jax.Array) -> Values:
         """The network with the outgoing weights of the units `silent`, bool (n,), zero."""
-        place, leaf = self.outgoing, jnp.asarray(values[self.outgoing.name])
-        rows = place.rows(leaf)
+        unit_axis, leaf = self.outgoing, jnp.asarray(values[self.outgoing.name])
+        rows = unit_axis.rows(leaf)
         factors = jnp.broadcast_to(jnp.where(silent, 0, 1).astype(leaf.dtype)[:, None], rows.shape)
-        kept = jnp.ones(leaf.shape[place.position], leaf.dtype).at[rows].set(factors)
+        kept = jnp.ones(leaf.shape[unit_axis.position], leaf.dtype).at[rows].set(factors)
         shape = [1] * leaf.ndim
-        shape[place.position] = -1
-        return {**values, place.name: leaf * kept.reshape(shape)}
+        shape[unit_axis.position] = -1
+        return {**values, unit_axis.name: leaf * kept.reshape(shape)}
 
 
-def _take(place: Place, values: Values, unit: Any) -> jax.Array:
+def _take(unit_axis: UnitAxis, values: Values, unit: Any) -> jax.Array:
     """The entries of one unit, which may be traced; their axis comes first."""
-    leaf = jnp.asarray(values[place.name])
-    return jnp.moveaxis(leaf, place.position, 0)[jnp.asarray(place.rows(leaf))[unit]]
+    leaf = jnp.asarray(values[unit_axis.name])
+    return jnp.moveaxis(leaf, unit_axis.position, 0)[jnp.asarray(unit_axis.rows(leaf))[unit]]
 
 
-def _put(place: Place, values: Values, unit: Any, rows: jax.Array) -> jax.Array:
+def _put(unit_axis: UnitAxis, values: Values, unit: Any, rows: jax.Array) -> jax.Array:
     """The leaf with other entries of one unit, which may be traced."""
-    leaf = jnp.asarray(values[place.name])
-    moved = jnp.moveaxis(leaf, place.position, 0)
-    return jnp.moveaxis(moved.at[jnp.asarray(place.rows(leaf))[unit]].set(rows), 0, place.position)
+    leaf = jnp.asarray(values[unit_axis.name])
+    moved = jnp.moveaxis(leaf, unit_axis.position, 0)
+    return jnp.moveaxis(moved.at[jnp.asarray(unit_axis.rows(leaf))[unit]].set(rows), 0, unit_axis.position)
 
 
 @lru_cache(maxsize=64)
@@ -112,8 +112,8 @@ def unit_layer(model: Model, group: str) -> UnitLayer:
     size = model.spec.group_sizes(jax.eval_shape(model.init, jax.random.key(0)))[group]
     if size < 2:
         raise InputError(f"{model.name}: {group!r} has one unit, expected at least two, or none can be merged.")
-    parameters = tuple(place for place in layer.incoming if not place.name.startswith("batch_stats/"))
-    statistics = tuple(place for place in layer.incoming if place.name.startswith("batch_stats/"))
+    parameters = tuple(unit_axis for unit_axis in layer.incoming if not unit_axis.name.startswith("batch_stats/"))
+    statistics = tuple(unit_axis for unit_axis in layer.incoming if unit_axis.name.startswith("batch_stats/"))
     found = UnitLayer(group, size, parameters, statistics, outgoing)
     with jax.enable_x64(True):
         _check_by_trial(model, found)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.constructions.chain import Chain, Leaves, chain_of, check_network, computes, on_host
-from mcjax.constructions.moves import Construction, PathBuilder
+from mcjax.constructions.moves import ChainPathBuilder, Construction
 from mcjax.constructions.sparse import (
     SparseNetwork,
     SparseProblem,
@@ -243,16 +243,16 @@ def _path(
     )
 
 
-def _to_few_units(chain: Chain, end: _End, count: int, angle: float) -> PathBuilder:
+def _to_few_units(chain: Chain, end: _End, count: int, angle: float) -> ChainPathBuilder:
     """Parts 1 and 2, or 6 and 5 reversed: to all but `count` units."""
-    builder = PathBuilder(chain, end.leaves)
+    builder = ChainPathBuilder(chain, end.leaves)
     builder.move("a", "the output weights become the lasso's", _leaves(chain, end.leaves, end.fitted))
     what = f"{chain.sizes[0] - count} units are enough" + (f", rotated by up to {angle:.3g}" if angle else "")
     builder.move("line" if angle else "a", what, _leaves(chain, end.leaves, end.few))
     return builder
 
 
-def _height(chain: Chain, problem: SparseProblem, builder: PathBuilder, points: int) -> float:
+def _height(chain: Chain, problem: SparseProblem, builder: ChainPathBuilder, points: int) -> float:
     """The highest energy at `points` of each segment, in float64."""
     matrices = [_matrices(chain, knot) for knot in builder.knots]
     with jax.enable_x64(True):
