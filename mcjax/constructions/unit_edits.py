@@ -1,6 +1,6 @@
-"""Edits of the hidden units of a network: copy, clear, rewrite, and read through other units.
+"""Edits of the hidden units of a network: copy, clear and rewrite units, and shift their outgoing weights.
 
-Each edit returns a new network and leaves the given one as it is. `units`, `sources` and `places` are units by group.
+Each edit returns a new network. `units`, `sources` and `places` are units by group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,17 @@ Units = dict[str, np.ndarray]
 
 
 def copy_units(chain: Chain, theta: Leaves, sources: Units, places: Units) -> Leaves:
-    """Give units `places` the incoming weights, norms and statistics of units `sources`."""
+    """Copy the incoming weights, norms and statistics of units to other units.
+
+    Args:
+        chain: The chain of the network.
+        theta: The variables of the network, by name.
+        sources: The units to copy.
+        places: The units to overwrite, in the same order.
+
+    Returns:
+        The variables of the new network.
+    """
     new = dict(theta)
     for layer in chain.layers[:-1]:
         group = str(layer.group)
@@ -35,7 +45,17 @@ def clear_units(chain: Chain, theta: Leaves, units: Units) -> Leaves:
 
 
 def move_outgoing(chain: Chain, theta: Leaves, sources: Units, places: Units) -> Leaves:
-    """Move the outgoing weights of units `sources` to units `places`; no layer reads the sources any more."""
+    """Shift the outgoing weights of units to other units, so that no layer reads the former.
+
+    Args:
+        chain: The chain of the network.
+        theta: The variables of the network, by name.
+        sources: The units whose outgoing weights become zero.
+        places: The units that get these weights, in the same order.
+
+    Returns:
+        The variables of the new network.
+    """
     new = dict(theta)
     for group in chain.groups:
         unit_axis = chain.outgoing(group)
@@ -48,15 +68,18 @@ def move_outgoing(chain: Chain, theta: Leaves, sources: Units, places: Units) ->
 def write_units(
     chain: Chain, theta: Leaves, source: Leaves, units: Units, places: Units, groups: Sequence[str] | None = None
 ) -> Leaves:
-    """Write units of another network into a network; each reads the units written below it, and no others.
+    """Write units of another network into a network; each reads only the units written in the layer below.
 
     Args:
         chain: The chain of both networks.
-        theta: The network to write into.
-        source: The network to copy from; it may have other widths.
+        theta: The variables of the network to write into, by name.
+        source: The variables of the network to copy from, which may have other widths.
         units: The units of `source` to copy.
-        places: The units of `theta` to overwrite.
+        places: The units of `theta` to overwrite, in the same order.
         groups: The layers to write (None: all). A layer above one that is not written reads it at `places` too.
+
+    Returns:
+        The variables of the new network.
     """
     new = dict(theta)
     for layer in chain.layers[:-1]:
@@ -75,14 +98,25 @@ def write_units(
 
 
 def _rows_reading(inputs: UnitAxis, rows: np.ndarray, width: int, units: Units, places: Units) -> np.ndarray:
-    """Rows of a kernel that read at `places` what they read from `units`, their input axis of length `width`."""
+    """Rows of a kernel whose weights from `units` become weights from `places`, of `width` inputs in all."""
     group, shape = inputs.axis.group, list(rows.shape)
     shape[inputs.position] = width
     return inputs.put(np.zeros(shape, rows.dtype), places[group], inputs.take(rows, units[group]))
 
 
 def switch_top(chain: Chain, theta: Leaves, source: Leaves, units: Units, places: Units) -> Leaves:
-    """Take the top of another network, reading at `places` what it reads from `units` there, and nothing else."""
+    """Replace the top by that of another network, with its weights from `units` as weights from `places`.
+
+    Args:
+        chain: The chain of both networks.
+        theta: The variables of the network, by name.
+        source: The variables of the network whose top is taken.
+        units: The units of `source`; the weights of its top from all other units are left out.
+        places: The units of `theta` that stand for them, in the same order.
+
+    Returns:
+        The variables of the new network.
+    """
     group = chain.groups[-1]
     unit_axis = chain.outgoing(group)
     value = unit_axis.take(source[unit_axis.name], units[group])
@@ -113,7 +147,7 @@ def check_free(free: Units, needed: Mapping[str, int], what: str) -> None:
 
 
 def assign_places(used: Units, free: Units) -> Units:
-    """A free unit_axis for each used unit: its own if that is free, else the lowest one where no used unit stands."""
+    """A free place for each used unit: its own if that is free, else the next free place of no used unit."""
     targets = {}
     for group, now in used.items():
         moving = ~np.isin(now, free[group])

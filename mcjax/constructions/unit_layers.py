@@ -1,4 +1,4 @@
-"""A hidden layer as its units: the incoming and the outgoing weights of each unit as vectors."""
+"""The units of a hidden layer one by one, with the incoming and the outgoing weights of each as vectors."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,14 +17,15 @@ Values = dict[str, Any]
 
 
 class UnitLayer(NamedTuple):
-    """A hidden layer whose units stand alone. Hashable, so static under jit; its functions are pure.
+    """A hidden layer whose units can be merged one by one. Hashable, so static under jit; its functions are pure.
 
     Attributes:
         group: The group of its units.
-        size: How many units it has.
-        incoming: Where the incoming weights, biases, scales and shifts are (the papers' parameter vector of a unit).
-        statistics: Where batch statistics are.
-        outgoing: Where the outgoing weights are: in the kernel that reads the units.
+        size: The number of units.
+        incoming: The unit axes of the incoming weights, biases, scales and shifts: the papers' parameter vector of a
+            unit.
+        statistics: The unit axes of the batch statistics.
+        outgoing: The unit axis of the kernel that reads the units: the papers' output weights.
     """
 
     group: str
@@ -57,14 +58,17 @@ class UnitLayer(NamedTuple):
         return {**values, self.outgoing.name: _put(self.outgoing, values, unit, vector.reshape(shape))}
 
     def with_statistics(self, values: Values, unit: Any, of: Values, sources: Any, shares: Any) -> Values:
-        """The network with a mixture of batch statistics for a unit.
+        """The network with a weighted mean of batch statistics for a unit.
 
         Args:
-            values: The network.
-            unit: The unit that gets them.
-            of: The network whose statistics are mixed.
-            sources: The units whose statistics are mixed.
-            shares: The share of each of them.
+            values: The variables of the network, by name.
+            unit: The unit whose statistics are replaced.
+            of: The variables of the network that the statistics come from.
+            sources: The units that the statistics come from.
+            shares: The weight of each source.
+
+        Returns:
+            The variables of the new network.
         """
         new = dict(values)
         for unit_axis in self.statistics:
@@ -73,7 +77,7 @@ class UnitLayer(NamedTuple):
         return new
 
     def without(self, values: Values, silent: jax.Array) -> Values:
-        """The network with the outgoing weights of the units `silent`, bool (n,), zero."""
+        """The network with zero outgoing weights for the units `silent`, bool (n,)."""
         unit_axis, leaf = self.outgoing, jnp.asarray(values[self.outgoing.name])
         rows = unit_axis.rows(leaf)
         factors = jnp.broadcast_to(jnp.where(silent, 0, 1).astype(leaf.dtype)[:, None], rows.shape)
@@ -84,13 +88,13 @@ class UnitLayer(NamedTuple):
 
 
 def _take(unit_axis: UnitAxis, values: Values, unit: Any) -> jax.Array:
-    """The entries of one unit, which may be traced; their axis comes first."""
+    """The entries of one unit, which may be traced, with the unit axis first."""
     leaf = jnp.asarray(values[unit_axis.name])
     return jnp.moveaxis(leaf, unit_axis.position, 0)[jnp.asarray(unit_axis.rows(leaf))[unit]]
 
 
 def _put(unit_axis: UnitAxis, values: Values, unit: Any, rows: jax.Array) -> jax.Array:
-    """The leaf with other entries of one unit, which may be traced."""
+    """The leaf with new entries of one unit, which may be traced."""
     leaf = jnp.asarray(values[unit_axis.name])
     moved = jnp.moveaxis(leaf, unit_axis.position, 0)
     return jnp.moveaxis(moved.at[jnp.asarray(unit_axis.rows(leaf))[unit]].set(rows), 0, unit_axis.position)
@@ -121,12 +125,12 @@ def unit_layer(model: Model, group: str) -> UnitLayer:
 
 
 def _check_by_trial(model: Model, layer: UnitLayer) -> None:
-    """Raise InputError if equal units are not one function, or an unread unit has an effect."""
+    """Raise InputError if equal units differ in function, or a unit without outgoing weights has an effect."""
     rng = np.random.default_rng(0)
 
     @jax.jit
     def outputs(values: Values, other: Values, x: jax.Array) -> jax.Array:
-        # Unit 1 becomes a copy of unit 0; unit 0 takes over its outgoing weights; then unit 1 changes, unread.
+        # Unit 1 becomes a copy of unit 0; unit 0 takes over its outgoing weights; then unit 1 changes without effect.
         alike = layer.with_parameters(values, 1, layer.parameters(values, 0))
         alike = layer.with_statistics(alike, 1, values, (0,), (1.0,))
         first, second = layer.outputs(alike, 0), layer.outputs(alike, 1)
@@ -152,8 +156,8 @@ def check_units(layer: UnitLayer, units: Any) -> tuple[int, int]:
         raise InputError(f"got units={units!r}, expected two of the {layer.size} units of {layer.group!r}: (0, 1).")
     if any(isinstance(unit, tuple | list | str) for unit in units):
         raise InputError(
-            f"got units={units!r}, which are of groups of their own, expected two numbers of units of {layer.group!r}: "
-            "only units of one layer can be exchanged."
+            f"got units={units!r}, expected two numbers of units of {layer.group!r}: only units of one layer can be "
+            "exchanged."
         )
     pair = tuple(int(unit) if isinstance(unit, np.integer) else unit for unit in units)
     for name, unit in zip(("the first unit", "the second unit"), pair, strict=True):
