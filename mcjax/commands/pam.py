@@ -55,13 +55,13 @@ def pam_figure(fits: Mapping[str, PamFit], title: str) -> Figure:
         name: plotting.HalfSteps(fit.objective, fit.proposed, fit.accepted, color_of(name))
         for name, fit in fits.items()
     }
-    return plotting.alternation(steps, title)
+    return plotting.pam_objective(steps, title)
 
 
 def pam_training_figure(fits: Mapping[str, PamFit], config: PamConfig, title: str) -> Figure:
     """The train loss over the half-steps of several fits by name, coloured by `color_of`."""
     losses = {name: (fit.history["loss"], color_of(name)) for name, fit in fits.items()}
-    return plotting.alternating_training(losses, (config.permutation_epochs, config.epochs), title)
+    return plotting.pam_training(losses, (config.permutation_epochs, config.epochs), title)
 
 
 def color_of(name: str) -> str:

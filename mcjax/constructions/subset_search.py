@@ -101,7 +101,7 @@ class SubsetSearch:
         return factors[i + 1] if i + 1 < self.depth else factors[i].copy()
 
     def _best(self, i: int, start: np.ndarray, candidates: list[Factors]) -> tuple[Factors, np.ndarray]:
-        """The best candidate for theta_{i + 1} and its factors: a coarse line search for all, a fine one for the best."""
+        """The best candidate for theta_{i + 1} and its factors, by a coarse line search for all and a fine one."""
         unbiased = self._unbiased(i)
         if self.rescale == "fixed":
             factors = self._with_factor(i, start, unbiased)
