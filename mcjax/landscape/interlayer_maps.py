@@ -34,8 +34,8 @@ class InterlayerMaps:
         self.layers = linear_maps(self.program, list(trees.flatten(theta)), kernels)
         if self.layers[-1].preactivation not in self.program.outputs:
             raise InputError(
-                f"{model.name}: its outputs are not a linear map of the last hidden layer by {kernels[-1]} alone (perhaps "
-                "a skip connection), expected a chain of layers."
+                f"{model.name}: its outputs are not a linear map of the last hidden layer by {kernels[-1]} alone (a "
+                "skip connection, perhaps), expected a chain of layers."
             )
 
     def _values(
