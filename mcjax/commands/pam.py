@@ -1,4 +1,4 @@
-"""PAM in commands: options, results, figures and the summary in text."""
+"""Options, results, figures and printed summary of PAM."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from mcjax import plotting
 from mcjax.curves import PamConfig, PamFit
 
 REPORTED = ("objective", "proposed", "proximal", "accepted", "moved")
-"""The fields of a PamFit that results.json holds."""
+"""The fields of a PamFit in results.json."""
 
 
 @dataclass(frozen=True)

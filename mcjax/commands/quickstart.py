@@ -36,7 +36,7 @@ ABOUT: dict[str, Any] = {
     "model": {"name": "mlp", "num_classes": 10, "input_shape": [8, 8, 1], "widths": [32, 32]},
     "data": {"data": "digits", "data_dir": None, "train_images": None, "test_images": None},
 }
-"""The description in the checkpoints, by which other commands read them."""
+"""The description in the checkpoints, from which other commands read model and data."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"no run at {folder}: expected a run folder, such as `mcjax quickstart` writes.")
     config = _read(folder / "config.json")
     if config is None:
-        raise InputError(f"{folder} is not a run of mcjax: it holds no config.json. Give the folder of a run.")
+        raise InputError(f"{folder} is not a run of mcjax: it has no config.json. Give the folder of a run.")
     results = _read(folder / "results.json")
     figures = []
     for path in sorted((folder / "figures").glob("*.png")):
