@@ -123,7 +123,7 @@ def summarized(metrics: PathMetrics) -> dict[str, Any]:
 
 
 def cells(summary: dict[str, Any]) -> list[str]:
-    """The cells of a row under HEAD, from what `summarized` returned."""
+    """The cells of a row under HEAD, from the result of `summarized`."""
     return [
         plus_minus(summary["train_loss_mean"]),
         plus_minus(summary["test_accuracy_mean"], 2, 100),

@@ -23,7 +23,7 @@ class Report:
     """File to write (None: report.html in the run folder)."""
 
     def run(self) -> None:
-        """Write the page, anew if there is one: the same run gives the same bytes."""
+        """Write the page, or overwrite it; the same run gives the same bytes."""
         folder = Path(self.target)
         out = Path(self.out) if self.out is not None else folder / "report.html"
         run = read_run(folder)

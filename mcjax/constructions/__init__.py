@@ -4,7 +4,7 @@ A network whose loss rises little when half of its hidden units are dropped is *
 joined by an explicit path (Kuditipudi et al. 2019): units that no layer reads can be rewritten without changing the
 function, and the last layer can move because the loss is convex in it. Each straight segment of the path is a `Move` of
 one of these kinds, and the loss on the path is at most that of the ends plus the measured epsilon. Deep linear
-networks, and wide networks of one hidden ReLU layer, have constructions of their own (Freeman and Bruna 2017).
+networks, and wide networks of one hidden ReLU layer, have other constructions (Freeman and Bruna 2017).
 
 - `dropout_stability` searches for the units whose removal costs least, and measures epsilon (Definition 1);
   `drop_units` drops units at random (Algorithm 1).

@@ -150,8 +150,8 @@ def _layer(model: Model, group: str, shapes: Mapping[str, tuple[int, ...]]) -> L
     kernels = [unit_axis.name for unit_axis in incoming if len(shapes[unit_axis.name]) > 1]
     if len(kernels) != 1 or len({unit_axis.name for unit_axis in incoming}) < len(incoming):
         raise InputError(
-            f"{model.name}: {group!r} is produced by {', '.join(kernels) or 'no kernel'}, and its units do not stand "
-            "alone (a residual trunk adds to them, a recurrent layer reads them again). Expected a feed-forward chain, "
+            f"{model.name}: {group!r} is produced by {', '.join(kernels) or 'no kernel'}, and its units cannot "
+            "be dropped one by one (a residual trunk adds to them, a recurrent layer reads them again). Expected a feed-forward chain, "
             "each hidden layer produced by one kernel."
         )
     for name, _, axis in incoming:
@@ -174,8 +174,8 @@ def _only_reader(model: Model, group: str) -> UnitAxis:
     if len(readers) != 1 or readers[0].axis.start or readers[0].axis.stop is not None:
         names = ", ".join(unit_axis.name for unit_axis in readers) or "no layer"
         raise InputError(
-            f"{model.name}: {group!r} is read by {names}, and its units do not stand alone (a residual trunk, a "
-            "recurrent or a joined layer). Expected a feed-forward chain, each hidden layer read by one kernel."
+            f"{model.name}: {group!r} is read by {names}, and its units cannot be dropped one by one (a residual "
+            "trunk, a recurrent or a joined layer). Expected a feed-forward chain, each hidden layer read by one kernel."
         )
     return readers[0]
 

@@ -37,7 +37,7 @@ def straight_phases(first: Matrices, second: Matrices, resolution: float) -> lis
     ends = [_with_full_rank(end, resolution, signs) for end in (first, second)]
     products = [end.products[0] for end in ends]
     # If an end needs no more than the projection, its product moves meanwhile, so that the loss does not pause: by a
-    # third of the whole way, or as far as the norm of W_1 does not exceed its larger value at the ends.
+    # third of the whole difference, or as far as the norm of W_1 does not exceed its larger value at the ends.
     largest = max(float(np.linalg.norm(end[0], 2)) for end in (first, second))
     whole = products[1] - products[0]
     shares = [

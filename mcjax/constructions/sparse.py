@@ -138,7 +138,7 @@ def fit_units(
         steps: Steps of each gradient ascent and descent.
 
     Returns:
-        The network of least energy, with zero units where fewer than `count` suffice.
+        The network of least energy that was found; the output weights of superfluous units are zero.
     """
     arrays, inputs = _as_floats(problem), problem.x.shape[1]
     units, best = np.zeros((count, inputs)), None

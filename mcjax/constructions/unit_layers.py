@@ -13,7 +13,7 @@ from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
 
 Values = dict[str, Any]
-"""The variables of one network by name: numpy arrays, or jax ones where a caller is traced."""
+"""The variables of one network by name: numpy arrays, or jax arrays if the caller is traced."""
 
 
 class UnitLayer(NamedTuple):
@@ -102,15 +102,14 @@ def _put(unit_axis: UnitAxis, values: Values, unit: Any, rows: jax.Array) -> jax
 
 @lru_cache(maxsize=64)
 def unit_layer(model: Model, group: str) -> UnitLayer:
-    """The hidden layer of a group, if its units stand alone.
+    """The hidden layer of a group, if its units can be merged one by one.
 
-    Then two units of equal parameters are one function, which can be read through either of them, and the parameters
-    of a unit that is not read have no effect. A trial checks both.
+    This is so if units with equal parameters compute the same function, and the parameters of a unit without outgoing
+    weights have no effect. Both are checked on random variables.
 
     Raises:
         SpecError: If there is no such group.
-        InputError: Naming the group, if it is a residual trunk, recurrent, under a norm over units or read twice, or
-            has one unit.
+        InputError: If the group is a residual trunk, recurrent, under a norm over units or read twice, or has one unit.
     """
     layer, outgoing = layer_of(model, group)
     size = model.spec.group_sizes(jax.eval_shape(model.init, jax.random.key(0)))[group]
@@ -144,7 +143,7 @@ def _check_by_trial(model: Model, layer: UnitLayer) -> None:
     if not all(outputs_agree(each, before) for each in after):
         raise InputError(
             f"{model.name}: units of {layer.group!r} act on each other (a norm over units, a skip connection), so that "
-            "none can be merged with another. Expected a layer whose units stand alone."
+            "they cannot be merged one by one. Expected a layer whose units act independently."
         )
 
 

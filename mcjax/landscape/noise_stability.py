@@ -135,10 +135,10 @@ def noise_stability(
     check_whole("images", images, 1, len(data.train_labels))
     for name, value, least in (("draws", draws, 1), ("ts", ts, 2), ("iterations", iterations, 1), ("chunk", chunk, 1)):
         check_whole(name, value, least)
-    known = range(1, depth + 1)
-    if layers is not None and not (isinstance(layers, Sequence) and layers and all(i in known for i in layers)):
+    every = range(1, depth + 1)
+    if layers is not None and not (isinstance(layers, Sequence) and layers and all(i in every for i in layers)):
         raise InputError(f"got layers={layers!r}, expected some numbers from 1 to {depth}: (1, 2).")
-    layers = tuple(known if layers is None else sorted(set(layers)))
+    layers = tuple(every if layers is None else sorted(set(layers)))
     x = normalize(data.train_images[:images], data.mean, data.std)
     keys = jax.random.split(key, draws + 1)
     masks = jax.vmap(lambda each: random_factors(each, chained, fraction))(keys[1:])

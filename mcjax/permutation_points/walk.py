@@ -1,4 +1,4 @@
-"""Paths from a network to its copy with two units exchanged, by way of a permutation point (section 4.1)."""
+"""Paths from a network to its copy with two units exchanged, through a permutation point (section 4.1)."""
 
 from typing import NamedTuple
 

@@ -15,7 +15,7 @@ Insert = Literal["maximum", "middle"]
 class StringConfig(TrainConfig):
     """Settings of dynamic string sampling (Freeman and Bruna 2017, Algorithm 1 and appendix A).
 
-    The fields of `TrainConfig`, with defaults of their own, are those of the training of a bead.
+    The fields of `TrainConfig`, some with other defaults, configure the training of a bead.
 
     Attributes:
         epochs: Maximum number of epochs of a bead.

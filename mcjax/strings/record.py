@@ -93,11 +93,11 @@ def fingerprint(kind: str, model: Model, data: Dataset, config: StringConfig, st
         The sha256 in hexadecimal.
     """
     arrays = {name: np.shape(part) for name, part in vars(data).items() if name.endswith(("images", "labels"))}
-    said = (kind, repr(config), model.name, model.input_shape, model.num_classes, repr(model.spec), data.name, arrays)
+    inputs = (kind, repr(config), model.name, model.input_shape, model.num_classes, repr(model.spec), data.name, arrays)
     each = [
         (string.threshold, jax.random.key_data(string.key), string.knots[0], string.knots[-1]) for string in strings
     ]
-    return hashlib.sha256(f"{said} {trees.fingerprint(each)}".encode()).hexdigest()
+    return hashlib.sha256(f"{inputs} {trees.fingerprint(each)}".encode()).hexdigest()
 
 
 def summary(strings: list[GrowingString], tolerance: float) -> dict[str, float]:

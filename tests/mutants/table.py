@@ -185,7 +185,7 @@ MUTANTS = (
     # Batch statistics that stay where they are.
     Mutant(
         "mcjax/permutation_points/equal_loss.py",
-        "layer.with_statistics(new, unit, here, (source,), (share,))",
+        "layer.with_statistics(new, unit, last, (source,), (factor,))",
         "new",
     ),
     # Biases, norms and statistics that are not cleared.
