@@ -151,8 +151,8 @@ def _layer(model: Model, group: str, shapes: Mapping[str, tuple[int, ...]]) -> L
     if len(kernels) != 1 or len({unit_axis.name for unit_axis in incoming}) < len(incoming):
         raise InputError(
             f"{model.name}: {group!r} is produced by {', '.join(kernels) or 'no kernel'}, and its units cannot "
-            "be dropped one by one (a residual trunk adds to them, a recurrent layer reads them again). Expected a feed-forward chain, "
-            "each hidden layer produced by one kernel."
+            "be dropped one by one (a residual trunk adds to them, a recurrent layer reads them again). Expected a "
+            "feed-forward chain, each hidden layer produced by one kernel."
         )
     for name, _, axis in incoming:
         if axis.start or axis.stop is not None or (name != kernels[0] and len(axes_of(model.spec.axes[name][0])) > 1):
@@ -175,7 +175,8 @@ def _only_reader(model: Model, group: str) -> UnitAxis:
         names = ", ".join(unit_axis.name for unit_axis in readers) or "no layer"
         raise InputError(
             f"{model.name}: {group!r} is read by {names}, and its units cannot be dropped one by one (a residual "
-            "trunk, a recurrent or a joined layer). Expected a feed-forward chain, each hidden layer read by one kernel."
+            "trunk, a recurrent or a joined layer). Expected a feed-forward chain, each hidden layer read by one "
+            "kernel."
         )
     return readers[0]
 

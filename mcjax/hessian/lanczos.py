@@ -108,12 +108,12 @@ def _orthogonalize(vector: jax.Array, basis: jax.Array) -> jax.Array:
 
 
 def _normalize(vector: jax.Array, threshold: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The next basis vector, and the length of `vector`, zero where it is at most `threshold`: a breakdown."""
+    """The next basis vector and the norm of `vector`; after a breakdown (norm at most `threshold`) that is zero."""
     length = jnp.linalg.norm(vector)
     breakdown = length <= threshold
 
     def restart() -> jax.Array:
-        # The unit vector e_j with the smallest projection onto the basis.
+        # The coordinate vector e_j with the smallest projection onto the basis.
         j = jnp.square(basis).sum(0).argmin()
         return _orthogonalize((jnp.arange(len(vector)) == j).astype(vector.dtype), basis)
 

@@ -1,4 +1,4 @@
-"""Layers as units: their vectors against numpy indexing, and layers whose units do not stand alone refused by name."""
+"""Layers as units: their vectors against numpy indexing, and layers whose units act on each other, refused by name."""
 
 import flax.linen as nn
 import jax
@@ -131,7 +131,7 @@ def test_batch_norm(normed):
 
 
 @pytest.mark.slow
-def test_the_inner_channels_of_a_residual_network_stand_alone():
+def test_the_inner_channels_of_a_residual_network_can_be_merged():
     assert unit_layer(models.create("resnet20", 10, (8, 8, 3), width=0.25), "block_0").size == 4
 
 
