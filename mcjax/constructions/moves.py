@@ -122,7 +122,7 @@ class PathBuilder:
 
 
 class ChainPathBuilder(PathBuilder):
-    """A `Construction` through feed-forward networks in progress, with the steps of the proofs of Lemmas 1 and 2.
+    """A `PathBuilder` for feed-forward networks, with the steps of the proofs of Lemmas 1 and 2.
 
     Args:
         chain: The chain of all networks.

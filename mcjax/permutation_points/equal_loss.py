@@ -18,7 +18,7 @@ from mcjax.symmetry.permutation import check_permutation
 
 
 class EqualLossPath(PathBuilder):
-    """A path at constant loss in progress, through networks with equal units in a layer."""
+    """A `PathBuilder` of moves at constant loss, through networks with equal units in a layer."""
 
     def __init__(self, layer: UnitLayer, start: Values) -> None:
         kernels = sorted((name for name, leaf in start.items() if np.ndim(leaf) > 1), key=_natural_key)
