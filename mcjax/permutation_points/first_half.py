@@ -19,8 +19,8 @@ from mcjax.runtime.mapping import default_chunk
 RISES = (5, 50, 500)
 """Maximum rise of the loss in one step of delta, as multiples of the tolerated rise, tried in this order.
 
-The knot after a step is where the minimisation has gone down again, to a fifth of the rise or less, so 5 suffices.
-Smaller steps need more knots; the larger multiples are tried when these exceed `config.knots`.
+The minimisation after a step reduces the rise to a fifth or less before the next knot, so 5 suffices. It may need more
+than `config.knots` knots; larger multiples need fewer.
 """
 SEGMENTS_AT_ONCE = 16
 """Number of segments measured at once, per network that the platform evaluates at once."""
@@ -95,7 +95,7 @@ def first_half(problem: Problem, start: Values, units: tuple[int, int], removed:
     if not len(direct.losses):
         raise InputError(
             f"the path of units {units} of {layer.group!r} has {int(direct.knots.filled)} knots or more, expected "
-            f"fewer than knots={config.knots}: give room for more, fewer steps, or a larger tolerance."
+            f"fewer than knots={config.knots}: give more knots, fewer steps, or a larger tolerance."
         )
     # The start counts as a minimum: a network that is none itself goes down first.
     minima = np.append(np.asarray(direct.approach.minima.loss), direct.losses[0, 0])
@@ -106,7 +106,7 @@ def first_half(problem: Problem, start: Values, units: tuple[int, int], removed:
         chosen = _finer(direct, (_walk(problem, pair, multiple * tolerated) for multiple in RISES))
     half = _on_host(problem, pair, start, chosen)
     if chosen.stopped is None and (rise := chosen.losses.max() - max(half.loss.max(), minima.max())) > tolerated:
-        remedy = "more steps lower it, or a smaller rise_tolerance and room for its knots"
+        remedy = "more steps lower it, or a smaller rise_tolerance with more knots"
         half = half._replace(warning=f"{rise:.2g} of it between minima: {remedy}")
     return half
 

@@ -35,7 +35,7 @@ class StringConfig(TrainConfig):
             the plane. With kappa, beads start in the middle of their segment, which lies in the plane.
         scan_points: Points of the first grid over a segment, ends included.
         scan_tolerance: Precision of the height of a segment, as a share of it.
-        verification_density: Density of the grid of the last check of a string, as a multiple of the first grid's.
+        verification_density: Density of the grid that verifies a connected string, as a multiple of the first grid's.
         beads: Maximum number of beads of a string.
         depth: Maximum number of rounds of insertion.
         chunk: Beads, or segments, in memory at once (None: 16, or 1 where convolutions run faster one after

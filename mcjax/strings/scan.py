@@ -78,17 +78,17 @@ def segment_heights(
     # Round 0: an equally spaced grid.
     ts = [np.linspace(0, 1, scan.points) for _ in starts]
     values = list(values_at(scan, starts, ends, np.stack(ts))) if starts else []
-    going = list(range(len(starts)))
+    active = list(range(len(starts)))
     for _ in range(MAX_ROUNDS):
         # Choose new points in every segment whose height is not yet precise.
-        new = {i: at for i in going if (at := _next_points(ts[i], values[i], scan, limits[i])) is not None}
-        going = list(new)
-        if not going:
+        new = {i: at for i in active if (at := _next_points(ts[i], values[i], scan, limits[i])) is not None}
+        active = list(new)
+        if not active:
             break
         at = np.stack(list(new.values()))
-        found = values_at(scan, [starts[i] for i in going], [ends[i] for i in going], at)
+        found = values_at(scan, [starts[i] for i in active], [ends[i] for i in active], at)
         # Merge them into the segment's points, in order.
-        for i, t, value in zip(going, at, found, strict=True):
+        for i, t, value in zip(active, at, found, strict=True):
             order = np.argsort(np.concatenate([ts[i], t]), kind="stable")
             ts[i] = np.concatenate([ts[i], t])[order]
             values[i] = np.concatenate([values[i], value])[order]
