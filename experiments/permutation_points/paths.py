@@ -46,11 +46,11 @@ def rises(loss: np.ndarray) -> bool:
     return bool(fall.max() <= SETTLED * (loss.max() - loss[0]))
 
 
-def unit_weights(networks: trees.Tree, places: Sequence[UnitAxis], unit: int) -> np.ndarray:
-    """The weights of a unit at some places of networks along a leading axis: (networks, n)."""
+def unit_weights(networks: trees.Tree, unit_axes: Sequence[UnitAxis], unit: int) -> np.ndarray:
+    """The weights of a unit along some unit axes, of networks along a leading axis: (networks, n)."""
     leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(networks).items()}
-    pairs = [(place, leaves[place.name]) for place in places]
-    parts = [np.take(leaf, place.rows(leaf[0])[unit], place.position + 1) for place, leaf in pairs]
+    pairs = [(axis, leaves[axis.name]) for axis in unit_axes]
+    parts = [np.take(leaf, axis.rows(leaf[0])[unit], axis.position + 1) for axis, leaf in pairs]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
 
 
