@@ -83,7 +83,7 @@ def test_what_is_no_chain_is_named(kind, named):
 @pytest.mark.parametrize("name", ["resnet20", "lstm"])
 def test_trunks_and_recurrence_are_refused(name):
     model = models.create(name, 10, (5,) if name == "lstm" else (8, 8, 3), width=0.25 if name != "lstm" else 0.05)
-    with pytest.raises(InputError, match=f"{name}: .*alone"):
+    with pytest.raises(InputError, match=f"{name}: .*one by one"):
         chain_of(model)
 
 
