@@ -42,9 +42,12 @@ def helped(capsys, command):
                 "(default: 2)",
             ],
         ),
-        ("match", ["Images at a time. (default: 128)", "(default: correlation)", "theta_2, which is permuted"]),
+        ("match", ["Images in memory at once. (default: 128)", "(default: correlation)", "theta_2, which is permuted"]),
         ("connect", ["(default: bezier)", "Values of t, equally spaced from 0 to 1. (default: 61)", "RUN/0"]),
-        ("evaluate", ["(default: 61)", "Images at a time. (default: 500)", "RUN/0 is the first network of a run."]),
+        (
+            "evaluate",
+            ["(default: 61)", "Images in memory at once. (default: 500)", "RUN/0 is the first network of a run."],
+        ),
     ],
 )
 def test_help_describes_every_option_and_its_default(capsys, command, said):

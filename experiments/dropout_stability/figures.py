@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 from experiments.dropout_stability.wide import ROUNDING
 from experiments.study import Drawing
 from mcjax.plotting import ALIGNED, UNALIGNED, Series
-from mcjax.plotting.style import RC, SMALL, legend_below, log_if_wide, mean_and_band, plain
+from mcjax.plotting.style import RC, SMALL, legend_below, log_if_wide, mean_and_band, style_axes
 
 BESIDE = {
     "line": ("straight line", UNALIGNED, "-"),
@@ -101,7 +101,7 @@ def columns(panels: Sequence[Column], title: str) -> Figure:
                 mean_and_band(axes, panel.at, values, line.color, line.style, line.label)
                 if len(panel.at) < 12:
                     axes.plot(panel.at, values.mean(0), "o", color=line.color, markersize=3.5)
-            plain(axes)
+            style_axes(axes)
         log_if_wide(rows[0][j], np.concatenate([np.ravel(line.values) for line in panel.loss]))
         rows[0][j].set_title(panel.title, fontsize=10, loc="left")
         rows[1][j].set_xlabel(panel.label)
@@ -136,7 +136,7 @@ def distributions(found: Mapping[str, Any], title: str) -> Figure:
         axes.set_yscale("log")
         axes.set_title(said, fontsize=10, loc="left")
         axes.set_xlabel("layer")
-        plain(axes)
+        style_axes(axes)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -166,7 +166,7 @@ def constructed_paths(paths: Mapping[str, Any], title: str) -> Figure:
             _segments(axes, kinds)
             axes.set_ylabel(label)
             axes.set_xlabel("segment (of the others: from beginning to end)")
-            plain(axes)
+            style_axes(axes)
         log_if_wide(left, np.concatenate([path["train_loss"], *(paths[other]["train_loss"] for other in BESIDE)]))
         said = f"{name}: {path['segments']} segments, {len(kinds)} of them with something to do"
         left.set_title(said, fontsize=10, loc="left")
@@ -211,6 +211,6 @@ def gap_against_width(found: Mapping[str, Any]) -> Figure:
     axes.set_xlabel("hidden units")
     axes.set_ylabel("energy gap")
     axes.legend(frameon=False, fontsize=9)
-    plain(axes)
+    style_axes(axes)
     figure.suptitle("Energy gap of one hidden layer", fontsize=11)
     return figure

@@ -54,10 +54,10 @@ def _spawning(title: str, found: Mapping[str, Any]) -> Any:
 
     said = "spawned after step"
     panels = [
-        plotting.Dependence("error", said, "rise of the error (%)", at, lines("accuracy", 100), "symlog", STABLE),
-        plotting.Dependence("loss", said, "rise of the loss (nats)", at, lines("loss", 1), "symlog"),
+        plotting.ParameterPanel("error", said, "rise of the error (%)", at, lines("accuracy", 100), "symlog", STABLE),
+        plotting.ParameterPanel("loss", said, "rise of the loss (nats)", at, lines("loss", 1), "symlog"),
     ]
-    return plotting.dependences(panels, f"{title}: instability of {found['model']}")
+    return plotting.against_parameter(panels, f"{title}: instability of {found['model']}")
 
 
 def _conjecture(title: str, found: Mapping[str, Any]) -> Any:
@@ -73,8 +73,8 @@ def _conjecture(title: str, found: Mapping[str, Any]) -> Any:
                 rises = [level["methods"][method] for level in found[kind]]
                 label, *look = LOOKS[method]
                 lines.append(plotting.Series(label, _over_levels(rises, measure, factor), *look))
-            panels.append(plotting.Dependence("", said, f"barrier in {of}", at, lines, "log"))
-    return plotting.dependences(panels, f"{title}: barriers between networks of {found['model']}")
+            panels.append(plotting.ParameterPanel("", said, f"barrier in {of}", at, lines, "log"))
+    return plotting.against_parameter(panels, f"{title}: barriers between networks of {found['model']}")
 
 
 def _merging(title: str, found: Mapping[str, Any]) -> Any:
@@ -84,7 +84,7 @@ def _merging(title: str, found: Mapping[str, Any]) -> Any:
         loss, accuracy = (np.array(along[of]) for of in ("test_loss", "test_accuracy"))
         lines.append(plotting.Line(label, loss, accuracy, color, style))
     ts = np.array(next(iter(found["along"].values()))["ts"])
-    return plotting.along_paths(ts, lines, f"{title}: between networks of two parts of the data", loss_of="test")
+    return plotting.along_paths(ts, lines, f"{title}: between networks of two parts of the data", loss_split="test")
 
 
 def _tractable(found: Mapping[str, Any]) -> Any:
@@ -101,5 +101,5 @@ def _tractable(found: Mapping[str, Any]) -> Any:
         ]
         at = np.array(each["iterations"], float)
         said = "iteration of gradient descent"
-        panels.append(plotting.Dependence(f"{link} link", said, "ratio", at, lines, ratios=True))
-    return plotting.dependences(panels, "Generalised linear models: how steep the loss is towards its minimum")
+        panels.append(plotting.ParameterPanel(f"{link} link", said, "ratio", at, lines, log_y=True))
+    return plotting.against_parameter(panels, "Generalised linear models: how steep the loss is towards its minimum")

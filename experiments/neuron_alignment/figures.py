@@ -77,7 +77,7 @@ def _curves(cell: Cell, title: str) -> Iterator[Drawing]:
     def lines(of: Mapping[str, PathMetrics], loss: str) -> list[plotting.Line]:
         return [plotting.Line(name, getattr(m, loss), m.test_accuracy, *_look(name)) for name, m in of.items()]
 
-    figure = plotting.along_paths(ts, lines(curves, "test_loss"), over, loss_of="test")
+    figure = plotting.along_paths(ts, lines(curves, "test_loss"), over, loss_split="test")
     yield Drawing("paths", figure, "Test loss and accuracy along the curves (Figure 2).")
     figure = plotting.along_paths(ts, lines(along, "train_loss"), over)
     yield Drawing("lines", figure, "Train loss and test accuracy along straight lines and curves.")
@@ -99,22 +99,22 @@ def _pam(cell: Cell, title: str) -> Iterator[Drawing]:
         return
     fits = {name: cell.fit(name) for name in cell.settings.classes if name.startswith("PAM")}
     losses = {name: (np.asarray(fit["history"]["loss"]), color_of(name)) for name, fit in fits.items()}
-    figure = plotting.alternating_training(losses, (config.permutation_epochs, config.epochs), over)
+    figure = plotting.pam_training(losses, (config.permutation_epochs, config.epochs), over)
     yield Drawing("pam", figure, "Train loss over the half-steps of PAM (Figure 10).")
     steps = {}
     for name, fit in fits.items():
         objective, proposed, accepted = (np.asarray(fit["report"][of]) for of in ("objective", "proposed", "accepted"))
         steps[name] = plotting.HalfSteps(objective, proposed, accepted, color_of(name))
-    yield Drawing("objective", plotting.alternation(steps, over), "PAM's objective after every half-step.")
+    yield Drawing("objective", plotting.pam_objective(steps, over), "PAM's objective after every half-step.")
 
 
 def _planes(cell: Cell, title: str) -> Iterator[Drawing]:
     found, over = planes(cell), f"{title}, first pair"
     for of, label in (("test_loss", "test loss (nats)"), ("test_accuracy", "test accuracy")):
-        figure = plotting.plane([[_panel(found["lines"], of, "initial lines")]], over, of=label)
+        figure = plotting.plane([[_panel(found["lines"], of, "initial lines")]], over, label=label)
         yield Drawing(f"plane_lines_{of}", figure, f"The plane of the initial lines, {label} (Figures 3, 6 and 7).")
         panels = [_panel(found[name], of, f"{name} curve") for name in ("unaligned", "aligned")]
-        figure = plotting.plane([panels], over, of=label)
+        figure = plotting.plane([panels], over, label=label)
         text = f"The planes of the learned curves, {label} (Figures 4, 12 and 13)."
         yield Drawing(f"plane_curves_{of}", figure, text)
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mcjax.plotting import ALIGNED, UNALIGNED, Line, Series
 from mcjax.plotting.correlation import Signature, before_and_after, layer_axis, layer_means
-from mcjax.plotting.style import SMALL, legend_below, log_if_wide, mean_and_band, plain
+from mcjax.plotting.style import SMALL, legend_below, log_if_wide, mean_and_band, style_axes
 from mcjax.plotting.training import epoch_axes
 
 CURVE_SIGNATURES = (("curve", UNALIGNED), ("straight line", "0.35"), ("curve, matched to the endpoint", ALIGNED))
@@ -100,7 +100,7 @@ def spectrum(wavenumber: np.ndarray, series: Sequence[Series], title: str, *, of
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("wavenumber (oscillations from $t = 0$ to $t = 1$)")
     axes.set_ylabel(f"|Fourier coefficient| of {of}")
-    plain(axes)
+    style_axes(axes)
     legend_below(figure, axes)
     figure.suptitle(title, fontsize=11)
     return figure

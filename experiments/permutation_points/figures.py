@@ -11,8 +11,8 @@ from matplotlib.ticker import NullFormatter
 from experiments.permutation_points.spectrum_figures import densities, eigenvalues, growth
 from experiments.permutation_points.tables import PAPER_BARRIERS
 from experiments.study import Drawing
-from mcjax.plotting import ALIGNED, UNALIGNED, Dependence, Series, dependences
-from mcjax.plotting.style import RC, STYLES, legend_below, plain
+from mcjax.plotting import ALIGNED, UNALIGNED, ParameterPanel, Series, against_parameter
+from mcjax.plotting.style import RC, STYLES, legend_below, style_axes
 
 COLORS = ("#e0791e", "#2f8f6b", "#1c5f9e", "#7a3f98", "#111111", "#b2182b")
 POINT = "#b2182b"
@@ -67,7 +67,7 @@ def mergers(paths: Sequence[Mapping[str, Any]], title: str) -> Figure:
         label = "the paper's barrier (another teacher)"
         below.axhline(PAPER_BARRIERS[letter], color=UNALIGNED, linewidth=1, linestyle=":", label=label)
         below.set_xlabel("distance $d$ of the two units")
-        plain(below)
+        style_axes(below)
     rows[1][0].set_ylabel("loss $L$ (mean squared error)")
     rows[0][0].set_ylabel(r"$W_{i2} / b_i$")
     handles = [rows[r][0].get_legend_handles_labels() for r in (0, 1)]
@@ -98,7 +98,7 @@ def _vectors(axes: Axes, path: Mapping[str, Any], reach: float) -> None:
     axes.set_ylim(-reach, reach)
     axes.set_aspect("equal")
     axes.set_xlabel(r"$W_{i1} / b_i$")
-    plain(axes)
+    style_axes(axes)
 
 
 def _approach(axes: Axes, distances: Any, values: Any, color: str, style: str, label: str) -> None:
@@ -143,7 +143,7 @@ def approaches(panels: Sequence[Approach], title: str) -> Figure:
         axes.set_title(panel.title, fontsize=10, loc="left")
         axes.set_xlabel("distance $d$ of the two units (dots: $d = 0$)")
         axes.set_ylabel(panel.of)
-        plain(axes)
+        style_axes(axes)
     legend_below(figure, grid[0])
     figure.suptitle(title, fontsize=11)
     return figure
@@ -192,8 +192,8 @@ def _barriers(levels: Sequence[Mapping[str, Any]]) -> Figure:
             ("permutation point", "point", UNALIGNED, "--"),
         )
     ]
-    panel = Dependence("", "units H of both hidden layers", "loss $L$", at, lines)
-    return dependences([panel], "Barrier against width, MNIST")
+    panel = ParameterPanel("", "units H of both hidden layers", "loss $L$", at, lines)
+    return against_parameter([panel], "Barrier against width, MNIST")
 
 
 def rearranged(toys: Mapping[str, Any]) -> Figure:
@@ -214,7 +214,7 @@ def rearranged(toys: Mapping[str, Any]) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_ylabel("loss $L$ (mean squared error)")
         axes.set_title(name, fontsize=10, loc="left")
-        plain(axes)
+        style_axes(axes)
     legend_below(figure, panels[-1], len(toys))
     figure.suptitle("From a network to its copy in another order of units", fontsize=11)
     return figure

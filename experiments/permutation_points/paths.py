@@ -10,7 +10,7 @@ import numpy as np
 from experiments.permutation_points.tasks import Setting, Task
 from experiments.study import Parts
 from mcjax import evaluate, train_endpoints, trees
-from mcjax.constructions.unit_layers import Place, unit_layer
+from mcjax.constructions.unit_layers import UnitAxis, unit_layer
 from mcjax.permutation_points import PermutationPath, permutation_path, similar_pairs
 from mcjax.runs.tables import mean_and_std
 
@@ -46,11 +46,11 @@ def rises(loss: np.ndarray) -> bool:
     return bool(fall.max() <= SETTLED * (loss.max() - loss[0]))
 
 
-def unit_weights(networks: trees.Tree, places: Sequence[Place], unit: int) -> np.ndarray:
-    """The weights of a unit at some places of networks along a leading axis: (networks, n)."""
+def unit_weights(networks: trees.Tree, unit_axes: Sequence[UnitAxis], unit: int) -> np.ndarray:
+    """The weights of a unit along some unit axes, of networks along a leading axis: (networks, n)."""
     leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(networks).items()}
-    pairs = [(place, leaves[place.name]) for place in places]
-    parts = [np.take(leaf, place.rows(leaf[0])[unit], place.position + 1) for place, leaf in pairs]
+    pairs = [(axis, leaves[axis.name]) for axis in unit_axes]
+    parts = [np.take(leaf, axis.rows(leaf[0])[unit], axis.position + 1) for axis, leaf in pairs]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
 
 

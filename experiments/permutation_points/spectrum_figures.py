@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from mcjax.plotting.style import ALIGNED, RC, STYLES, UNALIGNED, legend_below, plain
+from mcjax.plotting.style import ALIGNED, RC, STYLES, UNALIGNED, legend_below, style_axes
 
 COLORS = ("#e0791e", "#2f8f6b", "#1c5f9e")
 
@@ -40,7 +40,7 @@ def eigenvalues(toys: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_title(f"2-5-{outputs}", fontsize=10, loc="left")
         axes.set_xlabel("network")
         axes.set_ylabel("eigenvalue of the Hessian")
-        plain(axes)
+        style_axes(axes)
     legend_below(figure, grid[-1])
     figure.suptitle("The Hessian at permutation points of random toys, tanh", fontsize=11)
     return figure
@@ -62,7 +62,7 @@ def densities(found: Mapping[str, Any]) -> Figure:
     axes.axvline(0, color="0.6", linewidth=0.8)
     axes.set_xlabel("eigenvalue of the Hessian")
     axes.set_ylabel("density")
-    plain(axes)
+    style_axes(axes)
     legend_below(figure, axes)
     title = f"Hessian of {found['parameters']:,} parameters, MNIST, H = {found['width']}"
     figure.suptitle(title, fontsize=11)
@@ -84,7 +84,7 @@ def growth(found: Mapping[str, Any]) -> Figure:
     axes.set_ylim(0, 1.1)
     axes.set_xlabel("units $n$ of the layer")
     axes.set_ylabel(r"lower bound of $T(K, n)$ over $n^K / (2^K K!)$")
-    plain(axes)
+    style_axes(axes)
     legend_below(figure, axes)
     figure.suptitle("How fast permutation points multiply (Lemma 1)", fontsize=11)
     return figure

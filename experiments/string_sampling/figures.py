@@ -18,7 +18,7 @@ from experiments.study import Drawing
 from mcjax import Model, trees
 from mcjax.curves.polyline import Polyline
 from mcjax.plotting import ALIGNED, UNALIGNED
-from mcjax.plotting.style import RC, SMALL, legend_below, plain
+from mcjax.plotting.style import RC, SMALL, legend_below, style_axes
 from mcjax.runtime.compiling import jit
 from mcjax.strings import String
 from mcjax.training import Criterion
@@ -149,7 +149,7 @@ def against_threshold(tasks: Mapping[str, Any]) -> Figure:
                 axis.set_minor_locator(NullLocator())
             axes.set_xlabel(f"threshold ({task['of']})")
             axes.set_ylabel(name)
-            plain(axes)
+            style_axes(axes)
         left.set_title(title, fontsize=10, loc="left")
     legend_below(figure, rows[0][0])
     return figure

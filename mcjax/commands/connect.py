@@ -56,8 +56,8 @@ class Connect:
     align: bool = True
     """Match the units of B to those of A first, by their activations."""
     permutation: str | None = None
-    """An .npz with a permutation of B, one array for each group, int32 (n) or float (n, n): used instead of matching
-    (None: none)."""
+    """An .npz with a permutation of B, one array for each group, int32 (n) or float (n, n), instead of matching (None:
+    match, or the identity with --no-align)."""
     seed: int = 0
     """Seed of the fit."""
     out: Out = None
@@ -107,7 +107,7 @@ class Connect:
         report_path(run)
 
     def _given_permutation(self, a: Network) -> Permutation | None:
-        """The permutation of --permutation, checked; None if it has to be matched, or is the identity."""
+        """The permutation of --permutation, checked; None without the option."""
         if not self.permutation:
             if self.align:
                 check_groups(a.model)
@@ -151,7 +151,7 @@ class Connect:
     def _fit(
         self, run: RunFolder, problem: Problem, config: FitConfig, mesh: Mesh | None
     ) -> tuple[Any, dict[str, Any]]:
-        """The path of the line, or of the fitted curve, and the results of PAM. Writes figures, and P of PAM."""
+        """The path of the line or of the fitted curve, and the results of PAM. Writes figures, and the P of PAM."""
         _, model, curve, theta_1, theta_2, dataset, P = problem
         if not curve.control_points:
             return curve.bind(theta_1, theta_2, None, P), {}

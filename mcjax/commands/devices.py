@@ -15,8 +15,8 @@ class DeviceOptions:
     """Devices, and processes."""
 
     mesh: tuple[int, int] | None = None
-    """Numbers of devices over which networks or pairs are shared out, and over which each batch is split, such as
-    4 2 (None: one device)."""
+    """Numbers of devices to distribute networks or pairs over, and to split each batch over, such as 4 2 (None: one
+    device)."""
     distributed: bool = False
     """Join other processes that are started with the same command (a TPU pod slice, Slurm)."""
 
@@ -24,7 +24,7 @@ class DeviceOptions:
         """The mesh, after joining the other processes with --distributed.
 
         Args:
-            batch_size: The batch that is split. None: the default of training.
+            batch_size: The size of the batches to split. None: the default of training.
 
         Returns:
             The mesh; None for one device.

@@ -55,7 +55,7 @@ class Evaluate:
     def _curve(self, path: Path) -> None:
         tree, about = checkpoint.load(path), checkpoint.describe(path)
         if "curve" not in about:
-            raise InputError(f"{path} does not name its family of curves: expected a curve that `mcjax connect` wrote.")
+            raise InputError(f"{path} does not name its family of curves: expected the curve of a `mcjax connect` run.")
         model = read_model(about["model"])
         dataset, images = self.images.load(about["data"])
         self.measuring.check(model, dataset)

@@ -36,8 +36,8 @@ Method = Literal["activations", "weights", "straight_through", "random", "identi
 class Match:
     """Match the units of network B to those of network A: by activations (neuron alignment), weights, or the loss.
 
-    The spec is first checked to be a symmetry of the network. The reported correlations are those of the activations,
-    whatever the method.
+    Checks first that the spec is a symmetry of the network. The reported correlations are those of the activations, for
+    every method.
     """
 
     a: tyro.conf.Positional[str]
@@ -47,8 +47,8 @@ class Match:
     images: DataOptions = field(default_factory=DataOptions)
     architecture: ModelOptions = field(default_factory=ModelOptions)
     method: tuple[Method, ...] = ("activations",)
-    """One or several, in order. weights and straight_through start from the result of the method before; alone, weights
-    start from scratch and straight_through from matched weights. The others start anew."""
+    """One or several methods, in order. weights and straight_through start from the result of the previous method; as
+    the first method, weights starts without one, and straight_through from matched weights. Others ignore it."""
     restarts: int = 3
     """Restarts of weight matching."""
     epochs: int = 20
@@ -60,7 +60,7 @@ class Match:
     match_images: int | None = None
     """Training images to correlate activations over, the first ones (None: the first fifth)."""
     batch_size: int = 128
-    """Images at a time."""
+    """Images in memory at once."""
     cost: Cost = "correlation"
     """Similarity of activations that the assignment maximises."""
     out: Out = None
@@ -114,7 +114,7 @@ class Match:
     def _run_methods(
         self, key: jax.Array, run: RunFolder, a: Network, b: Network, dataset: Dataset, match: matching.Match
     ) -> tuple[Permutation, list[dict[str, Any]]]:
-        """Run the methods one after another; the last permutation, and a summary of each result."""
+        """Run the methods in order. Returns the last permutation, and a summary of each result."""
         spec = a.model.spec
         P = identity_permutation(spec, a.theta)
         summaries: list[dict[str, Any]] = []
@@ -141,7 +141,7 @@ class Match:
         return P, summaries
 
     def _check(self, a: Network, dataset: Dataset) -> None:
-        # Before the folder is made, which would refuse the corrected command.
+        # Check before the run folder is made, since an existing one would refuse the corrected command.
         as_images(a.model, dataset)
         check_groups(a.model)
         available = len(dataset.train_images)
@@ -196,10 +196,13 @@ def match_units(
     Args:
         a: The network of theta_1.
         b: The network of theta_2, which is permuted.
-        dataset: The data set, of whose training images activations are taken.
+        dataset: The data set; activations are those of its training images.
         images: The number of training images, the first ones. None: the first fifth.
-        batch_size: Images at a time.
+        batch_size: Images in memory at once.
         cost: The similarity that the assignment maximises.
+
+    Returns:
+        The match of `match_activations`.
     """
     few = normalize(dataset.test_images[:4], dataset.mean, dataset.std)
     check_invariance(a.model, a.theta, few, jax.random.key(0))
@@ -208,7 +211,7 @@ def match_units(
 
 
 def _with_permutation(match: matching.Match, P: Permutation) -> matching.Match:
-    """The match with another P, and the mean correlations of the units that it pairs."""
+    """The match with another P, and with the mean correlations of the units matched by it."""
     paired = {
         group: match.info["correlation"][group][np.arange(len(p)), np.asarray(p)].mean() for group, p in P.items()
     }
@@ -216,7 +219,7 @@ def _with_permutation(match: matching.Match, P: Permutation) -> matching.Match:
 
 
 def correlation_figure(match: matching.Match, title: str, method: str) -> Figure:
-    """The correlations in the first group, of the first pair if there are many, and the means of every group."""
+    """The figure of a match: correlations in the first group (of the first pair of many), and means of all groups."""
     group = next(iter(match.P))
     before, p = match.info["correlation"][group], np.asarray(match.P[group])
     if p.ndim == 2:

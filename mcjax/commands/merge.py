@@ -31,12 +31,12 @@ from mcjax.training.objective import check_model_and_data
 
 @dataclass(frozen=True)
 class RepairOptions(AugmentOptions):
-    """Measurement of statistics on training images, which are augmented as in training."""
+    """Measurement of unit statistics, on training images augmented as in training."""
 
     calibration_images: int | None = None
     """Training images to measure the statistics of units on (None: all)."""
     eval_batch_size: int = 500
-    """Images at a time."""
+    """Images in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Merge:
         return networks, dataset, images
 
     def _check(self, networks: list[Network], dataset: Dataset) -> None:
-        # Before the folder is made, which would refuse the corrected command.
+        # Check before the run folder is made, since an existing one would refuse the corrected command.
         model, available = networks[0].model, len(dataset.train_labels)
         check_model_and_data(model, dataset)
         check_groups(model)
@@ -165,7 +165,7 @@ class Merge:
     def _averages(
         self, model: Model, thetas: trees.Tree, P: Permutation, dataset: Dataset, augmentation: Augmentation
     ) -> dict[str, trees.Tree]:
-        """All averages by name, the best last."""
+        """All averages by name; the matched and repaired one is the last."""
         permuted = jax.vmap(lambda p, theta: permute(model.spec, p, theta))(P, thetas)
         norms = bool(jax.tree.leaves(trees.batch_stats(thetas)))
         averages: dict[str, trees.Tree] = {}
@@ -198,7 +198,7 @@ def _measure(
 
 
 def _repaired_and_left(model: Model) -> dict[str, Any]:
-    """The kernels of the repaired layers, and those that make hidden units but were left as they are."""
+    """The kernels of the repaired layers, and of the other layers that produce hidden units."""
     shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
     norms = any(name.startswith("batch_stats/") for name in shapes)
     repaired = [layer.kernel for layer in repaired_layers(model)]

@@ -20,10 +20,10 @@ class Network(NamedTuple):
     """A network read from disk.
 
     Attributes:
-        theta: Its variables.
+        theta: The network.
         model: Its model.
         about: The description in its checkpoint: "model", "data".
-        name: The path it was read from, for messages.
+        name: The path of the checkpoint or run folder, for messages.
     """
 
     theta: trees.Tree
@@ -37,8 +37,11 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
 
     Args:
         path: The checkpoint or run folder.
-        options: The model, where it is given; it goes before the one in the checkpoint.
-        dataset: The data set whose shape and classes a given model takes.
+        options: The model, if it is given; it takes precedence over the one in the checkpoint.
+        dataset: The data set that fixes the shape and classes of a given model.
+
+    Returns:
+        The network.
 
     Raises:
         InputError: There is no network, or more than one, or its model is neither recorded nor given.
@@ -60,16 +63,16 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
 def _description(
     where: Path, about: Mapping[str, Any], options: ModelOptions, dataset: Dataset | None
 ) -> dict[str, Any]:
-    """The description of the model that is given, or else of the one recorded in the checkpoint."""
+    """The description of the given model, or else of the model recorded in the checkpoint."""
     if options.model is None and options.module is None:
         if options != type(options)():
             raise InputError("--width, --activation and --widths go with --model, which is not given.")
         if "model" not in about:
-            raise InputError(f"the checkpoint {where} does not say its model: give --model or --module and --data.")
+            raise InputError(f"the checkpoint {where} does not name its model: give --model or --module and --data.")
         return about["model"]
     if dataset is None:
         flag = "--module" if options.module is not None else "--model"
-        why = f"{flag} needs --data" if "model" in about else f"the checkpoint {where} does not say its model"
+        why = f"{flag} needs --data" if "model" in about else f"the checkpoint {where} does not name its model"
         raise InputError(f"{why}: give {flag} and --data.")
     return options.describe(dataset)
 
@@ -114,12 +117,12 @@ def networks_of(run: Path) -> list[Path]:
 def read_networks(
     paths: Sequence[str], options: ModelOptions, images: DataOptions, *, one_architecture: bool = True
 ) -> tuple[list[Network], Dataset, dict[str, Any]]:
-    """Read networks, and the data set that is asked for, or else that of the first network's training.
+    """Read networks, and the given data set, or else that of the first network's training.
 
     Args:
-        paths: Checkpoints or run folders, as `read_network` takes them.
-        options: The model, where it is given.
-        images: The data set, where it is given.
+        paths: Checkpoints or run folders, as in `read_network`.
+        options: The model, if it is given.
+        images: The data set, if it is given.
         one_architecture: Whether all networks must be of one architecture.
 
     Returns:

@@ -38,7 +38,7 @@ class DataOptions:
         """Load the data set.
 
         Args:
-            recorded: The description in a checkpoint, which stands in for options that are not given.
+            recorded: The description in a checkpoint, for the options that are not given.
 
         Returns:
             The data set, and its description for a checkpoint, which holds a hash of the images.
@@ -52,7 +52,7 @@ class DataOptions:
                 raise InputError("these checkpoints do not name the data that they were trained on: give --data.")
             options = {**options, **recorded, **{key: value for key, value in options.items() if value is not None}}
         dataset = load(options["data"], options["data_dir"]).take(options["train_images"], options["test_images"])
-        # A path, of an .npz or a folder of texts (whose tokens are not uint8), holds from any folder.
+        # Make the path of an .npz or of a folder of texts (whose tokens are not uint8) absolute.
         if options["data"].endswith(".npz") or dataset.train_images.dtype != np.uint8:
             options["data"] = str(Path(options["data"]).resolve())
         arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
@@ -71,9 +71,9 @@ class ModelOptions:
 
     model: str | None = None
     """mlp, tinysix, tinyten, resnet20, resnet32, vgg11, vgg16, mnist_convnet, cifar_convnet, or lstm for texts (None:
-    what the checkpoints say)."""
+    that of the checkpoints)."""
     module: str | None = None
-    """A Flax module of your own instead, package.module:Class (None: what the checkpoints say)."""
+    """A Flax module of your own instead, package.module:Class (None: that of the checkpoints)."""
     width: float = 1.0
     """Multiplier of all widths."""
     activation: str = "relu"
@@ -149,14 +149,14 @@ class TrainOptions(AugmentOptions):
 
 
 def open_run(command: str, out: str | None, config: Mapping[str, Any]) -> RunFolder:
-    """The run folder `out`, or one under runs/ that is named by the command and a hash of its config."""
+    """Open the run folder `out`, by default runs/COMMAND-HASH with a hash of the config."""
     whole = {"command": command, **config}
     if out is None:
         mark = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
         out = f"runs/{command}-{mark}"
     run = RunFolder(out, whole)
     if run.results is not None:
-        print(f"{run.path} is finished: this is what it found", file=sys.stderr)
+        print(f"{run.path} is finished: these are its results", file=sys.stderr)
     return run
 
 

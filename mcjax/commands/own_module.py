@@ -23,12 +23,15 @@ def own_model(path: str, num_classes: int, input_shape: tuple[int, ...]) -> Mode
 
     Args:
         path: `package.module:name` of a Linen or NNX class, a Linen module, or a function that returns one. The
-            package is installed, or in the working folder. NNX classes and functions take `rngs`.
-        num_classes: Passed to a class or function that takes `num_classes`.
+            package must be installed, or in the working folder. NNX classes and functions must take `rngs`.
+        num_classes: The number of classes, for a class or function with this argument.
         input_shape: (height, width, channels) of images.
 
+    Returns:
+        The model.
+
     Raises:
-        InputError: There is no such module, it needs other arguments, or it does not take such images.
+        InputError: There is no such module, it needs other arguments, or it fails on images of this shape.
     """
     module = _module(path, num_classes)
     images = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
@@ -102,8 +105,8 @@ def _import(path: str) -> Any:
             f"module that is installed, or one in {os.getcwd()}."
         ) from error
     if not hasattr(module, attribute):
-        there = [each for each, value in vars(module).items() if callable(value) or isinstance(value, nn.Module)]
-        raise unknown_name(f"name in {name}", attribute, [each for each in there if not each.startswith("_")])
+        names = [each for each, value in vars(module).items() if callable(value) or isinstance(value, nn.Module)]
+        raise unknown_name(f"name in {name}", attribute, [each for each in names if not each.startswith("_")])
     return getattr(module, attribute)
 
 

@@ -1,4 +1,4 @@
-"""PAM in commands: options, results, figures and the summary in text."""
+"""Options, results, figures and printed summary of PAM."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from mcjax import plotting
 from mcjax.curves import PamConfig, PamFit
 
 REPORTED = ("objective", "proposed", "proximal", "accepted", "moved")
-"""The fields of a PamFit that results.json holds."""
+"""The fields of a PamFit in results.json."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def pam_figure(fits: Mapping[str, PamFit], title: str) -> Figure:
         name: plotting.HalfSteps(fit.objective, fit.proposed, fit.accepted, color_of(name))
         for name, fit in fits.items()
     }
-    return plotting.alternation(steps, title)
+    return plotting.pam_objective(steps, title)
 
 
 def pam_training_figure(fits: Mapping[str, PamFit], config: PamConfig, title: str) -> Figure:
     """The train loss over the half-steps of several fits by name, coloured by `color_of`."""
     losses = {name: (fit.history["loss"], color_of(name)) for name, fit in fits.items()}
-    return plotting.alternating_training(losses, (config.permutation_epochs, config.epochs), title)
+    return plotting.pam_training(losses, (config.permutation_epochs, config.epochs), title)
 
 
 def color_of(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Metrics paths: the options, figure, results and table that `mcjax connect` and `mcjax evaluate` share."""
+"""Measured paths: options, figure, results and table of `mcjax connect` and `mcjax evaluate`."""
 
 import sys
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class EvaluateOptions:
     calibration_images: int | None = None
     """Training images to re-estimate batch statistics on at every t (None: all)."""
     eval_batch_size: int = 500
-    """Images at a time."""
+    """Images in memory at once."""
 
     def check(self, model: Model, dataset: Dataset) -> None:
         """Raise InputError if these options, model and data do not fit, before a folder is made or a curve fitted."""
@@ -51,7 +51,10 @@ class EvaluateOptions:
             path: A function t -> theta.
             dataset: Train and test images.
             augmentation: Augmentation while batch statistics are re-estimated. None: the data set's default.
-            mesh: Devices among which the points are shared out. None: one device.
+            mesh: Devices to distribute the points over. None: one device.
+
+        Returns:
+            The metrics along the path.
         """
         images = len(dataset.train_labels) + len(dataset.test_labels)
         print(f"measuring {self.points} points of the path, {images:,} images each", file=sys.stderr, flush=True)

@@ -36,7 +36,7 @@ ABOUT: dict[str, Any] = {
     "model": {"name": "mlp", "num_classes": 10, "input_shape": [8, 8, 1], "widths": [32, 32]},
     "data": {"data": "digits", "data_dir": None, "train_images": None, "test_images": None},
 }
-"""The description in the checkpoints, by which other commands read them."""
+"""The description in the checkpoints, from which other commands read model and data."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def summarized(metrics: PathMetrics) -> dict[str, Any]:
 
 
 def cells(summary: dict[str, Any]) -> list[str]:
-    """The cells of a row under HEAD, from what `summarized` returned."""
+    """The cells of a row under HEAD, from the result of `summarized`."""
     return [
         plus_minus(summary["train_loss_mean"]),
         plus_minus(summary["test_accuracy_mean"], 2, 100),

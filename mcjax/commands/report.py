@@ -23,7 +23,7 @@ class Report:
     """File to write (None: report.html in the run folder)."""
 
     def run(self) -> None:
-        """Write the page, anew if there is one: the same run gives the same bytes."""
+        """Write the page, or overwrite it; the same run gives the same bytes."""
         folder = Path(self.target)
         out = Path(self.out) if self.out is not None else folder / "report.html"
         run = read_run(folder)
@@ -40,7 +40,7 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"no run at {folder}: expected a run folder, such as `mcjax quickstart` writes.")
     config = _read(folder / "config.json")
     if config is None:
-        raise InputError(f"{folder} is not a run of mcjax: it holds no config.json. Give the folder of a run.")
+        raise InputError(f"{folder} is not a run of mcjax: it has no config.json. Give the folder of a run.")
     results = _read(folder / "results.json")
     figures = []
     for path in sorted((folder / "figures").glob("*.png")):

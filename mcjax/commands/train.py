@@ -54,7 +54,7 @@ class Train:
     networks: int = 2
     """Number of networks to train."""
     seed: int = 0
-    """Seed from which the keys of all networks are derived."""
+    """Seed of the keys of all networks."""
     out: Out = None
 
     def run(self) -> None:
@@ -71,7 +71,7 @@ class Train:
         model = read_model(described)
         config = TrainConfig(**self.training.config(dataset))
         check_model_and_data(model, dataset)
-        steps_per_epoch(config, dataset)  # refuses a batch larger than the set before the folder is made
+        steps_per_epoch(config, dataset)  # refuse a batch larger than the set before the run folder is made
         run = open_run(
             "train",
             self.out,

@@ -1,23 +1,24 @@
-"""Paths whose loss is known beforehand, written down rather than searched for.
+"""Paths of low loss constructed without training, with a bound on the loss along them.
 
-A network that loses little when half of its hidden units are dropped is *dropout-stable*. Two such networks are joined
-by a path that no training has to find (Kuditipudi et al. 2019): units that no layer reads can be rewritten without
-changing the function, and the last layer can move because the loss is convex in it. Each straight segment of the path
-is a `Move` of one of these kinds, and the loss on all of it is at most that of the ends plus the measured epsilon. Deep
-linear networks, and wide networks of one hidden ReLU layer, have paths of their own (Freeman and Bruna 2017).
+A network whose loss rises little when half of its hidden units are dropped is *dropout-stable*. Two such networks are
+joined by an explicit path (Kuditipudi et al. 2019): units that no layer reads can be rewritten without changing the
+function, and the last layer can move because the loss is convex in it. Each straight segment of the path is a `Move` of
+one of these kinds, and the loss on the path is at most that of the ends plus the measured epsilon. Deep linear
+networks, and wide networks of one hidden ReLU layer, have other constructions (Freeman and Bruna 2017).
 
-- `dropout_stability` finds the units that a network can best do without, and measures epsilon (Definition 1);
+- `dropout_stability` searches for the units whose removal costs least, and measures epsilon (Definition 1);
   `drop_units` drops units at random (Algorithm 1).
 - `dropout_path` joins two dropout-stable networks (Theorem 1). `drop_path` and `halves_path` are its two parts (Lemmas
-  1 and 2); `interpolation_path` and `narrow_path` are those of noise-stable networks (Theorems 2 and 3). Each returns a
+  1 and 2). `interpolation_path` and `narrow_path` join noise-stable networks (Theorems 2 and 3). Each returns a
   `Construction`: a polyline and its moves.
 - `linear_network_path` joins deep linear networks, with or without ridge (Proposition 2.2).
-- `wide_path` joins wide networks of one hidden ReLU layer (Theorem 2.4) whose first rows `unit_rows` has scaled;
-  `angle_bound` is its Proposition 2.3.
-- `disconnected_minima` and `two_neuron_mixture` are networks that no path of low loss joins.
+- `wide_path` joins wide networks of one hidden ReLU layer (Theorem 2.4), after `unit_rows` has scaled their units;
+  `angle_bound` computes the bound of Proposition 2.3.
+- `disconnected_minima` and `two_neuron_mixture` are pairs of networks that no path of low loss joins.
 
-They take feed-forward models of any depth, channel-wise in convolutions, with batch norm. Models whose units cannot be
-dropped alone, such as residual trunks, are refused by name.
+All but the linear and wide constructions take feed-forward models of any depth, with convolutions (whose channels are
+the units) and batch norm. A model whose units cannot be dropped one by one, such as one with residual trunks, is
+refused with the name of the group.
 
 Example::
 
@@ -37,7 +38,7 @@ Example::
         dropout_stability(jax.random.key(i), model, mcjax.trees.index(trained, i), data) for i in range(2)
     )
     construction = dropout_path(model, one, two)
-    print(construction.shortened())  # segment by segment
+    print(construction.shortened())  # lists the segments
     metrics = mcjax.evaluate_path(model, construction.path, data)
     bound = max(stable.loss + stable.epsilon for stable in (one, two))
     print(f"highest loss {metrics.train_loss.max():.3f}, bound {bound:.3f}")

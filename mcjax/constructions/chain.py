@@ -1,7 +1,7 @@
 """Feed-forward networks as chains of layers, whose units can be dropped, copied and rewritten one by one.
 
-Weight matrices and hidden layers are counted from 1, as in the papers: matrix i produces layer i, matrix i + 1 reads
-it, and the last matrix, the top, produces the outputs.
+Weight matrices and hidden layers are counted from 1, as in the papers. Matrix i produces layer i, and matrix i + 1
+reads it. The last matrix, the top, produces the outputs.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,23 +21,29 @@ Leaves = dict[str, np.ndarray]
 """The variables of one network on the host, by name."""
 
 
-class Place(NamedTuple):
-    """The place of a group's units in one leaf: the axis along which they lie, and its position in the leaf."""
+class UnitAxis(NamedTuple):
+    """The axis of one leaf along which the units of a group lie.
+
+    Attributes:
+        name: The name of the leaf.
+        position: The position of the axis in the leaf.
+        axis: The declaration of the axis in the spec.
+    """
 
     name: str
     position: int
     axis: Axis
 
     def rows(self, leaf: Any) -> np.ndarray:
-        """The entries along the axis that belong to each unit: int (n, k)."""
+        """The indices along the axis that belong to each unit: int (n, k)."""
         return self.axis.positions(leaf.shape[self.position])
 
     def take(self, leaf: np.ndarray, units: np.ndarray) -> np.ndarray:
-        """The entries of some units, in the order of `units`; their axis comes first."""
+        """The entries of `units`, in their order, with the unit axis first."""
         return np.moveaxis(leaf, self.position, 0)[self.rows(leaf)[units].ravel()]
 
     def put(self, leaf: np.ndarray, units: np.ndarray, value: Any) -> np.ndarray:
-        """A copy of the leaf with other entries of some units; `value` is as `take` returns it, or a number."""
+        """A copy of the leaf with new entries of `units`; `value` is as `take` returns it, or a number."""
         new = np.array(leaf)
         np.moveaxis(new, self.position, 0)[self.rows(leaf)[units].ravel()] = value
         return new
@@ -48,21 +54,25 @@ class Layer(NamedTuple):
 
     Attributes:
         kernel: The name of the weight matrix.
-        inputs: Where the kernel reads the layer below; None for the first layer.
-        group: The units that it produces; None for the top.
-        incoming: The leaves that produce these units: the kernel, biases, scales and shifts of norms, batch statistics.
+        inputs: The axis of the kernel that reads the layer below; None for the first layer.
+        group: The group of units that it produces; None for the top.
+        incoming: The unit axes of all leaves that produce these units: the kernel, biases, scales and shifts of norms,
+            batch statistics.
     """
 
     kernel: str
-    inputs: Place | None
+    inputs: UnitAxis | None
     group: str | None
-    incoming: tuple[Place, ...]
+    incoming: tuple[UnitAxis, ...]
 
 
 class Chain(NamedTuple):
     """The layers of a feed-forward network, from the first to the top.
 
-    output_biases: the leaves other than the top's kernel that have no hidden units. sizes: units of each hidden layer.
+    Attributes:
+        layers: The layers.
+        output_biases: The leaves without hidden units, other than the top's kernel.
+        sizes: The number of units of each hidden layer.
     """
 
     layers: tuple[Layer, ...]
@@ -71,7 +81,7 @@ class Chain(NamedTuple):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The hidden layers from below: groups[i - 1] is the papers' layer i."""
+        """The groups of the hidden layers from the first on: groups[i - 1] is the papers' layer i."""
         return tuple(layer.group for layer in self.layers if layer.group is not None)
 
     @property
@@ -79,22 +89,22 @@ class Chain(NamedTuple):
         """The last weight matrix."""
         return self.layers[-1]
 
-    def outgoing(self, group: str) -> Place:
-        """Where the next layer's kernel reads a group."""
-        place = self.layers[self.groups.index(group) + 1].inputs
-        assert place is not None
-        return place
+    def outgoing(self, group: str) -> UnitAxis:
+        """The axis of the next layer's kernel that reads a group."""
+        unit_axis = self.layers[self.groups.index(group) + 1].inputs
+        assert unit_axis is not None
+        return unit_axis
 
 
 def chain_of(model: Model) -> Chain:
-    """The chain of layers of a feed-forward model. Batch norm is allowed: each unit has statistics of its own.
+    """The chain of layers of a feed-forward model, which may have batch norm.
 
     Raises:
-        InputError: Naming the group, if its units cannot be dropped alone: those of a residual trunk, of a recurrent
-            layer, of a layer that is read twice, of a layer under a norm over units. Also if the outputs are not affine
-            in the top.
+        InputError: If units of a group cannot be dropped one by one: those of a residual trunk, of a recurrent layer,
+            of a layer that is read twice, or of a layer under a norm over units. Also if the outputs are not affine in
+            the top.
     """
-    # The checks compute on concrete arrays even while the caller is being traced.
+    # The checks compute on concrete arrays even if the caller is traced.
     with jax.ensure_compile_time_eval():
         return _chain(model)
 
@@ -110,7 +120,7 @@ def _chain(model: Model) -> Chain:
     above = {layer.inputs.axis.group if layer.inputs else None: layer for layer in found.values()}
     if len(above) < len(found):
         raise InputError(f"{model.name} branches: expected every hidden layer to be read by one layer alone.")
-    # From the inputs upwards: the next layer is the one that reads the last.
+    # From the inputs upwards: the next layer is the one that reads the previous.
     layers: list[Layer] = []
     below: str | None = None
     while below in above:
@@ -136,13 +146,13 @@ def _chain(model: Model) -> Chain:
 
 def _layer(model: Model, group: str, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
     """The layer that produces a group."""
-    incoming = tuple(Place(*each) for each in model.spec.places(group) if not each[2].consumes)
-    kernels = [place.name for place in incoming if len(shapes[place.name]) > 1]
-    if len(kernels) != 1 or len({place.name for place in incoming}) < len(incoming):
+    incoming = tuple(UnitAxis(*each) for each in model.spec.places(group) if not each[2].consumes)
+    kernels = [unit_axis.name for unit_axis in incoming if len(shapes[unit_axis.name]) > 1]
+    if len(kernels) != 1 or len({unit_axis.name for unit_axis in incoming}) < len(incoming):
         raise InputError(
-            f"{model.name}: {group!r} is produced by {', '.join(kernels) or 'no kernel'}, and its units do not stand "
-            "alone (a residual trunk adds to them, a recurrent layer reads them again). Expected a feed-forward chain, "
-            "each hidden layer produced by one kernel."
+            f"{model.name}: {group!r} is produced by {', '.join(kernels) or 'no kernel'}, and its units cannot "
+            "be dropped one by one (a residual trunk adds to them, a recurrent layer reads them again). Expected a "
+            "feed-forward chain, each hidden layer produced by one kernel."
         )
     for name, _, axis in incoming:
         if axis.start or axis.stop is not None or (name != kernels[0] and len(axes_of(model.spec.axes[name][0])) > 1):
@@ -153,28 +163,31 @@ def _layer(model: Model, group: str, shapes: Mapping[str, tuple[int, ...]]) -> L
     _only_reader(model, group)
     name = kernels[0]
     entries = enumerate(model.spec.axes[name])
-    read = [Place(name, i, axis) for i, entry in entries for axis in axes_of(entry) if axis.consumes]
-    if len(read) > 1 or any(place.axis.group == group for place in read):
+    read = [UnitAxis(name, i, axis) for i, entry in entries for axis in axes_of(entry) if axis.consumes]
+    if len(read) > 1 or any(unit_axis.axis.group == group for unit_axis in read):
         raise InputError(f"{model.name}: {name} reads several groups, or its own: expected the layer below alone.")
     return Layer(name, read[0] if read else None, group, incoming)
 
 
-def _only_reader(model: Model, group: str) -> Place:
-    readers = [Place(*each) for each in model.spec.places(group) if each[2].consumes]
+def _only_reader(model: Model, group: str) -> UnitAxis:
+    readers = [UnitAxis(*each) for each in model.spec.places(group) if each[2].consumes]
     if len(readers) != 1 or readers[0].axis.start or readers[0].axis.stop is not None:
-        said = ", ".join(place.name for place in readers) or "no layer"
+        names = ", ".join(unit_axis.name for unit_axis in readers) or "no layer"
         raise InputError(
-            f"{model.name}: {group!r} is read by {said}, and its units do not stand alone (a residual trunk, a "
-            "recurrent or a joined layer). Expected a feed-forward chain, each hidden layer read by one kernel."
+            f"{model.name}: {group!r} is read by {names}, and its units cannot be dropped one by one (a residual "
+            "trunk, a recurrent or a joined layer). Expected a feed-forward chain, each hidden layer read by one "
+            "kernel."
         )
     return readers[0]
 
 
-def layer_of(model: Model, group: str) -> tuple[Layer, Place]:
-    """The layer that produces a group, and where the only kernel that reads it does so.
+def layer_of(model: Model, group: str) -> tuple[Layer, UnitAxis]:
+    """The layer that produces a group, and the axis of the only kernel that reads it.
 
-    Raises SpecError if there is no such group, InputError, naming it, if its units are those of a residual trunk, of a
-    recurrent layer, of a layer that is read twice or in part.
+    Raises:
+        SpecError: If there is no such group.
+        InputError: If its units are those of a residual trunk, of a recurrent layer, or of a layer that is read twice
+            or in part.
     """
     model.spec.places(group)
     theta = jax.eval_shape(model.init, jax.random.key(0))
@@ -182,7 +195,7 @@ def layer_of(model: Model, group: str) -> tuple[Layer, Place]:
 
 
 def random_variables(model: Model, rng: np.random.Generator) -> Leaves:
-    """Random variables for trials, float64: parameters of both signs, statistics positive, as variances are."""
+    """Random variables for trials, float64: parameters of both signs, and positive statistics, as for variances."""
     shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
     found = {name: 0.1 + np.abs(rng.normal(size=shape)) / max(shape[-1:] or (1,)) for name, shape in shapes.items()}
     return {
@@ -203,7 +216,7 @@ def outputs_agree(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def computes(model: Model, function: Callable[[Leaves, np.ndarray], np.ndarray]) -> bool:
-    """Whether a model is this function (variables, flat inputs) -> outputs, by a trial in float64."""
+    """Whether a model computes this function (variables, flat inputs) -> outputs, by a trial in float64."""
     rng = np.random.default_rng(0)
     leaves, x = random_variables(model, rng), random_inputs(model, rng, 8)
     with jax.enable_x64(True):
@@ -212,7 +225,7 @@ def computes(model: Model, function: Callable[[Leaves, np.ndarray], np.ndarray])
 
 
 def _check_by_trial(model: Model, chain: Chain) -> None:
-    """Check that units which no layer reads have no effect, and that outputs are affine in the top."""
+    """Check that units without outgoing weights have no effect, and that the outputs are affine in the top."""
     rng = np.random.default_rng(0)
     theta, other = random_variables(model, rng), random_variables(model, rng)
     unread = {group: np.arange(0, size, 2) for group, size in zip(chain.groups, chain.sizes, strict=True)}
@@ -220,14 +233,16 @@ def _check_by_trial(model: Model, chain: Chain) -> None:
     apply = jax.jit(lambda leaves: model.apply(trees.nest(leaves), jnp.asarray(x)))
     start = {**theta}
     for group, units in unread.items():
-        place = chain.outgoing(group)
-        start[place.name] = place.put(start[place.name], units, 0.0)
+        unit_axis = chain.outgoing(group)
+        start[unit_axis.name] = unit_axis.put(start[unit_axis.name], units, 0.0)
     before = np.asarray(apply(start))
-    # Layer by layer, so that the error names one.
+    # Layer by layer, so that the error can name the layer.
     for layer in chain.layers[:-1]:
         changed, units = {**start}, unread[str(layer.group)]
-        for place in layer.incoming:
-            changed[place.name] = place.put(changed[place.name], units, place.take(other[place.name], units))
+        for unit_axis in layer.incoming:
+            changed[unit_axis.name] = unit_axis.put(
+                changed[unit_axis.name], units, unit_axis.take(other[unit_axis.name], units)
+            )
         if not outputs_agree(np.asarray(apply(changed)), before):
             raise InputError(
                 f"{model.name}: units of {layer.group!r} have an effect although no layer reads them, so they "
@@ -239,25 +254,27 @@ def _check_by_trial(model: Model, chain: Chain) -> None:
     if not outputs_agree(np.asarray(apply(middle)), (np.asarray(apply(ends[0])) + np.asarray(apply(ends[1]))) / 2):
         raise InputError(
             f"{model.name}: its outputs are not affine in {', '.join(top)}, so that the loss is not convex in "
-            "them. Expected a linear last layer, and no leaves of other kinds."
+            "them. Expected a linear last layer, and no other leaves without hidden units."
         )
 
 
 def check_network(model: Model, theta: trees.Tree, what: str = "theta") -> None:
     """Raise SpecError if `theta` is of another model, InputError if it is several networks or not finite."""
     if theta is None and what == "point":
-        raise InputError("point: got None, expected a network. A path that was stopped has no point: see its stopped.")
+        raise InputError("point: got None, expected a network. A path that ended early has no point: see `stopped`.")
     if has_leading_axis(theta, model):
-        raise InputError(f"{what}: got several networks along a leading axis, expected one: call this for each.")
+        raise InputError(
+            f"{what}: got several networks along a leading axis, expected one network: call the function for each."
+        )
     for name, leaf in on_host(theta).items():
         if not np.isfinite(leaf).all():
             raise InputError(f"{what}: {name} holds values that are not finite, expected a network that was trained.")
 
 
 def scale_outputs(chain: Chain, theta: trees.Tree, factors: Mapping[str, Any]) -> trees.Tree:
-    """`theta` with the output of each unit times its factor, float (n,) a group; zero drops the unit. Pure.
+    """Multiply the output of each unit by its factor, float (n,) per group; zero drops the unit. Pure.
 
-    The factor goes into the kernel that reads the unit; its incoming weights stay as they are.
+    The factors multiply the kernel that reads the units; incoming weights do not change.
     """
     leaves = trees.flatten(theta)
     for group, factor in factors.items():

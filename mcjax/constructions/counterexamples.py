@@ -1,4 +1,4 @@
-"""Global minima that no path of low loss joins, on which strings and curves have to fail."""
+"""Pairs of global minima that no path of low loss joins: tests for strings and curves."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from mcjax.models.registry import create
 
 
 class Counterexample(NamedTuple):
-    """A model, data, and two networks of loss zero that every path joins over a barrier.
+    """A model, data, and two networks of loss zero with a barrier on every path between them.
 
     Attributes:
         model: A two-layer ReLU network without biases.
         data: The data of a regression.
         theta_1: A network of loss zero.
-        theta_2: Another one.
+        theta_2: Another network of loss zero.
         barrier: The mean squared error that every path between them reaches; on a grid of t it can be a little less.
     """
 
@@ -31,28 +31,29 @@ class Counterexample(NamedTuple):
 
 
 def disconnected_minima(units: int) -> Counterexample:
-    """Two global minima of a two-layer ReLU network that are not connected, whatever its width (Theorem 4).
+    """Two disconnected global minima of a two-layer ReLU network, for any width (Theorem 4).
 
-    The h groups of data are (x, e_j) for x = 1, 2, 3, labelled x, which the teacher max(0, x) - max(0, -x) with two
-    hidden units computes. theta_1 has one unit for each group, silent on the others; theta_2 has one unit for all, and
-    the others zero. While no label is missed by 1/6, unit j alone is active at 1 and 2 of its group, so its slope and
-    its value at 3 are those of the labels up to 1/3 and 1/2. Another unit that became active there would do so at 2,
-    with positive slope, and add more than 2/3 at 3. So every path misses a label by 1/6 or more, and
-    barrier = 1 / (108 h).
-
-        example = disconnected_minima(2)
-        ends, config = (example.theta_1, example.theta_2), StringConfig(batch_size=6)
-        sample_string(key, example.model, *ends, example.data, 0.9 * example.barrier, config=config)
+    The data are h groups (x, e_j), x = 1, 2, 3, with label x. The teacher max(0, x) - max(0, -x) of two hidden units
+    computes them. theta_1 has one unit for each group, inactive on the others; theta_2 has one unit for all groups, and
+    zero units. As long as all errors are below 1/6, unit j alone is active at x = 1 and 2 of its group; so its slope is
+    1 up to 1/3, and its value at x = 3 is 3 up to 1/2. Another unit that became active would do so at x = 2, with
+    positive slope, and add more than 2/3 at x = 3. So every path has an error of at least 1/6 in one of the 3 h labels,
+    and barrier = 1 / (108 h).
+    Source: Kuditipudi et al. 2019, section 5, for any convex loss. The data are our own.
 
     Args:
         units: The number h of hidden units, at least 2.
 
-    Source: Kuditipudi et al. 2019, section 5, for any convex loss; the data are of our own construction.
+    Example::
+
+        example = disconnected_minima(2)
+        ends, config = (example.theta_1, example.theta_2), StringConfig(batch_size=6)
+        sample_string(key, example.model, *ends, example.data, 0.9 * example.barrier, config=config)
     """
     check_whole("units", units, 2)
     x = np.tile([1.0, 2.0, 3.0], units)[:, None]
     inputs = np.concatenate([x, np.repeat(np.eye(units), 3, axis=0)], 1)
-    # Incoming weights, (inputs, units): a unit for each group, -4 where it has to be silent; or one unit for all.
+    # Incoming weights (inputs, units) of theta_1: a unit for each group, -4 on the other groups; of theta_2: one unit.
     apart = np.concatenate([np.ones((1, units)), 4 * np.eye(units) - 4])
     together = np.zeros((units + 1, units))
     together[0, 0] = 1
@@ -64,18 +65,17 @@ def disconnected_minima(units: int) -> Counterexample:
 
 
 def two_neuron_mixture(samples: int = 100) -> Counterexample:
-    """Two neurons, each for one component of a mixture, and the same network with the neurons exchanged.
+    """A network of two units, each for one component of a mixture, and its copy with the units exchanged.
 
-    Two Gaussians of vanishing width across lie along the two axes of the plane; the label is (max(0, x_1), max(0,
-    x_2)), scaled to mean square 1. The determinant of W_1 changes its sign between the two networks, so every path
-    passes a W_1 of rank one or zero, which sees the data along one direction w. The best second layer then leaves half
-    of the labels' squares, for any w: barrier = 1/2. Matched, the two are one network.
+    Each component is a Gaussian on one axis of the plane. The label is (max(0, x_1), max(0, x_2)), scaled to mean
+    square 1. The determinant of W_1 has opposite signs in the two networks, so every path contains a W_1 of rank at
+    most one, which depends on the data along one direction w only. The best second layer then has a mean squared error
+    of 1/2, for any w: barrier = 1/2. After matching, the two networks are equal.
+    Source: Freeman and Bruna 2017, section 2.3.1. As printed there, the labels vanish with the covariance, and with
+    them the loss of the zero network; here they do not, and the risk is at least 1/2 as claimed.
 
     Args:
-        samples: How many points lie on each axis, an even number.
-
-    Source: Freeman and Bruna 2017, section 2.3.1. As printed there, labels vanish with the covariance, and with them
-    the loss of the zero network; here the labels do not vanish, and the risk is at least 1/2 as claimed.
+        samples: The number of points on each axis, even.
     """
     check_whole("samples", samples, 2)
     if samples % 2:

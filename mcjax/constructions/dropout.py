@@ -1,4 +1,4 @@
-"""Dropout stability: which half of its units a network can do without, and at which loss."""
+"""Dropout stability: the loss of a network without half of its hidden units (Kuditipudi et al. 2019)."""
 
 import math
 from dataclasses import replace
@@ -22,16 +22,16 @@ from mcjax.training.objective import check_model_and_data
 
 
 class DropoutStability(NamedTuple):
-    """A network, the networks that are left of it when units are dropped, and their losses (Definition 1).
+    """A network, its copies with units dropped, and their losses (Definition 1).
 
     Attributes:
         theta: The network.
         thetas: theta_1 to theta_{d-1} of the definition along a leading axis: in theta_i, units of the hidden layers
-            from i on are dropped and the outputs of the others rescaled.
-        keep: Which units stay, bool (n,) a group.
+            from i on are dropped and the outputs of the other units rescaled.
+        keep: Whether each unit is kept, bool (n,) per group.
         factors: The factor of hidden layer j (column) in theta_i (row), 1 for j < i: float (d - 1, d - 1).
         loss: The criterion of theta.
-        losses: The criterion of each of thetas, (d - 1,).
+        losses: The criterion of each network in `thetas`, (d - 1,).
         fraction: The share of all hidden units that is dropped.
         criterion: The criterion that was measured.
     """
@@ -51,7 +51,7 @@ class DropoutStability(NamedTuple):
 
     @property
     def epsilon(self) -> float:
-        """How far the worst theta_i is above the network, at least 0: the network is epsilon-dropout stable."""
+        """The largest loss of a theta_i minus that of theta, at least 0: theta is epsilon-dropout stable."""
         return float(np.maximum(0.0, np.max(self.losses) - self.loss))
 
 
@@ -69,12 +69,10 @@ def dropout_stability(
     search_images: int | None = 1024,
     chunk: int | None = None,
 ) -> DropoutStability:
-    """Find the units that a network can best do without, by a random search, and measure epsilon.
+    """Search at random for the units whose removal costs least, and measure epsilon.
 
-    Works on feed-forward models, channel-wise in convolutions (Remark 1).
-
-        stable = dropout_stability(jax.random.key(0), model, theta, data)
-        print(stable.epsilon)
+    In convolutions, channels are the units (Remark 1).
+    Source: Kuditipudi et al. 2019, Definition 1 and section 6.
 
     Args:
         key: Draws the subsets.
@@ -82,25 +80,27 @@ def dropout_stability(
         theta: One network.
         data: The data that the criterion is measured on.
         fraction: The share of units to drop, in (0, 1), for all hidden layers or by group; floor((1 - fraction) n) of n
-            stay.
-        draws: How many subsets are tried, of one layer at a time or of all.
-        rescale: The factor r of the units that stay. "layer": by a line search for each layer; "one": by one for a
-            factor of all layers of a theta_i; "fixed": n / (units kept), as in Algorithm 1.
-        search: "layers" goes from the top down, as Definition 1 does: the best subset of one layer, given those
-            above it. "together" draws all layers at once, as the paper's experiments do.
+            units are kept.
+        draws: The number of random subsets to compare, per layer or for all layers together.
+        rescale: The factor r of the kept units. "layer": a line search for each layer; "one": a line search for a
+            common factor of all layers of a theta_i; "fixed": n / (units kept), as in Algorithm 1.
+        search: "layers" chooses the best subset of one layer after another from the top down, as in Definition 1.
+            "together" draws the subsets of all layers at once, as in the paper's experiments.
         criterion: The criterion to measure, convex in the outputs (None: the loss on all training images).
-        search_images: On how many images candidates are compared (None: as many as the criterion has).
-        chunk: How many candidates are in memory at once (None: 16, or 1 where convolutions run faster one after
-            another).
+        search_images: The number of images that candidates are compared on (None: those of the criterion).
+        chunk: Candidates in memory at once (None: 16, or 1 where convolutions run faster one after another).
 
     Returns:
-        The networks theta_i with their losses by the criterion, batch statistics re-estimated as it says.
+        The networks theta_i with their losses by the criterion, which re-estimates batch statistics.
 
     Raises:
         InputError: For a fraction outside (0, 1), a criterion that is not convex, or a model whose units cannot be
-            dropped alone.
+            dropped one by one.
 
-    Source: Kuditipudi et al. 2019, Definition 1 and section 6.
+    Example::
+
+        stable = dropout_stability(jax.random.key(0), model, theta, data)
+        print(stable.epsilon)
     """
     check_model_and_data(model, data)
     check_network(model, theta)
@@ -119,9 +119,10 @@ def dropout_stability(
     kept = kept_units(chain, fraction)
     quick = criterion if search_images is None else _on_fewer_images(criterion, search_images)
     losses = partial(_losses_of_masks, model, quick, chunk, theta, data)
-    # Candidates are compared on few images, and the chosen networks measured by the criterion itself.
+    # Definition 1: choose the subsets and their factors, on few images.
     subset_search = SubsetSearch(kept, dict(zip(chain.groups, chain.sizes, strict=True)), draws, rescale, losses)
     found = subset_search.layer_by_layer(key) if search == "layers" else subset_search.together(key)
+    # theta_1 to theta_{d-1}, measured by the criterion itself.
     thetas = trees.stack([scale_outputs(chain, theta, found.masks(i)) for i in range(len(kept))])
     networks = jax.tree.map(lambda one, many: jnp.concatenate([one[None], many]), theta, thetas)
     values = measure_networks(criterion, model, networks, data)
@@ -137,8 +138,8 @@ def _check_criterion(criterion: Criterion | None, data: Dataset) -> Criterion:
         raise InputError(f"got criterion={criterion!r}, expected a Criterion: mcjax.training.Criterion(images=1000).")
     if criterion.metric == "error":
         raise InputError(
-            "got a criterion of the error, expected loss or perplexity, which are convex in the outputs: of others "
-            "epsilon would bound no path."
+            "got a criterion of the error, expected loss or perplexity: epsilon bounds the loss on a path only if the "
+            "criterion is convex in the outputs."
         )
     criterion.check(data)
     return criterion
@@ -157,16 +158,17 @@ def drop_rates(chain: Chain, fraction: float | dict[str, float]) -> dict[str, fl
 
 
 def kept_units(chain: Chain, fraction: float | dict[str, float]) -> dict[str, int]:
-    """How many units of each group stay: floor((1 - fraction) n)."""
+    """The number of units of each group that are kept: floor((1 - fraction) n)."""
     shares = drop_rates(chain, fraction)
-    # 10 units at 0.9 keep 1, whatever 1 - 0.9 is in binary.
+    # The margin is for rounding: 10 units at a fraction of 0.9 keep 1.
     return {g: math.floor((1 - shares[g]) * n + 1e-9) for g, n in zip(chain.groups, chain.sizes, strict=True)}
 
 
 def drop_units(key: jax.Array, model: Model, theta: trees.Tree, fraction: float | dict[str, float]) -> trees.Tree:
     """Drop each unit with probability `fraction`, and divide the outputs of the others by 1 - fraction. Pure.
 
-    This is channel-wise dropout in training, for one mask.
+    This is one mask of dropout as in training, channel-wise in convolutions.
+    Source: Kuditipudi et al. 2019, Algorithm 1, on the matrices from layer 2 on.
 
     Args:
         key: Draws which units are dropped.
@@ -175,9 +177,7 @@ def drop_units(key: jax.Array, model: Model, theta: trees.Tree, fraction: float 
         fraction: The probability in (0, 1), for all hidden layers or by group.
 
     Returns:
-        The network with its units dropped in the kernels that read them.
-
-    Source: Kuditipudi et al. 2019, Algorithm 1, on the matrices from layer 2 on.
+        The network; units are dropped and rescaled in the kernels that read them.
     """
     if has_leading_axis(theta, model):
         raise InputError("got several networks, expected one: use jax.vmap over them.")
@@ -186,9 +186,10 @@ def drop_units(key: jax.Array, model: Model, theta: trees.Tree, fraction: float 
 
 
 def random_factors(key: jax.Array, chain: Chain, fraction: float | dict[str, float]) -> dict[str, jax.Array]:
-    """The factors of the outputs of units in Algorithm 1: 0, or 1 / (1 - fraction), (n,) a group. Pure.
+    """The factors of the outputs of units in Algorithm 1: 0, or 1 / (1 - fraction), (n,) per group. Pure.
 
-    Raises InputError for a fraction that is not in (0, 1).
+    Raises:
+        InputError: For a fraction outside (0, 1).
     """
     shares, keys = drop_rates(chain, fraction), jax.random.split(key, len(chain.groups))
     return {

@@ -5,7 +5,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.constructions.chain import Chain, Leaves, chain_of, check_network, on_host
 from mcjax.constructions.dropout import DropoutStability
-from mcjax.constructions.moves import Construction, PathBuilder
+from mcjax.constructions.moves import ChainPathBuilder, Construction
 from mcjax.constructions.unit_edits import (
     Units,
     assign_places,
@@ -21,32 +21,30 @@ from mcjax.models.base import Model
 
 
 def drop_path(model: Model, stable: DropoutStability) -> Construction:
-    """The path from a network to its theta_1, half of the units dropped: 4 d - 6 segments of kinds (a) and (b).
+    """The path from a network to its theta_1, with half of the units dropped: 4 d - 6 segments of kinds (a) and (b).
 
-    d is the number of weight matrices, at least 2. The path passes theta_{d-1}, ..., theta_1 in function, and its loss
-    is at most that of the network plus epsilon. With three matrices it is Figure 1. It ends at theta_1 with the
-    incoming weights of the dropped units zero.
+    d is the number of weight matrices, at least 2; for d = 3 it is the path of Figure 1. The path passes through
+    networks with the functions of theta_{d-1}, ..., theta_1, and its loss is at most that of the network plus epsilon.
+    It ends at theta_1, with zero incoming weights for the dropped units.
+    Source: Kuditipudi et al. 2019, Lemma 1, for any number of matrices as in section A.
 
     Raises:
         InputError: Unless at least half of each layer is dropped.
-
-    Source: Kuditipudi et al. 2019, Lemma 1, for any number of matrices as in section A.
     """
     chain = _check(model, stable)
     return _lemma_1(chain, stable).build(stable.theta)
 
 
 def halves_path(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> Construction:
-    """The path between two networks, at least half of whose units no layer reads: 8 segments.
+    """The path between two networks in which no layer reads at least half of the units: 8 segments.
 
-    Five permute the used units of theta_1 to places that theta_2 does not use; the function does not change. Three go
-    over to theta_2. The loss is at most the higher end. Where no two units have to change places, segments 3 and 4 have
-    no length; `shortened()` leaves them out.
+    The first five permute the used units of theta_1 to places that theta_2 does not use, at constant function. The last
+    three lead to theta_2. The loss is at most the higher loss of the two ends. If no units have to exchange places,
+    segments 3 and 4 have length zero; `shortened()` removes them.
+    Source: Kuditipudi et al. 2019, Lemma 2.
 
     Raises:
-        InputError: Naming the groups, if more than half of a layer is used.
-
-    Source: Kuditipudi et al. 2019, Lemma 2.
+        InputError: If more than half of a layer is used.
     """
     chain = chain_of(model)
     for name, theta in (("theta_1", theta_1), ("theta_2", theta_2)):
@@ -57,17 +55,17 @@ def halves_path(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> Const
 def dropout_path(model: Model, stable_1: DropoutStability, stable_2: DropoutStability) -> Construction:
     """The path between two dropout-stable networks: 2 (4 d - 6) + 8 segments of kinds (a), (b) and (c).
 
-    The loss is at most max(L_1 + epsilon_1, L_2 + epsilon_2), on the data and by the loss that epsilon was measured by,
-    with batch statistics as they are in the knots, or re-estimated everywhere. It is `drop_path`, `halves_path`, and
-    `drop_path` back.
-
-        one, two = (dropout_stability(key, model, theta, data) for theta in (theta_1, theta_2))
-        metrics = evaluate_path(model, dropout_path(model, one, two).path, data)
+    It consists of `drop_path`, `halves_path`, and a reversed `drop_path`. The loss is at most max(L_1 + epsilon_1,
+    L_2 + epsilon_2), for the criterion and data of epsilon, with batch statistics of the knots or re-estimated.
+    Source: Kuditipudi et al. 2019, Theorem 1.
 
     Raises:
         InputError: Unless at least half of each layer is dropped.
 
-    Source: Kuditipudi et al. 2019, Theorem 1.
+    Example::
+
+        one, two = (dropout_stability(key, model, theta, data) for theta in (theta_1, theta_2))
+        metrics = evaluate_path(model, dropout_path(model, one, two).path, data)
     """
     chain = _check(model, stable_1, stable_2)
     builder, back = _lemma_1(chain, stable_1), _lemma_1(chain, stable_2)
@@ -77,15 +75,14 @@ def dropout_path(model: Model, stable_1: DropoutStability, stable_2: DropoutStab
 
 
 def interpolation_path(model: Model, stable_1: DropoutStability, stable_2: DropoutStability) -> Construction:
-    """The path between two noise-stable networks by straight lines to their theta_1: 10 segments.
+    """The path between two noise-stable networks with straight lines to their theta_1: 10 segments.
 
-    Only on the first and the last segment, the straight lines, is the loss not known beforehand; noise stability keeps
-    it low. The subsets are those of `dropout_stability`: as in Algorithm 1, with a fixed number of units.
+    The straight lines are the first and the last segment. The loss on them has no bound here; noise stability keeps it
+    low. The dropped units are those of `dropout_stability`: as in Algorithm 1, but with a fixed number of them.
+    Source: Kuditipudi et al. 2019, Theorem 2.
 
     Raises:
         InputError: Unless at least half of each layer is dropped.
-
-    Source: Kuditipudi et al. 2019, Theorem 2.
     """
     chain = _check(model, stable_1, stable_2)
     builder, back = _lemma_3(chain, stable_1), _lemma_3(chain, stable_2)
@@ -97,20 +94,22 @@ def interpolation_path(model: Model, stable_1: DropoutStability, stable_2: Dropo
 def narrow_path(
     model: Model, stable_1: DropoutStability, stable_2: DropoutStability, narrow: trees.Tree
 ) -> Construction:
-    """The path between two noise-stable networks by way of a narrow network: 13 segments.
+    """The path between two noise-stable networks through a narrow network: 13 segments.
 
-    The loss is at most that of the narrow network and of the straight lines from both networks to their theta_1.
+    The loss is at most the highest of the narrow network and of the straight lines from both networks to their theta_1.
+    Source: Kuditipudi et al. 2019, Theorem 3.
 
     Args:
         model: The model of both networks.
-        stable_1: The first network; it may drop fewer units than half.
-        stable_2: The second network.
-        narrow: A network of the same architecture with fewer units. They have to fit into the units dropped of both.
+        stable_1: The first network, which may drop less than half of its units.
+        stable_2: The second network, likewise.
+        narrow: A network of the same architecture with fewer units, at most as many as each network drops.
+
+    Returns:
+        The path and its moves.
 
     Raises:
         InputError: If the narrow network does not fit, or is of another architecture.
-
-    Source: Kuditipudi et al. 2019, Theorem 3.
     """
     chain = _check(model, stable_1, stable_2)
     source = _check_narrow(model, on_host(stable_1.theta), narrow)
@@ -119,10 +118,10 @@ def narrow_path(
     widths = model.spec.group_sizes(narrow)
     for free in (free_1, free_2):
         check_free(free, widths, "the narrow network does not fit into the units that are dropped")
-    # Units of the narrow network that are free in both networks need not move.
+    # Write the narrow network, preferably into units that are free in both networks, so that they need not move.
     places = builder.write_narrow(source, widths, preferred=free_2)
     builder.move("b", "clear all other units", clear_units(chain, builder.last, complement(chain, places)))
-    # Lemma 2 again: to places that the second network leaves free, and over to it.
+    # Lemma 2: move its units to places that the second network does not use, then switch to that network.
     builder.permute_units(places, assign_places(places, free_2))
     builder.switch_network(back.last)
     builder.append_reversed(back)
@@ -157,10 +156,10 @@ def _check_narrow(model: Model, wide: Leaves, narrow: trees.Tree) -> Leaves:
     return source
 
 
-def _lemma_1(chain: Chain, stable: DropoutStability) -> PathBuilder:
-    """The path from a network to its theta_1, one layer at a time from the top.
+def _lemma_1(chain: Chain, stable: DropoutStability) -> ChainPathBuilder:
+    """The path from a network to its theta_1, one layer after another from the top (Lemma 1).
 
-    While the top reads one half of a layer, the other half is free to hold the next network, written anew.
+    While the top reads one half of a layer, the next network is written into the other half.
     """
     sizes = dict(zip(chain.groups, chain.sizes, strict=True))
     stay = {group: np.flatnonzero(mask) for group, mask in stable.keep.items()}
@@ -169,7 +168,7 @@ def _lemma_1(chain: Chain, stable: DropoutStability) -> PathBuilder:
     check_free(dropped, needed, "expected at least half of the units of each layer to be dropped: fraction=0.5 or more")
     spare = {group: dropped[group][: len(units)] for group, units in stay.items()}
     thetas = [on_host(trees.index(stable.thetas, i)) for i in range(len(sizes))]
-    builder = PathBuilder(chain, on_host(stable.theta))
+    builder = ChainPathBuilder(chain, on_host(stable.theta))
 
     def write(purpose: str, theta: Leaves, places: Units, groups: tuple[str, ...]) -> None:
         builder.move("b", purpose, write_units(chain, builder.last, theta, stay, places, groups))
@@ -177,11 +176,12 @@ def _lemma_1(chain: Chain, stable: DropoutStability) -> PathBuilder:
     def read(purpose: str, theta: Leaves, places: Units) -> None:
         builder.move("a", purpose, switch_top(chain, builder.last, theta, stay, places))
 
-    # theta_{d-1}: the top alone drops units of the last hidden layer.
+    # To theta_{d-1}: units of the last hidden layer are dropped in the top, by a move of kind (a).
     top = chain.top.kernel
     builder.move("a", f"drop units of layer {len(thetas)}", {**builder.last, top: thetas[-1][top]})
     for i in reversed(range(len(thetas) - 1)):
-        # theta_{i+1}: layers above are written anew, reading only the units of layer i + 1 that stay.
+        # To theta_{i+1}: write the layers above into unread units, reading only the kept units of layer i + 1 (b);
+        # move the top to them (a); write them into the kept units (b); move the top back (a).
         above, theta, name = chain.groups[i + 1 :], thetas[i], f"theta_{i + 1}"
         aside = {g: spare[g] if g in above else stay[g] for g in sizes}
         write(f"write {name} into units not read", theta, aside, above)
@@ -192,8 +192,8 @@ def _lemma_1(chain: Chain, stable: DropoutStability) -> PathBuilder:
     return builder
 
 
-def _lemma_2(chain: Chain, theta_1: Leaves, theta_2: Leaves) -> PathBuilder:
-    """The path between two networks of which half is unread: permute the units of the first, go over to the second."""
+def _lemma_2(chain: Chain, theta_1: Leaves, theta_2: Leaves) -> ChainPathBuilder:
+    """The path between two networks with half of their units unread: permute the units of the first, then switch."""
     unread_1, unread_2 = unread_units(chain, theta_1), unread_units(chain, theta_2)
     half = {g: -(-n // 2) for g, n in zip(chain.groups, chain.sizes, strict=True)}
     for unread in (unread_1, unread_2):
@@ -201,14 +201,14 @@ def _lemma_2(chain: Chain, theta_1: Leaves, theta_2: Leaves) -> PathBuilder:
             unread, half, "expected at least half of the units of each layer to be read by none: fraction=0.5 or more"
         )
     used = complement(chain, unread_1)
-    builder = PathBuilder(chain, theta_1)
+    builder = ChainPathBuilder(chain, theta_1)
     builder.permute_units(used, assign_places(used, unread_2))
     builder.switch_network(theta_2)
     return builder
 
 
-def _lemma_3(chain: Chain, stable: DropoutStability) -> PathBuilder:
+def _lemma_3(chain: Chain, stable: DropoutStability) -> ChainPathBuilder:
     """The straight line from a network to its theta_1."""
-    builder = PathBuilder(chain, on_host(stable.theta))
+    builder = ChainPathBuilder(chain, on_host(stable.theta))
     builder.move("line", "drop units of all layers", on_host(trees.index(stable.thetas, 0)))
     return builder

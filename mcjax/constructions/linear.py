@@ -18,41 +18,45 @@ from mcjax.models.base import Model
 def linear_network_path(
     model: Model, theta_1: trees.Tree, theta_2: trees.Tree, *, ridge: bool = False
 ) -> jax.tree_util.Partial:
-    """The path between any two settings of a deep linear network along which no convex loss exceeds its ends.
+    """A path between two deep linear networks along which no convex loss exceeds the higher end.
 
-    The product W_K ... W_1 goes straight from that of theta_1 to that of theta_2, with pauses. So any loss that is
-    convex in the outputs is convex along t but for the pauses, at most the higher end, and strictly decreasing if
-    theta_2 is a global minimum and theta_1 is not (after a pause, if a product W_K ... W_k, k > 1, of theta_1 has
-    deficient rank). The path starts and ends at the networks exactly.
+    The product W_K ... W_1 moves on a straight line from that of theta_1 to that of theta_2, with pauses. So every loss
+    that is convex in the outputs is at most the higher loss of the two ends. If theta_2 is a global minimum and theta_1
+    is not, the loss decreases strictly except in pauses; a pause at theta_1 occurs if one of its products W_K ... W_k,
+    k > 1, has deficient rank. The path starts and ends exactly at the networks.
+    Source: Freeman and Bruna 2017, Proposition 2.2 and appendix B.2. The path there contains a random matrix, does not
+    start and end at the networks, and assumes full rank at the ends. Here, moves at constant product first give the
+    ends full rank, and rotations keep it along the path without a random matrix.
+
+    Args:
+        model: A linear network without biases, with hidden widths of at least m = min(inputs, outputs). If a width is
+            m, the product of the layers above it (below, if inputs < outputs) is square. Its determinant must have the
+            same sign at both ends, unless the whole product of an end has rank below m; otherwise every path contains
+            a product of rank below m, and the proposition does not hold.
+        theta_1: The network at t = 0.
+        theta_2: The network at t = 1.
+        ridge: Whether to bound loss + kappa (||W_1||^2 + ||W_2||^2) as well, for all kappa > 0; two layers only. The
+            ends are balanced first, and along the straight line the factors are those of least norm: the sum of their
+            squares is twice the nuclear norm of the product.
+
+    Returns:
+        The path t -> theta.
+
+    Raises:
+        InputError: For a network that is not linear, has biases or too few units, for ends with determinants of
+            opposite signs, and for ridge with a number of layers other than two.
+
+    Example::
 
         model = mcjax.models.create("mlp", 3, (5,), widths=(4, 4), activation="linear", bias=False)
         metrics = evaluate_path(model, linear_network_path(model, theta_1, theta_2), data)
-
-    Args:
-        model: A linear network without biases, its hidden widths at least m = min(inputs, outputs). Where a width is m,
-            the product of the layers above it (below, if inputs < outputs) is square, and its determinant has to have
-            the same sign at both ends, unless the whole product of an end has rank below m. Otherwise every path passes
-            a product of rank below m, whatever its loss, and the proposition does not hold.
-        theta_1: The network at t = 0.
-        theta_2: The network at t = 1.
-        ridge: Bound loss + kappa (||W_1||^2 + ||W_2||^2) too, for any kappa > 0; two layers only. The norms are
-            balanced first, and the factors along the straight line are those of least norm, twice its nuclear norm.
-
-    Returns:
-        t -> theta.
-
-    Raises:
-        InputError: For a network that is not linear, has biases or too few units, for ends that differ in a sign, and
-            for ridge with another number of layers than two.
-
-    Source: Freeman and Bruna 2017, Proposition 2.2 and appendix B.2. The path there contains a random matrix, neither
-    begins nor ends at the networks, and does not pass ends of deficient rank. Here moves that keep the product mend the
-    ends, and matrices rotate, so that they stay of full rank without a random draw.
     """
     names = _check(model, theta_1, theta_2)
     first, second = ([on_host(theta)[name].T.astype(np.float64) for name in names] for theta in (theta_1, theta_2))
     if ridge and len(names) != 2:
-        raise InputError(f"got {len(names)} layers with ridge, expected two: of deeper networks it is not known.")
+        raise InputError(
+            f"got {len(names)} layers with ridge, expected two: the proposition has no ridge for deeper networks."
+        )
     # With fewer inputs than outputs, solve the transposed problem: transposed matrices in reverse order.
     transposed = len(second[-1]) > second[0].shape[1]
     widths, m = [len(matrix) for matrix in first[:-1]], min(len(first[-1]), first[0].shape[1])
@@ -69,9 +73,11 @@ def linear_network_path(
 
 @dataclass(frozen=True)
 class PhasedPath:
-    """A path of phases, s -> matrices, one after the other, each for an equal part of t.
+    """A path of phases s -> matrices, one after another, each over an equal part of t.
 
-    names: the kernels from the first. transposed: whether phases give transposed matrices in reverse order.
+    Attributes:
+        names: The names of the kernels from the first on.
+        transposed: Whether phases return transposed matrices in reverse order.
     """
 
     names: tuple[str, ...]
@@ -94,7 +100,7 @@ def _transposed(matrices: Matrices) -> Matrices:
 
 
 def _check(model: Model, theta_1: trees.Tree, theta_2: trees.Tree) -> list[str]:
-    """The names of the kernels from the first. Raises InputError unless the network is linear without biases."""
+    """The names of the kernels from the first on. Raises InputError unless the network is linear without biases."""
     for name, theta in (("theta_1", theta_1), ("theta_2", theta_2)):
         check_network(model, theta, name)
     names = [layer.kernel for layer in chain_of(model).layers]

@@ -1,9 +1,9 @@
-"""The phases of a path between deep linear networks: mend one end, move the product straight, unmend the other.
+"""The phases of a path between deep linear networks (Freeman and Bruna 2017, appendix B.2).
 
-A network is its matrices W_1 to W_K, with no fewer inputs than outputs m. U_k = W_K ... W_k are its products from the
-top, so U_1 is what it computes. A phase is a function of s in [0, 1] whose result is all matrices.
-
-Source: Freeman and Bruna 2017, appendix B.2.
+A network is given by its matrices W_1 to W_K, with at least as many inputs as outputs m. U_k = W_K ... W_k are its
+products from the top, so U_1 is the linear map that it computes. A phase is a function of s in [0, 1] that returns all
+matrices. The first phases give the products of one end full rank, the middle phase moves U_1 on a straight line, and
+the last ones are the first phases of the other end in reverse.
 """
 
 from typing import Any, NamedTuple
@@ -22,18 +22,22 @@ Partial = jax.tree_util.Partial
 
 
 def straight_phases(first: Matrices, second: Matrices, resolution: float) -> list[jax.tree_util.Partial]:
-    """The phases of a path whose product goes straight, for any number of layers.
+    """The phases of a path whose product is on a straight line, for any number of layers.
 
     Args:
         first: The matrices at the start.
         second: The matrices at the end.
         resolution: Singular values below this share of the largest count as zero.
+
+    Returns:
+        The phases in order.
     """
+    # Full rank at both ends: U_2, ..., U_K of full rank, and W_k = U_{k+1}^+ U_k.
     signs = _determinant_signs(first, second, resolution)
-    ends = [_mend(end, resolution, signs) for end in (first, second)]
+    ends = [_with_full_rank(end, resolution, signs) for end in (first, second)]
     products = [end.products[0] for end in ends]
-    # An end that only has to be projected moves its product at the same time, so that the loss does not pause: a third
-    # of the way, or as far as W_1 can without becoming larger than it is at both ends.
+    # If an end needs no more than the projection, its product moves meanwhile, so that the loss does not pause: by a
+    # third of the whole difference, or as far as the norm of W_1 does not exceed its larger value at the ends.
     largest = max(float(np.linalg.norm(end[0], 2)) for end in (first, second))
     whole = products[1] - products[0]
     shares = [
@@ -46,6 +50,7 @@ def straight_phases(first: Matrices, second: Matrices, resolution: float) -> lis
     for end, product in zip(ends, (start, stop), strict=True):
         if len(end.knots) == 2:
             end.knots[-1] = _replace(end.knots[-1], 0, np.linalg.pinv(end.products[1]) @ product)
+    # The case kappa = 0 of appendix B.2: U_1 on a straight line, U_2, ..., U_K on paths of full rank.
     before, after = ([Partial(_line, a, b) for a, b in zip(end.knots[:-1], end.knots[1:], strict=True)] for end in ends)
     rotating = tuple(full_rank_path(a, b) for a, b in zip(*(end.products[1:] for end in ends), strict=True))
     middle = Partial(_straight_product, rotating, start, stop)
@@ -53,18 +58,29 @@ def straight_phases(first: Matrices, second: Matrices, resolution: float) -> lis
 
 
 def ridge_phases(first: Matrices, second: Matrices, resolution: float) -> list[jax.tree_util.Partial]:
-    """The phases of a path between two-layer networks whose loss with ridge does not exceed its ends; as above."""
+    """The phases of a path between two-layer networks along which the loss with ridge does not exceed its ends.
+
+    Args:
+        first: The matrices at the start.
+        second: The matrices at the end.
+        resolution: Singular values below this share of the largest count as zero.
+
+    Returns:
+        The phases in order.
+    """
     signs = _determinant_signs(first, second, resolution)
     before, frames, products = [], [], []
     for W_1, W_2 in (first, second):
         product = W_2 @ W_1
-        # Project the factors onto each other's span, which keeps the product and shortens them.
+        # Project W_1, then W_2, onto the span of the other: the product stays, and the norms decrease.
         inner = np.linalg.pinv(W_2, rcond=resolution) @ product
         outer = product @ np.linalg.pinv(inner, rcond=resolution)
+        # Appendix B.2, kappa > 0: from these factors to those of least norm of the product.
         balance, frame = _balance(inner, outer, resolution, signs.get(1, 0))
         before.append([Partial(_line, [W_1, W_2], [inner, W_2]), Partial(_line, [inner, W_2], [inner, outer]), balance])
         frames.append(frame)
         products.append(product)
+    # Factors of least norm along the straight line of products, as in eq. 12.
     middle = Partial(_least_norm, rotation(*frames), *products)
     return [*before[0], middle, *(Partial(_reverse, phase) for phase in reversed(before[1]))]
 
@@ -80,66 +96,68 @@ def _products(matrices: Matrices) -> Matrices:
 def _determinant_signs(first: Matrices, second: Matrices, resolution: float) -> dict[int, int]:
     """The signs of the determinants of square products U_k, k > 0 counted from 0, that both ends can have.
 
-    An end whose whole product has deficient rank can have any. Raises InputError if the ends differ.
+    An end whose whole product has deficient rank can have any sign. Raises InputError if the ends have opposite signs.
     """
     ends = [_products(end) for end in (first, second)]
-    bound = [end for end in ends if _rank(np.linalg.svd(end[0], compute_uv=False), resolution) == len(end[0])]
+    fixed = [end for end in ends if _rank(np.linalg.svd(end[0], compute_uv=False), resolution) == len(end[0])]
     signs = {}
     for k in range(1, len(first)):
         if ends[0][k].shape[0] < ends[0][k].shape[1]:
             continue
-        found = [orientation(end[k]) for end in bound]
+        found = [orientation(end[k]) for end in fixed]
         if len(set(found)) > 1:
             raise InputError(
-                f"the ends lie on two sides of the networks of lower rank: with a hidden layer of {len(first[-1])} "
-                "units, no more than min(inputs, outputs), the determinants of the layers beyond it have opposite "
-                "signs, and every path passes a product of lower rank. Expected one unit more, or ends of one sign: "
-                "exchanging two units of that layer in one end changes it."
+                "got ends with determinants of opposite signs, for the product of the layers beyond a hidden layer of "
+                f"{len(first[-1])} units, no more than min(inputs, outputs): every path between them has a product of "
+                "lower rank. Expected one unit more, or one sign: exchanging two units of that layer in one end "
+                "changes its sign."
             )
         signs[k] = found[0] if found else 1
     return signs
 
 
-class MendedEnd(NamedTuple):
-    """The way from an end to a network whose U_2, ..., U_K have full rank and W_k = U_{k+1}^+ U_k, the product kept.
+class FullRankEnd(NamedTuple):
+    """A path at constant product from an end to a network with U_2, ..., U_K of full rank and W_k = U_{k+1}^+ U_k.
 
-    knots: matrices to join by straight lines, from the end on. products: U_1 to U_K of the last.
+    Attributes:
+        knots: The matrices to join by straight lines, from the end on.
+        products: U_1 to U_K of the last knot.
     """
 
     knots: list[Matrices]
     products: Matrices
 
 
-def _mend(matrices: Matrices, resolution: float, signs: dict[int, int]) -> MendedEnd:
-    """Project an end, lift each product of deficient rank, and give each determinant its sign where it is free.
+def _with_full_rank(matrices: Matrices, resolution: float, signs: dict[int, int]) -> FullRankEnd:
+    """Project an end, complete each product of deficient rank, and correct the signs of determinants.
 
-    signs: the signs that the determinants of square products U_k need, by k counted from 0.
+    `signs` holds the signs that the determinants of square products U_k need, by k counted from 0.
     """
     products, depth = _products(matrices), len(matrices)
     m = len(matrices[-1])
-    # Projection: W_k = U_{k+1}^+ U_k leaves out what the layers above do not read.
+    # Projection: W_k = U_{k+1}^+ U_k drops the outputs of W_k that the layers above do not read.
     inverses = [np.linalg.pinv(product, rcond=resolution) for product in products]
     here = [inverses[k + 1] @ products[k] for k in range(depth - 1)] + [matrices[-1]]
     knots = [matrices, here]
-    # Lifts: the added part of W_k reads directions that the layer below does not produce, and writes directions that
-    # the layers above do not read yet.
+    # Completion: add to W_k a part that reads directions that the layer below does not produce, and writes directions
+    # that the layers above do not read yet. The whole product stays the same.
     for k in reversed(range(1, depth)):
         u, values, v = np.linalg.svd(products[k])
         rank = _rank(values, resolution)
         if rank < m:
-            lift = (values[0] if rank else 1.0) * u[:, rank:] @ v[rank:m]
+            missing = (values[0] if rank else 1.0) * u[:, rank:] @ v[rank:m]
             inverse = np.linalg.pinv(products[k + 1], rcond=resolution) if k + 1 < depth else np.eye(m)
-            here = _replace(here, k, here[k] + inverse @ lift)
-            products[k] = products[k] + lift
+            here = _replace(here, k, here[k] + inverse @ missing)
+            products[k] = products[k] + missing
             knots.append(here)
-    # Signs: a direction that no input reaches is mirrored.
+    # Signs: reflect W_k in a direction that no input reaches.
     for k in reversed(range(1, depth)):
         if signs.get(k, 0) * orientation(products[k]) < 0:
-            mirrored = np.linalg.svd(np.linalg.multi_dot([*here[k - 1 :: -1], np.eye(here[0].shape[1])]))[0][:, -1]
-            here = _replace(here, k, here[k] - 2 * np.outer(here[k] @ mirrored, mirrored))
+            unreached = np.linalg.svd(np.linalg.multi_dot([*here[k - 1 :: -1], np.eye(here[0].shape[1])]))[0][:, -1]
+            here = _replace(here, k, here[k] - 2 * np.outer(here[k] @ unreached, unreached))
             products = [*_products(here)[: k + 1], *products[k + 1 :]]
             knots.append(here)
-    return MendedEnd(knots, products)
+    return FullRankEnd(knots, products)
 
 
 def _rank(values: np.ndarray, resolution: float) -> int:
@@ -160,7 +178,7 @@ def _reverse(phase: Any, s: Any) -> list[jax.Array]:
 
 
 def _straight_product(above: tuple[FullRankPath, ...], start: Any, end: Any, s: Any) -> list[jax.Array]:
-    """W_k = U_{k+1}^+ U_k with U_1 on a straight line and the others rotating."""
+    """W_k = U_{k+1}^+ U_k, with U_1 on a straight line and U_2, ..., U_K on paths of full rank."""
     products = [(1 - s) * start + s * end, *(path(s) for path in above)]
     return [*(path.solve(s, product) for path, product in zip(above, products[:-1], strict=True)), products[-1]]
 
@@ -168,28 +186,32 @@ def _straight_product(above: tuple[FullRankPath, ...], start: Any, end: Any, s: 
 def _balance(
     W_1: np.ndarray, W_2: np.ndarray, resolution: float, sign: int
 ) -> tuple[jax.tree_util.Partial, np.ndarray]:
-    """The phase from two factors to those of least norm of their product, and the frame of these.
+    """The phase from two factors to the factors of least norm of the same product, and the frame of the latter.
 
-    The phase is W_2 S^(-s/2), S^(s/2) W_1, whose norm is convex in s and least at s = 1: S is the geometric mean of
-    W_2' W_2 and the inverse of W_1 W_1'. The frame F (m, n) is such that W_2 = (W W')^(1/4) F at the end, W = W_2 W_1.
+    The phase is W_2 S^(-s/2), S^(s/2) W_1, with S the geometric mean of W_2' W_2 and the inverse of W_1 W_1'. Its norm
+    is convex in s and least at s = 1. There W_2 = (W W')^(1/4) F, with W = W_2 W_1 and F (m, n) the frame.
 
     Args:
         W_1: The first matrix; its columns span the same space as the rows of W_2.
         W_2: The second matrix.
         resolution: Singular values below this share of the largest count as zero.
-        sign: The orientation that the frame needs, if the rank leaves it free; 0 for any.
+        sign: The orientation of the frame where the rank leaves it free; 0 for any.
+
+    Returns:
+        The phase, and the frame F.
     """
     u, values, _ = np.linalg.svd(W_2 @ W_1)
     rank = _rank(values, resolution)
     m, n = W_2.shape
-    # In the common span both factors have full rank, and S is positive definite.
+    # Restricted to the common span, both factors have full rank, and S is positive definite.
     span = np.linalg.svd(W_2)[2][:rank].T
     left, right = W_2 @ span, span.T @ W_1
     root, inverse_root = _power(right @ right.T, 0.5), _power(right @ right.T, -0.5)
     mean = inverse_root @ _power(root @ (left.T @ left) @ root, 0.5) @ inverse_root
+    # W_2 at s = 1, W_2 S^(-1/2), and its frame.
     scales, axes = np.linalg.eigh(mean)
     reached = left @ (axes / np.sqrt(scales)) @ axes.T @ span.T
-    # Beyond the rank the frame is free: completed to orthonormal rows.
+    # Beyond the rank the frame is free: complete it to orthonormal rows of the needed orientation.
     frame = np.concatenate([(reached.T @ u[:, :rank] / np.sqrt(values[:rank])).T, np.zeros((m - rank, n))])
     if rank < m:
         frame[rank:] = np.linalg.svd(frame[:rank])[2][rank:m] if rank else np.eye(m, n)
@@ -211,7 +233,7 @@ def _balanced(left: Any, right: Any, span: Any, scales: Any, axes: Any, s: Any) 
 
 
 def _least_norm(rotating: Rotation, start: Any, end: Any, s: Any) -> list[jax.Array]:
-    """The factors of least norm of a product on a straight line, in a rotating frame."""
+    """The factors of least norm of a product on a straight line, with a rotating frame (appendix B.2)."""
     u, values, v = jnp.linalg.svd((1 - s) * start + s * end, full_matrices=False)
     frame, roots = rotating(s), u * jnp.sqrt(values)[None]
     return [frame.T @ roots @ v, roots @ u.T @ frame]

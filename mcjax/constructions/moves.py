@@ -1,16 +1,16 @@
-"""Paths made of moves: straight segments in parameter space along which the loss is known beforehand.
+"""Paths made of moves: straight segments in parameter space with a bound on the loss.
 
-The kinds of moves, (a) and (b) as in Kuditipudi et al. 2019, Lemma 1:
+The kinds of moves, (a) and (b) as in the proof of Lemma 1 of Kuditipudi et al. 2019:
 
-- (a): the top moves. The loss is convex in it, so it stays at or below the higher end.
-- (b): incoming weights of units that no layer reads move. The function does not change.
-- (c): outgoing weights move from units to copies of them. The function does not change. Below the top only this kind
-  frees units whose places others need.
-- "line": nothing is known; the loss has to be measured.
+- (a): the top changes. The loss is convex in it, so it is at most the higher loss of the two ends.
+- (b): incoming weights of units without outgoing weights change. The function does not change.
+- (c): outgoing weights are shifted from units to copies of them. The function does not change. Below the top, only
+  this kind makes the places of units free for others.
+- "line": there is no bound; the loss has to be measured.
 """
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ Kind = Literal["a", "b", "c", "line"]
 
 
 class Move(NamedTuple):
-    """One segment: its kind, the weight matrices that move (counted from 1), and its purpose."""
+    """One segment: its kind, the weight matrices that change (counted from 1), and its purpose."""
 
     kind: Kind
     layers: tuple[int, ...]
@@ -49,8 +49,8 @@ class Move(NamedTuple):
 class Construction(NamedTuple):
     """A path of straight segments: the polyline through its knots, and the move from each knot to the next.
 
-    Knots are whole networks, one more than there are moves, so the memory for them bounds their number. Printed, a
-    construction lists its moves; A_i is the weight matrix of layer i, from 1 to the top.
+    `print` lists the moves, with A_i the weight matrix of layer i, from 1 to the top. All knots, one more than moves,
+    are whole networks in memory.
     """
 
     polyline: Polyline
@@ -73,10 +73,7 @@ class Construction(NamedTuple):
         return "\n".join(f"{i + 1:3d}. {move}" for i, move in enumerate(self.moves))
 
     def shortened(self) -> "Construction":
-        """The same path without segments of no length, and with each run of (b) moves as one.
-
-        One segment is of kind (b) too: weights that no layer reads may move in any way at once.
-        """
+        """The same path without segments of length zero, and with consecutive (b) moves joined into one (b) move."""
         knots = [trees.index(self.knots, i) for i in range(len(self.moves) + 1)]
         kept, moves = [knots[0]], list[Move]()
         for move, knot in zip(self.moves, knots[1:], strict=True):
@@ -92,10 +89,15 @@ class Construction(NamedTuple):
 
 
 class PathBuilder:
-    """A construction while it is being built: the knots so far, and the moves between them."""
+    """A `Construction` in progress: the knots so far, and the moves between them.
 
-    def __init__(self, chain: Chain, start: Leaves) -> None:
-        self.chain = chain
+    Args:
+        start: The variables of the first network, by name.
+        matrices: The number of the weight matrix that each leaf counts with, from 1.
+    """
+
+    def __init__(self, start: Leaves, matrices: Mapping[str, int]) -> None:
+        self.matrices = matrices
         self.knots = [start]
         self.moves: list[Move] = []
 
@@ -104,28 +106,54 @@ class PathBuilder:
         """The last knot."""
         return self.knots[-1]
 
-    def move(self, kind: Kind, purpose: str, leaves: Leaves) -> None:
+    def move(self, kind: Kind, purpose: str, leaves: Mapping[str, Any]) -> None:
         """Append one segment."""
-        self.moves.append(Move(kind, self._moved(self.last, leaves), purpose))
-        self.knots.append(leaves)
+        new = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+        changed = {self.matrices[name] for name in new if not np.array_equal(new[name], self.last[name])}
+        self.moves.append(Move(kind, tuple(sorted(changed)), purpose))
+        self.knots.append(new)
 
-    def append(self, other: "PathBuilder") -> None:
-        """Append a path that starts at the last knot."""
+    def build(self, theta: trees.Tree) -> Construction:
+        """The construction, its knots of the same structure as `theta`."""
+        # A polyline has at least two knots.
+        knots = self.knots if self.moves else 2 * self.knots
+        stacked = [trees.map_with_name(lambda name, _, knot=knot: knot[name], theta) for knot in knots]
+        return Construction(Polyline(trees.stack_on_host(stacked)), tuple(self.moves))
+
+
+class ChainPathBuilder(PathBuilder):
+    """A `PathBuilder` for feed-forward networks, with the steps of the proofs of Lemmas 1 and 2.
+
+    Args:
+        chain: The chain of all networks.
+        start: The variables of the first network, by name.
+    """
+
+    def __init__(self, chain: Chain, start: Leaves) -> None:
+        # Biases, norms and statistics count with the kernel of their layer, output biases with the top.
+        matrices = dict.fromkeys(chain.output_biases, len(chain.layers))
+        for i, layer in enumerate(chain.layers, 1):
+            matrices |= dict.fromkeys((layer.kernel, *(unit_axis.name for unit_axis in layer.incoming)), i)
+        super().__init__(start, matrices)
+        self.chain = chain
+
+    def append(self, other: "ChainPathBuilder") -> None:
+        """Append another path, which starts at the last knot."""
         _check_joined(self.last, other.knots[0])
         self.knots += other.knots[1:]
         self.moves += other.moves
 
-    def append_reversed(self, other: "PathBuilder") -> None:
-        """Append the reverse of a path that ends at the last knot."""
+    def append_reversed(self, other: "ChainPathBuilder") -> None:
+        """Append the reverse of another path, which ends at the last knot."""
         _check_joined(self.last, other.last)
         self.knots += other.knots[-2::-1]
         self.moves += [move._replace(purpose=f"back: {move.purpose}") for move in reversed(other.moves)]
 
     def permute_units(self, used: Units, targets: Units) -> None:
-        """Append five segments of one function that move all used units to their targets (Lemma 2).
+        """Append five segments at constant function that move all used units to their targets (Lemma 2).
 
-        A unit whose target is free goes there at once. The others, whose targets are used by units still to move, step
-        aside to a place that is neither used nor a target, and go on from there.
+        A unit whose target is free moves there directly. A unit whose target is used by another unit moves by way of a
+        place that is neither used nor a target.
         """
         via: Units = {}
         for group, size in zip(self.chain.groups, self.chain.sizes, strict=True):
@@ -136,13 +164,14 @@ class PathBuilder:
             if blocked.sum() > len(free):
                 raise InputError(f"{group}: {blocked.sum()} units have to step aside, and {len(free)} places are free.")
             via[group][blocked] = free[: blocked.sum()]
-        # Twice: copies at the new places (b), which are read instead of the old ones (c).
+        # Lemma 2, twice: copy the units to new places (b), and shift their outgoing weights to the copies (c).
         for where, start, end in (("aside", used, via), ("to their places", via, targets)):
             moving = {g: start[g] != end[g] for g in start}
             sources = {g: start[g][moving[g]] for g in start}
             places = {g: end[g][moving[g]] for g in start}
             self.move("b", f"copy units {where}", copy_units(self.chain, self.last, sources, places))
             self.move("c", "the copies are read instead", move_outgoing(self.chain, self.last, sources, places))
+        # Lemma 2: set the incoming weights of all other units to zero (b).
         unread = complement(self.chain, targets)
         self.move("b", "clear units that are not read", clear_units(self.chain, self.last, unread))
 
@@ -150,12 +179,12 @@ class PathBuilder:
         """Append two segments to a network of fewer units, written into units that no layer reads.
 
         Args:
-            narrow: The network.
-            widths: How many units each of its groups has.
-            preferred: Units to write into before others, where they are free.
+            narrow: The variables of the narrow network, by name.
+            widths: The number of units in each of its groups.
+            preferred: Units to use before others, by group.
 
         Returns:
-            The units that it was written into.
+            The units that now hold the narrow network.
         """
         free = unread_units(self.chain, self.last)
         units = {group: np.arange(n) for group, n in widths.items()}
@@ -166,27 +195,12 @@ class PathBuilder:
         return places
 
     def switch_network(self, theta: Leaves) -> None:
-        """Append three segments to another network, none of whose used units is used here (Lemma 2)."""
+        """Append three segments to a network whose used units are all unused at the last knot (Lemma 2)."""
         used = complement(self.chain, unread_units(self.chain, theta))
         self.move("b", "write the other network", write_units(self.chain, self.last, theta, used, used))
         self.move("a", "the top moves to the other network", switch_top(self.chain, self.last, theta, used, used))
         self.move("b", "units that are not read become the other network's", theta)
 
-    def build(self, theta: trees.Tree) -> Construction:
-        """The construction, its knots of the same structure as `theta`."""
-        knots = [trees.map_with_name(lambda name, _, knot=knot: knot[name], theta) for knot in self.knots]
-        return Construction(Polyline(trees.stack_on_host(knots)), tuple(self.moves))
-
-    def _moved(self, a: Leaves, b: Leaves) -> tuple[int, ...]:
-        """The layers in which two networks differ."""
-        moved = {name for name in a if not np.array_equal(a[name], b[name])}
-        last = len(self.chain.layers)
-        found = {last} if moved.intersection(self.chain.output_biases) else set[int]()
-        for i, layer in enumerate(self.chain.layers, 1):
-            if moved.intersection({layer.kernel, *(place.name for place in layer.incoming)}):
-                found.add(i)
-        return tuple(sorted(found))
-
 
 def _check_joined(a: Leaves, b: Leaves) -> None:
-    assert all(np.array_equal(a[name], b[name]) for name in a), "a path goes on from another network than it came to"
+    assert all(np.array_equal(a[name], b[name]) for name in a), "the joined path starts at another network"

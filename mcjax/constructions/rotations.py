@@ -1,4 +1,4 @@
-"""Paths of orthonormal frames, and of matrices of full rank: no matrix on the way loses rank."""
+"""Paths of orthonormal frames, and of matrices of full rank, along which the rank is constant."""
 
 from typing import Any, NamedTuple
 
@@ -11,13 +11,13 @@ Array = Any
 
 
 class Rotation(NamedTuple):
-    """A one-parameter rotation of a frame: s in [0, 1] -> frame (m, n), its rows orthonormal.
+    """A one-parameter rotation of a frame: s in [0, 1] -> frame (m, n) with orthonormal rows.
 
     Attributes:
         frame: The frame at s = 0, (m, n).
-        basis: An orthonormal basis in which the rotation turns planes spanned by pairs of axes, (n, n).
-        angles: The angle of each axis at s = 1, (n,); zero for an axis that stays.
-        swap: The generator, 1 and -1 at the two axes of each plane, (n, n).
+        basis: An orthonormal basis, pairs of whose vectors span the planes of the rotation, (n, n).
+        angles: The angle of rotation of each basis vector at s = 1, (n,); zero for a fixed one.
+        swap: The generator of the rotation for unit angles: 1 and -1 for the two vectors of each plane, (n, n).
     """
 
     frame: Array
@@ -32,14 +32,14 @@ class Rotation(NamedTuple):
 
 
 def orientation(frame: np.ndarray) -> int:
-    """The sign of the determinant of a square frame, 1 or -1; 0 for a wide one, which has none."""
+    """The sign of the determinant of a square matrix, 1 or -1; 0 for a wide matrix."""
     return int(np.sign(np.linalg.slogdet(frame)[0])) if frame.shape[0] == frame.shape[1] else 0
 
 
 def rotation(start: np.ndarray, end: np.ndarray) -> Rotation:
-    """The rotation from one frame to another, float64 (m, n); square frames have to be of one orientation."""
+    """The rotation from one frame to another, float64 (m, n). Square frames must have the same orientation."""
     m, n = start.shape
-    # Complete both frames to bases of one orientation, the added rows as near to each other as possible.
+    # Complete both frames to bases of one orientation. The added rows are as close as possible (Procrustes problem).
     rest_1, rest_2 = (scipy.linalg.null_space(frame).T.reshape(n - m, n) for frame in (start, end))
     if n > m:
         u, _, v = np.linalg.svd(rest_1 @ rest_2.T)
@@ -47,10 +47,11 @@ def rotation(start: np.ndarray, end: np.ndarray) -> Rotation:
         if np.linalg.det(np.concatenate([start, rest_1]).T @ np.concatenate([end, rest_2])) < 0:
             rest_2[-1] *= -1
     whole = np.concatenate([start, rest_1]).T @ np.concatenate([end, rest_2])
-    # The real Schur form of an orthogonal matrix is block diagonal: rotations of planes, and 1 or -1.
+    # The rotation that maps one basis to the other. The real Schur form of an orthogonal matrix is block diagonal:
+    # rotations of planes (2 x 2), and 1 or -1.
     blocks, basis = scipy.linalg.schur(whole, output="real")
     angles, swap = np.zeros(n), np.zeros((n, n))
-    mirrored = []
+    reflected = []
     i = 0
     while i < n:
         if i + 1 < n and abs(blocks[i + 1, i]) > 1e-12:
@@ -59,11 +60,11 @@ def rotation(start: np.ndarray, end: np.ndarray) -> Rotation:
             i += 2
         else:
             if blocks[i, i] < 0:
-                mirrored.append(i)
+                reflected.append(i)
             i += 1
-    # Bases of one orientation have mirrored axes in pairs: half a turn in the plane of each pair.
-    assert len(mirrored) % 2 == 0, "frames of different orientations"
-    for i, j in zip(mirrored[::2], mirrored[1::2], strict=True):
+    # The number of -1 is even for bases of one orientation: each pair is a rotation by pi.
+    assert len(reflected) % 2 == 0, "frames of different orientations"
+    for i, j in zip(reflected[::2], reflected[1::2], strict=True):
         angles[[i, j]] = np.pi
         swap[j, i], swap[i, j] = 1, -1
     return Rotation(start, basis, angles, swap)
@@ -72,7 +73,10 @@ def rotation(start: np.ndarray, end: np.ndarray) -> Rotation:
 class FullRankPath(NamedTuple):
     """A path of matrices of full row rank: a positive definite factor on a straight line, times a rotating frame.
 
-    start, end: the factors of both ends, (m, m).
+    Attributes:
+        start: The factor at s = 0, (m, m).
+        end: The factor at s = 1, (m, m).
+        frame: The rotation of the frame.
     """
 
     start: Array
@@ -92,9 +96,10 @@ class FullRankPath(NamedTuple):
 
 
 def full_rank_path(start: np.ndarray, end: np.ndarray) -> FullRankPath:
-    """The path from one matrix of full row rank to another, float64 (m, n), by their polar decompositions.
+    """The path between two matrices of full row rank, float64 (m, n), by their polar decompositions.
 
-    Its smallest singular value is at least the smaller one of the ends'. Square ones have to be of one orientation.
+    Its smallest singular value is at least the smaller of those of the ends. Square matrices must have the same
+    orientation.
     """
     (frame_1, factor_1), (frame_2, factor_2) = (polar(matrix) for matrix in (start, end))
     return FullRankPath(factor_1, factor_2, rotation(frame_1, frame_2))

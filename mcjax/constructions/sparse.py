@@ -1,6 +1,6 @@
-"""One hidden ReLU layer with an l1 penalty on the output weights: its energy, and how well few units do.
+"""One hidden ReLU layer with an l1 penalty on the output weights: its energy, and its best fits with few units.
 
-The rows of X are inputs, float (samples, inputs), and y targets, float (samples,). A hidden layer W, float (units,
+The rows of X are inputs, float (samples, inputs), and y are targets, float (samples,). A hidden layer W, float (units,
 inputs), has the features Z(W) = max(0, X W'). With output weights b its energy is mean |y - Z b|^2 + kappa ||b||_1.
 
 Source: Freeman and Bruna 2017, section 2.3.2.
@@ -46,25 +46,31 @@ def energy(problem: SparseProblem, units: np.ndarray, weights: np.ndarray) -> fl
 
 
 def lasso(problem: SparseProblem, units: np.ndarray, allowed: np.ndarray | None = None) -> SparseNetwork:
-    """The output weights of least energy for a hidden layer, delta_W(m, 0; m) of eq. 8: convex, and so exact.
+    """The output weights of least energy for a hidden layer: delta_W(m, 0; m) of eq. 8, exact since it is convex.
 
-    allowed: the units that may have a weight, bool (units,) (None: all).
+    Args:
+        problem: The regression.
+        units: The hidden layer.
+        allowed: Whether each unit may have a nonzero weight, bool (units,) (None: all).
+
+    Returns:
+        The hidden layer with these output weights.
     """
-    # Imported here: it takes as long to import as jax, and only this function needs it.
+    # A slow import, needed by this function only.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import lars_path_gram, lasso_path
 
     chosen = np.arange(len(units)) if allowed is None else np.flatnonzero(allowed)
     weights = np.zeros(len(units))
     if len(chosen):
-        # The objective of scikit-learn is half of ours.
+        # The objective of scikit-learn is half of this energy.
         z, alpha = relu_features(problem.x, units[chosen]), problem.kappa / 2
         gram = z.T @ z
         with warnings.catch_warnings():
-            # Units that are almost equal raise it, where it makes no difference.
+            # Almost equal units cause this warning; their energy is right all the same.
             warnings.simplefilter("ignore", ConvergenceWarning)
             start = lars_path_gram(z.T @ problem.y, gram, n_samples=len(z), alpha_min=alpha, method="lasso")[2][:, -1]
-            # LARS comes close quickly but leaves out units that depend on others; coordinate descent finishes.
+            # Coordinate descent from the result of LARS, which is fast but drops units that depend on others.
             path = lasso_path(
                 z, problem.y, alphas=[alpha], precompute=gram, coef_init=start, tol=1e-10, max_iter=20_000
             )
@@ -73,15 +79,16 @@ def lasso(problem: SparseProblem, units: np.ndarray, allowed: np.ndarray | None 
 
 
 def eliminate_units(problem: SparseProblem, fitted: SparseNetwork, count: int) -> SparseNetwork:
-    """The same hidden layer with a weight for `count` units at most: an upper bound of delta_W(count, 0; m) of eq. 8.
+    """The same hidden layer with at most `count` nonzero output weights: an upper bound of delta_W(count, 0; m), eq. 8.
 
-    By backward elimination from the output weights of `lasso`: of the four units with the least influence, remove the
-    one whose removal costs least, until `count` are left. Exact where the lasso needs no more units.
+    Backward elimination from the output weights of `lasso`: of the four units with the least influence, the one whose
+    removal costs least is removed, until `count` are left. Exact if the lasso has no more than `count` units.
     """
     found, allowed = fitted, fitted.weights != 0
     # Influence of a unit: its weight times the root mean square of its feature.
     size = np.sqrt(np.square(relu_features(problem.x, fitted.units)).mean(0))
     while allowed.sum() > count:
+        # The four units of least influence, and the energy without each.
         weakest = np.argsort(np.where(allowed, np.abs(found.weights) * size, np.inf))[:4]
         candidates = []
         for unit in weakest[allowed[weakest]]:
@@ -94,20 +101,23 @@ def eliminate_units(problem: SparseProblem, fitted: SparseNetwork, count: int) -
 
 
 def rotate_units(problem: SparseProblem, found: SparseNetwork, angle: float, *, steps: int = 200) -> SparseNetwork:
-    """Rotate the units that have a weight by up to `angle` down the energy: an upper bound of delta_W(count, angle; m).
+    """Lower the energy by rotating units by at most `angle`: an upper bound of delta_W(count, angle; m), eq. 8.
 
-    The robust compressibility of eq. 8, by gradient descent from the result of `eliminate_units`, and never above it.
+    The robust compressibility of eq. 8, by gradient descent from the result of `eliminate_units`.
 
     Args:
         problem: The regression.
-        found: The network to start from.
-        angle: The largest angle between a unit and where it started, in radians.
+        found: The network to start from; units without an output weight do not rotate.
+        angle: The largest angle between a unit and its start, in radians.
         steps: Steps of the descent.
+
+    Returns:
+        The network of lower energy, of the start and the end of the descent.
     """
     allowed = found.weights != 0
     if angle == 0 or not allowed.any():
         return found
-    # Descend in the units, then solve for their weights again.
+    # Descend in the units, then compute their exact output weights.
     units = np.asarray(_rotate(steps, *_as_floats(problem), found.units, found.weights, angle), np.float64)
     return min(found, lasso(problem, units, allowed), key=lambda each: each.energy)
 
@@ -117,27 +127,30 @@ def fit_units(
 ) -> SparseNetwork:
     """Fit a network of `count` units of low energy: an upper bound of the oracle risk e(count), eq. 6.
 
-    Units are added one by one, each the one of highest correlation with the residual. After each, all units descend the
-    energy together. The output weights are those of `lasso`.
+    Units are added one by one, each with the highest correlation with the residual that is found. After each, gradient
+    descent on the energy moves all units. The output weights are those of `lasso`.
 
     Args:
-        key: Draws where units start.
+        key: Key of the start vectors of units.
         problem: The regression.
-        count: How many units the network has.
-        starts: From how many random vectors a new unit is searched.
-        steps: Steps of each ascent and descent.
+        count: The number of units.
+        starts: The number of start vectors of the search for each new unit.
+        steps: Steps of each gradient ascent and descent.
+
+    Returns:
+        The network of least energy that was found; the output weights of superfluous units are zero.
     """
     arrays, inputs = _as_floats(problem), problem.x.shape[1]
     units, best = np.zeros((count, inputs)), None
     units[:, 0] = 1
     found = SparseNetwork(units, np.zeros(count), energy(problem, units, np.zeros(count)))
     for i in range(count):
-        # The unit of highest correlation with the residual joins.
+        # Add the unit of highest correlation with the residual.
         residual = problem.y - relu_features(problem.x, found.units) @ found.weights
         first = jax.random.normal(jax.random.fold_in(key, i), (starts, inputs))
         added = found.units.copy()
         added[i] = np.asarray(_most_correlated(steps, arrays[0], jnp.asarray(residual, first.dtype), first), np.float64)
-        # All units so far descend together; whichever is lower is kept.
+        # Descend in all units so far; keep the network of lower energy.
         allowed = np.arange(count) <= i
         start = lasso(problem, added, allowed)
         moved = np.asarray(_descend_jointly(steps, *arrays, start.units, start.weights, allowed), np.float64)
@@ -157,13 +170,24 @@ def _on_sphere(units: jax.Array) -> jax.Array:
 
 
 def traced_energy(x: Any, y: Any, kappa: Any, units: Any, weights: Any) -> jax.Array:
-    """The energy as a pure function of arrays."""
+    """The energy as a pure function of arrays, for jax.
+
+    Args:
+        x: Inputs (samples, inputs).
+        y: Targets (samples,).
+        kappa: The weight of the penalty.
+        units: The hidden layer (units, inputs).
+        weights: Its output weights (units,).
+
+    Returns:
+        mean |y - Z b|^2 + kappa ||b||_1, a scalar.
+    """
     residual = y - jnp.maximum(x @ units.T, 0) @ weights
     return jnp.square(residual).mean() + kappa * jnp.abs(weights).sum()
 
 
 def _descend(steps: int, objective: Any, start: Any, project: Any) -> Any:
-    """Adam for `steps` steps, with a projection after each."""
+    """The result of `steps` steps of Adam with a projection after each."""
     adam = optax.adam(optax.cosine_decay_schedule(0.03, steps))
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
@@ -176,7 +200,7 @@ def _descend(steps: int, objective: Any, start: Any, project: Any) -> Any:
 
 @partial(jax.jit, static_argnums=0)
 def _most_correlated(steps: int, x: jax.Array, residual: jax.Array, first: jax.Array) -> jax.Array:
-    """The unit vector of highest correlation with the residual, of those reached by ascent from each of `first`."""
+    """The unit vector of highest correlation with the residual, by gradient ascent from each row of `first`."""
 
     def negative(units: jax.Array) -> jax.Array:
         return -jnp.abs(residual @ jnp.maximum(x @ units.T, 0)) / len(residual)
@@ -189,7 +213,7 @@ def _most_correlated(steps: int, x: jax.Array, residual: jax.Array, first: jax.A
 def _descend_jointly(
     steps: int, x: jax.Array, y: jax.Array, kappa: jax.Array, units: Any, weights: Any, allowed: jax.Array
 ) -> jax.Array:
-    """Unit vectors after descending the energy together with the weights of those allowed."""
+    """The units (unit vectors) after a joint descent with the output weights of the allowed ones."""
     start = (jnp.asarray(units, x.dtype), jnp.asarray(weights, x.dtype))
 
     def project(point: tuple) -> tuple:
@@ -202,12 +226,12 @@ def _descend_jointly(
 def _rotate(
     steps: int, x: jax.Array, y: jax.Array, kappa: jax.Array, units: Any, weights: Any, angle: Any
 ) -> jax.Array:
-    """Units after descending the energy, none further than `angle` from its direction; those without weight stay."""
+    """The units after a descent in which none leaves the cone of half-angle `angle` around its start."""
     norms = jnp.linalg.norm(jnp.asarray(units, x.dtype), axis=1, keepdims=True)
     origin = _on_sphere(jnp.asarray(units, x.dtype))
 
     def project(point: tuple) -> tuple:
-        # A unit outside its cone goes to the nearest direction on it.
+        # Project a unit outside its cone to the nearest direction in it.
         moved = _on_sphere(point[0])
         cosine = jnp.clip((moved * origin).sum(1, keepdims=True), -1, 1)
         aside = _on_sphere(moved - cosine * origin)
@@ -221,7 +245,7 @@ def _rotate(
 
 
 class AngleBound(NamedTuple):
-    """The bound of Proposition 2.3: lower <= value <= upper, value being E z(w_1) z(w_2)."""
+    """The bounds of Proposition 2.3: lower <= value <= upper, with value = E z(w_1) z(w_2)."""
 
     lower: float
     value: float
@@ -229,17 +253,20 @@ class AngleBound(NamedTuple):
 
 
 def angle_bound(x: np.ndarray, w_1: np.ndarray, w_2: np.ndarray) -> AngleBound:
-    """How close the product of two ReLU units is to that of linear units, by their angle: eq. 7.
+    """Bounds of the correlation of two ReLU units by the angle between them, eq. 7.
+
+    Source: Freeman and Bruna 2017, Proposition 2.3.
 
     Args:
         x: Samples, float (samples, inputs).
         w_1: A unit vector, float (inputs,).
-        w_2: Another one.
+        w_2: Another unit vector.
+
+    Returns:
+        The correlation and both bounds.
 
     Raises:
         InputError: If a vector does not have norm 1, or if they are opposite, so that they have no bisector.
-
-    Source: Freeman and Bruna 2017, Proposition 2.3.
     """
     x, w_1, w_2 = (np.asarray(each, np.float64) for each in (x, w_1, w_2))
     if x.ndim != 2 or not len(x) or not np.isfinite(x).all() or {w_1.shape, w_2.shape} != {x.shape[1:]}:

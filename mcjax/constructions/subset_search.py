@@ -1,4 +1,4 @@
-"""The search for the units to drop, and for the factors of those that stay.
+"""The search for the units to drop and for the factors of the kept units (Kuditipudi et al. 2019, Definition 1).
 
 A candidate is a factor for each unit, zero for a dropped one, so that one compiled program measures all of them.
 """
@@ -11,16 +11,21 @@ import jax
 import numpy as np
 
 Factors = dict[str, np.ndarray]
-"""The factors of the outputs of units, by group: float32 (n,) each, zero for a dropped unit."""
+"""The factors of the outputs of units by group, float32 (n,) each, zero for a dropped unit."""
 
 COARSE = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-"""Exponents of n / (units kept): the rescaling factors that the line search begins with."""
+"""Exponents of n / (units kept): the rescaling factors of the coarse line search."""
 FINE = 12
-"""How many factors between the neighbours of the best coarse one the line search ends with."""
+"""The number of factors of the fine line search, between the neighbours of the best coarse one."""
 
 
 class Selection(NamedTuple):
-    """The chosen subsets, 0 or 1 (n,) a group, and the factors (d - 1, d - 1) of layer j (column) in theta_i (row)."""
+    """The chosen subsets and their factors.
+
+    Attributes:
+        subsets: 1 for a kept unit, 0 for a dropped one, (n,) per group.
+        factors: The factor of layer j (column) in theta_i (row), (d - 1, d - 1).
+    """
 
     subsets: Factors
     factors: np.ndarray
@@ -38,11 +43,11 @@ class SubsetSearch:
     """A random search over subsets, with a line search for their factors. Layers are counted from 0.
 
     Attributes:
-        kept: How many units of each group stay.
-        sizes: How many units each group has.
-        draws: How many subsets are tried.
+        kept: The number of kept units of each group.
+        sizes: The number of units of each group.
+        draws: The number of subsets to compare.
         rescale: "layer": a factor for each layer; "one": one factor for all layers of a theta_i; "fixed": n / kept.
-        losses: The loss for masks, float32 (candidates, n) a group.
+        losses: Factors of candidates, float32 (candidates, n) per group -> their losses (candidates,).
     """
 
     kept: dict[str, int]
@@ -57,9 +62,10 @@ class SubsetSearch:
         return len(self.kept)
 
     def layer_by_layer(self, key: jax.Array) -> Selection:
-        """The best subset of one layer after the other from the top, given those above, as in Definition 1."""
+        """The best subset of one layer after another from the top, given those above (Definition 1)."""
         found = Selection({g: np.ones(n, np.float32) for g, n in self.sizes.items()}, np.ones((self.depth,) * 2))
         for i in reversed(range(self.depth)):
+            # theta_{i + 1}: units of layer i are dropped in addition to those of the layers above.
             group = list(self.kept)[i]
             subsets = self._subsets(jax.random.fold_in(key, i), group)
             candidates = [{**found.subsets, group: subset} for subset in subsets]
@@ -68,32 +74,34 @@ class SubsetSearch:
         return found
 
     def together(self, key: jax.Array) -> Selection:
-        """The best subsets of all layers drawn at once, for theta_1; then the factors of each theta_i (section 6)."""
+        """The best draw of subsets of all layers for theta_1, then the factors of each theta_i (section 6)."""
+        # theta_1: the best draw, with one factor for each layer.
         drawn = {g: self._subsets(jax.random.fold_in(key, i), g) for i, g in enumerate(self.kept)}
         candidates = [{g: subsets[k] for g, subsets in drawn.items()} for k in range(self.draws)]
         best, _ = self._best(0, np.array([self._unbiased(i) for i in range(self.depth)]), candidates)
+        # theta_{d-1} to theta_1: a line search for the factors of the same subsets.
         found = Selection(best, np.ones((self.depth,) * 2))
         for i in reversed(range(self.depth)):
             found.factors[i] = self._best(i, self._start(i, found.factors), [best])[1]
         return found
 
     def _subsets(self, key: jax.Array, group: str) -> np.ndarray:
-        """Random subsets of a group, 0 or 1 (draws, n)."""
+        """Random subsets of a group as 0 and 1, (draws, n)."""
         n, keys = self.sizes[group], jax.random.split(key, self.draws)
         order = jax.vmap(lambda each: jax.random.permutation(each, n))(keys)
         return (np.asarray(order) < self.kept[group]).astype(np.float32)
 
     def _unbiased(self, i: int) -> float:
-        """n / (units kept), which keeps the mean of what reads the layer."""
+        """n / (units kept), the factor of Algorithm 1, which preserves the mean of the next preactivations."""
         group = list(self.kept)[i]
         return self.sizes[group] / max(self.kept[group], 1)
 
     def _start(self, i: int, factors: np.ndarray) -> np.ndarray:
-        """The factors that the search for theta_{i + 1} starts with: those of theta_{i + 2}."""
+        """The start of the search for the factors of theta_{i + 1}: those of theta_{i + 2}."""
         return factors[i + 1] if i + 1 < self.depth else factors[i].copy()
 
     def _best(self, i: int, start: np.ndarray, candidates: list[Factors]) -> tuple[Factors, np.ndarray]:
-        """The best candidate for theta_{i + 1} and its factors, by a coarse line search for all, a fine one for it."""
+        """The best candidate for theta_{i + 1} and its factors, by a coarse line search for all and a fine one."""
         unbiased = self._unbiased(i)
         if self.rescale == "fixed":
             factors = self._with_factor(i, start, unbiased)
@@ -110,7 +118,7 @@ class SubsetSearch:
         return fine[int(self._measure(i, fine).argmin())]
 
     def _with_factor(self, i: int, start: np.ndarray, r: float) -> np.ndarray:
-        """The factors with r for layer i, or for all from it on."""
+        """The factors with r for layer i, or for all layers from i on if rescale is "one"."""
         factors = start.copy()
         factors[:i] = 1
         if self.rescale == "one":
@@ -123,7 +131,7 @@ class SubsetSearch:
         """The loss of each candidate, infinite where it is not a number."""
         every = [Selection(subsets, np.tile(factors, (self.depth, 1))).masks(i) for subsets, factors in tried]
         values = []
-        # Calls of one size, the last one filled up: one compiled program.
+        # All calls have one size, the last one filled up, so that one program is compiled.
         size = max(self.draws, 4)
         for first in range(0, len(every), size):
             part = every[first : first + size]

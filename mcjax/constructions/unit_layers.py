@@ -1,4 +1,4 @@
-"""A hidden layer as its units: the incoming and the outgoing weights of each unit as vectors."""
+"""The units of a hidden layer one by one, with the incoming and the outgoing weights of each as vectors."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -8,42 +8,43 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.constructions.chain import Place, layer_of, outputs_agree, random_inputs, random_variables
+from mcjax.constructions.chain import UnitAxis, layer_of, outputs_agree, random_inputs, random_variables
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
 
 Values = dict[str, Any]
-"""The variables of one network by name: numpy arrays, or jax ones where a caller is traced."""
+"""The variables of one network by name: numpy arrays, or jax arrays if the caller is traced."""
 
 
 class UnitLayer(NamedTuple):
-    """A hidden layer whose units stand alone. Hashable, so static under jit; its functions are pure.
+    """A hidden layer whose units can be merged one by one. Hashable, so static under jit; its functions are pure.
 
     Attributes:
         group: The group of its units.
-        size: How many units it has.
-        incoming: Where the incoming weights, biases, scales and shifts are (the papers' parameter vector of a unit).
-        statistics: Where batch statistics are.
-        outgoing: Where the outgoing weights are: in the kernel that reads the units.
+        size: The number of units.
+        incoming: The unit axes of the incoming weights, biases, scales and shifts: the papers' parameter vector of a
+            unit.
+        statistics: The unit axes of the batch statistics.
+        outgoing: The unit axis of the kernel that reads the units: the papers' output weights.
     """
 
     group: str
     size: int
-    incoming: tuple[Place, ...]
-    statistics: tuple[Place, ...]
-    outgoing: Place
+    incoming: tuple[UnitAxis, ...]
+    statistics: tuple[UnitAxis, ...]
+    outgoing: UnitAxis
 
     def parameters(self, values: Values, unit: Any) -> jax.Array:
         """The incoming weights of a unit, its bias, scale and shift, as one vector (p,)."""
-        return jnp.concatenate([_take(place, values, unit).ravel() for place in self.incoming])
+        return jnp.concatenate([_take(unit_axis, values, unit).ravel() for unit_axis in self.incoming])
 
     def with_parameters(self, values: Values, unit: Any, vector: jax.Array) -> Values:
         """The network with this parameter vector for a unit."""
         new, begin = dict(values), 0
-        for place in self.incoming:
-            shape = _take(place, values, 0).shape
+        for unit_axis in self.incoming:
+            shape = _take(unit_axis, values, 0).shape
             size = int(np.prod(shape))
-            new[place.name] = _put(place, new, unit, vector[begin : begin + size].reshape(shape))
+            new[unit_axis.name] = _put(unit_axis, new, unit, vector[begin : begin + size].reshape(shape))
             begin += size
         return new
 
@@ -57,63 +58,65 @@ class UnitLayer(NamedTuple):
         return {**values, self.outgoing.name: _put(self.outgoing, values, unit, vector.reshape(shape))}
 
     def with_statistics(self, values: Values, unit: Any, of: Values, sources: Any, shares: Any) -> Values:
-        """The network with a mixture of batch statistics for a unit.
+        """The network with a weighted mean of batch statistics for a unit.
 
         Args:
-            values: The network.
-            unit: The unit that gets them.
-            of: The network whose statistics are mixed.
-            sources: The units whose statistics are mixed.
-            shares: The share of each of them.
+            values: The variables of the network, by name.
+            unit: The unit whose statistics are replaced.
+            of: The variables of the network that the statistics come from.
+            sources: The units that the statistics come from.
+            shares: The weight of each source.
+
+        Returns:
+            The variables of the new network.
         """
         new = dict(values)
-        for place in self.statistics:
-            mixed = sum(share * _take(place, of, source) for source, share in zip(sources, shares, strict=True))
-            new[place.name] = _put(place, new, unit, mixed)
+        for unit_axis in self.statistics:
+            mixed = sum(share * _take(unit_axis, of, source) for source, share in zip(sources, shares, strict=True))
+            new[unit_axis.name] = _put(unit_axis, new, unit, mixed)
         return new
 
     def without(self, values: Values, silent: jax.Array) -> Values:
-        """The network with the outgoing weights of the units `silent`, bool (n,), zero."""
-        place, leaf = self.outgoing, jnp.asarray(values[self.outgoing.name])
-        rows = place.rows(leaf)
+        """The network with zero outgoing weights for the units `silent`, bool (n,)."""
+        unit_axis, leaf = self.outgoing, jnp.asarray(values[self.outgoing.name])
+        rows = unit_axis.rows(leaf)
         factors = jnp.broadcast_to(jnp.where(silent, 0, 1).astype(leaf.dtype)[:, None], rows.shape)
-        kept = jnp.ones(leaf.shape[place.position], leaf.dtype).at[rows].set(factors)
+        kept = jnp.ones(leaf.shape[unit_axis.position], leaf.dtype).at[rows].set(factors)
         shape = [1] * leaf.ndim
-        shape[place.position] = -1
-        return {**values, place.name: leaf * kept.reshape(shape)}
+        shape[unit_axis.position] = -1
+        return {**values, unit_axis.name: leaf * kept.reshape(shape)}
 
 
-def _take(place: Place, values: Values, unit: Any) -> jax.Array:
-    """The entries of one unit, which may be traced; their axis comes first."""
-    leaf = jnp.asarray(values[place.name])
-    return jnp.moveaxis(leaf, place.position, 0)[jnp.asarray(place.rows(leaf))[unit]]
+def _take(unit_axis: UnitAxis, values: Values, unit: Any) -> jax.Array:
+    """The entries of one unit, which may be traced, with the unit axis first."""
+    leaf = jnp.asarray(values[unit_axis.name])
+    return jnp.moveaxis(leaf, unit_axis.position, 0)[jnp.asarray(unit_axis.rows(leaf))[unit]]
 
 
-def _put(place: Place, values: Values, unit: Any, rows: jax.Array) -> jax.Array:
-    """The leaf with other entries of one unit, which may be traced."""
-    leaf = jnp.asarray(values[place.name])
-    moved = jnp.moveaxis(leaf, place.position, 0)
-    return jnp.moveaxis(moved.at[jnp.asarray(place.rows(leaf))[unit]].set(rows), 0, place.position)
+def _put(unit_axis: UnitAxis, values: Values, unit: Any, rows: jax.Array) -> jax.Array:
+    """The leaf with new entries of one unit, which may be traced."""
+    leaf = jnp.asarray(values[unit_axis.name])
+    moved = jnp.moveaxis(leaf, unit_axis.position, 0)
+    return jnp.moveaxis(moved.at[jnp.asarray(unit_axis.rows(leaf))[unit]].set(rows), 0, unit_axis.position)
 
 
 @lru_cache(maxsize=64)
 def unit_layer(model: Model, group: str) -> UnitLayer:
-    """The hidden layer of a group, if its units stand alone.
+    """The hidden layer of a group, if its units can be merged one by one.
 
-    Then two units of equal parameters are one function, which can be read through either of them, and the parameters
-    of a unit that is not read have no effect. A trial checks both.
+    This is so if units with equal parameters compute the same function, and the parameters of a unit without outgoing
+    weights have no effect. Both are checked on random variables.
 
     Raises:
         SpecError: If there is no such group.
-        InputError: Naming the group, if it is a residual trunk, recurrent, under a norm over units or read twice, or
-            has one unit.
+        InputError: If the group is a residual trunk, recurrent, under a norm over units or read twice, or has one unit.
     """
     layer, outgoing = layer_of(model, group)
     size = model.spec.group_sizes(jax.eval_shape(model.init, jax.random.key(0)))[group]
     if size < 2:
         raise InputError(f"{model.name}: {group!r} has one unit, expected at least two, or none can be merged.")
-    parameters = tuple(place for place in layer.incoming if not place.name.startswith("batch_stats/"))
-    statistics = tuple(place for place in layer.incoming if place.name.startswith("batch_stats/"))
+    parameters = tuple(unit_axis for unit_axis in layer.incoming if not unit_axis.name.startswith("batch_stats/"))
+    statistics = tuple(unit_axis for unit_axis in layer.incoming if unit_axis.name.startswith("batch_stats/"))
     found = UnitLayer(group, size, parameters, statistics, outgoing)
     with jax.enable_x64(True):
         _check_by_trial(model, found)
@@ -121,12 +124,12 @@ def unit_layer(model: Model, group: str) -> UnitLayer:
 
 
 def _check_by_trial(model: Model, layer: UnitLayer) -> None:
-    """Raise InputError if equal units are not one function, or an unread unit has an effect."""
+    """Raise InputError if equal units differ in function, or a unit without outgoing weights has an effect."""
     rng = np.random.default_rng(0)
 
     @jax.jit
     def outputs(values: Values, other: Values, x: jax.Array) -> jax.Array:
-        # Unit 1 becomes a copy of unit 0; unit 0 takes over its outgoing weights; then unit 1 changes, unread.
+        # Unit 1 becomes a copy of unit 0; unit 0 takes over its outgoing weights; then unit 1 changes without effect.
         alike = layer.with_parameters(values, 1, layer.parameters(values, 0))
         alike = layer.with_statistics(alike, 1, values, (0,), (1.0,))
         first, second = layer.outputs(alike, 0), layer.outputs(alike, 1)
@@ -140,7 +143,7 @@ def _check_by_trial(model: Model, layer: UnitLayer) -> None:
     if not all(outputs_agree(each, before) for each in after):
         raise InputError(
             f"{model.name}: units of {layer.group!r} act on each other (a norm over units, a skip connection), so that "
-            "none can be merged with another. Expected a layer whose units stand alone."
+            "they cannot be merged one by one. Expected a layer whose units act independently."
         )
 
 
@@ -152,8 +155,8 @@ def check_units(layer: UnitLayer, units: Any) -> tuple[int, int]:
         raise InputError(f"got units={units!r}, expected two of the {layer.size} units of {layer.group!r}: (0, 1).")
     if any(isinstance(unit, tuple | list | str) for unit in units):
         raise InputError(
-            f"got units={units!r}, which are of groups of their own, expected two numbers of units of {layer.group!r}: "
-            "only units of one layer can be exchanged."
+            f"got units={units!r}, expected two numbers of units of {layer.group!r}: only units of one layer can be "
+            "exchanged."
         )
     pair = tuple(int(unit) if isinstance(unit, np.integer) else unit for unit in units)
     for name, unit in zip(("the first unit", "the second unit"), pair, strict=True):

@@ -1,4 +1,4 @@
-"""The path between two wide networks of one hidden ReLU layer, by way of a few units that do as well."""
+"""The path between two wide networks of one hidden ReLU layer, through a network of few units (Theorem 2.4)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +10,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.constructions.chain import Chain, Leaves, chain_of, check_network, computes, on_host
-from mcjax.constructions.moves import Construction, PathBuilder
+from mcjax.constructions.moves import ChainPathBuilder, Construction
 from mcjax.constructions.sparse import (
     SparseNetwork,
     SparseProblem,
@@ -33,17 +33,15 @@ from mcjax.training.objective import check_model_and_data
 class WidePath(NamedTuple):
     """The six-part path of Theorem 2.4. Energies are mean |y - f(x)|^2 + kappa ||W_2||_1 on the training data.
 
-    e and delta_few are the best that were found: upper bounds of those in the theorem.
-
     Attributes:
         construction: The path.
-        parts: The part, 1 to 6, of each move.
-        ends: The energies of both ends; lambda is the higher one.
+        parts: The part of the path, 1 to 6, that each move belongs to.
+        ends: The energies of both ends; lambda of the theorem is the higher one.
         units: The number l of units of the narrow network.
         angle: The largest angle alpha by which units rotate, in radians.
-        e: The energy of the narrow network, e(l).
-        delta: delta_W(m, 0; m) of the first layers of both ends.
-        delta_few: delta_W(m - l, alpha; m) of both.
+        e: The energy of the narrow network, an upper bound of e(l).
+        delta: delta_W(m, 0; m) of both ends.
+        delta_few: Upper bounds of delta_W(m - l, alpha; m) of both ends.
         height: The highest energy on the path.
     """
 
@@ -59,7 +57,7 @@ class WidePath(NamedTuple):
 
     @property
     def gap(self) -> float:
-        """How far the path rises above the higher end, at least 0."""
+        """The highest energy on the path minus that of the higher end, at least 0."""
         return max(0.0, self.height - max(self.ends))
 
 
@@ -77,29 +75,28 @@ def wide_path(
 ) -> WidePath:
     """The lowest six-part path between two networks of one hidden ReLU layer and one output, over l and alpha.
 
-    From each end it goes to the lasso's output weights (parts 1, 6), to m - l units rotated by at most alpha (2, 5),
-    and to a network of l units that both have room for (3, 4). Except for 2 and 5, the energy of each move is at most
-    that of its ends.
+    From each end the path leads to the output weights of the lasso (parts 1 and 6), to m - l units rotated by at most
+    alpha (parts 2 and 5), and to a network of l units, written into the remaining units (parts 3 and 4). Except in
+    parts 2 and 5, the energy on each segment is at most the higher energy of its ends.
+    Source: Freeman and Bruna 2017, Theorem 2.4. Between parts 3 and 4 the l units go to places that both ends leave
+    free, a step that the proof omits.
 
     Args:
-        key: Draws where the narrow networks start.
-        model: A network of m hidden ReLU units, without biases, with one output.
-        theta_1: The network at t = 0. The rows of its W_1 have norm 1 at most: `unit_rows` scales them.
+        key: Key of the start vectors of the narrow networks.
+        model: A model of m hidden ReLU units, without biases, with one output.
+        theta_1: The network at t = 0, with rows of W_1 of norm at most 1: see `unit_rows`.
         theta_2: The network at t = 1, likewise.
         data: A regression with one output.
         kappa: The weight of the penalty ||W_2||_1.
-        units: The l to try (None: 1, 2, 4, ... up to m / 2).
-        angles: The alpha to try, in radians.
-        points: At how many points of each segment the height is measured.
+        units: The values of l to try (None: 1, 2, 4, ... up to m / 2).
+        angles: The values of alpha to try, in radians.
+        points: The number of points of each segment at which the energy is measured.
 
     Returns:
         The path of least height.
 
     Raises:
         InputError: For longer rows, and for a model that is not one hidden ReLU layer without biases and one output.
-
-    Source: Freeman and Bruna 2017, Theorem 2.4. Between parts 3 and 4 the l units go to places that both ends leave
-    free, which its proof passes over.
     """
     check_model_and_data(model, data)
     chain = _check_model(model)
@@ -112,13 +109,15 @@ def wide_path(
     if not _within(angles, 0, np.pi / 2, "iuf"):
         raise InputError(f"got angles={angles}, expected some, in radians, in [0, pi / 2]: (0.0, 0.1).")
     check_whole("points", points, 2)
-    # In turn: delta_W(m, 0; m) of both ends, e(l) and delta_W(m - l, 0; m), and delta_W(m - l, alpha; m).
+    # delta_W(m, 0; m) of both ends.
     fitted = [lasso(problem, _matrices(chain, leaves)[0]) for leaves in both]
     best: WidePath | None = None
     for count in units:
+        # e(l), and delta_W(m - l, 0; m) of both ends.
         narrow = fit_units(jax.random.fold_in(key, count), problem, count)
         fewer = [eliminate_units(problem, each, m - count) for each in fitted]
         for angle in angles:
+            # delta_W(m - l, alpha; m) of both ends.
             rotated = [rotate_units(problem, each, angle) for each in fewer]
             ends = [_End(*end) for end in zip(both, fitted, rotated, strict=True)]
             path = _path(chain, problem, ends, theta_1, narrow, angle, points)
@@ -129,7 +128,7 @@ def wide_path(
 
 
 def _within(values: Any, least: float, most: float, kinds: str) -> bool:
-    """Whether these are one or more numbers of these kinds in a sequence, all within bounds."""
+    """Whether `values` is a sequence of at least one number of these dtype kinds, all within the bounds."""
     array = np.asarray(values)
     numbers = array.ndim == 1 and array.size > 0 and array.dtype.kind in kinds
     return numbers and bool(((least <= array) & (array <= most)).all())
@@ -166,9 +165,9 @@ def _check_model(model: Model) -> Chain:
     kernels = [layer.kernel for layer in chain.layers]
     more = sorted(set(model.spec.axes) - set(kernels))
     if len(kernels) != 2 or more or model.num_classes != 1:
-        said = f", and {', '.join(more)}" if more else ""
+        others = f", and {', '.join(more)}" if more else ""
         raise InputError(
-            f"{model.name} has {len(kernels)} weight matrices{said} and {model.num_classes} outputs, expected one "
+            f"{model.name} has {len(kernels)} weight matrices{others} and {model.num_classes} outputs, expected one "
             "hidden layer without biases and one output: mlp with widths=(m,), bias=False."
         )
     first, second = kernels
@@ -201,7 +200,13 @@ def _leaves(chain: Chain, like: Leaves, network: SparseNetwork) -> Leaves:
 
 
 class _End(NamedTuple):
-    """An end, its first layer with the lasso's output weights, and few rotated units of it."""
+    """An end of the path, and its two next networks.
+
+    Attributes:
+        leaves: The variables of the end, by name.
+        fitted: The end with the output weights of the lasso.
+        few: The end with m - l rotated units.
+    """
 
     leaves: Leaves
     fitted: SparseNetwork
@@ -217,15 +222,16 @@ def _path(
     angle: float,
     points: int,
 ) -> WidePath:
-    """The six-part path by way of one narrow network (appendix B.4)."""
+    """The six-part path through one narrow network (appendix B.4)."""
+    # Parts 1 and 2, and 6 and 5 in reverse.
     count = len(narrow.weights)
     builder, back = (_to_few_units(chain, end, count, angle) for end in ends)
     parts = [1, 2]
     free = unread_units(chain, back.last)
-    # Part 3: the narrow network takes the place of units without a weight, of such units of both ends if possible.
+    # Part 3: write the narrow network into units without an output weight, if possible at both ends.
     places = builder.write_narrow(_leaves(chain, builder.last, narrow), {chain.groups[0]: count}, preferred=free)
     parts += [3] * (len(builder.moves) - len(parts))
-    # Part 4: its units move to places that the other end leaves free, and the path goes over to that end's few units.
+    # Part 4: move its units to places that are free at the other end, then switch to that end's m - l units.
     builder.permute_units(places, assign_places(places, free))
     builder.switch_network(back.last)
     parts += [4] * (len(builder.moves) - len(parts)) + [5, 6]
@@ -244,16 +250,16 @@ def _path(
     )
 
 
-def _to_few_units(chain: Chain, end: _End, count: int, angle: float) -> PathBuilder:
-    """Parts 1 and 2, or 6 and 5 reversed: to all but `count` units."""
-    builder = PathBuilder(chain, end.leaves)
+def _to_few_units(chain: Chain, end: _End, count: int, angle: float) -> ChainPathBuilder:
+    """Parts 1 and 2, or 6 and 5 reversed: from an end to all but `count` of its units."""
+    builder = ChainPathBuilder(chain, end.leaves)
     builder.move("a", "the output weights become the lasso's", _leaves(chain, end.leaves, end.fitted))
-    what = f"{chain.sizes[0] - count} units are enough" + (f", rotated by up to {angle:.3g}" if angle else "")
-    builder.move("line" if angle else "a", what, _leaves(chain, end.leaves, end.few))
+    purpose = f"{chain.sizes[0] - count} units are enough" + (f", rotated by up to {angle:.3g}" if angle else "")
+    builder.move("line" if angle else "a", purpose, _leaves(chain, end.leaves, end.few))
     return builder
 
 
-def _height(chain: Chain, problem: SparseProblem, builder: PathBuilder, points: int) -> float:
+def _height(chain: Chain, problem: SparseProblem, builder: ChainPathBuilder, points: int) -> float:
     """The highest energy at `points` of each segment, in float64."""
     matrices = [_matrices(chain, knot) for knot in builder.knots]
     with jax.enable_x64(True):

@@ -11,11 +11,12 @@ The Hessian H of a network with n parameters has n^2 entries, but its product wi
 - `spectral_density` estimates the density of all eigenvalues by stochastic Lanczos quadrature (Ghorbani, Krishnan and
   Xiao, 2019), and `hessian_trace` their sum by random signs (Hutchinson, 1989).
 
-With `curvature="gauss_newton"` each uses the Gauss-Newton matrix J^T H_out J, the positive semidefinite part of H,
-instead. `lanczos` and `curvature_operator` are the parts of which they are made.
+With `curvature="gauss_newton"`, each uses the Gauss-Newton matrix J^T H_out J, the positive semidefinite part of H,
+instead. `lanczos` and `curvature_operator` are the building blocks.
 
-`classify_point` tells minima, maxima and saddles apart by gradient and eigenvalues; `direction_of_improvement` and
-`convergence_constants` test the conditions under which gradient descent reaches a global minimum (Zhang, 2024).
+`classify_point` classifies a point as a minimum, maximum or saddle by the gradient and the eigenvalues;
+`direction_of_improvement` and `convergence_constants` test conditions under which gradient descent reaches a global
+minimum (Zhang, 2024).
 
 Example::
 

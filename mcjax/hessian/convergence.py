@@ -31,9 +31,8 @@ class Ratios(NamedTuple):
 class ConvergenceConstants(NamedTuple):
     """The least ratio over the points, for each of the three conditions.
 
-    A condition holds with constant mu > 0 if its ratio is at least mu everywhere. As only some points are seen, the
-    numbers are upper bounds of the constants, and one that is not positive disproves the condition. NaN if no point
-    has a ratio.
+    A condition holds with constant mu > 0 if its ratio is at least mu everywhere. The least ratio over some points is
+    an upper bound of the constant; if it is not positive, the condition does not hold. NaN if all ratios are NaN.
 
     Attributes:
         polyak_lojasiewicz: The least of ||g||^2 / (f - f*).
@@ -59,7 +58,7 @@ def convergence_constants(
 
     Args:
         loss: A pure function f of one network to a scalar.
-        thetas: Networks along a leading axis, of a trajectory, or `jax.vmap(path)(ts)`.
+        thetas: Networks along a leading axis, such as a trajectory, or `jax.vmap(path)(ts)`.
         minimum: The global minimum w*, one network.
         value: The loss f* at the minimum. None: computed.
         chunk: Points in memory at once.
@@ -71,7 +70,8 @@ def convergence_constants(
         InputError: A point's loss is below f* by more than rounding, a loss or gradient is not finite, or thetas and
             minimum have different shapes.
 
-    Example:
+    Example::
+
         constants = convergence_constants(loss, trajectory, w_star)
         print(constants.restricted_secant, constants.ratios.restricted_secant)
     """
@@ -104,14 +104,15 @@ def _ratios(points: np.ndarray, lowest: float, precision: float) -> Ratios:
             f"got a loss of {losses[i]:.9g} at point {i}, {int(below.sum())} of {len(losses)} below the minimum's "
             f"{lowest:.9g}: expected a global minimum. Give the best network as minimum, or its loss as value."
         )
+    # Points whose distance from the minimum is rounding have no ratio.
     same = distances <= precision**2 * sizes
     above, distances = np.where(level, np.nan, above), np.where(same, np.nan, distances)
     return Ratios(squares / above, along / above, along / distances)
 
 
 def _least(ratios: np.ndarray) -> float:
-    known = ratios[~np.isnan(ratios)]
-    return float(known.min()) if len(known) else float("nan")
+    defined = ratios[~np.isnan(ratios)]
+    return float(defined.min()) if len(defined) else float("nan")
 
 
 @jit(static_argnames=("chunk",))

@@ -27,8 +27,8 @@ class CriticalPoint(NamedTuple):
         zero_tolerance: The absolute value up to which an eigenvalue counts as zero.
         eigenvalues: Ascending: all of them if `dense`, else Ritz values.
         kind: "minimum" or "maximum" if all eigenvalues are positive or negative; "saddle" if some are positive and
-            some negative; "degenerate" if the Hessian is semidefinite with zeros, where the second order is
-            inconclusive; "no critical point" if the gradient is not zero, whatever the eigenvalues.
+            some negative; "degenerate" if the Hessian is semidefinite with zero eigenvalues, so that the second-order
+            test is inconclusive; "no critical point" if the gradient is not zero.
         dense: Whether the whole spectrum was computed, exact up to rounding. Otherwise the eigenvalues are the Ritz
             values of Lanczos: lowest and highest lie inside the spectrum, index is a lower bound, and only the kind
             "saddle" is certain.
@@ -37,7 +37,7 @@ class CriticalPoint(NamedTuple):
     gradient_norm: float
     lowest: float
     highest: float
-    index: int  # type: ignore[assignment]  # the field's name for it, which hides tuple.index
+    index: int  # type: ignore[assignment]  # the usual name, which hides tuple.index
     zeros: int | None
     zero_tolerance: float
     eigenvalues: np.ndarray
@@ -64,8 +64,8 @@ def classify_point(
 ) -> CriticalPoint:
     """Classify a network as a minimum, maximum or saddle of its loss.
 
-    In float32, curvature below about 1e-6 of the largest eigenvalue cannot be told from zero; give theta in float64
-    under `jax.enable_x64` for more.
+    In float32, curvature below about 1e-6 of the largest eigenvalue is indistinguishable from zero; pass theta in
+    float64 under `jax.enable_x64` for more precision.
     Source: Zhang 2024, Tractable Landscapes for Nonconvex Optimization (slides), Theorem 4.
 
     Args:
@@ -84,7 +84,8 @@ def classify_point(
     Raises:
         InputError: The gradient or Hessian is not finite, an argument is out of range, or a key is missing.
 
-    Example:
+    Example::
+
         point = classify_point(lambda x: x[0] ** 2 - x[1] ** 2, jnp.zeros(2))
         print(point.kind, point.index)  # saddle 1
     """
@@ -103,13 +104,13 @@ def classify_point(
         eigenvalues = _finite(np.asarray(ritz), "Hessian")
     else:
         raise InputError(
-            f"got {size} parameters, more than dense_up_to={dense_up_to}, and no key: expected the key of the vector "
-            f"that Lanczos starts from, or a larger dense_up_to (at most {DENSE_LIMIT})."
+            f"got {size} parameters, more than dense_up_to={dense_up_to}, and no key: expected a key for the start "
+            f"vector of Lanczos, or a larger dense_up_to (at most {DENSE_LIMIT})."
         )
     if zero_tolerance is None:
         precision = jnp.finfo(jnp.result_type(*jax.tree.leaves(trees.params(theta)))).eps
         zero_tolerance = float(10 * np.sqrt(size) * precision * np.abs(eigenvalues).max())
-    # The signs of the eigenvalues, up to the tolerance.
+    # Theorem 4: the signs of the eigenvalues, up to the tolerance.
     negative, positive = int((eigenvalues < -zero_tolerance).sum()), int((eigenvalues > zero_tolerance).sum())
     zeros = len(eigenvalues) - negative - positive
     kind = "no critical point" if gradient_norm > gradient_tolerance else _kind(negative, zeros, positive)
@@ -161,7 +162,8 @@ def direction_of_improvement(
     Raises:
         InputError: The direction is not like the parameters.
 
-    Example:
+    Example::
+
         improving = jax.vmap(lambda x: direction_of_improvement(loss, x, z, 0.01, 0.25))(points)
     """
     leaves = trees.params(theta)

@@ -19,8 +19,8 @@ class SpectralDensity(NamedTuple):
     """The distribution of the eigenvalues, estimated by the point masses of several Gauss quadratures.
 
     Attributes:
-        nodes: (draws, steps), ascending in each draw.
-        weights: (draws, steps), which sum to one in each draw.
+        nodes: Positions of the point masses, ascending in each draw, (draws, steps).
+        weights: Their masses, with sum one in each draw, (draws, steps).
     """
 
     nodes: jax.Array
@@ -31,7 +31,7 @@ class SpectralDensity(NamedTuple):
         return (self.weights * self.nodes**k).sum(1).mean()
 
     def on_grid(self, grid: Any, width: float) -> jax.Array:
-        """The density at every value of `grid`, smoothed by Gaussians of standard deviation `width`: grid's shape."""
+        """The density at every value of `grid`, in its shape, smoothed by Gaussians of standard deviation `width`."""
         if not width > 0:
             raise InputError(f"got width={width!r}, expected a positive number.")
         grid = jnp.asarray(grid, self.nodes.dtype)
@@ -43,7 +43,12 @@ class SpectralDensity(NamedTuple):
 
 
 class TraceEstimate(NamedTuple):
-    """An estimate of the trace and its standard error, scalars."""
+    """An estimate of the trace of a Hessian.
+
+    Attributes:
+        estimate: The mean over draws, a scalar.
+        standard_error: Its standard error, a scalar.
+    """
 
     estimate: jax.Array
     standard_error: jax.Array
@@ -83,7 +88,8 @@ def spectral_density(
     Raises:
         InputError: An argument is out of range.
 
-    Example:
+    Example::
+
         density = spectral_density(key, full_batch_loss(model, data), theta)
         negative_share = (density.weights * (density.nodes < 0)).sum(1).mean()
     """
@@ -102,8 +108,10 @@ def _density(
     matrix = curvature_operator(loss, theta, curvature)
 
     def draw(key: jax.Array) -> SpectralDensity:
+        # Lin, Saad and Yang, section 3.2: Lanczos from a random unit vector.
         decomposition = lanczos(matrix.product, jax.random.normal(key, (matrix.size,), matrix.dtype), steps)
-        # Golub and Welsch: nodes are the eigenvalues, weights the squared first entries of the eigenvectors.
+        # Golub and Welsch: the nodes are the eigenvalues of the tridiagonal matrix, and the weights are the squares of
+        # the first entries of its eigenvectors.
         nodes, ritz = jnp.linalg.eigh(decomposition.dense())
         weights = jnp.square(ritz[0])
         return SpectralDensity(nodes, weights / weights.sum())
@@ -147,6 +155,7 @@ def _trace(
     matrix = curvature_operator(loss, theta, curvature)
 
     def draw(key: jax.Array) -> jax.Array:
+        # Hutchinson: v^T H v with random signs v, whose mean is the trace.
         signs = jax.random.rademacher(key, (matrix.size,), matrix.dtype)
         return jnp.vdot(signs, matrix.product(signs), precision="highest")
 

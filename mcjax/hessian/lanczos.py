@@ -13,16 +13,16 @@ from mcjax.runtime.compiling import jit
 from mcjax.training.loop import check_typed_keys
 
 Which = Literal["both", "largest", "smallest"]
-"""An end of the spectrum."""
+"""The ends of the spectrum to compute."""
 
 
 class Tridiagonal(NamedTuple):
     """The Lanczos decomposition of a symmetric matrix A: `basis @ A @ basis.T` is tridiagonal, up to rounding.
 
     Attributes:
-        diagonal: alpha, (steps,).
-        off_diagonal: beta, (steps - 1,), not negative.
-        basis: (steps, n), orthonormal rows; the first is the normalised start vector.
+        diagonal: The diagonal entries alpha, (steps,).
+        off_diagonal: The off-diagonal entries beta, not negative, (steps - 1,).
+        basis: Orthonormal rows, the first of which is the normalised start vector, (steps, n).
     """
 
     diagonal: jax.Array
@@ -38,9 +38,9 @@ class Eigenpairs(NamedTuple):
     """Eigenvalues with their unit eigenvectors.
 
     Attributes:
-        values: (pairs,).
-        vectors: A tree like the parameters with a leading axis (pairs, ...).
-        residuals: ||H v - value v||, (pairs,); some eigenvalue of H is no farther than this from each value.
+        values: The eigenvalues, (count,).
+        vectors: The eigenvectors, a tree like the parameters with a leading axis, (count, ...).
+        residuals: ||H v - value v|| of each pair, (count,); H has an eigenvalue at most this far from the value.
     """
 
     values: jax.Array
@@ -51,9 +51,10 @@ class Eigenpairs(NamedTuple):
 def lanczos(product: Product, start: jax.Array, steps: int) -> Tridiagonal:
     """The Lanczos iteration with full reorthogonalisation.
 
-    When the basis spans an invariant subspace, the off-diagonal entry is zero and the iteration restarts from the unit
-    vector with the smallest part in the subspace. So nothing is NaN, n steps decompose the whole matrix, and
-    the Ritz vectors of later blocks have no component along the start. Pure: works under jit and vmap.
+    When the basis spans an invariant subspace (a breakdown), the off-diagonal entry is zero and the iteration restarts
+    from the coordinate vector with the smallest projection onto the subspace. So there are no NaN, n steps decompose
+    the whole matrix, and the Ritz vectors of later blocks are orthogonal to the start vector. Pure: works under jit and
+    vmap.
     Source: Golub and Van Loan, Matrix Computations, Algorithm 10.1.1 and section 10.3.
 
     Args:
@@ -67,12 +68,13 @@ def lanczos(product: Product, start: jax.Array, steps: int) -> Tridiagonal:
     Raises:
         InputError: The start is not a vector, or `steps` is out of range.
 
-    Example:
+    Example::
+
         tridiagonal = lanczos(lambda vector: a @ vector, start, 20)
         ritz_values = jnp.linalg.eigvalsh(tridiagonal.dense())
     """
     if not isinstance(start, jax.Array | np.ndarray) or start.ndim != 1:
-        raise InputError(f"got a start of shape {np.shape(start)}, expected an array (n,): a vector that A takes.")
+        raise InputError(f"got a start of shape {np.shape(start)}, expected a vector (n,).")
     (n,) = start.shape
     check_whole("steps", steps, 1, n)
     rounding = 10 * jnp.finfo(start.dtype).eps
@@ -80,10 +82,11 @@ def lanczos(product: Product, start: jax.Array, steps: int) -> Tridiagonal:
     def step(k: jax.Array, state: tuple) -> tuple:
         basis, diagonal, off_diagonal, vector, scale = state
         basis = basis.at[k].set(vector)
-        # A q_k, and the largest norm so far, which tells a residual from rounding.
+        # A q_k, and the largest such norm so far, the scale of rounding errors.
         image = product(vector)
         scale = jnp.maximum(scale, jnp.linalg.norm(image))
-        # The residual r_k; beta_k = ||r_k|| and q_{k+1} = r_k / beta_k, or a restart where r_k is rounding.
+        # r_k = A q_k minus its projection onto the basis; beta_k = ||r_k|| and q_{k+1} = r_k / beta_k, or a restart if
+        # r_k is rounding error.
         following, length = _normalize(_orthogonalize(image, basis), rounding * scale, basis)
         # alpha_k = q_k^T A q_k.
         diagonal = diagonal.at[k].set(jnp.vdot(vector, image, precision="highest"))
@@ -105,12 +108,12 @@ def _orthogonalize(vector: jax.Array, basis: jax.Array) -> jax.Array:
 
 
 def _normalize(vector: jax.Array, threshold: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The next basis vector, and the length of `vector`, zero where it is at most `threshold`: a breakdown."""
+    """The next basis vector and the norm of `vector`; after a breakdown (norm at most `threshold`) that is zero."""
     length = jnp.linalg.norm(vector)
     breakdown = length <= threshold
 
     def restart() -> jax.Array:
-        # The unit vector e_j with the smallest projection onto the basis.
+        # The coordinate vector e_j with the smallest projection onto the basis.
         j = jnp.square(basis).sum(0).argmin()
         return _orthogonalize((jnp.arange(len(vector)) == j).astype(vector.dtype), basis)
 
@@ -132,7 +135,7 @@ def extreme_eigenpairs(
 ) -> Eigenpairs:
     """The largest and smallest eigenvalues of the Hessian of a loss, by Lanczos from a random start.
 
-    With too few steps the values lie inside the spectrum, and the residuals tell. A multiple eigenvalue is found
+    With too few steps the values lie inside the spectrum, and the residuals are large. A multiple eigenvalue is found
     once, unless there are as many steps as parameters. One compiled program serves losses of one kind and networks of
     one shape.
 
@@ -152,7 +155,8 @@ def extreme_eigenpairs(
     Raises:
         InputError: An argument is out of range.
 
-    Example:
+    Example::
+
         sharpness = extreme_eigenpairs(key, full_batch_loss(model, data), theta, which="largest").values[0]
     """
     check_typed_keys(key)

@@ -28,7 +28,7 @@ DENSE_LIMIT = 5000
 
 
 class Operator(NamedTuple):
-    """A matrix of second derivatives at a network, known by its products with vectors.
+    """A matrix of second derivatives at a network, represented by its product with vectors.
 
     Attributes:
         product: The product with a vector (n,), in the order of `ravel_pytree` of the parameters.
@@ -46,7 +46,7 @@ class Operator(NamedTuple):
 def as_loss(loss: Loss) -> Loss:
     """Convert a loss to a `jax.tree_util.Partial`, which can be an argument of a compiled program.
 
-    A program is compiled once for every function, and for every Partial of one function and shapes of arrays.
+    A program is compiled once per function, and for a Partial once per function and shapes of its arrays.
 
     Raises:
         InputError: The loss is not callable, or not hashable.
@@ -57,8 +57,8 @@ def as_loss(loss: Loss) -> Loss:
         hash(loss.func if isinstance(loss, jax.tree_util.Partial) else loss)
     except TypeError:
         raise InputError(
-            f"got a loss of type {type(loss).__name__}, which is not hashable, so that compiled programs cannot be "
-            "looked up by it: expected a function, a frozen dataclass, or a jax.tree_util.Partial of one and arrays."
+            f"got a loss of type {type(loss).__name__}, which is not hashable, as the cache of compiled programs "
+            "needs: expected a function, a frozen dataclass, or a jax.tree_util.Partial of one and arrays."
         ) from None
     return loss if isinstance(loss, jax.tree_util.Partial) else jax.tree_util.Partial(loss)
 
@@ -67,7 +67,8 @@ def loss_of_params(loss: Loss, theta: trees.Tree) -> Loss:
     """The loss as a function of `trees.params(theta)` alone, with all else in `theta` held fixed.
 
     Raises:
-        InputError: There are no parameters, or some are not floating-point; when called, the loss is no real scalar.
+        InputError: There are no parameters, or some are not floating-point. The returned function raises it if the loss
+            is not a real scalar.
     """
     leaves = trees.flatten(trees.params(theta))
     wrong = [name for name, leaf in leaves.items() if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
@@ -111,7 +112,8 @@ def hessian_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> trees.
     Raises:
         InputError: The vector is not like the parameters, or the loss is not a real scalar.
 
-    Example:
+    Example::
+
         product = jax.jit(hessian_product)(full_batch_loss(model, data), theta, direction)
     """
     leaves = trees.params(theta)
@@ -129,7 +131,7 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
     Source: Schraudolph 2002, Fast Curvature Matrix-Vector Products.
 
     Args:
-        loss: A loss made by `full_batch_loss`, which knows the model's outputs.
+        loss: A loss of `full_batch_loss`, which gives access to the model's outputs.
         theta: The network at which the matrix is taken.
         vector: A tree like `trees.params(theta)`.
 
@@ -142,8 +144,8 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
     function = getattr(loss, "func", None)
     if not isinstance(function, FullBatchLoss):
         raise InputError(
-            "got a loss whose outputs are not known, expected one of full_batch_loss() for a Gauss-Newton product: "
-            'give such a loss, or curvature="hessian".'
+            "got a loss without access to the outputs of the model, expected one of full_batch_loss() for a "
+            'Gauss-Newton product: give such a loss, or curvature="hessian".'
         )
     (split,) = loss.args  # type: ignore[attr-defined]
     leaves = trees.params(theta)
@@ -155,13 +157,13 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
         def outputs_at(params: trees.Tree) -> jax.Array:
             return function.model.apply(trees.with_params(theta, params), x)
 
-        # J v, by forward mode.
+        # J v, by forward mode, with convolutions that have a forward derivative.
         with primitive_convolutions():
             outputs, tangent = jax.jvp(outputs_at, (leaves,), (vector,))
         # H_out J v.
         by_outputs = jax.grad(lambda outputs: function.summed_loss(outputs, chunk))
         cotangent = jax.jvp(by_outputs, (outputs,), (tangent,))[1]
-        # J^T H_out J v, by a new reverse pass, whose convolutions have a fast transpose.
+        # J^T H_out J v, by a separate reverse pass, with convolutions that have a fast transpose.
         (product,) = jax.vjp(outputs_at, leaves)[1](cotangent)
         return trees.add(total, product), None
 
@@ -197,7 +199,8 @@ def dense_hessian(loss: Loss, theta: trees.Tree, *, chunk: int = 64, curvature: 
     Raises:
         InputError: There are more than `DENSE_LIMIT` parameters, or an argument is out of range.
 
-    Example:
+    Example::
+
         eigenvalues = np.linalg.eigvalsh(dense_hessian(full_batch_loss(model, data), theta))
     """
     check_whole("chunk", chunk)

@@ -1,19 +1,20 @@
-"""Measuring the loss landscape: along paths, on planes, and around networks merged from others.
+"""Measurements of the loss landscape: along paths, on planes, and of merged networks.
 
-Two networks are connected if a path joins them along which the loss stays low. `evaluate_path` measures loss and
-accuracy at points of any path, re-estimating batch statistics at each, and `barrier` is the height that the loss rises
-above the ends, in the definitions of the literature. Around the path:
+Two networks are connected if the loss stays low on a path between them. `evaluate_path` measures loss and accuracy at
+points of any path, and re-estimates batch statistics at each. `barrier` is the rise of the loss above the ends, in the
+definitions of the literature. Further measurements:
 
-- `plane` and `curve_plane` measure on a grid of a plane, through any three networks or the one that holds a curve
-  (Garipov et al., 2018).
+- `plane`, `curve_plane`: loss and accuracy on a grid of the plane through three networks, or of the plane that contains
+  a curve (Garipov et al., 2018).
 - `arc_length`, `normalized_length`, `spectrum`: the length of a path, and the Fourier transform of its loss.
-- `correlation_signature`: whether the units along a curve still respond as those of its ends (Tatro et al., 2020).
-- `repair` resets the unit statistics of networks merged from others (Jordan et al., 2022), and `ensemble_accuracy`
-  measures the mean of the predictions of many.
+- `correlation_signature`: correlations between the units of a network on a curve and of its ends (Tatro et al., 2020).
+- `repair`: rescales the units of a merged network to the statistics of the networks it was merged from (Jordan et al.,
+  2022).
+- `ensemble_accuracy`: accuracy, loss and calibration of the mean prediction of many networks.
 - `noise_stability`: cushions, contraction and smoothness of a network (Kuditipudi et al., 2019).
 
-Evaluations are one compiled program for all points, in chunks that bound the memory; a chunk that does not fit is
-refused before it runs. With a mesh (`make_mesh`), points are shared out among its devices.
+One compiled program evaluates all points, in chunks that bound the memory; a chunk that does not fit is refused before
+it runs. With a mesh (`make_mesh`), points are distributed over its devices.
 
 Example::
 

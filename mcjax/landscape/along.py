@@ -19,16 +19,15 @@ from mcjax.training.objective import check_model_and_data
 
 
 class PathMetrics(NamedTuple):
-    """Loss and accuracy at points of a path; arrays have a leading pair axis if the path had one.
+    """Loss and accuracy at points of a path; arrays have a leading pair axis if the path has one.
 
     Attributes:
         ts: The points, float32 (n,).
         train_loss: Mean loss over the training images in nats, float32 ([pairs,] n).
-        train_accuracy: The share of training images classified right, float32 ([pairs,] n).
+        train_accuracy: The share of training images classified correctly, float32 ([pairs,] n).
         test_loss: As `train_loss`, over the test images.
         test_accuracy: As `train_accuracy`, over the test images.
         distance: The Euclidean length of the path up to each t, in parameter space, float32 ([pairs,] n).
-
     """
 
     ts: np.ndarray
@@ -79,11 +78,8 @@ def evaluate_path(
 ) -> PathMetrics:
     """Loss and accuracy of the network at every point of a path, on all training and test images.
 
-    One compiled program evaluates all points. A path that is a `jax.tree_util.Partial`, as every fit returns, is
-    compiled once for its kind.
-
-        metrics = evaluate_path(model, fit.path, data)
-        print(barrier(metrics), metrics.summary()["test_accuracy"]["min"])
+    One compiled program evaluates all points. For a path that is a `jax.tree_util.Partial`, as every fit returns, the
+    program is compiled once per kind of path.
 
     Args:
         model: The model of the networks.
@@ -92,19 +88,24 @@ def evaluate_path(
         ts: Increasing values in [0, 1], or how many equally spaced ones.
         reestimate: Whether batch statistics are re-estimated at every point.
         batch_size: Images in memory at once.
-        calibration_images: How many of the first training images statistics are re-estimated on. None is all.
-        augmentation: The augmentation of these images, which should be that of training; the images that are measured
-            on are not augmented. None is the data set's own.
-        chunk: Points in a device's memory at once. None is 16, and 1 where convolutions run faster one after another.
-        mesh: Devices among which the points are shared out (`make_mesh`). None is one device.
+        calibration_images: The number of training images, the first ones, that batch statistics are re-estimated on.
+            None: all.
+        augmentation: The augmentation of these images, which should be that of training; loss and accuracy are measured
+            without augmentation. None: the data set's default.
+        chunk: Points in a device's memory at once. None: 16, or 1 where convolutions run faster one after another.
+        mesh: Devices to distribute the points over (`make_mesh`). None: one device.
 
     Returns:
         The metrics at every t.
 
     Raises:
-        InputError: For t outside [0, 1], and for a chunk that does not fit into memory, before anything is run.
+        InputError: For t outside [0, 1], or a chunk that does not fit into memory.
         SpecError: If the path leaves the model's parameter space.
 
+    Example::
+
+        metrics = evaluate_path(model, fit.path, data)
+        print(barrier(metrics), metrics.summary()["test_accuracy"]["min"])
     """
     check_model_and_data(model, data)
     ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
@@ -121,7 +122,7 @@ def evaluate_path(
         augmentation=augmentation,
         chunk=chunk,
     )
-    # The programs give points first; the metrics have pairs first and points last.
+    # From points first to pairs first and points last.
     values = np.moveaxis(evaluate_points(config, path, data, ts, mesh), 0, -1)
     distance = np.moveaxis(np.asarray(_lengths(path, jnp.asarray(ts), pairs)), 0, -1)
     train_loss, train_accuracy, test_loss, test_accuracy = values
@@ -163,16 +164,15 @@ def barrier(
     Args:
         metrics: The metrics of a path.
         metric: One of `METRICS`.
-        baseline: The height from which the rise is measured. "line" is the straight line between the values at the
-            two ends, so that ends of different values are no barrier by themselves (Entezari et al., 2021, Definition
-            2.1; the loss barrier of Git Re-Basin). "mean" is the mean of the two values (Frankle et al., 2020: along
-            the straight line between two networks of one parent, for "test_accuracy", this is the linear
-            interpolation instability). "ends" is the worse of the two values.
+        baseline: The values that the rise is measured from. "line": the straight line between the values at the two
+            ends, so that a difference between the ends alone is no barrier (Entezari et al., 2021, Definition 2.1; the
+            loss barrier of Git Re-Basin). "mean": the mean of the two values (Frankle et al., 2020; for
+            "test_accuracy" along the line between two networks spawned from one, the instability to SGD noise).
+            "ends": the worse of the two values.
 
     Returns:
-        A float, or an array over pairs. Never negative, since the ends are part of the path. The mean lies below the
-        worse end, so with "mean" a path that does not rise has a barrier of half the difference of its ends.
-
+        A float, or an array over pairs, at least 0, since the ends are points of the path. With "mean", a path that
+        does not rise has a barrier of half the difference of its ends.
     """
     if metric not in METRICS:
         raise InputError(f"got metric={metric!r}, expected one of {', '.join(METRICS)}.")
@@ -181,15 +181,16 @@ def barrier(
     values = getattr(metrics, metric) * (-1 if metric.endswith("accuracy") else 1)
     start, end = values[..., :1], values[..., -1:]
     t = metrics._share()
-    # An accuracy is negated above, so that all metrics rise as they get worse.
+    # Accuracies were negated above, so that larger values are worse for all metrics.
     bases = {"line": (1 - t) * start + t * end, "mean": (start + end) / 2, "ends": np.maximum(start, end)}
     return np.maximum((values - bases[baseline]).max(-1), 0)
 
 
 def arc_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
-    """The Euclidean length of the polygon through path(ts), over parameters and not batch statistics.
+    """The Euclidean length of the polygon through path(ts), over the parameters without batch statistics.
 
-    `ts` is as in `evaluate_path`. The result is a float32, or (pairs,) for the path of a curve bound to many pairs.
+    `ts` is as in `evaluate_path`. The result is a float32 scalar, or (pairs,) for the path of a curve bound to many
+    pairs.
     """
     ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
     _check_ts(ts)

@@ -1,4 +1,4 @@
-"""Correlation signatures: how far the units of a network on a curve correlate with those of the curve's ends."""
+"""Correlation signatures: correlations between the units of a network on a curve and of the ends of the curve."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,15 +17,13 @@ from mcjax.training.batch_statistics import reestimate
 
 
 class CorrelationSignature(NamedTuple):
-    """Mean correlations of units of one index, float32 ([pairs,] 2, groups): by endpoint, then by group.
+    """Mean correlations of units with equal index, float32 ([pairs,] 2, groups): by endpoint, then by group.
 
     Attributes:
         groups: The names of the groups, in the order of the spec.
-        curve: Between the network at t of the curve and each endpoint.
-        linear: Between the network at t of the straight line and each endpoint.
-        matched: Between the curve's network, its units matched to the endpoint's, and each endpoint: an upper bound of
-            `curve`.
-
+        curve: Correlations between the network at t of the curve and each endpoint.
+        linear: Correlations between the network at t of the straight line and each endpoint.
+        matched: As `curve`, after matching the units of the network to those of the endpoint: an upper bound of it.
     """
 
     groups: tuple[str, ...]
@@ -45,21 +43,18 @@ def correlation_signature(
     calibration_images: int | None = None,
     augmentation: Augmentation | None = None,
 ) -> CorrelationSignature:
-    """The correlation signature of a path's midpoint with its two ends, path(0) and path(1).
+    """The correlation signature of a network on a path, by default the midpoint, with the two ends of the path.
 
-    Correlations are those of `match_activations`; units that never vary count with correlation 0. Batch statistics at t
-    are re-estimated first, as by `evaluate_path` with the same arguments; the ends keep theirs.
+    Correlations are those of `match_activations`; constant units have correlation 0. Batch statistics at t are
+    re-estimated first, as in `evaluate_path`; those of the ends are unchanged.
     Source: Neuron Alignment, appendix F.1 and Figure 14.
-
-        signature = correlation_signature(model, fit.path, data)
-        print(dict(zip(signature.groups, signature.matched[0] - signature.curve[0])))
 
     Args:
         model: The model of the networks.
         path: Any function t -> theta. If theta has a leading pair axis, the results have it too.
         data: The data set.
         t: The point of the path, in [0, 1].
-        match_images: How many of the first training images are correlated over. None is the first fifth.
+        match_images: The number of training images, the first ones, for the correlations. None: the first fifth.
         batch_size: Images in memory at once.
         calibration_images: As in `evaluate_path`.
         augmentation: As in `evaluate_path`.
@@ -71,6 +66,10 @@ def correlation_signature(
         InputError: For t outside [0, 1], or counts that the data cannot give.
         SpecError: If the path leaves the model's parameter space.
 
+    Example::
+
+        signature = correlation_signature(model, fit.path, data)
+        print(dict(zip(signature.groups, signature.matched[0] - signature.curve[0])))
     """
     check_t(t)
     if not model.spec.groups:
@@ -81,7 +80,7 @@ def correlation_signature(
             raise InputError(f"got {name}={count}, expected {least} to {n}, the training images of {data.name}.")
     if batch_size < 1:
         raise InputError(f"got batch_size={batch_size}, expected at least 1.")
-    # The networks at t of the curve and of the straight line, with their own batch statistics.
+    # The networks at t of the curve and of the straight line, with re-estimated batch statistics.
     ends, middle = [path(jnp.float32(end)) for end in (0, 1)], path(jnp.float32(t))
     pairs = has_leading_axis(middle, model)
     line = jax.tree.map(lambda a, b: (1 - t) * a + t * b, *ends)
@@ -94,13 +93,13 @@ def correlation_signature(
         calibration_images=calibration_images,
         augmentation=augmentation,
     )
-    # The curve's network and the line's are matched to either end, both as pairs of one program.
+    # Match both networks to each end, as pairs of one program.
     first, second = (jax.tree.map(lambda leaf: join([leaf, leaf]), end) for end in ends)
     images = data if match_images is None else normalize(data.train_images[:match_images], data.mean, data.std)
     found = [match_activations(model, end, both, images, batch_size).info for end in (first, second)]
 
     def by_end(name: str) -> np.ndarray:
-        """The curve's and the line's: (2 networks, [pairs,] 2 endpoints, groups)."""
+        """The mean correlations of both networks (2, [pairs,] 2 endpoints, groups)."""
         values = [np.stack([info[name][group] for group in model.spec.groups], -1) for info in found]
         shape = (2, 2, *((-1,) if pairs else ()), len(model.spec.groups))
         return np.moveaxis(np.asarray(values, np.float32).reshape(shape), 0, -2)

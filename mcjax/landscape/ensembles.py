@@ -20,11 +20,10 @@ class Ensemble(NamedTuple):
     """The performance of an ensemble, float32 scalars.
 
     Attributes:
-        accuracy: The share of images classified right.
+        accuracy: The share of images classified correctly.
         loss: The negative log-likelihood in nats.
         calibration_error: The expected calibration error: the mean over images of |confidence - accuracy| of their
             bin, with 15 bins of equal width.
-
     """
 
     accuracy: jax.Array
@@ -42,8 +41,7 @@ def ensemble_accuracy(
 ) -> Ensemble:
     """Accuracy, loss and calibration of the mean of the softmax outputs of many networks.
 
-    Every image counts once. The bins of the calibration error are those of Guo, Pleiss, Sun and Weinberger, 2017, "On
-    Calibration of Modern Neural Networks".
+    Source: Guo, Pleiss, Sun and Weinberger 2017, On Calibration of Modern Neural Networks, for the calibration error.
 
     Args:
         model: The model of the networks.
@@ -58,7 +56,6 @@ def ensemble_accuracy(
     Raises:
         InputError: If `thetas` is one network, or the data are a regression.
         SpecError: If the networks are not of this model.
-
     """
     check_model_and_data(model, data)
     if not has_leading_axis(thetas, model):
@@ -97,7 +94,7 @@ def _evaluate(model: Model, thetas: trees.Tree, data: Dataset, batch_size: int, 
 
 
 def _by_confidence(confidence: jax.Array, right: jax.Array) -> jax.Array:
-    """The sum of confidences and the number of right answers in every bin: (bins, 2)."""
+    """The sum of confidences and the number of correct predictions in every bin, (bins, 2)."""
     # Bins are open below and closed above, as in the paper. The margin keeps rounding from crossing an edge, such as
     # the confidence 2/3 where two of three networks are certain.
     at = jnp.clip(jnp.ceil(confidence * BINS - 1e-4).astype(jnp.int32) - 1, 0, BINS - 1)

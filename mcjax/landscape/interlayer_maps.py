@@ -34,8 +34,8 @@ class InterlayerMaps:
         self.layers = linear_maps(self.program, list(trees.flatten(theta)), kernels)
         if self.layers[-1].preactivation not in self.program.outputs:
             raise InputError(
-                f"{model.name}: its outputs are more than a linear map of the last hidden layer by {kernels[-1]} "
-                "(there is a skip connection to them, perhaps), expected a chain of layers."
+                f"{model.name}: its outputs are not a linear map of the last hidden layer by {kernels[-1]} alone (a "
+                "skip connection, perhaps), expected a chain of layers."
             )
 
     def _values(
@@ -90,20 +90,19 @@ class InterlayerMaps:
     def smoothness(
         self, theta: trees.Tree, image: jax.Array, i: int, x: Values, masks: Any, times: jax.Array
     ) -> jax.Array:
-        """The interlayer smoothness of layer i (Definition 3) at this image: the largest rho that it allows.
+        """The interlayer smoothness of layer i (Definition 3) at one image: the largest rho for which it holds.
 
         Args:
-            theta: Variables of one network.
+            theta: The network.
             image: One image.
             i: The layer.
             x: The preactivations at this image.
-            masks: group -> float (draws, n), the factors on the outputs of units in every draw of dropout.
+            masks: The factors of the outputs of units in every draw of dropout, float (draws, n) per group.
             times: Values of t in [0, 1].
 
         Returns:
             The least over `times` for every draw and every j >= i, (draws, d - i + 1); infinite where M^{i, j} is
             linear on the noise.
-
         """
         here, below = x[i - 1], self.chain.groups[: i - 1]
 
@@ -148,8 +147,8 @@ def spectral_norms(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Spectral norms of the Jacobians of a function's results, by the power method on J' J.
 
-    Forward and reverse products take turns, for all results together, from random vectors. The norms are lower bounds
-    that rise with every iteration.
+    Forward and reverse products alternate, for all results at once, from random vectors. The norms are lower bounds
+    that increase with every iteration.
 
     Args:
         fn: A function of one array with k results.
@@ -159,14 +158,13 @@ def spectral_norms(
 
     Returns:
         The norms (k,), and the product of each Jacobian with x.
-
     """
     results, tangent = jax.linearize(fn, x)
     count = len(results)
     transposed = jax.linear_transpose(tangent, x)
 
     def products(vectors: jax.Array) -> tuple[jax.Array, ...]:
-        """J_k v_k: the k-th result alone of the k-th vector."""
+        """J_k v_k, with all other results of the k-th vector set to zero."""
         moved = jax.vmap(tangent)(vectors)
         return tuple(jnp.where(column(jnp.arange(count) == k, each.ndim), each, 0) for k, each in enumerate(moved))
 

@@ -25,15 +25,15 @@ class NoiseStability(NamedTuple):
     """The quantities of Definitions 2 and 3 for every image, float32; layer i is at index i - 1.
 
     Attributes:
-        layer_cushion: (d, images).
+        layer_cushion: ||A_i phi(x^{i-1})|| / (||A_i||_F ||phi(x^{i-1})||), (d, images).
         contraction: ||x^i|| / ||phi(x^i)||, (d - 1, images).
-        interlayer_cushion: Of layers i <= j, (d, d, images): 1 for i = j, NaN below and for layers i left out.
+        interlayer_cushion: ||J x^i|| / (||J|| ||x^i||), J the Jacobian of M^{i, j}, for layers i <= j, (d, d, images):
+            1 for i = j, NaN for i > j and for layers i that were left out.
         smoothness: The largest rho of each draw and image, for layers i <= j and the worst t, (draws, d, d, images):
-            infinite where the network is linear, NaN for i = 1, below, and for layers i left out.
-        spread: sqrt(h) ||phi(x)||_inf / ||phi(x)||, which Definition 4 wants bounded, (d - 1, images).
-        output_norm: (images,).
-        widths: The numbers of units of the hidden layers.
-
+            infinite where the network is linear, NaN for i = 1, for i > j, and for layers i that were left out.
+        spread: sqrt(h) ||phi(x)||_inf / ||phi(x)||, bounded in Definition 4, (d - 1, images).
+        output_norm: The norm of the logits, (images,).
+        widths: The number of units of each hidden layer.
     """
 
     layer_cushion: np.ndarray
@@ -56,7 +56,7 @@ class NoiseStability(NamedTuple):
 
     @property
     def rho(self) -> float:
-        """The interlayer smoothness: the largest number that every image and layer allows in half of the draws.
+        """The interlayer smoothness: the largest rho that holds for all images and layers in half of the draws.
 
         NaN if layers were left out.
         """
@@ -93,40 +93,40 @@ def noise_stability(
     layers: tuple[int, ...] | None = None,
     chunk: int = 4,
 ) -> NoiseStability:
-    """Measure how a feed-forward network damps noise in its layers, on the first training images.
+    """Measure the noise stability of a feed-forward network on the first training images.
 
     x^i is the input of the i-th nonlinearity, A_i the linear map before it, with a batch norm by its running
     statistics, and phi everything between x^i and A_{i+1}: a ReLU, and pooling if there is any. Frobenius norms are
-    exact. Spectral norms of Jacobians come from the power method on products with vectors, without forming the
-    Jacobian: they are a little too small, and interlayer cushions too large, by up to 2% at 30 iterations on small
-    networks. The theory has no biases: here x^j is J x^i plus a constant, and smoothness compares with the tangent at
-    x^i.
-    Source: Kuditipudi et al., 2019, "Explaining Landscape Connectivity of Low-cost Solutions for Multilayer Nets",
+    exact. Spectral norms of Jacobians are computed by the power method, without forming the Jacobian: they are slightly
+    too small, and interlayer cushions too large, by up to 2% at 30 iterations on small networks. The theory has no
+    biases; with biases x^j is J x^i plus a constant, and the smoothness compares with the tangent at x^i.
+    Source: Kuditipudi et al. 2019, Explaining Landscape Connectivity of Low-cost Solutions for Multilayer Nets,
     Definitions 2 to 4.
-
-        stability = noise_stability(key, model, theta, data)
-        print(stability.layer_cushion.min(1), stability.rho, stability.epsilon())
 
     Args:
         key: A typed key.
-        model: A chain of layers with positively homogeneous activations.
-        theta: Variables of one network.
+        model: A feed-forward model with positively homogeneous activations.
+        theta: The network.
         data: The data set.
-        fraction: The share of units that dropout removes, for all groups or for each.
+        fraction: The share of units that dropout removes, for all groups or by group.
         images: The number of images.
         draws: Draws of Algorithm 1 for the smoothness.
         ts: Values of t for the smoothness, ends included.
         iterations: Iterations of the power method.
-        layers: The layers i >= 1 whose maps to j > i are measured, the costly part. None is all.
+        layers: The layers i >= 1 whose maps to layers j > i are measured, the costly part. None: all.
         chunk: Images in memory at once.
 
     Returns:
         The quantities for every image.
 
     Raises:
-        InputError: For a model that is no chain of layers, an activation that is not positively homogeneous, or
-            numbers out of range.
+        InputError: For a model that is not feed-forward, an activation that is not positively homogeneous, or numbers
+            out of range.
 
+    Example::
+
+        stability = noise_stability(key, model, theta, data)
+        print(stability.layer_cushion.min(1), stability.rho, stability.epsilon())
     """
     check_model_and_data(model, data)
     chained = chain_of(model)
@@ -135,10 +135,10 @@ def noise_stability(
     check_whole("images", images, 1, len(data.train_labels))
     for name, value, least in (("draws", draws, 1), ("ts", ts, 2), ("iterations", iterations, 1), ("chunk", chunk, 1)):
         check_whole(name, value, least)
-    known = range(1, depth + 1)
-    if layers is not None and not (isinstance(layers, Sequence) and layers and all(i in known for i in layers)):
+    every = range(1, depth + 1)
+    if layers is not None and not (isinstance(layers, Sequence) and layers and all(i in every for i in layers)):
         raise InputError(f"got layers={layers!r}, expected some numbers from 1 to {depth}: (1, 2).")
-    layers = tuple(known if layers is None else sorted(set(layers)))
+    layers = tuple(every if layers is None else sorted(set(layers)))
     x = normalize(data.train_images[:images], data.mean, data.std)
     keys = jax.random.split(key, draws + 1)
     masks = jax.vmap(lambda each: random_factors(each, chained, fraction))(keys[1:])
@@ -162,7 +162,6 @@ class StabilityConfig(NamedTuple):
         iterations: Iterations of the power method.
         ts: Values of t for the smoothness.
         chunk: Images in memory at once.
-
     """
 
     model: Model
@@ -225,7 +224,7 @@ def _between_layers(
             lengths = jnp.stack([trees.norm(each) for each in products])
             cushion = cushion.at[i - 1, i:].set(lengths / (norms * trees.norm(x[i - 1])))
         if i > 1:
-            # Definition 3.
+            # Definition 3: the interlayer smoothness of layer i.
             rho = maps.smoothness(theta, image, i, x, masks, times)
             smoothness = smoothness.at[:, i - 1, i - 1 :].set(rho)
     return cushion, smoothness

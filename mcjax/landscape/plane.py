@@ -25,9 +25,8 @@ class Plane(NamedTuple):
     Attributes:
         origin: The network at (0, 0).
         e_x: The first direction, a tree like theta, float32; orthonormal with `e_y` over the parameters.
-        e_y: The second direction.
+        e_y: The second direction, likewise.
         points: The coordinates of origin, u_point and v_point, float32 (3, 2).
-
     """
 
     origin: trees.Tree
@@ -54,18 +53,17 @@ class Plane(NamedTuple):
 
 
 class PlaneMetrics(NamedTuple):
-    """Loss and accuracy on a grid of a plane, float32 (rows, columns); values[i, j] is at (x[j], y[i]).
+    """Loss and accuracy on a grid of a plane, float32 (rows, columns); entry [i, j] is at (x[j], y[i]).
 
     Attributes:
         x: The coordinates of the columns, (columns,).
         y: The coordinates of the rows, (rows,).
-        train_loss: Mean loss over the training images in nats; None if not measured, as are the others.
-        train_accuracy: The share of training images classified right.
+        train_loss: Mean loss over the training images in nats. This and the next three are None if not measured.
+        train_accuracy: The share of training images classified correctly.
         test_loss: As `train_loss`, over the test images.
         test_accuracy: As `train_accuracy`, over the test images.
         points: The coordinates of the three networks, (3, 2).
         axes: The plane.
-
     """
 
     x: np.ndarray
@@ -86,9 +84,7 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
     Source: Garipov et al., 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs".
 
     Raises:
-        InputError: If the three are not of one architecture, lie on one line as far as float32 can tell, or are not
-            finite.
-
+        InputError: If the three are not of one architecture, lie on one line up to float32 rounding, or are not finite.
     """
     for name, theta in (("u_point", u_point), ("v_point", v_point)):
         if trees.shapes(theta) != trees.shapes(origin):
@@ -141,10 +137,7 @@ def plane(
 ) -> PlaneMetrics:
     """Loss and accuracy on the plane through three networks (see `plane_axes`), on a grid of points.
 
-    One compiled program evaluates the grid, and all planes of its kind.
-
-        metrics = plane(model, theta_1, theta_2, theta_3, data, splits="test")
-        x, y = metrics.axes.coordinates(theta_4)
+    One compiled program evaluates all points, and serves all planes of this model and grid size.
 
     Args:
         model: The model of the networks.
@@ -154,25 +147,28 @@ def plane(
         data: The data set.
         grid: The number of equally spaced points along each axis, or (columns, rows); or the coordinates themselves,
             two increasing arrays (x, y).
-        bounds: ((x0, x1), (y0, y1)), the rectangle that the grid covers. None is the bounding box of the three
+        bounds: ((x0, x1), (y0, y1)), the rectangle that the grid covers. None: the bounding box of the three
             networks, wider by `margin`.
-        margin: The share of the bounding box's extent that is added on every side.
+        margin: Width added to the bounding box on every side, as a share of its extent.
         reestimate: Whether batch statistics are re-estimated at every point, on training images for all splits.
         batch_size: Images in memory at once.
         calibration_images: As in `evaluate_path`.
         augmentation: As in `evaluate_path`.
-        chunk: Points in a device's memory at once. None is 16, and 1 where convolutions run faster one after another.
-        splits: "train" or "test" measures on these images alone.
-        mesh: Devices among which the points are shared out (`make_mesh`). None is one device.
+        chunk: Points in a device's memory at once. None: 16, or 1 where convolutions run faster one after another.
+        splits: The images to measure on: "both", or only "train" or "test".
+        mesh: Devices to distribute the points over (`make_mesh`). None: one device.
 
     Returns:
         The metrics on the grid.
 
     Raises:
         SpecError: If a network is not of this model.
-        InputError: If the three lie on one line, if the grid is not one, or if the points do not fit into memory,
-            before anything is run.
+        InputError: If the three lie on one line, the grid is not one, or the points do not fit into memory.
 
+    Example::
+
+        metrics = plane(model, theta_1, theta_2, theta_3, data, splits="test")
+        x, y = metrics.axes.coordinates(theta_4)
     """
     check_model_and_data(model, data)
     for name, theta in (("origin", origin), ("u_point", u_point), ("v_point", v_point)):
@@ -202,19 +198,16 @@ def plane(
 def curve_plane(
     model: Model, path: Any, data: Dataset, grid: Any = 21, *, bounds: Any = None, margin: float = 0.2, **options: Any
 ) -> PlaneMetrics:
-    """`plane` for the plane that holds a curve of one control point: a quadratic Bezier or a chain of one bend.
+    """`plane` for the plane that contains a curve of one control point: a quadratic Bezier or a chain of one bend.
 
     The x axis runs from theta_1 to P theta_2; `.points` are these two and the control point, their midpoint + theta_c.
-
-        metrics = curve_plane(model, fit.path, data, splits="test")
-        x, y = jax.vmap(lambda t: metrics.axes.coordinates(fit.path(t)))(ts)
 
     Args:
         model: The model of the networks.
         path: The path of one pair by such a curve, as `Curve.bind` returns it: the `.path` of a fit.
         data: The data set.
         grid: As in `plane`.
-        bounds: As in `plane`. None is the bounding box of the curve, without the control point, wider by `margin`.
+        bounds: As in `plane`. None: the bounding box of the curve, without the control point, wider by `margin`.
         margin: As in `plane`.
         **options: Further arguments of `plane`.
 
@@ -224,6 +217,10 @@ def curve_plane(
     Raises:
         InputError: For other paths, and for a curve that is a straight line.
 
+    Example::
+
+        metrics = curve_plane(model, fit.path, data, splits="test")
+        x, y = jax.vmap(lambda t: metrics.axes.coordinates(fit.path(t)))(ts)
     """
     curve = getattr(path, "func", None)
     if not isinstance(curve, Curve) or curve.control_points != 1 or len(path.args) != 4 or path.keywords:

@@ -30,11 +30,10 @@ class EvaluationConfig(NamedTuple):
         pairs: Whether every point is several networks along a leading axis.
         reestimate: Whether batch statistics are re-estimated at every point.
         batch_size: Images in memory at once.
-        calibration_images: How many of the first training images statistics are re-estimated on.
+        calibration_images: The number of training images, the first ones, that batch statistics are re-estimated on.
         augmentation: The augmentation of these images.
         chunk: Points in a device's memory at once.
         splits: The images that are measured on.
-
     """
 
     model: Model
@@ -72,17 +71,16 @@ def evaluation_config(
         pairs: Whether every point is several networks along a leading axis.
         reestimate: Whether batch statistics are re-estimated at every point.
         batch_size: Images in memory at once.
-        calibration_images: Training images to re-estimate on. None is all.
-        augmentation: The augmentation of these images. None is the data set's own.
-        chunk: Points in memory at once. None is 16, and 1 where convolutions run faster one after another.
+        calibration_images: Training images to re-estimate batch statistics on, the first ones. None: all.
+        augmentation: The augmentation of these images. None: the data set's default.
+        chunk: Points in memory at once. None: 16, or 1 where convolutions run faster one after another.
         splits: The images that are measured on.
 
     Returns:
         The config.
 
     Raises:
-        InputError: For sizes that the data do not have.
-
+        InputError: For numbers of images out of range, batches or chunks below 1, or unknown splits.
     """
     if splits not in ("both", "train", "test"):
         raise unknown_name("splits", str(splits), ("both", "train", "test"))
@@ -134,15 +132,13 @@ def evaluate_points(
         at: point -> theta, a `jax.tree_util.Partial`.
         data: The data set.
         points: Points along the leading axis.
-        mesh: Devices among which the points are shared out. None is one device.
+        mesh: Devices to distribute the points over. None: one device.
 
     Returns:
         `config.metrics` at every point, float32 (points, metrics[, pairs]).
 
     Raises:
-        InputError: If XLA finds that the program does not fit into the device's memory, with a chunk that would; before
-            anything is run.
-
+        InputError: If the compiled program does not fit into the device's memory; the message names a chunk that does.
     """
     if mesh is not None:
         check_mesh(mesh)

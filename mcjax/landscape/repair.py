@@ -1,4 +1,4 @@
-"""REPAIR: resetting the statistics of a merged network's units to those of the networks it was merged from."""
+"""REPAIR: rescaling the units of a merged network to the statistics of the networks that it was merged from."""
 
 from typing import Any, NamedTuple
 
@@ -24,9 +24,8 @@ class RepairConfig(NamedTuple):
     Attributes:
         model: The model of the networks.
         batch_size: Images in memory at once.
-        images: How many of the first training images are used.
+        images: The number of training images, the first ones.
         augmentation: The augmentation of these images.
-
     """
 
     model: Model
@@ -46,40 +45,40 @@ def repair(
     calibration_images: int | None = None,
     augmentation: Augmentation | None = None,
 ) -> trees.Tree:
-    """Rescale every hidden unit of a merged network so that it has the statistics of its ends.
+    """Rescale the hidden units of a merged network to the statistics of the ends, the networks that it was merged from.
 
-    A layer's kernel is scaled unit by unit and its bias set, so that the mean and the standard deviation of every
-    pre-activation over the training images are the weighted means of those of the ends. A layer without a bias is only
-    scaled, a unit that is constant in `theta` only shifted. Layers are repaired in the order of the computation, each
-    measured after those before it. `repaired_layers` lists them; all others, and the outputs, stay as they are.
+    Kernels are scaled and biases set, unit by unit, so that the mean and the standard deviation of every preactivation
+    over the training images are the weighted means of those of the ends. A layer without a bias is only scaled, and a
+    unit that is constant in `theta` only shifted. Layers are repaired in the order of the computation, each with those
+    before it repaired. `repaired_layers` lists them; other layers, and the outputs, do not change.
 
-    A network with batch statistics has them re-estimated instead: its norms then bring the units to the scales and
-    biases in `theta`, as REPAIR does for networks without norms. Its layers that no norm follows stay as they are.
-    Source: Jordan, Sedghi, Saukh, Entezari and Neyshabur, 2022, "REPAIR: REnormalizing Permuted Activations for
-    Interpolation Repair".
-
-        theta = jax.tree.map(lambda leaf: leaf.mean(0), ends)
-        repaired = repair(model, theta, ends, data)
+    In a network with batch statistics, these are re-estimated instead: the norms then bring the units to the scales and
+    biases in `theta`. Layers without a norm do not change.
+    Source: Jordan, Sedghi, Saukh, Entezari and Neyshabur 2022, REPAIR: REnormalizing Permuted Activations for
+    Interpolation Repair.
 
     Args:
         model: The model of all networks.
         theta: The merged network, or several along a leading axis.
-        ends: The networks that it was merged from, along a leading axis, permuted as they were for that.
+        ends: The networks that it was merged from, along a leading axis, permuted as in the merger.
         data: The data set whose training images are used.
         weights: The shares of the ends, float (ends,), or (networks, ends) for several; not negative and of sum 1.
-            None is equal shares.
+            None: equal shares.
         batch_size: Images in memory at once.
-        calibration_images: How many of the first training images are used. None is all.
-        augmentation: The augmentation of the images, as in `estimate_statistics`; it should be that of training. None
-            is the data set's own.
+        calibration_images: The number of training images to use, the first ones. None: all.
+        augmentation: The augmentation of the images, which should be that of training. None: the data set's default.
 
     Returns:
         `theta` with repaired layers or new batch statistics.
 
     Raises:
-        InputError: For weights that are no shares, or sizes that the data do not have.
+        InputError: For weights that are negative or do not sum to 1, or numbers of images out of range.
         SpecError: For networks of another model.
 
+    Example::
+
+        theta = jax.tree.map(lambda leaf: leaf.mean(0), ends)
+        repaired = repair(model, theta, ends, data)
     """
     check_model_and_data(model, data)
     axis = leading_axis(model, theta)
@@ -147,14 +146,14 @@ def _repair(
     layers = _layers(model, trees.index(thetas, 0), x)
     if not layers:
         return thetas
-    # The goals: the weighted statistics of the ends.
+    # The targets are weighted means of the statistics of the ends.
     at_ends = over_models(lambda end: _statistics(config, layers, end, data), model.convolutions)(ends)
 
     def one(theta: trees.Tree, share: jax.Array) -> trees.Tree:
         goals = jax.tree.map(lambda values: jnp.tensordot(share, values, 1, precision="highest"), at_ends)
 
         def step(theta: trees.Tree, number: jax.Array) -> tuple[trees.Tree, None]:
-            # All layers are measured and one is repaired, so that one program serves them all.
+            # Measure all layers and repair one, so that one compiled step serves all layers.
             found, leaves = _moments(config, theta, data), trees.flatten(theta)
             for i, (layer, now, goal) in enumerate(zip(layers, found, goals, strict=True)):
                 moved = _rescaled(leaves, layer, now, *goal)
@@ -169,7 +168,7 @@ def _repair(
 def _statistics(
     config: RepairConfig, layers: tuple[KernelLayer, ...], theta: trees.Tree, data: Dataset
 ) -> list[tuple[jax.Array, jax.Array]]:
-    """The mean and standard deviation of every unit's pre-activation, bias included, layer by layer."""
+    """The mean and standard deviation of every unit's preactivation with bias, layer by layer."""
     leaves = trees.flatten(theta)
     return [
         (now.mean + (leaves[layer.bias] if layer.bias else 0.0), jnp.sqrt(now.variance))
@@ -180,9 +179,9 @@ def _statistics(
 def _rescaled(
     leaves: dict[str, jax.Array], layer: KernelLayer, now: Moments, mean: jax.Array, deviation: jax.Array
 ) -> dict[str, jax.Array]:
-    """The leaves of a layer for which its units have this mean and standard deviation."""
+    """The leaves of a layer, rescaled so that its units have this mean and standard deviation."""
     present = jnp.sqrt(now.variance)
-    # Rounding alone gives a constant unit a deviation of this size.
+    # A constant unit can have a deviation of this size, by rounding.
     varies = present > 1e-5 * jnp.abs(now.mean)
     ratio = jnp.where(varies, deviation / jnp.where(varies, present, 1.0), 1.0)
     kernel = leaves[layer.kernel]
@@ -194,14 +193,14 @@ def _rescaled(
 
 
 def _moments(config: RepairConfig, theta: trees.Tree, data: Dataset) -> list[Moments]:
-    """The moments of the pre-activations of every layer, without bias, in one pass over the images."""
+    """The moments of the preactivations of every layer, without bias, in one pass over the images."""
     count = -(-config.images // config.batch_size)
     size = config.images // count
     batches = data.train_images[: count * size].reshape(count, size, *data.train_images.shape[1:])
 
     def moments(numbered: tuple[jax.Array, jax.Array]) -> list[Moments]:
         number, batch = numbered
-        # The images of `estimate_statistics`, the same at every call.
+        # The same augmented images as in `estimate_statistics`.
         key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))[0]
         x = normalize(augment(key, batch, config.augmentation), data.mean, data.std)
         preactivations = infer_preactivations(config.model.apply, config.model.spec, theta, x)

@@ -1,4 +1,4 @@
-"""The Fourier transform of a loss along t: how a path oscillates."""
+"""The Fourier transform of a loss along t: a measure of the roughness of a path."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,6 @@ class Spectrum(NamedTuple):
         wavenumber: Oscillations per unit of t, 0, 1, ... for a path measured from 0 to 1, float64 (modes,).
         magnitude: The absolute value of every mode's coefficient, in the metric's units, float64 ([pairs,] modes);
             that of wavenumber 0 is the mean over t.
-
     """
 
     wavenumber: np.ndarray
@@ -26,14 +25,10 @@ def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
     """The absolute Fourier transform of a metric along a path: rough paths have large values at high wavenumbers.
 
     For n intervals between equally spaced ts, mode k is |sum_j values_j exp(-2 pi i jk / n)| / n, for k up to n // 2:
-    the trapezoid rule for the Fourier coefficients on [0, 1]. t = 0 and t = 1 are one point of the periodic
-    continuation, which takes the mean of both values. Nothing is windowed or subtracted, so ends of different values
-    contribute about |difference| / (2 pi k) to mode k, alike for all curves between the same ends: compare curves
-    that share their ends.
+    the trapezoid rule for the Fourier coefficients on [0, 1]. In the periodic continuation t = 0 and t = 1 are one
+    point, whose value is the mean of both. There is no window, so a difference between the ends contributes about
+    |difference| / (2 pi k) to mode k. It is the same for all curves between the same ends, so compare only these.
     Source: Neuron Alignment, Figure 11, with 60 intervals.
-
-        aligned, unaligned = (spectrum(evaluate_path(model, fit.path, data)) for fit in fits)
-        print(aligned.magnitude[..., 5:].mean() < unaligned.magnitude[..., 5:].mean())
 
     Args:
         metrics: The metrics of a path at equally spaced ts.
@@ -46,6 +41,10 @@ def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
         InputError: For fewer than 3 points, ts that are not equally spaced, an unknown metric, or values that are not
             finite.
 
+    Example::
+
+        aligned, unaligned = (spectrum(evaluate_path(model, fit.path, data)) for fit in fits)
+        print(aligned.magnitude[..., 5:].mean() < unaligned.magnitude[..., 5:].mean())
     """
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
@@ -60,7 +59,7 @@ def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
         )
     values = np.asarray(getattr(metrics, metric), np.float64)
     if not np.isfinite(values).all():
-        raise InputError(f"got {metric} that is not finite, expected a path whose values all are.")
+        raise InputError(f"got {metric} that is not finite, expected finite values along the path.")
     # The trapezoid rule: both ends are one point of the period.
     period = values[..., :-1].copy()
     period[..., 0] = (values[..., 0] + values[..., -1]) / 2

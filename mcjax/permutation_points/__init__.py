@@ -1,30 +1,30 @@
-"""Permutation points: networks in which two units of a layer are one, on the way between permuted copies of a network.
+"""Permutation points: critical points with two equal units, between a network and its copy with the two exchanged.
 
-A network and its copy with two hidden units exchanged have the same loss. Brea, Simsek, Illing and Gerstner (2019) walk
-from one to the other at low loss: they bring the parameter vectors of the two units together, minimising the loss in
-all else at every distance between them, until the two are one unit. This is the permutation point, a critical point of
-the loss. There the two are exchanged at no cost, and the way back leads to the copy. At the point any other units of
-the layer can be exchanged at constant loss too, so one point connects all orders of the layer. There are many more such
-points than global minima.
+A network and its copy with two hidden units exchanged have the same loss. Brea, Simsek, Illing and Gerstner (2019)
+construct a path of low loss between them. They decrease the distance between the parameter vectors of the two units
+step by step, and at every distance minimise the loss in all other parameters, until the units are equal. This is the
+permutation point, a critical point of the loss. There the two units are exchanged without a change, and the reversed
+path leads to the copy. At the point, all other units of the layer can be exchanged at constant loss too, so one point
+connects all orders of the layer. There are many more permutation points than global minima.
 
-Walks:
+Paths:
 
-- `permutation_path`: the path of two units, with its barrier and its permutation point (section 4.1).
-- `rank_pairs`, `similar_pairs`: which two units to choose, by their barriers or by their cosines.
-- `merge_units`: several pairs, to a permutation point of higher order (section 4.3).
+- `permutation_path`: the path for one pair of units, with its barrier and its permutation point (section 4.1).
+- `rank_pairs`, `similar_pairs`: pairs of units in the order of their barriers, or of their cosine similarities.
+- `merge_units`: the path that merges several pairs, to a permutation point of higher order (section 4.3).
 - `PermutationConfig`: steps, tolerances and precision of all of these.
 
 At a point:
 
 - `exchange_units`, `permute_units`: other orders of the units, at constant loss (section 4.2).
-- `equal_loss_plane`: the plane of equal loss that the point lies in (Proposition 2).
+- `equal_loss_plane`: the plane of equal loss through the point (Proposition 2).
 
-Counting, exact (Proposition 1 and Lemma 1):
+Exact counts (Proposition 1 and Lemma 1):
 
-- `count`, `equivalent_minima`: the permutation points, and the copies of a minimum, of a network of given widths.
-- `ratio`, `ratio_lower_bound`, `ratio_growth`: the number of points for each minimum, in a layer of n units.
+- `count`, `equivalent_minima`: the numbers of permutation points, and of copies of a minimum, for given widths.
+- `ratio`, `ratio_lower_bound`, `ratio_growth`: the number of points per minimum, in a layer of n units.
 
-`mcjax.hessian.classify_point` tells whether a point is a saddle, and `mcjax.evaluate_path` measures along a path.
+`mcjax.hessian.classify_point` classifies a point as a minimum or a saddle, and `mcjax.evaluate_path` measures a path.
 
 Example::
 
@@ -32,7 +32,7 @@ Example::
     import mcjax
     from mcjax import permutation_points
 
-    # A network 2-4-1 learns what another one of its kind computes.
+    # A student network 2-4-1 learns the function of a teacher of the same architecture.
     model = mcjax.models.create("mlp", 1, (2,), widths=(4,), activation="tanh")
     key_x, key_teacher, key_student = jax.random.split(jax.random.key(1), 3)
     x = jax.random.normal(key_x, (200, 2))
@@ -42,17 +42,17 @@ Example::
     thetas = mcjax.train_endpoints(jax.random.split(key_student, 1), model, data, training).theta
     theta = mcjax.trees.index(thetas, 0)
 
-    # Its two most similar units are brought together, exchanged, and parted again.
+    # The path that exchanges its two most similar units.
     units = permutation_points.similar_pairs(model, theta, "dense_0")[0]
     config = permutation_points.PermutationConfig(steps=20)
     found = permutation_points.permutation_path(model, theta, data, "dense_0", units, config)
-    print(found, "with a gradient of", found.gradient_norm[-1], "at the point")
+    print(found, "with gradient norm", found.gradient_norm[-1], "at the point")
 
-    # From the point, any order of the units is reached at constant loss.
+    # From the point, every order of the units can be reached at constant loss.
     moves = permutation_points.permute_units(model, found.point, "dense_0", found.units, [3, 2, 1, 0])
     print(len(moves.moves), "moves reverse the units")
 
-    # How many such points there are, for each smaller network.
+    # The number of such points, for each network with one unit less.
     print(permutation_points.count(1, (4,)), "points,", permutation_points.equivalent_minima((4,)), "minima")
 
 """

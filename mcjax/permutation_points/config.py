@@ -1,4 +1,4 @@
-"""Configuration of a walk to a permutation point: frozen, static under jit."""
+"""Configuration of paths to permutation points."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,35 +10,35 @@ Precision = Literal["float64", "float32"]
 
 @dataclass(frozen=True)
 class PermutationConfig:
-    """How two units of a layer are brought together: Newton's method at a falling distance delta (section 4.1).
+    """Settings of a path to a permutation point: Newton's method at decreasing distances delta (section 4.1).
 
-    The output norm is held because, as published, there is often no minimum. As delta goes to zero, opposite output
-    weights that grow as 1 / delta make a third function, the derivative, out of two units; and positively homogeneous
-    units come as close as they like by shrinking, at no loss. Both are lost at delta = 0, and the path ends in a jump.
-    With a held norm everything is continuous in delta; at delta = 0 the norm is let go.
+    The method as published fixes delta alone, and then the loss often has no minimum. As delta goes to zero, two units
+    with opposite output weights that grow as 1 / delta approximate a third function, the derivative of one unit; and
+    positively homogeneous units come arbitrarily close by shrinking, at no cost. At delta = 0 neither is possible, and
+    the path ends in a jump. With `hold_output_norm`, all is continuous in delta; at delta = 0 the norm is free again.
 
     Raises InputError for numbers out of range and unknown precisions.
 
     Attributes:
-        steps: Distances at which the loss is minimised before delta = 0, in equal factors.
+        steps: Number of distances at which the loss is minimised before delta = 0, in equal ratios.
         smallest: The last of these distances, as a share of the distance at the start, in (0, 1).
-        tolerance: Norm of the gradient at which a minimisation has converged.
-        point_tolerance: The same at delta = 0, so that of the permutation point.
-        iterations: Newton steps of one minimisation at most; three times as many at delta = 0.
-        products: Products of the Hessian with a vector at most, in one Newton step.
-        images: How many of the training images the loss is taken over, from the first; None takes all.
-        batch_size: Images in memory at a time.
+        tolerance: Gradient norm at which a minimisation has converged.
+        point_tolerance: Gradient norm at which the minimisation at delta = 0 has converged.
+        iterations: Maximum number of Newton steps in one minimisation; three times as many at delta = 0.
+        products: Maximum number of products of the Hessian with a vector in one Newton step.
+        images: Number of training images in the loss, the first ones. None: all.
+        batch_size: Images in memory at once.
         weight_decay: weight_decay / 2 * ||params||^2 is added to the loss, as in training.
-        precision: Precision of all computations; "float64" only where the platform has it.
-        hold_output_norm: Whether the norm of the two units' output weights, taken together, is held while delta > 0;
-            False is as published.
-        knots: Room for the knots of a path, all in memory at once. Every point that a minimisation steps to is a knot,
-            so that the path follows the valley of the loss.
-        rise_tolerance: How far the path may rise above its highest minimum between two minima, as a share of the height
-            of that minimum over the lowest. A path that rises higher is walked again in smaller steps of delta.
-        points: Values of t at which the loss is measured on the segment between two knots, ends included.
-        require_convergence: End the path at a distance whose minimisation does not converge. If False, go on from
-            there; the result's `converged` tells which minimisations did.
+        precision: Precision of all computations; "float64" only on platforms that have it.
+        hold_output_norm: Whether the joint norm of the two units' output weights is fixed while delta > 0. False: as
+            published.
+        knots: Maximum number of knots of a path, all in memory at once. Every iterate of a minimisation is a knot, so
+            that the path follows the valley of the loss.
+        rise_tolerance: How far the path may rise above its highest minimum, as a share of the difference between its
+            highest and its lowest minimum. A path that rises higher is computed again in smaller steps of delta.
+        points: Values of t at which the loss is measured on each segment between two knots, ends included.
+        require_convergence: Whether the path ends at a distance whose minimisation does not converge. If False, it
+            continues; `converged` of the result lists the minimisations that converged.
     """
 
     steps: int = 200

@@ -1,4 +1,4 @@
-"""The first half of a permutation path: from a network to the point at which two of its units are one."""
+"""The first half of a permutation path: from a network to the permutation point of two of its units (section 4.1)."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ from mcjax.permutation_points.problem import Problem
 from mcjax.runtime.mapping import default_chunk
 
 RISES = (5, 50, 500)
-"""How far the loss may rise in one step of a finer walk, as multiples of the rise that is tolerated, in turn.
+"""Maximum rise of the loss in one step of delta, as multiples of the tolerated rise, tried in this order.
 
-A knot does not stand where the loss rises, but where the minimisation steps down from there: a fifth of the rise is
-left, or less, so that 5 suffices. Small steps need many knots; where these find no room, those of larger steps may.
+The minimisation after a step reduces the rise to a fifth or less before the next knot, so 5 suffices. It may need more
+than `config.knots` knots; larger multiples need fewer.
 """
 SEGMENTS_AT_ONCE = 16
-"""Segments measured side by side, for each network that the platform evaluates at once."""
+"""Number of segments measured at once, per network that the platform evaluates at once."""
 
 
 class FirstHalf(NamedTuple):
@@ -31,15 +31,15 @@ class FirstHalf(NamedTuple):
 
     Attributes:
         knots: Whole networks by name along a leading axis.
-        distances: Distances of the two units: at the start, at every minimum, and zero at the point (k,).
-        loss: The loss there (k,).
-        gradient_norm: Norm of the gradient there, NaN at the start (k,).
-        converged: Whether the minimisation converged, True at the start, bool (k,).
-        heights: The highest loss of each segment between two knots.
-        iterations: Newton steps in all.
-        products: Products of the Hessian with a vector in all.
-        warning: How far the path rises above its minima, if that is more than is tolerated.
-        stopped: Where and how the path ended early, if it did.
+        distances: Distance of the two units at the start, at every minimum, and at the point, zero (k,).
+        loss: Loss at the same places (k,).
+        gradient_norm: Gradient norm at the same places, NaN at the start (k,).
+        converged: Whether each minimisation converged, True at the start, bool (k,).
+        heights: Highest loss on each segment between two knots.
+        iterations: Total number of Newton steps.
+        products: Total number of products of the Hessian with a vector.
+        warning: The rise of the path above its minima, if it exceeds the tolerance; else None.
+        stopped: Place and reason of an early end; else None.
     """
 
     knots: Values
@@ -55,13 +55,13 @@ class FirstHalf(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """One approach of two units, and what was found along it.
+    """One approach of two units, with the losses along it.
 
     Attributes:
         approach: The approach.
         knots: Its knots.
-        losses: The loss on every segment (segments, points); no segments if the knots found no room.
-        stopped: Where and how it ended early, if it did.
+        losses: Loss on every segment (segments, points); no segments if there were more than `config.knots` knots.
+        stopped: Place and reason of an early end; else None.
     """
 
     approach: Approach
@@ -71,44 +71,48 @@ class Walk(NamedTuple):
 
 
 def first_half(problem: Problem, start: Values, units: tuple[int, int], removed: np.ndarray) -> FirstHalf:
-    """Walk from a network to the permutation point of two of its units, again and finer where the path rises too high.
+    """Compute the path from a network to the permutation point of two of its units.
+
+    A path that rises too high between its minima is computed again in smaller steps of delta.
 
     Args:
         problem: Layer, loss and config.
-        start: The network, by name.
+        start: The variables of the network, by name.
         units: The two units.
-        removed: Units that nothing reads and that stay as they are, bool (n,).
+        removed: Units that were removed by earlier mergers, bool (n,); they stay unchanged.
 
     Returns:
-        The path and what was measured along it.
+        The path, with the minima and losses along it.
 
     Raises:
-        InputError: If there is no room for the knots.
+        InputError: If the path has more knots than `config.knots`.
     """
     layer, config = problem.layer, problem.config
     begin = jax.jit(unit_pair, static_argnums=(0, 4))
     pair = begin(layer, jnp.asarray(units), start, jnp.asarray(removed), config.hold_output_norm)
+    # Section 4.1, with the steps of delta as configured.
     direct = _walk(problem, pair, np.inf)
     if not len(direct.losses):
         raise InputError(
             f"the path of units {units} of {layer.group!r} has {int(direct.knots.filled)} knots or more, expected "
-            f"fewer than knots={config.knots}: give room for more, fewer steps, or a larger tolerance."
+            f"fewer than knots={config.knots}: give more knots, fewer steps, or a larger tolerance."
         )
-    # The start counts too: a network that is no minimum itself goes down first.
+    # The start counts as a minimum: a network that is none itself goes down first.
     minima = np.append(np.asarray(direct.approach.minima.loss), direct.losses[0, 0])
+    # Where the path rises too high between its minima, compute it in smaller steps.
     tolerated = config.rise_tolerance * float(np.ptp(minima))
     chosen = direct
     if direct.stopped is None and direct.losses.max() > minima.max() + tolerated:
         chosen = _finer(direct, (_walk(problem, pair, multiple * tolerated) for multiple in RISES))
     half = _on_host(problem, pair, start, chosen)
     if chosen.stopped is None and (rise := chosen.losses.max() - max(half.loss.max(), minima.max())) > tolerated:
-        remedy = "more steps lower it, or a smaller rise_tolerance and room for its knots"
+        remedy = "more steps lower it, or a smaller rise_tolerance with more knots"
         half = half._replace(warning=f"{rise:.2g} of it between minima: {remedy}")
     return half
 
 
 def _walk(problem: Problem, pair: UnitPair, rise: float) -> Walk:
-    """Bring the two units together, the loss rising by `rise` at most in a step, and measure the segments."""
+    """Merge the two units, the loss rising by at most `rise` in a step of delta, and measure the segments."""
     layer, config = problem.layer, problem.config
     units = jnp.stack([pair.first, pair.second])[None]
     given = (problem.loss, pair.start, pair.removed, jnp.asarray(rise, config.precision), units)
@@ -118,12 +122,12 @@ def _walk(problem: Problem, pair: UnitPair, rise: float) -> Walk:
     chunk = SEGMENTS_AT_ONCE * default_chunk(problem.model.convolutions)
     losses = np.asarray(mergers.heights(config.points, chunk, problem.loss, pair, knots.params, knots.distances))
     count = int(knots.filled)
-    # A path that filled its room may have lost knots.
+    # A full buffer may have dropped knots.
     return Walk(found, knots, losses[: count - 1 if count < config.knots else 0], _failure(config, found))
 
 
 def _finer(direct: Walk, walks: Iterable[Walk]) -> Walk:
-    """The first of the finer walks that finds room and arrives, if it is lower than the direct one; else that one."""
+    """The first complete finer walk whose knots fit, if its highest loss is below the direct one's; else the direct."""
     for finer in walks:
         if len(finer.losses) and finer.stopped is None:
             return finer if finer.losses.max() < direct.losses.max() else direct
@@ -131,16 +135,16 @@ def _finer(direct: Walk, walks: Iterable[Walk]) -> Walk:
 
 
 def _on_host(problem: Problem, pair: UnitPair, start: Values, walk: Walk) -> FirstHalf:
-    """The knots of a walk as whole networks, the minima after the start, and the sums of all steps."""
+    """The `FirstHalf` of a walk: knots as whole networks, minima with the start before them, totals of all steps."""
     found, config = walk.approach, problem.config
-    # Sliced on the host: on the device every number of knots would be compiled anew.
+    # Slice on the host: on the device every number of knots would be compiled anew.
     count = len(walk.losses) + 1
     params, at = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (walk.knots.params, walk.knots.distances))
     knots = {name: np.array(leaf) for name, leaf in _networks(pair, params, at).items()}
-    # The first knot is the network itself to the last bit.
+    # The first knot is bitwise the network itself.
     for name, leaf in start.items():
         knots[name][0] = np.asarray(leaf)
-    # Of a walk that ended early, the minima up to the one that failed.
+    # If the walk ended early, keep the minima up to the one that failed.
     steps = config.steps + 1 if walk.stopped is None else int(np.argmin(np.asarray(found.minima.converged))) + 1
     minima = jax.tree.map(lambda leaf: np.asarray(leaf)[:steps], found.minima)
     return FirstHalf(
@@ -163,7 +167,7 @@ def _networks(pair: UnitPair, params: Values, distances: Any) -> Values:
 
 
 def _failure(config: PermutationConfig, found: Approach) -> str | None:
-    """The reason why an approach ended early, and what to do about it; None if it arrived."""
+    """The reason of an early end, with its remedy; None if the approach reached the point."""
     minima = jax.tree.map(np.asarray, found.minima)
     if minima.converged.all() or not config.require_convergence:
         return None

@@ -15,7 +15,7 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError, RunError
 from mcjax.models.base import Model
 from mcjax.permutation_points.config import PermutationConfig
-from mcjax.permutation_points.equal_loss import EqualLossWalk
+from mcjax.permutation_points.equal_loss import EqualLossPath
 from mcjax.permutation_points.first_half import FirstHalf, first_half
 from mcjax.permutation_points.problem import define_problem, tree_like
 
@@ -28,14 +28,14 @@ class MergedUnits(NamedTuple):
 
     Attributes:
         polyline: The path from theta to the point.
-        point: The point, in which the units of a cluster have equal parameters and equal output weights; None if the
+        point: The point, at which the units of a cluster have equal parameters and equal output weights; None if the
             path ended early.
         group: The group of the units.
-        clusters: The sets of units that are one.
-        loss: The loss after each merger (K,).
-        gradient_norm: Norm of the gradient after each merger (K,).
-        height: The highest loss on the path.
-        stopped: Where and how the path ended early, if a minimisation did not converge and had to; else None.
+        clusters: The sets of equal units.
+        loss: Loss after each merger (K,).
+        gradient_norm: Gradient norm after each merger (K,).
+        height: Highest loss on the path.
+        stopped: Place and reason of an early end, at a minimisation that did not converge; else None.
     """
 
     polyline: Polyline
@@ -49,7 +49,7 @@ class MergedUnits(NamedTuple):
 
     @property
     def order(self) -> int:
-        """K: how many units fewer would do as well."""
+        """K, the number of units that can be removed without changing the function."""
         return sum(len(cluster) - 1 for cluster in self.clusters)
 
     @property
@@ -59,9 +59,9 @@ class MergedUnits(NamedTuple):
 
     @property
     def path(self) -> jax.tree_util.Partial:
-        """t -> theta, from the network to the point. Raises RunError if it does not get there."""
+        """The path t -> theta from the network to the point. Raises RunError if the path ended early."""
         if self.stopped:
-            raise RunError(f"the path to {self.clusters} of {self.group!r} is not whole: {self.stopped}")
+            raise RunError(f"the path to {self.clusters} of {self.group!r} ended early: {self.stopped}")
         return self.polyline.path
 
     def __repr__(self) -> str:
@@ -79,26 +79,25 @@ def merge_units(
 ) -> MergedUnits:
     """Merge K pairs of units one after another, to a permutation point of order K.
 
-    Each pair is merged as in `permutation_path`; then one of the two takes over the output weights of both, and the
-    other is removed for all later mergers. In the end the removed units become copies again, and the units of each
-    cluster share their output weights. A merged unit stands for its cluster, so that (0, 1), (0, 2) merges three.
+    Each pair is merged as in `permutation_path`; then one unit takes over the output weights of both, and the other is
+    removed for all later mergers. At the end the removed units become copies again, and the units of each cluster share
+    their output weights. A merged unit stands for its cluster: the pairs (0, 1), (0, 2) merge three units.
+    Source: Brea et al. 2019, section 4.3.
 
     Args:
-        model: The model, any that has a layer whose units stand alone.
+        model: The model of the network.
         theta: The network.
-        data: Data set; the loss is taken over its training images.
-        group: The hidden layer, as `print(model.spec)` names it.
+        data: The data set; the loss is the mean over its training images.
+        group: The group of a hidden layer, as `print(model.spec)` names it.
         pairs: K pairs of its units.
-        config: Steps, tolerances and precision; None takes `PermutationConfig()`.
+        config: Steps, tolerances and precision. None: `PermutationConfig()`.
 
     Returns:
-        The point, at which the gradient is as small as the last minimisation made it, and the path to it.
+        The point, with the gradient norm of the last minimisation, and the path to it.
 
     Raises:
-        InputError: As `permutation_path` does, and for a pair that is merged already.
-        SpecError: As `permutation_path` does.
-
-    Source: Brea et al. 2019, section 4.3.
+        InputError: As `permutation_path`, and for a pair that is merged already.
+        SpecError: As `permutation_path`.
     """
     problem = define_problem(model, theta, data, group, config)
     layer = problem.layer
@@ -107,29 +106,29 @@ def merge_units(
         raise InputError(f"got pairs={pairs!r}, expected pairs of units of {group!r}: [(0, 1), (2, 3)].")
     checked = [check_units(layer, pair) for pair in pairs]
     halves, knots, stopped = list[FirstHalf](), list[Values](), None
-    # The unit that stands for the cluster of each unit.
-    standing, removed = np.arange(layer.size), np.zeros(layer.size, bool)
+    # representative[i] is the unit that stands for the cluster of unit i.
+    representative, removed = np.arange(layer.size), np.zeros(layer.size, bool)
     with problem.precision:
         here = problem.start
         for pair in checked:
-            first, second = sorted(int(standing[unit]) for unit in pair)
+            first, second = sorted(int(representative[unit]) for unit in pair)
             if first == second:
                 raise InputError(f"got the pair {pair}, whose units are merged already: {pairs!r}.")
-            # Merge two of the units that are left, as in section 4.1.
+            # Section 4.3: merge two of the remaining units, as in section 4.1.
             half = first_half(problem, here, (first, second), removed)
             halves.append(half)
             knots += [{name: leaf[i] for name, leaf in half.knots.items()} for i in range(len(half.heights) + 1)]
-            standing[standing == second] = first
+            representative[representative == second] = first
             if half.stopped:
                 stopped = f"merging {first} and {second}: {half.stopped}"
                 break
-            # Shift the sum of their output weights to one of them, and remove the other (section 4.3).
-            walk = EqualLossWalk(layer, knots[-1])
-            walk.hand_over(second, first)
-            knots.append(walk.here)
+            # Section 4.3: shift the sum of their output weights to one of them, and remove the other.
+            path = EqualLossPath(layer, knots[-1])
+            path.shift_outputs(second, first)
+            here = path.last
+            knots.append(here)
             removed[second] = True
-            here = walk.here
-        clusters = _clusters_of(standing)
+        clusters = _clusters_of(representative)
         if stopped is None:
             knots += _restored(layer, knots[-1], clusters)
     return MergedUnits(
@@ -144,27 +143,29 @@ def merge_units(
     )
 
 
-def _clusters_of(standing: np.ndarray) -> Clusters:
-    """The sets of several units that one unit stands for; `standing`, int (n,), names it for each of them."""
-    sets = (tuple(np.flatnonzero(standing == unit).tolist()) for unit in np.unique(standing))
+def _clusters_of(representative: np.ndarray) -> Clusters:
+    """The sets of two or more units with one representative; `representative`, int (n,), holds that of each unit."""
+    sets = (tuple(np.flatnonzero(representative == unit).tolist()) for unit in np.unique(representative))
     return tuple(cluster for cluster in sets if len(cluster) > 1)
 
 
 def _restored(layer: UnitLayer, values: Values, clusters: Clusters) -> list[Values]:
-    """The knots on which removed units become copies again, and share their clusters' output weights."""
-    walk = EqualLossWalk(layer, values)
+    """The knots along which removed units become copies again, and share the output weights of their cluster."""
+    path = EqualLossPath(layer, values)
     for first, *others in clusters:
         for unit in others:
-            walk.copy(first, unit)
-        walk.share_outputs((first, *others))
-    return walk.knots[1:]
+            path.copy(first, unit)
+        path.share_outputs((first, *others))
+    return path.knots[1:]
 
 
 def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequence[Sequence[int]]) -> trees.Tree:
-    """Return an orthonormal basis of the plane of equal loss that a permutation point of order K lies in.
+    """An orthonormal basis of the plane of equal loss that contains a permutation point of order K.
 
-    The output weights of the units of a cluster can be shared in any way, as long as their sum stays the same: K
-    n_{k+1} directions for a dense layer of n_{k+1} units above, K times the output weights of one unit in general.
+    The output weights can be distributed over the units of a cluster in any way with the same sum: K n_{k+1} directions
+    for a dense layer of n_{k+1} units above, in general K times the number of output weights of one unit.
+    Source: Brea et al. 2019, Proposition 2. All points of the plane are critical if each unit has one output weight;
+    with more output weights the gradient need not vanish away from the point.
 
     Args:
         model: The model of the network.
@@ -173,14 +174,12 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
         clusters: Disjoint sets of units, as `MergedUnits.clusters`.
 
     Returns:
-        A tree like `point` with a leading axis of so many directions: point + sum_i c_i basis_i is the same function
-        for any c, not only for small ones.
+        A tree like `point` with a leading axis of directions: point + sum_i c_i basis_i is the same function for any c.
 
     Raises:
         InputError: If units of a cluster differ, or clusters are not disjoint sets of units.
 
-    Source: Brea et al. 2019, Proposition 2. (That all points of the plane are critical holds for one output weight a
-    unit; with more of them the gradient need not vanish off the point itself.)
+    Example::
 
         basis = equal_loss_plane(model, merged.point, merged.group, merged.clusters)
     """
@@ -191,7 +190,7 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
     with jax.enable_x64(True):
         weights = np.eye(int(layer.outputs(values, 0).size), dtype=zero.dtype)
         for cluster in sets:
-            # Shares of one output weight among the units: they sum to zero.
+            # Proposition 2: changes of one output weight that sum to zero over the units of the cluster.
             for shares in _contrasts(len(cluster)).astype(zero.dtype):
                 for weight in weights:
                     new = {**values, name: zero}
@@ -206,7 +205,7 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
 
 
 def _contrasts(size: int) -> np.ndarray:
-    """Orthonormal vectors whose entries sum to zero, after Helmert: (size - 1, size)."""
+    """Helmert contrasts: orthonormal vectors whose entries sum to zero, (size - 1, size)."""
     rows = np.tril(np.ones((size, size)), -1)[1:]
     rows[np.arange(size - 1), np.arange(1, size)] = -np.arange(1, size)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,7 +1,8 @@
-"""Two units of a layer brought together: the loss minimised at every distance between them, compiled whole.
+"""Merging two units of a layer: the loss is minimised at decreasing distances between them, in one compiled program.
 
-Section 4.1 of Brea et al. 2019 writes theta_m = theta_l + delta e for the parameter vectors of two units l and m. delta
-goes down to zero; at every delta the loss is minimised in all else; then the output weights move to their mean.
+Section 4.1 of Brea et al. 2019 writes theta_m = theta_l + delta e for the parameter vectors of two units l and m, with
+e a unit vector. delta decreases to zero; at every delta the loss is minimised in all other parameters; then the output
+weights move to their mean.
 """
 
 from collections.abc import Callable
@@ -20,17 +21,17 @@ from mcjax.runtime.compiling import jit
 from mcjax.training.newton import Function, trust_region_newton
 
 HALVINGS = 10
-"""How often a step of delta is halved at most."""
+"""Maximum number of halvings of one step of delta."""
 
 
 class Minima(NamedTuple):
-    """The minima at all distances (distances,), or at one distance, scalars.
+    """The minima at all distances, (distances,) each, or the minimum at one distance, scalars.
 
     Attributes:
-        loss: The loss there.
-        gradient_norm: Norm of the gradient there.
-        iterations: Newton steps on the way from the minimum before.
-        products: Products of the Hessian with a vector on the way from the minimum before.
+        loss: Loss at the minimum.
+        gradient_norm: Gradient norm at the minimum.
+        iterations: Newton steps since the previous distance.
+        products: Products of the Hessian with a vector since the previous distance.
         converged: Whether the minimisation converged, bool.
     """
 
@@ -42,12 +43,12 @@ class Minima(NamedTuple):
 
 
 class KnotBuffer(NamedTuple):
-    """Knots of a path, in order, in arrays that have room for a fixed number of them.
+    """Knots of a path, in order, in arrays of a fixed capacity.
 
     Attributes:
-        params: Parameters by name (room, ...).
-        distances: Distances of the two units (room,).
-        filled: How many knots there are, int32; those beyond the room are lost.
+        params: Parameters by name (capacity, ...).
+        distances: Distance of the two units at each knot (capacity,).
+        filled: Number of knots so far, int32; those beyond the capacity are dropped.
     """
 
     params: Values
@@ -55,7 +56,7 @@ class KnotBuffer(NamedTuple):
     filled: jax.Array
 
     def append(self, params: Values, distance: Any) -> "KnotBuffer":
-        """The knots and one more."""
+        """The knots, with one more at the end."""
         return KnotBuffer(
             {name: leaf.at[self.filled].set(params[name], mode="drop") for name, leaf in self.params.items()},
             self.distances.at[self.filled].set(distance, mode="drop"),
@@ -64,12 +65,12 @@ class KnotBuffer(NamedTuple):
 
 
 class Approach(NamedTuple):
-    """Two units brought together.
+    """The merger of two units, from the start to their permutation point.
 
     Attributes:
-        distances: Distances (steps + 1,), the last of them zero.
+        distances: Distances delta (steps + 1,), the last one zero.
         minima: The minima at these distances, (steps + 1,) each.
-        knots: Every point that the minimisations stepped to, or None if none were to be kept.
+        knots: Every iterate of the minimisations; None if they were not kept.
         point: Parameters of the permutation point, by name.
     """
 
@@ -80,15 +81,15 @@ class Approach(NamedTuple):
 
 
 class ApproachState(NamedTuple):
-    """State that is carried from distance to distance.
+    """The state that is carried from one distance to the next.
 
     Attributes:
-        coordinates: The network, at the last minimum.
+        coordinates: Coordinates of the network at the last minimum.
         distance: Distance of the two units there.
         knots: The path so far, or None.
-        minimum: The last minimum, with the iterations and products since the distance before.
-        active: Whether the approach goes on; once it has ended, nothing moves any more.
-        halvings: How often the way to the next distance is halved for the next part of it, in the logarithm.
+        minimum: The last minimum, with the iterations and products since the previous distance.
+        active: Whether the approach continues; after its end the state stays constant.
+        halvings: Number of halvings of the remaining step in log(delta), for the next minimisation.
     """
 
     coordinates: PairCoordinates
@@ -111,18 +112,18 @@ def approach_pairs(
     rise: Any,
     pairs: jax.Array,
 ) -> Approach:
-    """Bring pairs of units of one network together (section 4.1), each of them from the same start.
+    """Merge pairs of units (section 4.1), every pair from the same network.
 
     Args:
         layer: The layer of the units.
-        config: Distances, tolerances and room for knots.
-        keep_knots: Whether to keep every point on the way, as a knot of the path.
-        chunk: How many pairs run side by side.
+        config: Distances, tolerances and number of knots.
+        keep_knots: Whether to keep every iterate as a knot of the path.
+        chunk: Number of pairs computed at once.
         loss: The loss of a whole network.
-        start: The network, by name.
-        removed: Units that nothing reads and that stay as they are, bool (n,).
-        rise: How far the loss may rise in one step of delta, before it is minimised. Steps that would rise higher are
-            halved; infinity takes all of them as they are.
+        start: The variables of the network, by name.
+        removed: Units that were removed by earlier mergers, bool (n,); they stay unchanged.
+        rise: Maximum rise of the loss in one step of delta, before it is minimised. A step that would rise higher is
+            halved. Infinity: no step is.
         pairs: The units, int (pairs, 2).
 
     Returns:
@@ -142,22 +143,22 @@ def _approach(
     rise: Any,
     units: jax.Array,
 ) -> Approach:
-    """Bring one pair together: the steps of section 4.1 in order. Pure."""
+    """Merge one pair: the steps of section 4.1 in order. Pure."""
     params = {name: leaf for name, leaf in start.items() if not name.startswith("batch_stats/")}
     pair = unit_pair(layer, units, start, removed, config.hold_output_norm)
     state = _start(loss, pair, params, config.knots if keep_knots else None)
-    # delta goes down from the distance of the two units, in equal factors.
+    # Section 4.1: delta starts at the distance d_{l,m} of the two units, and decreases in equal ratios.
     shares = jnp.logspace(0, jnp.log10(config.smallest), config.steps + 1, dtype=state.coordinates.mean.dtype)
     distances = pair.start_distance * shares[1:]
-    # At every delta the loss is minimised in all else.
+    # At every delta the loss is minimised in all other parameters, e among them.
     state, minima = jax.lax.scan(partial(_next_distance, loss, pair, config, rise), state, distances)
-    # At delta = 0 the two are one, and their output weights move to the mean: the permutation point.
+    # At delta = 0 the two units are equal, and their output weights move to the mean: the permutation point.
     point, minimum, knots = _merge(loss, pair, config, state)
     return Approach(jnp.append(distances, 0.0), jax.tree.map(jnp.append, minima, minimum), knots, point)
 
 
 def _start(loss: Function, pair: UnitPair, params: Values, room: int | None) -> ApproachState:
-    """The state before the first step: the network as it is, and its first knot."""
+    """The state before the first step: the network at the start, which is the first knot."""
     coordinates, distance = pair.coordinates(params), pair.start_distance
     knots = None
     if room is not None:
@@ -173,12 +174,13 @@ def _start(loss: Function, pair: UnitPair, params: Values, room: int | None) -> 
 def _next_distance(
     loss: Function, pair: UnitPair, config: PermutationConfig, rise: Any, state: ApproachState, distance: jax.Array
 ) -> tuple[ApproachState, Minima]:
-    """Decrease delta to the next distance, by way of others between where the loss would rise too much at once."""
+    """Decrease delta to the next distance, in several steps where the loss would rise by more than `rise` in one."""
 
     def halve_or_minimise(state: ApproachState) -> ApproachState:
-        # 1 / 2^halvings of the way to the distance, in log(delta).
+        # The trial distance: 1 / 2^halvings of the remaining step in log(delta).
         part = state.distance * (distance / state.distance) ** (0.5**state.halvings)
         part = jnp.where(state.halvings > 0, part, distance)
+        # Halve the step if the loss rises too far, else minimise at the trial distance.
         risen = pair.loss_of(loss, pair.params_at(state.coordinates, part), part)
         rises = risen > state.minimum.loss + rise
         halving = rises & (state.halvings < HALVINGS) & state.active
@@ -188,7 +190,7 @@ def _next_distance(
             lambda: _minimise_at(loss, pair, config, state, part, part > distance),
         )
 
-    # Iterations and products are counted anew for every distance.
+    # Count iterations and products from zero for every distance.
     minimum = state.minimum._replace(iterations=0 * state.minimum.iterations, products=0 * state.minimum.products)
     state = state._replace(minimum=minimum)
     state = jax.lax.while_loop(lambda state: state.distance > distance, halve_or_minimise, state)
@@ -198,7 +200,7 @@ def _next_distance(
 def _minimise_at(
     loss: Function, pair: UnitPair, config: PermutationConfig, state: ApproachState, distance: Any, between: Any
 ) -> ApproachState:
-    """Minimise the loss in all but delta, which is held; `between` says that the distance is a part of a step."""
+    """Minimise the loss at a fixed delta; `between` marks a distance inside a halved step."""
     params_at = partial(pair.params_at, distance=distance)
     found, knots = trust_region_newton(
         lambda x: pair.loss_of(loss, params_at(x), distance),
@@ -209,9 +211,9 @@ def _minimise_at(
         callback=_knot_at(params_at, distance) if state.knots is not None else None,
         carry=state.knots,
     )
-    # Between two distances the path only has to stay low: any point that the minimisation reaches will do.
+    # Inside a halved step the minimisation need not converge: the path only has to stay low there.
     active = state.active & (found.converged | between | (not config.require_convergence))
-    if knots is not None:  # a path that has filled its room ends
+    if knots is not None:  # the approach ends when the buffer is full
         active = active & (knots.filled < config.knots)
     minimum = Minima(
         found.value,
@@ -227,8 +229,8 @@ def _minimise_at(
 def _merge(
     loss: Function, pair: UnitPair, config: PermutationConfig, state: ApproachState
 ) -> tuple[Values, Minima, KnotBuffer | None]:
-    """Set delta = 0 and minimise; then move the output weights of the two units, which are one, to their mean."""
-    # Neither the direction e nor the difference of the output weights has an effect here, and no norm is held.
+    """Set delta = 0 and minimise; then move the output weights of the two equal units to their mean."""
+    # At delta = 0 neither e nor the difference of the output weights has an effect, and the output norm is free.
     last = pair.constrained(state.coordinates, 0.0)
     free = replace(pair, output_norm=None)
 
@@ -241,17 +243,17 @@ def _merge(
         lambda x: free.loss_of(loss, merged_params(x), 0.0),
         (last.others, last.mean, last.output_mean),
         tolerance=_tolerance(config.point_tolerance, state.active),
-        # This minimisation alone starts far from its end: the norm was let go.
+        # This minimisation starts far from its minimum, since the norm was fixed until now.
         max_iterations=3 * config.iterations,
         max_products=config.products,
         callback=_knot_at(merged_params, 0.0) if state.knots is not None else None,
         carry=state.knots,
     )
     point = params_of(found.x, 0 * last.output_difference)
-    # The output weights move at constant loss, but for weight decay.
+    # Section 4.1, last step: equal output weights with the same sum, at constant loss except for weight decay.
     value = free.loss_of(loss, point, 0.0)
     if knots is not None:
-        # Even if no step was taken, the path goes to delta = 0 and then to the permutation point.
+        # The minimum at delta = 0 and the permutation point are knots even if no step was taken.
         for params in (merged_params(found.x), point):
             knots = jax.tree.map(partial(jnp.where, state.active), knots.append(params, 0.0), knots)
     converged = found.converged & state.active
@@ -259,12 +261,12 @@ def _merge(
 
 
 def _tolerance(tolerance: float, active: jax.Array) -> jax.Array:
-    """The tolerance of a minimisation; infinity, so that it takes no step, where the approach has ended."""
+    """The tolerance of a minimisation; infinity after the end of the approach, so that no step is taken."""
     return jnp.where(active, tolerance, jnp.inf)
 
 
 def _knot_at(params_of: Callable[[Any], Values], distance: Any) -> Callable[[KnotBuffer, Any, jax.Array], KnotBuffer]:
-    """The `visit` of `minimise` that appends every point it steps to; `params_of` makes parameters of a point."""
+    """The `callback` of `trust_region_newton` that appends every iterate; `params_of` maps iterates to parameters."""
     return lambda knots, x, _: knots.append(params_of(x), distance)
 
 
@@ -274,11 +276,11 @@ def heights(points: int, chunk: int, loss: Function, pair: UnitPair, params: Val
 
     Args:
         points: Values of t on every segment, ends included.
-        chunk: Segments that are measured side by side.
+        chunk: Number of segments measured at once.
         loss: The loss of a whole network.
         pair: The two units.
         params: Parameters of the knots by name (knots, ...).
-        distances: Distances of the two units at the knots (knots,).
+        distances: Distance of the two units at each knot (knots,).
 
     Returns:
         The losses (knots - 1, points).

@@ -13,12 +13,12 @@ from mcjax.training.newton import Function
 
 
 class PairCoordinates(NamedTuple):
-    """A network in the coordinates of two of its units: everything that is free while delta is held.
+    """A network in the coordinates of two of its units: all variables of the minimisation at a fixed delta.
 
     Attributes:
         others: All parameters by name; the entries of the two units are ignored.
         mean: Mean of the two parameter vectors (p,).
-        offset: Difference of the two parameter vectors (p,), of which only the direction e counts.
+        offset: Difference of the two parameter vectors (p,); only its direction e is used.
         output_mean: Mean of the two vectors of output weights (q,).
         output_difference: Half the difference of the two vectors of output weights (q,).
     """
@@ -37,15 +37,15 @@ class PairCoordinates(NamedTuple):
 )
 @dataclass(frozen=True)
 class UnitPair:
-    """Two units of a layer, and everything that stays the same while they are brought together.
+    """Two units of a layer, and the constants of the minimisations over their coordinates.
 
     Attributes:
         layer: The layer of the two units, static under jit.
-        first: Number of the unit l, which may be traced.
-        second: Number of the unit m, which may be traced.
-        start: The network that the path begins with, by name.
-        removed: Units that were removed before (section 4.3), bool (n,): nothing reads them.
-        output_norm: Norm that the output weights, as (mean, half difference), are held to; None lets them go.
+        first: Index of the unit l, which may be traced.
+        second: Index of the unit m, which may be traced.
+        start: The variables at the start of the path, by name.
+        removed: Units that were removed by earlier mergers (section 4.3), bool (n,); their output weights are zero.
+        output_norm: Fixed norm of the output weights as (mean, half difference). None: free.
         start_distance: Distance of the two parameter vectors at the start.
     """
 
@@ -64,7 +64,7 @@ class UnitPair:
         return PairCoordinates(params, (one + two) / 2, two - one, (out_one + out_two) / 2, (out_two - out_one) / 2)
 
     def constrained(self, coordinates: PairCoordinates, distance: Any) -> PairCoordinates:
-        """The coordinates with an offset of this length and output weights of the held norm."""
+        """The coordinates with an offset of this length, and output weights of the fixed norm."""
         offset = coordinates.offset * (distance / _norm(coordinates.offset))
         if self.output_norm is None:
             return coordinates._replace(offset=offset)
@@ -82,8 +82,8 @@ class UnitPair:
         return params
 
     def network_at(self, params: Values, distance: Any) -> Values:
-        """The whole network: parameters, and batch statistics, which become one with the units."""
-        # The share of the start distance that is left: the statistics of the two units are mixed as far as it is not.
+        """The whole network: the parameters, and batch statistics that become equal as the distance goes to zero."""
+        # The distance as a share of that at the start: 1 keeps the statistics of both units, 0 gives both their mean.
         apart = distance / jnp.where(self.start_distance > 0, self.start_distance, 1)
         network = {**self.start, **params}
         for unit, other in ((self.first, self.second), (self.second, self.first)):
@@ -97,14 +97,14 @@ class UnitPair:
 
 
 def unit_pair(layer: UnitLayer, units: Any, start: Values, removed: jax.Array, hold_output_norm: bool) -> UnitPair:
-    """Two units of a network, as they are before they are brought together. Pure.
+    """The `UnitPair` of two units of a network. Pure.
 
     Args:
         layer: The layer of the units.
-        units: Their numbers, two of them, which may be traced.
-        start: The network, by name.
-        removed: Units that nothing reads, bool (n,).
-        hold_output_norm: Whether the norm of their output weights is held to what it is.
+        units: The indices of the two units, which may be traced.
+        start: The variables of the network, by name.
+        removed: Units that were removed by earlier mergers, bool (n,).
+        hold_output_norm: Whether the norm of the output weights is fixed at its value in `start`.
 
     Returns:
         The pair, whose distance and output norm are those of `start`.
@@ -118,6 +118,6 @@ def unit_pair(layer: UnitLayer, units: Any, start: Values, removed: jax.Array, h
 
 
 def _norm(vector: jax.Array) -> jax.Array:
-    """The norm, or 1 for a vector of zeros, which has no direction: so that nothing is divided by zero."""
+    """The norm, or 1 for a zero vector, so that a division by it is safe."""
     square = vector @ vector
     return jnp.sqrt(jnp.where(square > 0, square, 1))

@@ -1,4 +1,4 @@
-"""Which two units of a layer to merge: the pair with the lowest barrier, or with the most similar parameters."""
+"""Pairs of units of a layer, ranked by the barriers of their permutation paths, or by their similarity."""
 
 from typing import Any, NamedTuple
 
@@ -18,16 +18,16 @@ from mcjax.permutation_points.problem import define_problem
 
 
 class PairBarriers(NamedTuple):
-    """The barriers of many pairs of units, the lowest first, by the minima on the way to their permutation points.
+    """The barriers of many pairs of units, the lowest first, by the minima of their permutation paths.
 
     Attributes:
         units: The pairs, int (pairs, 2).
-        barrier: How far the highest minimum of each pair is above theta (pairs,).
+        barrier: Loss of the highest minimum of each path above that of theta (pairs,).
         point: Loss of each permutation point (pairs,).
-        gradient_norm: Norm of the gradient there (pairs,).
+        gradient_norm: Gradient norm at each permutation point (pairs,).
         converged: Whether every minimisation of the pair converged, bool (pairs,).
-        distances: Distances of the two units: at theta, at every minimum, and zero at the point (pairs, steps + 2).
-        loss: The loss there (pairs, steps + 2).
+        distances: Distance of the two units at theta, at every minimum, and at the point, zero (pairs, steps + 2).
+        loss: Loss at the same places (pairs, steps + 2).
     """
 
     units: np.ndarray
@@ -49,28 +49,30 @@ def rank_pairs(
     *,
     chunk: int = 1,
 ) -> PairBarriers:
-    """Rank pairs of units by the highest minimum on the way to their permutation points, in one compiled run.
+    """Rank pairs of units by the highest minimum on their permutation paths, in one compiled program.
 
-    Every pair is walked once, as in `permutation_path`, but keeps no knots, so that memory is that of `chunk` pairs. A
-    path may rise above its minima on the way from one to the next, which is not measured here.
+    The minima are those of `permutation_path`. No knots are kept, so that only `chunk` pairs are in memory. The loss
+    between the minima, which can be higher, is not measured.
 
     Args:
-        model: The model, any that has a layer whose units stand alone.
+        model: The model of the network.
         theta: The network.
-        data: Data set; the loss is taken over its training images.
-        group: The hidden layer, as `print(model.spec)` names it.
-        pairs: The pairs, int (pairs, 2); None takes all of them.
-        config: Steps, tolerances and precision; None takes `PermutationConfig()`.
-        chunk: How many pairs run side by side. Each of them waits for the slowest at every distance, which on a CPU
-            takes twenty times as long as one after another.
+        data: The data set; the loss is the mean over its training images.
+        group: The group of a hidden layer, as `print(model.spec)` names it.
+        pairs: The pairs, int (pairs, 2). None: all.
+        config: Steps, tolerances and precision. None: `PermutationConfig()`.
+        chunk: Number of pairs computed at once. At every distance all of them wait for the slowest, which on a CPU
+            takes twenty times as long as one pair after another.
 
     Returns:
-        The pairs, the lowest barrier first. A pair with a minimisation that did not converge has a barrier of infinity,
-        so it comes last, if the config requires convergence; else it is ranked by the losses that were reached.
+        The pairs, the lowest barrier first. If the config requires convergence, a pair with a minimisation that did
+        not converge has an infinite barrier; otherwise it is ranked by the losses that were reached.
 
     Raises:
-        InputError: As `permutation_path` does, and for pairs that are not of two units each, or a chunk below 1.
-        SpecError: As `permutation_path` does.
+        InputError: As `permutation_path`, and for pairs that are not of two units each, or a chunk below 1.
+        SpecError: As `permutation_path`.
+
+    Example::
 
         best = rank_pairs(model, theta, data, "dense_0").units[0]
     """
@@ -102,9 +104,15 @@ def rank_pairs(
 
 
 def similar_pairs(model: Model, theta: trees.Tree, group: str) -> np.ndarray:
-    """All pairs of units of a layer, the largest cosine of their parameter vectors first: int (pairs, 2).
+    """All pairs of units of a layer, in decreasing order of the cosine of their parameter vectors: int (pairs, 2).
 
-    The paper chooses its pair for MNIST like this. Raises InputError and SpecError as `permutation_path` does.
+    Source: Brea et al. 2019, Figure 3, where the pair for MNIST is chosen by its cosine similarity.
+
+    Raises:
+        InputError: As `permutation_path`.
+        SpecError: As `permutation_path`.
+
+    Example::
 
         likely = rank_pairs(model, theta, data, "dense_0", similar_pairs(model, theta, "dense_0")[:10])
     """
@@ -123,12 +131,12 @@ def _vectors(layer: UnitLayer, values: Values) -> np.ndarray:
 
 
 def _check_pairs(layer: UnitLayer, pairs: Any) -> np.ndarray:
-    """The pairs as int32 (pairs, 2), all of them for None, after checking them."""
+    """The pairs, checked, as int32 (pairs, 2); all pairs for None."""
     if pairs is None:
         return np.stack(np.triu_indices(layer.size, 1), 1).astype(np.int32)
     try:
         chosen = np.asarray(pairs)
-    except ValueError:  # of several lengths
+    except ValueError:  # pairs of different lengths
         chosen = np.asarray(pairs, object)
     if chosen.ndim != 2 or chosen.shape[1:] != (2,) or len(chosen) == 0 or chosen.dtype.kind not in "iu":
         raise InputError(

@@ -1,4 +1,4 @@
-"""The problem that all walks to permutation points share: a network, one of its layers, and the loss to minimise."""
+"""The input of all paths to permutation points: a network, one of its layers, and the loss to minimise."""
 
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -18,14 +18,14 @@ from mcjax.training.newton import Function
 
 
 class Problem(NamedTuple):
-    """A network, the layer whose units are merged, and the loss that is minimised meanwhile.
+    """A network, the layer whose units are merged, and the loss that is minimised.
 
     Attributes:
         model: The model of the network.
         layer: The layer whose units are merged.
-        config: Steps, tolerances and precision of the walks.
+        config: Steps, tolerances and precision.
         loss: The full-batch training loss of a network.
-        start: The network by name, in the precision of the config.
+        start: The variables of the network by name, in the precision of the config.
     """
 
     model: Model
@@ -43,20 +43,20 @@ class Problem(NamedTuple):
 def define_problem(
     model: Model, theta: trees.Tree, data: Dataset, group: str, config: PermutationConfig | None
 ) -> Problem:
-    """The problem of a network, after checking it.
+    """Check the arguments, and make a `Problem` of them.
 
     Args:
         model: The model of the network.
         theta: The network.
-        data: Data set; the loss is taken over its training images.
+        data: The data set; the loss is the mean over its training images.
         group: The group of the layer whose units are merged.
-        config: Steps, tolerances and precision of the walks; None takes `PermutationConfig()`.
+        config: Steps, tolerances and precision. None: `PermutationConfig()`.
 
     Returns:
         The problem, in the precision of the config.
 
     Raises:
-        InputError: For a config of another type, a group whose units do not stand alone, several networks, or data
+        InputError: For a config of another type, a group whose units cannot be merged, several networks, or data
             that do not fit the model.
         SpecError: If the model has no such group, or theta is of another model.
     """

@@ -1,4 +1,4 @@
-"""Paths from a network to its copy with two units exchanged, by way of a permutation point (section 4.1)."""
+"""Paths from a network to its copy with two units exchanged, through a permutation point (section 4.1)."""
 
 from typing import NamedTuple
 
@@ -18,27 +18,27 @@ from mcjax.symmetry import Permutation, identity_permutation, permute
 
 
 class PermutationPath(NamedTuple):
-    """A path from theta to its copy with two units exchanged, by way of their permutation point.
+    """A path from theta through a permutation point to the copy of theta with two units exchanged.
 
-    Knot i and the i-th from the end are the same network but for the exchange, to the last bit. A path that ended early
-    has the knots of its first half so far, the one at which a minimisation failed last.
+    The i-th knot from the end is bitwise the i-th knot with the two units exchanged. A path that ended early has the
+    knots of its first half up to the minimisation that failed.
 
     Attributes:
-        polyline: The path through networks, numpy; the one in the middle is `point`.
-        point: The permutation point, in which the two units are one; None if the path ended early.
-        P: The exchange.
+        polyline: The path through its knots, numpy; the middle one is `point`.
+        point: The permutation point, at which the two units are equal; None if the path ended early.
+        P: The permutation that exchanges the two units.
         group: The group of the two units.
         units: The two units.
-        distances: Distances of the two units: at theta, at every minimum, and zero at the point (k,).
-        loss: The loss there (k,).
-        gradient_norm: Norm of the gradient there, NaN at theta (k,).
-        converged: Whether the minimisation converged, True at theta, bool (k,).
-        heights: The highest loss of each segment of the first half.
-        iterations: Newton steps in all.
-        products: Products of the Hessian with a vector in all.
-        warning: How far the path rises above its minima on the way from one to the next, and what would lower it, if
-            that is more than `config.rise_tolerance` allows; else None.
-        stopped: Where and how the path ended early, if a minimisation did not converge and had to; else None.
+        distances: Distance of the two units at theta, at every minimum, and at the point, zero (k,).
+        loss: Loss at the same places (k,).
+        gradient_norm: Gradient norm at the same places, NaN at theta (k,).
+        converged: Whether each minimisation converged, True at theta, bool (k,).
+        heights: Highest loss on each segment of the first half.
+        iterations: Total number of Newton steps.
+        products: Total number of products of the Hessian with a vector.
+        warning: The rise of the path above its minima, with a remedy, if it exceeds `config.rise_tolerance`; else
+            None.
+        stopped: Place and reason of an early end, at a minimisation that did not converge; else None.
     """
 
     polyline: Polyline
@@ -63,14 +63,14 @@ class PermutationPath(NamedTuple):
 
     @property
     def path(self) -> jax.tree_util.Partial:
-        """t -> theta, t in proportion to the length. Raises RunError if the path is not whole."""
+        """The path t -> theta, t in proportion to the length. Raises RunError if the path ended early."""
         if self.stopped:
-            raise RunError(f"the path of units {self.units} of {self.group!r} is not whole: {self.stopped}")
+            raise RunError(f"the path of units {self.units} of {self.group!r} ended early: {self.stopped}")
         return self.polyline.path
 
     @property
     def barrier(self) -> float:
-        """How far the path rises above theta, on segments as well as at knots. Infinity if it ended early."""
+        """The highest loss on the path above that of theta. Infinity if the path ended early."""
         return np.inf if self.stopped else float(self.heights.max() - self.loss[0])
 
     def __repr__(self) -> str:
@@ -86,48 +86,50 @@ def permutation_path(
     units: tuple[int, int],
     config: PermutationConfig | None = None,
 ) -> PermutationPath:
-    """Bring two units of a layer together, exchange them, and go back with them exchanged.
+    """Join a network to its copy with two units of a layer exchanged, by a path through their permutation point.
 
     With theta_m = theta_l + delta e for the parameter vectors of the two units (rows of the kernel, biases, scales and
-    shifts of norms), delta goes down to zero, the loss minimised in all else at every step. Then the output weights
-    move to their mean at constant loss (weight decay falls), to the permutation point. Then all of it in reverse, with
-    l and m exchanged. The loss is measured between the knots too, and where it rises too high, the path is walked again
-    in smaller steps.
+    shifts of norms), delta decreases to zero, and at every step the loss is minimised in all other parameters. Then the
+    output weights move to their mean at constant loss (only weight decay changes), to the permutation point. The second
+    half is the first one reversed, with l and m exchanged. The loss is also measured between the knots; if it rises too
+    high there, the path is computed again in smaller steps.
 
-    The loss is that of the training images, by the batch statistics that theta holds; those of the two units become
-    one with delta. Knots are float64 if that is the precision: for a network of many parameters take fewer steps.
+    The loss is the mean over the training images, with the batch statistics in theta; those of the two units become
+    equal as delta goes to zero. All knots are in memory, in the precision of the config.
+    Source: Brea, Simsek, Illing and Gerstner 2019, section 4.1.
 
     Args:
-        model: The model, any that has a layer whose units stand alone.
+        model: The model of the network.
         theta: The network. It should be a minimum of this loss (trained on these images with the config's weight
-            decay), or all of it moves on the way.
-        data: Data set; the loss is taken over its training images.
-        group: The hidden layer, as `print(model.spec)` names it.
-        units: Two units of it.
-        config: Steps, tolerances and precision; None takes `PermutationConfig()`.
+            decay); otherwise all of its parameters move along the path.
+        data: The data set; the loss is the mean over its training images.
+        group: The group of a hidden layer, as `print(model.spec)` names it.
+        units: Two units of the group.
+        config: Steps, tolerances and precision. None: `PermutationConfig()`.
 
     Returns:
-        The path, its permutation point, and what was measured along it.
+        The path, its permutation point, and the losses along it.
 
     Raises:
-        InputError: For units that are not two of the group, a group of one unit, units that feed a residual trunk, or
-            more knots than there is room for.
+        InputError: For units that are not two of the group, a group of one unit, units of a residual trunk, or more
+            knots than `config.knots`.
         SpecError: If the model has no such group, or theta is of another model.
 
-    Source: Brea, Simsek, Illing and Gerstner 2019, section 4.1.
+    Example::
 
         found = permutation_path(model, theta, data, "dense_1", (0, 3))
         metrics = evaluate_path(model, found.path, data)
     """
     problem = define_problem(model, theta, data, group, config)
     pair = check_units(problem.layer, units)
+    # Section 4.1: delta decreases to zero, then the output weights become equal.
     with problem.precision:
         half = first_half(problem, problem.start, pair, np.zeros(problem.layer.size, bool))
     P = _exchange(model, theta, group, pair)
     point, knots = None, half.knots
     if half.stopped is None:
         point = tree_like(theta, {name: leaf[-1] for name, leaf in half.knots.items()})
-        # gamma(t) = sigma(gamma(1 - t)): the second half is the first one in reverse, with l and m exchanged.
+        # Section 4.1: gamma(t) = sigma(gamma(1 - t)), so the second half is the first reversed, l and m exchanged.
         with jax.enable_x64(True):
             exchanged = jax.vmap(lambda knot: permute(model.spec, P, knot))(tree_like(theta, half.knots))
         back = {name: np.asarray(leaf)[-2::-1] for name, leaf in trees.flatten(exchanged).items()}

@@ -1,9 +1,14 @@
-"""Figures from numpy arrays, which they draw and do not compute.
+"""Figures of numpy arrays, without any computation on networks.
 
-Every function takes arrays and returns a matplotlib `Figure`. `along_paths` draws loss and accuracy along paths,
-`plane` over planes in parameter space, `correlation` the cross-correlation of units before and after matching,
-`training`, `alternation` and `alternating_training` the fits, and `dependences` barriers against widths or steps.
-A class of curves is a `Line` (loss and accuracy) or a `Series` (values), each with its colour and line style.
+Every function takes arrays and returns a matplotlib `Figure`:
+
+- `along_paths`: loss and accuracy along paths.
+- `plane`: loss or accuracy on planes in parameter space.
+- `correlation`: cross-correlations of units before and after matching.
+- `training`, `pam_objective`, `pam_training`: the course of fits.
+- `against_parameter`: barriers or other values against a parameter, such as width or steps of training.
+
+A `Line` (loss and accuracy) or a `Series` (values) is a class of curves with one label, colour and line style.
 
 Example::
 
@@ -17,26 +22,26 @@ Example::
     print(len(figure.axes))
 """
 
-from mcjax.plotting.connectivity import Dependence, dependences
+from mcjax.plotting.against_parameter import ParameterPanel, against_parameter
 from mcjax.plotting.correlation import correlation
 from mcjax.plotting.paths import Line, along_paths
 from mcjax.plotting.plane import Plane, plane
 from mcjax.plotting.style import ALIGNED, UNALIGNED, Series
-from mcjax.plotting.training import HalfSteps, alternating_training, alternation, training
+from mcjax.plotting.training import HalfSteps, pam_objective, pam_training, training
 
 __all__ = [
     "ALIGNED",
     "UNALIGNED",
-    "Dependence",
     "HalfSteps",
     "Line",
+    "ParameterPanel",
     "Plane",
     "Series",
+    "against_parameter",
     "along_paths",
-    "alternating_training",
-    "alternation",
     "correlation",
-    "dependences",
+    "pam_objective",
+    "pam_training",
     "plane",
     "training",
 ]

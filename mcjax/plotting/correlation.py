@@ -1,4 +1,4 @@
-"""Cross-correlations of units, of one layer and of every layer."""
+"""Cross-correlations of the units of one layer, and their means in every layer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mcjax.plotting.style import ALIGNED, MARKERS, RC, STYLES, UNALIGNED, deviation, legend_below, plain
+from mcjax.plotting.style import ALIGNED, MARKERS, RC, STYLES, UNALIGNED, deviation, legend_below, style_axes
 
 Signature = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Layer -> mean correlation of units of one index (pairs,), before and after matching."""
+"""Layer -> mean correlation of the units with equal index before and after matching, (pairs,) each."""
 
 
 def correlation(
@@ -23,15 +23,20 @@ def correlation(
     group: str | None = None,
     method: str | None = None,
 ) -> Figure:
-    """The cross-correlation of one layer before and after matching, and its mean at every layer (Figure 1).
+    """Draw the cross-correlations of one layer before and after matching, and their means in every layer.
+
+    Source: Neuron Alignment, Figure 1.
 
     Args:
-        before: (units of theta_1, units of theta_2), as trained.
-        after: the same after matching.
-        signature: the mean correlations at every layer.
-        title: the title of the figure.
-        group: the layer of the matrices.
-        method: the method of matching.
+        before: Correlations (units of theta_1, units of theta_2) of the networks as trained.
+        after: The same after matching.
+        signature: The mean correlations in every layer.
+        title: The title of the figure.
+        group: The group of `before` and `after`, for their titles.
+        method: The method of matching, for the legend.
+
+    Returns:
+        The figure.
     """
     figure = Figure(figsize=(11.0, 4.0), **RC)
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
@@ -54,35 +59,35 @@ def correlation(
 
 
 def before_and_after(axes: Axes, layers: Signature, matched: str) -> None:
-    """Mean correlations at every layer before and after matching, which `matched` names."""
+    """Draw the mean correlations in every layer before and after matching; `matched` is the label of the latter."""
     for which, name, color in ((0, "as trained", UNALIGNED), (1, matched, ALIGNED)):
         layer_means(axes, [np.atleast_1d(pair[which]) for pair in layers.values()], color, name, which, 2)
     layer_axis(axes, list(layers))
 
 
-def layer_means(axes: Axes, values: Sequence[np.ndarray], color: str, label: str, number: int, of: int) -> None:
-    """Means over pairs at every layer, with deviations as bars.
+def layer_means(axes: Axes, values: Sequence[np.ndarray], color: str, label: str, index: int, count: int) -> None:
+    """Draw the means over pairs in every layer, with standard deviations as bars.
 
     Args:
-        axes: the panel.
-        values: the values (pairs,) of every layer.
-        color: the colour.
-        label: the label in the legend.
-        number: the number of this line in the panel.
-        of: how many lines the panel has.
+        axes: The panel.
+        values: The values (pairs,) of every layer.
+        color: The colour.
+        label: The label in the legend.
+        index: The index of this line in the panel.
+        count: The number of lines in the panel.
     """
-    # Beside one another, so that the bars of two lines at one height can be told apart.
-    at = np.arange(len(values)) + 0.08 * (number - (of - 1) / 2)
+    # Shift the lines horizontally, so that their bars do not overlap.
+    at = np.arange(len(values)) + 0.08 * (index - (count - 1) / 2)
     means, stds = [v.mean() for v in values], [deviation(v) for v in values]
-    look: dict[str, Any] = {"marker": MARKERS[number], "linestyle": STYLES[(of - number) % of], "color": color}
-    axes.errorbar(at, means, yerr=stds, markersize=4, capsize=2.5, elinewidth=1, label=label, linewidth=1.5, **look)
+    style: dict[str, Any] = {"marker": MARKERS[index], "linestyle": STYLES[(count - index) % count], "color": color}
+    axes.errorbar(at, means, yerr=stds, markersize=4, capsize=2.5, elinewidth=1, label=label, linewidth=1.5, **style)
 
 
 def layer_axis(axes: Axes, names: Sequence[str]) -> None:
-    """Name the layers below a panel, or number them where they are many."""
+    """Label the horizontal axis of a panel with the names of the layers, or with numbers for more than ten."""
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.set_xlim(-0.4, len(names) - 0.6)
-    plain(axes)
+    style_axes(axes)
     if len(names) > 10:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.xaxis.set_major_formatter(lambda at, _: f"{at + 1:.0f}")
@@ -95,5 +100,5 @@ def layer_axis(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _short(name: str) -> str:
-    # The path of a deeply nested layer would leave no room for the panels.
+    # The full name of a deeply nested layer would leave no room for the panels.
     return name if len(name) <= 20 else f"{name[:10]}…{name[-9:]}"

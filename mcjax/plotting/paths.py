@@ -6,18 +6,18 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from mcjax.plotting.style import RC, legend_below, log_if_wide, mean_and_band, plain
+from mcjax.plotting.style import RC, legend_below, log_if_wide, mean_and_band, style_axes
 
 
 class Line(NamedTuple):
-    """One class of curves in a figure.
+    """Loss and accuracy of one class of curves.
 
     Attributes:
-        label: the label in the legend.
-        loss: the loss in nats, ([pairs,] points).
-        accuracy: the accuracy as a share at the same points, ([pairs,] points).
-        color: the colour.
-        style: the line style.
+        label: The label in the legend.
+        loss: The loss in nats, ([pairs,] points).
+        accuracy: The accuracy as a share, ([pairs,] points).
+        color: The colour.
+        style: The line style.
     """
 
     label: str
@@ -28,29 +28,34 @@ class Line(NamedTuple):
 
 
 def along_paths(
-    ts: np.ndarray, lines: Sequence[Line], title: str, *, loss_of: str = "train", accuracy_of: str = "test"
+    ts: np.ndarray, lines: Sequence[Line], title: str, *, loss_split: str = "train", accuracy_split: str = "test"
 ) -> Figure:
-    """Loss and accuracy along paths, mean over pairs with a band of one standard deviation (Figure 2).
+    """Draw loss and accuracy along paths: means over pairs, with a band of one standard deviation.
+
+    Source: Neuron Alignment, Figure 2.
 
     Args:
-        ts: the values of t, (points,).
-        lines: classes of curves.
-        title: the title of the figure.
-        loss_of: the split that the loss is of.
-        accuracy_of: the split that the accuracy is of.
+        ts: The values of t, (points,).
+        lines: The classes of curves.
+        title: The title of the figure.
+        loss_split: The split of the loss, for its label.
+        accuracy_split: The split of the accuracy, for its label.
+
+    Returns:
+        The figure.
     """
     figure = Figure(figsize=(9.0, 3.7), **RC)
     left, right = figure.subplots(1, 2)
     for axes, values_of, name in (
-        (left, lambda line: line.loss, f"{loss_of} loss (nats)"),
-        (right, lambda line: 100 * line.accuracy, f"{accuracy_of} accuracy (%)"),
+        (left, lambda line: line.loss, f"{loss_split} loss (nats)"),
+        (right, lambda line: 100 * line.accuracy, f"{accuracy_split} accuracy (%)"),
     ):
         for line in lines:
             mean_and_band(axes, ts, values_of(line), line.color, line.style, line.label)
         axes.set_xlabel(r"$t$, from $\theta_1$ to $P\theta_2$")
         axes.set_ylabel(name)
         axes.set_xlim(float(ts[0]), float(ts[-1]))
-        plain(axes)
+        style_axes(axes)
     log_if_wide(left, np.concatenate([np.ravel(line.loss) for line in lines]))
     legend_below(figure, left)
     figure.suptitle(title, fontsize=11)

@@ -1,4 +1,4 @@
-"""Loss or accuracy over planes in parameter space."""
+"""Loss or accuracy on planes in parameter space."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ class Plane(NamedTuple):
     """One plane in a figure.
 
     Attributes:
-        title: the title of the panel.
-        x: coordinates (nx,), Euclidean distances in parameter space.
-        y: coordinates (ny,).
-        values: (ny, nx), a loss in nats or an accuracy as a share.
-        points: label -> (x, y) of points that are marked.
-        curve: the points (m, 2) of a curve, or None.
+        title: The title of the panel.
+        x: Coordinates of the columns (nx,), in Euclidean distance in parameter space.
+        y: Coordinates of the rows (ny,).
+        values: Loss in nats, or accuracy as a share, (ny, nx).
+        points: Coordinates (x, y) of marked points, by label.
+        curve: Points (m, 2) of a curve to draw, or None.
     """
 
     title: str
@@ -38,23 +38,27 @@ def plane(
     rows: Sequence[Sequence[Plane]],
     title: str,
     *,
-    of: str = "test loss (nats)",
+    label: str = "test loss (nats)",
     limit: float | None = None,
     levels: int = 12,
 ) -> Figure:
-    """Filled contours of planes side by side, on one scale that is densest at the best value (Figures 3, 12, 13).
+    """Draw filled contours of planes side by side, on one scale with the densest levels at the best value.
 
-    Light is good; values worse than `limit`, or not finite, have the darkest colour.
+    The best values are the lightest. Values worse than `limit`, or not finite, have the darkest colour.
+    Source: Neuron Alignment, Figures 3, 12 and 13.
 
     Args:
-        rows: the planes of every row of panels, such as a row a model.
-        title: the title of the figure.
-        of: the name of the values, for the colour bar; those with "accuracy" in it are best where they are high, and
-            are drawn in per cent.
-        limit: the worst value that is told apart, in the values' own unit (None: a quarter of all points are worse).
-        levels: the most contour levels.
+        rows: The planes of every row of panels.
+        title: The title of the figure.
+        label: The name of the values, for the colour bar. If it contains "accuracy", the highest value is the best, and
+            values are drawn in per cent.
+        limit: The value of the last contour, in the unit of the values (None: a quarter of all points are worse).
+        levels: The maximum number of contour levels.
+
+    Returns:
+        The figure.
     """
-    accuracy = "accuracy" in of
+    accuracy = "accuracy" in label
     factor = 100.0 if accuracy else 1.0
     every = np.concatenate([factor * np.ravel(one.values) for row in rows for one in row])
     worst = None if limit is None else factor * limit
@@ -84,7 +88,7 @@ def plane(
     for axes in panels[:, 0]:
         axes.set_ylabel("distance in parameter space")
     bar = figure.colorbar(
-        filled, ax=panels, label=f"{of.replace('(nats)', '').strip()} ({'%' if accuracy else 'nats'})"
+        filled, ax=panels, label=f"{label.replace('(nats)', '').strip()} ({'%' if accuracy else 'nats'})"
     )
     bar.set_ticks(list(boundaries), labels=[f"{value:g}" for value in boundaries])
     bar.minorticks_off()
@@ -102,14 +106,17 @@ def contour_levels(
 ) -> np.ndarray:
     """At most `count` increasing levels from the best value to `limit`, geometric in the distance to the best.
 
-    Levels are rounded, by a quarter of their distance at most.
+    Levels are rounded, by at most a quarter of the distance between them.
 
     Args:
-        values: the values on all planes.
-        limit: the worst level (None: a quarter of the values are worse).
-        count: the most levels.
-        first: the first step, as a share of the range.
-        highest: whether the best value is the largest.
+        values: The values on all planes.
+        limit: The worst level (None: a quarter of the values are worse).
+        count: The maximum number of levels.
+        first: The first step, as a share of the range.
+        highest: Whether the best value is the largest.
+
+    Returns:
+        The levels, at most (count,).
     """
     finite = np.sort(values[np.isfinite(values)])
     if highest:
@@ -123,7 +130,7 @@ def contour_levels(
     rounded = []
     for here, before in zip(best + steps[1:], best + steps[:-1], strict=True):
         rounded.append(_rounded(here, here - before))
-    # The first is a floor: no value lies below it.
+    # The first level is rounded down, so that no value lies below it.
     unit = 10.0 ** (np.floor(np.log10(steps[1])) - 1)
     return np.unique([float(f"{np.floor(best / unit) * unit:.12g}"), *rounded])
 
@@ -133,7 +140,7 @@ def _rounded(value: float, step: float) -> float:
 
 
 def _within(values: np.ndarray, boundaries: np.ndarray, accuracy: bool) -> np.ndarray:
-    # Just beyond the worst level is drawn like far beyond; contours are not drawn through what is not finite.
+    # Clip values just beyond the worst level; those that are not finite count as such, since contours need numbers.
     if accuracy:
         return np.maximum(np.nan_to_num(values, nan=-np.inf), boundaries[0] - (boundaries[1] - boundaries[0]))
     return np.minimum(np.nan_to_num(values, nan=np.inf), boundaries[-1] + (boundaries[-1] - boundaries[-2]))
@@ -147,7 +154,7 @@ def _mark(axes: Axes, one: Plane) -> None:
     middle = np.mean(list(one.points.values()), axis=0)
     for label, point in one.points.items():
         axes.plot(*point, "o", color="k", markersize=6, markeredgecolor="w", markeredgewidth=1)
-        # Away from the others, but not out of the panel.
+        # Put the label on the side away from the other points, within the panel.
         top = np.max(one.y) - 0.15 * np.ptp(one.y)
         up = 1 if middle[1] <= point[1] < top else -1
         axes.annotate(

@@ -1,4 +1,4 @@
-"""Shared by all figures: colours and line styles that survive greyscale print, bands, scales."""
+"""Style of all figures: colours and line styles that differ in greyscale too, bands, scales and legends."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -7,23 +7,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-# Far apart in greyscale too.
 UNALIGNED, ALIGNED = "#e0791e", "#1c5f9e"
 RC: dict[str, Any] = {"dpi": 160, "layout": "constrained"}
 SMALL: dict[str, Any] = {"dpi": 120, "layout": "constrained"}
-# Of the lines of one figure, in their order, where nothing else says how they look.
+# Line styles and markers of the lines of one figure, in order, unless they are given.
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 class Series(NamedTuple):
-    """One class of curves in a figure.
+    """Values of one class of curves.
 
     Attributes:
-        label: the label in the legend.
-        values: values ([pairs,] ...).
-        color: the colour.
-        style: the line style.
+        label: The label in the legend.
+        values: The values, ([pairs,] ...).
+        color: The colour.
+        style: The line style.
     """
 
     label: str
@@ -32,30 +31,30 @@ class Series(NamedTuple):
     style: str = "-"
 
 
-def mean_and_band(axes: Axes, at: np.ndarray, values: np.ndarray, color: str, style: str, label: str) -> None:
-    """The mean over pairs and a band of one standard deviation, that of a sample, as in tables.
+def mean_and_band(axes: Axes, x: np.ndarray, values: np.ndarray, color: str, style: str, label: str) -> None:
+    """Draw the mean over pairs, and a band of one sample standard deviation.
 
     Args:
-        axes: the panel.
-        at: the places on the horizontal axis, (points,).
-        values: the values, ([pairs,] points).
-        color: the colour.
-        style: the line style.
-        label: the label in the legend.
+        axes: The panel.
+        x: The horizontal coordinates, (points,).
+        values: The values, ([pairs,] points).
+        color: The colour.
+        style: The line style.
+        label: The label in the legend.
     """
     values = np.atleast_2d(values)
     mean, std = values.mean(0), deviation(values)
-    axes.plot(at, mean, style, color=color, label=label, linewidth=1.8)
-    axes.fill_between(at, mean - std, mean + std, color=color, alpha=0.13, linewidth=0)
+    axes.plot(x, mean, style, color=color, label=label, linewidth=1.8)
+    axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.13, linewidth=0)
 
 
 def deviation(values: np.ndarray) -> np.ndarray:
-    """The standard deviation over the leading axis, that of a sample; zero of a single one."""
+    """The sample standard deviation over the leading axis; zero for a single sample."""
     return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 
 def log_if_wide(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis for positive values that differ more than tenfold."""
+    """Make the vertical axis logarithmic if all values are positive and differ more than tenfold."""
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -63,21 +62,21 @@ def log_if_wide(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def plain(axes: Axes) -> None:
-    """No frame, and a light grid behind what is drawn."""
+def style_axes(axes: Axes) -> None:
+    """Remove the frame of a panel, and draw a light grid in the background."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def legend_below(figure: Figure, axes: Axes, most: int = 4, *, right: bool = False) -> None:
-    """One legend for all panels, under them, where it covers no line.
+    """Draw one legend below all panels.
 
     Args:
-        figure: the figure.
-        axes: the panel whose labels are shown.
-        most: the most entries of a row.
-        right: whether it stands on the right instead of in the middle.
+        figure: The figure.
+        axes: The panel whose labels are shown.
+        most: The maximum number of entries in a row.
+        right: Whether the legend is on the right instead of in the middle.
     """
     handles, labels = axes.get_legend_handles_labels()
     rows = -(-len(labels) // most)

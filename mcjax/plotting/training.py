@@ -1,4 +1,4 @@
-"""Training of networks and curves, and of curves and permutations in turn."""
+"""The training of networks and curves, and the alternating training of PAM."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,21 +9,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mcjax.plotting.style import ALIGNED, MARKERS, RC, SMALL, STYLES, legend_below, log_if_wide, mean_and_band, plain
+from mcjax.plotting.style import (
+    ALIGNED,
+    MARKERS,
+    RC,
+    SMALL,
+    STYLES,
+    legend_below,
+    log_if_wide,
+    mean_and_band,
+    style_axes,
+)
 
-APART = 8
-"""The most fits that can be told apart in one panel."""
+MAX_COLORS = 8
+"""The maximum number of fits with a colour of their own in one panel."""
 
 
 def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[str] | None = None) -> Figure:
-    """Loss and accuracy against epoch, one thin line a fit: values (fits, epochs).
+    """Draw loss and accuracy against the epoch, one line per fit.
 
     More than eight fits are drawn in one colour, with their mean.
 
     Args:
-        history: "loss" in nats and "accuracy" as a share.
-        title: the title of the figure.
-        labels: names of the fits for a legend (None: no legend).
+        history: "loss" in nats and "accuracy" as a share, ([fits,] epochs) each.
+        title: The title of the figure.
+        labels: Names of the fits for a legend (None: no legend).
     """
     figure = Figure(figsize=(9.0, 3.4 if labels is None else 3.8), **SMALL)
     panels = figure.subplots(1, 2)
@@ -31,16 +41,16 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
         values = factor * np.atleast_2d(history[name])
         fits, epochs = values.shape
         at, marker = np.arange(1, epochs + 1), "o" if epochs == 1 else ""
-        if fits > APART:
+        if fits > MAX_COLORS:
             for row in values:
                 axes.plot(at, row, color=ALIGNED, linewidth=0.7, alpha=0.35, marker=marker)
             axes.plot(at, values.mean(0), color="k", linewidth=1.8, marker=marker, label=f"mean of {fits}")
         else:
-            # The lightest end of the map is not seen on white.
+            # The lightest colours of the map have too little contrast on white.
             colors = colormaps["viridis"](np.linspace(0, 0.85, fits)) if fits > 1 else [ALIGNED]
             for i, row in enumerate(values):
-                said = None if labels is None else labels[i]
-                axes.plot(at, row, STYLES[i % 4], color=colors[i], linewidth=1.3, marker=marker, label=said)
+                label = None if labels is None else labels[i]
+                axes.plot(at, row, STYLES[i % 4], color=colors[i], linewidth=1.3, marker=marker, label=label)
     epoch_axes(panels)
     log_if_wide(panels[0], np.ravel(history["loss"]))
     if panels[0].get_legend_handles_labels()[1]:
@@ -55,17 +65,17 @@ def epoch_axes(panels: Sequence[Axes]) -> None:
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 2.5, 5, 10), integer=True))
-        plain(axes)
+        style_axes(axes)
 
 
 class HalfSteps(NamedTuple):
     """The half-steps of PAM's fits in n iterations.
 
     Attributes:
-        objective: the objective at the start and after every half-step, ([pairs,] 1 + 2 n).
-        proposed: the objective of every proposal, ([pairs,] 2 n).
-        accepted: whether it was accepted, ([pairs,] 2 n).
-        color: the colour.
+        objective: The objective at the start and after every half-step, ([pairs,] 1 + 2 n).
+        proposed: The objective of every proposal, ([pairs,] 2 n).
+        accepted: Whether each proposal was accepted, ([pairs,] 2 n).
+        color: The colour.
     """
 
     objective: np.ndarray
@@ -74,8 +84,8 @@ class HalfSteps(NamedTuple):
     color: str
 
 
-def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
-    """PAM's objective after every half-step, mean over pairs; a cross for every proposal of a pair that was refused."""
+def pam_objective(fits: Mapping[str, HalfSteps], title: str) -> Figure:
+    """Draw PAM's objective after every half-step, mean over pairs, with a cross for every refused proposal."""
     figure = Figure(figsize=(7.0, 4.3), **RC)
     axes = figure.subplots()
     reasons = {"x": False, "+": False}
@@ -99,20 +109,21 @@ def alternation(fits: Mapping[str, HalfSteps], title: str) -> Figure:
     axes.set_ylabel("$Q + R$ (nats)")
     log_if_wide(axes, np.concatenate([np.ravel(fit.objective) for fit in fits.values()]))
     legend_below(figure, axes, 2)
-    plain(axes)
+    style_axes(axes)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
-def alternating_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: tuple[int, int], title: str) -> Figure:
-    """Train loss against epoch over PAM's half-steps, mean over pairs with a band of one deviation (Figure 10).
+def pam_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: tuple[int, int], title: str) -> Figure:
+    """Draw the train loss against the epoch over PAM's half-steps: means over pairs, with a band of one deviation.
 
-    A vertical line stands at the start of every half-step but the first.
+    Vertical lines separate the half-steps.
+    Source: Neuron Alignment, Figure 10.
 
     Args:
-        losses: name -> values ([pairs,] epochs) and a colour.
-        epochs: the epochs of a half-step of the permutation (shaded), and of one of the curve.
-        title: the title of the figure.
+        losses: Values ([pairs,] epochs) and a colour, by name.
+        epochs: The epochs of a half-step of the permutation (shaded), and of a half-step of the curve.
+        title: The title of the figure.
     """
     figure = Figure(figsize=(7.0, 4.1), **RC)
     axes = figure.subplots()
@@ -130,6 +141,6 @@ def alternating_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: t
     axes.set_ylabel("train loss (nats)")
     log_if_wide(axes, np.concatenate([np.ravel(values) for values, _ in losses.values()]))
     legend_below(figure, axes)
-    plain(axes)
+    style_axes(axes)
     figure.suptitle(title, fontsize=11)
     return figure

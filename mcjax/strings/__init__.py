@@ -1,18 +1,18 @@
 """String sampling: is a level set of the loss connected between two networks, and how far from convex is it?
 
-Two networks whose loss is at most a threshold lie in one connected level set if some path between them never rises
-above it. Dynamic string sampling (Freeman and Bruna, "Topology and Geometry of Half-Rectified Network Optimization",
-ICLR 2017, Algorithm 1) builds such a path from straight segments: where a segment rises above the threshold, it inserts
-a network, a bead, trains it until it is below, and goes on with the two new segments. The length of the string,
-divided by the distance of its ends, is 1 where the level set is convex, and larger the more it is curved. A string
-that connects its ends shows that they are connected; a budget that runs out proves nothing.
+Two networks are in one connected component of a level set if the loss on some path between them is at most the level.
+Dynamic string sampling (Freeman and Bruna, "Topology and Geometry of Half-Rectified Network Optimization", ICLR 2017,
+Algorithm 1) builds such a path, a string, from straight segments. If a segment rises above the threshold, it inserts a
+network, a bead, trains it to below the threshold, and repeats this for the two new segments. The length of the string
+divided by the distance of its ends is 1 if the level set is convex, and larger the more the set is curved. A string
+below the threshold proves that its ends are connected; a string that was not found proves nothing.
 
-    sample_string    one pair of networks; sample_strings: many pairs at once, their beads trained together
-    train_string     a whole string from random ends, its level lowered step by step (appendix A)
-    StringConfig     criterion, training of beads, penalties, scans of segments, budgets
-    String           the result: knots, heights of segments, length, and `path`, for all that measures paths
+- `sample_string` samples a string between two networks, `sample_strings` between many pairs at once.
+- `train_string` trains a whole string between random ends while its level is lowered step by step (appendix A).
+- `StringConfig`: criterion, training of beads, penalties, scans of segments, budgets.
+- `String`: knots, heights of segments, length, and the `path`, for all functions that measure paths.
 
-A matching's permutation as `P` removes the permutation symmetry of the ends first, and makes strings shorter.
+With the `P` of a match, theta_2 is permuted first, which makes strings shorter.
 
 Example::
 
@@ -32,7 +32,7 @@ Example::
     ends = mcjax.train_endpoints(jax.random.split(key), model, data, training, target=0.1)
     theta_1, theta_2 = (mcjax.trees.index(ends.theta, i) for i in range(2))
 
-    # A string between them, as they are and with the units of one matched to those of the other.
+    # A string between them, without and with matching.
     config = mcjax.strings.StringConfig(batch_size=50, learning_rate=0.02)
     match = mcjax.match_activations(model, theta_1, theta_2, data)
     for P in (None, match.P):

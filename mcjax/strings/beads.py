@@ -1,4 +1,4 @@
-"""The beads of strings: where they start, their penalties, and training many at once until each reaches its target."""
+"""The beads of strings: their starts, their penalties, and the training of many beads to their targets at once."""
 
 import math
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class UntrainedBead(NamedTuple):
     """A network to be trained.
 
     Attributes:
-        theta: Where it starts, on the host.
+        theta: The network at the start, on the host.
         before: Its neighbour on the side of theta_1, on the host; None for an end of a string, which has no penalty.
         after: Its neighbour on the side of P theta_2, or None.
-        key: Its key, for the order of batches.
-        target: The criterion at which training stops.
+        key: The key of the order of batches.
+        target: The value of the criterion at which training stops.
     """
 
     theta: trees.Tree
@@ -72,7 +72,8 @@ class BeadStep(EndpointStep):
     kappa: float = 0.0
 
     def penalty(self, context: Any, params: trees.Tree) -> jax.Array:
-        """The terms with zeta and kappa; `context` are the `Neighbours`."""
+        """The terms with zeta and kappa; `context` is a `Neighbours`."""
+        # Appendix A: zeta (||theta - a|| + ||theta - b||), then kappa times the square of the distance from the plane.
         total = jnp.zeros(())
         if self.zeta > 0:
             total = total + self.zeta * (_distance(params, context.before) + _distance(params, context.after))
@@ -89,7 +90,7 @@ class BeadStep(EndpointStep):
 
 
 def plane_offset(neighbours: Neighbours, params: trees.Tree) -> tuple[jax.Array, trees.Tree]:
-    """The signed distance of parameters from the hyperplane equidistant from two networks, and its unit normal."""
+    """The signed distance of parameters from the hyperplane equidistant from two networks, and the unit normal."""
     before, after, _ = neighbours
     chord = trees.subtract(after, before)
     length = trees.norm(chord)
@@ -100,7 +101,7 @@ def plane_offset(neighbours: Neighbours, params: trees.Tree) -> tuple[jax.Array,
 def _distance(a: trees.Tree, b: trees.Tree) -> jax.Array:
     difference = trees.subtract(a, b)
     square = trees.dot(difference, difference)
-    # The root has an infinite gradient at zero: there it is taken as zero.
+    # The gradient of the root is infinite at zero; this form has the gradient zero there.
     return jnp.sqrt(jnp.where(square > 0, square, 1.0)) * (square > 0)
 
 
@@ -115,7 +116,10 @@ def displace(
         before: One end of the segment.
         after: The other end.
         noise: The size of the move, as a share of the segment's length.
-        in_plane: Whether the direction is at right angles to the segment.
+        in_plane: Whether the direction is orthogonal to the segment.
+
+    Returns:
+        The displaced network, on the host.
     """
     if noise == 0:
         return theta
@@ -145,15 +149,15 @@ def train_beads(
     epochs: int | None = None,
     progress: Progress | None = None,
 ) -> list[TrainedBead]:
-    """Train each bead until its criterion is at most its target, or until its epochs are over.
+    """Train each bead until its criterion is at most its target, or for the maximum number of epochs.
 
     Args:
         model: The model of all beads.
         data: The data, on the device.
-        config: Training, criterion and penalties; `chunk` beads are on the device at once, in one program.
+        config: Training, criterion and penalties; `chunk` beads are trained at once, in one program.
         beads: The beads to train.
-        epochs: Maximum number of epochs of a bead (None: the config's).
-        progress: The line of progress that shows the epochs, or None.
+        epochs: Maximum number of epochs of a bead (None: that of the config).
+        progress: The progress line that shows the epochs, or None.
 
     Returns:
         The beads after training, in the same order.
@@ -178,8 +182,8 @@ def _train_chunk(
     progress: Progress | None,
 ) -> list[TrainedBead]:
     step = BeadStep(model, config, steps_per_epoch(config, data), config.zeta, config.kappa)
-    # Filled up to `size`, so that one program serves every chunk: copies of the last bead, with target inf, are
-    # not trained.
+    # Fill up to `size` with copies of the last bead, so that one program serves every chunk. Their target is infinity,
+    # so they are not trained.
     filled = [beads[min(row, len(beads) - 1)] for row in range(size)]
     targets = np.where(np.arange(size) < len(beads), [bead.target for bead in filled], np.inf)
     theta = trees.stack_on_host([bead.theta for bead in filled])

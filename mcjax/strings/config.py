@@ -15,15 +15,15 @@ Insert = Literal["maximum", "middle"]
 class StringConfig(TrainConfig):
     """Settings of dynamic string sampling (Freeman and Bruna 2017, Algorithm 1 and appendix A).
 
-    The fields of `TrainConfig`, with defaults of their own, are those of the training of a bead.
+    The fields of `TrainConfig`, some with other defaults, configure the training of a bead.
 
     Attributes:
         epochs: Maximum number of epochs of a bead.
-        metric: The criterion that the threshold bounds: "loss", "error" or "perplexity".
-        split: The split that it is measured on: "train", "validation" or "test".
-        images: Inputs that it is measured on, the first ones of the split (None: all).
-        calibration_images: Inputs that batch statistics are re-estimated from, as in `Criterion`.
-        evaluation_batch_size: Inputs measured at a time.
+        metric: The metric of the criterion, which the threshold bounds: "loss", "error" or "perplexity".
+        split: The split of the criterion: "train", "validation" or "test".
+        images: The number of inputs of the criterion, the first ones of the split (None: all).
+        calibration_images: The number of inputs that batch statistics are re-estimated on, as in `Criterion`.
+        evaluation_batch_size: Inputs in memory at once.
         alpha: Beads are trained to alpha * threshold.
         tolerance: A segment may rise to (1 + tolerance) * threshold.
         insert: Where a bead starts: at the "maximum" of its segment or in its "middle" (line 7 of Algorithm 1).
@@ -31,14 +31,14 @@ class StringConfig(TrainConfig):
             on a ridge.
         zeta: Weight of the distances to both neighbours in a bead's objective. The neighbours are the networks
             between which it was inserted.
-        kappa: Stiffness of the hyperplane equidistant from both neighbours; inf keeps a bead in it. With kappa, beads
-            start in the middle of their segment, which lies in that plane.
+        kappa: Weight of the squared distance from the hyperplane equidistant from both neighbours; inf keeps a bead in
+            the plane. With kappa, beads start in the middle of their segment, which lies in the plane.
         scan_points: Points of the first grid over a segment, ends included.
-        scan_tolerance: How precisely the height of a segment is to be known, as a share of it.
-        verification_density: A string is called connected after a measurement on a grid this many times as dense.
+        scan_tolerance: Precision of the height of a segment, as a share of it.
+        verification_density: Density of the grid that verifies a connected string, as a multiple of the first grid's.
         beads: Maximum number of beads of a string.
         depth: Maximum number of rounds of insertion.
-        chunk: Beads and segments on the device at once (None: 16, or 1 where convolutions run faster one after
+        chunk: Beads, or segments, in memory at once (None: 16, or 1 where convolutions run faster one after
             another).
     """
 
@@ -105,7 +105,7 @@ class StringConfig(TrainConfig):
         Raises:
             InputError: Always.
         """
-        raise InputError(f"got preset {name!r}, expected none: strings have none. Give StringConfig(...).")
+        raise InputError(f"got preset {name!r}, expected none: strings have no presets. Give StringConfig(...).")
 
     @property
     def criterion(self) -> Criterion:
@@ -114,10 +114,10 @@ class StringConfig(TrainConfig):
 
 
 def string_config(config: TrainConfig | None) -> StringConfig:
-    """The StringConfig to use: the default for None, a given one as it is, or one with the fields of a TrainConfig.
+    """A config as a StringConfig: the default for None, and the defaults with the fields of a TrainConfig.
 
     Raises:
-        InputError: `config` is neither.
+        InputError: If `config` is of another type.
     """
     if config is None or isinstance(config, StringConfig):
         return config or StringConfig()

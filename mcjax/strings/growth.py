@@ -29,7 +29,7 @@ StringSegment = tuple[GrowingString, int]
 
 @dataclass(frozen=True)
 class Sampler:
-    """The model, data (on the device) and settings that strings are sampled with."""
+    """The model, the data (on the device) and the settings of string sampling, with its steps."""
 
     model: Model
     data: Dataset
@@ -37,7 +37,20 @@ class Sampler:
 
     @classmethod
     def create(cls, key: Any, model: Model, data: Dataset, config: TrainConfig | None) -> "Sampler":
-        """Check the common arguments, and put the data on the device; raises InputError unless they fit together."""
+        """Check the common arguments, and put the data on the device.
+
+        Args:
+            key: One typed key.
+            model: The model of all networks.
+            data: The data set.
+            config: The settings, as in `string_config`.
+
+        Returns:
+            The sampler.
+
+        Raises:
+            InputError: The arguments do not fit together.
+        """
         if check_typed_keys(key).shape:
             raise InputError(f"got keys of shape {key.shape}, expected one key: jax.random.key(seed).")
         check_model_and_data(model, data)
@@ -55,7 +68,7 @@ class Sampler:
     def scan(self) -> Scan:
         """The precision at which segments are scanned, from the config."""
         config = self.config
-        # An error rate moves in steps of one image: its heights cannot be known more precisely.
+        # An error rate has steps of one image, which bound the precision of its heights.
         step = 0.0
         if config.metric == "error" and np.issubdtype(np.dtype(self.data.train_labels.dtype), np.integer):
             labels = getattr(self.data, f"{config.split}_labels")[: config.images]
@@ -68,7 +81,7 @@ class Sampler:
         return values_at(self.scan, thetas, thetas, np.zeros((len(thetas), 1)))[:, 0].tolist()
 
     def measure_segments(self, segments: Sequence[StringSegment]) -> None:
-        """Find the height of each segment, as far as it could be above its string's threshold."""
+        """Measure the height of each segment; precisely only if it may be above the threshold of its string."""
         limits = [string.limit(self.config.tolerance) for string, _ in segments]
         found = segment_heights(self.scan, *_ends(segments), limits)
         for (string, i), height, t, evaluations in zip(segments, *found, strict=True):
@@ -76,7 +89,7 @@ class Sampler:
             string.heights[i], string.peaks[i] = float(height), float(t)
 
     def verify(self, strings: Iterable[GrowingString]) -> None:
-        """Measure the segments that are not yet verified on the denser grid, and keep the higher values."""
+        """Measure segments on the denser grid, unless done before, and keep the higher values."""
         segments = [(string, i) for string in strings for i, done in enumerate(string.verified) if not done]
         if not segments:
             return
@@ -88,7 +101,7 @@ class Sampler:
             string.verified[i] = True
 
     def exhausted(self, string: GrowingString, rounds: int, new: int) -> StopReason | None:
-        """The budget that does not allow `new` more beads after so many rounds of insertion, or None."""
+        """The budget that would be exceeded by `new` more beads after this number of rounds of insertion, or None."""
         if rounds >= self.config.depth:
             return "depth"
         return "beads" if string.beads + new > self.config.beads else None
@@ -97,7 +110,7 @@ class Sampler:
         """A slightly displaced network on segment i, to be trained below a level (Algorithm 1, line 7)."""
         config = self.config
         before, after = string.knots[i], string.knots[i + 1]
-        # Only the middle of a segment lies in the equidistant plane; a bead at an end would split nothing.
+        # Only the middle of a segment lies in the equidistant plane. A bead must not be at an end of its segment.
         t = 0.5 if config.insert == "middle" or config.kappa > 0 else min(max(string.peaks[i], 0.05), 0.95)
         theta = jax.tree.map(lambda a, b: np.asarray((1 - t) * a + t * b, a.dtype), before, after)
         key = jax.random.fold_in(jax.random.fold_in(string.key, string.depth), i)
@@ -119,7 +132,7 @@ class Sampler:
 
     def insert_beads(self, segments: Sequence[StringSegment], progress: Progress | None) -> None:
         """Insert a trained bead into each segment (Algorithm 1, lines 7 to 11), all of them at once."""
-        # Line 7: choose where each bead starts.
+        # Line 7: choose the start of each bead.
         beads = [self.new_bead(string, i, string.threshold) for string, i in segments]
         # Line 8: train those that are not yet at their target.
         thetas = [bead.theta for bead in beads]
@@ -137,7 +150,7 @@ class Sampler:
             new += [(string, i) for i in parts]
             if any(not values[n] <= string.limit(self.config.tolerance) for n in own):
                 string.reason = "epochs"
-        # Lines 10 and 11: find the heights of the new segments.
+        # Lines 10 and 11: measure the heights of the new segments.
         self.measure_segments(new)
 
 
@@ -154,19 +167,20 @@ def grow(
     notes: dict[str, list[Any]] | None = None,
     unit: str = "depth",
 ) -> None:
-    """Advance strings until all have stopped; save and show them after every advance, and resume what was saved.
+    """Advance strings until all have stopped, and save and report them after every step. A saved run is resumed.
 
     Args:
         sampler: The model, data and settings.
         strings: Straight strings, not yet measured; changed in place.
-        advance: Takes the open strings one depth (or level) further, given the `progress` of `train_beads`.
-        kind: The kind of sampling, and its settings that are not in the config: part of the fingerprint.
-        recorder: Where to save and what to show; None does neither.
+        advance: A function that samples the open strings one step further (a depth or a level), given the `progress` of
+            `train_beads`.
+        kind: The kind of sampling, with its settings that are not in the config: a part of the fingerprint.
+        recorder: The run folder and the progress line. None: neither.
         notes: JSON lists that `advance` extends, saved and resumed with the strings.
-        unit: The name of an advance in the line of progress.
+        unit: The name of a step in the progress line.
 
     Raises:
-        InputError: The recorder's run folder holds other strings.
+        InputError: The run folder contains other strings.
     """
     strings, notes = list(strings), notes or {}
     recorder = recorder or Recorder("the string", progress=False)

@@ -1,4 +1,4 @@
-"""The end of a depth of string sampling: what is kept to go on from, metrics, a line of progress."""
+"""Records of string sampling: a checkpoint, metrics and a progress line after every depth or level."""
 
 import hashlib
 from typing import Any
@@ -16,14 +16,14 @@ from mcjax.strings.string import GrowingString
 
 
 class StringRecording:
-    """Growing strings after their last complete step: a depth of sampling, or a level of a string that is trained.
+    """The record of growing strings after every step: a depth of sampling, or a level of a trained string.
 
-    It starts from what an interrupted run left in the recorder's run folder.
+    Strings of an interrupted run in the recorder's run folder are restored at the start.
 
     Attributes:
         step: The number of the last complete step; -1 before the first.
-        about: JSON that was given with it.
-        progress: The line of progress, or None.
+        about: The JSON saved with it.
+        progress: The progress line, or None.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class StringRecording:
         config: StringConfig,
         unit: str = "depth",
     ) -> None:
-        """Begin, or go on.
+        """Start a record, or resume it.
 
         Args:
-            recorder: Where to report.
-            strings: The strings as they start; they become what was kept.
-            fingerprint: Hash of all that they are made from.
-            config: How they are sampled.
-            unit: Name of a step.
+            recorder: The run folder and the progress line.
+            strings: The strings at the start; a saved state is restored into them.
+            fingerprint: Hash of the inputs, from `fingerprint`.
+            config: The settings of sampling.
+            unit: Name of a step in the progress line.
         """
         self.strings, self.config = strings, config
         self.step, self.about = -1, dict[str, Any]()
@@ -54,43 +54,54 @@ class StringRecording:
         self.progress = recorder.line(None, unit=unit, start=self.step)
 
     def add(self, **about: Any) -> None:
-        """Complete a step: keep the strings as they are, and JSON about them; log and show what is known of them."""
+        """Complete a step: save the strings with JSON about them, log their summary, and show it."""
         self.step += 1
-        known = summary(self.strings, self.config.tolerance)
-        self._stage.log(self.step, {name: value for name, value in known.items() if np.isfinite(value)})
+        measured = summary(self.strings, self.config.tolerance)
+        self._stage.log(self.step, {name: value for name, value in measured.items() if np.isfinite(value)})
         state = {f"{i:05d}": string.state() for i, string in enumerate(self.strings)}
         self.about = {**about, "reasons": [string.reason for string in self.strings]}
         self._stage.save(self.step, state, self.about)
         if self.progress is not None:
-            self.progress.update(self.step, self._said(known))
+            self.progress.update(self.step, self._line(measured))
 
-    def _said(self, known: dict[str, float]) -> str:
-        if known["open"]:
-            measured = f"{self.config.split} {self.config.metric}"
-            rest = f"{known['segments']} segments open, worst {measured} {known['worst']:.4g} thresholds"
+    def _line(self, measured: dict[str, float]) -> str:
+        if measured["open"]:
+            criterion = f"{self.config.split} {self.config.metric}"
+            rest = f"{measured['segments']} segments open, worst {criterion} {measured['worst']:.4g} thresholds"
         else:
             connected = sum(string.reason == "connected" for string in self.strings)
             rest = f"{connected} of {len(self.strings)} connected"
-        return f"{known['beads']} beads, {rest}"
+        return f"{measured['beads']} beads, {rest}"
 
     def close(self) -> None:
-        """End the line of progress."""
+        """End the progress line."""
         if self.progress is not None:
             self.progress.close()
 
 
 def fingerprint(kind: str, model: Model, data: Dataset, config: StringConfig, strings: list[GrowingString]) -> str:
-    """The sha256 of what strings are made from: settings, keys, thresholds, ends; names and shapes of the rest."""
+    """A hash of the inputs of sampling.
+
+    Args:
+        kind: The kind of sampling, with its settings that are not in the config.
+        model: The model; its name, shapes and spec are hashed.
+        data: The data set; its name and shapes are hashed.
+        config: The settings.
+        strings: Straight strings; their keys, thresholds and ends are hashed.
+
+    Returns:
+        The sha256 in hexadecimal.
+    """
     arrays = {name: np.shape(part) for name, part in vars(data).items() if name.endswith(("images", "labels"))}
-    said = (kind, repr(config), model.name, model.input_shape, model.num_classes, repr(model.spec), data.name, arrays)
+    inputs = (kind, repr(config), model.name, model.input_shape, model.num_classes, repr(model.spec), data.name, arrays)
     each = [
         (string.threshold, jax.random.key_data(string.key), string.knots[0], string.knots[-1]) for string in strings
     ]
-    return hashlib.sha256(f"{said} {trees.fingerprint(each)}".encode()).hexdigest()
+    return hashlib.sha256(f"{inputs} {trees.fingerprint(each)}".encode()).hexdigest()
 
 
 def summary(strings: list[GrowingString], tolerance: float) -> dict[str, float]:
-    """Beads; how many strings are open, and how many of their segments too high; the worst of them, in thresholds."""
+    """The numbers of beads, open strings and their segments above the limit, and the highest height in thresholds."""
     open_ = [string for string in strings if not string.reason]
     return {
         "beads": sum(string.beads for string in strings),

@@ -1,4 +1,4 @@
-"""Dynamic string sampling: is a level set connected between two networks, and how long is the way?"""
+"""Dynamic string sampling between two networks, or between many pairs (Freeman and Bruna 2017, Algorithm 1)."""
 
 from typing import Any
 
@@ -39,18 +39,19 @@ def sample_string(
     string is called connected, it is measured on a denser grid. The ends never move.
 
     Args:
-        key: A typed key; it decides displacements and orders of batches.
+        key: A typed key, for displacements and orders of batches.
         model: The model of both ends.
         theta_1: The first end.
         theta_2: The second end.
         data: The data that beads are trained on and the criterion is measured on.
         threshold: The level, of the criterion in `config` (by default the loss on all training images).
-        P: A hard permutation of theta_2 (None: the identity); a match's P joins the networks up to symmetry.
-        config: None is `StringConfig()`; a TrainConfig stands for a StringConfig with that training.
+        P: A hard permutation of theta_2, such as that of a match (None: the identity).
+        config: A StringConfig, or a TrainConfig for the training of beads, with the defaults of a StringConfig for all
+            else (None: `StringConfig()`).
         recorder: Progress, and the run folder in which sampling resumes from the last complete depth.
 
     Returns:
-        The string. A budget that runs out is a result, too: `connected` is False, which proves nothing.
+        The string. If a budget runs out, `connected` is False, which proves nothing.
 
     Raises:
         InputError: An end is above the threshold, the ends are the same network, or model and data do not fit.
@@ -82,10 +83,10 @@ def sample_strings(
     *,
     recorder: Recorder | None = None,
 ) -> list[String]:
-    """`sample_string` between many pairs at once: the beads of all are trained together.
+    """`sample_string` for many pairs at once, with the beads of all pairs trained together.
 
     Args:
-        key: A typed key; every pair is sampled by a key of its own, split from it.
+        key: A typed key, split into one for each pair.
         model: The model of all ends.
         theta_1: The first ends, with a leading pair axis.
         theta_2: The second ends, with a leading pair axis.

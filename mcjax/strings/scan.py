@@ -1,4 +1,4 @@
-"""The height of straight segments between networks: a coarse grid, refined where the value may rise higher."""
+"""The height of straight segments between networks: the maximum on a grid that is refined where it may be exceeded."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,13 +23,12 @@ class Scan(NamedTuple):
 
     Attributes:
         model: The model of all networks.
-        criterion: What is measured of each.
-        data: The data it is measured on.
+        criterion: The criterion to measure.
+        data: The data of the criterion.
         points: Points of the first grid over [0, 1], ends included.
-        tolerance: How precisely the highest value is to be known, as a share of it.
-        step: The smallest step of the criterion (1 / images for an error rate, else 0). No height is searched for
-            more precisely than five of them.
-        chunk: Segments, and points of them, in memory at once (None: 16, or 1 where convolutions run faster one after
+        tolerance: Precision of the highest value, as a share of it.
+        step: The smallest step of the criterion (1 / images for an error rate, else 0); five steps bound the precision.
+        chunk: Segments, and points on them, in memory at once (None: 16, or 1 where convolutions run faster one after
             another).
     """
 
@@ -47,7 +46,7 @@ class Heights(NamedTuple):
 
     Attributes:
         value: The highest value, float32 (segments,).
-        t: Where it is, as a share of the segment, float32 (segments,).
+        t: Its position, as a share of the segment, float32 (segments,).
         evaluations: Networks measured on the segment, int (segments,).
     """
 
@@ -61,31 +60,35 @@ def segment_heights(
 ) -> Heights:
     """The highest value along (1 - t) * start + t * end, for each segment (Algorithm 1, lines 10 and 11).
 
-    A grid is refined where the value may exceed the highest one seen, by a local form of Piyavskii's bound (see
-    `_next_points`). A segment is done when no interval may exceed it by more than the tolerance, when none
-    may reach the segment's limit, or after `MAX_ROUNDS`. All segments are measured together, a round at a time.
+    The grid is refined in intervals where the value may exceed the highest one so far, by a local form of Piyavskii's
+    bound (see `_next_points`). A segment is done when no interval may exceed that value by more than the tolerance,
+    when no interval may exceed the limit of the segment, or after `MAX_ROUNDS` refinements. All segments are measured
+    together, round by round.
 
     Args:
-        scan: What is measured, and how precisely.
-        starts: One network a segment, on the host.
-        ends: One network a segment, on the host.
-        limits: Heights that matter, one a segment: a segment that cannot reach its limit is not refined. None: all do.
+        scan: The criterion and the precision.
+        starts: The network at t = 0 of each segment, on the host.
+        ends: The network at t = 1 of each segment, on the host.
+        limits: One height per segment; a segment that cannot exceed its limit is not refined. None: no limits.
+
+    Returns:
+        The heights.
     """
     limits = [-np.inf] * len(starts) if limits is None else limits
     # Round 0: an equally spaced grid.
     ts = [np.linspace(0, 1, scan.points) for _ in starts]
     values = list(values_at(scan, starts, ends, np.stack(ts))) if starts else []
-    going = list(range(len(starts)))
+    active = list(range(len(starts)))
     for _ in range(MAX_ROUNDS):
-        # Choose new points of every segment whose height is not yet known.
-        new = {i: at for i in going if (at := _next_points(ts[i], values[i], scan, limits[i])) is not None}
-        going = list(new)
-        if not going:
+        # Choose new points in every segment whose height is not yet precise.
+        new = {i: at for i in active if (at := _next_points(ts[i], values[i], scan, limits[i])) is not None}
+        active = list(new)
+        if not active:
             break
         at = np.stack(list(new.values()))
-        found = values_at(scan, [starts[i] for i in going], [ends[i] for i in going], at)
+        found = values_at(scan, [starts[i] for i in active], [ends[i] for i in active], at)
         # Merge them into the segment's points, in order.
-        for i, t, value in zip(going, at, found, strict=True):
+        for i, t, value in zip(active, at, found, strict=True):
             order = np.argsort(np.concatenate([ts[i], t]), kind="stable")
             ts[i] = np.concatenate([ts[i], t])[order]
             values[i] = np.concatenate([values[i], value])[order]
@@ -98,9 +101,19 @@ def segment_heights(
 
 
 def heights_on_grid(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], density: int) -> Heights:
-    """The highest value on a grid `density` times as dense as the first one of `segment_heights`, for each segment."""
+    """The highest value of each segment on a grid `density` times as dense as the first one of `segment_heights`.
+
+    Args:
+        scan: The criterion and the first grid.
+        starts: The network at t = 0 of each segment, on the host.
+        ends: The network at t = 1 of each segment, on the host.
+        density: The factor of the number of intervals.
+
+    Returns:
+        The heights.
+    """
     whole = np.linspace(0, 1, density * (scan.points - 1) + 1)
-    # In parts as long as the first grid, so that the same program measures them; the last is filled up with t = 1.
+    # Measure in parts as long as the first grid, with the same program; the last part is filled up with t = 1.
     parts = [whole[i : i + scan.points] for i in range(0, len(whole), scan.points)]
     parts[-1] = np.concatenate([parts[-1], np.ones(scan.points - len(parts[-1]))])
     each = [values_at(scan, starts, ends, np.tile(part, (len(starts), 1))) for part in parts]
@@ -110,16 +123,16 @@ def heights_on_grid(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree]
 
 
 def _next_points(ts: np.ndarray, values: np.ndarray, scan: Scan, limit: float) -> np.ndarray | None:
-    """The next points of one segment, float64 (scan.points,), or None if its height is known."""
-    # A value that is not finite counts as 1e30: above everything, and a reason to stop.
+    """The next points of one segment, float64 (scan.points,), or None if its height is precise."""
+    # A value that is not finite counts as 1e30, above all others, and ends the scan.
     finite = np.nan_to_num(values.astype(np.float64), nan=1e30, posinf=1e30)
     width = np.diff(ts)
     slope = np.diff(finite) / np.maximum(width, 1e-12)
-    # Local Lipschitz constant of an interval: the steepest slope in it and in its two neighbours.
+    # Local Lipschitz constant L of an interval: the steepest slope in it and in its two neighbours.
     steep = np.concatenate([[0.0], np.abs(slope), [0.0]])
     steepest = np.maximum(np.maximum(steep[:-2], steep[1:-1]), steep[2:])
-    # Bend at a point: the change of slope there, over the shorter interval beside it. Where it is large, a spike may
-    # stand between two points.
+    # Bend at a point: the change of slope times the shorter adjacent interval. A large one hints at a spike between
+    # two points.
     bend = np.concatenate([[0.0], np.abs(np.diff(slope)) * np.minimum(width[1:], width[:-1]), [0.0]])
     # Piyavskii's bound, (f(a) + f(b)) / 2 + L (b - a) / 2 on [a, b], plus twice the larger bend at a and b.
     possible = (finite[1:] + finite[:-1]) / 2 + steepest * width / 2 + 2 * np.maximum(bend[1:], bend[:-1])
@@ -141,12 +154,22 @@ def _next_points(ts: np.ndarray, values: np.ndarray, scan: Scan, limit: float) -
 
 
 def values_at(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: np.ndarray) -> np.ndarray:
-    """The criterion of each segment at its own points: ts (segments, points) -> float32 (segments, points)."""
+    """The criterion at points of each segment.
+
+    Args:
+        scan: The criterion.
+        starts: The network at t = 0 of each segment, on the host.
+        ends: The network at t = 1 of each segment, on the host.
+        ts: The points of each segment (segments, points).
+
+    Returns:
+        The values, float32 (segments, points).
+    """
     chunk = scan.chunk or default_chunk(scan.model.convolutions)
     found = []
     for i in range(0, len(starts), chunk):
         a, b, at = starts[i : i + chunk], ends[i : i + chunk], ts[i : i + chunk]
-        # To a power of two: few programs serve any number of segments.
+        # Fill up to a power of two, so that few programs are compiled.
         size = min(1 << (len(a) - 1).bit_length(), chunk)
         rows = np.minimum(np.arange(size), len(a) - 1)
         stacked = [trees.stack_on_host([part[row] for row in rows]) for part in (a, b)]

@@ -18,8 +18,8 @@ class Segment(NamedTuple):
 
     Attributes:
         number: Position in the string, from 0.
-        t: Where the criterion is highest, as a share of the segment.
-        height: The criterion there.
+        t: The position of the highest value, as a share of the segment.
+        height: The highest value of the criterion.
     """
 
     number: int
@@ -28,18 +28,18 @@ class Segment(NamedTuple):
 
 
 class String(NamedTuple):
-    """A chain of networks from theta_1 to P theta_2, joined by straight segments.
+    """A path of straight segments from theta_1 to P theta_2.
 
-    `connected` False proves nothing: sampling can show that a level set is connected, not that it is disconnected.
+    Sampling can prove that two networks are connected, but not that they are disconnected.
 
     Attributes:
         polyline: The path through theta_1, the beads and P theta_2.
         values: The criterion of each knot, float32 (knots,).
         depths: The depth at which each knot was inserted, 0 for the ends, int32 (knots,).
         heights: The highest criterion found on each segment, float32 (knots - 1,).
-        peaks: Where on its segment each height was found, as a share of the segment, float32 (knots - 1,).
+        peaks: The position of each height, as a share of the segment, float32 (knots - 1,).
         threshold: The level that the string was sampled for.
-        connected: True if no value above (1 + tolerance) * threshold was found, also on the denser grid.
+        connected: Whether all values are at most (1 + tolerance) * threshold, also on the denser grid.
         reason: "connected", or the budget that ran out: "beads", "depth" or "epochs" (of a bead).
         depth: Rounds of insertion.
         length: Euclidean length over all parameters.
@@ -85,9 +85,9 @@ class String(NamedTuple):
 
 
 class GrowingString:
-    """The state of one string while it is sampled: its knots, on the host, and what is known of every segment.
+    """The state of one string during sampling: its knots, on the host, and the heights of its segments.
 
-    `reason` is None while the string is open. `verified` says which segments were measured on the denser grid.
+    `reason` is None while the string is open. `verified` marks segments that were measured on the denser grid.
 
     Args:
         key: The key that every bead's key is folded from.
@@ -143,7 +143,7 @@ class GrowingString:
         return [i + shift + side for shift, i in enumerate(sorted(segments)) for side in (0, 1)]
 
     def result(self) -> String:
-        """The string as it is now."""
+        """The current string."""
         polyline = Polyline(trees.stack_on_host(self.knots))
         length = polyline.length
         straight = Polyline(trees.stack_on_host([self.knots[0], self.knots[-1]])).length
@@ -176,7 +176,7 @@ class GrowingString:
         }
 
     def restore(self, state: dict[str, Any], reason: StopReason | None) -> None:
-        """Go back to a `state`, with the reason of that time."""
+        """Restore a `state`, with its reason."""
         host = jax.tree.map(np.asarray, state)
         count = len(host["values"])
         self.knots = [trees.index(host["knots"], i) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Training a whole string, from the straight line between two networks, while its level is lowered."""
+"""Training of a whole string, from the straight line between two networks, at decreasing levels (appendix A)."""
 
 from typing import NamedTuple
 
@@ -18,12 +18,12 @@ from mcjax.training.config import TrainConfig
 
 
 class TrainedString(NamedTuple):
-    """A string after training, and the levels that all of it reached.
+    """A string after training, and the levels that it reached.
 
     Attributes:
-        string: The string. If it is not connected, it was stopped on its way to the level after the last.
-        levels: Decreasing, float32 (levels,): the height of the straight line between the ends as given, and each
-            level that was reached; the last is the threshold if the string is connected.
+        string: The string. If it is not connected, it stopped before it reached the level after the last.
+        levels: The height of the straight line between the initial ends, then each level that was reached, decreasing,
+            float32 (levels,). The last one is the threshold if the string is connected.
         beads: The number of beads at each level, int32 (levels,).
     """
 
@@ -46,27 +46,27 @@ def train_string(
 ) -> TrainedString:
     """Train a whole string between two networks, random ones by default, to below a threshold.
 
-    The breadth-first method of Freeman and Bruna 2017, appendix A. It starts from the straight line between the ends.
-    All networks of the string, the ends too, are trained to a level, and beads are inserted into segments that
-    rise above it, until none does. Then the level is lowered, until it is the threshold. Levels that the
-    string does not get below show a disconnection.
+    The string starts as the straight line between the ends. All its networks, the ends included, are trained to a
+    level, and beads are inserted into segments that rise above it, until none does. Then the level is lowered, down to
+    the threshold. A level that the string does not reach indicates a disconnection.
 
-    With zeta or kappa in the config, the penalties of a bead refer to where its neighbours were an epoch before.
+    With zeta or kappa in the config, the penalties of a bead refer to its neighbours one epoch before.
+    Source: Freeman and Bruna 2017, appendix A, the breadth-first method.
 
     Args:
         key: A typed key.
         model: The model of all networks.
         data: The data that networks are trained on and the criterion is measured on.
         threshold: The last level, of the criterion in `config`.
-        theta_1: The first end at the start (None: a fresh network).
-        theta_2: The second end at the start (None: a fresh network).
-        config: As in `sample_string`, but `depth` limits the rounds of insertion, and `epochs` the epochs of a network,
-            at one level.
-        level_factor: Each level is this times the one before, in (0, 1).
+        theta_1: The first end at the start (None: a random network).
+        theta_2: The second end at the start (None: a random network).
+        config: As in `sample_string`; `depth` is the maximum number of rounds of insertion, and `epochs` that of epochs
+            of a network, per level.
+        level_factor: The ratio of each level to the previous one, in (0, 1).
         recorder: Progress, and the run folder in which training resumes from the last complete level.
 
     Returns:
-        The string and its levels. A budget that runs out is a result, too, as in `sample_string`.
+        The string and its levels. If a budget runs out, the string is not connected, as in `sample_string`.
 
     Raises:
         InputError: The ends are the same network, or an argument is out of range or does not fit the model.
@@ -91,7 +91,7 @@ def train_string(
             levels.append(float(np.max(string.heights)))
             beads.append(string.beads)
         level = max(target, level_factor * levels[-1])
-        # A straight line that is below the threshold from the start stays at its own level.
+        # A straight line below the threshold keeps its own level.
         if _reach_level(sampler, string, level, progress) and level < levels[-1]:
             levels.append(level)
             beads.append(string.beads)
@@ -116,11 +116,11 @@ def _straight_string(
 
 
 def _reach_level(sampler: Sampler, string: GrowingString, level: float, progress: Progress | None) -> bool:
-    """Bring all of a string to a level; False, with the reason in the string, if a budget runs out before."""
+    """Train a string to a level; False, with the reason in the string, if a budget runs out."""
     tolerance, last = sampler.config.tolerance, level <= string.threshold
     rounds = 0
     while True:
-        # Step 1: train all networks to the level.
+        # Appendix A, step 1: train all networks to the level.
         if not _train_networks(sampler, string, level, progress):
             string.reason = "epochs"
             return False
@@ -144,7 +144,7 @@ def _reach_level(sampler: Sampler, string: GrowingString, level: float, progress
 def _train_networks(sampler: Sampler, string: GrowingString, level: float, progress: Progress | None) -> bool:
     """Train every network of a string that is above alpha times the level to it; True if all are at the level."""
     config, target = sampler.config, sampler.config.alpha * level
-    # With penalties, neighbours move too: each epoch is a call of its own, with the neighbours as they then are.
+    # With penalties, neighbours move too, so each epoch is a call with the current neighbours.
     coupled = config.zeta > 0 or config.kappa > 0
     moved: set[int] = set()
     for epoch in range(config.epochs if coupled else 1):
@@ -159,17 +159,17 @@ def _train_networks(sampler: Sampler, string: GrowingString, level: float, progr
             string.knots[i], string.values[i] = bead.theta, bead.value
             string.steps += bead.epochs * sampler.steps_per_epoch
         moved |= set(above)
-    # Measure the segments beside networks that moved again.
+    # Measure the segments next to networks that moved.
     touched = sorted({i for knot in moved for i in (knot - 1, knot) if 0 <= i < len(string.heights)})
     for i in touched:
         string.verified[i] = False
     sampler.measure_segments([(string, i) for i in touched])
-    # Networks that ran out of epochs above alpha * level may still be at the level.
+    # Networks that ran out of epochs above alpha * level may still be below the level.
     return all(value <= string.limit(config.tolerance, level) for value in string.values)
 
 
 def _knot(string: GrowingString, i: int, key: jax.Array, target: float) -> UntrainedBead:
-    """A network of the string, to be trained on; the ends have no neighbours that hold them."""
+    """A network of the string, for further training; the ends have no neighbours."""
     inner = 0 < i < len(string.knots) - 1
     before, after = (string.knots[i - 1], string.knots[i + 1]) if inner else (None, None)
     return UntrainedBead(string.knots[i], before, after, key, target)

@@ -158,7 +158,7 @@ def test_the_same_command_again_reports_and_redoes_nothing(connected, ends, caps
     no_training(monkeypatch)
     assert run("connect", *ends, *FIT, "--out", folder) == 0
     out, err = capsys.readouterr()
-    assert err.endswith("is finished: this is what it found\n")
+    assert err.endswith("is finished: these are its results\n")
     summary = results_of(folder)["summary"]
     for line, metric in zip(out.splitlines()[2:6], METRICS, strict=True):
         columns = [f"{summary[metric][name]:.4f}" for name in ("start", "end", "min", "max", "mean", "integral")]

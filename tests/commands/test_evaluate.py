@@ -16,7 +16,7 @@ from mcjax.runs import checkpoint
 
 @pytest.fixture(scope="session")
 def elsewhere(trained):
-    """The leaves of the second network in an .npz, which does not say its model."""
+    """The leaves of the second network in an .npz, which does not name its model."""
     theta = checkpoint.load(trained / "checkpoints" / "network_1")
     np.savez(trained.parent / "theta.npz", **trees.flatten(theta))
     return trained.parent / "theta.npz"

@@ -43,7 +43,7 @@ def test_it_shows_its_result(matched, ends, capsys):
     before = (matched / "results.json").stat().st_mtime_ns
     assert run("match", *ends, "--out", matched) == 0
     out, err = capsys.readouterr()
-    assert err.endswith("is finished: this is what it found\n")
+    assert err.endswith("is finished: these are its results\n")
     results = results_of(matched)["groups"]
     for line, (group, result) in zip(out.splitlines()[2:], results.items(), strict=False):
         expected = [group, result["units"], result["moved"]]

@@ -83,7 +83,7 @@ def test_it_shows_its_result_and_does_not_repeat_the_work(three, merged, capsys)
     ends = [three / str(i) for i in range(3)]
     assert run("merge", *ends, "--out", merged) == 0  # the run stands for all of its networks
     out, err = capsys.readouterr()
-    assert err.endswith("is finished: this is what it found\n")
+    assert err.endswith("is finished: these are its results\n")
     assert (merged / "results.json").stat().st_mtime_ns == before
     measured = results_of(merged)["measured"]
     for line, (name, row) in zip(out.splitlines()[2:], measured.items(), strict=False):

@@ -98,7 +98,7 @@ def test_networks_from_elsewhere_are_read_with_the_model_given(tmp_path, thetas,
     assert same(network.theta, theta)
     assert network.model == models.create("mlp", 3, (8, 8, 1), widths=(6, 5), width=1.0, activation="relu")
     for options, data in ((ModelOptions(), tiny_data), (GIVEN, None)):
-        with pytest.raises(InputError, match=r"does not say its model: give --model .*and --data"):
+        with pytest.raises(InputError, match=r"does not name its model: give --model .*and --data"):
             read_network(str(path), options, data)
     with pytest.raises(InputError, match=r"(?s)not those of mlp:.*kernel: got \(64, 6\), expected \(64, 7\)"):
         read_network(str(path), ModelOptions(model="mlp", widths=(7, 5)), tiny_data)

@@ -154,7 +154,7 @@ def test_the_same_command_again_reports_and_redoes_nothing(unbroken, results, ca
     before = files_of(unbroken)
     assert run(*SMALL, "--out", unbroken) == 0
     out, err = capsys.readouterr()
-    assert err.endswith("is finished: this is what it found\n")
+    assert err.endswith("is finished: these are its results\n")
     for line, kind in zip(out.splitlines()[2:8], ROWS, strict=True):
         paths = results["paths"][next(name for name in KINDS if name.startswith(kind))]
         columns = [

@@ -68,7 +68,7 @@ REFUSED = [
     ("train", ["--mesh", 1000, 1], ["1000 devices"]),
     ("train connect", ["--mesh", 0, 1], ["pair=0"]),
     ("train connect", ["--distributed"], ["--distributed", "--mesh"]),
-    # What is not there, in a file of leaves that does not say its model.
+    # What is not there, in a file of leaves that does not name its model.
     ("evaluate", ["theta.npz"], ["theta.npz", "--model"]),
     ("evaluate", ["theta.npz", *GIVEN], ["theta.npz", "--data"]),
     ("evaluate", ["theta.npz", "--data", "digits"], ["theta.npz", "--model"]),
@@ -81,7 +81,7 @@ REFUSED = [
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory, trained):
-    """A folder with a network that does not say its model, one of another architecture, and one with a NaN."""
+    """A folder with a network that does not name its model, one of another architecture, and one with a NaN."""
     folder = tmp_path_factory.mktemp("networks")
     theta = checkpoint.load(trained / "checkpoints" / "network_0")
     about = checkpoint.describe(trained / "checkpoints" / "network_0")

@@ -81,7 +81,7 @@ def test_the_same_command_again_reports_and_redoes_nothing(train, trained, capsy
     no_training(monkeypatch)
     assert run(*train, "--out", trained) == 0
     out, err = capsys.readouterr()
-    assert err.endswith("is finished: this is what it found\n")
+    assert err.endswith("is finished: these are its results\n")
     loss = results_of(trained)["test_loss"]
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["network", "network", "mean", "Written"]
     for value in loss["values"]:

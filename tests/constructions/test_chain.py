@@ -9,7 +9,7 @@ import pytest
 from variables import drawn
 
 from mcjax import InputError, models, trees
-from mcjax.constructions.chain import Chain, Layer, Place, chain_of, scale_outputs
+from mcjax.constructions.chain import Chain, Layer, UnitAxis, chain_of, scale_outputs
 from mcjax.symmetry.axis import Axis
 
 
@@ -31,7 +31,7 @@ def test_convolutions_with_and_without_batch_norm(name, depth, size):
     model = models.create(name, 3, (size, size, 1), width=0.2 if size == 8 else 0.05)
     found = chain_of(model)
     assert len(found.groups) == depth
-    makes = {place.name for layer in found.layers for place in layer.incoming}
+    makes = {unit_axis.name for layer in found.layers for unit_axis in layer.incoming}
     assert makes | {found.top.kernel, *found.output_biases} == set(model.spec.axes)
 
 
@@ -83,7 +83,7 @@ def test_layers_that_are_no_chain_are_named(kind, named):
 @pytest.mark.parametrize("name", ["resnet20", "lstm"])
 def test_trunks_and_recurrence_are_refused(name):
     model = models.create(name, 10, (5,) if name == "lstm" else (8, 8, 3), width=0.25 if name != "lstm" else 0.05)
-    with pytest.raises(InputError, match=f"{name}: .*alone"):
+    with pytest.raises(InputError, match=f"{name}: .*one by one"):
         chain_of(model)
 
 
@@ -94,11 +94,11 @@ def test_no_hidden_layer():
 
 
 def test_rows_and_columns_of_units():
-    place = Place("leaf", 1, Axis("g", outer=2, inner=3))
+    unit_axis = UnitAxis("leaf", 1, Axis("g", outer=2, inner=3))
     leaf = np.arange(5 * 24).reshape(5, 24)
-    rows = place.take(leaf, np.array([3, 0]))
+    rows = unit_axis.take(leaf, np.array([3, 0]))
     np.testing.assert_array_equal(rows[:, 0], [9, 10, 11, 21, 22, 23, 0, 1, 2, 12, 13, 14])
-    new = place.put(leaf, np.array([1]), 0)
+    new = unit_axis.put(leaf, np.array([1]), 0)
     np.testing.assert_array_equal(np.flatnonzero(new[1] == 0), [3, 4, 5, 15, 16, 17])
     assert leaf[1, 3] == 27
 
@@ -129,7 +129,7 @@ def test_scaled_outputs_are_scaled_activations(name, shape):
 def test_outputs_of_units_that_are_several_rows_each():
     """On an axis of two blocks of units of three rows, every row is scaled as its unit is."""
     axis = Axis("g", outer=2, inner=3)
-    chain = Chain((Layer("a", None, "g", ()), Layer("b", Place("b", 0, axis), None, ())), (), (4,))
+    chain = Chain((Layer("a", None, "g", ()), Layer("b", UnitAxis("b", 0, axis), None, ())), (), (4,))
     theta = {"a": np.ones((1, 4), np.float32), "b": np.ones((24, 2), np.float32)}
     scaled = scale_outputs(chain, theta, {"g": np.float32([1, 2, 3, 4])})
     expected = [unit for _ in range(2) for unit in (1, 2, 3, 4) for _ in range(3)]

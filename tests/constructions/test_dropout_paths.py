@@ -19,10 +19,10 @@ def scaled(chain, theta, factors):
     """`theta` with the outputs of every unit times its factor, in what reads them: by numpy indexing."""
     leaves = dict(trees.flatten(theta))
     for group, factor in factors.items():
-        place = chain.outgoing(group)
+        unit_axis = chain.outgoing(group)
         for unit, each in enumerate(factor):
-            rows = place.take(leaves[place.name], np.array([unit]))
-            leaves[place.name] = place.put(leaves[place.name], np.array([unit]), rows * np.float32(each))
+            rows = unit_axis.take(leaves[unit_axis.name], np.array([unit]))
+            leaves[unit_axis.name] = unit_axis.put(leaves[unit_axis.name], np.array([unit]), rows * np.float32(each))
     return trees.map_with_name(lambda name, _: leaves[name], theta)
 
 

@@ -151,8 +151,8 @@ def test_ridge_falls_to_the_least_norm():
 
 
 def test_opposite_signs_are_parted():
-    """The level sets of (1 - w_2 w_1)^2 below 1 are two branches of a hyperbola."""
-    with pytest.raises(InputError, match=r"two sides .* hidden layer of 1 units"):
+    """Of (1 - w_2 w_1)^2, the level sets below 1 are two branches of a hyperbola."""
+    with pytest.raises(InputError, match=r"opposite signs, .* hidden layer of 1 units"):
         linear_network_path(linear((1, 1, 1)), theta_of([[[1.0]], [[1.0]]]), theta_of([[[-1.0]], [[-1.0]]]))
     for ridge in (False, True):
         rng = np.random.default_rng(2)

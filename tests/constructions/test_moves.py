@@ -8,7 +8,7 @@ from variables import drawn
 
 from mcjax import models, trees
 from mcjax.constructions.chain import chain_of, on_host
-from mcjax.constructions.moves import PathBuilder
+from mcjax.constructions.moves import ChainPathBuilder
 from mcjax.constructions.unit_edits import clear_units, copy_units, move_outgoing, unread_units
 
 MODEL = models.create("mlp", 3, (6,), widths=(6, 5))
@@ -19,8 +19,8 @@ def half(model, units):
     """A network that reads only these units of every layer."""
     chain, theta = chain_of(model), on_host(drawn(model))
     for group, size in zip(chain.groups, chain.sizes, strict=True):
-        place = chain.outgoing(group)
-        theta[place.name] = place.put(theta[place.name], np.setdiff1d(np.arange(size), units[group]), 0)
+        unit_axis = chain.outgoing(group)
+        theta[unit_axis.name] = unit_axis.put(theta[unit_axis.name], np.setdiff1d(np.arange(size), units[group]), 0)
     return theta
 
 
@@ -31,7 +31,7 @@ def test_units_change_places(model):
     places = {g: np.arange(n - n // 2, n)[::-1] for g, n in zip(chain.groups, chain.sizes, strict=True)}
     theta = half(model, units)
     assert all(set(unread_units(chain, theta)[g]).isdisjoint(units[g]) for g in units)
-    builder = PathBuilder(chain, theta)
+    builder = ChainPathBuilder(chain, theta)
     builder.move("b", "copy", copy_units(chain, builder.last, units, places))
     builder.move("c", "hand over", move_outgoing(chain, builder.last, units, places))
     np.testing.assert_array_equal(
@@ -56,7 +56,7 @@ def test_shortening_drops_moves_that_change_nothing():
     theta = half(MODEL, {g: np.arange(2) for g in chain.groups})
     dead = unread_units(chain, theta)
     assert {g: list(units) for g, units in dead.items()} == {"dense_0": [2, 3, 4, 5], "dense_1": [2, 3, 4]}
-    builder = PathBuilder(chain, theta)
+    builder = ChainPathBuilder(chain, theta)
     builder.move("b", "clear some", clear_units(chain, theta, {g: units[:1] for g, units in dead.items()}))
     builder.move("b", "nothing", builder.last)
     builder.move("b", "clear more", clear_units(chain, builder.last, dead))

@@ -1,4 +1,4 @@
-"""Layers as units: their vectors against numpy indexing, and layers whose units do not stand alone refused by name."""
+"""Layers as units: their vectors against numpy indexing, and layers whose units act on each other, refused by name."""
 
 import flax.linen as nn
 import jax
@@ -131,12 +131,12 @@ def test_batch_norm(normed):
 
 
 @pytest.mark.slow
-def test_the_inner_channels_of_a_residual_network_stand_alone():
+def test_the_inner_channels_of_a_residual_network_can_be_merged():
     assert unit_layer(models.create("resnet20", 10, (8, 8, 3), width=0.25), "block_0").size == 4
 
 
 def test_a_residual_trunk_is_refused_by_name():
-    with pytest.raises(InputError, match=r"resnet20: 'trunk_0' is produced by .*do not stand alone"):
+    with pytest.raises(InputError, match=r"resnet20: 'trunk_0' is produced by .*cannot be dropped one by one"):
         unit_layer(models.create("resnet20", 10, (8, 8, 3), width=0.25), "trunk_0")
 
 
@@ -144,7 +144,7 @@ def test_recurrent_units_are_refused():
     model = models.create("lstm", 10, (5,), width=0.05)
     for group in model.spec.groups:
         if group.startswith("lstm"):
-            with pytest.raises(InputError, match=f"'{group}'.*do not stand alone"):
+            with pytest.raises(InputError, match=f"'{group}'.*cannot be dropped one by one"):
                 unit_layer(model, group)
 
 

@@ -162,7 +162,7 @@ def test_bad_arguments_are_refused(line, network):
         ("6000 parameters", lambda: dense_hessian(square, jnp.ones(6000))),
         ("chunk=0", lambda: dense_hessian(loss, theta, chunk=0)),
         ("'fisher'", lambda: dense_hessian(loss, theta, curvature="fisher")),
-        ("outputs are not known", lambda: gauss_newton_product(square, jnp.ones(3), jnp.ones(3))),
+        ("without access to the outputs", lambda: gauss_newton_product(square, jnp.ones(3), jnp.ones(3))),
         (
             r"vector: .*\(4,\).*\(3,\)",
             lambda: hessian_product(square, jnp.ones(3), jnp.ones(4)),

@@ -218,7 +218,7 @@ class Skipping(nn.Module):
         (lambda: models.create("resnet20", 3, (8, 8, 1), width=0.25), "resnet20"),
         (
             lambda: models.from_flax(Skipping(), jax.ShapeDtypeStruct((2, 8, 8, 1), np.float32), name="skipping"),
-            "skipping: .*outputs are more than",
+            "skipping: .*outputs are not a linear map",
         ),
     ],
     ids=["not homogeneous", "residual", "skip to the outputs"],

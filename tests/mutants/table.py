@@ -185,7 +185,7 @@ MUTANTS = (
     # Batch statistics that stay where they are.
     Mutant(
         "mcjax/permutation_points/equal_loss.py",
-        "layer.with_statistics(new, unit, here, (source,), (share,))",
+        "layer.with_statistics(new, unit, last, (source,), (factor,))",
         "new",
     ),
     # Biases, norms and statistics that are not cleared.
@@ -209,8 +209,8 @@ MUTANTS = (
     Mutant("mcjax/curves/polyline.py", "jax.tree.leaves(trees.params(self.knots))", "jax.tree.leaves(self.knots)"),
     Mutant(
         "mcjax/constructions/linear_phases.py",
-        "here[k] - 2 * np.outer(here[k] @ mirrored, mirrored)",
-        "here[k] - np.outer(here[k] @ mirrored, mirrored)",
+        "here[k] - 2 * np.outer(here[k] @ unreached, unreached)",
+        "here[k] - np.outer(here[k] @ unreached, unreached)",
         ("constructions/test_linear.py",),
     ),
     Mutant(

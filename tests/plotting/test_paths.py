@@ -41,7 +41,7 @@ def test_along_paths_draws_mean_and_band():
 def test_along_paths_is_logarithmic_where_it_can_be_and_says_which_images():
     for lowest, scale in ((0.1, "log"), (0.0, "linear"), (-1.0, "linear")):
         line = plotting.Line("one", np.array([lowest, 1, 2, 1, 1]), np.full(5, 0.5), plotting.ALIGNED)
-        figure = plotting.along_paths(TS, [line], "one path", loss_of="test", accuracy_of="train")
+        figure = plotting.along_paths(TS, [line], "one path", loss_split="test", accuracy_split="train")
         assert figure.axes[0].get_yscale() == scale
         np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), line.loss)
         assert [axes.get_ylabel() for axes in figure.axes] == ["test loss (nats)", "train accuracy (%)"]

@@ -75,7 +75,7 @@ def test_all_planes_share_a_scale_and_show_curve_and_points():
 
 def test_accuracies_are_light_where_high_in_per_cent():
     plane = plotting.Plane("one", X, Y, np.clip(0.9 - 0.1 * bowl(0), 0, 1), POINTS)
-    figure = plotting.plane([[plane]], "a title", of="test accuracy")
+    figure = plotting.plane([[plane]], "a title", label="test accuracy")
     axes, bar = figure.axes
     filled = axes.collections[0]
     assert bar.get_ylabel() == "test accuracy (%)"

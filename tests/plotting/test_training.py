@@ -45,7 +45,7 @@ def half_steps(pairs=2, iterations=2, seed=0, color=plotting.ALIGNED):
 
 def test_alternation_draws_the_mean_and_a_cross_for_every_refusal():
     fits = {"unaligned": half_steps(color=plotting.UNALIGNED), "aligned": half_steps(3, seed=1)}
-    figure = plotting.alternation(fits, "a title")
+    figure = plotting.pam_objective(fits, "a title")
     (axes,) = figure.axes
     means, crosses = axes.lines[0:6:3], axes.lines[1:6:3]
     for line, cross, fit in zip(means, crosses, fits.values(), strict=True):
@@ -71,7 +71,9 @@ def test_alternation_draws_the_mean_and_a_cross_for_every_refusal():
 @pytest.mark.parametrize("iterations", [1, 4])
 def test_alternation_of_one_pair_without_its_axis(iterations):
     fit = half_steps(1, iterations)
-    figure = plotting.alternation({"one": fit._replace(**{n: getattr(fit, n)[0] for n in fit._fields[:3]})}, "a title")
+    figure = plotting.pam_objective(
+        {"one": fit._replace(**{n: getattr(fit, n)[0] for n in fit._fields[:3]})}, "a title"
+    )
     (axes,) = figure.axes
     np.testing.assert_allclose(axes.lines[0].get_ydata(), fit.objective[0])
     refused = np.flatnonzero(~fit.accepted[0])
@@ -85,7 +87,7 @@ def test_alternation_tells_what_only_looking_ahead_refused():
     fit = half_steps()
     proposed = fit.proposed.copy()
     proposed[-1, 0] = fit.objective[-1, 0] - 0.1
-    (axes,) = plotting.alternation({"one": fit._replace(proposed=proposed)}, "a title").axes
+    (axes,) = plotting.pam_objective({"one": fit._replace(proposed=proposed)}, "a title").axes
     higher, lower = axes.lines[1:3]
     np.testing.assert_array_equal(higher.get_xdata(), [3])
     np.testing.assert_array_equal(lower.get_xdata(), [1])
@@ -97,22 +99,22 @@ def test_alternation_tells_what_only_looking_ahead_refused():
 
 def test_alternation_where_all_was_accepted_has_no_cross():
     fit = half_steps()
-    figure = plotting.alternation({"one": fit._replace(accepted=np.ones_like(fit.accepted))}, "a title")
+    figure = plotting.pam_objective({"one": fit._replace(accepted=np.ones_like(fit.accepted))}, "a title")
     assert not any(len(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "x")
 
 
 def test_alternating_training_draws_mean_band_and_where_p_is_learned():
-    drawn([alternating_training(epochs) for epochs in ((1, 9), (5, 5), (2, 3))][-1])
+    drawn([pam_training(epochs) for epochs in ((1, 9), (5, 5), (2, 3))][-1])
 
 
-def alternating_training(epochs):
+def pam_training(epochs):
     """The figure of PAM's losses, with half-steps of so many epochs for the permutation and for the curve."""
     rng = np.random.default_rng(0)
     losses = {
         "unaligned": (rng.uniform(0.5, 2, (3, 10)), plotting.UNALIGNED),
         "aligned": (rng.uniform(0.2, 1, (3, 10)), plotting.ALIGNED),
     }
-    figure = plotting.alternating_training(losses, epochs, "a title")
+    figure = plotting.pam_training(losses, epochs, "a title")
     (axes,) = figure.axes
     for line, band, (values, color) in zip(axes.lines[:2], axes.collections, losses.values(), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 11))
@@ -134,7 +136,7 @@ def alternating_training(epochs):
 
 
 def test_alternating_training_of_one_pair():
-    figure = plotting.alternating_training({"one": (np.linspace(2, 1, 6), plotting.ALIGNED)}, (1, 2), "a title")
+    figure = plotting.pam_training({"one": (np.linspace(2, 1, 6), plotting.ALIGNED)}, (1, 2), "a title")
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), np.linspace(2, 1, 6))
 
 

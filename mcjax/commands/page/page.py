@@ -53,7 +53,7 @@ def document(run: Run) -> str:
     page = results.pop("page", {})
     expect(isinstance(page, dict), "page", page, "an object")
     command = str(run.config.get("command", "run"))
-    # Results with a "page" are of an experiment, whose command is its own.
+    # Results with a "page" belong to an experiment, whose command is not one of mcjax.
     command = command if page else f"mcjax {command}"
     title = str(page.get("title", f"{command}: {run.name}"))
     numbers = "".join(tables("", results))
@@ -135,7 +135,7 @@ def _page_table(where: str, part: Any) -> str:
 
 
 def _aligned(column: Sequence[Any]) -> list[str]:
-    """The numbers of a column with as many decimals as its longest needs, at most four."""
+    """The numbers of a column, all with as many decimals as the longest one needs, at most four."""
     floats = [value for value in column if isinstance(value, float) and math.isfinite(value)]
     plain = all(value == 0 or 1e-3 <= abs(value) < 1e5 for value in floats)
     needed = [len(f"{value:.4f}".rstrip("0").partition(".")[2]) for value in floats]

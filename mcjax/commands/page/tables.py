@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 NUMERIC = re.compile(r"[-+−±]?\.?\d|(–|NaN|-?Infinity|)$")
-"""Text that counts as a number, to align its column right."""
+"""Pattern of text that counts as a number: columns of numbers are aligned right."""
 
 
 def tables(title: str, results: Mapping[str, Any]) -> Iterator[str]:
