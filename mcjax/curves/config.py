@@ -16,7 +16,6 @@ class FitConfig(TrainConfig):
 
     Attributes:
         points_per_step: Number of t drawn in each step; the gradient is the mean over them.
-
     """
 
     points_per_step: int = 1
@@ -58,7 +57,6 @@ class PamConfig(FitConfig):
             usually in the first iteration only.
         objective_images: Number of fixed training images of the objective, by which half-steps are accepted.
         objective_points: Number of fixed points t of the objective.
-
     """
 
     epochs: int = 40

@@ -39,7 +39,6 @@ class Curve:
         spec: The spec by which P permutes theta_2.
         kind: "bezier" or "chain", which decides the weights.
         control_points: Number of control points.
-
     """
 
     spec: PermutationSpec

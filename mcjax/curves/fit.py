@@ -33,7 +33,6 @@ class CurveFit(NamedTuple):
         P: The permutation of theta_2.
         path: The fitted path t -> theta.
         history: Metrics of all epochs, float32 ([pairs,] epochs).
-
     """
 
     theta_c: trees.Tree
@@ -131,9 +130,6 @@ def fit_curve(
     Each step draws t uniformly, takes the cross entropy of the network at r(t) by batch statistics plus its L2 term,
     and moves theta_c by SGD. The endpoints never move.
 
-        fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
-        middle = fit.path(0.5)
-
     Args:
         key: Typed key. Every pair uses a key of its own, split from it.
         model: The model of the endpoints.
@@ -154,6 +150,10 @@ def fit_curve(
         InputError: If the curve has no control points, or model and data do not fit.
         RunError: If a loss becomes infinite or NaN.
 
+    Example::
+
+        fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
+        middle = fit.path(0.5)
     """
     check_fit_inputs(key, model, curve, data)
     config = config if isinstance(config, FitConfig) else FitConfig(**vars(config or TrainConfig()))

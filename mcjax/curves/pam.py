@@ -60,7 +60,6 @@ class PamFit(NamedTuple):
         proximal: Proximal term of the proposal.
         accepted: Whether the proposal was accepted, bool.
         moved: Number of units that the proposal moves, int; 0 for a curve.
-
     """
 
     theta_c: trees.Tree
@@ -95,9 +94,6 @@ def fit_pam(
     every activation and every rounding. Q is the mean cross entropy by batch statistics over fixed images and a fixed
     grid of t, R the mean of weight_decay / 2 * ||r(t)||^2.
 
-        fit = fit_pam(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
-        print(fit.objective, fit.accepted)
-
     Args:
         key: Typed key.
         model: The model of the endpoints. Its spec must have groups.
@@ -120,6 +116,10 @@ def fit_pam(
         SpecError: As `fit_curve`.
         RunError: As `fit_curve`.
 
+    Example::
+
+        fit = fit_pam(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
+        print(fit.objective, fit.accepted)
     """
     check_fit_inputs(key, model, curve, data)
     config = config or PamConfig()

@@ -75,7 +75,6 @@ def objective_on_grid(
 
     Returns:
         float64 (pairs, candidates).
-
     """
     pairs = (theta_1, theta_2, theta_c, P)
     return np.asarray(_objective_on_grid(model, curve, weight_decay, ts, images, pairs), np.float64)
@@ -116,7 +115,6 @@ class PermutationContext(NamedTuple):
         theta_c: Control points of the parameters.
         anchor: P_k as matrices (n, n) per group, the centre of the proximal term.
         rate: Learning rate per group.
-
     """
 
     theta_1: trees.Tree
@@ -256,7 +254,6 @@ def candidate_permutations(key: jax.Array, soft: Permutation, rounding: Rounding
 
     Raises:
         InputError: If a matrix is not finite.
-
     """
     for group, matrices in soft.items():
         if not np.isfinite(np.asarray(matrices)).all():

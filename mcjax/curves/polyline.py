@@ -19,6 +19,8 @@ class Polyline(NamedTuple):
 
     knots: the networks along a leading axis, at least two.
 
+    Example::
+
         line = Polyline(mcjax.trees.stack([theta_1, theta_c, theta_2]))
         metrics = evaluate_path(model, line.path, data)
         heights = jax.jit(lambda line: line.heights(loss))(line)

@@ -33,7 +33,7 @@ class Dataset:
         train_labels: Training labels.
         test_images: Test inputs.
         test_labels: Test labels.
-        num_classes: The number of classes, or of numbers in one output.
+        num_classes: Number of classes, or of numbers in one output.
         mean: The mean of the training pixels, scaled to [0, 1], float32 (c,); unused for inputs of other kinds.
         std: Their standard deviation, float32 (c,).
         name: The name in messages and results.
@@ -116,7 +116,7 @@ def from_arrays(
         train_labels: Integers (n,).
         test_images: uint8 (n, h, w, c) or (n, h, w).
         test_labels: Integers (n,).
-        num_classes: The number of classes (None: one more than the largest label).
+        num_classes: Number of classes (None: one more than the largest label).
         name: The name in messages and results.
 
     Raises:

@@ -38,9 +38,6 @@ def match_activations(
     its blocks. Units that cannot be told apart stay in place.
     Source: Tatro et al., 2020, "Optimizing Mode Connectivity via Neuron Alignment", Algorithm 1.
 
-        match = match_activations(model, theta_1, theta_2, data)
-        print(match.info["before"], match.info["after"])
-
     Args:
         model: The model of both networks.
         theta_1: Variables of one network, or of several along a leading pair axis.
@@ -60,6 +57,10 @@ def match_activations(
         SpecError: If the endpoints are not of this model.
         InputError: If the model cannot take the images, or the activations are not finite.
 
+    Example::
+
+        match = match_activations(model, theta_1, theta_2, data)
+        print(match.info["before"], match.info["after"])
     """
     if cost not in GAINS:
         raise InputError(f"got cost={cost!r}, expected one of {', '.join(GAINS)}.")

@@ -42,7 +42,6 @@ def descend(
 
     Returns:
         The end of the restart.
-
     """
     groups = list(weights.sizes)
     if start != "given" or given is None:
@@ -70,7 +69,6 @@ def propagate(descent: "CoordinateDescent", rng: np.random.Generator | None = No
     Args:
         descent: The restart, which is moved.
         rng: If given, shares are multiplied by random numbers, so that other orders of the groups come up.
-
     """
     weights = descent.weights
     total = {group: _spread(weights, places) for group, places in weights.places.items()}
@@ -122,7 +120,6 @@ class CoordinateDescent:
 
         Raises:
             InputError: If weights of these places are not finite.
-
         """
         inputs = [*places, *(self.P[partner] for place in places for partner in place.partners)]
         if _identical(self._assigned.get(group, []), inputs):

@@ -12,7 +12,6 @@ class Match(NamedTuple):
         P: group -> int32 ([pairs,] n). `permute(spec, P, theta_2)` is theta_2 in the order of units of theta_1.
         objective: The function that the matching maximises or minimises, at `P`: float64 ([pairs]).
         info: Further results by name. Every matching documents its own.
-
     """
 
     P: Permutation

@@ -22,7 +22,6 @@ class MergedNetworks(NamedTuple):
         P: group -> int32 (networks, n); that of network 0 is the identity.
         objective: The sum over pairs of <P_i theta_i, P_j theta_j> over parameters, at the start and after every round,
             float64 (rounds + 1,).
-
     """
 
     theta: trees.Tree
@@ -35,9 +34,6 @@ def match_to_reference(
 ) -> Permutation:
     """The permutation of each of many networks onto one reference.
 
-        P = match_to_reference(lambda a, b: match_activations(model, a, b, data), theta_1, thetas)
-        aligned = jax.vmap(lambda P, theta: permute(model.spec, P, theta))(P, thetas)
-
     Args:
         match: A matching (theta_1, theta_2) -> Match, with all other arguments bound.
         reference: The network that the others are matched to.
@@ -46,6 +42,10 @@ def match_to_reference(
     Returns:
         group -> int32 (networks, n).
 
+    Example::
+
+        P = match_to_reference(lambda a, b: match_activations(model, a, b, data), theta_1, thetas)
+        aligned = jax.vmap(lambda P, theta: permute(model.spec, P, theta))(P, thetas)
     """
     count = jax.tree.leaves(thetas)[0].shape[0]
     return _stacked([match(reference, trees.index(thetas, i)).P for i in range(count)])
@@ -70,9 +70,6 @@ def merge(
     Source: Ainsworth, Hayase and Srinivasa, 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
     Algorithm 3.
 
-        merged = merge(jax.random.key(0), model.spec, thetas)
-        print(merged.objective)
-
     Args:
         key: A typed key.
         spec: The groups of the networks: `model.spec`.
@@ -89,6 +86,10 @@ def merge(
         InputError: For fewer than two networks.
         SpecError: If spec, networks and P do not fit each other.
 
+    Example::
+
+        merged = merge(jax.random.key(0), model.spec, thetas)
+        print(merged.objective)
     """
     count = _check_networks(spec, thetas, max_rounds)
     restarts = (3 if P is None else 1) if restarts is None else restarts

@@ -28,7 +28,6 @@ class Place(NamedTuple):
             places of equal shape and structure share a compiled program.
         partners: The groups that permute the other axes, perhaps the units' own.
         whole: Whether every entry of the leaf belongs to a unit, so that the products of units sum up to the leaf's.
-
     """
 
     leaf: str
@@ -106,7 +105,6 @@ def unit_products(
 
     Returns:
         float32 (n, n), units of leaf_1 by units of leaf_2.
-
     """
     rows_1, at = _unit_axis(leaf_1.astype(jnp.float32), position, axes)
     rows_2, _ = _unit_axis(permute_leaf(others, P, leaf_2.astype(jnp.float32)), position, axes)
@@ -123,7 +121,7 @@ class WeightProducts(NamedTuple):
     Attributes:
         leaves_1: The leaves of theta_1 by name.
         leaves_2: The leaves of theta_2 by name.
-        sizes: The number of units of every group.
+        sizes: Number of units of every group.
         places: The places of every group.
         spreads: How much the units of a place differ from each other: the geometric mean over both networks of the
             summed squared distances from the mean unit.
@@ -131,7 +129,6 @@ class WeightProducts(NamedTuple):
             one axis is permuted. The inner product is linear in the permutation of these.
         shared: One whole place for each other leaf with permuted axes.
         constant: The inner product of the leaves that no group permutes.
-
     """
 
     leaves_1: dict[str, jax.Array]
@@ -155,7 +152,7 @@ def weight_products(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leav
 
     Args:
         spec: The groups of the networks.
-        sizes: The number of units of every group.
+        sizes: Number of units of every group.
         leaves_1: The weights of theta_1 by name.
         leaves_2: The weights of theta_2 by name.
 
@@ -164,7 +161,6 @@ def weight_products(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leav
 
     Raises:
         InputError: If a leaf that no group permutes is not finite.
-
     """
     first, second = jax.device_put((leaves_1, leaves_2))
     linear = {group: np.zeros((n, n)) for group, n in sizes.items()}

@@ -37,8 +37,7 @@ class StraightThroughConfig(TrainConfig):
             cosine and sums up to it. The default suits a start from a match; from the identity, three times as much
             goes farther.
         random_t: Whether t is drawn uniformly from [0, 1] at every step, instead of t = 1/2.
-        images: The number of training images on which the permutations of all epochs are compared.
-
+        images: Number of training images on which the permutations of all epochs are compared.
     """
 
     epochs: int = 20
@@ -59,9 +58,8 @@ class State(NamedTuple):
     Attributes:
         matrices: group -> float32 (n, n), the real matrix behind the permutation.
         optimizer: The state of Adam.
-        step: The number of steps taken, int32.
+        step: Number of steps taken, int32.
         path: group -> int32 (epochs, n), the permutations at the end of every epoch but the last.
-
     """
 
     matrices: Permutation
@@ -140,7 +138,6 @@ def between(model: Model, ends: BothEnds, P: Permutation, t: float | jax.Array) 
 
     Returns:
         The network, with the batch statistics of theta_1.
-
     """
     end = permute(model.spec, P, ends.theta_2)
     params = jax.tree.map(lambda a, b: (1 - t) * a + t * b, trees.params(ends.theta_1), trees.params(end))
@@ -167,9 +164,6 @@ def match_straight_through(
     Source: Ainsworth, Hayase and Srinivasa, 2023, "Git Re-Basin", section 3.3. There the real variables are a copy
     of theta_1, rounded by weight matching with theta_2.
 
-        match = match_straight_through(key, model, theta_1, theta_2, data, P=match_activations(...).P)
-        print(match.info["objectives"])
-
     Args:
         key: A typed key.
         model: The model of both networks.
@@ -190,6 +184,10 @@ def match_straight_through(
         SpecError: If endpoints and P are not of this model.
         RunError: If the loss is not finite.
 
+    Example::
+
+        match = match_straight_through(key, model, theta_1, theta_2, data, P=match_activations(...).P)
+        print(match.info["objectives"])
     """
     check_typed_keys(key)
     config = config or StraightThroughConfig()

@@ -37,15 +37,12 @@ def match_weights(
     Source: Ainsworth, Hayase and Srinivasa, 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
     Algorithm 1; the starts by propagation are not theirs.
 
-        match = match_weights(jax.random.key(0), model.spec, theta_1, theta_2)
-        print(match.objective, match.info["restarts"])
-
     Args:
         key: One typed key. All pairs use the same.
         spec: The groups of the networks: `model.spec`.
         theta_1: Variables of one network, or of several along a leading pair axis.
         theta_2: As many networks, whose units are matched to those of theta_1.
-        restarts: The number of restarts.
+        restarts: Number of restarts.
         P: group -> int32 ([pairs,] n), where the first restart begins instead, such as a match of activations. The
             result is never below it.
         max_sweeps: The largest number of sweeps of a restart.
@@ -58,6 +55,10 @@ def match_weights(
         SpecError: If endpoints, P and spec do not fit each other.
         InputError: If weights are not finite.
 
+    Example::
+
+        match = match_weights(jax.random.key(0), model.spec, theta_1, theta_2)
+        print(match.objective, match.info["restarts"])
     """
     if not isinstance(spec, PermutationSpec):
         raise InputError(f"got a {type(spec).__name__} for the spec, expected a PermutationSpec: model.spec, perhaps.")

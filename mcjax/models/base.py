@@ -30,7 +30,7 @@ class Model(NamedTuple):
         spec: The groups of units that can be permuted.
         name: The name of the architecture, for messages.
         input_shape: The shape of one input, (height, width, channels) for images.
-        num_classes: The number of outputs.
+        num_classes: Number of outputs.
         convolutions: The kind of convolutions, by which `runtime` decides between vmap and loops.
         input_dtype: "float32" for images, "int32" for tokens.
     """
@@ -63,7 +63,7 @@ def make_model(
         spec: The groups of its units.
         name: The model's name.
         input_shape: The shape of one input.
-        num_classes: The number of outputs.
+        num_classes: Number of outputs.
         convolutions: The kind of convolutions.
         input_dtype: The dtype of inputs.
 

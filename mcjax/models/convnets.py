@@ -16,7 +16,7 @@ class Layer(NamedTuple):
     """One convolution with batch norm and activation.
 
     Attributes:
-        features: The number of channels.
+        features: Number of channels.
         size: Height and width of the kernel.
         stride: Stride of both axes.
         padding: Zeros added to each side.
@@ -36,7 +36,7 @@ class ConvNet(nn.Module):
     Attributes:
         layers: The convolutions.
         hidden: Units of the hidden dense layers; without any, feature maps are averaged.
-        num_classes: The number of outputs.
+        num_classes: Number of outputs.
         activation: Activation of the hidden layers.
         kernel_init: A name in `INITIALIZERS`, for the convolutions.
         channel_dropout: The rate of every hidden layer, which drops whole channels. If empty, inputs of the hidden
@@ -78,8 +78,8 @@ def feed_forward_spec(
     """The spec of layers `Conv_i` (with `BatchNorm_i` if `norm`), then `hidden` layers `Dense_i` and one of classes.
 
     Args:
-        convolutions: The number of convolutions.
-        hidden: The number of hidden dense layers.
+        convolutions: Number of convolutions.
+        hidden: Number of hidden dense layers.
         positions: Places of the last feature map, which is flattened; 1 if it is averaged.
         norm: Whether each convolution has batch norm.
         bias: Whether layers have biases.
@@ -195,7 +195,7 @@ def vgg11(
     """Eight convolutions with batch norm and max pooling, two dense layers of 512 with dropout.
 
     Args:
-        num_classes: The number of classes.
+        num_classes: Number of classes.
         input_shape: (height, width, channels).
         activation: Activation of the hidden layers.
         width: Multiplier of all widths.

@@ -76,7 +76,7 @@ class Conv(nn.Module):
     """A square 2-D convolution: kernel (size, size, in, features) and, with `use_bias`, bias (features).
 
     Attributes:
-        features: The number of output channels.
+        features: Number of output channels.
         size: Height and width of the kernel.
         stride: Stride of both axes.
         padding: Zeros added to each side.

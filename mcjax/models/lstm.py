@@ -76,7 +76,7 @@ def lstm(num_classes: int, input_shape: tuple[int, ...], *, width: float = 1.0, 
         num_classes: The size of the vocabulary.
         input_shape: (length,) of a sequence.
         width: Multiplier of all widths.
-        layers: The number of LSTM layers.
+        layers: Number of LSTM layers.
     """
     if len(input_shape) != 1:
         raise InputError(f"lstm reads sequences of tokens: got input_shape={input_shape}, expected (length,).")

@@ -16,7 +16,7 @@ class MLP(nn.Module):
 
     Attributes:
         widths: Units of the hidden layers.
-        num_classes: The number of outputs.
+        num_classes: Number of outputs.
         activation: Activation of the hidden layers.
         output: Activation of the last layer.
         bias: Whether layers have biases.
@@ -51,7 +51,7 @@ def mlp(
     """A multilayer perceptron.
 
     Args:
-        num_classes: The number of outputs: classes, or numbers for a regression.
+        num_classes: Number of outputs: classes, or numbers for a regression.
         input_shape: The shape of one input, which is flattened.
         widths: Units of each hidden layer.
         activation: Activation of the hidden layers.

@@ -55,7 +55,8 @@ def from_flax(
         SpecError: Spec, activations and module do not fit each other.
         InputError: The module needs other arguments, or holds variables other than parameters and batch statistics.
 
-    Example:
+    Example::
+
         model = from_flax(Net(), x)
         print(model.spec)
     """
@@ -92,7 +93,8 @@ def from_function(
         example_input: A batch (n, ...) of floats or integers, or its `jax.ShapeDtypeStruct`.
         name: The model's name.
 
-    Example:
+    Example::
+
         model = from_function(init, lambda theta, x: jnp.tanh(x @ theta["a"]) @ theta["b"], x)
     """
     functions = Functions(init, apply, lambda theta, x, key: (apply(theta, x), trees.batch_stats(theta)))

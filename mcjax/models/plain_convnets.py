@@ -15,7 +15,7 @@ class PlainConvNet(nn.Module):
     Attributes:
         channels: Channels of the convolutions.
         hidden: Units of the hidden dense layers.
-        num_classes: The number of outputs.
+        num_classes: Number of outputs.
         activation: Activation of the hidden layers.
         window: Window of max pooling; 1 is no pooling.
         dropout: Dropout rate before the last layer.

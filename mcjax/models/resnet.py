@@ -13,7 +13,7 @@ class Block(nn.Module):
     """Two convolutions beside a skip connection; returns the new trunk and the inner activations.
 
     Attributes:
-        features: The number of channels.
+        features: Number of channels.
         stride: Stride of the first convolution, and of the projection.
         projection: Whether the skip connection has a 1x1 convolution.
         activation: Activation of the hidden layers.
@@ -43,7 +43,7 @@ class ResNet(nn.Module):
     Attributes:
         widths: Channels of each stage.
         blocks: Blocks in each stage.
-        num_classes: The number of outputs.
+        num_classes: Number of outputs.
         activation: Activation of the hidden layers.
     """
 

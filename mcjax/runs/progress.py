@@ -16,6 +16,8 @@ class Progress:
     The time left is told from the steps of this process, so that it is right for a run that was resumed. Of several
     processes, the first writes.
 
+    Example::
+
         progress = Progress("training", 30)
         for epoch in range(30):
             progress.update(epoch + 1, f"loss {loss:.4f}")

@@ -18,7 +18,7 @@ class Saved(NamedTuple):
     """A state that was kept.
 
     Attributes:
-        step: The number of the step after which it was kept.
+        step: Number of the step after which it was kept.
         state: Nested dicts of arrays, as they were saved.
         about: JSON that was saved with it.
     """

@@ -46,13 +46,12 @@ def check_memory(needed: Callable[[int], float], chunk: int, count: int, what: s
     Args:
         needed: chunk -> the bytes that the computation needs, as from `program_memory`.
         chunk: The largest number of entries in memory at once.
-        count: The number of all entries.
+        count: Number of all entries.
         what: Their name, for the message: "points".
         advice: What to do if a single entry does not fit, for the message.
 
     Raises:
         InputError: If it does not fit. The message names a chunk that does.
-
     """
     limit = device_memory()
     if limit is None or (size := needed(chunk)) <= limit:

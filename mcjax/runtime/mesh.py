@@ -21,8 +21,6 @@ AXES = ("pair", "data")
 def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of pair * data devices, of all processes, for training, fitting, paths and planes.
 
-        endpoints = train_endpoints(keys, model, data, mesh=make_mesh())  # whole networks on every device
-
     Args:
         pair: How many networks, or pairs of them, run side by side. None is as many as the devices allow.
         data: Over how many devices each batch is split.
@@ -33,6 +31,10 @@ def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Devi
 
     Raises:
         InputError: If there are too few devices, or if a process would have none.
+
+    Example::
+
+        endpoints = train_endpoints(keys, model, data, mesh=make_mesh())  # whole networks on every device
     """
     devices = list(jax.devices() if devices is None else devices)
     if data < 1 or (pair is not None and pair < 1):

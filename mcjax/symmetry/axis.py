@@ -29,7 +29,6 @@ class Axis:
             a norm). None in a declaration: the last axis of a leaf makes them, and every other axis reads them.
         start: First position of the segment.
         stop: Position behind the segment. None is the end of the axis.
-
     """
 
     group: str
@@ -88,7 +87,6 @@ def as_entry(declared: Any, last: bool) -> Entry:
 
     Raises:
         SpecError: If `declared` is anything else.
-
     """
     if declared is None:
         return None

@@ -26,7 +26,6 @@ def project_birkhoff(M: Any, steps: int = 20) -> jax.Array:
 
     Returns:
         Float (..., n, n), doubly stochastic up to small negative entries.
-
     """
     M = _check_square(jnp.asarray(M))
 
@@ -63,7 +62,6 @@ def sinkhorn(M: Any, temperature: float = 1.0, steps: int = 20) -> jax.Array:
 
     Raises:
         InputError: If the temperature is not positive.
-
     """
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise InputError(f"got temperature={temperature}, expected it to be positive.")
@@ -90,7 +88,6 @@ def nearest_permutation(M: Any) -> np.ndarray:
 
     Raises:
         InputError: If M is not finite.
-
     """
     M = _check_square(np.asarray(M, dtype=np.float64))
     if not np.isfinite(M).all():
@@ -125,7 +122,6 @@ def birkhoff_decomposition(M: Any, terms: int = 11) -> tuple[np.ndarray, np.ndar
 
     Raises:
         InputError: If M is not one finite matrix, or `terms` is not positive.
-
     """
     rest = _check_square(np.asarray(M, dtype=np.float64)).copy()
     if rest.ndim != 2 or not np.isfinite(rest).all() or terms < 1:

@@ -28,7 +28,6 @@ def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tole
 
     Raises:
         SpecError: Names the groups whose permutation changes the outputs or puts activations in another order.
-
     """
     model.spec.validate(theta)
     # Step 1: variables at a generic point, prepared by numpy so that the first jax array is one of float64.

@@ -30,7 +30,6 @@ def dense(path: str, inputs: str | Axis | None, outputs: str | None, *, bias: bo
 
     Returns:
         The axes of its leaves.
-
     """
     kernel: LayerSpec = {f"params/{path}/kernel": (inputs, outputs)}
     return {**kernel, f"params/{path}/bias": (outputs,)} if bias else kernel
@@ -48,7 +47,6 @@ def conv(path: str, inputs: str | None, outputs: str | None, *, bias: bool = Tru
 
     Returns:
         The axes of its leaves.
-
     """
     kernel: LayerSpec = {f"params/{path}/kernel": (*(None,) * spatial, inputs, outputs)}
     return {**kernel, f"params/{path}/bias": (outputs,)} if bias else kernel
@@ -80,7 +78,6 @@ def residual_block(path: str, inputs: str, inner: str, outputs: str, *, projecti
 
     Raises:
         SpecError: If there is no projection and the groups differ.
-
     """
     if not projection and inputs != outputs:
         raise SpecError(

@@ -43,7 +43,6 @@ def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.T
 
     Raises:
         SpecError: If `P`, the spec and the variables do not belong together, or a concrete hard `P` repeats an index.
-
     """
     check_permutation(spec, P, spec.group_sizes(theta))
     return _permute(spec, P, theta)

@@ -54,7 +54,6 @@ class PermutationSpec:
             "params/Dense_1/kernel": ("dense_0", None),
             "params/Dense_1/bias": (None,),
         })
-
     """
 
     axes: Mapping[str, Entries]

@@ -49,7 +49,6 @@ def estimate_statistics(
 
     Returns:
         `theta` with new batch statistics.
-
     """
     stats = trees.batch_stats(theta)
     if not jax.tree.leaves(stats):
@@ -97,7 +96,6 @@ def reestimate(
     Raises:
         InputError: If model and data do not fit.
         SpecError: If `theta` is not of this model.
-
     """
     check_model_and_data(model, data)
     many = has_leading_axis(theta, model)

@@ -33,7 +33,6 @@ class TrainConfig:
         steps_per_epoch: Steps per epoch. None is the number of whole batches in the training set.
         optimizer: "sgd" or "adam".
         clip: Largest global norm of a gradient; larger ones are scaled down to it. None does not clip.
-
     """
 
     epochs: int = 30

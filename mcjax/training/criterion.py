@@ -33,7 +33,6 @@ class Criterion:
         images: How many of the first images of the split are used. None uses all.
         batch_size: Images per batch.
         calibration_images: How many of the first training images batch statistics are estimated on. None uses all.
-
     """
 
     metric: Metric = "loss"

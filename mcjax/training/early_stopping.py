@@ -19,7 +19,6 @@ class EarlyStopping:
         running: Indices of the fits that still train, int (running,).
         values: The criterion of every fit at its last measurement, float32 (fits,). inf before the first.
         epochs: Number of epochs that every fit has trained, int (fits,).
-
     """
 
     def __init__(self, model: Model, criterion: Criterion, data: Dataset, targets: np.ndarray) -> None:
@@ -51,7 +50,6 @@ class EarlyStopping:
 
         Returns:
             Metrics of all fits (fits,), in which a stopped fit repeats its last.
-
         """
         self.epochs[self.running] += 1
         filled = {}

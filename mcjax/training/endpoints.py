@@ -31,7 +31,6 @@ class Endpoints(NamedTuple):
         history: {"loss", "accuracy"}, float32 (keys, epochs).
         criterion: The criterion of every network when it stopped, float32 (keys,): above the target if the epochs
             were not enough. None without a target.
-
     """
 
     theta: trees.Tree
@@ -118,9 +117,6 @@ def train_endpoints(
 
     The key decides everything: its network is the same, to rounding, whatever the other keys and however many devices.
 
-        endpoints = train_endpoints(jax.random.split(jax.random.key(0), 2), model, data)
-        theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], endpoints.theta) for i in range(2))
-
     Args:
         keys: Typed keys (n,).
         model: The model.
@@ -139,6 +135,10 @@ def train_endpoints(
         InputError: If model and data do not fit, the mesh does not divide a batch, or a target is not positive.
         RunError: If a loss becomes infinite or NaN.
 
+    Example::
+
+        endpoints = train_endpoints(jax.random.split(jax.random.key(0), 2), model, data)
+        theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], endpoints.theta) for i in range(2))
     """
     config = config or TrainConfig()
     check_model_and_data(model, data)

@@ -19,7 +19,6 @@ class FixedImages(NamedTuple):
         labels: (batches, size).
         mean: The mean per channel to normalise by.
         std: The standard deviation per channel to normalise by.
-
     """
 
     images: jax.Array
@@ -44,7 +43,6 @@ def fixed_images(data: Dataset, augmentation: Augmentation, images: int, batch_s
 
     Returns:
         The batches on the device.
-
     """
     images = min(images, len(data.train_labels))
     count = -(-images // batch_size)
@@ -68,7 +66,6 @@ def objective_on(model: Model, theta: trees.Tree, fixed: FixedImages, weight_dec
 
     Returns:
         A float32 scalar. Pure: works under jit, vmap and grad.
-
     """
 
     def added(total: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:

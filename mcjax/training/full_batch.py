@@ -89,9 +89,6 @@ def full_batch_loss(
     and weight decay on equally many images share a program. A program that closes over it holds the images as
     constants, on every device of a mesh.
 
-        loss = full_batch_loss(model, data, weight_decay=5e-4)
-        gradient = jax.jit(lambda loss, theta: jax.grad(loss)(theta))(loss, theta)
-
     Args:
         model: The model.
         data: The data set.
@@ -107,6 +104,10 @@ def full_batch_loss(
     Raises:
         InputError: If model and data do not fit, the data lack the split or the images, or a number is out of range.
 
+    Example::
+
+        loss = full_batch_loss(model, data, weight_decay=5e-4)
+        gradient = jax.jit(lambda loss, theta: jax.grad(loss)(theta))(loss, theta)
     """
     check_model_and_data(model, data)
     Criterion(split=split, images=images, batch_size=batch_size).check(data)

@@ -48,7 +48,6 @@ def steps_per_epoch(config: TrainConfig, data: Dataset) -> int:
 
     Raises:
         InputError: If a batch is larger than the training set.
-
     """
     n = len(data.train_labels)
     if config.batch_size > n:
@@ -70,7 +69,6 @@ def training_augmentation(config: TrainConfig, data: Dataset) -> Augmentation:
 
     Raises:
         InputError: If inputs that are not images would be augmented.
-
     """
     augmentation = data.default_augmentation() if config.augmentation is None else config.augmentation
     if len(data.image_shape) != 3 and augmentation != Augmentation.none():
@@ -126,7 +124,6 @@ def epoch(
 
     Returns:
         The new state, and the metrics averaged over steps.
-
     """
 
     def one_step(state: State, batch: tuple[jax.Array, jax.Array]) -> tuple[State, Metrics]:
@@ -247,7 +244,6 @@ def run_epochs(
     Raises:
         RunError: At the first epoch with a loss that is not finite; the epoch before is kept.
         InputError: If the mesh does not divide a batch, or comes together with a target.
-
     """
     if mesh is not None:
         check_mesh(mesh, step.config.batch_size)

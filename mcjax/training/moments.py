@@ -66,7 +66,6 @@ def merge(p: T, q: T) -> T:
 
     Returns:
         The same of all samples.
-
     """
     return jax.tree.map(_merge, p, q, is_leaf=lambda node: isinstance(node, Moments | CrossMoments))
 
@@ -92,7 +91,6 @@ def accumulate(moments: Callable[[Any], T], batches: Any) -> T:
 
     Returns:
         The same tree, of the samples of all batches.
-
     """
     shapes = jax.eval_shape(moments, jax.tree.map(lambda leaf: leaf[0], batches))
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

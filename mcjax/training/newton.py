@@ -20,8 +20,8 @@ class NewtonResult(NamedTuple):
         x: The point, a tree.
         value: The function's value there.
         gradient_norm: The Euclidean norm of the gradient there.
-        iterations: The number of Newton steps tried.
-        products: The number of Hessian-vector products they took.
+        iterations: Number of Newton steps tried.
+        products: Number of Hessian-vector products they took.
         converged: Whether the gradient norm is at most the tolerance.
     """
 
@@ -87,7 +87,8 @@ def trust_region_newton(
     Returns:
         The last point, and the last carry.
 
-    Example:
+    Example::
+
         found, _ = trust_region_newton(loss, params, tolerance=1e-6)
     """
     flat, unravel = ravel_pytree(start)

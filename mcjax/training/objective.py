@@ -75,7 +75,6 @@ def training_loss(
 
     Returns:
         The loss, and (metrics without the L2 term, batch statistics of this batch).
-
     """
     params = trees.params(theta)
     computed = theta
@@ -103,7 +102,6 @@ def evaluate_images(
 
     Returns:
         The metrics, float32 scalars.
-
     """
 
     def sums(batch: jax.Array, batch_labels: jax.Array) -> jax.Array:
@@ -131,9 +129,6 @@ def evaluate_splits(model: Model, theta: trees.Tree, data: Dataset, batch_size: 
 def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1000) -> tuple[Metrics, Metrics]:
     """Train and test metrics of a network, by the batch statistics in `theta`.
 
-        train, test = evaluate(model, theta, data)
-        print(test.loss, test.accuracy)
-
     Args:
         model: The model.
         theta: Variables of one network, or of several along a leading axis.
@@ -147,6 +142,10 @@ def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1
         SpecError: If theta is not of this model.
         InputError: If model and data do not fit.
 
+    Example::
+
+        train, test = evaluate(model, theta, data)
+        print(test.loss, test.accuracy)
     """
     check_model_and_data(model, data)
     many = has_leading_axis(theta, model)

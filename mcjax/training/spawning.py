@@ -29,7 +29,6 @@ class Spawned(NamedTuple):
         parents: The parent at each spawn epoch, leading axes ([seeds,] spawn epochs).
         history: Metrics of the children, float32 ([seeds,] spawn epochs, children, epochs); up to the spawn epoch
             those of the parent.
-
     """
 
     theta: trees.Tree
@@ -84,11 +83,6 @@ def spawn(
     copies are spawned early. Every segment between two spawn epochs folds its first epoch into the keys: the parent's
     key for networks that are not spawned yet, their own for the others.
 
-        spawned = spawn(key, model, data, (0, 2, 10), TrainConfig(epochs=30))
-        first, second = (jax.tree.map(lambda leaf: leaf[:, i], spawned.theta) for i in range(2))
-        lines = evaluate_path(model, linear(model.spec).bind_pairs(first, second), data)
-        print(barrier(lines, "test_accuracy", "mean"))  # the instability at each spawn epoch
-
     Args:
         key: Typed key, or several (n,) for as many parents.
         model: The model.
@@ -108,6 +102,12 @@ def spawn(
         InputError: For other spawn epochs, and as `train_endpoints`.
         RunError: If a loss becomes infinite or NaN.
 
+    Example::
+
+        spawned = spawn(key, model, data, (0, 2, 10), TrainConfig(epochs=30))
+        first, second = (jax.tree.map(lambda leaf: leaf[:, i], spawned.theta) for i in range(2))
+        lines = evaluate_path(model, linear(model.spec).bind_pairs(first, second), data)
+        print(barrier(lines, "test_accuracy", "mean"))  # the instability at each spawn epoch
     """
     config = config or TrainConfig()
     check_model_and_data(model, data)
@@ -173,7 +173,6 @@ def snapshots(
     Raises:
         InputError: For other epochs, and as `train_endpoints`.
         RunError: If a loss becomes infinite or NaN.
-
     """
     config = config or TrainConfig()
     check_model_and_data(model, data)

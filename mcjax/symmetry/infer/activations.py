@@ -28,7 +28,6 @@ class Extraction(NamedTuple):
         units: int (n, copies), positions of each unit's copies on that axis.
         copies_differ: Whether another group of the spec permutes the copies.
         averaged: Positions of the other axes that groups of the spec permute.
-
     """
 
     address: Address
@@ -60,7 +59,6 @@ def infer_activations(fn: Callable[..., Any], spec: PermutationSpec) -> Callable
     Returns:
         The compiled function (theta, x) -> {group: (float[..., n], ...)}, with the units on the last axis. When it is
         traced, it raises SpecError if a group of the spec permutes an axis that must stay in place.
-
     """
 
     @jax.jit

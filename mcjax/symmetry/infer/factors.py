@@ -52,7 +52,6 @@ class Factors:
 
         Returns:
             The product of the new atom; `()` if the length is 1.
-
         """
         return () if size == 1 else (self._atom(size, reason, origin),)
 

@@ -24,7 +24,6 @@ class LinearMap(NamedTuple):
         product: Slot of the product.
         preactivation: Slot of the value after biases and norms: the last one that is affine in the product, entry by
             entry, and that a single equation reads.
-
     """
 
     equation: int
@@ -47,7 +46,6 @@ def linear_maps(program: Program, leaves: Sequence[str], kernels: Sequence[str])
 
     Raises:
         SpecError: If a kernel is not used exactly once, in a product or a convolution with data.
-
     """
     products = KernelProducts(program, list(leaves))
     by_name = {
@@ -94,7 +92,6 @@ def linear_part(program: Program, linear_map: LinearMap, inputs: Sequence[Any], 
 
     Returns:
         An array of the preactivation's shape.
-
     """
 
     def preactivation(value: jax.Array) -> jax.Array:

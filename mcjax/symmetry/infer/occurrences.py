@@ -15,7 +15,6 @@ class Occurrence(NamedTuple):
         stop: Position behind the segment, whose length is outer * n * inner for a factor of length n.
         outer: Product of the slower factors of the segment.
         inner: Product of the faster factors of the segment.
-
     """
 
     atom: int

@@ -28,7 +28,6 @@ class Operation(NamedTuple):
         shapes: Shape of every operand.
         results: Shape of every result.
         without_rule: Collects the primitives without a rule that touch an axis that could have been permuted.
-
     """
 
     factors: Factors

@@ -35,7 +35,6 @@ class KernelProduct(NamedTuple):
         kernel: Slot of the kernel.
         axis: Axis of the kernel that is left over, with the units.
         position: Axis of the product that holds the units.
-
     """
 
     kernel: int
@@ -63,7 +62,6 @@ def infer_preactivations(
     Returns:
         Pairs of a layer and its preactivations without bias, float[..., n], units last, in the order of the
         computation. Works under jit and vmap.
-
     """
     program = trace(fn, theta, x)
     products = KernelProducts(program, list(trees.flatten(theta)))
@@ -82,7 +80,6 @@ class KernelProducts:
         uses: How often each leaf or product is used, other than by a view of it.
         by_slot: Products, by slot, in the order of the computation.
         biases: Slot of the bias that is added to each product, by the product's slot.
-
     """
 
     def __init__(self, program: Program, names: list[str]) -> None:

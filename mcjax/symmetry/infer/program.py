@@ -45,7 +45,6 @@ class Equation(NamedTuple):
         outputs: Slots of the results.
         bodies: Programs of the bodies of a loop or of the branches of a conditional.
         scope: Module that the equation comes from, as far as the trace knows: `Net/Block_0/Conv_0`.
-
     """
 
     eqn: Any
@@ -76,7 +75,6 @@ class Program:
         equations: Equations in the order of evaluation.
         inputs: Slots of the inputs.
         outputs: Slots of the outputs.
-
     """
 
     def __init__(self, closed: Any, scope: str = "") -> None:
@@ -159,7 +157,6 @@ class Program:
 
         Returns:
             The value at each address; a value inside a scan is stacked over its steps along a leading axis.
-
         """
         return self._run(inputs, tuple(addresses), overrides or {})[1]
 

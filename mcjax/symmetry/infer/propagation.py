@@ -35,7 +35,6 @@ class Contraction(NamedTuple):
         shape: Shape of the value.
         position: Position of the axis that is summed over.
         product: Factors that are summed over.
-
     """
 
     address: Address
@@ -59,7 +58,6 @@ class Propagation:
         consumed: Origins of the leaf axes that read units: those that a product with data sums over.
         produced: Origins of the leaf axes that make units: all others that meet data, in the order in which they do.
         without_rule: Primitives without a rule that pinned an axis.
-
     """
 
     program: Program
@@ -83,7 +81,6 @@ class Propagation:
 
         Returns:
             Values of the program's outputs.
-
         """
         values = {slot: self._constant(value, program.shapes[slot]) for slot, value in program.constants.items()}
         values.update(zip(program.inputs, inputs, strict=True))
@@ -178,7 +175,6 @@ def propagate(fn: Callable[..., Any], theta: trees.Tree, x: Any) -> Propagation:
 
     Returns:
         The factors of all values, with the axes of inputs and of outputs pinned.
-
     """
     program, leaves = trace(fn, theta, x), trees.flatten(theta)
     found = Propagation(program, Factors())

@@ -52,7 +52,6 @@ def infer_spec(fn: Callable[..., Any], theta: trees.Tree, x: Any, *, strict: boo
 
     Raises:
         SpecError: If `strict` and a primitive has no rule.
-
     """
     found = propagate(fn, theta, x)
     if strict and found.without_rule:
