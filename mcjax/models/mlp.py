@@ -58,6 +58,12 @@ def mlp(
         width: Multiplier of all widths.
         output: Activation of the last layer.
         bias: Whether layers have biases.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If `widths` is not a sequence of at least one positive width.
     """
     if isinstance(widths, int):
         raise InputError(f"got widths={widths}, expected one width a hidden layer: ({widths},).")

@@ -1,4 +1,4 @@
-"""Pairs of networks along a leading axis, with a permutation of each second one."""
+"""Pairs of endpoints along a leading pair axis, with a permutation of each second endpoint."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Pairs(NamedTuple):
     Attributes:
         theta_1: First endpoints, leaves (pairs, ...).
         theta_2: Second endpoints, leaves (pairs, ...).
-        P: A permutation of each second endpoint, (pairs, n) or (pairs, n, n) for every group.
+        P: Permutations of the second endpoints, (pairs, n) or (pairs, n, n) per group.
         batched: Whether the caller's endpoints had a pair axis.
     """
 
@@ -33,24 +33,27 @@ class Pairs(NamedTuple):
         return len(jax.tree.leaves(self.theta_1)[0])
 
     def unbatch(self, tree: trees.Tree) -> trees.Tree:
-        """A result for the caller: without the pair axis, unless the endpoints had one."""
+        """A result for the caller: the pair axis is removed, unless the endpoints had one."""
         return tree if self.batched else trees.index(tree, 0)
 
 
 def pairs_of(
     model: Model, theta_1: trees.Tree, theta_2: trees.Tree, P: Permutation | None, hard: bool = False
 ) -> Pairs:
-    """The endpoints as pairs.
+    """The endpoints and P with a leading pair axis.
 
     Args:
         model: The model of all networks.
-        theta_1: First endpoint, or many along a leading axis.
+        theta_1: First endpoint, or several along a leading pair axis.
         theta_2: Second endpoint, or as many.
-        P: A permutation of theta_2, or one for every pair. None: the identity.
-        hard: Whether soft permutations are refused.
+        P: Permutation of theta_2, with the pair axis of the endpoints. None: the identity.
+        hard: Whether a soft P raises an error.
+
+    Returns:
+        The pairs.
 
     Raises:
-        SpecError: The endpoints are not of this model, or P is not one permutation of its groups for every pair.
+        SpecError: If the endpoints are not of this model, or P is not one permutation of its groups for every pair.
     """
     batched = check_ends(model, theta_1, theta_2)
     if P is not None and not isinstance(P, Mapping):

@@ -10,7 +10,7 @@ from mcjax.symmetry import layer_specs
 
 
 class Block(nn.Module):
-    """Two convolutions beside a skip connection; returns the new trunk and the inner activations.
+    """Two convolutions with a skip connection. Returns the new trunk and the inner activations.
 
     Attributes:
         features: Number of channels.
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages of basic blocks, global average pooling, classes.
+    """A stem, stages of basic blocks, global average pooling, and an output layer.
 
     Attributes:
         widths: Channels of each stage.
@@ -86,10 +86,10 @@ def _resnet(
 
 
 def resnet20(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """Three stages of three blocks."""
+    """ResNet20: three stages of three blocks."""
     return _resnet("resnet20", 3, num_classes, input_shape, activation, width)
 
 
 def resnet32(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """Three stages of five blocks: 466,906 parameters with 10 classes."""
+    """ResNet32: three stages of five blocks; 466,906 parameters with 10 classes."""
     return _resnet("resnet32", 5, num_classes, input_shape, activation, width)

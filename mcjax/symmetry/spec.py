@@ -44,7 +44,7 @@ class PermutationSpec:
         axes: For the name of every leaf, one entry per axis: an `Axis`; the name of a group, short for `Axis(name)`;
             None for an axis that is never permuted; or a sequence of these where several groups lie on one axis (heads
             and the units of each head, segments of a concatenation).
-        pinned: The reason why an axis (leaf, position) is never permuted, where `infer_spec` gave one.
+        pinned: Reasons for axes (leaf, position) that are never permuted, where there is one, as from `infer_spec`.
 
     Example::
 
