@@ -13,7 +13,7 @@ from mcjax.runtime.mapping import Convolutions
 from mcjax.symmetry import PermutationSpec, SpecError
 
 Activations = dict[str, tuple[jax.Array, ...]]
-"""group -> its activations after the nonlinearity: float[n, ..., units], one array for each layer that consumes them."""
+"""group -> its activations after the nonlinearity: float[n, ..., units], one array per layer that consumes them."""
 
 
 class Model(NamedTuple):
