@@ -124,7 +124,7 @@ class PermutationSpec:
         problems, sizes = self._check(trees.shapes(theta))
         if problems:
             raise SpecError(
-                "the spec and the variables do not fit:\n  "
+                "the spec and the variables do not match:\n  "
                 + "\n  ".join(problems)
                 + "\nDeclare every leaf in the spec, with None for axes that are never permuted."
             )
