@@ -96,7 +96,17 @@ class Curve:
         theta_c: trees.Tree | None = None,
         P: Permutation | None = None,
     ) -> jax.tree_util.Partial:
-        """The path t -> theta, with all other arguments bound."""
+        """The path t -> theta, with all other arguments bound.
+
+        Args:
+            theta_1: The network at t = 0.
+            theta_2: The network that P permutes; the result is the network at t = 1.
+            theta_c: Control points. None: zero, the straight line.
+            P: Hard or soft permutation of theta_2. None: the identity.
+
+        Returns:
+            The path, which can be an argument of compiled functions.
+        """
         return jax.tree_util.Partial(self, theta_1, theta_2, theta_c, P)
 
     def bind_pairs(
@@ -106,7 +116,17 @@ class Curve:
         theta_c: trees.Tree | None = None,
         P: Permutation | None = None,
     ) -> jax.tree_util.Partial:
-        """The paths of several pairs: every argument has a leading pair axis, and so has the result at t."""
+        """The paths of several pairs, with all arguments but t bound.
+
+        Args:
+            theta_1: As for `bind`, with a leading pair axis.
+            theta_2: As for `bind`, with a leading pair axis.
+            theta_c: As for `bind`, with a leading pair axis, or None.
+            P: As for `bind`, with a leading pair axis, or None.
+
+        Returns:
+            The path t -> theta, with a leading pair axis, which can be an argument of compiled functions.
+        """
         return jax.tree_util.Partial(PairwiseCurve(self), theta_1, theta_2, theta_c, P)
 
 

@@ -61,7 +61,14 @@ class CurveStep:
     """One step of SGD on the control points, at t drawn uniformly from [0, 1] (Neuron Alignment, Algorithm 2).
 
     With an anchor in the context, the objective includes the proximal term ||theta_c - anchor||^2 / (2 nu_phi) of
-    eq. 6. `steps` is the number of steps per epoch.
+    eq. 6.
+
+    Attributes:
+        model: The model of the endpoints.
+        curve: The curve.
+        config: Settings.
+        steps: Number of steps per epoch.
+        nu_phi: Weight of the proximal term, as in `PamConfig`.
     """
 
     model: Model

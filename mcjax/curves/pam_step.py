@@ -129,8 +129,15 @@ class PermutationStep:
     """One step of projected SGD on one matrix per group, at t drawn uniformly from [0, 1].
 
     The objective is the first line of eq. 6: the cross entropy at r(t) in training mode plus the proximal term
-    ||P - P_k||^2 / (2 nu_P). The matrix of a residual trunk receives the gradients of all blocks. `steps` is the number
-    of steps per epoch.
+    ||P - P_k||^2 / (2 nu_P). The matrix of a residual trunk receives the gradients of all blocks.
+
+    Attributes:
+        model: The model of the endpoints.
+        curve: The curve.
+        config: Settings of batches, augmentation and epochs.
+        steps: Number of steps per epoch.
+        nu_P: Weight of the proximal term, as in `PamConfig`.
+        projection: "alternating" or "sinkhorn", as in `PamConfig`.
     """
 
     model: Model
@@ -214,7 +221,7 @@ def automatic_learning_rates(
 def _tangent_gradient_rms(
     step: PermutationStep, ts: jax.Array, images: FixedImages, contexts: PermutationContext
 ) -> dict[str, jax.Array]:
-    """The root mean square of the entries of the mean gradient at P_k, projected onto the tangent space, by group."""
+    """The root mean square entry of the mean gradient at P_k, projected onto the tangent space, float32 (pairs,)."""
 
     def of_pair(context: PermutationContext) -> dict[str, jax.Array]:
         def at(t: jax.Array) -> Permutation:

@@ -133,7 +133,7 @@ def between(model: Model, ends: BothEnds, P: Permutation, t: float | jax.Array) 
 
     Args:
         model: The model of both networks.
-        ends: theta_1 and theta_2.
+        ends: The networks theta_1 and theta_2.
         P: Hard or soft permutation of theta_2.
         t: The point on the line, 0 at theta_1.
 

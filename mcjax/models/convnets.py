@@ -161,14 +161,18 @@ TINYSIX = (TINYTEN[0], TINYTEN[2], TINYTEN[5], TINYTEN[7])
 
 
 def tinyten(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """Eight narrow convolutions and global average pooling: 86,778 parameters with 10 classes."""
+    """TinyTen: eight narrow convolutions and global average pooling; 86,778 parameters with 10 classes.
+
+    The arguments are those of `create`.
+    """
     return _convnet("tinyten", TINYTEN, (), num_classes, input_shape, activation, width, "xavier")
 
 
 def tinysix(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """TinyTen without its layers 2, 4, 5 and 7: 28,746 parameters with 10 classes, 34,596 with 100.
+    """TinySix: TinyTen without layers 2, 4, 5 and 7; 28,746 parameters with 10 classes, 34,596 with 100.
 
-    The paper does not give the strides; here each layer has its stride in TinyTen: 1, 2, 2, 1.
+    The paper does not give the strides; here each layer has its stride in TinyTen: 1, 2, 2, 1. The arguments are those
+    of `create`.
     """
     return _convnet("tinysix", TINYSIX, (), num_classes, input_shape, activation, width, "xavier")
 
@@ -213,6 +217,9 @@ def vgg11(
 
 
 def vgg16(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """VGG16: thirteen convolutions, otherwise like VGG11; 15,253,578 parameters with 10 classes of 32x32 images."""
+    """VGG16: thirteen convolutions, otherwise like VGG11; 15,253,578 parameters with 10 classes of 32x32 images.
+
+    The arguments are those of `create`.
+    """
     stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
     return _vgg("vgg16", stages, num_classes, input_shape, activation, width)

@@ -85,7 +85,10 @@ def mnist_convnet(
     width: float = 1.0,
     dropout: float = 0.5,
 ) -> Model:
-    """Convolutions of 32 and 64 channels, and 1024 units with dropout: 3,274,634 parameters for 28x28 grey images."""
+    """Convolutions of 32 and 64 channels, and 1024 units with dropout: 3,274,634 parameters for 28x28 grey images.
+
+    The arguments are those of `create`.
+    """
     return _plain("mnist_convnet", (32, 64), (1024,), 2, num_classes, input_shape, activation, width, dropout)
 
 
@@ -100,7 +103,7 @@ def cifar_convnet(
     """Convolutions of 64 and 64 channels, then 384 and 192 units: 1,068,298 parameters for 24x24 colour images.
 
     It is Krizhevsky's network without local response normalisation, which couples neighbouring channels and so breaks
-    the permutation symmetry.
+    the permutation symmetry. The arguments are those of `create`.
     """
     return _plain("cifar_convnet", (64, 64), (384, 192), 3, num_classes, input_shape, activation, width, dropout)
 
@@ -114,6 +117,7 @@ def filters_convnet(
 ) -> Model:
     """Three convolutions of 32 3x3 filters, no pooling, no biases: 269,600 parameters for 28x28 grey images.
 
+    The arguments are those of `create`.
     Source: Kuditipudi et al. 2019, Explaining Landscape Connectivity of Low-cost Solutions, Figure 2.
     """
     return _plain("filters_convnet", (32,) * 3, (), 1, num_classes, input_shape, activation, width, 0.0, 3, False)

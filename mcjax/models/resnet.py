@@ -86,10 +86,16 @@ def _resnet(
 
 
 def resnet20(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """ResNet20: three stages of three blocks."""
+    """ResNet20: three stages of three blocks.
+
+    The arguments are those of `create`.
+    """
     return _resnet("resnet20", 3, num_classes, input_shape, activation, width)
 
 
 def resnet32(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """ResNet32: three stages of five blocks; 466,906 parameters with 10 classes."""
+    """ResNet32: three stages of five blocks; 466,906 parameters with 10 classes.
+
+    The arguments are those of `create`.
+    """
     return _resnet("resnet32", 5, num_classes, input_shape, activation, width)

@@ -85,6 +85,9 @@ def as_entry(declared: Any, last: bool) -> Entry:
         declared: The declaration.
         last: Whether this is the last axis of its leaf, which produces units unless `consumes` is set.
 
+    Returns:
+        The entry, with `consumes` set on every axis.
+
     Raises:
         SpecError: If `declared` is anything else.
     """

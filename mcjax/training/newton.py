@@ -173,7 +173,7 @@ def steihaug_cg(
 
     Args:
         product: The product of H with a vector (n,).
-        gradient: g, (n,).
+        gradient: The gradient g, (n,).
         radius: The radius of the ball, a scalar.
         accuracy: The norm of the residual at which the iteration ends, a scalar.
         max_products: Maximum number of products with H.

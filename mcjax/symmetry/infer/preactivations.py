@@ -14,7 +14,7 @@ from mcjax.symmetry.spec import PermutationSpec
 
 
 class KernelLayer(NamedTuple):
-    """A kernel that produces units, its axis of units, and the name of its bias (n,), or None."""
+    """A layer that produces units: its kernel, the kernel's axis of units, and its bias (n,) or None, by name."""
 
     kernel: str
     axis: int
