@@ -43,9 +43,9 @@ class PamConfig(FitConfig):
             tangent space of the doubly stochastic matrices. An entry with such a constant gradient would move by 15
             in the first half-step (300 in logarithms with "sinkhorn"), and by at most 0.15 (3) in the first step.
         annealing: Factor of the permutation learning rate from one iteration to the next, in (0, 1].
-        nu_P: Weight of the proximal term ||P - P_k||^2 / (2 nu_P) (eq. 6), which is 1 / nu_P for every unit that
+        nu_P: Constant of the proximal term ||P - P_k||^2 / (2 nu_P) (eq. 6), which is 1 / nu_P for every unit that
             moves.
-        nu_phi: Weight of the proximal term ||theta_c - theta_c_k||^2 / (2 nu_phi) (eq. 6).
+        nu_phi: Constant of the proximal term ||theta_c - theta_c_k||^2 / (2 nu_phi) (eq. 6).
         projection: After each step on the matrices, "alternating" makes 20 alternating projections onto the doubly
             stochastic matrices (the paper); "sinkhorn" is entropic mirror descent.
         rounding: "assignment" takes the nearest permutation (the paper). "sampled" takes the best of it and of
@@ -74,9 +74,18 @@ class PamConfig(FitConfig):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "PamConfig":
-        """Settings by name, with changes. "paper": 4 iterations of 20 and 40 epochs, 0.1 halved every 20.
+        """Settings by name, with some fields replaced.
 
-        "fast": 4 iterations of 4 and 8 epochs, in one cycle.
+        Args:
+            name: "paper", 4 iterations of 20 and 40 epochs at a rate of 0.1 halved every 20 (Neuron Alignment, section
+                4.1.2); or "fast", 4 iterations of 4 and 8 epochs, in one cycle.
+            **changes: Values of the fields to replace.
+
+        Returns:
+            The settings.
+
+        Raises:
+            InputError: If there is no such preset.
         """
         presets = {"paper": cls(schedule="halving"), "fast": cls(epochs=8, permutation_epochs=4)}
         if name not in presets:

@@ -68,7 +68,7 @@ class CurveStep:
         curve: The curve.
         config: Settings.
         steps: Number of steps per epoch.
-        nu_phi: Weight of the proximal term, as in `PamConfig`.
+        nu_phi: Constant of the proximal term, as in `PamConfig`.
     """
 
     model: Model

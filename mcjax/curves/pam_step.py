@@ -136,7 +136,7 @@ class PermutationStep:
         curve: The curve.
         config: Settings of batches, augmentation and epochs.
         steps: Number of steps per epoch.
-        nu_P: Weight of the proximal term, as in `PamConfig`.
+        nu_P: Constant of the proximal term, as in `PamConfig`.
         projection: "alternating" or "sinkhorn", as in `PamConfig`.
     """
 

@@ -9,7 +9,7 @@ from mcjax.errors import InputError, check_whole
 
 
 def split_by_class(data: Dataset, share: float = 0.8, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Divide the training images into two disjoint sets by class ("Git Re-Basin", Ainsworth et al. 2022, section 5).
+    """Divide the training images into two disjoint sets by class ("Git Re-Basin", Ainsworth et al. 2023, section 5).
 
     The first set gets a random `share` of the images of each class in the first half of the classes (rounded up), and
     1 - share of the images of each other class; the second set gets the rest. Images keep their order. Test and

@@ -36,7 +36,7 @@ def match_activations(
     One pass over the images serves all groups, in evaluation mode; every pixel of a feature map is a sample. The
     assignments run on the host. A residual trunk is matched by the mean over the stem and its blocks. Indistinguishable
     units stay in place.
-    Source: Tatro et al., 2020, "Optimizing Mode Connectivity via Neuron Alignment", Algorithm 1.
+    Source: Tatro et al. 2020, "Optimizing Mode Connectivity via Neuron Alignment", Algorithm 1.
 
     Args:
         model: The model of both networks.

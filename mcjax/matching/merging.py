@@ -67,7 +67,7 @@ def merge(
     applied to all networks that makes P of network 0 the identity. Two networks are matched once, the second to the
     first. Batch statistics are ignored in the matching; they are permuted and averaged, and should be re-estimated
     afterwards (`reestimate`, `repair`).
-    Source: Ainsworth, Hayase and Srinivasa, 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
+    Source: Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
     Algorithm 3.
 
     Args:

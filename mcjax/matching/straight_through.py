@@ -162,7 +162,7 @@ def match_straight_through(
     device), takes the gradient of the loss at t = 1/2 with respect to the permutation matrices, and applies it to the
     real matrices, as if rounding were the identity. The start and the permutations after every epoch are compared on
     fixed images, and the best one is returned.
-    Source: Ainsworth, Hayase and Srinivasa, 2023, "Git Re-Basin", section 3.3. There the real variables are a copy
+    Source: Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin", section 3.3. There the real variables are a copy
     of theta_1, rounded by weight matching with theta_2.
 
     Args:

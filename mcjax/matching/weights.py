@@ -34,7 +34,7 @@ def match_weights(
     the leaves whose other axes are matched already, from inputs, outputs, biases and norms inwards. Later restarts
     propagate in a random order of groups, and every fourth begins at random permutations. Indistinguishable units stay
     in place.
-    Source: Ainsworth, Hayase and Srinivasa, 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
+    Source: Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
     Algorithm 1; the starts by propagation are not theirs.
 
     Args:

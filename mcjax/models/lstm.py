@@ -12,7 +12,7 @@ from mcjax.models.layers import scaled
 from mcjax.symmetry import Axis, PermutationSpec
 
 INITIAL = 0.1
-"""Parameters are drawn uniformly from [-INITIAL, INITIAL] (Zaremba, Sutskever and Vinyals, 2014)."""
+"""Parameters are drawn uniformly from [-INITIAL, INITIAL] (Zaremba, Sutskever and Vinyals 2014)."""
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

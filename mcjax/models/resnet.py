@@ -1,4 +1,4 @@
-"""Residual networks for small images, with 1x1 projection shortcuts (He et al., 2016)."""
+"""Residual networks for small images, with 1x1 projection shortcuts (He et al. 2016)."""
 
 import flax.linen as nn
 import jax

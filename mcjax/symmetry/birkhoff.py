@@ -52,7 +52,7 @@ def sinkhorn(M: Any, temperature: float = 1.0, steps: int = 20) -> jax.Array:
     Each step normalises the rows, then the columns of exp(M / temperature), in logarithms. The columns therefore sum to
     1 up to rounding; the sums of the rows converge to 1, more slowly at lower temperatures. All entries are positive.
     With M = temperature * log(Y), X is the Kullback-Leibler projection of Y. Works under jit, vmap and grad.
-    Source: Cuturi, 2013, "Sinkhorn Distances".
+    Source: Cuturi 2013, "Sinkhorn Distances".
 
     Args:
         M: float (..., n, n).

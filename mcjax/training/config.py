@@ -69,9 +69,18 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainConfig":
-        """Settings by name, with changes. "paper": 250 epochs, 0.1 halved every 20 (Neuron Alignment, section 4).
+        """Settings by name, with some fields replaced.
 
-        "fast": 30 epochs of one cycle.
+        Args:
+            name: "paper", 250 epochs at a rate of 0.1 halved every 20 (Neuron Alignment, section 4); or "fast", 30
+                epochs of one cycle.
+            **changes: Values of the fields to replace.
+
+        Returns:
+            The settings.
+
+        Raises:
+            InputError: If there is no such preset.
         """
         presets = {"paper": cls(epochs=250, schedule="halving"), "fast": cls(epochs=30, schedule="one_cycle")}
         if name not in presets:

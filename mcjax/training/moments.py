@@ -58,7 +58,7 @@ def merge(p: T, q: T) -> T:
 
     Numerically stable, also if the means are large compared with the deviations. Merging with an empty set (0 samples)
     changes nothing; merging two empty sets gives NaN. Works under jit, vmap and scan.
-    Source: Chan, Golub and LeVeque, 1983, "Algorithms for Computing the Sample Variance".
+    Source: Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance".
 
     Args:
         p: `Moments`, `CrossMoments`, or a tree of them.

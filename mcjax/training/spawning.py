@@ -81,7 +81,7 @@ def spawn(
     computes the epochs of its parent, which costs little, since most spawn epochs are early. In every segment between
     two spawn epochs, the first epoch is folded into the keys: the parent's key before the spawn epoch, the child's own
     key after it.
-    Source: Frankle, Dziugaite, Roy and Carbin, 2020, Linear Mode Connectivity and the Lottery Ticket Hypothesis,
+    Source: Frankle, Dziugaite, Roy and Carbin 2020, Linear Mode Connectivity and the Lottery Ticket Hypothesis,
     Algorithm 1.
 
     Args:
