@@ -41,7 +41,7 @@ def match_activations(
     Args:
         model: The model of both networks.
         theta_1: Variables of one network, or of several along a leading pair axis.
-        theta_2: As many networks, whose units are matched to those of theta_1.
+        theta_2: Second network, or as many, whose units are matched to those of theta_1.
         images: Normalised images, float32 (n, h, w, c), or a Dataset, of whose training images the first fifth is used,
             as in the paper.
         batch_size: Images in memory at once.

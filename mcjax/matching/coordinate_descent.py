@@ -10,7 +10,7 @@ from mcjax.matching.products import Place, WeightProducts
 from mcjax.symmetry import Permutation, nearest_permutation
 
 TIE = 1e-6
-"""Bonus for staying in place, relative to the largest entry of a cost matrix; it outweighs rounding only."""
+"""Bonus for staying in place, relative to the largest entry of a gain matrix; it outweighs rounding only."""
 
 PROXIMAL_WEIGHTS = (0.05, 0.2, 0.8)
 """Larger bonuses, used when the objective is quadratic in a group's permutation and its linearisation overshoots.
@@ -47,7 +47,7 @@ def descend(
         The result of the restart.
     """
     groups = list(weights.sizes)
-    # The start.
+    # The start: P given, the identity or random, then propagation.
     if start != "given" or given is None:
         draw = rng.permutation if start == "random" else np.arange
         given = {group: np.asarray(draw(n), np.int32) for group, n in weights.sizes.items()}
@@ -129,7 +129,7 @@ class CoordinateDescent:
         Raises:
             InputError: If weights of these places are not finite.
         """
-        # Nothing has changed since the last assignment of the group.
+        # Skip the group if its inputs have not changed since its last assignment.
         inputs = [*places, *(self.P[partner] for place in places for partner in place.partners)]
         if _identical(self._assigned.get(group, []), inputs):
             return False

@@ -169,7 +169,7 @@ def match_straight_through(
         key: A typed key.
         model: The model of both networks.
         theta_1: Variables of one network, or of several along a leading pair axis.
-        theta_2: As many networks, whose units are matched to those of theta_1.
+        theta_2: Second network, or as many, whose units are matched to those of theta_1.
         data: The data set, of which the training images are used.
         P: group -> int32 ([pairs,] n), the start. None: the result of `match_weights`, since the gradient at a
             permutation is informative near it only.

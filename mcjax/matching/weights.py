@@ -41,7 +41,7 @@ def match_weights(
         key: One typed key. All pairs use the same.
         spec: The spec of the networks, `model.spec`.
         theta_1: Variables of one network, or of several along a leading pair axis.
-        theta_2: As many networks, whose units are matched to those of theta_1.
+        theta_2: Second network, or as many, whose units are matched to those of theta_1.
         restarts: Number of restarts.
         P: group -> int32 ([pairs,] n), the start of the first restart, such as a match of activations. The objective of
             the result is at least that of P. None: propagation.

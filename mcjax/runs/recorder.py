@@ -40,7 +40,7 @@ class Recorder(NamedTuple):
 
 
 class Recording:
-    """The states of many fits after their last complete epoch, from epoch to epoch.
+    """The states of several fits after their last complete epoch, and their history.
 
     It starts from the states that an interrupted run saved in the recorder's run folder, if there are any.
 

@@ -25,7 +25,7 @@ def steps_from_host(convolutions: Convolutions) -> bool:
 
 
 def over_models(fn: Callable[..., Any], convolutions: Convolutions) -> Callable[..., Any]:
-    """`fn` mapped over the leading axis of every argument: many networks in one program."""
+    """`fn` mapped over the leading axis of every argument: several networks in one program."""
     if sequential_is_faster(convolutions):
         return lambda *args: lax.map(lambda each: fn(*each), args)
     return jax.vmap(fn)

@@ -105,7 +105,7 @@ def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, in
     if P.keys() != sizes.keys():
         raise SpecError(
             f"P is for another spec: got groups {sorted(P)}, expected {sorted(sizes)}. "
-            "Match these two networks anew, or give the spec that P was made with."
+            "Match these two networks again, or give the spec that P was made with."
         )
     problems = []
     for group, n in sizes.items():
@@ -161,7 +161,7 @@ def random_permutation(key: jax.Array, spec: PermutationSpec, theta: trees.Tree)
 
 
 def to_matrix(p: Any) -> jax.Array:
-    """One group's permutation as a float32 matrix (n, n); a matrix is returned as it is."""
+    """One group's permutation as a float32 matrix (n, n); a matrix is returned unchanged."""
     return jax.nn.one_hot(p, jnp.shape(p)[-1], dtype=jnp.float32) if is_hard(p) else jnp.asarray(p)
 
 

@@ -232,7 +232,7 @@ class Factors:
         return [(p, q)]
 
     def _pin_misaligned(self, p: Product, q: Product) -> list[tuple[Product, Product]]:
-        """Pin two products up to where their lengths agree again, and return the rest of both."""
+        """Pin two products up to where their lengths agree again, and return what follows in both."""
         i = j = 1
         while (m := self.length(p[:i])) != (n := self.length(q[:j])):
             assert max(i, j) <= len(p) + len(q), "two axes of unequal length"

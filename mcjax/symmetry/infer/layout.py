@@ -66,7 +66,7 @@ def _reshape(op: Operation) -> list[ValueAxes]:
 
 def _regroup(op: Operation, old: Sequence[int], new: Shape) -> Sequence[ValueAxis]:
     """The new axes, of these lengths, that the operand's axes at the positions `old` become."""
-    # Axes of length 1 aside, a single axis stays as it is, and constant axes stay constant.
+    # Up to axes of length 1, a single axis is kept, and constant axes stay constant.
     varying = [i for i in old if op.shapes[0][i] > 1]
     wide = [n for n in new if n > 1]
     if len(varying) == len(wide) == 1:
