@@ -18,8 +18,8 @@ jaxpr, much as a compiler propagates shardings. The algorithm:
    axes that must be permuted together (the operands of an addition, the two sides of a contraction), and pins axes
    whose positions matter to the primitive (a cumulative sum, the pixels of a convolution). A primitive without a rule
    pins all its axes. Unifying 3136 with 7 * 7 * 64 refines the first atom into three, everywhere that it occurs; two
-   axes whose factors cannot be aligned are pinned. The carry of a loop is unified with itself after one step, and so
-   are the branches of a conditional. Finally the axes of all outputs are pinned.
+   axes whose factors cannot be aligned are pinned. The carries before and after a step of a loop are unified, and so
+   are the results of the branches of a conditional. Finally the axes of all outputs are pinned.
 
 4. *Record roles and contractions.* A value is *on data* if it depends on `x`. Step 3 also records the leaf axes that a
    product with a value on data sums over, which consume units; all other leaf axes that are combined with values on
