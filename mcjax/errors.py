@@ -6,11 +6,11 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """The caller's input cannot be used. The message says what was got, what is expected, and what to do."""
+    """Invalid input. The message states the value got, the value expected, and a remedy."""
 
 
 class RunError(RuntimeError):
-    """A run failed, by a loss that is not finite or a full disk. Its last complete epoch is kept."""
+    """A failed run: a loss that is not finite, or a full disk. The last complete epoch is kept."""
 
 
 def unknown_name(kind: str, got: str, choices: Iterable[str], expected: str | None = None) -> InputError:
@@ -19,7 +19,7 @@ def unknown_name(kind: str, got: str, choices: Iterable[str], expected: str | No
     Args:
         kind: The kind of thing named, such as "model".
         got: The unknown name.
-        choices: The known names.
+        choices: The valid names.
         expected: A description of the choices, where they are too many to list.
 
     Returns:
@@ -40,6 +40,9 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
         value: The value.
         least: The smallest value allowed.
         most: The largest value allowed. None: no limit.
+
+    Raises:
+        InputError: If the value is not a whole number, or out of range.
     """
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):

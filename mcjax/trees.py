@@ -12,12 +12,12 @@ import numpy as np
 Tree = Any
 """A pytree of arrays."""
 
-# One program for a whole tree: leaf by leaf, one would be compiled for every shape.
+# One program per tree structure, instead of one per shape of leaf.
 _jit = partial(jax.jit, inline=True)
 
 
 def path_name(path: tuple) -> str:
-    """The name of a leaf: its keys joined by slashes, `params/Conv_0/kernel`."""
+    """The name of a leaf: its keys joined by slashes, as in `params/Conv_0/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -95,7 +95,7 @@ def norm(a: Tree) -> jax.Array:
 
 
 def cast(a: Tree, dtype: Any) -> Tree:
-    """Every floating-point leaf in another dtype."""
+    """The tree with its floating-point leaves cast to `dtype`."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, a)
 
 

@@ -1,20 +1,20 @@
-"""Curves between networks, and fitting them so that the loss stays low along the way.
+"""Curves between networks, and fitting them to low loss.
 
-A curve is a pure function `(theta_1, theta_2, theta_c, P, t) -> theta`. It joins theta_1, at t = 0, to theta_2 with
-its units permuted by P, at t = 1. The control point `theta_c` is a deviation from the straight line (Tatro et al.
-2020, Neuron Alignment, eq. 8):
+A curve is a pure function `(theta_1, theta_2, theta_c, P, t) -> theta`. It joins theta_1, at t = 0, to `P theta_2`, the
+second network with its units permuted by P, at t = 1. The control point `theta_c` is the deviation from the straight
+line (Tatro et al. 2020, Neuron Alignment, eq. 8):
 
     r(t) = (1 - t) theta_1 + t P theta_2 + sum_j w_j(t) theta_c[j]
 
-So `theta_c = 0` is the straight line, P = None (the identity) gives the unaligned curve, and the P of a match the
-aligned curve. Because a curve is a function, any loss at any t can be differentiated through it: `jax.grad` by
-`theta_c`, or by a soft P, is all that curve fitting is.
+So `theta_c = 0` is the straight line, P = None (the identity) gives the unaligned curve, and the P of a match gives the
+aligned curve. Since a curve is a pure function, any loss at any t can be differentiated with respect to `theta_c` or to
+a soft P. Curve fitting needs no more than that.
 
-- `linear`, `bezier` and `polygonal_chain` make the families. `curve.zero(theta)` is the first theta_c;
-  `curve.bind(theta_1, theta_2, theta_c, P)` is a path `t -> theta`, and `curve.bind_pairs` many paths at once.
+- `linear`, `bezier` and `polygonal_chain` make curves. `curve.zero(theta)` is the initial theta_c.
+  `curve.bind(theta_1, theta_2, theta_c, P)` is a path `t -> theta`, and `curve.bind_pairs` several paths at once.
 - `fit_curve` trains theta_c by SGD at random t (Algorithm 2; Garipov et al. 2018).
 - `fit_pam` learns P together with theta_c, by proximal alternating minimisation (eq. 5 and 6).
-- `through` is the path of straight lines through any networks.
+- `Polyline` joins any networks, its knots, by straight segments.
 
 Example::
 
@@ -47,7 +47,7 @@ Example::
     for t in jax.random.uniform(key, (400,)):
         theta_c = step(theta_c, t)
 
-    # The same with the library's loop, and with P learned too.
+    # The same with the library's loop, and with a learned P.
     config = mcjax.FitConfig(epochs=100, batch_size=50, weight_decay=0.0)
     fit = mcjax.fit_curve(key, model, curve, theta_1, theta_2, data, P, config)
     config = mcjax.PamConfig(epochs=50, permutation_epochs=10, iterations=2, batch_size=50, weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""The configurations of curve fits and of PAM. Frozen, static under jit."""
+"""Settings of curve fits and of PAM. Frozen, static under jit."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -12,11 +12,10 @@ Rounding = Literal["assignment", "sampled"]
 
 @dataclass(frozen=True)
 class FitConfig(TrainConfig):
-    """Settings of a curve fit: a `TrainConfig` for the control points, and the number of t in a step.
+    """Settings of a curve fit: a `TrainConfig` for the control points, and the number of t per step.
 
     Attributes:
-        points_per_step: Number of t drawn in each step; the gradient is the mean over them.
-
+        points_per_step: Number of t drawn per step; the gradient is the mean over them.
     """
 
     points_per_step: int = 1
@@ -29,36 +28,34 @@ class FitConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class PamConfig(FitConfig):
-    """Settings of PAM. The numbers of iterations and epochs are the paper's (Neuron Alignment, section 4.1.2).
+    """Settings of PAM. Iterations and epochs are those of the paper (Neuron Alignment, section 4.1.2).
 
-    The fields of `FitConfig` are those of the curve half-steps. Their learning rate schedule runs over all
-    iterations * epochs.
+    The fields of `FitConfig` are the settings of the curve half-steps. Their learning rate schedule extends over all
+    iterations.
 
     Attributes:
         epochs: Epochs of one curve half-step.
         iterations: Number of iterations, each a permutation half-step and a curve half-step.
         permutation_epochs: Epochs of one permutation half-step.
-        permutation_learning_rate: Learning rate of plain SGD on the matrices. It falls linearly to zero within a
-            half-step. No step moves an entry by more than 1/2. None chooses a rate for every pair and group: it
-            takes the mean gradient at the start over the objective's images and grid, projected onto the tangent
-            space of the doubly stochastic matrices. The rate is such that an entry whose gradient is the root mean
-            square would travel 15 in the first half-step (300 in logarithms with "sinkhorn") if the gradient did not
-            change; the first step moves it by at most 0.15 (3).
+        permutation_learning_rate: Learning rate of plain SGD on the matrices. It decays linearly to zero within a
+            half-step, and no step moves an entry by more than 1/2. None: a rate per pair and group, from the root mean
+            square of the initial gradient, averaged over the objective's images and grid and projected onto the
+            tangent space of the doubly stochastic matrices. An entry with such a constant gradient would move by 15
+            in the first half-step (300 in logarithms with "sinkhorn"), and by at most 0.15 (3) in the first step.
         annealing: Factor of the permutation learning rate from one iteration to the next, in (0, 1].
-        nu_P: Weight of the proximal term ||P - P_k||^2 / (2 nu_P) (eq. 6), which is 1 / nu_P for every unit that
+        nu_P: Constant of the proximal term ||P - P_k||^2 / (2 nu_P) (eq. 6), which is 1 / nu_P for every unit that
             moves.
-        nu_phi: Weight of the proximal term ||theta_c - theta_c_k||^2 / (2 nu_phi) (eq. 6).
+        nu_phi: Constant of the proximal term ||theta_c - theta_c_k||^2 / (2 nu_phi) (eq. 6).
         projection: After each step on the matrices, "alternating" makes 20 alternating projections onto the doubly
             stochastic matrices (the paper); "sinkhorn" is entropic mirror descent.
         rounding: "assignment" takes the nearest permutation (the paper). "sampled" takes the best of it and of
             `samples` draws from the matrices' Birkhoff decompositions.
         samples: Number of draws of "sampled".
-        lookahead: Where a new P is admissible, also take the curve half-step from the old P, and keep the better of
-            the two at its end: a lower straight line is not yet a better curve. This costs a second curve half-step,
-            usually in the first iteration only.
-        objective_images: Number of fixed training images of the objective, by which half-steps are accepted.
-        objective_points: Number of fixed points t of the objective.
-
+        lookahead: Whether, if a new P is admissible, the curve half-step is also taken from the old P, and the better
+            result kept, since a lower objective before the curve half-step does not imply a better curve after it.
+            This costs a second curve half-step, usually in the first iteration only.
+        objective_images: Number of fixed training images in the objective, by which half-steps are accepted.
+        objective_points: Number of fixed points t in the objective.
     """
 
     epochs: int = 40
@@ -77,7 +74,19 @@ class PamConfig(FitConfig):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "PamConfig":
-        """`paper`: 4 iterations of 20 and 40 epochs, 0.1 halved every 20. `fast`: 4 of 4 and 8 in one cycle."""
+        """Settings by name, with some fields replaced.
+
+        Args:
+            name: "paper", 4 iterations of 20 and 40 epochs at a rate of 0.1 halved every 20 (Neuron Alignment, section
+                4.1.2); or "fast", 4 iterations of 4 and 8 epochs, in one cycle.
+            **changes: Values of the fields to replace.
+
+        Returns:
+            The settings.
+
+        Raises:
+            InputError: If there is no such preset.
+        """
         presets = {"paper": cls(schedule="halving"), "fast": cls(epochs=8, permutation_epochs=4)}
         if name not in presets:
             raise unknown_name("preset", name, presets)

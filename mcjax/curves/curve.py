@@ -1,11 +1,11 @@
-"""Curves as pure functions of (theta_1, theta_2, theta_c, P, t): the line, Bezier curves, polygonal chains.
+"""Curves as pure functions of (theta_1, theta_2, theta_c, P, t): the straight line, Bezier curves, polygonal chains.
 
-All of them are the straight line from theta_1 to P theta_2 plus deviations,
+A curve is the straight line from theta_1 to P theta_2 plus deviations,
 
     r(t) = (1 - t) theta_1 + t P theta_2 + sum_j w_j(t) theta_c[j].
 
-They differ in the weights w_j, which are zero at both ends. So `theta_c = 0` is always the linear path, the ends never
-move, and control points move with P (Neuron Alignment, eq. 8).
+Curves differ in the weights w_j, which are zero at both ends. So `theta_c = 0` is always the straight line, the ends do
+not depend on theta_c, and the control points move with P (Neuron Alignment, eq. 8).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from mcjax.errors import InputError
 from mcjax.symmetry import Permutation, PermutationSpec, permute
 
 Path = Callable[[Any], trees.Tree]
-"""Any function t -> theta. jit takes one as an argument if it is a `jax.tree_util.Partial`."""
+"""Any function t -> theta. A `jax.tree_util.Partial` can be an argument of compiled functions."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Curve:
     """A family of curves: called as `curve(theta_1, theta_2, theta_c, P, t) -> theta`.
 
     theta_c is the deviation of the control point from the straight line, a tree like theta_1; with several control
-    points every leaf has a leading axis for them. None is zero. P is a hard or soft permutation of theta_2; None is the
-    identity. t is a scalar in [0, 1]. A concrete t outside raises InputError, and so does a theta_c with another number
-    of control points (the line has none and ignores theta_c). Curves are hashable and equal by value: static under jit.
+    points every leaf has a leading axis of control points. None: zero. P is a hard or soft permutation of theta_2.
+    None: the identity. t is a scalar in [0, 1]. InputError is raised for a concrete t outside [0, 1], and for a theta_c
+    with another number of control points (the straight line has none and ignores theta_c). Curves hash and compare by
+    value, so they can be static under jit.
 
     Attributes:
-        spec: The spec by which P permutes theta_2.
-        kind: "bezier" or "chain", which decides the weights.
+        spec: The spec of theta_2.
+        kind: The weights, "bezier" or "chain".
         control_points: Number of control points.
-
     """
 
     spec: PermutationSpec
@@ -52,9 +52,9 @@ class Curve:
         n = self.control_points + 1
         inner = jnp.arange(1, n)
         if self.kind == "chain":
-            # Hat functions: 1 at the bend t = j / n, 0 at its neighbours.
+            # Hat functions: 1 at the bend t = j / n, 0 at the neighbouring bends.
             return jnp.maximum(0, 1 - jnp.abs(n * t - inner))
-        # Bernstein polynomials of degree n; their exponents are static, so that 0 ** 0 and its gradient never arise.
+        # Bernstein polynomials of degree n, with static exponents, so that 0 ** 0 and its gradient do not occur.
         terms = [comb(n, j) * t**j * (1 - t) ** (n - j) for j in range(1, n)]
         return jnp.stack(terms) if terms else jnp.zeros((0,))
 
@@ -70,7 +70,7 @@ class Curve:
 
     @partial(jax.jit, static_argnums=0, inline=True)
     def _with_control_points(self, theta_1: trees.Tree, end: trees.Tree, theta_c: trees.Tree, t: Any) -> trees.Tree:
-        # Eq. 8; the quadratic Bezier curve has the one weight 2 t (1 - t).
+        # Eq. 8; the quadratic Bezier curve has the single weight 2 t (1 - t).
         line, weights = _line(theta_1, end, t), self.weights(t)
         if self.control_points == 1:
             return jax.tree.map(lambda x, c: x + weights[0] * c, line, theta_c)
@@ -86,7 +86,7 @@ class Curve:
             )
 
     def zero(self, theta: trees.Tree) -> trees.Tree:
-        """The `theta_c` of the linear path: zeros like theta, one copy per control point."""
+        """The `theta_c` of the straight line: zeros like theta, for each control point."""
         return _zero(theta, () if self.control_points == 1 else (self.control_points,))
 
     def bind(
@@ -96,7 +96,17 @@ class Curve:
         theta_c: trees.Tree | None = None,
         P: Permutation | None = None,
     ) -> jax.tree_util.Partial:
-        """The path t -> theta with everything else bound."""
+        """The path t -> theta, with all other arguments bound.
+
+        Args:
+            theta_1: The network at t = 0.
+            theta_2: The network that P permutes; the result is the network at t = 1.
+            theta_c: Control points. None: zero, the straight line.
+            P: Hard or soft permutation of theta_2. None: the identity.
+
+        Returns:
+            The path, which can be an argument of compiled functions.
+        """
         return jax.tree_util.Partial(self, theta_1, theta_2, theta_c, P)
 
     def bind_pairs(
@@ -106,7 +116,17 @@ class Curve:
         theta_c: trees.Tree | None = None,
         P: Permutation | None = None,
     ) -> jax.tree_util.Partial:
-        """The paths of many pairs: every argument has a leading pair axis, and so has the result at t."""
+        """The paths of several pairs, with all arguments but t bound.
+
+        Args:
+            theta_1: As for `bind`, with a leading pair axis.
+            theta_2: As for `bind`, with a leading pair axis.
+            theta_c: As for `bind`, with a leading pair axis, or None.
+            P: As for `bind`, with a leading pair axis, or None.
+
+        Returns:
+            The path t -> theta, with a leading pair axis, which can be an argument of compiled functions.
+        """
         return jax.tree_util.Partial(PairwiseCurve(self), theta_1, theta_2, theta_c, P)
 
 
@@ -148,8 +168,10 @@ def linear(spec: PermutationSpec) -> Curve:
 def bezier(spec: PermutationSpec, degree: int = 2) -> Curve:
     """The Bezier curve of this degree, with degree - 1 control points (Neuron Alignment, eq. 7 and 8).
 
-    path = bezier(spec).bind(theta_1, theta_2, theta_c, P)
-    middle = path(0.5)
+    Example::
+
+        path = bezier(spec).bind(theta_1, theta_2, theta_c, P)
+        middle = path(0.5)
     """
     if degree < 1:
         raise InputError(f"got degree={degree}, expected at least 1 (the straight line).")
@@ -157,7 +179,7 @@ def bezier(spec: PermutationSpec, degree: int = 2) -> Curve:
 
 
 def polygonal_chain(spec: PermutationSpec, bends: int = 1) -> Curve:
-    """Straight segments through `bends` control points, reached at t = j / (bends + 1)."""
+    """The polygonal chain: straight segments through `bends` control points, at t = j / (bends + 1)."""
     if bends < 0:
         raise InputError(f"got bends={bends}, expected at least 0 (the straight line).")
     return Curve(spec, "chain", bends)

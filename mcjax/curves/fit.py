@@ -1,4 +1,4 @@
-"""Fitting a curve so that the loss stays low along it (Neuron Alignment, Algorithm 2; Garipov et al. 2018)."""
+"""Curve fitting: SGD on the control points (Neuron Alignment, Algorithm 2; Garipov et al. 2018)."""
 
 import math
 from dataclasses import dataclass
@@ -32,8 +32,7 @@ class CurveFit(NamedTuple):
         theta_c: Control points, a tree like theta, zero for batch statistics.
         P: The permutation of theta_2.
         path: The fitted path t -> theta.
-        history: Metrics of all epochs, float32 ([pairs,] epochs).
-
+        history: {"loss", "accuracy"}, training metrics, float32 ([pairs,] epochs).
     """
 
     theta_c: trees.Tree
@@ -43,14 +42,14 @@ class CurveFit(NamedTuple):
 
 
 class CurveState(NamedTuple):
-    """State of a fit: the control points of the parameters and the state of their optimiser."""
+    """The state of a fit: the control points of the parameters and the state of their optimiser."""
 
     theta_c: trees.Tree
     optimizer: optax.OptState
 
 
 class CurveContext(NamedTuple):
-    """Arrays that a fit reads: theta_1, P theta_2, and the centre of a proximal term on theta_c, if there is one."""
+    """Arrays that are not trained: theta_1, P theta_2, and optionally the centre of a proximal term on theta_c."""
 
     theta_1: trees.Tree
     theta_2: trees.Tree
@@ -61,8 +60,15 @@ class CurveContext(NamedTuple):
 class CurveStep:
     """One step of SGD on the control points, at t drawn uniformly from [0, 1] (Neuron Alignment, Algorithm 2).
 
-    With an anchor in the context, the proximal term ||theta_c - anchor||^2 / (2 nu_phi) of eq. 6 is part of the
-    objective. `steps` is the number of steps per epoch.
+    With an anchor in the context, the objective includes the proximal term ||theta_c - anchor||^2 / (2 nu_phi) of
+    eq. 6.
+
+    Attributes:
+        model: The model of the endpoints.
+        curve: The curve.
+        config: Settings.
+        steps: Number of steps per epoch.
+        nu_phi: Constant of the proximal term, as in `PamConfig`.
     """
 
     model: Model
@@ -77,7 +83,7 @@ class CurveStep:
         return self.model.convolutions
 
     def init(self, theta: trees.Tree) -> CurveState:
-        """The linear path and a fresh optimiser. Batch statistics have no control point."""
+        """The straight line and a fresh optimiser. Batch statistics have no control points."""
         theta_c = self.curve.zero(trees.params(theta))
         return CurveState(theta_c, optimizer(self.config, self.steps).init(theta_c))
 
@@ -89,12 +95,12 @@ class CurveStep:
 
         def loss(theta_c: trees.Tree, t: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
             params = self.curve(trees.params(context.theta_1), trees.params(context.theta_2), theta_c, None, t)
-            # The loss is by batch statistics: those of the endpoints are carried along, never used.
+            # The loss is in training mode, so the batch statistics of the endpoints are not used.
             theta = trees.with_params(context.theta_1, params)
             settings = (self.config.weight_decay, self.config.compute_dtype)
             value, (metrics, _) = training_loss(self.model, theta, x, labels, key, *settings)
             if context.anchor is not None:
-                # The proximal term of phi in eq. 6.
+                # The proximal term on phi in eq. 6.
                 change = trees.subtract(theta_c, context.anchor)
                 value = value + trees.dot(change, change) / (2 * self.nu_phi)
             return value, metrics
@@ -128,32 +134,33 @@ def fit_curve(
 ) -> CurveFit:
     """Fit the control points of `curve` between theta_1 and P theta_2 (Neuron Alignment, Algorithm 2).
 
-    Each step draws t uniformly, takes the cross entropy of the network at r(t) by batch statistics plus its L2 term,
-    and moves theta_c by SGD. The endpoints never move.
-
-        fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
-        middle = fit.path(0.5)
+    Each step draws t uniformly from [0, 1] and takes an SGD step for theta_c on the training loss at r(t): the cross
+    entropy in training mode plus the L2 term. The endpoints stay fixed.
 
     Args:
-        key: Typed key. Every pair uses a key of its own, split from it.
+        key: Typed key. Every pair uses its own key, split from it.
         model: The model of the endpoints.
-        curve: The family of curves, with control points.
+        curve: The curve, with at least one control point.
         theta_1: First endpoint, or several along a leading pair axis, which are fitted in one program.
-        theta_2: Second endpoint, like theta_1.
+        theta_2: Second endpoint, or as many.
         data: The data set.
-        P: Hard or soft permutation of theta_2, with the pair axis of the endpoints. None is the identity.
-        config: Settings. None is `FitConfig()`; a `TrainConfig` means one t per step.
-        recorder: Where progress goes, and the run folder from which an interrupted fit resumes. None is silent.
-        mesh: A mesh of `make_mesh`, on which pairs lie side by side.
+        P: Hard or soft permutation of theta_2, with the pair axis of the endpoints. None: the identity.
+        config: Settings. None: `FitConfig()`. A `TrainConfig` implies one t per step.
+        recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
+        mesh: A mesh from `make_mesh`: pairs are distributed along `pair`, batches along `data`.
 
     Returns:
         The fit.
 
     Raises:
-        SpecError: If the endpoints are not of this model or P is not theirs.
-        InputError: If the curve has no control points, or model and data do not fit.
+        SpecError: If endpoints and P are not of this model.
+        InputError: If the curve has no control points, or model and data do not match.
         RunError: If a loss becomes infinite or NaN.
 
+    Example::
+
+        fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
+        middle = fit.path(0.5)
     """
     check_fit_inputs(key, model, curve, data)
     config = config if isinstance(config, FitConfig) else FitConfig(**vars(config or TrainConfig()))
@@ -167,7 +174,7 @@ def fit_curve(
 
 
 def check_fit_inputs(key: jax.Array, model: Model, curve: Curve, data: Dataset) -> None:
-    """Raise InputError unless the key is typed, model and data fit, and the curve has control points."""
+    """Raise InputError unless the key is typed, model and data match, and the curve has control points."""
     check_typed_keys(key)
     check_model_and_data(model, data)
     if curve.control_points == 0:
@@ -175,7 +182,7 @@ def check_fit_inputs(key: jax.Array, model: Model, curve: Curve, data: Dataset) 
 
 
 def check_different_ends(model: Model, pairs: Pairs) -> None:
-    """Raise InputError if theta_1 and P theta_2 of a pair are the same network."""
+    """Raise InputError if theta_1 and P theta_2 of any pair are the same network."""
     ends = (trees.params(pairs.theta_1), trees.params(permute_pairs(model, pairs.P, pairs.theta_2)))
     if np.asarray(_equal(*ends)).any():
         raise InputError("theta_1 and P theta_2 are the same network: expected two different ones to join.")
@@ -188,8 +195,8 @@ def _equal(a: trees.Tree, b: trees.Tree) -> jax.Array:
 
 
 def fit_result(pairs: Pairs, curve: Curve, theta_c: trees.Tree, P: Permutation) -> dict[str, Any]:
-    """The fields that all fits share: theta_c, P and the path, with a pair axis if the endpoints had one."""
-    # Zero for the batch statistics, so that theta_c is a tree like theta.
+    """The fields that all curve fits share: theta_c, P and path, with a pair axis if the endpoints had one."""
+    # Add zeros for batch statistics, so that theta_c is a tree like theta.
     whole = trees.with_params(jax.vmap(curve.zero)(pairs.theta_1), theta_c)
     theta_1, theta_2, whole, P = pairs.axis.remove((pairs.theta_1, pairs.theta_2, whole, P))
     bind = curve.bind_pairs if pairs.axis.given else curve.bind

@@ -1,12 +1,12 @@
-"""Proximal alternating minimisation: a permutation and a curve, learned in turn (Neuron Alignment, section 3.1.1).
+"""Proximal alternating minimisation over permutation and curve (Neuron Alignment, section 3.1.1).
 
 PAM solves eq. 5, min over phi and P of Q(phi, P) + R(phi), by alternating the two subproblems of eq. 6:
 
     P_{k+1}   = arg min_P    Q(phi_k, P) + ||P - P_k||^2 / (2 nu_P)
     phi_{k+1} = arg min_phi  Q(phi, P_{k+1}) + R(phi) + ||phi - phi_k||^2 / (2 nu_phi)
 
-Here phi is `theta_c`. Each subproblem is solved roughly, by SGD, and its solution is accepted only if the objective
-falls by at least the proximal term.
+Here phi is `theta_c`. Each subproblem is solved approximately, by SGD, and its solution is accepted only if the
+objective decreases by at least the proximal term.
 """
 
 from dataclasses import dataclass, replace
@@ -43,24 +43,23 @@ from mcjax.training.loop import initial_states, join_histories, run_epochs, step
 
 
 class PamFit(NamedTuple):
-    """A curve and the permutation learned with it; with a leading pair axis if the endpoints had one.
+    """A fitted curve and the permutation learned with it; with a leading pair axis if the endpoints had one.
 
-    A half-step is refused if proposed + proximal is above the objective before it; a permutation half-step also if,
-    with lookahead, the curve became better without it.
+    A half-step is rejected if proposed + proximal exceeds the objective before it. With lookahead, a permutation
+    half-step is also rejected if the curve half-step from the old P ends lower.
 
     Attributes:
         theta_c: Control points, a tree like theta, zero for batch statistics.
         P: Hard permutations, int32 (n,) per group.
         path: The fitted path t -> theta.
-        history: Metrics of all epochs in the order in which they ran, float32 ([pairs,] iterations *
-            (permutation_epochs + epochs)).
+        history: {"loss", "accuracy"}, training metrics of all epochs in the order of training, float32 ([pairs,]
+            iterations * (permutation_epochs + epochs)).
         objective: Q + R at the start and after every half-step, permutation half-steps first, float64 ([pairs,]
             1 + 2 * iterations). It never increases.
         proposed: Q + R proposed by every half-step, float64 ([pairs,] 2 * iterations), as are the next three.
-        proximal: Proximal term of the proposal.
+        proximal: The proximal term of the proposal.
         accepted: Whether the proposal was accepted, bool.
         moved: Number of units that the proposal moves, int; 0 for a curve.
-
     """
 
     theta_c: trees.Tree
@@ -89,28 +88,25 @@ def fit_pam(
 ) -> PamFit:
     """Learn the permutation of theta_2 together with the curve to it (Neuron Alignment, eq. 5, 6 and 8).
 
-    Each iteration learns a doubly stochastic matrix per group by projected SGD at the current curve and rounds it to a
-    permutation. Then it learns the control points by SGD, as `fit_curve` does; they move with P. A half-step is
-    accepted only if Q + R plus its proximal term is at most the previous Q + R. So part 1 of Theorem 3.1 holds for
-    every activation and every rounding. Q is the mean cross entropy by batch statistics over fixed images and a fixed
-    grid of t, R the mean of weight_decay / 2 * ||r(t)||^2.
-
-        fit = fit_pam(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
-        print(fit.objective, fit.accepted)
+    Each iteration learns a doubly stochastic matrix per group by projected SGD, with the curve fixed, and rounds it to
+    a permutation. Then it learns the control points by SGD, like `fit_curve`, with P fixed. A half-step is accepted
+    only if Q + R plus its proximal term is at most the previous Q + R. So part 1 of Theorem 3.1 holds for all
+    activation functions and roundings. Q is the mean cross entropy in training mode over fixed images and a fixed grid
+    of t, R the mean of weight_decay / 2 * ||r(t)||^2.
 
     Args:
         key: Typed key.
         model: The model of the endpoints. Its spec must have groups.
-        curve: The family of curves, with control points.
+        curve: The curve, with at least one control point.
         theta_1: First endpoint, or several along a leading pair axis.
-        theta_2: Second endpoint, like theta_1.
+        theta_2: Second endpoint, or as many.
         data: The data set.
-        P: Hard permutation to start from, with the pair axis of the endpoints. None is the identity (the paper's "PAM
-            unaligned"); a match's P gives "PAM aligned".
-        config: Settings. None is `PamConfig()`.
-        recorder: Where progress goes. In a run folder every half-step is a stage of its own, and an interrupted fit
-            resumes in the middle of one, to the same bits.
-        mesh: A mesh of `make_mesh`, on which the epochs of all half-steps run.
+        P: Hard permutation, the start, with the pair axis of the endpoints. None: the identity ("PAM unaligned" in the
+            paper); the P of a match gives "PAM aligned".
+        config: Settings. None: `PamConfig()`.
+        recorder: The progress line, and the run folder from which an interrupted call resumes, also in the middle of a
+            half-step, to the same bits; every half-step is one stage. None: silent.
+        mesh: A mesh from `make_mesh`, for the epochs of all half-steps.
 
     Returns:
         The fit.
@@ -120,6 +116,10 @@ def fit_pam(
         SpecError: As `fit_curve`.
         RunError: As `fit_curve`.
 
+    Example::
+
+        fit = fit_pam(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
+        print(fit.objective, fit.accepted)
     """
     check_fit_inputs(key, model, curve, data)
     config = config or PamConfig()
@@ -147,7 +147,7 @@ def fit_pam(
         )
         permutation_key, curve_key = jax.random.split(jax.random.fold_in(key, k))
         rates = {group: config.annealing**k * rate for group, rate in first_rates.items()}
-        # The two lines of eq. 6.
+        # Eq. 6: the permutation half-step, then the curve half-step.
         proposed, proposal, learned = propose_permutation(problem, state, rates, permutation_key, permutation_stage)
         state, results, advanced = advance_curve(problem, state, proposed, proposal, curve_key, curve_stage)
         half_steps += results
@@ -162,7 +162,19 @@ def fit_pam(
 
 @dataclass(frozen=True, eq=False)
 class PamProblem:
-    """The inputs that all half-steps share: `ts` and `images` define the objective, `steps` is the number an epoch."""
+    """The inputs of all half-steps.
+
+    Attributes:
+        model: The model of the endpoints.
+        curve: The curve.
+        config: Settings.
+        data: The data set.
+        pairs: The endpoints, and the permutations at the start.
+        ts: The grid of t in the objective, float32 (points,).
+        images: The images in the objective.
+        steps: Number of steps per epoch.
+        mesh: A mesh, or None.
+    """
 
     model: Model
     curve: Curve
@@ -176,19 +188,19 @@ class PamProblem:
 
     @on_first_process
     def objective(self, theta_c: trees.Tree, P: Permutation, branches: int = 1) -> np.ndarray:
-        """Q + R of candidates, float64 (branches * pairs, candidates); theta_c and P hold branch after branch."""
+        """Q + R of candidates, float64 (branches * pairs, candidates); branches are concatenated in theta_c and P."""
         theta_1, theta_2 = tile_pairs((self.pairs.theta_1, self.pairs.theta_2), branches)
         settings = (self.model, self.curve, self.config.weight_decay, self.ts, self.images)
         return objective_on_grid(*settings, theta_1, theta_2, theta_c, P)
 
     def curve_step(self) -> CurveStep:
-        """A step on the control points, whose schedule runs over all iterations."""
+        """The step on the control points, whose schedule extends over all iterations."""
         shared = {name: getattr(self.config, name) for name in FitConfig.__dataclass_fields__}
         whole = replace(FitConfig(**shared), epochs=self.config.iterations * self.config.epochs)
         return CurveStep(self.model, self.curve, whole, self.steps, self.config.nu_phi)
 
     def permutation_step(self) -> PermutationStep:
-        """A step on the matrices."""
+        """The step on the matrices."""
         shared = {name: getattr(self.config, name) for name in ("batch_size", "augmentation", "compute_dtype")}
         settings = TrainConfig(epochs=self.config.permutation_epochs, **shared)
         return PermutationStep(self.model, self.curve, settings, self.steps, self.config.nu_P, self.config.projection)
@@ -200,7 +212,7 @@ class PamProblem:
 
 
 class PamState(NamedTuple):
-    """(phi_k, P_k) of every pair: control points with their optimiser, hard permutations, and Q + R, (pairs,)."""
+    """(phi_k, P_k) of every pair: control points, optimiser and hard permutations, and Q + R, float64 (pairs,)."""
 
     curve: CurveState
     P: Permutation
@@ -208,7 +220,7 @@ class PamState(NamedTuple):
 
 
 class HalfStep(NamedTuple):
-    """The proposal of a half-step and its outcome, each (pairs,); the fields are those of `PamFit`."""
+    """The proposal of a half-step and its outcome, each (pairs,), in the fields of `PamFit`."""
 
     objective: np.ndarray
     proposed: np.ndarray
@@ -218,7 +230,7 @@ class HalfStep(NamedTuple):
 
 
 def tile_pairs(tree: trees.Tree, times: int) -> trees.Tree:
-    """Every leaf `times` times along its leading axis, one whole copy after another."""
+    """Every leaf repeated `times` times along its leading axis, as whole copies."""
     return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * times), tree) if times > 1 else tree
 
 
@@ -228,7 +240,7 @@ def as_single_candidate(P: Permutation) -> Permutation:
 
 
 def permutation_learning_rates(problem: PamProblem, state: PamState) -> dict[str, jax.Array]:
-    """The learning rate of every group of every pair (pairs,) in the first iteration, by the rule in `PamConfig`."""
+    """The learning rate of every group in the first iteration, (pairs,), as documented in `PamConfig`."""
     if (rate := problem.config.permutation_learning_rate) is not None:
         return {group: jnp.full(problem.pairs.number, rate) for group in state.P}
     context = problem.permutation_context(state, {})
@@ -238,9 +250,9 @@ def permutation_learning_rates(problem: PamProblem, state: PamState) -> dict[str
 def propose_permutation(
     problem: PamProblem, state: PamState, rates: dict[str, jax.Array], key: jax.Array, recorder: Recorder
 ) -> tuple[Permutation, HalfStep, History]:
-    """The permutation half-step, first line of eq. 6: soft matrices by projected SGD, and the best rounding.
+    """The permutation half-step, the first line of eq. 6: projected SGD on soft matrices, then rounding.
 
-    Returns the proposed P, the half-step as it stands unless lookahead revokes it, and the history.
+    Returns the proposed P, the half-step (which lookahead can still reject), and the history.
     """
     pairs, config = problem.pairs, problem.config
     # Projected SGD on the doubly stochastic matrices (4.1.2), from P_k.
@@ -250,16 +262,17 @@ def propose_permutation(
     keys = jax.random.split(sgd_key, pairs.number)
     states, history = run_epochs(step, problem.data, context, states, keys, recorder, mesh=problem.mesh)
 
-    # Round to candidates.
+    # Round the matrices to several candidate permutations.
     candidates = candidate_permutations(sample_key, states.P, config.rounding, config.samples)
     values = problem.objective(state.curve.theta_c, candidates)
     # The proximal term: a unit that moves changes two entries of P by 1.
     moved = sum((candidates[group] != np.asarray(p)[:, None]).sum(-1) for group, p in state.P.items())
     proximal = moved / config.nu_P
-    # Propose the candidate with the least Q + R + proximal term; one that is not finite never wins.
+    # Propose the candidate with the least finite Q + R + proximal term.
     best = np.arange(pairs.number), np.argmin(np.nan_to_num(values + proximal, nan=np.inf), 1)
     P = {group: jnp.asarray(candidates[group][best]) for group in candidates}
     value = np.where(moved[best] == 0, state.objective, values[best])
+    # Theorem 3.1, part 1: the proposal is admissible if the objective decreases by at least the proximal term.
     admissible = value + proximal[best] <= state.objective
     after = np.where(admissible, value, state.objective)
     return P, HalfStep(after, value, proximal[best], admissible, moved[best]), history
@@ -268,10 +281,10 @@ def propose_permutation(
 def advance_curve(
     problem: PamProblem, state: PamState, P: Permutation, proposal: HalfStep, key: jax.Array, recorder: Recorder
 ) -> tuple[PamState, tuple[HalfStep, HalfStep], History]:
-    """The curve half-step, second line of eq. 6: control points by SGD, and what is accepted of both half-steps.
+    """The curve half-step, the second line of eq. 6: SGD on the control points, then acceptance of both half-steps.
 
-    It starts from the proposed P where that is admissible, and from P_k elsewhere. With lookahead, another branch
-    starts from P_k everywhere. Returns the new state, both half-steps, and the history.
+    It uses the proposed P for pairs where that is admissible, and P_k for the others. With lookahead, a second branch
+    uses P_k for all pairs. Returns the new state, both half-steps, and the history.
     """
     pairs, moves = problem.pairs, proposal.accepted
     P = {group: jnp.where(moves[:, None], P[group], p) for group, p in state.P.items()}
@@ -282,14 +295,14 @@ def advance_curve(
 
     chosen = np.arange(pairs.number)
     if lookahead:
-        # Keep the new P only where the curve from it ends lower than the curve from P_k.
+        # Keep the new P only for pairs whose curve with it ends lower than the curve with P_k.
         from_old, from_new = (values + proximal).reshape(2, -1)
         moves = moves & ((from_new < from_old) | (proposal.moved == 0))
         chosen = chosen + pairs.number * moves
     P, curves, history = trees.index((P, curves, history), chosen)
     values, proximal = values[chosen], proximal[chosen]
 
-    # Theorem 3.1, part 1: accept only what lowers the objective by at least the proximal term.
+    # Theorem 3.1, part 1: accept a curve only if the objective decreases by at least the proximal term.
     before = np.where(moves, proposal.proposed, state.objective)
     accepted = values + proximal <= before
     after = np.where(accepted, values, before)
@@ -301,7 +314,7 @@ def advance_curve(
 def _train_curves(
     problem: PamProblem, start: CurveState, P: Permutation, branches: int, key: jax.Array, recorder: Recorder
 ) -> tuple[CurveState, np.ndarray, np.ndarray, History]:
-    """SGD on the control points of every branch: the new states, their Q + R, proximal terms, and the history."""
+    """SGD on the control points of every branch. Returns the states, Q + R, proximal terms, and the history."""
     pairs, config = problem.pairs, problem.config
     keys = jax.random.split(key, pairs.number)
     theta_1, theta_2, start, keys = tile_pairs((pairs.theta_1, pairs.theta_2, start, keys), branches)
@@ -316,12 +329,12 @@ def _train_curves(
 
 @on_first_process
 def _distances(theta_c: trees.Tree, before: trees.Tree) -> np.ndarray:
-    """The distance of every pair's control points from those before, float64 (pairs,)."""
+    """The distance of every pair's control points from the previous ones, float64 (pairs,)."""
     return np.asarray(jax.vmap(trees.norm)(trees.subtract(theta_c, before)), np.float64)
 
 
 def _accept(accepted: np.ndarray, new: CurveState, old: CurveState) -> CurveState:
-    """The new control points where accepted; elsewhere the old ones, without momentum but later in the schedule."""
+    """The new states where accepted; elsewhere the old control points, with zero momentum and the new step count."""
 
     def where(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
@@ -329,5 +342,5 @@ def _accept(accepted: np.ndarray, new: CurveState, old: CurveState) -> CurveStat
     def without_momentum(leaf: jax.Array) -> jax.Array:
         return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    refused = CurveState(old.theta_c, jax.tree.map(without_momentum, new.optimizer))
-    return jax.tree.map(where, new, refused)
+    rejected = CurveState(old.theta_c, jax.tree.map(without_momentum, new.optimizer))
+    return jax.tree.map(where, new, rejected)

@@ -31,13 +31,13 @@ from mcjax.training.fixed import FixedImages, objective_on
 from mcjax.training.objective import Metrics, training_loss
 
 LARGEST_STEP = 0.5
-"""Largest change of a matrix entry in one step, so that a steep point of the curve does not throw P far outside."""
+"""Largest change of a matrix entry in one step, so that a large gradient does not move P far outside the polytope."""
 
 TRAVEL_DISTANCE = {"alternating": 15.0, "sinkhorn": 300.0}
-"""Distance that an entry of P would travel in the first half-step if its gradient did not change.
+"""Distance that an entry of P would travel in the first half-step with a constant gradient.
 
-It is well beyond the 1 that a permutation needs, because the gradient fades. On the digits every distance from 10 to 40
-works; for logarithms, ten times as far.
+It is much larger than 1, which a permutation needs, because the gradient decreases. On the digits all distances from 10
+to 40 work, and ten times as much for logarithms.
 """
 
 
@@ -57,14 +57,14 @@ def objective_on_grid(
     theta_c: trees.Tree,
     P: Permutation,
 ) -> np.ndarray:
-    """The objective Q + R of eq. 6 for every pair and candidate permutation. One compiled program.
+    """The objective Q + R of eq. 6 for every pair and candidate permutation, in one compiled program.
 
-    Q is the mean over ts and images of the cross entropy of r(t) by batch statistics, R the mean of
+    Q is the mean over ts and images of the cross entropy of r(t) in training mode, R the mean of
     weight_decay / 2 * ||r(t)||^2.
 
     Args:
         model: The model of the endpoints.
-        curve: The family of curves r.
+        curve: The curve r.
         weight_decay: Factor of the L2 term R.
         ts: The points t, float32 (points,).
         images: The images.
@@ -75,7 +75,6 @@ def objective_on_grid(
 
     Returns:
         float64 (pairs, candidates).
-
     """
     pairs = (theta_1, theta_2, theta_c, P)
     return np.asarray(_objective_on_grid(model, curve, weight_decay, ts, images, pairs), np.float64)
@@ -101,14 +100,14 @@ def _objective_on_grid(
 
 
 class PermutationState(NamedTuple):
-    """State of the half-step: soft permutations, float32 (n, n) per group, and the number of steps taken."""
+    """The state of the half-step: soft permutations, float32 (n, n) per group, and the number of steps taken."""
 
     P: Permutation
     step: jax.Array
 
 
 class PermutationContext(NamedTuple):
-    """Arrays that the half-step reads.
+    """Arrays of the half-step that are not trained.
 
     Attributes:
         theta_1: First endpoint.
@@ -116,7 +115,6 @@ class PermutationContext(NamedTuple):
         theta_c: Control points of the parameters.
         anchor: P_k as matrices (n, n) per group, the centre of the proximal term.
         rate: Learning rate per group.
-
     """
 
     theta_1: trees.Tree
@@ -130,9 +128,16 @@ class PermutationContext(NamedTuple):
 class PermutationStep:
     """One step of projected SGD on one matrix per group, at t drawn uniformly from [0, 1].
 
-    It descends the first line of eq. 6: the cross entropy at r(t) by batch statistics plus the proximal term
-    ||P - P_k||^2 / (2 nu_P). A residual trunk is one matrix that gets the gradients of all its blocks. `steps` is the
-    number of steps per epoch.
+    The objective is the first line of eq. 6: the cross entropy at r(t) in training mode plus the proximal term
+    ||P - P_k||^2 / (2 nu_P). The matrix of a residual trunk receives the gradients of all blocks.
+
+    Attributes:
+        model: The model of the endpoints.
+        curve: The curve.
+        config: Settings of batches, augmentation and epochs.
+        steps: Number of steps per epoch.
+        nu_P: Constant of the proximal term, as in `PamConfig`.
+        projection: "alternating" or "sinkhorn", as in `PamConfig`.
     """
 
     model: Model
@@ -148,7 +153,7 @@ class PermutationStep:
         return self.model.convolutions
 
     def initial_matrices(self, anchor: Permutation) -> Permutation:
-        """P_k itself; for "sinkhorn" halfway to uniform, because entropic steps never leave a corner."""
+        """P_k; for "sinkhorn" its mean with the uniform matrix, since entropic steps cannot leave a vertex."""
         if self.projection == "alternating":
             return anchor
         return {group: (p + 1 / p.shape[-1]) / 2 for group, p in anchor.items()}
@@ -159,15 +164,15 @@ class PermutationStep:
         t_key, model_key = jax.random.split(key)
         t = jax.random.uniform(t_key)
         gradient, metrics = self.gradient(context, state.P, x, labels, t, model_key)
-        # The learning rate falls linearly to zero within the half-step.
-        left = 1 - state.step / (self.steps * self.config.epochs)
-        P = self.descend(state.P, gradient, {group: left * rate for group, rate in context.rate.items()})
+        # The learning rate decays linearly to zero within the half-step.
+        remaining = 1 - state.step / (self.steps * self.config.epochs)
+        P = self.descend(state.P, gradient, {group: remaining * rate for group, rate in context.rate.items()})
         return PermutationState(P, state.step + 1), metrics
 
     def gradient(
         self, context: PermutationContext, P: Permutation, x: jax.Array, labels: jax.Array, t: jax.Array, key: jax.Array
     ) -> tuple[Permutation, Metrics]:
-        """The gradient by P at one t, (n, n) per group, and the metrics at r(t)."""
+        """The gradient with respect to P at one t, (n, n) per group, and the metrics at r(t)."""
 
         def loss(P: Permutation) -> tuple[jax.Array, Metrics]:
             # Q(phi_k, P): the cross entropy at r(t).
@@ -175,15 +180,15 @@ class PermutationStep:
             params = self.curve(trees.params(context.theta_1), trees.params(end), context.theta_c, None, t)
             theta, dtype = trees.with_params(context.theta_1, params), self.config.compute_dtype
             value, (metrics, _) = training_loss(self.model, theta, x, labels, key, 0.0, dtype)
-            # The proximal term of P in eq. 6.
+            # The proximal term on P in eq. 6.
             change = trees.subtract(P, context.anchor)
             return value + trees.dot(change, change) / (2 * self.nu_P), metrics
 
         return jax.grad(loss, has_aux=True)(P)
 
     def descend(self, P: Permutation, gradient: Permutation, rate: dict[str, jax.Array]) -> Permutation:
-        """Step down the gradient and return to the doubly stochastic matrices (4.1.2)."""
-        # Groups of one size are projected together, in one batch of matrices.
+        """A gradient step, followed by a projection onto the doubly stochastic matrices (section 4.1.2)."""
+        # Groups of equal size are projected together, as one batch of matrices.
         by_size: dict[int, list[str]] = {}
         for group, p in P.items():
             by_size.setdefault(p.shape[-1], []).append(group)
@@ -192,9 +197,10 @@ class PermutationStep:
             matrices, slopes, rates = (jnp.stack([part[group] for group in groups]) for part in (P, gradient, rate))
             slopes = rates[:, None, None] * slopes
             if self.projection == "alternating":
+                # Projected SGD.
                 matrices = project_birkhoff(matrices - jnp.clip(slopes, -LARGEST_STEP, LARGEST_STEP))
             else:
-                # Mirror descent: a gradient step on log P, then Sinkhorn's scaling of rows and columns.
+                # Entropic mirror descent: a gradient step on log P, then Sinkhorn's iterations.
                 matrices = sinkhorn(jnp.log(jnp.maximum(matrices, 1e-6)) - slopes)
             new |= dict(zip(groups, matrices, strict=True))
         return new
@@ -203,8 +209,8 @@ class PermutationStep:
 def automatic_learning_rates(
     step: PermutationStep, ts: jax.Array, images: FixedImages, contexts: PermutationContext
 ) -> dict[str, jax.Array]:
-    """The learning rate of every group of every pair, float32 (pairs,), at which P travels `TRAVEL_DISTANCE`."""
-    # A rate that falls linearly to zero travels as far as half as many steps at the full rate.
+    """The learning rate of every group, float32 (pairs,), at which P travels `TRAVEL_DISTANCE`."""
+    # The rates of a linear decay to zero sum to half of those of a constant rate.
     full_steps = step.steps * step.config.epochs / 2
     length = TRAVEL_DISTANCE[step.projection] / max(full_steps, 100)
     slopes = _tangent_gradient_rms(step, ts, images, contexts)
@@ -215,7 +221,7 @@ def automatic_learning_rates(
 def _tangent_gradient_rms(
     step: PermutationStep, ts: jax.Array, images: FixedImages, contexts: PermutationContext
 ) -> dict[str, jax.Array]:
-    """The root mean square entry of the mean gradient at P_k in the tangent space, float32 (pairs,) per group."""
+    """The root mean square entry of the mean gradient at P_k, projected onto the tangent space, float32 (pairs,)."""
 
     def of_pair(context: PermutationContext) -> dict[str, jax.Array]:
         def at(t: jax.Array) -> Permutation:
@@ -233,17 +239,17 @@ def _tangent_gradient_rms(
 
 
 def tangent_part(gradient: Any) -> jax.Array:
-    """The part of gradients (..., n, n) that keeps the sums of rows and columns: their double centring."""
+    """The projection of gradients (..., n, n) onto matrices whose rows and columns sum to 0: double centring."""
     rows, columns = gradient.mean(-1, keepdims=True), gradient.mean(-2, keepdims=True)
     return gradient - rows - columns + gradient.mean((-1, -2), keepdims=True)
 
 
 def candidate_permutations(key: jax.Array, soft: Permutation, rounding: Rounding, samples: int) -> Permutation:
-    """Hard permutations near doubly stochastic matrices, for PAM to choose from.
+    """Candidate hard permutations near doubly stochastic matrices.
 
-    The first candidate is the linear assignment, the paper's rounding (4.1.2). With "sampled", `samples` more follow:
-    each draws a permutation for every group by its weight in the group's Birkhoff decomposition, the groups
-    independently, as the paper's code does.
+    The first candidate is the nearest permutation, the paper's rounding (section 4.1.2). With "sampled", `samples` more
+    follow: each draws, independently for every group, a permutation by its weight in the Birkhoff decomposition of the
+    matrix, as the paper's code does.
 
     Args:
         key: Typed key of the draws.
@@ -256,7 +262,6 @@ def candidate_permutations(key: jax.Array, soft: Permutation, rounding: Rounding
 
     Raises:
         InputError: If a matrix is not finite.
-
     """
     for group, matrices in soft.items():
         if not np.isfinite(np.asarray(matrices)).all():

@@ -1,4 +1,4 @@
-"""Polylines: networks joined by straight segments, and the values of a function along them."""
+"""Polylines, networks joined by straight segments, and the values of a function along them."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,9 +15,12 @@ from mcjax.runtime.mapping import over_points
 
 
 class Polyline(NamedTuple):
-    """Networks joined by straight segments. A pytree, so jit takes it as an argument.
+    """Networks joined by straight segments. A pytree, so it can be an argument of compiled functions.
 
-    knots: the networks along a leading axis, at least two.
+    Attributes:
+        knots: The networks along a leading axis, at least two.
+
+    Example::
 
         line = Polyline(mcjax.trees.stack([theta_1, theta_c, theta_2]))
         metrics = evaluate_path(model, line.path, data)
@@ -28,10 +31,10 @@ class Polyline(NamedTuple):
 
     @property
     def distances(self) -> np.ndarray:
-        """Euclidean lengths of the segments, of parameters and not of batch statistics: float64 (knots - 1,)."""
+        """Euclidean lengths of the segments in the parameters, without batch statistics, float64 (knots - 1,)."""
         squares: Any = 0.0
         for leaf in jax.tree.leaves(trees.params(self.knots)):
-            # One segment at a time: no second copy of all knots in double precision.
+            # One segment at a time, to avoid a copy of all knots in double precision.
             steps = (np.asarray(b, np.float64) - np.asarray(a, np.float64) for a, b in pairwise(leaf))
             squares = squares + np.array([np.square(step).sum() for step in steps])
         return np.sqrt(squares)
@@ -52,11 +55,11 @@ class Polyline(NamedTuple):
 
     @property
     def path(self) -> jax.tree_util.Partial:
-        """The path t -> theta, t in proportion to the length, for `evaluate_path`, `plane` and all that measures paths.
+        """The path t -> theta, with t proportional to the length, as for `evaluate_path` and `plane`.
 
-        It starts at the first knot and ends at the last one exactly, and passes knots that coincide at once. A
-        `Partial`, so jit takes it as an argument. Raises InputError if there are fewer than two knots; the path raises
-        it for a t outside [0, 1].
+        It starts and ends exactly at the first and last knot. Segments of length zero are skipped. A `Partial`, so it
+        can be an argument of compiled functions. Raises InputError if there are fewer than two knots; the path raises
+        InputError for a t outside [0, 1].
         """
         counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.knots)}
         if len(counts) != 1 or min(counts) < (2,):
@@ -70,8 +73,8 @@ class Polyline(NamedTuple):
 
         Args:
             loss: Any pure function of one network.
-            points: How many points of each segment, at least 2.
-            chunk: How many points are in memory at once (None: 16).
+            points: Number of points per segment, at least 2.
+            chunk: Number of points in memory at once. None: 16.
 
         Returns:
             The values, (knots - 1, points).
@@ -91,13 +94,13 @@ def values_on_segments(
     """Values of a function at points of straight segments. Pure.
 
     Args:
-        value: Any pure function of the tree at a point, with a scalar or an array as its result.
-        segment: The start and the end of segment i, trees of one structure.
-        ts: The points of each segment, (segments, points): (1 - t) start + t end.
-        chunk: How many points are in memory at once (None: 16).
+        value: Any pure function from the tree at a point to a scalar or an array.
+        segment: The function i -> (start, end) of segment i, trees of one structure.
+        ts: The points of each segment, (segments, points), as (1 - t) start + t end.
+        chunk: Number of points in memory at once. None: 16.
 
     Returns:
-        The values, (segments, points) and then the axes of a value.
+        The values, (segments, points, ...), followed by the axes of a value.
     """
 
     def at(point: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -110,7 +113,7 @@ def values_on_segments(
 
 
 def _at(knots: trees.Tree, ts: jax.Array, t: Any) -> trees.Tree:
-    """The point at t of the path that passes the knots at `ts`."""
+    """The network at t on the path through the knots at `ts`."""
     check_t(t)
     i = jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, len(ts) - 2)
     span = ts[i + 1] - ts[i]

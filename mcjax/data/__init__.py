@@ -5,8 +5,8 @@ classes, float32 inputs with float32 targets, or tokens with the next tokens. Im
 normalised and augmented inside the compiled step. A Dataset is a pytree: `jax.device_put(data)` moves all of it.
 
     load             a data set by name: digits, a TFDS set, an .npz file, a folder of texts
-    from_arrays      images and classes of one's own
-    regression       inputs and targets that are numbers
+    from_arrays      your own images and classes
+    regression       your own inputs and real-valued targets
     split_by_class   two disjoint parts with different class distributions
     Augmentation     random flips, crops and rotations; augment, normalize: the pure functions
 

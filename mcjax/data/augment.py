@@ -11,12 +11,12 @@ from mcjax.errors import InputError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images (Neuron Alignment, section 4); pixels from outside the image are black.
+    """Random transformations of training images (Neuron Alignment, section 4). Pixels outside the image are black.
 
     Attributes:
-        flip: Mirror horizontally with probability 1/2.
-        crop: Shift by up to this many pixels along each axis, like a random crop of the zero-padded image.
-        rotate: Rotate by up to this many degrees either way, taking the nearest pixel.
+        flip: Whether images are mirrored horizontally with probability 1/2.
+        crop: Maximum shift along each axis in pixels, like a random crop of the zero-padded image.
+        rotate: Maximum rotation in degrees, in both directions, with nearest-neighbour interpolation.
     """
 
     flip: bool = True
@@ -42,7 +42,10 @@ def normalize(images: Any, mean: Any, std: Any) -> jax.Array:
     Args:
         images: uint8 (..., h, w, c). Inputs of other dtypes, floats and tokens, are returned unchanged.
         mean: The mean of the training pixels, scaled to [0, 1], (c,).
-        std: Their standard deviation, (c,).
+        std: The standard deviation of the same, (c,).
+
+    Returns:
+        float32, in the shape of `images`.
     """
     if jnp.result_type(images) != jnp.uint8:
         return jnp.asarray(images)
@@ -52,10 +55,7 @@ def normalize(images: Any, mean: Any, std: Any) -> jax.Array:
 
 
 def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> jax.Array:
-    """Rotate, mirror and shift images (n, h, w, c), each at random; the dtype does not change.
-
-    The three maps are composed into one gather, so that pixels are read once.
-    """
+    """Rotate, mirror and shift each of the images (n, h, w, c) at random, in one gather. The dtype does not change."""
     if augmentation == Augmentation.none():
         return images
     keys = jax.random.split(key, images.shape[0])

@@ -1,4 +1,4 @@
-"""The type of all data sets, and data sets from arrays."""
+"""The type of all data sets, and data sets made from arrays."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,19 +23,18 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 class Dataset:
     """Training, test and perhaps validation examples, as arrays.
 
-    Inputs, called images, are uint8 pixels (n, h, w, c), float32 (n, ...), or tokens int32 (n, length). Labels decide
-    loss and accuracy: int32 (n, ...) is one class for every output of the model (cross entropy, and the share of
-    correct outputs); float32 (n, ...) is the outputs themselves (mean squared error, and one minus the mean
-    absolute error).
+    Inputs, called images, are uint8 pixels (n, h, w, c), float32 (n, ...), or tokens int32 (n, length). The labels
+    determine loss and accuracy. With classes, int32 (n, ...), they are the cross entropy and the share of correct
+    classes. With targets, float32 (n, ...), they are the mean squared error and one minus the mean absolute error.
 
     Attributes:
         train_images: Training inputs.
         train_labels: Training labels.
         test_images: Test inputs.
         test_labels: Test labels.
-        num_classes: The number of classes, or of numbers in one output.
-        mean: The mean of the training pixels, scaled to [0, 1], float32 (c,); unused for inputs of other kinds.
-        std: Their standard deviation, float32 (c,).
+        num_classes: Number of classes, or of target values per example.
+        mean: The mean of the training pixels, scaled to [0, 1], float32 (c,); unused for other inputs.
+        std: The standard deviation of the same, float32 (c,).
         name: The name in messages and results.
         validation_images: Validation inputs, or None.
         validation_labels: Validation labels, or None.
@@ -58,7 +57,7 @@ class Dataset:
         return tuple(self.train_images.shape[1:])
 
     def take(self, train: int | None = None, test: int | None = None) -> "Dataset":
-        """The data set with only the first `train` and `test` images (None: all). Mean and std do not change."""
+        """The data set with the first `train` and `test` images only (None: all), and unchanged mean and std."""
         for split, wanted, count in (("train", train, len(self.train_labels)), ("test", test, len(self.test_labels))):
             if wanted is not None and not 0 < wanted <= count:
                 raise InputError(f"{self.name} has {count} {split} images: got {wanted}, expected 1 to {count}.")
@@ -116,11 +115,14 @@ def from_arrays(
         train_labels: Integers (n,).
         test_images: uint8 (n, h, w, c) or (n, h, w).
         test_labels: Integers (n,).
-        num_classes: The number of classes (None: one more than the largest label).
+        num_classes: Number of classes. None: one more than the largest label.
         name: The name in messages and results.
 
+    Returns:
+        The data set.
+
     Raises:
-        InputError: An array has another dtype or shape, the arrays do not fit together, or a label is out of range.
+        InputError: If an array has another dtype or shape, the arrays do not match, or a label is out of range.
     """
     splits = {}
     for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
@@ -154,7 +156,7 @@ def from_arrays(
 
 
 def _mean_and_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # From a histogram of each channel: exact, and without a float copy of the images.
+    # Computed from a histogram of each channel: exact, and without a float copy of the images.
     values = np.arange(256) / 255.0
     counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
     share = counts / counts.sum(1, keepdims=True)

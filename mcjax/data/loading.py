@@ -13,7 +13,7 @@ from mcjax.data.text import read_corpus
 from mcjax.errors import InputError, RunError, unknown_name
 
 KNOWN = ("digits", "cifar10", "cifar100", "stl10", "mnist", "fashion_mnist")
-"""Names that the help shows; every TFDS image-classification set can be loaded by its name."""
+"""Names listed by the command line's help; every other TFDS image-classification set can be loaded too."""
 
 
 def load(
@@ -25,13 +25,16 @@ def load(
         name: "digits" (scikit-learn's); a TFDS image-classification set; the path of an `.npz` with the arrays of
             `from_arrays`, and optionally num_classes; or a folder with one file each of training, validation and
             test text (`mcjax.data.text`), for predicting each word from those before it.
-        data_dir: The folder of TFDS (None: its own default).
-        sequence_length: Words of one sequence of a text.
-        vocabulary: The size of a text's vocabulary, `<unk>` included; rarer words become `<unk>` (None: all are kept).
+        data_dir: The folder of TFDS. None: the default of TFDS.
+        sequence_length: Words per sequence of a text.
+        vocabulary: Size of a text's vocabulary, with `<unk>`, which replaces all rarer words. None: all words.
+
+    Returns:
+        The data set.
 
     Raises:
-        InputError: There is no such set (the message names the nearest), or it is not of the expected form.
-        RunError: TFDS has not prepared the set, and cannot do so here.
+        InputError: If there is no such set (the message names the nearest), or it does not have the expected form.
+        RunError: If TFDS has not prepared the set and cannot prepare it here.
 
     Example::
 
@@ -43,7 +46,7 @@ def load(
         return _digits()
     if name.endswith(".npz"):
         return _npz(Path(name))
-    # A folder here without texts may share its name with a TFDS set: that one is meant.
+    # A bare name of a folder without texts is taken as the name of a TFDS set.
     if Path(name).is_dir() and (len(Path(name).parts) > 1 or any(Path(name).glob("*.txt"))):
         return _text(Path(name), sequence_length, vocabulary)
     return _tfds(name, data_dir)
@@ -80,7 +83,7 @@ def _digits() -> Dataset:
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    # A fixed random split: the file is ordered by writer.
+    # Shuffle before splitting, since the file is ordered by writer.
     order = np.random.default_rng(0).permutation(len(images))
     train, test = order[:1437], order[1437:]
     return from_arrays(images[train], digits.target[train], images[test], digits.target[test], 10, "digits")

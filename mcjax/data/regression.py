@@ -20,8 +20,11 @@ def regression(
         test_targets: float32 (m, outputs).
         name: The name in messages and results.
 
+    Returns:
+        The data set.
+
     Raises:
-        InputError: The arrays do not fit together, or hold a value that is not finite.
+        InputError: If the arrays do not match, or a value is not finite.
 
     Example::
 

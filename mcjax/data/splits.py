@@ -1,4 +1,4 @@
-"""Dividing the training images of a data set into two parts with different class distributions."""
+"""Two parts of a data set with different class distributions."""
 
 from dataclasses import replace
 
@@ -9,19 +9,22 @@ from mcjax.errors import InputError, check_whole
 
 
 def split_by_class(data: Dataset, share: float = 0.8, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Divide the training images into two disjoint sets by class ("Git Re-Basin", Ainsworth et al. 2022, section 5).
+    """Divide the training images into two disjoint sets by class ("Git Re-Basin", Ainsworth et al. 2023, section 5).
 
-    The first set gets a random `share` of the images of each class in the first half of the classes (the larger half of
-    an odd number), and 1 - share of the images of each other class; the second set gets the rest. Images keep their
-    order. Test and validation images, mean, std and name are the same in both and in `data`.
+    The first set gets a random `share` of the images of each class in the first half of the classes (rounded up), and
+    1 - share of the images of each other class; the second set gets the rest. Images keep their order. Test and
+    validation images, mean, std and name are those of `data` in both.
 
     Args:
         data: Images with one class each.
-        share: In [0, 1]; the paper has 0.8 of CIFAR-100. At 0 and 1 the two sets have no class in common.
+        share: In [0, 1]; the paper uses 0.8 on CIFAR-100. With 0 and 1 the two sets have no class in common.
         seed: Seed of the random choice.
 
+    Returns:
+        The two data sets.
+
     Raises:
-        InputError: The labels are not one class an image, an argument is out of range, or a set would be empty.
+        InputError: If the labels are not one class per image, an argument is out of range, or a set would be empty.
 
     Example::
 

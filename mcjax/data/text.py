@@ -1,4 +1,4 @@
-"""Texts as tokens, for models that predict the next word."""
+"""Texts as tokens, for language models."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,7 +12,7 @@ SPLITS = {"train": ("train",), "validation": ("valid", "validation", "dev"), "te
 """Parts of a file name, between dots, dashes and underscores, that mark the text of a split."""
 
 END, UNKNOWN = "<eos>", "<unk>"
-"""The token at the end of every line, and the one in place of words that are not in the vocabulary."""
+"""The token at the end of every line, and the token that replaces words outside the vocabulary."""
 
 
 class Corpus(NamedTuple):
@@ -23,20 +23,23 @@ class Corpus(NamedTuple):
 
 
 def read_corpus(folder: Path, vocabulary: int | None = None) -> Corpus:
-    """Read the three texts of a folder as tokens; words are separated by whitespace, and every line ends with `<eos>`.
+    """Read the three texts of a folder as tokens. Words are separated by whitespace, and every line ends with `<eos>`.
 
-    The vocabulary is that of the training text, in order of frequency and then of the alphabet; or the lines of
-    `vocabulary.txt`, and `<eos>`, if the folder has this file.
+    The vocabulary is that of the training text, by decreasing frequency and then alphabetically. If the folder has a
+    file `vocabulary.txt`, it is the lines of this file, and `<eos>`.
 
     Args:
         folder: A folder with one `.txt` file for each split, such as `ptb.train.txt`, `valid.txt` and `test.txt`.
-        vocabulary: The size of the vocabulary, `<unk>` included: only its first words are kept, and all others become
-            `<unk>` (None: all are kept).
+        vocabulary: Size of the vocabulary, with `<unk>`, which replaces all words after the first. None: all words.
+
+    Returns:
+        The corpus.
 
     Raises:
-        InputError: A file is missing, ambiguous or not text, or a word is not in the vocabulary.
+        InputError: If a file is missing, ambiguous or not text, or a word is not in the vocabulary.
     """
     texts = {split: _read(_file(folder, split, marks)) for split, marks in SPLITS.items()}
+    # The vocabulary: from the file if there is one, otherwise from the training text.
     given = folder / "vocabulary.txt"
     if given.exists():
         words = [line.strip() for line in _text(given).splitlines() if line.strip()]

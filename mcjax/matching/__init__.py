@@ -1,21 +1,21 @@
-"""Matching: the permutation that brings the units of one network next to those of another.
+"""Matching: the permutation that aligns the units of one network with those of another.
 
-A network computes the same function whatever the order of its hidden units, so two trained networks can only be
-compared once their units are in one order. A matching of theta_2 onto theta_1 returns the permutation P for which
-`P theta_2`, in code `permute(spec, P, theta_2)`, lies closest to theta_1. There are three notions of close:
+The function of a network does not depend on the order of its hidden units, so two trained networks can only be compared
+once their units are aligned. A matching of theta_2 onto theta_1 returns the permutation P for which `P theta_2`, in
+code `permute(spec, P, theta_2)`, is closest to theta_1. There are three criteria:
 
-- `match_activations`: units respond alike to images. One pass over the images, then an exact assignment in every group
-  of units. Tatro et al., 2020, "Optimizing Mode Connectivity via Neuron Alignment".
-- `match_weights`: the weights have the largest inner product. No data are needed; coordinate descent over the groups,
-  with restarts. Ainsworth et al., 2023, "Git Re-Basin", Algorithm 1.
-- `match_straight_through`: the network halfway between has the least loss. Gradient descent through hard permutations.
+- `match_activations`: the correlation of activations. One pass over the images, then an exact assignment in every
+  group. Tatro et al. 2020, "Optimizing Mode Connectivity via Neuron Alignment".
+- `match_weights`: the inner product of the weights. No data are needed; coordinate descent over the groups, with
+  restarts. Ainsworth et al. 2023, "Git Re-Basin", Algorithm 1.
+- `match_straight_through`: the loss of the network at the midpoint. Gradient descent through hard permutations.
   "Git Re-Basin", section 3.3.
 
-Each returns a `Match(P, objective, info)`, and P of one can be the start of another. Endpoints with a leading pair axis
-give matches with that axis.
+Each returns a `Match(P, objective, info)`, whose P can be the start of another matching. Endpoints with a leading pair
+axis give matches with that axis.
 
-`merge` brings any number of networks into one order of units and averages them ("Git Re-Basin", Algorithm 3), and
-`match_to_reference` matches many networks to one, by any of the matchings.
+`merge` aligns any number of networks and averages them ("Git Re-Basin", Algorithm 3), and `match_to_reference` matches
+many networks to one, by any matching.
 
 Example::
 
@@ -29,14 +29,14 @@ Example::
     model = mcjax.models.create("mlp", 3, (6, 6, 1), widths=(8, 8))
     theta_1, theta_2 = (model.init(jax.random.key(seed)) for seed in range(2))
 
-    # Plant a permutation, and find it again.
+    # Recover a known permutation.
     planted = mcjax.random_permutation(jax.random.key(2), model.spec, theta_1)
     copy = mcjax.permute(model.spec, planted, theta_1)
     match = mcjax.match_weights(jax.random.key(3), model.spec, theta_1, copy)
     found = mcjax.permute(model.spec, match.P, copy)
     print(all((a == b).all() for a, b in zip(jax.tree.leaves(theta_1), jax.tree.leaves(found))))
 
-    # Match two networks by their activations, then by their weights from there.
+    # Match two networks by their activations, and improve the match by their weights.
     match = mcjax.match_activations(model, theta_1, theta_2, data)
     print(match.info["before"], match.info["after"])
     match = mcjax.match_weights(jax.random.key(3), model.spec, theta_1, theta_2, P=match.P)

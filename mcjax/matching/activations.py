@@ -19,7 +19,7 @@ from mcjax.training.moments import CrossMoments, accumulate, cross_moments_of, m
 
 Cost = Literal["correlation", "covariance", "inner_product"]
 Matrices = dict[str, jax.Array]
-"""group -> float32 ([pairs,] n, n), units of theta_1 by units of theta_2."""
+"""group -> float32 ([pairs,] n, n), units of theta_1 (rows) by units of theta_2 (columns)."""
 
 
 def match_activations(
@@ -31,35 +31,36 @@ def match_activations(
     *,
     cost: Cost = "correlation",
 ) -> Match:
-    """The P for which the units of `P theta_2` correlate most with those of theta_1, over `images`.
+    """The P for which the activations of `P theta_2` correlate most with those of theta_1, over `images`.
 
-    One pass over the images serves all groups, with both networks by their running statistics; every pixel of a
-    feature map is a sample. The assignments run on the host. A residual trunk is matched by the mean over the stem and
-    its blocks. Units that cannot be told apart stay in place.
-    Source: Tatro et al., 2020, "Optimizing Mode Connectivity via Neuron Alignment", Algorithm 1.
-
-        match = match_activations(model, theta_1, theta_2, data)
-        print(match.info["before"], match.info["after"])
+    One pass over the images serves all groups, in evaluation mode; every pixel of a feature map is a sample. The
+    assignments run on the host. A residual trunk is matched by the mean over the stem and its blocks. Indistinguishable
+    units stay in place.
+    Source: Tatro et al. 2020, "Optimizing Mode Connectivity via Neuron Alignment", Algorithm 1.
 
     Args:
         model: The model of both networks.
         theta_1: Variables of one network, or of several along a leading pair axis.
-        theta_2: As many networks, whose units are matched to those of theta_1.
-        images: A Dataset, of which the first fifth of the training images is used as in the paper, or float32
-            (n, h, w, c) as the model takes them.
+        theta_2: Second network, or as many, whose units are matched to those of theta_1.
+        images: Normalised images, float32 (n, h, w, c), or a Dataset, of whose training images the first fifth is used,
+            as in the paper.
         batch_size: Images in memory at once.
-        cost: The sum that the assignment maximises: Pearson correlations (the paper), covariances, or uncentred
-            inner products.
+        cost: The quantity whose sum the assignment maximises: Pearson correlations (the paper), covariances, or
+            uncentred inner products.
 
     Returns:
-        A `Match` whose objective is that sum, over the matched units of all groups. `info["correlation"]`: group ->
-        float32 ([pairs,] n, n), units of theta_1 by units of theta_2. `info["before"]`, `info["after"]`: group ->
-        mean correlation between units of one index, float32 ([pairs]), before and after permuting.
+        A `Match` whose objective is that sum, over all groups. `info["correlation"]`: group -> float32 ([pairs,] n, n),
+        units of theta_1 by units of theta_2. `info["before"]`, `info["after"]`: group -> mean correlation between units
+        of equal index, float32 ([pairs]), before and after permuting.
 
     Raises:
         SpecError: If the endpoints are not of this model.
         InputError: If the model cannot take the images, or the activations are not finite.
 
+    Example::
+
+        match = match_activations(model, theta_1, theta_2, data)
+        print(match.info["before"], match.info["after"])
     """
     if cost not in GAINS:
         raise InputError(f"got cost={cost!r}, expected one of {', '.join(GAINS)}.")
@@ -83,12 +84,12 @@ def match_activations(
 
 
 def _assign(group: str, value: np.ndarray) -> np.ndarray:
-    """The assignment of greatest value for every pair: int32 (pairs, n)."""
+    """The assignment with the largest sum for every pair, int32 (pairs, n)."""
     if not np.isfinite(value).all():
         raise InputError(
             f"the activations of group {group!r} are not finite: expected trained networks with finite weights."
         )
-    # A small bonus on the diagonal keeps units in place that only rounding tells apart.
+    # A small bonus on the diagonal keeps units in place that differ by rounding only.
     tie = 1e-6 * np.abs(value).max(initial=0) * np.eye(value.shape[-1])
     return nearest_permutation(value + tie[None])
 
@@ -102,7 +103,7 @@ def _at(matrix: np.ndarray, p: np.ndarray) -> np.ndarray:
 def _matrices(
     model: Model, theta_1: trees.Tree, theta_2: trees.Tree, images: "Images", batch_size: int, cost: Cost
 ) -> tuple[Matrices, Matrices]:
-    """The correlations, and the gains that the assignment maximises, group by group for every pair."""
+    """The correlations, and the gains that the assignment maximises, by group and pair."""
 
     def pair(theta_1: trees.Tree, theta_2: trees.Tree) -> tuple[Matrices, Matrices]:
         moments = _moments(model, theta_1, theta_2, images, batch_size)
@@ -118,14 +119,14 @@ def _matrices(
 def _moments(
     model: Model, theta_1: trees.Tree, theta_2: trees.Tree, images: "Images", batch_size: int
 ) -> dict[str, tuple[CrossMoments, ...]]:
-    """Moments of the activations of every group, one for each block where the group is read."""
+    """Moments of the activations of every group, one for each array of its activations."""
 
     def moments(batch: jax.Array) -> dict[str, tuple[CrossMoments, ...]]:
         x = images.prepare(batch)
         first, second = model.activations(theta_1, x), model.activations(theta_2, x)
         return {group: tuple(map(cross_moments_of, first[group], second[group])) for group in model.spec.groups}
 
-    # Whole batches in a scan, and then the rest.
+    # Accumulate whole batches in a scan, then add the remainder.
     n = len(images.images)
     size = min(batch_size, n)
     whole = n // size * size
@@ -139,9 +140,9 @@ def _correlation(m: CrossMoments) -> jax.Array:
 
 
 def _inverse_norm(square: jax.Array) -> jax.Array:
-    # A unit that never varies correlates with nothing: zero, not NaN.
-    alive = square > 0
-    return jnp.where(alive, jax.lax.rsqrt(jnp.where(alive, square, 1.0)), 0.0)
+    # A constant unit has correlation zero, not NaN.
+    varies = square > 0
+    return jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, square, 1.0)), 0.0)
 
 
 GAINS: dict[str, Callable[[CrossMoments], jax.Array]] = {
@@ -152,14 +153,14 @@ GAINS: dict[str, Callable[[CrossMoments], jax.Array]] = {
 
 
 class Images(NamedTuple):
-    """Images for a model: uint8 with the mean and std to normalise by, or float as they are."""
+    """Images for a model: uint8 with the mean and std that normalise them, or float, used unchanged."""
 
     images: Any
     mean: Any
     std: Any
 
     def prepare(self, batch: jax.Array) -> jax.Array:
-        """A batch of these images, as the model takes it."""
+        """A batch of these images, normalised."""
         return normalize(batch, self.mean, self.std) if batch.dtype == jnp.uint8 else batch
 
 

@@ -1,4 +1,4 @@
-"""Many networks permuted into one order of units, and merged into their mean (Git Re-Basin, Algorithm 3)."""
+"""Many networks aligned with each other, and merged into their mean (Git Re-Basin, Algorithm 3)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,14 +15,13 @@ from mcjax.symmetry import Permutation, PermutationSpec, compose, identity_permu
 
 
 class MergedNetworks(NamedTuple):
-    """Networks in one order of units, and their mean.
+    """Aligned networks, and their mean.
 
     Attributes:
         theta: The mean of the permuted networks.
-        P: group -> int32 (networks, n); that of network 0 is the identity.
-        objective: The sum over pairs of <P_i theta_i, P_j theta_j> over parameters, at the start and after every round,
-            float64 (rounds + 1,).
-
+        P: group -> int32 (networks, n), the identity for network 0.
+        objective: The sum over pairs of networks of <P_i theta_i, P_j theta_j>, without batch statistics, at the start
+            and after every round, float64 (rounds + 1,).
     """
 
     theta: trees.Tree
@@ -33,10 +32,7 @@ class MergedNetworks(NamedTuple):
 def match_to_reference(
     match: Callable[[trees.Tree, trees.Tree], Match], reference: trees.Tree, thetas: trees.Tree
 ) -> Permutation:
-    """The permutation of each of many networks onto one reference.
-
-        P = match_to_reference(lambda a, b: match_activations(model, a, b, data), theta_1, thetas)
-        aligned = jax.vmap(lambda P, theta: permute(model.spec, P, theta))(P, thetas)
+    """The permutations that match many networks to one reference.
 
     Args:
         match: A matching (theta_1, theta_2) -> Match, with all other arguments bound.
@@ -46,6 +42,10 @@ def match_to_reference(
     Returns:
         group -> int32 (networks, n).
 
+    Example::
+
+        P = match_to_reference(lambda a, b: match_activations(model, a, b, data), theta_1, thetas)
+        aligned = jax.vmap(lambda P, theta: permute(model.spec, P, theta))(P, thetas)
     """
     count = jax.tree.leaves(thetas)[0].shape[0]
     return _stacked([match(reference, trees.index(thetas, i)).P for i in range(count)])
@@ -60,35 +60,36 @@ def merge(
     max_rounds: int = 20,
     restarts: int | None = None,
 ) -> MergedNetworks:
-    """Networks permuted so that they lie close together, and their mean: Git Re-Basin's MergeMany.
+    """Align any number of networks by their weights, and average them: MergeMany of Git Re-Basin.
 
-    Round after round, each network in random order is matched by its weights to the mean of all others, from the P
-    that it has, until a round changes nothing; the objective never decreases. At last all networks are brought into
-    the order of units of network 0, which changes no distance. Two networks are matched once, the second to the first,
-    by `match_weights`. Batch statistics do not count in the matching; they are permuted and averaged too, and should
-    be re-estimated (`reestimate`, `repair`).
-    Source: Ainsworth, Hayase and Srinivasa, 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
+    In every round, each network, in random order, is matched by its weights to the mean of all others, starting from
+    its current P. The rounds end when one changes nothing; the objective never decreases. Finally one permutation is
+    applied to all networks that makes P of network 0 the identity. Two networks are matched once, the second to the
+    first. Batch statistics are ignored in the matching; they are permuted and averaged, and should be re-estimated
+    afterwards (`reestimate`, `repair`).
+    Source: Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
     Algorithm 3.
-
-        merged = merge(jax.random.key(0), model.spec, thetas)
-        print(merged.objective)
 
     Args:
         key: A typed key.
-        spec: The groups of the networks: `model.spec`.
+        spec: The spec of the networks, `model.spec`.
         thetas: Networks along a leading axis.
-        P: group -> int32 (networks, n) to start from. None is the identity.
-        max_rounds: The largest number of rounds.
-        restarts: Restarts of every matching. None is 3, and 1 from a given P: from there, the restarts that reach more
-            were measured to give worse means.
+        P: group -> int32 (networks, n), the start. None: the identity.
+        max_rounds: Maximum number of rounds.
+        restarts: Number of restarts per matching. None: 3, or 1 from a given P, where further restarts reach larger
+            inner products but gave worse means in measurements.
 
     Returns:
         The mean, the permutations, and the objective round by round.
 
     Raises:
-        InputError: For fewer than two networks.
-        SpecError: If spec, networks and P do not fit each other.
+        InputError: If there are fewer than two networks.
+        SpecError: If spec, networks and P do not match.
 
+    Example::
+
+        merged = merge(jax.random.key(0), model.spec, thetas)
+        print(merged.objective)
     """
     count = _check_networks(spec, thetas, max_rounds)
     restarts = (3 if P is None else 1) if restarts is None else restarts
@@ -96,6 +97,7 @@ def merge(
     current = _start(spec, networks, P)
     moved = [permute(spec, p, theta) for p, theta in zip(current, networks, strict=True)]
     objective = [_objective(moved)]
+    # Two networks: one matching. More: rounds of Algorithm 3.
     if count == 2:
         first = None if P is None else current[1]
         current[1] = match_weights(key, spec, moved[0], networks[1], restarts, P=first).P
@@ -106,7 +108,7 @@ def merge(
         objective.append(_objective(moved))
         if not changed:
             break
-    # Undo the permutation of network 0, in all networks alike.
+    # Apply the inverse permutation of network 0 to all networks.
     back = invert(current[0])
     current = [compose(back, p) for p in current]
     theta = _mean([permute(spec, p, theta) for p, theta in zip(current, networks, strict=True)])
@@ -121,7 +123,7 @@ def _round(
     moved: list[trees.Tree],
     restarts: int,
 ) -> bool:
-    """One pass over all networks, which replaces entries of `current` and `moved`. Returns whether any changed."""
+    """One pass over all networks, which updates `current` and `moved` in place. Returns whether any changed."""
     order_key, match_key = jax.random.split(key)
     changed = False
     for i in jax.random.permutation(order_key, len(networks)).tolist():
@@ -129,7 +131,7 @@ def _round(
         others = _mean([theta for j, theta in enumerate(moved) if j != i])
         found = match_weights(jax.random.fold_in(match_key, i), spec, others, networks[i], restarts, P=current[i]).P
         theta = permute(spec, found, networks[i])
-        # A gain in float32 may be rounding; in float64 it is one.
+        # Accept an increase in float64, since one in float32 may be due to rounding.
         if _dot(others, theta) > _dot(others, moved[i]):
             current[i], moved[i], changed = found, theta, True
     return changed

@@ -1,4 +1,4 @@
-"""Inner products between the weights of units of two networks: the cost matrices of weight matching."""
+"""Inner products between the weights of units of two networks: the gain matrices of weight matching."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,15 +20,15 @@ class Place(NamedTuple):
     """The position of one group's units on one leaf, and the groups that permute the leaf's other axes.
 
     Attributes:
-        leaf: The name of the leaf.
-        group: The group of the units. None stands for the whole leaf as a single unit.
-        position: The axis of the leaf on which the units lie.
-        axes: One `Axis`, or the segments of one that move together; none for the whole leaf.
-        others: All other entries of the leaf's spec, under the names "0", "1", ... of the groups `partners`, so that
+        leaf: Name of the leaf.
+        group: The group of the units. None: the whole leaf is a single unit.
+        position: Position of the axis of the units.
+        axes: One `Axis`, or segments of one axis that are permuted together; empty for the whole leaf.
+        others: All other entries of the leaf's spec. Their groups, `partners`, are renamed "0", "1", ..., so that
             places of equal shape and structure share a compiled program.
-        partners: The groups that permute the other axes, perhaps the units' own.
-        whole: Whether every entry of the leaf belongs to a unit, so that the products of units sum up to the leaf's.
-
+        partners: The groups of `others`, possibly with `group` itself.
+        whole: Whether every entry of the leaf belongs to a unit, so that the products of units sum up to that of the
+            leaf.
     """
 
     leaf: str
@@ -41,12 +41,12 @@ class Place(NamedTuple):
 
 
 def places_of(leaf: str, entries: Entries, shape: tuple[int, ...]) -> list[Place]:
-    """Every place of a leaf, and after them the leaf as a single unit if none of them is whole."""
+    """Every place of a leaf, followed by the leaf as a single unit if no place is whole."""
     places = []
     for position, (entry, length) in enumerate(zip(entries, shape, strict=True)):
         for group, run in segment_runs(axes_of(entry)):
             at = {int(i) for axis in run for i in axis.positions(length).flat}
-            # Axes on other segments of this position do not touch these units.
+            # Axes on other segments of this axis do not permute these units.
             over = [axis for axis in axes_of(entry) if not at.isdisjoint(axis.positions(length).flat)]
             others = (*entries[:position], tuple(axis for axis in over if axis not in run), *entries[position + 1 :])
             axes = tuple(_renamed(axis, "") for axis in run)
@@ -57,7 +57,7 @@ def places_of(leaf: str, entries: Entries, shape: tuple[int, ...]) -> list[Place
 
 
 def _canonical(entries: Entries) -> tuple[Entries, tuple[str, ...]]:
-    """The entries with their groups renamed "0", "1", ... in order, and the groups' own names."""
+    """The entries with their groups renamed "0", "1", ... in order, and the original names."""
     partners = tuple(dict.fromkeys(axis.group for entry in entries for axis in axes_of(entry)))
     name = {group: str(i) for i, group in enumerate(partners)}
     return tuple(tuple(_renamed(axis, name[axis.group]) for axis in axes_of(entry)) for entry in entries), partners
@@ -68,7 +68,7 @@ def _renamed(axis: Axis, name: str) -> Axis:
 
 
 def _unit_axis(leaf: Any, position: int, axes: tuple[Axis, ...]) -> tuple[Any, int]:
-    """The leaf, numpy or jax, with one axis that is exactly the units; and where that axis is."""
+    """The leaf, numpy or jax, reshaped so that one axis is exactly the units, and the position of that axis."""
     if not axes:
         return leaf[None], 0
     whole = axes[0]
@@ -79,10 +79,10 @@ def _unit_axis(leaf: Any, position: int, axes: tuple[Axis, ...]) -> tuple[Any, i
     return leaf.take(at, axis=position), position
 
 
-# One program per place, rather than one per group or one for all groups (`lax.switch`): products are cached place by
-# place, and places of one shape share a program. Compiling and running every group of VGG16 once, then running it
-# again, on two cores: 1.4 and 0.16 s per place, 2.2 and 0.22 s per group, 1.2 and 0.25 s with a switch.
-# ResNet20: 1.3, 2.0 and 1.7 s, then milliseconds.
+# One program per place, rather than one per group or one for all groups (`lax.switch`): products are cached by place,
+# and places of equal shape share a program. Time for all groups of VGG16 on two cores, with compilation and without:
+# 1.4 and 0.16 s with a program per place, 2.2 and 0.22 s per group, 1.2 and 0.25 s with a switch. ResNet20: 1.3, 2.0
+# and 1.7 s with compilation, milliseconds without.
 @partial(jax.jit, static_argnames=("position", "axes", "others", "sort"))
 def unit_products(
     leaf_1: jax.Array,
@@ -99,39 +99,39 @@ def unit_products(
         leaf_1: One leaf of theta_1.
         leaf_2: The same leaf of theta_2.
         P: The permutations of the other axes, by their names in `others`.
-        position: The axis of the units.
+        position: Position of the axis of the units.
         axes: The units on that axis, as in `Place`.
         others: The entries of the other axes, as in `Place`.
-        sort: Whether the weights of every unit are sorted first, which no permutation of other axes changes.
+        sort: Whether the weights of every unit are sorted first, which makes the products invariant to P.
 
     Returns:
         float32 (n, n), units of leaf_1 by units of leaf_2.
-
     """
+    # Permute the other axes of leaf_2, and factor out the units of both leaves.
     rows_1, at = _unit_axis(leaf_1.astype(jnp.float32), position, axes)
     rows_2, _ = _unit_axis(permute_leaf(others, P, leaf_2.astype(jnp.float32)), position, axes)
     if sort:
         rows_1, rows_2 = (jnp.sort(jnp.moveaxis(rows, at, 0).reshape(rows.shape[at], -1)) for rows in (rows_1, rows_2))
         at = 0
+    # Contract all axes but that of the units.
     rest = [i for i in range(rows_1.ndim) if i != at]
     return jnp.tensordot(rows_1, rows_2, axes=(rest, rest), precision="highest")
 
 
 class WeightProducts(NamedTuple):
-    """Two networks on the device, leaf by leaf, and the parts of their inner product that no permutation changes.
+    """Two networks on the device, and the precomputed parts of their inner product.
 
     Attributes:
         leaves_1: The leaves of theta_1 by name.
         leaves_2: The leaves of theta_2 by name.
-        sizes: The number of units of every group.
+        sizes: Number of units of every group.
         places: The places of every group.
-        spreads: How much the units of a place differ from each other: the geometric mean over both networks of the
-            summed squared distances from the mean unit.
-        linear: group -> float64 (n, n), the products summed over the leaves on which nothing but the group's units on
-            one axis is permuted. The inner product is linear in the permutation of these.
+        spreads: The spread between the units of a place: the sum of squared distances from the mean unit, as a
+            geometric mean over both networks.
+        linear: group -> float64 (n, n), the products summed over the leaves on which only this group lies, on one axis.
+            The inner product of these leaves is linear in the permutation.
         shared: One whole place for each other leaf with permuted axes.
-        constant: The inner product of the leaves that no group permutes.
-
+        constant: The inner product of the leaves without permuted axes.
     """
 
     leaves_1: dict[str, jax.Array]
@@ -144,18 +144,18 @@ class WeightProducts(NamedTuple):
     constant: float
 
     def products(self, place: Place, P: Permutation, sort: bool = False) -> jax.Array:
-        """The products of one place under P, (n, n); dispatched, perhaps not computed yet."""
+        """The products of one place under P, (n, n), dispatched asynchronously."""
         others = {str(i): P[group] for i, group in enumerate(place.partners)}
         leaf_1, leaf_2 = self.leaves_1[place.leaf], self.leaves_2[place.leaf]
         return unit_products(leaf_1, leaf_2, others, place.position, place.axes, place.others, sort)
 
 
 def weight_products(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leaves, leaves_2: Leaves) -> WeightProducts:
-    """Put two networks on the device, and compute the products that no other permutation changes.
+    """Put two networks on the device, and compute the products that do not depend on a permutation.
 
     Args:
-        spec: The groups of the networks.
-        sizes: The number of units of every group.
+        spec: The spec of the networks.
+        sizes: Number of units of every group.
         leaves_1: The weights of theta_1 by name.
         leaves_2: The weights of theta_2 by name.
 
@@ -163,8 +163,7 @@ def weight_products(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leav
         The products of the pair.
 
     Raises:
-        InputError: If a leaf that no group permutes is not finite.
-
+        InputError: If a leaf without permuted axes is not finite.
     """
     first, second = jax.device_put((leaves_1, leaves_2))
     linear = {group: np.zeros((n, n)) for group, n in sizes.items()}
@@ -173,11 +172,13 @@ def weight_products(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leav
     pending: list[tuple[Any, jax.Array]] = []
     for name, leaf in leaves_1.items():
         places = places_of(name, spec.axes[name], leaf.shape) if any(spec.axes[name]) else []
+        # A leaf without permuted axes adds a constant.
         if not places:
             constant += float(np.vdot(leaf.astype(np.float64), leaves_2[name].astype(np.float64)))
             if not np.isfinite(constant):
                 raise InputError(f"the weights {name} are not finite: expected two networks of finite weights.")
             continue
+        # A leaf with a single permuted axis adds to `linear`; all others depend on P of several axes.
         whole = next(place for place in places if place.whole)
         if whole.partners:
             products.shared.append(whole)
@@ -187,15 +188,15 @@ def weight_products(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leav
             if place.group is not None:
                 products.places[place.group].append(place)
                 products.spreads[place] = (_spread(leaf, place) * _spread(leaves_2[name], place)) ** 0.5
-    # Fetched only when all are dispatched.
+    # Fetch the products after all are dispatched.
     for group, matrix in pending:
         linear[group] += np.asarray(matrix)
     return products._replace(constant=constant)
 
 
 def _spread(leaf: np.ndarray, place: Place) -> float:
-    """The squared distances of the units from the mean unit, summed; no permutation changes it."""
+    """The sum of squared distances of the units from the mean unit, which is invariant to permutations."""
     rows, at = _unit_axis(leaf, place.position, place.axes)
-    # Weights that are not finite are reported by the matching.
+    # Weights that are not finite are reported by `CoordinateDescent.assign`.
     with np.errstate(invalid="ignore", over="ignore"):
         return float(rows.var(axis=at, dtype=np.float32).sum() * rows.shape[at])

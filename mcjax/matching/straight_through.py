@@ -1,4 +1,4 @@
-"""Straight-through matching: the loss between two networks, descended through hard permutations."""
+"""Straight-through matching: descent on the loss between two networks, through hard permutations."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,18 +27,17 @@ from mcjax.training.objective import Metrics, check_model_and_data, training_los
 
 @dataclass(frozen=True)
 class StraightThroughConfig(TrainConfig):
-    """`TrainConfig` for the real matrices behind the permutations, which Adam moves.
+    """Settings of straight-through matching: a `TrainConfig` for Adam on real matrices.
 
-    Learning rate, schedule, momentum and weight decay of `TrainConfig` are not read.
+    Learning rate, schedule, momentum and weight decay of `TrainConfig` are ignored.
 
     Attributes:
-        epochs: Passes over the training images.
-        travel: How far an entry of a matrix can move in all steps together. The learning rate falls to zero along a
-            cosine and sums up to it. The default suits a start from a match; from the identity, three times as much
-            goes farther.
-        random_t: Whether t is drawn uniformly from [0, 1] at every step, instead of t = 1/2.
-        images: The number of training images on which the permutations of all epochs are compared.
-
+        epochs: Number of epochs.
+        travel: The sum of the learning rates of all steps, which decay to zero along a cosine: about the distance that
+            an entry of a matrix can move. The default suits a start from a match; from the identity, three times as
+            much is better.
+        random_t: Whether t is drawn uniformly from [0, 1] at every step. Otherwise t = 1/2.
+        images: Number of training images on which the permutations of all epochs are compared.
     """
 
     epochs: int = 20
@@ -57,11 +56,10 @@ class State(NamedTuple):
     """The state of a descent over permutations.
 
     Attributes:
-        matrices: group -> float32 (n, n), the real matrix behind the permutation.
+        matrices: group -> float32 (n, n), the real matrix whose nearest permutation is P.
         optimizer: The state of Adam.
-        step: The number of steps taken, int32.
-        path: group -> int32 (epochs, n), the permutations at the end of every epoch but the last.
-
+        step: Number of steps taken, int32.
+        path: group -> int32 (epochs, n), the permutations after every epoch but the last.
     """
 
     matrices: Permutation
@@ -79,7 +77,7 @@ class BothEnds(NamedTuple):
 
 @dataclass(frozen=True)
 class StraightThroughStep:
-    """One step of Adam on the matrices, by the gradient at the permutations nearest to them."""
+    """One step of Adam on the matrices, by the gradient at the nearest permutations, `steps` times per epoch."""
 
     model: Model
     config: StraightThroughConfig
@@ -87,7 +85,7 @@ class StraightThroughStep:
 
     @property
     def convolutions(self) -> Convolutions:
-        """The convolutions of the model."""
+        """The kind of convolutions in the model."""
         return self.model.convolutions
 
     def _optimizer(self) -> optax.GradientTransformation:
@@ -96,7 +94,7 @@ class StraightThroughStep:
         return optax.adam(optax.cosine_decay_schedule(2 * self.config.travel / steps, steps))
 
     def init(self, P: Permutation) -> State:
-        """The matrices of P."""
+        """The state with the matrices of P, and a fresh optimiser."""
         matrices = {group: to_matrix(p) for group, p in P.items()}
         path = {group: jnp.tile(jnp.asarray(p, jnp.int32)[None], (self.config.epochs, 1)) for group, p in P.items()}
         return State(matrices, self._optimizer().init(matrices), jnp.zeros((), jnp.int32), path)
@@ -111,7 +109,7 @@ class StraightThroughStep:
         hard = {group: nearest_permutation_on_device(M) for group, M in state.matrices.items()}
 
         def loss(matrices: Permutation) -> tuple[jax.Array, Metrics]:
-            # The value at the permutation, with the gradient passed straight through to the matrix.
+            # Straight-through estimator: the value of the permutation, with the gradient of the matrix.
             P = {g: to_matrix(hard[g]) + M - jax.lax.stop_gradient(M) for g, M in matrices.items()}
             theta = between(self.model, ends, P, t)
             value, (measured, _) = training_loss(
@@ -119,11 +117,12 @@ class StraightThroughStep:
             )
             return value, measured
 
+        # Step: Adam on the matrices.
         gradient, measured = jax.grad(loss, has_aux=True)(state.matrices)
         updates, optimizer = self._optimizer().update(gradient, state.optimizer)
         matrices = optax.apply_updates(state.matrices, updates)
-        # `hard` rounds the matrices of the step before, so at the first step of an epoch it is the end of the last one.
-        # The first step of all writes to the last row, which is not read.
+        # `hard` rounds the matrices after the previous step, so the first step of an epoch records the end of the
+        # previous epoch. The very first step writes to the last row, which is not used.
         number = (state.step - 1) // self.steps
         path = {group: rows.at[number].set(hard[group]) for group, rows in state.path.items()}
         return State(matrices, optimizer, state.step + 1, path), measured
@@ -134,13 +133,12 @@ def between(model: Model, ends: BothEnds, P: Permutation, t: float | jax.Array) 
 
     Args:
         model: The model of both networks.
-        ends: theta_1 and theta_2.
-        P: Hard or soft permutations.
-        t: The point of the line, 0 at theta_1.
+        ends: The networks theta_1 and theta_2.
+        P: Hard or soft permutation of theta_2.
+        t: The point on the line, 0 at theta_1.
 
     Returns:
         The network, with the batch statistics of theta_1.
-
     """
     end = permute(model.spec, P, ends.theta_2)
     params = jax.tree.map(lambda a, b: (1 - t) * a + t * b, trees.params(ends.theta_1), trees.params(end))
@@ -158,38 +156,40 @@ def match_straight_through(
     *,
     recorder: Recorder | None = None,
 ) -> Match:
-    """The P for which the network halfway between theta_1 and `P theta_2` has the least loss.
+    """The P for which the network at the midpoint between theta_1 and `P theta_2` has the least loss.
 
-    Behind every permutation is a real matrix. Each step rounds the matrices to permutations (linear assignment, on the
-    device), takes the gradient of the loss at t = 1/2 with respect to the permutation matrices, and moves the real
-    matrices by it, as if rounding were the identity. The start and the permutations after every epoch are compared on
-    fixed images, and the best is returned.
-    Source: Ainsworth, Hayase and Srinivasa, 2023, "Git Re-Basin", section 3.3. There the real variables are a copy
+    A real matrix per group is trained. Each step rounds the matrices to permutations (by linear assignment, on the
+    device), takes the gradient of the loss at t = 1/2 with respect to the permutation matrices, and applies it to the
+    real matrices, as if rounding were the identity. The start and the permutations after every epoch are compared on
+    fixed images, and the best one is returned.
+    Source: Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin", section 3.3. There the real variables are a copy
     of theta_1, rounded by weight matching with theta_2.
-
-        match = match_straight_through(key, model, theta_1, theta_2, data, P=match_activations(...).P)
-        print(match.info["objectives"])
 
     Args:
         key: A typed key.
         model: The model of both networks.
         theta_1: Variables of one network, or of several along a leading pair axis.
-        theta_2: As many networks, whose units are matched to those of theta_1.
-        data: The data set whose training images are descended on.
-        P: group -> int32 ([pairs,] n) to start from. None starts from `match_weights`, since the gradient at a
-            permutation says little of those far from it.
-        config: Epochs, batches and the size of steps.
-        recorder: Where progress is reported and kept.
+        theta_2: Second network, or as many, whose units are matched to those of theta_1.
+        data: The data set, of which the training images are used.
+        P: group -> int32 ([pairs,] n), the start. None: the result of `match_weights`, since the gradient at a
+            permutation is informative near it only.
+        config: Settings. None: `StraightThroughConfig()`.
+        recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
 
     Returns:
         A `Match` whose objective is the cross entropy at t = 1/2 (nats). `info["objectives"]`: the same at the start
-        and after every epoch, float64 ([pairs,] 1 + epochs). `info["history"]`: name -> loss and accuracy of training,
-        at the points that were drawn, float32 ([pairs,] epochs).
+        and after every epoch, float64 ([pairs,] 1 + epochs). `info["history"]`: {"loss", "accuracy"}, training metrics
+        at the t of each step, float32 ([pairs,] epochs).
 
     Raises:
+        InputError: If the key is not typed, model and data do not match, or no unit can be permuted.
         SpecError: If endpoints and P are not of this model.
         RunError: If the loss is not finite.
 
+    Example::
+
+        match = match_straight_through(key, model, theta_1, theta_2, data, P=match_activations(...).P)
+        print(match.info["objectives"])
     """
     check_typed_keys(key)
     config = config or StraightThroughConfig()
@@ -197,7 +197,7 @@ def match_straight_through(
     if not isinstance(config, StraightThroughConfig):
         raise InputError(f"got a {type(config).__name__} for config, expected a StraightThroughConfig.")
     if not model.spec.groups:
-        raise InputError(f"no units of {model.name} can be permuted, so that there is nothing to match.")
+        raise InputError(f"no units of {model.name} can be permuted: there is nothing to match.")
     if P is None:
         leading_axis(model, theta_1, theta_2)
         weights_key, key = jax.random.split(key)
@@ -207,7 +207,7 @@ def match_straight_through(
     ends = BothEnds(pairs.theta_1, pairs.theta_2)
     keys = jax.random.split(key, pairs.number)
     states, history = run_epochs(step, data, ends, initial_states(step, pairs.P), keys, recorder)
-    # The candidates: the start, the end of every epoch but the last, and the end.
+    # Candidates: the start, the end of every epoch but the last, and the end of the last one.
     last = {group: jax.vmap(nearest_permutation_on_device)(M) for group, M in states.matrices.items()}
     candidates = {
         group: jnp.concatenate([p[:, None], states.path[group][:, :-1], last[group][:, None]], 1)

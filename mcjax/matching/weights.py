@@ -1,4 +1,4 @@
-"""Weight matching: the permutation under which the weights of two networks lie closest (Git Re-Basin)."""
+"""Weight matching: the permutation with the largest inner product of the weights (Git Re-Basin)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,38 +27,39 @@ def match_weights(
     P: Permutation | None = None,
     max_sweeps: int = 100,
 ) -> Match:
-    """The P for which the weights of `P theta_2` lie closest to those of theta_1: coordinate descent over groups.
+    """The P for which the weights of `P theta_2` are closest to those of theta_1, by coordinate descent over groups.
 
-    Maximises the inner product of theta_1 and `P theta_2` over all leaves but batch statistics. A sweep goes over the
-    groups in random order and assigns the units of each anew, on the host; a restart ends when a sweep gains nothing,
-    and the best restart is returned. The first restart begins by propagation: the groups are matched one by one, each
-    by the leaves whose other axes are known, from inputs, outputs, biases and norms inwards. Later restarts propagate
-    in a random order of groups, and every fourth begins at random permutations. Units that cannot be told apart stay
+    Maximises the inner product of theta_1 and `P theta_2` over all leaves but batch statistics. A sweep assigns the
+    units of every group, in random order of the groups, on the host. A restart ends when a sweep changes nothing, and
+    the best restart is returned. The first restart begins by propagation: the groups are matched one by one, each by
+    the leaves whose other axes are matched already, from inputs, outputs, biases and norms inwards. Later restarts
+    propagate in a random order of groups, and every fourth begins at random permutations. Indistinguishable units stay
     in place.
-    Source: Ainsworth, Hayase and Srinivasa, 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
+    Source: Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
     Algorithm 1; the starts by propagation are not theirs.
-
-        match = match_weights(jax.random.key(0), model.spec, theta_1, theta_2)
-        print(match.objective, match.info["restarts"])
 
     Args:
         key: One typed key. All pairs use the same.
-        spec: The groups of the networks: `model.spec`.
+        spec: The spec of the networks, `model.spec`.
         theta_1: Variables of one network, or of several along a leading pair axis.
-        theta_2: As many networks, whose units are matched to those of theta_1.
-        restarts: The number of restarts.
-        P: group -> int32 ([pairs,] n), where the first restart begins instead, such as a match of activations. The
-            result is never below it.
-        max_sweeps: The largest number of sweeps of a restart.
+        theta_2: Second network, or as many, whose units are matched to those of theta_1.
+        restarts: Number of restarts.
+        P: group -> int32 ([pairs,] n), the start of the first restart, such as a match of activations. The objective of
+            the result is at least that of P. None: propagation.
+        max_sweeps: Maximum number of sweeps per restart.
 
     Returns:
-        A `Match` whose objective is the inner product. `info["restarts"]`: the inner product that each restart
-        reached, float64 ([pairs,] restarts). `info["sweeps"]`: the sweeps of each, int ([pairs,] restarts).
+        A `Match` whose objective is the inner product. `info["restarts"]`: the inner product after each
+        restart, float64 ([pairs,] restarts). `info["sweeps"]`: the number of sweeps of each, int ([pairs,] restarts).
 
     Raises:
-        SpecError: If endpoints, P and spec do not fit each other.
+        SpecError: If endpoints, P and spec do not match.
         InputError: If weights are not finite.
 
+    Example::
+
+        match = match_weights(jax.random.key(0), model.spec, theta_1, theta_2)
+        print(match.objective, match.info["restarts"])
     """
     if not isinstance(spec, PermutationSpec):
         raise InputError(f"got a {type(spec).__name__} for the spec, expected a PermutationSpec: model.spec, perhaps.")
@@ -89,7 +90,7 @@ def _starts(restarts: int, given: bool) -> list[Start]:
 
 def _best(restarts: list[Restart]) -> Match:
     objectives = np.array([restart.objective for restart in restarts])
-    # Compared in the precision of the products: of equal restarts the first, which breaks ties with most care.
+    # Compared in float32, the precision of the products. Of equal restarts, the first wins.
     best = restarts[int(np.argmax(objectives.astype(np.float32)))]
     sweeps = np.array([restart.sweeps for restart in restarts])
     return Match(best.P, np.float64(best.objective), {"restarts": objectives, "sweeps": sweeps})
@@ -110,7 +111,7 @@ def _check_ends(spec: PermutationSpec, theta_1: trees.Tree, theta_2: trees.Tree)
         if shapes_1.get(name) != shapes_2.get(name)
     ]:
         raise SpecError(
-            "theta_1 and theta_2 do not fit each other:\n  "
+            "theta_1 and theta_2 do not match:\n  "
             + "\n  ".join(wrong)
             + "\nexpected two networks of one architecture, or as many of each."
         )

@@ -1,8 +1,8 @@
 """Models: the pure functions of an architecture, with the spec of its permutation symmetry.
 
 A `Model` is a NamedTuple of pure functions (`init`, `apply`, `apply_train`, `activations`) and a `PermutationSpec`,
-which says which axes of which parameters belong to units that can only be permuted together. All of mcjax works on
-it. There are three ways to get one:
+which declares the axes of parameters that can only be permuted together. All of mcjax works on models. There are three
+ways to get one:
 
 - `create(name, ...)` makes a registered architecture: MLPs, small convolutional networks, VGG, ResNets, an LSTM.
 - `from_flax(module, x)` takes any Flax module, Linen or NNX, and infers the spec from its computation.

@@ -1,4 +1,4 @@
-"""The interface of a model: pure functions of one architecture, and the spec of its permutation symmetry."""
+"""The type of all models: pure functions of one architecture, and the spec of its permutation symmetry."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from mcjax.runtime.mapping import Convolutions
 from mcjax.symmetry import PermutationSpec, SpecError
 
 Activations = dict[str, tuple[jax.Array, ...]]
-"""Hidden units by group, after the nonlinearity: arrays float[n, ..., units], one for each place that holds them."""
+"""group -> its activations after the nonlinearity: float[n, ..., units], one array per layer that consumes them."""
 
 
 class Model(NamedTuple):
@@ -21,17 +21,17 @@ class Model(NamedTuple):
 
     Attributes:
         init: `init(key) -> theta`, `{"params": ..., "batch_stats": ...}`.
-        apply: `apply(theta, x) -> outputs`, in testing mode, with the batch statistics in theta;
+        apply: `apply(theta, x) -> outputs`, in evaluation mode, by the batch statistics in theta;
             x is (n, *input_shape).
         apply_train: `apply_train(theta, x, key) -> (outputs, batch_stats)`, in training mode. The statistics are the
             batch's own mean and variance, not a running average.
         activations: `activations(theta, x) -> {group: (float[n, ..., units], ...)}`, after the nonlinearity; a
             residual trunk gives one array per block.
-        spec: The groups of units that can be permuted.
+        spec: The permutation symmetry of the variables.
         name: The name of the architecture, for messages.
         input_shape: The shape of one input, (height, width, channels) for images.
-        num_classes: The number of outputs.
-        convolutions: The kind of convolutions, by which `runtime` decides between vmap and loops.
+        num_classes: Number of outputs.
+        convolutions: The kind of convolutions, by which `mcjax.runtime` chooses between vmap and loops.
         input_dtype: "float32" for images, "int32" for tokens.
     """
 
@@ -56,19 +56,22 @@ def make_model(
     convolutions: Convolutions,
     input_dtype: str = "float32",
 ) -> Model:
-    """The Model of a Linen module that is called as `module(x, train)` and sows its activations by group.
+    """The Model of a Linen module that is called as `module(x, train)` and sows its activations.
 
     Args:
-        module: The module; `self.sow("activations", group, x)` for every group.
-        spec: The groups of its units.
+        module: The module. It calls `self.sow("activations", group, x)` for every group.
+        spec: The permutation symmetry of its variables.
         name: The model's name.
         input_shape: The shape of one input.
-        num_classes: The number of outputs.
+        num_classes: Number of outputs.
         convolutions: The kind of convolutions.
         input_dtype: The dtype of inputs.
 
+    Returns:
+        The model.
+
     Raises:
-        InputError: The module cannot take inputs of this shape.
+        InputError: If the module cannot take inputs of this shape.
     """
 
     def init(key: jax.Array) -> trees.Tree:
@@ -117,10 +120,10 @@ def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:
 
 
 def has_leading_axis(theta: trees.Tree, model: Model) -> bool:
-    """Whether `theta` holds many networks along a leading axis (True) or one (False).
+    """Whether `theta` holds several networks along a leading axis (True) or one (False).
 
     Raises:
-        SpecError: It holds neither; the message names the leaves that differ.
+        SpecError: If it holds neither. The message names the leaves that differ.
     """
     expected = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
     got = trees.shapes(theta)
@@ -164,8 +167,8 @@ def leading_axis(model: Model, theta: trees.Tree, *others: trees.Tree) -> Leadin
     """The leading axis of networks, all of which have one of the same length, or none.
 
     Raises:
-        InputError: They hold different numbers of networks.
-        SpecError: They are not networks of this model.
+        InputError: If they hold different numbers of networks.
+        SpecError: If they are not networks of this model.
     """
     given = has_leading_axis(theta, model)
     if any(has_leading_axis(each, model) != given or trees.shapes(each) != trees.shapes(theta) for each in others):

@@ -16,7 +16,7 @@ class Layer(NamedTuple):
     """One convolution with batch norm and activation.
 
     Attributes:
-        features: The number of channels.
+        features: Number of channels.
         size: Height and width of the kernel.
         stride: Stride of both axes.
         padding: Zeros added to each side.
@@ -31,16 +31,16 @@ class Layer(NamedTuple):
 
 
 class ConvNet(nn.Module):
-    """Convolutions with batch norm; global average pooling or hidden dense layers; classes.
+    """Convolutions with batch norm, global average pooling or hidden dense layers, and an output layer.
 
     Attributes:
         layers: The convolutions.
-        hidden: Units of the hidden dense layers; without any, feature maps are averaged.
-        num_classes: The number of outputs.
+        hidden: Units of the hidden dense layers. If empty, the last feature map is averaged.
+        num_classes: Number of outputs.
         activation: Activation of the hidden layers.
         kernel_init: A name in `INITIALIZERS`, for the convolutions.
-        channel_dropout: The rate of every hidden layer, which drops whole channels. If empty, inputs of the hidden
-            dense layers are dropped at rate 0.5.
+        channel_dropout: Rate of every hidden layer, at which whole channels are dropped. If empty, the inputs of the
+            hidden dense layers are dropped at rate 0.5.
     """
 
     layers: tuple[Layer, ...]
@@ -75,14 +75,17 @@ class ConvNet(nn.Module):
 def feed_forward_spec(
     convolutions: int, hidden: int, positions: int, *, norm: bool, bias: bool = True
 ) -> PermutationSpec:
-    """The spec of layers `Conv_i` (with `BatchNorm_i` if `norm`), then `hidden` layers `Dense_i` and one of classes.
+    """The spec of layers `Conv_i` (with `BatchNorm_i` if `norm`), hidden layers `Dense_i`, and an output layer.
 
     Args:
-        convolutions: The number of convolutions.
-        hidden: The number of hidden dense layers.
-        positions: Places of the last feature map, which is flattened; 1 if it is averaged.
+        convolutions: Number of convolutions.
+        hidden: Number of hidden dense layers.
+        positions: Number of pixels of the last feature map, which is flattened; 1 if it is averaged.
         norm: Whether each convolution has batch norm.
         bias: Whether layers have biases.
+
+    Returns:
+        The spec.
     """
     groups = [f"conv_{i}" for i in range(convolutions)]
     parts: list[layer_specs.LayerSpec] = []
@@ -120,11 +123,11 @@ def _convnet(
 
 
 def _rates(name: str, rates: Sequence[float], layers: int) -> tuple[float, ...]:
-    """The dropout rate of every hidden layer: the last one given holds for all that follow."""
+    """The dropout rate of every hidden layer; the last rate given holds for all later layers."""
     if isinstance(rates, int | float) or len(rates) > layers or not all(0 <= rate < 1 for rate in rates):
         raise InputError(
             f"{name}: got channel_dropout={rates}, expected up to {layers} rates in [0, 1), one for each hidden layer, "
-            "the last one for all that follow: (0.25, 0.25, 0.25, 0.5)."
+            "the last one for all later layers: (0.25, 0.25, 0.25, 0.5)."
         )
     return (*rates, *tuple(rates[-1:]) * (layers - len(rates)))
 
@@ -158,14 +161,18 @@ TINYSIX = (TINYTEN[0], TINYTEN[2], TINYTEN[5], TINYTEN[7])
 
 
 def tinyten(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """Eight narrow convolutions, global average pooling, classes: 86,778 parameters with 10 classes."""
+    """TinyTen: eight narrow convolutions and global average pooling; 86,778 parameters with 10 classes.
+
+    The arguments are those of `create`.
+    """
     return _convnet("tinyten", TINYTEN, (), num_classes, input_shape, activation, width, "xavier")
 
 
 def tinysix(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """TinyTen without its layers 2, 4, 5 and 7: 28,746 parameters with 10 classes, 34,596 with 100.
+    """TinySix: TinyTen without layers 2, 4, 5 and 7; 28,746 parameters with 10 classes, 34,596 with 100.
 
-    The paper does not give its strides; here each layer keeps its stride from TinyTen: 1, 2, 2, 1.
+    The paper does not give the strides; here each layer has its stride in TinyTen: 1, 2, 2, 1. The arguments are those
+    of `create`.
     """
     return _convnet("tinysix", TINYSIX, (), num_classes, input_shape, activation, width, "xavier")
 
@@ -192,21 +199,27 @@ def vgg11(
     width: float = 1.0,
     channel_dropout: Sequence[float] = (),
 ) -> Model:
-    """Eight convolutions with batch norm and max pooling, two dense layers of 512 with dropout.
+    """VGG11: eight convolutions with batch norm and max pooling, and two dense layers of 512 units with dropout.
 
     Args:
-        num_classes: The number of classes.
+        num_classes: Number of classes.
         input_shape: (height, width, channels).
         activation: Activation of the hidden layers.
         width: Multiplier of all widths.
         channel_dropout: Rates at which whole channels of the hidden layers are dropped in training, instead of the
-            dropout of dense layers: one for each layer, the last one for all that follow.
+            dropout of dense layers: one for each layer, the last one for all later layers.
+
+    Returns:
+        The model.
     """
     stages = ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2))
     return _vgg("vgg11", stages, num_classes, input_shape, activation, width, channel_dropout)
 
 
 def vgg16(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """Thirteen convolutions with batch norm, else as VGG11: 15,253,578 parameters with 10 classes of 32x32 images."""
+    """VGG16: thirteen convolutions, otherwise like VGG11; 15,253,578 parameters with 10 classes of 32x32 images.
+
+    The arguments are those of `create`.
+    """
     stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
     return _vgg("vgg16", stages, num_classes, input_shape, activation, width)

@@ -1,4 +1,4 @@
-"""Training mode without dropout, for batch statistics."""
+"""Training mode without dropout, for estimating batch statistics."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _OFF = ContextVar("without_dropout", default=False)
 
 @contextmanager
 def without_dropout() -> Iterator[None]:
-    """Switch off Flax's Dropout layers, Linen and NNX, in whatever is traced inside the context."""
+    """Switch off the Dropout layers of Flax, Linen and NNX, in all functions traced inside the context."""
     token = _OFF.set(True)
     try:
         with nn.intercept_methods(_skip_dropout):

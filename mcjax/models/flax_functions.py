@@ -16,7 +16,7 @@ from mcjax.models.dropout import zero_dropout_rates
 from mcjax.symmetry import SpecError
 
 Captures = Mapping[str, str | Sequence[str]]
-"""The Linen submodules, by path, whose outputs are the units of each group."""
+"""group -> path or paths of the Linen submodules whose outputs are its units."""
 
 
 class Functions(NamedTuple):
@@ -24,8 +24,8 @@ class Functions(NamedTuple):
 
     Attributes:
         init: `init(key) -> theta`.
-        apply: `apply(theta, x) -> outputs`, in testing mode.
-        train: `train(theta, x, key) -> (outputs, batch_stats)`, in training mode; statistics after one update.
+        apply: `apply(theta, x) -> outputs`, in evaluation mode.
+        train: `train(theta, x, key) -> (outputs, batch_stats)`, in training mode, with the statistics after one update.
     """
 
     init: Callable[[jax.Array], trees.Tree]
@@ -35,19 +35,19 @@ class Functions(NamedTuple):
 
 def linen_functions(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Functions:
     """The pure functions of a Linen module, for inputs like `batch`."""
-    training, testing = _mode_arguments(type(module))
+    training, evaluation = _mode_arguments(type(module))
 
     def init(key: jax.Array) -> trees.Tree:
-        variables = nn.meta.unbox(module.init(key, jnp.zeros((1, *batch.shape[1:]), batch.dtype), **testing))
+        variables = nn.meta.unbox(module.init(key, jnp.zeros((1, *batch.shape[1:]), batch.dtype), **evaluation))
         return {name: variables[name] for name in variables if name in ("params", "batch_stats")}
 
     def train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[Any, trees.Tree]:
-        # Random streams of any other name fall back to that of "params".
+        # Flax draws random streams of any other name from that of "params".
         keys = {"dropout": key, "params": jax.random.fold_in(key, 1)}
         outputs, updates = module.apply(theta, x, rngs=keys, mutable=["batch_stats"], **training)
         return outputs, updates.get("batch_stats", {})
 
-    return Functions(init, lambda theta, x: module.apply(theta, x, **testing), train)
+    return Functions(init, lambda theta, x: module.apply(theta, x, **evaluation), train)
 
 
 def capture_linen(
@@ -57,15 +57,18 @@ def capture_linen(
 
     Args:
         module: The module.
-        batch: Inputs that it takes.
+        batch: Shape and dtype of its inputs.
         captures: The submodules of each group.
         nonlinearity: Applied to their outputs.
+
+    Returns:
+        The function (theta, x) -> {group: (float[n, ..., units], ...)}.
     """
-    _, testing = _mode_arguments(type(module))
+    _, evaluation = _mode_arguments(type(module))
 
     def activations(theta: trees.Tree, x: jax.Array) -> Activations:
         check_input(type(module).__name__, batch.shape[1:], x)
-        _, state = module.apply(theta, x, capture_intermediates=True, mutable=["intermediates"], **testing)
+        _, state = module.apply(theta, x, capture_intermediates=True, mutable=["intermediates"], **evaluation)
         outputs = trees.flatten(state["intermediates"])
         return {
             group: tuple(
@@ -81,12 +84,12 @@ def _output(outputs: dict[str, jax.Array], path: str) -> jax.Array:
     for name in (f"{path}/__call__/0", f"{path}/0"):
         if name in outputs:
             return outputs[name]
-    known = sorted(name.removesuffix("/0").removesuffix("/__call__") for name in outputs)
-    raise SpecError(f"no submodule {path!r} to take activations from; the module has {', '.join(known)}.")
+    available = sorted(name.removesuffix("/0").removesuffix("/__call__") for name in outputs)
+    raise SpecError(f"no submodule {path!r} to take activations from; the module has {', '.join(available)}.")
 
 
 def nnx_functions(make: Callable[..., Any]) -> Functions:
-    """The pure functions of an NNX module, which `make` makes from `nnx.Rngs`."""
+    """The pure functions of an NNX module; `make` takes an `nnx.Rngs` and returns the module."""
     kinds = (nnx.Param, nnx.BatchStat, nnx.RngState)
 
     def split(key: Any, train: bool) -> tuple[Any, ...]:
@@ -104,7 +107,7 @@ def nnx_functions(make: Callable[..., Any]) -> Functions:
             f"the module holds {', '.join(_variables(others))}, which are neither parameters nor batch statistics: "
             "expected none. Compute them in the call, or wrap the module in pure functions (from_function)."
         )
-    training, testing = _mode_arguments(type(nnx.merge(graph, params, stats, random, others)))
+    training, evaluation = _mode_arguments(type(nnx.merge(graph, params, stats, random, others)))
 
     def to_theta(params: Any, stats: Any) -> trees.Tree:
         parts = {"params": params, "batch_stats": stats}
@@ -117,8 +120,8 @@ def nnx_functions(make: Callable[..., Any]) -> Functions:
         return to_theta(*split(key, False)[1:3])
 
     def apply(theta: trees.Tree, x: Any) -> Any:
-        # Random streams that the module keeps (a recurrent cell has one for its first state) restart at every call.
-        return nnx.merge(graph, *to_states(theta), jax.tree.map(_stream, random), others)(x, **testing)
+        # Random streams of the module (such as that of a recurrent cell, for its initial state) restart at every call.
+        return nnx.merge(graph, *to_states(theta), jax.tree.map(_stream, random), others)(x, **evaluation)
 
     def train(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
         training_graph, _, _, streams, none = split(key, True)
@@ -147,15 +150,15 @@ def _stream(leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def _mode_arguments(kind: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments that put a module of this class into training mode, and into testing mode."""
+    """The arguments that set a module of this class to training mode, and to evaluation mode."""
     accepted = inspect.signature(kind.__call__).parameters
-    known = ("train", "training", "is_training", "deterministic", "use_running_average")
+    modes = ("train", "training", "is_training", "deterministic", "use_running_average")
     for name, parameter in list(accepted.items())[2:]:
         variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        if parameter.default is parameter.empty and not variadic and name not in known:
+        if parameter.default is parameter.empty and not variadic and name not in modes:
             raise InputError(
                 f"{kind.__name__} needs {name!r} to be called: mcjax gives the images and, where the module "
-                f"takes them, {', '.join(known)}. Give {name!r} a default, or wrap the module."
+                f"takes them, {', '.join(modes)}. Give {name!r} a default, or wrap the module."
             )
     training: dict[str, Any] = {name: True for name in ("train", "training", "is_training") if name in accepted}
     training |= {name: False for name in ("deterministic", "use_running_average") if name in accepted}

@@ -40,7 +40,7 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The activation function of this name; "huberized_relu(0.05)" is `huberized_relu` with delta=0.05.
 
     Raises:
-        InputError: There is none of this name, or delta is not positive.
+        InputError: If there is no such activation, or delta is not positive.
     """
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]
@@ -63,12 +63,12 @@ INITIALIZERS = {
 
 
 def scaled(channels: int, width: float) -> int:
-    """A channel count under a width multiplier: rounded, at least 1."""
+    """A number of channels times a width multiplier, rounded, at least 1."""
     return max(1, round(channels * width))
 
 
 def along_last(vector: jax.Array, ndim: int) -> jax.Array:
-    """A vector (c,) shaped (1, ..., 1, c) so that it broadcasts along the last of `ndim` axes."""
+    """A vector (c,) reshaped to (1, ..., 1, c) with `ndim` axes, to broadcast along the last one."""
     return vector.reshape((1,) * (ndim - 1) + (-1,))
 
 
@@ -76,7 +76,7 @@ class Conv(nn.Module):
     """A square 2-D convolution: kernel (size, size, in, features) and, with `use_bias`, bias (features).
 
     Attributes:
-        features: The number of output channels.
+        features: Number of output channels.
         size: Height and width of the kernel.
         stride: Stride of both axes.
         padding: Zeros added to each side.
@@ -106,8 +106,11 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last.
 
-    With `train` it normalises by the mean and biased variance of the batch, and writes these to `batch_stats`
-    as they are: running averages and pooling are left to the caller. Otherwise it normalises by `batch_stats`.
+    With `train`, it normalises by the mean and the biased variance of the batch, and writes these to `batch_stats`
+    without averaging; running averages are up to the caller. Otherwise it normalises by `batch_stats`.
+
+    Attributes:
+        epsilon: Added to the variance.
     """
 
     epsilon: float = 1e-5

@@ -1,4 +1,4 @@
-"""Word-level language models: an embedding, LSTM layers, one logit for every word of the vocabulary."""
+"""Word-level language models: an embedding, LSTM layers, and one logit for every word of the vocabulary."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from mcjax.models.layers import scaled
 from mcjax.symmetry import Axis, PermutationSpec
 
 INITIAL = 0.1
-"""Parameters are drawn uniformly from [-INITIAL, INITIAL] (Zaremba, Sutskever and Vinyals, 2014)."""
+"""Parameters are drawn uniformly from [-INITIAL, INITIAL] (Zaremba, Sutskever and Vinyals 2014)."""
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -33,7 +33,7 @@ class LSTMLayer(nn.Module):
         kernel = self.param("kernel", _uniform, (x.shape[-1], 4 * self.units))
         recurrent = self.param("recurrent", _uniform, (self.units, 4 * self.units))
         bias = self.param("bias", nn.initializers.zeros, (4 * self.units,))
-        # The inputs' part of the gates, for all steps in one product.
+        # The contribution of the inputs to the gates, for all steps in one product.
         inputs = x @ kernel + bias[None, None]
 
         def step(state: tuple[jax.Array, jax.Array], now: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
@@ -50,7 +50,13 @@ class LSTMLayer(nn.Module):
 
 
 class LSTM(nn.Module):
-    """Tokens int32 (n, length) -> logits of the next word at every place, (n, length, vocabulary)."""
+    """Tokens int32 (n, length) -> logits of the next word at every position, (n, length, vocabulary).
+
+    Attributes:
+        embedding: Units of the embedding.
+        units: Units of each LSTM layer.
+        vocabulary: Number of words.
+    """
 
     embedding: int
     units: tuple[int, ...]
@@ -67,16 +73,22 @@ class LSTM(nn.Module):
 
 
 def lstm(num_classes: int, input_shape: tuple[int, ...], *, width: float = 1.0, layers: int = 2) -> Model:
-    """An embedding of 200, `layers` LSTM layers of 200, logits: 4,651,600 parameters with 10,000 words.
+    """An embedding of 200 units and `layers` LSTM layers of 200 units: 4,651,600 parameters with 10,000 words.
 
-    Every sequence starts from a zero state; there is no dropout, and forget biases start at zero.
+    Every sequence starts from a zero state. There is no dropout, and forget biases start at zero.
     Source: Zaremba, Sutskever and Vinyals 2014, Recurrent Neural Network Regularization, the small model.
 
     Args:
-        num_classes: The size of the vocabulary.
+        num_classes: Size of the vocabulary.
         input_shape: (length,) of a sequence.
         width: Multiplier of all widths.
-        layers: The number of LSTM layers.
+        layers: Number of LSTM layers.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If `input_shape` is not (length,), or `layers` is not positive.
     """
     if len(input_shape) != 1:
         raise InputError(f"lstm reads sequences of tokens: got input_shape={input_shape}, expected (length,).")

@@ -16,7 +16,7 @@ class MLP(nn.Module):
 
     Attributes:
         widths: Units of the hidden layers.
-        num_classes: The number of outputs.
+        num_classes: Number of outputs.
         activation: Activation of the hidden layers.
         output: Activation of the last layer.
         bias: Whether layers have biases.
@@ -51,13 +51,19 @@ def mlp(
     """A multilayer perceptron.
 
     Args:
-        num_classes: The number of outputs: classes, or numbers for a regression.
+        num_classes: Number of outputs: classes, or numbers for a regression.
         input_shape: The shape of one input, which is flattened.
         widths: Units of each hidden layer.
         activation: Activation of the hidden layers.
         width: Multiplier of all widths.
         output: Activation of the last layer.
         bias: Whether layers have biases.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If `widths` is not a sequence of at least one positive width.
     """
     if isinstance(widths, int):
         raise InputError(f"got widths={widths}, expected one width a hidden layer: ({widths},).")

@@ -1,4 +1,4 @@
-"""Models of Flax modules that mcjax has never seen, Linen or NNX, and of pure functions."""
+"""Models of arbitrary Flax modules, Linen or NNX, and of pure functions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,32 +30,33 @@ def from_flax(
 ) -> Model:
     """A Model of any Flax module; its permutation symmetry is inferred from its computation.
 
-    The module returns one array (n, ..., classes); to be trained and measured on a Dataset it takes images and returns
-    (n, classes). If it takes `train`, `training`, `is_training`, `deterministic` or `use_running_average`, it is
-    called with it.
+    The module returns one array (n, ..., classes). For training and evaluation on images with classes it returns
+    (n, classes). If it accepts `train`, `training`, `is_training`, `deterministic` or `use_running_average`, this
+    argument sets the mode.
 
     `theta` is `{"params": ..., "batch_stats": ...}`; for an existing NNX module, `nnx.to_pure_dict(nnx.state(module,
-    nnx.Param))` and the same with `nnx.BatchStat`. Batch statistics that training updates by m * old + (1 - m) * new
-    are replaced by the batch's own; others stay as they are.
+    nnx.Param))` and the same with `nnx.BatchStat`. In training mode, running statistics, updated by
+    m * old + (1 - m) * new, are replaced by the statistics of the batch; all others keep their values.
 
     Args:
         module: A Linen module, or a callable that makes an NNX module from `nnx.Rngs`: its class, or a function.
         example_input: A batch (n, ...) of floats or integers, or its `jax.ShapeDtypeStruct`.
-        spec: The permutation symmetry of the module in testing mode. None: inferred by `infer_spec`.
-        activations: The units of every group: for Linen, the submodule or submodules whose outputs they are
-            (`"Dense_0"`, `"Block_0/Conv_1"`); or a function (theta, x) -> {group: (array, ...)}. None: inferred by
+        spec: The permutation symmetry of the module in evaluation mode. None: inferred by `infer_spec`.
+        activations: A function (theta, x) -> {group: (array, ...)}; or, for Linen, group -> the submodule or
+            submodules whose outputs are its activations, such as `"Block_0/Conv_1"`. None: inferred by
             `infer_activations`.
         nonlinearity: Applied to the outputs of those submodules. None: the identity.
-        name: The model's name. None: that of the class or function.
+        name: The model's name. None: the name of the class or function.
 
     Returns:
         The model.
 
     Raises:
-        SpecError: Spec, activations and module do not fit each other.
-        InputError: The module needs other arguments, or holds variables other than parameters and batch statistics.
+        SpecError: If spec, activations and module do not match.
+        InputError: If the module needs other arguments, or holds variables other than parameters and batch statistics.
 
-    Example:
+    Example::
+
         model = from_flax(Net(), x)
         print(model.spec)
     """
@@ -84,7 +85,7 @@ def from_function(
     *,
     name: str = "function",
 ) -> Model:
-    """A Model of two pure functions; spec and activations are inferred, and batch statistics stay as they are.
+    """A Model of two pure functions; spec and activations are inferred, and batch statistics never change.
 
     Args:
         init: `init(key) -> theta`.
@@ -92,7 +93,14 @@ def from_function(
         example_input: A batch (n, ...) of floats or integers, or its `jax.ShapeDtypeStruct`.
         name: The model's name.
 
-    Example:
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If `apply` does not return one array (n, ..., classes).
+
+    Example::
+
         model = from_function(init, lambda theta, x: jnp.tanh(x @ theta["a"]) @ theta["b"], x)
     """
     functions = Functions(init, apply, lambda theta, x, key: (apply(theta, x), trees.batch_stats(theta)))
@@ -155,17 +163,17 @@ def _model(
 def _train_with_own_statistics(
     functions: Functions, theta: trees.Tree, x: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, trees.Tree]:
-    """Outputs in training mode, and the batch's own statistics in place of running averages.
+    """Outputs in training mode, and the statistics of the batch in place of running averages.
 
     Flax updates running averages by m * old + (1 - m) * batch, with m unknown here. Two more updates, from old = 0 and
-    old = 1, give m and the batch's own statistics. Their forward passes are the same, and XLA computes one.
+    old = 1, determine m and the statistics of the batch. Their forward passes are equal, so XLA computes only one.
     """
 
     def own(stored: jax.Array, updated: jax.Array, from_zero: jax.Array, from_one: jax.Array) -> jax.Array:
         # from_one - from_zero = m, and from_zero = (1 - m) * batch.
         share = 1 - (from_one - from_zero)
         expected = (1 - share) * stored + from_zero
-        # Statistics that are frozen (m = 1), or not updated by this rule, stay as they are stored.
+        # Statistics that are frozen (m = 1), or updated by another rule, keep their stored values.
         mean = jnp.abs(updated - expected) <= 1e-3 * (1 + jnp.abs(stored) + jnp.abs(from_zero))
         mixes = (share > 1e-6) & (share < 1 + 1e-4) & mean.all()
         return jnp.where(mixes, from_zero / jnp.where(mixes, share, 1), stored)

@@ -1,4 +1,4 @@
-"""Pairs of networks along a leading axis, with a permutation of each second one."""
+"""Pairs of endpoints along a leading pair axis, with a permutation of each second endpoint."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -36,17 +36,20 @@ class Pairs(NamedTuple):
 def pairs_of(
     model: Model, theta_1: trees.Tree, theta_2: trees.Tree, P: Permutation | None, hard: bool = False
 ) -> Pairs:
-    """The endpoints as pairs.
+    """The endpoints and P with a leading pair axis.
 
     Args:
         model: The model of all networks.
-        theta_1: First endpoint, or many along a leading axis.
+        theta_1: First endpoint, or several along a leading pair axis.
         theta_2: Second endpoint, or as many.
-        P: A permutation of theta_2, or one for every pair. None: the identity.
-        hard: Whether soft permutations are refused.
+        P: Permutation of theta_2, with the pair axis of the endpoints. None: the identity.
+        hard: Whether a soft P raises an error.
+
+    Returns:
+        The pairs.
 
     Raises:
-        SpecError: The endpoints are not of this model, or P is not one permutation of its groups for every pair.
+        SpecError: If the endpoints are not of this model, or P is not one permutation of its groups for every pair.
     """
     axis = leading_axis(model, theta_1, theta_2)
     if P is not None and not isinstance(P, Mapping):

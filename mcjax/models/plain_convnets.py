@@ -1,4 +1,4 @@
-"""Convolutional networks without batch norm: those of the TensorFlow tutorials, and one without biases."""
+"""Convolutional networks without batch norm: two from the TensorFlow tutorials, and one without biases."""
 
 import flax.linen as nn
 import jax
@@ -10,17 +10,17 @@ from mcjax.models.layers import Conv, activation, scaled
 
 
 class PlainConvNet(nn.Module):
-    """Convolutions, each with activation and max pooling of stride 2; dense layers with dropout; classes.
+    """Convolutions, each with activation and max pooling of stride 2, hidden dense layers, and an output layer.
 
     Attributes:
         channels: Channels of the convolutions.
         hidden: Units of the hidden dense layers.
-        num_classes: The number of outputs.
+        num_classes: Number of outputs.
         activation: Activation of the hidden layers.
-        window: Window of max pooling; 1 is no pooling.
-        dropout: Dropout rate before the last layer.
+        window: Window of max pooling; 1: no pooling.
+        dropout: Dropout rate before the output layer.
         size: Height and width of the kernels.
-        bias: Whether convolutions and the last layer have biases.
+        bias: Whether convolutions and the output layer have biases.
     """
 
     channels: tuple[int, ...]
@@ -66,7 +66,7 @@ def _plain(
     if not 0 <= dropout < 1:
         raise InputError(f"got dropout={dropout}, expected it in [0, 1).")
     channels, hidden = (tuple(scaled(n, width) for n in each) for each in (channels, hidden))
-    # Places of the last feature map: SAME pooling halves each side, rounded up.
+    # Pixels of the last feature map: SAME pooling halves each side, rounded up.
     positions = 1
     for side in input_shape[:2]:
         for _ in channels if window > 1 else ():
@@ -85,7 +85,10 @@ def mnist_convnet(
     width: float = 1.0,
     dropout: float = 0.5,
 ) -> Model:
-    """Convolutions of 32 and 64 channels, 1024 units with dropout: 3,274,634 parameters for 28x28 grey images."""
+    """Convolutions of 32 and 64 channels, and 1024 units with dropout: 3,274,634 parameters for 28x28 grey images.
+
+    The arguments are those of `create`.
+    """
     return _plain("mnist_convnet", (32, 64), (1024,), 2, num_classes, input_shape, activation, width, dropout)
 
 
@@ -97,10 +100,10 @@ def cifar_convnet(
     width: float = 1.0,
     dropout: float = 0.0,
 ) -> Model:
-    """Convolutions of 64 and 64 channels, 384 and 192 units: 1,068,298 parameters for 24x24 colour images.
+    """Convolutions of 64 and 64 channels, then 384 and 192 units: 1,068,298 parameters for 24x24 colour images.
 
-    After Krizhevsky's network, without its local response normalisation, which couples neighbouring channels, so
-    that no two of them could be exchanged.
+    It is Krizhevsky's network without local response normalisation, which couples neighbouring channels and so breaks
+    the permutation symmetry. The arguments are those of `create`.
     """
     return _plain("cifar_convnet", (64, 64), (384, 192), 3, num_classes, input_shape, activation, width, dropout)
 
@@ -114,6 +117,7 @@ def filters_convnet(
 ) -> Model:
     """Three convolutions of 32 3x3 filters, no pooling, no biases: 269,600 parameters for 28x28 grey images.
 
+    The arguments are those of `create`.
     Source: Kuditipudi et al. 2019, Explaining Landscape Connectivity of Low-cost Solutions, Figure 2.
     """
     return _plain("filters_convnet", (32,) * 3, (), 1, num_classes, input_shape, activation, width, 0.0, 3, False)

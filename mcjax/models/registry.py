@@ -37,7 +37,7 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
 
     Args:
         name: A name in `REGISTRY`.
-        num_classes: The number of classes; for the LSTM, the size of the vocabulary.
+        num_classes: Number of classes; for the LSTM, size of the vocabulary.
         input_shape: (height, width, channels) of an image; for the LSTM, (length,) of a sequence.
         **options: `width` (multiplier of all widths) for every model; `activation` for all but the LSTM; `widths`,
             `output` and `bias` for the MLP; `dropout` for `mnist_convnet` and `cifar_convnet`; `channel_dropout` for
@@ -47,9 +47,10 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
         The model.
 
     Raises:
-        InputError: The name or an option is unknown, or the model cannot take such inputs.
+        InputError: If the name or an option is unknown, or the model cannot take such inputs.
 
-    Example:
+    Example::
+
         model = create("mlp", 10, (28, 28, 1), widths=(64, 64), activation="tanh")
     """
     accepted = options_of(name)

@@ -1,4 +1,4 @@
-"""Residual networks for small images, with 1x1 projection shortcuts (He et al., 2016)."""
+"""Residual networks for small images, with 1x1 projection shortcuts (He et al. 2016)."""
 
 import flax.linen as nn
 import jax
@@ -10,10 +10,10 @@ from mcjax.symmetry import layer_specs
 
 
 class Block(nn.Module):
-    """Two convolutions beside a skip connection; returns the new trunk and the inner activations.
+    """Two convolutions with a skip connection. Returns the new trunk and the inner activations.
 
     Attributes:
-        features: The number of channels.
+        features: Number of channels.
         stride: Stride of the first convolution, and of the projection.
         projection: Whether the skip connection has a 1x1 convolution.
         activation: Activation of the hidden layers.
@@ -38,12 +38,12 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages of basic blocks, global average pooling, classes.
+    """A stem, stages of basic blocks, global average pooling, and an output layer.
 
     Attributes:
         widths: Channels of each stage.
         blocks: Blocks in each stage.
-        num_classes: The number of outputs.
+        num_classes: Number of outputs.
         activation: Activation of the hidden layers.
     """
 
@@ -86,10 +86,16 @@ def _resnet(
 
 
 def resnet20(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """Three stages of three blocks."""
+    """ResNet20: three stages of three blocks.
+
+    The arguments are those of `create`.
+    """
     return _resnet("resnet20", 3, num_classes, input_shape, activation, width)
 
 
 def resnet32(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """Three stages of five blocks: 466,906 parameters with 10 classes."""
+    """ResNet32: three stages of five blocks; 466,906 parameters with 10 classes.
+
+    The arguments are those of `create`.
+    """
     return _resnet("resnet32", 5, num_classes, input_shape, activation, width)

@@ -1,15 +1,15 @@
-"""Run folders: what a run leaves behind, and how an interrupted one goes on.
+"""Run folders: the files of a run, and resuming an interrupted run.
 
-A run lives in one folder: `config.json` says what it is, `metrics.jsonl` has a line an epoch, `results.json` is there
-once it is finished, and `figures/` and `checkpoints/` hold the rest. Everything is written whole or not at all.
+A run has one folder. `config.json` holds its configuration, `metrics.jsonl` one line per epoch, and `results.json`,
+written last, its results; `figures/` and `checkpoints/` hold the rest. Every file is written atomically.
 
-- `RunFolder(path, config)` opens a folder, and refuses one of another config.
-- `Recorder(title, run, stage)` is what every fit reports to: a line of progress, metrics, and the state after the last
-  complete epoch. Called again with the same arguments, a fit goes on from there and ends with the same bits.
-- `Progress` is a line of progress of your own; `Recorder(progress=...)` puts the epochs of a fit into it.
-- `Stage` keeps the state of an iteration of your own.
-- `checkpoint.save`, `checkpoint.load` and `checkpoint.describe` are for single pytrees. Orbax folders, Flax msgpack
-  files and `.npz` files of leaves by name are read, without pickle.
+- `RunFolder(path, config)` opens a folder, and raises an error if it belongs to another config.
+- `Recorder(title, run, stage)` records a fit: progress line, metrics, and the state after the last complete epoch. A
+  fit that is called again with the same arguments resumes from that state, to the same bits.
+- `Progress` is a progress line for your own loop; `Recorder(progress=...)` shows the epochs of a fit in it.
+- `Stage` saves the state of your own iteration.
+- `checkpoint.save`, `checkpoint.load` and `checkpoint.describe` are for single pytrees. `load` reads Orbax folders,
+  Flax msgpack files and `.npz` files of leaves by name, without pickle.
 
 Example::
 

@@ -1,4 +1,4 @@
-"""Variables on disk: Orbax checkpoints, .npz and Flax msgpack files, all read without pickle."""
+"""Checkpoints of pytrees: Orbax folders, .npz and Flax msgpack files, all read without pickle."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from mcjax.runtime.processes import many_processes, on_first_process
 
 
 def _orbax() -> ModuleType:
-    # Orbax takes a second to import, and its first version is on its way to the top level.
+    # Imported here, since it takes a second. Version 1 is still experimental in some releases.
     try:
         from orbax.checkpoint import v1
     except ImportError:
@@ -28,30 +28,30 @@ def _orbax() -> ModuleType:
 
 
 def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None) -> None:
-    """Write a pytree of arrays as one Orbax checkpoint, whole or not at all; it replaces the one before.
+    """Write a pytree of arrays as one Orbax checkpoint, atomically; it replaces the previous one.
 
-    Of several processes all call this, with the same path on a disk that they share; the first writes.
+    Several processes must all call this, with the same path on a shared disk; the first writes.
 
     Args:
         path: The folder of the checkpoint.
         tree: Arrays in nested dicts.
-        about: JSON that is saved with them, for `describe`.
+        about: JSON to save with them, for `describe`.
 
     Raises:
-        RunError: If the disk refuses.
+        RunError: If writing fails.
     """
     path = Path(path).absolute()
     leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
     ahead, behind = (path.with_name(f".{path.name}.{which}") for which in ("new", "old"))
     try:
         _make_room(path, ahead, behind)
-        # Orbax waits for all processes to come, even if one of them has all there is to write.
+        # All processes call Orbax, which synchronises them, even though only one writes.
         _orbax().save(ahead, trees.nest(leaves), custom_metadata={"about": json.dumps(about or {})})
         _move_in(path, ahead, behind)
     except (OSError, ValueError) as error:
         raise RunError(
             f"cannot write the checkpoint {path}: {error}. Free space there, or choose another folder; "
-            "what was saved before is kept."
+            "the previous checkpoint is kept."
         ) from error
 
 
@@ -78,7 +78,7 @@ def _move_in(path: Path, ahead: Path, behind: Path) -> None:
 
 @on_first_process
 def recover(path: Path) -> None:
-    """Put back the checkpoint before, if saving ended between moving it away and moving the new one in."""
+    """Restore the previous checkpoint, if saving was interrupted while the new one replaced it."""
     behind = path.with_name(f".{path.name}.old")
     if behind.exists() and not path.exists():
         os.replace(behind, path)
@@ -90,10 +90,10 @@ def _reason(error: Exception) -> str:
 
 
 def load(path: str | Path) -> trees.Tree:
-    """Read the variables in a checkpoint: an Orbax folder, an `.npz` of leaves by name, or Flax msgpack bytes.
+    """Read a checkpoint: an Orbax folder, an `.npz` of leaves by name, or a Flax msgpack file.
 
     Raises:
-        InputError: If there is nothing to read, or if it is truncated or of another kind.
+        InputError: If there is no checkpoint, or it is truncated or of another format.
     """
     path = Path(path).absolute()
     if not path.exists():
@@ -108,13 +108,13 @@ def load(path: str | Path) -> trees.Tree:
         if path.is_dir():
             return _load_orbax(path)
         if path.suffix == ".npz":
-            # Opened here: numpy leaves a file that is no zip open.
+            # Opened here, since numpy does not close a file that is not a zip archive.
             with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return trees.nest({name: jnp.asarray(file[name]) for name in file.files})
         from flax import serialization
 
         return jax.tree.map(jnp.asarray, serialization.msgpack_restore(path.read_bytes()))
-    except Exception as error:  # readers raise whatever broken bytes lead them to
+    except Exception as error:  # broken files can raise any error
         raise InputError(
             f"the checkpoint {path} cannot be read: it is truncated or of another kind ({_reason(error)}). Expected "
             "an Orbax folder, an .npz of leaves by name, or Flax msgpack. Copy it again if it is damaged."
@@ -127,15 +127,15 @@ def _load_orbax(path: Path) -> trees.Tree:
     with _alone():
         abstract = orbax.metadata(path).metadata
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
-        # Not committed to a device, like computed arrays, so that programs compiled for those are found again.
+        # Uncommitted arrays, like computed ones, so that compiled programs are reused.
         return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), orbax.load(path, target))
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Let each of several processes read for itself, without Orbax waiting for the others.
+    """A context in which each process reads for itself, without synchronisation by Orbax.
 
-    All of them must read: Orbax counts its operations, and waits in vain for a process that counts differently.
+    All processes must read: Orbax counts its operations, and a process with another count would block the next one.
     """
     if not many_processes():
         yield
@@ -148,7 +148,7 @@ def _alone() -> Iterator[None]:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """The JSON that was saved with a checkpoint; an empty dict for one from elsewhere."""
+    """The JSON that `save` wrote with a checkpoint; an empty dict for other checkpoints."""
     path = Path(path).absolute()
     if not path.is_dir():
         return {}

@@ -1,4 +1,4 @@
-"""Run folders: config, metrics, results, figures and checkpoints of one run, written atomically."""
+"""The folder of a run: config, metrics, results, figures and checkpoints, written atomically."""
 
 import json
 import os
@@ -13,18 +13,18 @@ from mcjax.runtime.processes import on_first_process
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError of the disk into a RunError that says where it happened, and what to do."""
+    """Convert an OSError into a RunError with the path and a remedy."""
     try:
         yield
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror or error}. Free space there, or choose another folder with --out; "
-            "what was complete is kept, and the same command goes on from it."
+            "all complete epochs are kept, and the same command resumes from them."
         ) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all. Raises RunError if the disk refuses."""
+    """Write `data` to `path`, completely or not at all. Raises RunError if writing fails."""
     with writing(path):
         temporary = path.with_name(f".{path.name}.new")
         temporary.write_bytes(data)
@@ -34,19 +34,19 @@ def write_atomically(path: Path, data: bytes) -> None:
 class RunFolder:
     """The folder of one run: config.json, metrics.jsonl, results.json, figures/ and checkpoints/.
 
-    Of several processes, the first reads and writes it.
+    With several processes, the first reads and writes it.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
-        """Open a folder: a new one, or that of an interrupted or finished run of the same config.
+        """Open a new folder, or that of an interrupted or finished run of the same config.
 
         Args:
             path: The folder.
-            config: What the run is made from, as JSON.
+            config: The configuration of the run, as JSON.
 
         Raises:
             InputError: If the folder holds a run of another config, or other files.
-            RunError: If the disk refuses.
+            RunError: If writing fails.
         """
         self.path = Path(path)
         self._open(config)
@@ -54,27 +54,30 @@ class RunFolder:
     @on_first_process
     def _open(self, config: Mapping[str, Any]) -> None:
         text = json.dumps(config, indent=1, sort_keys=True)
-        now = json.loads(text)
-        there = self.path / "config.json"
+        given = json.loads(text)
+        config_file = self.path / "config.json"
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: expected a folder. Choose another with --out.")
-        if not there.exists() and self.path.exists() and any(p.name[0] != "." for p in self.path.iterdir()):
-            raise InputError(f"{self.path} holds files that are no run of mcjax. Choose another folder with --out.")
+        if not config_file.exists() and self.path.exists() and any(p.name[0] != "." for p in self.path.iterdir()):
+            raise InputError(
+                f"{self.path} holds files that are not from a run of mcjax. Choose another folder with --out."
+            )
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        if there.exists():
-            before = read_json(there)
-            if before != now:
-                keys = sorted(k for k in {*before, *config} if before.get(k) != now.get(k))
-                said = "; ".join(f"{k}: {_short(before.get(k))} there, {_short(now.get(k))} now" for k in keys)
+        if config_file.exists():
+            saved = read_json(config_file)
+            if saved != given:
+                keys = sorted(k for k in {*saved, *config} if saved.get(k) != given.get(k))
+                both = ((k, _short(saved.get(k)), _short(given.get(k))) for k in keys)
+                differences = "; ".join(f"{k}: {old} there, {new} now" for k, old, new in both)
                 if "command" in keys:
-                    said = f"of `mcjax {before.get('command')}`"
+                    differences = f"of `mcjax {saved.get('command')}`"
                 raise InputError(
-                    f"{self.path} holds a run of another config ({said}). "
+                    f"{self.path} holds a run of another config ({differences}). "
                     "Choose another folder with --out, or delete this one."
                 )
         else:
-            write_atomically(there, text.encode())
+            write_atomically(config_file, text.encode())
 
     @property
     @on_first_process
@@ -85,7 +88,7 @@ class RunFolder:
 
     @on_first_process
     def finish(self, results: Mapping[str, Any]) -> None:
-        """Write results.json: the run is complete."""
+        """Write results.json, which marks the run as finished."""
         write_atomically(self.path / "results.json", json.dumps(results, indent=1).encode())
 
     @on_first_process
@@ -112,7 +115,7 @@ class RunFolder:
 
     @on_first_process
     def rewind(self, stage: str, epoch: int) -> None:
-        """Drop the metrics of a stage after `epoch`: the run was interrupted there, and writes them again."""
+        """Remove the metrics of a stage after `epoch`, which a resumed run writes again."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
@@ -121,7 +124,7 @@ class RunFolder:
             try:
                 entry = json.loads(line)
             except ValueError:
-                continue  # the last line of a run that was killed while it wrote
+                continue  # the last line of a run that was killed while writing
             if entry["stage"] != stage or entry["epoch"] <= epoch:
                 kept.append(line + "\n")
         write_atomically(path, "".join(kept).encode())

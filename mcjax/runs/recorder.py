@@ -1,4 +1,4 @@
-"""The end of an epoch: checks, metrics, checkpoints, a line of progress; and going on from there."""
+"""Recording of fits, epoch by epoch: checks, metrics, checkpoints, progress, and resuming."""
 
 from typing import NamedTuple
 
@@ -14,17 +14,17 @@ from mcjax.runtime.mesh import Placement
 from mcjax.runtime.processes import many_processes
 
 History = dict[str, np.ndarray]
-"""The metrics of every fit at every epoch: float32 (fits, epochs)."""
+"""Metric name -> its value for every fit and epoch, float32 (fits, epochs)."""
 
 
 class Recorder(NamedTuple):
-    """The place where a fit reports.
+    """Settings of how a fit is recorded.
 
     Attributes:
-        title: What its line of progress calls it.
-        run: The run folder that keeps it, or None.
-        stage: The name of the fit in the run folder.
-        progress: True for a line of its own, False for none, or a `Progress` that it is a part of.
+        title: Title of the progress line.
+        run: The run folder, or None.
+        stage: Name of the fit in the run folder.
+        progress: Whether there is a progress line, or a `Progress` whose line is shared.
     """
 
     title: str
@@ -33,32 +33,32 @@ class Recorder(NamedTuple):
     progress: bool | Progress = True
 
     def line(self, total: int | None, *, unit: str = "epoch", start: int = 0, items: int = 0) -> Progress | None:
-        """The line of progress of so many steps, `start` of which are done, or None."""
+        """The progress line of `total` steps, of which `start` are done, or None without one."""
         if isinstance(self.progress, Progress):
             return self.progress.part(self.title, total, unit=unit, start=start, items=items)
         return Progress(self.title, total, unit=unit, start=start, items=items) if self.progress else None
 
 
 class Recording:
-    """The states of many fits after their last complete epoch, from epoch to epoch.
+    """The states of several fits after their last complete epoch, and their history.
 
-    It starts from what an interrupted run left in the recorder's run folder.
+    It starts from the states that an interrupted run saved in the recorder's run folder, if there are any.
 
     Attributes:
-        states: The states, with a leading axis of fits, where `placement` puts them.
-        history: The metrics of all epochs that are done.
-        done: How many these are. The three always belong together.
+        states: The states, with a leading axis of fits, on the devices of `placement`.
+        history: Metrics of all complete epochs.
+        done: Number of complete epochs.
     """
 
     def __init__(self, recorder: Recorder, states: trees.Tree, placement: Placement, epochs: int, images: int) -> None:
-        """Begin, or go on.
+        """Start, or resume.
 
         Args:
-            recorder: Where to report.
-            states: The states at the start.
-            placement: Where they live.
-            epochs: How many epochs there will be.
-            images: Images of one epoch, of all fits together.
+            recorder: Settings.
+            states: The initial states.
+            placement: Placement of the states on devices.
+            epochs: Total number of epochs.
+            images: Number of images per epoch, over all fits.
         """
         self.recorder, self.placement, self.epochs = recorder, placement, epochs
         self.done = 0
@@ -76,16 +76,16 @@ class Recording:
 
         Args:
             states: The states after it.
-            values: What it measured, (fits,) each.
+            values: Its metrics, (fits,) each.
 
         Raises:
-            RunError: If a loss is not finite; the epoch before is kept.
+            RunError: If a loss is not finite; the previous epoch is kept.
         """
         self._check(values["loss"])
         number = self.done + 1
         longer = {name: np.concatenate([self.history[name], values[name][:, None]], 1) for name in self.history}
         due = self._stage.log(number, {name: value.tolist() for name, value in values.items()})
-        # One assignment, after the log: an interruption finds a whole epoch, or none of it.
+        # One assignment, after the log, so that an interruption cannot split an epoch.
         self.states, self.history, self.done = states, longer, number
         if due or number == self.epochs:
             self._save()
@@ -93,10 +93,10 @@ class Recording:
             self._progress.update(number, f"loss {float(values['loss'].mean()):.4f}")
 
     def close(self) -> None:
-        """End the line of progress; keep the last complete epoch, however the fit ended."""
+        """End the progress line, and save the last complete epoch if it is not saved."""
         if self._progress is not None:
             self._progress.close()
-        # Who is interrupted alone among several processes would wait for the others here.
+        # With several processes, one that was interrupted alone would wait here for the others.
         if self._saved < self.done and not many_processes():
             self._save()
 
@@ -119,12 +119,12 @@ class Recording:
 
 
 def packed(states: trees.Tree, history: History) -> trees.Tree:
-    """States of any structure, and their history, as nested dicts."""
+    """States of any structure, and the history, as nested dicts."""
     return {"state": {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(states))}, "history": history}
 
 
 def _unpacked(saved: trees.Tree, like: trees.Tree, stage: Stage) -> tuple[trees.Tree, History]:
-    """Undo `packed`, in the structure of `like`. Raises InputError if it was another."""
+    """The inverse of `packed`, for states like `like`. Raises InputError if the saved states have another structure."""
     leaves, expected = jax.tree.leaves(saved.get("state")), jax.tree.leaves(like)
     if "history" not in saved or [np.shape(leaf) for leaf in leaves] != [np.shape(leaf) for leaf in expected]:
         raise InputError(f"{stage.path} was saved by another iteration. Delete it, or use another folder.")

@@ -1,4 +1,4 @@
-"""The stages of a run: each keeps its state after its last complete step, and goes on from it."""
+"""Stages of a run: each saves its state after complete steps, and resumes from it."""
 
 import time
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from mcjax.runs.folder import RunFolder
 from mcjax.runtime.processes import on_first_process
 
 SAVE_EVERY_S = 1.0
-"""Steps that end sooner than this after the last save are not saved, unless they are the last."""
+"""Least number of seconds between two saves; the last step is saved in any case."""
 
 
 class Saved(NamedTuple):
-    """A state that was kept.
+    """A saved state.
 
     Attributes:
-        step: The number of the step after which it was kept.
-        state: Nested dicts of arrays, as they were saved.
-        about: JSON that was saved with it.
+        step: Number of the step after which it was saved.
+        state: Nested dicts of arrays.
+        about: JSON saved with it.
     """
 
     step: int
@@ -31,7 +31,7 @@ class Saved(NamedTuple):
 class Stage:
     """One iteration of a run: its metrics in the run folder, and its state after the last complete step.
 
-    A step is an epoch of a fit, or a depth of a string. Without a run folder nothing is kept.
+    A step is an epoch of a fit, or a depth of a string. Without a run folder, nothing is saved.
     """
 
     def __init__(self, run: RunFolder | None, name: str, fingerprint: str = "") -> None:
@@ -39,18 +39,17 @@ class Stage:
 
         Args:
             run: The run folder, or None.
-            name: Name of the stage: of its lines in metrics.jsonl, and of its folder of checkpoints.
-            fingerprint: Hash of all that the iteration is made from. A state that was saved under another one is
-                refused.
+            name: Name of the stage in metrics.jsonl and among the checkpoints.
+            fingerprint: Hash of all inputs of the iteration. A state with another fingerprint raises an error.
         """
         self.run, self.name, self.fingerprint = run, name, fingerprint
         self._saved_at = time.monotonic()
 
     def restore(self, first: int = 0) -> Saved | None:
-        """The state that was kept last, or None. Metrics of later steps, or of all from `first` on, are dropped.
+        """The state that was saved last, or None. Metrics of later steps (without one, after step `first`) are removed.
 
         Raises:
-            InputError: If what was kept is broken, or belongs to another iteration.
+            InputError: If the saved state is broken, or belongs to another iteration.
         """
         if self.run is None:
             return None
@@ -66,7 +65,7 @@ class Stage:
         try:
             state, about = checkpoint.load(path), checkpoint.describe(path)
         except InputError as error:
-            raise InputError(f"{error} Or delete {path}: the same command then does this stage anew.") from error
+            raise InputError(f"{error} Or delete {path}: the same command then repeats this stage.") from error
         if "epoch" not in about or about.get("fingerprint", "") != self.fingerprint:
             raise InputError(
                 f"{path} was saved by another iteration: of other networks, data or settings, or by another key. "
@@ -82,13 +81,13 @@ class Stage:
 
     @on_first_process
     def log(self, step: int, metrics: Mapping[str, Any]) -> bool:
-        """Write the metrics of a step. Returns whether it is time to save: the same in every process."""
+        """Write the metrics of a step. Returns whether a save is due, equally in every process."""
         if self.run is not None:
             self.run.log(self.name, step, metrics)
         return time.monotonic() - self._saved_at > SAVE_EVERY_S
 
     def save(self, step: int, state: trees.Tree, about: Mapping[str, Any] | None = None) -> None:
-        """Keep the state after a step, with JSON about it; it replaces the one before."""
+        """Save the state after a step, with JSON about it; it replaces the previous one."""
         if self.run is not None:
             mark = {"fingerprint": self.fingerprint} if self.fingerprint else {}
             checkpoint.save(self.path, state, {**(about or {}), **mark, "epoch": step})

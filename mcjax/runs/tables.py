@@ -1,4 +1,4 @@
-"""Tables of text, and the mean and standard deviation of several runs."""
+"""Text tables, and the mean and standard deviation of several runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Text columns under a head: the first flush left, the others flush right."""
+    """A text table: the first column is aligned left, the others right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
@@ -28,5 +28,5 @@ def mean_and_std(values: Sequence[float]) -> dict[str, Any]:
 
 
 def plus_minus(summary: Mapping[str, float], digits: int = 4, factor: float = 1.0) -> str:
-    """`mean ± std` of what `mean_and_std` returned, each times `factor`."""
+    """The text `mean ± std` of a result of `mean_and_std`, both times `factor`."""
     return f"{factor * summary['mean']:.{digits}f} ± {factor * summary['std']:.{digits}f}"

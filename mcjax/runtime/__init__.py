@@ -1,6 +1,7 @@
-"""Everything that differs between platforms: jit, convolutions, mapping over networks, memory, meshes, processes.
+"""Everything that depends on the platform: jit, convolutions, mapping over networks, memory, meshes, processes.
 
-Models, steps and configs name no platform: they call these functions, which decide. `make_mesh` is for users.
+All platform-dependent decisions are made here, so that models, steps and configs contain none. `make_mesh` is public;
+the rest is for the other packages of mcjax.
 """
 
 from mcjax.runtime.mesh import make_mesh

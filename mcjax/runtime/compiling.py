@@ -1,4 +1,4 @@
-"""jit with the compiler options that make the platform fast."""
+"""jit with the best compiler options of the platform."""
 
 import gc
 import inspect
@@ -9,29 +9,29 @@ from typing import Any
 import jax
 
 _CPU = {
-    # XLA on the CPU gives convolutions to YNNPACK and keeps reductions to itself; with it the other way round, a step
-    # of a small convolutional network takes two thirds of the time.
+    # By default, XLA on the CPU leaves convolutions to YNNPACK and compiles reductions itself. The other way round, a
+    # step of a small convolutional network takes two thirds of the time.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-    # This pass drops optimization barriers before XLA fuses, which then computes what is behind them several times:
-    # a step of ResNet32 takes 1.4 times as long.
+    # This pass removes optimization barriers before fusion, which then computes their operands several times: a step of
+    # ResNet32 takes 1.4 times as long.
     "xla_disable_hlo_passes": "cse_barrier_expander",
 }
 
 
 @lru_cache(maxsize=1)
 def compiler_options() -> dict[str, Any]:
-    """The compiler options for `jax.jit`: none, except on a CPU whose XLA knows those above."""
+    """The compiler options for `jax.jit`: none, except on a CPU whose XLA supports those above."""
     if jax.default_backend() != "cpu":
         return {}
     try:
         jax.jit(lambda: 0, compiler_options=_CPU)()
-    except Exception:  # an XLA without such an option says so in its own way
+    except Exception:  # the error for an unknown option depends on the version of XLA
         return {}
     return _CPU
 
 
 def _crowded() -> bool:
-    """Whether this process uses half of the memory maps that Linux allows. False on other systems."""
+    """Whether this process uses at least half of the memory maps that Linux allows. False on other systems."""
     try:
         with open("/proc/self/maps", "rb") as maps, open("/proc/sys/vm/max_map_count") as limit:
             return 2 * sum(1 for _ in maps) > int(limit.read())
@@ -41,11 +41,11 @@ def _crowded() -> bool:
 
 @lru_cache(maxsize=256)
 def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...]) -> Any:
-    """The jitted function for these static arguments. The 256 used last keep their programs.
+    """The jitted function for these static arguments, in a cache of the 256 used last.
 
-    A program holds a hundred memory maps, that of a deep convolutional network seven hundred. Linux allows a process
-    65,530 of them, beyond which XLA crashes. At half of that all programs are dropped, so that a sweep over
-    configurations in one process goes on.
+    A program holds about a hundred memory maps, that of a deep convolutional network seven hundred. Linux allows a
+    process 65,530 of them, beyond which XLA crashes. At half of that, the cache is emptied, so that one process can
+    sweep over many configurations.
     """
     if _crowded():
         _jitted.cache_clear()
@@ -54,7 +54,7 @@ def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...]) -
 
 
 class Compiled:
-    """A function that is jitted when it is called, since the compiler options depend on the platform."""
+    """A function that is jitted at its first call, when the platform and hence the compiler options are known."""
 
     def __init__(self, function: Callable[..., Any], static_argnames: tuple[str, ...]) -> None:
         update_wrapper(self, function)
@@ -68,14 +68,14 @@ class Compiled:
         return _jitted(self._function, static), bound.args, bound.kwargs
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
-        """The program of a call, as `jax.jit(...).lower` gives it."""
+        """The lowered program of a call, as from `jax.jit(...).lower`."""
         jitted, args, kwargs = self._split(args, kwargs)
         return jitted.lower(*args, **kwargs)
 
     def memory(self, *args: Any, **kwargs: Any) -> int | None:
-        """Bytes of a call: arguments, results and temporaries. None if XLA does not tell.
+        """Bytes used by a call: arguments, results and temporaries. None if XLA does not report them.
 
-        The program stays compiled: a call with the same shapes does not compile it again.
+        The program stays compiled, so that a call with the same shapes does not compile it again.
         """
         sizes = self.lower(*args, **kwargs).compile().memory_analysis()
         if sizes is None:
@@ -88,6 +88,6 @@ class Compiled:
 
 
 def jit(*, static_argnames: str | tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Compiled]:
-    """A decorator: `jax.jit` with these options, for entry points. Not for use inside another jit."""
+    """A decorator for entry points: `jax.jit` with the platform's options. Not for use inside another jit."""
     names = (static_argnames,) if isinstance(static_argnames, str) else static_argnames
     return partial(Compiled, static_argnames=names)

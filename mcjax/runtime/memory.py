@@ -1,4 +1,4 @@
-"""The memory of a device, and whether a program fits into it."""
+"""The memory of a device, and the memory that a program needs."""
 
 import math
 import os
@@ -13,12 +13,12 @@ from mcjax.runtime.compiling import Compiled
 
 
 def device_memory() -> int | None:
-    """The bytes that a program can use: the accelerator's, or the machine's or container's. None if unknown."""
+    """The memory of the accelerator, or of the machine or container, in bytes. None if unknown."""
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"]
-    known = getattr(os, "sysconf_names", {})
-    if jax.default_backend() != "cpu" or "SC_PAGE_SIZE" not in known or "SC_PHYS_PAGES" not in known:
+    names = getattr(os, "sysconf_names", {})
+    if jax.default_backend() != "cpu" or "SC_PAGE_SIZE" not in names or "SC_PHYS_PAGES" not in names:
         return None
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
@@ -30,29 +30,28 @@ def device_memory() -> int | None:
 
 
 def program_memory(program: Compiled, *args: Any) -> float:
-    """The bytes that a call of a program needs; 0 if XLA does not tell, infinity if the compiler refuses it."""
+    """The bytes that a call needs; 0 if XLA does not report them, infinity if the compiler rejects the program."""
     try:
         return program.memory(*args) or 0
     except jax.errors.JaxRuntimeError as error:
-        # Some compilers refuse a program that is too large.
+        # Some compilers reject a program that is too large.
         if "RESOURCE_EXHAUSTED" in str(error):
             return math.inf
         raise
 
 
 def check_memory(needed: Callable[[int], float], chunk: int, count: int, what: str, advice: str) -> None:
-    """Check that a computation in chunks fits into the device's memory, before it is run.
+    """Check, before a computation in chunks, that it fits into the device's memory.
 
     Args:
-        needed: chunk -> the bytes that the computation needs, as from `program_memory`.
-        chunk: The largest number of entries in memory at once.
-        count: The number of all entries.
-        what: Their name, for the message: "points".
-        advice: What to do if a single entry does not fit, for the message.
+        needed: Chunk -> the bytes that the computation needs, as from `program_memory`.
+        chunk: Maximum number of entries in memory at once.
+        count: Total number of entries.
+        what: Name of the entries for the message, such as "points".
+        advice: A remedy for the message, if a single entry does not fit.
 
     Raises:
         InputError: If it does not fit. The message names a chunk that does.
-
     """
     limit = device_memory()
     if limit is None or (size := needed(chunk)) <= limit:
@@ -67,8 +66,8 @@ def check_memory(needed: Callable[[int], float], chunk: int, count: int, what: s
 
 
 def _fitting_chunk(needed: Callable[[int], float], chunk: int, size: float, limit: int) -> int:
-    """A chunk that fits, the largest one up to a factor of two; 0 if not even a single entry does."""
-    # Memory is a constant and a share for each entry, so the first guess is never too small.
+    """The largest chunk that fits, up to a factor of two; 0 if a single entry does not fit."""
+    # Memory is a constant plus a term proportional to the chunk, so the first guess is not too small.
     share = limit / size if math.isfinite(size) else 0.5
     chunk = max(1, int(chunk * share)) if chunk > 1 else 0
     while chunk and needed(chunk) > limit:

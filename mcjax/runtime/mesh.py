@@ -1,4 +1,4 @@
-"""Many devices: networks lie side by side along the `pair` axis of a mesh, batches are split along its `data` axis."""
+"""Meshes of devices: networks are distributed along the `pair` axis, batches are split along the `data` axis."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,20 +19,22 @@ AXES = ("pair", "data")
 
 
 def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of pair * data devices, of all processes, for training, fitting, paths and planes.
-
-        endpoints = train_endpoints(keys, model, data, mesh=make_mesh())  # whole networks on every device
+    """A mesh of pair * data devices from all processes.
 
     Args:
-        pair: How many networks, or pairs of them, run side by side. None is as many as the devices allow.
-        data: Over how many devices each batch is split.
-        devices: The devices to use, of which the first pair * data are taken. None is all of them.
+        pair: Number of devices along which networks, or pairs of networks, are distributed. None: as many as possible.
+        data: Number of devices over which each batch is split.
+        devices: Devices, of which the first pair * data are used. None: all devices.
 
     Returns:
         A mesh with the axes `pair` and `data`, both Auto.
 
     Raises:
         InputError: If there are too few devices, or if a process would have none.
+
+    Example::
+
+        endpoints = train_endpoints(keys, model, data, mesh=make_mesh())  # whole networks on every device
     """
     devices = list(jax.devices() if devices is None else devices)
     if data < 1 or (pair is not None and pair < 1):
@@ -41,7 +43,7 @@ def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Devi
     if rows * data > len(devices):
         raise InputError(
             f"got pair={rows}, data={data} for a mesh, which is {rows * data} devices, expected at most the "
-            f"{len(devices)} that are there ({devices[0].platform}). Make one of the axes shorter."
+            f"{len(devices)} available ({devices[0].platform}). Make one of the axes shorter."
         )
     taken = devices[: rows * data]
     without = {device.process_index for device in jax.devices()} - {device.process_index for device in taken}
@@ -72,15 +74,15 @@ def _nearest(size: int, factor: int) -> int:
 
 @dataclass(frozen=True)
 class Placement:
-    """The placement of fits: on the devices of a mesh, or, without one, where they are.
+    """The placement of fits on the devices of a mesh. Without a mesh, arrays stay on their device.
 
-    If the axes do not divide the fits, the last fit is repeated to fill up. Devices that would be idle compute it, and
-    it is left out of what comes back.
+    If the axes do not divide the number of fits, copies of the last fit are added for otherwise idle devices, and
+    removed from the results.
 
     Attributes:
         mesh: The mesh, or None.
-        count: How many fits there are.
-        axes: The axes of the mesh along which they lie.
+        count: Number of fits.
+        axes: The axes of the mesh along which they are distributed.
     """
 
     mesh: Mesh | None
@@ -90,15 +92,15 @@ class Placement:
     def put(self, tree: trees.Tree) -> trees.Tree:
         """Trees with a leading axis of `count`, sharded along the axes.
 
-        Every process gives all of them; the values of the first process are placed.
+        Every process passes the whole tree; the values of the first process are used.
         """
         if self.mesh is None:
             return tree
-        # Copies of one shard in several processes must not differ in a single bit.
+        # Copies of a shard must be equal to the bit in all processes.
         host = on_first_process(lambda: jax.tree.map(np.asarray, tree))()
         shards = math.prod(self.mesh.shape[axis] for axis in self.axes)
         rows = np.minimum(np.arange(-(-self.count // shards) * shards), self.count - 1)
-        # The sharding that a compiled epoch returns; with another one its second call would compile again.
+        # The same sharding as the results of an epoch; with another one, the second epoch would compile again.
         sharding = NamedSharding(self.mesh, Spec(self.axes) if shards > 1 else Spec())
         return jax.tree.map(lambda leaf: _placed(leaf if len(rows) == self.count else leaf[rows], sharding), host)
 
@@ -109,14 +111,14 @@ class Placement:
         return jax.random.wrap_key_data(self.put(jax.random.key_data(keys)), impl=jax.random.key_impl(keys))
 
     def put_everywhere(self, tree: trees.Tree) -> trees.Tree:
-        """Arrays, the data set for example, whole on every device."""
+        """A tree, such as the data set, replicated on every device."""
         if self.mesh is None:
             return jax.device_put(tree)
         whole = NamedSharding(self.mesh, Spec())
         return jax.tree.map(lambda leaf: _placed(np.asarray(leaf), whole), tree)
 
     def get(self, tree: trees.Tree) -> trees.Tree:
-        """Ordinary arrays from placed ones, or from results of them; the same bits in every process."""
+        """Ordinary arrays from placed ones, or from results computed from them; equal to the bit in every process."""
         if self.mesh is None:
             return tree
         whole = NamedSharding(self.mesh, Spec())
@@ -138,14 +140,14 @@ def on_mesh(
 ) -> Callable[..., Any]:
     """`fn` on the devices of a mesh.
 
-    Inside, each device sees only its own networks, so that networks that run one after another stay where they are. The
-    compiler handles the other axes of the mesh; `split` says what lies along `data`.
+    Inside `fn`, each device has its own networks only, so that sequential networks are not moved between devices. The
+    compiler handles the other axes of the mesh; `split` distributes a batch along `data`.
 
     Args:
         fn: A function of trees.
-        mesh: The mesh. None returns `fn` itself.
-        everywhere: How many of the first arguments are whole on every device. The others, and the result, lie along
-            `axes`.
+        mesh: The mesh. None: `fn` is returned.
+        everywhere: Number of leading arguments that are replicated on every device. The other arguments and the result
+            are distributed along `axes`.
         axes: Axes of the mesh.
 
     Returns:
@@ -156,7 +158,7 @@ def on_mesh(
 
     def mapped(*args: Any) -> Any:
         specs = (*[Spec()] * everywhere, *[Spec(axes)] * (len(args) - everywhere))
-        # Without the check of varying types: a model's own scan may start from a plain constant.
+        # check_vma=False, since a scan in a model may start from a constant, which does not vary over the mesh.
         along = jax.shard_map(
             fn, mesh=mesh, in_specs=specs, out_specs=Spec(axes), axis_names=set(axes), check_vma=False
         )
@@ -166,7 +168,7 @@ def on_mesh(
 
 
 def split(batch: Any, mesh: Mesh | None) -> Any:
-    """Arrays with their leading axis, the images of a batch, along `data`; for use inside `on_mesh`."""
+    """Arrays with their leading axis, the images of a batch, split along `data`; for use inside `on_mesh`."""
     return batch if mesh is None else jax.lax.with_sharding_constraint(batch, Spec("data"))
 
 

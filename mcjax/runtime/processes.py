@@ -1,4 +1,4 @@
-"""Several processes run one program: the first reads, writes and decides, and tells the others."""
+"""Several processes that run one program: the first reads, writes and decides, and broadcasts its results."""
 
 import pickle
 from collections.abc import Callable
@@ -19,13 +19,13 @@ _inside: ContextVar[bool] = ContextVar("inside", default=False)
 
 
 def many_processes() -> bool:
-    """Whether this is one of several processes, after `jax.distributed.initialize`."""
-    # The first question keeps a process that is alone from starting its devices for the second.
+    """Whether `jax.distributed.initialize` has started several processes."""
+    # `is_initialized` comes first, since `process_count` would start the devices of a single process.
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first_process() -> bool:
-    """Whether this is the first process, which writes, or the only one."""
+    """Whether this is the first process, or the only one."""
     return not many_processes() or jax.process_index() == 0
 
 
@@ -50,38 +50,39 @@ def on_first_process(work: Callable[Arguments, Result]) -> Callable[Arguments, R
                 error = raised
             finally:
                 _inside.reset(token)
-        told, failed = _tell(result, error)
+        received, failed = _broadcast_outcome(result, error)
         if failed is not None:
             raise failed if error is None else error
-        # The first process returns its own result, the others a copy of the same bits.
-        return result if is_first_process() else told
+        # The first process returns the result itself, the others a copy that is equal to the bit.
+        return result if is_first_process() else received
 
     return done
 
 
-def _tell(result: Any, error: Exception | None) -> tuple[Any, Exception | None]:
+def _broadcast_outcome(result: Any, error: Exception | None) -> tuple[Any, Exception | None]:
     """Send a result or an error from the first process to all."""
-    said = b""
+    sent = b""
     if is_first_process() and (result is not None or error is not None):
         try:
-            said = pickle.dumps((result, error))
-        except Exception as unspeakable:
-            said = pickle.dumps((None, RunError(f"in the first process: {error or unspeakable!r}")))
-    chunks, last = (int(n) for n in _broadcast(np.array(divmod(len(said), _CHUNK), np.int32)))
-    received = [_receive(said[i * _CHUNK : (i + 1) * _CHUNK], _CHUNK) for i in range(chunks)]
-    received.append(_receive(said[chunks * _CHUNK :], last))
-    heard = b"".join(received)
-    return pickle.loads(heard) if heard else (None, None)
+            sent = pickle.dumps((result, error))
+        except Exception as unpicklable:
+            sent = pickle.dumps((None, RunError(f"in the first process: {error or unpicklable!r}")))
+    # The length first, then the bytes in chunks.
+    chunks, last = (int(n) for n in _broadcast(np.array(divmod(len(sent), _CHUNK), np.int32)))
+    parts = [_broadcast_bytes(sent[i * _CHUNK : (i + 1) * _CHUNK], _CHUNK) for i in range(chunks)]
+    parts.append(_broadcast_bytes(sent[chunks * _CHUNK :], last))
+    received = b"".join(parts)
+    return pickle.loads(received) if received else (None, None)
 
 
-def _receive(said: bytes, length: int) -> bytes:
+def _broadcast_bytes(sent: bytes, length: int) -> bytes:
     if not length:
         return b""
-    # Powers of two, so that few programs are compiled.
-    sent = np.zeros(1 << max(10, (length - 1).bit_length()), np.uint8)
+    # Padded to powers of two, so that few programs are compiled.
+    padded = np.zeros(1 << max(10, (length - 1).bit_length()), np.uint8)
     if is_first_process():
-        sent[:length] = np.frombuffer(said, np.uint8)
-    return _broadcast(sent)[:length].tobytes()
+        padded[:length] = np.frombuffer(sent, np.uint8)
+    return _broadcast(padded)[:length].tobytes()
 
 
 def _broadcast(values: np.ndarray) -> np.ndarray:

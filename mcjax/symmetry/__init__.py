@@ -1,20 +1,20 @@
 """Permutation symmetry: specs, permutations, and projections onto the doubly stochastic matrices.
 
-Permuting the hidden units of a layer, along with all weights that make them or read them, leaves the function of a
+Permuting the hidden units of a layer, along with all weights that produce or consume them, leaves the function of a
 network unchanged. Two networks can be compared, averaged or joined by a low-loss path only once this symmetry between
-them is removed (Neuron Alignment, Tatro et al., 2020; Git Re-Basin, Ainsworth et al., 2023). This package holds the
+them is removed (Neuron Alignment, Tatro et al. 2020; Git Re-Basin, Ainsworth et al. 2023). This package holds the
 symmetry itself; `mcjax.matching` finds the permutations.
 
 - A *group* is a set of axes, of one leaf or of many, that can only be permuted together. A `PermutationSpec` declares,
-  leaf by leaf, the group of each `Axis`. Write it out, join it from `layer_specs`, or let `infer_spec` read it off the
-  computation of any function (`mcjax.symmetry.infer` explains how). `check_invariance` tests it numerically.
+  leaf by leaf, the group of each `Axis`. Write one out, join one from `layer_specs`, or infer one from the computation
+  of any function with `infer_spec` (`mcjax.symmetry.infer` explains how). `check_invariance` tests it numerically.
 - A permutation `P` maps every group to int32[n] (hard) or to a doubly stochastic float[n, n] (soft). `permute(spec, P,
   theta)` applies it: unit `i` of the result is unit `P[group][i]` of `theta`. `compose(P, Q)` applies `Q` first.
   `identity_permutation` and `random_permutation` make permutations, `invert` and `to_matrix` convert them, and
-  `save_permutation` and `load_permutation` keep them in files.
-- Soft permutations come from `project_birkhoff` and `sinkhorn`, and are rounded to hard ones by `nearest_permutation`
-  or taken apart by `birkhoff_decomposition`.
-- `infer_activations` gives the activations of every group, as matching compares them.
+  `save_permutation` and `load_permutation` write and read them.
+- `project_birkhoff` and `sinkhorn` make soft permutations, `nearest_permutation` rounds them to hard ones, and
+  `birkhoff_decomposition` writes them as mixtures of hard ones.
+- `infer_activations` computes the activations of every group, which matching compares.
 
 Errors about specs and permutations are `SpecError`s.
 

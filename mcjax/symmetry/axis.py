@@ -10,7 +10,7 @@ from mcjax.errors import InputError
 
 
 class SpecError(InputError):
-    """A permutation, a spec and variables that do not belong together."""
+    """A permutation, a spec and variables that do not match each other."""
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,17 @@ class Axis:
     """An axis of length outer * n * inner whose middle factor is the n units of a group.
 
     A feature map (h, w, c) that is flattened before a dense layer gives that layer's kernel an input axis
-    `Axis("conv", outer=h * w)`. Where layers were concatenated, each has its segment, from `start` up to `stop`, and it
-    is the segment that has length outer * n * inner.
+    `Axis("conv", outer=h * w)`. Where the outputs of several layers are concatenated, each lies on a segment of the
+    axis, from `start` up to `stop`; the segment then has length outer * n * inner.
 
     Attributes:
         group: Name of the group.
         outer: Product of the factors slower than the units.
         inner: Product of the factors faster than the units.
-        consumes: Whether the axis reads the units (the input axis of a kernel) or makes them (its output axis, a bias,
-            a norm). None in a declaration: the last axis of a leaf makes them, and every other axis reads them.
+        consumes: Whether the axis consumes the units (the input axis of a kernel) or produces them (its output axis, a
+            bias, a norm). None in a declaration: the last axis of a leaf produces them, all other axes consume them.
         start: First position of the segment.
-        stop: Position behind the segment. None is the end of the axis.
-
+        stop: Position after the segment. None: the end of the axis.
     """
 
     group: str
@@ -63,7 +62,7 @@ class Axis:
         return f"{outer}{self.group}{inner}{part}{' in' if self.consumes else ''}"
 
     def size(self, length: int) -> int:
-        """The number of units on an axis of this length; 0 if they do not fit it."""
+        """The number of units on an axis of this length; 0 if the length does not fit the factors."""
         stop = length if self.stop is None else self.stop
         size, rest = divmod(stop - self.start, self.outer * self.inner)
         return 0 if rest or size < 1 or stop > length else size
@@ -84,11 +83,13 @@ def as_entry(declared: Any, last: bool) -> Entry:
 
     Args:
         declared: The declaration.
-        last: Whether this is the last axis of its leaf, which makes units unless its Axis says otherwise.
+        last: Whether this is the last axis of its leaf, which produces units unless `consumes` is set.
+
+    Returns:
+        The entry, with `consumes` set on every axis.
 
     Raises:
         SpecError: If `declared` is anything else.
-
     """
     if declared is None:
         return None
@@ -124,7 +125,7 @@ def entry_to_json(entry: Entry) -> Any:
 
 
 def entry_from_json(entry: Any) -> Entry:
-    """The entry that `entry_to_json` wrote; TypeError if it is something else."""
+    """The entry that `entry_to_json` wrote. Raises TypeError for anything else."""
     if isinstance(entry, list):
         return tuple(Axis(**axis) for axis in entry)
     return None if entry is None else Axis(**entry)

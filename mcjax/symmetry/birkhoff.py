@@ -15,10 +15,12 @@ def project_birkhoff(M: Any, steps: int = 20) -> jax.Array:
     """A doubly stochastic matrix near M, by alternating projection. Works under jit, vmap and grad.
 
     Each step projects onto the nonnegative matrices, then onto those whose rows and columns sum to 1 (in closed form).
-    The sums therefore hold to rounding, and entries can be slightly negative: for standard normal M and 20 steps, the
-    least entry is around -0.02 at n = 16 and -0.04 at n = 64. The limit is a point of the Birkhoff polytope, 0.5%, 0.4%
-    and 0.1% farther from such M than the nearest point (n = 5, 16, 64). After 20 steps, the result is away from that
-    nearest point by 3%, 3% and 7% of M's distance to the polytope. Source: Neuron Alignment, section 4.1.2.
+    The sums are therefore exact up to rounding, and entries can be slightly negative: for standard normal M and 20
+    steps, the least entry is around -0.02 at n = 16 and -0.04 at n = 64. The limit lies in the Birkhoff polytope, but
+    is not the projection of M: for such M of size n = 5, 16, 64 it is 0.5%, 0.4% and 0.1% farther away than the nearest
+    point. After 20 steps, the distance of the result from that nearest point is 3%, 3% and 7% of M's distance to the
+    polytope.
+    Source: Neuron Alignment, section 4.1.2.
 
     Args:
         M: float (..., n, n).
@@ -26,7 +28,6 @@ def project_birkhoff(M: Any, steps: int = 20) -> jax.Array:
 
     Returns:
         Float (..., n, n), doubly stochastic up to small negative entries.
-
     """
     M = _check_square(jnp.asarray(M))
 
@@ -49,9 +50,9 @@ def sinkhorn(M: Any, temperature: float = 1.0, steps: int = 20) -> jax.Array:
     """The doubly stochastic X that maximises <M, X> + temperature * entropy(X), by Sinkhorn's iterations.
 
     Each step normalises the rows, then the columns of exp(M / temperature), in logarithms. The columns therefore sum to
-    1 to rounding, and the rows as far as the iterations have converged, which takes longer the lower the temperature.
-    All entries are positive. With M = temperature * log(Y), X is the Kullback-Leibler projection of Y. Works under jit,
-    vmap and grad. Source: Cuturi, 2013, "Sinkhorn Distances".
+    1 up to rounding; the sums of the rows converge to 1, more slowly at lower temperatures. All entries are positive.
+    With M = temperature * log(Y), X is the Kullback-Leibler projection of Y. Works under jit, vmap and grad.
+    Source: Cuturi 2013, "Sinkhorn Distances".
 
     Args:
         M: float (..., n, n).
@@ -63,13 +64,13 @@ def sinkhorn(M: Any, temperature: float = 1.0, steps: int = 20) -> jax.Array:
 
     Raises:
         InputError: If the temperature is not positive.
-
     """
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise InputError(f"got temperature={temperature}, expected it to be positive.")
     logits = _check_square(jnp.asarray(M)) / temperature
 
     def step(_: int, X: jax.Array) -> jax.Array:
+        # Normalise the rows, then the columns.
         X = X - jax.nn.logsumexp(X, -1, keepdims=True)
         return X - jax.nn.logsumexp(X, -2, keepdims=True)
 
@@ -90,7 +91,6 @@ def nearest_permutation(M: Any) -> np.ndarray:
 
     Raises:
         InputError: If M is not finite.
-
     """
     M = _check_square(np.asarray(M, dtype=np.float64))
     if not np.isfinite(M).all():
@@ -112,29 +112,29 @@ def nearest_permutation_on_device(M: Any) -> jax.Array:
 def birkhoff_decomposition(M: Any, terms: int = 11) -> tuple[np.ndarray, np.ndarray]:
     """A doubly stochastic M as a mixture of permutations (Birkhoff's theorem), found greedily on the host.
 
-    Each term is the permutation through entries above 5e-4 with the largest sum, with its least entry as weight, which
-    is then subtracted. The heaviest terms are kept and their weights normalised. If no permutation goes through such
-    entries, the nearest permutation is the only term. Source: Neuron Alignment's code.
+    Each term is the permutation with the largest sum among those whose entries all exceed 5e-4. Its least entry is its
+    weight, and weight times permutation is subtracted from M. The terms of largest weight are kept, and their weights
+    normalised. If there is no such permutation, the nearest permutation is the only term.
+    Source: Neuron Alignment's code.
 
     Args:
         M: float (n, n).
-        terms: Largest number of terms.
+        terms: Maximum number of terms.
 
     Returns:
-        Weights (k,), which sum to 1, heaviest first, and permutations int32 (k, n), for k <= terms.
+        Weights (k,), which sum to 1, in decreasing order, and permutations int32 (k, n), for k <= terms.
 
     Raises:
         InputError: If M is not one finite matrix, or `terms` is not positive.
-
     """
     rest = _check_square(np.asarray(M, dtype=np.float64)).copy()
     if rest.ndim != 2 or not np.isfinite(rest).all() or terms < 1:
         raise InputError(f"got shape {rest.shape} and terms={terms}, expected one finite matrix and at least 1 term.")
     n = len(rest)
     found = []
-    # More terms than are kept, since a later one can be heavier.
+    # More terms than are kept, since a later one can have a larger weight.
     for _ in range(4 * terms):
-        # The permutation with the largest sum over allowed entries; the -n of any other is never made up for.
+        # The permutation with the largest sum over allowed entries; no sum outweighs the penalty -n of any other entry.
         allowed = rest > 5e-4
         p = linear_sum_assignment(np.where(allowed, rest, -n), maximize=True)[1]
         weight = rest[np.arange(n), p].min()
@@ -143,7 +143,7 @@ def birkhoff_decomposition(M: Any, terms: int = 11) -> tuple[np.ndarray, np.ndar
         # Subtract it as often as its least entry allows.
         rest[np.arange(n), p] -= weight
         found.append((weight, p))
-    # Keep the heaviest terms, with weights that sum to 1.
+    # Keep the terms of largest weight, and normalise their weights.
     found = sorted(found, key=lambda term: -term[0])[:terms] or [(1.0, nearest_permutation(rest))]
     weights = np.array([weight for weight, _ in found])
     return weights / weights.sum(), np.array([p for _, p in found], dtype=np.int32)

@@ -15,31 +15,31 @@ def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tole
     """Check that permuting the groups of a model's spec leaves its function unchanged.
 
     Compares `model.apply` and `model.activations` before and after a random permutation of all groups, in float64. A
-    module that insists on float32 (a recurrent cell whose state has that dtype) is compared in float32, to a relative
-    error of 1e-3. The variables are first moved off special values (a bias of zero, a scale of one), at which a spec
-    that omits a leaf could pass: a symmetry holds at every point.
+    module that requires float32 (a recurrent cell whose state has that dtype) is compared in float32, to a relative
+    error of 1e-3. The variables are first perturbed, because at special values (a bias of zero, a scale of one) a spec
+    that omits a leaf could pass.
 
     Args:
-        model: The model; of it, `spec`, `apply` and `activations` are used.
+        model: The model, or any object with `spec`, `apply` and `activations`.
         theta: Variables of one network, which the spec describes.
-        x: Inputs, as the model takes them.
-        key: Key of the random permutation and of the variables' moves.
-        tolerance: Largest difference of an output or an activation, relative to the largest one.
+        x: A batch of inputs of the model.
+        key: Key of the random permutation and of the perturbation.
+        tolerance: Largest difference allowed, relative to the largest output or activation.
 
     Raises:
-        SpecError: Names the groups whose permutation changes the outputs or puts activations in another order.
-
+        SpecError: If the spec is not a symmetry. The message names the groups whose permutation changes the outputs or
+            the order of activations.
     """
     model.spec.validate(theta)
-    # Step 1: variables at a generic point, prepared by numpy so that the first jax array is one of float64.
+    # Step 1: perturb the variables, in numpy, so that float64 survives outside `enable_x64`.
     shift_key, permutation_key = jax.random.split(key)
     theta_64 = _generic_point(theta, np.random.default_rng(np.asarray(jax.random.bits(shift_key, (4,)))))
     inputs = np.asarray(x)
-    # Step 2: a random permutation of every group, not the identity, which is drawn often where there are few units.
+    # Step 2: draw a random permutation of every group. A drawn identity, common for few units, is replaced by a shift.
     drawn = {group: np.asarray(p) for group, p in random_permutation(permutation_key, model.spec, theta).items()}
     P: Permutation = {group: np.roll(p, 1) if (p == np.arange(len(p))).all() else p for group, p in drawn.items()}
     P_identity = identity_permutation(model.spec, theta)
-    # Step 3: the comparison, in float64 if the module allows it.
+    # Step 3: compare outputs and activations, in float64 if the module allows it.
     try:
         with jax.enable_x64(True):
             wide = inputs.astype(np.float64) if np.issubdtype(inputs.dtype, np.floating) else inputs
@@ -53,14 +53,14 @@ def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tole
     raise SpecError(
         "the spec is not a symmetry of the model:\n  "
         + "\n  ".join(f"permuting {group!r} {' and '.join(why)}" for group, why in named.items())
-        + "\nDeclare every leaf that makes or reads these units with their group."
+        + "\nDeclare every leaf that produces or consumes these units with their group."
     )
 
 
 def _compare(
     model: Any, P: Permutation, P_identity: Permutation, theta: trees.Tree, x: np.ndarray, tolerance: float
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """The changes by permuting all groups; if there are any, also the changes by permuting each group alone."""
+    """The changes caused by permuting all groups; if there are any, also those caused by each group alone."""
     function = jax.jit(lambda variables: (model.apply(variables, x), model.activations(variables, x)))
     reference = function(theta)
 
@@ -81,14 +81,14 @@ def _generic_point(theta: trees.Tree, rng: np.random.Generator) -> trees.Tree:
             return leaf
         leaf = leaf.astype(np.float64)
         noise = rng.normal(size=(2, *leaf.shape))
-        # Signs stay, so that a variance stays a variance.
+        # Signs are kept, so that variances stay positive.
         return leaf * np.exp(0.3 * noise[0]) + np.where(leaf == 0, 0.1 * np.abs(noise[1]), 0.0)
 
     return jax.tree.map(moved, theta)
 
 
 def _differences(spec: Any, P: Permutation, before: Any, after: Any, tolerance: float) -> list[str]:
-    """How (outputs, activations) after permuting by P differ from what a symmetry would give."""
+    """Descriptions of how (outputs, activations) after permuting by P differ from those of a symmetry."""
 
     def differ(a: Any, b: Any) -> bool:
         a, b = np.asarray(a), np.asarray(b)

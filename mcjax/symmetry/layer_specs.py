@@ -1,4 +1,4 @@
-"""Specs of single layers with the names of Flax's leaves, to be joined into the spec of a network.
+"""Specs of single layers, with Flax's names of leaves, and their union as the spec of a network.
 
 Example::
 
@@ -23,14 +23,13 @@ def dense(path: str, inputs: str | Axis | None, outputs: str | None, *, bias: bo
     """A dense layer: kernel (in, out) and bias (out).
 
     Args:
-        path: Path of the layer in the module, `Block_0/Dense_0`.
-        inputs: Group of the input units; an `Axis` with `outer` for flattened feature maps. None never permutes them.
-        outputs: Group of the output units. None never permutes them.
+        path: Path of the layer in the module, such as `Block_0/Dense_0`.
+        inputs: Group of the input units; an `Axis` with `outer` for flattened feature maps. None: never permuted.
+        outputs: Group of the output units. None: never permuted.
         bias: Whether the layer has a bias.
 
     Returns:
         The axes of its leaves.
-
     """
     kernel: LayerSpec = {f"params/{path}/kernel": (inputs, outputs)}
     return {**kernel, f"params/{path}/bias": (outputs,)} if bias else kernel
@@ -41,30 +40,29 @@ def conv(path: str, inputs: str | None, outputs: str | None, *, bias: bool = Tru
 
     Args:
         path: Path of the layer in the module.
-        inputs: Group of the input channels. None never permutes them.
-        outputs: Group of the output channels. None never permutes them.
+        inputs: Group of the input channels. None: never permuted.
+        outputs: Group of the output channels. None: never permuted.
         bias: Whether the layer has a bias.
         spatial: Number of spatial axes.
 
     Returns:
         The axes of its leaves.
-
     """
     kernel: LayerSpec = {f"params/{path}/kernel": (*(None,) * spatial, inputs, outputs)}
     return {**kernel, f"params/{path}/bias": (outputs,)} if bias else kernel
 
 
 def norm(path: str, units: str | None, *, batch_stats: bool = True) -> LayerSpec:
-    """A normalisation: scale and bias, and the running mean and variance if `batch_stats`."""
+    """A normalisation layer: scale and bias, and the running mean and variance if `batch_stats`."""
     params: LayerSpec = {f"params/{path}/scale": (units,), f"params/{path}/bias": (units,)}
     stats: LayerSpec = {f"batch_stats/{path}/mean": (units,), f"batch_stats/{path}/var": (units,)}
     return {**params, **stats} if batch_stats else params
 
 
 def residual_block(path: str, inputs: str, inner: str, outputs: str, *, projection: bool) -> LayerSpec:
-    """Two convolutions with norms around a skip connection, and its 1x1 projection if there is one.
+    """A residual block: two convolutions with norms, a skip connection, and optionally its 1x1 projection.
 
-    No convolution has a bias. The layers are named `Conv_0`, `BatchNorm_0`, `Conv_1`, `BatchNorm_1`, and for the
+    The convolutions have no biases. The layers are named `Conv_0`, `BatchNorm_0`, `Conv_1`, `BatchNorm_1`, and for the
     projection `Conv_2`, `BatchNorm_2`.
 
     Args:
@@ -72,15 +70,14 @@ def residual_block(path: str, inputs: str, inner: str, outputs: str, *, projecti
         inputs: Group of the block's input channels.
         inner: Group of the channels between the two convolutions.
         outputs: Group of the block's output channels.
-        projection: Whether the skip connection has a projection. Without one, the block adds its result to its input,
-            so `inputs` and `outputs` must be the same group.
+        projection: Whether the skip connection has a projection. Without one, `inputs` and `outputs` must be the same
+            group, because the block adds its result to its input.
 
     Returns:
         The axes of its leaves.
 
     Raises:
         SpecError: If there is no projection and the groups differ.
-
     """
     if not projection and inputs != outputs:
         raise SpecError(

@@ -29,7 +29,7 @@ def is_hard(p: Any) -> bool:
 
 
 def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.Tree:
-    """The variables `P theta` of Neuron Alignment, eq. 4: all axes of a group are permuted alike.
+    """The permuted variables `P theta` (Neuron Alignment, eq. 4): all axes of a group are permuted together.
 
     Works under jit and vmap.
 
@@ -42,8 +42,7 @@ def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.T
         A pytree like `theta`; leaves keep their dtypes.
 
     Raises:
-        SpecError: If `P`, the spec and the variables do not belong together, or a concrete hard `P` repeats an index.
-
+        SpecError: If `P`, the spec and the variables do not match, or a concrete hard `P` repeats an index.
     """
     check_permutation(spec, P, spec.group_sizes(theta))
     return _permute(spec, P, theta)
@@ -55,7 +54,7 @@ def _permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.
 
 
 def permute_leaf(entries: Sequence[Entry], P: Permutation, leaf: Any) -> Any:
-    """One leaf, with every axis permuted as its entry says. Nothing is checked."""
+    """One leaf, with every axis permuted according to its entry. Nothing is checked."""
     for position, entry in enumerate(entries):
         for group, axes in segment_runs(axes_of(entry)):
             leaf = _permute_axis(jnp.asarray(leaf), position, axes, jnp.asarray(P[group]))
@@ -63,7 +62,7 @@ def permute_leaf(entries: Sequence[Entry], P: Permutation, leaf: Any) -> Any:
 
 
 def segment_runs(axes: tuple[Axis, ...]) -> list[tuple[str, list[Axis]]]:
-    """The axes of an entry by group, in runs of segments that follow one another, so that one step permutes a run."""
+    """The axes of an entry by group, in runs of successive segments, each of which one step permutes."""
     runs: list[tuple[str, list[Axis]]] = []
     for axis in axes:
         last = next((run for group, run in reversed(runs) if group == axis.group), None)
@@ -89,8 +88,9 @@ def _permute_axis(leaf: jax.Array, position: int, axes: list[Axis], p: jax.Array
 
 
 def _permute_segments(leaf: jax.Array, position: int, axes: list[Axis], p: jax.Array) -> jax.Array:
-    """Permute segments of an axis by the positions (n, copies) of their units; all other positions stay."""
+    """Permute the units on segments of an axis. All positions outside the segments stay."""
     length = leaf.shape[position]
+    # The positions of every unit, (n, copies).
     at = np.concatenate([axis.positions(length) for axis in axes], 1)
     if is_hard(p):
         index = jnp.arange(length).at[at].set(jnp.asarray(at)[p])
@@ -105,7 +105,7 @@ def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, in
     if P.keys() != sizes.keys():
         raise SpecError(
             f"P is for another spec: got groups {sorted(P)}, expected {sorted(sizes)}. "
-            "Match these two networks anew, or give the spec that P was made with."
+            "Match these two networks again, or give the spec that P was made with."
         )
     problems = []
     for group, n in sizes.items():
@@ -127,7 +127,7 @@ def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, in
 def check_doubly_stochastic(P: Permutation) -> None:
     """Raise SpecError if a concrete soft group of P ([pairs,] n, n) is not doubly stochastic.
 
-    Sums may be off by 1e-3 and entries as low as -0.1, since alternating projection leaves such ones.
+    Sums may be off by 1e-3 and entries as low as -0.1, since alternating projection leaves small negative entries.
     """
     problems = []
     for group, p in P.items():
@@ -161,7 +161,7 @@ def random_permutation(key: jax.Array, spec: PermutationSpec, theta: trees.Tree)
 
 
 def to_matrix(p: Any) -> jax.Array:
-    """One group's permutation as a float32 matrix (n, n); a matrix is returned as it is."""
+    """One group's permutation as a float32 matrix (n, n); a matrix is returned unchanged."""
     return jax.nn.one_hot(p, jnp.shape(p)[-1], dtype=jnp.float32) if is_hard(p) else jnp.asarray(p)
 
 

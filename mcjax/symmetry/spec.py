@@ -33,18 +33,18 @@ LeafAxis = tuple[str, int]
 class PermutationSpec:
     """Declares, leaf by leaf and axis by axis, which group each axis belongs to.
 
-    A spec is a value: it compares and hashes by its axes, prints as a table, converts to JSON and back, and is static
-    under jit. To edit one, make another: `PermutationSpec({**spec.axes, "params/Dense_0/bias": (None,)})`.
+    A spec is immutable: it compares and hashes by its axes, prints as a table, converts to JSON and back, and is static
+    under jit. To change one, make another: `PermutationSpec({**spec.axes, "params/Dense_0/bias": (None,)})`.
 
-    In the printed table an axis is `-` (never permuted), `units` (makes them), `units in` (reads them), `64*units*2`
-    (outer and inner factors), `units[0:8]` (a segment), or several of these joined by `&`. The reasons for pinned axes
-    follow.
+    In the printed table an axis is `-` (never permuted), `units` (produces them), `units in` (consumes them),
+    `64*units*2` (outer and inner factors), `units[0:8]` (a segment), or several of these joined by `&`. The last column
+    gives the reasons for pinned axes.
 
     Attributes:
         axes: For the name of every leaf, one entry per axis: an `Axis`; the name of a group, short for `Axis(name)`;
             None for an axis that is never permuted; or a sequence of these where several groups lie on one axis (heads
             and the units of each head, segments of a concatenation).
-        pinned: Why an axis (leaf, position) is never permuted, as far as that is known.
+        pinned: Reasons for axes (leaf, position) that are never permuted, where there is one, as from `infer_spec`.
 
     Example::
 
@@ -54,7 +54,6 @@ class PermutationSpec:
             "params/Dense_1/kernel": ("dense_0", None),
             "params/Dense_1/bias": (None,),
         })
-
     """
 
     axes: Mapping[str, Entries]
@@ -113,11 +112,11 @@ class PermutationSpec:
         return found
 
     def producers(self, group: str) -> tuple[LeafAxis, ...]:
-        """The (leaf, position) pairs that make the units: a kernel's output axis, biases, norms."""
+        """The (leaf, position) pairs that produce the units: a kernel's output axis, biases, norms."""
         return tuple((name, i) for name, i, axis in self.places(group) if not axis.consumes)
 
     def consumers(self, group: str) -> tuple[LeafAxis, ...]:
-        """The (leaf, position) pairs that read the units: the next kernels' input axes."""
+        """The (leaf, position) pairs that consume the units: the next kernels' input axes."""
         return tuple((name, i) for name, i, axis in self.places(group) if axis.consumes)
 
     def group_sizes(self, theta: trees.Tree) -> dict[str, int]:
@@ -125,7 +124,7 @@ class PermutationSpec:
         problems, sizes = self._check(trees.shapes(theta))
         if problems:
             raise SpecError(
-                "the spec and the variables do not fit:\n  "
+                "the spec and the variables do not match:\n  "
                 + "\n  ".join(problems)
                 + "\nDeclare every leaf in the spec, with None for axes that are never permuted."
             )
@@ -139,11 +138,11 @@ class PermutationSpec:
         """All problems that leaves of these shapes have with the spec, and the size of every group."""
         problems = [f"{name}: in the variables, missing from the spec" for name in shapes.keys() - self.axes.keys()]
         problems += [f"{name}: in the spec, missing from the variables" for name in self.axes.keys() - shapes.keys()]
-        # Stacked networks are one problem, not one per leaf.
+        # Networks along a leading axis are reported once, not for every leaf.
         stacked = all(len(shapes[name]) == len(entries) + 1 for name, entries in self.axes.items() if name in shapes)
         if any(self.axes.values()) and not problems and stacked:
             return ["every leaf has one axis more than the spec names: several networks? Use jax.vmap over them"], {}
-        # group -> size -> where it has this size
+        # group -> size -> the axes that have this size.
         found: dict[str, dict[int, list[str]]] = {}
         for name in self.axes.keys() & shapes.keys():
             entries, shape = self.axes[name], shapes[name]
@@ -172,7 +171,7 @@ class PermutationSpec:
     def to_json(self) -> str:
         """The spec as JSON: leaf name to one entry an axis, each null, an object, or a list of objects.
 
-        An axis that is pinned for a known reason is `{"pinned": reason}`.
+        An axis with an entry in `pinned` is `{"pinned": reason}`.
         """
         leaves = {
             name: [
@@ -185,7 +184,7 @@ class PermutationSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "PermutationSpec":
-        """The spec that `to_json` wrote. Raises SpecError if the text is something else."""
+        """The spec that `to_json` wrote. Raises SpecError for any other text."""
         axes, pinned, name = {}, {}, ""
         try:
             for name, entries in json.loads(text).items():
@@ -209,7 +208,7 @@ class PermutationSpec:
         return "\n".join([head, *lines])
 
     def _reasons(self, name: str) -> str:
-        """Why axes of a leaf are pinned: `0, 1: positions matter to ...; 2: an axis of the inputs`."""
+        """The reasons for the pinned axes of a leaf: `0, 1: positions matter to ...; 2: an axis of the inputs`."""
         by_reason: dict[str, list[str]] = {}
         for i in range(len(self.axes[name])):
             if (name, i) in self.pinned:

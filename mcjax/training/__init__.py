@@ -1,16 +1,16 @@
-"""Training networks, measuring them, and the loop that every fit runs in.
+"""Training and evaluation of networks, and the loop that all fits share.
 
-The state of many networks has a leading axis, and an epoch of all of them is one compiled call: a scan over batches,
-mapped over networks. A key decides its network, whatever trains beside it. The same loop trains endpoints, curves,
-permutations and strings; each gives it a step, a pure function `(context, state, x, labels, key) -> (state, metrics)`.
+The state of several networks has a leading axis, and an epoch of all of them is one compiled call: a scan over batches,
+mapped over networks. The result for a key does not depend on the other keys. The same loop trains endpoints, curves,
+permutations and strings, each by its own step, a pure function `(context, state, x, labels, key) -> (state, metrics)`.
 
-- `train_endpoints` trains one network per key, to the last epoch or to a target; `TrainConfig` says how.
-- `spawn` trains copies that split off from one parent at several epochs (instability analysis, Frankle et al. 2020);
-  `snapshots` keeps networks at several epochs.
-- `evaluate` measures loss and accuracy on both splits. `Criterion` is one number on one split, for targets and
-  thresholds.
-- `reestimate` gives networks the batch statistics of the training images, which every new point of parameter space
-  needs; `estimate_statistics` is the pure function in it.
+- `train_endpoints` trains one network per key, to the last epoch or to a target. `TrainConfig` holds the settings.
+- `spawn` trains copies of one parent from several epochs on (instability analysis, Frankle et al. 2020).
+  `snapshots` returns networks at several epochs.
+- `evaluate` measures loss and accuracy on the training and test images. `Criterion` is one number on one split, for
+  targets and thresholds.
+- `reestimate` estimates the batch statistics of networks on the training images, which is necessary at every new point
+  of parameter space. `estimate_statistics` is the pure function for one network.
 - `full_batch_loss` is the loss over a whole split as a deterministic function of one network, for Hessians.
 
 Example::
@@ -35,7 +35,7 @@ Example::
     stopped = mcjax.train_endpoints(keys, model, data, config, target=0.3, criterion=Criterion("loss", "test"))
     print(stopped.criterion)
 
-    # Pairs that share their first 0, 10 and 40 epochs.
+    # Pairs of networks that share their first 0, 10 and 40 epochs.
     spawned = spawn(keys[0], model, data, (0, 10, 40), config)
     print(spawned.history["loss"][..., -1])
 """

@@ -1,4 +1,4 @@
-"""Batch statistics at a new point of parameter space, pooled over images."""
+"""Estimation of batch statistics at a new point of parameter space."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from mcjax.training.moments import Moments, accumulate
 from mcjax.training.objective import check_model_and_data
 
 Statistics = dict[str, jax.Array]
-"""Batch statistics by the names of their leaves, such as `BatchNorm_0/mean` and `BatchNorm_0/var`."""
+"""Batch statistics by name of the leaf, such as `BatchNorm_0/mean` and `BatchNorm_0/var`."""
 
 
 def estimate_statistics(
@@ -27,33 +27,32 @@ def estimate_statistics(
     batch_size: int = 128,
     augmentation: Augmentation | None = None,
 ) -> trees.Tree:
-    """`theta` with the batch statistics that uint8 `images` give it: pooled mean and pooled variance.
+    """`theta` with batch statistics estimated on uint8 `images`: pooled mean and pooled variance.
 
-    The images are cut into equal batches, and a remainder of fewer images than there are batches is left out. The
-    pooled variance is that of all values about their common mean: the mean of the batches' variances plus the variance
-    of their means. Pure: works under jit and vmap.
+    The images are divided into equal batches; a remainder of fewer images than batches is dropped. The pooled variance
+    is that of all values about their common mean: the mean of the batches' variances plus the variance of their means.
+    Pure: works under jit and vmap.
 
-    Dropout is off, as it is when the network is used: masks in front of a norm would widen its variance, and
-    permuted units would meet other masks.
+    Dropout is off, as in evaluation mode: dropout before a norm would increase its variance, and its masks are not
+    permuted with the units.
 
     Args:
         model: The model of the network.
-        theta: Variables of one network. Without batch statistics it is returned as it is.
+        theta: Variables of one network. Without batch statistics it is returned unchanged.
         images: uint8 (n, h, w, c).
         mean: The mean per channel to normalise by.
         std: The standard deviation per channel to normalise by.
-        batch_size: The largest size of a batch.
-        augmentation: The augmentation of the images, the same at every call; None is none. It should be that of
-            training: the statistics describe the black borders of shifted and turned images too, and a network loses
-            accuracy by statistics without them.
+        batch_size: Maximum batch size.
+        augmentation: Augmentation of the images, equal at every call. None: no augmentation. It should be that of
+            training, since statistics without the black borders of shifted and rotated images cost accuracy.
 
     Returns:
         `theta` with new batch statistics.
-
     """
     stats = trees.batch_stats(theta)
     if not jax.tree.leaves(stats):
         return theta
+    # Equal batches.
     count = -(-len(images) // batch_size)
     size = len(images) // count
     batches = images[: count * size].reshape(count, size, *images.shape[1:])
@@ -66,6 +65,7 @@ def estimate_statistics(
             _, new = model.apply_train(theta, normalize(batch, mean, std), model_key)
         return _as_moments(trees.flatten(new))
 
+    # Pool the moments of all batches.
     pooled = _as_statistics(accumulate(moments, (jnp.arange(count), batches)))
     return trees.with_batch_stats(theta, trees.map_with_name(lambda name, _: pooled[name], stats))
 
@@ -79,25 +79,24 @@ def reestimate(
     calibration_images: int | None = None,
     augmentation: Augmentation | None = None,
 ) -> trees.Tree:
-    """A network, or several along a leading axis, with the batch statistics that the training images give it.
+    """One network, or several along a leading axis, with batch statistics estimated on the training images.
 
-    `evaluate_path` does this at every point. One compiled program; inside your own, call `estimate_statistics`.
+    `evaluate_path` does this at every point. This is one compiled program; inside your own, use `estimate_statistics`.
 
     Args:
         model: The model of the networks.
         theta: Variables of one network, or of several along a leading axis.
-        data: The data set whose training images are used.
+        data: The data set.
         batch_size: Images per batch.
-        calibration_images: How many of the first training images are used. None uses all.
-        augmentation: The augmentation of the images. None is the data set's default.
+        calibration_images: Number of training images used, the first ones. None: all.
+        augmentation: Augmentation of the images. None: the data set's default.
 
     Returns:
         `theta` with new batch statistics.
 
     Raises:
-        InputError: If model and data do not fit.
+        InputError: If model and data do not match.
         SpecError: If `theta` is not of this model.
-
     """
     check_model_and_data(model, data)
     axis = leading_axis(model, theta)
@@ -118,9 +117,9 @@ def _reestimate(
 
 
 def _as_moments(statistics: Statistics) -> dict[str, Moments]:
-    """The statistics of one batch by the names of the means. Batches are of one size, so each is a sample of weight 1.
+    """The statistics of one batch as moments, by the names of the means. Batches have equal size, hence weight 1.
 
-    A statistic without a variance beside it is averaged only.
+    A statistic that is not a mean with a variance is only averaged.
     """
     one = jnp.ones((), jnp.promote_types(jnp.result_type(*statistics.values()), jnp.float32))
     means = {name: value for name, value in statistics.items() if name.rpartition("/")[2] != "var"}
@@ -134,6 +133,6 @@ def _as_statistics(moments: dict[str, Moments]) -> Statistics:
 
 
 def _variance_of(name: str) -> str:
-    """The name of the variance that belongs to a mean, or an empty name for another statistic."""
+    """The name of the variance that belongs to a mean, or an empty string for other statistics."""
     norm, slash, kind = name.rpartition("/")
     return f"{norm}{slash}var" if kind == "mean" else ""

@@ -15,25 +15,24 @@ Optimizer = Literal["sgd", "adam"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """SGD with momentum, or Adam. `TrainConfig.preset("paper")` and `.preset("fast")` are the usual starts.
+    """Settings of training by SGD with momentum or Adam; `TrainConfig.preset` has "paper" and "fast".
 
     Attributes:
         epochs: Number of epochs.
         batch_size: Images per step.
-        learning_rate: The peak of the schedule.
+        learning_rate: The maximum learning rate of the schedule.
         schedule: "halving" halves the rate every 20 epochs; "one_cycle" warms up over the first fifth of the epochs
-            and falls to zero along a cosine; "constant".
+            and decays to zero along a cosine; "constant" keeps it.
         momentum: Momentum of SGD, in [0, 1). Adam ignores it.
-        nesterov: Whether SGD's momentum is Nesterov's.
+        nesterov: Whether SGD uses Nesterov momentum.
         weight_decay: Factor of ||params||^2 / 2 in the training loss.
-        augmentation: Augmentation of the training images. None is the data set's default.
-        statistics_momentum: Share of the old value in the running batch statistics at each step, in [0, 1).
+        augmentation: Augmentation of the training images. None: the data set's default.
+        statistics_momentum: Weight of the old value in the running batch statistics at each step, in [0, 1).
         compute_dtype: Dtype of the forward and backward pass. Parameters, statistics, optimiser and losses are
             float32 in any case.
-        steps_per_epoch: Steps per epoch. None is the number of whole batches in the training set.
+        steps_per_epoch: Steps per epoch. None: the number of whole batches in the training set.
         optimizer: "sgd" or "adam".
-        clip: Largest global norm of a gradient; larger ones are scaled down to it. None does not clip.
-
+        clip: Maximum global norm of a gradient; larger ones are scaled down to it. None: no clipping.
     """
 
     epochs: int = 30
@@ -70,7 +69,19 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainConfig":
-        """`paper`: 250 epochs, 0.1 halved every 20 (Neuron Alignment, section 4). `fast`: 30 in one cycle."""
+        """Settings by name, with some fields replaced.
+
+        Args:
+            name: "paper", 250 epochs at a rate of 0.1 halved every 20 (Neuron Alignment, section 4); or "fast", 30
+                epochs of one cycle.
+            **changes: Values of the fields to replace.
+
+        Returns:
+            The settings.
+
+        Raises:
+            InputError: If there is no such preset.
+        """
         presets = {"paper": cls(epochs=250, schedule="halving"), "fast": cls(epochs=30, schedule="one_cycle")}
         if name not in presets:
             raise unknown_name("preset", name, presets)
@@ -78,7 +89,7 @@ class TrainConfig:
 
 
 def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimiser of a config, its schedule counting `steps_per_epoch` steps an epoch."""
+    """The optimiser of a config, with the schedule for this number of steps per epoch."""
     steps = config.epochs * steps_per_epoch
     rates: dict[str, Any] = {
         "constant": config.learning_rate,
@@ -89,7 +100,7 @@ def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransf
         ),
     }
     rate = rates[config.schedule]
-    # Weight decay is in the loss, so that it enters momentum, as in the papers' code.
+    # Weight decay is part of the loss, and so of the momentum, as in the papers' code.
     sgd = optax.sgd(rate, momentum=config.momentum or None, nesterov=config.nesterov)
     chosen = sgd if config.optimizer == "sgd" else optax.adam(rate)
     return chosen if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), chosen)

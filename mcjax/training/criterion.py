@@ -1,4 +1,4 @@
-"""One number per network, for thresholds and early stopping: loss, error or perplexity on a split of the data."""
+"""One number per network, for thresholds and early stopping: loss, error or perplexity on a split."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -22,18 +22,17 @@ SplitName = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Criterion:
-    """A pure function of a network, called as `criterion(model, theta, data)`, to a float32 scalar.
+    """A metric on a split, called as `criterion(model, theta, data)`. Pure; returns a float32 scalar.
 
     Batch statistics, if the model has them, are re-estimated first.
 
     Attributes:
         metric: "loss", the training loss without its L2 term; "error", the share of wrong labels, or the mean absolute
             error of a regression; "perplexity", the exponential of the loss.
-        split: The split of the data on which it is measured.
-        images: How many of the first images of the split are used. None uses all.
+        split: The split of the data.
+        images: Number of images of the split used, the first ones. None: all.
         batch_size: Images per batch.
-        calibration_images: How many of the first training images batch statistics are estimated on. None uses all.
-
+        calibration_images: Number of training images for batch statistics, the first ones. None: all.
     """
 
     metric: Metric = "loss"
@@ -51,7 +50,7 @@ class Criterion:
                 check_whole(name, getattr(self, name))
 
     def __call__(self, model: Model, theta: trees.Tree, data: Dataset) -> jax.Array:
-        # Estimate batch statistics under the augmentation of training, then measure without it.
+        # Estimate batch statistics with the augmentation of training, then measure without it.
         calibration = data.train_images[: self.calibration_images]
         augmentation = data.default_augmentation()
         theta = estimate_statistics(model, theta, calibration, data.mean, data.std, self.batch_size, augmentation)
@@ -62,7 +61,7 @@ class Criterion:
         return metrics.loss if self.metric == "loss" else jnp.exp(metrics.loss)
 
     def check(self, data: Dataset) -> None:
-        """Raise InputError if the data lack the split or have fewer images."""
+        """Raise InputError if the data do not have the split, or have too few images."""
         labels = getattr(data, f"{self.split}_labels")
         if labels is None:
             raise InputError(f"{data.name} has no validation split: data.hold_out(n) makes one of training images.")

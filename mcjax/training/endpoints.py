@@ -1,4 +1,4 @@
-"""Training the endpoints of paths: many seeds in one program."""
+"""Training of the endpoints of paths: several seeds in one program."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -28,10 +28,9 @@ class Endpoints(NamedTuple):
 
     Attributes:
         theta: Variables with a leading axis of keys.
-        history: {"loss", "accuracy"}, float32 (keys, epochs).
-        criterion: The criterion of every network when it stopped, float32 (keys,): above the target if the epochs
-            were not enough. None without a target.
-
+        history: {"loss", "accuracy"}, training metrics, float32 (keys, epochs).
+        criterion: The criterion of every network at its end, float32 (keys,); above the target if the epochs were not
+            enough. None without a target.
     """
 
     theta: trees.Tree
@@ -48,9 +47,10 @@ class EndpointState(NamedTuple):
 
 @dataclass(frozen=True)
 class EndpointStep:
-    """One optimiser step on the training loss; running batch statistics follow.
+    """One optimiser step on the training loss, and an update of the running batch statistics.
 
-    A subclass may add a `penalty` to the objective, and `project` the parameters after each step.
+    `steps` is the number of steps per epoch. Subclasses can override `penalty`, a term of the objective, and `project`,
+    a projection of the parameters after each step.
     """
 
     model: Model
@@ -71,11 +71,11 @@ class EndpointStep:
         return EndpointState(theta, optimizer(self.config, self.steps).init(trees.params(theta)))
 
     def penalty(self, context: Any, params: trees.Tree) -> jax.Array:
-        """A term added to the objective: here zero."""
+        """A term of the objective, zero by default."""
         return jnp.zeros(())
 
     def project(self, context: Any, params: trees.Tree) -> trees.Tree:
-        """A projection applied after every step: here the identity."""
+        """A projection after every step, the identity by default."""
         return params
 
     def __call__(
@@ -89,11 +89,11 @@ class EndpointStep:
             value, measured = training_loss(self.model, moved, x, labels, key, *settings)
             return value + self.penalty(context, params), measured
 
-        # Step on the parameters.
+        # Optimiser step on the parameters.
         gradient, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(params)
         updates, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, params)
         moved = trees.with_params(theta, self.project(context, optax.apply_updates(params, updates)))
-        # Running statistics: an exponential moving average of those of the batches.
+        # Running batch statistics: an exponential moving average over batches.
         share = self.config.statistics_momentum
         running = jax.tree.map(
             lambda old, new: share * old + (1 - share) * new,
@@ -114,31 +114,32 @@ def train_endpoints(
     target: Any = None,
     criterion: Criterion | None = None,
 ) -> Endpoints:
-    """Train one network per key, all in one program, one compiled call an epoch.
+    """Train one network per key, all in one program, with one compiled call per epoch.
 
-    The key decides everything: its network is the same, to rounding, whatever the other keys and however many devices.
-
-        endpoints = train_endpoints(jax.random.split(jax.random.key(0), 2), model, data)
-        theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], endpoints.theta) for i in range(2))
+    The network of a key does not depend on the other keys or on the number of devices, up to rounding.
 
     Args:
         keys: Typed keys (n,).
         model: The model.
         data: The data set.
-        config: How to train. None is `TrainConfig()`.
-        recorder: Where progress goes, and the run folder from which an interrupted training resumes. None is silent.
-        mesh: A mesh of `make_mesh`: networks lie along its `pair` axis, each batch along `data`.
-        target: One number, or one per key. A network stops at the end of the epoch in which its criterion is at most
-            that, or after the last epoch. None trains all epochs.
-        criterion: What is compared with the target. None is the loss on all training images.
+        config: Settings. None: `TrainConfig()`.
+        recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
+        mesh: A mesh from `make_mesh`: networks are distributed along `pair`, batches along `data`.
+        target: One number, or one per key. A network stops after the epoch in which its criterion is at most the
+            target, or after the last epoch. None: all epochs.
+        criterion: The metric that is compared with the target. None: the loss on all training images.
 
     Returns:
-        The networks.
+        The trained networks.
 
     Raises:
-        InputError: If model and data do not fit, the mesh does not divide a batch, or a target is not positive.
+        InputError: If model and data do not match, the mesh does not divide a batch, or a target is not positive.
         RunError: If a loss becomes infinite or NaN.
 
+    Example::
+
+        endpoints = train_endpoints(jax.random.split(jax.random.key(0), 2), model, data)
+        theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], endpoints.theta) for i in range(2))
     """
     config = config or TrainConfig()
     check_model_and_data(model, data)

@@ -1,4 +1,4 @@
-"""The objective on fixed images: the same number for the same network, so that networks can be compared."""
+"""The training objective on fixed images, deterministic, to compare networks."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ class FixedImages(NamedTuple):
         labels: (batches, size).
         mean: The mean per channel to normalise by.
         std: The standard deviation per channel to normalise by.
-
     """
 
     images: jax.Array
@@ -28,7 +27,7 @@ class FixedImages(NamedTuple):
     std: jax.Array
 
     def batch(self, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """One batch as a model takes it, its labels, and a key for the random parts of the model."""
+        """One normalised batch, its labels, and a key for the model's dropout."""
         x = normalize(self.images[number], self.mean, self.std)
         return x, self.labels[number], jax.random.key(number)
 
@@ -38,18 +37,17 @@ def fixed_images(data: Dataset, augmentation: Augmentation, images: int, batch_s
 
     Args:
         data: The data set.
-        augmentation: The augmentation of the images, the same at every call.
-        images: How many images; all of them if there are fewer.
-        batch_size: The largest size of a batch. A remainder of fewer images than there are batches is left out.
+        augmentation: Augmentation of the images, equal at every call.
+        images: Number of images, or all if there are fewer.
+        batch_size: Maximum batch size. A remainder of fewer images than batches is dropped.
 
     Returns:
         The batches on the device.
-
     """
     images = min(images, len(data.train_labels))
     count = -(-images // batch_size)
     size = images // count
-    # The same key at every call, so that objectives of different fits can be compared.
+    # A fixed key, so that the objectives of different fits can be compared.
     taken = augment(jax.random.key(0), jnp.asarray(data.train_images[: count * size]), augmentation)
     labels = jnp.asarray(data.train_labels[: count * size])
     labels = labels.reshape(count, size, *labels.shape[1:])
@@ -58,17 +56,16 @@ def fixed_images(data: Dataset, augmentation: Augmentation, images: int, batch_s
 
 
 def objective_on(model: Model, theta: trees.Tree, fixed: FixedImages, weight_decay: float) -> jax.Array:
-    """The training objective, by the statistics of each batch, as a mean over the batches.
+    """The training objective of a network, a mean over the batches, each by its own batch statistics.
 
     Args:
         model: The model of the network.
         theta: Variables of one network.
         fixed: The images.
-        weight_decay: Of the L2 term, see `mcjax.training.objective`.
+        weight_decay: Factor of the L2 term, as in `training_loss`.
 
     Returns:
         A float32 scalar. Pure: works under jit, vmap and grad.
-
     """
 
     def added(total: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:

@@ -21,7 +21,7 @@ from mcjax.training.objective import check_model_and_data, label_losses
 
 
 class Chunk(NamedTuple):
-    """A batch: stored images (n, ...), labels (n, ...), and whether each image counts, 1 or 0, float32 (n,)."""
+    """A batch: stored images (n, ...), labels (n, ...), and the weights of the images, float32 (n,), 0 for padding."""
 
     images: jax.Array
     labels: jax.Array
@@ -29,7 +29,7 @@ class Chunk(NamedTuple):
 
 
 class SplitImages(NamedTuple):
-    """The images of a split: batches along a leading axis, and the mean and std (c,) that normalise them."""
+    """The images of a split, as batches along a leading axis, with the mean and std (c,) that normalise them."""
 
     chunks: Chunk
     mean: jax.Array
@@ -37,15 +37,15 @@ class SplitImages(NamedTuple):
 
     @property
     def size(self) -> jax.Array:
-        """Number of images, without the padding of the last batch, a float32 scalar."""
+        """Number of images without padding, a float32 scalar."""
         return self.chunks.counts.sum()
 
 
 @dataclass(frozen=True)
 class FullBatchLoss:
-    """The mean loss of a model over a split plus its L2 term, a pure function `(split, theta) -> scalar`.
+    """The mean loss of a model over a split plus an L2 term, a pure function `(split, theta) -> scalar`.
 
-    It is frozen, so that programs of one model and weight decay are compiled once for all images.
+    Hashable, so that one model and weight decay need one compiled program for all images.
     """
 
     model: Model
@@ -65,7 +65,7 @@ class FullBatchLoss:
         return mean + (self.weight_decay / 2 * trees.dot(leaves, leaves)).astype(mean.dtype)
 
     def summed_loss(self, outputs: jax.Array, chunk: Chunk) -> jax.Array:
-        """The loss of the model's outputs for a batch, summed over its images: a scalar."""
+        """The loss of the outputs for a batch, summed over its images, a scalar."""
         each = label_losses(outputs, chunk.labels)
         return (each.reshape(len(each), -1).mean(1) * chunk.counts).sum()
 
@@ -85,28 +85,31 @@ def full_batch_loss(
     It is the training loss without augmentation and dropout, by the batch statistics in theta: deterministic, in the
     precision of theta. It works under jit, vmap, grad and jvp of grad.
 
-    The loss is a pytree that holds the images. Pass it to a compiled program as an argument: then losses of one model
-    and weight decay on equally many images share a program. A program that closes over it holds the images as
+    The loss is a pytree that holds the images. Pass it as an argument to compiled programs, so that losses with one
+    model, weight decay and number of images share a program. A program that closes over it holds the images as
     constants, on every device of a mesh.
-
-        loss = full_batch_loss(model, data, weight_decay=5e-4)
-        gradient = jax.jit(lambda loss, theta: jax.grad(loss)(theta))(loss, theta)
 
     Args:
         model: The model.
         data: The data set.
         split: The split of the data.
-        images: How many of the first images of the split are used. None uses all.
-        batch_size: Images in memory at a time, also while the loss is differentiated once or twice.
+        images: Number of images of the split used, the first ones. None: all.
+        batch_size: Images in memory at once, also in first and second derivatives.
         weight_decay: Factor of the L2 term.
-        mesh: A mesh of `make_mesh`: every batch is split over all its devices, rounded up to a multiple of them.
+        mesh: A mesh from `make_mesh`: every batch is split over all devices, and its size rounded up to a multiple of
+            their number.
 
     Returns:
         The loss, from the variables of one network to a scalar.
 
     Raises:
-        InputError: If model and data do not fit, the data lack the split or the images, or a number is out of range.
+        InputError: If model and data do not match, the data do not have the split or enough images, or a number is out
+            of range.
 
+    Example::
+
+        loss = full_batch_loss(model, data, weight_decay=5e-4)
+        gradient = jax.jit(lambda loss, theta: jax.grad(loss)(theta))(loss, theta)
     """
     check_model_and_data(model, data)
     Criterion(split=split, images=images, batch_size=batch_size).check(data)
@@ -118,11 +121,11 @@ def full_batch_loss(
         devices = mesh.size
     arrays = [np.asarray(getattr(data, f"{split}_{what}")[:images]) for what in ("images", "labels")]
     n = len(arrays[1])
-    # Equal batches, so that little of the last one is padding.
+    # Equal batches, to minimise padding.
     size = -(-n // -(-n // batch_size))
     size = -(-size // devices) * devices
     rows = np.arange(-(-n // size) * size)
-    # Pad with images of the split, so that the loss of the padding is finite wherever the others are.
+    # Pad with images of the split, so that the loss of the padding is finite if that of the images is.
     stored = [*(array[rows % n] for array in arrays), (rows < n).astype(np.float32)]
     sharding = None if mesh is None else NamedSharding(mesh, Spec(None, AXES))
     chunks = Chunk(*(jax.device_put(array.reshape(-1, size, *array.shape[1:]), sharding) for array in stored))

@@ -1,4 +1,4 @@
-"""Counts, means and centred second moments of samples, merged batch by batch (Chan, Golub and LeVeque)."""
+"""Means and centred second moments of samples, accumulated over batches (Chan, Golub and LeVeque)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -54,19 +54,18 @@ def _centred(x: jax.Array) -> tuple[Moments, jax.Array]:
 
 
 def merge(p: T, q: T) -> T:
-    """The moments of two sets of samples taken together.
+    """The moments of the union of two sets of samples.
 
-    Exact up to rounding, without differences of large sums: the means may be large compared with the deviations.
-    An empty set (0 samples) changes nothing; two of them have no moments. Works under jit, vmap and scan.
-    Source: Chan, Golub and LeVeque, 1983, "Algorithms for Computing the Sample Variance".
+    Numerically stable, also if the means are large compared with the deviations. Merging with an empty set (0 samples)
+    changes nothing; merging two empty sets gives NaN. Works under jit, vmap and scan.
+    Source: Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance".
 
     Args:
         p: `Moments`, `CrossMoments`, or a tree of them.
-        q: The same of other samples.
+        q: The moments of the other samples, in the same structure.
 
     Returns:
-        The same of all samples.
-
+        The moments of all samples, in the same structure.
     """
     return jax.tree.map(_merge, p, q, is_leaf=lambda node: isinstance(node, Moments | CrossMoments))
 
@@ -77,6 +76,7 @@ def _merge(p: Any, q: Any) -> Any:
         shift = jnp.outer(q.first.mean - p.first.mean, q.second.mean - p.second.mean)
         product = p.product + q.product + weight * shift
         return CrossMoments(_merge(p.first, q.first), _merge(p.second, q.second), product)
+    # The pairwise update of Chan, Golub and LeVeque: mean, then the sum of squared distances.
     samples, delta = p.samples + q.samples, q.mean - p.mean
     mean = p.mean + q.samples / samples * delta
     square = p.square + q.square + p.samples * q.samples / samples * jnp.square(delta)
@@ -84,15 +84,14 @@ def _merge(p: Any, q: Any) -> Any:
 
 
 def accumulate(moments: Callable[[Any], T], batches: Any) -> T:
-    """The moments of all batches, merged one after another in a `lax.scan`.
+    """The moments of the samples of all batches, merged in a `lax.scan`.
 
     Args:
-        moments: batch -> `Moments`, `CrossMoments`, or a tree of them.
-        batches: A pytree of arrays whose leading axis is the batches.
+        moments: Batch -> `Moments`, `CrossMoments`, or a tree of them.
+        batches: A pytree of arrays with a leading axis of batches.
 
     Returns:
-        The same tree, of the samples of all batches.
-
+        The moments of all samples, in the same structure.
     """
     shapes = jax.eval_shape(moments, jax.tree.map(lambda leaf: leaf[0], batches))
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

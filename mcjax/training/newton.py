@@ -10,18 +10,18 @@ from jax.flatten_util import ravel_pytree
 from mcjax import trees
 
 Function = Callable[[Any], jax.Array]
-"""A pure function of a tree or a vector to a scalar, twice differentiable almost everywhere."""
+"""A pure function from a tree or a vector to a scalar, twice differentiable almost everywhere."""
 
 
 class NewtonResult(NamedTuple):
-    """The point where a minimisation ended.
+    """The result of a minimisation.
 
     Attributes:
         x: The point, a tree.
         value: The function's value there.
         gradient_norm: The Euclidean norm of the gradient there.
-        iterations: The number of Newton steps tried.
-        products: The number of Hessian-vector products they took.
+        iterations: Number of Newton steps, accepted or not.
+        products: Number of Hessian-vector products.
         converged: Whether the gradient norm is at most the tolerance.
     """
 
@@ -42,8 +42,8 @@ class TrustRegionState(NamedTuple):
         gradient: The gradient there, (n,).
         radius: The radius of the trust region.
         initial_norm: The norm of the gradient at the start.
-        iterations: Newton steps tried so far.
-        products: Hessian-vector products so far.
+        iterations: Number of Newton steps so far.
+        products: Number of Hessian-vector products so far.
     """
 
     x: jax.Array
@@ -66,28 +66,29 @@ def trust_region_newton(
     callback: Callable[[Any, trees.Tree, jax.Array], Any] | None = None,
     carry: Any = None,
 ) -> tuple[NewtonResult, Any]:
-    """Minimise `fun` from `start`; the value never rises.
+    """Minimise `fun` from `start`. The value never increases, except by rounding near the minimum.
 
     Every step minimises the quadratic model inside the trust region by truncated conjugate gradients. Directions of
-    negative curvature are followed to its boundary, so saddles are left. Computed in the dtype of `start`, whose
-    rounding bounds what gradient norm can be reached. Pure: works under jit and vmap.
+    negative curvature are followed to the boundary, so the method escapes saddles. Computed in the dtype of `start`,
+    whose rounding limits the gradient norm that can be reached. Pure: works under jit and vmap.
     Source: Nocedal and Wright, Numerical Optimization, Algorithms 4.1 and 7.2; Steihaug 1983, The Conjugate Gradient
     Method and Trust Regions in Large Scale Optimization.
 
     Args:
-        fun: A pure function of a tree like `start` to a scalar.
-        start: The first point.
-        tolerance: The Euclidean norm of the gradient at which it ends.
-        max_iterations: Newton steps at most.
-        max_products: Hessian-vector products at most in one step.
-        radius: The first radius of the trust region.
-        callback: Called as `callback(carry, x, value)` at every accepted point, to return the next carry.
-        carry: The first carry.
+        fun: A pure function from a tree like `start` to a scalar.
+        start: The initial point.
+        tolerance: The Euclidean norm of the gradient at which the minimisation ends.
+        max_iterations: Maximum number of Newton steps.
+        max_products: Maximum number of Hessian-vector products per step.
+        radius: The initial radius of the trust region.
+        callback: A function `callback(carry, x, value) -> carry`, called at every accepted point.
+        carry: The initial carry of the callback.
 
     Returns:
-        The last point, and the last carry.
+        The result, and the last carry.
 
-    Example:
+    Example::
+
         found, _ = trust_region_newton(loss, params, tolerance=1e-6)
     """
     flat, unravel = ravel_pytree(start)
@@ -97,7 +98,7 @@ def trust_region_newton(
 
     def unfinished(loop: tuple[TrustRegionState, Any]) -> jax.Array:
         state, _ = loop
-        # A trust region within rounding of the point admits no further step.
+        # Stop if the trust region is smaller than the rounding of x.
         room = state.radius > jnp.finfo(state.x.dtype).eps * jnp.linalg.norm(state.x)
         return (jnp.linalg.norm(state.gradient) > tolerance) & room & (state.iterations < max_iterations)
 
@@ -105,6 +106,7 @@ def trust_region_newton(
         state, carry = loop
         after = _step(flat_fun, state, tolerance, max_products)
         if callback is not None:
+            # The callback's carry is taken at accepted points only.
             returned = callback(carry, unravel(after.x), after.value)
             carry = jax.tree.map(lambda new, old: jnp.where((after.x != state.x).any(), new, old), returned, carry)
         return after, carry
@@ -128,21 +130,22 @@ def _step(fun: Function, state: TrustRegionState, tolerance: Any, max_products: 
     def product(vector: jax.Array) -> jax.Array:
         return jax.jvp(gradient_of, (x,), (vector,))[1]
 
-    # The forcing sequence min(0.1, ||g||^(1/2)), for superlinear convergence, but no tighter than the tolerance needs.
+    # The forcing sequence min(0.1, (||g|| / ||g_0||)^(1/2)), for superlinear convergence, bounded by the tolerance.
     norm = jnp.linalg.norm(gradient)
     accuracy = jnp.maximum(jnp.minimum(0.1, jnp.sqrt(norm / state.initial_norm)) * norm, 0.1 * tolerance)
     # The step p_k, by Algorithm 7.2.
     step, predicted, taken = steihaug_cg(product, gradient, state.radius, accuracy, max_products)
+    # The objective at the trial point.
     new_value, new_gradient = jax.value_and_grad(fun)(x + step)
     length = jnp.linalg.norm(step)
     # Eq. 4.4: rho_k, actual over predicted reduction.
     rho = (value - new_value) / jnp.maximum(-predicted, jnp.finfo(x.dtype).tiny)
-    # Near the minimum the difference of values is rounding: there a smaller gradient accepts the step.
+    # Near the minimum, differences of values are rounding errors: there, a smaller gradient norm accepts the step.
     rounding = 10 * jnp.finfo(x.dtype).eps * jnp.abs(value)
     settled = (jnp.abs(value - new_value) <= rounding) & (jnp.linalg.norm(new_gradient) < norm)
-    # Accept if rho_k > eta = 0.1: a step that gains much less than the model predicts may cross into another valley.
+    # Accept if rho_k > eta = 0.1: a step that decreases the value much less than predicted may leave the valley.
     accepted = (rho > 0.1) | settled
-    # Shrink the region if rho_k < 1/4, double it if rho_k > 3/4 and the step reached its boundary.
+    # Shrink the region if rho_k < 1/4, double it if rho_k > 3/4 and the step reached the boundary.
     grow = jnp.where((rho > 0.75) & (length > 0.99 * state.radius), 2, 1)
     radius = jnp.where(rho < 0.25, 0.25 * length, grow * state.radius)
     radius = jnp.where(settled, jnp.maximum(radius, length), radius)
@@ -170,17 +173,17 @@ def steihaug_cg(
 
     Args:
         product: The product of H with a vector (n,).
-        gradient: g, (n,).
+        gradient: The gradient g, (n,).
         radius: The radius of the ball, a scalar.
-        accuracy: The norm of the residual at which it ends, a scalar.
-        max_products: Products with H at most.
+        accuracy: The norm of the residual at which the iteration ends, a scalar.
+        max_products: Maximum number of products with H.
 
     Returns:
-        The step p (n,), the change of the model, and the number of products.
+        The step p (n,), the change of the model (a scalar, at most 0), and the number of products.
     """
 
     def to_boundary(point: jax.Array, direction: jax.Array) -> jax.Array:
-        # The positive root tau of ||z + tau d|| = radius, by the formula without cancellation; c <= 0 in the ball.
+        # The positive root tau of ||z + tau d|| = radius, by the formula without cancellation; c <= 0 inside the ball.
         a, b, c = direction @ direction, point @ direction, point @ point - radius**2
         discriminant = jnp.sqrt(jnp.maximum(b * b - a * c, 0))
         return point + jnp.where(b > 0, -c / (b + discriminant), (discriminant - b) / a) * direction
@@ -199,7 +202,7 @@ def steihaug_cg(
         # At negative curvature, or outside the ball, the step ends on its boundary.
         leaving = (curvature <= 0) | (jnp.linalg.norm(ahead) >= radius)
         end = jnp.where(leaving, to_boundary(point, direction), ahead)
-        # H z, updated by the length of the step along d.
+        # Update H z: the fraction of d in this step, times H d.
         part = ((end - point) @ direction) / (direction @ direction)
         # r_{j+1} = r_j + alpha_j H d_j, and d_{j+1} = -r_{j+1} + beta_{j+1} d_j.
         new_residual = residual + alpha * along

@@ -1,4 +1,4 @@
-"""The training loss and its metrics, and exact evaluation over whole splits."""
+"""The training loss and its metrics, and evaluation over whole splits."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,9 +18,11 @@ from mcjax.training.config import ComputeDtype
 
 
 class Metrics(NamedTuple):
-    """Mean cross entropy in nats and the share of correct labels, float32 scalars.
+    """Metrics of a network on a batch or a split, float32 scalars.
 
-    For labels that are floats, they are the mean squared error and one minus the mean absolute error.
+    Attributes:
+        loss: Mean cross entropy in nats; for float labels, the mean squared error.
+        accuracy: Share of correct labels; for float labels, one minus the mean absolute error.
     """
 
     loss: jax.Array
@@ -28,9 +30,9 @@ class Metrics(NamedTuple):
 
 
 def label_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The loss of every label, in the labels' shape: cross entropy, or the square for labels that are floats.
+    """The loss of every label, in the labels' shape: cross entropy, or the squared error for float labels.
 
-    It has the dtype of the logits, at least float32.
+    Its dtype is that of the logits, at least float32.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if jnp.issubdtype(labels.dtype, jnp.floating):
@@ -59,9 +61,9 @@ def training_loss(
     weight_decay: float,
     compute_dtype: ComputeDtype = "float32",
 ) -> tuple[jax.Array, tuple[Metrics, trees.Tree]]:
-    """The loss that training descends: cross entropy by batch statistics + weight_decay / 2 * ||params||^2.
+    """The training loss: cross entropy in training mode plus weight_decay / 2 * ||params||^2.
 
-    All parameters are in the L2 term, biases and norms too, as in the papers.
+    The L2 term contains all parameters, including biases and norms, as in the papers.
 
     Args:
         model: The model.
@@ -75,7 +77,6 @@ def training_loss(
 
     Returns:
         The loss, and (metrics without the L2 term, batch statistics of this batch).
-
     """
     params = trees.params(theta)
     computed = theta
@@ -90,27 +91,26 @@ def training_loss(
 def evaluate_images(
     model: Model, theta: trees.Tree, images: jax.Array, labels: jax.Array, mean: Any, std: Any, batch_size: int
 ) -> Metrics:
-    """Metrics of one network over images, every image once. Pure.
+    """Metrics of one network over all images. Pure.
 
     Args:
         model: The model.
-        theta: Variables of one network, whose batch statistics are used as they are.
-        images: Stored images, uint8 (n, h, w, c), or inputs of another kind.
+        theta: Variables of one network, whose batch statistics are used.
+        images: Images uint8 (n, h, w, c), or other inputs of a Dataset.
         labels: Labels (n, ...).
-        mean: Mean that normalises images, (c,).
-        std: Standard deviation that normalises images, (c,).
-        batch_size: Images per batch; a smaller last batch counts by its size.
+        mean: The mean per channel to normalise by, (c,).
+        std: The standard deviation per channel to normalise by, (c,).
+        batch_size: Images per batch; a smaller last batch is weighted by its size.
 
     Returns:
         The metrics, float32 scalars.
-
     """
 
     def sums(batch: jax.Array, batch_labels: jax.Array) -> jax.Array:
         metrics = loss_and_accuracy(model.apply(theta, normalize(batch, mean, std)), batch_labels)
         return jnp.stack(metrics) * len(batch_labels)
 
-    # Whole batches in a scan, and the rest at once, each counted by its size.
+    # Whole batches in a scan, then the remainder, each weighted by its size.
     n, size = len(labels), min(batch_size, len(labels))
     whole = n // size * size
     batches = (images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size, *labels.shape[1:]))
@@ -129,10 +129,7 @@ def evaluate_splits(model: Model, theta: trees.Tree, data: Dataset, batch_size: 
 
 
 def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1000) -> tuple[Metrics, Metrics]:
-    """Train and test metrics of a network, by the batch statistics in `theta`.
-
-        train, test = evaluate(model, theta, data)
-        print(test.loss, test.accuracy)
+    """Training and test metrics of a network, by the batch statistics in `theta`.
 
     Args:
         model: The model.
@@ -145,8 +142,12 @@ def evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int = 1
 
     Raises:
         SpecError: If theta is not of this model.
-        InputError: If model and data do not fit.
+        InputError: If model and data do not match.
 
+    Example::
+
+        train, test = evaluate(model, theta, data)
+        print(test.loss, test.accuracy)
     """
     check_model_and_data(model, data)
     axis = leading_axis(model, theta)
@@ -159,7 +160,7 @@ def _evaluate(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -
 
 
 def check_model_and_data(model: Model, data: Dataset) -> None:
-    """Raise InputError unless the model's inputs and outputs fit the data, with at least as many classes."""
+    """Raise InputError unless the inputs and outputs of the model match the data, with at least as many classes."""
     check_dataset(data)
     if tuple(data.image_shape) != tuple(model.input_shape):
         raise InputError(

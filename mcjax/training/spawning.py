@@ -22,14 +22,13 @@ from mcjax.training.objective import check_model_and_data
 
 
 class Spawned(NamedTuple):
-    """Networks that split off from one parent at several epochs; with a leading axis of seeds for several keys.
+    """Children of one parent, spawned at several epochs; with a leading axis of seeds for several keys.
 
     Attributes:
-        theta: The trained children, leading axes ([seeds,] spawn epochs, children).
-        parents: The parent at each spawn epoch, leading axes ([seeds,] spawn epochs).
-        history: Metrics of the children, float32 ([seeds,] spawn epochs, children, epochs); up to the spawn epoch
-            those of the parent.
-
+        theta: The trained children, with leading axes ([seeds,] spawn epochs, children).
+        parents: The parent at each spawn epoch, with leading axes ([seeds,] spawn epochs).
+        history: {"loss", "accuracy"} of the children, float32 ([seeds,] spawn epochs, children, epochs), equal to those
+            of the parent before the spawn epoch.
     """
 
     theta: trees.Tree
@@ -39,7 +38,7 @@ class Spawned(NamedTuple):
 
 @jit(static_argnames=("step", "copies"))
 def _initial_copies(step: EndpointStep, keys: jax.Array, copies: int) -> EndpointState:
-    """A fresh network and optimiser per key, each `copies` times in a row: (keys * copies, ...)."""
+    """A fresh network and optimiser per key, each repeated `copies` times: (keys * copies, ...)."""
     states = jax.vmap(step.init)(keys)
     return jax.tree.map(lambda leaf: leaf.repeat(copies, 0, total_repeat_length=len(leaf) * copies), states)
 
@@ -53,7 +52,7 @@ def _train_segment(
     recorder: Recorder | None,
     mesh: Mesh | None,
 ) -> tuple[EndpointState, History]:
-    """Epochs first + 1 to last of all fits, in a stage of their own; all segments share one program."""
+    """Epochs first + 1 to last of all fits, as one stage of the run; all segments share one program."""
     first, last = segment
     segment_keys = jax.vmap(lambda key: jax.random.fold_in(key, first))(keys)
     if recorder is not None:
@@ -73,48 +72,50 @@ def spawn(
     recorder: Recorder | None = None,
     mesh: Mesh | None = None,
 ) -> Spawned:
-    """Train one network to each of several epochs, and copies of it from there, each with its own SGD noise.
+    """Train a parent to each of several epochs, and from there its children, each with its own SGD noise.
 
-    The copies continue from the parent's parameters, statistics and optimiser along the same schedule to the end of
-    training. From the spawn epoch on each has its own order of the data, augmentation and dropout. Source: Frankle,
-    Dziugaite, Roy and Carbin, 2020, Linear Mode Connectivity and the Lottery Ticket Hypothesis, Algorithm 1.
+    The children start from the parent's parameters, batch statistics and optimiser, and continue the same schedule to
+    the end of training. From the spawn epoch on, each has its own order of the data, augmentation and dropout.
 
-    All spawn epochs, children and seeds run side by side in one program, compiled once and called for every epoch. So
-    every copy also computes the epochs of its parent; that is little work, because stability sets in early and most
-    copies are spawned early. Every segment between two spawn epochs folds its first epoch into the keys: the parent's
-    key for networks that are not spawned yet, their own for the others.
-
-        spawned = spawn(key, model, data, (0, 2, 10), TrainConfig(epochs=30))
-        first, second = (jax.tree.map(lambda leaf: leaf[:, i], spawned.theta) for i in range(2))
-        lines = evaluate_path(model, linear(model.spec).bind_pairs(first, second), data)
-        print(barrier(lines, "test_accuracy", "mean"))  # the instability at each spawn epoch
+    All spawn epochs, children and seeds run in one program, compiled once and called for every epoch. Every child also
+    computes the epochs of its parent, which costs little, since most spawn epochs are early. In every segment between
+    two spawn epochs, the first epoch is folded into the keys: the parent's key before the spawn epoch, the child's own
+    key after it.
+    Source: Frankle, Dziugaite, Roy and Carbin 2020, Linear Mode Connectivity and the Lottery Ticket Hypothesis,
+    Algorithm 1.
 
     Args:
-        key: Typed key, or several (n,) for as many parents.
+        key: Typed key, or several (seeds,) for as many parents.
         model: The model.
         data: The data set.
-        spawn_epochs: Increasing whole numbers from 0 (copies share their initial values only) to config.epochs (copies
-            are equal). With `config.steps_per_epoch` an epoch can be a single step.
-        config: How to train. None is `TrainConfig()`.
-        children: Copies per spawn epoch.
-        recorder: Where progress goes. In a run folder every segment is a stage of its own, and an interrupted call
-            resumes to the same bits.
-        mesh: A mesh of `make_mesh`, as in `train_endpoints`.
+        spawn_epochs: Increasing whole numbers from 0 (children share the initial values only) to config.epochs
+            (children are equal). With `config.steps_per_epoch`, an epoch can be a single step.
+        config: Settings. None: `TrainConfig()`.
+        children: Number of children per spawn epoch.
+        recorder: The progress line, and the run folder from which an interrupted call resumes to the same bits; every
+            segment is one stage. None: silent.
+        mesh: A mesh from `make_mesh`, as in `train_endpoints`.
 
     Returns:
         The children, their parents and the history.
 
     Raises:
-        InputError: For other spawn epochs, and as `train_endpoints`.
+        InputError: If the spawn epochs are not such numbers, and as `train_endpoints`.
         RunError: If a loss becomes infinite or NaN.
 
+    Example::
+
+        spawned = spawn(key, model, data, (0, 2, 10), TrainConfig(epochs=30))
+        first, second = (jax.tree.map(lambda leaf: leaf[:, i], spawned.theta) for i in range(2))
+        lines = evaluate_path(model, linear(model.spec).bind_pairs(first, second), data)
+        print(barrier(lines, "test_accuracy", "mean"))  # the instability at each spawn epoch
     """
     config = config or TrainConfig()
     check_model_and_data(model, data)
     keys = check_typed_keys(key).reshape(-1)
     _check_epochs("spawn_epochs", spawn_epochs, 0, config.epochs)
     check_whole("children", children)
-    # Algorithm 1, all spawn epochs and children side by side: every copy starts as its parent.
+    # Algorithm 1 for all spawn epochs and children at once: every child starts as its parent.
     step = EndpointStep(model, config, steps_per_epoch(config, data))
     spawned_at = np.repeat(np.asarray(spawn_epochs), children)
     parent_keys, own_keys = _fit_keys(keys, spawn_epochs, children)
@@ -128,7 +129,7 @@ def spawn(
         states, history = _train_segment(step, data, states, segment_keys, (first, last), recorder, mesh)
         source = fits.copy()
         if (waiting := spawned_at >= last).any():
-            # Copies that wait are all equal to the first, though rounding may differ between their places.
+            # Replace the children that are not spawned yet by the first one: they differ by rounding at most.
             source[:, waiting] = fits[:, waiting][:, :1]
         states, history = trees.index((states, history), source.ravel())
         theta_at[last] = states.theta
@@ -153,27 +154,25 @@ def snapshots(
     recorder: Recorder | None = None,
     mesh: Mesh | None = None,
 ) -> Endpoints:
-    """Train one network per key, as `train_endpoints` does, and keep each at several epochs.
+    """Train one network per key, like `train_endpoints`, and return each at several epochs.
 
-    Keys are folded at each of the epochs, as in `spawn`, so that the networks are not those of `train_endpoints` to the
-    bit.
+    Keys are folded at each of the epochs, as in `spawn`, so the networks differ from those of `train_endpoints`.
 
     Args:
         keys: Typed keys (n,).
         model: The model.
         data: The data set.
         epochs: Increasing whole numbers from 1 to config.epochs. Training ends at the last.
-        config: How to train. None is `TrainConfig()`.
+        config: Settings. None: `TrainConfig()`.
         recorder: As in `spawn`.
-        mesh: A mesh of `make_mesh`, as in `train_endpoints`.
+        mesh: A mesh from `make_mesh`, as in `train_endpoints`.
 
     Returns:
         Networks with leading axes (keys, epochs), and the history up to the last of the epochs, float32 (keys, epochs).
 
     Raises:
-        InputError: For other epochs, and as `train_endpoints`.
+        InputError: If the epochs are not such numbers, and as `train_endpoints`.
         RunError: If a loss becomes infinite or NaN.
-
     """
     config = config or TrainConfig()
     check_model_and_data(model, data)

@@ -132,6 +132,6 @@ def test_a_log_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match="holds files that are no run of mcjax"):
+    with pytest.raises(InputError, match="holds files that are not from a run of mcjax"):
         RunFolder(tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -70,7 +70,7 @@ def test_steps_of_unknown_number_are_each_shown_without_a_time_left(capsys):
 
 
 def test_a_part_speaks_in_the_line_of_the_whole(capsys, monkeypatch):
-    monkeypatch.setattr(progress_module, "SAY_EVERY_S", -1.0)
+    monkeypatch.setattr(progress_module, "PRINT_EVERY_S", -1.0)
     whole = Progress("study", 2, unit="stage")
     part = whole.part("training", 3)
     part.update(1, "loss 0.5000")

@@ -257,7 +257,7 @@ def test_a_recorder_without_a_folder_keeps_nothing(tmp_path, monkeypatch, capsys
 
 
 def test_a_fit_that_goes_on_tells_its_epochs_to_a_progress_that_it_is_a_part_of(tmp_path, quick, capsys, monkeypatch):
-    monkeypatch.setattr(progress, "SAY_EVERY_S", -1.0)
+    monkeypatch.setattr(progress, "PRINT_EVERY_S", -1.0)
 
     def broken(number, w):
         if number == 2:

@@ -1,4 +1,4 @@
-"""The activations of every group of a spec, read off the same computation as the spec."""
+"""The activations of every group of a spec, from the same program as the spec."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,18 +17,18 @@ from mcjax.symmetry.infer.spec import as_axis
 from mcjax.symmetry.spec import PermutationSpec
 
 Activations = dict[str, tuple[jax.Array, ...]]
+"""group -> its activations, float[..., n] with the units on the last axis."""
 
 
 class Extraction(NamedTuple):
-    """How the activations of a group are taken from a value.
+    """How to extract the activations of a group from a value.
 
     Attributes:
-        address: Where the value is computed.
+        address: Address of the value.
         position: Position of the axis that holds the units.
-        units: int (n, copies), positions of each unit's copies on that axis.
+        units: Positions of each unit's copies on that axis, int (n, copies).
         copies_differ: Whether another group of the spec permutes the copies.
-        averaged: Positions of the other axes that groups of the spec permute.
-
+        averaged: Positions of the other axes that groups of the spec permute; activations are averaged over them.
     """
 
     address: Address
@@ -39,28 +39,26 @@ class Extraction(NamedTuple):
 
 
 Members = dict[str, dict[int, np.ndarray]]
-"""For every group, the classes of factors that it permutes: int (n, copies), the class's units in each of its units."""
+"""group -> class of factors that it permutes -> int (n, copies), the units of the class in each unit of the group."""
 
 
 def infer_activations(fn: Callable[..., Any], spec: PermutationSpec) -> Callable[[trees.Tree, Any], Activations]:
     """The function that computes the activations of every group of a spec.
 
-    They are all values that depend on x and that a contraction or a convolution sums over the group's units: every
-    block input of a residual trunk, and every time step of a scan. Copies of the units (the pixels of a flattened map,
-    the gates of a cell) are samples. Where other groups of the spec share a value, such as attention heads and the
-    units of a head, it is averaged over these, in mean and in root mean square, so that the comparison of two networks
-    does not depend on their order. A group that no contraction reads gives the last value that has its units; one
-    that meets no data (the inner units of a product of weights), or only inside a loop, gives the leaf that makes it.
+    The activations of a group are all values that depend on x and that a contraction or a convolution sums over the
+    group's units: every block input of a residual trunk, and every time step of a scan. Copies of the units (the pixels
+    of a flattened map, the gates of a cell) are samples. A value on which other groups lie too, such as attention heads
+    and the units of a head, is averaged over those, in mean and in root mean square, so that the result does not depend
+    on their order. If no contraction sums over a group, its activations are the last value with its units; if there is
+    none outside loops (as for the inner units of a product of weights), they are the leaf that produces it.
 
     Args:
-        fn: The function (theta, x) -> outputs that the spec belongs to.
-        spec: The inferred spec, or an edited one: groups that it leaves out are not given, and a group may be a part of
-            an inferred one.
+        fn: The function (theta, x) -> outputs that the spec describes.
+        spec: The inferred spec, or an edited one: it may omit groups, and a group may be part of an inferred one.
 
     Returns:
-        The compiled function (theta, x) -> {group: (float[..., n], ...)}, with the units on the last axis. When it is
-        traced, it raises SpecError if a group of the spec permutes an axis that must stay in place.
-
+        The compiled function (theta, x) -> {group: (float[..., n], ...)}, with the units on the last axis. It raises
+        SpecError, when it is traced, if a group of the spec permutes an axis that must stay in place.
     """
 
     @jax.jit
@@ -80,7 +78,7 @@ def infer_activations(fn: Callable[..., Any], spec: PermutationSpec) -> Callable
 def _extractions(found: Propagation, spec: PermutationSpec) -> dict[str, list[Extraction]]:
     members = _members(found, spec)
     extractions: dict[str, dict[Address, Extraction]] = {group: {} for group in spec.groups}
-    # Every value that is summed over some units of a group, once.
+    # Every value that is summed over units of a group, once.
     for read in found.contractions:
         atoms = {each.atom for each in found.occurrences(read.product)}
         for group, classes in members.items():
@@ -95,7 +93,7 @@ def _extractions(found: Propagation, spec: PermutationSpec) -> dict[str, list[Ex
 
 
 def _members(found: Propagation, spec: PermutationSpec) -> Members:
-    """The classes that each group permutes, found by where its units lie on the leaves.
+    """The classes of factors that each group permutes, found from the positions of its units on the leaves.
 
     Raises SpecError for a group that permutes an axis that must stay in place.
     """
@@ -116,7 +114,7 @@ def _members(found: Propagation, spec: PermutationSpec) -> Members:
     if lost:
         raise SpecError(
             f"the spec permutes {', '.join(map(repr, lost))}, which must stay in place for the function to stay the "
-            "same: infer_spec says which axes these are, and why."
+            "same: the `pinned` of infer_spec's result lists these axes, with reasons."
         )
     return members
 
@@ -130,7 +128,7 @@ def _unit_at(occurrence: Occurrence, length: int) -> np.ndarray:
 
 
 def _has_one_unit(found: Propagation, spec: PermutationSpec, group: str) -> bool:
-    """Whether a group has a single unit, and so no factor and nothing to permute."""
+    """Whether a group has a single unit, and therefore no factor."""
     leaf, position, axis = spec.places(group)[0]
     return axis.size(found.factors.length(found.leaves[leaf][position])) == 1
 
@@ -139,29 +137,29 @@ def _extraction(
     found: Propagation, members: Members, group: str, address: Address, axes: ValueAxes, shape: Shape, position: int
 ) -> Extraction:
     """How to take a group's activations from a value whose axis at `position` holds the units."""
-    # The other axes that groups permute are averaged.
+    # Average over the other axes that groups permute.
     permuted = {atom for classes in members.values() for atom in classes}
     by_axis = [[] if axis is None else found.occurrences(axis) for axis in axes]
     others = [i for i, each in enumerate(by_axis) if i != position and any(one.atom in permuted for one in each)]
-    # Occurrences of the group's own classes on the axis; of those that overlap, the first.
+    # Find the occurrences of the group's own classes on the axis; of overlapping ones, keep the first.
     here, own = by_axis[position], members[group]
     mine: list[Occurrence] = []
     for occurrence in here:
         if occurrence.atom in own and not any(occurrence.overlaps(one) for one in mine):
             mine.append(occurrence)
-    # The positions of every unit of the group: of all units of each class in it, and of all their copies.
+    # Collect the positions of every unit of the group, over all classes and copies.
     length = shape[position]
     at = [as_axis(one, group, length).positions(length)[own[one.atom]] for one in mine]
     units = np.concatenate([positions.reshape(len(positions), -1) for positions in at], 1)
     copies_differ = any(
         one.overlaps(other) for one in mine for other in here if other.atom in permuted and other not in mine
     )
-    scans = len(address) - 1  # each scan around the value stacks it along an axis before these
+    scans = len(address) - 1  # every enclosing scan adds a leading axis
     return Extraction(address, position + scans, units, copies_differ, tuple(i + scans for i in others))
 
 
 def _uncontracted(found: Propagation, spec: PermutationSpec, members: Members, group: str) -> Extraction:
-    """For a group that no contraction reads: the last value on data that has its units, or the leaf that makes it."""
+    """For a group without contractions: the last value on data with its units, or the leaf that produces it."""
     on_data = [(slot, value.axes) for slot, value in reversed(found.values.items()) if value.data]
     makers = dict.fromkeys(leaf for leaf, _ in (*spec.producers(group), *spec.consumers(group)))
     slots = dict(zip(found.leaves, found.program.inputs, strict=False))
@@ -183,8 +181,8 @@ def _extract(extraction: Extraction, value: jax.Array) -> tuple[jax.Array, ...]:
     if copies > 1 or units < value.shape[here] or (at[:, 0] != np.arange(units)).any():
         value = jnp.take(value, at.T.reshape(-1), axis=here)
     split = value.reshape(*value.shape[:here], copies, units, *value.shape[here + 1 :])
-    last = jnp.moveaxis(split, here + 1, -1)  # the copies are now where the units were
-    # An axis of one copy goes with what is averaged.
+    last = jnp.moveaxis(split, here + 1, -1)  # the copies are now at `here`
+    # Average over the other groups; an axis of a single copy is removed on the way.
     averaged = extraction.averaged + ((here,) if extraction.copies_differ or copies == 1 else ())
     if extraction.averaged or extraction.copies_differ:
         return last.mean(averaged), jnp.sqrt(jnp.square(last).mean(averaged))

@@ -8,7 +8,7 @@ from mcjax.symmetry.infer.operation import Operation, Rule, ValueAxes, ValueAxis
 
 def _dot_general(op: Operation) -> list[ValueAxes]:
     (contract_1, contract_2), (batch_1, batch_2) = op.equation.params["dimension_numbers"]
-    # Axes that are summed over together, and batch axes, are permuted alike; all others pass on to the result.
+    # Contracted axes and batch axes are unified in pairs; all others pass to the result.
     for i, j in zip(contract_1, contract_2, strict=True):
         op.unify((op.axes[0][i], op.axes[1][j]))
     batch = [op.unify((op.axes[0][i], op.axes[1][j])) for i, j in zip(batch_1, batch_2, strict=True)]
@@ -24,19 +24,20 @@ def _convolution(op: Operation) -> list[ValueAxes]:
     out_batch, out_features, *out_space = numbers.out_spec
     axes: list[ValueAxis] = [None] * len(op.results[0])
     groups = params["feature_group_count"]
+    # Batch and channels: with batch groups, all of them are pinned.
     if params["batch_group_count"] > 1:
         for operand, position in ((0, x_batch), (0, x_in), (1, k_in), (1, k_out)):
             op.pin(operand, position)
         axes[out_batch], axes[out_features] = (op.new_pinned(op.results[0][i]) for i in (out_batch, out_features))
     else:
         axes[out_batch] = op.axes[0][x_batch]
-        # With feature groups, the channels are groups * inputs, and the filters groups * outputs.
+        # With feature groups, the channels factor into groups * inputs, and the filters into groups * outputs.
         group, filters = op.factors.new(groups), op.product(1, k_out)
         op.factors.unify(op.product(0, x_in), group + op.product(1, k_in))
         if groups > 1:
             op.factors.unify(filters, group + op.factors.new(op.shapes[1][k_out] // groups))
         axes[out_features] = filters
-    # A spatial axis passes where the window is a single pixel, moved by single steps; otherwise it is pinned.
+    # A spatial axis passes if the window is a single pixel with stride 1; otherwise it is pinned.
     for dimension, (i, k, o) in enumerate(zip(x_space, k_space, out_space, strict=True)):
         window = (params["window_strides"][dimension], params["padding"][dimension], params["lhs_dilation"][dimension])
         if op.shapes[1][k] == 1 and window == (1, (0, 0), 1):
@@ -64,6 +65,7 @@ def contracted(op: Operation) -> list[tuple[int, int, Product]]:
 def _reduce_window(op: Operation) -> list[ValueAxes]:
     params = op.equation.params
     axes: list[ValueAxis] = []
+    # As in a convolution, an axis passes if its window is a single entry with stride 1.
     for i, size in enumerate(params["window_dimensions"]):
         window = (params["window_strides"][i], tuple(params["padding"][i]), params["base_dilation"][i])
         if size == 1 and window == (1, (0, 0), 1):
@@ -79,7 +81,7 @@ def _dynamic_slice(op: Operation) -> list[ValueAxes]:
 
 
 def _window(op: Operation, operand: int, position: int, size: int) -> ValueAxis:
-    """A window of this length on an axis: the axis itself if the window is all of it, else pinned."""
+    """A window of this length on an axis: the axis itself if the window covers it, otherwise a pinned one."""
     if op.shapes[operand][position] == size:
         return op.axes[operand][position]
     op.pin(operand, position)
@@ -100,7 +102,7 @@ def _dynamic_update_slice(op: Operation) -> list[ValueAxes]:
 
 def _gather(op: Operation) -> list[ValueAxes]:
     numbers, sizes = op.equation.params["dimension_numbers"], op.equation.params["slice_sizes"]
-    # The last axis of the indices holds the components of one index; the others pass on to the result.
+    # The last axis of the indices holds the components of one index; the others pass to the result.
     index_axes = list(range(len(op.shapes[1]) - 1))
     op.pin(1, len(index_axes))
     looked_up: dict[int, ValueAxis] = {i: op.axes[1][i] for i in index_axes}
@@ -110,7 +112,7 @@ def _gather(op: Operation) -> list[ValueAxes]:
         if i in batching:
             looked_up[batching[i]] = op.unify((op.axes[0][i], op.axes[1][batching[i]]))
             continue
-        # A window as long as its axis can only begin at 0, whatever the index says.
+        # A window as long as its axis starts at 0 for any index, so the axis passes.
         axis = _window(op, 0, i, size)
         if i not in numbers.collapsed_slice_dims:
             offsets.append(axis)
@@ -118,7 +120,7 @@ def _gather(op: Operation) -> list[ValueAxes]:
 
 
 def _interleave(positions: Sequence[int], at_positions: Sequence[ValueAxis], others: Sequence[ValueAxis]) -> ValueAxes:
-    """All axes, with the first ones at `positions` and the others around them, both in order."""
+    """One tuple with `at_positions` at `positions` and `others` in the remaining places, both in order."""
     inside, outside = iter(at_positions), iter(others)
     rank = len(at_positions) + len(others)
     return tuple(next(inside) if i in positions else next(outside) for i in range(rank))
@@ -127,16 +129,16 @@ def _interleave(positions: Sequence[int], at_positions: Sequence[ValueAxis], oth
 def _scatter(op: Operation) -> list[ValueAxes]:
     numbers = op.equation.params["dimension_numbers"]
     windows = iter(numbers.update_window_dims)
-    # All axes of the indices but the last are, in order, the axes of the updates that belong to no window.
+    # The axes of the updates outside the windows are, in order, all axes of the indices but the last.
     positions = [i for i in range(len(op.shapes[2])) if i not in numbers.update_window_dims]
     batching = dict(zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True))
-    # Indices and the updates that they place are pinned: where two indices are equal, the order may matter.
+    # Indices and their updates are pinned: if two indices are equal, the order may matter.
     for j in range(len(op.shapes[1])):
         if j not in batching.values():
             op.pin(1, j)
             if j < len(positions):
                 op.pin(2, positions[j])
-    # An axis of the operand passes where it is a batch axis or where every window is all of it.
+    # An axis of the operand passes if it is a batch axis, or if every window covers it.
     axes: list[ValueAxis] = []
     for i, size in enumerate(op.shapes[0]):
         if i in batching:

@@ -19,7 +19,7 @@ stop_gradient
 
 
 def _elementwise(op: Operation) -> list[ValueAxes]:
-    # Operands may be scalars, or have length 1 where the result is longer.
+    # Operands may be scalars, or have length 1 along an axis on which the result is longer.
     (shape,) = op.results
     full = [(axes, own) for axes, own in zip(op.axes, op.shapes, strict=True) if len(own) == len(shape)]
     return [tuple(op.unify(axes[i] for axes, own in full if own[i] == n) for i, n in enumerate(shape))]
@@ -54,15 +54,15 @@ def _reduce(op: Operation) -> list[ValueAxes]:
 
 
 def _arg_reduce(op: Operation) -> list[ValueAxes]:
-    # Unlike a reduction, the index of the largest entry depends on the order.
+    # The index of the largest entry depends on the order of entries.
     for i in op.equation.params["axes"]:
         op.pin(0, i)
     return _reduce(op)
 
 
 def _sort(op: Operation) -> list[ValueAxes]:
-    # A single array has the same sorted values whatever their order was. Of several arrays sorted together, ties
-    # are broken by position.
+    # Sorting one array is invariant to the order of its entries. Sorting several arrays together breaks ties by
+    # position, so the axis is pinned.
     along = op.equation.params["dimension"]
     for operand in range(len(op.axes) if len(op.axes) > 1 else 0):
         op.pin(operand, along)

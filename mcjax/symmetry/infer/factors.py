@@ -1,8 +1,8 @@
-"""Axes as products and sums of factors, and which factors are permuted alike: union-find with refinement.
+"""Axes as products and sums of factors, and classes of factors that are permuted together: union-find with refinement.
 
-An axis of length 7 * 7 * 64 made by flattening a feature map is the product of three factors. An axis made by
-concatenation is a sum, whose segments have factors of their own. Two axes that must be permuted alike are unified,
-which splits factors wherever the two factorisations do not agree yet::
+An axis of length 7 * 7 * 64 that results from flattening a feature map is the product of three factors. An axis that
+results from concatenation is a sum, whose segments have their own factors. Two axes that must be permuted together are
+unified, which splits factors wherever the two factorisations differ::
 
     factors = Factors()
     flat, h, w, c = (factors.new(n) for n in (3136, 7, 7, 64))
@@ -24,15 +24,15 @@ class Sum:
 
 
 Product = tuple[int | Sum, ...]
-"""The factors of an axis from the slowest to the fastest: ids of atoms, or sums. Length 1 is `()`."""
+"""The factors of an axis from the slowest to the fastest: ids of atoms, or sums. An axis of length 1 is `()`."""
 
 MISALIGNED = "it is cut in ways that do not line up"
 
 
 class Factors:
-    """All atoms of one trace. The root of each class of atoms is free, pinned for a reason, or refined into a product.
+    """All atoms of one trace, in classes. The root of a class is free, pinned with a reason, or refined into a product.
 
-    A free class of n units may be permuted by any permutation of n, the same one at all of its atoms.
+    The atoms of a free class of n units may be permuted by any permutation of n, the same one for all of them.
     """
 
     def __init__(self) -> None:
@@ -47,12 +47,11 @@ class Factors:
 
         Args:
             size: Length of the axis.
-            reason: Why the factor is pinned. None leaves it free.
-            origin: Mark that the factor and all that it is split into keep; here, the number of a leaf's axis.
+            reason: Why the factor is pinned. None: it is free.
+            origin: A mark that the factor and its refinements keep: the number of a leaf's axis.
 
         Returns:
             The product of the new atom; `()` if the length is 1.
-
         """
         return () if size == 1 else (self._atom(size, reason, origin),)
 
@@ -77,7 +76,7 @@ class Factors:
         return self._reason[self.find(atom)] is None
 
     def origin(self, atom: int) -> int | None:
-        """The origin that `new` was given for this atom, or for the one that it was split off."""
+        """The origin of this atom, or of the atom that was refined into it."""
         return self._origin[atom]
 
     def length(self, product: Product) -> int:
@@ -90,7 +89,7 @@ class Factors:
     def expand(self, product: Product) -> Product:
         """The product with every refined atom replaced by its refinement, and with sums inside sums flattened."""
         # An explicit stack, since refinements can be nested deeply. Frames of products and of sums alternate: each
-        # holds the terms or parts that are left, last first, and those that are expanded.
+        # holds the remaining terms or parts, in reverse, and the expanded ones.
         stack: list[tuple[list[Any], list[Any]]] = [(list(reversed(product)), [])]
         while True:
             todo, done = stack[-1]
@@ -116,7 +115,7 @@ class Factors:
                 around.extend(done[0].parts if len(done) == 1 and isinstance(done[0], Sum) else (tuple(done),))
 
     def _refinement(self, atom: int) -> Product | None:
-        """The refinement of an atom, if any: its root's product, copied for an atom with an origin of its own."""
+        """The refinement of an atom, if any: its root's product, copied if the atom has an origin."""
         root = self.find(atom)
         shared = self._refined[root]
         if shared is None or atom == root or self._origin[atom] is None:
@@ -147,7 +146,7 @@ class Factors:
                 yield term
 
     def pin(self, product: Product, reason: str) -> None:
-        """Never permute these factors. A factor that is pinned already keeps its first reason."""
+        """Pin these factors, so that they are never permuted. A factor that is pinned already keeps its reason."""
         for atom in self.atoms(product):
             root = self.find(atom)
             if self._reason[root] is None:
@@ -163,7 +162,7 @@ class Factors:
         return next(filter(None, reasons), "its positions are told apart")
 
     def unify(self, p: Product, q: Product) -> None:
-        """Permute two axes of equal length alike. Factors that cannot be aligned are pinned."""
+        """Unify two axes of equal length: they are permuted together. Factors that cannot be aligned are pinned."""
         todo = [(p, q)]
         while todo:
             p, q = (self.expand(side) for side in todo.pop())
@@ -175,7 +174,7 @@ class Factors:
                 self.pin(p, why)
                 self.pin(q, why)
                 continue
-            # First factors of one length are unified; of two lengths, the longer one is cut to match the shorter.
+            # First factors of equal length are unified; otherwise the longer one is cut to match the shorter.
             m, n = self.length(p[:1]), self.length(q[:1])
             if m == n:
                 todo.append((p[1:], q[1:]))
@@ -185,7 +184,7 @@ class Factors:
                 todo.extend(self._pin_misaligned(p, q) if aligned is None else aligned)
 
     def _unify_terms(self, a: int | Sum, b: int | Sum) -> list[tuple[Product, Product]]:
-        """Unify two terms of one length; returns the pairs of products that remain to be unified for that."""
+        """Unify two terms of equal length. Returns the pairs of products that remain to be unified."""
         # Two sums are cut at the ends of both, and their segments are unified.
         if isinstance(a, Sum) and isinstance(b, Sum):
             ends = {end for term in (a, b) for end in accumulate(map(self.length, term.parts))}
@@ -200,7 +199,7 @@ class Factors:
         assert not isinstance(a, Sum)
         root = self.find(a)
         reason = self._reason[root]
-        # An atom is refined into a sum, or pins it; the classes of two atoms are merged.
+        # A free atom is refined into the sum, a pinned one pins it; two atoms have their classes merged.
         if isinstance(b, Sum):
             if reason is None:
                 self._refined[root] = (b,) if self._origin[root] is None else self._copy((b,), self._origin[root])
@@ -212,7 +211,7 @@ class Factors:
         return []
 
     def _align(self, p: Product, q: Product, n: int) -> list[tuple[Product, Product]] | None:
-        """Cut p's first factor, which is longer than q's of length n, to match; None if that is impossible."""
+        """Cut the first factor of p to match the shorter one of q, of length n. Returns None if that is impossible."""
         head, m = p[0], self.length(p[:1])
         # A sum is matched with the first factors of q that have its length together, cut into its segments.
         if isinstance(head, Sum):
@@ -233,7 +232,7 @@ class Factors:
         return [(p, q)]
 
     def _pin_misaligned(self, p: Product, q: Product) -> list[tuple[Product, Product]]:
-        """Pin two products up to where their lengths agree again, and return the rest of both."""
+        """Pin two products up to where their lengths agree again, and return what follows in both."""
         i = j = 1
         while (m := self.length(p[:i])) != (n := self.length(q[:j])):
             assert max(i, j) <= len(p) + len(q), "two axes of unequal length"
@@ -273,7 +272,7 @@ class Factors:
     def _cut_sum(self, whole: Sum, sizes: Sequence[int]) -> list[Product] | None:
         parts, segments = list(reversed(whole.parts)), []
         for size in sizes:
-            # Collect parts until the segment is full, cutting the last one where it is too long.
+            # Collect parts until the segment is full; cut the last one if it is too long.
             segment: list[Product] = []
             while size:
                 part = parts.pop()
@@ -290,7 +289,7 @@ class Factors:
         return segments
 
     def concatenate(self, products: Sequence[Product]) -> Product:
-        """The axis of these segments."""
+        """The concatenation of these segments."""
         segments = tuple(product for product in products if self.length(product))
         if all(map(self.is_pinned, segments)):
             return self.new(sum(map(self.length, segments)), self.reason(segments[0]) if segments else "it is empty")

@@ -51,7 +51,7 @@ def _reshape(op: Operation) -> list[ValueAxes]:
     i = j = 0
     old, new = op.shapes[0], op.results[0]
     while i < len(old) or j < len(new):
-        # Take the shortest runs of old and of new axes that hold equally many entries.
+        # Take the shortest runs of old and of new axes with equally many entries.
         first_i, first_j, have, want = i, j, 1, 1
         while have != want or i == first_i or j == first_j:
             if i < len(old) and (have < want or (have == want and i == first_i)):
@@ -66,7 +66,7 @@ def _reshape(op: Operation) -> list[ValueAxes]:
 
 def _regroup(op: Operation, old: Sequence[int], new: Shape) -> Sequence[ValueAxis]:
     """The new axes, of these lengths, that the operand's axes at the positions `old` become."""
-    # One axis to one axis, up to axes of length 1, and constant axes need no factors.
+    # Up to axes of length 1, a single axis is kept, and constant axes stay constant.
     varying = [i for i in old if op.shapes[0][i] > 1]
     wide = [n for n in new if n > 1]
     if len(varying) == len(wide) == 1:
@@ -74,12 +74,12 @@ def _regroup(op: Operation, old: Sequence[int], new: Shape) -> Sequence[ValueAxi
         return [axis if n > 1 else () for n in new]
     if all(op.axes[0][i] is None for i in varying):
         return [None] * len(new)
-    # The product of the old axes is that of the new ones; unifying the two refines factors until they line up.
+    # The products of the old and of the new axes are equal: unify them, which refines factors until they align.
     factors = op.factors
     source: Product = sum((op.product(0, i) for i in varying), ())
     fresh = [factors.new(n) for n in new]
     factors.unify(source, sum(fresh, ()))
-    # Where they line up, the old factors are returned, since they have the origin of the leaf that they come from.
+    # If they align, return the old factors, which keep the origins of their leaves.
     terms, axes = list(factors.expand(source)), []
     for n in new:
         taken: Product = ()
@@ -117,7 +117,7 @@ def _pad(op: Operation) -> list[ValueAxes]:
             op.pin(0, i)
             axes.append(op.new_pinned(op.results[0][i]))
         else:
-            # Padding at the ends concatenates segments of one repeated value, which are free.
+            # Padding at the ends is a concatenation with constant segments, which are free.
             parts = [op.factors.new(low), op.product(0, i), op.factors.new(high)]
             sizes = (low, op.shapes[0][i], high)
             axes.append(op.factors.concatenate([part for part, n in zip(parts, sizes, strict=True) if n]))
@@ -144,7 +144,7 @@ def _slice_axis(op: Operation, i: int, start: int, stop: int, stride: int) -> Va
         return op.new_pinned(0)
     if stride > 1:
         count = -(-(stop - start) // stride)
-        # A strided slice of the whole axis takes one index of a last factor of length `stride`.
+        # A strided slice of the whole axis selects one index of a fastest factor of length `stride`.
         if size == count * stride and start < stride:
             kept = op.factors.new(count)
             op.factors.unify(axis, kept + op.new_pinned(stride))

@@ -1,4 +1,4 @@
-"""The linear maps of a traced function: what each kernel is applied to, and the preactivation that it leads to."""
+"""The linear maps of a traced function: for each kernel its input, its product and its preactivation."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,20 +11,19 @@ from mcjax.symmetry.infer.preactivations import KernelProducts
 from mcjax.symmetry.infer.program import Program, bind
 
 AFFINE = {"add", "sub", "mul", "div", "neg", "convert_element_type", "copy", "reshape", "squeeze", "expand_dims"}
-"""Primitives that are affine, entry by entry, in one operand that depends on data while the others do not."""
+"""Primitives that are affine, entry by entry, in the one operand that depends on data."""
 
 
 class LinearMap(NamedTuple):
-    """One kernel's application in a program: slots of its input, of its product, and of the preactivation.
+    """The application of one kernel in a program, as slots.
 
     Attributes:
         equation: Number of the equation that computes the product.
         kernel: Slot of the kernel, as the product takes it.
         input: Slot of the value that the kernel is applied to.
         product: Slot of the product.
-        preactivation: Slot of the value after biases and norms: the last one that is affine in the product, entry by
-            entry, and that a single equation reads.
-
+        preactivation: Slot of the value after biases and norms: the last value of a chain of affine equations from the
+            product, each with one consumer.
     """
 
     equation: int
@@ -47,7 +46,6 @@ def linear_maps(program: Program, leaves: Sequence[str], kernels: Sequence[str])
 
     Raises:
         SpecError: If a kernel is not used exactly once, in a product or a convolution with data.
-
     """
     products = KernelProducts(program, list(leaves))
     by_name = {
@@ -70,7 +68,7 @@ def linear_maps(program: Program, leaves: Sequence[str], kernels: Sequence[str])
 
 
 def _affine_end(program: Program, data: set[int], slot: int) -> int:
-    """The last slot in a chain of affine equations from this one, each the only reader of the one before."""
+    """The last slot of a chain of affine equations from this one, each the only consumer of the slot before."""
     while True:
         readers = [equation for equation in program.equations if slot in equation.inputs]
         if len(readers) != 1 or slot in program.outputs:
@@ -84,7 +82,7 @@ def _affine_end(program: Program, data: set[int], slot: int) -> int:
 
 
 def linear_part(program: Program, linear_map: LinearMap, inputs: Sequence[Any], product: jax.Array) -> jax.Array:
-    """The part of the preactivation that is linear in the product: scaled as norms scale it, without biases.
+    """The part of the preactivation that is linear in the product: with the scales of norms, without biases.
 
     Args:
         program: The program.
@@ -94,7 +92,6 @@ def linear_part(program: Program, linear_map: LinearMap, inputs: Sequence[Any], 
 
     Returns:
         An array of the preactivation's shape.
-
     """
 
     def preactivation(value: jax.Array) -> jax.Array:
@@ -107,16 +104,16 @@ def linear_part(program: Program, linear_map: LinearMap, inputs: Sequence[Any], 
 
 
 def frobenius_norm(program: Program, linear_map: LinearMap, inputs: Sequence[Any]) -> jax.Array:
-    """The Frobenius norm, a float scalar, of the matrix that takes a kernel's input to the preactivation.
+    """The Frobenius norm, a float scalar, of the matrix from a kernel's input to the preactivation.
 
-    The sum of the matrix's squared entries is that of the squared kernel's product with ones, which is exact for
-    convolutions too, whatever their strides and borders.
+    The sum of the squared entries equals that of the product of the squared kernel with ones. This is exact for
+    convolutions too, for all strides and paddings.
     """
     equation = program.equations[linear_map.equation]
     kernel = program.values(inputs, [(linear_map.kernel,)])[(linear_map.kernel,)]
     ones = jnp.ones(program.shapes[linear_map.input], kernel.dtype)
     squares = bind(equation, [kernel * kernel if slot == linear_map.kernel else ones for slot in equation.inputs])[0]
-    # Norms scale each row of the matrix by a slope of their own.
+    # Norms scale each row of the matrix by its own slope.
     slopes = linear_part(program, linear_map, inputs, jnp.ones_like(squares))
     return jnp.sqrt((squares.reshape(slopes.shape) * slopes * slopes).sum())
 

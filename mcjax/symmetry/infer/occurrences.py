@@ -12,10 +12,9 @@ class Occurrence(NamedTuple):
     Attributes:
         atom: The atom that represents the factor's class.
         start: First position of the segment.
-        stop: Position behind the segment, whose length is outer * n * inner for a factor of length n.
+        stop: Position after the segment, whose length is outer * n * inner for a factor of length n.
         outer: Product of the slower factors of the segment.
         inner: Product of the faster factors of the segment.
-
     """
 
     atom: int
@@ -32,14 +31,14 @@ class Occurrence(NamedTuple):
 def occurrences(factors: Factors, product: Product) -> list[Occurrence]:
     """Every occurrence of a free factor on an axis, from the first position to the last.
 
-    Segments inside a product come once for every index of the factors before them; equal segments in a row are
-    one occurrence with a larger `outer`.
+    Segments inside a product occur once for every index of the factors before them; successive equal segments are one
+    occurrence with a larger `outer`.
     """
     return _occurrences(factors, _canonical(factors, product), 0)
 
 
-# A canonical product names a free factor by the root of its class, and a pinned one by minus its length.
 def _canonical(factors: Factors, product: Product) -> Product:
+    """The product with each free factor replaced by the root of its class, and each pinned one by minus its length."""
     terms: list[int | Sum] = []
     for term in factors.expand(product):
         if isinstance(term, Sum):
@@ -51,6 +50,7 @@ def _canonical(factors: Factors, product: Product) -> Product:
 
 def _occurrences(factors: Factors, product: Product, start: int) -> list[Occurrence]:
     found: list[Occurrence] = []
+    # `outer` is the product of the factors before the term.
     stop, outer = start + _length(factors, product), 1
     for i, term in enumerate(product):
         size, inner = _length(factors, (term,)), _length(factors, product[i + 1 :])
@@ -85,7 +85,7 @@ def _any_free(product: Product) -> bool:
 
 
 def _runs(parts: Sequence[Product]) -> list[tuple[int, Product]]:
-    """Runs of equal parts in a row: how many there are, and the part."""
+    """Runs of successive equal parts, as (count, part)."""
     runs: list[tuple[int, Product]] = []
     for part in parts:
         if runs and runs[-1][1] == part:

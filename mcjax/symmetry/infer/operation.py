@@ -1,9 +1,9 @@
 """The interface between inference and its rules: one primitive applied to values whose axes have factors.
 
-A rule takes an `Operation` and returns the axes of every result. It must be sound: if the operands are permuted as
-their factors say, and every factor that the rule pins stays in place, then the results are the old ones, permuted as
-their factors say. `elementwise`, `layout` and `contractions` hold the rules, each in a table `RULES` by the name of the
-primitive. A primitive without a rule pins everything that it touches.
+A rule takes an `Operation` and returns the axes of every result. It must be sound: if the operands are permuted
+according to their factors, and all factors that the rule pins stay in place, then the results are permuted according to
+their factors. `elementwise`, `layout` and `contractions` hold the rules, each in a table `RULES` by the name of the
+primitive. A primitive without a rule pins all its axes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +13,7 @@ from mcjax.symmetry.infer.factors import Factors, Product
 from mcjax.symmetry.infer.program import Equation
 
 ValueAxis = Product | None
-"""The factors of one axis; None where the value is constant along it, so that any permutation will do."""
+"""The factors of one axis; None if the value is constant along it, and so invariant to any permutation."""
 ValueAxes = tuple[ValueAxis, ...]
 Shape = tuple[int, ...]
 
@@ -27,8 +27,7 @@ class Operation(NamedTuple):
         axes: Axes of every operand.
         shapes: Shape of every operand.
         results: Shape of every result.
-        without_rule: Collects the primitives without a rule that touch an axis that could have been permuted.
-
+        without_rule: Collects the primitives without a rule that pinned a free axis.
     """
 
     factors: Factors
@@ -40,34 +39,35 @@ class Operation(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why this primitive pins a factor."""
+        """The reason with which this primitive pins a factor."""
         return f"positions matter to {describe(self.equation)}"
 
     def product(self, operand: int, position: int) -> Product:
-        """The factors of an operand's axis; a new factor where the operand is constant along it."""
+        """The factors of an operand's axis; a new factor if the operand is constant along it."""
         axis = self.axes[operand][position]
         return self.factors.new(self.shapes[operand][position]) if axis is None else axis
 
     def pin(self, operand: int, position: int) -> None:
-        """Never permute this axis of an operand."""
+        """Pin this axis of an operand."""
         axis = self.axes[operand][position]
         if axis is not None:
             self.factors.pin(axis, self.reason)
 
     def new_pinned(self, size: int) -> Product:
-        """A new axis of this length that is never permuted."""
+        """A new pinned axis of this length."""
         return self.factors.new(size, self.reason)
 
     def unify(self, axes: Iterable[ValueAxis]) -> ValueAxis:
-        """Permute these axes alike, and return one that stands for all."""
+        """Unify these axes, and return one that represents all."""
         return unify_axes(self.factors, axes)
 
 
 Rule = Callable[[Operation], Sequence[ValueAxes]]
+"""Operation -> the axes of every result."""
 
 
 def unify_axes(factors: Factors, axes: Iterable[ValueAxis]) -> ValueAxis:
-    """Permute axes alike, and return one that stands for all; None if the values are constant along every one."""
+    """Unify axes, and return one that represents all; None if the values are constant along each of them."""
     varying = [axis for axis in axes if axis is not None]
     for other in varying[1:]:
         factors.unify(varying[0], other)
@@ -75,7 +75,7 @@ def unify_axes(factors: Factors, axes: Iterable[ValueAxis]) -> ValueAxis:
 
 
 def pin_positions(op: Operation, operand: int, positions: Iterable[int], result: int = 0) -> ValueAxes:
-    """The axes of an operand, with those at `positions` pinned, and replaced by pinned ones of the result's lengths."""
+    """The axes of an operand, with those at `positions` pinned and replaced by pinned axes of the result's lengths."""
     axes = list(op.axes[operand])
     for i in positions:
         op.pin(operand, i)
@@ -84,7 +84,7 @@ def pin_positions(op: Operation, operand: int, positions: Iterable[int], result:
 
 
 def no_rule(op: Operation) -> list[ValueAxes]:
-    """The rule of a primitive that has none: every axis of operands and results is pinned."""
+    """The fallback for a primitive without a rule: all axes of operands and results are pinned."""
     reason = f"no rule for {describe(op.equation)}"
     for axis in (axis for axes in op.axes for axis in axes):
         if axis is not None and not op.factors.is_pinned(axis):
@@ -94,7 +94,7 @@ def no_rule(op: Operation) -> list[ValueAxes]:
 
 
 def describe(equation: Equation) -> str:
-    """A primitive and the module that it is in, as far as the trace knows: `cumsum in Net/Block_0`."""
+    """A primitive and its module, if the trace has one: `cumsum in Net/Block_0`."""
     return f"{equation.name} in {equation.scope}" if equation.scope else equation.name
 
 

@@ -1,4 +1,4 @@
-"""The layers that make units and their preactivations, read off the same computation as the spec."""
+"""The layers that produce units, and their preactivations, from the same program as the spec."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from mcjax.symmetry.spec import PermutationSpec
 
 
 class KernelLayer(NamedTuple):
-    """A kernel that makes units, its axis of units, and the bias (n,) that is added to them; None without a bias."""
+    """A layer that produces units: its kernel, the kernel's axis of units, and its bias (n,) or None, by name."""
 
     kernel: str
     axis: int
@@ -22,7 +22,7 @@ class KernelLayer(NamedTuple):
 
 
 class View(NamedTuple):
-    """A value that is that of the slot `source` with axes moved or inserted; None marks an inserted axis."""
+    """The value of the slot `source` with axes moved or inserted; None marks an inserted axis."""
 
     source: int
     axes: tuple[int | None, ...]
@@ -33,9 +33,8 @@ class KernelProduct(NamedTuple):
 
     Attributes:
         kernel: Slot of the kernel.
-        axis: Axis of the kernel that is left over, with the units.
+        axis: Axis of the kernel that is not summed over, which holds the units.
         position: Axis of the product that holds the units.
-
     """
 
     kernel: int
@@ -46,13 +45,14 @@ class KernelProduct(NamedTuple):
 def infer_preactivations(
     fn: Callable[..., Any], spec: PermutationSpec, theta: trees.Tree, x: Any
 ) -> list[tuple[KernelLayer, jax.Array]]:
-    """The product of every kernel of `fn(theta, x)` that makes units of the spec, before its bias is added.
+    """The product of every kernel of `fn(theta, x)` that produces units of the spec, before its bias is added.
 
     A kernel is a leaf of at least two axes that is used once, in a contraction or a convolution with a value that
-    depends on x, and of which one axis is left over, all of it units of groups of the spec. Its bias is a leaf (n,)
-    that is used once, added to that product alone. Left out are kernels inside loops and branches; kernels that are
-    used more than once (tied) or transformed first (products of weights, normalised weights); kernels with several
-    axes left over (the heads of attention); and kernels whose units are pinned, as those of all outputs are.
+    depends on x, and has exactly one axis that is not summed over; all positions of that axis are units of the spec.
+    Its bias is a leaf (n,) that is used once, added to that product alone. Omitted are kernels inside loops and
+    branches; kernels that are used more than once (tied) or transformed first (products of weights, normalised
+    weights); kernels with several axes that are not summed over (the heads of attention); and kernels whose units are
+    pinned, such as the outputs.
 
     Args:
         fn: The function (theta, x) -> outputs.
@@ -63,7 +63,6 @@ def infer_preactivations(
     Returns:
         Pairs of a layer and its preactivations without bias, float[..., n], units last, in the order of the
         computation. Works under jit and vmap.
-
     """
     program = trace(fn, theta, x)
     products = KernelProducts(program, list(trees.flatten(theta)))
@@ -79,10 +78,9 @@ class KernelProducts:
         leaves: Names of the leaves of the variables, by slot.
         data: Slots of all values that depend on data.
         views: Views of leaves and of products, by slot.
-        uses: How often each leaf or product is used, other than by a view of it.
+        uses: Number of uses of each leaf or product; views of it do not count.
         by_slot: Products, by slot, in the order of the computation.
         biases: Slot of the bias that is added to each product, by the product's slot.
-
     """
 
     def __init__(self, program: Program, names: list[str]) -> None:
@@ -98,7 +96,7 @@ class KernelProducts:
         self.uses.update(self.views[slot].source for slot in program.outputs if slot in self.views)
 
     def layers(self, spec: PermutationSpec) -> list[tuple[KernelLayer, int]]:
-        """The layers that make units of the spec, and the slots of their kernels' products."""
+        """The layers that produce units of the spec, and the slots of their kernels' products."""
         found = []
         for slot, (kernel, axis, _) in self.by_slot.items():
             if self.uses[kernel] == 1 and _all_units(spec, self.leaves[kernel], axis, self._shapes[kernel][axis]):
@@ -113,7 +111,7 @@ class KernelProducts:
     def _visit(self, equation: Equation) -> None:
         if any(slot in self.data for slot in equation.inputs):
             self.data.update(equation.outputs)
-        # An equation that only moves axes makes a view, which is no use.
+        # An equation that only moves axes makes a view, and does not count as a use.
         if (axes := self._axis_map(equation)) is not None:
             if (view := self.views.get(equation.inputs[0])) is not None:
                 source_axes = tuple(None if axis is None else view.axes[axis] for axis in axes)
@@ -141,7 +139,7 @@ class KernelProducts:
         return None
 
     def _free_axis(self, equation: Equation, operand: int) -> tuple[int | None, int]:
-        """The only axis of an operand that is not summed over, and its new position; None unless there is just one."""
+        """The axis of an operand that is not summed over, and its position in the result; None unless there is one."""
         numbers = equation.params["dimension_numbers"]
         if equation.name == "conv_general_dilated":
             usual = operand == 1 and equation.params["batch_group_count"] == 1
@@ -161,7 +159,7 @@ class KernelProducts:
                     self.biases[view.source] = bias.source
 
     def _axis_map(self, equation: Equation) -> tuple[int | None, ...] | None:
-        """The operand's axis that each axis of the result is, for an equation that keeps all values; else None."""
+        """For an equation that only moves axes, the operand's axis of each axis of the result; otherwise None."""
         if len(equation.inputs) != 1 or len(equation.outputs) != 1:
             return None
         old, new = self._shapes[equation.inputs[0]], self._shapes[equation.outputs[0]]

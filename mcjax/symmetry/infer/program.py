@@ -1,8 +1,8 @@
 """A traced function as one flat list of equations, and its evaluation with access to intermediate values.
 
-Calls (jit, custom derivatives, remat) are inlined with an explicit stack, so nesting costs no recursion. Loops
-and branches stay equations whose bodies are programs. The names of `jax.extend.core` may change from one release
-of jax to the next; this is the only file that uses them.
+Calls (jit, custom derivatives, remat) are inlined with an explicit stack, without recursion. Loops and branches stay
+equations whose bodies are programs. Only this file uses `jax.extend.core`, whose names may change between releases of
+jax.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,8 +44,7 @@ class Equation(NamedTuple):
         inputs: Slots of the operands.
         outputs: Slots of the results.
         bodies: Programs of the bodies of a loop or of the branches of a conditional.
-        scope: Module that the equation comes from, as far as the trace knows: `Net/Block_0/Conv_0`.
-
+        scope: Module that the equation comes from, such as `Net/Block_0/Conv_0`; empty if the trace has none.
     """
 
     eqn: Any
@@ -68,7 +67,7 @@ class Equation(NamedTuple):
 class Program:
     """A jaxpr with all calls inlined: slots, each with a shape, and the equations between them.
 
-    Equations that no output needs are left out.
+    Equations that no output depends on are removed.
 
     Attributes:
         shapes: Shape of the value in each slot.
@@ -76,7 +75,6 @@ class Program:
         equations: Equations in the order of evaluation.
         inputs: Slots of the inputs.
         outputs: Slots of the outputs.
-
     """
 
     def __init__(self, closed: Any, scope: str = "") -> None:
@@ -97,7 +95,7 @@ class Program:
         return slot
 
     def _inline(self, closed: Any, inputs: Sequence[int], scope: str) -> tuple[int, ...]:
-        """Append the equations of a closed jaxpr whose inputs are in these slots, and return its outputs' slots."""
+        """Append the equations of a closed jaxpr with inputs in these slots, and return the slots of its outputs."""
 
         def frame(closed: Any, inputs: Sequence[int], scope: str) -> tuple[Any, dict[Any, int], Any, str]:
             jaxpr, constants = _jaxpr_and_constants(closed)
@@ -116,7 +114,7 @@ class Program:
             for eqn in eqns:
                 operands = tuple(read(slots, atom) for atom in eqn.invars)
                 scope = "/".join(filter(None, (outer_scope, str(eqn.source_info.name_stack))))
-                # A call opens a new frame; this frame's iterator goes on behind the call once that one is done.
+                # A call opens a new frame; the iterator of this frame resumes after the call.
                 callee = _callee(eqn)
                 if callee is not None:
                     calls.append(eqn)
@@ -155,11 +153,10 @@ class Program:
         Args:
             inputs: One array per input.
             addresses: Addresses of the values to return.
-            overrides: Values, by slot, that replace what the program computes there. None replaces nothing.
+            overrides: Values, by slot, that replace the computed ones. None: no overrides.
 
         Returns:
             The value at each address; a value inside a scan is stacked over its steps along a leading axis.
-
         """
         return self._run(inputs, tuple(addresses), overrides or {})[1]
 
@@ -193,7 +190,7 @@ def _jaxpr_and_constants(closed: Any) -> tuple[Any, Sequence[Any]]:
 
 
 def _callee(eqn: Any) -> Any:
-    """The jaxpr that an equation calls, if calling is all it does."""
+    """The jaxpr that an equation calls, or None if the equation is not a mere call."""
     callee = eqn.params.get(CALLS.get(eqn.primitive.name, ""))
     if callee is None:
         return None
@@ -203,7 +200,7 @@ def _callee(eqn: Any) -> Any:
 
 
 def scan_counts(equation: Equation) -> tuple[int, int]:
-    """How many operands of a scan are constants of its body, and how many are its carry."""
+    """The number of constants and of carries among the operands of a scan."""
     if "num_consts" in equation.params:
         return equation.params["num_consts"], equation.params["num_carry"]
     consts, carry, _ = equation.params["ft_in"].unpack()  # from jax 0.12 on
@@ -229,7 +226,7 @@ def bind(equation: Equation, operands: Sequence[Any]) -> list[Any]:
 def _scan(
     equation: Equation, operands: Sequence[Any], addresses: Sequence[Address]
 ) -> tuple[list[Any], dict[Address, Any]]:
-    """Run a scan that also stacks the values at these addresses of its body."""
+    """Run a scan that also stacks the values at these addresses of its body over the steps."""
     (body,), (consts, carries) = equation.bodies, scan_counts(equation)
 
     def one(carry: Any, x: Any) -> tuple[Any, Any]:

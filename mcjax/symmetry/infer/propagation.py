@@ -20,7 +20,7 @@ RULES: dict[str, Rule] = {**elementwise.RULES, **layout.RULES, **contractions.RU
 
 
 class Value(NamedTuple):
-    """The axes of a value, and whether it depends on data, that is, on the inputs and not on the variables alone."""
+    """The axes of a value, and whether it depends on data, the inputs x of the function."""
 
     axes: ValueAxes
     data: bool
@@ -30,12 +30,11 @@ class Contraction(NamedTuple):
     """A value that depends on data and that a product or a convolution sums over along an axis.
 
     Attributes:
-        address: Where the value is computed.
+        address: Address of the value.
         axes: Axes of the value.
         shape: Shape of the value.
         position: Position of the axis that is summed over.
         product: Factors that are summed over.
-
     """
 
     address: Address
@@ -47,19 +46,18 @@ class Contraction(NamedTuple):
 
 @dataclass
 class Propagation:
-    """Factors propagated through a program, and all that is recorded on the way.
+    """Factors propagated through a program, with the recorded contractions and roles of leaf axes.
 
     Attributes:
         program: The program of the function.
         factors: Factors of all values.
-        leaf_axes: The (leaf, position) of every axis of the variables, in the order that origins count.
+        leaf_axes: The (leaf, position) of every axis of the variables; an origin is an index into this list.
         leaves: Factors of the axes of every leaf.
         contractions: Contractions of values that depend on data, outside loops and inside scans.
         values: Axes of the value in every slot, outside loops.
-        consumed: Origins of the leaf axes that read units: those that a product with data sums over.
-        produced: Origins of the leaf axes that make units: all others that meet data, in the order in which they do.
-        without_rule: Primitives without a rule that pinned an axis.
-
+        consumed: Origins of the leaf axes that consume units: those that a product with data sums over.
+        produced: Origins of the leaf axes that produce units: all others that are combined with data, in this order.
+        without_rule: Primitives without a rule that pinned a free axis.
     """
 
     program: Program
@@ -83,7 +81,6 @@ class Propagation:
 
         Returns:
             Values of the program's outputs.
-
         """
         values = {slot: self._constant(value, program.shapes[slot]) for slot, value in program.constants.items()}
         values.update(zip(program.inputs, inputs, strict=True))
@@ -106,7 +103,7 @@ class Propagation:
         results = tuple(program.shapes[slot] for slot in equation.outputs)
         operand_axes = tuple(value.axes for value in operands)
         op = Operation(self.factors, equation, operand_axes, shapes, results, self.without_rule)
-        # The rule unifies, refines and pins factors, and gives the axes of the results.
+        # The rule unifies, refines and pins factors, and returns the axes of the results.
         axes = RULES.get(equation.name, no_rule)(op)
         data = any(value.data for value in operands)
         # Record the roles of leaf axes, and the values that are summed over.
@@ -122,13 +119,13 @@ class Propagation:
         return [Value(tuple(each), data) for each in axes]
 
     def _record_roles(self, operands: Sequence[Value], summed: Sequence[tuple[int, int, Product]], data: bool) -> None:
-        """Record which leaf axes make units and which read them: those that a product with data sums over."""
+        """Record which leaf axes consume units, because a product with data sums over them, and which produce units."""
         over = {(operand, position) for operand, position, _ in summed}
         for operand, value in enumerate(operands):
             if value.data:
                 continue
             for position, axis in enumerate(value.axes):
-                # In a product of two variables, only the second operand counts as reading units.
+                # In a product of two variables, only the second operand counts as consuming units.
                 reads = (operand, position) in over and (data or operand == 1)
                 if axis is None or not (reads or data):
                     continue
@@ -149,16 +146,16 @@ class Propagation:
         return Value(tuple(axes), False)
 
     def new_carry(self, value: Value, shape: Shape, data: bool) -> Value:
-        """A value of a loop's carry: permuted like its initial `value`, but not constant along any axis."""
+        """A value of a loop's carry: unified with its initial `value`, but not constant along any axis."""
         return self.unify(Value(tuple(map(self.factors.new, shape)), data), value)
 
     def unify(self, a: Value, b: Value) -> Value:
-        """Permute two values alike, and return one that stands for both."""
+        """Unify the axes of two values, and return one that represents both."""
         axes = tuple(unify_axes(self.factors, both) for both in zip(a.axes, b.axes, strict=True))
         return Value(axes, a.data or b.data)
 
     def pin(self, value: Value, reason: str) -> None:
-        """Never permute any axis of a value."""
+        """Pin all axes of a value."""
         for axis in value.axes:
             if axis is not None:
                 self.factors.pin(axis, reason)
@@ -178,7 +175,6 @@ def propagate(fn: Callable[..., Any], theta: trees.Tree, x: Any) -> Propagation:
 
     Returns:
         The factors of all values, with the axes of inputs and of outputs pinned.
-
     """
     program, leaves = trace(fn, theta, x), trees.flatten(theta)
     found = Propagation(program, Factors())
@@ -216,8 +212,8 @@ def _scan(found: Propagation, equation: Equation, operands: list[Value], address
         for value, slot in zip(operands[consts : consts + carries], body.inputs[consts:], strict=False)
     ]
     rows = operands[consts + carries :]
-    # With a carry, the scanned axis is pinned. Without one, rows are independent: those of inputs and outputs are
-    # permuted alike.
+    # With a carry, the scanned axis is pinned. Without one, rows are independent, and the scanned axes of inputs and
+    # outputs are unified.
     if carries:
         reason = "a loop runs along it"
         for value in rows:
@@ -228,13 +224,14 @@ def _scan(found: Propagation, equation: Equation, operands: list[Value], address
         for value in rows:
             unified = found.unify(unified, Value(value.axes[:1], value.data))
         scanned = unified.axes[0]
-    # One pass through the body; the carry that comes out is permuted like the one that went in.
+    # Propagate through the body once, and unify the carry before and after it.
     outputs = found.run(body, [*operands[:consts], *carry, *(Value(row.axes[1:], row.data) for row in rows)], address)
     kept = [found.unify(before, after) for before, after in zip(carry, outputs[:carries], strict=True)]
     return kept + [Value((scanned, *value.axes), value.data) for value in outputs[carries:]]
 
 
 def _while(found: Propagation, equation: Equation, operands: list[Value], address: Address | None) -> list[Value]:
+    # The carry as in a scan with a carry; the condition and the body see the same one.
     condition, body = equation.bodies
     split = equation.params["cond_nconsts"]
     start = split + equation.params["body_nconsts"]
@@ -247,6 +244,7 @@ def _while(found: Propagation, equation: Equation, operands: list[Value], addres
 
 
 def _cond(found: Propagation, equation: Equation, operands: list[Value], address: Address | None) -> list[Value]:
+    # The results of all branches are unified.
     results = [found.run(branch, operands[1:], None) for branch in equation.bodies]
     unified = results[0]
     for other in results[1:]:

@@ -14,17 +14,17 @@ from mcjax.symmetry.spec import PermutationSpec
 def infer_spec(fn: Callable[..., Any], theta: trees.Tree, x: Any, *, strict: bool = False) -> PermutationSpec:
     """The spec of all permutations of units that leave `fn(theta, x)` unchanged, found by tracing it.
 
-    `fn` is traced to a jaxpr, and the rule of each primitive says which axes are permuted alike: the two sides of a
-    contraction, the operands of an addition, the carry of a scan. Reshapes split axes into factors and concatenations
-    into segments, so heads, gates, flattened feature maps and dense blocks come out as `Axis` with outer, inner, start
-    and stop. Axes of inputs and outputs, and axes whose positions an operation distinguishes, are never permuted, and
-    `spec.pinned` says why. `mcjax.symmetry.infer` explains the algorithm.
+    `fn` is traced to a jaxpr, and the rule of each primitive decides which axes must be permuted together: the two
+    sides of a contraction, the operands of an addition, the carry of a scan. Reshapes split axes into factors and
+    concatenations into segments, so heads, gates, flattened feature maps and dense blocks become `Axis` entries with
+    outer, inner, start and stop. Axes of inputs and outputs, and axes whose positions matter to an operation, are never
+    permuted; `spec.pinned` gives the reasons. `mcjax.symmetry.infer` explains the algorithm.
 
-    A group is named after the layer that makes it first, with dots for slashes. Where a layer makes several groups,
-    the axis of its kernel is added, `query:1`, and then the factor on that axis, `Dense_0:1.0`.
+    A group is named after the first layer that produces it, with dots for slashes. If a layer produces several groups,
+    the axis of its kernel is appended, as in `query:1`, and then the factor on that axis, as in `Dense_0:1.0`.
 
-    The symmetry is that of `fn` as it is called: give a network in testing mode, since dropout treats every unit by
-    itself. Give a Flax NNX module in its functional form::
+    `fn` should call the network in evaluation mode, since dropout masks are not permuted. A Flax NNX module is given in
+    its functional form::
 
         graphdef, state = nnx.split(module)
         spec = infer_spec(lambda state, x: nnx.merge(graphdef, state)(x), state, x)
@@ -37,27 +37,26 @@ def infer_spec(fn: Callable[..., Any], theta: trees.Tree, x: Any, *, strict: boo
     - symmetries of special values alone (a unit that is zero, two units that are equal);
     - permutations of one axis that differ for each index of another, such as those of the units within every attention
       head or within every group of a grouped convolution: one permutation serves all heads;
-    - reorderings of entries that are looked up or chosen by index (the entries of a codebook, the experts of a top-k
-      gate), since indices distinguish positions.
+    - reorderings of entries that are selected by index (the entries of a codebook, the experts of a top-k gate), since
+      positions matter to indices.
 
     Args:
         fn: The function of variables and inputs; it returns a pytree of arrays.
-        theta: Variables: a pytree of arrays or of `jax.ShapeDtypeStruct`s, of which only shapes and dtypes are read.
+        theta: Variables, a pytree of arrays or of `jax.ShapeDtypeStruct`s; only shapes and dtypes are used.
         x: Inputs, likewise.
-        strict: Refuse primitives that have no rule. By default they pin all axes that they touch, and `spec.pinned`
-            names them.
+        strict: Whether a primitive without a rule raises an error. By default it pins all its axes, and `spec.pinned`
+            names it.
 
     Returns:
         The spec of `theta`.
 
     Raises:
         SpecError: If `strict` and a primitive has no rule.
-
     """
     found = propagate(fn, theta, x)
     if strict and found.without_rule:
         raise SpecError(
-            "no rule for these primitives, so that what they touch cannot be permuted: "
+            "no rule for these primitives, so that their axes cannot be permuted: "
             f"{', '.join(found.without_rule)}. Without strict=True these axes stay in place."
         )
     names = _group_names(found)
@@ -87,28 +86,28 @@ def as_axis(occurrence: Occurrence, group: str, length: int, consumes: bool | No
 
 
 def _shorten(reason: str, leaf: str) -> str:
-    """The reason without its module if that is the leaf's own layer."""
+    """The reason, without its module if that is the layer of the leaf."""
     what, _, where = reason.rpartition(" in ")
     return what if where.partition("/")[2] == _layer(leaf) else reason
 
 
 def _consumes(found: Propagation, origin: int, rank: int) -> bool:
-    """Whether a leaf's axis reads units: as recorded; without a record, unless it is the last one."""
+    """Whether a leaf's axis consumes units: as recorded; without a record, every axis but the last does."""
     if origin in found.produced or origin in found.consumed:
         return origin not in found.produced
     return found.leaf_axes[origin][1] != rank - 1
 
 
 def _group_names(found: Propagation) -> dict[int, str]:
-    """A name for every class of free factors: the path of the layer that makes it first."""
-    # The axis that first makes each class: leaf, position, and number of the occurrence on that axis.
+    """A name for every class of free factors: the path of the first layer that produces it."""
+    # The first axis that produces each class: leaf, position, and number of the occurrence on that axis.
     makers: dict[int, tuple[str, int, int]] = {}
     order = [*found.produced, *(i for i in range(len(found.leaf_axes)) if i not in found.produced)]
     for origin in order:
         leaf, position = found.leaf_axes[origin]
         for number, occurrence in enumerate(found.occurrences(found.leaves[leaf][position])):
             makers.setdefault(occurrence.atom, (leaf, position, number))
-    # The shortest of these forms that is unique.
+    # Each class gets the shortest of these forms that is unique.
     forms: list[Callable[[str, int, int], str]] = [
         lambda leaf, position, number: _layer(leaf),
         lambda leaf, position, number: f"{_layer(leaf)}:{position}",
