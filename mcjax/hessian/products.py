@@ -197,7 +197,7 @@ def dense_hessian(loss: Loss, theta: trees.Tree, *, chunk: int = 64, curvature: 
         `[name for name, leaf in trees.flatten(trees.params(theta)).items() for _ in range(leaf.size)]`.
 
     Raises:
-        InputError: There are more than `DENSE_LIMIT` parameters, or an argument is out of range.
+        InputError: There are more than 5,000 parameters, or an argument is out of range.
 
     Example::
 

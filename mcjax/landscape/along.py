@@ -159,11 +159,11 @@ def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
 def barrier(
     metrics: PathMetrics, metric: str = "train_loss", baseline: Literal["line", "mean", "ends"] = "line"
 ) -> Any:
-    """The largest rise of a path above its ends: in nats for a loss, as a share for an accuracy (of the error).
+    """The largest rise of a path above its ends: of a loss in nats, or of an error as a share of the labels.
 
     Args:
         metrics: The metrics of a path.
-        metric: One of `METRICS`.
+        metric: "train_loss", "train_accuracy", "test_loss" or "test_accuracy".
         baseline: The values that the rise is measured from. "line": the straight line between the values at the two
             ends, so that a difference between the ends alone is no barrier (Entezari et al., 2021, Definition 2.1; the
             loss barrier of Git Re-Basin). "mean": the mean of the two values (Frankle et al., 2020; for

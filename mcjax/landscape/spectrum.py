@@ -32,7 +32,7 @@ def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
 
     Args:
         metrics: The metrics of a path at equally spaced ts.
-        metric: One of `METRICS`.
+        metric: "train_loss", "train_accuracy", "test_loss" or "test_accuracy".
 
     Returns:
         Wavenumbers and magnitudes.

@@ -48,7 +48,7 @@ def train_string(
 
     The string starts as the straight line between the ends. All its networks, the ends included, are trained to a
     level, and beads are inserted into segments that rise above it, until none does. Then the level is lowered, down to
-    the threshold. A level that the string does not reach indicates a disconnection.
+    the threshold. A level that the string does not reach suggests a disconnection, and does not prove it.
 
     With zeta or kappa in the config, the penalties of a bead refer to its neighbours one epoch before.
     Source: Freeman and Bruna 2017, appendix A, the breadth-first method.

@@ -19,7 +19,7 @@ class Axis:
 
     A feature map (h, w, c) that is flattened before a dense layer gives that layer's kernel an input axis
     `Axis("conv", outer=h * w)`. Where the outputs of several layers are concatenated, each lies on a segment of the
-    axis, from `start` up to `stop`; the segment then has length outer * n * inner.
+    axis, from `start` up to `stop`; the segment then has length outer * n * inner, with n units.
 
     Attributes:
         group: Name of the group.
