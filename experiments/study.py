@@ -35,14 +35,14 @@ Column = tuple[str, Callable[[Any], str]]
 """The head of a column of a table, and the text of its cell as a function of the row."""
 
 
-def tabulate(title: str, rows: Iterable[Any], columns: Sequence[Column], text: str = "") -> dict[str, Any]:
+def tabulate(title: str, text: str, rows: Iterable[Any], *columns: Column) -> dict[str, Any]:
     """A table of a study, as `Study.tables` returns it.
 
     Args:
         title: the title.
+        text: a paragraph below the title, or "".
         rows: one object a row.
-        columns: the columns.
-        text: a paragraph below the title.
+        columns: the head of every column, and the text of its cell as a function of the row.
     """
     cells = [[cell(row) for _, cell in columns] for row in rows]
     return {"title": title, "text": text, "head": [head for head, _ in columns], "rows": cells}
