@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mcjax.plotting import ALIGNED, UNALIGNED, Line, Series
 from mcjax.plotting.correlation import Signature, before_and_after, layer_axis, layer_means
-from mcjax.plotting.style import SMALL, legend_below, log_if_wide, mean_and_band, plain
+from mcjax.plotting.style import SMALL, legend_below, log_if_wide, mean_and_band, new_figure, plain
 from mcjax.plotting.training import epoch_axes
 
 CURVE_SIGNATURES = (("curve", UNALIGNED), ("straight line", "0.35"), ("curve, matched to the endpoint", ALIGNED))
@@ -22,15 +22,14 @@ def signature(panels: Mapping[str, Signature], title: str, *, method: str | None
         title: the title of the figure.
         method: the method of matching.
     """
-    figure = Figure(figsize=(max(4.5, 3.2 * len(panels)), 3.7), **SMALL)
-    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    size = max(4.5, 3.2 * len(panels)), 3.7
+    figure, (row,) = new_figure(1, len(panels), size, title, look=SMALL, sharey=True)
     matched = f"matched by {method}" if method else "matched"
     for axes, (name, layers) in zip(row, panels.items(), strict=True):
         before_and_after(axes, layers, matched)
         axes.set_title(name, fontsize=10)
     row[0].set_ylabel("mean correlation of paired units")
     legend_below(figure, row[0])
-    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -45,8 +44,8 @@ def curve_signatures(classes: Mapping[str, Sequence[np.ndarray]], groups: Sequen
         groups: the names of the layers.
         title: the title of the figure.
     """
-    figure = Figure(figsize=(7.5, 0.9 + 2.4 * len(classes)), **SMALL)
-    rows = figure.subplots(len(classes), 2, sharex=True, sharey=True, squeeze=False)
+    size = 7.5, 0.9 + 2.4 * len(classes)
+    figure, rows = new_figure(len(classes), 2, size, title, look=SMALL, sharex=True, sharey=True)
     for row, (name, signatures) in zip(rows, classes.items(), strict=True):
         for endpoint, axes in enumerate(row):
             for i, (values, (label, color)) in enumerate(zip(signatures, CURVE_SIGNATURES, strict=True)):
@@ -58,22 +57,19 @@ def curve_signatures(classes: Mapping[str, Sequence[np.ndarray]], groups: Sequen
                 axes.set_xlabel("")
         row[0].set_ylabel("mean correlation")
     legend_below(figure, rows[0, 0])
-    figure.suptitle(title, fontsize=11)
     return figure
 
 
 def training_classes(lines: Sequence[Line], title: str) -> Figure:
     """Loss and accuracy against epoch, mean over the pairs of each class of curves with a band (Figures 5, 8, 9)."""
-    figure = Figure(figsize=(8.4, 3.7), **SMALL)
-    panels = figure.subplots(1, 2)
+    figure, (panels,) = new_figure(1, 2, (8.4, 3.7), title, look=SMALL)
     for line in lines:
         for axes, values in ((panels[0], line.loss), (panels[1], 100 * line.accuracy)):
             at = np.arange(1, np.shape(values)[-1] + 1)
             mean_and_band(axes, at, values, line.color, line.style, line.label)
     epoch_axes(panels)
-    log_if_wide(panels[0], np.concatenate([np.ravel(line.loss) for line in lines]))
+    log_if_wide(panels[0], *(line.loss for line in lines))
     legend_below(figure, panels[0])
-    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -86,8 +82,7 @@ def spectrum(wavenumber: np.ndarray, series: Sequence[Series], title: str, *, of
         title: the title of the figure.
         of: the name of the values.
     """
-    figure = Figure(figsize=(6.5, 4.1), **SMALL)
-    axes = figure.subplots()
+    figure, ((axes,),) = new_figure(1, 1, (6.5, 4.1), title, look=SMALL)
     # Zeros, of a constant loss, are below every scale.
     least = min((values[values > 0].min(initial=1) for _, values, *_ in series), default=1)
     for line in series:
@@ -95,12 +90,8 @@ def spectrum(wavenumber: np.ndarray, series: Sequence[Series], title: str, *, of
         axes.plot(wavenumber, values.mean(0), line.style, color=line.color, label=line.label, linewidth=1.8)
         if len(values) > 1:
             axes.fill_between(wavenumber, values.min(0), values.max(0), color=line.color, alpha=0.15, linewidth=0)
-    axes.set_yscale("log")
-    axes.set_xlim(float(wavenumber[0]), float(wavenumber[-1]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("wavenumber (oscillations from $t = 0$ to $t = 1$)")
-    axes.set_ylabel(f"|Fourier coefficient| of {of}")
-    plain(axes)
+    axes.set(yscale="log", xlim=(float(wavenumber[0]), float(wavenumber[-1])))
+    plain(axes, xlabel="wavenumber (oscillations from $t = 0$ to $t = 1$)", ylabel=f"|Fourier coefficient| of {of}")
     legend_below(figure, axes)
-    figure.suptitle(title, fontsize=11)
     return figure

@@ -18,7 +18,7 @@ from experiments.study import Drawing
 from mcjax import Model, trees
 from mcjax.curves.polyline import Polyline
 from mcjax.plotting import ALIGNED, UNALIGNED
-from mcjax.plotting.style import RC, SMALL, legend_below, plain
+from mcjax.plotting.style import SMALL, legend_below, new_figure, plain
 from mcjax.runtime.compiling import jit
 from mcjax.strings import String
 from mcjax.training import Criterion
@@ -120,8 +120,7 @@ def against_threshold(tasks: Mapping[str, Any]) -> Figure:
     Args:
         tasks: title of a row -> the findings of a task, as `gather` returns them.
     """
-    figure = Figure(figsize=(9.0, 0.6 + 2.9 * len(tasks)), **RC)
-    rows = figure.subplots(len(tasks), 2, squeeze=False)
+    figure, rows = new_figure(len(tasks), 2, (9.0, 0.6 + 2.9 * len(tasks)), "")
     for (title, task), (left, right) in zip(tasks.items(), rows, strict=True):
         thresholds = np.array([level["threshold"] for level in task["levels"]])
         for number, (variant, laws) in enumerate(task["laws"].items()):
@@ -139,17 +138,13 @@ def against_threshold(tasks: Mapping[str, Any]) -> Figure:
                 if laws[what] is not None:
                     _law(axes, laws[what], color, above=number % 2 == 0)
         for axes, name in ((left, "normalised length"), (right, "segments (beads + 1)")):
-            axes.set_xscale("log")
-            axes.set_yscale("log")
+            plain(axes, xlabel=f"threshold ({task['of']})", ylabel=name, xscale="log", yscale="log")
             axes.set_ylim(bottom=0.95)
             for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
                 fine = (1, 1.2, 1.5, 2, 3, 5, 7) if high < 5 * low else (1, 2, 5)
                 axis.set_major_locator(LogLocator(subs=fine))
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_locator(NullLocator())
-            axes.set_xlabel(f"threshold ({task['of']})")
-            axes.set_ylabel(name)
-            plain(axes)
         left.set_title(title, fontsize=10, loc="left")
     legend_below(figure, rows[0][0])
     return figure

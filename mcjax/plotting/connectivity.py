@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from mcjax.plotting.style import RC, Series, legend_below, log_if_wide, mean_and_band, plain
+from mcjax.plotting.style import Series, legend_below, log_if_wide, mean_and_band, new_figure, plain
 
 
 class Dependence(NamedTuple):
@@ -39,9 +39,8 @@ def dependences(panels: Sequence[Dependence], title: str) -> Figure:
     """Panels in one row, or in two columns if they are many, mean over pairs with a band of one standard deviation."""
     columns = len(panels) if len(panels) < 4 else 2
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns + 0.6, 3.0 * rows + 0.7), **RC)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, panel in zip(grid, panels, strict=False):
+    figure, grid = new_figure(rows, columns, (3.6 * columns + 0.6, 3.0 * rows + 0.7), title)
+    for axes, panel in zip(grid.flat, panels, strict=False):
         for line in panel.lines:
             values = np.atleast_2d(line.values)
             mean_and_band(axes, panel.at, values, line.color, line.style, line.label)
@@ -52,18 +51,14 @@ def dependences(panels: Sequence[Dependence], title: str) -> Figure:
         if len(panel.at) > 1:
             axes.set_xlim(float(panel.at[0]), float(panel.at[-1]))
         if panel.ratios:
-            log_if_wide(axes, np.concatenate([np.ravel(line.values) for line in panel.lines]))
+            log_if_wide(axes, *(line.values for line in panel.lines))
         else:
             axes.set_ylim(bottom=0)
-        axes.set_title(panel.title, fontsize=10, loc="left")
-        axes.set_xlabel(panel.label)
-        axes.set_ylabel(panel.of)
-        plain(axes)
+        plain(axes, panel.title, xlabel=panel.label, ylabel=panel.of)
     if len(panels[0].lines) > 1:
-        legend_below(figure, grid[0], 5)
-    for axes in grid[len(panels) :]:
+        legend_below(figure, grid[0, 0], 5)
+    for axes in grid.flat[len(panels) :]:
         axes.remove()
-    figure.suptitle(title, fontsize=11)
     return figure
 
 

@@ -1,5 +1,6 @@
 """Shared by all figures: colours and line styles that survive greyscale print, bands, scales."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -54,8 +55,9 @@ def deviation(values: np.ndarray) -> np.ndarray:
     return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 
-def log_if_wide(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis for positive values that differ more than tenfold."""
+def log_if_wide(axes: Axes, *lines: Any) -> None:
+    """A logarithmic axis for lines of positive values that differ more than tenfold."""
+    values = np.concatenate([np.ravel(line) for line in lines])
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -63,8 +65,30 @@ def log_if_wide(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def plain(axes: Axes) -> None:
-    """No frame, and a light grid behind what is drawn."""
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], title: str, *, look: Mapping[str, Any] = RC, **options: Any
+) -> tuple[Figure, Any]:
+    """A figure and its panels, an array of axes (rows, columns).
+
+    Args:
+        rows: rows of panels.
+        columns: columns of panels.
+        size: width and height in inches.
+        title: the title above all panels, or "".
+        look: resolution and layout, RC or SMALL.
+        **options: further options of `Figure.subplots`.
+    """
+    figure = Figure(figsize=size, **look)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def plain(axes: Axes, title: str = "", **properties: Any) -> None:
+    """No frame, a light grid behind what is drawn, a title on the left; `Axes.set` takes properties such as xlabel."""
+    axes.set(**properties)
+    if title:
+        axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
