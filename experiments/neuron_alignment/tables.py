@@ -62,7 +62,7 @@ def _classes(cells: Mapping[str, Results], title: str, of: str, numbers: Mapping
         *CELL,
         ("curve class", lambda row: row[1]),
         ("ours", lambda row: plus_minus(row[2][of], digits, factor)),
-        ("the paper's", lambda row: _paper(numbers.get(row[0]["model"], {}).get(row[1]), row[0], published)),
+        ("the paper's", lambda row: _paper(numbers.get((row[0]["model"], row[1])), row[0], published)),
     )
 
 
@@ -75,7 +75,7 @@ def _ensembles(cells: Mapping[str, Results]) -> dict[str, Any]:
         *CELL,
         ("ensemble", lambda row: ENSEMBLES[row[1]]),
         ("accuracy (%)", lambda row: plus_minus(row[2]["accuracy"], 2, 100)),
-        ("the paper's", lambda row: _paper(published.get(row[0]["model"], {}).get(row[1]), row[0], 2)),
+        ("the paper's", lambda row: _paper(published.get((row[0]["model"], row[1])), row[0], 2)),
         ("NLL (nats)", lambda row: plus_minus(row[2]["loss"])),
         ("calibration error (%)", lambda row: plus_minus(row[2]["calibration_error"], 2, 100)),
     )
