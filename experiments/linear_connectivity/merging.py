@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.linear_connectivity.measures import Cell
-from mcjax import Dataset, Model, ensemble_accuracy, evaluate, repair, train_endpoints, trees
+from mcjax import Dataset, Model, ensemble_accuracy, evaluate, repair, trees
 from mcjax.data import split_by_class
 from mcjax.models.pairs import pairs_of, permute_pairs
 from mcjax.runs.tables import mean_and_std
@@ -48,12 +48,7 @@ def merging(cell: Cell) -> dict[str, Any]:
 def _trained(cell: Cell, part: str, model: Model, data: Dataset, number: int, times: int = 1) -> trees.Tree:
     size = cell.task.size
     config, _ = cell.task.training(size.steps, *size.snapshot_steps, steps=times * size.steps)
-
-    def make() -> trees.Tree:
-        keys = jax.random.split(jax.random.fold_in(cell.key, 20 + number), size.seeds)
-        return train_endpoints(keys, model, data, config, recorder=cell.parts.recorder(part)).theta
-
-    return cell.parts.arrays(part, make)
+    return cell.parts.trained(part, jax.random.fold_in(cell.key, 20 + number), size.seeds, model, data, config)
 
 
 def _merged(

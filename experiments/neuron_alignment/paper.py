@@ -5,24 +5,21 @@ epochs for a network and 200 for a curve (160 for one of PAM's). Accuracies in p
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 CLASSES = ("unaligned", "PAM unaligned", "PAM aligned", "aligned")
 SETS = ("cifar10", "cifar100", "stl10")
 ENSEMBLES = ("ends", "unaligned", "aligned", "independent")
 
 
-class Number(NamedTuple):
-    """A mean and a standard deviation."""
-
-    mean: float
-    std: float
+Numbers = dict[str, dict[str, float]]
+"""A mean and a standard deviation by name."""
 
 
-def _row(text: str, names: Sequence[str] = SETS) -> dict[str, Number]:
-    """'73.8 0.4 38.8 0.2 64.1 0.3', one number a data set."""
-    values = map(float, text.split())
-    return dict(zip(names, map(Number, values, values), strict=True))
+def _row(text: str, names: Sequence[str] = SETS) -> Numbers:
+    """'73.8 0.4 38.8 0.2 64.1 0.3', a mean and a standard deviation a data set."""
+    values = list(map(float, text.split()))
+    pairs = zip(values[::2], values[1::2], strict=True)
+    return {name: {"mean": mean, "std": std} for name, (mean, std) in zip(names, pairs, strict=True)}
 
 
 # Table 1: parameters, depth, test accuracy of the networks.
@@ -52,13 +49,16 @@ vgg16    aligned       | 93.3 0.1 71.6 0.1 74.7 0.8 | 93.0 0.1 70.8 0.1 71.3 1.8
 """
 
 
-def _curves(table: int) -> dict[tuple[str, str], dict[str, Number]]:
+def _curves(table: int) -> dict[tuple[str, str], Numbers]:
     """Model and class of curves -> the row of one of the three tables."""
-    rows = [line.split(" | ") for line in _CURVES.strip().splitlines()]
-    return {(row[0][:9].strip(), row[0][9:].strip()): _row(row[table]) for row in rows}
+    found = {}
+    for name, *rows in (line.split(" | ") for line in _CURVES.strip().splitlines()):
+        model, curve = name.split(maxsplit=1)
+        found[model, curve.strip()] = _row(rows[table])
+    return found
 
 
-MEAN_ACCURACY, MIN_ACCURACY, TRAIN_LOSS = map(_curves, (1, 2, 3))
+MEAN_ACCURACY, MIN_ACCURACY, TRAIN_LOSS = map(_curves, range(3))
 
 # Table 3: accuracy of ensembles, on CIFAR-100 alone: the ends; ends and middle of either curve; three networks.
 ENSEMBLE_ACCURACY = {

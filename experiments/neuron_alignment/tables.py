@@ -35,7 +35,7 @@ def tables(cells: Mapping[str, Results]) -> list[dict[str, Any]]:
 def _paper(numbers: Mapping[str, Any] | None, cell: Results, digits: int) -> str:
     """The paper's number for the data set of a cell, if it has one."""
     number = (numbers or {}).get(cell["data"])
-    return "" if number is None else f"{number.mean:.{digits}f} ± {number.std:.{digits}f}"
+    return "" if number is None else plus_minus(number, digits)
 
 
 def _networks(cells: Mapping[str, Results]) -> dict[str, Any]:
