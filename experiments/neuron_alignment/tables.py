@@ -53,7 +53,7 @@ def _networks(cells: Mapping[str, Results]) -> dict[str, Any]:
     )
 
 
-def _classes(cells: Mapping[str, Results], title: str, of: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+def _classes(cells: Mapping[str, Results], title: str, of: str, numbers: Mapping[Any, Any]) -> dict[str, Any]:
     digits, factor, published = (4, 1.0, 3) if of == "last_train_loss" else (2, 100.0, 1)
     return tabulate(
         title,
