@@ -10,9 +10,10 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from experiments.dropout_stability.wide import ROUNDING
 from experiments.study import Drawing
-from mcjax.plotting import ALIGNED, UNALIGNED, Series
+from mcjax.plotting import ALIGNED, UNALIGNED, Line
 from mcjax.plotting.style import SMALL, legend_below, log_if_wide, mean_and_band, new_figure, plain
 
+SHOWN = ("train_loss", "test_accuracy")
 BESIDE = {
     "line": ("straight line", UNALIGNED, "-"),
     "matched line": ("straight line, matched", ALIGNED, "--"),
@@ -50,60 +51,53 @@ class Column(NamedTuple):
         title: the title of the column.
         label: the label of the horizontal axis.
         at: the places on the horizontal axis, (points,).
-        loss: the loss in nats of every class.
-        accuracy: the accuracy of every class, as a share.
+        lines: loss and accuracy of every class.
     """
 
     title: str
     label: str
     at: np.ndarray
-    loss: Sequence[Series]
-    accuracy: Sequence[Series]
+    lines: Sequence[Line]
 
 
 def _columns(found: Mapping[str, Any]) -> list[Column]:
     """Figure 2, left to right: dropout networks, the line to one, narrow networks."""
     looks = {"published": (UNALIGNED, "--"), "searched": (ALIGNED, "-")}
 
-    def by_share(what: str) -> list[Series]:
-        lines = []
-        for subsets, look in looks.items():
-            levels = [each["networks"] for each in found["shares"] if each["subsets"] == subsets]
-            values = np.array([[network[what] for network in networks] for networks in levels]).T
-            lines.append(Series(subsets, values, *look))
-        return lines
-
-    def single(values: Any) -> list[Series]:
-        return [Series("", np.atleast_2d(values), ALIGNED)]
-
+    best = []
+    for subsets, look in looks.items():
+        levels = [each["networks"] for each in found["shares"] if each["subsets"] == subsets]
+        best.append(_line(subsets, {of: [[one[of] for one in each] for each in levels] for of in SHOWN}, *look))
     shares = np.array(sorted({each["share"] for each in found["shares"]}))
     line, narrow = found["interpolation"], found["narrow"]
+    few = _line("", {of: [each[of] for each in narrow] for of in SHOWN}, ALIGNED)
     widths = np.array([each["width"] for each in narrow])
-    losses, accuracies = (np.array([each[of] for each in narrow]).T for of in ("train_loss", "test_accuracy"))
     return [
-        Column("best dropout network", "share dropped", shares, by_share("train_loss"), by_share("test_accuracy")),
-        Column(
-            "straight to it (0.2 dropped)", "t", np.array(line["ts"]), single(line["train_loss"]),
-            single(line["test_accuracy"]),
-        ),
-        Column("narrow networks", "filters a layer", widths, single(losses), single(accuracies)),
-    ]  # fmt: skip
+        Column("best dropout network", "share dropped", shares, best),
+        Column("straight to it (0.2 dropped)", "t", np.array(line["ts"]), [_line("", line, ALIGNED)]),
+        Column("narrow networks", "filters a layer", widths, [few]),
+    ]
+
+
+def _line(label: str, values: Mapping[str, Any], color: str, style: str = "-") -> Line:
+    """Loss and accuracy (points[, networks]) as a line."""
+    loss, accuracy = (np.array(values[of]).T for of in SHOWN)
+    return Line(label, loss, accuracy, color, style)
 
 
 def columns(panels: Sequence[Column], title: str) -> Figure:
     """Loss above accuracy, with bands over networks. Kuditipudi et al., Figure 2."""
     figure, rows = new_figure(2, len(panels), (3.5 * len(panels), 5.4), title)
     for panel, above, below in zip(panels, *rows, strict=True):
-        for axes, lines, factor in ((above, panel.loss, 1), (below, panel.accuracy, 100)):
-            for line in lines:
-                values = factor * np.atleast_2d(line.values)
+        for line in panel.lines:
+            for axes, values in ((above, line.loss), (below, 100 * line.accuracy)):
                 mean_and_band(axes, panel.at, values, line.color, line.style, line.label)
                 if len(panel.at) < 12:
-                    axes.plot(panel.at, values.mean(0), "o", color=line.color, markersize=3.5)
-        log_if_wide(above, *(line.values for line in panel.loss))
+                    axes.plot(panel.at, np.atleast_2d(values).mean(0), "o", color=line.color, markersize=3.5)
+        log_if_wide(above, *(line.loss for line in panel.lines))
         plain(above, panel.title)
         plain(below, xlabel=panel.label)
-        if len(panel.loss) > 1:
+        if len(panel.lines) > 1:
             above.legend(fontsize=8, frameon=False)
     rows[0, 0].set_ylabel("train loss (nats)")
     rows[1, 0].set_ylabel("test accuracy (%)")

@@ -135,14 +135,7 @@ def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes
     if name == "cifar10":
         training = {"batch_size": 128, "weight_decay": 5e-4, "learning_rate": 0.1}
     task = Task(
-        name=name,
-        title=title,
-        model=model,
-        narrow=narrow,
-        data=images,
-        measured=images.take(size.measured, size.tested),
-        rates=rates,
-        size=size,
+        name, title, model, narrow, images, images.take(size.measured, size.tested), rates, size,
         networks=TrainConfig(epochs=size.epochs, **training),
         curve=FitConfig(epochs=size.curve_epochs, **training),
         string=StringConfig(
