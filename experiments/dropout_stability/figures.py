@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 from experiments.dropout_stability.wide import ROUNDING
 from experiments.study import Drawing
 from mcjax.plotting import ALIGNED, UNALIGNED, Line
-from mcjax.plotting.style import SMALL, legend_below, log_if_wide, mean_and_band, new_figure, plain
+from mcjax.plotting.style import legend_below, log_if_wide, mean_and_band, new_figure, plain
 
 SHOWN = ("train_loss", "test_accuracy")
 BESIDE = {
@@ -135,7 +135,7 @@ def constructed_paths(paths: Mapping[str, Any], title: str) -> Figure:
     the grey ones the function stays the same. Kuditipudi et al., Figure 3, right.
     """
     constructed = {name: path for name, path in paths.items() if name.startswith("Theorem")}
-    figure, rows = new_figure(len(constructed), 2, (9.0, 0.6 + 2.8 * len(constructed)), title, look=SMALL)
+    figure, rows = new_figure(len(constructed), 2, (9.0, 0.6 + 2.8 * len(constructed)), title, dpi=120)
     for (left, right), (name, path) in zip(rows, constructed.items(), strict=True):
         kinds = path["kinds"]
         # Every segment is drawn as long as any other.

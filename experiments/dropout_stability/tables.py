@@ -52,10 +52,9 @@ def _networks(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shares(task: Mapping[str, Any]) -> dict[str, Any]:
-    def of(what: str) -> Callable[[Mapping[str, Any]], list[float]]:
-        return lambda row: [network[what] for network in row["networks"]]
+    def over(row: Mapping[str, Any], what: str) -> dict[str, Any]:
+        return mean_and_std([network[what] for network in row["networks"]])
 
-    loss, accuracy, epsilon = of("train_loss"), of("test_accuracy"), of("epsilon")
     return tabulate(
         "mnist: the best dropout network (Figure 2, left)",
         "Of all layers at once (theta_1), of whose n filters floor((1 - share) n) stay; epsilon is the largest "
@@ -63,9 +62,9 @@ def _shares(task: Mapping[str, Any]) -> dict[str, Any]:
         task["shares"],
         ("share dropped", lambda row: f"{row['share']:g}"),
         ("subsets", lambda row: SUBSETS[row["subsets"]]),
-        ("train loss", lambda row: plus_minus(mean_and_std(loss(row)), 3)),
-        ("test accuracy (%)", lambda row: _percent(accuracy(row))),
-        ("epsilon", lambda row: plus_minus(mean_and_std(epsilon(row)), 3)),
+        ("train loss", lambda row: plus_minus(over(row, "train_loss"), 3)),
+        ("test accuracy (%)", lambda row: plus_minus(over(row, "test_accuracy"), 1, 100)),
+        ("epsilon", lambda row: plus_minus(over(row, "epsilon"), 3)),
     )
 
 

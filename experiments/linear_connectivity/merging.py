@@ -76,7 +76,5 @@ def _measured(cell: Cell, part: str, model: Model, thetas: trees.Tree) -> dict[s
 def _ensemble(cell: Cell, model: Model, ends: tuple[trees.Tree, trees.Tree]) -> dict[str, Any]:
     pairs = [trees.stack([trees.index(end, i) for end in ends]) for i in range(cell.task.size.seeds)]
     found = [ensemble_accuracy(model, each, cell.task.data) for each in pairs]
-    return {
-        "test_loss": mean_and_std([float(each.loss) for each in found]),
-        "test_accuracy": mean_and_std([float(each.accuracy) for each in found]),
-    }
+    loss, accuracy = ([getattr(each, of) for each in found] for of in ("loss", "accuracy"))
+    return {"test_loss": mean_and_std(loss), "test_accuracy": mean_and_std(accuracy)}

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mcjax.plotting import ALIGNED, UNALIGNED, Line, Series
 from mcjax.plotting.correlation import Signature, before_and_after, layer_axis, layer_means
-from mcjax.plotting.style import SMALL, legend_below, log_if_wide, mean_and_band, new_figure, plain
+from mcjax.plotting.style import legend_below, log_if_wide, mean_and_band, new_figure, plain
 from mcjax.plotting.training import epoch_axes
 
 CURVE_SIGNATURES = (("curve", UNALIGNED), ("straight line", "0.35"), ("curve, matched to the endpoint", ALIGNED))
@@ -23,7 +23,7 @@ def signature(panels: Mapping[str, Signature], title: str, *, method: str | None
         method: the method of matching.
     """
     size = max(4.5, 3.2 * len(panels)), 3.7
-    figure, (row,) = new_figure(1, len(panels), size, title, look=SMALL, sharey=True)
+    figure, (row,) = new_figure(1, len(panels), size, title, dpi=120, sharey=True)
     matched = f"matched by {method}" if method else "matched"
     for axes, (name, layers) in zip(row, panels.items(), strict=True):
         before_and_after(axes, layers, matched)
@@ -45,7 +45,7 @@ def curve_signatures(classes: Mapping[str, Sequence[np.ndarray]], groups: Sequen
         title: the title of the figure.
     """
     size = 7.5, 0.9 + 2.4 * len(classes)
-    figure, rows = new_figure(len(classes), 2, size, title, look=SMALL, sharex=True, sharey=True)
+    figure, rows = new_figure(len(classes), 2, size, title, dpi=120, sharex=True, sharey=True)
     for row, (name, signatures) in zip(rows, classes.items(), strict=True):
         for endpoint, axes in enumerate(row):
             for i, (values, (label, color)) in enumerate(zip(signatures, CURVE_SIGNATURES, strict=True)):
@@ -62,7 +62,7 @@ def curve_signatures(classes: Mapping[str, Sequence[np.ndarray]], groups: Sequen
 
 def training_classes(lines: Sequence[Line], title: str) -> Figure:
     """Loss and accuracy against epoch, mean over the pairs of each class of curves with a band (Figures 5, 8, 9)."""
-    figure, (panels,) = new_figure(1, 2, (8.4, 3.7), title, look=SMALL)
+    figure, (panels,) = new_figure(1, 2, (8.4, 3.7), title, dpi=120)
     for line in lines:
         for axes, values in ((panels[0], line.loss), (panels[1], 100 * line.accuracy)):
             at = np.arange(1, np.shape(values)[-1] + 1)
@@ -82,7 +82,7 @@ def spectrum(wavenumber: np.ndarray, series: Sequence[Series], title: str, *, of
         title: the title of the figure.
         of: the name of the values.
     """
-    figure, ((axes,),) = new_figure(1, 1, (6.5, 4.1), title, look=SMALL)
+    figure, ((axes,),) = new_figure(1, 1, (6.5, 4.1), title, dpi=120)
     # Zeros, of a constant loss, are below every scale.
     least = min((values[values > 0].min(initial=1) for _, values, *_ in series), default=1)
     for line in series:

@@ -18,7 +18,7 @@ from experiments.study import Drawing
 from mcjax import Model, trees
 from mcjax.curves.polyline import Polyline
 from mcjax.plotting import ALIGNED, UNALIGNED
-from mcjax.plotting.style import SMALL, legend_below, new_figure, plain
+from mcjax.plotting.style import legend_below, new_figure, plain
 from mcjax.runtime.compiling import jit
 from mcjax.strings import String
 from mcjax.training import Criterion
@@ -172,7 +172,8 @@ def string_stages(stages: Sequence[Stage], title: str, of: str, threshold: float
         of: the criterion of the loss and the threshold, in words.
         threshold: the threshold.
     """
-    figure = Figure(figsize=(4.1 * len(stages), 4.3), **SMALL)
+    size, projection = (4.1 * len(stages), 4.3), {"projection": "3d"}
+    figure, (row,) = new_figure(1, len(stages), size, title, dpi=120, subplot_kw=projection)
     every = np.concatenate([stage.points for stage in stages])
     low, high = every.min(0), every.max(0)
     margin = 0.08 * np.maximum(high - low, 1e-9)
@@ -180,8 +181,7 @@ def string_stages(stages: Sequence[Stage], title: str, of: str, threshold: float
     highest = max(float(stage.loss.max()) for stage in stages)
     norm = LogNorm(threshold / 2, max(highest, 2 * threshold), clip=True)
     shown = ScalarMappable(norm, "coolwarm")
-    for i, stage in enumerate(stages):
-        axes = figure.add_subplot(1, len(stages), i + 1, projection="3d")
+    for axes, stage in zip(row, stages, strict=True):
         for axis, wall in ((0, low[0]), (1, high[1]), (2, low[2])):
             shadow = stage.points.copy()
             shadow[:, axis] = wall
@@ -198,6 +198,5 @@ def string_stages(stages: Sequence[Stage], title: str, of: str, threshold: float
             getattr(axes, f"{name}axis").set_pane_color("0.97")
         axes.grid(False)
         axes.set_title(stage.label, fontsize=9)
-    figure.colorbar(shown, ax=figure.axes, label=f"{of} (threshold {threshold:g})", shrink=0.7, pad=0.04)
-    figure.suptitle(title, fontsize=11)
+    figure.colorbar(shown, ax=row, label=f"{of} (threshold {threshold:g})", shrink=0.7, pad=0.04)
     return figure

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from mcjax.plotting.style import SMALL, new_figure
+from mcjax.plotting.style import new_figure
 
 _EDGE = [patheffects.withStroke(linewidth=2.5, foreground="w")]
 
@@ -65,7 +65,7 @@ def plane(
     # Panels of the planes' own shape leave no gaps between them.
     shape = max(_shape(one) for row in rows for one in row)
     size = 1.6 + 3.0 * columns, 0.5 + (0.6 + 2.8 * min(shape, 1.2)) * len(rows)
-    figure, panels = new_figure(len(rows), columns, size, title, look=SMALL)
+    figure, panels = new_figure(len(rows), columns, size, title, dpi=120)
     for axes_row, row in zip(panels, rows, strict=True):
         for axes, one in zip(axes_row, row, strict=False):
             values = _within(factor * np.asarray(one.values, np.float64), boundaries, accuracy)

@@ -1,6 +1,5 @@
 """Shared by all figures: colours and line styles that survive greyscale print, bands, scales."""
 
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,8 +9,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 # Far apart in greyscale too.
 UNALIGNED, ALIGNED = "#e0791e", "#1c5f9e"
-RC: dict[str, Any] = {"dpi": 160, "layout": "constrained"}
-SMALL: dict[str, Any] = {"dpi": 120, "layout": "constrained"}
 # Of the lines of one figure, in their order, where nothing else says how they look.
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -66,7 +63,7 @@ def log_if_wide(axes: Axes, *lines: Any) -> None:
 
 
 def new_figure(
-    rows: int, columns: int, size: tuple[float, float], title: str, *, look: Mapping[str, Any] = RC, **options: Any
+    rows: int, columns: int, size: tuple[float, float], title: str, *, dpi: int = 160, **options: Any
 ) -> tuple[Figure, Any]:
     """A figure and its panels, an array of axes (rows, columns).
 
@@ -75,10 +72,10 @@ def new_figure(
         columns: columns of panels.
         size: width and height in inches.
         title: the title above all panels, or "".
-        look: resolution and layout, RC or SMALL.
+        dpi: dots an inch.
         **options: further options of `Figure.subplots`.
     """
-    figure = Figure(figsize=size, **look)
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     if title:
         figure.suptitle(title, fontsize=11)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)

@@ -9,17 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mcjax.plotting.style import (
-    ALIGNED,
-    MARKERS,
-    SMALL,
-    STYLES,
-    legend_below,
-    log_if_wide,
-    mean_and_band,
-    new_figure,
-    plain,
-)
+from mcjax.plotting.style import ALIGNED, MARKERS, STYLES, legend_below, log_if_wide, mean_and_band, new_figure, plain
 
 APART = 8
 """The most fits that can be told apart in one panel."""
@@ -35,7 +25,7 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
         title: the title of the figure.
         labels: names of the fits for a legend (None: no legend).
     """
-    figure, (panels,) = new_figure(1, 2, (9.0, 3.4 if labels is None else 3.8), title, look=SMALL)
+    figure, (panels,) = new_figure(1, 2, (9.0, 3.4 if labels is None else 3.8), title, dpi=120)
     for axes, name, factor in ((panels[0], "loss", 1), (panels[1], "accuracy", 100)):
         values = factor * np.atleast_2d(history[name])
         fits, epochs = values.shape
