@@ -112,11 +112,8 @@ def networks(name: str, config: Recovery) -> tuple[models.Model | None, Permutat
     if name == "blocks":
         rngs = [np.random.default_rng(i) for i in range(config.runs)]
         shapes = {leaf: [1 if axis is None else 30 for axis in axes] for leaf, axes in BLOCKS.axes.items()}
-        return (
-            None,
-            BLOCKS,
-            [{leaf: rng.normal(size=shape).astype(np.float32) for leaf, shape in shapes.items()} for rng in rngs],
-        )
+        thetas = [{leaf: rng.normal(size=shape).astype(np.float32) for leaf, shape in shapes.items()} for rng in rngs]
+        return None, BLOCKS, thetas
     digits = large_digits()
     model = models.create(name, digits.num_classes, digits.train_images.shape[1:], width=WIDTHS[name])
     if config.epochs:

@@ -165,12 +165,11 @@ class Cell:
 
     def along(self, name: str) -> PathMetrics:
         """Loss and accuracy along a class of paths."""
-        settings, path = self.settings, self.path(name)
+        points, path = self.settings.points, self.path(name)
 
         def measure() -> dict[str, Any]:
-            return evaluate_path(
-                self.model, path, self.data, settings.points, mesh=self.mesh, **self.calibration
-            )._asdict()
+            found = evaluate_path(self.model, path, self.data, points, mesh=self.mesh, **self.calibration)
+            return found._asdict()
 
         kept = self.parts.numbers(f"along {name}", measure)
         return PathMetrics(**{key: np.asarray(value, np.float32) for key, value in kept.items()})

@@ -8,13 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.permutation_points.spectrum_figures import densities, eigenvalues, growth
+from experiments.permutation_points.spectrum_figures import COLORS, densities, eigenvalues, growth
 from experiments.permutation_points.tables import PAPER_BARRIERS
 from experiments.study import Drawing
 from mcjax.plotting import ALIGNED, UNALIGNED, Dependence, Series, dependences
 from mcjax.plotting.style import STYLES, legend_below, new_figure, plain
 
-COLORS = ("#e0791e", "#2f8f6b", "#1c5f9e", "#7a3f98", "#111111", "#b2182b")
 POINT = "#b2182b"
 """The colour of permutation points and of the units that are merged."""
 

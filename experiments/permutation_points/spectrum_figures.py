@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from mcjax.plotting.style import ALIGNED, STYLES, UNALIGNED, legend_below, new_figure, plain
 
-COLORS = ("#e0791e", "#2f8f6b", "#1c5f9e")
+COLORS = ("#e0791e", "#2f8f6b", "#1c5f9e", "#7a3f98", "#111111", "#b2182b")
 
 
 def eigenvalues(toys: Sequence[Mapping[str, Any]]) -> Figure:

@@ -150,13 +150,6 @@ def _mark(axes: Axes, one: Plane) -> None:
         top = np.max(one.y) - 0.15 * np.ptp(one.y)
         up = 1 if middle[1] <= point[1] < top else -1
         axes.annotate(
-            label,
-            point,
-            xytext=(0, 8 * up),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if up > 0 else "top",
-            fontsize=10,
-            path_effects=_EDGE,
-            annotation_clip=False,
-        )
+            label, point, xytext=(0, 8 * up), textcoords="offset points", fontsize=10, path_effects=_EDGE,
+            ha="center", va="bottom" if up > 0 else "top", annotation_clip=False,
+        )  # fmt: skip
