@@ -128,9 +128,8 @@ def networks(name: str, config: Recovery) -> tuple[models.Model | None, Permutat
 def large_digits() -> Dataset:
     """The digits at twice their size, large enough for the strides of every network."""
     digits = data.load("digits")
-    train, test = (
-        np.kron(images, np.ones((1, 2, 2, 1), np.uint8)) for images in (digits.train_images, digits.test_images)
-    )
+    both = (digits.train_images, digits.test_images)
+    train, test = (np.kron(images, np.ones((1, 2, 2, 1), np.uint8)) for images in both)
     return data.from_arrays(train, digits.train_labels, test, digits.test_labels, digits.num_classes, name="digits")
 
 

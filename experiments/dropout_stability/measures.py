@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.dropout_stability.tasks import SHARE, Task
 from experiments.study import Parts
-from mcjax import evaluate, evaluate_path, match_activations, models, trees
+from mcjax import Dataset, evaluate, evaluate_path, match_activations, models, trees
 from mcjax.constructions import DropoutStability, drop_units, dropout_stability
 from mcjax.constructions.chain import chain_of
 from mcjax.curves.polyline import Polyline
@@ -89,9 +89,7 @@ def networks(cell: Cell) -> dict[str, Any]:
 
     def make() -> Any:
         task = cell.task
-        train, test = evaluate(task.model, cell.networks, task.data)
-        found: dict[str, Any] = {"train_loss": train.loss, "train_accuracy": train.accuracy}
-        found["test_accuracy"] = test.accuracy
+        found = _metrics(task.model, cell.networks, task.data)
         if task.name == "cifar10":
             keys = jax.random.split(jax.random.fold_in(cell.key, 1), MASKS)
             each = []
@@ -106,6 +104,11 @@ def networks(cell: Cell) -> dict[str, Any]:
     return cell.parts.numbers("networks_measured", make)
 
 
+def _metrics(model: Model, theta: trees.Tree, images: Dataset) -> dict[str, Any]:
+    train, test = evaluate(model, theta, images)
+    return {"train_loss": train.loss, "train_accuracy": train.accuracy, "test_accuracy": test.accuracy}
+
+
 def dropout_by_share(cell: Cell) -> list[dict[str, Any]]:
     """Figure 2, left: the best of many dropout networks for every share dropped, as published and by our search."""
 
@@ -113,11 +116,8 @@ def dropout_by_share(cell: Cell) -> list[dict[str, Any]]:
         each = []
         for i in range(2):
             stable = cell.stable(i, f"{name}_{share:g}", share, **SUBSETS[name])
-            train, test = evaluate(cell.task.model, trees.index(stable.thetas, 0), cell.task.measured)
-            each.append({
-                "epsilon": stable.epsilon, "train_loss": train.loss, "train_accuracy": train.accuracy,
-                "test_accuracy": test.accuracy,
-            })  # fmt: skip
+            metrics = _metrics(cell.task.model, trees.index(stable.thetas, 0), cell.task.measured)
+            each.append({"epsilon": stable.epsilon, **metrics})
         return each
 
     return [

@@ -170,11 +170,6 @@ def _networks(name: str, preset: str, size: Size, images: Dataset) -> tuple[Mode
 
 
 def _capped(size: Size, images: Dataset) -> Size:
-    size = capped(
-        size, images, ("train_images", "measured", "search_images", "stability_images"), ("test_images", "tested")
-    )
-    return replace(
-        size,
-        search_images=min(size.search_images, size.measured),
-        stability_images=min(size.stability_images, size.measured),
-    )
+    chosen = ("search_images", "stability_images")
+    size = capped(size, images, ("train_images", "measured", *chosen), ("test_images", "tested"))
+    return replace(size, **{name: min(getattr(size, name), size.measured) for name in chosen})

@@ -13,15 +13,12 @@ from experiments.study import Drawing
 from mcjax import PathMetrics, plotting
 from mcjax.commands.pam import color_of
 from mcjax.landscape import spectrum as fourier
+from mcjax.plotting import ALIGNED, UNALIGNED, Line, Series
 from mcjax.plotting.correlation import Signature, before_and_after, layer_axis, layer_means
 from mcjax.plotting.style import legend_below, log_if_wide, mean_and_band, new_figure, plain
 from mcjax.plotting.training import epoch_axes
 
-CURVE_SIGNATURES = (
-    ("curve", plotting.UNALIGNED),
-    ("straight line", "0.35"),
-    ("curve, matched to the endpoint", plotting.ALIGNED),
-)
+CURVE_SIGNATURES = (("curve", UNALIGNED), ("straight line", "0.35"), ("curve, matched to the endpoint", ALIGNED))
 SIGNS = {"theta_1": r"$\theta_1$", "theta_2": r"$\theta_2$", "P theta_2": r"$P\theta_2$"}
 
 
@@ -83,8 +80,8 @@ def _curves(cell: Cell, title: str) -> Iterator[Drawing]:
     curves = {name: along[name] for name in settings.classes}
     ts = along[LINES[0]].ts
 
-    def lines(of: Mapping[str, PathMetrics], loss: str) -> list[plotting.Line]:
-        return [plotting.Line(name, getattr(m, loss), m.test_accuracy, *_look(name)) for name, m in of.items()]
+    def lines(of: Mapping[str, PathMetrics], loss: str) -> list[Line]:
+        return [Line(name, getattr(m, loss), m.test_accuracy, *_look(name)) for name, m in of.items()]
 
     figure = plotting.along_paths(ts, lines(curves, "test_loss"), over, loss_of="test")
     yield Drawing("paths", figure, "Test loss and accuracy along the curves (Figure 2).")
@@ -92,12 +89,12 @@ def _curves(cell: Cell, title: str) -> Iterator[Drawing]:
     yield Drawing("lines", figure, "Train loss and test accuracy along straight lines and curves.")
     history = {name: cell.fit(name)["history"] for name in curves if not name.startswith("PAM")}
     training = [
-        plotting.Line(name, np.asarray(each["loss"]), np.asarray(each["accuracy"]), *_look(name))
+        Line(name, np.asarray(each["loss"]), np.asarray(each["accuracy"]), *_look(name))
         for name, each in history.items()
     ]
     yield Drawing("training", training_classes(training, over), "Training the curves (Figures 5, 8 and 9).")
     spectra = {name: fourier(metrics) for name, metrics in curves.items()}
-    series = [plotting.Series(name, each.magnitude, *_look(name)) for name, each in spectra.items()]
+    series = [Series(name, each.magnitude, *_look(name)) for name, each in spectra.items()]
     figure = spectrum(spectra["aligned"].wavenumber, series, over)
     yield Drawing("spectrum", figure, "Fourier transform of the test loss along the curves (Figure 11).")
 
@@ -182,7 +179,7 @@ def curve_signatures(classes: Mapping[str, Sequence[np.ndarray]], groups: Sequen
     return figure
 
 
-def training_classes(lines: Sequence[plotting.Line], title: str) -> Figure:
+def training_classes(lines: Sequence[Line], title: str) -> Figure:
     """Loss and accuracy against epoch, mean over the pairs of each class of curves with a band (Figures 5, 8, 9)."""
     figure, (panels,) = new_figure(1, 2, (8.4, 3.7), title, dpi=120)
     for line in lines:
@@ -195,9 +192,7 @@ def training_classes(lines: Sequence[plotting.Line], title: str) -> Figure:
     return figure
 
 
-def spectrum(
-    wavenumber: np.ndarray, series: Sequence[plotting.Series], title: str, *, of: str = "test loss (nats)"
-) -> Figure:
+def spectrum(wavenumber: np.ndarray, series: Sequence[Series], title: str, *, of: str = "test loss (nats)") -> Figure:
     """The magnitude of every mode, mean over pairs with a band from the least pair to the greatest (Figure 11).
 
     Args:

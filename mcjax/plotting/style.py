@@ -1,6 +1,6 @@
 """Shared by all figures: colours and line styles that survive greyscale print, bands, scales."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -102,6 +102,5 @@ def legend_below(figure: Figure, axes: Axes, most: int = 4, *, right: bool = Fal
     """
     handles, labels = axes.get_legend_handles_labels()
     rows = -(-len(labels) // most)
-    place: Literal["outside lower right", "outside lower center"]
-    place = "outside lower right" if right else "outside lower center"
+    place: Any = "outside lower right" if right else "outside lower center"
     figure.legend(handles, labels, loc=place, ncols=-(-len(labels) // rows), frameon=False)
