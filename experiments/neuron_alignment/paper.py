@@ -30,7 +30,7 @@ NETWORKS = {
     "vgg16": (15_253_578, 16, _row("93.1 0.2 70.9 0.3 72.5 1.5")),
 }
 
-# Tables 2, 4 and 5, side by side: mean and lowest test accuracy along the curve, and train loss.
+# Tables 2, 4 and 5, side by side: mean and lowest test accuracy along the curve, and train loss, each for all SETS.
 _CURVES = """
 tinysix  unaligned     | 73.8 0.4 38.8 0.2 64.1 0.3 | 71.6 0.6 35.9 2.3 62.6 0.6 | 0.896 0.008 2.636 0.008 0.931 0.014
 tinysix  PAM unaligned | 75.8 0.4 41.2 0.3 64.5 0.3 | 74.8 0.5 39.8 0.2 63.4 0.4 | 0.826 0.006 2.501 0.015 0.914 0.010
