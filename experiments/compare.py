@@ -70,16 +70,12 @@ def looks(labels: Sequence[str]) -> list[tuple[str, str]]:
 
 def rows(results: dict[str, Any]) -> list[list[str]]:
     """The rows of the table, a run each."""
-    return [
-        [
-            label,
-            f"{result['summary']['train_loss']['mean']:.4f}",
-            f"{100 * result['summary']['test_accuracy']['mean']:.2f}",
-            f"{100 * result['summary']['test_accuracy']['min']:.2f}",
-            f"{result['barrier_train_loss']:.4f}",
-        ]
-        for label, result in results.items()
-    ]
+    found = []
+    for label, result in results.items():
+        loss, accuracy = (result["summary"][of] for of in ("train_loss", "test_accuracy"))
+        shares = [f"{100 * accuracy[of]:.2f}" for of in ("mean", "min")]
+        found.append([label, f"{loss['mean']:.4f}", *shares, f"{result['barrier_train_loss']:.4f}"])
+    return found
 
 
 def _read(run: Path) -> dict[str, Any]:

@@ -83,6 +83,14 @@ def check_positive(options: Any, zero: str | None = None) -> None:
                 raise InputError(f"got {field.name}={value}, expected a positive number.")
 
 
+def check_least(options: Any, **least: int) -> None:
+    """Raise InputError if a number of a dataclass is less than it may be; None is not checked."""
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value is not None and value < low:
+            raise InputError(f"got {name}={value}, expected at least {low}.")
+
+
 def check_increasing(options: Any, *names: str) -> None:
     """Raise InputError unless these tuples of a dataclass hold at least one number each, increasing."""
     for name in names:

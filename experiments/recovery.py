@@ -16,6 +16,7 @@ order from the identity succeeds 10 times of 100. One to two minutes on two core
 import time
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -76,28 +77,26 @@ def main(config: Recovery) -> None:
         plant = jax.jit(partial(planted, spec))
         for noise in config.noises:
             pairs = [plant(jax.random.key(i), thetas[i % len(thetas)], noise) for i in range(config.runs)]
-            for start in config.starts:
-                if start == "activations" and model is None:
+            for start, restarts in product(config.starts, config.restarts):
+                if start == "activations" and (model is None or restarts != config.restarts[0]):
                     continue
-                for restarts in config.restarts[:1] if start == "activations" else config.restarts:
-                    found, sweeps, seconds = 0, 0.0, []
-                    for i, (P, theta_2) in enumerate(pairs):
-                        before = time.perf_counter()
-                        ends = (thetas[i % len(thetas)], theta_2)
-                        match: Match
-                        if start == "activations" and model is not None:
-                            match = match_activations(model, *ends, all_images())
-                        else:
-                            match = matched(start, restarts, jax.random.key(i), spec, *ends)
-                            sweeps += match.info["sweeps"].mean() / config.runs
-                        seconds.append(time.perf_counter() - before)
-                        found += all(
-                            (match.P[group] == p)[can_be_told(match, group, p)].all()
-                            for group, p in jax.tree.map(np.asarray, P).items()
-                        )
-                    # The median leaves out the run that compiles.
-                    took = f"{np.median(seconds):.4f}"
-                    rows.append([name, f"{noise:g}", start, f"{restarts}", f"{found}", f"{sweeps:.1f}", took])
+                found, sweeps, seconds = 0, 0.0, []
+                for i, (P, theta_2) in enumerate(pairs):
+                    before, ends = time.perf_counter(), (thetas[i % len(thetas)], theta_2)
+                    match: Match
+                    if start == "activations" and model is not None:
+                        match = match_activations(model, *ends, all_images())
+                    else:
+                        match = matched(start, restarts, jax.random.key(i), spec, *ends)
+                        sweeps += match.info["sweeps"].mean() / config.runs
+                    seconds.append(time.perf_counter() - before)
+                    found += all(
+                        (match.P[group] == p)[can_be_told(match, group, p)].all()
+                        for group, p in jax.tree.map(np.asarray, P).items()
+                    )
+                # The median leaves out the run that compiles.
+                took = f"{np.median(seconds):.4f}"
+                rows.append([name, f"{noise:g}", start, f"{restarts}", f"{found}", f"{sweeps:.1f}", took])
     print(table(["network", "noise", "start", "restarts", f"recovered of {config.runs}", "sweeps", "s a run"], rows))
 
 
@@ -113,11 +112,8 @@ def networks(name: str, config: Recovery) -> tuple[models.Model | None, Permutat
     if name == "blocks":
         rngs = [np.random.default_rng(i) for i in range(config.runs)]
         shapes = {leaf: [1 if axis is None else 30 for axis in axes] for leaf, axes in BLOCKS.axes.items()}
-        return (
-            None,
-            BLOCKS,
-            [{leaf: rng.normal(size=shape).astype(np.float32) for leaf, shape in shapes.items()} for rng in rngs],
-        )
+        thetas = [{leaf: rng.normal(size=shape).astype(np.float32) for leaf, shape in shapes.items()} for rng in rngs]
+        return None, BLOCKS, thetas
     digits = large_digits()
     model = models.create(name, digits.num_classes, digits.train_images.shape[1:], width=WIDTHS[name])
     if config.epochs:
@@ -132,9 +128,8 @@ def networks(name: str, config: Recovery) -> tuple[models.Model | None, Permutat
 def large_digits() -> Dataset:
     """The digits at twice their size, large enough for the strides of every network."""
     digits = data.load("digits")
-    train, test = (
-        np.kron(images, np.ones((1, 2, 2, 1), np.uint8)) for images in (digits.train_images, digits.test_images)
-    )
+    both = (digits.train_images, digits.test_images)
+    train, test = (np.kron(images, np.ones((1, 2, 2, 1), np.uint8)) for images in both)
     return data.from_arrays(train, digits.train_labels, test, digits.test_labels, digits.num_classes, name="digits")
 
 

@@ -8,18 +8,19 @@ Seconds go to times.json, not into the results: the results of two runs are equa
 
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
+import numpy as np
 import tyro
 
-from mcjax import Recorder, trees
+from mcjax import Dataset, Model, Recorder, TrainConfig, train_endpoints, trees
 from mcjax.cli import guarded, leave
 from mcjax.commands.options import open_run
 from mcjax.errors import InputError
@@ -35,14 +36,14 @@ Column = tuple[str, Callable[[Any], str]]
 """The head of a column of a table, and the text of its cell as a function of the row."""
 
 
-def tabulate(title: str, rows: Iterable[Any], columns: Sequence[Column], text: str = "") -> dict[str, Any]:
+def tabulate(title: str, text: str, rows: Iterable[Any], *columns: Column) -> dict[str, Any]:
     """A table of a study, as `Study.tables` returns it.
 
     Args:
         title: the title.
+        text: a paragraph below the title, or "".
         rows: one object a row.
-        columns: the columns.
-        text: a paragraph below the title.
+        columns: the head of every column, and the text of its cell as a function of the row.
     """
     cells = [[cell(row) for _, cell in columns] for row in rows]
     return {"title": title, "text": text, "head": [head for head, _ in columns], "rows": cells}
@@ -124,8 +125,9 @@ def run(study: Study, config: Mapping[str, Any], out: str | None) -> None:
         print(f"\nWritten to {folder.path}; `mcjax report {folder.path}` makes a page of it.")
 
 
-def command(package: ModuleType, options: type[Options], main: Callable[[Options], None]) -> NoReturn:
-    """Parse the command line of `python -m experiments.NAME`, run `main`, and exit with its code."""
+def command(options: type[Options], main: Callable[[Options], None]) -> NoReturn:
+    """Parse the command line of `python -m experiments.NAME`, run `main` of that package, and exit with its code."""
+    package = sys.modules[main.__module__.rpartition(".")[0]]
     name, config = package.__name__.rpartition(".")[2], (tyro.conf.OmitArgPrefixes,)
     leave(lambda: guarded(name, lambda: main(tyro.cli(options, description=package.__doc__, config=config))))
 
@@ -159,7 +161,7 @@ class Parts:
         return f"{self.prefix}{name}".replace(" ", "_")
 
     def numbers(self, name: str, make: Callable[[], Any]) -> Any:
-        """The value of `make()` as JSON holds it: made now, or read if it was made before."""
+        """The value of `make()` as JSON holds it, arrays as lists: made now, or read if it was made before."""
         name = self.named(name)
         if name not in self.known:
             path = self._file(name)
@@ -205,6 +207,26 @@ class Parts:
             )
         return tree
 
+    def trained(
+        self, name: str, key: jax.Array, count: int, model: Model, data: Dataset, config: TrainConfig
+    ) -> trees.Tree:
+        """Networks of one model along a leading axis, trained side by side.
+
+        Args:
+            name: the name of the part.
+            key: a typed key.
+            count: the number of networks.
+            model: their model.
+            data: the images that they are trained on.
+            config: the settings of training.
+        """
+
+        def train() -> trees.Tree:
+            keys = jax.random.split(key, count)
+            return train_endpoints(keys, model, data, config, recorder=self.recorder(name)).theta
+
+        return self.arrays(name, train)
+
     def recorder(self, name: str) -> Recorder:
         """The recorder of the fit that makes a part: it resumes, and shows its epochs in the study's line."""
         name = self.named(name)
@@ -231,19 +253,13 @@ class Parts:
         return self.folder.path / "parts" / f"{name}.json"
 
 
-@on_first_process
-def _exists(path: Path) -> bool:
-    return path.exists()
-
-
-@on_first_process
-def _read(path: Path) -> Any:
-    return read_json(path)
+_exists = on_first_process(Path.exists)
+_read = on_first_process(read_json)
 
 
 @on_first_process
 def _write(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value).encode())
+    write_atomically(path, json.dumps(value, default=lambda array: np.asarray(array).tolist()).encode())
 
 
 def _add_seconds(folder: RunFolder, name: str, seconds: float) -> None:

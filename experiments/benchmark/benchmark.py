@@ -17,6 +17,7 @@ import jax
 from experiments.benchmark import programs
 from experiments.benchmark.output import about_machine, line_of, peak_bytes, print_table
 from experiments.benchmark.programs import PROGRAMS, Sizes, Work
+from experiments.options import check_least
 from mcjax import InputError, data, models
 from mcjax.runtime.mapping import sequential_is_faster
 
@@ -84,11 +85,7 @@ class Benchmark:
 
     def check(self) -> None:
         """Raise InputError for numbers that cannot be."""
-        least = {"batch": 1, "steps": 1, "points": 2, "plane_points": 2, "images": 1, "rounds": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise InputError(f"got {name}={value}, expected at least {low}.")
+        check_least(self, batch=1, steps=1, points=2, plane_points=2, images=1, rounds=1)
         if not self.pairs or min(self.pairs) < 1:
             raise InputError(f"got pairs={self.pairs}, expected whole numbers of at least 1.")
         if self.widths is not None and "mlp" not in self.models:

@@ -16,11 +16,8 @@ from mcjax.runs.tables import table
 def peak_bytes() -> dict[str, int]:
     """The peak memory of this process so far: on the device, where JAX knows it, and on the host."""
     on_host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    return {
-        "host": on_host,
-        **({"device": statistics["peak_bytes_in_use"]} if "peak_bytes_in_use" in statistics else {}),
-    }
+    on_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return {"host": on_host} if on_device is None else {"host": on_host, "device": on_device}
 
 
 def about_machine() -> dict[str, Any]:
@@ -32,10 +29,10 @@ def about_machine() -> dict[str, Any]:
     mine = benchmark_programs.matmul_flops(size)
     theirs = torch_peer.matmul_flops(size)
     names = ("mcjax", "jax", "jaxlib", "torch", "numpy")
-    processor = next(
-        (line.split(": ")[1] for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
-        platform.processor(),
-    )
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    names_of = (line.split(": ")[1] for line in lines if line.startswith("model name"))
+    processor = next(names_of, platform.processor())
     device = f"{processor}, {os.cpu_count()} cores" if on_cpu else jax.devices()[0].device_kind
     return {
         "device": device,
@@ -46,10 +43,6 @@ def about_machine() -> dict[str, Any]:
         "matmul_flops": {"jax": mine, "torch": theirs, "size": size},
         "memory": "of mcjax: XLA's analysis of the largest program; of PyTorch: max_memory_allocated, on CUDA",
     }
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def line_of(row: dict[str, Any]) -> str:

@@ -158,27 +158,24 @@ def match(work: Work) -> Callable[[], Any]:
 def path(work: Work) -> Callable[[], Any]:
     """Train and test metrics along a curve, batch statistics re-estimated at every point."""
     bound = bezier(work.model.spec).bind_pairs(work.theta_1, work.theta_2, whole_bend(work))
-    settings: dict[str, Any] = {"batch_size": work.sizes.evaluation_batch, "augmentation": Augmentation.none()}
-    return lambda: evaluate_path(work.model, bound, work.evaluation, work.sizes.points, **settings)
+    return lambda: evaluate_path(work.model, bound, work.evaluation, work.sizes.points, **_evaluation(work))
 
 
 def plane_of_first(work: Work) -> Callable[[], Any]:
     """Test metrics on the plane through three networks of the first pair."""
     one, two, three = (trees.index(theta, 0) for theta in (work.theta_1, work.theta_2, work.theta_3))
-    settings: dict[str, Any] = {"batch_size": work.sizes.evaluation_batch, "augmentation": Augmentation.none()}
-    return lambda: plane(
-        work.model, one, two, three, work.evaluation, work.sizes.plane_points, splits="test", **settings
-    )
+    options = {"splits": "test", **_evaluation(work)}
+    return lambda: plane(work.model, one, two, three, work.evaluation, work.sizes.plane_points, **options)
+
+
+def _evaluation(work: Work) -> dict[str, Any]:
+    return {"batch_size": work.sizes.evaluation_batch, "augmentation": Augmentation.none()}
 
 
 PROGRAMS: dict[str, Callable[[Work], Callable[[], Any]]] = {
-    "endpoint": endpoint,
-    "curve": curve,
-    "permutation": permutation,
-    "match": match,
-    "path": path,
-    "plane": plane_of_first,
-}
+    "endpoint": endpoint, "curve": curve, "permutation": permutation,
+    "match": match, "path": path, "plane": plane_of_first,
+}  # fmt: skip
 
 
 def whole_bend(work: Work) -> trees.Tree:
@@ -210,30 +207,18 @@ def _permutation(work: Work) -> tuple[PermutationStep, PermutationContext, Permu
 
 def _config(work: Work, kind: type[Any], augmented: bool) -> Any:
     augmentation = Augmentation() if augmented else Augmentation.none()
-    return kind(
-        batch_size=work.sizes.batch,
-        learning_rate=RATE,
-        schedule="constant",
-        augmentation=augmentation,
-        compute_dtype=work.compute_dtype,
-    )
-
-
-@contextmanager
-def the_other_way() -> Iterator[None]:
-    """Several models under vmap where mcjax runs them one after another, and the other way round."""
-    chosen = mapping.sequential_is_faster
-    with mock.patch.object(mapping, "sequential_is_faster", lambda kind: not chosen(kind)):
-        yield
+    shared = {"batch_size": work.sizes.batch, "compute_dtype": work.compute_dtype, "augmentation": augmentation}
+    return kind(learning_rate=RATE, schedule="constant", **shared)
 
 
 def other_way(work: Work, workload: str) -> Callable[[], Any]:
     """A workload with the pairs run in the way that mcjax does not choose."""
     # By another name, or the program that was compiled in the chosen way would be found.
     run = PROGRAMS[workload](work._replace(model=work.model._replace(name=f"{work.model.name}, the other way")))
+    chosen = mapping.sequential_is_faster
 
     def run_it() -> Any:
-        with the_other_way():
+        with mock.patch.object(mapping, "sequential_is_faster", lambda kind: not chosen(kind)):
             return run()
 
     return run_it
@@ -288,15 +273,18 @@ def _flops(fn: Callable[..., Any], *args: Any) -> float:
 
 def matmul_flops(size: int) -> float:
     """The rate of a matrix product in float32, the best of five."""
-    a = jnp.ones((size, size))
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(a, a))
-    best = float("inf")
-    for _ in range(5):
+    a, product = jnp.ones((size, size)), jax.jit(jnp.matmul)
+    return 2 * size**3 / least_seconds(lambda: jax.block_until_ready(product(a, a)))
+
+
+def least_seconds(call: Callable[[], Any]) -> float:
+    """The seconds of the fastest of six calls, the first of which may compile."""
+    seconds = []
+    for _ in range(6):
         began = time.perf_counter()
-        jax.block_until_ready(product(a, a))
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+        call()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 @contextmanager

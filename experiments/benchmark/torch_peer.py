@@ -4,7 +4,6 @@ One pair after another, one t after another, one step a call, as in the public c
 of Garipov et al., IBM's NeuronAlignment). Images are normalised before and stay on the device.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from experiments.benchmark.programs import LARGEST_STEP, NU_P, PERMUTATION_RATE, RATE, Work
+from experiments.benchmark.programs import LARGEST_STEP, NU_P, PERMUTATION_RATE, RATE, Work, least_seconds
 from experiments.benchmark.torch_networks import Tensors, Units, network, permuted, tensors
 from mcjax import Dataset, data, trees
 
@@ -54,13 +53,9 @@ def set_precision(precision: str) -> None:
 
 def matmul_flops(size: int) -> float:
     """The rate of a matrix product in float32, the best of five."""
-    a, best = torch.ones(size, size, device="cuda" if on_gpu() else "cpu"), float("inf")
-    for _ in range(6):
-        began = time.perf_counter()
-        # Its read of one entry waits for the device.
-        float((a @ a)[0, 0])
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+    a = torch.ones(size, size, device="cuda" if on_gpu() else "cpu")
+    # The read of one entry waits for the device.
+    return 2 * size**3 / least_seconds(lambda: float((a @ a)[0, 0]))
 
 
 def reset_memory() -> None:

@@ -10,9 +10,10 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from experiments.dropout_stability.wide import ROUNDING
 from experiments.study import Drawing
-from mcjax.plotting import ALIGNED, UNALIGNED, Series
-from mcjax.plotting.style import RC, SMALL, legend_below, log_if_wide, mean_and_band, style_axes
+from mcjax.plotting import ALIGNED, UNALIGNED, Line
+from mcjax.plotting.style import legend_below, log_if_wide, mean_and_band, new_figure, style_axes
 
+SHOWN = ("train_loss", "test_accuracy")
 BESIDE = {
     "line": ("straight line", UNALIGNED, "-"),
     "matched line": ("straight line, matched", ALIGNED, "--"),
@@ -50,66 +51,56 @@ class Column(NamedTuple):
         title: the title of the column.
         label: the label of the horizontal axis.
         at: the places on the horizontal axis, (points,).
-        loss: the loss in nats of every class.
-        accuracy: the accuracy of every class, as a share.
+        lines: loss and accuracy of every class.
     """
 
     title: str
     label: str
     at: np.ndarray
-    loss: Sequence[Series]
-    accuracy: Sequence[Series]
+    lines: Sequence[Line]
 
 
 def _columns(found: Mapping[str, Any]) -> list[Column]:
     """Figure 2, left to right: dropout networks, the line to one, narrow networks."""
     looks = {"published": (UNALIGNED, "--"), "searched": (ALIGNED, "-")}
 
-    def by_share(what: str) -> list[Series]:
-        lines = []
-        for subsets, look in looks.items():
-            levels = [each["networks"] for each in found["shares"] if each["subsets"] == subsets]
-            values = np.array([[network[what] for network in networks] for networks in levels]).T
-            lines.append(Series(subsets, values, *look))
-        return lines
-
-    def single(values: Any) -> list[Series]:
-        return [Series("", np.atleast_2d(values), ALIGNED)]
-
+    best = []
+    for subsets, look in looks.items():
+        levels = [each["networks"] for each in found["shares"] if each["subsets"] == subsets]
+        best.append(_line(subsets, {of: [[one[of] for one in each] for each in levels] for of in SHOWN}, *look))
     shares = np.array(sorted({each["share"] for each in found["shares"]}))
     line, narrow = found["interpolation"], found["narrow"]
+    few = _line("", {of: [each[of] for each in narrow] for of in SHOWN}, ALIGNED)
     widths = np.array([each["width"] for each in narrow])
-    losses, accuracies = (np.array([each[of] for each in narrow]).T for of in ("train_loss", "test_accuracy"))
     return [
-        Column("best dropout network", "share dropped", shares, by_share("train_loss"), by_share("test_accuracy")),
-        Column(
-            "straight to it (0.2 dropped)", "t", np.array(line["ts"]), single(line["train_loss"]),
-            single(line["test_accuracy"]),
-        ),
-        Column("narrow networks", "filters a layer", widths, single(losses), single(accuracies)),
-    ]  # fmt: skip
+        Column("best dropout network", "share dropped", shares, best),
+        Column("straight to it (0.2 dropped)", "t", np.array(line["ts"]), [_line("", line, ALIGNED)]),
+        Column("narrow networks", "filters a layer", widths, [few]),
+    ]
+
+
+def _line(label: str, values: Mapping[str, Any], color: str, style: str = "-") -> Line:
+    """Loss and accuracy (points[, networks]) as a line."""
+    loss, accuracy = (np.array(values[of]).T for of in SHOWN)
+    return Line(label, loss, accuracy, color, style)
 
 
 def columns(panels: Sequence[Column], title: str) -> Figure:
     """Loss above accuracy, with bands over networks. Kuditipudi et al., Figure 2."""
-    figure = Figure(figsize=(3.5 * len(panels), 5.4), **RC)
-    rows = figure.subplots(2, len(panels), squeeze=False)
-    for j, panel in enumerate(panels):
-        for axes, lines, factor in ((rows[0][j], panel.loss, 1), (rows[1][j], panel.accuracy, 100)):
-            for line in lines:
-                values = factor * np.atleast_2d(line.values)
+    figure, rows = new_figure(2, len(panels), (3.5 * len(panels), 5.4), title)
+    for panel, above, below in zip(panels, *rows, strict=True):
+        for line in panel.lines:
+            for axes, values in ((above, line.loss), (below, 100 * line.accuracy)):
                 mean_and_band(axes, panel.at, values, line.color, line.style, line.label)
                 if len(panel.at) < 12:
-                    axes.plot(panel.at, values.mean(0), "o", color=line.color, markersize=3.5)
-            style_axes(axes)
-        log_if_wide(rows[0][j], np.concatenate([np.ravel(line.values) for line in panel.loss]))
-        rows[0][j].set_title(panel.title, fontsize=10, loc="left")
-        rows[1][j].set_xlabel(panel.label)
-        if len(panel.loss) > 1:
-            rows[0][j].legend(fontsize=8, frameon=False)
-    rows[0][0].set_ylabel("train loss (nats)")
-    rows[1][0].set_ylabel("test accuracy (%)")
-    figure.suptitle(title, fontsize=11)
+                    axes.plot(panel.at, np.atleast_2d(values).mean(0), "o", color=line.color, markersize=3.5)
+        log_if_wide(above, *(line.loss for line in panel.lines))
+        style_axes(above, panel.title)
+        style_axes(below, xlabel=panel.label)
+        if len(panel.lines) > 1:
+            above.legend(fontsize=8, frameon=False)
+    rows[0, 0].set_ylabel("train loss (nats)")
+    rows[1, 0].set_ylabel("test accuracy (%)")
     return figure
 
 
@@ -124,8 +115,8 @@ def distributions(found: Mapping[str, Any], title: str) -> Figure:
         "interlayer cushion": ("interlayer_cushion", 1),
         "interlayer smoothness": ("smoothness", 2),
     }
-    figure = Figure(figsize=(3.2 * len(panels), 3.4), **RC)
-    for axes, (said, (name, first)) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    figure, (row,) = new_figure(1, len(panels), (3.2 * len(panels), 3.4), title)
+    for axes, (said, (name, first)) in zip(row, panels.items(), strict=True):
         layers = range(first, first + len(found[name]))
         boxes = axes.boxplot(
             found[name], positions=list(layers), widths=0.6, whis=(0, 100), patch_artist=True,
@@ -133,11 +124,7 @@ def distributions(found: Mapping[str, Any], title: str) -> Figure:
         )  # fmt: skip
         for box in boxes["boxes"]:
             box.set(facecolor="#c9d9ea", edgecolor="#1c5f9e")
-        axes.set_yscale("log")
-        axes.set_title(said, fontsize=10, loc="left")
-        axes.set_xlabel("layer")
-        style_axes(axes)
-    figure.suptitle(title, fontsize=11)
+        style_axes(axes, said, xlabel="layer", yscale="log")
     return figure
 
 
@@ -148,8 +135,7 @@ def constructed_paths(paths: Mapping[str, Any], title: str) -> Figure:
     the grey ones the function stays the same. Kuditipudi et al., Figure 3, right.
     """
     constructed = {name: path for name, path in paths.items() if name.startswith("Theorem")}
-    figure = Figure(figsize=(9.0, 0.6 + 2.8 * len(constructed)), **SMALL)
-    rows = figure.subplots(len(constructed), 2, squeeze=False)
+    figure, rows = new_figure(len(constructed), 2, (9.0, 0.6 + 2.8 * len(constructed)), title, dpi=120)
     for (left, right), (name, path) in zip(rows, constructed.items(), strict=True):
         kinds = path["kinds"]
         # Every segment is drawn as long as any other.
@@ -164,17 +150,14 @@ def constructed_paths(paths: Mapping[str, Any], title: str) -> Figure:
                 shares = np.linspace(0, len(kinds), len(values))
                 axes.plot(shares, values, style, color=color, linewidth=1.3, label=said)
             _segments(axes, kinds)
-            axes.set_ylabel(label)
-            axes.set_xlabel("segment (of the others: from beginning to end)")
-            style_axes(axes)
-        log_if_wide(left, np.concatenate([path["train_loss"], *(paths[other]["train_loss"] for other in BESIDE)]))
+            style_axes(axes, xlabel="segment (of the others: from beginning to end)", ylabel=label)
+        log_if_wide(left, path["train_loss"], *(paths[other]["train_loss"] for other in BESIDE))
         said = f"{name}: {path['segments']} segments, {len(kinds)} of them with something to do"
         left.set_title(said, fontsize=10, loc="left")
     for color, meaning in SEGMENTS.values():
         if meaning is not None:
-            rows[0][0].plot([], [], color=color, linewidth=4, label=meaning)
-    legend_below(figure, rows[0][0])
-    figure.suptitle(title, fontsize=11)
+            rows[0, 0].plot([], [], color=color, linewidth=4, label=meaning)
+    legend_below(figure, rows[0, 0])
     return figure
 
 
@@ -191,8 +174,7 @@ def gap_against_width(found: Mapping[str, Any]) -> Figure:
     """The energy gap of pairs against the number of hidden units, and the power law of the means above rounding."""
     units = np.array([level["units"] for level in found["levels"]])
     gaps = np.array([[pair["gap"] for pair in level["pairs"]] for level in found["levels"]])
-    figure = Figure(figsize=(4.6, 3.6), **RC)
-    axes = figure.subplots()
+    figure, ((axes,),) = new_figure(1, 1, (4.6, 3.6), "Energy gap of one hidden layer")
     means, slope = gaps.mean(1), found["slope"]
     known = means > ROUNDING
     for each in gaps.T:
@@ -202,15 +184,10 @@ def gap_against_width(found: Mapping[str, Any]) -> Figure:
         offset = np.log(means[known]).mean() - slope * np.log(units[known]).mean()
         fitted = np.exp(offset + slope * np.log(units[known]))
         axes.plot(units[known], fitted, ":", color="black", linewidth=1.2, label=f"slope {slope:+.2f}")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    style_axes(axes, xscale="log", yscale="log", xlabel="hidden units", ylabel="energy gap")
     axes.xaxis.set_major_locator(FixedLocator(list(units)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("hidden units")
-    axes.set_ylabel("energy gap")
     axes.legend(frameon=False, fontsize=9)
-    style_axes(axes)
-    figure.suptitle("Energy gap of one hidden layer", fontsize=11)
     return figure

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.dropout_stability.tasks import SHARE, Task
 from experiments.study import Parts
-from mcjax import evaluate, evaluate_path, match_activations, models, train_endpoints, trees
+from mcjax import Dataset, evaluate, evaluate_path, match_activations, models, trees
 from mcjax.constructions import DropoutStability, drop_units, dropout_stability
 from mcjax.constructions.chain import chain_of
 from mcjax.curves.polyline import Polyline
@@ -39,13 +39,8 @@ class Cell:
 
     def trained(self, part: str, model: Model, count: int) -> trees.Tree:
         """Networks of one model, along a leading axis."""
-
-        def make() -> trees.Tree:
-            keys = jax.random.split(jax.random.fold_in(self.key, sum(part.encode())), count)
-            recorder = self.parts.recorder(part)
-            return train_endpoints(keys, model, self.task.data, self.task.networks, recorder=recorder).theta
-
-        return self.parts.arrays(part, make)
+        key = jax.random.fold_in(self.key, sum(part.encode()))
+        return self.parts.trained(part, key, count, model, self.task.data, self.task.networks)
 
     @property
     def networks(self) -> trees.Tree:
@@ -86,8 +81,7 @@ class Cell:
     def along(self, path: Any, ts: Any = None) -> dict[str, Any]:
         """Loss and accuracy along a path, at POINTS values of t or at `ts`."""
         ts = np.linspace(0, 1, POINTS) if ts is None else ts
-        metrics = evaluate_path(self.task.model, path, self.task.measured, ts)
-        return {name: np.asarray(getattr(metrics, name), np.float64).tolist() for name in metrics._fields}
+        return evaluate_path(self.task.model, path, self.task.measured, ts)._asdict()
 
 
 def networks(cell: Cell) -> dict[str, Any]:
@@ -95,12 +89,7 @@ def networks(cell: Cell) -> dict[str, Any]:
 
     def make() -> Any:
         task = cell.task
-        train, test = evaluate(task.model, cell.networks, task.data)
-        found: dict[str, Any] = {
-            "train_loss": train.loss.tolist(),
-            "train_accuracy": train.accuracy.tolist(),
-            "test_accuracy": test.accuracy.tolist(),
-        }
+        found = _metrics(task.model, cell.networks, task.data)
         if task.name == "cifar10":
             keys = jax.random.split(jax.random.fold_in(cell.key, 1), MASKS)
             each = []
@@ -115,6 +104,11 @@ def networks(cell: Cell) -> dict[str, Any]:
     return cell.parts.numbers("networks_measured", make)
 
 
+def _metrics(model: Model, theta: trees.Tree, images: Dataset) -> dict[str, Any]:
+    train, test = evaluate(model, theta, images)
+    return {"train_loss": train.loss, "train_accuracy": train.accuracy, "test_accuracy": test.accuracy}
+
+
 def dropout_by_share(cell: Cell) -> list[dict[str, Any]]:
     """Figure 2, left: the best of many dropout networks for every share dropped, as published and by our search."""
 
@@ -122,11 +116,8 @@ def dropout_by_share(cell: Cell) -> list[dict[str, Any]]:
         each = []
         for i in range(2):
             stable = cell.stable(i, f"{name}_{share:g}", share, **SUBSETS[name])
-            train, test = evaluate(cell.task.model, trees.index(stable.thetas, 0), cell.task.measured)
-            each.append({
-                "epsilon": stable.epsilon, "train_loss": float(train.loss), "train_accuracy": float(train.accuracy),
-                "test_accuracy": float(test.accuracy),
-            })  # fmt: skip
+            metrics = _metrics(cell.task.model, trees.index(stable.thetas, 0), cell.task.measured)
+            each.append({"epsilon": stable.epsilon, **metrics})
         return each
 
     return [
@@ -154,7 +145,7 @@ def narrow_widths(cell: Cell) -> list[dict[str, Any]]:
     def make(width: int) -> Any:
         model = models.create("filters_convnet", *shape, width=width / 32)
         train, test = evaluate(model, cell.trained(f"narrow_{width}", model, 2), cell.task.data)
-        return {"train_loss": train.loss.tolist(), "test_accuracy": test.accuracy.tolist()}
+        return {"train_loss": train.loss, "test_accuracy": test.accuracy}
 
     return [
         {"width": width, **cell.parts.numbers(f"narrow_{width}_measured", partial(make, width))}
@@ -174,11 +165,11 @@ def stability(cell: Cell) -> dict[str, Any]:
         onward = np.nan_to_num(found.interlayer_cushion, nan=np.inf).min(1)
         smooth = np.nan_to_num(found.smoothness, nan=np.inf).min((0, 2))
         return {
-            "layer_cushion": found.layer_cushion.tolist(),
-            "contraction": found.contraction.tolist(),
-            "interlayer_cushion": onward[:-1].tolist(),
-            "smoothness": np.minimum(smooth[1:-1], 1e6).tolist(),  # JSON has no infinity
-            "spread": found.spread.max(1).tolist(),
+            "layer_cushion": found.layer_cushion,
+            "contraction": found.contraction,
+            "interlayer_cushion": onward[:-1],
+            "smoothness": np.minimum(smooth[1:-1], 1e6),  # JSON has no infinity
+            "spread": found.spread.max(1),
             "rho": found.rho,
             "epsilon": found.epsilon(),
             "layers": len(found.layer_cushion),

@@ -83,6 +83,5 @@ def _string(cell: Cell, P: Any, threshold: float) -> dict[str, Any]:
     task, key = cell.task, jax.random.fold_in(cell.key, 4)
     ends = cell.end(0), cell.end(1)
     sampled = sample_string(key, task.model, *ends, task.data, threshold, P, task.string)
-    return {
-        **cell.along(sampled.path), "beads": sampled.beads, "connected": sampled.connected, "threshold": threshold,
-    }  # fmt: skip
+    about = {"beads": sampled.beads, "connected": sampled.connected, "threshold": threshold}
+    return cell.along(sampled.path) | about

@@ -70,8 +70,7 @@ def main(config: Config) -> None:
         find=find,
         tables=lambda results: tables(results["tasks"]),
     )
-    settings = {name: _described(task) for name, task in tasks.items()}
-    run(study, {**asdict(config), "settings": settings}, config.out)
+    run(study, {**asdict(config), "settings": {name: _described(task) for name, task in tasks.items()}}, config.out)
 
 
 def _described(task: Task) -> dict[str, Any]:

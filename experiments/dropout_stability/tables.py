@@ -42,46 +42,40 @@ def _networks(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
         rows.append(("one mask of dropout at a time", "activated_", "95 / 91"))
     return tabulate(
         f"{name}: {task['title']}, two networks",
-        rows,
-        [
-            ("", lambda row: row[0]),
-            ("train accuracy (%)", lambda row: _percent(networks[f"{row[1]}train_accuracy"])),
-            ("test accuracy (%)", lambda row: _percent(networks[f"{row[1]}test_accuracy"])),
-            ("the paper's train / test", lambda row: row[2]),
-        ],
         f"{task['parameters']:,} parameters.",
+        rows,
+        ("", lambda row: row[0]),
+        ("train accuracy (%)", lambda row: _percent(networks[f"{row[1]}train_accuracy"])),
+        ("test accuracy (%)", lambda row: _percent(networks[f"{row[1]}test_accuracy"])),
+        ("the paper's train / test", lambda row: row[2]),
     )
 
 
 def _shares(task: Mapping[str, Any]) -> dict[str, Any]:
-    def of(what: str) -> Callable[[Mapping[str, Any]], list[float]]:
-        return lambda row: [network[what] for network in row["networks"]]
+    def over(row: Mapping[str, Any], what: str) -> dict[str, Any]:
+        return mean_and_std([network[what] for network in row["networks"]])
 
-    loss, accuracy, epsilon = of("train_loss"), of("test_accuracy"), of("epsilon")
     return tabulate(
         "mnist: the best dropout network (Figure 2, left)",
-        task["shares"],
-        [
-            ("share dropped", lambda row: f"{row['share']:g}"),
-            ("subsets", lambda row: SUBSETS[row["subsets"]]),
-            ("train loss", lambda row: plus_minus(mean_and_std(loss(row)), 3)),
-            ("test accuracy (%)", lambda row: _percent(accuracy(row))),
-            ("epsilon", lambda row: plus_minus(mean_and_std(epsilon(row)), 3)),
-        ],
         "Of all layers at once (theta_1), of whose n filters floor((1 - share) n) stay; epsilon is the largest "
         "over theta_i. The paper's numbers are in a figure.",
+        task["shares"],
+        ("share dropped", lambda row: f"{row['share']:g}"),
+        ("subsets", lambda row: SUBSETS[row["subsets"]]),
+        ("train loss", lambda row: plus_minus(over(row, "train_loss"), 3)),
+        ("test accuracy (%)", lambda row: plus_minus(over(row, "test_accuracy"), 1, 100)),
+        ("epsilon", lambda row: plus_minus(over(row, "epsilon"), 3)),
     )
 
 
 def _narrow(task: Mapping[str, Any]) -> dict[str, Any]:
     return tabulate(
         "mnist: narrow networks (Figure 2, right)",
+        "",
         task["narrow"],
-        [
-            ("filters a layer", lambda row: str(row["width"])),
-            ("train loss", lambda row: plus_minus(mean_and_std(row["train_loss"]), 3)),
-            ("test accuracy (%)", lambda row: _percent(row["test_accuracy"])),
-        ],
+        ("filters a layer", lambda row: str(row["width"])),
+        ("train loss", lambda row: plus_minus(mean_and_std(row["train_loss"]), 3)),
+        ("test accuracy (%)", lambda row: _percent(row["test_accuracy"])),
     )
 
 
@@ -98,17 +92,15 @@ def _stability(found: Mapping[str, Any]) -> dict[str, Any]:
 
     return tabulate(
         "cifar10: noise stability (Figure 3, left)",
-        range(1, depth + 1),
-        [
-            ("layer", str),
-            ("layer cushion", column("layer_cushion", 1)),
-            ("contraction", column("contraction", 1, np.max)),
-            ("interlayer cushion, least onward", column("interlayer_cushion", 1)),
-            ("smoothness, least onward", column("smoothness", 2)),
-        ],
         "Medians over images, and in brackets the worst image; least: over the layers that follow. "
         f"rho = {found['rho']:.3g}, which Definition 4 wants to be at least 3 d = {3 * depth}; its epsilon is "
         f"{found['epsilon']:.3g}.",
+        range(1, depth + 1),
+        ("layer", str),
+        ("layer cushion", column("layer_cushion", 1)),
+        ("contraction", column("contraction", 1, np.max)),
+        ("interlayer cushion, least onward", column("interlayer_cushion", 1)),
+        ("smoothness, least onward", column("smoothness", 2)),
     )
 
 
@@ -123,17 +115,15 @@ def _paths(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
     ends = task["paths"]["line"]["train_loss"]
     return tabulate(
         f"{name}: the highest loss on all kinds of paths",
-        task["paths"].items(),
-        [
-            ("path", lambda row: row[0]),
-            ("segments", segments),
-            ("highest train loss", lambda row: f"{max(row[1]['train_loss']):.3f}"),
-            ("bound", lambda row: f"{row[1]['bound']:.3f}" if "bound" in row[1] else "-"),
-            ("lowest test accuracy (%)", lambda row: f"{100 * min(row[1]['test_accuracy']):.1f}"),
-            ("the paper's highest", lambda row: PAPER.get(row[0], "-") if name == "cifar10" else "-"),
-        ],
         f"Between the same two networks, of losses {ends[0]:.4f} and {ends[-1]:.4f}. Theorem 1's bound is the loss "
         f"plus epsilon. Strings were sampled for a threshold of {task['paths']['string']['threshold']:.3f}.",
+        task["paths"].items(),
+        ("path", lambda row: row[0]),
+        ("segments", segments),
+        ("highest train loss", lambda row: f"{max(row[1]['train_loss']):.3f}"),
+        ("bound", lambda row: f"{row[1]['bound']:.3f}" if "bound" in row[1] else "-"),
+        ("lowest test accuracy (%)", lambda row: f"{100 * min(row[1]['test_accuracy']):.1f}"),
+        ("the paper's highest", lambda row: PAPER.get(row[0], "-") if name == "cifar10" else "-"),
     )
 
 
@@ -141,12 +131,10 @@ def _wide(found: Mapping[str, Any]) -> dict[str, Any]:
     slope = "not known" if found["slope"] is None else f"{found['slope']:+.2f}"
     return tabulate(
         "wide: the energy gap of one hidden layer",
-        found["levels"],
-        [
-            ("hidden units", lambda level: str(level["units"])),
-            ("energy of the ends", lambda level: f"{np.mean([pair['energy'] for pair in level['pairs']]):.4f}"),
-            ("gap", lambda level: plus_minus(level["gap"], 5)),
-        ],
         f"{found['inputs']} inputs, kappa = {found['kappa']:g}. The exponent of the width is {slope}; Corollary "
         f"2.5 promises {-1 / found['inputs']:+.2f} or less. Mean gaps below {ROUNDING:g} are rounding, not fitted.",
+        found["levels"],
+        ("hidden units", lambda level: str(level["units"])),
+        ("energy of the ends", lambda level: f"{np.mean([pair['energy'] for pair in level['pairs']]):.4f}"),
+        ("gap", lambda level: plus_minus(level["gap"], 5)),
     )

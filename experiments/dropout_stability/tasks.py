@@ -135,14 +135,7 @@ def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes
     if name == "cifar10":
         training = {"batch_size": 128, "weight_decay": 5e-4, "learning_rate": 0.1}
     task = Task(
-        name=name,
-        title=title,
-        model=model,
-        narrow=narrow,
-        data=images,
-        measured=images.take(size.measured, size.tested),
-        rates=rates,
-        size=size,
+        name, title, model, narrow, images, images.take(size.measured, size.tested), rates, size,
         networks=TrainConfig(epochs=size.epochs, **training),
         curve=FitConfig(epochs=size.curve_epochs, **training),
         string=StringConfig(
@@ -177,11 +170,6 @@ def _networks(name: str, preset: str, size: Size, images: Dataset) -> tuple[Mode
 
 
 def _capped(size: Size, images: Dataset) -> Size:
-    size = capped(
-        size, images, ("train_images", "measured", "search_images", "stability_images"), ("test_images", "tested")
-    )
-    return replace(
-        size,
-        search_images=min(size.search_images, size.measured),
-        stability_images=min(size.stability_images, size.measured),
-    )
+    chosen = ("search_images", "stability_images")
+    size = capped(size, images, ("train_images", "measured", *chosen), ("test_images", "tested"))
+    return replace(size, **{name: min(getattr(size, name), size.measured) for name in chosen})

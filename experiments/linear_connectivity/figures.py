@@ -21,18 +21,15 @@ STABLE = 2.0
 
 def draw(found: Mapping[str, Any]) -> Iterator[Drawing]:
     """All figures."""
+    plots = {
+        "spawning": (_spawning, "Instability against the step of spawning."),
+        "conjecture": (_conjecture, "Barriers before and after matching, against width and time of training."),
+        "merging": (_merging, "Along the line between two networks that were trained on parts of the data."),
+    }
     for name, cell in found["data"].items():
-        if "spawning" in cell:
-            figure = _spawning(cell["title"], cell["spawning"])
-            yield Drawing(f"{name}_spawning", figure, "Instability against the step of spawning.")
-        if "conjecture" in cell:
-            figure = _conjecture(cell["title"], cell["conjecture"])
-            caption = "Barriers before and after matching, against width and time of training."
-            yield Drawing(f"{name}_conjecture", figure, caption)
-        if "merging" in cell:
-            figure = _merging(cell["title"], cell["merging"])
-            caption = "Along the line between two networks that were trained on parts of the data."
-            yield Drawing(f"{name}_merging", figure, caption)
+        for task, (plot, caption) in plots.items():
+            if task in cell:
+                yield Drawing(f"{name}_{task}", plot(cell["title"], cell[task]), caption)
     if "tractable" in found:
         figure = _tractable(found["tractable"])
         yield Drawing("tractable", figure, "The ratios of Definition 5 along gradient descent.")
@@ -62,15 +59,13 @@ def _spawning(title: str, found: Mapping[str, Any]) -> Any:
 
 def _conjecture(title: str, found: Mapping[str, Any]) -> Any:
     panels = []
-    for kind, against, said in (
-        ("widths", "width", "multiplier of the widths"),
-        ("steps", "step", "steps of training"),
-    ):
-        at = np.array([level[against] for level in found[kind]], float)
+    for against, said in (("width", "multiplier of the widths"), ("step", "steps of training")):
+        levels = found[f"{against}s"]
+        at = np.array([level[against] for level in levels], float)
         for measure, of, factor in (("train_loss", "train loss (nats)", 1), ("test_accuracy", "test error (%)", 100)):
             lines = []
-            for method in found[kind][0]["methods"]:
-                rises = [level["methods"][method] for level in found[kind]]
+            for method in levels[0]["methods"]:
+                rises = [level["methods"][method] for level in levels]
                 label, *look = LOOKS[method]
                 lines.append(plotting.Series(label, _over_levels(rises, measure, factor), *look))
             panels.append(plotting.ParameterPanel("", said, f"barrier in {of}", at, lines, "log"))
@@ -89,17 +84,15 @@ def _merging(title: str, found: Mapping[str, Any]) -> Any:
 
 def _tractable(found: Mapping[str, Any]) -> Any:
     panels = []
-    names = {
-        "polyak_lojasiewicz": "Polyak-Lojasiewicz",
-        "weak_quasi_convexity": "weak quasi-convexity",
-        "restricted_secant": "restricted secant",
+    looks = {
+        "polyak_lojasiewicz": ("Polyak-Lojasiewicz", plotting.UNALIGNED, "-"),
+        "weak_quasi_convexity": ("weak quasi-convexity", plotting.ALIGNED, "--"),
+        "restricted_secant": ("restricted secant", "#111111", ":"),
     }
+    said = "iteration of gradient descent"
     for link, each in found["generalised_linear"].items():
-        looks = zip(names.items(), (plotting.UNALIGNED, plotting.ALIGNED, "#111111"), ("-", "--", ":"), strict=True)
-        lines = [
-            plotting.Series(said, np.array(each["ratios"][name]), color, style) for (name, said), color, style in looks
-        ]
+        ratios = ((look, np.array(each["ratios"][name])) for name, look in looks.items())
+        lines = [plotting.Series(label, values, *look) for (label, *look), values in ratios]
         at = np.array(each["iterations"], float)
-        said = "iteration of gradient descent"
         panels.append(plotting.ParameterPanel(f"{link} link", said, "ratio", at, lines, log_y=True))
     return plotting.against_parameter(panels, "Generalised linear models: how steep the loss is towards its minimum")

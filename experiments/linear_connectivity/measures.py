@@ -54,12 +54,10 @@ class Cell:
             # The identity instead of None, so that the same program serves all permutations.
             pairs = pairs_of(model, *ends, P)
             path = linear(model.spec).bind_pairs(pairs.theta_1, pairs.theta_2, None, pairs.P)
-            found = evaluate_path(model, path, self.task.measured, self.task.size.points)
-            return {name: np.asarray(value, np.float64).tolist() for name, value in found._asdict().items()}
+            return evaluate_path(model, path, self.task.measured, self.task.size.points)._asdict()
 
-        return PathMetrics(
-            **{name: np.asarray(value) for name, value in self.parts.numbers(f"{part}_line", make).items()}
-        )
+        kept = self.parts.numbers(f"{part}_line", make)
+        return PathMetrics(**{name: np.asarray(value) for name, value in kept.items()})
 
     def matched(
         self, part: str, model: Model, ends: tuple[trees.Tree, trees.Tree], data: Dataset, methods: Sequence[str]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.linear_connectivity.measures import Cell
-from mcjax import Dataset, Model, ensemble_accuracy, evaluate, repair, train_endpoints, trees
+from mcjax import Dataset, Model, ensemble_accuracy, evaluate, repair, trees
 from mcjax.data import split_by_class
 from mcjax.models.pairs import pairs_of, permute_pairs
 from mcjax.runs.tables import mean_and_std
@@ -48,12 +48,7 @@ def merging(cell: Cell) -> dict[str, Any]:
 def _trained(cell: Cell, part: str, model: Model, data: Dataset, number: int, times: int = 1) -> trees.Tree:
     size = cell.task.size
     config, _ = cell.task.training(size.steps, *size.snapshot_steps, steps=times * size.steps)
-
-    def make() -> trees.Tree:
-        keys = jax.random.split(jax.random.fold_in(cell.key, 20 + number), size.seeds)
-        return train_endpoints(keys, model, data, config, recorder=cell.parts.recorder(part)).theta
-
-    return cell.parts.arrays(part, make)
+    return cell.parts.trained(part, jax.random.fold_in(cell.key, 20 + number), size.seeds, model, data, config)
 
 
 def _merged(
@@ -81,7 +76,5 @@ def _measured(cell: Cell, part: str, model: Model, thetas: trees.Tree) -> dict[s
 def _ensemble(cell: Cell, model: Model, ends: tuple[trees.Tree, trees.Tree]) -> dict[str, Any]:
     pairs = [trees.stack([trees.index(end, i) for end in ends]) for i in range(cell.task.size.seeds)]
     found = [ensemble_accuracy(model, each, cell.task.data) for each in pairs]
-    return {
-        "test_loss": mean_and_std([float(each.loss) for each in found]),
-        "test_accuracy": mean_and_std([float(each.accuracy) for each in found]),
-    }
+    loss, accuracy = ([getattr(each, of) for each in found] for of in ("loss", "accuracy"))
+    return {"test_loss": mean_and_std(loss), "test_accuracy": mean_and_std(accuracy)}

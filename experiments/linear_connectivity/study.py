@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 
@@ -16,19 +16,19 @@ from experiments.options import Sources, check_choices, fingerprint, given
 from experiments.study import Findings, Parts, Study, run
 from mcjax.commands.options import seed_key
 
+TaskName = Literal["spawning", "conjecture", "merging", "tractable"]
+DataName = Literal["mnist", "cifar10"]
+DATA: tuple[DataName, ...] = get_args(DataName)
 TASKS = {"spawning": spawning, "conjecture": conjecture, "merging": merging}
-DATA = ("mnist", "cifar10")
 
 
 @dataclass(frozen=True)
 class Config:
     """The tasks, their data, and how much of them is done."""
 
-    tasks: tuple[Literal["spawning", "conjecture", "merging", "tractable"], ...] = (
-        "spawning", "conjecture", "merging", "tractable",
-    )  # fmt: skip
+    tasks: tuple[TaskName, ...] = get_args(TaskName)
     """The tasks to do."""
-    data: tuple[Literal["mnist", "cifar10"], ...] = ("mnist", "cifar10")
+    data: tuple[DataName, ...] = DATA
     """The data of all tasks but tractable."""
     preset: Literal["small", "paper"] = "small"
     """Amount of work; the options of the size take precedence."""

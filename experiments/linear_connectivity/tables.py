@@ -44,19 +44,17 @@ def tables(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _spawning(name: str, title: str, found: Mapping[str, Any]) -> dict[str, Any]:
     return tabulate(
         f"{title}: instability of {found['model']} against the step of spawning",
-        found["levels"],
-        [
-            ("spawned after step", lambda level: f"{level['step']:,}"),
-            ("of training (%)", lambda level: f"{100 * level['step'] / found['steps']:.1f}"),
-            ("test accuracy of the copies (%)", lambda level: plus_minus(level["ends"]["test_accuracy"], 2, 100)),
-            ("rise of the train error (%)", lambda level: plus_minus(level["barriers"]["train_accuracy"], 2, 100)),
-            ("rise of the test error (%)", lambda level: plus_minus(level["barriers"]["test_accuracy"], 2, 100)),
-            ("of the train loss (nats)", lambda level: plus_minus(level["barriers"]["train_loss"])),
-            ("of the test loss (nats)", lambda level: plus_minus(level["barriers"]["test_loss"])),
-        ],
         f"{found['parameters']:,} parameters, {found['steps']:,} steps. The rise of error and loss on the "
         "straight line between two copies above the mean of both; mean and deviation over seeds. Frankle et al. "
         f"call a network stable if the error rises by less than 2% of the images. {STABLE[name]}",
+        found["levels"],
+        ("spawned after step", lambda level: f"{level['step']:,}"),
+        ("of training (%)", lambda level: f"{100 * level['step'] / found['steps']:.1f}"),
+        ("test accuracy of the copies (%)", lambda level: plus_minus(level["ends"]["test_accuracy"], 2, 100)),
+        ("rise of the train error (%)", lambda level: plus_minus(level["barriers"]["train_accuracy"], 2, 100)),
+        ("rise of the test error (%)", lambda level: plus_minus(level["barriers"]["test_accuracy"], 2, 100)),
+        ("of the train loss (nats)", lambda level: plus_minus(level["barriers"]["train_loss"])),
+        ("of the test loss (nats)", lambda level: plus_minus(level["barriers"]["test_loss"])),
     )
 
 
@@ -74,15 +72,13 @@ def _barriers(title: str, found: Mapping[str, Any], against: str, measure: str) 
 
     return tabulate(
         f"{title}: barrier of {found['model']} in {what} against {against}",
-        levels,
-        [
-            (against, lambda level: f"{level[against]:,g}"),
-            ("parameters", lambda level: f"{level['parameters']:,}"),
-            ("test accuracy of the ends (%)", lambda level: plus_minus(level["ends"]["test_accuracy"], 2, 100)),
-            *map(rise, levels[0]["methods"]),
-        ],
         f"Largest height above the straight line between the ends' values; {said}; mean and deviation "
         f"over pairs. {_unmoved(levels)}{CONJECTURE}",
+        levels,
+        (against, lambda level: f"{level[against]:,g}"),
+        ("parameters", lambda level: f"{level['parameters']:,}"),
+        ("test accuracy of the ends (%)", lambda level: plus_minus(level["ends"]["test_accuracy"], 2, 100)),
+        *map(rise, levels[0]["methods"]),
     )
 
 
@@ -103,14 +99,12 @@ def _unmoved(levels: list[Mapping[str, Any]]) -> str:
 def _merging(title: str, found: Mapping[str, Any]) -> dict[str, Any]:
     return tabulate(
         f"{title}: merging two networks ({found['model']}) trained on parts of the data",
-        found["rows"].items(),
-        [
-            ("network", lambda row: row[0]),
-            ("test loss (nats)", lambda row: plus_minus(row[1]["test_loss"])),
-            ("test accuracy (%)", lambda row: plus_minus(row[1]["test_accuracy"], 2, 100)),
-        ],
         f"Each part has 80% of the images of half of the classes and 20% of the others: {found['images']:,} images "
         f"and {found['steps']:,} steps a network. Mean and deviation over pairs. {MERGING}",
+        found["rows"].items(),
+        ("network", lambda row: row[0]),
+        ("test loss (nats)", lambda row: plus_minus(row[1]["test_loss"])),
+        ("test accuracy (%)", lambda row: plus_minus(row[1]["test_accuracy"], 2, 100)),
     )
 
 
@@ -120,49 +114,43 @@ def _tractable(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         tabulate(
             "Generalised linear models (equations 1 to 3)",
-            found["generalised_linear"].items(),
-            [
-                ("link", lambda row: row[0]),
-                ("equation 3, largest relative error", lambda row: f"{row[1]['identity_error']:.1e}"),
-                ("Polyak-Lojasiewicz", lambda row: f"{row[1]['constants']['polyak_lojasiewicz']:.4f}"),
-                ("weak quasi-convexity", lambda row: f"{row[1]['constants']['weak_quasi_convexity']:.4f}"),
-                ("restricted secant", lambda row: f"{row[1]['constants']['restricted_secant']:.4f}"),
-                ("descents that reach w*", lambda row: f"{row[1]['descended']} of {row[1]['searches']}"),
-                ("searches that find a critical point", lambda row: f"{row[1]['converged']} of {row[1]['searches']}"),
-                ("other than w*", lambda row: str(len(row[1]["spurious"]))),
-            ],
             "Gaussian inputs. Equation 3, <grad L, w - w*> = E[sigma'(xi) sigma'(w.x) (w.x - w*.x)^2], at random "
             "points; the least ratios of Definition 5 along gradient descent from them (upper bounds of the "
             "constants); and searches for points where the gradient vanishes, of any kind. Those of the sigmoid "
             "that find none follow it to where it is flat.",
+            found["generalised_linear"].items(),
+            ("link", lambda row: row[0]),
+            ("equation 3, largest relative error", lambda row: f"{row[1]['identity_error']:.1e}"),
+            ("Polyak-Lojasiewicz", lambda row: f"{row[1]['constants']['polyak_lojasiewicz']:.4f}"),
+            ("weak quasi-convexity", lambda row: f"{row[1]['constants']['weak_quasi_convexity']:.4f}"),
+            ("restricted secant", lambda row: f"{row[1]['constants']['restricted_secant']:.4f}"),
+            ("descents that reach w*", lambda row: f"{row[1]['descended']} of {row[1]['searches']}"),
+            ("searches that find a critical point", lambda row: f"{row[1]['converged']} of {row[1]['searches']}"),
+            ("other than w*", lambda row: str(len(row[1]["spurious"]))),
         ),
         tabulate(
             "Top eigenvector of a matrix: all critical points that were found (Theorem 10)",
-            eigenvector["points"],
-            [
-                ("critical point", lambda point: _named(point["eigenvector"])),
-                ("distance to it", lambda point: f"{point['distance']:.0e}"),
-                ("loss", lambda point: f"{point['loss']:.6f}"),
-                ("kind", lambda point: point["kind"]),
-                ("index", lambda point: str(point["index"])),
-                ("lowest eigenvalue", lambda point: f"{point['lowest']:+.4f}"),
-                ("v_1 is a direction of improvement", lambda point: "yes" if point["improving"] else "no"),
-            ],
             f"||M - x x^T||^2 / 4, M of eigenvalues {values}; {eigenvector['converged']} of "
             f"{eigenvector['searches']} searches converged. The theorem: these points and no others, and all but "
             "the first two have a negative eigenvalue.",
+            eigenvector["points"],
+            ("critical point", lambda point: _named(point["eigenvector"])),
+            ("distance to it", lambda point: f"{point['distance']:.0e}"),
+            ("loss", lambda point: f"{point['loss']:.6f}"),
+            ("kind", lambda point: point["kind"]),
+            ("index", lambda point: str(point["index"])),
+            ("lowest eigenvalue", lambda point: f"{point['lowest']:+.4f}"),
+            ("v_1 is a direction of improvement", lambda point: "yes" if point["improving"] else "no"),
         ),
         tabulate(
             "Directions of improvement (Lemmas 12 and 13), M = z z^T",
-            [found["directions"]],
-            [
-                ("points", lambda row: f"{row['points']:,}"),
-                ("violations of Lemma 13", lambda row: str(row["lemma_13_violations"])),
-                ("largest c of Lemma 12", lambda row: f"{row['constant']:.4f}"),
-                ("violations at 0.99 c", lambda row: str(row["below"])),
-                ("at 1.05 c", lambda row: str(row["above"])),
-            ],
             "x and z as directions at every point. The largest c of Lemma 12 that all points allow.",
+            [found["directions"]],
+            ("points", lambda row: f"{row['points']:,}"),
+            ("violations of Lemma 13", lambda row: str(row["lemma_13_violations"])),
+            ("largest c of Lemma 12", lambda row: f"{row['constant']:.4f}"),
+            ("violations at 0.99 c", lambda row: str(row["below"])),
+            ("at 1.05 c", lambda row: str(row["above"])),
         ),
     ]
 

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from math import gcd
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from experiments.options import Sources, capped, check_choices, check_increasing, check_positive, filled
 from mcjax import Dataset, InputError, Model, PamConfig, TrainConfig, models
 from mcjax.matching import StraightThroughConfig
 from mcjax.training.loop import steps_per_epoch
 
-METHODS = ("none", "activations", "weights", "straight-through", "PAM")
+Method = Literal["activations", "weights", "straight-through", "PAM"]
+METHODS = ("none", *get_args(Method))
 """Ways to match the second network to the first. Straight-through starts from activations, PAM from no match."""
 
 
@@ -41,9 +42,7 @@ class Size:
     """Test images that lines are measured on."""
     points: int = 21
     """Points of a line."""
-    methods: tuple[Literal["activations", "weights", "straight-through", "PAM"], ...] = (
-        "activations", "weights", "straight-through", "PAM",
-    )  # fmt: skip
+    methods: tuple[Method, ...] = get_args(Method)
     """Ways to match that are compared."""
 
     @property
@@ -175,7 +174,5 @@ def _check(size: Size) -> None:
     check_increasing(size, "spawn_steps", "snapshot_steps", "widths")
     for name in ("spawn_steps", "snapshot_steps"):
         if max(getattr(size, name)) > size.steps:
-            raise InputError(
-                f"got {name}={getattr(size, name)} with steps={size.steps}, expected them to be at most that: give "
-                f"--{name.replace('_', '-')} too."
-            )
+            got = f"got {name}={getattr(size, name)} with steps={size.steps}"
+            raise InputError(f"{got}, expected them to be at most that: give --{name.replace('_', '-')} too.")

@@ -28,7 +28,6 @@ from mcjax import (
     trees,
 )
 from mcjax.commands.pam import REPORTED
-from mcjax.landscape.along import METRICS
 
 LINES = ("line unaligned", "line aligned")
 
@@ -166,11 +165,11 @@ class Cell:
 
     def along(self, name: str) -> PathMetrics:
         """Loss and accuracy along a class of paths."""
-        settings, path = self.settings, self.path(name)
+        points, path = self.settings.points, self.path(name)
 
         def measure() -> dict[str, Any]:
-            metrics = evaluate_path(self.model, path, self.data, settings.points, mesh=self.mesh, **self.calibration)
-            return {key: value.tolist() for key, value in metrics._asdict().items()}
+            found = evaluate_path(self.model, path, self.data, points, mesh=self.mesh, **self.calibration)
+            return found._asdict()
 
         kept = self.parts.numbers(f"along {name}", measure)
-        return PathMetrics(**{key: np.asarray(kept[key], np.float32) for key in ("ts", *METRICS, "distance")})
+        return PathMetrics(**{key: np.asarray(value, np.float32) for key, value in kept.items()})

@@ -26,13 +26,8 @@ def networks(cell: Cell) -> dict[str, Any]:
     theta = cell.networks["theta"]
 
     def measure() -> dict[str, Any]:
-        train, test = evaluate(cell.model, theta, cell.data)
-        values = {
-            f"{split}_{name}": value
-            for split, each in (("train", train), ("test", test))
-            for name, value in each._asdict().items()
-        }
-        return {name: np.asarray(value).tolist() for name, value in values.items()}
+        both = zip(("train", "test"), evaluate(cell.model, theta, cell.data), strict=True)
+        return {f"{split}_{name}": value for split, each in both for name, value in each._asdict().items()}
 
     return cell.parts.numbers("networks measured", measure)
 
@@ -70,7 +65,7 @@ def signatures(cell: Cell) -> dict[str, Any]:
 
     def measure(name: str) -> dict[str, Any]:
         found = correlation_signature(cell.model, cell.path(name), cell.data, **cell.calibration)
-        return {key: np.asarray(getattr(found, key)).tolist() for key in ("curve", "linear", "matched")}
+        return {key: getattr(found, key) for key in ("curve", "linear", "matched")}
 
     return {name: cell.parts.numbers(f"signature {name}", partial(measure, name)) for name in ("unaligned", "aligned")}
 
@@ -93,8 +88,7 @@ def planes(cell: Cell) -> dict[str, Any]:
     def of_curve(name: str) -> dict[str, Any]:
         path, ts = cell.path(name, 0), cell.along(name).ts
         found = curve_plane(cell.model, path, data, **options)
-        on_plane = jax.vmap(lambda t: found.axes.coordinates(path(t)))(jnp.asarray(ts))
-        x, y = (np.asarray(each).tolist() for each in on_plane)
+        x, y = jax.vmap(lambda t: found.axes.coordinates(path(t)))(jnp.asarray(ts))
         end = "theta_2" if name == "unaligned" else "P theta_2"
         return {**_kept(found, ("theta_1", end, "control point")), "curve": {"x": x, "y": y}}
 
@@ -105,8 +99,8 @@ def planes(cell: Cell) -> dict[str, Any]:
 
 
 def _kept(found: PlaneMetrics, names: tuple[str, ...]) -> dict[str, Any]:
-    values = {name: np.asarray(getattr(found, name)).tolist() for name in ("x", "y", "test_loss", "test_accuracy")}
-    points = [{"name": name, "x": float(x), "y": float(y)} for name, (x, y) in zip(names, found.points, strict=True)]
+    values = {name: getattr(found, name) for name in ("x", "y", "test_loss", "test_accuracy")}
+    points = [{"name": name, "x": x, "y": y} for name, (x, y) in zip(names, found.points, strict=True)]
     return {**values, "points": points}
 
 

@@ -10,6 +10,7 @@ from experiments.neuron_alignment.figures import draw, draw_together
 from experiments.neuron_alignment.measures import PLANES, results
 from experiments.neuron_alignment.page import described, paths, plane
 from experiments.neuron_alignment.tables import tables
+from experiments.options import check_least
 from experiments.study import Findings, Parts, Study, run
 from mcjax import Dataset, FitConfig, Model, PamConfig, TrainConfig, models
 from mcjax.commands.devices import DeviceOptions
@@ -148,17 +149,10 @@ def main(config: Config) -> None:
 
 def _check(data: Dataset, settings: Settings) -> None:
     """Raise InputError for what would otherwise be found out hours later."""
-    for name, value, least in (
-        ("pairs", settings.pairs, 1),
-        ("points", settings.points, 3),
-        ("plane_points", settings.plane_points, 2),
-    ):
-        if value < least:
-            raise InputError(f"got {name}={value}, expected at least {least}.")
-    for name, given, there in (
-        ("calibration_images", settings.calibration_images, len(data.train_labels)),
-        ("plane_images", settings.plane_images, len(data.test_labels)),
-    ):
+    check_least(settings, pairs=1, points=3, plane_points=2)
+    there_are = {"calibration_images": len(data.train_labels), "plane_images": len(data.test_labels)}
+    for name, there in there_are.items():
+        given = getattr(settings, name)
         if given is not None and not 1 <= given <= there:
             raise InputError(f"got {name}={given}, expected 1 to the {there} that {data.name} has.")
     steps_per_epoch(settings.networks, data)

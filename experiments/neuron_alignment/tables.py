@@ -35,36 +35,34 @@ def tables(cells: Mapping[str, Results]) -> list[dict[str, Any]]:
 def _paper(numbers: Mapping[str, Any] | None, cell: Results, digits: int) -> str:
     """The paper's number for the data set of a cell, if it has one."""
     number = (numbers or {}).get(cell["data"])
-    return "" if number is None else f"{number.mean:.{digits}f} ± {number.std:.{digits}f}"
+    return "" if number is None else plus_minus(number, digits)
 
 
 def _networks(cells: Mapping[str, Results]) -> dict[str, Any]:
     rows = [(cell, *paper.NETWORKS.get(cell["model"], (None, None, None))) for cell in cells.values()]
     return tabulate(
         "Table 1: the networks",
+        "",
         rows,
-        [
-            *CELL,
-            ("parameters", lambda row: f"{row[0]['parameters']:,}"),
-            ("the paper's", lambda row: "" if row[1] is None else f"{row[1]:,}"),
-            ("depth", lambda row: "" if row[2] is None else str(row[2])),
-            ("test accuracy (%)", lambda row: plus_minus(row[0]["networks"]["test_accuracy"], 1, 100)),
-            ("the paper's", lambda row: _paper(row[3], row[0], 1)),
-        ],
+        *CELL,
+        ("parameters", lambda row: f"{row[0]['parameters']:,}"),
+        ("the paper's", lambda row: "" if row[1] is None else f"{row[1]:,}"),
+        ("depth", lambda row: "" if row[2] is None else str(row[2])),
+        ("test accuracy (%)", lambda row: plus_minus(row[0]["networks"]["test_accuracy"], 1, 100)),
+        ("the paper's", lambda row: _paper(row[3], row[0], 1)),
     )
 
 
-def _classes(cells: Mapping[str, Results], title: str, of: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+def _classes(cells: Mapping[str, Results], title: str, of: str, numbers: Mapping[Any, Any]) -> dict[str, Any]:
     digits, factor, published = (4, 1.0, 3) if of == "last_train_loss" else (2, 100.0, 1)
     return tabulate(
         title,
+        "",
         [(cell, *each) for cell in cells.values() for each in cell["classes"].items()],
-        [
-            *CELL,
-            ("curve class", lambda row: row[1]),
-            ("ours", lambda row: plus_minus(row[2][of], digits, factor)),
-            ("the paper's", lambda row: _paper(numbers.get(row[0]["model"], {}).get(row[1]), row[0], published)),
-        ],
+        *CELL,
+        ("curve class", lambda row: row[1]),
+        ("ours", lambda row: plus_minus(row[2][of], digits, factor)),
+        ("the paper's", lambda row: _paper(numbers.get((row[0]["model"], row[1])), row[0], published)),
     )
 
 
@@ -72,30 +70,26 @@ def _ensembles(cells: Mapping[str, Results]) -> dict[str, Any]:
     published = paper.ENSEMBLE_ACCURACY
     return tabulate(
         "Table 3: ensembles",
-        [(cell, *each) for cell in cells.values() for each in cell["ensembles"].items()],
-        [
-            *CELL,
-            ("ensemble", lambda row: ENSEMBLES[row[1]]),
-            ("accuracy (%)", lambda row: plus_minus(row[2]["accuracy"], 2, 100)),
-            ("the paper's", lambda row: _paper(published.get(row[0]["model"], {}).get(row[1]), row[0], 2)),
-            ("NLL (nats)", lambda row: plus_minus(row[2]["loss"])),
-            ("calibration error (%)", lambda row: plus_minus(row[2]["calibration_error"], 2, 100)),
-        ],
         "The mean of the networks' softmax outputs, on the test images.",
+        [(cell, *each) for cell in cells.values() for each in cell["ensembles"].items()],
+        *CELL,
+        ("ensemble", lambda row: ENSEMBLES[row[1]]),
+        ("accuracy (%)", lambda row: plus_minus(row[2]["accuracy"], 2, 100)),
+        ("the paper's", lambda row: _paper(published.get((row[0]["model"], row[1])), row[0], 2)),
+        ("NLL (nats)", lambda row: plus_minus(row[2]["loss"])),
+        ("calibration error (%)", lambda row: plus_minus(row[2]["calibration_error"], 2, 100)),
     )
 
 
 def _along(cells: Mapping[str, Results]) -> dict[str, Any]:
     return tabulate(
         "All paths",
-        [(cell, *each) for cell in cells.values() for each in {**cell["lines"], **cell["classes"]}.items()],
-        [
-            *CELL,
-            ("path", lambda row: row[1]),
-            ("mean train loss", lambda row: plus_minus(row[2]["train_loss_mean"])),
-            ("mean test acc. (%)", lambda row: plus_minus(row[2]["test_accuracy_mean"], 2, 100)),
-            ("min test acc. (%)", lambda row: plus_minus(row[2]["test_accuracy_min"], 2, 100)),
-            ("barrier (nats)", lambda row: plus_minus(row[2]["barrier"])),
-        ],
         "Losses by batch statistics re-estimated at every point, on images that are not augmented.",
+        [(cell, *each) for cell in cells.values() for each in {**cell["lines"], **cell["classes"]}.items()],
+        *CELL,
+        ("path", lambda row: row[1]),
+        ("mean train loss", lambda row: plus_minus(row[2]["train_loss_mean"])),
+        ("mean test acc. (%)", lambda row: plus_minus(row[2]["test_accuracy_mean"], 2, 100)),
+        ("min test acc. (%)", lambda row: plus_minus(row[2]["test_accuracy_min"], 2, 100)),
+        ("barrier (nats)", lambda row: plus_minus(row[2]["barrier"])),
     )

@@ -8,13 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.permutation_points.spectrum_figures import densities, eigenvalues, growth
+from experiments.permutation_points.spectrum_figures import COLORS, densities, eigenvalues, growth
 from experiments.permutation_points.tables import PAPER_BARRIERS
 from experiments.study import Drawing
 from mcjax.plotting import ALIGNED, UNALIGNED, ParameterPanel, Series, against_parameter
-from mcjax.plotting.style import RC, STYLES, legend_below, style_axes
+from mcjax.plotting.style import STYLES, legend_below, new_figure, style_axes
 
-COLORS = ("#e0791e", "#2f8f6b", "#1c5f9e", "#7a3f98", "#111111", "#b2182b")
 POINT = "#b2182b"
 """The colour of permutation points and of the units that are merged."""
 
@@ -53,8 +52,7 @@ def mergers(paths: Sequence[Mapping[str, Any]], title: str) -> Figure:
         paths: the paths A, B, ... of pairs of units.
         title: the title of the figure.
     """
-    figure = Figure(figsize=(3.4 * len(paths), 6.4), **RC)
-    rows = figure.subplots(2, len(paths), squeeze=False, height_ratios=(1.15, 1))
+    figure, rows = new_figure(2, len(paths), (3.4 * len(paths), 6.4), title, height_ratios=(1.15, 1))
     most = max(np.abs(path["teacher"]).max() for path in paths)
     # A bias that comes near zero takes a vector out of sight.
     reach = 1.25 * min(max(most, *(np.abs(path["at_point"]).max() for path in paths)), 2 * most)
@@ -66,14 +64,12 @@ def mergers(paths: Sequence[Mapping[str, Any]], title: str) -> Figure:
         below.axhline(path["barrier"], color="0.35", linewidth=1, linestyle=(0, (4, 3)), label="barrier of the path")
         label = "the paper's barrier (another teacher)"
         below.axhline(PAPER_BARRIERS[letter], color=UNALIGNED, linewidth=1, linestyle=":", label=label)
-        below.set_xlabel("distance $d$ of the two units")
-        style_axes(below)
-    rows[1][0].set_ylabel("loss $L$ (mean squared error)")
-    rows[0][0].set_ylabel(r"$W_{i2} / b_i$")
-    handles = [rows[r][0].get_legend_handles_labels() for r in (0, 1)]
+        style_axes(below, xlabel="distance $d$ of the two units")
+    rows[0, 0].set_ylabel(r"$W_{i2} / b_i$")
+    rows[1, 0].set_ylabel("loss $L$ (mean squared error)")
+    handles = [axes.get_legend_handles_labels() for axes in rows[:, 0]]
     entries, labels = ([*handles[0][k], *handles[1][k]] for k in (0, 1))
     figure.legend(entries, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -94,11 +90,7 @@ def _vectors(axes: Axes, path: Mapping[str, Any], reach: float) -> None:
             textcoords="offset points", fontsize=10, fontweight="bold" if merged else "normal",
             color=POINT if merged else "0.25",
         )  # fmt: skip
-    axes.set_xlim(-reach, reach)
-    axes.set_ylim(-reach, reach)
-    axes.set_aspect("equal")
-    axes.set_xlabel(r"$W_{i1} / b_i$")
-    style_axes(axes)
+    style_axes(axes, xlabel=r"$W_{i1} / b_i$", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
 
 
 def _approach(axes: Axes, distances: Any, values: Any, color: str, style: str, label: str) -> None:
@@ -130,9 +122,8 @@ class Approach(NamedTuple):
 
 def approaches(panels: Sequence[Approach], title: str) -> Figure:
     """Panels side by side; dots at the left end are permutation points, at d = 0. Brea et al., Figure 3."""
-    figure = Figure(figsize=(4.6 * len(panels), 4.2), **RC)
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, panel in zip(grid, panels, strict=True):
+    figure, (row,) = new_figure(1, len(panels), (4.6 * len(panels), 4.2), title)
+    for axes, panel in zip(row, panels, strict=True):
         named = set[str]()
         for label, distances, values, color, style in panel.lines:
             _approach(axes, distances, values, color, style, "_" if label in named else label)
@@ -140,12 +131,8 @@ def approaches(panels: Sequence[Approach], title: str) -> Figure:
         if panel.logarithmic:
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(panel.title, fontsize=10, loc="left")
-        axes.set_xlabel("distance $d$ of the two units (dots: $d = 0$)")
-        axes.set_ylabel(panel.of)
-        style_axes(axes)
-    legend_below(figure, grid[0])
-    figure.suptitle(title, fontsize=11)
+        style_axes(axes, panel.title, xlabel="distance $d$ of the two units (dots: $d = 0$)", ylabel=panel.of)
+    legend_below(figure, row[0])
     return figure
 
 
@@ -198,8 +185,8 @@ def _barriers(levels: Sequence[Mapping[str, Any]]) -> Figure:
 
 def rearranged(toys: Mapping[str, Any]) -> Figure:
     """The loss on the way to another order of all units: up to the permutation point, across, and down again."""
-    figure = Figure(figsize=(4.8 * len(toys), 3.7), **RC)
-    panels = figure.subplots(1, len(toys), squeeze=False)[0]
+    title = "From a network to its copy in another order of units"
+    figure, (panels,) = new_figure(1, len(toys), (4.8 * len(toys), 3.7), title)
     for axes, (name, found) in zip(panels, toys.items(), strict=True):
         path = found["paths"][0]
         loss, moves = np.array(path["along"]), np.array(path["exchange"]["loss"])
@@ -212,9 +199,6 @@ def rearranged(toys: Mapping[str, Any]) -> Figure:
             axes.plot(at, values, color=color, label=label, linewidth=1.8)
         axes.set_xticks([0, 1, 2, 3], [r"$\theta$", "point", "point,\npermuted", r"$P\,\theta$"])
         axes.set_ylim(bottom=0)
-        axes.set_ylabel("loss $L$ (mean squared error)")
-        axes.set_title(name, fontsize=10, loc="left")
-        style_axes(axes)
+        style_axes(axes, name, ylabel="loss $L$ (mean squared error)")
     legend_below(figure, panels[-1], len(toys))
-    figure.suptitle("From a network to its copy in another order of units", fontsize=11)
     return figure

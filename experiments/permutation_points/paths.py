@@ -9,8 +9,9 @@ import numpy as np
 
 from experiments.permutation_points.tasks import Setting, Task
 from experiments.study import Parts
-from mcjax import evaluate, train_endpoints, trees
-from mcjax.constructions.unit_layers import UnitAxis, unit_layer
+from mcjax import evaluate, trees
+from mcjax.constructions.chain import UnitAxis
+from mcjax.constructions.unit_layers import unit_layer
 from mcjax.permutation_points import PermutationPath, permutation_path, similar_pairs
 from mcjax.runs.tables import mean_and_std
 
@@ -27,8 +28,8 @@ def pair_path(setting: Setting, pair: Any, **changes: Any) -> tuple[PermutationP
     found = permutation_path(setting.model, setting.theta, setting.data, setting.group, (first, second), config)
     return found, {
         "pair": [first, second],
-        "distances": found.distances.tolist(),
-        "loss": found.loss.tolist(),
+        "distances": found.distances,
+        "loss": found.loss,
         "gradient_norm": float(found.gradient_norm[-1]),
         "minimised": int(found.converged[1:].sum()),
         "steps": len(found.converged) - 1,
@@ -75,15 +76,9 @@ class Networks:
 
     def teachers(self, width: int) -> trees.Tree:
         """Teachers of one width along a leading axis, trained side by side."""
-        name = f"mnist_{width}_teachers"
-
-        def make() -> trees.Tree:
-            recorder = self.parts.recorder(name)
-            keys = jax.random.split(jax.random.fold_in(self.key, width), self.task.size.seeds)
-            model, config = self.task.model(width), self.task.training
-            return train_endpoints(keys, model, self.task.data, config, recorder=recorder).theta
-
-        return self.parts.arrays(name, make)
+        task, key = self.task, jax.random.fold_in(self.key, width)
+        name, model = f"mnist_{width}_teachers", task.model(width)
+        return self.parts.trained(name, key, task.size.seeds, model, task.data, task.training)
 
     def setting(self, width: int, seed: int) -> Setting:
         """The student of one teacher."""
@@ -115,10 +110,8 @@ def _similar_path(task: Task, setting: Setting) -> tuple[dict[str, Any], trees.T
     accuracy = evaluate(setting.model, networks, task.data)[0].accuracy
     scale = task.data.num_classes
     numbers |= {name: scale * numbers[name] for name in ("barrier", "point")}
-    return numbers | {
-        "loss": [scale * value for value in numbers["loss"]],
-        "accuracy": np.asarray(accuracy).tolist(),
-    }, found.point
+    loss = scale * np.asarray(found.loss, np.float64)
+    return numbers | {"loss": loss, "accuracy": accuracy}, found.point
 
 
 def mnist(networks: Networks) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def hessian_at_point(setting: Setting, point: trees.Tree, pair: tuple[int, int])
     return {
         "loss": value, "gradient_norm": kind.gradient_norm, "kind": kind.kind,
         "negative": kind.index, "zeros": kind.zeros, "positive": len(kind.eigenvalues) - kind.index - (kind.zeros or 0),
-        "eigenvalues": kind.eigenvalues.tolist(), "rank": rank, "negative_S": negative(S),
+        "eigenvalues": kind.eigenvalues, "rank": rank, "negative_S": negative(S),
         "predicted": rank + negative(rows[rank:] @ S @ rows[rank:].T), "zero_tolerance": kind.zero_tolerance,
     }  # fmt: skip
 
@@ -124,13 +124,11 @@ def _lanczos(networks: Networks, setting: Setting, theta: trees.Tree) -> dict[st
         values = np.asarray(ends.values)
         width = BROADENING * (values.max() - values.min())
         grid = np.linspace(values.min() - 6 * width, values.max() + 6 * width, GRID)
-        curve = np.asarray(density.on_grid(grid, width))
         return {
-            "loss": float(loss(theta)), "largest": values[:ENDS].tolist(), "smallest": values[ENDS:].tolist(),
-            "residuals": np.asarray(ends.residuals).tolist(), "trace": float(trace.estimate),
-            "trace_error": float(trace.standard_error),
-            "negative_share": float((density.weights * (density.nodes < 0)).sum(1).mean()),
-            "grid": grid.tolist(), "density": curve.tolist(), "broadening": width,
+            "loss": loss(theta), "largest": values[:ENDS], "smallest": values[ENDS:], "residuals": ends.residuals,
+            "trace": trace.estimate, "trace_error": trace.standard_error,
+            "negative_share": (density.weights * (density.nodes < 0)).sum(1).mean(),
+            "grid": grid, "density": density.on_grid(grid, width), "broadening": width,
         }  # fmt: skip
 
 

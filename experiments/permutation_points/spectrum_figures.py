@@ -7,17 +7,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from mcjax.plotting.style import ALIGNED, RC, STYLES, UNALIGNED, legend_below, style_axes
+from mcjax.plotting.style import ALIGNED, STYLES, UNALIGNED, legend_below, new_figure, style_axes
 
-COLORS = ("#e0791e", "#2f8f6b", "#1c5f9e")
+COLORS = ("#e0791e", "#2f8f6b", "#1c5f9e", "#7a3f98", "#111111", "#b2182b")
 
 
 def eigenvalues(toys: Sequence[Mapping[str, Any]]) -> Figure:
     """All eigenvalues at the permutation points of toys, a panel a number of outputs, a column of marks a toy."""
     panels = sorted({toy["outputs"] for toy in toys})
-    figure = Figure(figsize=(4.6 * len(panels), 4.2), **RC)
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, outputs in zip(grid, panels, strict=True):
+    title = "The Hessian at permutation points of random toys, tanh"
+    figure, (row,) = new_figure(1, len(panels), (4.6 * len(panels), 4.2), title)
+    for axes, outputs in zip(row, panels, strict=True):
         here = [toy for toy in toys if toy["outputs"] == outputs]
         zero = max(toy["zero_tolerance"] for toy in here)
         for i, toy in enumerate(here):
@@ -37,19 +37,15 @@ def eigenvalues(toys: Sequence[Mapping[str, Any]]) -> Figure:
         axes.yaxis.set_major_locator(FixedLocator([*-decades[::-1], 0, *decades]))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_title(f"2-5-{outputs}", fontsize=10, loc="left")
-        axes.set_xlabel("network")
-        axes.set_ylabel("eigenvalue of the Hessian")
-        style_axes(axes)
-    legend_below(figure, grid[-1])
-    figure.suptitle("The Hessian at permutation points of random toys, tanh", fontsize=11)
+        style_axes(axes, f"2-5-{outputs}", xlabel="network", ylabel="eigenvalue of the Hessian")
+    legend_below(figure, row[-1])
     return figure
 
 
 def densities(found: Mapping[str, Any]) -> Figure:
     """The density of the Hessian's eigenvalues of MNIST's teacher and permutation point, on a logarithmic scale."""
-    figure = Figure(figsize=(6.5, 4.1), **RC)
-    axes = figure.subplots()
+    title = f"Hessian of {found['parameters']:,} parameters, MNIST, H = {found['width']}"
+    figure, ((axes,),) = new_figure(1, 1, (6.5, 4.1), title)
     most = max(max(at["density"]) for at in found["at"].values())
     for name, label, color, style in (
         ("theta", "teacher", ALIGNED, "-"),
@@ -57,22 +53,16 @@ def densities(found: Mapping[str, Any]) -> Figure:
     ):
         at = found["at"][name]
         axes.plot(at["grid"], np.maximum(at["density"], 1e-8 * most), style, color=color, label=label)
-    axes.set_yscale("log")
-    axes.set_ylim(1e-6 * most, 2 * most)
     axes.axvline(0, color="0.6", linewidth=0.8)
-    axes.set_xlabel("eigenvalue of the Hessian")
-    axes.set_ylabel("density")
-    style_axes(axes)
+    axes.set(yscale="log", ylim=(1e-6 * most, 2 * most))
+    style_axes(axes, xlabel="eigenvalue of the Hessian", ylabel="density")
     legend_below(figure, axes)
-    title = f"Hessian of {found['parameters']:,} parameters, MNIST, H = {found['width']}"
-    figure.suptitle(title, fontsize=11)
     return figure
 
 
 def growth(found: Mapping[str, Any]) -> Figure:
     """The lower bound over its limit against the width, a line an order K; dotted the limit by the lemma's constant."""
-    figure = Figure(figsize=(6.2, 4.0), **RC)
-    axes = figure.subplots()
+    figure, ((axes,),) = new_figure(1, 1, (6.2, 4.0), "How fast permutation points multiply (Lemma 1)")
     units = found["large"]
     for each, color, style in zip(found["growth"], COLORS, STYLES, strict=False):
         order, published = each["order"], float(np.exp(-each["order"]))
@@ -80,11 +70,7 @@ def growth(found: Mapping[str, Any]) -> Figure:
         axes.axhline(published, color=color, linewidth=1, linestyle=":")
         said = f"$e^{{-{order}}}$: the lemma's"
         axes.annotate(said, (units[-1], published), ha="right", va="bottom", fontsize=9, color=color)
-    axes.set_xscale("log")
-    axes.set_ylim(0, 1.1)
-    axes.set_xlabel("units $n$ of the layer")
-    axes.set_ylabel(r"lower bound of $T(K, n)$ over $n^K / (2^K K!)$")
-    style_axes(axes)
+    axes.set(xscale="log", ylim=(0, 1.1))
+    style_axes(axes, xlabel="units $n$ of the layer", ylabel=r"lower bound of $T(K, n)$ over $n^K / (2^K K!)$")
     legend_below(figure, axes)
-    figure.suptitle("How fast permutation points multiply (Lemma 1)", fontsize=11)
     return figure

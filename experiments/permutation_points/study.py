@@ -77,11 +77,8 @@ def main(config: Config) -> None:
         find=find,
         tables=lambda results: tables(results["tasks"]),
     )
-    run(
-        study,
-        {**asdict(config), "settings": asdict(size), "images": fingerprint(task.data) if task else None},
-        config.out,
-    )
+    images = fingerprint(task.data) if task else None
+    run(study, {**asdict(config), "settings": asdict(size), "images": images}, config.out)
 
 
 def _parts(tasks: tuple[str, ...], size: Size) -> list[str]:

@@ -47,17 +47,15 @@ def _pairs(found: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return tabulate(
         "toy: all pairs of units of a network 2-5-1",
-        rows,
-        [
-            ("activation", lambda row: row["activation"]),
-            ("units", lambda row: _units(row["units"])),
-            ("barrier", lambda row: f"{row['barrier']:.3e}"),
-            ("loss of the point", lambda row: f"{row['point']:.3e}"),
-            ("gradient norm there", lambda row: f"{row['gradient_norm']:.0e}"),
-            ("all minimised", lambda row: _yes(row["converged"])),
-        ],
         "All in one batched run; the barrier is that of the minima at all distances. Several pairs have one "
         "permutation point up to the order of units, as A and B of Figure 1.",
+        rows,
+        ("activation", lambda row: row["activation"]),
+        ("units", lambda row: _units(row["units"])),
+        ("barrier", lambda row: f"{row['barrier']:.3e}"),
+        ("loss of the point", lambda row: f"{row['point']:.3e}"),
+        ("gradient norm there", lambda row: f"{row['gradient_norm']:.0e}"),
+        ("all minimised", lambda row: _yes(row["converged"])),
     )
 
 
@@ -77,22 +75,20 @@ def _paths(found: Mapping[str, Any]) -> dict[str, Any]:
 
     return tabulate(
         "toy: three pairs in full (Figure 1)",
-        rows,
-        [
-            ("activation", lambda row: row["activation"]),
-            ("path", lambda row: row["letter"]),
-            ("units", lambda row: _units(row["pair"])),
-            ("barrier", lambda row: f"{row['barrier']:.3e}"),
-            ("loss of the point", lambda row: f"{row['point']:.3e}"),
-            ("highest of 201 points", highest),
-            ("rises monotonically", lambda row: _yes(row["rises"])),
-            ("distances minimised", _minimised),
-            ("reordered", reordered),
-            ("the paper's barrier", lambda row: f"{PAPER_BARRIERS[row['letter']]:.0e}"),
-        ],
         "The barrier is that of the whole path, between its knots too; beside it the highest of 201 points. "
         "Reordered: all units put into reverse order at the point, and the largest relative change of the loss. "
         "The paper's barriers are read off a figure, of another teacher.",
+        rows,
+        ("activation", lambda row: row["activation"]),
+        ("path", lambda row: row["letter"]),
+        ("units", lambda row: _units(row["pair"])),
+        ("barrier", lambda row: f"{row['barrier']:.3e}"),
+        ("loss of the point", lambda row: f"{row['point']:.3e}"),
+        ("highest of 201 points", highest),
+        ("rises monotonically", lambda row: _yes(row["rises"])),
+        ("distances minimised", _minimised),
+        ("reordered", reordered),
+        ("the paper's barrier", lambda row: f"{PAPER_BARRIERS[row['letter']]:.0e}"),
     )
 
 
@@ -104,40 +100,36 @@ def _bounds(found: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return tabulate(
         "toy: output weights of the two units free or held (path A)",
-        rows,
-        [
-            ("activation", lambda row: row["activation"]),
-            ("output weights", lambda row: row["how"]),
-            ("their norm at the start", lambda row: f"{row['output_norm'][0]:.3f}"),
-            ("at the least d > 0", lambda row: f"{row['output_norm'][-2]:.3g}"),
-            ("loss at the least d > 0", lambda row: f"{row['loss'][-2]:.3e}"),
-            ("loss of the point", lambda row: f"{row['point']:.3e}"),
-            ("barrier", lambda row: f"{row['barrier']:.3e}"),
-            ("distances minimised", _minimised),
-        ],
         "Free output weights of opposite signs grow as 1/d, and two units become one and its derivative: the loss "
         "before d = 0 is less than at it, and the path ends in a jump, which its barrier includes.",
+        rows,
+        ("activation", lambda row: row["activation"]),
+        ("output weights", lambda row: row["how"]),
+        ("their norm at the start", lambda row: f"{row['output_norm'][0]:.3f}"),
+        ("at the least d > 0", lambda row: f"{row['output_norm'][-2]:.3g}"),
+        ("loss at the least d > 0", lambda row: f"{row['loss'][-2]:.3e}"),
+        ("loss of the point", lambda row: f"{row['point']:.3e}"),
+        ("barrier", lambda row: f"{row['barrier']:.3e}"),
+        ("distances minimised", _minimised),
     )
 
 
 def _mnist(found: Mapping[str, Any]) -> dict[str, Any]:
     return tabulate(
         "mnist: the barrier against width (Figure 3)",
-        found["levels"],
-        [
-            ("H", lambda level: str(level["width"])),
-            ("parameters", lambda level: f"{level['parameters']:,}"),
-            ("train accuracy (%)", lambda level: plus_minus(level["teacher_accuracy"], 2, 100)),
-            ("at the point (%)", lambda level: plus_minus(level["point_accuracy"], 2, 100)),
-            ("barrier", lambda level: plus_minus(level["barrier"], 5)),
-            ("loss of the point", lambda level: plus_minus(level["point"], 5)),
-            ("rise monotonically", lambda level: f"{level['rising']} of {len(level['paths'])}"),
-            ("distances minimised", _minimised),
-        ],
         f"{found['images']:,} images, {found['activation']}; mean and deviation over teachers. The loss is the "
         "paper's, divided by <y_i^2>; the barrier is that of the whole path. In the paper losses are up to 1e-2 "
         "and accuracies from 0.94 to 1, the barrier falls with H, and in most cases the loss rises monotonically. "
         "A fall of the loss by less than 0.1% of the highest does not count.",
+        found["levels"],
+        ("H", lambda level: str(level["width"])),
+        ("parameters", lambda level: f"{level['parameters']:,}"),
+        ("train accuracy (%)", lambda level: plus_minus(level["teacher_accuracy"], 2, 100)),
+        ("at the point (%)", lambda level: plus_minus(level["point_accuracy"], 2, 100)),
+        ("barrier", lambda level: plus_minus(level["barrier"], 5)),
+        ("loss of the point", lambda level: plus_minus(level["point"], 5)),
+        ("rise monotonically", lambda level: f"{level['rising']} of {len(level['paths'])}"),
+        ("distances minimised", _minimised),
     )
 
 
@@ -155,34 +147,34 @@ def _claims(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             rows.append((f"2-5-{outputs}", claim, f"{sum(map(holds, here))} of {len(here)}"))
     return tabulate(
         "spectrum: the claims on permutation points (section 4.2), and how often they hold",
-        rows,
-        [("network", lambda row: row[0]), ("claim", lambda row: row[1]), ("holds", lambda row: row[2])],
         "With D and a the offsets of the two units' parameters and output weights, the Hessian there is block "
         "diagonal in all else | (D, a), with [[S, G^T], [G, 0]] in the second block. With one output weight a unit "
         "G = 0: there the first two claims hold, and the third as long as S has no more than one negative "
         "eigenvalue. With several of them rank(G) is at most one less than their number, and every singular value "
         "of G takes one zero away and adds one negative eigenvalue.",
+        rows,
+        ("network", lambda row: row[0]),
+        ("claim", lambda row: row[1]),
+        ("holds", lambda row: row[2]),
     )
 
 
 def _toys(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return tabulate(
         "spectrum: every toy",
-        found,
-        [
-            ("network", lambda toy: f"2-5-{toy['outputs']}"),
-            ("loss", lambda toy: f"{toy['loss']:.2e}"),
-            ("gradient norm", lambda toy: f"{toy['gradient_norm']:.0e}"),
-            ("negative", lambda toy: str(toy["negative"])),
-            ("zero", lambda toy: str(toy["zeros"])),
-            ("positive", lambda toy: str(toy["positive"])),
-            ("rank(G)", lambda toy: str(toy["rank"])),
-            ("negatives of S", lambda toy: str(toy["negative_S"])),
-            ("negatives expected", lambda toy: str(toy["predicted"])),
-            ("kind", lambda toy: toy["kind"]),
-        ],
         "Eigenvalues of the dense Hessian in float64; up to 1e-9 of the largest they count as zero. rank(G) and "
         "negatives of S as in the table above.",
+        found,
+        ("network", lambda toy: f"2-5-{toy['outputs']}"),
+        ("loss", lambda toy: f"{toy['loss']:.2e}"),
+        ("gradient norm", lambda toy: f"{toy['gradient_norm']:.0e}"),
+        ("negative", lambda toy: str(toy["negative"])),
+        ("zero", lambda toy: str(toy["zeros"])),
+        ("positive", lambda toy: str(toy["positive"])),
+        ("rank(G)", lambda toy: str(toy["rank"])),
+        ("negatives of S", lambda toy: str(toy["negative_S"])),
+        ("negatives expected", lambda toy: str(toy["predicted"])),
+        ("kind", lambda toy: toy["kind"]),
     )
 
 
@@ -190,18 +182,16 @@ def _ends(found: Mapping[str, Any]) -> dict[str, Any]:
     rows = [{"network": said, **found["at"][at]} for at, said in (("theta", "teacher"), ("point", "permutation point"))]
     return tabulate(
         f"spectrum: MNIST, H = {found['width']}, {found['parameters']:,} parameters, by Lanczos",
-        rows,
-        [
-            ("network", lambda row: row["network"]),
-            ("loss", lambda row: f"{row['loss']:.2e}"),
-            ("largest eigenvalues", lambda row: ", ".join(f"{value:.3g}" for value in row["largest"][:3])),
-            ("smallest eigenvalues", lambda row: ", ".join(f"{value:.2e}" for value in row["smallest"][:3])),
-            ("largest residual", lambda row: f"{max(row['residuals']):.0e}"),
-            ("trace", lambda row: f"{row['trace']:.4g} ± {row['trace_error']:.2g}"),
-            ("below zero (% of the density)", lambda row: f"{100 * row['negative_share']:.2f}"),
-        ],
         f"Of the mean squared error over {found['images']:,} images, outputs of mean square 1. A residual bounds "
         "how far each value is from an eigenvalue; values of equal eigenvalues are found once.",
+        rows,
+        ("network", lambda row: row["network"]),
+        ("loss", lambda row: f"{row['loss']:.2e}"),
+        ("largest eigenvalues", lambda row: ", ".join(f"{value:.3g}" for value in row["largest"][:3])),
+        ("smallest eigenvalues", lambda row: ", ".join(f"{value:.2e}" for value in row["smallest"][:3])),
+        ("largest residual", lambda row: f"{max(row['residuals']):.0e}"),
+        ("trace", lambda row: f"{row['trace']:.4g} ± {row['trace_error']:.2g}"),
+        ("below zero (% of the density)", lambda row: f"{100 * row['negative_share']:.2f}"),
     )
 
 
@@ -215,35 +205,31 @@ def _counts(found: Mapping[str, Any]) -> dict[str, Any]:
 
     return tabulate(
         "count: permutation points of order K by the number of global minima (Proposition 1)",
-        found["rows"],
-        [
-            ("n", lambda row: str(row["units"])),
-            ("K", lambda row: str(row["order"])),
-            ("T(K, n)", lambda row: row["ratio"]),
-            ("counted", counted),
-            ("lower bound", lambda row: row["bound"]),
-            ("T(K, n), decimal", lambda row: f"{row['value']:.4g}"),
-            ("points of a network n, n", points),
-        ],
         "T(K, n) exactly; counted one by one: ways to give n units n - K vectors, all in use, by n!. The last "
         "column: points of order K of a network with two hidden layers of n units, each in one layer.",
+        found["rows"],
+        ("n", lambda row: str(row["units"])),
+        ("K", lambda row: str(row["order"])),
+        ("T(K, n)", lambda row: row["ratio"]),
+        ("counted", counted),
+        ("lower bound", lambda row: row["bound"]),
+        ("T(K, n), decimal", lambda row: f"{row['value']:.4g}"),
+        ("points of a network n, n", points),
     )
 
 
 def _growth(found: Mapping[str, Any]) -> dict[str, Any]:
     return tabulate(
         "count: the constant of Lemma 1",
-        found["growth"],
-        [
-            ("K", lambda each: str(each["order"])),
-            ("c_K", lambda each: each["constant"]),
-            ("the lemma's", lambda each: f"{each['published']:.5f}"),
-            *(
-                (f"bound / (c_K n^K), n = {n:,}", lambda each, i=i: f"{each['ratio'][i]:.4f}")
-                for i, n in enumerate(found["large"])
-            ),
-            ("by the lemma's, in the limit", lambda each: f"{np.exp(each['order']):.3f}"),
-        ],
         "The lower bound is c_K n^K for wide layers, c_K = 1 / (2^K K!). The lemma's proof has another factor "
         "e^-K: it replaces ((n - K) / (n - 2 K))^(n - 2 K) by 1, and it tends to e^K.",
+        found["growth"],
+        ("K", lambda each: str(each["order"])),
+        ("c_K", lambda each: each["constant"]),
+        ("the lemma's", lambda each: f"{each['published']:.5f}"),
+        *(
+            (f"bound / (c_K n^K), n = {n:,}", lambda each, i=i: f"{each['ratio'][i]:.4f}")
+            for i, n in enumerate(found["large"])
+        ),
+        ("by the lemma's, in the limit", lambda each: f"{np.exp(each['order']):.3f}"),
     )

@@ -126,13 +126,8 @@ def toy(key: jax.Array, activation: str, outputs: int, size: Size) -> Setting:
     theta = trees.map_with_name(lambda _, leaf: leaf.astype(np.float32), theta)
     own = {"tolerance": size.toy_tolerance, "knots": size.toy_knots}
     given = TOYS[activation] | {name: value for name, value in own.items() if value is not None}
-    config = PermutationConfig(
-        steps=size.toy_steps,
-        iterations=size.toy_iterations,
-        rise_tolerance=size.toy_bump,
-        require_convergence=False,
-        **given,
-    )
+    given |= {"steps": size.toy_steps, "iterations": size.toy_iterations, "rise_tolerance": size.toy_bump}
+    config = PermutationConfig(require_convergence=False, **given)
     inputs = rng.normal(size=(size.toy_samples, INPUTS))
     return Setting(model, theta, taught(model, theta, inputs), "dense_0", config)
 

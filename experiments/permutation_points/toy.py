@@ -10,7 +10,6 @@ from experiments.permutation_points.paths import minima, pair_path, unit_weights
 from experiments.permutation_points.tasks import UNITS, Setting, Size, toy
 from experiments.study import Parts
 from mcjax import evaluate_path, full_batch_loss, trees
-from mcjax.constructions import Construction
 from mcjax.constructions.unit_layers import unit_layer
 from mcjax.permutation_points import PermutationPath, permute_units, rank_pairs
 
@@ -38,7 +37,7 @@ def _toy(parts: Parts, name: str, setting: Setting) -> dict[str, Any]:
 
 def _ranked(setting: Setting) -> dict[str, Any]:
     found = rank_pairs(setting.model, setting.theta, setting.data, setting.group, config=setting.config)
-    return {name: getattr(found, name).tolist() for name in ("units", "barrier", "point", "gradient_norm", "converged")}
+    return {name: getattr(found, name) for name in ("units", "barrier", "point", "gradient_norm", "converged")}
 
 
 def figure_pairs(units: list[list[int]], point: list[float]) -> list[list[int]]:
@@ -62,15 +61,15 @@ def _path(setting: Setting, pair: list[int], which: int) -> dict[str, Any]:
         "output_norm": _output_norms(setting, found),
     }
     if which == 0:
-        numbers["along"] = evaluate_path(setting.model, found.path, setting.data, POINTS).train_loss.tolist()
+        numbers["along"] = evaluate_path(setting.model, found.path, setting.data, POINTS).train_loss
         numbers["exchange"] = _reordered(setting, found)
     return numbers
 
 
-def _weights_over_biases(theta: trees.Tree) -> list[list[float]]:
+def _weights_over_biases(theta: trees.Tree) -> np.ndarray:
     """W_i / b_i of all hidden units."""
     layer = theta["params"]["Dense_0"]
-    return (np.asarray(layer["kernel"], np.float64) / np.asarray(layer["bias"])).T.tolist()
+    return (np.asarray(layer["kernel"], np.float64) / np.asarray(layer["bias"])).T
 
 
 def _reordered(setting: Setting, found: PermutationPath) -> dict[str, Any]:
@@ -79,18 +78,10 @@ def _reordered(setting: Setting, found: PermutationPath) -> dict[str, Any]:
     moves = permute_units(setting.model, found.point, setting.group, found.units, order)
     with jax.enable_x64(True):
         loss = full_batch_loss(setting.model, setting.data)
-        values = np.asarray(_along(loss, moves))
-    return {
-        "order": order.tolist(),
-        "moves": len(moves.moves),
-        "loss": values.tolist(),
-        "deviation": float(np.abs(values / found.loss[-1] - 1).max()),
-    }
-
-
-def _along(loss: Any, moves: Construction) -> jax.Array:
-    """The loss at `A_SEGMENT` values of every straight move: (moves * A_SEGMENT,)."""
-    return jax.jit(lambda polyline: polyline.heights(loss, A_SEGMENT))(moves.polyline).ravel()
+        heights = jax.jit(lambda polyline: polyline.heights(loss, A_SEGMENT))(moves.polyline)
+    values = np.asarray(heights).ravel()
+    deviation = np.abs(values / found.loss[-1] - 1).max()
+    return {"order": order, "moves": len(moves.moves), "loss": values, "deviation": deviation}
 
 
 def _free(setting: Setting, pair: list[int]) -> dict[str, Any]:
@@ -98,11 +89,11 @@ def _free(setting: Setting, pair: list[int]) -> dict[str, Any]:
     return numbers | {"output_norm": _output_norms(setting, found)}
 
 
-def _output_norms(setting: Setting, found: PermutationPath) -> list[float]:
+def _output_norms(setting: Setting, found: PermutationPath) -> np.ndarray:
     """The norm of the output weights of the two units together, at the minima of all distances."""
     networks, reads = minima(setting, found), unit_layer(setting.model, setting.group).outgoing
     read = [unit_weights(networks, [reads], unit) for unit in found.units]
-    return np.linalg.norm(np.concatenate(read, 1), axis=1).tolist()
+    return np.linalg.norm(np.concatenate(read, 1), axis=1)
 
 
 def parts_of(size: Size) -> list[str]:

@@ -1,7 +1,6 @@
 """`python -m experiments.string_sampling`."""
 
-from experiments import string_sampling
 from experiments.string_sampling.study import Config, main
 from experiments.study import command
 
-command(string_sampling, Config, main)
+command(Config, main)

@@ -18,7 +18,7 @@ from experiments.study import Drawing
 from mcjax import Model, trees
 from mcjax.curves.polyline import Polyline
 from mcjax.plotting import ALIGNED, UNALIGNED
-from mcjax.plotting.style import RC, SMALL, legend_below, style_axes
+from mcjax.plotting.style import legend_below, new_figure, style_axes
 from mcjax.runtime.compiling import jit
 from mcjax.strings import String
 from mcjax.training import Criterion
@@ -120,8 +120,7 @@ def against_threshold(tasks: Mapping[str, Any]) -> Figure:
     Args:
         tasks: title of a row -> the findings of a task, as `gather` returns them.
     """
-    figure = Figure(figsize=(9.0, 0.6 + 2.9 * len(tasks)), **RC)
-    rows = figure.subplots(len(tasks), 2, squeeze=False)
+    figure, rows = new_figure(len(tasks), 2, (9.0, 0.6 + 2.9 * len(tasks)), "")
     for (title, task), (left, right) in zip(tasks.items(), rows, strict=True):
         thresholds = np.array([level["threshold"] for level in task["levels"]])
         for number, (variant, laws) in enumerate(task["laws"].items()):
@@ -139,17 +138,13 @@ def against_threshold(tasks: Mapping[str, Any]) -> Figure:
                 if laws[what] is not None:
                     _law(axes, laws[what], color, above=number % 2 == 0)
         for axes, name in ((left, "normalised length"), (right, "segments (beads + 1)")):
-            axes.set_xscale("log")
-            axes.set_yscale("log")
+            style_axes(axes, xlabel=f"threshold ({task['of']})", ylabel=name, xscale="log", yscale="log")
             axes.set_ylim(bottom=0.95)
             for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
                 fine = (1, 1.2, 1.5, 2, 3, 5, 7) if high < 5 * low else (1, 2, 5)
                 axis.set_major_locator(LogLocator(subs=fine))
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_locator(NullLocator())
-            axes.set_xlabel(f"threshold ({task['of']})")
-            axes.set_ylabel(name)
-            style_axes(axes)
         left.set_title(title, fontsize=10, loc="left")
     legend_below(figure, rows[0][0])
     return figure
@@ -177,7 +172,8 @@ def string_stages(stages: Sequence[Stage], title: str, of: str, threshold: float
         of: the criterion of the loss and the threshold, in words.
         threshold: the threshold.
     """
-    figure = Figure(figsize=(4.1 * len(stages), 4.3), **SMALL)
+    size, projection = (4.1 * len(stages), 4.3), {"projection": "3d"}
+    figure, (row,) = new_figure(1, len(stages), size, title, dpi=120, subplot_kw=projection)
     every = np.concatenate([stage.points for stage in stages])
     low, high = every.min(0), every.max(0)
     margin = 0.08 * np.maximum(high - low, 1e-9)
@@ -185,8 +181,7 @@ def string_stages(stages: Sequence[Stage], title: str, of: str, threshold: float
     highest = max(float(stage.loss.max()) for stage in stages)
     norm = LogNorm(threshold / 2, max(highest, 2 * threshold), clip=True)
     shown = ScalarMappable(norm, "coolwarm")
-    for i, stage in enumerate(stages):
-        axes = figure.add_subplot(1, len(stages), i + 1, projection="3d")
+    for axes, stage in zip(row, stages, strict=True):
         for axis, wall in ((0, low[0]), (1, high[1]), (2, low[2])):
             shadow = stage.points.copy()
             shadow[:, axis] = wall
@@ -203,6 +198,5 @@ def string_stages(stages: Sequence[Stage], title: str, of: str, threshold: float
             getattr(axes, f"{name}axis").set_pane_color("0.97")
         axes.grid(False)
         axes.set_title(stage.label, fontsize=9)
-    figure.colorbar(shown, ax=figure.axes, label=f"{of} (threshold {threshold:g})", shrink=0.7, pad=0.04)
-    figure.suptitle(title, fontsize=11)
+    figure.colorbar(shown, ax=row, label=f"{of} (threshold {threshold:g})", shrink=0.7, pad=0.04)
     return figure

@@ -39,10 +39,8 @@ def sample(parts: Parts, task: Task, key: jax.Array, matching: str) -> tuple[Str
             strings[name] = []
             if any(reached):
                 P = None if name == "unmatched" else _match(matching, match_key, task, first, second)
-                strings[name] = sample_strings(
-                    string_key, task.model, first, second, task.data, thresholds, P, task.config,
-                    recorder=parts.recorder(name),
-                )  # fmt: skip
+                ends, recorder = (first, second, task.data, thresholds, P), parts.recorder(name)
+                strings[name] = sample_strings(string_key, task.model, *ends, task.config, recorder=recorder)
     return strings, reached
 
 
@@ -53,11 +51,9 @@ def _ends(parts: Parts, task: Task, key: jax.Array) -> tuple[trees.Tree, trees.T
     targets = np.repeat(task.thresholds, each * task.pairs)
 
     def train() -> trees.Tree:
-        keys, criterion = jax.random.split(key, len(targets)), task.config.criterion
-        recorder = parts.recorder("networks")
-        ends = train_endpoints(
-            keys, task.model, task.data, task.ends, target=targets, criterion=criterion, recorder=recorder
-        )
+        keys, recorder = jax.random.split(key, len(targets)), parts.recorder("networks")
+        until: dict[str, Any] = {"target": targets, "criterion": task.config.criterion}
+        ends = train_endpoints(keys, task.model, task.data, task.ends, recorder=recorder, **until)
         return {"theta": ends.theta, "criterion": ends.criterion}
 
     ends = parts.arrays("networks", train)
@@ -89,14 +85,8 @@ def gather(task: Task, strings: Strings, reached: Sequence[bool]) -> dict[str, A
             level[name] = _summary(found[before : before + sum(pairs)])
         levels.append(level)
     laws = {name: {what: law(levels, name, what) for what in ("length", "beads")} for name in strings}
-    return {
-        "title": task.title,
-        "of": task.criterion,
-        "paper": task.paper,
-        "model": task.model.name,
-        "levels": levels,
-        "laws": laws,
-    }
+    about = {"title": task.title, "of": task.criterion, "paper": task.paper, "model": task.model.name}
+    return {**about, "levels": levels, "laws": laws}
 
 
 def _summary(strings: Sequence[String]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments.options import check_choices, fingerprint, given
+from experiments.options import check_choices, check_least, fingerprint, given
 from experiments.string_sampling.figures import draw
 from experiments.string_sampling.measures import VARIANTS, gather, sample
 from experiments.string_sampling.tables import tables
@@ -15,6 +15,7 @@ from experiments.study import Findings, Parts, Study, run
 from mcjax.commands.options import seed_key
 from mcjax.errors import InputError
 
+TaskName = Literal["quadratic", "cubic", "mnist", "cifar10", "ptb", "permutation"]
 TASKS = tuple(SIZES)
 
 
@@ -22,11 +23,7 @@ TASKS = tuple(SIZES)
 class Config:
     """The tasks, the pairs, and how strings are sampled."""
 
-    tasks: tuple[Literal["quadratic", "cubic", "mnist", "cifar10", "ptb", "permutation"], ...] = (
-        "quadratic",
-        "cubic",
-        "permutation",
-    )
+    tasks: tuple[TaskName, ...] = ("quadratic", "cubic", "permutation")
     """The tasks that networks learn."""
     preset: Literal["small", "paper"] = "small"
     """Amount of work; the options of the size take precedence."""
@@ -78,22 +75,13 @@ def _check(config: Config) -> None:
             value = getattr(config.data if name == "hold_out" else config.size, name)
             if value is not None:
                 raise InputError(f"got {name}={value}, which only mnist, cifar10 and ptb read: expected none.")
-    thresholds, pairs = config.size.thresholds, config.size.pairs
-    if thresholds is not None and (
-        len(config.tasks) > 1 or not thresholds or not all(0 < level < np.inf for level in thresholds)
-    ):
-        raise InputError(
-            f"got thresholds {thresholds} for {', '.join(config.tasks)}: expected positive ones, and one task."
-        )
-    if pairs is not None and pairs < 1:
-        raise InputError(f"got pairs={pairs}, expected at least 1.")
+    thresholds, names = config.size.thresholds, ", ".join(config.tasks)
+    positive = thresholds is None or (thresholds and all(0 < level < np.inf for level in thresholds))
+    if not positive or (thresholds is not None and len(config.tasks) > 1):
+        raise InputError(f"got thresholds {thresholds} for {names}: expected positive ones, and one task.")
+    check_least(config.size, pairs=1)
 
 
 def _described(task: Task) -> dict[str, Any]:
-    return {
-        "thresholds": task.thresholds,
-        "pairs": task.pairs,
-        "ends": asdict(task.ends),
-        "string": asdict(task.config),
-        "data": fingerprint(task.data),
-    }
+    configs = {"ends": asdict(task.ends), "string": asdict(task.config)}
+    return {"thresholds": task.thresholds, "pairs": task.pairs, **configs, "data": fingerprint(task.data)}

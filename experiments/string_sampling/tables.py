@@ -24,7 +24,14 @@ def tables(tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             ("segments", lambda row: _exponent(row[2]["beads"])),
         ]
         text = "Exponents of the threshold, below the onset of non-convexity, and between which thresholds."
-        found.append(tabulate("Power laws", laws, columns, text))
+        found.append(
+            tabulate(
+                "Power laws",
+                text,
+                laws,
+                *columns,
+            )
+        )
     return found
 
 
@@ -39,14 +46,12 @@ def _task(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
 
     return tabulate(
         f"{name}: {task['title']}",
-        task["levels"],
-        [
-            (f"threshold ({task['of']})", lambda level: f"{level['threshold']:g}"),
-            ("pairs", lambda level: f"{level['reached']} of {level['pairs']}"),
-            *columns("unmatched"),
-            *columns("matched"),
-        ],
         f"The paper: {task['paper']}." if task["paper"] else "",
+        task["levels"],
+        (f"threshold ({task['of']})", lambda level: f"{level['threshold']:g}"),
+        ("pairs", lambda level: f"{level['reached']} of {level['pairs']}"),
+        *columns("unmatched"),
+        *columns("matched"),
     )
 
 

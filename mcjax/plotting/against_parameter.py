@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from mcjax.plotting.style import RC, Series, legend_below, log_if_wide, mean_and_band, style_axes
+from mcjax.plotting.style import Series, legend_below, log_if_wide, mean_and_band, new_figure, style_axes
 
 
 class ParameterPanel(NamedTuple):
@@ -42,9 +42,8 @@ def against_parameter(panels: Sequence[ParameterPanel], title: str) -> Figure:
     """
     columns = len(panels) if len(panels) < 4 else 2
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns + 0.6, 3.0 * rows + 0.7), **RC)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, panel in zip(grid, panels, strict=False):
+    figure, grid = new_figure(rows, columns, (3.6 * columns + 0.6, 3.0 * rows + 0.7), title)
+    for axes, panel in zip(grid.flat, panels, strict=False):
         for line in panel.lines:
             values = np.atleast_2d(line.values)
             mean_and_band(axes, panel.x, values, line.color, line.style, line.label)
@@ -55,18 +54,14 @@ def against_parameter(panels: Sequence[ParameterPanel], title: str) -> Figure:
         if len(panel.x) > 1:
             axes.set_xlim(float(panel.x[0]), float(panel.x[-1]))
         if panel.log_y:
-            log_if_wide(axes, np.concatenate([np.ravel(line.values) for line in panel.lines]))
+            log_if_wide(axes, *(line.values for line in panel.lines))
         else:
             axes.set_ylim(bottom=0)
-        axes.set_title(panel.title, fontsize=10, loc="left")
-        axes.set_xlabel(panel.x_label)
-        axes.set_ylabel(panel.y_label)
-        style_axes(axes)
+        style_axes(axes, panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     if len(panels[0].lines) > 1:
-        legend_below(figure, grid[0], 5)
-    for axes in grid[len(panels) :]:
+        legend_below(figure, grid[0, 0], 5)
+    for axes in grid.flat[len(panels) :]:
         axes.remove()
-    figure.suptitle(title, fontsize=11)
     return figure
 
 

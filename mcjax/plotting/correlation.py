@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mcjax.plotting.style import ALIGNED, MARKERS, RC, STYLES, UNALIGNED, deviation, legend_below, style_axes
+from mcjax.plotting.style import ALIGNED, MARKERS, STYLES, UNALIGNED, deviation, legend_below, new_figure, style_axes
 
 Signature = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Layer -> mean correlation of the units with equal index before and after matching, (pairs,) each."""
@@ -38,23 +38,20 @@ def correlation(
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(11.0, 4.0), **RC)
-    axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
+    figure, (axes,) = new_figure(1, 3, (11.0, 4.0), title, width_ratios=(1, 1, 1.15))
     bound = max(float(np.abs(before).max()), 1e-6)
     matched = f"matched by {method}" if method else "matched"
     which = f"{_short(group)}, " if group else ""
     for panel, matrix, name in ((axes[0], before, "as trained"), (axes[1], after, matched)):
         image = panel.imshow(matrix, vmin=-bound, vmax=bound, cmap="RdBu_r", interpolation="nearest")
         panel.set_title(f"{which}{name}", fontsize=10)
-        panel.set_xlabel(r"unit of $\theta_2$" if panel is axes[0] else r"unit of $P\theta_2$")
-    axes[0].set_ylabel(r"unit of $\theta_1$")
-    axes[1].set_yticklabels([])
+    axes[0].set(xlabel=r"unit of $\theta_2$", ylabel=r"unit of $\theta_1$")
+    axes[1].set(xlabel=r"unit of $P\theta_2$", yticklabels=[])
     figure.colorbar(image, ax=list(axes[:2]), label="cross-correlation", shrink=0.85)
     axes[2].set_title("every layer" if len(signature) > 1 else "the layer", fontsize=10)
     before_and_after(axes[2], signature, matched)
     axes[2].set_ylabel("mean correlation of paired units")
     legend_below(figure, axes[2], right=True)
-    figure.suptitle(title, fontsize=11)
     return figure
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from mcjax.plotting.style import RC, legend_below, log_if_wide, mean_and_band, style_axes
+from mcjax.plotting.style import legend_below, log_if_wide, mean_and_band, new_figure, style_axes
 
 
 class Line(NamedTuple):
@@ -44,19 +44,14 @@ def along_paths(
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(9.0, 3.7), **RC)
-    left, right = figure.subplots(1, 2)
+    figure, ((left, right),) = new_figure(1, 2, (9.0, 3.7), title)
     for axes, values_of, name in (
         (left, lambda line: line.loss, f"{loss_split} loss (nats)"),
         (right, lambda line: 100 * line.accuracy, f"{accuracy_split} accuracy (%)"),
     ):
         for line in lines:
             mean_and_band(axes, ts, values_of(line), line.color, line.style, line.label)
-        axes.set_xlabel(r"$t$, from $\theta_1$ to $P\theta_2$")
-        axes.set_ylabel(name)
-        axes.set_xlim(float(ts[0]), float(ts[-1]))
-        style_axes(axes)
-    log_if_wide(left, np.concatenate([np.ravel(line.loss) for line in lines]))
+        style_axes(axes, xlabel=r"$t$, from $\theta_1$ to $P\theta_2$", ylabel=name, xlim=(float(ts[0]), float(ts[-1])))
+    log_if_wide(left, *(line.loss for line in lines))
     legend_below(figure, left)
-    figure.suptitle(title, fontsize=11)
     return figure

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from mcjax.plotting.style import SMALL
+from mcjax.plotting.style import new_figure
 
 _EDGE = [patheffects.withStroke(linewidth=2.5, foreground="w")]
 
@@ -68,8 +68,8 @@ def plane(
     columns = max(map(len, rows))
     # Panels of the planes' own shape leave no gaps between them.
     shape = max(_shape(one) for row in rows for one in row)
-    figure = Figure(figsize=(1.6 + 3.0 * columns, 0.5 + (0.6 + 2.8 * min(shape, 1.2)) * len(rows)), **SMALL)
-    panels = figure.subplots(len(rows), columns, squeeze=False)
+    size = 1.6 + 3.0 * columns, 0.5 + (0.6 + 2.8 * min(shape, 1.2)) * len(rows)
+    figure, panels = new_figure(len(rows), columns, size, title, dpi=120)
     for axes_row, row in zip(panels, rows, strict=True):
         for axes, one in zip(axes_row, row, strict=False):
             values = _within(factor * np.asarray(one.values, np.float64), boundaries, accuracy)
@@ -92,7 +92,6 @@ def plane(
     )
     bar.set_ticks(list(boundaries), labels=[f"{value:g}" for value in boundaries])
     bar.minorticks_off()
-    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -158,13 +157,6 @@ def _mark(axes: Axes, one: Plane) -> None:
         top = np.max(one.y) - 0.15 * np.ptp(one.y)
         up = 1 if middle[1] <= point[1] < top else -1
         axes.annotate(
-            label,
-            point,
-            xytext=(0, 8 * up),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if up > 0 else "top",
-            fontsize=10,
-            path_effects=_EDGE,
-            annotation_clip=False,
-        )
+            label, point, xytext=(0, 8 * up), textcoords="offset points", fontsize=10, path_effects=_EDGE,
+            ha="center", va="bottom" if up > 0 else "top", annotation_clip=False,
+        )  # fmt: skip

@@ -1,6 +1,6 @@
 """Style of all figures: colours and line styles that differ in greyscale too, bands, scales and legends."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,9 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 UNALIGNED, ALIGNED = "#e0791e", "#1c5f9e"
-RC: dict[str, Any] = {"dpi": 160, "layout": "constrained"}
-SMALL: dict[str, Any] = {"dpi": 120, "layout": "constrained"}
-# Line styles and markers of the lines of one figure, in order, unless they are given.
+# Of the lines of one figure, in their order, where nothing else says how they look.
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -53,8 +51,9 @@ def deviation(values: np.ndarray) -> np.ndarray:
     return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 
-def log_if_wide(axes: Axes, values: np.ndarray) -> None:
-    """Make the vertical axis logarithmic if all values are positive and differ more than tenfold."""
+def log_if_wide(axes: Axes, *lines: Any) -> None:
+    """A logarithmic axis for lines of positive values that differ more than tenfold."""
+    values = np.concatenate([np.ravel(line) for line in lines])
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -62,8 +61,30 @@ def log_if_wide(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def style_axes(axes: Axes) -> None:
-    """Remove the frame of a panel, and draw a light grid in the background."""
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], title: str, *, dpi: int = 160, **options: Any
+) -> tuple[Figure, Any]:
+    """A figure and its panels, an array of axes (rows, columns).
+
+    Args:
+        rows: rows of panels.
+        columns: columns of panels.
+        size: width and height in inches.
+        title: the title above all panels, or "".
+        dpi: dots an inch.
+        **options: further options of `Figure.subplots`.
+    """
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def style_axes(axes: Axes, title: str = "", **properties: Any) -> None:
+    """No frame, a light grid behind what is drawn, a title on the left; `Axes.set` takes properties such as xlabel."""
+    axes.set(**properties)
+    if title:
+        axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -80,6 +101,5 @@ def legend_below(figure: Figure, axes: Axes, most: int = 4, *, right: bool = Fal
     """
     handles, labels = axes.get_legend_handles_labels()
     rows = -(-len(labels) // most)
-    place: Literal["outside lower right", "outside lower center"]
-    place = "outside lower right" if right else "outside lower center"
+    place: Any = "outside lower right" if right else "outside lower center"
     figure.legend(handles, labels, loc=place, ncols=-(-len(labels) // rows), frameon=False)

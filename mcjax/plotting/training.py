@@ -12,12 +12,11 @@ from matplotlib.ticker import MaxNLocator
 from mcjax.plotting.style import (
     ALIGNED,
     MARKERS,
-    RC,
-    SMALL,
     STYLES,
     legend_below,
     log_if_wide,
     mean_and_band,
+    new_figure,
     style_axes,
 )
 
@@ -35,8 +34,7 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
         title: The title of the figure.
         labels: Names of the fits for a legend (None: no legend).
     """
-    figure = Figure(figsize=(9.0, 3.4 if labels is None else 3.8), **SMALL)
-    panels = figure.subplots(1, 2)
+    figure, (panels,) = new_figure(1, 2, (9.0, 3.4 if labels is None else 3.8), title, dpi=120)
     for axes, name, factor in ((panels[0], "loss", 1), (panels[1], "accuracy", 100)):
         values = factor * np.atleast_2d(history[name])
         fits, epochs = values.shape
@@ -52,20 +50,17 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
                 label = None if labels is None else labels[i]
                 axes.plot(at, row, STYLES[i % 4], color=colors[i], linewidth=1.3, marker=marker, label=label)
     epoch_axes(panels)
-    log_if_wide(panels[0], np.ravel(history["loss"]))
+    log_if_wide(panels[0], history["loss"])
     if panels[0].get_legend_handles_labels()[1]:
         legend_below(figure, panels[0])
-    figure.suptitle(title, fontsize=11)
     return figure
 
 
 def epoch_axes(panels: Sequence[Axes]) -> None:
     """Label a panel of losses and one of accuracies, both against the epoch."""
     for axes, label in zip(panels, ("train loss (nats)", "train accuracy (%)"), strict=True):
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 2.5, 5, 10), integer=True))
-        style_axes(axes)
+        style_axes(axes, xlabel="epoch", ylabel=label)
 
 
 class HalfSteps(NamedTuple):
@@ -85,9 +80,8 @@ class HalfSteps(NamedTuple):
 
 
 def pam_objective(fits: Mapping[str, HalfSteps], title: str) -> Figure:
-    """Draw PAM's objective after every half-step, mean over pairs, with a cross for every refused proposal."""
-    figure = Figure(figsize=(7.0, 4.3), **RC)
-    axes = figure.subplots()
+    """PAM's objective after every half-step, mean over pairs; a cross for every proposal of a pair that was refused."""
+    figure, ((axes,),) = new_figure(1, 1, (7.0, 4.3), title)
     reasons = {"x": False, "+": False}
     for number, (name, fit) in enumerate(fits.items()):
         values = np.atleast_2d(fit.objective)
@@ -106,11 +100,9 @@ def pam_objective(fits: Mapping[str, HalfSteps], title: str) -> Figure:
     half = [f"{which} {k // 2 + 1}" for k in range(len(at) - 1) for which in (("P", "curve")[k % 2],)]
     many = len(at) > 5
     axes.set_xticks(at, ["start", *half], rotation=45 if many else 0, ha="right" if many else "center")
-    axes.set_ylabel("$Q + R$ (nats)")
-    log_if_wide(axes, np.concatenate([np.ravel(fit.objective) for fit in fits.values()]))
+    log_if_wide(axes, *(fit.objective for fit in fits.values()))
     legend_below(figure, axes, 2)
-    style_axes(axes)
-    figure.suptitle(title, fontsize=11)
+    style_axes(axes, ylabel="$Q + R$ (nats)")
     return figure
 
 
@@ -125,8 +117,7 @@ def pam_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: tuple[int
         epochs: The epochs of a half-step of the permutation (shaded), and of a half-step of the curve.
         title: The title of the figure.
     """
-    figure = Figure(figsize=(7.0, 4.1), **RC)
-    axes = figure.subplots()
+    figure, ((axes,),) = new_figure(1, 1, (7.0, 4.1), title)
     for number, (name, (values, color)) in enumerate(losses.items()):
         at = np.arange(1, np.shape(values)[-1] + 1)
         mean_and_band(axes, at, values, color, STYLES[number % 4], name)
@@ -136,11 +127,7 @@ def pam_training(losses: Mapping[str, tuple[np.ndarray, str]], epochs: tuple[int
         for change in (start, start + epochs[0]):
             if 0 < change < len(at):
                 axes.axvline(change + 0.5, color="0.55", linewidth=0.8, zorder=1)
-    axes.set_xlim(0.5, len(at) + 0.5)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("train loss (nats)")
-    log_if_wide(axes, np.concatenate([np.ravel(values) for values, _ in losses.values()]))
+    log_if_wide(axes, *(values for values, _ in losses.values()))
     legend_below(figure, axes)
-    style_axes(axes)
-    figure.suptitle(title, fontsize=11)
+    style_axes(axes, xlabel="epoch", ylabel="train loss (nats)", xlim=(0.5, len(at) + 0.5))
     return figure

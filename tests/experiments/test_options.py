@@ -6,7 +6,16 @@ import pytest
 import tyro
 from refusals import says
 
-from experiments.options import capped, check_choices, check_increasing, check_positive, filled, fingerprint, given
+from experiments.options import (
+    capped,
+    check_choices,
+    check_increasing,
+    check_least,
+    check_positive,
+    filled,
+    fingerprint,
+    given,
+)
 from mcjax import InputError, data
 
 
@@ -54,6 +63,7 @@ def test_there_are_not_more_images_than_there_are():
         (lambda: check_positive(Size(steps=(-1, 2)), zero="steps"), ("steps=-1",)),
         (lambda: check_increasing(Size(steps=(3, 3)), "steps"), ("steps=(3, 3)",)),
         (lambda: check_increasing(Size(steps=()), "steps"), ("steps=()",)),
+        (lambda: check_least(Size(tested=1), width=1, tested=2), ("tested=1", "at least 2")),
     ],
 )
 def test_bad_options_are_refused(check, named):
@@ -66,3 +76,4 @@ def test_good_options_pass():
     check_positive(given(Size, width=0.5))
     check_positive(Size(), zero="steps")
     check_increasing(Size(), "steps")
+    check_least(Size(), images=1, tested=10_000)

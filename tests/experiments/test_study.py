@@ -126,6 +126,13 @@ def test_a_part_that_fails_is_not_kept(tmp_path):
     assert of.numbers("a", lambda: 1) == of.numbers("a", lambda: 2) == 1
 
 
+def test_arrays_among_numbers_are_lists_of_the_same_bits(tmp_path):
+    values = np.array([0.1, np.nan], np.float32)
+    found = Parts(RunFolder(tmp_path, {}), ()).numbers("a", lambda: {"x": values, "mean": values[0], "n": np.int64(3)})
+    np.testing.assert_array_equal(np.float32(found["x"]), values)
+    assert (found["mean"], found["n"]) == (float(values[0]), 3)
+
+
 @pytest.mark.parametrize(("harm", "named"), [("missing", ("numbers", "missing")), ("changed", ("numbers", "changed"))])
 def test_a_missing_or_changed_checkpoint_is_reported(tmp_path, whole, harm, named):
     folder = tmp_path / "whole"

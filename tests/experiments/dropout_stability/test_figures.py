@@ -11,19 +11,15 @@ from experiments.dropout_stability.figures import (
     distributions,
     gap_against_width,
 )
-from mcjax import plotting
-
-
-def series(values):
-    return [plotting.Series("searched", np.atleast_2d(values), plotting.ALIGNED)]
+from mcjax.plotting import ALIGNED, Line
 
 
 def test_loss_above_accuracy():
     at, ts = np.array([0.1, 0.2, 0.5]), np.linspace(0, 1, 30)
     losses = [[0.1, 0.2, 2.0], [0.3, 0.4, 4.0]]
     panels = [
-        Column("best", "share dropped", at, series(losses) * 2, series(1 - at) * 2),
-        Column("line", "t", ts, series(1 + ts), series(ts)),
+        Column("best", "share dropped", at, [Line("searched", np.array(losses), 1 - at, ALIGNED)] * 2),
+        Column("line", "t", ts, [Line("searched", 1 + ts, ts, ALIGNED)]),
     ]
     figure = columns(panels, "a network")
     loss, line, accuracy, _ = figure.axes

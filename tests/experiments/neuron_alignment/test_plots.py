@@ -5,8 +5,8 @@ import statistics
 import numpy as np
 from figures import SMALL, drawn, edges
 
-from experiments.neuron_alignment import plots
-from experiments.neuron_alignment.plots import signature, spectrum, training_classes
+from experiments.neuron_alignment import figures
+from experiments.neuron_alignment.figures import signature, spectrum, training_classes
 from mcjax import plotting
 
 
@@ -56,7 +56,7 @@ def curve_signatures(pairs):
     """The figure of some pairs of networks, with means and deviations as given."""
     rng = np.random.default_rng(1)
     classes = {name: rng.uniform(-0.2, 1, (3, *pairs, 2, 4)) for name in ("unaligned", "aligned")}
-    figure = plots.curve_signatures(classes, [f"Conv_{i}" for i in range(4)], "a title")
+    figure = figures.curve_signatures(classes, [f"Conv_{i}" for i in range(4)], "a title")
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == [f"{name}, endpoint {end}" for name in classes for end in (0, 1)]
     for number, axes in enumerate(figure.axes):
