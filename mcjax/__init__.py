@@ -38,12 +38,14 @@ Names:
     StringConfig(points=, certify=)               StringConfig(scan_points=, verification_density=)
     String.born, String.where                     String.depths, String.peaks
     dropped_out                                   constructions.drop_units
+    plotting.dependences, .alternation            plotting.against_parameter, .pam_objective
     permutation_point_count, _ratio               permutation_points.count, .ratio
     permutation_point_lower_bound, _growth        permutation_points.ratio_lower_bound, .ratio_growth
     permute_units_at                              permutation_points.permute_units
     PermutationConfig(bump=, bounded=, stop=)     PermutationConfig(rise_tolerance=, hold_output_norm=,
                                                     require_convergence=)
-    curve_signature                               landscape.correlation_signature
+    curve_signature, spectrum                     landscape.correlation_signature, landscape.path_spectrum
+    direction_of_improvement                      hessian.is_direction_of_improvement
     extreme_eigenpairs(of=), spectral_density     extreme_eigenpairs(curvature=), spectral_density(curvature=)
     minimise (training.newton)                    trust_region_newton
     symmetry.declare                              symmetry.layer_specs

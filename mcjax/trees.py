@@ -1,4 +1,18 @@
-"""Pytrees with leaves named by their path, and vector arithmetic on them."""
+"""Pytrees with leaves named by their path, and vector arithmetic on them.
+
+Example::
+
+    import jax
+    import mcjax
+    from mcjax import trees
+
+    model = mcjax.models.create("mlp", 3, (4,), widths=(5,))
+    theta_1, theta_2 = (model.init(jax.random.key(seed)) for seed in range(2))
+    middle = trees.scale(0.5, trees.add(theta_1, theta_2))
+    print(float(trees.norm(trees.subtract(theta_2, theta_1))), trees.parameter_count(middle))
+    thetas = trees.stack([theta_1, middle, theta_2])  # networks along a leading axis
+    print(trees.shapes(thetas))
+"""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence

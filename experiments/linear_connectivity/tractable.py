@@ -17,7 +17,7 @@ import numpy as np
 from experiments.study import Parts
 from mcjax.errors import InputError, check_whole
 from mcjax.hessian.convergence import convergence_constants
-from mcjax.hessian.critical_points import classify_point, direction_of_improvement
+from mcjax.hessian.critical_points import classify_point, is_direction_of_improvement
 
 Link = Literal["sigmoid", "leaky"]
 LINKS: tuple[Link, ...] = ("sigmoid", "leaky")
@@ -206,7 +206,7 @@ def top_eigenvector(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
             zero = bool(np.linalg.norm(x) < 1e-4)
             expected = 0 * x if zero else np.sign(shares[i]) * np.sqrt(eigenvalues[i]) * basis[:, i]
             kind = classify_point(loss, jnp.asarray(x))
-            improving = direction_of_improvement(loss, jnp.asarray(x), jnp.asarray(basis[:, 0]), 1e-6)
+            improving = is_direction_of_improvement(loss, jnp.asarray(x), jnp.asarray(basis[:, 0]), 1e-6)
             points.append({
                 "eigenvector": 0 if zero else i + 1, "distance": float(np.linalg.norm(x - expected)),
                 "loss": float(loss(jnp.asarray(x))), "kind": kind.kind, "index": kind.index, "lowest": kind.lowest,
@@ -244,7 +244,7 @@ def directions(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
         @jax.jit
         @partial(jax.vmap, in_axes=(0, None, None))
         def improves(x: jax.Array, epsilon: Any, gamma: Any) -> jax.Array:
-            return jnp.stack([direction_of_improvement(loss, x, each, epsilon, gamma) for each in (x, z)]).any()
+            return jnp.stack([is_direction_of_improvement(loss, x, each, epsilon, gamma) for each in (x, z)]).any()
 
         def slope(x: jax.Array) -> jax.Array:
             g, length = jax.grad(loss)(x), jnp.linalg.norm(x)

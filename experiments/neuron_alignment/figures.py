@@ -12,7 +12,7 @@ from experiments.neuron_alignment.measures import planes, signatures
 from experiments.study import Drawing
 from mcjax import PathMetrics, plotting
 from mcjax.commands.pam import color_of
-from mcjax.landscape import spectrum as fourier
+from mcjax.landscape import path_spectrum
 from mcjax.plotting import ALIGNED, UNALIGNED, Line, Series
 from mcjax.plotting.correlation import Signature, before_and_after, layer_axis, layer_means
 from mcjax.plotting.style import legend_below, log_if_wide, mean_and_band, new_figure, style_axes
@@ -93,7 +93,7 @@ def _curves(cell: Cell, title: str) -> Iterator[Drawing]:
         for name, each in history.items()
     ]
     yield Drawing("training", training_classes(training, over), "Training the curves (Figures 5, 8 and 9).")
-    spectra = {name: fourier(metrics) for name, metrics in curves.items()}
+    spectra = {name: path_spectrum(metrics) for name, metrics in curves.items()}
     series = [Series(name, each.magnitude, *_look(name)) for name, each in spectra.items()]
     figure = spectrum(spectra["aligned"].wavenumber, series, over)
     yield Drawing("spectrum", figure, "Fourier transform of the test loss along the curves (Figure 11).")
@@ -197,7 +197,7 @@ def spectrum(wavenumber: np.ndarray, series: Sequence[Series], title: str, *, of
 
     Args:
         wavenumber: (modes,).
-        series: values ([pairs,] modes) of each class of curves, as `mcjax.landscape.spectrum` gives them.
+        series: values ([pairs,] modes) of each class of curves, as `mcjax.landscape.path_spectrum` gives them.
         title: the title of the figure.
         of: the name of the values.
     """

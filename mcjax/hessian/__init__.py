@@ -15,7 +15,7 @@ With `curvature="gauss_newton"`, each uses the Gauss-Newton matrix J^T H_out J, 
 instead. `lanczos` and `curvature_operator` are the building blocks.
 
 `classify_point` classifies a point as a minimum, maximum or saddle by the gradient and the eigenvalues;
-`direction_of_improvement` and `convergence_constants` test conditions under which gradient descent reaches a global
+`is_direction_of_improvement` and `convergence_constants` test conditions under which gradient descent reaches a global
 minimum (Zhang, 2024).
 
 Example::
@@ -42,7 +42,7 @@ Example::
 """
 
 from mcjax.hessian.convergence import ConvergenceConstants, convergence_constants
-from mcjax.hessian.critical_points import CriticalPoint, classify_point, direction_of_improvement
+from mcjax.hessian.critical_points import CriticalPoint, classify_point, is_direction_of_improvement
 from mcjax.hessian.estimators import SpectralDensity, TraceEstimate, hessian_trace, spectral_density
 from mcjax.hessian.lanczos import Eigenpairs, Tridiagonal, extreme_eigenpairs, lanczos
 from mcjax.hessian.products import Operator, curvature_operator, dense_hessian, gauss_newton_product, hessian_product
@@ -59,11 +59,11 @@ __all__ = [
     "convergence_constants",
     "curvature_operator",
     "dense_hessian",
-    "direction_of_improvement",
     "extreme_eigenpairs",
     "gauss_newton_product",
     "hessian_product",
     "hessian_trace",
+    "is_direction_of_improvement",
     "lanczos",
     "spectral_density",
 ]

@@ -139,7 +139,7 @@ def _finite(values: np.ndarray, what: str) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def direction_of_improvement(
+def is_direction_of_improvement(
     loss: Loss, theta: trees.Tree, direction: trees.Tree, epsilon: Any = 0.0, gamma: Any = 0.0
 ) -> jax.Array:
     """Whether |<grad f, d>| > epsilon ||d|| or d^T H d < -gamma ||d||^2.
@@ -164,7 +164,7 @@ def direction_of_improvement(
 
     Example::
 
-        improving = jax.vmap(lambda x: direction_of_improvement(loss, x, z, 0.01, 0.25))(points)
+        improving = jax.vmap(lambda x: is_direction_of_improvement(loss, x, z, 0.01, 0.25))(points)
     """
     leaves = trees.params(theta)
     direction = cast_like(leaves, direction, "direction")
@@ -175,4 +175,4 @@ def direction_of_improvement(
     return descending | (trees.dot(direction, product) < -gamma * length**2)
 
 
-__all__ = ["CriticalPoint", "Kind", "classify_point", "direction_of_improvement"]
+__all__ = ["CriticalPoint", "Kind", "classify_point", "is_direction_of_improvement"]

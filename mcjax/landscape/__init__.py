@@ -6,7 +6,7 @@ definitions of the literature. Further measurements:
 
 - `plane`, `curve_plane`: loss and accuracy on a grid of the plane through three networks, or of the plane that contains
   a curve (Garipov et al., 2018).
-- `arc_length`, `normalized_length`, `spectrum`: the length of a path, and the Fourier transform of its loss.
+- `arc_length`, `normalized_length`, `path_spectrum`: the length of a path, and the Fourier transform of its loss.
 - `correlation_signature`: correlations between the units of a network on a curve and of its ends (Tatro et al., 2020).
 - `repair`: rescales the units of a merged network to the statistics of the networks it was merged from (Jordan et al.,
   2022).
@@ -49,18 +49,18 @@ from mcjax.landscape.along import PathMetrics, arc_length, barrier, evaluate_pat
 from mcjax.landscape.correlation_signature import CorrelationSignature, correlation_signature
 from mcjax.landscape.ensembles import Ensemble, ensemble_accuracy
 from mcjax.landscape.noise_stability import NoiseStability, noise_stability
+from mcjax.landscape.path_spectrum import PathSpectrum, path_spectrum
 from mcjax.landscape.plane import Plane, PlaneMetrics, curve_plane, plane, plane_axes
 from mcjax.landscape.repair import repair, repaired_layers
-from mcjax.landscape.spectrum import Spectrum, spectrum
 
 __all__ = [
     "CorrelationSignature",
     "Ensemble",
     "NoiseStability",
     "PathMetrics",
+    "PathSpectrum",
     "Plane",
     "PlaneMetrics",
-    "Spectrum",
     "arc_length",
     "barrier",
     "correlation_signature",
@@ -69,9 +69,9 @@ __all__ = [
     "evaluate_path",
     "noise_stability",
     "normalized_length",
+    "path_spectrum",
     "plane",
     "plane_axes",
     "repair",
     "repaired_layers",
-    "spectrum",
 ]

@@ -92,7 +92,7 @@ def evaluate_path():
         **metrics._asdict(),
         "integral": integral,
         "barrier": barriers,
-        "spectrum": mcjax.landscape.spectrum(metrics),
+        "spectrum": mcjax.landscape.path_spectrum(metrics),
     }
 
 

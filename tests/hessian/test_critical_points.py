@@ -7,7 +7,7 @@ import pytest
 from landscapes import form, planted
 
 from mcjax import InputError
-from mcjax.hessian.critical_points import classify_point, direction_of_improvement
+from mcjax.hessian.critical_points import classify_point, is_direction_of_improvement
 
 
 def quadratic(values):
@@ -96,7 +96,7 @@ def test_critical_points_of_the_top_eigenvector_and_their_directions_of_improvem
         assert point.kind == ("maximum" if i == 0 else "minimum" if rank == 0 else "saddle")
         assert point.index == (expected < 0).sum()
     improving = jax.jit(
-        jax.vmap(lambda x, gamma: direction_of_improvement(loss, x, first, 1e-4, gamma), in_axes=(0, None))
+        jax.vmap(lambda x, gamma: is_direction_of_improvement(loss, x, first, 1e-4, gamma), in_axes=(0, None))
     )
     xs = jnp.asarray(np.stack(points), jnp.float32)
     np.testing.assert_array_equal(improving(xs, 0.0), [True, False, False, *[True] * 6])
@@ -110,9 +110,9 @@ def test_a_slope_is_a_direction_of_improvement_either_way_and_the_length_does_no
     slope = loss.args[0] @ x
     unit = slope / jnp.linalg.norm(slope)
     for factor in (1, -3, 1e-2):
-        assert direction_of_improvement(loss, x, factor * unit, 0.99 * jnp.linalg.norm(slope))
-        assert not direction_of_improvement(loss, x, factor * unit, 1.01 * jnp.linalg.norm(slope))
-    assert not direction_of_improvement(loss, x, jnp.zeros(4))
+        assert is_direction_of_improvement(loss, x, factor * unit, 0.99 * jnp.linalg.norm(slope))
+        assert not is_direction_of_improvement(loss, x, factor * unit, 1.01 * jnp.linalg.norm(slope))
+    assert not is_direction_of_improvement(loss, x, jnp.zeros(4))
 
 
 def test_bad_arguments_are_refused():
@@ -131,7 +131,7 @@ def test_bad_arguments_are_refused():
         ("got steps=0", of(steps=0)),
         ("got 4 parameters, more than dense_up_to=3, and no key", of(dense_up_to=3)),
         ("got a gradient that is not finite", lambda: classify_point(broken, jnp.zeros(4))),
-        (r"direction: got \(3,\) for the array", lambda: direction_of_improvement(loss, jnp.zeros(4), jnp.ones(3))),
+        (r"direction: got \(3,\) for the array", lambda: is_direction_of_improvement(loss, jnp.zeros(4), jnp.ones(3))),
     ):
         with pytest.raises(InputError, match=said):
             call()

@@ -242,7 +242,7 @@ MUTANTS = (
     Mutant("mcjax/hessian/estimators.py", "values.std(ddof=1) / draws**0.5", "values.std() / draws**0.5"),
     Mutant("mcjax/landscape/noise_stability.py", "each[-(-len(each) // 2) - 1]", "each[len(each) // 2]"),
     Mutant("mcjax/landscape/plane.py", ".T.reshape(-1, len(y), len(x))", ".T.reshape(-1, len(x), len(y))"),
-    Mutant("mcjax/landscape/spectrum.py", "period[..., 0] = (values[..., 0] + values[..., -1]) / 2", "pass"),
+    Mutant("mcjax/landscape/path_spectrum.py", "period[..., 0] = (values[..., 0] + values[..., -1]) / 2", "pass"),
     Mutant(
         "mcjax/landscape/correlation_signature.py", "before[0], before[1], after[0])", "before[0], before[1], after[1])"
     ),

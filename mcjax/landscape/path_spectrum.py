@@ -8,7 +8,7 @@ from mcjax.errors import InputError, unknown_name
 from mcjax.landscape.along import METRICS, PathMetrics
 
 
-class Spectrum(NamedTuple):
+class PathSpectrum(NamedTuple):
     """The absolute Fourier transform of a metric along a path.
 
     Attributes:
@@ -21,7 +21,7 @@ class Spectrum(NamedTuple):
     magnitude: np.ndarray
 
 
-def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
+def path_spectrum(metrics: PathMetrics, metric: str = "test_loss") -> PathSpectrum:
     """The absolute Fourier transform of a metric along a path: rough paths have large values at high wavenumbers.
 
     For n intervals between equally spaced ts, mode k is |sum_j values_j exp(-2 pi i jk / n)| / n, for k up to n // 2:
@@ -43,7 +43,7 @@ def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
 
     Example::
 
-        aligned, unaligned = (spectrum(evaluate_path(model, fit.path, data)) for fit in fits)
+        aligned, unaligned = (path_spectrum(evaluate_path(model, fit.path, data)) for fit in fits)
         print(aligned.magnitude[..., 5:].mean() < unaligned.magnitude[..., 5:].mean())
     """
     if metric not in METRICS:
@@ -64,4 +64,4 @@ def spectrum(metrics: PathMetrics, metric: str = "test_loss") -> Spectrum:
     period = values[..., :-1].copy()
     period[..., 0] = (values[..., 0] + values[..., -1]) / 2
     magnitude = np.abs(np.fft.rfft(period, axis=-1)) / n
-    return Spectrum(np.arange(n // 2 + 1) / (ts[-1] - ts[0]), magnitude)
+    return PathSpectrum(np.arange(n // 2 + 1) / (ts[-1] - ts[0]), magnitude)
