@@ -195,9 +195,32 @@ def _equal(a: trees.Tree, b: trees.Tree) -> jax.Array:
 
 
 def fit_result(pairs: Pairs, curve: Curve, theta_c: trees.Tree, P: Permutation) -> dict[str, Any]:
-    """The fields that all curve fits share: theta_c, P and path, with a pair axis if the endpoints had one."""
+    """The fields that all curve fits share, with a pair axis if the endpoints had one.
+
+    Args:
+        pairs: The endpoints.
+        curve: The family of curves.
+        theta_c: Control points of the parameters, with a pair axis.
+        P: Permutations, with a pair axis.
+
+    Returns:
+        theta_c, a tree like theta, P and path.
+    """
     # Add zeros for batch statistics, so that theta_c is a tree like theta.
     whole = trees.with_params(jax.vmap(curve.zero)(pairs.theta_1), theta_c)
     theta_1, theta_2, whole, P = pairs.axis.remove((pairs.theta_1, pairs.theta_2, whole, P))
     bind = curve.bind_pairs if pairs.axis.given else curve.bind
     return {"theta_c": whole, "P": P, "path": bind(theta_1, theta_2, whole, P)}
+
+
+def accept_states(accepted: np.ndarray, new: CurveState, old: CurveState) -> CurveState:
+    """The new states where accepted; elsewhere the old control points, with zero momentum and the new step count."""
+
+    def where(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    def without_momentum(leaf: jax.Array) -> jax.Array:
+        return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    rejected = CurveState(old.theta_c, jax.tree.map(without_momentum, new.optimizer))
+    return jax.tree.map(where, new, rejected)

@@ -20,15 +20,25 @@ from jax.sharding import Mesh
 from mcjax import trees
 from mcjax.curves.config import FitConfig, PamConfig
 from mcjax.curves.curve import Curve
-from mcjax.curves.fit import CurveContext, CurveState, CurveStep, check_different_ends, check_fit_inputs, fit_result
+from mcjax.curves.fit import (
+    CurveContext,
+    CurveState,
+    CurveStep,
+    accept_states,
+    check_different_ends,
+    check_fit_inputs,
+    fit_result,
+)
 from mcjax.curves.pam_step import (
     PermutationContext,
     PermutationState,
     PermutationStep,
+    as_single_candidate,
     automatic_learning_rates,
     candidate_permutations,
     midpoint_grid,
     objective_on_grid,
+    tile_pairs,
 )
 from mcjax.data import Dataset
 from mcjax.errors import InputError
@@ -112,9 +122,8 @@ def fit_pam(
         The fit.
 
     Raises:
-        InputError: As `fit_curve`; also if no unit of the model can be permuted or the endpoints are the same network.
-        SpecError: As `fit_curve`.
-        RunError: As `fit_curve`.
+        InputError: If no unit of the model can be permuted or the endpoints are the same network. All others are those
+            of `fit_curve`.
 
     Example::
 
@@ -229,16 +238,6 @@ class HalfStep(NamedTuple):
     moved: np.ndarray
 
 
-def tile_pairs(tree: trees.Tree, times: int) -> trees.Tree:
-    """Every leaf repeated `times` times along its leading axis, as whole copies."""
-    return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * times), tree) if times > 1 else tree
-
-
-def as_single_candidate(P: Permutation) -> Permutation:
-    """P (pairs, n) per group as the only candidate of every pair, (pairs, 1, n)."""
-    return {group: jnp.asarray(p)[:, None] for group, p in P.items()}
-
-
 def permutation_learning_rates(problem: PamProblem, state: PamState) -> dict[str, jax.Array]:
     """The learning rate of every group in the first iteration, (pairs,), as documented in `PamConfig`."""
     if (rate := problem.config.permutation_learning_rate) is not None:
@@ -252,7 +251,15 @@ def propose_permutation(
 ) -> tuple[Permutation, HalfStep, History]:
     """The permutation half-step, the first line of eq. 6: projected SGD on soft matrices, then rounding.
 
-    Returns the proposed P, the half-step (which lookahead can still reject), and the history.
+    Args:
+        problem: The shared inputs.
+        state: phi_k and P_k.
+        rates: Learning rate of every group, (pairs,).
+        key: Key of the half-step.
+        recorder: Place where the half-step reports.
+
+    Returns:
+        The proposed P, the half-step (which lookahead can still reject), and the history.
     """
     pairs, config = problem.pairs, problem.config
     # Projected SGD on the doubly stochastic matrices (4.1.2), from P_k.
@@ -284,7 +291,18 @@ def advance_curve(
     """The curve half-step, the second line of eq. 6: SGD on the control points, then acceptance of both half-steps.
 
     It uses the proposed P for pairs where that is admissible, and P_k for the others. With lookahead, a second branch
-    uses P_k for all pairs. Returns the new state, both half-steps, and the history.
+    uses P_k for all pairs.
+
+    Args:
+        problem: The shared inputs.
+        state: phi_k and P_k.
+        P: The proposed permutation.
+        proposal: The permutation half-step.
+        key: Key of the half-step.
+        recorder: Place where the half-step reports.
+
+    Returns:
+        The new state, both half-steps, and the history.
     """
     pairs, moves = problem.pairs, proposal.accepted
     P = {group: jnp.where(moves[:, None], P[group], p) for group, p in state.P.items()}
@@ -308,7 +326,7 @@ def advance_curve(
     after = np.where(accepted, values, before)
     permutation = proposal._replace(objective=before, accepted=moves)
     curve = HalfStep(after, values, proximal, accepted, np.zeros_like(proposal.moved))
-    return PamState(_accept(accepted, curves, state.curve), P, after), (permutation, curve), history
+    return PamState(accept_states(accepted, curves, state.curve), P, after), (permutation, curve), history
 
 
 def _train_curves(
@@ -331,16 +349,3 @@ def _train_curves(
 def _distances(theta_c: trees.Tree, before: trees.Tree) -> np.ndarray:
     """The distance of every pair's control points from the previous ones, float64 (pairs,)."""
     return np.asarray(jax.vmap(trees.norm)(trees.subtract(theta_c, before)), np.float64)
-
-
-def _accept(accepted: np.ndarray, new: CurveState, old: CurveState) -> CurveState:
-    """The new states where accepted; elsewhere the old control points, with zero momentum and the new step count."""
-
-    def where(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-    def without_momentum(leaf: jax.Array) -> jax.Array:
-        return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    rejected = CurveState(old.theta_c, jax.tree.map(without_momentum, new.optimizer))
-    return jax.tree.map(where, new, rejected)

@@ -46,6 +46,16 @@ def midpoint_grid(points: int) -> jax.Array:
     return (jnp.arange(points, dtype=jnp.float32) + 0.5) / points
 
 
+def tile_pairs(tree: trees.Tree, times: int) -> trees.Tree:
+    """Every leaf repeated `times` times along its leading axis, as whole copies."""
+    return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * times), tree) if times > 1 else tree
+
+
+def as_single_candidate(P: Permutation) -> Permutation:
+    """P (pairs, n) per group as the only candidate of every pair, (pairs, 1, n)."""
+    return {group: jnp.asarray(p)[:, None] for group, p in P.items()}
+
+
 def objective_on_grid(
     model: Model,
     curve: Curve,
@@ -209,7 +219,17 @@ class PermutationStep:
 def automatic_learning_rates(
     step: PermutationStep, ts: jax.Array, images: FixedImages, contexts: PermutationContext
 ) -> dict[str, jax.Array]:
-    """The learning rate of every group, float32 (pairs,), at which P travels `TRAVEL_DISTANCE`."""
+    """The learning rate of every group at which P travels `TRAVEL_DISTANCE`.
+
+    Args:
+        step: The permutation step.
+        ts: Grid of t, (points,).
+        images: Fixed images, over which the gradient is averaged.
+        contexts: Endpoints, control points and P_k of all pairs.
+
+    Returns:
+        float32 (pairs,) per group.
+    """
     # The rates of a linear decay to zero sum to half of those of a constant rate.
     full_steps = step.steps * step.config.epochs / 2
     length = TRAVEL_DISTANCE[step.projection] / max(full_steps, 100)

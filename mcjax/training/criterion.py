@@ -71,7 +71,17 @@ class Criterion:
 
 
 def measure_networks(criterion: Criterion, model: Model, thetas: trees.Tree, data: Dataset) -> np.ndarray:
-    """The criterion of networks along a leading axis, float32 (networks,), in one compiled program."""
+    """The criterion of several networks, in one compiled program.
+
+    Args:
+        criterion: The criterion.
+        model: The model of the networks.
+        thetas: Networks along a leading axis.
+        data: The data set.
+
+    Returns:
+        float32 (networks,).
+    """
     return np.asarray(_measure_networks(criterion, model, thetas, data))
 
 

@@ -121,7 +121,17 @@ def evaluate_images(
 
 
 def evaluate_splits(model: Model, theta: trees.Tree, data: Dataset, batch_size: int) -> tuple[Metrics, Metrics]:
-    """Metrics on the training and on the test images, by `evaluate_images`. Pure."""
+    """Metrics on the training and on the test images. Pure.
+
+    Args:
+        model: The model of the network.
+        theta: One network.
+        data: The data set.
+        batch_size: Images in memory at once.
+
+    Returns:
+        Train and test metrics, as of `evaluate_images`.
+    """
     return (
         evaluate_images(model, theta, data.train_images, data.train_labels, data.mean, data.std, batch_size),
         evaluate_images(model, theta, data.test_images, data.test_labels, data.mean, data.std, batch_size),

@@ -165,7 +165,7 @@ MUTANTS = (
     ),
     Mutant("mcjax/curves/pam.py", "config.annealing**k * rate for group", "rate for group", HALF_STEPS),
     # Momentum kept by a half-step that is refused.
-    Mutant("mcjax/curves/pam.py", "jax.tree.map(without_momentum, new.optimizer)", "new.optimizer", HALF_STEPS),
+    Mutant("mcjax/curves/fit.py", "jax.tree.map(without_momentum, new.optimizer)", "new.optimizer", HALF_STEPS),
     # Lookahead without proximal terms.
     Mutant(
         "mcjax/curves/pam.py",

@@ -75,7 +75,17 @@ def unify_axes(factors: Factors, axes: Iterable[ValueAxis]) -> ValueAxis:
 
 
 def pin_positions(op: Operation, operand: int, positions: Iterable[int], result: int = 0) -> ValueAxes:
-    """The axes of an operand, with those at `positions` pinned and replaced by pinned axes of the result's lengths."""
+    """The axes of an operand, some of them pinned.
+
+    Args:
+        op: The operation.
+        operand: Number of the operand.
+        positions: Positions that are pinned; they become pinned axes of the result's lengths.
+        result: Number of the result.
+
+    Returns:
+        The axes of the result.
+    """
     axes = list(op.axes[operand])
     for i in positions:
         op.pin(operand, i)

@@ -79,7 +79,17 @@ def infer_spec(fn: Callable[..., Any], theta: trees.Tree, x: Any, *, strict: boo
 
 
 def as_axis(occurrence: Occurrence, group: str, length: int, consumes: bool | None = None) -> Axis:
-    """The spec's entry for a factor's occurrence on an axis of this length."""
+    """The spec's entry for a factor's occurrence on an axis.
+
+    Args:
+        occurrence: The occurrence.
+        group: Name of the group that permutes the factor.
+        length: Length of the axis.
+        consumes: Whether the axis consumes the units. None: left open.
+
+    Returns:
+        The axis.
+    """
     if occurrence.stop - occurrence.start == length:
         return Axis(group, occurrence.outer, occurrence.inner, consumes=consumes)
     return Axis(group, occurrence.outer, occurrence.inner, consumes, occurrence.start, occurrence.stop)
