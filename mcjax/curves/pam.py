@@ -122,8 +122,7 @@ def fit_pam(
         The fit.
 
     Raises:
-        InputError: If no unit of the model can be permuted or the endpoints are the same network. All others are those
-            of `fit_curve`.
+        InputError: As `fit_curve`; and if no unit can be permuted, or the endpoints are the same network.
 
     Example::
 
