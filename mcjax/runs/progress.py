@@ -98,8 +98,8 @@ class Progress:
         else:
             self._write(f"{self.title}: {text}", always)
 
-    def part(self, title: str, total: int | None, *, unit: str = "epoch", start: int = 0, items: int = 0) -> "Progress":
-        """Progress of a task inside the current step, shown in this line."""
+    def part(self, title: str, total: int | None, *, unit: str = "epoch") -> "Progress":
+        """Progress of a task inside the current step, shown in this line, without a speed or a time left."""
         return _Part(self, title, total, unit)
 
     def close(self) -> None:
@@ -119,11 +119,16 @@ class _Part(Progress):
 
     def __init__(self, whole: Progress, title: str, total: int | None, unit: str) -> None:
         self.whole, self.title, self.total, self.unit, self.done = whole, title, total, unit, 0
+        self._seconds = None  # the time left is that of the whole
 
     def update(self, done: int, text: str = "", *, quiet: bool = False) -> None:
         self.done = done
         of = "" if self.total is None else f"/{self.total}"
-        self.show(", ".join(filter(None, (f"{self.unit} {done}{of}", text))))
+        if not quiet:
+            self.show(", ".join(filter(None, (f"{self.unit} {done}{of}", text))))
+
+    def skip(self) -> None:
+        self.done += 1
 
     def show(self, text: str, always: bool = False) -> None:
         self.whole.show(f"{self.title}: {text}", always)

@@ -35,7 +35,7 @@ class Recorder(NamedTuple):
     def line(self, total: int | None, *, unit: str = "epoch", start: int = 0, items: int = 0) -> Progress | None:
         """The progress line of `total` steps, of which `start` are done, or None without one."""
         if isinstance(self.progress, Progress):
-            return self.progress.part(self.title, total, unit=unit, start=start, items=items)
+            return self.progress.part(self.title, total, unit=unit)
         return Progress(self.title, total, unit=unit, start=start, items=items) if self.progress else None
 
 

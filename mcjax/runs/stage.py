@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mcjax import trees
@@ -74,7 +75,7 @@ class Stage:
         return Saved(about["epoch"], state, about)
 
     @property
-    def path(self) -> Any:
+    def path(self) -> Path:
         """The checkpoint of the state."""
         assert self.run is not None
         return self.run.checkpoints(self.name) / "latest"

@@ -91,3 +91,12 @@ def test_time_left_is_estimated_from_the_steps_of_this_run(capsys, monkeypatch):
         now[0] += 20.0
         progress.update(epoch)
     assert capsys.readouterr().err.splitlines()[-1] == "fit: epoch 92/100, 2 min 40 s left"
+
+
+def test_a_part_counts_steps_and_tells_no_time_left_of_its_own(capsys, monkeypatch):
+    monkeypatch.setattr(progress_module, "PRINT_EVERY_S", -1.0)
+    part = Progress("study", 2, unit="stage").part("training", 5)
+    part.skip()
+    part.update(part.done + 1, quiet=True)
+    assert (part.done, part.left()) == (2, [])
+    assert capsys.readouterr().err == ""
