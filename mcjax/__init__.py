@@ -93,7 +93,16 @@ from mcjax.symmetry import (
     permute,
     random_permutation,
 )
-from mcjax.training import TrainConfig, evaluate, full_batch_loss, reestimate, train_endpoints
+from mcjax.training import (
+    SGD,
+    Task,
+    TrainConfig,
+    evaluate,
+    full_batch_loss,
+    reestimate,
+    supervised,
+    train_endpoints,
+)
 
 try:
     __version__ = version("mcjax")
@@ -109,6 +118,7 @@ def __getattr__(name: str) -> ModuleType:
 
 
 __all__ = [
+    "SGD",
     "Augmentation",
     "Axis",
     "Curve",
@@ -123,6 +133,7 @@ __all__ = [
     "Recorder",
     "RunError",
     "SpecError",
+    "Task",
     "TrainConfig",
     "barrier",
     "bezier",
@@ -162,6 +173,7 @@ __all__ = [
     "repair",
     "runs",
     "strings",
+    "supervised",
     "symmetry",
     "train_endpoints",
     "training",

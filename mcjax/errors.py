@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 
@@ -44,7 +45,7 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
     Raises:
         InputError: If the value is not a whole number, or out of range.
     """
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         expected = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"got {name}={value!r}, expected a whole number {expected}.")

@@ -101,10 +101,22 @@ def normed():
 
 
 @pytest.fixture(scope="session")
-def tiny_networks(tiny_data, tiny_model):
+def tiny_task(tiny_model, tiny_data):
+    """The classification of `tiny_data` by `tiny_model`."""
+    return mcjax.supervised(tiny_model, tiny_data)
+
+
+@pytest.fixture(scope="session")
+def normed_task(normed, tiny_data):
+    """The classification of `tiny_data` by `normed`."""
+    return mcjax.supervised(normed, tiny_data)
+
+
+@pytest.fixture(scope="session")
+def tiny_networks(tiny_task):
     """Four trained networks of `tiny_model`, with a leading axis."""
     keys = jax.random.split(jax.random.key(1), 4)
-    return mcjax.train_endpoints(keys, tiny_model, tiny_data, mcjax.TrainConfig(epochs=15, batch_size=20)).theta
+    return mcjax.train_endpoints(keys, tiny_task, mcjax.TrainConfig(epochs=15, batch_size=20)).theta
 
 
 @pytest.fixture(scope="session")

@@ -12,57 +12,55 @@ a soft P. Curve fitting needs no more than that.
 
 - `linear`, `bezier` and `polygonal_chain` make curves. `curve.zero(theta)` is the initial theta_c.
   `curve.bind(theta_1, theta_2, theta_c, P)` is a path `t -> theta`, and `curve.bind_pairs` several paths at once.
-- `fit_curve` trains theta_c by SGD at random t (Algorithm 2; Garipov et al. 2018).
+- `fit_curve` trains theta_c at random t (Algorithm 2; Garipov et al. 2018), with any optimiser and any loss.
+  `curve_fit` is the fit alone, two pure functions, for a loop of your own.
 - `fit_pam` learns P together with theta_c, by proximal alternating minimisation (eq. 5 and 6).
 - `Polyline` joins any networks, its knots, by straight segments.
 
 Example::
 
+    from dataclasses import replace
+
     import jax
     import numpy as np
+    import optax
     import mcjax
 
     x = np.random.default_rng(0).normal(size=(200, 2))
     y = np.sin(2 * x[:, :1]) * x[:, 1:]
     data = mcjax.data.regression(x, y, x, y)
     model = mcjax.models.create("mlp", 1, (2,), widths=(8,), activation="tanh")
+    task = mcjax.supervised(model, data)
     key, training = jax.random.key(0), mcjax.TrainConfig(epochs=100, batch_size=50, weight_decay=0.0)
-    networks = mcjax.train_endpoints(jax.random.split(key), model, data, training).theta
+    networks = mcjax.train_endpoints(jax.random.split(key), task, training).theta
     theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], networks) for i in range(2))
-    P = mcjax.match_activations(model, theta_1, theta_2, data).P
+    P = mcjax.match_activations(task, theta_1, theta_2).P
 
-    # Your own loop: a loss at one point of the curve, and its gradient.
+    # Your own loop and optimiser.
     curve = mcjax.bezier(model.spec)
-
-    def loss(theta_c, t):
-        outputs = model.apply(curve(theta_1, theta_2, theta_c, P, t), x)
-        return ((outputs - y) ** 2).mean()
-
-    @jax.jit
-    def step(theta_c, t):
-        gradient = jax.grad(loss)(theta_c, t)
-        return jax.tree.map(lambda c, g: c - 0.5 * g, theta_c, gradient)
-
-    theta_c = curve.zero(theta_1)
-    for t in jax.random.uniform(key, (400,)):
-        theta_c = step(theta_c, t)
+    fit = mcjax.curves.curve_fit(task, curve, optax.adam(1e-2))
+    state, step = fit.init(theta_1, theta_2, P), jax.jit(fit.step)
+    for each in jax.random.split(key, 400):
+        state, metrics = step(state, task.train, each)
+    own = mcjax.curves.curve_path(curve, state)
 
     # The same with the library's loop, and with a learned P.
     config = mcjax.FitConfig(epochs=100, batch_size=50, weight_decay=0.0)
-    fit = mcjax.fit_curve(key, model, curve, theta_1, theta_2, data, P, config)
-    config = mcjax.PamConfig(epochs=50, permutation_epochs=10, iterations=2, batch_size=50, weight_decay=0.0)
-    pam = mcjax.fit_pam(key, model, curve, theta_1, theta_2, data, config=config)
+    fit = mcjax.fit_curve(key, task, curve, theta_1, theta_2, P, config)
+    half_step = mcjax.curves.PermutationFitConfig(epochs=10)
+    config = mcjax.PamConfig(curve=replace(config, epochs=50), permutation=half_step, iterations=2)
+    pam = mcjax.fit_pam(key, task, curve, theta_1, theta_2, config=config)
 
     line = mcjax.linear(model.spec).bind(theta_1, theta_2)
-    own = curve.bind(theta_1, theta_2, theta_c, P)
     for name, path in {"line": line, "own": own, "fit": fit.path, "pam": pam.path}.items():
-        print(name, mcjax.evaluate_path(model, path, data, ts=21).train_loss.max())
+        print(name, mcjax.evaluate_path(task, path, ts=21).train_loss.max())
 """
 
-from mcjax.curves.config import FitConfig, PamConfig
+from mcjax.curves.config import FitConfig, PamConfig, PermutationFitConfig
 from mcjax.curves.curve import Curve, Path, bezier, linear, polygonal_chain
-from mcjax.curves.fit import CurveFit, fit_curve
+from mcjax.curves.fit import CurveFit, curve_fit, curve_path, fit_curve
 from mcjax.curves.pam import PamFit, fit_pam
+from mcjax.curves.pam_step import permutation_fit
 from mcjax.curves.polyline import Polyline
 
 __all__ = [
@@ -72,10 +70,14 @@ __all__ = [
     "PamConfig",
     "PamFit",
     "Path",
+    "PermutationFitConfig",
     "Polyline",
     "bezier",
+    "curve_fit",
+    "curve_path",
     "fit_curve",
     "fit_pam",
     "linear",
+    "permutation_fit",
     "polygonal_chain",
 ]

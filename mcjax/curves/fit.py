@@ -1,4 +1,4 @@
-"""Curve fitting: SGD on the control points (Neuron Alignment, Algorithm 2; Garipov et al. 2018)."""
+"""Curve fitting: gradient descent on the control points (Neuron Alignment, Algorithm 2; Garipov et al. 2018)."""
 
 import math
 from dataclasses import dataclass
@@ -13,16 +13,14 @@ from jax.sharding import Mesh
 from mcjax import trees
 from mcjax.curves.config import FitConfig
 from mcjax.curves.curve import Curve
-from mcjax.data import Dataset
-from mcjax.errors import InputError
-from mcjax.models.base import Model
+from mcjax.errors import InputError, check_whole
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.recorder import History, Recorder
-from mcjax.runtime.mapping import Convolutions
-from mcjax.symmetry import Permutation
-from mcjax.training.config import TrainConfig, optimizer
-from mcjax.training.loop import check_typed_keys, initial_states, run_epochs, steps_per_epoch
-from mcjax.training.objective import Metrics, check_model_and_data, training_loss
+from mcjax.symmetry import Permutation, permute
+from mcjax.training.config import check_config, check_optimizer, make_optimizer
+from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of
+from mcjax.training.loop import check_typed_keys, epoch_plan, initial_states, run_epochs
+from mcjax.training.task import Task, check_task
 
 
 class CurveFit(NamedTuple):
@@ -32,7 +30,7 @@ class CurveFit(NamedTuple):
         theta_c: Control points, a tree like theta, zero for batch statistics.
         P: The permutation of theta_2.
         path: The fitted path t -> theta.
-        history: {"loss", "accuracy"}, training metrics, float32 ([pairs,] epochs).
+        history: Training metrics by name, "loss" among them, float32 ([pairs,] epochs).
     """
 
     theta_c: trees.Tree
@@ -41,111 +39,141 @@ class CurveFit(NamedTuple):
     history: History
 
 
-class CurveState(NamedTuple):
-    """The state of a fit: the control points of the parameters and the state of their optimiser."""
-
-    theta_c: trees.Tree
-    optimizer: optax.OptState
-
-
-class CurveContext(NamedTuple):
-    """Arrays that are not trained: theta_1, P theta_2, and optionally the centre of a proximal term on theta_c."""
+class CurveEnds(NamedTuple):
+    """What a curve fit does not change: theta_1, P theta_2, and the centre of a proximal term on theta_c."""
 
     theta_1: trees.Tree
     theta_2: trees.Tree
-    anchor: trees.Tree | None = None
+    anchor: trees.Tree
 
 
 @dataclass(frozen=True)
-class CurveStep:
-    """One step of SGD on the control points, at t drawn uniformly from [0, 1] (Neuron Alignment, Algorithm 2).
+class OnCurve:
+    """The embedding of control points: the network at t on the curve."""
 
-    With an anchor in the context, the objective includes the proximal term ||theta_c - anchor||^2 / (2 nu_phi) of
-    eq. 6.
-
-    Attributes:
-        model: The model of the endpoints.
-        curve: The curve.
-        config: Settings.
-        steps: Number of steps per epoch.
-        nu_phi: Constant of the proximal term, as in `PamConfig`.
-    """
-
-    model: Model
     curve: Curve
-    config: FitConfig
-    steps: int
-    nu_phi: float = math.inf
 
-    @property
-    def convolutions(self) -> Convolutions:
-        """The kind of convolutions in the model."""
-        return self.model.convolutions
+    def __call__(self, theta_c: trees.Tree, ends: CurveEnds, t: Any) -> trees.Tree:
+        params = self.curve(trees.params(ends.theta_1), trees.params(ends.theta_2), theta_c, None, t)
+        # The loss is in training mode, so the batch statistics of the endpoints are not used.
+        return trees.with_params(ends.theta_1, params)
 
-    def init(self, theta: trees.Tree) -> CurveState:
-        """The straight line and a fresh optimiser. Batch statistics have no control points."""
-        theta_c = self.curve.zero(trees.params(theta))
-        return CurveState(theta_c, optimizer(self.config, self.steps).init(theta_c))
 
-    def __call__(
-        self, context: CurveContext, state: CurveState, x: jax.Array, labels: jax.Array, key: jax.Array
-    ) -> tuple[CurveState, Metrics]:
-        t_key, model_key = jax.random.split(key)
-        points = self.config.points_per_step
+@dataclass(frozen=True)
+class CurveProximal:
+    """The proximal term ||theta_c - anchor||^2 / (2 nu_phi) of eq. 6."""
 
-        def loss(theta_c: trees.Tree, t: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
-            params = self.curve(trees.params(context.theta_1), trees.params(context.theta_2), theta_c, None, t)
-            # The loss is in training mode, so the batch statistics of the endpoints are not used.
-            theta = trees.with_params(context.theta_1, params)
-            settings = (self.config.weight_decay, self.config.compute_dtype)
-            value, (metrics, _) = training_loss(self.model, theta, x, labels, key, *settings)
-            if context.anchor is not None:
-                # The proximal term on phi in eq. 6.
-                change = trees.subtract(theta_c, context.anchor)
-                value = value + trees.dot(change, change) / (2 * self.nu_phi)
-            return value, metrics
+    nu_phi: float
 
-        def gradient_at(t: jax.Array, key: jax.Array) -> tuple[trees.Tree, Metrics]:
-            return jax.grad(loss, has_aux=True)(state.theta_c, t, key)
+    def __call__(self, theta_c: trees.Tree, ends: CurveEnds) -> jax.Array:
+        change = trees.subtract(theta_c, ends.anchor)
+        return trees.dot(change, change) / (2 * self.nu_phi)
 
-        # Algorithm 2: sample t, compute the loss at r(t), and take an optimiser step on the control points.
-        ts = jax.random.uniform(t_key, (points,))
-        if points == 1:
-            gradient, metrics = gradient_at(ts[0], model_key)
-        else:
-            each = jax.lax.map(lambda at: gradient_at(*at), (ts, jax.random.split(model_key, points)))
-            gradient, metrics = jax.tree.map(lambda values: values.mean(0), each)
-        update, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, state.theta_c)
-        return CurveState(optax.apply_updates(state.theta_c, update), optimizer_state), metrics
+
+def uniform_t(key: jax.Array, points: int) -> jax.Array:
+    """t drawn uniformly from [0, 1], float32 (points,)."""
+    return jax.random.uniform(key, (points,))
+
+
+def curve_fit(
+    task: Task,
+    curve: Curve,
+    optimizer: optax.GradientTransformation,
+    *,
+    weight_decay: float = 0.0,
+    points_per_step: int = 1,
+    compute_dtype: ComputeDtype = "float32",
+    nu_phi: float = math.inf,
+) -> Fit:
+    """The fitting of a curve as a `Fit`, for a loop of your own; `fit_curve` has one.
+
+    Every step draws t uniformly from [0, 1] and descends the loss at r(t) (Neuron Alignment, Algorithm 2). It is pure:
+    it works under jit, vmap over pairs, scan and shard_map.
+
+    Args:
+        task: The task, of which only the loss is used.
+        curve: The curve, with at least one control point.
+        optimizer: Any optimiser of optax.
+        weight_decay: Factor of ||params(r(t))||^2 / 2 in the objective.
+        points_per_step: Number of t per step.
+        compute_dtype: Dtype of the forward and backward pass.
+        nu_phi: Constant of the proximal term around the theta_c at the start, as in `PamConfig`. Infinity: no term.
+
+    Returns:
+        The fit. `init(theta_1, theta_2, P=None, theta_c=None)` makes its state, whose `variables` are the control
+        points of the parameters; None is the identity, and the straight line.
+
+    Raises:
+        InputError: If the curve has no control points, or an argument is out of range.
+
+    Example::
+
+        fit = curve_fit(task, bezier(spec), optax.adam(1e-2))
+        state = fit.init(theta_1, theta_2, P)
+        state, metrics = jax.jit(fit.step)(state, batch, key)
+        path = curve_path(bezier(spec), state)
+    """
+    check_optimizer(optimizer)
+    check_curve(curve)
+    check_whole("points_per_step", points_per_step)
+    descent = Descent(
+        OnCurve(curve),
+        optimizer,
+        sample_t=uniform_t,
+        points=points_per_step,
+        penalty=None if nu_phi == math.inf else CurveProximal(nu_phi),
+        weight_decay=weight_decay,
+        compute_dtype=compute_dtype,
+    )
+    return fit_of(descent, check_task(task).loss, _init)
+
+
+def _init(
+    descent: Descent,
+    theta_1: trees.Tree,
+    theta_2: trees.Tree,
+    P: Permutation | None = None,
+    theta_c: trees.Tree | None = None,
+) -> FitState:
+    """The state of a curve fit, from the straight line or a theta_c. Batch statistics have no control points."""
+    curve = descent.embed.curve
+    theta_2 = theta_2 if P is None else permute(curve.spec, P, theta_2)
+    start = curve.zero(trees.params(theta_1)) if theta_c is None else trees.params(theta_c)
+    return descent.start(start, CurveEnds(theta_1, theta_2, () if descent.penalty is None else start))
+
+
+def curve_path(curve: Curve, state: FitState) -> jax.tree_util.Partial:
+    """The path t -> theta of the state of a curve fit."""
+    ends = state.fixed
+    theta_c = trees.with_params(curve.zero(ends.theta_1), state.variables)
+    return curve.bind(ends.theta_1, ends.theta_2, theta_c)
 
 
 def fit_curve(
     key: jax.Array,
-    model: Model,
+    task: Task,
     curve: Curve,
     theta_1: trees.Tree,
     theta_2: trees.Tree,
-    data: Dataset,
     P: Permutation | None = None,
-    config: TrainConfig | None = None,
+    config: FitConfig | None = None,
     *,
     recorder: Recorder | None = None,
     mesh: Mesh | None = None,
 ) -> CurveFit:
     """Fit the control points of `curve` between theta_1 and P theta_2 (Neuron Alignment, Algorithm 2).
 
-    Each step draws t uniformly from [0, 1] and takes an SGD step for theta_c on the training loss at r(t): the cross
-    entropy in training mode plus the L2 term. The endpoints stay fixed.
+    Each step draws t uniformly from [0, 1] and takes a step of the optimiser for theta_c on the training loss at r(t):
+    the loss of the task plus the L2 term. The endpoints stay fixed.
 
     Args:
         key: Typed key. Every pair uses its own key, split from it.
-        model: The model of the endpoints.
+        task: The task.
         curve: The curve, with at least one control point.
         theta_1: First endpoint, or several along a leading pair axis, which are fitted in one program.
         theta_2: Second endpoint, or as many.
-        data: The data set.
         P: Hard or soft permutation of theta_2, with the pair axis of the endpoints. None: the identity.
-        config: Settings. None: `FitConfig()`. A `TrainConfig` implies one t per step.
+        config: Settings. None: `FitConfig()`.
         recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
         mesh: A mesh from `make_mesh`: pairs are distributed along `pair`, batches along `data`.
 
@@ -153,37 +181,86 @@ def fit_curve(
         The fit.
 
     Raises:
-        SpecError: If endpoints and P are not of this model.
-        InputError: If the curve has no control points, or model and data do not match.
+        SpecError: If the endpoints are not of this task, or the spec of the curve does not fit them or P.
+        InputError: If the curve has no control points, or the loss does not take the endpoints.
         RunError: If a loss becomes infinite or NaN.
 
     Example::
 
-        fit = fit_curve(key, model, bezier(model.spec), theta_1, theta_2, data, P=match.P)
+        fit = fit_curve(key, task, bezier(task.spec), theta_1, theta_2, P=match.P)
         middle = fit.path(0.5)
     """
-    check_fit_inputs(key, model, curve, data)
-    config = config if isinstance(config, FitConfig) else FitConfig(**vars(config or TrainConfig()))
-    pairs = pairs_of(model, theta_1, theta_2, P)
-    context = CurveContext(pairs.theta_1, permute_pairs(model, pairs.P, pairs.theta_2))
-    step = CurveStep(model, curve, config, steps_per_epoch(config, data))
-    states = initial_states(step, pairs.theta_1)
+    config = config or FitConfig()
+    check_config(config, FitConfig)
+    task, pairs = check_fit_inputs(key, task, curve, theta_1, theta_2, P)
+    plan = epoch_plan(task, config.batch_size, config.steps_per_epoch)
+    fit = configured_curve_fit(task, curve, config, config.epochs, plan.steps)
+    states = initial_states(fit, pairs.theta_1, permute_pairs(curve.spec, pairs.P, pairs.theta_2))
     keys = jax.random.split(key, pairs.number)
-    states, history = run_epochs(step, data, context, states, keys, recorder, mesh=mesh)
-    return CurveFit(**fit_result(pairs, curve, states.theta_c, pairs.P), history=pairs.axis.remove(history))
+    states, history = run_epochs(fit, task, plan, states, keys, config.epochs, recorder, mesh=mesh)
+    return CurveFit(**fit_result(pairs, curve, states.variables, pairs.P), history=pairs.axis.remove(history))
 
 
-def check_fit_inputs(key: jax.Array, model: Model, curve: Curve, data: Dataset) -> None:
-    """Raise InputError unless the key is typed, model and data match, and the curve has control points."""
-    check_typed_keys(key)
-    check_model_and_data(model, data)
+def configured_curve_fit(
+    task: Task, curve: Curve, config: FitConfig, epochs: int, steps_per_epoch: int, nu_phi: float = math.inf
+) -> Fit:
+    """The fitting of a curve by a config, with a schedule over so many epochs."""
+    return curve_fit(
+        task,
+        curve,
+        make_optimizer(config.optimizer, epochs, steps_per_epoch),
+        weight_decay=config.weight_decay,
+        points_per_step=config.points_per_step,
+        compute_dtype=config.compute_dtype,
+        nu_phi=nu_phi,
+    )
+
+
+def check_curve(curve: Any) -> None:
+    """Raise InputError unless this is a curve with control points."""
+    if not isinstance(curve, Curve):
+        raise InputError(f"got a {type(curve).__name__} for curve, expected a Curve: mcjax.bezier(spec).")
     if curve.control_points == 0:
         raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
 
 
-def check_different_ends(model: Model, pairs: Pairs) -> None:
+def check_fit_inputs(
+    key: jax.Array,
+    task: Task,
+    curve: Curve,
+    theta_1: trees.Tree,
+    theta_2: trees.Tree,
+    P: Permutation | None,
+    hard: bool = False,
+) -> tuple[Task, Pairs]:
+    """The checked task and endpoints.
+
+    Args:
+        key: A typed key.
+        task: The task.
+        curve: The curve.
+        theta_1: First endpoint, or several along a leading pair axis.
+        theta_2: Second endpoint, or as many.
+        P: Permutation of theta_2. None: the identity.
+        hard: Whether a soft P raises an error.
+
+    Returns:
+        The task, ready for these networks, and the pairs.
+
+    Raises:
+        InputError: If the key is not typed, the curve has no control points, or the loss does not take the endpoints.
+        SpecError: If the endpoints are not of this task, or the spec of the curve does not fit them or P.
+    """
+    check_typed_keys(key)
+    check_curve(curve)
+    task = check_task(task)
+    pairs = pairs_of(task, curve.spec, theta_1, theta_2, P, hard=hard)
+    return check_task(task, trees.index(pairs.theta_1, 0)), pairs
+
+
+def check_different_ends(curve: Curve, pairs: Pairs) -> None:
     """Raise InputError if theta_1 and P theta_2 of any pair are the same network."""
-    ends = (trees.params(pairs.theta_1), trees.params(permute_pairs(model, pairs.P, pairs.theta_2)))
+    ends = (trees.params(pairs.theta_1), trees.params(permute_pairs(curve.spec, pairs.P, pairs.theta_2)))
     if np.asarray(_equal(*ends)).any():
         raise InputError("theta_1 and P theta_2 are the same network: expected two different ones to join.")
 
@@ -211,16 +288,3 @@ def fit_result(pairs: Pairs, curve: Curve, theta_c: trees.Tree, P: Permutation) 
     theta_1, theta_2, whole, P = pairs.axis.remove((pairs.theta_1, pairs.theta_2, whole, P))
     bind = curve.bind_pairs if pairs.axis.given else curve.bind
     return {"theta_c": whole, "P": P, "path": bind(theta_1, theta_2, whole, P)}
-
-
-def accept_states(accepted: np.ndarray, new: CurveState, old: CurveState) -> CurveState:
-    """The new states where accepted; elsewhere the old control points, with zero momentum and the new step count."""
-
-    def where(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-    def without_momentum(leaf: jax.Array) -> jax.Array:
-        return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    rejected = CurveState(old.theta_c, jax.tree.map(without_momentum, new.optimizer))
-    return jax.tree.map(where, new, rejected)

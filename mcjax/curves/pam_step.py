@@ -1,23 +1,26 @@
-"""The parts of PAM's permutation half-step: the objective, SGD on doubly stochastic matrices, and rounding them.
+"""The parts of PAM's permutation half-step: SGD on doubly stochastic matrices, and rounding them.
 
 The permutation subproblem is the first line of eq. 6 of Neuron Alignment, relaxed to doubly stochastic matrices and
 rounded back to permutations as in section 4.1.2.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from mcjax import trees
 from mcjax.curves.config import Projection, Rounding
 from mcjax.curves.curve import Curve
+from mcjax.curves.fit import uniform_t
+from mcjax.curves.objective import Objective
 from mcjax.errors import InputError
-from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.mapping import Convolutions, over_models, over_points
+from mcjax.runtime.mapping import over_models, over_points
 from mcjax.symmetry import (
     Permutation,
     birkhoff_decomposition,
@@ -25,10 +28,11 @@ from mcjax.symmetry import (
     permute,
     project_birkhoff,
     sinkhorn,
+    to_matrix,
 )
-from mcjax.training.config import TrainConfig
-from mcjax.training.fixed import FixedImages, objective_on
-from mcjax.training.objective import Metrics, training_loss
+from mcjax.training.batches import mean_over
+from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of, parts_of
+from mcjax.training.task import Batch, Task, check_task
 
 LARGEST_STEP = 0.5
 """Largest change of a matrix entry in one step, so that a large gradient does not move P far outside the polytope."""
@@ -41,11 +45,6 @@ to 40 work, and ten times as much for logarithms.
 """
 
 
-def midpoint_grid(points: int) -> jax.Array:
-    """The midpoints of `points` equal parts of [0, 1], float32 (points,)."""
-    return (jnp.arange(points, dtype=jnp.float32) + 0.5) / points
-
-
 def tile_pairs(tree: trees.Tree, times: int) -> trees.Tree:
     """Every leaf repeated `times` times along its leading axis, as whole copies."""
     return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * times), tree) if times > 1 else tree
@@ -56,68 +55,8 @@ def as_single_candidate(P: Permutation) -> Permutation:
     return {group: jnp.asarray(p)[:, None] for group, p in P.items()}
 
 
-def objective_on_grid(
-    model: Model,
-    curve: Curve,
-    weight_decay: float,
-    ts: jax.Array,
-    images: FixedImages,
-    theta_1: trees.Tree,
-    theta_2: trees.Tree,
-    theta_c: trees.Tree,
-    P: Permutation,
-) -> np.ndarray:
-    """The objective Q + R of eq. 6 for every pair and candidate permutation, in one compiled program.
-
-    Q is the mean over ts and images of the cross entropy of r(t) in training mode, R the mean of
-    weight_decay / 2 * ||r(t)||^2.
-
-    Args:
-        model: The model of the endpoints.
-        curve: The curve r.
-        weight_decay: Factor of the L2 term R.
-        ts: The points t, float32 (points,).
-        images: The images.
-        theta_1: First endpoints, with a leading pair axis.
-        theta_2: Second endpoints, with a leading pair axis.
-        theta_c: Control points of the parameters, with a leading pair axis.
-        P: Hard permutations, int32 (pairs, candidates, n) per group.
-
-    Returns:
-        float64 (pairs, candidates).
-    """
-    pairs = (theta_1, theta_2, theta_c, P)
-    return np.asarray(_objective_on_grid(model, curve, weight_decay, ts, images, pairs), np.float64)
-
-
-@jit(static_argnames=("model", "curve", "weight_decay"))
-def _objective_on_grid(
-    model: Model, curve: Curve, weight_decay: float, ts: jax.Array, images: FixedImages, pairs: tuple
-) -> jax.Array:
-    def of_pair(theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree, P: Permutation) -> jax.Array:
-        def of_candidate(P: Permutation) -> jax.Array:
-            end = trees.params(permute(model.spec, P, theta_2))
-
-            def at(t: jax.Array) -> jax.Array:
-                params = curve(trees.params(theta_1), end, theta_c, None, t)
-                return objective_on(model, trees.with_params(theta_1, params), images, weight_decay)
-
-            return over_points(at, ts, model.convolutions).mean()
-
-        return jax.lax.map(of_candidate, P)
-
-    return over_models(of_pair, model.convolutions)(*pairs)
-
-
-class PermutationState(NamedTuple):
-    """The state of the half-step: soft permutations, float32 (n, n) per group, and the number of steps taken."""
-
-    P: Permutation
-    step: jax.Array
-
-
-class PermutationContext(NamedTuple):
-    """Arrays of the half-step that are not trained.
+class PermutationEnds(NamedTuple):
+    """What the half-step does not change.
 
     Attributes:
         theta_1: First endpoint.
@@ -135,127 +74,161 @@ class PermutationContext(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PermutationStep:
-    """One step of projected SGD on one matrix per group, at t drawn uniformly from [0, 1].
+class OnPermutedCurve:
+    """The embedding of matrices: the network at t on the curve to P theta_2. A trunk gets the gradients of all blocks."""
 
-    The objective is the first line of eq. 6: the cross entropy at r(t) in training mode plus the proximal term
-    ||P - P_k||^2 / (2 nu_P). The matrix of a residual trunk receives the gradients of all blocks.
-
-    Attributes:
-        model: The model of the endpoints.
-        curve: The curve.
-        config: Settings of batches, augmentation and epochs.
-        steps: Number of steps per epoch.
-        nu_P: Constant of the proximal term, as in `PamConfig`.
-        projection: "alternating" or "sinkhorn", as in `PamConfig`.
-    """
-
-    model: Model
     curve: Curve
-    config: TrainConfig
-    steps: int
+
+    def __call__(self, P: Permutation, ends: PermutationEnds, t: Any) -> trees.Tree:
+        end = permute(self.curve.spec, P, ends.theta_2)
+        params = self.curve(trees.params(ends.theta_1), trees.params(end), ends.theta_c, None, t)
+        return trees.with_params(ends.theta_1, params)
+
+
+@dataclass(frozen=True)
+class PermutationProximal:
+    """The proximal term ||P - P_k||^2 / (2 nu_P) of eq. 6."""
+
     nu_P: float
+
+    def __call__(self, P: Permutation, ends: PermutationEnds) -> jax.Array:
+        change = trees.subtract(P, ends.anchor)
+        return trees.dot(change, change) / (2 * self.nu_P)
+
+
+@dataclass(frozen=True)
+class OntoBirkhoff:
+    """A step on the matrices, back onto the doubly stochastic ones (section 4.1.2): projected SGD or mirror descent."""
+
     projection: Projection
 
-    @property
-    def convolutions(self) -> Convolutions:
-        """The kind of convolutions in the model."""
-        return self.model.convolutions
-
-    def initial_matrices(self, anchor: Permutation) -> Permutation:
-        """P_k; for "sinkhorn" its mean with the uniform matrix, since entropic steps cannot leave a vertex."""
-        if self.projection == "alternating":
-            return anchor
-        return {group: (p + 1 / p.shape[-1]) / 2 for group, p in anchor.items()}
-
-    def __call__(
-        self, context: PermutationContext, state: PermutationState, x: jax.Array, labels: jax.Array, key: jax.Array
-    ) -> tuple[PermutationState, Metrics]:
-        t_key, model_key = jax.random.split(key)
-        t = jax.random.uniform(t_key)
-        gradient, metrics = self.gradient(context, state.P, x, labels, t, model_key)
-        # The learning rate decays linearly to zero within the half-step.
-        remaining = 1 - state.step / (self.steps * self.config.epochs)
-        P = self.descend(state.P, gradient, {group: remaining * rate for group, rate in context.rate.items()})
-        return PermutationState(P, state.step + 1), metrics
-
-    def gradient(
-        self, context: PermutationContext, P: Permutation, x: jax.Array, labels: jax.Array, t: jax.Array, key: jax.Array
-    ) -> tuple[Permutation, Metrics]:
-        """The gradient with respect to P at one t, (n, n) per group, and the metrics at r(t)."""
-
-        def loss(P: Permutation) -> tuple[jax.Array, Metrics]:
-            # Q(phi_k, P): the cross entropy at r(t).
-            end = permute(self.model.spec, P, context.theta_2)
-            params = self.curve(trees.params(context.theta_1), trees.params(end), context.theta_c, None, t)
-            theta, dtype = trees.with_params(context.theta_1, params), self.config.compute_dtype
-            value, (metrics, _) = training_loss(self.model, theta, x, labels, key, 0.0, dtype)
-            # The proximal term on P in eq. 6.
-            change = trees.subtract(P, context.anchor)
-            return value + trees.dot(change, change) / (2 * self.nu_P), metrics
-
-        return jax.grad(loss, has_aux=True)(P)
-
-    def descend(self, P: Permutation, gradient: Permutation, rate: dict[str, jax.Array]) -> Permutation:
-        """A gradient step, followed by a projection onto the doubly stochastic matrices (section 4.1.2)."""
+    def __call__(self, P: Permutation, updates: Permutation, ends: PermutationEnds) -> Permutation:
         # Groups of equal size are projected together, as one batch of matrices.
         by_size: dict[int, list[str]] = {}
         for group, p in P.items():
             by_size.setdefault(p.shape[-1], []).append(group)
         new: Permutation = {}
         for groups in by_size.values():
-            matrices, slopes, rates = (jnp.stack([part[group] for group in groups]) for part in (P, gradient, rate))
-            slopes = rates[:, None, None] * slopes
+            matrices, steps, rates = (jnp.stack([part[group] for group in groups]) for part in (P, updates, ends.rate))
+            steps = rates[:, None, None] * steps
             if self.projection == "alternating":
                 # Projected SGD.
-                matrices = project_birkhoff(matrices - jnp.clip(slopes, -LARGEST_STEP, LARGEST_STEP))
+                matrices = project_birkhoff(matrices + jnp.clip(steps, -LARGEST_STEP, LARGEST_STEP))
             else:
                 # Entropic mirror descent: a gradient step on log P, then Sinkhorn's iterations.
-                matrices = sinkhorn(jnp.log(jnp.maximum(matrices, 1e-6)) - slopes)
+                matrices = sinkhorn(jnp.log(jnp.maximum(matrices, 1e-6)) + steps)
             new |= dict(zip(groups, matrices, strict=True))
         return new
 
 
-def automatic_learning_rates(
-    step: PermutationStep, ts: jax.Array, images: FixedImages, contexts: PermutationContext
-) -> dict[str, jax.Array]:
+def permutation_fit(
+    task: Task,
+    curve: Curve,
+    steps: int,
+    *,
+    nu_P: float = 1e5,
+    projection: Projection = "alternating",
+    compute_dtype: ComputeDtype = "float32",
+) -> Fit:
+    """The permutation half-step of PAM as a `Fit`: the first line of eq. 6, on one soft matrix per group.
+
+    Every step descends the loss at r(t), t drawn uniformly from [0, 1], plus the proximal term, by SGD whose rate
+    decays linearly to zero, and projects the matrices. It is `curve` after `permute`.
+
+    Args:
+        task: The task, of which only the loss is used.
+        curve: The curve.
+        steps: Number of steps, over which the rate decays.
+        nu_P: Constant of the proximal term, as in `PamConfig`.
+        projection: "alternating" or "sinkhorn", as in `PermutationFitConfig`.
+        compute_dtype: Dtype of the forward and backward pass.
+
+    Returns:
+        The fit. `init(theta_1, theta_2, theta_c, P, rate)` makes its state from the control points of the parameters, a
+        hard P and a learning rate per group; its `variables` are matrices float32 (n, n) per group.
+
+    Example::
+
+        fit = permutation_fit(task, bezier(spec), 500)
+        rate = dict.fromkeys(P, jnp.float32(10.0))
+        state = fit.init(theta_1, theta_2, trees.params(theta_c), P, rate)
+        state, metrics = jax.jit(fit.step)(state, batch, key)
+        P = {group: nearest_permutation(matrix) for group, matrix in state.variables.items()}
+    """
+    descent = Descent(
+        OnPermutedCurve(curve),
+        linear_decay(steps),
+        sample_t=uniform_t,
+        penalty=PermutationProximal(nu_P),
+        retract=OntoBirkhoff(projection),
+        compute_dtype=compute_dtype,
+    )
+    return fit_of(descent, check_task(task).loss, _init)
+
+
+@lru_cache(maxsize=64)
+def linear_decay(steps: int) -> optax.GradientTransformation:
+    """Plain gradient descent whose rate decays linearly from 1 to zero."""
+    return optax.sgd(optax.linear_schedule(1.0, 0.0, steps))
+
+
+def _init(
+    descent: Descent,
+    theta_1: trees.Tree,
+    theta_2: trees.Tree,
+    theta_c: trees.Tree,
+    P: Permutation,
+    rate: dict[str, jax.Array],
+) -> FitState:
+    """The state of a permutation half-step, from P_k."""
+    anchor = {group: to_matrix(p) for group, p in P.items()}
+    matrices = anchor
+    if descent.retract.projection == "sinkhorn":
+        # The mean with the uniform matrix, since entropic steps cannot leave a vertex.
+        matrices = {group: (p + 1 / p.shape[-1]) / 2 for group, p in anchor.items()}
+    return descent.start(matrices, PermutationEnds(theta_1, theta_2, theta_c, anchor, rate))
+
+
+def automatic_learning_rates(fit: Fit, objective: Objective, states: FitState, steps: int) -> dict[str, jax.Array]:
     """The learning rate of every group at which P travels `TRAVEL_DISTANCE`.
 
     Args:
-        step: The permutation step.
-        ts: Grid of t, (points,).
-        images: Fixed images, over which the gradient is averaged.
-        contexts: Endpoints, control points and P_k of all pairs.
+        fit: The permutation half-step.
+        objective: The grid of t and the examples, over which the gradient is averaged.
+        states: The states of all pairs at the start.
+        steps: Number of steps of a half-step.
 
     Returns:
         float32 (pairs,) per group.
     """
+    descent, _ = parts_of(fit)
     # The rates of a linear decay to zero sum to half of those of a constant rate.
-    full_steps = step.steps * step.config.epochs / 2
-    length = TRAVEL_DISTANCE[step.projection] / max(full_steps, 100)
-    slopes = _tangent_gradient_rms(step, ts, images, contexts)
+    length = TRAVEL_DISTANCE[descent.retract.projection] / max(steps / 2, 100)
+    arrays = (objective.ts, objective.fixed, states)
+    slopes = _tangent_gradient_rms(objective.batch_size, fit, objective.task.functions(), *arrays)
     return {group: jnp.where(slope > 0, length / jnp.maximum(slope, 1e-30), 0) for group, slope in slopes.items()}
 
 
-@jit(static_argnames="step")
+@jit(static_argnames=("batch_size",))
 def _tangent_gradient_rms(
-    step: PermutationStep, ts: jax.Array, images: FixedImages, contexts: PermutationContext
+    batch_size: int, fit: Fit, task: Task, ts: jax.Array, fixed: Batch, states: FitState
 ) -> dict[str, jax.Array]:
     """The root mean square entry of the mean gradient at P_k, projected onto the tangent space, float32 (pairs,)."""
+    descent, loss = parts_of(fit)
 
-    def of_pair(context: PermutationContext) -> dict[str, jax.Array]:
+    def of_pair(state: FitState) -> dict[str, jax.Array]:
+        at_anchor = state._replace(variables=state.fixed.anchor)
+
         def at(t: jax.Array) -> Permutation:
-            def add_batch(total: Permutation, number: jax.Array) -> tuple[Permutation, None]:
-                x, labels, key = images.batch(number)
-                return trees.add(total, step.gradient(context, context.anchor, x, labels, t, key)[0]), None
+            def gradient(batch: Batch, number: jax.Array) -> Permutation:
+                return descent.gradient(loss, at_anchor, batch, t, jax.random.key(number))[0]
 
-            return jax.lax.scan(add_batch, trees.scale(0.0, context.anchor), jnp.arange(batches))[0]
+            return mean_over(gradient, fixed, batch_size)
 
-        total = over_points(at, ts, step.convolutions)
-        return {group: jnp.sqrt(jnp.square(tangent_part(p.mean(0) / batches)).mean()) for group, p in total.items()}
+        total = over_points(at, ts, task.convolutions)
+        return {group: jnp.sqrt(jnp.square(tangent_part(p.mean(0))).mean()) for group, p in total.items()}
 
-    batches = len(images.labels)
-    return over_models(of_pair, step.convolutions)(contexts)
+    return over_models(of_pair, task.convolutions)(states)
 
 
 def tangent_part(gradient: Any) -> jax.Array:

@@ -1,7 +1,7 @@
 """The type of all models: pure functions of one architecture, and the spec of its permutation symmetry."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -119,13 +119,29 @@ def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:
         raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
 
 
-def has_leading_axis(theta: trees.Tree, model: Model) -> bool:
+class Networks(Protocol):
+    """What knows the shapes of its networks: a model, or a task."""
+
+    @property
+    def init(self) -> Callable[[jax.Array], trees.Tree] | None:
+        """`init(key) -> theta`, or None if the shapes are not known."""
+
+    @property
+    def name(self) -> str:
+        """The name in messages."""
+
+
+def has_leading_axis(theta: trees.Tree, networks: Networks) -> bool:
     """Whether `theta` holds several networks along a leading axis (True) or one (False).
+
+    One network is assumed if the shapes of the networks are not known.
 
     Raises:
         SpecError: If it holds neither. The message names the leaves that differ.
     """
-    expected = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
+    if networks.init is None:
+        return False
+    expected = trees.shapes(jax.eval_shape(networks.init, jax.random.key(0)))
     got = trees.shapes(theta)
     if got == expected:
         return False
@@ -142,7 +158,7 @@ def has_leading_axis(theta: trees.Tree, model: Model) -> bool:
     hint = ""
     if {f"params/{name}" for name in got} <= expected.keys():
         hint = "\nThese are bare parameters: give {'params': ...}, with batch_stats if the model has them."
-    raise SpecError(f"these variables are not those of {model.name}:\n  " + "\n  ".join(shown) + hint)
+    raise SpecError(f"these variables are not those of {networks.name}:\n  " + "\n  ".join(shown) + hint)
 
 
 class LeadingAxis(NamedTuple):
@@ -163,14 +179,14 @@ class LeadingAxis(NamedTuple):
         return tree if self.given else trees.index(tree, 0)
 
 
-def leading_axis(model: Model, theta: trees.Tree, *others: trees.Tree) -> LeadingAxis:
-    """The leading axis of networks, all of which have one of the same length, or none.
+def leading_axis(networks: Networks, theta: trees.Tree, *others: trees.Tree) -> LeadingAxis:
+    """The leading axis of networks of a model or task, all of which have one of the same length, or none.
 
     Raises:
         InputError: If they hold different numbers of networks.
-        SpecError: If they are not networks of this model.
+        SpecError: If they are not networks of this model or task.
     """
-    given = has_leading_axis(theta, model)
-    if any(has_leading_axis(each, model) != given or trees.shapes(each) != trees.shapes(theta) for each in others):
+    given = has_leading_axis(theta, networks)
+    if any(has_leading_axis(each, networks) != given or trees.shapes(each) != trees.shapes(theta) for each in others):
         raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
     return LeadingAxis(given)

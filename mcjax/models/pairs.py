@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.models.base import LeadingAxis, Model, leading_axis
-from mcjax.symmetry import Permutation, SpecError, identity_permutation, permute
+from mcjax.models.base import LeadingAxis, Networks, leading_axis
+from mcjax.symmetry import Permutation, PermutationSpec, SpecError, identity_permutation, permute
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard
 
 
@@ -34,12 +34,18 @@ class Pairs(NamedTuple):
 
 
 def pairs_of(
-    model: Model, theta_1: trees.Tree, theta_2: trees.Tree, P: Permutation | None, hard: bool = False
+    networks: Networks,
+    spec: PermutationSpec,
+    theta_1: trees.Tree,
+    theta_2: trees.Tree,
+    P: Permutation | None,
+    hard: bool = False,
 ) -> Pairs:
     """The endpoints and P with a leading pair axis.
 
     Args:
-        model: The model of all networks.
+        networks: The model or task of all networks.
+        spec: Their permutation symmetry.
         theta_1: First endpoint, or several along a leading pair axis.
         theta_2: Second endpoint, or as many.
         P: Permutation of theta_2, with the pair axis of the endpoints. None: the identity.
@@ -49,9 +55,10 @@ def pairs_of(
         The pairs.
 
     Raises:
-        SpecError: If the endpoints are not of this model, or P is not one permutation of its groups for every pair.
+        SpecError: If the endpoints are not of this model or task, the spec does not fit them, or P is not one
+            permutation of its groups for every pair.
     """
-    axis = leading_axis(model, theta_1, theta_2)
+    axis = leading_axis(networks, theta_1, theta_2)
     if P is not None and not isinstance(P, Mapping):
         raise SpecError(
             f"got {type(P).__name__} for P, expected a dict of one permutation for each group: of a match, its .P."
@@ -59,7 +66,7 @@ def pairs_of(
     P = None if P is None else {group: jnp.asarray(p) for group, p in P.items()}
     theta_1, theta_2, P = axis.add((theta_1, theta_2, P))
     count = len(jax.tree.leaves(theta_1)[0])
-    identity = identity_permutation(model.spec, trees.index(theta_1, 0))
+    identity = identity_permutation(spec, trees.index(theta_1, 0))
     if P is None:
         return Pairs(theta_1, theta_2, trees.stack([identity] * count), axis)
     wrong = [group for group, p in P.items() if jnp.ndim(p) < 2 or jnp.shape(p)[0] != count]
@@ -68,7 +75,7 @@ def pairs_of(
             f"P has no leading axis of {count} pairs in {', '.join(wrong)}: expected one permutation for each pair."
         )
     for i in range(count):
-        check_permutation(model.spec, trees.index(P, i), {group: len(p) for group, p in identity.items()})
+        check_permutation(spec, trees.index(P, i), {group: len(p) for group, p in identity.items()})
     if hard and (soft := [group for group, p in P.items() if not is_hard(p)]):
         raise SpecError(
             f"got matrices for {', '.join(soft)}, expected a hard P to start from: mcjax.nearest_permutation rounds."
@@ -77,7 +84,7 @@ def pairs_of(
     return Pairs(theta_1, theta_2, P, axis)
 
 
-def permute_pairs(model: Model, P: Permutation, theta: trees.Tree) -> trees.Tree:
+def permute_pairs(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.Tree:
     """P theta for every pair."""
     count = len(jax.tree.leaves(theta)[0])
-    return trees.stack([permute(model.spec, trees.index(P, i), trees.index(theta, i)) for i in range(count)])
+    return trees.stack([permute(spec, trees.index(P, i), trees.index(theta, i)) for i in range(count)])

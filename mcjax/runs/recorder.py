@@ -62,7 +62,7 @@ class Recording:
         """
         self.recorder, self.placement, self.epochs = recorder, placement, epochs
         self.done = 0
-        self.history: History = {name: np.zeros((placement.count, 0), np.float32) for name in ("loss", "accuracy")}
+        self.history: History = {}
         self._stage = Stage(recorder.run, recorder.stage)
         if (saved := self._stage.restore()) is not None:
             states, self.history = _unpacked(saved.state, states, self._stage)
@@ -76,14 +76,17 @@ class Recording:
 
         Args:
             states: The states after it.
-            values: Its metrics, (fits,) each.
+            values: Its metrics, (fits,) each, with "loss" among them. "bad_step" and "bad_t" are the step and the t of
+                a loss that is not finite, for the message.
 
         Raises:
             RunError: If a loss is not finite; the previous epoch is kept.
         """
-        self._check(values["loss"])
+        where = values.pop("bad_step", None), values.pop("bad_t", None)
+        self._check(values["loss"], *where)
         number = self.done + 1
-        longer = {name: np.concatenate([self.history[name], values[name][:, None]], 1) for name in self.history}
+        before = self.history or {name: np.zeros((len(value), 0), np.float32) for name, value in values.items()}
+        longer = {name: np.concatenate([before[name], values[name][:, None]], 1) for name in values}
         due = self._stage.log(number, {name: value.tolist() for name, value in values.items()})
         # One assignment, after the log, so that an interruption cannot split an epoch.
         self.states, self.history, self.done = states, longer, number
@@ -105,16 +108,19 @@ class Recording:
             self._stage.save(self.done, packed(self.placement.get(self.states), self.history))
         self._saved = self.done
 
-    def _check(self, loss: np.ndarray) -> None:
+    def _check(self, loss: np.ndarray, step: np.ndarray | None, t: np.ndarray | None) -> None:
         if np.isfinite(loss).all():
             return
         if self._saved < self.done:
             self._save()
-        which = ", ".join(map(str, np.flatnonzero(~np.isfinite(loss))))
+        wrong = np.flatnonzero(~np.isfinite(loss))
+        place = "" if step is None else f", first on batch {int(step[wrong[0]]) + 1}"
+        if t is not None and np.isfinite(t[wrong[0]]):
+            place += f" at t = {t[wrong[0]]:.3g}"
         kept = f"Epoch {self.done} is kept. " if self.done else ""
         raise RunError(
-            f"{self.recorder.title}: the loss of number {which} of {len(loss)} is not finite in epoch {self.done + 1}. "
-            f"{kept}Lower the learning rate, or start from other networks."
+            f"{self.recorder.title}: the loss of number {', '.join(map(str, wrong))} of {len(loss)} is not finite in "
+            f"epoch {self.done + 1}{place}. {kept}Lower the learning rate, or start from other networks."
         )
 
 

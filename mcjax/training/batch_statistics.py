@@ -6,45 +6,37 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.data import Augmentation, Dataset, augment, normalize
-from mcjax.models.base import Model, leading_axis
+from mcjax.errors import check_whole
+from mcjax.models.base import leading_axis
 from mcjax.models.dropout import without_dropout
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
+from mcjax.training.batches import equal_batches
 from mcjax.training.moments import Moments, accumulate
-from mcjax.training.objective import check_model_and_data
+from mcjax.training.task import Batch, Task, check_task, examples, outcome
 
 Statistics = dict[str, jax.Array]
 """Batch statistics by name of the leaf, such as `BatchNorm_0/mean` and `BatchNorm_0/var`."""
 
 
 def estimate_statistics(
-    model: Model,
-    theta: trees.Tree,
-    images: jax.Array,
-    mean: Any,
-    std: Any,
-    batch_size: int = 128,
-    augmentation: Augmentation | None = None,
+    task: Task, theta: trees.Tree, calibration_examples: int | None = None, batch_size: int = 128
 ) -> trees.Tree:
-    """`theta` with batch statistics estimated on uint8 `images`: pooled mean and pooled variance.
+    """`theta` with batch statistics estimated on the training examples: pooled mean and pooled variance.
 
-    The images are divided into equal batches; a remainder of fewer images than batches is dropped. The pooled variance
-    is that of all values about their common mean: the mean of the batches' variances plus the variance of their means.
-    Pure: works under jit and vmap.
+    The examples are divided into equal batches; a remainder of fewer examples than batches is dropped. The pooled
+    variance is that of all values about their common mean: the mean of the batches' variances plus the variance of
+    their means. Batches are augmented as in training, equally at every call: statistics without the black borders of
+    shifted and rotated images cost accuracy. Pure: works under jit and vmap.
 
     Dropout is off, as in evaluation mode: dropout before a norm would increase its variance, and its masks are not
     permuted with the units.
 
     Args:
-        model: The model of the network.
+        task: The task, whose loss returns the statistics of a batch.
         theta: Variables of one network. Without batch statistics it is returned unchanged.
-        images: uint8 (n, h, w, c).
-        mean: The mean per channel to normalise by.
-        std: The standard deviation per channel to normalise by.
+        calibration_examples: Number of training examples used, the first ones. None: all.
         batch_size: Maximum batch size.
-        augmentation: Augmentation of the images, equal at every call. None: no augmentation. It should be that of
-            training, since statistics without the black borders of shifted and rotated images cost accuracy.
 
     Returns:
         `theta` with new batch statistics.
@@ -52,68 +44,68 @@ def estimate_statistics(
     stats = trees.batch_stats(theta)
     if not jax.tree.leaves(stats):
         return theta
-    # Equal batches.
-    count = -(-len(images) // batch_size)
-    size = len(images) // count
-    batches = images[: count * size].reshape(count, size, *images.shape[1:])
+    used = jax.tree.map(lambda leaf: leaf[:calibration_examples], task.train)
+    batches, _ = equal_batches(used, batch_size)
 
-    def moments(numbered: tuple[jax.Array, jax.Array]) -> dict[str, Moments]:
+    def moments(numbered: tuple[jax.Array, Batch]) -> dict[str, Moments]:
         number, batch = numbered
-        augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
-        batch = augment(augment_key, batch, augmentation or Augmentation.none())
+        batch, key = calibration_batch(task, batch, number)
         with without_dropout():
-            _, new = model.apply_train(theta, normalize(batch, mean, std), model_key)
-        return _as_moments(trees.flatten(new))
+            new = outcome(task.loss, theta, batch, key).batch_stats
+        # Without statistics in what the loss returns, those of theta stay.
+        return _as_moments(trees.flatten(new)) if jax.tree.leaves(new) else {}
 
     # Pool the moments of all batches.
+    count = len(jax.tree.leaves(batches)[0])
     pooled = _as_statistics(accumulate(moments, (jnp.arange(count), batches)))
-    return trees.with_batch_stats(theta, trees.map_with_name(lambda name, _: pooled[name], stats))
+    return trees.with_batch_stats(theta, trees.map_with_name(lambda name, _: pooled[name], stats)) if pooled else theta
+
+
+def calibration_batch(task: Task, batch: Batch, number: Any) -> tuple[Batch, jax.Array]:
+    """The training batch of this number, augmented equally at every call, and a key."""
+    augment_key, key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
+    return (batch if task.augment is None else task.augment(augment_key, batch)), key
 
 
 def reestimate(
-    model: Model,
-    theta: trees.Tree,
-    data: Dataset,
-    *,
-    batch_size: int = 500,
-    calibration_images: int | None = None,
-    augmentation: Augmentation | None = None,
+    task: Task, theta: trees.Tree, *, batch_size: int = 500, calibration_examples: int | None = None
 ) -> trees.Tree:
-    """One network, or several along a leading axis, with batch statistics estimated on the training images.
+    """One network, or several along a leading axis, with batch statistics estimated on the training examples.
 
     `evaluate_path` does this at every point. This is one compiled program; inside your own, use `estimate_statistics`.
 
     Args:
-        model: The model of the networks.
+        task: The task of the networks.
         theta: Variables of one network, or of several along a leading axis.
-        data: The data set.
-        batch_size: Images per batch.
-        calibration_images: Number of training images used, the first ones. None: all.
-        augmentation: Augmentation of the images. None: the data set's default.
+        batch_size: Examples per batch.
+        calibration_examples: Number of training examples used, the first ones. None: all.
 
     Returns:
         `theta` with new batch statistics.
 
     Raises:
-        InputError: If model and data do not match.
-        SpecError: If `theta` is not of this model.
+        InputError: If the task is none, or a number is out of range.
+        SpecError: If `theta` is not of this task.
     """
-    check_model_and_data(model, data)
-    axis = leading_axis(model, theta)
-    images = data.train_images[:calibration_images]
-    augmentation = data.default_augmentation() if augmentation is None else augmentation
-    found = _reestimate(model, axis.add(theta), images, data.mean, data.std, batch_size, augmentation)
-    return axis.remove(found)
+    task = check_task(task)
+    check_calibration(task, calibration_examples, batch_size)
+    axis = leading_axis(task, theta)
+    return axis.remove(_reestimate(task, axis.add(theta), calibration_examples, batch_size))
 
 
-@jit(static_argnames=("model", "batch_size", "augmentation"))
-def _reestimate(
-    model: Model, thetas: trees.Tree, images: Any, mean: Any, std: Any, batch_size: int, augmentation: Augmentation
-) -> trees.Tree:
+def check_calibration(task: Task, calibration_examples: int | None, batch_size: int) -> None:
+    """Raise InputError unless there are so many training examples, and batches are of at least one."""
+    check_whole("batch_size", batch_size)
+    if calibration_examples is not None:
+        check_whole("calibration_examples", calibration_examples, 1, examples(task.train))
+
+
+@jit(static_argnames=("calibration_examples", "batch_size"))
+def _reestimate(task: Task, thetas: trees.Tree, calibration_examples: int | None, batch_size: int) -> trees.Tree:
     def one(theta: trees.Tree) -> trees.Tree:
-        return estimate_statistics(model, theta, images, mean, std, batch_size, augmentation)
+        return estimate_statistics(task, theta, calibration_examples, batch_size)
 
-    return over_models(one, model.convolutions)(thetas)
+    return over_models(one, task.convolutions)(thetas)
 
 
 def _as_moments(statistics: Statistics) -> dict[str, Moments]:

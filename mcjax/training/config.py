@@ -1,71 +1,96 @@
-"""Settings of training: optimiser, schedule, batches, augmentation. Frozen, static under jit."""
+"""Settings of training: epochs, batches, optimiser. Frozen, static under jit."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import optax
 
-from mcjax.data import Augmentation
 from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.training.fit import ComputeDtype
 
 Schedule = Literal["halving", "one_cycle", "constant"]
-ComputeDtype = Literal["float32", "bfloat16"]
-Optimizer = Literal["sgd", "adam"]
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Settings of training by SGD with momentum or Adam; `TrainConfig.preset` has "paper" and "fast".
+class SGD:
+    """SGD of the papers, with a schedule over the whole fit: an optimiser for the `optimizer` of every config.
+
+    A config calls it as `optimizer(steps, steps_per_epoch)`, with the numbers of steps of the fit.
 
     Attributes:
-        epochs: Number of epochs.
-        batch_size: Images per step.
         learning_rate: The maximum learning rate of the schedule.
-        schedule: "halving" halves the rate every 20 epochs; "one_cycle" warms up over the first fifth of the epochs
+        schedule: "halving" halves the rate every 20 epochs; "one_cycle" warms up over the first fifth of the steps
             and decays to zero along a cosine; "constant" keeps it.
-        momentum: Momentum of SGD, in [0, 1). Adam ignores it.
-        nesterov: Whether SGD uses Nesterov momentum.
-        weight_decay: Factor of ||params||^2 / 2 in the training loss.
-        augmentation: Augmentation of the training images. None: the data set's default.
-        statistics_momentum: Weight of the old value in the running batch statistics at each step, in [0, 1).
-        compute_dtype: Dtype of the forward and backward pass. Parameters, statistics, optimiser and losses are
-            float32 in any case.
-        steps_per_epoch: Steps per epoch. None: the number of whole batches in the training set.
-        optimizer: "sgd" or "adam".
+        momentum: Momentum, in [0, 1).
+        nesterov: Whether the momentum is Nesterov's.
         clip: Maximum global norm of a gradient; larger ones are scaled down to it. None: no clipping.
     """
 
-    epochs: int = 30
-    batch_size: int = 128
     learning_rate: float = 0.1
     schedule: Schedule = "one_cycle"
     momentum: float = 0.9
     nesterov: bool = True
-    weight_decay: float = 5e-4
-    augmentation: Augmentation | None = None
-    statistics_momentum: float = 0.9
-    compute_dtype: ComputeDtype = "float32"
-    steps_per_epoch: int | None = None
-    optimizer: Optimizer = "sgd"
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            check_whole(name, getattr(self, name))
-        if self.steps_per_epoch is not None:
-            check_whole("steps_per_epoch", self.steps_per_epoch)
         for name, good, expected in (
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("weight_decay", self.weight_decay >= 0, "not negative"),
-            ("statistics_momentum", 0 <= self.statistics_momentum < 1, "in [0, 1)"),
             ("clip", self.clip is None or self.clip > 0, "positive, or None"),
         ):
             if not good:
                 raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
-        for name, kind in (("schedule", Schedule), ("compute_dtype", ComputeDtype), ("optimizer", Optimizer)):
-            if getattr(self, name) not in get_args(kind):
-                raise unknown_name(name, getattr(self, name), get_args(kind))
+        if self.schedule not in get_args(Schedule):
+            raise unknown_name("schedule", str(self.schedule), get_args(Schedule))
+
+    def __call__(self, steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
+        rates: dict[str, Any] = {
+            "constant": self.learning_rate,
+            # The papers' schedule: half the rate every 20 epochs.
+            "halving": lambda step: self.learning_rate * 0.5 ** (step // (20 * steps_per_epoch)),
+            "one_cycle": optax.warmup_cosine_decay_schedule(
+                self.learning_rate / 20, self.learning_rate, max(1, steps // 5), max(2, steps)
+            ),
+        }
+        sgd = optax.sgd(rates[self.schedule], momentum=self.momentum or None, nesterov=self.nesterov)
+        return sgd if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), sgd)
+
+
+Optimizer = optax.GradientTransformation | Callable[[int, int], optax.GradientTransformation]
+"""An optimiser of optax, or a function `(steps, steps_per_epoch)` that makes one, for schedules over the whole fit."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the training of networks; `TrainConfig.preset` has "paper" and "fast".
+
+    Attributes:
+        epochs: Number of epochs.
+        batch_size: Examples per step.
+        optimizer: Any optimiser of optax, such as `optax.adam(1e-3)`; or a function `(steps, steps_per_epoch)` that
+            makes one for the numbers of steps of the fit, such as `SGD()`.
+        weight_decay: Factor of ||params||^2 / 2 in the training loss. It is part of the gradient, and so of the
+            momentum, as in the papers' code.
+        steps_per_epoch: Steps per epoch. None: the number of whole batches in the training examples.
+        compute_dtype: Dtype of the forward and backward pass. Parameters, statistics, optimiser and losses are
+            float32 in any case.
+        statistics_momentum: Weight of the old value in the running batch statistics at each step, in [0, 1).
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: Optimizer = field(default_factory=SGD)
+    weight_decay: float = 5e-4
+    steps_per_epoch: int | None = None
+    compute_dtype: ComputeDtype = "float32"
+    statistics_momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if not 0 <= self.statistics_momentum < 1:
+            raise InputError(f"got statistics_momentum={self.statistics_momentum}, expected it to be in [0, 1).")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainConfig":
@@ -82,25 +107,50 @@ class TrainConfig:
         Raises:
             InputError: If there is no such preset.
         """
-        presets = {"paper": cls(epochs=250, schedule="halving"), "fast": cls(epochs=30, schedule="one_cycle")}
+        presets = {"paper": cls(epochs=250, optimizer=SGD(schedule="halving")), "fast": cls()}
         if name not in presets:
             raise unknown_name("preset", name, presets)
         return replace(presets[name], **changes)
 
 
-def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimiser of a config, with the schedule for this number of steps per epoch."""
-    steps = config.epochs * steps_per_epoch
-    rates: dict[str, Any] = {
-        "constant": config.learning_rate,
-        # The papers' schedule: half the rate every 20 epochs.
-        "halving": lambda step: config.learning_rate * 0.5 ** (step // (20 * steps_per_epoch)),
-        "one_cycle": optax.warmup_cosine_decay_schedule(
-            config.learning_rate / 20, config.learning_rate, max(1, steps // 5), max(2, steps)
-        ),
-    }
-    rate = rates[config.schedule]
-    # Weight decay is part of the loss, and so of the momentum, as in the papers' code.
-    sgd = optax.sgd(rate, momentum=config.momentum or None, nesterov=config.nesterov)
-    chosen = sgd if config.optimizer == "sgd" else optax.adam(rate)
-    return chosen if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), chosen)
+def check_settings(config: Any) -> None:
+    """Raise InputError for settings out of range, among those that the configs of all fits share."""
+    for name in ("epochs", "batch_size", "steps_per_epoch"):
+        if getattr(config, name, None) is not None:
+            check_whole(name, getattr(config, name))
+    if hasattr(config, "weight_decay") and not config.weight_decay >= 0:
+        raise InputError(f"got weight_decay={config.weight_decay}, expected it not to be negative.")
+    if config.compute_dtype not in get_args(ComputeDtype):
+        raise unknown_name("compute_dtype", str(config.compute_dtype), get_args(ComputeDtype))
+    if hasattr(config, "optimizer"):
+        check_optimizer(config.optimizer)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise InputError unless this is an optimiser of optax, or a function that makes one."""
+    if isinstance(optimizer, optax.GradientTransformation) or (callable(optimizer) and not isinstance(optimizer, type)):
+        return
+    named = isinstance(optimizer, str) and hasattr(optax, optimizer)
+    call = f"optax.{optimizer}(1e-3)" if named else "optax.adam(1e-3)"
+    raise InputError(f"got optimizer={optimizer!r}, expected an optimiser of optax: {call}.")
+
+
+@lru_cache(maxsize=256)
+def make_optimizer(optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimiser of a fit of so many epochs; the same object at every call, so that fits share their programs.
+
+    Raises:
+        InputError: If a function does not return an optimiser.
+    """
+    if isinstance(optimizer, optax.GradientTransformation):
+        return optimizer
+    made = optimizer(epochs * steps_per_epoch, steps_per_epoch)
+    if not isinstance(made, optax.GradientTransformation):
+        raise InputError(f"got {made!r} from {optimizer!r}, expected an optimiser of optax: optax.adam(1e-3).")
+    return made
+
+
+def check_config(config: Any, kind: type) -> None:
+    """Raise InputError unless a config is of this kind."""
+    if not isinstance(config, kind):
+        raise InputError(f"got a {type(config).__name__} for config, expected a {kind.__name__}.")

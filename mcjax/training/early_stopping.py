@@ -5,15 +5,14 @@ from typing import Any
 import numpy as np
 
 from mcjax import trees
-from mcjax.data import Dataset
-from mcjax.models.base import Model
-from mcjax.training.criterion import Criterion, measure_networks
+from mcjax.training.measure import Criterion, measure_networks
+from mcjax.training.task import Task
 
 
 class EarlyStopping:
     """Early stopping of each of several fits, after the epoch in which its criterion reaches its target.
 
-    The state of the fits must hold their networks as `theta`.
+    The variables of the fits must be their networks.
 
     Attributes:
         running: Indices of the fits that still train, int (running,).
@@ -21,17 +20,17 @@ class EarlyStopping:
         epochs: Number of epochs of every fit so far, int (fits,).
     """
 
-    def __init__(self, model: Model, criterion: Criterion, data: Dataset, targets: np.ndarray) -> None:
+    def __init__(self, criterion: Criterion, task: Task, targets: np.ndarray) -> None:
         """Start. `targets` (fits,) are the values at which fits stop; a fit with target inf is never trained."""
-        self.model, self.criterion, self.data, self.targets = model, criterion, data, np.asarray(targets)
+        self.criterion, self.task, self.targets = criterion, task, np.asarray(targets)
         self.values = np.full(len(targets), np.inf, np.float32)
         self.epochs = np.zeros(len(targets), int)
         self.running = np.flatnonzero(np.isfinite(targets))
 
     def update(self, states: Any) -> None:
         """Measure the running fits, and stop those at their target."""
-        networks = trees.index(states.theta, np.minimum(self.selection(), len(self.values) - 1))
-        measured = measure_networks(self.criterion, self.model, networks, self.data)[: len(self.running)]
+        networks = trees.index(states.variables, np.minimum(self.selection(), len(self.values) - 1))
+        measured = measure_networks(self.criterion, self.task, networks)[: len(self.running)]
         self.values[self.running] = measured
         # `~(<=)` and not `>`: a fit with NaN keeps running, and the training loop reports the loss.
         self.running = self.running[~(measured <= self.targets[self.running])]
@@ -55,7 +54,7 @@ class EarlyStopping:
         filled = {}
         for name, values in metrics.items():
             now = values[: len(self.running)]
-            if history[name].shape[1]:
+            if name in history:
                 filled[name] = np.array(history[name][:, -1])
             else:
                 # A fit that is never trained shows the mean of the others.

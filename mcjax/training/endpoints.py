@@ -1,26 +1,24 @@
 """Training of the endpoints of paths: several seeds in one program."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model
 from mcjax.runs.recorder import History, Recorder
-from mcjax.runtime.mapping import Convolutions
-from mcjax.training.config import TrainConfig, optimizer
-from mcjax.training.criterion import Criterion
+from mcjax.runtime.compiling import jit
+from mcjax.training.config import TrainConfig, check_config, check_optimizer, make_optimizer
 from mcjax.training.early_stopping import EarlyStopping
-from mcjax.training.loop import check_typed_keys, initial_states, run_epochs, steps_per_epoch
-from mcjax.training.objective import Metrics, check_model_and_data, training_loss
+from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of
+from mcjax.training.loop import EpochPlan, check_typed_keys, epoch_plan, run_epochs
+from mcjax.training.measure import Criterion
+from mcjax.training.task import Task, check_task
 
 
 class Endpoints(NamedTuple):
@@ -28,7 +26,7 @@ class Endpoints(NamedTuple):
 
     Attributes:
         theta: Variables with a leading axis of keys.
-        history: {"loss", "accuracy"}, training metrics, float32 (keys, epochs).
+        history: Training metrics by name, "loss" among them, float32 (keys, epochs).
         criterion: The criterion of every network at its end, float32 (keys,); above the target if the epochs were not
             enough. None without a target.
     """
@@ -38,75 +36,65 @@ class Endpoints(NamedTuple):
     criterion: np.ndarray | None = None
 
 
-class EndpointState(NamedTuple):
-    """State of training: the variables and the state of their optimiser."""
-
-    theta: trees.Tree
-    optimizer: optax.OptState
+def identity(variables: trees.Tree, fixed: Any, t: Any) -> trees.Tree:
+    """The network itself: the embedding of endpoints."""
+    return variables
 
 
-@dataclass(frozen=True)
-class EndpointStep:
-    """One optimiser step on the training loss, and an update of the running batch statistics.
+def endpoint_fit(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    weight_decay: float = 0.0,
+    statistics_momentum: float = 0.9,
+    compute_dtype: ComputeDtype = "float32",
+) -> Fit:
+    """The training of a network as a `Fit`, for a loop of your own; `train_endpoints` has one.
 
-    `steps` is the number of steps per epoch. Subclasses can override `penalty`, a term of the objective, and `project`,
-    a projection of the parameters after each step.
+    Args:
+        task: The task.
+        optimizer: Any optimiser of optax.
+        weight_decay: Factor of ||params||^2 / 2 in the objective.
+        statistics_momentum: Weight of the old value in the running batch statistics at each step.
+        compute_dtype: Dtype of the forward and backward pass.
+
+    Returns:
+        The fit. `init(theta)` makes its state, whose `variables` are the network.
+
+    Raises:
+        InputError: If the task or the optimiser is none.
+
+    Example::
+
+        fit = endpoint_fit(task, optax.adam(1e-3))
+        state = fit.init(model.init(key))
+        state, metrics = jax.jit(fit.step)(state, batch, key)
     """
+    check_optimizer(optimizer)
+    descent = Descent(
+        identity,
+        optimizer,
+        weight_decay=weight_decay,
+        statistics_momentum=statistics_momentum,
+        compute_dtype=compute_dtype,
+    )
+    return fit_of(descent, check_task(task).loss, Descent.start)
 
-    model: Model
-    config: TrainConfig
-    steps: int
 
-    @property
-    def convolutions(self) -> Convolutions:
-        """The kind of convolutions in the model."""
-        return self.model.convolutions
-
-    def init(self, key: jax.Array) -> EndpointState:
-        """A fresh network and optimiser."""
-        return self.start(self.model.init(key))
-
-    def start(self, theta: trees.Tree) -> EndpointState:
-        """The network `theta` and a fresh optimiser."""
-        return EndpointState(theta, optimizer(self.config, self.steps).init(trees.params(theta)))
-
-    def penalty(self, context: Any, params: trees.Tree) -> jax.Array:
-        """A term of the objective, zero by default."""
-        return jnp.zeros(())
-
-    def project(self, context: Any, params: trees.Tree) -> trees.Tree:
-        """A projection after every step, the identity by default."""
-        return params
-
-    def __call__(
-        self, context: Any, state: EndpointState, x: jax.Array, labels: jax.Array, key: jax.Array
-    ) -> tuple[EndpointState, Metrics]:
-        theta, params = state.theta, trees.params(state.theta)
-
-        def loss(params: trees.Tree) -> tuple[jax.Array, tuple[Metrics, trees.Tree]]:
-            moved = trees.with_params(theta, params)
-            settings = (self.config.weight_decay, self.config.compute_dtype)
-            value, measured = training_loss(self.model, moved, x, labels, key, *settings)
-            return value + self.penalty(context, params), measured
-
-        # Optimiser step on the parameters.
-        gradient, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(params)
-        updates, optimizer_state = optimizer(self.config, self.steps).update(gradient, state.optimizer, params)
-        moved = trees.with_params(theta, self.project(context, optax.apply_updates(params, updates)))
-        # Running batch statistics: an exponential moving average over batches.
-        share = self.config.statistics_momentum
-        running = jax.tree.map(
-            lambda old, new: share * old + (1 - share) * new,
-            trees.batch_stats(theta),
-            batch_stats,
-        )
-        return EndpointState(trees.with_batch_stats(moved, running), optimizer_state), metrics
+def configured_fit(task: Task, config: TrainConfig, plan: EpochPlan) -> Fit:
+    """The training of a network by a config."""
+    return endpoint_fit(
+        task,
+        make_optimizer(config.optimizer, config.epochs, plan.steps),
+        weight_decay=config.weight_decay,
+        statistics_momentum=config.statistics_momentum,
+        compute_dtype=config.compute_dtype,
+    )
 
 
 def train_endpoints(
     keys: jax.Array,
-    model: Model,
-    data: Dataset,
+    task: Task,
     config: TrainConfig | None = None,
     *,
     recorder: Recorder | None = None,
@@ -120,46 +108,65 @@ def train_endpoints(
 
     Args:
         keys: Typed keys (n,).
-        model: The model.
-        data: The data set.
+        task: The task, with a model or `init`.
         config: Settings. None: `TrainConfig()`.
         recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
         mesh: A mesh from `make_mesh`: networks are distributed along `pair`, batches along `data`.
         target: One number, or one per key. A network stops after the epoch in which its criterion is at most the
             target, or after the last epoch. None: all epochs.
-        criterion: The metric that is compared with the target. None: the loss on all training images.
+        criterion: The metric that is compared with the target. None: the loss on all training examples.
 
     Returns:
         The trained networks.
 
     Raises:
-        InputError: If model and data do not match, the mesh does not divide a batch, or a target is not positive.
+        InputError: If the task has no `init`, the mesh does not divide a batch, or a target is not positive.
         RunError: If a loss becomes infinite or NaN.
 
     Example::
 
-        endpoints = train_endpoints(jax.random.split(jax.random.key(0), 2), model, data)
+        endpoints = train_endpoints(jax.random.split(jax.random.key(0), 2), task)
         theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], endpoints.theta) for i in range(2))
     """
     config = config or TrainConfig()
-    check_model_and_data(model, data)
+    init = check_trainable(task, config)
     keys = check_typed_keys(keys).reshape(-1)
-    step = EndpointStep(model, config, steps_per_epoch(config, data))
+    plan = epoch_plan(task, config.batch_size, config.steps_per_epoch)
+    fit = configured_fit(task, config, plan)
     init_keys, epoch_keys = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
-    stopping = None if target is None else _early_stopping(model, data, criterion or Criterion(), target, len(keys))
-    states = initial_states(step, init_keys)
-    states, history = run_epochs(step, data, {}, states, epoch_keys, recorder, mesh=mesh, stopping=stopping)
-    return Endpoints(states.theta, history, None if stopping is None else stopping.values)
+    stopping = None if target is None else _early_stopping(task, criterion or Criterion(), target, len(keys))
+    states = fresh_states(fit, init, init_keys)
+    states, history = run_epochs(
+        fit, task, plan, states, epoch_keys, config.epochs, recorder, mesh=mesh, stopping=stopping
+    )
+    return Endpoints(states.variables, history, None if stopping is None else stopping.values)
 
 
-def _early_stopping(model: Model, data: Dataset, criterion: Criterion, target: Any, count: int) -> EarlyStopping:
+def check_trainable(task: Task, config: TrainConfig) -> Callable[[jax.Array], trees.Tree]:
+    """The `init` of a task. Raises InputError if it has none, or the config is of another kind."""
+    check_config(config, TrainConfig)
+    if check_task(task).init is None:
+        raise InputError(
+            f"{task.name} has no init, expected Task(..., init=init) with init(key) -> theta, or a model: networks are "
+            "trained from it."
+        )
+    return task.init
+
+
+@jit(static_argnames=("init",))
+def fresh_states(fit: Fit, init: Callable[[jax.Array], trees.Tree], keys: jax.Array) -> FitState:
+    """A fresh network and optimiser for every key, in one program."""
+    return jax.vmap(lambda key: fit.init(init(key)))(keys)
+
+
+def _early_stopping(task: Task, criterion: Criterion, target: Any, count: int) -> EarlyStopping:
     if not isinstance(criterion, Criterion):
         raise InputError(f"got {criterion!r} for criterion, expected a Criterion: Criterion('error', 'test').")
-    criterion.check(data)
+    criterion.check(task)
     values = np.asarray(target, np.float32)
     if values.shape not in ((), (count,)) or not (np.isfinite(values) & (values > 0)).all():
         raise InputError(
             f"got target={np.array2string(values, threshold=8)}, expected a positive number, or one for each of "
             f"the {count} keys."
         )
-    return EarlyStopping(model, criterion, jax.device_put(data), np.broadcast_to(values, (count,)))
+    return EarlyStopping(criterion, jax.device_put(task), np.broadcast_to(values, (count,)))

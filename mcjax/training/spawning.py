@@ -10,15 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole
-from mcjax.models.base import Model
 from mcjax.runs.recorder import History, Recorder
 from mcjax.runtime.compiling import jit
 from mcjax.training.config import TrainConfig
-from mcjax.training.endpoints import Endpoints, EndpointState, EndpointStep
-from mcjax.training.loop import check_typed_keys, join_histories, run_epochs, steps_per_epoch
-from mcjax.training.objective import check_model_and_data
+from mcjax.training.endpoints import Endpoints, check_trainable, configured_fit, fresh_states
+from mcjax.training.fit import Fit, FitState
+from mcjax.training.loop import EpochPlan, check_typed_keys, epoch_plan, join_histories, run_epochs
+from mcjax.training.task import Task
 
 
 class Spawned(NamedTuple):
@@ -27,7 +26,7 @@ class Spawned(NamedTuple):
     Attributes:
         theta: The trained children, with leading axes ([seeds,] spawn epochs, children).
         parents: The parent at each spawn epoch, with leading axes ([seeds,] spawn epochs).
-        history: {"loss", "accuracy"} of the children, float32 ([seeds,] spawn epochs, children, epochs), equal to those
+        history: Training metrics of the children by name, float32 ([seeds,] spawn epochs, children, epochs), equal to those
             of the parent before the spawn epoch.
     """
 
@@ -36,35 +35,51 @@ class Spawned(NamedTuple):
     history: History
 
 
-@jit(static_argnames=("step", "copies"))
-def _initial_copies(step: EndpointStep, keys: jax.Array, copies: int) -> EndpointState:
-    """A fresh network and optimiser per key, each repeated `copies` times: (keys * copies, ...)."""
-    states = jax.vmap(step.init)(keys)
+class _Training(NamedTuple):
+    """The task, its settings, and where the segments of training report."""
+
+    task: Task
+    config: TrainConfig
+    recorder: Recorder | None
+    mesh: Mesh | None
+
+    def start(self, keys: jax.Array, copies: int) -> FitState:
+        """A fresh network and optimiser per key, each repeated `copies` times: (keys * copies, ...)."""
+        init = check_trainable(self.task, self.config)
+        return _repeated(fresh_states(self.fit, init, keys), copies)
+
+    @property
+    def plan(self) -> EpochPlan:
+        """The batches of an epoch."""
+        return epoch_plan(self.task, self.config.batch_size, self.config.steps_per_epoch)
+
+    @property
+    def fit(self) -> Fit:
+        """The fit of every network, whose schedule extends over all segments."""
+        return configured_fit(self.task, self.config, self.plan)
+
+    def segment(
+        self, states: FitState, keys: jax.Array, first: int, last: int
+    ) -> tuple[FitState, History]:
+        """Epochs first + 1 to last of all fits, as one stage of the run; all segments share one program."""
+        segment_keys = jax.vmap(lambda key: jax.random.fold_in(key, first))(keys)
+        recorder = self.recorder
+        if recorder is not None:
+            title = f"{recorder.title}, epochs {first + 1} to {last} of {self.config.epochs}"
+            recorder = recorder._replace(title=title, stage=f"{recorder.stage}_{first}")
+        return run_epochs(
+            self.fit, self.task, self.plan, states, segment_keys, last - first, recorder, mesh=self.mesh
+        )
+
+
+@jit(static_argnames=("copies",))
+def _repeated(states: FitState, copies: int) -> FitState:
     return jax.tree.map(lambda leaf: leaf.repeat(copies, 0, total_repeat_length=len(leaf) * copies), states)
-
-
-def _train_segment(
-    step: EndpointStep,
-    data: Dataset,
-    states: EndpointState,
-    keys: jax.Array,
-    segment: tuple[int, int],
-    recorder: Recorder | None,
-    mesh: Mesh | None,
-) -> tuple[EndpointState, History]:
-    """Epochs first + 1 to last of all fits, as one stage of the run; all segments share one program."""
-    first, last = segment
-    segment_keys = jax.vmap(lambda key: jax.random.fold_in(key, first))(keys)
-    if recorder is not None:
-        title = f"{recorder.title}, epochs {first + 1} to {last} of {step.config.epochs}"
-        recorder = recorder._replace(title=title, stage=f"{recorder.stage}_{first}")
-    return run_epochs(step, data, {}, states, segment_keys, recorder, last - first, mesh)
 
 
 def spawn(
     key: jax.Array,
-    model: Model,
-    data: Dataset,
+    task: Task,
     spawn_epochs: Sequence[int],
     config: TrainConfig | None = None,
     *,
@@ -86,8 +101,7 @@ def spawn(
 
     Args:
         key: Typed key, or several (seeds,) for as many parents.
-        model: The model.
-        data: The data set.
+        task: The task, with a model or `init`.
         spawn_epochs: Increasing whole numbers from 0 (children share the initial values only) to config.epochs
             (children are equal). With `config.steps_per_epoch`, an epoch can be a single step.
         config: Settings. None: `TrainConfig()`.
@@ -105,39 +119,39 @@ def spawn(
 
     Example::
 
-        spawned = spawn(key, model, data, (0, 2, 10), TrainConfig(epochs=30))
+        spawned = spawn(key, task, (0, 2, 10), TrainConfig(epochs=30))
         first, second = (jax.tree.map(lambda leaf: leaf[:, i], spawned.theta) for i in range(2))
-        lines = evaluate_path(model, linear(model.spec).bind_pairs(first, second), data)
+        lines = evaluate_path(task, linear(task.spec).bind_pairs(first, second))
         print(barrier(lines, "test_accuracy", "mean"))  # the instability at each spawn epoch
     """
     config = config or TrainConfig()
-    check_model_and_data(model, data)
+    check_trainable(task, config)
     keys = check_typed_keys(key).reshape(-1)
     _check_epochs("spawn_epochs", spawn_epochs, 0, config.epochs)
     check_whole("children", children)
     # Algorithm 1 for all spawn epochs and children at once: every child starts as its parent.
-    step = EndpointStep(model, config, steps_per_epoch(config, data))
+    training = _Training(task, config, recorder, mesh)
     spawned_at = np.repeat(np.asarray(spawn_epochs), children)
     parent_keys, own_keys = _fit_keys(keys, spawn_epochs, children)
-    states = _initial_copies(step, jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), len(spawned_at))
+    states = training.start(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), len(spawned_at))
     fits = np.arange(len(keys) * len(spawned_at)).reshape(len(keys), len(spawned_at))
-    theta_at = {0: states.theta}
+    theta_at = {0: states.variables}
     histories = []
     for first, last in pairwise(sorted({0, *spawn_epochs, config.epochs})):
         # SGD noise of the parent before the spawn epoch, of the child after it.
         segment_keys = jnp.where(np.tile(spawned_at <= first, len(keys)), own_keys, parent_keys)
-        states, history = _train_segment(step, data, states, segment_keys, (first, last), recorder, mesh)
+        states, history = training.segment(states, segment_keys, first, last)
         source = fits.copy()
         if (waiting := spawned_at >= last).any():
             # Replace the children that are not spawned yet by the first one: they differ by rounding at most.
             source[:, waiting] = fits[:, waiting][:, :1]
         states, history = trees.index((states, history), source.ravel())
-        theta_at[last] = states.theta
+        theta_at[last] = states.variables
         histories.append(history)
     parents = [trees.index(theta_at[k], fits[:, i * children]) for i, k in enumerate(spawn_epochs)]
     shape = (len(keys), len(spawn_epochs), children)
     found = Spawned(
-        jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), states.theta),
+        jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), states.variables),
         jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *parents),
         {name: history.reshape(*shape, -1) for name, history in join_histories(histories).items()},
     )
@@ -146,8 +160,7 @@ def spawn(
 
 def snapshots(
     keys: jax.Array,
-    model: Model,
-    data: Dataset,
+    task: Task,
     epochs: Sequence[int],
     config: TrainConfig | None = None,
     *,
@@ -160,8 +173,7 @@ def snapshots(
 
     Args:
         keys: Typed keys (n,).
-        model: The model.
-        data: The data set.
+        task: The task, with a model or `init`.
         epochs: Increasing whole numbers from 1 to config.epochs. Training ends at the last.
         config: Settings. None: `TrainConfig()`.
         recorder: As in `spawn`.
@@ -175,16 +187,16 @@ def snapshots(
         RunError: If a loss becomes infinite or NaN.
     """
     config = config or TrainConfig()
-    check_model_and_data(model, data)
+    check_trainable(task, config)
     keys = check_typed_keys(keys).reshape(-1)
     _check_epochs("epochs", epochs, 1, config.epochs)
-    step = EndpointStep(model, config, steps_per_epoch(config, data))
+    training = _Training(task, config, recorder, mesh)
     init_keys, order_keys = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(2))
-    states = _initial_copies(step, init_keys, 1)
+    states = training.start(init_keys, 1)
     kept, histories = [], []
-    for segment in pairwise((0, *epochs)):
-        states, history = _train_segment(step, data, states, order_keys, segment, recorder, mesh)
-        kept.append(states.theta)
+    for first, last in pairwise((0, *epochs)):
+        states, history = training.segment(states, order_keys, first, last)
+        kept.append(states.variables)
         histories.append(history)
     theta = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *kept)
     return Endpoints(theta, join_histories(histories))

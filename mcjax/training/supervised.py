@@ -1,0 +1,229 @@
+"""Tasks of a model and a data set: classification, regression, next tokens, or any loss of outputs and labels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mcjax import trees
+from mcjax.data import Augmentation, Dataset, augment, normalize
+from mcjax.data.datasets import check_dataset
+from mcjax.errors import InputError
+from mcjax.models.base import Model
+from mcjax.training.batches import at_least_float32
+from mcjax.training.task import Batch, Task
+
+LabelLoss = Callable[[Any, Any], jax.Array]
+"""`loss(outputs, labels) -> losses`, one or more for each example, (n, ...)."""
+
+
+def supervised(
+    model: Model, data: Dataset, *, loss: LabelLoss | None = None, augmentation: Augmentation | None = None
+) -> Task:
+    """The task of learning the labels of a data set.
+
+    By default the loss is the cross entropy in nats for classes, of images or of the next tokens of a text, and the
+    squared error for numbers. It is computed in training mode; metrics are measured in evaluation mode, by the batch
+    statistics in theta. They are "loss", and for classes with one output each "accuracy", the share of correct ones;
+    for the squared error "error", the mean absolute error. Losses and metrics are float32 whatever the dtype of theta,
+    or float64 if that is.
+
+    Args:
+        model: The model.
+        data: The data set.
+        loss: `loss(outputs, labels) -> losses`, one or more for each example (n, ...), whose mean is descended. The
+            outputs are those of the model, in any structure. None: as above.
+        augmentation: Augmentation of the training images. None: the data set's default.
+
+    Returns:
+        The task, whose batches are `(inputs, labels)` as the data set stores them: images are augmented and normalised
+        when they are used.
+
+    Raises:
+        InputError: If model and data do not match, the loss is not one value or more for each example, or inputs that
+            are no images are to be augmented.
+
+    Example::
+
+        task = supervised(model, data)
+        smooth = supervised(model, data, loss=lambda logits, labels: optax.softmax_cross_entropy(
+            logits, optax.smooth_labels(jax.nn.one_hot(labels, 10), 0.1)))
+    """
+    check_dataset(data)
+    if not isinstance(model, Model):
+        raise InputError(f"got a {type(model).__name__} for model, expected a Model: mcjax.models.from_flax(module, x).")
+    check_inputs(model, data)
+    if loss is None:
+        check_outputs(model, data)
+    augmentation = _augmentation(data, augmentation)
+    losses = label_losses if loss is None else loss
+    if jax.tree_util.all_leaves([losses]):
+        losses = jax.tree_util.Partial(losses)
+    training = SupervisedLoss(model, losses, jnp.asarray(data.mean), jnp.asarray(data.std))
+    if loss is not None:
+        _check_label_loss(training, data)
+    splits = {
+        split: (getattr(data, f"{split}_images"), getattr(data, f"{split}_labels"))
+        for split in ("train", "test", "validation")
+        if getattr(data, f"{split}_labels") is not None
+    }
+    return Task(
+        training,
+        **splits,
+        model=model,
+        metrics=jax.tree_util.Partial(SupervisedLoss.evaluate, training),
+        inputs=jax.tree_util.Partial(SupervisedLoss.inputs, training),
+        augment=None if augmentation == Augmentation.none() else AugmentImages(augmentation),
+        name=f"{model.name} on {data.name}",
+    )
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("losses", "mean", "std"), meta_fields=("model",))
+@dataclass(frozen=True, eq=False)
+class SupervisedLoss:
+    """The loss of a supervised task, called as `loss(theta, batch, key) -> (value, metrics, batch_stats)`. A pytree.
+
+    Attributes:
+        model: The model.
+        losses: The losses of outputs and labels, a pytree.
+        mean: The mean per channel that images are normalised by.
+        std: The standard deviation per channel that images are normalised by.
+    """
+
+    model: Model
+    losses: Any
+    mean: jax.Array
+    std: jax.Array
+
+    @property
+    def checked(self) -> bool:
+        """Whether the loss needs no further checks."""
+        return True
+
+    def __call__(
+        self, theta: trees.Tree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array], trees.Tree]:
+        x = self.inputs(batch)
+        dtype = jnp.result_type(*jax.tree.leaves(trees.params(theta)))
+        if dtype in (jnp.bfloat16, jnp.float16):
+            x = trees.cast(x, dtype)
+        outputs, stats = self.model.apply_train(theta, x, key)
+        metrics = self.measure(outputs, batch[1])
+        return metrics["loss"], metrics, stats
+
+    def inputs(self, batch: Batch) -> jax.Array:
+        """The normalised inputs of a batch, what the model takes."""
+        return normalize(batch[0], self.mean, self.std)
+
+    def evaluate(self, theta: trees.Tree, batch: Batch) -> dict[str, jax.Array]:
+        """The metrics of a network on a batch in evaluation mode."""
+        return self.measure(self.model.apply(theta, self.inputs(batch)), batch[1])
+
+    def measure(self, outputs: Any, labels: jax.Array) -> dict[str, jax.Array]:
+        """The metrics of outputs against labels."""
+        metrics = {"loss": self.losses(outputs, labels).mean()}
+        if is_classes(outputs, labels):
+            metrics["accuracy"] = (outputs.argmax(-1) == labels).mean(dtype=jnp.float32)
+        elif getattr(self.losses, "func", None) is label_losses:
+            metrics["error"] = jnp.abs(at_least_float32(outputs) - labels).mean()
+        return metrics
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class AugmentImages:
+    """Augmentation of the images of a batch, called as `augment(key, batch) -> batch`."""
+
+    augmentation: Augmentation
+
+    def __call__(self, key: jax.Array, batch: Batch) -> Batch:
+        return augment(key, batch[0], self.augmentation), batch[1]
+
+
+def label_losses(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """The loss of every label, in the labels' shape: cross entropy, or the squared error for float labels.
+
+    Its dtype is that of the outputs, at least float32.
+    """
+    outputs = at_least_float32(outputs)
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return jnp.square(outputs - labels)
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+
+
+def is_classes(outputs: Any, labels: Any) -> bool:
+    """Whether labels (n, ...) are classes and outputs (n, ..., classes) hold one number for each."""
+    integers = hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.integer)
+    return integers and hasattr(outputs, "shape") and outputs.shape[:-1] == labels.shape and outputs.ndim > labels.ndim
+
+
+def _augmentation(data: Dataset, given: Augmentation | None) -> Augmentation:
+    """The augmentation given, or the data set's default. Raises InputError for inputs that are no images."""
+    augmentation = data.default_augmentation() if given is None else given
+    if len(data.image_shape) != 3 and augmentation != Augmentation.none():
+        raise InputError(
+            f"got {augmentation}, but {data.name} has inputs of shape {data.image_shape}, which are not images: "
+            "expected Augmentation.none()."
+        )
+    return augmentation
+
+
+def check_inputs(model: Model, data: Dataset) -> None:
+    """Raise InputError unless the model takes the inputs of the data."""
+    if tuple(data.image_shape) != tuple(model.input_shape):
+        raise InputError(
+            f"{model.name} takes images of shape {tuple(model.input_shape)}, {data.name} has images of shape "
+            f"{tuple(data.image_shape)}. Create the model with the input_shape of the data."
+        )
+    tokens = jnp.issubdtype(data.train_images.dtype, jnp.integer) and data.train_images.dtype != jnp.uint8
+    if tokens != jnp.issubdtype(model.input_dtype, jnp.integer):
+        raise InputError(
+            f"{model.name} takes {model.input_dtype}, the inputs of {data.name} are {data.train_images.dtype}: "
+            f"expected {'a model of tokens' if tokens else 'images in float32'}."
+        )
+
+
+def check_outputs(model: Model, data: Dataset) -> None:
+    """Raise InputError unless the model has an output for every class of the labels, or for every number."""
+    returned, labels = _output_shapes(model), tuple(data.train_labels.shape[1:])
+    classes = jnp.issubdtype(data.train_labels.dtype, jnp.integer)
+    if classes and data.num_classes > model.num_classes:
+        raise InputError(
+            f"{data.name} has {data.num_classes} classes, {model.name} has {model.num_classes}. "
+            "Create the model with the num_classes of the data."
+        )
+    if returned != ((*labels, model.num_classes) if classes else labels):
+        outputs = f"{(*labels, data.num_classes)}, one logit a class" if classes else f"{labels}, as the labels are"
+        raise InputError(
+            f"{model.name} returns {returned} for every input: expected {outputs}. For other outputs, give "
+            "loss=(outputs, labels) -> losses."
+        )
+
+
+@lru_cache(maxsize=64)
+def _output_shapes(model: Model) -> Any:
+    """The shapes of a model's outputs for one input: a tuple, or a tree of them."""
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    inputs = jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)
+    return jax.tree.map(lambda leaf: leaf.shape[1:], jax.eval_shape(model.apply, theta, inputs))
+
+
+def _check_label_loss(training: SupervisedLoss, data: Dataset) -> None:
+    model = training.model
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    outputs = jax.eval_shape(model.apply, theta, jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype))
+    labels = jax.ShapeDtypeStruct((2, *data.train_labels.shape[1:]), data.train_labels.dtype)
+    found = jax.eval_shape(lambda losses, *given: losses(*given), training.losses, outputs, labels)
+    if not isinstance(found, jax.ShapeDtypeStruct) or found.shape[:1] != (2,):
+        got = jax.tree.map(lambda leaf: leaf.shape, found)
+        raise InputError(
+            f"got losses of shape {got} for 2 examples, expected one or more for each, (2, ...): without the mean "
+            "over the examples, which the task takes."
+        )
+
+
+__all__ = ["LabelLoss", "SupervisedLoss", "is_classes", "label_losses", "supervised"]

@@ -1,0 +1,323 @@
+"""Tasks: the loss, the metrics and the batches that networks are trained on and measured by."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, fields
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal as Constant
+
+from mcjax import trees
+from mcjax.errors import InputError, unknown_name
+from mcjax.models.base import Model
+from mcjax.runtime.mapping import Convolutions
+from mcjax.symmetry import PermutationSpec
+
+Batch = Any
+"""A pytree of arrays with a common leading axis, the examples."""
+Loss = Callable[[trees.Tree, Batch, jax.Array], Any]
+"""`loss(theta, batch, key) -> value`, `(value, metrics)` or `(value, metrics, batch_stats)`."""
+SplitName = Literal["train", "validation", "test"]
+
+
+class Outcome(NamedTuple):
+    """What a loss returns, in one form.
+
+    Attributes:
+        value: The loss, a scalar.
+        metrics: The metrics by name, scalars, with the loss among them.
+        batch_stats: The batch statistics of the batch; empty without any.
+    """
+
+    value: jax.Array
+    metrics: dict[str, jax.Array]
+    batch_stats: trees.Tree
+
+
+def outcome(loss: Loss, theta: trees.Tree, batch: Batch, key: jax.Array) -> Outcome:
+    """The outcome of a loss that returns a value, `(value, metrics)` or `(value, metrics, batch_stats)`."""
+    found = loss(theta, batch, key)
+    value, metrics, stats = (*found, *({}, {})[len(found) - 1 :]) if isinstance(found, tuple) else (found, {}, {})
+    return Outcome(value, {"loss": value, **metrics}, stats)
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True, eq=False, repr=False)
+class Task:
+    """What networks are trained on and measured by.
+
+    A task is a pytree: its arrays are traced and its functions static, so that it can be an argument of compiled
+    functions, and tasks with the same functions share their programs. A function that is itself a pytree, such as a
+    `jax.tree_util.Partial`, has its arrays traced too. `supervised` makes tasks of a model and a data set.
+
+    Attributes:
+        loss: `loss(theta, batch, key) -> value`, a differentiable scalar, the mean over the examples of the batch; or
+            `(value, metrics)`, with further scalars by name; or `(value, metrics, batch_stats)`, with the statistics
+            of this batch in the place of `theta["batch_stats"]`. The key is for dropout and the like.
+        train: The training examples, any pytree of arrays with a common leading axis. A batch is a slice of it.
+        test: The test examples, likewise. None: no test metrics.
+        model: The model of the networks, for what needs its activations, inputs or outputs. None: no such methods.
+        spec: The permutation symmetry of the networks. None: that of the model.
+        metrics: `metrics(theta, batch) -> {name: scalar}`, for evaluation, each a mean over the examples. "loss" among
+            them takes the place of the training loss. None: the loss with a fixed key, and its metrics.
+        init: `init(key) -> theta`. None: that of the model. Without one, networks cannot be trained from scratch, and
+            all functions take single networks, not several along a leading axis.
+        inputs: `inputs(batch) -> x`, what the model takes. None: the batch, or its first entry if it is a tuple.
+        augment: `augment(key, batch) -> batch`, applied to training batches. None: no augmentation.
+        validation: The validation examples, or None.
+        name: The name in messages.
+        convolutions: The kind of convolutions in the loss, by which `mcjax.runtime` chooses how to run it. None: that
+            of the model, or read off the loss.
+
+    Raises:
+        InputError: If a split has no common leading axis, or the loss is not a differentiable scalar.
+
+    Example::
+
+        def loss(theta, batch, key):
+            x, y = batch
+            return jnp.square(network(theta, x) - y).mean()
+
+        task = Task(loss, train=(x, y), test=(x_test, y_test), init=init)
+    """
+
+    loss: Any
+    train: Batch
+    test: Batch | None = None
+    _: KW_ONLY
+    model: Model | None = None
+    spec: PermutationSpec | None = None
+    metrics: Any = None
+    init: Callable[[jax.Array], trees.Tree] | None = None
+    inputs: Any = None
+    augment: Any = None
+    validation: Batch | None = None
+    name: str = "the task"
+    convolutions: Convolutions | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("loss", "metrics", "inputs", "augment"):
+            self._set(name, _traceable(name, getattr(self, name), required=name == "loss"))
+        for split in get_args(SplitName):
+            if getattr(self, split) is not None:
+                _check_examples(split, getattr(self, split))
+        if self.train is None:
+            raise InputError("got no training examples, expected a pytree of arrays with a common leading axis.")
+        if self.model is not None:
+            if not isinstance(self.model, Model):
+                raise InputError(f"got a {type(self.model).__name__} for model, expected a Model: models.from_flax.")
+            self._set("init", self.init or self.model.init)
+            self._set("spec", self.spec or self.model.spec)
+            self._set("convolutions", self.convolutions or self.model.convolutions)
+        if self.init is not None:
+            theta = jax.eval_shape(self.init, jax.random.key(0))
+            self._set("convolutions", _checked(self, theta))
+            if self.spec is not None:
+                self.spec.validate(theta)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The traced and the static fields."""
+        return tuple(getattr(self, name) for name in TRACED), tuple(getattr(self, name) for name in STATIC)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple[Any, ...], traced: tuple[Any, ...]) -> "Task":
+        """The inverse of `tree_flatten`, without checks."""
+        task = object.__new__(cls)
+        for name, value in (*zip(TRACED, traced, strict=True), *zip(STATIC, static, strict=True)):
+            task._set(name, value)
+        return task
+
+    def with_examples(self, **splits: Batch | None) -> "Task":
+        """The task with other examples in the splits named, not checked; None takes a split away."""
+        traced, static = self.tree_flatten()
+        return self.tree_unflatten(static, tuple({**dict(zip(TRACED, traced, strict=True)), **splits}.values()))
+
+    def functions(self) -> "Task":
+        """The task without examples, for programs that are given their batches."""
+        return self.with_examples(train=None, test=None, validation=None)
+
+    def __repr__(self) -> str:
+        splits = [f"{examples(getattr(self, s)):,} {s}" for s in get_args(SplitName) if getattr(self, s) is not None]
+        return f"Task({self.name}: {', '.join(splits) or 'no'} examples)"
+
+    def split(self, name: str) -> Batch:
+        """The examples of a split. Raises InputError if there are none."""
+        if name not in get_args(SplitName):
+            raise unknown_name("split", str(name), get_args(SplitName))
+        found = getattr(self, name)
+        if found is None:
+            remedy = "data.hold_out(n) makes one of training images" if name == "validation" else f"Task(..., {name}=)"
+            raise InputError(f"{self.name} has no {name} split, expected examples: {remedy}.")
+        return found
+
+    def measure(self, theta: trees.Tree, batch: Batch) -> dict[str, jax.Array]:
+        """The metrics of a network on a batch in evaluation, "loss" among them. Pure."""
+        found: dict[str, jax.Array] = {} if self.metrics is None else dict(self.metrics(theta, batch))
+        return found if "loss" in found else {**outcome(self.loss, theta, batch, jax.random.key(0)).metrics, **found}
+
+    def model_inputs(self, batch: Batch) -> Any:
+        """What the model takes of a batch."""
+        if self.inputs is not None:
+            return self.inputs(batch)
+        return batch[0] if isinstance(batch, tuple) else batch
+
+
+TRACED = ("loss", "metrics", "inputs", "augment", "train", "test", "validation")
+STATIC = tuple(field.name for field in fields(Task) if field.name not in TRACED)
+
+
+def examples(split: Batch) -> int:
+    """The number of examples of a split."""
+    return len(jax.tree.leaves(split)[0])
+
+
+def check_task(task: Any, *thetas: trees.Tree, model: bool = False) -> Task:
+    """The task, ready for a fit or a measurement of these networks.
+
+    Args:
+        task: A task.
+        *thetas: Networks, on which a loss that was not checked when the task was made is checked now.
+        model: Whether the task must have a model.
+
+    Returns:
+        The task, with the kind of its convolutions.
+
+    Raises:
+        InputError: If it is no task, has no model where one is needed, or its loss does not take these networks.
+    """
+    if not isinstance(task, Task):
+        raise InputError(
+            f"got a {type(task).__name__} for the task, expected a Task: mcjax.supervised(model, data), or "
+            "mcjax.Task(loss, train, test)."
+        )
+    if model and task.model is None:
+        raise InputError(f"{task.name} has no model, whose activations or outputs are needed: Task(..., model=model).")
+    if task.init is not None or not thetas:
+        return task
+    kinds = {_checked(task, jax.eval_shape(lambda tree: tree, theta)) for theta in thetas}
+    checked = task.with_examples()
+    checked._set("convolutions", kinds.pop())
+    return checked
+
+
+def _traceable(name: str, function: Any, required: bool) -> Any:
+    """A function as a pytree: a `Partial`, or the function if it is a pytree already."""
+    if function is None and not required:
+        return None
+    if not callable(function):
+        expected = {"loss": "loss(theta, batch, key)", "metrics": "metrics(theta, batch)"}.get(name, "a function")
+        raise InputError(f"got {function!r} for {name}, expected {expected}.")
+    return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
+
+
+def _check_examples(split: str, given: Batch) -> None:
+    leaves = trees.flatten(given)
+    shapes = {name or "the array": jnp.shape(leaf) for name, leaf in leaves.items()}
+    lengths = {shape[:1] for shape in shapes.values()}
+    if len(lengths) != 1 or lengths & {(), (0,)}:
+        shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no array"
+        raise InputError(
+            f"got {split} examples without a common leading axis: {shown}; expected arrays (n, ...), n of all the same."
+        )
+
+
+class _Signature(NamedTuple):
+    """What the check of a loss depends on. Hashable."""
+
+    functions: Any
+    arrays: tuple[Any, ...]
+    theta: Any
+    leaves: tuple[Any, ...]
+    splits: tuple[Any, ...]
+
+
+def _pair_like(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of two entries of an array."""
+    return jax.ShapeDtypeStruct((2, *jnp.shape(leaf)[1:]), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf)))
+
+
+def _checked(task: Task, theta: trees.Tree) -> Convolutions:
+    """Check the loss and the metrics on networks of these shapes; returns the kind of convolutions in the loss."""
+    splits = []
+    for split in (task.train, task.test):
+        if split is not None:
+            shapes = jax.tree.map(_pair_like, split)
+            splits.append((jax.tree.structure(shapes), tuple(jax.tree.leaves(shapes))))
+    bare = jax.eval_shape(lambda: task.functions())
+    signature = _Signature(
+        jax.tree.structure(bare),
+        tuple(jax.tree.leaves(bare)),
+        jax.tree.structure(theta),
+        tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(theta)),
+        tuple(splits),
+    )
+    return _check_signature(signature)
+
+
+@lru_cache(maxsize=256)
+def _check_signature(given: _Signature) -> Convolutions:
+    task: Task = jax.tree.unflatten(given.functions, given.arrays)
+    theta = jax.tree.unflatten(given.theta, given.leaves)
+    batches = [jax.tree.unflatten(*split) for split in given.splits]
+    kind = task.convolutions
+    if not getattr(task.loss, "checked", False):
+        found = _check_loss(task, theta, batches[0])
+        kind = kind or found
+    measured = [jax.eval_shape(Task.measure, task, theta, batch) for batch in batches]
+    for split, found in zip(("train", "test"), measured, strict=False):
+        _check_metrics(f"metrics on {split} examples", found)
+    if len(measured) == 2 and measured[0].keys() != measured[1].keys():
+        raise InputError(f"got metrics {sorted(measured[0])} on train, {sorted(measured[1])} on test: expected the same.")
+    return kind or "none"
+
+
+def _check_loss(task: Task, theta: trees.Tree, batch: Batch) -> Convolutions:
+    """Raise InputError unless the loss is a scalar that depends differentiably on theta."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    program, found = jax.make_jaxpr(outcome, return_shape=True)(task.loss, theta, batch, key)
+    if found.value.shape != () or not jnp.issubdtype(found.value.dtype, jnp.floating):
+        raise InputError(
+            f"got a loss of {found.value.dtype} {found.value.shape}, expected a floating-point scalar: the mean over "
+            "the examples of the batch, as in losses.mean()."
+        )
+    _check_metrics("metrics of the loss", found.metrics)
+    stats = trees.batch_stats(theta)
+    if jax.tree.leaves(found.batch_stats) and trees.shapes(found.batch_stats) != trees.shapes(stats):
+        raise InputError(
+            f"got batch statistics {trees.shapes(found.batch_stats)} from the loss, expected those of theta: "
+            f"{trees.shapes(stats)}."
+        )
+    params = trees.params(theta)
+    wrong = [name for name, leaf in trees.flatten(params).items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if wrong:
+        raise InputError(f"got leaves of theta that are no floating-point arrays: {', '.join(wrong)}; keep them apart.")
+
+    def value(params: trees.Tree, theta: trees.Tree, batch: Batch, key: jax.Array) -> jax.Array:
+        return outcome(task.loss, trees.with_params(theta, params), batch, key).value
+
+    gradient = jax.make_jaxpr(jax.grad(value))(params, theta, batch, key).jaxpr
+    reached = {var for var in gradient.outvars if not isinstance(var, Constant)}
+    for equation in reversed(gradient.eqns):
+        if reached.intersection(equation.outvars):
+            reached.update(var for var in equation.invars if not isinstance(var, Constant))
+    if not reached.intersection((*gradient.invars, *gradient.constvars)):
+        raise InputError(
+            "got a loss whose gradient with respect to theta is zero everywhere, expected a differentiable one: "
+            "an accuracy, a rounding or a stop_gradient in it has no gradient."
+        )
+    return "plain" if "conv_general_dilated" in str(program) else "none"
+
+
+def _check_metrics(what: str, found: Any) -> None:
+    shapes = {name: leaf.shape for name, leaf in found.items()} if isinstance(found, Mapping) else found
+    if not isinstance(found, Mapping) or any(shapes.values()):
+        raise InputError(f"got {what} {shapes}, expected a dict of scalars: the means over the examples of the batch.")
+
+
+__all__ = ["Batch", "Loss", "Outcome", "SplitName", "Task", "check_task", "examples", "outcome"]
