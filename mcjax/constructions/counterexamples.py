@@ -49,8 +49,8 @@ def disconnected_minima(units: int) -> Counterexample:
     Example::
 
         example = disconnected_minima(2)
-        config = StringConfig(training=TrainConfig(batch_size=6))
-        ends = (example.theta_1, example.theta_2)
+        ends, adam = (example.theta_1, example.theta_2), optax.adam(1e-3)
+        config = StringConfig(TrainConfig(epochs=100, batch_size=6, optimizer=adam, weight_decay=0.0))
         sample_string(key, example.task, *ends, 0.9 * example.barrier, config=config)
     """
     check_whole("units", units, 2)
