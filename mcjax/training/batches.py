@@ -26,10 +26,9 @@ def mean_over(fn: Callable[[Batch, Any], T], split: Batch, batch_size: int) -> T
     Returns:
         The mean values, at least float32.
     """
-    n = examples(split)
-    size = min(batch_size, n)
+    n, size = examples(split), min(batch_size, examples(split))
+    batches, rest = split_batches(split, batch_size)
     count = n // size
-    batches = jax.tree.map(lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), split)
 
     def summed(batch: Batch, number: Any, weight: int) -> T:
         return jax.tree.map(lambda value: at_least_float32(jnp.asarray(value)) * weight, fn(batch, number))
@@ -41,10 +40,18 @@ def mean_over(fn: Callable[[Batch, Any], T], split: Batch, batch_size: int) -> T
     shapes = jax.eval_shape(lambda batch: summed(batch, numbers[0], 1), jax.tree.map(lambda leaf: leaf[0], batches))
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total = jax.lax.scan(add, start, (batches, numbers))[0]
-    if count * size < n:
-        rest = jax.tree.map(lambda leaf: leaf[count * size :], split)
+    if rest is not None:
         total = jax.tree.map(jnp.add, total, summed(rest, count, n - count * size))
     return jax.tree.map(lambda value: value / n, total)
+
+
+def split_batches(split: Batch, batch_size: int) -> tuple[Batch, Batch | None]:
+    """The examples of a split in whole batches, every leaf (count, size, ...), and a smaller last batch, or None."""
+    n = examples(split)
+    size = min(batch_size, n)
+    whole = n // size * size
+    batches = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, size, *leaf.shape[1:]), split)
+    return batches, None if whole == n else jax.tree.map(lambda leaf: leaf[whole:], split)
 
 
 def at_least_float32(value: jax.Array) -> jax.Array:

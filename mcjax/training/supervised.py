@@ -191,16 +191,16 @@ def check_outputs(model: Model, data: Dataset) -> None:
     """Raise InputError unless the model has an output for every class of the labels, or for every number."""
     returned, labels = _output_shapes(model), tuple(data.train_labels.shape[1:])
     classes = jnp.issubdtype(data.train_labels.dtype, jnp.integer)
-    if classes and data.num_classes > model.num_classes:
-        raise InputError(
-            f"{data.name} has {data.num_classes} classes, {model.name} has {model.num_classes}. "
-            "Create the model with the num_classes of the data."
-        )
     if returned != ((*labels, model.num_classes) if classes else labels):
         outputs = f"{(*labels, data.num_classes)}, one logit a class" if classes else f"{labels}, as the labels are"
         raise InputError(
             f"{model.name} returns {returned} for every input: expected {outputs}. For other outputs, give "
             "loss=(outputs, labels) -> losses."
+        )
+    if classes and data.num_classes > model.num_classes:
+        raise InputError(
+            f"{data.name} has {data.num_classes} classes, {model.name} has {model.num_classes}. "
+            "Create the model with the num_classes of the data."
         )
 
 
