@@ -129,14 +129,14 @@ def work_for(model: Model, dataset: Dataset, pairs: int, sizes: Sizes, compute_d
         InputError: the data set has too few images.
     """
     init = jax.jit(jax.vmap(model.init))
-    thetas = [init(jax.random.split(jax.random.key(seed), pairs)) for seed in range(3)]
+    one, two, three = (init(jax.random.split(jax.random.key(seed), pairs)) for seed in range(3))
     # Not zero, so that no side saves work on it.
-    theta_c = jax.tree.map(lambda leaf: 0.01 * leaf, trees.params(thetas[2]))
+    theta_c = jax.tree.map(lambda leaf: 0.01 * leaf, trees.params(three))
     training = jax.device_put(dataset.take(sizes.steps * sizes.batch, 1))
     evaluation = jax.device_put(dataset.take(sizes.images, sizes.images))
     plain, augmented = (supervised(model, training, augmentation=each) for each in (NO_AUGMENTATION, Augmentation()))
     measured = supervised(model, evaluation, augmentation=NO_AUGMENTATION)
-    return Work(*thetas, theta_c, plain, augmented, measured, sizes, compute_dtype)
+    return Work(one, two, three, theta_c, plain, augmented, measured, sizes, compute_dtype)
 
 
 def endpoint(work: Work, augmented: bool = False) -> Callable[[], Any]:

@@ -13,6 +13,7 @@ from experiments.neuron_alignment.paper import CLASSES
 from experiments.study import Parts
 from mcjax import (
     FitConfig,
+    Model,
     PamConfig,
     PathMetrics,
     Task,
@@ -94,6 +95,12 @@ class Cell:
     mesh: Mesh | None = None
 
     @property
+    def model(self) -> Model:
+        """The architecture."""
+        assert self.task.model is not None
+        return self.task.model
+
+    @property
     def calibration(self) -> dict[str, Any]:
         """The number of images that batch statistics are re-estimated on."""
         return {"calibration_examples": self.settings.calibration_images}
@@ -137,7 +144,7 @@ class Cell:
 
     def fit(self, name: str) -> trees.Tree:
         """The fit of a curve class: theta_c, P, history, and PAM's report."""
-        settings, curve = self.settings, bezier(self.task.spec)
+        settings, curve = self.settings, bezier(self.model.spec)
         ends = (jax.random.fold_in(self.key, 1), self.task, curve, *self.ends, self.start(name))
 
         def learn() -> trees.Tree:
@@ -153,10 +160,10 @@ class Cell:
     def path(self, name: str, pair: int | None = None) -> jax.tree_util.Partial:
         """The path of a class, of all pairs or of one."""
         if name in LINES:
-            curve, theta_c, P = linear(self.task.spec), None, self.start(name)
+            curve, theta_c, P = linear(self.model.spec), None, self.start(name)
         else:
             fit = self.fit(name)
-            curve, theta_c, P = bezier(self.task.spec), fit["theta_c"], fit["P"]
+            curve, theta_c, P = bezier(self.model.spec), fit["theta_c"], fit["P"]
         if pair is None:
             return curve.bind_pairs(*self.ends, theta_c, P)
         return curve.bind(*trees.index((*self.ends, theta_c, P), pair))

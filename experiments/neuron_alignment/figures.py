@@ -34,7 +34,7 @@ def draw_together(cells: Sequence[Cell]) -> Iterator[Drawing]:
     """The figures that compare the architectures on one data set."""
     text = "Mean cross-correlation of units before and after matching, layer by layer (Figure 1b)."
     for name in dict.fromkeys(cell.data for cell in cells):
-        panels = {cell.task.model.name: _signature(cell) for cell in cells if cell.data == name}
+        panels = {cell.model.name: _signature(cell) for cell in cells if cell.data == name}
         if len(panels) > 1:
             yield Drawing(f"{name}_signature", signature(panels, name, method="activations"), f"{name}. {text}")
 

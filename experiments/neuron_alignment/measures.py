@@ -120,7 +120,7 @@ def results(cell: Cell) -> dict[str, Any]:
     planes(cell)  # the page shows them
     return {
         "data": cell.data,
-        "model": cell.task.model.name,
+        "model": cell.model.name,
         "parameters": trees.parameter_count(trees.index(cell.ends[0], 0)),
         "networks": _summary(networks(cell)),
         "match": {

@@ -53,10 +53,10 @@ def plain(theta, images, labels, data):
     return (np.log(np.exp(x).sum(2)) - of_label).mean(1), (x.argmax(2) == labels).mean(1)
 
 
-def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_model, tiny_data):
+def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_task, tiny_data):
     settings = Config(**SIZES | {"pairs": 1}).settings("mlp", tiny_data)
     own = Parts(RunFolder(tmp_path, {}), settings.parts)
-    cell = Cell("mlp_bars", tiny_model, tiny_data, settings, jax.random.key(0), own)
+    cell = Cell("mlp_bars", "bars", tiny_task, settings, jax.random.key(0), own)
     measured, along = networks(cell), cell.along("line aligned")
     theta = cell.networks["theta"]
     for split in ("train", "test"):
@@ -144,7 +144,7 @@ def killed(study):
 def test_architectures_on_one_data_set_are_drawn_side_by_side():
     def cell(name, dataset):
         match = {"P": {"conv": 0}, "before": {"conv": np.zeros(3)}, "after": {"conv": np.full(3, 0.5)}}
-        return SimpleNamespace(match=match, model=SimpleNamespace(name=name), data=SimpleNamespace(name=dataset))
+        return SimpleNamespace(match=match, model=SimpleNamespace(name=name), data=dataset)
 
     cells = [cell("tinysix", "cifar10"), cell("tinyten", "cifar10"), cell("tinysix", "cifar100")]
     (drawing,) = draw_together(cells)
