@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,6 +70,15 @@ def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_task, ti
     for group, P in cell.match["P"].items():
         assert sorted(np.asarray(P)[0]) == list(range(P.shape[1]))
         assert cell.match["after"][group][0] >= cell.match["before"][group][0] - 1e-6
+
+
+def test_settings_of_the_paper_are_json_by_which_a_run_is_known(tiny_data):
+    settings = json.loads(json.dumps(asdict(Config(preset="paper").settings("mlp", tiny_data))))
+    networks, curve, pam = (settings[name] for name in ("networks", "curve", "pam"))
+    assert (networks["epochs"], curve["epochs"]) == (250, 200)
+    assert (pam["iterations"], pam["permutation"]["epochs"], pam["curve"]["epochs"]) == (4, 20, 40)
+    sgd = {"learning_rate": 0.1, "schedule": "halving", "momentum": 0.9, "nesterov": True, "clip": None}
+    assert [fit["optimizer"] for fit in (networks, curve, pam["curve"])] == [sgd] * 3
 
 
 @pytest.mark.slow
