@@ -35,7 +35,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     for block in BLOCKS:
         with jax.numpy_rank_promotion("allow"):
             exec(compile(block, "README.md", "exec"), scope)
-    assert scope["metrics"].train_loss.shape == (61,)
+    assert scope["along"].train_loss.shape == (61,)
     after, before = scope["match"].info["after"], scope["match"].info["before"]
     assert after["dense_0"] > before["dense_0"]
     assert scope["model"].spec.groups == ("Conv_0", "Dense_0")

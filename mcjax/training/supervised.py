@@ -202,7 +202,7 @@ def check_outputs(model: Model, data: Dataset) -> None:
     if classes and data.num_classes > model.num_classes:
         raise InputError(
             f"{data.name} has {data.num_classes} classes, {model.name} has {model.num_classes}. "
-            "Create the model with the num_classes of the data."
+            "Create the model with the num_classes of the data, or give loss=(outputs, labels) -> losses."
         )
 
 
