@@ -160,7 +160,8 @@ def label_losses(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 def is_classes(outputs: Any, labels: Any) -> bool:
     """Whether labels (n, ...) are classes and outputs (n, ..., classes) hold one number for each."""
     integers = hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.integer)
-    return integers and hasattr(outputs, "shape") and outputs.shape[:-1] == labels.shape and outputs.ndim > labels.ndim
+    # One output for each example is no class, but its logit.
+    return integers and hasattr(outputs, "shape") and outputs.shape[:-1] == labels.shape and outputs.shape[-1] > 1
 
 
 def _augmentation(data: Dataset, given: Augmentation | None) -> Augmentation:
