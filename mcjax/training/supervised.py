@@ -68,7 +68,7 @@ def supervised(
     training = SupervisedLoss(model, losses, jnp.asarray(data.mean), jnp.asarray(data.std))
     if loss is not None:
         _check_label_loss(training, data)
-    splits = {
+    splits: dict[str, Any] = {
         split: (getattr(data, f"{split}_images"), getattr(data, f"{split}_labels"))
         for split in ("train", "test", "validation")
         if getattr(data, f"{split}_labels") is not None

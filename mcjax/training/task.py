@@ -43,7 +43,7 @@ def outcome(loss: Loss, theta: trees.Tree, batch: Batch, key: jax.Array) -> Outc
     parts = found if isinstance(found, tuple) else (found,)
     if not 1 <= len(parts) <= 3:
         raise InputError(f"got {len(parts)} values from the loss, expected (value, metrics, batch_stats) at most.")
-    value, metrics, stats = (*parts, *({}, {})[len(parts) - 1 :])
+    value, metrics, stats = (*parts, {}, {})[:3]
     return Outcome(value, {"loss": value, **_named("metrics of the loss", metrics)}, stats)
 
 
@@ -97,7 +97,8 @@ class Task:
     train: Batch
     test: Batch | None = None
     _: KW_ONLY
-    model: Model | None = None
+    # None is told apart by `check_task` where these are needed, and nowhere else.
+    model: Model = None  # type: ignore[assignment]
     spec: PermutationSpec | None = None
     metrics: Any = None
     init: Callable[[jax.Array], trees.Tree] | None = None
@@ -105,7 +106,7 @@ class Task:
     augment: Any = None
     validation: Batch | None = None
     name: str = "the task"
-    convolutions: Convolutions | None = None
+    convolutions: Convolutions = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("loss", "metrics", "inputs", "augment"):
