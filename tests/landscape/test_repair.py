@@ -225,7 +225,7 @@ def test_a_model_of_several_outputs_and_a_loss_of_the_users_own():
         return {name: jax.random.normal(keys[name], shape) for name, shape in shapes.items()}
 
     def apply(theta, x):
-        hidden = jax.nn.relu(x @ theta["hidden"] + theta["bias"])
+        hidden = jax.nn.relu(x @ theta["hidden"] + theta["bias"][None])
         return {"scores": hidden @ theta["score"], "value": hidden @ theta["value"]}
 
     def loss(theta, batch, key):
