@@ -117,6 +117,8 @@ class Criterion:
         for name, available in (("examples", examples(split)), ("calibration_examples", examples(task.train))):
             if (getattr(self, name) or 1) > available:
                 raise InputError(f"got {name}={getattr(self, name)}, expected at most the {available} of {task.name}.")
+        if task.init is not None:
+            jax.eval_shape(self, task, jax.eval_shape(task.init, jax.random.key(0)))
 
     @property
     def label(self) -> str:

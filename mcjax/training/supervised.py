@@ -59,6 +59,8 @@ def supervised(
     check_inputs(model, data)
     if loss is None:
         check_outputs(model, data)
+    elif not callable(loss):
+        raise InputError(f"got {loss!r} for loss, expected loss(outputs, labels) -> losses.")
     augmentation = _augmentation(data, augmentation)
     losses = label_losses if loss is None else loss
     if jax.tree_util.all_leaves([losses]):

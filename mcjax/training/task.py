@@ -40,8 +40,17 @@ class Outcome(NamedTuple):
 def outcome(loss: Loss, theta: trees.Tree, batch: Batch, key: jax.Array) -> Outcome:
     """The outcome of a loss that returns a value, `(value, metrics)` or `(value, metrics, batch_stats)`."""
     found = loss(theta, batch, key)
-    value, metrics, stats = (*found, *({}, {})[len(found) - 1 :]) if isinstance(found, tuple) else (found, {}, {})
-    return Outcome(value, {"loss": value, **metrics}, stats)
+    parts = found if isinstance(found, tuple) else (found,)
+    if not 1 <= len(parts) <= 3:
+        raise InputError(f"got {len(parts)} values from the loss, expected (value, metrics, batch_stats) at most.")
+    value, metrics, stats = (*parts, *({}, {})[len(parts) - 1 :])
+    return Outcome(value, {"loss": value, **_named("metrics of the loss", metrics)}, stats)
+
+
+def _named(what: str, metrics: Any) -> Mapping[str, jax.Array]:
+    if not isinstance(metrics, Mapping):
+        raise InputError(f"got {type(metrics).__name__} for the {what}, expected a dict of scalars by name.")
+    return metrics
 
 
 @jax.tree_util.register_pytree_node_class
@@ -158,7 +167,7 @@ class Task:
 
     def measure(self, theta: trees.Tree, batch: Batch) -> dict[str, jax.Array]:
         """The metrics of a network on a batch in evaluation, "loss" among them. Pure."""
-        found: dict[str, jax.Array] = {} if self.metrics is None else dict(self.metrics(theta, batch))
+        found = {} if self.metrics is None else dict(_named("metrics", self.metrics(theta, batch)))
         return found if "loss" in found else {**outcome(self.loss, theta, batch, jax.random.key(0)).metrics, **found}
 
     def model_inputs(self, batch: Batch) -> Any:
@@ -298,10 +307,10 @@ def _check_loss(task: Task, theta: trees.Tree, batch: Batch) -> Convolutions:
     if wrong:
         raise InputError(f"got leaves of theta that are no floating-point arrays: {', '.join(wrong)}; keep them apart.")
 
-    def value(params: trees.Tree, theta: trees.Tree, batch: Batch, key: jax.Array) -> jax.Array:
-        return outcome(task.loss, trees.with_params(theta, params), batch, key).value
+    def value(params: trees.Tree, theta: trees.Tree, loss: Loss, batch: Batch, key: jax.Array) -> jax.Array:
+        return outcome(loss, trees.with_params(theta, params), batch, key).value
 
-    gradient = jax.make_jaxpr(jax.grad(value))(params, theta, batch, key).jaxpr
+    gradient = jax.make_jaxpr(jax.grad(value))(params, theta, task.loss, batch, key).jaxpr
     reached = {var for var in gradient.outvars if not isinstance(var, Constant)}
     for equation in reversed(gradient.eqns):
         if reached.intersection(equation.outvars):
@@ -314,9 +323,9 @@ def _check_loss(task: Task, theta: trees.Tree, batch: Batch) -> Convolutions:
     return "plain" if "conv_general_dilated" in str(program) else "none"
 
 
-def _check_metrics(what: str, found: Any) -> None:
-    shapes = {name: leaf.shape for name, leaf in found.items()} if isinstance(found, Mapping) else found
-    if not isinstance(found, Mapping) or any(shapes.values()):
+def _check_metrics(what: str, found: Mapping[str, Any]) -> None:
+    shapes = {name: leaf.shape for name, leaf in found.items()}
+    if any(shapes.values()):
         raise InputError(f"got {what} {shapes}, expected a dict of scalars: the means over the examples of the batch.")
 
 

@@ -1,19 +1,25 @@
 """Losses of known shape: quadratic forms of planted spectra, and models whose parameters are a point."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 
 from mcjax import data, models
 from mcjax.strings import StringConfig
+from mcjax.training import Criterion, TrainConfig, supervised
 
-# One step an epoch, so that a bead stops as soon as it is low enough.
-CONFIG = {"batch_size": 1, "steps_per_epoch": 5, "learning_rate": 0.01, "epochs": 200}
+# Few steps an epoch, so that a bead stops as soon as it is low enough.
+TRAINING = {"epochs": 200, "batch_size": 1, "steps_per_epoch": 5, "weight_decay": 0.0}
+# One object for each rate, so that fits share programs.
+adam = cache(optax.adam)
 
 
 def landscape(residuals, size):
-    """A model of `size` parameters, and data, with the mean of the squares of `residuals(point)` as the loss."""
+    """A task whose networks have `size` parameters, with the mean of the squares of `residuals(point)` as the loss."""
     count = jax.eval_shape(residuals, jax.ShapeDtypeStruct((size,), jnp.float32)).shape[0]
 
     def init(key):
@@ -24,7 +30,7 @@ def landscape(residuals, size):
 
     model = models.from_function(init, apply, jax.ShapeDtypeStruct((1, 1), jnp.float32))
     zero = np.zeros((1, 1))
-    return model, data.regression(zero, np.zeros((1, count)), zero, np.zeros((1, count)), "landscape")
+    return supervised(model, data.regression(zero, np.zeros((1, count)), zero, np.zeros((1, count)), "landscape"))
 
 
 def at(*point):
@@ -32,9 +38,14 @@ def at(*point):
     return {"point": np.array(point, np.float32)}
 
 
-def config(**changes):
-    """The settings of strings in these tests."""
-    return StringConfig(**{**CONFIG, **changes})
+def config(learning_rate=0.01, **changes):
+    """The settings of strings in these tests; changes may be of them, of their training and of their criterion."""
+
+    def of(kind):
+        return {name: changes.pop(name) for name in tuple(changes) if name in kind.__dataclass_fields__}
+
+    training = TrainConfig(**{**TRAINING, "optimizer": adam(learning_rate), **of(TrainConfig)})
+    return StringConfig(**{"training": training, "criterion": Criterion(**of(Criterion)), **changes})
 
 
 def heights(loss, string, points=2001):

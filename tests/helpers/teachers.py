@@ -15,7 +15,7 @@ CONFIG = PermutationConfig(steps=12, iterations=60, products=60, knots=300, rise
 
 @cache
 def toy(seed, outputs=1):
-    """A network 2-4-outputs of tanh units, and data that it made: (model, theta, data)."""
+    """A network 2-4-outputs of tanh units, and the task of the labels that it made: (task, theta)."""
     rng = np.random.default_rng(seed)
     x = np.float32(rng.normal(size=(POINTS, INPUTS)))
     theta = {
@@ -26,7 +26,7 @@ def toy(seed, outputs=1):
     }
     theta = jax.tree.map(np.float32, theta)
     y = Network(theta).outputs(x)
-    return model_of(outputs), theta, mcjax.data.regression(x, y, x, y, "teacher")
+    return mcjax.supervised(model_of(outputs), mcjax.data.regression(x, y, x, y, "teacher")), theta
 
 
 @cache
@@ -36,9 +36,16 @@ def model_of(outputs=1):
 
 
 @cache
+def taught(seed, outputs=1):
+    """The regression of a toy, and its network: (task, theta)."""
+    model, theta, data = toy(seed, outputs)
+    return mcjax.supervised(model, data), theta
+
+
+@cache
 def fitted(seed, units, outputs=1):
     """The permutation path of two units of a toy."""
-    return mcjax.permutation_points.permutation_path(*toy(seed, outputs), GROUP, units, CONFIG)
+    return mcjax.permutation_points.permutation_path(*taught(seed, outputs), GROUP, units, CONFIG)
 
 
 class Network:
@@ -57,16 +64,18 @@ class Network:
     def outputs(self, x):
         return self.hidden(x) @ self.read + self.bias
 
-    def residuals(self, data):
-        return self.outputs(data.train_images) - np.asarray(data.train_labels, np.float64)
+    def residuals(self, task):
+        x, y = task.train
+        return self.outputs(x) - np.asarray(y, np.float64)
 
-    def loss(self, data):
-        return np.square(self.residuals(data)).mean()
+    def loss(self, task):
+        return np.square(self.residuals(task)).mean()
 
-    def gradient(self, data):
+    def gradient(self, task):
         """By hand: of what makes the units, of what reads them, of the outputs' bias."""
-        x, hidden = with_ones(data.train_images), self.hidden(data.train_images)
-        back = 2 * self.residuals(data) / np.size(data.train_labels)
+        x, y = task.train
+        hidden, x = self.hidden(x), with_ones(x)
+        back = 2 * self.residuals(task) / np.size(y)
         return ((back @ self.read.T) * (1 - hidden**2)).T @ x, hidden.T @ back, back.sum(0)
 
     def distance(self, units):
@@ -77,8 +86,8 @@ class Network:
         """The norm of the output weights of two units, both vectors together."""
         return np.linalg.norm(self.read[list(units)])
 
-    def gradient_norm(self, data):
-        return np.sqrt(sum(np.square(part).sum() for part in self.gradient(data)))
+    def gradient_norm(self, task):
+        return np.sqrt(sum(np.square(part).sum() for part in self.gradient(task)))
 
 
 def with_ones(x):

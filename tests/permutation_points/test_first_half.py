@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
-from teachers import CONFIG, GROUP, Network, equal, fitted, knot, toy
+from teachers import CONFIG, GROUP, Network, equal, fitted, knot, taught, toy
 
 import mcjax
 from mcjax import InputError, RunError, models
@@ -27,13 +27,13 @@ def test_more_knots_than_there_is_room_for(monkeypatch):
 
     monkeypatch.setattr(mergers, "approach_pairs", full)
     with says(InputError, "(0, 2)", GROUP, "300 knots", "knots=300"):
-        mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, CONFIG)
+        mcjax.permutation_points.permutation_path(*taught(SEED), GROUP, UNITS, CONFIG)
 
 
 @pytest.mark.slow
 def test_there_is_no_room_for_a_path_in_three_knots():
     with says(InputError, "(0, 2)", "knots=3"):
-        mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, replace(CONFIG, knots=3))
+        mcjax.permutation_points.permutation_path(*taught(SEED), GROUP, UNITS, replace(CONFIG, knots=3))
 
 
 def test_a_minimisation_that_does_not_converge_ends_the_path():
@@ -57,13 +57,13 @@ def test_a_minimisation_that_does_not_converge_ends_the_path():
 
 @pytest.mark.slow
 def test_going_on_from_where_it_stands_with_output_weights_that_are_free():
-    model, theta, data = toy(SEED)
+    task, theta = taught(SEED)
     config = replace(CONFIG, iterations=3, hold_output_norm=False, require_convergence=False)
-    found = mcjax.permutation_points.permutation_path(model, theta, data, GROUP, UNITS, config)
+    found = mcjax.permutation_points.permutation_path(task, theta, GROUP, UNITS, config)
     assert found.stopped is None
     assert not found.converged.all()
     assert found.distances[-1] == 0
-    assert equal(knot(found, -1), mcjax.permute(model.spec, found.P, theta))
+    assert equal(knot(found, -1), mcjax.permute(task.spec, found.P, theta))
     count = len(found.knots["params"]["Dense_0"]["bias"]) // 2
     networks = [Network(knot(found, i)) for i in range(count + 1)]
     distances = np.array([network.distance(UNITS) for network in networks])
@@ -106,7 +106,7 @@ def test_batch_norm_weight_decay_and_single_precision():
         smallest=1e-2,
         require_convergence=False,
     )
-    found = mcjax.permutation_points.permutation_path(model, theta, data, group, (1, 2), config)
+    found = mcjax.permutation_points.permutation_path(mcjax.supervised(model, data), theta, group, (1, 2), config)
     assert {leaf.dtype for leaf in jax.tree.leaves(found.knots)} == {np.dtype(np.float32)}
     assert found.gradient_norm[-1] <= 1e-3
     middle = found.heights.size
@@ -126,7 +126,7 @@ def test_batch_norm_weight_decay_and_single_precision():
 def test_smaller_steps_where_the_loss_would_rise():
     """The path is walked again, and between its knots it is hardly above the highest of them."""
     config = replace(CONFIG, rise_tolerance=0.1, knots=5000, iterations=1000)
-    found = mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, config)
+    found = mcjax.permutation_points.permutation_path(*taught(SEED), GROUP, UNITS, config)
     highest = np.nanmax(found.loss)
     assert found.converged.all()
     assert fitted(SEED, UNITS).barrier > 10 * highest
@@ -139,13 +139,12 @@ def test_smaller_steps_where_the_loss_would_rise():
 
 @pytest.mark.slow
 def test_fewer_steps_where_there_is_no_room_for_small_ones():
-    model, theta, data = toy(SEED)
     config = replace(CONFIG, rise_tolerance=1e-3, knots=900, iterations=1000)
     with pytest.MonkeyPatch.context() as patch:
         walks = []
         real = mergers.approach_pairs
         patch.setattr(mergers, "approach_pairs", lambda *args: walks.append(float(args[7])) or real(*args))
-        found = mcjax.permutation_points.permutation_path(model, theta, data, GROUP, UNITS, config)
+        found = mcjax.permutation_points.permutation_path(*taught(SEED), GROUP, UNITS, config)
     # As they come, in steps too small for the room, and in larger ones.
     assert len(walks) > 2
     np.testing.assert_allclose(walks[2:], 10 * np.array(walks[1:-1]))

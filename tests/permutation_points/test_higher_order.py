@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from refusals import says
-from teachers import CONFIG, GROUP, Network, fitted, knot, toy
+from teachers import CONFIG, GROUP, Network, fitted, knot, taught, toy
 
 import mcjax
 from mcjax import InputError, RunError, trees
@@ -16,12 +16,12 @@ CHAIN = [(0, 2), (2, 1)]
 
 @pytest.fixture(scope="module")
 def merged():
-    return mcjax.permutation_points.merge_units(*toy(SEED), GROUP, PAIRS, CONFIG)
+    return mcjax.permutation_points.merge_units(*taught(SEED), GROUP, PAIRS, CONFIG)
 
 
 @pytest.fixture(scope="module")
 def chained():
-    return mcjax.permutation_points.merge_units(*toy(SEED), GROUP, CHAIN, CONFIG)
+    return mcjax.permutation_points.merge_units(*taught(SEED), GROUP, CHAIN, CONFIG)
 
 
 def without_copies(network, clusters):
@@ -66,7 +66,7 @@ def test_the_point_is_the_smaller_network(which, clusters, request):
 
 
 def test_one_pair_is_the_permutation_point():
-    found, path = mcjax.permutation_points.merge_units(*toy(SEED), GROUP, [(0, 2)], CONFIG), fitted(SEED, (0, 2))
+    found, path = mcjax.permutation_points.merge_units(*taught(SEED), GROUP, [(0, 2)], CONFIG), fitted(SEED, (0, 2))
     assert found.order == 1
     np.testing.assert_allclose(found.loss, path.loss[-1:], rtol=1e-12)
     for one, other in zip(jax.tree.leaves(found.point), jax.tree.leaves(path.point), strict=True):
@@ -74,7 +74,7 @@ def test_one_pair_is_the_permutation_point():
 
 
 def test_mergers_that_end_early():
-    found = mcjax.permutation_points.merge_units(*toy(SEED), GROUP, [(0, 1), (0, 2)], CONFIG)
+    found = mcjax.permutation_points.merge_units(*taught(SEED), GROUP, [(0, 1), (0, 2)], CONFIG)
     assert found.point is None
     assert len(found.loss) == 1
     assert "merging 0 and 1: step 1 of 13" in repr(found)
@@ -113,7 +113,7 @@ def test_bad_arguments_are_refused(merged):
         ([(0, 2), (2, 0)], "merged already"),
     ):
         with says(InputError, named):
-            mcjax.permutation_points.merge_units(*toy(SEED), GROUP, pairs, CONFIG)
+            mcjax.permutation_points.merge_units(*taught(SEED), GROUP, pairs, CONFIG)
     for clusters, *named in (
         *((wrong, "disjoint", "4 units") for wrong in ([], [(0,)], [(0, 2), (2, 3)], [(0, 2), (1, 4)], (0, 2), 3)),
         ([(0, 1)], "[0, 1]", GROUP, "differ"),

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from refusals import says
-from teachers import CONFIG, GROUP, Network, fitted, toy
+from teachers import CONFIG, GROUP, Network, fitted, taught, toy
 
 from mcjax import InputError
 from mcjax.permutation_points import mergers, rank_pairs, similar_pairs
@@ -18,7 +18,7 @@ PAIRS = ((0, 3), (0, 1), (0, 2))
 
 @pytest.fixture(scope="module")
 def ranked():
-    return rank_pairs(*toy(SEED), GROUP, PAIRS, CONFIG, chunk=3)
+    return rank_pairs(*taught(SEED), GROUP, PAIRS, CONFIG, chunk=3)
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_pairs_are_ranked_as_their_paths_are(ranked):
 
 @pytest.mark.slow
 def test_chunks_change_nothing(ranked):
-    first = rank_pairs(*toy(SEED), GROUP, np.array(PAIRS), CONFIG)
+    first = rank_pairs(*taught(SEED), GROUP, np.array(PAIRS), CONFIG)
     # The two are equal but for rounding, which may tell them apart in any order.
     order, expected = (np.lexsort(found.units[:2].T[::-1]) for found in (first, ranked))
     for name in ("units", "barrier", "point", "converged", "distances", "loss"):
@@ -52,7 +52,7 @@ def test_chunks_change_nothing(ranked):
 def test_the_order_is_that_of_the_highest_minimum(stop, monkeypatch):
     """Given approaches are ranked by their highest loss; those that stopped come last, unless they may go on."""
     rng = np.random.default_rng(0)
-    model, theta, data = toy(SEED)
+    task, theta = taught(SEED)
     told = Approach(
         rng.random((6, 14)),
         Minima(
@@ -62,7 +62,7 @@ def test_the_order_is_that_of_the_highest_minimum(stop, monkeypatch):
         {},
     )
     monkeypatch.setattr(mergers, "approach_pairs", lambda *given: told)
-    found = rank_pairs(model, theta, data, GROUP, config=replace(CONFIG, require_convergence=stop))
+    found = rank_pairs(task, theta, GROUP, config=replace(CONFIG, require_convergence=stop))
     pairs = list(combinations(range(4), 2))
     whole = [bool(row.all()) for row in told.minima.converged]
     assert 0 < sum(whole) < 6
@@ -101,4 +101,4 @@ def test_bad_arguments_are_refused():
         ({"chunk": -1}, "chunk=-1"),
     ):
         with says(InputError, *named):
-            rank_pairs(*toy(SEED), GROUP, **given)
+            rank_pairs(*taught(SEED), GROUP, **given)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from refusals import says
 from scipy.optimize import least_squares
-from teachers import CONFIG, GROUP, Network, equal, fitted, knot, model_of, toy, with_ones
+from teachers import CONFIG, GROUP, Network, equal, fitted, knot, model_of, taught, toy, with_ones
 
 import mcjax
 from mcjax import InputError, trees
@@ -157,7 +157,7 @@ def predicted(point, units, data):
 
 def check_inertia(point, units, outputs, data):
     with jax.enable_x64(True):
-        loss = mcjax.full_batch_loss(model_of(outputs), data)
+        loss = mcjax.full_batch_loss(mcjax.supervised(model_of(outputs), data))
         hessian = np.asarray(mcjax.hessian.dense_hessian(loss, point))
         found = mcjax.hessian.classify_point(loss, point, zero_tolerance=1e-10)
     assert found.gradient_norm <= CONFIG.point_tolerance
@@ -256,16 +256,18 @@ def test_two_outputs_take_one_direction_of_the_plane_of_zeros(units):
 
 
 def test_bad_arguments_are_refused():
-    model, theta, data = toy(SEED)
-    given = {"theta": theta, "data": data, "group": GROUP, "units": (0, 1), "config": CONFIG}
+    task, theta = taught(SEED)
+    given = {"task": task, "theta": theta, "group": GROUP, "units": (0, 1), "config": CONFIG}
     for changes, error, named in (
         ({"units": (1, 1)}, InputError, "twice"),
         ({"units": (0, 4)}, InputError, "unit=4"),
         ({"group": "dense_5"}, SpecError, "dense_5"),
         ({"config": {"steps": 3}}, InputError, "PermutationConfig"),
-        ({"data": toy(SEED, 2)[2]}, InputError, "expected"),
+        ({"task": taught(SEED, 2)[0]}, SpecError, "Dense_1/bias"),
+        ({"task": toy(SEED)[2]}, InputError, "Dataset"),
+        ({"task": mcjax.Task(task.loss, task.train, name="bare")}, InputError, "bare has no model"),
         ({"theta": jax.tree.map(lambda leaf: leaf[None], theta)}, InputError, "several networks"),
         ({"theta": jax.tree.map(lambda leaf: leaf * np.float32(np.nan), theta)}, InputError, "not finite"),
     ):
         with says(error, named):
-            mcjax.permutation_points.permutation_path(model, **(given | changes))
+            mcjax.permutation_points.permutation_path(**(given | changes))

@@ -1,0 +1,194 @@
+"""Metrics of networks on every split against numpy, one number for thresholds, and what is refused."""
+
+from itertools import product
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from refusals import says
+from scipy.special import expit
+from variables import alive, cross_entropy, mlp, normalized, stacked
+
+from mcjax import InputError, SpecError, Task, data, evaluate, models, supervised, trees
+from mcjax.training import Criterion, estimate_statistics
+from mcjax.training.measure import mean_metric, measure_networks, metric_name, metrics_of
+
+
+def values(logits, labels):
+    """Loss, error, perplexity and accuracy of logits."""
+    loss, accuracy = cross_entropy(logits, labels).mean(), (logits.argmax(-1) == labels).mean()
+    return {"loss": loss, "perplexity": np.exp(loss), "error": 1 - accuracy, "accuracy": accuracy}
+
+
+def test_every_measure_on_every_split(tiny_data, tiny_model):
+    dataset, theta = tiny_data.hold_out(30), alive(tiny_model)
+    task = supervised(tiny_model, dataset)
+    names = ("loss", "error", "perplexity", "accuracy")
+    cases = list(product(names, ("train", "validation", "test"), (None, 11)))
+    criteria = [Criterion(*case, batch_size=7) for case in cases]
+    measured = jax.jit(lambda theta, task: [each(task, theta) for each in criteria])(theta, task)
+    for (metric, split, count), criterion, got in zip(cases, criteria, measured, strict=True):
+        criterion.check(task)
+        assert criterion.label == f"{split} {metric}"
+        x, labels = (getattr(dataset, f"{split}_{what}")[:count] for what in ("images", "labels"))
+        want = values(mlp(theta, normalized(x, dataset))[-1], labels)[metric]
+        np.testing.assert_allclose(got, want, rtol=1e-5, err_msg=f"{metric} {split} {count}")
+
+
+def largest(theta, batch):
+    """A metric of one's own: the mean of the largest pixel."""
+    return (theta["params"]["Dense_0"]["bias"][0] * batch[0].max((1, 2, 3))).mean()
+
+
+def test_a_metric_of_ones_own(tiny_data, tiny_model, tiny_task):
+    theta = alive(tiny_model)
+    criterion = Criterion(largest, "test", 33, batch_size=10)
+    criterion.check(tiny_task)
+    assert criterion.label == "test largest"
+    got = jax.jit(lambda theta, task: criterion(task, theta))(theta, tiny_task)
+    pixels = np.float64(tiny_data.test_images[:33]).max((1, 2, 3))
+    np.testing.assert_allclose(got, theta["params"]["Dense_0"]["bias"][0] * pixels.mean(), rtol=1e-5)
+    assert metric_name(jax.tree_util.Partial(largest)) == "Partial"
+    assert metric_name("loss") == "loss"
+
+
+def test_a_metric_of_the_task_goes_before_one_of_the_same_name_that_is_derived(tiny_model, tiny_data):
+    images = (tiny_data.train_images, tiny_data.train_labels)
+
+    def loss(theta, batch, key):
+        return jnp.square(tiny_model.apply(theta, batch[0] / 255.0)).mean()
+
+    def metrics(theta, batch):
+        return {"error": jnp.float32(0.25), "accuracy": jnp.float32(0.5)}
+
+    task = Task(loss, images, images, model=tiny_model, metrics=metrics)
+    assert mean_metric(task, alive(tiny_model), images, "error", 50) == 0.25
+    bare = Task(loss, images, images, model=tiny_model)
+    assert mean_metric(bare, alive(tiny_model), images, "perplexity", 50) > 1
+    with says(InputError, "'error'", "loss, perplexity"):
+        mean_metric(bare, alive(tiny_model), images, "error", 50)
+
+
+def test_a_regression():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(23, 2)), rng.normal(size=(23, 3))
+    model = models.create("mlp", 3, (2,), widths=(4,), output="sigmoid")
+    task, theta = supervised(model, data.regression(x, y, x[:5], y[:5])), alive(model)
+    difference = expit(mlp(theta, np.float32(x))[-1]) - y
+    for metric, want in (("loss", np.square(difference).mean()), ("error", np.abs(difference).mean())):
+        got = jax.jit(lambda theta, metric=metric: Criterion(metric, batch_size=10)(task, theta))(theta)
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+    train, test = evaluate(task, theta)
+    assert train.keys() == test.keys() == {"loss", "error"}
+    np.testing.assert_allclose(train["loss"], np.square(difference).mean(), rtol=1e-5)
+    np.testing.assert_allclose(test["error"], np.abs(difference[:5]).mean(), rtol=1e-5)
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(3)(nn.relu(nn.BatchNorm(use_running_average=not train)(x.reshape(len(x), -1))))
+
+
+def test_batch_statistics_are_those_of_the_training_images(tiny_data):
+    model = models.from_flax(Normed(), np.zeros((1, 8, 8, 1), np.float32))
+    task, theta = supervised(model, tiny_data), alive(model)
+    norm, dense = (jax.tree.map(np.float64, theta["params"][name]) for name in ("BatchNorm_0", "Dense_0"))
+    train, test = (
+        np.float64(normalized(images, tiny_data)).reshape(len(images), -1)
+        for images in (tiny_data.train_images, tiny_data.test_images)
+    )
+    for count, calibration in ((None, None), (None, 10), (20, None)):
+        known = train[:calibration]
+        x = (test[:count] - known.mean(0)) / np.sqrt(known.var(0) + 1e-5) * norm["scale"] + norm["bias"]
+        logits = np.maximum(x, 0) @ dense["kernel"] + dense["bias"]
+        criterion = Criterion("loss", "test", count, calibration_examples=calibration)
+        got = jax.jit(lambda theta, c=criterion: c(task, theta))(theta)
+        np.testing.assert_allclose(got, values(logits, tiny_data.test_labels[:count])["loss"], rtol=1e-4)
+
+
+def test_batch_statistics_are_those_under_the_augmentation_of_training(tiny_colour_data):
+    model = models.from_flax(Normed(), np.zeros((1, 8, 8, 3), np.float32))
+    theta, x = alive(model), normalized(tiny_colour_data.test_images, tiny_colour_data)
+    task = supervised(model, tiny_colour_data)
+    plain = supervised(model, tiny_colour_data, augmentation=tiny_colour_data.default_augmentation().none())
+    losses = []
+    for each in (task, plain):
+        known = jax.jit(lambda theta, task: estimate_statistics(task, theta, None, 500))(theta, each)
+        losses.append(cross_entropy(jax.jit(model.apply)(known, x), tiny_colour_data.test_labels).mean())
+    got = jax.jit(lambda theta: Criterion("loss", "test")(task, theta))(theta)
+    np.testing.assert_allclose(got, losses[0], rtol=1e-4)
+    assert abs(got - losses[1]) > 1e-3
+
+
+def test_many_networks_in_one_call(tiny_data, tiny_model, tiny_task):
+    thetas = stacked([alive(tiny_model, seed) for seed in range(3)])
+    got = measure_networks(Criterion(), tiny_task, thetas)
+    for i in range(3):
+        logits = mlp(trees.index(thetas, i), normalized(tiny_data.train_images, tiny_data))[-1]
+        np.testing.assert_allclose(got[i], values(logits, tiny_data.train_labels)["loss"], rtol=1e-5)
+
+
+def test_every_example_counts_once_whatever_the_batches(tiny_data, tiny_model, tiny_task):
+    theta = alive(tiny_model)
+    logits = mlp(theta, normalized(tiny_data.test_images, tiny_data))[-1]
+    expected = values(logits, tiny_data.test_labels)
+    run = jax.jit(metrics_of, static_argnums=3)
+    for batch_size in (1, 7, 64):
+        found = run(tiny_task, theta, tiny_task.test, batch_size)
+        assert found.keys() == {"loss", "accuracy"}
+        for name, value in found.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=f"{name} {batch_size}")
+
+
+def test_evaluate_measures_both_splits_of_one_or_many_networks_and_refuses_others(tiny_data, tiny_model, tiny_task):
+    thetas = [alive(tiny_model, seed) for seed in range(2)]
+    together = evaluate(tiny_task, stacked(thetas))
+    for i, theta in enumerate(thetas):
+        for many, one, split in zip(together, evaluate(tiny_task, theta), ("train", "test"), strict=True):
+            images, labels = (getattr(tiny_data, f"{split}_{what}") for what in ("images", "labels"))
+            expected = values(mlp(theta, normalized(images, tiny_data))[-1], labels)
+            assert one.keys() == many.keys() == {"loss", "accuracy"}
+            for name in one:
+                np.testing.assert_allclose((one[name], many[name][i]), expected[name], rtol=1e-5)
+    with says(SpecError, "mlp", "{'params': ...}"):
+        evaluate(tiny_task, thetas[0]["params"])
+    with says(InputError, "Model", "mcjax.supervised(model, data)"):
+        evaluate(tiny_model, thetas[0])
+
+
+def test_evaluate_takes_any_task():
+    """No model, no init, no test examples: one network, whose loss is checked when it comes."""
+    x = np.float32(np.random.default_rng(0).normal(size=(11, 2)))
+
+    def loss(theta, batch, key):
+        return jnp.abs(batch @ theta).mean(), {"sum": theta.sum()}
+
+    theta = np.float32([0.5, -2])
+    train, test = evaluate(Task(loss, x), theta, 4)
+    assert test == {}
+    np.testing.assert_allclose(train["loss"], np.abs(x @ theta).mean(), rtol=1e-6)
+    np.testing.assert_allclose(train["sum"], -1.5, rtol=1e-6)
+    with says(InputError, "float32 (2,)", "scalar"):
+        evaluate(Task(lambda theta, batch, key: jnp.abs(batch @ theta), x), theta)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"split": "validation"}, ("bars", "validation", "hold_out")),
+        ({"split": "test", "examples": 51}, ("examples=51", "50", "bars")),
+        ({"calibration_examples": 121}, ("calibration_examples=121", "120")),
+        ({"metric": "acuracy"}, ("'acuracy'", "Did you mean 'accuracy'")),
+        ({"metric": lambda theta, batch: batch[0]}, ("metric of shape (120, 8, 8, 1)", "scalar")),
+        ({"metric": 3}, ("metric=3", "metric(theta, batch)")),
+        ({"split": "tset"}, ("'tset'", "Did you mean 'test'")),
+        ({"examples": 0}, ("examples=0",)),
+        ({"batch_size": 2.5}, ("batch_size=2.5",)),
+    ],
+)
+def test_criteria_that_the_task_does_not_have_are_refused(options, words, tiny_task):
+    with says(InputError, *words):
+        Criterion(**options).check(tiny_task)
