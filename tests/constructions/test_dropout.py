@@ -187,13 +187,25 @@ def test_networks_and_tasks_that_are_refused(tiny_task, tiny_ends, tiny_data, ke
         dropout_stability(key, tiny_data, theta)
 
 
-def test_a_loss_of_ones_own_is_measured(tiny_model, tiny_ends, tiny_data, key):
-    """The criterion is that of the task: here of a hundred times its loss."""
-    tasks = [
-        supervised(tiny_model, tiny_data, loss=lambda outputs, labels, c=c: c * label_losses(outputs, labels))
-        for c in (1, 100)
-    ]
-    one, many = (dropout_stability(key, task, tiny_ends[0], draws=2, criterion=CRITERION) for task in tasks)
-    np.testing.assert_allclose([many.loss, *many.losses], 100 * np.array([one.loss, *one.losses]), rtol=1e-4)
-    for group, kept in one.keep.items():
-        np.testing.assert_array_equal(kept, many.keep[group])
+def test_losses_of_ones_own_are_measured(tiny_task, tiny_ends, tiny_data, key):
+    """The criterion is the loss of the task: here a hundred times its loss, and the same in a task without outputs."""
+    model = tiny_task.model
+
+    def hundredfold(outputs, labels):
+        return 100 * label_losses(outputs, labels)
+
+    def whole(theta, batch, key):
+        return hundredfold(model.apply(theta, tiny_task.model_inputs(batch)), batch[1]).mean()
+
+    one, *more = (
+        dropout_stability(key, task, tiny_ends[0], draws=2, criterion=CRITERION)
+        for task in (
+            tiny_task,
+            supervised(model, tiny_data, loss=hundredfold),
+            Task(whole, tiny_task.train, model=model),
+        )
+    )
+    for many in more:
+        np.testing.assert_allclose([many.loss, *many.losses], 100 * np.array([one.loss, *one.losses]), rtol=1e-4)
+        for group, kept in one.keep.items():
+            np.testing.assert_array_equal(kept, many.keep[group])

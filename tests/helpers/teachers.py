@@ -36,16 +36,9 @@ def model_of(outputs=1):
 
 
 @cache
-def taught(seed, outputs=1):
-    """The regression of a toy, and its network: (task, theta)."""
-    model, theta, data = toy(seed, outputs)
-    return mcjax.supervised(model, data), theta
-
-
-@cache
 def fitted(seed, units, outputs=1):
     """The permutation path of two units of a toy."""
-    return mcjax.permutation_points.permutation_path(*taught(seed, outputs), GROUP, units, CONFIG)
+    return mcjax.permutation_points.permutation_path(*toy(seed, outputs), GROUP, units, CONFIG)
 
 
 class Network:

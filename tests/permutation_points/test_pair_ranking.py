@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from refusals import says
-from teachers import CONFIG, GROUP, Network, fitted, taught, toy
+from teachers import CONFIG, GROUP, Network, fitted, toy
 
 from mcjax import InputError
 from mcjax.permutation_points import mergers, rank_pairs, similar_pairs
@@ -18,7 +18,7 @@ PAIRS = ((0, 3), (0, 1), (0, 2))
 
 @pytest.fixture(scope="module")
 def ranked():
-    return rank_pairs(*taught(SEED), GROUP, PAIRS, CONFIG, chunk=3)
+    return rank_pairs(*toy(SEED), GROUP, PAIRS, CONFIG, chunk=3)
 
 
 @pytest.mark.slow
@@ -34,13 +34,13 @@ def test_pairs_are_ranked_as_their_paths_are(ranked):
         np.testing.assert_allclose(ranked.distances[i], path.distances, rtol=1e-12)
         np.testing.assert_allclose(ranked.loss[i], path.loss, rtol=1e-6, atol=1e-14)
         np.testing.assert_allclose(ranked.barrier[i], path.loss.max() - path.loss[0], rtol=1e-6)
-        np.testing.assert_allclose(ranked.point[i], Network(path.point).loss(toy(SEED)[2]), rtol=1e-6)
+        np.testing.assert_allclose(ranked.point[i], Network(path.point).loss(toy(SEED)[0]), rtol=1e-6)
         assert ranked.gradient_norm[i] <= CONFIG.point_tolerance
 
 
 @pytest.mark.slow
 def test_chunks_change_nothing(ranked):
-    first = rank_pairs(*taught(SEED), GROUP, np.array(PAIRS), CONFIG)
+    first = rank_pairs(*toy(SEED), GROUP, np.array(PAIRS), CONFIG)
     # The two are equal but for rounding, which may tell them apart in any order.
     order, expected = (np.lexsort(found.units[:2].T[::-1]) for found in (first, ranked))
     for name in ("units", "barrier", "point", "converged", "distances", "loss"):
@@ -52,7 +52,7 @@ def test_chunks_change_nothing(ranked):
 def test_the_order_is_that_of_the_highest_minimum(stop, monkeypatch):
     """Given approaches are ranked by their highest loss; those that stopped come last, unless they may go on."""
     rng = np.random.default_rng(0)
-    task, theta = taught(SEED)
+    task, theta = toy(SEED)
     told = Approach(
         rng.random((6, 14)),
         Minima(
@@ -86,11 +86,11 @@ def cosine(made, pair):
 
 
 def test_cosines():
-    model, theta, _ = toy(SEED)
+    task, theta = toy(SEED)
     made = Network(theta).made
     every = [(i, j) for i in range(4) for j in range(i + 1, 4)]
     expected = sorted(every, key=lambda pair: -cosine(made, pair))
-    assert list(map(tuple, similar_pairs(model, theta, GROUP).tolist())) == expected
+    assert list(map(tuple, similar_pairs(task.model, theta, GROUP).tolist())) == expected
 
 
 def test_bad_arguments_are_refused():
@@ -101,4 +101,4 @@ def test_bad_arguments_are_refused():
         ({"chunk": -1}, "chunk=-1"),
     ):
         with says(InputError, *named):
-            rank_pairs(*taught(SEED), GROUP, **given)
+            rank_pairs(*toy(SEED), GROUP, **given)
