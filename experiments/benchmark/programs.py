@@ -112,7 +112,7 @@ class Work(NamedTuple):
     def matched(self) -> Task:
         """The task with the images to match on, normalised as they are on the other side."""
         images, labels = self.evaluation.train
-        return self.evaluation.with_examples(train=(self.evaluation.model_inputs((images, labels)), labels))
+        return self.evaluation.replace(train=(self.evaluation.model_inputs((images, labels)), labels))
 
 
 def work_for(model: Model, dataset: Dataset, pairs: int, sizes: Sizes, compute_dtype: ComputeDtype) -> Work:

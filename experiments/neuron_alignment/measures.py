@@ -76,7 +76,7 @@ def planes(cell: Cell) -> dict[str, Any]:
     The planes are those of the straight lines (Figures 3, 6 and 7), and of either fitted curve (Figures 4, 12 and 13).
     """
     settings = cell.settings
-    task = cell.task.with_examples(test=jax.tree.map(lambda leaf: leaf[: settings.plane_images], cell.task.test))
+    task = cell.task.replace(test=jax.tree.map(lambda leaf: leaf[: settings.plane_images], cell.task.test))
     options: dict[str, Any] = {"grid": settings.plane_points, "splits": "test", "mesh": cell.mesh, **cell.calibration}
 
     def of_lines() -> dict[str, Any]:

@@ -30,7 +30,7 @@ from mcjax.symmetry import (
     sinkhorn,
     to_matrix,
 )
-from mcjax.training.batches import mean_over
+from mcjax.training.batches import split_batches
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of, parts_of
 from mcjax.training.task import Batch, Task, check_task
 
@@ -220,14 +220,19 @@ def _tangent_gradient_rms(
         at_anchor = state._replace(variables=state.fixed.anchor)
 
         def at(t: jax.Array) -> Permutation:
-            def gradient(batch: Batch, number: jax.Array) -> Permutation:
-                return descent.gradient(loss, at_anchor, batch, t, jax.random.key(number))[0]
+            def add_batch(total: Permutation, numbered: tuple[Batch, jax.Array]) -> tuple[Permutation, None]:
+                batch, number = numbered
+                gradient, _ = descent.gradient(loss, at_anchor, batch, t, jax.random.key(number))
+                return trees.add(total, gradient), None
 
-            return mean_over(gradient, fixed, batch_size)
+            start = trees.scale(0.0, state.fixed.anchor)
+            return jax.lax.scan(add_batch, start, (batches, jnp.arange(count)))[0]
 
         total = over_points(at, ts, task.convolutions)
-        return {group: jnp.sqrt(jnp.square(tangent_part(p.mean(0))).mean()) for group, p in total.items()}
+        return {group: jnp.sqrt(jnp.square(tangent_part(p.mean(0) / count)).mean()) for group, p in total.items()}
 
+    batches, _ = split_batches(fixed, batch_size)
+    count = len(jax.tree.leaves(batches)[0])
     return over_models(of_pair, task.convolutions)(states)
 
 

@@ -15,13 +15,11 @@ from mcjax.landscape.points import (
     check_metric_name,
     evaluate_points,
     evaluation_config,
-    traceable_metric,
     value_of,
 )
 from mcjax.models.base import has_leading_axis
 from mcjax.runtime.compiling import jit
-from mcjax.training.measure import Metric
-from mcjax.training.task import Task, check_task
+from mcjax.training.task import Metric, Task, check_task
 
 
 class PathMetrics(NamedTuple):
@@ -132,8 +130,8 @@ def evaluate_path(
         calibration_examples=calibration_examples,
         chunk=chunk,
     )
-    metric = traceable_metric(task, metric, one)
-    values = evaluate_points(config, task, path, ts, metric=metric, mesh=mesh)
+    task = task.with_metric(metric, one)
+    values = evaluate_points(config, task, path, ts, mesh)
     # From points first to pairs first and points last.
     distance = np.moveaxis(np.asarray(_lengths(path, jnp.asarray(ts), pairs)), 0, -1)
     return PathMetrics(ts, {name: np.moveaxis(value, 0, -1) for name, value in values.items()}, distance)

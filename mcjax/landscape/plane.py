@@ -10,10 +10,9 @@ from jax.sharding import Mesh
 from mcjax import trees
 from mcjax.curves.curve import Curve
 from mcjax.errors import InputError
-from mcjax.landscape.points import Splits, evaluate_points, evaluation_config, traceable_metric, value_of
+from mcjax.landscape.points import Splits, evaluate_points, evaluation_config, value_of
 from mcjax.models.base import has_leading_axis
-from mcjax.training.measure import Metric
-from mcjax.training.task import Task, check_task
+from mcjax.training.task import Metric, Task, check_task
 
 
 class Plane(NamedTuple):
@@ -180,12 +179,12 @@ def plane(
         chunk=chunk,
         splits=splits,
     )
-    metric = traceable_metric(task, metric, jax.eval_shape(lambda theta: theta, origin))
+    task = task.with_metric(metric, origin)
     axes = plane_axes(origin, u_point, v_point)
     x, y = _grid(grid, bounds, margin, np.asarray(axes.points))
     points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
     at = jax.tree_util.Partial(_at, axes)
-    found = evaluate_points(config, task, at, points, metric=metric, mesh=mesh)
+    found = evaluate_points(config, task, at, points, mesh)
     values = {name: value.reshape(len(y), len(x)) for name, value in found.items()}
     return PlaneMetrics(x, y, values, np.asarray(axes.points), axes)
 

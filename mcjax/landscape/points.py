@@ -1,7 +1,6 @@
 """Metrics at many points of parameter space, a chunk at a time, within the device's memory."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -10,15 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.errors import check_whole, unknown_name
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import default_chunk, over_models, over_points
 from mcjax.runtime.memory import check_memory, program_memory
 from mcjax.runtime.mesh import AXES, Placement, check_mesh, on_mesh
 from mcjax.training.batch_statistics import check_calibration, estimate_statistics
-from mcjax.training.batches import mean_over
-from mcjax.training.measure import Metric, metric_name
-from mcjax.training.task import Batch, Task
+from mcjax.training.measure import metrics_of
+from mcjax.training.task import Task
 
 Splits = Literal["both", "train", "test"]
 
@@ -75,7 +73,7 @@ def evaluation_config(
     if splits not in get_args(Splits):
         raise unknown_name("splits", str(splits), get_args(Splits))
     check_calibration(task, calibration_examples, batch_size)
-    chunk = default_chunk(task.convolutions or "none") if chunk is None else chunk
+    chunk = default_chunk(task.convolutions) if chunk is None else chunk
     check_whole("chunk", chunk)
     names = ("train", "test") if splits == "both" and task.test is not None else ("train",)
     if splits == "test":
@@ -84,61 +82,21 @@ def evaluation_config(
     return EvaluationConfig(pairs, reestimate, batch_size, calibration_examples, chunk, names)
 
 
-def traceable_metric(task: Task, metric: Metric | None, theta: trees.Tree) -> Metric | None:
-    """A further metric as a pytree, so that its arrays are traced and its functions static.
-
-    Args:
-        task: The task.
-        metric: `metric(theta, batch) -> scalar`, or None.
-        theta: One network, or its shapes.
-
-    Returns:
-        The metric, or None.
-
-    Raises:
-        InputError: If it is no function, does not return a scalar, or has the name of a metric of the task.
-    """
-    if metric is None:
-        return None
-    if not callable(metric):
-        raise InputError(f"got metric={metric!r}, expected a function: metric(theta, batch) -> scalar.")
-    batch = jax.eval_shape(lambda split: jax.tree.map(lambda leaf: jnp.asarray(leaf)[:2], split), task.train)
-    found, name = jax.eval_shape(metric, theta, batch), _name(metric)
-    if not isinstance(found, jax.ShapeDtypeStruct) or found.shape:
-        got = f"shape {found.shape}" if isinstance(found, jax.ShapeDtypeStruct) else f"type {type(found).__name__}"
-        raise InputError(
-            f"got values of {got} from the metric {name!r}, expected a scalar: the mean over the examples of the batch."
-        )
-    if name in jax.eval_shape(task.measure, theta, batch):
-        raise InputError(f"{task.name} has a metric {name!r} already, expected a function of another name.")
-    return jax.tree_util.Partial(metric) if jax.tree_util.all_leaves([metric]) else metric
-
-
-def _name(metric: Metric) -> str:
-    """The name of a metric, also of one with bound arguments."""
-    return metric_name(metric.func if isinstance(metric, partial) else metric)
-
-
 @jit(static_argnames=("config", "mesh"))
 def _values(
-    config: EvaluationConfig, task: Task, metric: Metric | None, at: Any, points: jax.Array, mesh: Mesh | None
+    config: EvaluationConfig, task: Task, at: Any, points: jax.Array, mesh: Mesh | None
 ) -> dict[str, jax.Array]:
     """The metrics of the network at(point), for every entry of `points`: (points[, pairs]) by name."""
 
-    def many(task: Task, metric: Metric | None, at: Any, points: jax.Array) -> dict[str, jax.Array]:
+    def many(task: Task, at: Any, points: jax.Array) -> dict[str, jax.Array]:
         def one(theta: trees.Tree) -> dict[str, jax.Array]:
             # New batch statistics first, then the metrics.
             if config.reestimate:
                 theta = estimate_statistics(task, theta, config.calibration_examples, config.batch_size)
-
-            def measured(batch: Batch, number: Any) -> dict[str, jax.Array]:
-                more = {} if metric is None else {_name(metric): jnp.asarray(metric(theta, batch))}
-                return {**task.measure(theta, batch), **more}
-
             return {
                 f"{split}_{name}": value
                 for split in config.splits
-                for name, value in mean_over(measured, task.split(split), config.batch_size).items()
+                for name, value in metrics_of(task, theta, task.split(split), config.batch_size).items()
             }
 
         def point(where: jax.Array) -> dict[str, jax.Array]:
@@ -147,7 +105,7 @@ def _values(
 
         return over_points(point, points, task.convolutions, config.chunk)
 
-    return on_mesh(many, mesh, everywhere=3, axes=AXES)(task, metric, at, points)
+    return on_mesh(many, mesh, everywhere=2, axes=AXES)(task, at, points)
 
 
 def evaluate_points(
@@ -155,8 +113,6 @@ def evaluate_points(
     task: Task,
     at: Any,
     points: np.ndarray,
-    *,
-    metric: Metric | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, np.ndarray]:
     """The metrics of the network at every point, in one compiled program.
@@ -166,7 +122,6 @@ def evaluate_points(
         task: The task, checked.
         at: point -> theta, a `jax.tree_util.Partial`.
         points: Points along the leading axis.
-        metric: A further metric, from `traceable_metric`.
         mesh: Devices to distribute the points over. None: one device.
 
     Returns:
@@ -179,7 +134,7 @@ def evaluate_points(
     if mesh is not None:
         check_mesh(mesh)
     placement = Placement(mesh, len(points), AXES)
-    fixed = placement.put_everywhere((task.with_examples(validation=None), metric, at))
+    fixed = placement.put_everywhere((task.replace(validation=None), at))
     arguments = (*fixed, placement.put(jnp.asarray(points)))
 
     def needed(chunk: int) -> float:

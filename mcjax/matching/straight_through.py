@@ -258,7 +258,9 @@ def match_straight_through(
     check_config(config, StraightThroughConfig)
     spec = check_task(task).spec
     if spec is None or not spec.groups:
-        raise InputError(f"no units of {task.name} can be permuted, expected a task whose spec has groups: Task(spec=).")
+        raise InputError(
+            f"no units of {task.name} can be permuted, expected a task whose spec has groups: Task(spec=)."
+        )
     if P is None:
         leading_axis(task, theta_1, theta_2)
         weights_key, key = jax.random.split(key)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from mcjax import trees
@@ -83,9 +82,7 @@ class Descent:
         """The state of a fit that starts from these variables."""
         return FitState(variables, self.optimizer.init(self.trained(variables)), fixed)
 
-    def gradient(
-        self, loss: Loss, state: FitState, batch: Batch, t: Any, key: jax.Array
-    ) -> tuple[Any, Outcome]:
+    def gradient(self, loss: Loss, state: FitState, batch: Batch, t: Any, key: jax.Array) -> tuple[Any, Outcome]:
         """The gradient of the objective at t, and the outcome of the loss there."""
 
         def objective(trained: Any) -> tuple[jax.Array, Outcome]:
@@ -105,9 +102,7 @@ class Descent:
 
         return jax.grad(objective, has_aux=True)(self.trained(state.variables))
 
-    def step(
-        self, loss: Loss, state: FitState, batch: Batch, key: jax.Array
-    ) -> tuple[FitState, dict[str, jax.Array]]:
+    def step(self, loss: Loss, state: FitState, batch: Batch, key: jax.Array) -> tuple[FitState, dict[str, jax.Array]]:
         """One optimiser step; the metrics are means over the points t."""
         # The point of the path, and the loss and its gradient there.
         if self.sample_t is None:

@@ -58,18 +58,14 @@ class _Training(NamedTuple):
         """The fit of every network, whose schedule extends over all segments."""
         return configured_fit(self.task, self.config, self.plan)
 
-    def segment(
-        self, states: FitState, keys: jax.Array, first: int, last: int
-    ) -> tuple[FitState, History]:
+    def segment(self, states: FitState, keys: jax.Array, first: int, last: int) -> tuple[FitState, History]:
         """Epochs first + 1 to last of all fits, as one stage of the run; all segments share one program."""
         segment_keys = jax.vmap(lambda key: jax.random.fold_in(key, first))(keys)
         recorder = self.recorder
         if recorder is not None:
             title = f"{recorder.title}, epochs {first + 1} to {last} of {self.config.epochs}"
             recorder = recorder._replace(title=title, stage=f"{recorder.stage}_{first}")
-        return run_epochs(
-            self.fit, self.task, self.plan, states, segment_keys, last - first, recorder, mesh=self.mesh
-        )
+        return run_epochs(self.fit, self.task, self.plan, states, segment_keys, last - first, recorder, mesh=self.mesh)
 
 
 @jit(static_argnames=("copies",))

@@ -55,7 +55,9 @@ def supervised(
     """
     check_dataset(data)
     if not isinstance(model, Model):
-        raise InputError(f"got a {type(model).__name__} for model, expected a Model: mcjax.models.from_flax(module, x).")
+        raise InputError(
+            f"got a {type(model).__name__} for model, expected a Model: mcjax.models.from_flax(module, x)."
+        )
     check_inputs(model, data)
     if loss is None:
         check_outputs(model, data)

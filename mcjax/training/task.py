@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Literal as Constant
 
 from mcjax import trees
@@ -19,6 +18,8 @@ Batch = Any
 """A pytree of arrays with a common leading axis, the examples."""
 Loss = Callable[[trees.Tree, Batch, jax.Array], Any]
 """`loss(theta, batch, key) -> value`, `(value, metrics)` or `(value, metrics, batch_stats)`."""
+Metric = Callable[[trees.Tree, Batch], jax.Array]
+"""`metric(theta, batch) -> scalar`, a mean over the examples of the batch."""
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -138,18 +139,40 @@ class Task:
     def tree_unflatten(cls, static: tuple[Any, ...], traced: tuple[Any, ...]) -> "Task":
         """The inverse of `tree_flatten`, without checks."""
         task = object.__new__(cls)
-        for name, value in (*zip(TRACED, traced, strict=True), *zip(STATIC, static, strict=True)):
+        for name, value in zip((*TRACED, *STATIC), (*traced, *static), strict=True):
             task._set(name, value)
         return task
 
-    def with_examples(self, **splits: Batch | None) -> "Task":
-        """The task with other examples in the splits named, not checked; None takes a split away."""
-        traced, static = self.tree_flatten()
-        return self.tree_unflatten(static, tuple({**dict(zip(TRACED, traced, strict=True)), **splits}.values()))
+    def replace(self, **changes: Any) -> "Task":
+        """The task with other values of these attributes, without checks."""
+        task = object.__new__(Task)
+        for name, value in {**vars(self), **changes}.items():
+            task._set(name, value)
+        return task
 
     def functions(self) -> "Task":
-        """The task without examples, for programs that are given their batches."""
-        return self.with_examples(train=None, test=None, validation=None)
+        """The task without examples and name, for programs that are given their batches."""
+        return self.replace(train=None, test=None, validation=None, name="")
+
+    def with_metric(self, metric: Metric | None, theta: trees.Tree) -> "Task":
+        """The task with a further metric, measured on the same examples and named by its `__name__`.
+
+        Args:
+            metric: `metric(theta, batch) -> scalar`, a mean over the examples of the batch. None: no further metric.
+            theta: One network, or its shapes.
+
+        Returns:
+            The task.
+
+        Raises:
+            InputError: If it is no function, does not return a scalar, or has the name of a metric of the task.
+        """
+        if metric is None:
+            return self
+        more = jax.tree_util.Partial(AndMetric(metric_name(metric)), self.metrics, _traceable("metric", metric, True))
+        task = self.replace(metrics=more)
+        _kind_of(task, theta)
+        return task
 
     def __repr__(self) -> str:
         splits = [f"{examples(getattr(self, s)):,} {s}" for s in get_args(SplitName) if getattr(self, s) is not None]
@@ -175,6 +198,25 @@ class Task:
         if self.inputs is not None:
             return self.inputs(batch)
         return batch[0] if isinstance(batch, tuple) else batch
+
+
+@dataclass(frozen=True)
+class AndMetric:
+    """Metrics with a further one of this name."""
+
+    name: str
+
+    def __call__(self, metrics: Any, metric: Any, theta: trees.Tree, batch: Batch) -> dict[str, jax.Array]:
+        found = {} if metrics is None else dict(metrics(theta, batch))
+        if self.name in ("loss", *found):
+            raise InputError(f"got a metric {self.name!r}, which there is already, expected one of another name.")
+        return {**found, self.name: metric(theta, batch)}
+
+
+def metric_name(metric: Any) -> str:
+    """The name of a metric, also of a function with bound arguments."""
+    metric = metric if isinstance(metric, str) else getattr(metric, "func", metric)
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
 
 
 TRACED = ("loss", "metrics", "inputs", "augment", "train", "test", "validation")
@@ -210,9 +252,7 @@ def check_task(task: Any, *thetas: trees.Tree, model: bool = False) -> Task:
     if task.init is not None or not thetas:
         return task
     kinds = [_kind_of(task, theta) for theta in thetas]
-    checked = task.with_examples()
-    checked._set("convolutions", kinds[0])
-    return checked
+    return task.replace(convolutions=kinds[0])
 
 
 def _traceable(name: str, function: Any, required: bool) -> Any:
@@ -220,8 +260,8 @@ def _traceable(name: str, function: Any, required: bool) -> Any:
     if function is None and not required:
         return None
     if not callable(function):
-        expected = {"loss": "loss(theta, batch, key)", "metrics": "metrics(theta, batch)"}.get(name, "a function")
-        raise InputError(f"got {function!r} for {name}, expected {expected}.")
+        expected = {"loss": "loss(theta, batch, key)", "inputs": "inputs(batch)", "augment": "augment(key, batch)"}
+        raise InputError(f"got {function!r} for {name}, expected {expected.get(name, f'{name}(theta, batch)')}.")
     return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 
@@ -243,7 +283,7 @@ def _kind_of(task: Task, theta: trees.Tree) -> Convolutions:
         return jax.ShapeDtypeStruct((2, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
 
     train, test = jax.tree.map(two_of, (task.train, task.test))
-    return next(iter(_check.eval_shape(task.with_examples(train=train, test=test, validation=None), theta)))
+    return next(iter(_check.eval_shape(task.replace(train=train, test=test, validation=None), theta)))
 
 
 @jax.jit
@@ -302,4 +342,15 @@ def _check_scalars(what: str, found: Mapping[str, Any]) -> None:
         raise InputError(f"got {what} {shapes}, expected a dict of scalars: the means over the examples of the batch.")
 
 
-__all__ = ["Batch", "Loss", "Outcome", "SplitName", "Task", "check_task", "examples", "outcome"]
+__all__ = [
+    "Batch",
+    "Loss",
+    "Metric",
+    "Outcome",
+    "SplitName",
+    "Task",
+    "check_task",
+    "examples",
+    "metric_name",
+    "outcome",
+]

@@ -98,7 +98,7 @@ def test_wrong_input_is_named(tiny_model, tiny_task, tiny_data):
         (InputError, (tiny_task, trees.index(thetas, 0)), "one network"),
         (InputError, (regression, thetas), "classes"),
         (InputError, (own, thetas), "its own loss"),
-        (InputError, (tiny_task.with_examples(test=None), thetas), "no test split"),
+        (InputError, (tiny_task.replace(test=None), thetas), "no test split"),
         (SpecError, (narrow, thetas), "mlp"),
     ):
         with pytest.raises(kind, match=named):

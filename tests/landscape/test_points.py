@@ -112,7 +112,7 @@ def test_defaults_depend_on_the_task(tiny_task, tiny_colour_data):
 
 
 def test_a_task_without_test_examples(tiny_task):
-    task = tiny_task.with_examples(test=None)
+    task = tiny_task.replace(test=None)
     for splits in ("both", "train"):
         assert evaluation_config(task, **DEFAULTS, splits=splits).splits == ("train",)
     with pytest.raises(InputError, match="no test split"):

@@ -211,8 +211,7 @@ def test_batches_are_split_along_data(task):
     mesh = make_mesh(2, 4)
     place = Placement(mesh, 2)
     states = FitState(np.zeros((2, 24), np.float32), ())
-    task = task.with_examples()
-    object.__setattr__(task, "convolutions", "canonical")
+    task = task.replace(convolutions="canonical")
     fit = Fit(jax.tree_util.Partial(FitState), jax.tree_util.Partial(one_product))
     program = loop._compiled_epoch.lower(
         *place.put_everywhere((fit, task)), loop.EpochPlan(24, 4), place.put(states),

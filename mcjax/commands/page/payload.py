@@ -50,9 +50,7 @@ def _measured_path(along: Any) -> list[dict[str, Any]]:
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics among the values of a path, of whatever task: those on the training and the test examples."""
-    return {
-        name: value for name, value in values.items() if name.startswith(("train_", "test_")) and value is not None
-    }
+    return {name: value for name, value in values.items() if name.startswith(("train_", "test_")) and value is not None}
 
 
 def _check_plane(plane: Any, where: str) -> None:
