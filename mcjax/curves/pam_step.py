@@ -75,7 +75,7 @@ class PermutationEnds(NamedTuple):
 
 @dataclass(frozen=True)
 class OnPermutedCurve:
-    """The embedding of matrices: the network at t on the curve to P theta_2. A trunk gets the gradients of all blocks."""
+    """The embedding of matrices: the network at t on the curve to P theta_2."""
 
     curve: Curve
 

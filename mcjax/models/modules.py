@@ -31,8 +31,8 @@ def from_flax(
     """A Model of any Flax module; its permutation symmetry is inferred from its computation.
 
     The module returns an array (n, ...) or a tree of such arrays. The built-in loss of `supervised` takes one of shape
-    (n, classes) for images with classes; for other outputs, give a loss. If the module accepts `train`, `training`, `is_training`, `deterministic` or `use_running_average`, this
-    argument sets the mode.
+    (n, classes) for images with classes; for other outputs, give a loss. If the module accepts `train`, `training`,
+    `is_training`, `deterministic` or `use_running_average`, this argument sets the mode.
 
     `theta` is `{"params": ..., "batch_stats": ...}`; for an existing NNX module, `nnx.to_pure_dict(nnx.state(module,
     nnx.Param))` and the same with `nnx.BatchStat`. In training mode, running statistics, updated by

@@ -26,8 +26,8 @@ class Spawned(NamedTuple):
     Attributes:
         theta: The trained children, with leading axes ([seeds,] spawn epochs, children).
         parents: The parent at each spawn epoch, with leading axes ([seeds,] spawn epochs).
-        history: Training metrics of the children by name, float32 ([seeds,] spawn epochs, children, epochs), equal to those
-            of the parent before the spawn epoch.
+        history: Training metrics of the children by name, float32 ([seeds,] spawn epochs, children, epochs), equal to
+            those of the parent before the spawn epoch.
     """
 
     theta: trees.Tree

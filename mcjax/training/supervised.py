@@ -56,7 +56,7 @@ def supervised(
     check_dataset(data)
     if not isinstance(model, Model):
         raise InputError(
-            f"got a {type(model).__name__} for model, expected a Model: mcjax.models.from_flax(module, x)."
+            f"got a {type(model).__name__} for model, expected a Model: models.from_flax(module, x)."
         )
     check_inputs(model, data)
     if loss is None:

@@ -337,8 +337,8 @@ def _check_loss(task: Task, theta: trees.Tree) -> Convolutions:
 
 
 def _check_scalars(what: str, found: Mapping[str, Any]) -> None:
-    shapes = {name: jnp.shape(leaf) for name, leaf in found.items()}
-    if any(shapes.values()):
+    shapes = {name: jax.tree.map(jnp.shape, leaf) for name, leaf in found.items()}
+    if any(shape != () for shape in shapes.values()):
         raise InputError(f"got {what} {shapes}, expected a dict of scalars: the means over the examples of the batch.")
 
 
