@@ -11,7 +11,7 @@ from experiments.linear_connectivity.figures import draw
 from experiments.linear_connectivity.measures import Cell, conjecture, spawning
 from experiments.linear_connectivity.merging import merging
 from experiments.linear_connectivity.tables import tables
-from experiments.linear_connectivity.tasks import TRAINING, Problem, Size, make
+from experiments.linear_connectivity.tasks import Problem, Size, make
 from experiments.options import Sources, check_choices, fingerprint, given
 from experiments.study import Findings, Parts, Study, run
 from mcjax.commands.options import seed_key
@@ -81,7 +81,7 @@ def _described(problem: Problem) -> dict[str, Any]:
     return {
         "size": asdict(problem.size),
         "model": [problem.architecture, problem.options],
-        "training": asdict(TRAINING[problem.name]),
+        "training": asdict(problem.training(problem.size.steps)[0]),
         "data": fingerprint(problem.data),
     }
 
