@@ -17,6 +17,13 @@ TRAINING = mcjax.TrainConfig(epochs=20, batch_size=20, optimizer=ADAM, weight_de
 CURVE = mcjax.FitConfig(epochs=10, batch_size=20, optimizer=ADAM, weight_decay=0.0)
 
 
+@pytest.fixture(autouse=True)
+def broadcasting():
+    """As users have it, whose losses broadcast biases over batches."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def points():
     """120 points of the plane."""
@@ -252,7 +259,8 @@ def test_plain_jax(points):
     bare = mcjax.Task(loss, {"x": points, "y": y}, spec=spec)
     fit = mcjax.fit_curve(jax.random.key(1), bare, mcjax.bezier(spec), theta_1, theta_2, config=CURVE)
     assert np.isfinite(fit.history["loss"]).all()
-    through = mcjax.match_straight_through(jax.random.key(3), bare, theta_1, theta_2, P)
+    config = mcjax.matching.StraightThroughConfig(epochs=3, batch_size=20)
+    through = mcjax.match_straight_through(jax.random.key(3), bare, theta_1, theta_2, P, config)
     assert through.objective <= through.info["objectives"][0]
     threshold = 1.5 * float(found.train_loss[[0, -1]].max())
     config = mcjax.strings.StringConfig(training=TRAINING, criterion=Criterion(batch_size=60))
@@ -303,6 +311,6 @@ def test_a_metric_of_the_users_along_paths_on_planes_and_for_strings(tiny_task, 
     corners = [trees.index(tiny_networks, i) for i in range(3)]
     plane = mcjax.plane(tiny_task, *corners, 3, metric=worst, splits="train")
     assert plane.values["train_worst"].shape == (3, 3)
-    config = mcjax.strings.StringConfig(criterion=Criterion(worst, "test"))
+    config = mcjax.strings.StringConfig(training=TRAINING, criterion=Criterion(worst, "test"))
     string = mcjax.strings.sample_string(jax.random.key(0), tiny_task, *tiny_ends, 0.5, config=config)
     assert string.connected and string.values[0] == pytest.approx(float(worst(tiny_ends[0], tiny_task.test)), abs=1e-6)

@@ -163,8 +163,9 @@ def _epoch(work: Work, fit: Fit, states: FitState, augmented: bool = False) -> C
 
 def match(work: Work) -> Callable[[], Any]:
     """Neuron alignment of every pair."""
-    task, size = work.matched, {"examples": work.sizes.images, "batch_size": work.sizes.batch}
-    return lambda: match_activations(task, work.theta_1, work.theta_2, **size)
+    task, sizes = work.matched, work.sizes
+    ends = (work.theta_1, work.theta_2)
+    return lambda: match_activations(task, *ends, examples=sizes.images, batch_size=sizes.batch)
 
 
 def path(work: Work) -> Callable[[], Any]:

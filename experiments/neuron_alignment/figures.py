@@ -183,7 +183,7 @@ def training_classes(lines: Sequence[Line], title: str) -> Figure:
     """Loss and accuracy against epoch, mean over the pairs of each class of curves with a band (Figures 5, 8, 9)."""
     figure, (panels,) = new_figure(1, 2, (8.4, 3.7), title, dpi=120)
     for line in lines:
-        for axes, values in ((panels[0], line.loss), (panels[1], 100 * line.accuracy)):
+        for axes, values in ((panels[0], line.loss), (panels[1], 100 * np.asarray(line.accuracy))):
             at = np.arange(1, np.shape(values)[-1] + 1)
             mean_and_band(axes, at, values, line.color, line.style, line.label)
     epoch_axes(panels)

@@ -6,7 +6,7 @@ rounded back to permutations as in section 4.1.2.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -183,7 +183,7 @@ def _init(
     """The state of a permutation half-step, from P_k."""
     anchor = {group: to_matrix(p) for group, p in P.items()}
     matrices = anchor
-    if descent.retract.projection == "sinkhorn":
+    if cast(OntoBirkhoff, descent.retract).projection == "sinkhorn":
         # The mean with the uniform matrix, since entropic steps cannot leave a vertex.
         matrices = {group: (p + 1 / p.shape[-1]) / 2 for group, p in anchor.items()}
     return descent.start(matrices, PermutationEnds(theta_1, theta_2, theta_c, anchor, rate))
@@ -203,7 +203,7 @@ def automatic_learning_rates(fit: Fit, objective: Objective, states: FitState, s
     """
     descent, _ = parts_of(fit)
     # The rates of a linear decay to zero sum to half of those of a constant rate.
-    length = TRAVEL_DISTANCE[descent.retract.projection] / max(steps / 2, 100)
+    length = TRAVEL_DISTANCE[cast(OntoBirkhoff, descent.retract).projection] / max(steps / 2, 100)
     arrays = (objective.ts, objective.fixed, states)
     slopes = _tangent_gradient_rms(objective.batch_size, fit, objective.task.functions(), *arrays)
     return {group: jnp.where(slope > 0, length / jnp.maximum(slope, 1e-30), 0) for group, slope in slopes.items()}

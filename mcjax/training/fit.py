@@ -133,14 +133,15 @@ class Descent:
         variables = trained
         if self.statistics_momentum is not None:
             variables = trees.with_params(state.variables, trained)
-            variables = trees.with_batch_stats(variables, self._running(state.variables, found.batch_stats))
+            stats = _running(self.statistics_momentum, state.variables, found.batch_stats)
+            variables = trees.with_batch_stats(variables, stats)
         return FitState(variables, optimizer_state, state.fixed), metrics
 
-    def _running(self, theta: trees.Tree, stats: trees.Tree) -> trees.Tree:
-        """The running batch statistics: an exponential moving average over batches."""
-        share = self.statistics_momentum
-        old = trees.batch_stats(theta) if jax.tree.leaves(stats) else {}
-        return jax.tree.map(lambda old, new: share * old + (1 - share) * new.astype(old.dtype), old, stats)
+
+def _running(share: float, theta: trees.Tree, stats: trees.Tree) -> trees.Tree:
+    """The running batch statistics: an exponential moving average over batches, `share` of it the old value."""
+    old = trees.batch_stats(theta) if jax.tree.leaves(stats) else {}
+    return jax.tree.map(lambda old, new: share * old + (1 - share) * new.astype(old.dtype), old, stats)
 
 
 def fit_of(descent: Descent, loss: Loss, init: Callable[..., FitState]) -> Fit:

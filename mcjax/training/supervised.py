@@ -68,7 +68,7 @@ def supervised(
     training = SupervisedLoss(model, losses, jnp.asarray(data.mean), jnp.asarray(data.std))
     if loss is not None:
         _check_label_loss(training, data)
-    splits = {
+    splits: dict[str, Any] = {
         split: (getattr(data, f"{split}_images"), getattr(data, f"{split}_labels"))
         for split in ("train", "test", "validation")
         if getattr(data, f"{split}_labels") is not None
@@ -160,7 +160,8 @@ def label_losses(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 def is_classes(outputs: Any, labels: Any) -> bool:
     """Whether labels (n, ...) are classes and outputs (n, ..., classes) hold one number for each."""
     integers = hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.integer)
-    return integers and hasattr(outputs, "shape") and outputs.shape[:-1] == labels.shape and outputs.ndim > labels.ndim
+    # One output for each example is no class, but its logit.
+    return integers and hasattr(outputs, "shape") and outputs.shape[:-1] == labels.shape and outputs.shape[-1] > 1
 
 
 def _augmentation(data: Dataset, given: Augmentation | None) -> Augmentation:
@@ -202,7 +203,7 @@ def check_outputs(model: Model, data: Dataset) -> None:
     if classes and data.num_classes > model.num_classes:
         raise InputError(
             f"{data.name} has {data.num_classes} classes, {model.name} has {model.num_classes}. "
-            "Create the model with the num_classes of the data."
+            "Create the model with the num_classes of the data, or give loss=(outputs, labels) -> losses."
         )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -43,7 +42,7 @@ def outcome(loss: Loss, theta: trees.Tree, batch: Batch, key: jax.Array) -> Outc
     parts = found if isinstance(found, tuple) else (found,)
     if not 1 <= len(parts) <= 3:
         raise InputError(f"got {len(parts)} values from the loss, expected (value, metrics, batch_stats) at most.")
-    value, metrics, stats = (*parts, *({}, {})[len(parts) - 1 :])
+    value, metrics, stats = (*parts, {}, {})[:3]
     return Outcome(value, {"loss": value, **_named("metrics of the loss", metrics)}, stats)
 
 
@@ -97,7 +96,8 @@ class Task:
     train: Batch
     test: Batch | None = None
     _: KW_ONLY
-    model: Model | None = None
+    # None is told apart by `check_task` where these are needed, and nowhere else.
+    model: Model = None  # type: ignore[assignment]
     spec: PermutationSpec | None = None
     metrics: Any = None
     init: Callable[[jax.Array], trees.Tree] | None = None
@@ -105,7 +105,7 @@ class Task:
     augment: Any = None
     validation: Batch | None = None
     name: str = "the task"
-    convolutions: Convolutions | None = None
+    convolutions: Convolutions = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("loss", "metrics", "inputs", "augment"):
@@ -123,7 +123,7 @@ class Task:
             self._set("convolutions", self.convolutions or self.model.convolutions)
         if self.init is not None:
             theta = jax.eval_shape(self.init, jax.random.key(0))
-            self._set("convolutions", _checked(self, theta))
+            self._set("convolutions", _kind_of(self, theta))
             if self.spec is not None:
                 self.spec.validate(theta)
 
@@ -209,9 +209,9 @@ def check_task(task: Any, *thetas: trees.Tree, model: bool = False) -> Task:
         raise InputError(f"{task.name} has no model, whose activations or outputs are needed: Task(..., model=model).")
     if task.init is not None or not thetas:
         return task
-    kinds = {_checked(task, jax.eval_shape(lambda tree: tree, theta)) for theta in thetas}
+    kinds = [_kind_of(task, theta) for theta in thetas]
     checked = task.with_examples()
-    checked._set("convolutions", kinds.pop())
+    checked._set("convolutions", kinds[0])
     return checked
 
 
@@ -236,95 +236,68 @@ def _check_examples(split: str, given: Batch) -> None:
         )
 
 
-class _Signature(NamedTuple):
-    """What the check of a loss depends on. Hashable."""
-
-    functions: Any
-    arrays: tuple[Any, ...]
-    theta: Any
-    leaves: tuple[Any, ...]
-    splits: tuple[Any, ...]
-
-
-def _pair_like(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of two entries of an array."""
-    return jax.ShapeDtypeStruct((2, *jnp.shape(leaf)[1:]), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf)))
-
-
-def _checked(task: Task, theta: trees.Tree) -> Convolutions:
+def _kind_of(task: Task, theta: trees.Tree) -> Convolutions:
     """Check the loss and the metrics on networks of these shapes; returns the kind of convolutions in the loss."""
-    splits = []
-    for split in (task.train, task.test):
-        if split is not None:
-            shapes = jax.tree.map(_pair_like, split)
-            splits.append((jax.tree.structure(shapes), tuple(jax.tree.leaves(shapes))))
-    bare = jax.eval_shape(lambda: task.functions())
-    signature = _Signature(
-        jax.tree.structure(bare),
-        tuple(jax.tree.leaves(bare)),
-        jax.tree.structure(theta),
-        tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(theta)),
-        tuple(splits),
-    )
-    return _check_signature(signature)
+
+    def two_of(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((2, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+    train, test = jax.tree.map(two_of, (task.train, task.test))
+    return next(iter(_check.eval_shape(task.with_examples(train=train, test=test, validation=None), theta)))
 
 
-@lru_cache(maxsize=256)
-def _check_signature(given: _Signature) -> Convolutions:
-    task: Task = jax.tree.unflatten(given.functions, given.arrays)
-    theta = jax.tree.unflatten(given.theta, given.leaves)
-    batches = [jax.tree.unflatten(*split) for split in given.splits]
-    kind = task.convolutions
-    if not getattr(task.loss, "checked", False):
-        found = _check_loss(task, theta, batches[0])
-        kind = kind or found
-    measured = [jax.eval_shape(Task.measure, task, theta, batch) for batch in batches]
-    for split, found in zip(("train", "test"), measured, strict=False):
-        _check_metrics(f"metrics on {split} examples", found)
-    if len(measured) == 2 and measured[0].keys() != measured[1].keys():
-        raise InputError(f"got metrics {sorted(measured[0])} on train, {sorted(measured[1])} on test: expected the same.")
-    return kind or "none"
+@jax.jit
+def _check(task: Task, theta: trees.Tree) -> dict[Convolutions, jax.Array]:
+    """The check, only ever traced, so that jax remembers it; the kind of convolutions is the key of the result."""
+    kind = task.convolutions if getattr(task.loss, "checked", False) else _check_loss(task, theta)
+    train = jax.eval_shape(task.measure, theta, task.train)
+    test = train if task.test is None else jax.eval_shape(task.measure, theta, task.test)
+    for split, found in (("train", train), ("test", test)):
+        _check_scalars(f"metrics on {split} examples", found)
+    if train.keys() != test.keys():
+        raise InputError(f"got metrics {sorted(train)} on train, {sorted(test)} on test: expected the same.")
+    return {task.convolutions or kind: jnp.zeros(())}
 
 
-def _check_loss(task: Task, theta: trees.Tree, batch: Batch) -> Convolutions:
+def _check_loss(task: Task, theta: trees.Tree) -> Convolutions:
     """Raise InputError unless the loss is a scalar that depends differentiably on theta."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    program, found = jax.make_jaxpr(outcome, return_shape=True)(task.loss, theta, batch, key)
-    if found.value.shape != () or not jnp.issubdtype(found.value.dtype, jnp.floating):
-        raise InputError(
-            f"got a loss of {found.value.dtype} {found.value.shape}, expected a floating-point scalar: the mean over "
-            "the examples of the batch, as in losses.mean()."
-        )
-    _check_metrics("metrics of the loss", found.metrics)
-    stats = trees.batch_stats(theta)
-    if jax.tree.leaves(found.batch_stats) and trees.shapes(found.batch_stats) != trees.shapes(stats):
-        raise InputError(
-            f"got batch statistics {trees.shapes(found.batch_stats)} from the loss, expected those of theta: "
-            f"{trees.shapes(stats)}."
-        )
-    params = trees.params(theta)
+    params, stats = trees.params(theta), trees.shapes(trees.batch_stats(theta))
     wrong = [name for name, leaf in trees.flatten(params).items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
     if wrong:
         raise InputError(f"got leaves of theta that are no floating-point arrays: {', '.join(wrong)}; keep them apart.")
 
-    def value(params: trees.Tree, theta: trees.Tree, loss: Loss, batch: Batch, key: jax.Array) -> jax.Array:
-        return outcome(loss, trees.with_params(theta, params), batch, key).value
+    def value(params: trees.Tree, batch: Batch, key: jax.Array) -> jax.Array:
+        found = outcome(task.loss, trees.with_params(theta, params), batch, key)
+        dtype, shape = jnp.result_type(found.value), jnp.shape(found.value)
+        if shape or not jnp.issubdtype(dtype, jnp.floating):
+            raise InputError(
+                f"got a loss of {dtype} {shape}, expected a floating-point scalar: the mean over the examples of the "
+                "batch, as in losses.mean()."
+            )
+        _check_scalars("metrics of the loss", found.metrics)
+        if jax.tree.leaves(found.batch_stats) and trees.shapes(found.batch_stats) != stats:
+            raise InputError(
+                f"got batch statistics {trees.shapes(found.batch_stats)} from the loss, expected those of theta: "
+                f"{stats}."
+            )
+        return found.value
 
-    gradient = jax.make_jaxpr(jax.grad(value))(params, theta, task.loss, batch, key).jaxpr
-    reached = {var for var in gradient.outvars if not isinstance(var, Constant)}
-    for equation in reversed(gradient.eqns):
+    program = jax.make_jaxpr(jax.grad(value))(params, task.train, jax.random.key(0))
+    # Go back from the gradient through the program: does it depend on anything?
+    reached = {var for var in program.jaxpr.outvars if not isinstance(var, Constant)}
+    for equation in reversed(program.jaxpr.eqns):
         if reached.intersection(equation.outvars):
             reached.update(var for var in equation.invars if not isinstance(var, Constant))
-    if not reached.intersection((*gradient.invars, *gradient.constvars)):
+    if not reached.intersection((*program.jaxpr.invars, *program.jaxpr.constvars)):
         raise InputError(
-            "got a loss whose gradient with respect to theta is zero everywhere, expected a differentiable one: "
-            "an accuracy, a rounding or a stop_gradient in it has no gradient."
+            "got a loss whose gradient depends on neither theta nor the batch, expected a differentiable one: the "
+            "gradient of an accuracy, a rounding or a stop_gradient is zero everywhere."
         )
     return "plain" if "conv_general_dilated" in str(program) else "none"
 
 
-def _check_metrics(what: str, found: Mapping[str, Any]) -> None:
-    shapes = {name: leaf.shape for name, leaf in found.items()}
+def _check_scalars(what: str, found: Mapping[str, Any]) -> None:
+    shapes = {name: jnp.shape(leaf) for name, leaf in found.items()}
     if any(shapes.values()):
         raise InputError(f"got {what} {shapes}, expected a dict of scalars: the means over the examples of the batch.")
 

@@ -173,9 +173,9 @@ def test_a_task_of_a_loss_alone_without_test_examples():
     np.testing.assert_allclose(metrics.train_loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics.distance[-1], np.hypot(2, 6), rtol=1e-6)
     assert barrier(metrics) == 0
-    with pytest.raises(AttributeError, match="'test_loss'.*train_loss"):
+    with pytest.raises(AttributeError, match=r"'test_loss'.*train_loss"):
         _ = metrics.test_loss
-    with pytest.raises(InputError, match="'test_loss'.*train_loss"):
+    with pytest.raises(InputError, match=r"'test_loss'.*train_loss"):
         barrier(metrics, "test_loss")
 
 

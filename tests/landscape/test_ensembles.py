@@ -75,9 +75,9 @@ def test_next_tokens_are_classes_by_position():
         return {"table": jax.random.normal(key, (5, 5))}
 
     model = models.from_function(init, lambda theta, x: theta["table"][x], np.zeros((2, 7), np.int32))
-    tokens = np.random.default_rng(0).integers(0, 5, (40, 8))
+    tokens = np.random.default_rng(0).integers(0, 5, (40, 8)).astype(np.int32)
     train, test = tokens[:30], tokens[30:]
-    text = data.from_arrays(train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:], 5)
+    text = data.Dataset(train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:], 5, np.zeros(1), np.ones(1))
     thetas = networks_of(model, 3)
     outputs = np.float64(thetas["table"])[:, test[:, :-1].ravel()]
     got = ensemble_accuracy(supervised(model, text), thetas, 4)
@@ -97,7 +97,7 @@ def test_wrong_input_is_named(tiny_model, tiny_task, tiny_data):
     for kind, arguments, named in (
         (InputError, (tiny_task, trees.index(thetas, 0)), "one network"),
         (InputError, (regression, thetas), "classes"),
-        (InputError, (own, thetas), "loss of its own"),
+        (InputError, (own, thetas), "its own loss"),
         (InputError, (tiny_task.with_examples(test=None), thetas), "no test split"),
         (SpecError, (narrow, thetas), "mlp"),
     ):

@@ -95,7 +95,7 @@ def test_bad_arguments_are_refused():
         path_spectrum(metrics_of([1, 2, 1, 2], [0, 0.3, 0.7, 1]))
     with pytest.raises(InputError, match=r"got 2 points, expected at least 3"):
         path_spectrum(metrics_of([1, 2]))
-    with pytest.raises(InputError, match="'loss'.*'test_loss'"):
+    with pytest.raises(InputError, match=r"'loss'.*'test_loss'"):
         path_spectrum(metrics_of([1, 2, 3]), "loss")
     with pytest.raises(InputError, match="not finite"):
         path_spectrum(metrics_of([1, np.nan, 3]))

@@ -217,7 +217,7 @@ def test_networks_of_another_kind_are_named(ends, tiny_task, tiny_data):
 
 
 def test_a_model_of_several_outputs_and_a_loss_of_the_users_own():
-    """Inputs and labels in a dict, and outputs in one: units get the statistics of the ends by the same forward pass."""
+    """Inputs and labels in a dict, and outputs in one: units get the statistics of the ends."""
     shapes = {"hidden": (5, 6), "bias": (6,), "score": (6, 3), "value": (6, 1)}
 
     def init(key):
@@ -225,7 +225,7 @@ def test_a_model_of_several_outputs_and_a_loss_of_the_users_own():
         return {name: jax.random.normal(keys[name], shape) for name, shape in shapes.items()}
 
     def apply(theta, x):
-        hidden = jax.nn.relu(x @ theta["hidden"] + theta["bias"])
+        hidden = jax.nn.relu(x @ theta["hidden"] + theta["bias"][None])
         return {"scores": hidden @ theta["score"], "value": hidden @ theta["value"]}
 
     def loss(theta, batch, key):

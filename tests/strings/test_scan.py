@@ -163,8 +163,8 @@ def test_the_smallest_step_is_that_of_one_label(tiny_task, tiny_model):
         assert smallest_step(Criterion(metric), tiny_task, theta) == 0
     # Three labels of every example, as of texts.
     rng = np.random.default_rng(0)
-    x, labels = rng.integers(0, 5, (6, 3)), rng.integers(0, 5, (6, 3))
-    words = data.from_arrays(np.int32(x), labels, np.int32(x[:4]), labels[:4], 5)
+    x, labels = np.int32(rng.integers(0, 5, (2, 6, 3)))
+    words = data.Dataset(x, labels, x[:4], labels[:4], 5, np.zeros(1), np.ones(1))
     model = models.from_function(
         lambda key: {"table": jax.random.normal(key, (5, 5))},
         lambda theta, x: theta["table"][x],
