@@ -226,7 +226,7 @@ TRAIN = [
     ([path_of("Masked")], ["Masked", "'mask'"]),
     ([path_of("Coloured")], ["own_package.nets:Coloured", "(8, 8, 1)"]),
     ([path_of("Rows")], ["own_package.nets:Rows", "(8, 8, 1)"]),
-    ([path_of("Two")], ["Two", "one array"]),
+    ([path_of("Two")], ["Two", "returns ((8, 8, 3), (8, 8, 1))", "expected (3,), one logit a class"]),
     ([path_of("number")], ["own_package.nets:number", "int"]),
     ([path_of("nn")], ["own_package.nets:nn", "module"]),
     ([path_of("settings")], ["own_package.nets:settings", "dict"]),
