@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from mcjax.training.newton import steihaug_cg, trust_region_newton
+from mcjax.hessian.newton import steihaug_cg, trust_region_newton
 
 SIZE = 10
 
