@@ -89,7 +89,7 @@ def test_statistics_of_a_loss_of_ones_own():
 
 
 def test_many_networks_under_jit_and_vmap(network):
-    task, theta, images = network
+    task, theta, _ = network
     both = stacked([theta, alive(task.model, 1)])
     together = jax.jit(jax.vmap(lambda one: estimate_statistics(task, one, None, 7)))(both)
     for i in range(2):

@@ -1,4 +1,4 @@
-"""Descents of one's own against plain loops of optax: embedding, points, penalty, constraint, decay, dtype, statistics."""
+"""Descents against plain loops of optax: embedding, points, penalty, constraint, decay, dtype, statistics."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Epochs: every example at most once a pass, one trace, the same numbers compiled, vmapped and stepped from the host."""
+"""Epochs: every example at most once a pass, one trace, the same numbers compiled, mapped and stepped from the host."""
 
 from functools import partial
 
@@ -173,7 +173,7 @@ def test_history_has_a_row_a_fit_and_a_column_an_epoch(fits):
 
 def test_epochs_go_on_where_others_ended(fits):
     """Their keys are counted from the start of the call, so that stretches have keys of their own."""
-    task, fit, keys, start, whole, history = fits["none"]
+    task, fit, keys, start, _, history = fits["none"]
     first, one = run_epochs(fit, task, PLAN, start, keys, 1)
     _, again = run_epochs(fit, task, PLAN, start, keys, 1)
     np.testing.assert_array_equal(one["loss"], again["loss"])
