@@ -81,9 +81,11 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
 def _read(run: Path) -> dict[str, Any]:
     try:
         result = json.loads((run / "results.json").read_text())
-        return {**result, "along": dict(result["along"])}
+        return {**result, "along": {name: result["along"][name] for name in ("ts", "train_loss", "test_accuracy")}}
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{run} holds no measured path ({error}): expected a run of `mcjax connect`.") from error
+        raise InputError(
+            f"{run} holds no loss and accuracy along a path ({error}): expected a run of `mcjax connect` on classes."
+        ) from error
 
 
 if __name__ == "__main__":

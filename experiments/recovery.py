@@ -27,6 +27,7 @@ import tyro
 from mcjax import (
     Dataset,
     PermutationSpec,
+    Task,
     TrainConfig,
     data,
     identity_permutation,
@@ -36,11 +37,13 @@ from mcjax import (
     models,
     permute,
     random_permutation,
+    supervised,
     train_endpoints,
     trees,
 )
 from mcjax.matching import Match
 from mcjax.runs.tables import table
+from mcjax.training.task import examples
 
 WIDTHS = {"mlp": 1.0, "tinyten": 0.5, "resnet20": 0.5}
 BLOCKS = PermutationSpec(
@@ -73,19 +76,19 @@ def main(config: Recovery) -> None:
     """Match every planted permutation from every start, and print a table."""
     rows = []
     for name in config.models:
-        model, spec, thetas = networks(name, config)
+        task, spec, thetas = networks(name, config)
         plant = jax.jit(partial(planted, spec))
         for noise in config.noises:
             pairs = [plant(jax.random.key(i), thetas[i % len(thetas)], noise) for i in range(config.runs)]
             for start, restarts in product(config.starts, config.restarts):
-                if start == "activations" and (model is None or restarts != config.restarts[0]):
+                if start == "activations" and (task is None or restarts != config.restarts[0]):
                     continue
                 found, sweeps, seconds = 0, 0.0, []
                 for i, (P, theta_2) in enumerate(pairs):
                     before, ends = time.perf_counter(), (thetas[i % len(thetas)], theta_2)
                     match: Match
-                    if start == "activations" and model is not None:
-                        match = match_activations(model, *ends, all_images())
+                    if start == "activations" and task is not None:
+                        match = match_activations(task, *ends, examples=examples(task.train))
                     else:
                         match = matched(start, restarts, jax.random.key(i), spec, *ends)
                         sweeps += match.info["sweeps"].mean() / config.runs
@@ -102,13 +105,13 @@ def main(config: Recovery) -> None:
 
 def can_be_told(match: Match, group: str, p: np.ndarray) -> np.ndarray:
     """The units that can be told apart: those that vary in both networks; all of them by weights."""
-    if isinstance(match, Match):
+    if "correlation" not in match.info:
         return np.ones(len(p), bool)
     return match.info["correlation"][group][np.arange(len(p)), p] != 0
 
 
-def networks(name: str, config: Recovery) -> tuple[models.Model | None, PermutationSpec, list[trees.Tree]]:
-    """The model (None for blocks), its spec, and the networks to plant permutations in."""
+def networks(name: str, config: Recovery) -> tuple[Task | None, PermutationSpec, list[trees.Tree]]:
+    """The task (None for blocks), its spec, and the networks to plant permutations in."""
     if name == "blocks":
         rngs = [np.random.default_rng(i) for i in range(config.runs)]
         shapes = {leaf: [1 if axis is None else 30 for axis in axes] for leaf, axes in BLOCKS.axes.items()}
@@ -116,12 +119,13 @@ def networks(name: str, config: Recovery) -> tuple[models.Model | None, Permutat
         return None, BLOCKS, thetas
     digits = large_digits()
     model = models.create(name, digits.num_classes, digits.train_images.shape[1:], width=WIDTHS[name])
+    task = supervised(model, digits)
     if config.epochs:
         keys = jax.random.split(jax.random.key(0), TRAINED)
-        theta = train_endpoints(keys, model, digits, TrainConfig(epochs=config.epochs)).theta
-        return model, model.spec, [trees.index(theta, i) for i in range(TRAINED)]
+        theta = train_endpoints(keys, task, TrainConfig(epochs=config.epochs)).theta
+        return task, model.spec, [trees.index(theta, i) for i in range(TRAINED)]
     init = jax.jit(model.init)
-    return model, model.spec, [init(jax.random.key(i)) for i in range(config.runs)]
+    return task, model.spec, [init(jax.random.key(i)) for i in range(config.runs)]
 
 
 @cache
@@ -131,13 +135,6 @@ def large_digits() -> Dataset:
     both = (digits.train_images, digits.test_images)
     train, test = (np.kron(images, np.ones((1, 2, 2, 1), np.uint8)) for images in both)
     return data.from_arrays(train, digits.train_labels, test, digits.test_labels, digits.num_classes, name="digits")
-
-
-@cache
-def all_images() -> jax.Array:
-    """The normalised training images."""
-    digits = large_digits()
-    return data.normalize(digits.train_images, digits.mean, digits.std)
 
 
 def planted(spec: PermutationSpec, key: jax.Array, theta: trees.Tree, noise: Any) -> tuple[dict[str, Any], trees.Tree]:

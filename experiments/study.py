@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import tyro
 
-from mcjax import Dataset, Model, Recorder, TrainConfig, train_endpoints, trees
+from mcjax import Recorder, Task, TrainConfig, train_endpoints, trees
 from mcjax.cli import guarded, leave
 from mcjax.commands.options import open_run
 from mcjax.errors import InputError
@@ -207,23 +207,20 @@ class Parts:
             )
         return tree
 
-    def trained(
-        self, name: str, key: jax.Array, count: int, model: Model, data: Dataset, config: TrainConfig
-    ) -> trees.Tree:
-        """Networks of one model along a leading axis, trained side by side.
+    def trained(self, name: str, key: jax.Array, count: int, task: Task, config: TrainConfig) -> trees.Tree:
+        """Networks of one task along a leading axis, trained side by side.
 
         Args:
             name: the name of the part.
             key: a typed key.
             count: the number of networks.
-            model: their model.
-            data: the images that they are trained on.
+            task: what they are trained on.
             config: the settings of training.
         """
 
         def train() -> trees.Tree:
             keys = jax.random.split(key, count)
-            return train_endpoints(keys, model, data, config, recorder=self.recorder(name)).theta
+            return train_endpoints(keys, task, config, recorder=self.recorder(name)).theta
 
         return self.arrays(name, train)
 

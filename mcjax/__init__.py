@@ -7,6 +7,8 @@ The names here are those that most users need. The namespaces carry the rest, an
 Release notes, 0.2. The layout and the names are new; the results are those of 0.1. Run folders of 0.1 cannot be
 resumed.
 
+What is trained on is a `Task` in all of it: `supervised(model, data)`, or `Task(loss, train, test)` for any loss.
+
 Names that left the top are in the namespaces: `mcjax.strings.sample_string`, `mcjax.hessian.classify_point`,
 `mcjax.constructions.dropout_path`, `mcjax.permutation_points.permutation_path`, `mcjax.symmetry.project_birkhoff`,
 `mcjax.training.spawn`, `mcjax.landscape.noise_stability`, and so on.
@@ -25,10 +27,29 @@ Modules:
     compiling, processes, training.mesh,          runtime
       models.convolution
 
+Functions of a task:
+    f(model, ..., data), f(key, model, ..., data)  f(task, ...), f(key, task, ...)
+    evaluate(...) -> Metrics(loss, accuracy)      evaluate(task, theta) -> ({"loss": ...}, {...})
+    PathMetrics.train_loss, ...                   the same, read from PathMetrics.values
+    match_activations(model, a, b, images)        match_activations(task, a, b, examples=)
+    calibration_images=, images=                  calibration_examples=, examples=
+    accuracy of a regression                      "error", the mean absolute error
+
+Configurations, composed:
+    TrainConfig(learning_rate=, schedule=, ...)   TrainConfig(optimizer=SGD(learning_rate, schedule, ...))
+    TrainConfig(optimizer="adam")                 TrainConfig(optimizer=optax.adam(1e-3)), or any other
+    TrainConfig(augmentation=)                    supervised(model, data, augmentation=)
+    PamConfig(epochs=, permutation_epochs=, ...)  PamConfig(curve=FitConfig(...),
+                                                    permutation=curves.PermutationFitConfig(...))
+    StringConfig(epochs=, of=, on=, ...)          strings.StringConfig(training=TrainConfig(...),
+                                                    criterion=Criterion(metric, split, ...))
+    EndpointStep, CurveStep, PermutationStep, ... training.endpoint_fit, curves.curve_fit, curves.permutation_fit,
+                                                    matching.straight_through_fit, strings.bead_fit
+
 Names:
-    Criterion(of=, on=), StringConfig(of=, on=)   Criterion(metric=, split=), StringConfig(metric=, split=)
+    Criterion(of=, on=)                           Criterion(metric=, split=)
     barrier(metrics, of=)                         barrier(metrics, metric=)
-    recalibrate(model, thetas, data)              reestimate(model, theta, data): one network or many
+    recalibrate(model, thetas, data)              reestimate(task, theta): one network or many
     reestimate(model, theta, images, ...)         training.estimate_statistics
     evaluate_path(recalibrate=), plane(...)       evaluate_path(reestimate=), plane(...)
     WeightMatch, StraightThroughMatch             Match(P, objective, info)

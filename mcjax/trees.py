@@ -124,6 +124,11 @@ def stack_on_host(trees: Sequence[Tree]) -> Tree:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
+def unstack(tree: Tree) -> list[Tree]:
+    """The entries of the leading axis of every leaf, one tree for each; the inverse of `stack`."""
+    return [index(tree, i) for i in range(len(jax.tree.leaves(tree)[0]))]
+
+
 def index(tree: Tree, i: Any) -> Tree:
     """Entry (or slice) `i` of the leading axis of every leaf."""
     # Entries of numpy arrays are views; slices and masks cannot be arguments of a compiled program.

@@ -61,6 +61,23 @@ def test_help_describes_every_option_and_its_default(capsys, command, said):
         assert len(option.split()) > 6
 
 
+@pytest.mark.parametrize("command", ["train", "connect"])
+def test_help_tells_the_numbers_of_the_presets(capsys, command):
+    _, text = helped(capsys, command)
+    kind = {"train": mcjax.TrainConfig, "connect": mcjax.FitConfig}[command]
+    fast, paper = (kind.preset(name) for name in ("fast", "paper"))
+    assert f"fast: {fast.epochs} epochs in one cycle" in text
+    assert f"paper: {paper.epochs} epochs, learning rate halved every 20" in text
+    assert f"(None: the preset's, {fast.batch_size})" in text
+    assert (fast.optimizer.schedule, paper.optimizer.schedule) == ("one_cycle", "halving")
+    if command == "connect":
+        fast, paper = (mcjax.PamConfig.preset(name) for name in ("fast", "paper"))
+        half_steps = f"{fast.permutation.epochs} epochs of the permutation and {fast.curve.epochs} of the curve"
+        assert f"with --pam {fast.iterations} iterations of {half_steps}" in text
+        half_steps = f"{paper.permutation.epochs} and {paper.curve.epochs} epochs"
+        assert f"with --pam {paper.iterations} iterations of {half_steps}" in text
+
+
 def test_help_of_all_names_the_commands(capsys):
     assert run("--help") == 0
     out = capsys.readouterr().out
@@ -161,6 +178,13 @@ def test_entry_leaves_with_the_exit_code(monkeypatch):
 def in_a_process(*arguments, **options):
     command = [sys.executable, "-m", "mcjax.cli", *map(str, arguments)]
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300, **options)
+
+
+def test_what_takes_long_to_import_is_imported_where_it_is_used():
+    slow = ("matplotlib", "orbax", "scipy.optimize", "sklearn", "tensorflow_datasets", "tyro")
+    script = f"import sys, mcjax; print(*(name for name in {slow} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "\n", done.stderr
 
 
 def test_a_reader_that_has_gone_is_no_failure():

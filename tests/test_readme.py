@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from flax import serialization
 
@@ -30,14 +31,18 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
         theta = model.init(jax.random.key(seed))
         Path(f"{name}.msgpack").write_bytes(serialization.msgpack_serialize(jax.device_get(theta)))
     scope = {}
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 4
     for block in BLOCKS:
         with jax.numpy_rank_promotion("allow"):
             exec(compile(block, "README.md", "exec"), scope)
-    assert scope["metrics"].train_loss.shape == (61,)
+    assert scope["along"].train_loss.shape == (61,)
     after, before = scope["match"].info["after"], scope["match"].info["before"]
     assert after["dense_0"] > before["dense_0"]
     assert scope["model"].spec.groups == ("Conv_0", "Dense_0")
+    assert (np.diff(scope["pam"].objective) <= 0).all()
+    own = mcjax.evaluate_path(scope["task"], scope["path"], ts=9).train_loss
+    line = mcjax.linear(scope["curve"].spec).bind(scope["theta_1"], scope["theta_2"], P=scope["pam"].P)
+    assert own.max() < mcjax.evaluate_path(scope["task"], line, ts=9).train_loss.max()
 
 
 def test_every_namespace_in_the_readme_has_a_page_with_an_example():

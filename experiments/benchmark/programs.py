@@ -3,40 +3,43 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from mcjax import (
     Augmentation,
     Dataset,
-    FitConfig,
     Model,
-    TrainConfig,
+    Task,
     bezier,
-    data,
     evaluate_path,
     match_activations,
     plane,
+    supervised,
     trees,
 )
-from mcjax.curves.fit import CurveContext, CurveState, CurveStep
-from mcjax.curves.pam_step import PermutationContext, PermutationState, PermutationStep
+from mcjax.curves import curve_fit, permutation_fit
 from mcjax.runtime import mapping
 from mcjax.runtime.compiling import Compiled
-from mcjax.training.config import ComputeDtype
-from mcjax.training.endpoints import EndpointStep
-from mcjax.training.loop import run_epochs
-from mcjax.training.objective import loss_and_accuracy
+from mcjax.training import Fit, FitState, endpoint_fit
+from mcjax.training.fit import ComputeDtype
+from mcjax.training.loop import EpochPlan, initial_states, run_epochs
 
 RATE = 0.01
 """Learning rate of both sides, low enough for untrained networks."""
+WEIGHT_DECAY = 5e-4
+OPTIMIZER = optax.sgd(RATE, momentum=0.9, nesterov=True)
+"""The optimiser of networks and curves, as on the other side."""
 PERMUTATION_RATE = 1e-3
 NU_P = 1e5
 LARGEST_STEP = 0.5
 """The largest step of an entry of a soft permutation, as in PAM."""
+NO_AUGMENTATION = Augmentation.none()
 
 
 class Sizes(NamedTuple):
@@ -73,26 +76,32 @@ class Work(NamedTuple):
     """The networks, images and sizes that both sides work on.
 
     Attributes:
-        model: the model.
         theta_1: the first network of every pair, with a leading pair axis.
         theta_2: the second one.
         theta_3: a third one, for planes.
         theta_c: the deviation of a curve, of the parameters.
-        training: the images of an epoch.
-        evaluation: the images to match, to calibrate and to evaluate on.
+        training: the task with the images of an epoch.
+        augmented: the same with augmentation.
+        evaluation: the task with the images to match, to calibrate and to evaluate on.
         sizes: how much work.
         compute_dtype: the precision of the epochs.
     """
 
-    model: Model
     theta_1: trees.Tree
     theta_2: trees.Tree
     theta_3: trees.Tree
     theta_c: trees.Tree
-    training: Dataset
-    evaluation: Dataset
+    training: Task
+    augmented: Task
+    evaluation: Task
     sizes: Sizes
     compute_dtype: ComputeDtype
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        assert self.training.model is not None
+        return self.training.model
 
     @property
     def pairs(self) -> int:
@@ -100,9 +109,10 @@ class Work(NamedTuple):
         return len(jax.tree.leaves(self.theta_1)[0])
 
     @property
-    def matched(self) -> jax.Array:
-        """The images to match on, float32 as the model takes them."""
-        return data.normalize(self.evaluation.train_images, self.evaluation.mean, self.evaluation.std)
+    def matched(self) -> Task:
+        """The task with the images to match on, normalised as they are on the other side."""
+        images, labels = self.evaluation.train
+        return self.evaluation.replace(train=(self.evaluation.model_inputs((images, labels)), labels))
 
 
 def work_for(model: Model, dataset: Dataset, pairs: int, sizes: Sizes, compute_dtype: ComputeDtype) -> Work:
@@ -119,57 +129,57 @@ def work_for(model: Model, dataset: Dataset, pairs: int, sizes: Sizes, compute_d
         InputError: the data set has too few images.
     """
     init = jax.jit(jax.vmap(model.init))
-    thetas = [init(jax.random.split(jax.random.key(seed), pairs)) for seed in range(3)]
+    one, two, three = (init(jax.random.split(jax.random.key(seed), pairs)) for seed in range(3))
     # Not zero, so that no side saves work on it.
-    theta_c = jax.tree.map(lambda leaf: 0.01 * leaf, trees.params(thetas[2]))
+    theta_c = jax.tree.map(lambda leaf: 0.01 * leaf, trees.params(three))
     training = jax.device_put(dataset.take(sizes.steps * sizes.batch, 1))
     evaluation = jax.device_put(dataset.take(sizes.images, sizes.images))
-    return Work(model, thetas[0], thetas[1], thetas[2], theta_c, training, evaluation, sizes, compute_dtype)
+    plain, augmented = (supervised(model, training, augmentation=each) for each in (NO_AUGMENTATION, Augmentation()))
+    measured = supervised(model, evaluation, augmentation=NO_AUGMENTATION)
+    return Work(one, two, three, theta_c, plain, augmented, measured, sizes, compute_dtype)
 
 
 def endpoint(work: Work, augmented: bool = False) -> Callable[[], Any]:
     """One epoch of training, one network a pair."""
-    step = _endpoint_step(work, augmented)
-    keys = jax.random.split(jax.random.key(0), work.pairs)
-    states = jax.jit(jax.vmap(step.init))(keys)
-    return lambda: run_epochs(step, work.training, {}, states, keys, epochs=1)
+    return _epoch(work, *_endpoint(work), augmented)
 
 
 def curve(work: Work, augmented: bool = False) -> Callable[[], Any]:
     """One epoch of fitting a quadratic Bezier curve."""
-    step, context = _curve_step(work, augmented), CurveContext(work.theta_1, work.theta_2)
-    states, keys = _curve_states(work, step), jax.random.split(jax.random.key(0), work.pairs)
-    return lambda: run_epochs(step, work.training, context, states, keys, epochs=1)
+    return _epoch(work, *_curve(work), augmented)
 
 
 def permutation(work: Work) -> Callable[[], Any]:
     """One epoch of projected SGD on soft permutations."""
-    step, context, states = _permutation(work)
+    return _epoch(work, *_permutation(work))
+
+
+def _epoch(work: Work, fit: Fit, states: FitState, augmented: bool = False) -> Callable[[], Any]:
+    """One epoch of a fit."""
+    task, plan = work.augmented if augmented else work.training, EpochPlan(work.sizes.batch, work.sizes.steps)
     keys = jax.random.split(jax.random.key(0), work.pairs)
-    return lambda: run_epochs(step, work.training, context, states, keys, epochs=1)
+    return lambda: run_epochs(fit, task, plan, states, keys, epochs=1)
 
 
 def match(work: Work) -> Callable[[], Any]:
     """Neuron alignment of every pair."""
-    images = work.matched
-    return lambda: match_activations(work.model, work.theta_1, work.theta_2, images, work.sizes.batch)
+    task, sizes = work.matched, work.sizes
+    ends = (work.theta_1, work.theta_2)
+    return lambda: match_activations(task, *ends, examples=sizes.images, batch_size=sizes.batch)
 
 
 def path(work: Work) -> Callable[[], Any]:
     """Train and test metrics along a curve, batch statistics re-estimated at every point."""
     bound = bezier(work.model.spec).bind_pairs(work.theta_1, work.theta_2, whole_bend(work))
-    return lambda: evaluate_path(work.model, bound, work.evaluation, work.sizes.points, **_evaluation(work))
+    size = work.sizes.evaluation_batch
+    return lambda: evaluate_path(work.evaluation, bound, work.sizes.points, batch_size=size)
 
 
 def plane_of_first(work: Work) -> Callable[[], Any]:
     """Test metrics on the plane through three networks of the first pair."""
     one, two, three = (trees.index(theta, 0) for theta in (work.theta_1, work.theta_2, work.theta_3))
-    options = {"splits": "test", **_evaluation(work)}
-    return lambda: plane(work.model, one, two, three, work.evaluation, work.sizes.plane_points, **options)
-
-
-def _evaluation(work: Work) -> dict[str, Any]:
-    return {"batch_size": work.sizes.evaluation_batch, "augmentation": Augmentation.none()}
+    options: dict[str, Any] = {"splits": "test", "batch_size": work.sizes.evaluation_batch}
+    return lambda: plane(work.evaluation, one, two, three, work.sizes.plane_points, **options)
 
 
 PROGRAMS: dict[str, Callable[[Work], Callable[[], Any]]] = {
@@ -183,38 +193,35 @@ def whole_bend(work: Work) -> trees.Tree:
     return trees.with_params(jax.tree.map(jnp.zeros_like, work.theta_1), work.theta_c)
 
 
-def _endpoint_step(work: Work, augmented: bool = False) -> EndpointStep:
-    return EndpointStep(work.model, _config(work, TrainConfig, augmented), work.sizes.steps)
+def _endpoint(work: Work) -> tuple[Fit, FitState]:
+    """The training of the first networks, and its states."""
+    fit = endpoint_fit(work.training, OPTIMIZER, weight_decay=WEIGHT_DECAY, compute_dtype=work.compute_dtype)
+    return fit, initial_states(fit, work.theta_1)
 
 
-def _curve_step(work: Work, augmented: bool = False) -> CurveStep:
-    return CurveStep(work.model, bezier(work.model.spec), _config(work, FitConfig, augmented), work.sizes.steps)
+def _curve(work: Work) -> tuple[Fit, FitState]:
+    """The fitting of curves, and its states."""
+    settings: dict[str, Any] = {"weight_decay": WEIGHT_DECAY, "compute_dtype": work.compute_dtype}
+    fit = curve_fit(work.training, bezier(work.model.spec), OPTIMIZER, **settings)
+    return fit, initial_states(fit, work.theta_1, work.theta_2, None, work.theta_c)
 
 
-def _curve_states(work: Work, step: CurveStep) -> CurveState:
-    return jax.jit(jax.vmap(step.init))(work.theta_1)._replace(theta_c=work.theta_c)
-
-
-def _permutation(work: Work) -> tuple[PermutationStep, PermutationContext, PermutationState]:
-    config = _config(work, TrainConfig, False)
-    step = PermutationStep(work.model, bezier(work.model.spec), config, work.sizes.steps, NU_P, "alternating")
+def _permutation(work: Work) -> tuple[Fit, FitState]:
+    """The fitting of soft permutations from the identity, and its states."""
+    steps, dtype = work.sizes.steps, work.compute_dtype
+    fit = permutation_fit(work.training, bezier(work.model.spec), steps, nu_P=NU_P, compute_dtype=dtype)
     sizes = work.model.spec.group_sizes(trees.index(work.theta_1, 0))
-    anchor = {group: jnp.tile(jnp.eye(n), (work.pairs, 1, 1)) for group, n in sizes.items()}
+    identity = {group: jnp.tile(jnp.arange(n), (work.pairs, 1)) for group, n in sizes.items()}
     rates = {group: jnp.full(work.pairs, PERMUTATION_RATE) for group in sizes}
-    context = PermutationContext(work.theta_1, work.theta_2, work.theta_c, anchor, rates)
-    return step, context, PermutationState(anchor, jnp.zeros(work.pairs, jnp.int32))
-
-
-def _config(work: Work, kind: type[Any], augmented: bool) -> Any:
-    augmentation = Augmentation() if augmented else Augmentation.none()
-    shared = {"batch_size": work.sizes.batch, "compute_dtype": work.compute_dtype, "augmentation": augmentation}
-    return kind(learning_rate=RATE, schedule="constant", **shared)
+    return fit, initial_states(fit, work.theta_1, work.theta_2, work.theta_c, identity, rates)
 
 
 def other_way(work: Work, workload: str) -> Callable[[], Any]:
     """A workload with the pairs run in the way that mcjax does not choose."""
-    # By another name, or the program that was compiled in the chosen way would be found.
-    run = PROGRAMS[workload](work._replace(model=work.model._replace(name=f"{work.model.name}, the other way")))
+    # By other names, or the programs that were compiled in the chosen way would be found.
+    tasks = {name: getattr(work, name) for name in ("training", "augmented", "evaluation")}
+    renamed = {name: replace(task, name=f"{task.name}, the other way") for name, task in tasks.items()}
+    run = PROGRAMS[workload](work._replace(**renamed))
     chosen = mapping.sequential_is_faster
 
     def run_it() -> Any:
@@ -235,22 +242,14 @@ def operations(work: Work, workload: str) -> float:
     sizes, model, key = work.sizes, work.model, jax.random.key(0)
     x = jax.ShapeDtypeStruct((sizes.batch, *model.input_shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((sizes.batch,), jnp.int32)
-    steps = sizes.steps * work.pairs
     one, two = (trees.index(theta, 0) for theta in (work.theta_1, work.theta_2))
-    if workload == "endpoint":
-        step = _endpoint_step(work)
-        return steps * _flops(step, {}, jax.eval_shape(step.init, key), x, labels, key)
-    if workload == "curve":
-        fit = _curve_step(work)
-        return steps * _flops(fit, CurveContext(one, two), trees.index(_curve_states(first, fit), 0), x, labels, key)
-    if workload == "permutation":
-        sgd, context, states = _permutation(first)
-        return steps * _flops(sgd, *trees.index((context, states), 0), x, labels, key)
+    fits = {"endpoint": _endpoint, "curve": _curve, "permutation": _permutation}
+    if workload in fits:
+        fit, states = fits[workload](first)
+        return sizes.steps * work.pairs * _flops(fit.step, trees.index(states, 0), (x, labels), key)
     if workload == "match":
         return work.pairs * sizes.images / sizes.batch * _flops(lambda *args: _products(model, *args), one, two, x)
-    forward = (
-        _flops(lambda theta, x, labels: loss_and_accuracy(model.apply(theta, x), labels), one, x, labels) / sizes.batch
-    )
+    forward = _flops(work.evaluation.measure, one, (x, labels)) / sizes.batch
     calibrate = 0.0
     if trees.batch_stats(one):
         calibrate = _flops(lambda theta, x: model.apply_train(theta, x, key)[1], one, x) / sizes.batch

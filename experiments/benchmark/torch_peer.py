@@ -17,7 +17,8 @@ from torch.nn.functional import cross_entropy
 
 from experiments.benchmark.programs import LARGEST_STEP, NU_P, PERMUTATION_RATE, RATE, Work, least_seconds
 from experiments.benchmark.torch_networks import Tensors, Units, network, permuted, tensors
-from mcjax import Dataset, data, trees
+from mcjax import Task, trees
+from mcjax.training.task import SplitName
 
 
 def projected(M: torch.Tensor, steps: int = 20) -> torch.Tensor:
@@ -87,7 +88,7 @@ class Peer:
             for theta in (work.theta_1, work.theta_2)
         ]
         self.train = self._images(work.training, "train")
-        self.calibration, self.test = (self._images(work.evaluation, split) for split in ("train", "test"))
+        self.calibration, self.test = self._images(work.evaluation, "train"), self._images(work.evaluation, "test")
         self.runs: dict[str, Callable[[], Any]] = {
             "endpoint": self._endpoints(),
             "curve": self._curves(),
@@ -104,11 +105,11 @@ class Peer:
             torch.cuda.synchronize()
         return result
 
-    def _images(self, dataset: Dataset, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        images = data.normalize(getattr(dataset, f"{split}_images"), dataset.mean, dataset.std)
+    def _images(self, task: Task, split: SplitName) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = task.split(split)
         # A copy, since torch wants to write.
-        x = torch.tensor(np.array(np.asarray(images).transpose(0, 3, 1, 2)), device=self.device)
-        return x, torch.tensor(np.asarray(getattr(dataset, f"{split}_labels")), device=self.device).long()
+        x = np.array(np.asarray(task.model_inputs(batch)).transpose(0, 3, 1, 2))
+        return torch.tensor(x, device=self.device), torch.tensor(np.asarray(batch[1]), device=self.device).long()
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         images, labels = self.train

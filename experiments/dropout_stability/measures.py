@@ -1,4 +1,4 @@
-"""Measurements of one task but for paths: accuracy, dropout stability, narrow networks, noise stability."""
+"""Measurements of one problem but for paths: accuracy, dropout stability, narrow networks, noise stability."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.dropout_stability.tasks import SHARE, Task
+from experiments.dropout_stability.tasks import SHARE, Problem
 from experiments.study import Parts
-from mcjax import Dataset, evaluate, evaluate_path, match_activations, models, trees
+from mcjax import Task, evaluate, evaluate_path, match_activations, models, supervised, trees
 from mcjax.constructions import DropoutStability, drop_units, dropout_stability
 from mcjax.constructions.chain import chain_of
 from mcjax.curves.polyline import Polyline
 from mcjax.landscape import noise_stability
-from mcjax.models import Model
 from mcjax.runtime.mapping import over_models
 
 POINTS = 31
@@ -31,21 +30,21 @@ SUBSETS: Mapping[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A task, its key, and its parts."""
+    """A problem, its key, and its parts."""
 
-    task: Task
+    problem: Problem
     key: jax.Array
     parts: Parts
 
-    def trained(self, part: str, model: Model, count: int) -> trees.Tree:
-        """Networks of one model, along a leading axis."""
+    def trained(self, part: str, task: Task, count: int) -> trees.Tree:
+        """Networks of one task, along a leading axis."""
         key = jax.random.fold_in(self.key, sum(part.encode()))
-        return self.parts.trained(part, key, count, model, self.task.data, self.task.networks)
+        return self.parts.trained(part, key, count, task, self.problem.networks)
 
     @property
     def networks(self) -> trees.Tree:
         """The two networks that are joined."""
-        return self.trained("networks", self.task.model, 2)
+        return self.trained("networks", self.problem.task, 2)
 
     def end(self, i: int) -> trees.Tree:
         """One of the two."""
@@ -54,25 +53,22 @@ class Cell:
     @property
     def P(self) -> dict[str, Any]:
         """The permutation that matches the second network to the first."""
-        task = self.task
-        return self.parts.arrays(
-            "match", lambda: match_activations(task.model, self.end(0), self.end(1), task.measured).P
-        )
+        return self.parts.arrays("match", lambda: match_activations(self.problem.measured, self.end(0), self.end(1)).P)
 
     def stable(self, i: int, name: str, fraction: float | dict[str, float], **options: Any) -> DropoutStability:
         """The dropout stability of one of the two networks: `fraction` of its units dropped."""
-        size = self.task.size
+        problem, size = self.problem, self.problem.size
 
         def make() -> Any:
             found = dropout_stability(
-                jax.random.fold_in(self.key, 100 + i), self.task.model, self.end(i), self.task.measured, fraction,
-                draws=size.draws, search_images=size.search_images, **options,
+                jax.random.fold_in(self.key, 100 + i), problem.measured, self.end(i), fraction,
+                draws=size.draws, search_examples=size.search_images, **options,
             )  # fmt: skip
             arrays = {name: value for name, value in found._asdict().items() if name != "criterion"}
             return {**arrays, "keep": {group: mask.astype(np.int32) for group, mask in found.keep.items()}}
 
         kept = self.parts.arrays(f"stable_{name}_{i}", make)
-        keep = {group: np.asarray(kept["keep"][group]) > 0 for group in chain_of(self.task.model).groups}
+        keep = {group: np.asarray(kept["keep"][group]) > 0 for group in chain_of(problem.model).groups}
         factors, losses = (np.asarray(kept[name]) for name in ("factors", "losses"))
         return DropoutStability(
             kept["theta"], kept["thetas"], keep, factors, float(kept["loss"]), losses, float(kept["fraction"])
@@ -81,22 +77,23 @@ class Cell:
     def along(self, path: Any, ts: Any = None) -> dict[str, Any]:
         """Loss and accuracy along a path, at POINTS values of t or at `ts`."""
         ts = np.linspace(0, 1, POINTS) if ts is None else ts
-        return evaluate_path(self.task.model, path, self.task.measured, ts)._asdict()
+        metrics = evaluate_path(self.problem.measured, path, ts)
+        return {"ts": metrics.ts, **metrics.values, "distance": metrics.distance}
 
 
 def networks(cell: Cell) -> dict[str, Any]:
     """Loss and accuracy of both networks without dropout, and the accuracy with one mask of it at a time."""
 
     def make() -> Any:
-        task = cell.task
-        found = _metrics(task.model, cell.networks, task.data)
-        if task.name == "cifar10":
+        problem = cell.problem
+        found = _metrics(problem.task, cell.networks)
+        if problem.name == "cifar10":
             keys = jax.random.split(jax.random.fold_in(cell.key, 1), MASKS)
             each = []
             for i in range(2):
-                drop = partial(drop_units, model=task.model, theta=cell.end(i), fraction=task.rates)
-                masked = over_models(drop, task.model.convolutions)(keys)
-                each.append([m.accuracy.mean().item() for m in evaluate(task.model, masked, task.measured)])
+                drop = partial(drop_units, model=problem.model, theta=cell.end(i), fraction=problem.rates)
+                masked = over_models(drop, problem.model.convolutions)(keys)
+                each.append([split["accuracy"].mean().item() for split in evaluate(problem.measured, masked)])
             found["activated_train_accuracy"] = [train for train, _ in each]
             found["activated_test_accuracy"] = [test for _, test in each]
         return found
@@ -104,9 +101,9 @@ def networks(cell: Cell) -> dict[str, Any]:
     return cell.parts.numbers("networks_measured", make)
 
 
-def _metrics(model: Model, theta: trees.Tree, images: Dataset) -> dict[str, Any]:
-    train, test = evaluate(model, theta, images)
-    return {"train_loss": train.loss, "train_accuracy": train.accuracy, "test_accuracy": test.accuracy}
+def _metrics(task: Task, theta: trees.Tree) -> dict[str, Any]:
+    train, test = evaluate(task, theta)
+    return {"train_loss": train["loss"], "train_accuracy": train["accuracy"], "test_accuracy": test["accuracy"]}
 
 
 def dropout_by_share(cell: Cell) -> list[dict[str, Any]]:
@@ -116,7 +113,7 @@ def dropout_by_share(cell: Cell) -> list[dict[str, Any]]:
         each = []
         for i in range(2):
             stable = cell.stable(i, f"{name}_{share:g}", share, **SUBSETS[name])
-            metrics = _metrics(cell.task.model, trees.index(stable.thetas, 0), cell.task.measured)
+            metrics = _metrics(cell.problem.measured, trees.index(stable.thetas, 0))
             each.append({"epsilon": stable.epsilon, **metrics})
         return each
 
@@ -126,7 +123,7 @@ def dropout_by_share(cell: Cell) -> list[dict[str, Any]]:
             "subsets": name,
             "networks": cell.parts.numbers(f"share_{name}_{share:g}", partial(make, share, name)),
         }
-        for share in cell.task.size.shares
+        for share in cell.problem.size.shares
         for name in SUBSETS
     ]
 
@@ -140,16 +137,17 @@ def interpolation(cell: Cell) -> dict[str, Any]:
 
 def narrow_widths(cell: Cell) -> list[dict[str, Any]]:
     """Figure 2, right: networks of a few filters."""
-    shape = (cell.task.data.num_classes, cell.task.data.image_shape)
+    images = cell.problem.data
 
     def make(width: int) -> Any:
-        model = models.create("filters_convnet", *shape, width=width / 32)
-        train, test = evaluate(model, cell.trained(f"narrow_{width}", model, 2), cell.task.data)
-        return {"train_loss": train.loss, "test_accuracy": test.accuracy}
+        model = models.create("filters_convnet", images.num_classes, images.image_shape, width=width / 32)
+        task = supervised(model, images)
+        found = _metrics(task, cell.trained(f"narrow_{width}", task, 2))
+        return {name: found[name] for name in ("train_loss", "test_accuracy")}
 
     return [
         {"width": width, **cell.parts.numbers(f"narrow_{width}_measured", partial(make, width))}
-        for width in cell.task.narrow_widths
+        for width in cell.problem.narrow_widths
     ]
 
 
@@ -158,8 +156,8 @@ def stability(cell: Cell) -> dict[str, Any]:
 
     def make() -> Any:
         found = noise_stability(
-            jax.random.fold_in(cell.key, 2), cell.task.model, cell.end(0), cell.task.measured,
-            fraction=cell.task.rates, images=cell.task.size.stability_images, draws=2, ts=3,
+            jax.random.fold_in(cell.key, 2), cell.problem.measured, cell.end(0), fraction=cell.problem.rates,
+            examples=cell.problem.size.stability_images, draws=2, ts=3,
         )  # fmt: skip
         # The least over the layers that follow, over draws and t, of every image and layer.
         onward = np.nan_to_num(found.interlayer_cushion, nan=np.inf).min(1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.dropout_stability.measures import Cell
 from experiments.dropout_stability.tasks import HALF
-from mcjax import bezier, fit_curve, identity_permutation, permute, trees
+from mcjax import bezier, fit_curve, identity_permutation, permute, supervised, trees
 from mcjax.constructions import Construction, dropout_path, interpolation_path, narrow_path
 from mcjax.curves.polyline import Polyline
 from mcjax.strings import sample_string
@@ -21,15 +21,15 @@ KINDS = (
 
 def paths(cell: Cell) -> dict[str, dict[str, Any]]:
     """Loss and accuracy along all kinds of paths between the two networks."""
-    task, found = cell.task, {}
-    for how, end in (("", cell.end(1)), ("matched ", permute(task.model.spec, cell.P, cell.end(1)))):
+    spec, found = cell.problem.model.spec, {}
+    for how, end in (("", cell.end(1)), ("matched ", permute(spec, cell.P, cell.end(1)))):
         line = Polyline(trees.stack([cell.end(0), end])).path
         found[f"{how}line"] = cell.parts.numbers(f"path_{how}line", partial(cell.along, line))
     found |= _constructions(cell)
     ends = found["line"]["train_loss"]
     threshold = 1.5 * max(ends[0], ends[-1]) + 0.01
     # The identity instead of None, so that the same programs serve both.
-    for how, P in (("", identity_permutation(task.model.spec, cell.end(0))), ("matched ", cell.P)):
+    for how, P in (("", identity_permutation(spec, cell.end(0))), ("matched ", cell.P)):
         found[f"{how}Bezier curve"] = cell.parts.numbers(f"path_{how}curve", partial(_curve, cell, f"{how}curve", P))
         found[f"{how}string"] = cell.parts.numbers(f"path_{how}string", partial(_string, cell, P, threshold))
     return found
@@ -37,14 +37,14 @@ def paths(cell: Cell) -> dict[str, dict[str, Any]]:
 
 def _constructions(cell: Cell) -> dict[str, dict[str, Any]]:
     """The paths of Theorems 1 to 3; Theorem 1 bounds the loss on its path."""
-    task, found = cell.task, {}
+    problem, found = cell.problem, {}
     half = [cell.stable(i, f"searched_{HALF:g}", HALF) for i in range(2)]
-    partly = [cell.stable(i, "rates", task.rates) for i in range(2)]
-    narrow = trees.index(cell.trained("narrow", task.narrow, 1), 0)
+    partly = [cell.stable(i, "rates", problem.rates) for i in range(2)]
+    narrow = trees.index(cell.trained("narrow", supervised(problem.narrow, problem.data), 1), 0)
     constructions: dict[str, Callable[[], Construction]] = {
-        "Theorem 1": lambda: dropout_path(task.model, half[0], half[1]),
-        "Theorem 2": lambda: interpolation_path(task.model, half[0], half[1]),
-        "Theorem 3": lambda: narrow_path(task.model, partly[0], partly[1], narrow),
+        "Theorem 1": lambda: dropout_path(problem.model, half[0], half[1]),
+        "Theorem 2": lambda: interpolation_path(problem.model, half[0], half[1]),
+        "Theorem 3": lambda: narrow_path(problem.model, partly[0], partly[1], narrow),
     }
     for name, construct in constructions.items():
         found[name] = cell.parts.numbers(f"path_{name}", partial(_constructed, cell, construct))
@@ -72,16 +72,15 @@ def _constructed(cell: Cell, construct: Callable[[], Construction]) -> dict[str,
 
 def _curve(cell: Cell, part: str, P: Any) -> dict[str, Any]:
     """A fitted Bezier curve."""
-    task, key = cell.task, jax.random.fold_in(cell.key, 3)
+    problem, key = cell.problem, jax.random.fold_in(cell.key, 3)
     ends = cell.end(0), cell.end(1)
-    curve, recorder = bezier(task.model.spec), cell.parts.recorder(part)
-    return cell.along(fit_curve(key, task.model, curve, *ends, task.data, P, task.curve, recorder=recorder).path)
+    curve, recorder = bezier(problem.model.spec), cell.parts.recorder(part)
+    return cell.along(fit_curve(key, problem.task, curve, *ends, P, problem.curve, recorder=recorder).path)
 
 
 def _string(cell: Cell, P: Any, threshold: float) -> dict[str, Any]:
     """A string sampled below a threshold of the train loss."""
-    task, key = cell.task, jax.random.fold_in(cell.key, 4)
-    ends = cell.end(0), cell.end(1)
-    sampled = sample_string(key, task.model, *ends, task.data, threshold, P, task.string)
+    problem, key = cell.problem, jax.random.fold_in(cell.key, 4)
+    sampled = sample_string(key, problem.task, cell.end(0), cell.end(1), threshold, P, problem.string)
     about = {"beads": sampled.beads, "connected": sampled.connected, "threshold": threshold}
     return cell.along(sampled.path) | about

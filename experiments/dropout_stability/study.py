@@ -10,7 +10,7 @@ from experiments.dropout_stability.figures import draw
 from experiments.dropout_stability.measures import Cell
 from experiments.dropout_stability.paths import KINDS, paths
 from experiments.dropout_stability.tables import tables
-from experiments.dropout_stability.tasks import HALF, SHARE, Size, Task, check, make
+from experiments.dropout_stability.tasks import HALF, SHARE, Problem, Size, check, make
 from experiments.options import Sources, check_choices, check_increasing, check_positive, fingerprint, given
 from experiments.study import Findings, Parts, Study, run
 from mcjax import trees
@@ -46,7 +46,9 @@ def main(config: Config) -> None:
     check_positive(config, zero="seed")
     check_increasing(config, "units")
     check(config.size)
-    tasks = {name: make(name, config.preset, config.sources, config.size) for name in config.tasks if name != "wide"}
+    problems: dict[str, Problem] = {
+        name: make(name, config.preset, config.sources, config.size) for name in config.tasks if name != "wide"
+    }
 
     def find(parts: Parts) -> Findings:
         found: dict[str, Any] = {}
@@ -55,7 +57,7 @@ def main(config: Config) -> None:
             if name == "wide":
                 found[name] = wide.gaps(parts, here, config.units, config.pairs)
             else:
-                found[name] = _results(Cell(tasks[name], here, parts.under(name)))
+                found[name] = _results(Cell(problems[name], here, parts.under(name)))
         return Findings({"tasks": found}, draw(found))
 
     study = Study(
@@ -66,26 +68,27 @@ def main(config: Config) -> None:
             "walked: the top layer moves, where the loss is convex, and units that nothing reads are written anew. No "
             "segment of these paths was trained."
         ],
-        parts=[each for name in config.tasks for each in _parts(tasks[name] if name != "wide" else None, config.units)],
+        parts=[each for name in config.tasks for each in _parts(problems.get(name), config.units)],
         find=find,
         tables=lambda results: tables(results["tasks"]),
     )
-    run(study, {**asdict(config), "settings": {name: _described(task) for name, task in tasks.items()}}, config.out)
+    settings = {name: _described(problem) for name, problem in problems.items()}
+    run(study, {**asdict(config), "settings": settings}, config.out)
 
 
-def _described(task: Task) -> dict[str, Any]:
-    configs = {name: asdict(getattr(task, name)) for name in ("size", "networks", "curve", "string")}
-    return {**configs, "data": fingerprint(task.data)}
+def _described(problem: Problem) -> dict[str, Any]:
+    configs = {name: asdict(getattr(problem, name)) for name in ("size", "networks", "curve", "string")}
+    return {**configs, "data": fingerprint(problem.data)}
 
 
 def _results(cell: Cell) -> dict[str, Any]:
-    """Everything that is found of one task, as results.json holds it."""
+    """Everything that is found of one problem, as results.json holds it."""
     found: dict[str, Any] = {
-        "title": cell.task.title,
+        "title": cell.problem.title,
         "parameters": trees.parameter_count(cell.end(0)),
         "networks": measures.networks(cell),
     }
-    if cell.task.name == "mnist":
+    if cell.problem.name == "mnist":
         found["shares"] = measures.dropout_by_share(cell)
         found["interpolation"] = measures.interpolation(cell)
         found["narrow"] = measures.narrow_widths(cell)
@@ -95,21 +98,21 @@ def _results(cell: Cell) -> dict[str, Any]:
     return found
 
 
-def _parts(task: Task | None, units: tuple[int, ...]) -> list[str]:
-    """The parts of one task, or of `wide`."""
-    if task is None:
+def _parts(problem: Problem | None, units: tuple[int, ...]) -> list[str]:
+    """The parts of one problem, or of `wide`."""
+    if problem is None:
         return [f"wide_{each}" for each in units]
     ends, searched = (0, 1), {f"searched_{HALF:g}_{i}" for i in (0, 1)}
     names = ["networks", "networks_measured"]
-    if task.name == "mnist":
-        shares = [f"{p:g}" for p in task.size.shares]
+    if problem.name == "mnist":
+        shares = [f"{p:g}" for p in problem.size.shares]
         names += [f"stable_published_{p}_{i}" for p in shares for i in ends]
         names += [f"share_{subsets}_{p}" for subsets in ("published", "searched") for p in shares]
         searched |= {f"searched_{p}_{i}" for p in shares for i in ends} | {f"searched_{SHARE:g}_0"}
         names += ["interpolation"]
-        names += [f"narrow_{width}{of}" for width in task.narrow_widths for of in ("", "_measured")]
+        names += [f"narrow_{width}{of}" for width in problem.narrow_widths for of in ("", "_measured")]
     else:
         names += ["noise_stability"]
     names += [f"stable_{each}" for each in (*sorted(searched), "rates_0", "rates_1")]
     names += ["match", "narrow", *(f"path_{kind}" for kind in KINDS)]
-    return [f"{task.name}_{name}".replace(" ", "_") for name in names]
+    return [f"{problem.name}_{name}".replace(" ", "_") for name in names]

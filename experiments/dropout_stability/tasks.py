@@ -5,11 +5,13 @@ from typing import Any, Literal
 
 import tyro
 
+from experiments.optimizers import Adam
 from experiments.options import Sources, capped, check_increasing, check_positive, filled
-from mcjax import Dataset, FitConfig, InputError, Model, TrainConfig, models
+from mcjax import Dataset, FitConfig, InputError, Model, Task, TrainConfig, models, supervised
 from mcjax.constructions.chain import chain_of
 from mcjax.strings import StringConfig
-from mcjax.training.loop import steps_per_epoch
+from mcjax.training import SGD, Criterion
+from mcjax.training.loop import epoch_plan
 
 SHARE = 0.2
 """Share of filters dropped in Figure 2, centre, and in MNIST's path through a narrow network."""
@@ -71,7 +73,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Task:
+class Problem:
     """One network on one data set.
 
     Attributes:
@@ -80,7 +82,8 @@ class Task:
         model: the network.
         narrow: the narrow network that Theorem 3's path goes through.
         data: the images that networks are trained on.
-        measured: the images that paths and epsilon are measured on.
+        task: the network on these images.
+        measured: the network on the images that paths and epsilon are measured on.
         rates: group -> the share of its units that is dropped for Theorem 3.
         size: how much is done.
         networks: how networks are trained.
@@ -93,7 +96,8 @@ class Task:
     model: Model
     narrow: Model
     data: Dataset
-    measured: Dataset
+    task: Task
+    measured: Task
     rates: dict[str, float]
     size: Size
     networks: TrainConfig
@@ -114,8 +118,8 @@ def check(size: Size) -> None:
         raise InputError(f"got shares={size.shares}, expected all of them below 1.")
 
 
-def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes: Size) -> Task:
-    """The task "mnist" or "cifar10".
+def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes: Size) -> Problem:
+    """The problem of the task "mnist" or "cifar10".
 
     Args:
         name: the task.
@@ -131,26 +135,30 @@ def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes
     images = images.take(size.train_images, size.test_images)
     size = _capped(size, images)
     model, narrow, rates, title = _networks(name, preset, size, images)
-    training: dict[str, Any] = {"batch_size": 64, "weight_decay": 0.0, "learning_rate": 0.02}
+    training: dict[str, Any] = {"batch_size": 64, "weight_decay": 0.0, "optimizer": SGD(0.02)}
     if name == "cifar10":
-        training = {"batch_size": 128, "weight_decay": 5e-4, "learning_rate": 0.1}
-    task = Task(
-        name, title, model, narrow, images, images.take(size.measured, size.tested), rates, size,
+        training = {"batch_size": 128, "weight_decay": 5e-4, "optimizer": SGD(0.1)}
+    beads = TrainConfig(
+        epochs=50, batch_size=training["batch_size"], optimizer=Adam(1e-3), weight_decay=0.0, steps_per_epoch=20
+    )
+    criterion = Criterion(examples=size.measured, calibration_examples=size.measured)
+    task, measured = (supervised(model, each) for each in (images, images.take(size.measured, size.tested)))
+    problem = Problem(
+        name, title, model, narrow, images, task, measured, rates, size,
         networks=TrainConfig(epochs=size.epochs, **training),
         curve=FitConfig(epochs=size.curve_epochs, **training),
         string=StringConfig(
-            batch_size=training["batch_size"], steps_per_epoch=20, epochs=50, images=size.measured,
-            calibration_images=size.measured, scan_points=7, beads=size.string_beads, depth=4, tolerance=0.05,
+            training=beads, criterion=criterion, scan_points=7, beads=size.string_beads, depth=4, tolerance=0.05,
             scan_tolerance=0.05, verification_density=2,
         ),
     )  # fmt: skip
-    if name == "mnist" and not task.narrow_widths:
+    if name == "mnist" and not problem.narrow_widths:
         filters = chain_of(model).sizes[0]
         raise InputError(
             f"got narrow_widths={size.narrow_widths}, expected one of at most the {filters} filters of the network."
         )
-    steps_per_epoch(task.networks, images)
-    return task
+    epoch_plan(task, problem.networks.batch_size, None)
+    return problem
 
 
 def _networks(name: str, preset: str, size: Size, images: Dataset) -> tuple[Model, Model, dict[str, float], str]:

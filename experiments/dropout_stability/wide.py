@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from experiments.study import Parts
-from mcjax import Dataset, data, models, trees
+from mcjax import Dataset, data, models, supervised, trees
 from mcjax.constructions import fit_units, wide_path
 from mcjax.constructions.wide import sparse_problem
 from mcjax.runs.tables import mean_and_std
@@ -39,8 +39,8 @@ def gaps(parts: Parts, key: jax.Array, widths: tuple[int, ...], pairs: int) -> d
 
 
 def _pairs(key: jax.Array, regression: Dataset, units: int, pairs: int) -> list[dict[str, Any]]:
-    model, problem = models.create("mlp", 1, (INPUTS,), widths=(units,), bias=False), sparse_problem(regression, KAPPA)
-    found = []
+    task = supervised(models.create("mlp", 1, (INPUTS,), widths=(units,), bias=False), regression)
+    problem, found = sparse_problem(task, KAPPA), []
     for pair in range(pairs):
         here = jax.random.fold_in(key, pair)
         ends = []
@@ -48,7 +48,7 @@ def _pairs(key: jax.Array, regression: Dataset, units: int, pairs: int) -> list[
             low = fit_units(each, problem, units, starts=4)
             kernels = enumerate((low.units.T, low.weights[:, None]))
             ends.append(trees.nest({f"params/Dense_{i}/kernel": np.float32(kernel) for i, kernel in kernels}))
-        path = wide_path(here, model, ends[0], ends[1], regression, kappa=KAPPA)
+        path = wide_path(here, task, ends[0], ends[1], kappa=KAPPA)
         found.append({"gap": path.gap, "energy": max(path.ends), "units": path.units, "angle": path.angle})
     return found
 

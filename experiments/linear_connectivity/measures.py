@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.linear_connectivity.tasks import Task
+from experiments.linear_connectivity.tasks import Problem
 from experiments.study import Parts
 from mcjax import (
-    Dataset,
     Model,
     PathMetrics,
     barrier,
@@ -22,6 +21,7 @@ from mcjax import (
     match_activations,
     match_straight_through,
     match_weights,
+    supervised,
     trees,
 )
 from mcjax.models.pairs import pairs_of
@@ -36,7 +36,7 @@ MEASURES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 class Cell:
     """A data set, its key, and its parts."""
 
-    task: Task
+    problem: Problem
     key: jax.Array
     parts: Parts
 
@@ -52,15 +52,16 @@ class Cell:
 
         def make() -> Any:
             # The identity instead of None, so that the same program serves all permutations.
-            pairs = pairs_of(model, *ends, P)
+            pairs = pairs_of(model, model.spec, *ends, P)
             path = linear(model.spec).bind_pairs(pairs.theta_1, pairs.theta_2, None, pairs.P)
-            return evaluate_path(model, path, self.task.measured, self.task.size.points)._asdict()
+            measured = supervised(model, self.problem.measured)
+            return as_numbers(evaluate_path(measured, path, self.problem.size.points))
 
-        kept = self.parts.numbers(f"{part}_line", make)
-        return PathMetrics(**{name: np.asarray(value) for name, value in kept.items()})
+        kept = {name: np.asarray(value) for name, value in self.parts.numbers(f"{part}_line", make).items()}
+        return PathMetrics(kept["ts"], {of: kept[of] for of in MEASURES}, kept["distance"])
 
     def matched(
-        self, part: str, model: Model, ends: tuple[trees.Tree, trees.Tree], data: Dataset, methods: Sequence[str]
+        self, part: str, model: Model, ends: tuple[trees.Tree, trees.Tree], methods: Sequence[str]
     ) -> dict[str, Permutation | None]:
         """The permutations of all pairs, by method.
 
@@ -68,27 +69,31 @@ class Cell:
             part: the beginning of the names of the parts.
             model: the model.
             ends: the networks of all pairs, each with a leading pair axis.
-            data: the images to match on.
             methods: names of METHODS, activations before straight-through.
         """
-        key, task, found = jax.random.fold_in(self.key, 10), self.task, dict[str, Permutation | None]()
+        key, found = jax.random.fold_in(self.key, 10), dict[str, Permutation | None]()
+        problem, task = self.problem, self.problem.task(model)
 
         def match(method: str) -> Permutation:
             if method == "activations":
-                return match_activations(model, *ends, data).P
+                return match_activations(task, *ends).P
             if method == "weights":
                 return match_weights(key, model.spec, *ends).P
             if method == "straight-through":
-                start = found["activations"]
-                return match_straight_through(key, model, *ends, data, start, task.straight_through()).P
+                return match_straight_through(key, task, *ends, found["activations"], problem.straight_through()).P
             recorder = self.parts.recorder(f"{part}_PAM")
-            return fit_pam(key, model, bezier(model.spec), *ends, data, None, task.pam(), recorder=recorder).P
+            return fit_pam(key, task, bezier(model.spec), *ends, None, problem.pam(), recorder=recorder).P
 
         for method in methods:
             found[method] = None
             if method != "none":
                 found[method] = self.parts.arrays(f"{part}_{method}", partial(match, method))
         return found
+
+
+def as_numbers(lines: PathMetrics) -> dict[str, Any]:
+    """Metrics along paths by name, with ts and distances, as results.json holds them."""
+    return {"ts": lines.ts, **lines.values, "distance": lines.distance}
 
 
 def barriers(lines: PathMetrics, baseline: Any) -> dict[str, Any]:
@@ -109,48 +114,49 @@ def as_pairs(thetas: trees.Tree) -> tuple[trees.Tree, trees.Tree]:
 
 def spawning(cell: Cell) -> dict[str, Any]:
     """Instability against the step at which two networks part (Frankle et al., Figure 3)."""
-    task, size = cell.task, cell.task.size
-    model = task.model(size.width)
-    config, epochs = task.training(*size.spawn_steps)
+    problem, size = cell.problem, cell.problem.size
+    model = problem.model(size.width)
+    config, epochs = problem.training(*size.spawn_steps)
 
     def make() -> trees.Tree:
         keys = jax.random.split(jax.random.fold_in(cell.key, 0), size.seeds)
-        return spawn(keys, model, task.data, epochs, config, recorder=cell.parts.recorder("spawning")).theta
+        return spawn(keys, problem.task(model), epochs, config, recorder=cell.parts.recorder("spawning")).theta
 
     theta = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), cell.parts.arrays("spawning", make))
     lines = cell.lines("spawning", model, as_pairs(theta), None)
     levels = []
     for i, step in enumerate(size.spawn_steps):
-        here = PathMetrics(lines.ts, *(np.asarray(value)[i :: len(size.spawn_steps)] for value in lines[1:]))
+        each = slice(i, None, len(size.spawn_steps))
+        here = PathMetrics(lines.ts, *trees.index((lines.values, lines.distance), each))
         levels.append({"step": step, "barriers": barriers(here, "mean"), "ends": end_metrics(here)})
     return {"model": model.name, "parameters": _parameters(model), "steps": size.steps, "levels": levels}
 
 
 def conjecture(cell: Cell) -> dict[str, Any]:
     """Barriers before and after matching, against the width and against the steps of training."""
-    task, size = cell.task, cell.task.size
+    problem, size = cell.problem, cell.problem.size
     times = tuple(sorted({*size.snapshot_steps, size.steps}))
     widths = [
         {"width": width, **_level(cell, width, times if width == size.width else (size.steps,), -1)}
         for width in size.widths
     ]
     steps = [{"step": step, **_level(cell, size.width, times, i)} for i, step in enumerate(times)]
-    return {"model": task.model(size.width).name, "width": size.width, "widths": widths, "steps": steps}
+    return {"model": problem.model(size.width).name, "width": size.width, "widths": widths, "steps": steps}
 
 
 def _level(cell: Cell, width: float, times: tuple[int, ...], i: int) -> dict[str, Any]:
-    task = cell.task
-    model = task.model(width)
-    config, epochs = task.training(*times)
+    problem = cell.problem
+    model = problem.model(width)
+    config, epochs = problem.training(*times)
 
     def make() -> trees.Tree:
-        keys = jax.random.split(jax.random.fold_in(cell.key, 1), 2 * task.size.seeds)
+        keys = jax.random.split(jax.random.fold_in(cell.key, 1), 2 * problem.size.seeds)
         recorder = cell.parts.recorder(f"width_{width:g}")
-        return snapshots(keys, model, task.data, epochs, config, recorder=recorder).theta
+        return snapshots(keys, problem.task(model), epochs, config, recorder=recorder).theta
 
     theta = jax.tree.map(lambda leaf: leaf[:, i], cell.parts.arrays(f"width_{width:g}", make))
     part, ends = f"width_{width:g}_{times[i]}", as_pairs(theta)
-    permutations = cell.matched(part, model, ends, task.data, task.size.compared)
+    permutations = cell.matched(part, model, ends, problem.size.compared)
     lines = {method: cell.lines(f"{part}_{method}", model, ends, P) for method, P in permutations.items()}
     return {
         "parameters": _parameters(model),

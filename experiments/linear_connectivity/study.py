@@ -11,7 +11,7 @@ from experiments.linear_connectivity.figures import draw
 from experiments.linear_connectivity.measures import Cell, conjecture, spawning
 from experiments.linear_connectivity.merging import merging
 from experiments.linear_connectivity.tables import tables
-from experiments.linear_connectivity.tasks import TRAINING, Size, Task, make
+from experiments.linear_connectivity.tasks import TRAINING, Problem, Size, make
 from experiments.options import Sources, check_choices, fingerprint, given
 from experiments.study import Findings, Parts, Study, run
 from mcjax.commands.options import seed_key
@@ -47,14 +47,14 @@ def main(config: Config) -> None:
     check_choices("tasks", config.tasks, (*TASKS, "tractable"))
     check_choices("data", config.data, DATA)
     trained = [name for name in config.tasks if name != "tractable"]
-    tasks = {name: make(name, config.preset, config.sources, config.size) for name in config.data if trained}
+    problems = {name: make(name, config.preset, config.sources, config.size) for name in config.data if trained}
     theory = "tractable" in config.tasks
 
     def find(parts: Parts) -> Findings:
         found: dict[str, Any] = {"data": {}}
-        for name, task in tasks.items():
-            cell = Cell(task, jax.random.fold_in(key, DATA.index(name)), parts.under(name))
-            found["data"][name] = {"title": task.data.name} | {each: TASKS[each](cell) for each in trained}
+        for name, problem in problems.items():
+            cell = Cell(problem, jax.random.fold_in(key, DATA.index(name)), parts.under(name))
+            found["data"][name] = {"title": problem.data.name} | {each: TASKS[each](cell) for each in trained}
         if theory:
             found["tractable"] = tractable.tractable(parts, jax.random.fold_in(key, len(DATA)), config.fineness)
         return Findings({"found": found}, draw(found))
@@ -66,25 +66,29 @@ def main(config: Config) -> None:
             "Two networks are linearly connected if the loss does not rise on the straight line between them: when "
             "they have shared the beginning of training, or when the units of one are put in the order of the other's."
         ],
-        parts=[*(each for task in tasks.values() for each in _parts(task, trained)), *(tractable.PARTS * theory)],
+        parts=[
+            *(each for problem in problems.values() for each in _parts(problem, trained)),
+            *(tractable.PARTS * theory),
+        ],
         find=find,
         tables=lambda results: tables(results["found"]),
     )
-    run(study, {**asdict(config), "settings": {name: _described(task) for name, task in tasks.items()}}, config.out)
+    settings = {name: _described(problem) for name, problem in problems.items()}
+    run(study, {**asdict(config), "settings": settings}, config.out)
 
 
-def _described(task: Task) -> dict[str, Any]:
+def _described(problem: Problem) -> dict[str, Any]:
     return {
-        "size": asdict(task.size),
-        "model": [task.architecture, task.options],
-        "training": TRAINING[task.name],
-        "data": fingerprint(task.data),
+        "size": asdict(problem.size),
+        "model": [problem.architecture, problem.options],
+        "training": asdict(TRAINING[problem.name]),
+        "data": fingerprint(problem.data),
     }
 
 
-def _parts(task: Task, tasks: Sequence[str]) -> list[str]:
+def _parts(problem: Problem, tasks: Sequence[str]) -> list[str]:
     """The parts of the tasks on one data set."""
-    size, names = task.size, list[str]()
+    size, names = problem.size, list[str]()
 
     def compared(part: str, methods: Sequence[str]) -> list[str]:
         return [f"{part}_{method}" for method in methods[1:]] + [f"{part}_{method}_line" for method in methods]
@@ -101,4 +105,4 @@ def _parts(task: Task, tasks: Sequence[str]) -> list[str]:
         merged = [f"{method}_{how}" for method in size.merged for how in ("merged", "repaired")]
         names += [f"merging_{part}{of}" for part in networks + merged for of in ("", "_measured")]
         names += [*compared("merging", size.merged), "merging_ensemble"]
-    return [f"{task.name}_{name}" for name in names]
+    return [f"{problem.name}_{name}" for name in names]

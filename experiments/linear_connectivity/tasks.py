@@ -1,13 +1,16 @@
 """The tasks: networks, data, training, and how much is done."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Literal, get_args
 
+from experiments.optimizers import Adam
 from experiments.options import Sources, capped, check_choices, check_increasing, check_positive, filled
-from mcjax import Dataset, InputError, Model, PamConfig, TrainConfig, models
+from mcjax import Dataset, FitConfig, InputError, Model, PamConfig, Task, TrainConfig, models, supervised
+from mcjax.curves import PermutationFitConfig
 from mcjax.matching import StraightThroughConfig
-from mcjax.training.loop import steps_per_epoch
+from mcjax.training import SGD
+from mcjax.training.loop import epoch_plan
 
 Method = Literal["activations", "weights", "straight-through", "PAM"]
 METHODS = ("none", *get_args(Method))
@@ -83,17 +86,15 @@ MODELS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "mnist": {name: ("mlp", {"widths": (512, 512, 512)}) for name in ("small", "paper")},
     "cifar10": {"small": ("tinysix", {}), "paper": ("resnet20", {})},
 }
-TRAINING: dict[str, dict[str, Any]] = {
-    "mnist": {
-        "batch_size": 100, "optimizer": "adam", "learning_rate": 1e-3, "schedule": "constant", "weight_decay": 0.0,
-    },
-    "cifar10": {"batch_size": 128, "learning_rate": 0.1, "schedule": "one_cycle", "weight_decay": 5e-4},
-}  # fmt: skip
+TRAINING = {
+    "mnist": TrainConfig(batch_size=100, optimizer=Adam(1e-3), weight_decay=0.0),
+    "cifar10": TrainConfig(batch_size=128, optimizer=SGD(0.1), weight_decay=5e-4),
+}
 """Adam at one rate, so that a network after some steps of a longer training is a network trained for so long."""
 
 
 @dataclass(frozen=True)
-class Task:
+class Problem:
     """One data set and its networks.
 
     Attributes:
@@ -117,33 +118,45 @@ class Task:
         shape = (self.data.num_classes, self.data.image_shape)
         return models.create(self.architecture, *shape, **self.options, width=width)
 
+    def task(self, model: Model) -> Task:
+        """A network on the images that networks are trained on."""
+        return supervised(model, self.data)
+
     def training(self, *at: int, steps: int | None = None) -> tuple[TrainConfig, tuple[int, ...]]:
         """The config of so many steps (None: those of the size), and the epochs with which the steps `at` end."""
         steps = steps or self.size.steps
         unit = gcd(steps, *at)
-        config = TrainConfig(epochs=steps // unit, steps_per_epoch=unit, **TRAINING[self.name])
+        config = replace(TRAINING[self.name], epochs=steps // unit, steps_per_epoch=unit)
         return config, tuple(each // unit for each in at)
 
     def straight_through(self) -> StraightThroughConfig:
         """Straight-through matching, with four candidates on the way."""
         epochs = min(4, self.size.matching_steps)
         return StraightThroughConfig(
-            epochs=epochs, steps_per_epoch=self.size.matching_steps // epochs, images=self.size.measured,
-            batch_size=TRAINING[self.name]["batch_size"],
+            epochs=epochs, steps_per_epoch=self.size.matching_steps // epochs, examples=self.size.measured,
+            batch_size=TRAINING[self.name].batch_size,
         )  # fmt: skip
 
     def pam(self) -> PamConfig:
         """One half-step of the permutation; the half-step of the curve after it is short, and not used."""
         epochs = min(4, self.size.matching_steps)
+        curve = FitConfig(
+            epochs=1,
+            batch_size=TRAINING[self.name].batch_size,
+            weight_decay=0.0,
+            steps_per_epoch=self.size.matching_steps // epochs,
+        )
         return PamConfig(
-            iterations=1, permutation_epochs=epochs, epochs=1, steps_per_epoch=self.size.matching_steps // epochs,
-            lookahead=False, batch_size=TRAINING[self.name]["batch_size"], weight_decay=0.0,
-            objective_images=min(1000, self.size.measured),
-        )  # fmt: skip
+            curve=curve,
+            permutation=PermutationFitConfig(epochs=epochs),
+            iterations=1,
+            lookahead=False,
+            objective_examples=min(1000, self.size.measured),
+        )
 
 
-def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes: Size) -> Task:
-    """The task of one data set.
+def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes: Size) -> Problem:
+    """The problem of one data set.
 
     Args:
         name: "mnist" or "cifar10".
@@ -159,11 +172,11 @@ def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes
     _check(size)
     images = images.take(size.train_images, size.test_images)
     size = capped(size, images, ("measured",), ("tested",))
-    task = Task(name, *MODELS[name][preset], images, images.take(size.measured, size.tested), size)
+    problem = Problem(name, *MODELS[name][preset], images, images.take(size.measured, size.tested), size)
+    config, _ = problem.training(size.steps)
     for width in (size.width, *size.widths):
-        task.model(width)
-    steps_per_epoch(task.training(size.steps)[0], images)
-    return task
+        epoch_plan(problem.task(problem.model(width)), config.batch_size, config.steps_per_epoch)
+    return problem
 
 
 def _check(size: Size) -> None:

@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from experiments.neuron_alignment.paper import CLASSES
 from experiments.study import Parts
 from mcjax import (
-    Dataset,
     FitConfig,
     Model,
     PamConfig,
     PathMetrics,
+    Task,
     TrainConfig,
     bezier,
     evaluate_path,
@@ -78,8 +78,8 @@ class Cell:
 
     Attributes:
         name: architecture and data set, MODEL_DATA.
-        model: the model.
-        data: its images.
+        data: the name of the data set.
+        task: what the networks are trained on and measured by.
         settings: the settings of training, fitting and measurement.
         key: a typed key.
         parts: the parts whose names begin with that of the cell.
@@ -87,18 +87,23 @@ class Cell:
     """
 
     name: str
-    model: Model
-    data: Dataset
+    data: str
+    task: Task
     settings: Settings
     key: jax.Array
     parts: Parts
     mesh: Mesh | None = None
 
     @property
+    def model(self) -> Model:
+        """The architecture."""
+        assert self.task.model is not None
+        return self.task.model
+
+    @property
     def calibration(self) -> dict[str, Any]:
-        """The number of images that batch statistics are re-estimated on, and their augmentation."""
-        settings = self.settings
-        return {"calibration_images": settings.calibration_images, "augmentation": settings.networks.augmentation}
+        """The number of images that batch statistics are re-estimated on."""
+        return {"calibration_examples": self.settings.calibration_images}
 
     @cached_property
     def networks(self) -> trees.Tree:
@@ -107,7 +112,7 @@ class Cell:
         def train() -> trees.Tree:
             keys = jax.random.split(jax.random.fold_in(self.key, 0), 2 * self.settings.pairs)
             settings, recorder = self.settings.networks, self.parts.recorder("networks")
-            trained = train_endpoints(keys, self.model, self.data, settings, recorder=recorder, mesh=self.mesh)
+            trained = train_endpoints(keys, self.task, settings, recorder=recorder, mesh=self.mesh)
             return {"theta": trained.theta, "history": trained.history}
 
         return self.parts.arrays("networks", train)
@@ -124,7 +129,7 @@ class Cell:
         ends = self.ends
 
         def find() -> trees.Tree:
-            found = match_activations(self.model, *ends, self.data)
+            found = match_activations(self.task, *ends)
             first = {group: matrix[0] for group, matrix in found.info["correlation"].items()}
             return {"P": found.P, **found.info, "correlation": first}
 
@@ -140,7 +145,7 @@ class Cell:
     def fit(self, name: str) -> trees.Tree:
         """The fit of a curve class: theta_c, P, history, and PAM's report."""
         settings, curve = self.settings, bezier(self.model.spec)
-        ends = (jax.random.fold_in(self.key, 1), self.model, curve, *self.ends, self.data, self.start(name))
+        ends = (jax.random.fold_in(self.key, 1), self.task, curve, *self.ends, self.start(name))
 
         def learn() -> trees.Tree:
             if not name.startswith("PAM"):
@@ -168,8 +173,7 @@ class Cell:
         points, path = self.settings.points, self.path(name)
 
         def measure() -> dict[str, Any]:
-            found = evaluate_path(self.model, path, self.data, points, mesh=self.mesh, **self.calibration)
-            return found._asdict()
+            return evaluate_path(self.task, path, points, mesh=self.mesh, **self.calibration)._asdict()
 
         kept = self.parts.numbers(f"along {name}", measure)
-        return PathMetrics(**{key: np.asarray(value, np.float32) for key, value in kept.items()})
+        return PathMetrics(**jax.tree.map(np.float32, kept, is_leaf=lambda value: isinstance(value, list)))

@@ -33,8 +33,8 @@ def draw(cell: Cell) -> Iterator[Drawing]:
 def draw_together(cells: Sequence[Cell]) -> Iterator[Drawing]:
     """The figures that compare the architectures on one data set."""
     text = "Mean cross-correlation of units before and after matching, layer by layer (Figure 1b)."
-    for name in dict.fromkeys(cell.data.name for cell in cells):
-        panels = {cell.model.name: _signature(cell) for cell in cells if cell.data.name == name}
+    for name in dict.fromkeys(cell.data for cell in cells):
+        panels = {cell.model.name: _signature(cell) for cell in cells if cell.data == name}
         if len(panels) > 1:
             yield Drawing(f"{name}_signature", signature(panels, name, method="activations"), f"{name}. {text}")
 
@@ -105,7 +105,7 @@ def _pam(cell: Cell, title: str) -> Iterator[Drawing]:
         return
     fits = {name: cell.fit(name) for name in cell.settings.classes if name.startswith("PAM")}
     losses = {name: (np.asarray(fit["history"]["loss"]), color_of(name)) for name, fit in fits.items()}
-    figure = plotting.pam_training(losses, (config.permutation_epochs, config.epochs), over)
+    figure = plotting.pam_training(losses, (config.permutation.epochs, config.curve.epochs), over)
     yield Drawing("pam", figure, "Train loss over the half-steps of PAM (Figure 10).")
     steps = {}
     for name, fit in fits.items():
@@ -183,7 +183,7 @@ def training_classes(lines: Sequence[Line], title: str) -> Figure:
     """Loss and accuracy against epoch, mean over the pairs of each class of curves with a band (Figures 5, 8, 9)."""
     figure, (panels,) = new_figure(1, 2, (8.4, 3.7), title, dpi=120)
     for line in lines:
-        for axes, values in ((panels[0], line.loss), (panels[1], 100 * line.accuracy)):
+        for axes, values in ((panels[0], line.loss), (panels[1], 100 * np.asarray(line.accuracy))):
             at = np.arange(1, np.shape(values)[-1] + 1)
             mean_and_band(axes, at, values, line.color, line.style, line.label)
     epoch_axes(panels)

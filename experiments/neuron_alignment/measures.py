@@ -26,8 +26,8 @@ def networks(cell: Cell) -> dict[str, Any]:
     theta = cell.networks["theta"]
 
     def measure() -> dict[str, Any]:
-        both = zip(("train", "test"), evaluate(cell.model, theta, cell.data), strict=True)
-        return {f"{split}_{name}": value for split, each in both for name, value in each._asdict().items()}
+        both = zip(("train", "test"), evaluate(cell.task, theta), strict=True)
+        return {f"{split}_{name}": value for split, each in both for name, value in each.items()}
 
     return cell.parts.numbers("networks measured", measure)
 
@@ -56,15 +56,15 @@ def ensembles(cell: Cell) -> dict[str, Any]:
 
 
 def _ensemble(cell: Cell, thetas: trees.Tree) -> dict[str, float]:
-    thetas = reestimate(cell.model, thetas, cell.data, **cell.calibration)
-    return {name: float(value) for name, value in ensemble_accuracy(cell.model, thetas, cell.data)._asdict().items()}
+    thetas = reestimate(cell.task, thetas, **cell.calibration)
+    return {name: float(value) for name, value in ensemble_accuracy(cell.task, thetas)._asdict().items()}
 
 
 def signatures(cell: Cell) -> dict[str, Any]:
     """Correlations of the curves' midpoints with their ends (Figure 14): kind -> (pairs, 2 ends, groups)."""
 
     def measure(name: str) -> dict[str, Any]:
-        found = correlation_signature(cell.model, cell.path(name), cell.data, **cell.calibration)
+        found = correlation_signature(cell.task, cell.path(name), **cell.calibration)
         return {key: getattr(found, key) for key in ("curve", "linear", "matched")}
 
     return {name: cell.parts.numbers(f"signature {name}", partial(measure, name)) for name in ("unaligned", "aligned")}
@@ -76,18 +76,18 @@ def planes(cell: Cell) -> dict[str, Any]:
     The planes are those of the straight lines (Figures 3, 6 and 7), and of either fitted curve (Figures 4, 12 and 13).
     """
     settings = cell.settings
-    data = cell.data.take(test=settings.plane_images)
+    task = cell.task.replace(test=jax.tree.map(lambda leaf: leaf[: settings.plane_images], cell.task.test))
     options: dict[str, Any] = {"grid": settings.plane_points, "splits": "test", "mesh": cell.mesh, **cell.calibration}
 
     def of_lines() -> dict[str, Any]:
         # The x axis is that of the unaligned line.
         theta_1, theta_2 = (cell.path(LINES[0], 0)(jnp.float32(t)) for t in (0, 1))
         matched = cell.path(LINES[1], 0)(jnp.float32(1))
-        return _kept(plane(cell.model, theta_1, theta_2, matched, data, **options), ("theta_1", "theta_2", "P theta_2"))
+        return _kept(plane(task, theta_1, theta_2, matched, **options), ("theta_1", "theta_2", "P theta_2"))
 
     def of_curve(name: str) -> dict[str, Any]:
         path, ts = cell.path(name, 0), cell.along(name).ts
-        found = curve_plane(cell.model, path, data, **options)
+        found = curve_plane(task, path, **options)
         x, y = jax.vmap(lambda t: found.axes.coordinates(path(t)))(jnp.asarray(ts))
         end = "theta_2" if name == "unaligned" else "P theta_2"
         return {**_kept(found, ("theta_1", end, "control point")), "curve": {"x": x, "y": y}}
@@ -119,7 +119,7 @@ def results(cell: Cell) -> dict[str, Any]:
     }
     planes(cell)  # the page shows them
     return {
-        "data": cell.data.name,
+        "data": cell.data,
         "model": cell.model.name,
         "parameters": trees.parameter_count(trees.index(cell.ends[0], 0)),
         "networks": _summary(networks(cell)),

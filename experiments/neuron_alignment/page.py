@@ -6,22 +6,22 @@ import numpy as np
 
 from experiments.neuron_alignment import measures
 from experiments.neuron_alignment.cell import LINES, Cell, Settings
-from mcjax import Dataset
-from mcjax.landscape.along import METRICS
+from mcjax import Task
 from mcjax.plotting.style import deviation
+from mcjax.training.task import examples
 
 
-def described(name: str, data: Dataset, settings: Settings) -> str:
+def described(name: str, task: Task, settings: Settings) -> str:
     """One architecture on one data set, and its settings, in a sentence."""
     pam = settings.pam
     learned = (
-        f"; PAM {pam.iterations} times {pam.permutation_epochs} epochs for the permutation and "
-        f"{pam.epochs} for the curve"
+        f"; PAM {pam.iterations} times {pam.permutation.epochs} epochs for the permutation and "
+        f"{pam.curve.epochs} for the curve"
         if pam
         else ""
     )
     return (
-        f"{name}: {settings.pairs} pairs, {len(data.train_labels):,} training images, "
+        f"{name}: {settings.pairs} pairs, {examples(task.train):,} training images, "
         f"{settings.networks.epochs} epochs a network, {settings.curve.epochs} a curve{learned}; "
         f"{settings.points} values of t; forward and backward in {settings.networks.compute_dtype}."
     )
@@ -32,9 +32,8 @@ def paths(cell: Cell) -> dict[str, Any]:
     lines = []
     for name in (*LINES, *cell.settings.classes):
         metrics = cell.along(name)
-        values = {of: getattr(metrics, of) for of in METRICS}
-        line: dict[str, Any] = {of: value.mean(0).tolist() for of, value in values.items()}
-        line["deviation"] = {of: deviation(value).tolist() for of, value in values.items()}
+        line: dict[str, Any] = {of: value.mean(0).tolist() for of, value in metrics.values.items()}
+        line["deviation"] = {of: deviation(value).tolist() for of, value in metrics.values.items()}
         lines.append({"name": name, **line})
     return {"title": cell.name, "t": np.asarray(metrics.ts).tolist(), "lines": lines}
 

@@ -12,12 +12,14 @@ from experiments.neuron_alignment.page import described, paths, plane
 from experiments.neuron_alignment.tables import tables
 from experiments.options import check_least
 from experiments.study import Findings, Parts, Study, run
-from mcjax import Dataset, FitConfig, Model, PamConfig, TrainConfig, models
+from mcjax import SGD, Dataset, FitConfig, Model, PamConfig, Task, TrainConfig, models, supervised
 from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.options import DataOptions, seed_key
+from mcjax.curves import PermutationFitConfig
 from mcjax.errors import InputError
-from mcjax.training.config import ComputeDtype
-from mcjax.training.loop import steps_per_epoch
+from mcjax.training.fit import ComputeDtype
+from mcjax.training.loop import epoch_plan
+from mcjax.training.task import examples
 
 PRESETS = {"fast": (30, 32, 4), "paper": (250, 200, 20)}
 """Epochs of a network, of a curve, and of one permutation half-step of PAM."""
@@ -77,17 +79,19 @@ class Config:
         given = (self.epochs, self.curve_epochs, self.permutation_epochs)
         epochs, curve, permutation = (own if g is None else g for own, g in zip(preset, given, strict=True))
         shared: dict[str, Any] = {
-            "schedule": "halving" if self.preset == "paper" else "one_cycle",
-            "augmentation": data.default_augmentation(),
+            "optimizer": SGD(schedule="halving" if self.preset == "paper" else "one_cycle"),
             "compute_dtype": self.compute_dtype,
             "batch_size": self.batch_size,
         }
+        pam = PamConfig(
+            curve=FitConfig(epochs=2 * permutation, **shared), permutation=PermutationFitConfig(epochs=permutation)
+        )
         with_pam = self.pam == "on" or (self.pam == "auto" and not model.startswith("vgg"))
         pairs = (6 if data.name in ("cifar10", "digits") else 3) if self.pairs is None else self.pairs
         return Settings(
             networks=TrainConfig(epochs=epochs, **shared),
             curve=FitConfig(epochs=curve, **shared),
-            pam=PamConfig(epochs=2 * permutation, permutation_epochs=permutation, **shared) if with_pam else None,
+            pam=pam if with_pam else None,
             pairs=pairs,
             points=self.points,
             calibration_images=self.calibration_images,
@@ -108,14 +112,14 @@ def main(config: Config) -> None:
     mesh, key = config.devices.start(config.batch_size), seed_key(config.seed)
     if config.widths is not None and "mlp" not in config.models:
         raise InputError(f"got widths={config.widths} without mlp: expected none, since other networks have their own.")
-    chosen: dict[str, tuple[Model, Dataset, Settings]] = {}
+    chosen: dict[str, tuple[str, Task, Settings]] = {}
     images = {}
     for name in config.data:
         data, images[name] = DataOptions(name, config.data_dir, config.train_images, config.test_images).load()
         for architecture in config.models:
-            settings = config.settings(architecture, data)
-            _check(data, settings)
-            chosen[f"{architecture}_{data.name}"] = (config.model(architecture, data), data, settings)
+            settings, task = config.settings(architecture, data), supervised(config.model(architecture, data), data)
+            _check(task, settings)
+            chosen[f"{architecture}_{data.name}"] = (data.name, task, settings)
     if len(chosen) < len(config.data) * len(config.models):
         raise InputError(f"got {', '.join(config.data)} and {', '.join(config.models)}: expected every one once.")
 
@@ -133,7 +137,7 @@ def main(config: Config) -> None:
         name="neuron_alignment",
         title="Neuron alignment: curves between networks, with and without the permutation symmetry",
         text=[
-            *(described(name, data, settings) for name, (_, data, settings) in chosen.items()),
+            *(described(name, task, settings) for name, (_, task, settings) in chosen.items()),
             "Numbers are means and standard deviations over pairs. Planes are those of the first pair, in the units of "
             "the weights, measured on test images.",
         ],
@@ -147,12 +151,12 @@ def main(config: Config) -> None:
     run(study, {**asdict(config), "images": images, "settings": settings_of}, config.out)
 
 
-def _check(data: Dataset, settings: Settings) -> None:
+def _check(task: Task, settings: Settings) -> None:
     """Raise InputError for what would otherwise be found out hours later."""
     check_least(settings, pairs=1, points=3, plane_points=2)
-    there_are = {"calibration_images": len(data.train_labels), "plane_images": len(data.test_labels)}
+    there_are = {"calibration_images": examples(task.train), "plane_images": examples(task.test)}
     for name, there in there_are.items():
         given = getattr(settings, name)
         if given is not None and not 1 <= given <= there:
-            raise InputError(f"got {name}={given}, expected 1 to the {there} that {data.name} has.")
-    steps_per_epoch(settings.networks, data)
+            raise InputError(f"got {name}={given}, expected 1 to the {there} of {task.name}.")
+    epoch_plan(task, settings.networks.batch_size, None)

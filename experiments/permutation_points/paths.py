@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.permutation_points.tasks import Setting, Task
+from experiments.permutation_points.tasks import Problem, Setting
 from experiments.study import Parts
-from mcjax import evaluate, trees
+from mcjax import evaluate, supervised, trees
 from mcjax.constructions.chain import UnitAxis
 from mcjax.constructions.unit_layers import unit_layer
 from mcjax.permutation_points import PermutationPath, permutation_path, similar_pairs
@@ -25,7 +25,7 @@ def pair_path(setting: Setting, pair: Any, **changes: Any) -> tuple[PermutationP
     """The path of a pair of units, and its numbers as results.json holds them."""
     first, second = (int(unit) for unit in pair)
     config = replace(setting.config, **changes)
-    found = permutation_path(setting.model, setting.theta, setting.data, setting.group, (first, second), config)
+    found = permutation_path(setting.task, setting.theta, setting.group, (first, second), config)
     return found, {
         "pair": [first, second],
         "distances": found.distances,
@@ -70,19 +70,19 @@ def minima(setting: Setting, found: PermutationPath) -> trees.Tree:
 class Networks:
     """Teachers of MNIST and the paths of their students, each made once."""
 
-    task: Task
+    problem: Problem
     key: jax.Array
     parts: Parts
 
     def teachers(self, width: int) -> trees.Tree:
         """Teachers of one width along a leading axis, trained side by side."""
-        task, key = self.task, jax.random.fold_in(self.key, width)
-        name, model = f"mnist_{width}_teachers", task.model(width)
-        return self.parts.trained(name, key, task.size.seeds, model, task.data, task.training)
+        problem, key = self.problem, jax.random.fold_in(self.key, width)
+        name, task = f"mnist_{width}_teachers", supervised(problem.model(width), problem.data)
+        return self.parts.trained(name, key, problem.size.seeds, task, problem.training)
 
     def setting(self, width: int, seed: int) -> Setting:
         """The student of one teacher."""
-        return self.task.setting(width, trees.index(self.teachers(width), seed))
+        return self.problem.setting(width, trees.index(self.teachers(width), seed))
 
     def path(self, width: int, seed: int) -> tuple[dict[str, Any], trees.Tree]:
         """The numbers of the path that merges the two most similar units, and its permutation point."""
@@ -90,25 +90,25 @@ class Networks:
         points: list[trees.Tree] = []
 
         def make() -> dict[str, Any]:
-            numbers, point = _similar_path(self.task, setting)
+            numbers, point = _similar_path(self.problem, setting)
             points.append(point)
             return numbers
 
         def point() -> trees.Tree:
             # Made with the numbers, or by the same path again where a run was stopped between the two.
-            return points[0] if points else _similar_path(self.task, setting)[1]
+            return points[0] if points else _similar_path(self.problem, setting)[1]
 
         numbers = self.parts.numbers(name, make)
         return numbers, self.parts.arrays(f"{name}_point", point)
 
 
-def _similar_path(task: Task, setting: Setting) -> tuple[dict[str, Any], trees.Tree]:
+def _similar_path(problem: Problem, setting: Setting) -> tuple[dict[str, Any], trees.Tree]:
     pair = similar_pairs(setting.model, setting.theta, setting.group)[0]
     found, numbers = pair_path(setting, pair)
     # In float32; the accuracy is that on images and labels, which the students never saw.
     networks = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), minima(setting, found))
-    accuracy = evaluate(setting.model, networks, task.data)[0].accuracy
-    scale = task.data.num_classes
+    accuracy = evaluate(supervised(setting.model, problem.data), networks)[0]["accuracy"]
+    scale = problem.data.num_classes
     numbers |= {name: scale * numbers[name] for name in ("barrier", "point")}
     loss = scale * np.asarray(found.loss, np.float64)
     return numbers | {"loss": loss, "accuracy": accuracy}, found.point
@@ -116,9 +116,9 @@ def _similar_path(task: Task, setting: Setting) -> tuple[dict[str, Any], trees.T
 
 def mnist(networks: Networks) -> dict[str, Any]:
     """Loss and accuracy of all paths, and the barrier by width."""
-    levels = []
-    for width in networks.task.size.widths:
-        paths = [networks.path(width, seed)[0] for seed in range(networks.task.size.seeds)]
+    problem, levels = networks.problem, []
+    for width in problem.size.widths:
+        paths = [networks.path(width, seed)[0] for seed in range(problem.size.seeds)]
         levels.append({
             "width": width,
             "parameters": trees.parameter_count(trees.index(networks.teachers(width), 0)),
@@ -131,7 +131,7 @@ def mnist(networks: Networks) -> dict[str, Any]:
             "steps": sum(path["steps"] for path in paths),
             "paths": paths,
         })  # fmt: skip
-    return {"images": len(networks.task.data.train_labels), "activation": networks.task.activation, "levels": levels}
+    return {"images": len(problem.data.train_labels), "activation": problem.activation, "levels": levels}
 
 
 def parts_of(widths: tuple[int, ...], seeds: int) -> list[str]:

@@ -57,7 +57,7 @@ def _of_toy(setting: Setting, outputs: int) -> dict[str, Any]:
 def hessian_at_point(setting: Setting, point: trees.Tree, pair: tuple[int, int]) -> dict[str, Any]:
     """The kind of a permutation point, and the block of its Hessian in which the two units part."""
     with jax.enable_x64(True):
-        loss = full_batch_loss(setting.model, setting.data)
+        loss = full_batch_loss(setting.task)
         theta = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), point)
         hessian = np.asarray(dense_hessian(loss, theta))
         value = float(loss(theta))
@@ -98,7 +98,7 @@ def _differences(setting: Setting, theta: trees.Tree, pair: tuple[int, int]) -> 
 
 def mnist_spectra(networks: Networks) -> dict[str, Any]:
     """The ends and the density of the Hessian's spectrum of MNIST's least network: at theta, and at the point."""
-    width = networks.task.size.widths[0]
+    width = networks.problem.size.widths[0]
     numbers, point = networks.path(width, 0)
     setting = networks.setting(width, 0)
     at = {
@@ -107,15 +107,15 @@ def mnist_spectra(networks: Networks) -> dict[str, Any]:
     }
     return {
         "width": width, "parameters": trees.parameter_count(point), "barrier": numbers["barrier"],
-        "images": len(networks.task.data.train_labels), "outputs": networks.task.data.num_classes, "at": at,
+        "images": len(networks.problem.data.train_labels), "outputs": networks.problem.data.num_classes, "at": at,
     }  # fmt: skip
 
 
 def _lanczos(networks: Networks, setting: Setting, theta: trees.Tree) -> dict[str, Any]:
-    size = networks.task.size
+    size = networks.problem.size
     keys = jax.random.split(jax.random.fold_in(networks.key, 0), 3)
     with jax.enable_x64(True):
-        loss = full_batch_loss(setting.model, setting.data)
+        loss = full_batch_loss(setting.task)
         theta = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), theta)
         steps = min(2 * size.lanczos, trees.parameter_count(theta))
         ends = extreme_eigenpairs(keys[0], loss, theta, count=ENDS, steps=steps)

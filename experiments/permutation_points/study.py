@@ -43,15 +43,15 @@ def main(config: Config) -> None:
     """Run the study, resume it, or report what it found."""
     key = seed_key(config.seed)
     check_choices("tasks", config.tasks, TASKS)
-    size, task = sized(config.preset, config.size), None
+    size, problem = sized(config.preset, config.size), None
     if {"mnist", "spectrum"} & set(config.tasks):
-        task = make(data.load(config.mnist, config.data_dir), config.activation, config.preset, config.size)
-        size = task.size
+        problem = make(data.load(config.mnist, config.data_dir), config.activation, config.preset, config.size)
+        size = problem.size
     keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(TASKS)}
 
     def find(parts: Parts) -> Findings:
         # The networks of `spectrum` are those of `mnist`.
-        networks = paths.Networks(task, keys["mnist"], parts) if task else None
+        networks = paths.Networks(problem, keys["mnist"], parts) if problem else None
         found: dict[str, Any] = {}
         for name in config.tasks:
             if name == "toy":
@@ -77,7 +77,7 @@ def main(config: Config) -> None:
         find=find,
         tables=lambda results: tables(results["tasks"]),
     )
-    images = fingerprint(task.data) if task else None
+    images = fingerprint(problem.data) if problem else None
     run(study, {**asdict(config), "settings": asdict(size), "images": images}, config.out)
 
 

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import tyro
 
+from experiments.optimizers import Adam
 from experiments.options import capped, check_choices, check_increasing, check_positive, filled
-from mcjax import Dataset, Model, TrainConfig, data, models, trees
+from mcjax import Dataset, Model, Task, TrainConfig, data, models, supervised, trees
 from mcjax.errors import InputError
 from mcjax.permutation_points import PermutationConfig
 from mcjax.permutation_points.config import Precision
-from mcjax.training.loop import steps_per_epoch
+from mcjax.training.loop import epoch_plan
 
 INPUTS, UNITS = 2, 5
 """Inputs and hidden units of the toy of Figure 1."""
@@ -91,14 +92,14 @@ class Setting(NamedTuple):
     Attributes:
         model: the model of teacher and student.
         theta: the variables of the teacher, at which the student starts.
-        data: the teacher's outputs as targets.
+        task: the teacher's outputs as targets.
         group: the units that are merged.
         config: the settings of the paths.
     """
 
     model: Model
     theta: trees.Tree
-    data: Dataset
+    task: Task
     group: str
     config: PermutationConfig
 
@@ -132,15 +133,15 @@ def toy(key: jax.Array, activation: str, outputs: int, size: Size) -> Setting:
     return Setting(model, theta, taught(model, theta, inputs), "dense_0", config)
 
 
-def taught(model: Model, theta: trees.Tree, inputs: Any) -> Dataset:
+def taught(model: Model, theta: trees.Tree, inputs: Any) -> Task:
     """The teacher's outputs as targets."""
     inputs = np.asarray(inputs, np.float32)
     outputs = model.apply(theta, inputs)
-    return data.regression(inputs, outputs, inputs, outputs, "teacher")
+    return supervised(model, data.regression(inputs, outputs, inputs, outputs, "teacher"))
 
 
 @dataclass(frozen=True)
-class Task:
+class Problem:
     """MNIST, its networks and how much is done; `activation`, of the hidden layers, is not in the paper."""
 
     data: Dataset
@@ -155,9 +156,8 @@ class Task:
     @property
     def training(self) -> TrainConfig:
         """The training of teachers."""
-        return TrainConfig(
-            epochs=self.size.epochs, batch_size=100, optimizer="adam", learning_rate=3e-3, weight_decay=0.0
-        )
+        adam = Adam(3e-3, schedule="one_cycle")
+        return TrainConfig(epochs=self.size.epochs, batch_size=100, optimizer=adam, weight_decay=0.0)
 
     @property
     def config(self) -> PermutationConfig:
@@ -184,8 +184,8 @@ class Task:
         return Setting(model, theta, taught(model, theta, images), "dense_1", self.config)
 
 
-def make(images: Dataset, activation: str, preset: Literal["small", "paper"], changes: Size) -> Task:
-    """The task on MNIST.
+def make(images: Dataset, activation: str, preset: Literal["small", "paper"], changes: Size) -> Problem:
+    """The problem on MNIST.
 
     Args:
         images: MNIST.
@@ -199,11 +199,10 @@ def make(images: Dataset, activation: str, preset: Literal["small", "paper"], ch
     size = sized(preset, changes)
     images = pooled(images, size.pool)
     size = filled(capped(SIZES[preset], images, ("train_images",)), changes)
-    task = Task(images.take(size.train_images), size, activation)
+    problem = Problem(images.take(size.train_images), size, activation)
     for width in size.widths:
-        task.model(width)
-    steps_per_epoch(task.training, task.data)
-    return task
+        epoch_plan(supervised(problem.model(width), problem.data), problem.training.batch_size, None)
+    return problem
 
 
 def sized(preset: Literal["small", "paper"], changes: Size) -> Size:

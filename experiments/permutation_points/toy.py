@@ -36,7 +36,7 @@ def _toy(parts: Parts, name: str, setting: Setting) -> dict[str, Any]:
 
 
 def _ranked(setting: Setting) -> dict[str, Any]:
-    found = rank_pairs(setting.model, setting.theta, setting.data, setting.group, config=setting.config)
+    found = rank_pairs(setting.task, setting.theta, setting.group, config=setting.config)
     return {name: getattr(found, name) for name in ("units", "barrier", "point", "gradient_norm", "converged")}
 
 
@@ -61,7 +61,7 @@ def _path(setting: Setting, pair: list[int], which: int) -> dict[str, Any]:
         "output_norm": _output_norms(setting, found),
     }
     if which == 0:
-        numbers["along"] = evaluate_path(setting.model, found.path, setting.data, POINTS).train_loss
+        numbers["along"] = evaluate_path(setting.task, found.path, POINTS).train_loss
         numbers["exchange"] = _reordered(setting, found)
     return numbers
 
@@ -77,7 +77,7 @@ def _reordered(setting: Setting, found: PermutationPath) -> dict[str, Any]:
     order = np.arange(UNITS, dtype=np.int32)[::-1]
     moves = permute_units(setting.model, found.point, setting.group, found.units, order)
     with jax.enable_x64(True):
-        loss = full_batch_loss(setting.model, setting.data)
+        loss = full_batch_loss(setting.task)
         heights = jax.jit(lambda polyline: polyline.heights(loss, A_SEGMENT))(moves.polyline)
     values = np.asarray(heights).ravel()
     deviation = np.abs(values / found.loss[-1] - 1).max()

@@ -13,9 +13,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
 from experiments.string_sampling.measures import Strings
-from experiments.string_sampling.tasks import Task
+from experiments.string_sampling.tasks import Problem
 from experiments.study import Drawing
-from mcjax import Model, trees
+from mcjax import Task, trees
 from mcjax.curves.polyline import Polyline
 from mcjax.plotting import ALIGNED, UNALIGNED
 from mcjax.plotting.style import legend_below, new_figure, style_axes
@@ -28,7 +28,7 @@ MANY, FEW = 400, 60
 """Points of a string whose loss is drawn, for small networks and for large ones."""
 
 
-def draw(tasks: Mapping[str, Any], strings: Sequence[tuple[Task, Strings]]) -> Iterator[Drawing]:
+def draw(tasks: Mapping[str, Any], strings: Sequence[tuple[Problem, Strings]]) -> Iterator[Drawing]:
     """Figure 1 of all tasks with several thresholds but the counter-example; Figures 3 and 4 of every task."""
     rows = {
         f"{name}: {task['title']}": task
@@ -38,27 +38,29 @@ def draw(tasks: Mapping[str, Any], strings: Sequence[tuple[Task, Strings]]) -> I
     if rows:
         caption = "Normalised length and segments against the threshold (Figure 1)."
         yield Drawing("thresholds", against_threshold(rows), caption)
-    for task, found in strings:
+    for problem, found in strings:
         for variant, of_variant in found.items():
-            yield from _string(task, variant, of_variant)
+            yield from _string(problem, variant, of_variant)
 
 
-def _string(task: Task, variant: str, strings: Sequence[String]) -> Iterator[Drawing]:
+def _string(problem: Problem, variant: str, strings: Sequence[String]) -> Iterator[Drawing]:
     """Figures 3 and 4: a string of many beads at several depths, on its principal axes."""
     if not strings:
         return
     # A connected one; where a network is not connected to its copy, one that shows it.
-    wanted = task.name != "permutation"
+    wanted = problem.name != "permutation"
     string = max(strings, key=lambda each: (each.connected == wanted, each.beads))
     if string.beads < 2:  # three axes need four knots
         return
     state = "connected" if string.connected else "not connected"
-    figure = string_stages(stages(task, string), f"{task.title}: {variant}, {state}", task.criterion, string.threshold)
+    figure = string_stages(
+        stages(problem, string), f"{problem.title}: {variant}, {state}", problem.criterion, string.threshold
+    )
     caption = (
-        f"{task.title}, {variant}: a string of many beads at several depths, on the three principal axes of "
+        f"{problem.title}, {variant}: a string of many beads at several depths, on the three principal axes of "
         "its last knots (Figures 3 and 4)."
     )
-    yield Drawing(f"string_{task.name}_{variant}", figure, caption)
+    yield Drawing(f"string_{problem.name}_{variant}", figure, caption)
 
 
 class Stage(NamedTuple):
@@ -77,7 +79,7 @@ class Stage(NamedTuple):
     knots: np.ndarray
 
 
-def stages(task: Task, string: String, count: int = 4) -> list[Stage]:
+def stages(problem: Problem, string: String, count: int = 4) -> list[Stage]:
     """The string as it was at `count` depths, the first one and the last among them."""
     scores = principal(string.knots)
     depths = sorted({round(depth) for depth in np.linspace(1, string.depth, count)})
@@ -89,7 +91,7 @@ def stages(task: Task, string: String, count: int = 4) -> list[Stage]:
         # Knots are among the points: between two points the string is straight.
         even = np.linspace(0, 1, MANY if trees.parameter_count(path(0.0)) < 10_000 else FEW)
         ts = np.unique(np.concatenate([even, at]).astype(np.float32))
-        value = np.asarray(_along(task.model, task.config.criterion, path, task.data, ts))
+        value = np.asarray(_along(problem.config.criterion, problem.task, path, ts))
         knots = scores[there]
         points = np.stack([np.interp(ts, at, knots[:, axis]) for axis in range(3)], 1)
         label = f"depth {depth}, beads: {int(there.sum()) - 2}, at most {value.max():.3g}"
@@ -97,9 +99,9 @@ def stages(task: Task, string: String, count: int = 4) -> list[Stage]:
     return found
 
 
-@jit(static_argnames=("model", "criterion"))
-def _along(model: Model, criterion: Criterion, path: Any, data: Any, ts: Any) -> jax.Array:
-    return jax.lax.map(lambda t: criterion(model, path(t), data), ts)
+@jit(static_argnames=("criterion",))
+def _along(criterion: Criterion, task: Task, path: Any, ts: Any) -> jax.Array:
+    return jax.lax.map(lambda t: criterion(task, path(t)), ts)
 
 
 def principal(knots: trees.Tree) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.string_sampling.tasks import Task
+from experiments.string_sampling.tasks import Problem
 from experiments.study import Parts
 from mcjax import match_activations, match_straight_through, match_weights, permute, train_endpoints, trees
 from mcjax.runs.tables import mean_and_std
@@ -17,12 +17,12 @@ Strings = Mapping[str, Sequence[String]]
 """Variant -> the strings of all pairs of networks that reached their threshold, in the order of thresholds."""
 
 
-def sample(parts: Parts, task: Task, key: jax.Array, matching: str) -> tuple[Strings, list[bool]]:
+def sample(parts: Parts, problem: Problem, key: jax.Array, matching: str) -> tuple[Strings, list[bool]]:
     """The strings of every pair of networks that reached its threshold.
 
     Args:
-        parts: the parts of the task.
-        task: the task.
+        parts: the parts of the row.
+        problem: the row of Figure 1.
         key: a typed key.
         matching: activations, weights or straight_through.
 
@@ -30,30 +30,30 @@ def sample(parts: Parts, task: Task, key: jax.Array, matching: str) -> tuple[Str
         The strings, unmatched and matched, and which pairs reached their threshold, in the order of thresholds.
     """
     ends_key, match_key, string_key = jax.random.split(key, 3)
-    first, second, reached = _ends(parts, task, ends_key)
-    thresholds = np.repeat(task.thresholds, task.pairs)[reached]
+    first, second, reached = _ends(parts, problem, ends_key)
+    thresholds = np.repeat(problem.thresholds, problem.pairs)[reached]
     strings: dict[str, list[String]] = {}
     for name in VARIANTS:
         # A part that is not kept: sampling resumes by itself from the last complete depth.
         with parts.timed(parts.named(name)):
             strings[name] = []
             if any(reached):
-                P = None if name == "unmatched" else _match(matching, match_key, task, first, second)
-                ends, recorder = (first, second, task.data, thresholds, P), parts.recorder(name)
-                strings[name] = sample_strings(string_key, task.model, *ends, task.config, recorder=recorder)
+                P = None if name == "unmatched" else _match(matching, match_key, problem, first, second)
+                ends, recorder = (first, second, thresholds, P), parts.recorder(name)
+                strings[name] = sample_strings(string_key, problem.task, *ends, problem.config, recorder=recorder)
     return strings, reached
 
 
-def _ends(parts: Parts, task: Task, key: jax.Array) -> tuple[trees.Tree, trees.Tree, list[bool]]:
+def _ends(parts: Parts, problem: Problem, key: jax.Array) -> tuple[trees.Tree, trees.Tree, list[bool]]:
     """Networks trained to the thresholds, two a pair, of those pairs whose networks reached it; which pairs did."""
-    permuted = task.name == "permutation"
+    permuted = problem.name == "permutation"
     each = 1 if permuted else 2
-    targets = np.repeat(task.thresholds, each * task.pairs)
+    targets = np.repeat(problem.thresholds, each * problem.pairs)
 
     def train() -> trees.Tree:
         keys, recorder = jax.random.split(key, len(targets)), parts.recorder("networks")
-        until: dict[str, Any] = {"target": targets, "criterion": task.config.criterion}
-        ends = train_endpoints(keys, task.model, task.data, task.ends, recorder=recorder, **until)
+        until: dict[str, Any] = {"target": targets, "criterion": problem.config.criterion}
+        ends = train_endpoints(keys, problem.task, problem.ends, recorder=recorder, **until)
         return {"theta": ends.theta, "criterion": ends.criterion}
 
     ends = parts.arrays("networks", train)
@@ -62,31 +62,37 @@ def _ends(parts: Parts, task: Task, key: jax.Array) -> tuple[trees.Tree, trees.T
     first, second = trees.index(first, reached), trees.index(second, reached)
     if permuted:
         swap = {"dense_0": np.array([1, 0, 2], np.int32)}
-        second = jax.vmap(lambda theta: permute(task.model.spec, swap, theta))(first)
+        second = jax.vmap(lambda theta: permute(problem.model.spec, swap, theta))(first)
     return first, second, reached.tolist()
 
 
-def _match(how: str, key: jax.Array, task: Task, first: trees.Tree, second: trees.Tree) -> Any:
-    if how == "weights" or task.name == "permutation":  # three points are too few to tell units apart
-        return match_weights(key, task.model.spec, first, second).P
+def _match(how: str, key: jax.Array, problem: Problem, first: trees.Tree, second: trees.Tree) -> Any:
+    if how == "weights" or problem.name == "permutation":  # three points are too few to tell units apart
+        return match_weights(key, problem.model.spec, first, second).P
     if how == "activations":
-        return match_activations(task.model, first, second, task.data).P
-    return match_straight_through(key, task.model, first, second, task.data).P
+        return match_activations(problem.task, first, second).P
+    return match_straight_through(key, problem.task, first, second).P
 
 
-def gather(task: Task, strings: Strings, reached: Sequence[bool]) -> dict[str, Any]:
-    """The findings of one task, as results.json holds them: all pairs at every threshold, and fitted power laws."""
+def gather(problem: Problem, strings: Strings, reached: Sequence[bool]) -> dict[str, Any]:
+    """The findings of one row, as results.json holds them: all pairs at every threshold, and fitted power laws."""
     levels = []
-    for number, threshold in enumerate(task.thresholds):
-        pairs = reached[number * task.pairs : (number + 1) * task.pairs]
-        before = sum(reached[: number * task.pairs])
-        level: dict[str, Any] = {"threshold": threshold, "pairs": task.pairs, "reached": sum(pairs)}
+    for number, threshold in enumerate(problem.thresholds):
+        pairs = reached[number * problem.pairs : (number + 1) * problem.pairs]
+        before = sum(reached[: number * problem.pairs])
+        level: dict[str, Any] = {"threshold": threshold, "pairs": problem.pairs, "reached": sum(pairs)}
         for name, found in strings.items():
             level[name] = _summary(found[before : before + sum(pairs)])
         levels.append(level)
     laws = {name: {what: law(levels, name, what) for what in ("length", "beads")} for name in strings}
-    about = {"title": task.title, "of": task.criterion, "paper": task.paper, "model": task.model.name}
-    return {**about, "levels": levels, "laws": laws}
+    return {
+        "title": problem.title,
+        "of": problem.criterion,
+        "paper": problem.paper,
+        "model": problem.model.name,
+        "levels": levels,
+        "laws": laws,
+    }
 
 
 def _summary(strings: Sequence[String]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from experiments.options import check_choices, check_least, fingerprint, given
 from experiments.string_sampling.figures import draw
 from experiments.string_sampling.measures import VARIANTS, gather, sample
 from experiments.string_sampling.tables import tables
-from experiments.string_sampling.tasks import LARGER, SIZES, Data, Size, StringOptions, Task, make
+from experiments.string_sampling.tasks import LARGER, SIZES, Data, Problem, Size, StringOptions, make
 from experiments.study import Findings, Parts, Study, run
 from mcjax.commands.options import seed_key
 from mcjax.errors import InputError
@@ -43,15 +43,15 @@ def main(config: Config) -> None:
     key = seed_key(config.seed)
     check_choices("tasks", config.tasks, TASKS)
     _check(config)
-    tasks = [make(name, config.preset, config.data, config.size, config.string) for name in config.tasks]
+    problems = [make(name, config.preset, config.data, config.size, config.string) for name in config.tasks]
 
     def find(parts: Parts) -> Findings:
         found, strings = {}, {}
-        for task in tasks:
-            here = jax.random.fold_in(key, TASKS.index(task.name))
-            strings[task.name], reached = sample(parts.under(task.name), task, here, config.matching)
-            found[task.name] = gather(task, strings[task.name], reached)
-        return Findings({"tasks": found}, draw(found, [(task, strings[task.name]) for task in tasks]))
+        for problem in problems:
+            name, here = problem.name, jax.random.fold_in(key, TASKS.index(problem.name))
+            strings[name], reached = sample(parts.under(name), problem, here, config.matching)
+            found[name] = gather(problem, strings[name], reached)
+        return Findings({"tasks": found}, draw(found, [(each, strings[each.name]) for each in problems]))
 
     study = Study(
         name="string_sampling",
@@ -61,11 +61,11 @@ def main(config: Config) -> None:
             "that is not connected within its budget proves nothing. Matched strings join the first network to the "
             "second one with its units permuted; the paper names connectedness up to symmetry as open."
         ],
-        parts=[f"{task.name}_{part}" for task in tasks for part in ("networks", *VARIANTS)],
+        parts=[f"{problem.name}_{part}" for problem in problems for part in ("networks", *VARIANTS)],
         find=find,
         tables=lambda results: tables(results["tasks"]),
     )
-    run(study, {**asdict(config), "settings": {task.name: _described(task) for task in tasks}}, config.out)
+    run(study, {**asdict(config), "settings": {each.name: _described(each) for each in problems}}, config.out)
 
 
 def _check(config: Config) -> None:
@@ -82,6 +82,6 @@ def _check(config: Config) -> None:
     check_least(config.size, pairs=1)
 
 
-def _described(task: Task) -> dict[str, Any]:
-    configs = {"ends": asdict(task.ends), "string": asdict(task.config)}
-    return {"thresholds": task.thresholds, "pairs": task.pairs, **configs, "data": fingerprint(task.data)}
+def _described(problem: Problem) -> dict[str, Any]:
+    configs = {"ends": asdict(problem.ends), "string": asdict(problem.config)}
+    return {"thresholds": problem.thresholds, "pairs": problem.pairs, **configs, "data": fingerprint(problem.data)}

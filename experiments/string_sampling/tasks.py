@@ -1,17 +1,19 @@
 """The tasks that strings are sampled on: networks, data, thresholds, and how everything is trained."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
 
+from experiments.optimizers import Adam
 from experiments.options import Sources, filled
-from mcjax import Dataset, Model, TrainConfig, data, models
+from mcjax import Dataset, Model, Task, TrainConfig, data, models, supervised
 from mcjax.errors import InputError
 from mcjax.strings import StringConfig
+from mcjax.training import Criterion
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,17 @@ class StringOptions:
     depth: int | None = None
     """The most rounds of insertion."""
 
-    def given(self) -> dict[str, Any]:
-        """The options that are not None."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+    def changed(self, config: StringConfig) -> StringConfig:
+        """A config with the options that are not None."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        for part, name in (("criterion", "split"), ("training", "epochs")):
+            if name in given:
+                given[part] = replace(getattr(config, part), **{name: given.pop(name)})
+        return replace(config, **given)
 
 
 @dataclass(frozen=True)
-class Task:
+class Problem:
     """One row of Figure 1.
 
     Attributes:
@@ -80,6 +86,7 @@ class Task:
         title: the task in words.
         model: the network.
         data: its data.
+        task: the network on these data.
         thresholds: the thresholds of the criterion, from low to high.
         pairs: pairs of networks at every threshold.
         ends: how networks are trained.
@@ -91,6 +98,7 @@ class Task:
     title: str
     model: Model
     data: Dataset
+    task: Task
     thresholds: tuple[float, ...]
     pairs: int
     ends: TrainConfig
@@ -100,8 +108,8 @@ class Task:
     @property
     def criterion(self) -> str:
         """The criterion of the thresholds in words."""
-        metric = "mean absolute error" if self.name in POLYNOMIALS else self.config.metric
-        return f"{self.config.split} {metric}"
+        criterion = self.config.criterion
+        return f"{criterion.split} mean absolute error" if self.name in POLYNOMIALS else criterion.label
 
 
 POLYNOMIALS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
@@ -147,18 +155,17 @@ PAPER = {
 
 
 class _Setting(NamedTuple):
-    """A task without its size: how networks and beads are trained, and what is particular to strings."""
+    """A row without its size: how networks are trained, and how strings are sampled."""
 
     title: str
     model: Model
     data: Dataset
-    epochs: int
-    training: dict[str, Any]
-    string: dict[str, Any]
+    ends: TrainConfig
+    string: StringConfig
 
 
-def make(name: str, preset: Literal["small", "paper"], place: Data, changes: Size, own: StringOptions) -> Task:
-    """The task `name`.
+def make(name: str, preset: Literal["small", "paper"], place: Data, changes: Size, own: StringOptions) -> Problem:
+    """The row of the task `name`.
 
     Args:
         name: one of SIZES.
@@ -177,12 +184,13 @@ def make(name: str, preset: Literal["small", "paper"], place: Data, changes: Siz
         setting = _permutation()
     else:
         setting = _larger(name, size, place)
-    adam: dict[str, Any] = {"optimizer": "adam", "schedule": "constant", "weight_decay": 0.0}
-    ends = TrainConfig(epochs=setting.epochs, **adam, **setting.training)
-    config = StringConfig(**{**setting.training, **setting.string, **own.given()})
-    config.criterion.check(setting.data)
-    thresholds = tuple(sorted(size.thresholds))
-    return Task(name, setting.title, setting.model, setting.data, thresholds, size.pairs, ends, config, PAPER[name])
+    config = own.changed(setting.string)
+    task = supervised(setting.model, setting.data)
+    config.criterion.check(task)
+    return Problem(
+        name, setting.title, setting.model, setting.data, task, tuple(sorted(size.thresholds)), size.pairs,
+        setting.ends, config, PAPER[name],
+    )  # fmt: skip
 
 
 def _regression(name: str) -> _Setting:
@@ -193,9 +201,11 @@ def _regression(name: str) -> _Setting:
     # As published: a sigmoid at the output too, and no biases.
     options = {"widths": (4, 4), "activation": "sigmoid", "output": "sigmoid", "bias": False}
     model = models.create("mlp", 1, (1,), **options)
-    training = {"batch_size": 500, "steps_per_epoch": 20, "learning_rate": 1e-2}
-    string = {"epochs": 400, "metric": "error", "tolerance": 0.1, "insert": "middle", "chunk": 64}
-    return _Setting(formula, model, points, 1000, training, string)
+    ends = TrainConfig(1000, batch_size=500, optimizer=Adam(1e-2), weight_decay=0.0, steps_per_epoch=20)
+    string = StringConfig(
+        training=replace(ends, epochs=400), criterion=Criterion("error"), tolerance=0.1, insert="middle", chunk=64
+    )
+    return _Setting(formula, model, points, ends, string)
 
 
 def _permutation() -> _Setting:
@@ -210,9 +220,9 @@ def _permutation() -> _Setting:
     targets = points[[1, 2, 0]]
     circle = data.regression(points, targets, points, targets, "permutation")
     model = models.create("mlp", 2, (2,), widths=(3,), bias=False)
-    training = {"batch_size": 3, "steps_per_epoch": 50, "learning_rate": 1e-2}
-    string = {"epochs": 400, "tolerance": 0.1, "insert": "middle", "noise": 0.1}
-    return _Setting("2-3-2, three points", model, circle, 400, training, string)
+    ends = TrainConfig(400, batch_size=3, optimizer=Adam(1e-2), weight_decay=0.0, steps_per_epoch=50)
+    string = StringConfig(training=ends, tolerance=0.1, insert="middle", noise=0.1)
+    return _Setting("2-3-2, three points", model, circle, ends, string)
 
 
 def _larger(name: str, size: Size, place: Data) -> _Setting:
@@ -223,19 +233,22 @@ def _larger(name: str, size: Size, place: Data) -> _Setting:
         if not Path(place.ptb).is_dir():
             raise InputError(f"no folder at {place.ptb}: expected one with train, valid and test texts.")
         images, kind = data.load(place.ptb, vocabulary=size.vocabulary), "lstm"
-        training: dict[str, Any] = {"batch_size": 20, "learning_rate": 1e-2, "clip": 5.0, "steps_per_epoch": 20}
+        batch_size, adam, metric = 20, Adam(1e-2, clip=5.0), "perplexity"
         # With steps as long as those of the networks, beads leave their segment far behind before they are measured.
-        string: dict[str, Any] = {"metric": "perplexity", "insert": "middle", "tolerance": 0.1, "learning_rate": 2e-3}
+        bead = replace(adam, learning_rate=2e-3)
+        own: dict[str, Any] = {"insert": "middle", "tolerance": 0.1}
     else:
         images = place.sources.load(name)
-        training = {"batch_size": 100, "learning_rate": 1e-3, "steps_per_epoch": 20}
-        string = {"metric": "error", "points": 11}
+        batch_size, adam, metric = 100, Adam(1e-3), "error"
+        bead, own = adam, {"scan_points": 11}
         if name == "mnist":
-            kind, string = "mnist_convnet", {**string, "tolerance": 0.02, "alpha": 0.98}
+            kind, own = "mnist_convnet", {**own, "tolerance": 0.02, "alpha": 0.98}
         else:
-            kind, string = "cifar_convnet", {**string, "tolerance": 0.1, "alpha": 0.9}
+            kind, own = "cifar_convnet", {**own, "tolerance": 0.1, "alpha": 0.9}
     images = images.take(train=size.train_images)
     model = models.create(kind, images.num_classes, images.image_shape, width=size.width)
     if place.hold_out is not None:
         images = images.hold_out(place.hold_out)
-    return _Setting(LARGER[name], model, images, 1000, training, {"epochs": 200, "images": size.images, **string})
+    ends = TrainConfig(1000, batch_size=batch_size, optimizer=adam, weight_decay=0.0, steps_per_epoch=20)
+    training, criterion = replace(ends, epochs=200, optimizer=bead), Criterion(metric, examples=size.images)
+    return _Setting(LARGER[name], model, images, ends, StringConfig(training=training, criterion=criterion, **own))

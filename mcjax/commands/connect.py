@@ -11,22 +11,32 @@ from mcjax import plotting, trees
 from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.match import check_groups, match_units
 from mcjax.commands.networks import Network, read_networks
-from mcjax.commands.options import DataOptions, ModelOptions, Out, TrainOptions, open_run, seed_key
+from mcjax.commands.options import DataOptions, ModelOptions, Out, TrainOptions, as_json, open_run, seed_key
 from mcjax.commands.pam import PamOptions, pam_figure, pam_lines, pam_results, pam_training_figure
 from mcjax.commands.paths import EvaluateOptions, finish_path, report_path, save_curve
-from mcjax.commands.train import as_json
 from mcjax.curves import Curve, FitConfig, PamConfig, bezier, fit_curve, fit_pam, linear, polygonal_chain
-from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models import Model
 from mcjax.runs import Recorder
 from mcjax.runs.folder import RunFolder, writing
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard, save_permutation
-from mcjax.training.loop import steps_per_epoch
+from mcjax.training import Task, supervised
+from mcjax.training.loop import epoch_plan
 
-Problem = tuple[jax.Array, Model, Curve, trees.Tree, trees.Tree, Dataset, Permutation]
-"""The arguments of `fit_curve` and `fit_pam`: key, model, curve, theta_1, theta_2, data, P."""
+Problem = tuple[jax.Array, Task, Curve, trees.Tree, trees.Tree, Permutation]
+"""The arguments of `fit_curve` and `fit_pam`: key, task, curve, theta_1, theta_2, P."""
+
+
+@dataclass(frozen=True)
+class CurveTraining(TrainOptions):
+    """Training of curves."""
+
+    preset: Literal["fast", "paper"] = "fast"
+    """fast: 30 epochs in one cycle, or with --pam 4 iterations of 4 epochs of the permutation and 8 of the curve.
+    paper: 200 epochs, learning rate halved every 20, or with --pam 4 iterations of 20 and 40 epochs."""
+    epochs: int | None = None
+    """Passes over the training images; with --pam those of the curve in all iterations together, shared out among
+    them, rounded up (None: the preset's)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Connect:
     """Checkpoint or run folder of theta_2."""
     images: DataOptions = field(default_factory=DataOptions)
     architecture: ModelOptions = field(default_factory=ModelOptions)
-    training: TrainOptions = field(default_factory=TrainOptions)
+    training: CurveTraining = field(default_factory=CurveTraining)
     measuring: EvaluateOptions = field(default_factory=EvaluateOptions)
     devices: DeviceOptions = field(default_factory=DeviceOptions)
     curve: Literal["line", "bezier", "chain"] = "bezier"
@@ -69,10 +79,13 @@ class Connect:
         (a, b), dataset, images = read_networks((self.a, self.b), self.architecture, self.images)
         given = self._given_permutation(a)
         curve = self._curve(a)
-        config = self._config(dataset, a, b)
-        self.measuring.check(a.model, dataset)
+        config = self._config(a, b)
+        augmentation = self.training.augmentation(dataset)
+        task = supervised(a.model, dataset, augmentation=augmentation)
+        self.measuring.check(task)
         if curve.control_points:
-            steps_per_epoch(config, dataset)
+            fitted = config.curve if isinstance(config, PamConfig) else config
+            epoch_plan(task, fitted.batch_size, fitted.steps_per_epoch)
         run = open_run(
             "connect",
             self.out,
@@ -84,24 +97,24 @@ class Connect:
                 "seed": self.seed,
                 "mesh": self.devices.mesh,
                 "curve": [curve.kind, curve.control_points],
-                "config": as_json(config),
+                "config": as_json(config, augmentation),
                 "measuring": vars(self.measuring),
                 "P": trees.fingerprint(given) if given is not None else ("activations" if self.align else "identity"),
             },
         )
         if run.results is None:
-            P = given if given is not None else self._match(a, b, dataset)
-            problem = (key, a.model, curve, a.theta, b.theta, dataset, P)
+            P = given if given is not None else self._match(a, b, task)
+            problem = (key, task, curve, a.theta, b.theta, P)
             path, learned = self._fit(run, problem, config, mesh)
             about = {
                 "model": a.about["model"],
                 "data": images,
                 "curve": {"kind": curve.kind, "control_points": curve.control_points},
-                "augmentation": vars(config.augmentation),
+                "augmentation": vars(augmentation),
             }
             save_curve(run, path, about)
-            metrics = self.measuring.evaluate(a.model, path, dataset, config.augmentation, mesh)
-            finish_path(run, metrics, f"{a.model.name} on {dataset.name}: {self.curve}, {self._how()}", **learned)
+            metrics = self.measuring.evaluate(task, path, mesh)
+            finish_path(run, metrics, f"{task.name}: {self.curve}, {self._how()}", **learned)
         if "pam" in (run.results or {}):
             print(pam_lines("PAM", (run.results or {})["pam"]))
         report_path(run)
@@ -130,29 +143,29 @@ class Connect:
             return bezier(spec, 2 if self.degree is None else self.degree)
         return polygonal_chain(spec, 1 if self.bends is None else self.bends)
 
-    def _config(self, dataset: Dataset, a: Network, b: Network) -> FitConfig:
-        fit = self.training.config(dataset, points_per_step=self.points_per_step)
+    def _config(self, a: Network, b: Network) -> FitConfig | PamConfig:
         if not self.pam:
             if self.alternation != PamOptions():
                 raise InputError(
                     "--iterations, --permutation-epochs, --nu-p and the other options of PAM need --pam: give it too."
                 )
-            return FitConfig(**fit)
+            preset = FitConfig.preset(self.training.preset)
+            return self.training.change(preset, points_per_step=self.points_per_step)
         if self.curve == "line":
             raise InputError("--pam learns a curve together with P: got --curve line, expected bezier or chain.")
         check_groups(a.model)
         if trees.fingerprint(a.theta) == trees.fingerprint(b.theta):
             raise InputError(f"{self.a} and {self.b} are the same network: expected two different ones to join.")
-        return self.alternation.config(fit)
+        return self.alternation.config(self.training, self.points_per_step)
 
-    def _match(self, a: Network, b: Network, dataset: Dataset) -> Permutation:
-        return match_units(a, b, dataset).P if self.align else identity_permutation(a.model.spec, a.theta)
+    def _match(self, a: Network, b: Network, task: Task) -> Permutation:
+        return match_units(task, a.theta, b.theta).P if self.align else identity_permutation(a.model.spec, a.theta)
 
     def _fit(
-        self, run: RunFolder, problem: Problem, config: FitConfig, mesh: Mesh | None
+        self, run: RunFolder, problem: Problem, config: FitConfig | PamConfig, mesh: Mesh | None
     ) -> tuple[Any, dict[str, Any]]:
         """The path of the line or of the fitted curve, and the results of PAM. Writes figures, and the P of PAM."""
-        _, model, curve, theta_1, theta_2, dataset, P = problem
+        _, task, curve, theta_1, theta_2, P = problem
         if not curve.control_points:
             return curve.bind(theta_1, theta_2, None, P), {}
         recorder = Recorder(f"fitting a {self.curve}", run, "fit")
@@ -164,7 +177,7 @@ class Connect:
         with writing(run.path / "permutation.npz"):
             save_permutation(run.path / "permutation.npz", learned.P)
         named = {self._how(): learned}
-        run.figure("pam", pam_figure(named, f"{self.curve} of {model.name}, {dataset.name}"))
+        run.figure("pam", pam_figure(named, f"{self.curve}, {task.name}"))
         run.figure("training", pam_training_figure(named, config, f"{self.curve} fit"))
         return learned.path, {"pam": pam_results(learned)}
 

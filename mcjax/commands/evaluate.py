@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jax
 import tyro
 
 from mcjax import trees
@@ -14,7 +15,7 @@ from mcjax.curves import Curve
 from mcjax.data import Augmentation
 from mcjax.errors import InputError
 from mcjax.runs import checkpoint
-from mcjax.training.objective import check_model_and_data
+from mcjax.training import supervised
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ class Evaluate:
         several = networks_of(Path(self.target))
         paths = [str(path) for path in several] or [self.target]
         networks, dataset, images = read_networks(paths, self.architecture, self.images, one_architecture=False)
-        for network in networks:
-            check_model_and_data(network.model, dataset)
+        # One copy of the images on the device for all tasks.
+        dataset = jax.device_put(dataset)
+        tasks = {model: supervised(model, dataset) for model in dict.fromkeys(n.model for n in networks)}
         architectures = [n.about["model"] for n in networks]
         fingerprints = [trees.fingerprint(n.theta) for n in networks]
         run = open_run("evaluate", self.out, {"model": architectures, "theta": fingerprints, "data": images})
         if run.results is None:
-            run.finish(measure([(n.model, n.theta) for n in networks], dataset))
+            run.finish(measure([(tasks[n.model], n.theta) for n in networks]))
         report(run, None if several else [self.target])
 
     def _curve(self, path: Path) -> None:
@@ -58,13 +60,13 @@ class Evaluate:
             raise InputError(f"{path} does not name its family of curves: expected the curve of a `mcjax connect` run.")
         model = read_model(about["model"])
         dataset, images = self.images.load(about["data"])
-        self.measuring.check(model, dataset)
+        augmentation = Augmentation(**about["augmentation"]) if "augmentation" in about else None
+        task = supervised(model, dataset, augmentation=augmentation)
+        self.measuring.check(task)
         kind = {"model": about["model"], "curve": about["curve"], "theta": trees.fingerprint(tree)}
         run = open_run("evaluate", self.out, {**kind, "data": images, "measuring": vars(self.measuring)})
         if run.results is None:
             curve = Curve(model.spec, about["curve"]["kind"], about["curve"]["control_points"])
             bound = curve.bind(tree["theta_1"], tree["theta_2"], tree.get("theta_c"), tree.get("P"))
-            augmentation = Augmentation(**about["augmentation"]) if "augmentation" in about else None
-            metrics = self.measuring.evaluate(model, bound, dataset, augmentation)
-            finish_path(run, metrics, f"{model.name} on {dataset.name}")
+            finish_path(run, self.measuring.evaluate(task, bound), task.name)
         report_path(run)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
@@ -11,10 +12,10 @@ from matplotlib.figure import Figure
 from mcjax import matching, plotting, trees
 from mcjax.commands.networks import Network, read_networks
 from mcjax.commands.options import DataOptions, ModelOptions, Out, open_run, seed_key
-from mcjax.data import Dataset, normalize
+from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.matching import StraightThroughConfig, match_activations, match_straight_through, match_weights
-from mcjax.matching.activations import Cost, as_images
+from mcjax.matching.activations import Cost
 from mcjax.models import Model
 from mcjax.runs import Recorder
 from mcjax.runs.folder import RunFolder, writing
@@ -26,8 +27,9 @@ from mcjax.symmetry import (
     random_permutation,
     save_permutation,
 )
-from mcjax.training.loop import steps_per_epoch
-from mcjax.training.objective import check_model_and_data
+from mcjax.training import Task, supervised
+from mcjax.training.loop import epoch_plan
+from mcjax.training.task import examples
 
 Method = Literal["activations", "weights", "straight_through", "random", "identity"]
 
@@ -69,7 +71,7 @@ class Match:
         """Run the command, or report its results."""
         key = seed_key(self.seed)
         (a, b), dataset, images = read_networks((self.a, self.b), self.architecture, self.images)
-        self._check(a, dataset)
+        task = self._task(a.model, dataset)
         run = open_run(
             "match",
             self.out,
@@ -89,17 +91,17 @@ class Match:
             },
         )
         if run.results is None:
-            self._finish(key, run, a, b, dataset)
+            self._finish(key, run, task, a, b)
         _report(run)
 
-    def _finish(self, key: jax.Array, run: RunFolder, a: Network, b: Network, dataset: Dataset) -> None:
-        match = match_units(a, b, dataset, self.match_images, self.batch_size, self.cost)
-        P, summaries = self._run_methods(key, run, a, b, dataset, match)
+    def _finish(self, key: jax.Array, run: RunFolder, task: Task, a: Network, b: Network) -> None:
+        match = match_units(task, a.theta, b.theta, self.match_images, self.batch_size, self.cost)
+        P, summaries = self._run_methods(key, run, task, a, b, match)
         match = _with_permutation(match, P)
         with writing(run.path / "permutation.npz"):
             save_permutation(run.path / "permutation.npz", match.P)
         methods = ", then ".join(method.replace("_", "-") for method in self.method)
-        run.figure("correlation", correlation_figure(match, f"{a.model.name} on {dataset.name}", methods))
+        run.figure("correlation", correlation_figure(match, task.name, methods))
         groups = {
             group: {
                 "units": len(p),
@@ -112,7 +114,7 @@ class Match:
         run.finish({"groups": groups, "methods": summaries})
 
     def _run_methods(
-        self, key: jax.Array, run: RunFolder, a: Network, b: Network, dataset: Dataset, match: matching.Match
+        self, key: jax.Array, run: RunFolder, task: Task, a: Network, b: Network, match: matching.Match
     ) -> tuple[Permutation, list[dict[str, Any]]]:
         """Run the methods in order. Returns the last permutation, and a summary of each result."""
         spec = a.model.spec
@@ -129,8 +131,8 @@ class Match:
                 summary |= {"inner_product": float(found.objective), "restarts": found.info["restarts"].tolist()}
             elif method == "straight_through":
                 recorder = Recorder("straight-through matching", run, f"straight_through_{number}")
-                ends = (a.theta, b.theta, dataset, start, self._straight_through())
-                learned = match_straight_through(own_key, a.model, *ends, recorder=recorder)
+                ends = (a.theta, b.theta, start, self._straight_through())
+                learned = match_straight_through(own_key, task, *ends, recorder=recorder)
                 P = learned.P
                 summary |= {"midpoint_loss": learned.info["objectives"].tolist()}
             elif method == "random":
@@ -140,11 +142,13 @@ class Match:
             summaries.append(summary)
         return P, summaries
 
-    def _check(self, a: Network, dataset: Dataset) -> None:
-        # Check before the run folder is made, since an existing one would refuse the corrected command.
-        as_images(a.model, dataset)
-        check_groups(a.model)
-        available = len(dataset.train_images)
+    def _task(self, model: Model, dataset: Dataset) -> Task:
+        """The task. All is checked before the run folder is made, since an existing one would refuse the correction."""
+        check_groups(model)
+        # Only straight-through matching looks at labels; the others take images of any classes.
+        labelled = "straight_through" in self.method
+        task = supervised(model, dataset, loss=None if labelled else _no_loss)
+        available = examples(task.train)
         if self.match_images is not None and not 1 < self.match_images <= available:
             raise InputError(f"got match_images={self.match_images}, expected 2 to {available}.")
         for name in ("batch_size", "restarts", "epochs"):
@@ -152,9 +156,9 @@ class Match:
                 raise InputError(f"got {name}={getattr(self, name)}, expected at least 1.")
         if not self.method:
             raise InputError(f"got no --method, expected one or several of {', '.join(get_args(Method))}.")
-        if "straight_through" in self.method:
-            check_model_and_data(a.model, dataset)
-            steps_per_epoch(self._straight_through(), dataset)
+        if labelled:
+            epoch_plan(task, self.batch_size, self._straight_through().steps_per_epoch)
+        return task
 
     def _straight_through(self) -> StraightThroughConfig:
         return StraightThroughConfig(epochs=self.epochs, batch_size=self.batch_size, travel=self.travel)
@@ -177,16 +181,27 @@ def _report(run: RunFolder) -> None:
     print(f"Written to {run.path}; use it with --permutation {run.path / 'permutation.npz'}")
 
 
+def _no_loss(outputs: Any, labels: Any) -> jax.Array:
+    """No loss, for a task whose labels are not used."""
+    return jnp.zeros(len(labels))
+
+
 def check_groups(model: Model) -> None:
     """Raise InputError if the model has no groups of units to match."""
     if not model.spec.groups:
         raise InputError(f"no units of {model.name} can be permuted, so there is nothing to match:\n{model.spec}")
 
 
+def check_symmetry(task: Task, theta: trees.Tree, key: jax.Array | None = None) -> None:
+    """Raise SpecError unless the spec is a symmetry of the network, on a few test images."""
+    few = task.model_inputs(jax.tree.map(lambda leaf: leaf[:4], task.test))
+    check_invariance(task.model, theta, few, jax.random.key(0) if key is None else key)
+
+
 def match_units(
-    a: Network,
-    b: Network,
-    dataset: Dataset,
+    task: Task,
+    theta_1: trees.Tree,
+    theta_2: trees.Tree,
     images: int | None = None,
     batch_size: int = 128,
     cost: Cost = "correlation",
@@ -194,9 +209,9 @@ def match_units(
     """Match two networks by their activations, after checking that the spec is a symmetry.
 
     Args:
-        a: The network of theta_1.
-        b: The network of theta_2, which is permuted.
-        dataset: The data set; activations are those of its training images.
+        task: The task; activations are those of its training images.
+        theta_1: The first network.
+        theta_2: The second network, which is permuted.
         images: The number of training images, the first ones. None: the first fifth.
         batch_size: Images in memory at once.
         cost: The similarity that the assignment maximises.
@@ -204,10 +219,8 @@ def match_units(
     Returns:
         The match of `match_activations`.
     """
-    few = normalize(dataset.test_images[:4], dataset.mean, dataset.std)
-    check_invariance(a.model, a.theta, few, jax.random.key(0))
-    taken = dataset if images is None else normalize(dataset.train_images[:images], dataset.mean, dataset.std)
-    return match_activations(a.model, a.theta, b.theta, taken, batch_size, cost=cost)
+    check_symmetry(task, theta_1)
+    return match_activations(task, theta_1, theta_2, examples=images, batch_size=batch_size, cost=cost)
 
 
 def _with_permutation(match: matching.Match, P: Permutation) -> matching.Match:

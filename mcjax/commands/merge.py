@@ -1,21 +1,21 @@
 """`mcjax merge`: match networks, average them into one, and repair its statistics."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
 from mcjax import trees
-from mcjax.commands.match import check_groups
+from mcjax.commands.match import check_groups, check_symmetry
 from mcjax.commands.networks import Network, networks_of, read_networks
 from mcjax.commands.options import AugmentOptions, DataOptions, ModelOptions, Out, open_run, seed_key
-from mcjax.data import Augmentation, Dataset, normalize
+from mcjax.commands.train import by_split
+from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.landscape.along import METRICS
 from mcjax.landscape.ensembles import ensemble_accuracy
 from mcjax.landscape.repair import repair, repaired_layers
 from mcjax.matching.activations import match_activations
@@ -24,9 +24,9 @@ from mcjax.models import Model
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder, writing
 from mcjax.runs.tables import table
-from mcjax.symmetry import Permutation, check_invariance, identity_permutation, permute, save_permutation
-from mcjax.training import evaluate
-from mcjax.training.objective import check_model_and_data
+from mcjax.symmetry import Permutation, PermutationSpec, identity_permutation, permute, save_permutation
+from mcjax.training import Task, evaluate, supervised
+from mcjax.training.task import examples
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,10 @@ class Merge:
         """Run the command, or report its results."""
         key = seed_key(self.seed)
         networks, dataset, images = self._read()
-        self._check(networks, dataset)
-        augmentation = self.repairing.augmentation(dataset)
         first = networks[0]
+        augmentation = self.repairing.augmentation(dataset)
+        task = supervised(first.model, dataset, augmentation=augmentation)
+        self._check(task, first)
         run = open_run(
             "merge",
             self.out,
@@ -89,10 +90,10 @@ class Merge:
             },
         )
         if run.results is None:
-            on_device = jax.device_put(dataset)
+            task = jax.device_put(task)
             thetas = trees.stack([network.theta for network in networks])
-            P, objective = self._match(key, first.model, thetas, dataset)
-            averages = self._averages(first.model, thetas, P, on_device, augmentation)
+            P, objective = self._match(key, task, first.model.spec, thetas)
+            averages = self._averages(task, first.model.spec, thetas, P)
             for i in range(len(networks)):
                 with writing(run.path / f"permutation_{i}.npz"):
                     save_permutation(run.path / f"permutation_{i}.npz", trees.index(P, i))
@@ -102,7 +103,7 @@ class Merge:
                 merged,
                 {"model": first.about["model"], "data": first.about.get("data", images)},
             )
-            measured = _measure(first.model, {**{n.name: n.theta for n in networks}, **averages}, thetas, on_device)
+            measured = _measure(task, {**{n.name: n.theta for n in networks}, **averages}, thetas)
             run.finish({"measured": measured, "objective": objective, **_repaired_and_left(first.model)})
         _report(run)
 
@@ -129,11 +130,10 @@ class Merge:
             names[fingerprint] = network.name
         return networks, dataset, images
 
-    def _check(self, networks: list[Network], dataset: Dataset) -> None:
+    def _check(self, task: Task, first: Network) -> None:
         # Check before the run folder is made, since an existing one would refuse the corrected command.
-        model, available = networks[0].model, len(dataset.train_labels)
-        check_model_and_data(model, dataset)
-        check_groups(model)
+        available = examples(task.train)
+        check_groups(first.model)
         calibration, size = self.repairing.calibration_images, self.repairing.eval_batch_size
         for name, value, least in (("match_images", self.match_images, 2), ("calibration_images", calibration, 1)):
             if value is not None and not least <= value <= available:
@@ -141,59 +141,48 @@ class Merge:
         for name, number in (("restarts", self.restarts), ("eval_batch_size", size)):
             if number is not None and number < 1:
                 raise InputError(f"got {name}={number}, expected at least 1.")
-        few = normalize(dataset.test_images[:4], dataset.mean, dataset.std)
-        check_invariance(model, networks[0].theta, few, jax.random.key(0))
+        check_symmetry(task, first.theta)
 
     def _match(
-        self, key: jax.Array, model: Model, thetas: trees.Tree, dataset: Dataset
+        self, key: jax.Array, task: Task, spec: PermutationSpec, thetas: trees.Tree
     ) -> tuple[Permutation, list[float] | None]:
         """The permutations of all networks, and the objective after every round of weight matching."""
         P = None
         if self.method != "weights":
-            images: Any = dataset
-            if self.match_images is not None:
-                images = normalize(dataset.train_images[: self.match_images], dataset.mean, dataset.std)
             first, others = trees.index(thetas, 0), trees.index(thetas, slice(1, None))
-            found = match_to_reference(lambda a, b: match_activations(model, a, b, images), first, others)
-            identity = identity_permutation(model.spec, first)
+            found = match_to_reference(partial(match_activations, task, examples=self.match_images), first, others)
+            identity = identity_permutation(spec, first)
             P = {group: jnp.concatenate([identity[group][None], p]) for group, p in found.items()}
             if self.method == "activations":
                 return P, None
-        merged = merge(key, model.spec, thetas, P, restarts=self.restarts)
+        merged = merge(key, spec, thetas, P, restarts=self.restarts)
         return merged.P, merged.objective.tolist()
 
-    def _averages(
-        self, model: Model, thetas: trees.Tree, P: Permutation, dataset: Dataset, augmentation: Augmentation
-    ) -> dict[str, trees.Tree]:
+    def _averages(self, task: Task, spec: PermutationSpec, thetas: trees.Tree, P: Permutation) -> dict[str, trees.Tree]:
         """All averages by name; the matched and repaired one is the last."""
-        permuted = jax.vmap(lambda p, theta: permute(model.spec, p, theta))(P, thetas)
+        permuted = jax.vmap(lambda p, theta: permute(spec, p, theta))(P, thetas)
         norms = bool(jax.tree.leaves(trees.batch_stats(thetas)))
         averages: dict[str, trees.Tree] = {}
         for name, ends in (("plain average", thetas), ("matched average", permuted)):
             mean = jax.tree.map(lambda leaf: leaf.mean(0), ends)
             repaired = repair(
-                model,
+                task,
                 mean,
                 ends,
-                dataset,
                 batch_size=self.repairing.eval_batch_size,
-                calibration_images=self.repairing.calibration_images,
-                augmentation=augmentation,
+                calibration_examples=self.repairing.calibration_images,
             )
             averages |= {name: repaired} if norms else {name: mean, f"{name}, repaired": repaired}
         return averages
 
 
-def _measure(
-    model: Model, networks: dict[str, trees.Tree], thetas: trees.Tree, dataset: Dataset
-) -> dict[str, dict[str, float]]:
+def _measure(task: Task, networks: dict[str, trees.Tree], thetas: trees.Tree) -> dict[str, dict[str, float]]:
     """Loss and accuracy of every network by name, and of the ensemble of `thetas`."""
-    train, test = evaluate(model, trees.stack(list(networks.values())), dataset)
-    values = np.asarray([*train, *test], np.float64).T.tolist()
-    measured = {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(networks, values, strict=True)}
-    on_train, on_test = (ensemble_accuracy(model, thetas, dataset, split=split) for split in ("train", "test"))
-    together = [on_train.loss, on_train.accuracy, on_test.loss, on_test.accuracy]
-    measured["ensemble of outputs"] = dict(zip(METRICS, map(float, together), strict=True))
+    values = by_split(*evaluate(task, trees.stack(list(networks.values()))))
+    measured = {name: {metric: float(each[i]) for metric, each in values.items()} for i, name in enumerate(networks)}
+    train, test = (ensemble_accuracy(task, thetas, split=split)._asdict() for split in ("train", "test"))
+    together = by_split(train, test)
+    measured["ensemble of outputs"] = {metric: float(together[metric]) for metric in values}
     return measured
 
 
@@ -209,8 +198,10 @@ def _repaired_and_left(model: Model) -> dict[str, Any]:
 
 def _report(run: RunFolder) -> None:
     results = run.results or {}
-    rows = [[name, *(f"{row[metric]:.4f}" for metric in METRICS)] for name, row in results["measured"].items()]
-    print(table(["", *(metric.replace("_", " ") for metric in METRICS)], rows))
+    measured = results["measured"]
+    columns = list(next(iter(measured.values())))
+    rows = [[name, *(f"{row[column]:.4f}" for column in columns)] for name, row in measured.items()]
+    print(table(["", *(column.replace("_", " ") for column in columns)], rows))
     if results["batch_statistics"]:
         print("Batch statistics of every average are re-estimated on training images, which is what repairs them.")
     else:

@@ -6,18 +6,21 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import numpy as np
 import tyro
 
 from mcjax import models, trees
+from mcjax.curves import FitConfig
 from mcjax.data import Augmentation, Dataset, load
 from mcjax.errors import InputError
 from mcjax.runs.folder import RunFolder
-from mcjax.training import TrainConfig
-from mcjax.training.config import ComputeDtype
+from mcjax.training import SGD, TrainConfig
+from mcjax.training.fit import ComputeDtype
+
+Settings = TypeVar("Settings", TrainConfig, FitConfig)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class AugmentOptions:
 
 @dataclass(frozen=True)
 class TrainOptions(AugmentOptions):
-    """Training of networks or curves."""
+    """Training of networks."""
 
     preset: Literal["fast", "paper"] = "fast"
     """fast: 30 epochs in one cycle. paper: 250 epochs, learning rate halved every 20."""
@@ -137,15 +140,21 @@ class TrainOptions(AugmentOptions):
     compute_dtype: ComputeDtype = "float32"
     """Dtype of the forward and backward pass; parameters, statistics and measurements are float32."""
 
-    def config(self, dataset: Dataset, **more: Any) -> dict[str, Any]:
-        """The keyword arguments of a TrainConfig: those of the preset, replaced by these options and `more`."""
-        given = {
-            name: getattr(self, name)
-            for name in ("epochs", "batch_size", "learning_rate", "weight_decay")
-            if getattr(self, name) is not None
-        }
-        own = {"augmentation": self.augmentation(dataset), "compute_dtype": self.compute_dtype}
-        return {**vars(TrainConfig.preset(self.preset)), **given, **own, **more}
+    def change(self, settings: Settings, **more: Any) -> Settings:
+        """The settings of a preset, with the options that were given, and `more`, in their place."""
+        optimizer = settings.optimizer
+        if self.learning_rate is not None:
+            assert isinstance(optimizer, SGD)
+            optimizer = replace(optimizer, learning_rate=self.learning_rate)
+        names = ("epochs", "batch_size", "weight_decay")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        own = {"optimizer": optimizer, "compute_dtype": self.compute_dtype}
+        return replace(settings, **{**given, **own, **more})
+
+
+def as_json(config: Any, augmentation: Augmentation) -> dict[str, Any]:
+    """The settings of a fit as JSON, those of their parts inside, with the augmentation of its images."""
+    return {**asdict(config), "augmentation": asdict(augmentation)}
 
 
 def open_run(command: str, out: str | None, config: Mapping[str, Any]) -> RunFolder:

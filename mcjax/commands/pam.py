@@ -1,14 +1,17 @@
 """Options, results, figures and printed summary of PAM."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from mcjax import plotting
-from mcjax.curves import PamConfig, PamFit
+from mcjax.commands.options import TrainOptions
+from mcjax.curves import PamConfig, PamFit, PermutationFitConfig
+from mcjax.curves.config import Projection, Rounding
+from mcjax.errors import InputError, check_whole
 
 REPORTED = ("objective", "proposed", "proximal", "accepted", "moved")
 """The fields of a PamFit in results.json."""
@@ -18,30 +21,56 @@ REPORTED = ("objective", "proposed", "proximal", "accepted", "moved")
 class PamOptions:
     """Permutations learned with the curve; for --pam alone."""
 
-    iterations: int = field(default=PamConfig.iterations)
-    """Iterations of a permutation and a curve half-step; --epochs are shared out among them, rounded up."""
+    iterations: int = PamConfig.iterations
+    """Iterations of a permutation and a curve half-step."""
     permutation_epochs: int | None = None
-    """Epochs of one permutation half-step (None: half of those of a curve half-step, as in the paper)."""
+    """Epochs of one permutation half-step (None: the preset's; with --epochs, half of those of a curve half-step)."""
     permutation_learning_rate: float | None = None
     """Learning rate of the matrices (None: by the size of the gradient)."""
     nu_p: float = PamConfig.nu_P
     """Proximal parameter of the permutations: a unit that moves costs 1 / nu."""
     nu_phi: float = PamConfig.nu_phi
     """Proximal parameter of the control points."""
-    projection: Literal["alternating", "sinkhorn"] = PamConfig.projection
+    projection: Projection = PermutationFitConfig.projection
     """Projection that keeps matrices doubly stochastic."""
-    rounding: Literal["assignment", "sampled"] = PamConfig.rounding
+    rounding: Rounding = PermutationFitConfig.rounding
     """Rounding of matrices to permutations."""
     lookahead: bool = PamConfig.lookahead
     """Take a new permutation only if the curve half-step ends better with it."""
 
-    def config(self, fit: Mapping[str, Any]) -> PamConfig:
-        """The PamConfig with as many curve epochs in all as `fit`, the arguments of a FitConfig."""
-        iterations = max(1, self.iterations)
-        epochs = -(-fit["epochs"] // iterations)
-        halved = -(-epochs // 2) if self.permutation_epochs is None else self.permutation_epochs
-        own = {name: value for name, value in vars(self).items() if name != "nu_p"}
-        return PamConfig(**{**fit, **own, "nu_P": self.nu_p, "epochs": epochs, "permutation_epochs": halved})
+    def config(self, training: TrainOptions, points_per_step: int = 1) -> PamConfig:
+        """The settings of PAM: those of the preset, with the options that were given in their place.
+
+        Epochs that were given are those of all curve half-steps together. They are shared out among the iterations,
+        rounded up, and a permutation half-step has half as many as a curve half-step, as in the paper.
+        """
+        preset = PamConfig.preset(training.preset)
+        epochs, halved = preset.curve.epochs, preset.permutation.epochs
+        if training.epochs is not None:
+            epochs = -(-training.epochs // max(1, self.iterations))
+            halved = -(-epochs // 2)
+        if self.permutation_epochs is not None:
+            check_whole("permutation_epochs", self.permutation_epochs)
+            halved = self.permutation_epochs
+        if self.permutation_learning_rate is not None and not self.permutation_learning_rate > 0:
+            raise InputError(
+                f"got permutation_learning_rate={self.permutation_learning_rate}, expected it to be positive."
+            )
+        return replace(
+            preset,
+            curve=training.change(preset.curve, epochs=epochs, points_per_step=points_per_step),
+            permutation=replace(
+                preset.permutation,
+                epochs=halved,
+                learning_rate=self.permutation_learning_rate,
+                projection=self.projection,
+                rounding=self.rounding,
+            ),
+            iterations=self.iterations,
+            nu_P=self.nu_p,
+            nu_phi=self.nu_phi,
+            lookahead=self.lookahead,
+        )
 
 
 def pam_results(fit: PamFit) -> dict[str, Any]:
@@ -61,7 +90,7 @@ def pam_figure(fits: Mapping[str, PamFit], title: str) -> Figure:
 def pam_training_figure(fits: Mapping[str, PamFit], config: PamConfig, title: str) -> Figure:
     """The train loss over the half-steps of several fits by name, coloured by `color_of`."""
     losses = {name: (fit.history["loss"], color_of(name)) for name, fit in fits.items()}
-    return plotting.pam_training(losses, (config.permutation_epochs, config.epochs), title)
+    return plotting.pam_training(losses, (config.permutation.epochs, config.curve.epochs), title)
 
 
 def color_of(name: str) -> str:

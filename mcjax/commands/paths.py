@@ -9,14 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import plotting
-from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
-from mcjax.models import Model
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.tables import table
-from mcjax.training.objective import check_model_and_data
+from mcjax.training import Task
+from mcjax.training.task import examples
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,9 @@ class EvaluateOptions:
     eval_batch_size: int = 500
     """Images in memory at once."""
 
-    def check(self, model: Model, dataset: Dataset) -> None:
-        """Raise InputError if these options, model and data do not fit, before a folder is made or a curve fitted."""
-        check_model_and_data(model, dataset)
-        available = len(dataset.train_labels)
+    def check(self, task: Task) -> None:
+        """Raise InputError if these options do not fit the task, before a folder is made or a curve fitted."""
+        available = examples(task.train)
         if self.points < 2:
             raise InputError(f"got points={self.points}, expected at least 2.")
         if self.calibration_images is not None and not 0 < self.calibration_images <= available:
@@ -41,31 +39,16 @@ class EvaluateOptions:
         if self.eval_batch_size < 1:
             raise InputError(f"got eval_batch_size={self.eval_batch_size}, expected at least 1.")
 
-    def evaluate(
-        self, model: Model, path: Any, dataset: Dataset, augmentation: Augmentation | None, mesh: Mesh | None = None
-    ) -> PathMetrics:
-        """Measure a path.
-
-        Args:
-            model: The model of its networks.
-            path: A function t -> theta.
-            dataset: Train and test images.
-            augmentation: Augmentation while batch statistics are re-estimated. None: the data set's default.
-            mesh: Devices to distribute the points over. None: one device.
-
-        Returns:
-            The metrics along the path.
-        """
-        images = len(dataset.train_labels) + len(dataset.test_labels)
+    def evaluate(self, task: Task, path: Any, mesh: Mesh | None = None) -> PathMetrics:
+        """Measure a path, a function t -> theta, on one device or a mesh."""
+        images = examples(task.train) + examples(task.test)
         print(f"measuring {self.points} points of the path, {images:,} images each", file=sys.stderr, flush=True)
         return evaluate_path(
-            model,
+            task,
             path,
-            dataset,
             self.points,
             batch_size=self.eval_batch_size,
-            calibration_images=self.calibration_images,
-            augmentation=augmentation,
+            calibration_examples=self.calibration_images,
             mesh=mesh,
         )
 
@@ -80,7 +63,8 @@ def finish_path(run: RunFolder, metrics: PathMetrics, title: str, **more: Any) -
     """Write the figure and the results of a measured path, with further results `more`."""
     line = plotting.Line("train loss, test accuracy", metrics.train_loss, metrics.test_accuracy, plotting.ALIGNED)
     run.figure("path", plotting.along_paths(metrics.ts, [line], title))
-    values = {name: np.asarray(value).tolist() for name, value in metrics._asdict().items()}
+    along = {"ts": metrics.ts, **metrics.values, "distance": metrics.distance}
+    values = {name: np.asarray(value).tolist() for name, value in along.items()}
     summary = {name: {key: float(v) for key, v in columns.items()} for name, columns in metrics.summary().items()}
     barriers = {f"barrier_{name}": float(barrier(metrics, name)) for name in summary}
     run.finish({"summary": summary, **barriers, "length": values["distance"][-1], "along": values, **more})

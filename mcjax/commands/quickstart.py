@@ -1,17 +1,16 @@
 """`mcjax quickstart`: train, match, connect and measure small networks on real images, in a minute."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mcjax import data, plotting, trees
-from mcjax.commands.match import correlation_figure
+from mcjax.commands.match import check_symmetry, correlation_figure
 from mcjax.commands.networks import read_model
-from mcjax.commands.options import Out, open_run, seed_key
+from mcjax.commands.options import Out, TrainOptions, open_run, seed_key
 from mcjax.commands.pam import PamOptions, color_of, pam_figure, pam_lines, pam_results
-from mcjax.commands.train import as_json
 from mcjax.curves import FitConfig, PamConfig, PamFit, bezier, fit_curve, fit_pam, linear
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
@@ -19,8 +18,7 @@ from mcjax.matching import Match, match_activations
 from mcjax.runs import Recorder, checkpoint
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.tables import mean_and_std, plus_minus, table
-from mcjax.symmetry import check_invariance
-from mcjax.training import TrainConfig, train_endpoints
+from mcjax.training import TrainConfig, supervised, train_endpoints
 
 KINDS = (
     "linear_unaligned",
@@ -63,40 +61,39 @@ class Quickstart:
         if self.epochs < 1:
             raise InputError(f"got epochs={self.epochs}, expected at least 1.")
         key = seed_key(self.seed)
-        learning = PamOptions().config({"epochs": self.epochs})
-        config = {"pairs": self.pairs, "epochs": self.epochs, "seed": self.seed, "pam": as_json(learning)}
+        learning = PamOptions().config(TrainOptions(epochs=self.epochs))
+        config = {"pairs": self.pairs, "epochs": self.epochs, "seed": self.seed, "pam": asdict(learning)}
         run = open_run("quickstart", self.out or "runs/quickstart", config)
         if run.results is None:
             self._finish(run, key, learning)
         report(run)
 
     def _finish(self, run: RunFolder, key: jax.Array, learning: PamConfig) -> None:
-        dataset = data.load("digits")
         model = read_model(ABOUT["model"])
+        task = supervised(model, data.load("digits"))
         train_key, invariance_key, fit_key = jax.random.split(key, 3)
         keys = jax.random.split(train_key, 2 * self.pairs)
         recorder = Recorder(f"training {2 * self.pairs} networks", run, "networks")
-        endpoints = train_endpoints(keys, model, dataset, TrainConfig(epochs=self.epochs), recorder=recorder)
+        endpoints = train_endpoints(keys, task, TrainConfig(epochs=self.epochs), recorder=recorder)
         theta_1, theta_2 = (trees.index(endpoints.theta, slice(i, None, 2)) for i in range(2))
         for i in range(2 * self.pairs):
             checkpoint.save(run.checkpoints(f"network_{i}"), trees.index(endpoints.theta, i), ABOUT)
-        few = data.normalize(dataset.test_images[:16], dataset.mean, dataset.std)
-        check_invariance(model, trees.index(theta_1, 0), few, invariance_key)
-        match = match_activations(model, theta_1, theta_2, dataset)
+        check_symmetry(task, trees.index(theta_1, 0), invariance_key)
+        match = match_activations(task, theta_1, theta_2)
         identity = {group: jnp.tile(jnp.arange(p.shape[1]), (self.pairs, 1)) for group, p in match.P.items()}
 
         metrics: dict[str, PathMetrics] = {}
         learned: dict[str, PamFit] = {}
         curve = bezier(model.spec)
         for how, P in (("unaligned", identity), ("aligned", match.P)):
-            ends = (fit_key, model, curve, theta_1, theta_2, dataset, P)
+            ends = (fit_key, task, curve, theta_1, theta_2, P)
             stage = Recorder(f"fitting {self.pairs} curves, {how}", run, f"curves_{how}")
             fit = fit_curve(*ends, FitConfig(epochs=self.epochs), recorder=stage)
             stage = Recorder(f"PAM, {self.pairs} curves, {how}", run, f"pam_{how}")
             learned[how] = fit_pam(*ends, learning, recorder=stage)
             line = linear(model.spec).bind_pairs(theta_1, theta_2, None, P)
             for kind, path in (("linear", line), ("bezier", fit.path), ("PAM", learned[how].path)):
-                metrics[f"{kind}_{how}"] = evaluate_path(model, path, dataset)
+                metrics[f"{kind}_{how}"] = evaluate_path(task, path)
         named = {f"PAM, {how}": fit for how, fit in learned.items()}
         run.figure("pam", pam_figure(named, f"PAM on handwritten digits, mean of {self.pairs} pairs"))
         run.figure("paths", _paths_figure(metrics, self.pairs))

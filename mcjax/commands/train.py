@@ -1,26 +1,21 @@
 """`mcjax train`: train networks from many seeds in one program."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-import numpy as np
 
 from mcjax import plotting, trees
 from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.networks import networks_of, read_model
-from mcjax.commands.options import DataOptions, ModelOptions, Out, TrainOptions, open_run, seed_key
-from mcjax.data import Dataset
+from mcjax.commands.options import DataOptions, ModelOptions, Out, TrainOptions, as_json, open_run, seed_key
 from mcjax.errors import InputError
-from mcjax.landscape.along import METRICS
-from mcjax.models import Model
 from mcjax.runs import Recorder, checkpoint
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.tables import mean_and_std, plus_minus, table
-from mcjax.training import TrainConfig, evaluate, train_endpoints
-from mcjax.training.loop import steps_per_epoch
-from mcjax.training.objective import check_model_and_data
+from mcjax.training import Task, TrainConfig, evaluate, supervised, train_endpoints
+from mcjax.training.loop import epoch_plan
 
 
 @dataclass(frozen=True)
@@ -69,16 +64,18 @@ class Train:
             chosen = replace(chosen, model="tinysix")
         described = chosen.describe(dataset)
         model = read_model(described)
-        config = TrainConfig(**self.training.config(dataset))
-        check_model_and_data(model, dataset)
-        steps_per_epoch(config, dataset)  # refuse a batch larger than the set before the run folder is made
+        config = self.training.change(TrainConfig.preset(self.training.preset))
+        augmentation = self.training.augmentation(dataset)
+        task = supervised(model, dataset, augmentation=augmentation)
+        # Refuse a batch larger than the set before the run folder is made.
+        epoch_plan(task, config.batch_size, config.steps_per_epoch)
         run = open_run(
             "train",
             self.out,
             {
                 "model": described,
                 "data": images,
-                "config": as_json(config),
+                "config": as_json(config, augmentation),
                 "networks": self.networks,
                 "seed": self.seed,
                 "mesh": self.devices.mesh,
@@ -87,23 +84,30 @@ class Train:
         if run.results is None or len(networks_of(run.path)) < self.networks:
             recorder = Recorder(f"training {self.networks} {model.name}", run, "train")
             keys = jax.random.split(key, self.networks)
-            endpoints = train_endpoints(keys, model, dataset, config, recorder=recorder, mesh=mesh)
+            endpoints = train_endpoints(keys, task, config, recorder=recorder, mesh=mesh)
             thetas = [trees.index(endpoints.theta, i) for i in range(self.networks)]
             for i, theta in enumerate(thetas):
                 checkpoint.save(run.checkpoints(f"network_{i}"), theta, {"model": described, "data": images})
             names = [f"network {i}" for i in range(self.networks)]
-            title = f"{model.name} on {dataset.name}"
-            run.figure("training", plotting.training(endpoints.history, title, labels=names))
-            run.finish(measure([(model, theta) for theta in thetas], dataset))
+            run.figure("training", plotting.training(endpoints.history, task.name, labels=names))
+            task = jax.device_put(task)
+            run.finish(measure([(task, theta) for theta in thetas]))
         report(run)
 
 
-def measure(networks: Sequence[tuple[Model, trees.Tree]], dataset: Dataset) -> dict[str, Any]:
-    """Train and test loss and accuracy of networks: for each metric, its values, mean and standard deviation."""
-    on_device = jax.device_put(dataset)
-    measured = [evaluate(model, theta, on_device) for model, theta in networks]
-    values = np.asarray([[*train, *test] for train, test in measured], np.float64).T.tolist()
-    return {name: mean_and_std(column) for name, column in zip(METRICS, values, strict=True)}
+def measure(networks: Sequence[tuple[Task, trees.Tree]]) -> dict[str, Any]:
+    """Train and test metrics of networks, each of a task: for each metric, its values, mean and standard deviation."""
+    measured = [by_split(*evaluate(task, theta)) for task, theta in networks]
+    return {name: mean_and_std([float(each[name]) for each in measured]) for name in measured[0]}
+
+
+def by_split(train: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of `evaluate` as "train_loss", "train_accuracy", "test_loss" and so on, the loss of a split first."""
+    return {
+        f"{split}_{name}": metrics[name]
+        for split, metrics in (("train", train), ("test", test))
+        for name in sorted(metrics, key=lambda name: name != "loss")
+    }
 
 
 def report(run: RunFolder, names: Sequence[str] | None = None) -> None:
@@ -116,9 +120,3 @@ def report(run: RunFolder, names: Sequence[str] | None = None) -> None:
         rows.append(["mean ± std", *(plus_minus(results[column]) for column in columns)])
     print(table(["", *(column.replace("_", " ") for column in columns)], rows))
     print(f"Written to {run.path}")
-
-
-def as_json(config: TrainConfig) -> dict[str, Any]:
-    """A config as JSON."""
-    augmentation = config.augmentation and vars(config.augmentation)
-    return {**vars(config), "augmentation": augmentation}

@@ -32,14 +32,13 @@ Example::
     labels = (images[:, :, 2:].mean((1, 2)) > images[:, :, :2].mean((1, 2))).astype(int)
     data = mcjax.data.from_arrays(images[:300], labels[:300], images[300:], labels[300:])
     model = mcjax.models.create("mlp", 2, (4, 4, 1), widths=(8, 8))
+    task = mcjax.supervised(model, data)
     config = mcjax.TrainConfig(epochs=5, batch_size=20)
-    trained = mcjax.train_endpoints(jax.random.split(jax.random.key(0), 2), model, data, config).theta
-    one, two = (
-        dropout_stability(jax.random.key(i), model, mcjax.trees.index(trained, i), data) for i in range(2)
-    )
+    trained = mcjax.train_endpoints(jax.random.split(jax.random.key(0), 2), task, config).theta
+    one, two = (dropout_stability(jax.random.key(i), task, mcjax.trees.index(trained, i)) for i in range(2))
     construction = dropout_path(model, one, two)
     print(construction.shortened())  # lists the segments
-    metrics = mcjax.evaluate_path(model, construction.path, data)
+    metrics = mcjax.evaluate_path(task, construction.path)
     bound = max(stable.loss + stable.epsilon for stable in (one, two))
     print(f"highest loss {metrics.train_loss.max():.3f}, bound {bound:.3f}")
 """

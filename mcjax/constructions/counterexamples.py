@@ -6,25 +6,27 @@ import numpy as np
 from scipy.special import ndtri
 
 from mcjax import trees
-from mcjax.data import Dataset, regression
+from mcjax.data import regression
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
 from mcjax.models.registry import create
+from mcjax.training.supervised import supervised
+from mcjax.training.task import Task
 
 
 class Counterexample(NamedTuple):
-    """A model, data, and two networks of loss zero with a barrier on every path between them.
+    """A task, and two networks of loss zero with a barrier on every path between them.
 
     Attributes:
         model: A two-layer ReLU network without biases.
-        data: The data of a regression.
+        task: A regression by this model.
         theta_1: A network of loss zero.
         theta_2: Another network of loss zero.
         barrier: The mean squared error that every path between them reaches; on a grid of t it can be a little less.
     """
 
     model: Model
-    data: Dataset
+    task: Task
     theta_1: trees.Tree
     theta_2: trees.Tree
     barrier: float
@@ -47,8 +49,9 @@ def disconnected_minima(units: int) -> Counterexample:
     Example::
 
         example = disconnected_minima(2)
-        ends, config = (example.theta_1, example.theta_2), StringConfig(batch_size=6)
-        sample_string(key, example.model, *ends, example.data, 0.9 * example.barrier, config=config)
+        ends, adam = (example.theta_1, example.theta_2), optax.adam(1e-3)
+        config = StringConfig(TrainConfig(epochs=100, batch_size=6, optimizer=adam, weight_decay=0.0))
+        sample_string(key, example.task, *ends, 0.9 * example.barrier, config=config)
     """
     check_whole("units", units, 2)
     x = np.tile([1.0, 2.0, 3.0], units)[:, None]
@@ -61,7 +64,7 @@ def disconnected_minima(units: int) -> Counterexample:
     model = create("mlp", 1, (units + 1,), widths=(units,), bias=False)
     data = regression(inputs, x, inputs, x, "disconnected minima")
     ends = _theta(apart, np.ones((units, 1))), _theta(together, weights)
-    return Counterexample(model, data, *ends, barrier=1 / (108 * units))
+    return Counterexample(model, supervised(model, data), *ends, barrier=1 / (108 * units))
 
 
 def two_neuron_mixture(samples: int = 100) -> Counterexample:
@@ -89,7 +92,8 @@ def two_neuron_mixture(samples: int = 100) -> Counterexample:
     swap = np.eye(2)[::-1]
     model = create("mlp", 2, (2,), widths=(2,), bias=False)
     data = regression(inputs, scale * labels, inputs, scale * labels, "two-neuron mixture")
-    return Counterexample(model, data, _theta(np.eye(2), scale * np.eye(2)), _theta(swap, scale * swap), barrier=0.5)
+    ends = _theta(np.eye(2), scale * np.eye(2)), _theta(swap, scale * swap)
+    return Counterexample(model, supervised(model, data), *ends, barrier=0.5)
 
 
 def _theta(first: np.ndarray, second: np.ndarray) -> trees.Tree:

@@ -12,13 +12,12 @@ import numpy as np
 from mcjax import trees
 from mcjax.constructions.chain import Chain, chain_of, check_network, scale_outputs
 from mcjax.constructions.subset_search import SubsetSearch
-from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_points
-from mcjax.training.criterion import Criterion, measure_networks
-from mcjax.training.objective import check_model_and_data
+from mcjax.training.measure import Criterion, measure_networks, metric_name
+from mcjax.training.task import Task, check_task
 
 
 class DropoutStability(NamedTuple):
@@ -57,16 +56,15 @@ class DropoutStability(NamedTuple):
 
 def dropout_stability(
     key: jax.Array,
-    model: Model,
+    task: Task,
     theta: trees.Tree,
-    data: Dataset,
     fraction: float | dict[str, float] = 0.5,
     *,
     draws: int = 20,
     rescale: Literal["layer", "one", "fixed"] = "layer",
     search: Literal["layers", "together"] = "layers",
     criterion: Criterion | None = None,
-    search_images: int | None = 1024,
+    search_examples: int | None = 1024,
     chunk: int | None = None,
 ) -> DropoutStability:
     """Search at random for the units whose removal costs least, and measure epsilon.
@@ -76,9 +74,8 @@ def dropout_stability(
 
     Args:
         key: Draws the subsets.
-        model: A feed-forward model.
+        task: The task, with a feed-forward model.
         theta: One network.
-        data: The data that the criterion is measured on.
         fraction: The share of units to drop, in (0, 1), for all hidden layers or by group; floor((1 - fraction) n) of n
             units are kept.
         draws: The number of random subsets to compare, per layer or for all layers together.
@@ -86,23 +83,25 @@ def dropout_stability(
             common factor of all layers of a theta_i; "fixed": n / (units kept), as in Algorithm 1.
         search: "layers" chooses the best subset of one layer after another from the top down, as in Definition 1.
             "together" draws the subsets of all layers at once, as in the paper's experiments.
-        criterion: The criterion to measure, convex in the outputs (None: the loss on all training images).
-        search_images: The number of images that candidates are compared on (None: those of the criterion).
+        criterion: The criterion to measure, of the loss or the perplexity (None: the loss on all training examples).
+            Epsilon bounds it on paths if the loss is convex in the outputs.
+        search_examples: The number of examples that candidates are compared on (None: those of the criterion).
         chunk: Candidates in memory at once (None: 16, or 1 where convolutions run faster one after another).
 
     Returns:
         The networks theta_i with their losses by the criterion, which re-estimates batch statistics.
 
     Raises:
-        InputError: For a fraction outside (0, 1), a criterion that is not convex, or a model whose units cannot be
-            dropped one by one.
+        InputError: For a fraction outside (0, 1), a criterion that is not known to be convex, or a model whose units
+            cannot be dropped one by one.
 
     Example::
 
-        stable = dropout_stability(jax.random.key(0), model, theta, data)
+        stable = dropout_stability(jax.random.key(0), task, theta)
         print(stable.epsilon)
     """
-    check_model_and_data(model, data)
+    model = check_task(task, model=True).model
+    assert model is not None
     check_network(model, theta)
     for name, value, known in (
         ("rescale", rescale, ("layer", "one", "fixed")),
@@ -113,35 +112,35 @@ def dropout_stability(
     check_whole("draws", draws)
     if chunk is not None:
         check_whole("chunk", chunk)
-    criterion = _check_criterion(criterion, data)
+    criterion = _check_criterion(criterion, task)
     theta = jax.tree.map(jnp.asarray, theta)
     chain = chain_of(model)
     kept = kept_units(chain, fraction)
-    quick = criterion if search_images is None else _on_fewer_images(criterion, search_images)
-    losses = partial(_losses_of_masks, model, quick, chunk, theta, data)
-    # Definition 1: choose the subsets and their factors, on few images.
+    quick = criterion if search_examples is None else _on_fewer_examples(criterion, search_examples)
+    losses = partial(_losses_of_masks, task, quick, chunk, theta)
+    # Definition 1: choose the subsets and their factors, on few examples.
     subset_search = SubsetSearch(kept, dict(zip(chain.groups, chain.sizes, strict=True)), draws, rescale, losses)
     found = subset_search.layer_by_layer(key) if search == "layers" else subset_search.together(key)
     # theta_1 to theta_{d-1}, measured by the criterion itself.
     thetas = trees.stack([scale_outputs(chain, theta, found.masks(i)) for i in range(len(kept))])
     networks = jax.tree.map(lambda one, many: jnp.concatenate([one[None], many]), theta, thetas)
-    values = measure_networks(criterion, model, networks, data)
+    values = measure_networks(criterion, task, networks)
     keep = {group: subset > 0 for group, subset in found.subsets.items()}
     share = 1 - sum(kept.values()) / sum(chain.sizes)
     return DropoutStability(theta, thetas, keep, found.factors, float(values[0]), values[1:], share, criterion)
 
 
-def _check_criterion(criterion: Criterion | None, data: Dataset) -> Criterion:
-    """The criterion, or its default. Raises InputError for one that is not convex in the outputs."""
+def _check_criterion(criterion: Criterion | None, task: Task) -> Criterion:
+    """The criterion, or its default. Raises InputError for one that is not known to be convex in the outputs."""
     criterion = Criterion() if criterion is None else criterion
     if not isinstance(criterion, Criterion):
-        raise InputError(f"got criterion={criterion!r}, expected a Criterion: mcjax.training.Criterion(images=1000).")
-    if criterion.metric == "error":
+        raise InputError(f"got criterion={criterion!r}, expected a Criterion: mcjax.training.Criterion(examples=1000).")
+    if criterion.metric not in ("loss", "perplexity"):
         raise InputError(
-            "got a criterion of the error, expected loss or perplexity: epsilon bounds the loss on a path only if the "
-            "criterion is convex in the outputs."
+            f"got a criterion of the {metric_name(criterion.metric)}, expected loss or perplexity: epsilon bounds a "
+            "criterion on a path only if it is convex in the outputs, and other metrics are not known to be."
         )
-    criterion.check(data)
+    criterion.check(task)
     return criterion
 
 
@@ -198,16 +197,13 @@ def random_factors(key: jax.Array, chain: Chain, fraction: float | dict[str, flo
     }
 
 
-def _on_fewer_images(criterion: Criterion, images: int) -> Criterion:
-    calibration = min(images, criterion.calibration_images or images)
-    return replace(criterion, images=min(images, criterion.images or images), calibration_images=calibration)
+def _on_fewer_examples(criterion: Criterion, count: int) -> Criterion:
+    calibration = min(count, criterion.calibration_examples or count)
+    return replace(criterion, examples=min(count, criterion.examples or count), calibration_examples=calibration)
 
 
-@jit(static_argnames=("model", "criterion", "chunk"))
-def _losses_of_masks(
-    model: Model, criterion: Criterion, chunk: int | None, theta: trees.Tree, data: Any, masks: Any
-) -> jax.Array:
-    chain = chain_of(model)
-    return over_points(
-        lambda each: criterion(model, scale_outputs(chain, theta, each), data), masks, model.convolutions, chunk
-    )
+@jit(static_argnames=("criterion", "chunk"))
+def _losses_of_masks(task: Task, criterion: Criterion, chunk: int | None, theta: trees.Tree, masks: Any) -> jax.Array:
+    assert task.model is not None
+    chain = chain_of(task.model)
+    return over_points(lambda each: criterion(task, scale_outputs(chain, theta, each)), masks, task.convolutions, chunk)

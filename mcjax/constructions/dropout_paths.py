@@ -56,7 +56,7 @@ def dropout_path(model: Model, stable_1: DropoutStability, stable_2: DropoutStab
     """The path between two dropout-stable networks: 2 (4 d - 6) + 8 segments of kinds (a), (b) and (c).
 
     It consists of `drop_path`, `halves_path`, and a reversed `drop_path`. The loss is at most max(L_1 + epsilon_1,
-    L_2 + epsilon_2), for the criterion and data of epsilon, with batch statistics of the knots or re-estimated.
+    L_2 + epsilon_2), for the criterion and examples of epsilon, with batch statistics of the knots or re-estimated.
     Source: Kuditipudi et al. 2019, Theorem 1.
 
     Raises:
@@ -64,8 +64,8 @@ def dropout_path(model: Model, stable_1: DropoutStability, stable_2: DropoutStab
 
     Example::
 
-        one, two = (dropout_stability(key, model, theta, data) for theta in (theta_1, theta_2))
-        metrics = evaluate_path(model, dropout_path(model, one, two).path, data)
+        one, two = (dropout_stability(key, task, theta) for theta in (theta_1, theta_2))
+        metrics = evaluate_path(task, dropout_path(task.model, one, two).path)
     """
     chain = _check(model, stable_1, stable_2)
     builder, back = _lemma_1(chain, stable_1), _lemma_1(chain, stable_2)

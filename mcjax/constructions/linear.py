@@ -49,7 +49,7 @@ def linear_network_path(
     Example::
 
         model = mcjax.models.create("mlp", 3, (5,), widths=(4, 4), activation="linear", bias=False)
-        metrics = evaluate_path(model, linear_network_path(model, theta_1, theta_2), data)
+        metrics = evaluate_path(supervised(model, data), linear_network_path(model, theta_1, theta_2))
     """
     names = _check(model, theta_1, theta_2)
     first, second = ([on_host(theta)[name].T.astype(np.float64) for name in names] for theta in (theta_1, theta_2))

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
@@ -24,14 +23,14 @@ from mcjax.constructions.sparse import (
 )
 from mcjax.constructions.unit_edits import assign_places, unread_units
 from mcjax.curves.polyline import Polyline
-from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
-from mcjax.training.objective import check_model_and_data
+from mcjax.training.supervised import SupervisedLoss, label_losses
+from mcjax.training.task import Task, check_task
 
 
 class WidePath(NamedTuple):
-    """The six-part path of Theorem 2.4. Energies are mean |y - f(x)|^2 + kappa ||W_2||_1 on the training data.
+    """The six-part path of Theorem 2.4. Energies are mean |y - f(x)|^2 + kappa ||W_2||_1 on the training examples.
 
     Attributes:
         construction: The path.
@@ -63,10 +62,9 @@ class WidePath(NamedTuple):
 
 def wide_path(
     key: jax.Array,
-    model: Model,
+    task: Task,
     theta_1: trees.Tree,
     theta_2: trees.Tree,
-    data: Dataset,
     *,
     kappa: float,
     units: Sequence[int] | None = None,
@@ -83,10 +81,9 @@ def wide_path(
 
     Args:
         key: Key of the start vectors of the narrow networks.
-        model: A model of m hidden ReLU units, without biases, with one output.
+        task: A regression made by `supervised`, of a model of m hidden ReLU units without biases, with one output.
         theta_1: The network at t = 0, with rows of W_1 of norm at most 1: see `unit_rows`.
         theta_2: The network at t = 1, likewise.
-        data: A regression with one output.
         kappa: The weight of the penalty ||W_2||_1.
         units: The values of l to try (None: 1, 2, 4, ... up to m / 2).
         angles: The values of alpha to try, in radians.
@@ -96,11 +93,13 @@ def wide_path(
         The path of least height.
 
     Raises:
-        InputError: For longer rows, and for a model that is not one hidden ReLU layer without biases and one output.
+        InputError: For longer rows, another task, and a model that is not one hidden ReLU layer without biases and one
+            output.
     """
-    check_model_and_data(model, data)
+    model = check_task(task, model=True).model
+    assert model is not None
     chain = _check_model(model)
-    problem = sparse_problem(data, kappa)
+    problem = sparse_problem(task, kappa)
     both = [_check_rows(model, chain, theta) for theta in (theta_1, theta_2)]
     m = chain.sizes[0]
     units = units if units is not None else [2**i for i in range(m.bit_length()) if 2**i <= m // 2]
@@ -134,16 +133,21 @@ def _within(values: Any, least: float, most: float, kinds: str) -> bool:
     return numbers and bool(((least <= array) & (array <= most)).all())
 
 
-def sparse_problem(data: Dataset, kappa: float) -> SparseProblem:
-    """The training data of a regression with one output, normalized. Raises InputError for other data."""
-    labels = np.asarray(data.train_labels)
+def sparse_problem(task: Task, kappa: float) -> SparseProblem:
+    """The training examples of a regression with one output, normalized. Raises InputError for other tasks."""
+    training = check_task(task).loss
+    if not (isinstance(training, SupervisedLoss) and getattr(training.losses, "func", None) is label_losses):
+        raise InputError(
+            f"got the loss of {task.name}, expected the squared error of a regression: supervised(model, data)."
+        )
+    labels = np.asarray(task.train[1])
     if labels.dtype.kind != "f" or labels.shape[1:] != (1,):
         raise InputError(
-            f"{data.name} has labels {labels.dtype} {labels.shape}, expected a regression with one output."
+            f"{task.name} has labels {labels.dtype} {labels.shape}, expected a regression with one output."
         )
     if not (isinstance(kappa, int | float) and 0 < kappa < np.inf):
         raise InputError(f"got kappa={kappa!r}, expected a positive number.")
-    x = np.asarray(normalize(jnp.asarray(data.train_images), data.mean, data.std), np.float64)
+    x = np.asarray(task.model_inputs(task.train), np.float64)
     return SparseProblem(x.reshape(len(x), -1), labels[:, 0].astype(np.float64), kappa)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +136,7 @@ def _init(
     theta_c: trees.Tree | None = None,
 ) -> FitState:
     """The state of a curve fit, from the straight line or a theta_c. Batch statistics have no control points."""
-    curve = descent.embed.curve
+    curve = cast(OnCurve, descent.embed).curve
     theta_2 = theta_2 if P is None else permute(curve.spec, P, theta_2)
     start = curve.zero(trees.params(theta_1)) if theta_c is None else trees.params(theta_c)
     return descent.start(start, CurveEnds(theta_1, theta_2, () if descent.penalty is None else start))

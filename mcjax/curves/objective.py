@@ -42,9 +42,7 @@ class Objective(NamedTuple):
     fixed: Batch
     batch_size: int
 
-    def values(
-        self, theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree, P: Permutation
-    ) -> np.ndarray:
+    def values(self, theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree, P: Permutation) -> np.ndarray:
         """The objective for every pair and candidate permutation, in one compiled program.
 
         Args:

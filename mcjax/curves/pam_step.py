@@ -6,7 +6,7 @@ rounded back to permutations as in section 4.1.2.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from mcjax.symmetry import (
     sinkhorn,
     to_matrix,
 )
-from mcjax.training.batches import mean_over
+from mcjax.training.batches import split_batches
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of, parts_of
 from mcjax.training.task import Batch, Task, check_task
 
@@ -75,7 +75,7 @@ class PermutationEnds(NamedTuple):
 
 @dataclass(frozen=True)
 class OnPermutedCurve:
-    """The embedding of matrices: the network at t on the curve to P theta_2. A trunk gets the gradients of all blocks."""
+    """The embedding of matrices: the network at t on the curve to P theta_2."""
 
     curve: Curve
 
@@ -183,7 +183,7 @@ def _init(
     """The state of a permutation half-step, from P_k."""
     anchor = {group: to_matrix(p) for group, p in P.items()}
     matrices = anchor
-    if descent.retract.projection == "sinkhorn":
+    if cast(OntoBirkhoff, descent.retract).projection == "sinkhorn":
         # The mean with the uniform matrix, since entropic steps cannot leave a vertex.
         matrices = {group: (p + 1 / p.shape[-1]) / 2 for group, p in anchor.items()}
     return descent.start(matrices, PermutationEnds(theta_1, theta_2, theta_c, anchor, rate))
@@ -203,7 +203,7 @@ def automatic_learning_rates(fit: Fit, objective: Objective, states: FitState, s
     """
     descent, _ = parts_of(fit)
     # The rates of a linear decay to zero sum to half of those of a constant rate.
-    length = TRAVEL_DISTANCE[descent.retract.projection] / max(steps / 2, 100)
+    length = TRAVEL_DISTANCE[cast(OntoBirkhoff, descent.retract).projection] / max(steps / 2, 100)
     arrays = (objective.ts, objective.fixed, states)
     slopes = _tangent_gradient_rms(objective.batch_size, fit, objective.task.functions(), *arrays)
     return {group: jnp.where(slope > 0, length / jnp.maximum(slope, 1e-30), 0) for group, slope in slopes.items()}
@@ -220,14 +220,19 @@ def _tangent_gradient_rms(
         at_anchor = state._replace(variables=state.fixed.anchor)
 
         def at(t: jax.Array) -> Permutation:
-            def gradient(batch: Batch, number: jax.Array) -> Permutation:
-                return descent.gradient(loss, at_anchor, batch, t, jax.random.key(number))[0]
+            def add_batch(total: Permutation, numbered: tuple[Batch, jax.Array]) -> tuple[Permutation, None]:
+                batch, number = numbered
+                gradient, _ = descent.gradient(loss, at_anchor, batch, t, jax.random.key(number))
+                return trees.add(total, gradient), None
 
-            return mean_over(gradient, fixed, batch_size)
+            start = trees.scale(0.0, state.fixed.anchor)
+            return jax.lax.scan(add_batch, start, (batches, jnp.arange(count)))[0]
 
         total = over_points(at, ts, task.convolutions)
-        return {group: jnp.sqrt(jnp.square(tangent_part(p.mean(0))).mean()) for group, p in total.items()}
+        return {group: jnp.sqrt(jnp.square(tangent_part(p.mean(0) / count)).mean()) for group, p in total.items()}
 
+    batches, _ = split_batches(fixed, batch_size)
+    count = len(jax.tree.leaves(batches)[0])
     return over_models(of_pair, task.convolutions)(states)
 
 

@@ -1,7 +1,7 @@
 """Curvature of a loss: products with its Hessian, eigenvalues, spectral density, and kinds of critical points.
 
-A loss is any pure function of one network to a scalar; `mcjax.full_batch_loss` makes the training loss of a whole
-data set. Networks are pytrees, and derivatives are taken with respect to `mcjax.trees.params(theta)`.
+A loss is any pure function of one network to a scalar; `mcjax.full_batch_loss` makes that of a task on all of its
+examples. Networks are pytrees, and derivatives are taken with respect to `mcjax.trees.params(theta)`.
 
 The Hessian H of a network with n parameters has n^2 entries, but its product with a vector costs about two gradients
 (`hessian_product`; Pearlmutter, 1994), and everything here is built on such products:
@@ -32,7 +32,7 @@ Example::
     key = jax.random.key(0)
     theta = model.init(key)
 
-    loss = mcjax.full_batch_loss(model, data)
+    loss = mcjax.full_batch_loss(mcjax.supervised(model, data))
     ends = mcjax.hessian.extreme_eigenpairs(key, loss, theta, count=2)
     print("largest and smallest eigenvalues:", ends.values)
     trace = mcjax.hessian.hessian_trace(key, loss, theta)

@@ -90,7 +90,7 @@ def spectral_density(
 
     Example::
 
-        density = spectral_density(key, full_batch_loss(model, data), theta)
+        density = spectral_density(key, full_batch_loss(task), theta)
         negative_share = (density.weights * (density.nodes < 0)).sum(1).mean()
     """
     check_typed_keys(key)

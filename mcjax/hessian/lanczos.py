@@ -157,7 +157,7 @@ def extreme_eigenpairs(
 
     Example::
 
-        sharpness = extreme_eigenpairs(key, full_batch_loss(model, data), theta, which="largest").values[0]
+        sharpness = extreme_eigenpairs(key, full_batch_loss(task), theta, which="largest").values[0]
     """
     check_typed_keys(key)
     check_curvature(curvature)

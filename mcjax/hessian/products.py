@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from mcjax import trees
-from mcjax.data import normalize
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import primitive_convolutions
-from mcjax.training.full_batch import Chunk, FullBatchLoss
+from mcjax.training.batches import at_least_float32
+from mcjax.training.full_batch import FullBatch, FullBatchLoss
+from mcjax.training.supervised import SupervisedLoss
+from mcjax.training.task import Batch, examples
 
 Loss = Callable[[Any], jax.Array]
 """A pure function of one network to a scalar: a `jax.tree_util.Partial` such as `full_batch_loss`, or any other."""
@@ -114,7 +116,7 @@ def hessian_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> trees.
 
     Example::
 
-        product = jax.jit(hessian_product)(full_batch_loss(model, data), theta, direction)
+        product = jax.jit(hessian_product)(full_batch_loss(task), theta, direction)
     """
     leaves = trees.params(theta)
     vector = cast_like(leaves, vector, "vector")
@@ -125,13 +127,14 @@ def hessian_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> trees.
 def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> trees.Tree:
     """G v = J^T H_out J v + weight_decay v, with J the Jacobian of the model's outputs.
 
-    H_out, the Hessian of the mean loss with respect to the outputs, is positive semidefinite, and so is G. G is the
-    Hessian where the outputs are linear in the parameters, or where the gradient with respect to the outputs is zero.
-    Images are processed in the batches of the loss. Pure: works under jit and vmap.
+    H_out is the Hessian of the mean loss with respect to the outputs. For losses that are convex in the outputs, such
+    as the cross entropy and the squared error, it is positive semidefinite, and so is G. G is the Hessian where the
+    outputs are linear in the parameters, or where the gradient with respect to the outputs is zero. Examples are
+    processed in the batches of the loss. Pure: works under jit and vmap.
     Source: Schraudolph 2002, Fast Curvature Matrix-Vector Products.
 
     Args:
-        loss: A loss of `full_batch_loss`, which gives access to the model's outputs.
+        loss: A loss of `full_batch_loss(task)` of a task of `supervised`, which gives access to the model's outputs.
         theta: The network at which the matrix is taken.
         vector: A tree like `trees.params(theta)`.
 
@@ -139,38 +142,58 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
         G v, a tree like `trees.params(theta)`.
 
     Raises:
-        InputError: The loss is not one of `full_batch_loss`, or the vector is not like the parameters.
+        InputError: The loss is another one, or the vector is not like the parameters.
     """
-    function = getattr(loss, "func", None)
-    if not isinstance(function, FullBatchLoss):
-        raise InputError(
-            "got a loss without access to the outputs of the model, expected one of full_batch_loss() for a "
-            'Gauss-Newton product: give such a loss, or curvature="hessian".'
-        )
-    (split,) = loss.args  # type: ignore[attr-defined]
+    training, split, decay = _loss_of_outputs(loss)
     leaves = trees.params(theta)
     vector = cast_like(leaves, vector, "vector")
 
-    def add(total: trees.Tree, chunk: Chunk) -> tuple[trees.Tree, None]:
-        x = normalize(chunk.images, split.mean, split.std)
+    def product_on(batch: Batch) -> trees.Tree:
+        x = training.inputs(batch)
 
-        def outputs_at(params: trees.Tree) -> jax.Array:
-            return function.model.apply(trees.with_params(theta, params), x)
+        def outputs_at(params: trees.Tree) -> Any:
+            return training.model.apply(trees.with_params(theta, params), x)
+
+        def summed_loss(outputs: Any) -> jax.Array:
+            return at_least_float32(training.measure(outputs, batch[1])["loss"]) * examples(batch)
 
         # J v, by forward mode, with convolutions that have a forward derivative.
         with primitive_convolutions():
             outputs, tangent = jax.jvp(outputs_at, (leaves,), (vector,))
         # H_out J v.
-        by_outputs = jax.grad(lambda outputs: function.summed_loss(outputs, chunk))
-        cotangent = jax.jvp(by_outputs, (outputs,), (tangent,))[1]
+        cotangent = jax.jvp(jax.grad(summed_loss), (outputs,), (tangent,))[1]
         # J^T H_out J v, by a separate reverse pass, with convolutions that have a fast transpose.
-        (product,) = jax.vjp(outputs_at, leaves)[1](cotangent)
-        return trees.add(total, product), None
+        return jax.vjp(outputs_at, leaves)[1](cotangent)[0]
+
+    def add(total: trees.Tree, batch: Batch) -> tuple[trees.Tree, None]:
+        return trees.add(total, product_on(batch)), None
 
     with jax.default_matmul_precision("highest"):
-        total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, leaves), split.chunks)
-    decay = function.weight_decay
+        total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, leaves), split.batches)
+        if split.rest is not None:
+            total, _ = add(total, split.rest)
     return jax.tree.map(lambda summed, v: (summed / split.size + decay * v).astype(v.dtype), total, vector)
+
+
+def _loss_of_outputs(loss: Loss) -> tuple[SupervisedLoss, FullBatch, float]:
+    """The loss of the outputs of a model, the examples and the weight decay of a loss of `full_batch_loss`.
+
+    Raises:
+        InputError: The loss is not one of a task of `supervised`.
+    """
+    function = getattr(loss, "func", None)
+    if isinstance(function, FullBatchLoss):
+        task, split = loss.args  # type: ignore[attr-defined]
+        # What is measured is the loss of the outputs only if the metrics are those of `supervised` too.
+        if isinstance(task.loss, SupervisedLoss) and getattr(task.metrics, "func", None) is SupervisedLoss.evaluate:
+            return task.loss, split, function.weight_decay
+        got = f"a full_batch_loss of {task.name}, whose loss or metrics are not those of supervised(model, data),"
+    else:
+        got = f"a loss of type {type(function or loss).__name__}"
+    raise InputError(
+        f"got {got} without access to the outputs of the model, expected full_batch_loss(supervised(model, data, "
+        'loss=...)) for a Gauss-Newton product: give such a loss, or curvature="hessian".'
+    )
 
 
 def curvature_operator(loss: Loss, theta: trees.Tree, curvature: Curvature = "hessian") -> Operator:
@@ -201,7 +224,7 @@ def dense_hessian(loss: Loss, theta: trees.Tree, *, chunk: int = 64, curvature: 
 
     Example::
 
-        eigenvalues = np.linalg.eigvalsh(dense_hessian(full_batch_loss(model, data), theta))
+        eigenvalues = np.linalg.eigvalsh(dense_hessian(full_batch_loss(task), theta))
     """
     check_whole("chunk", chunk)
     check_curvature(curvature)

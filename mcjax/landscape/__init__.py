@@ -1,11 +1,11 @@
 """Measurements of the loss landscape: along paths, on planes, and of merged networks.
 
-Two networks are connected if the loss stays low on a path between them. `evaluate_path` measures loss and accuracy at
-points of any path, and re-estimates batch statistics at each. `barrier` is the rise of the loss above the ends, in the
-definitions of the literature. Further measurements:
+Two networks are connected if the loss stays low on a path between them. `evaluate_path` measures a task's loss and
+metrics at points of any path, and re-estimates batch statistics at each. `barrier` is the rise of the loss above the
+ends, in the definitions of the literature. Further measurements:
 
-- `plane`, `curve_plane`: loss and accuracy on a grid of the plane through three networks, or of the plane that contains
-  a curve (Garipov et al., 2018).
+- `plane`, `curve_plane`: metrics on a grid of the plane through three networks, or of the plane that contains a curve
+  (Garipov et al., 2018).
 - `arc_length`, `normalized_length`, `path_spectrum`: the length of a path, and the Fourier transform of its loss.
 - `correlation_signature`: correlations between the units of a network on a curve and of its ends (Tatro et al., 2020).
 - `repair`: rescales the units of a merged network to the statistics of the networks it was merged from (Jordan et al.,
@@ -14,7 +14,8 @@ definitions of the literature. Further measurements:
 - `noise_stability`: cushions, contraction and smoothness of a network (Kuditipudi et al., 2019).
 
 One compiled program evaluates all points, in chunks that bound the memory; a chunk that does not fit is refused before
-it runs. With a mesh (`make_mesh`), points are distributed over its devices.
+it runs. With a mesh (`make_mesh`), points are distributed over its devices. Paths and planes need no more of a task
+than its loss; they measure its metrics, and any further `metric(theta, batch) -> scalar`.
 
 Example::
 
@@ -26,23 +27,24 @@ Example::
     images, labels = rng.integers(0, 256, (100, 6, 6, 1), np.uint8), rng.integers(0, 3, 100)
     data = mcjax.data.from_arrays(images[:80], labels[:80], images[80:], labels[80:], 3)
     model = mcjax.models.create("mlp", 3, (6, 6, 1), widths=(8, 8))
+    task = mcjax.supervised(model, data)
     theta_1, theta_2 = (model.init(jax.random.key(seed)) for seed in range(2))
 
     # Loss along the straight line.
     path = mcjax.linear(model.spec).bind(theta_1, theta_2)
-    metrics = mcjax.evaluate_path(model, path, data, ts=11)
+    metrics = mcjax.evaluate_path(task, path, ts=11)
     print(metrics.train_loss, mcjax.barrier(metrics))
     print(mcjax.landscape.normalized_length(path))
 
     # Loss on the plane through the line and a third network.
     theta_3 = model.init(jax.random.key(2))
-    grid = mcjax.plane(model, theta_1, theta_2, theta_3, data, grid=5, splits="test")
+    grid = mcjax.plane(task, theta_1, theta_2, theta_3, grid=5, splits="test")
     print(grid.test_loss.shape, grid.points)
 
     # The midpoint, with the unit statistics of both ends.
     ends = mcjax.trees.stack([theta_1, theta_2])
-    repaired = mcjax.repair(model, path(0.5), ends, data)
-    print(mcjax.evaluate(model, repaired, data))
+    repaired = mcjax.repair(task, path(0.5), ends)
+    print(mcjax.evaluate(task, repaired))
 """
 
 from mcjax.landscape.along import PathMetrics, arc_length, barrier, evaluate_path, normalized_length

@@ -1,4 +1,4 @@
-"""Loss and accuracy along any path, and their barriers, lengths and integrals."""
+"""Metrics along any path, and their barriers, lengths and integrals."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -10,32 +10,34 @@ from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.curves.curve import PairwiseCurve
-from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
-from mcjax.landscape.points import METRICS, evaluate_points, evaluation_config
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.landscape.points import (
+    check_metric_name,
+    evaluate_points,
+    evaluation_config,
+    value_of,
+)
+from mcjax.models.base import has_leading_axis
 from mcjax.runtime.compiling import jit
-from mcjax.training.objective import check_model_and_data
+from mcjax.training.task import Metric, Task, check_task
 
 
 class PathMetrics(NamedTuple):
-    """Loss and accuracy at points of a path; arrays have a leading pair axis if the path has one.
+    """Metrics at points of a path; arrays have a leading pair axis if the path has one.
 
     Attributes:
         ts: The points, float32 (n,).
-        train_loss: Mean loss over the training images in nats, float32 ([pairs,] n).
-        train_accuracy: The share of training images classified correctly, float32 ([pairs,] n).
-        test_loss: As `train_loss`, over the test images.
-        test_accuracy: As `train_accuracy`, over the test images.
+        values: Every metric at the points, float32 ([pairs,] n), by name: "train_loss", "test_loss", and so on for all
+            metrics of the task, means over the examples of the split. They are attributes too: `metrics.train_loss`.
         distance: The Euclidean length of the path up to each t, in parameter space, float32 ([pairs,] n).
     """
 
     ts: np.ndarray
-    train_loss: np.ndarray
-    train_accuracy: np.ndarray
-    test_loss: np.ndarray
-    test_accuracy: np.ndarray
+    values: dict[str, np.ndarray]
     distance: np.ndarray
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        return value_of(self.values, name)
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """The start, end, min, max, mean over ts, and integral of every metric.
@@ -43,7 +45,7 @@ class PathMetrics(NamedTuple):
         The integral is the trapezoid over arc length, divided by the length (the plain trapezoid over t if the path
         has no length): the average of Neuron Alignment, eq. 1.
         """
-        return {name: self._columns(getattr(self, name)) for name in METRICS}
+        return {name: self._columns(values) for name, values in self.values.items()}
 
     def _columns(self, values: np.ndarray) -> dict[str, Any]:
         length = self.distance[..., -1:]
@@ -64,34 +66,33 @@ class PathMetrics(NamedTuple):
 
 
 def evaluate_path(
-    model: Model,
+    task: Task,
     path: Callable[[Any], trees.Tree],
-    data: Dataset,
     ts: Any = 61,
-    reestimate: bool = True,
     *,
+    metric: Metric | None = None,
+    reestimate: bool = True,
     batch_size: int = 500,
-    calibration_images: int | None = None,
-    augmentation: Augmentation | None = None,
+    calibration_examples: int | None = None,
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> PathMetrics:
-    """Loss and accuracy of the network at every point of a path, on all training and test images.
+    """The metrics of the network at every point of a path, on all training and test examples.
 
     One compiled program evaluates all points. For a path that is a `jax.tree_util.Partial`, as every fit returns, the
     program is compiled once per kind of path.
 
     Args:
-        model: The model of the networks.
+        task: The task of the networks. Without test examples, only metrics on the training examples are measured.
         path: Any function t -> theta. If theta has a leading pair axis, the metrics have it too.
-        data: The data set.
         ts: Increasing values in [0, 1], or how many equally spaced ones.
-        reestimate: Whether batch statistics are re-estimated at every point.
-        batch_size: Images in memory at once.
-        calibration_images: The number of training images, the first ones, that batch statistics are re-estimated on.
-            None: all.
-        augmentation: The augmentation of these images, which should be that of training; loss and accuracy are measured
-            without augmentation. None: the data set's default.
+        metric: A further `metric(theta, batch) -> scalar`, the mean over the examples of the batch; it is measured on
+            the same examples, and named by its `__name__`. None: the metrics of the task alone.
+        reestimate: Whether batch statistics are re-estimated at every point, on training examples that are augmented as
+            in training. Metrics are measured without augmentation.
+        batch_size: Examples in memory at once.
+        calibration_examples: The number of training examples, the first ones, that batch statistics are re-estimated
+            on. None: all.
         chunk: Points in a device's memory at once. None: 16, or 1 where convolutions run faster one after another.
         mesh: Devices to distribute the points over (`make_mesh`). None: one device.
 
@@ -99,34 +100,41 @@ def evaluate_path(
         The metrics at every t.
 
     Raises:
-        InputError: For t outside [0, 1], or a chunk that does not fit into memory.
-        SpecError: If the path leaves the model's parameter space.
+        InputError: For t outside [0, 1], a metric that is no scalar, or a chunk that does not fit into memory.
+        SpecError: If the path leaves the parameter space of the task's networks.
 
     Example::
 
-        metrics = evaluate_path(model, fit.path, data)
+        metrics = evaluate_path(task, fit.path)
         print(barrier(metrics), metrics.summary()["test_accuracy"]["min"])
+
+        def entropy(theta, batch):
+            p = jax.nn.softmax(model.apply(theta, task.model_inputs(batch)))
+            return -jax.scipy.special.xlogy(p, p).sum(-1).mean()
+
+        print(evaluate_path(task, fit.path, metric=entropy).test_entropy)
     """
-    check_model_and_data(model, data)
+    task = check_task(task)
     ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
     _check_ts(ts)
     path = path if isinstance(path, jax.tree_util.Partial) else jax.tree_util.Partial(path)
-    pairs = has_leading_axis(jax.eval_shape(path, jnp.float32(0)), model)
+    theta = jax.eval_shape(path, jnp.float32(0))
+    pairs = has_leading_axis(theta, task)
+    one = jax.eval_shape(lambda theta: trees.index(theta, 0), theta) if pairs else theta
+    task = check_task(task, one)
     config = evaluation_config(
-        model,
-        data,
+        task,
         pairs=pairs,
         reestimate=reestimate,
         batch_size=batch_size,
-        calibration_images=calibration_images,
-        augmentation=augmentation,
+        calibration_examples=calibration_examples,
         chunk=chunk,
     )
+    task = task.with_metric(metric, one)
+    values = evaluate_points(config, task, path, ts, mesh)
     # From points first to pairs first and points last.
-    values = np.moveaxis(evaluate_points(config, path, data, ts, mesh), 0, -1)
     distance = np.moveaxis(np.asarray(_lengths(path, jnp.asarray(ts), pairs)), 0, -1)
-    train_loss, train_accuracy, test_loss, test_accuracy = values
-    return PathMetrics(ts, train_loss, train_accuracy, test_loss, test_accuracy, distance)
+    return PathMetrics(ts, {name: np.moveaxis(value, 0, -1) for name, value in values.items()}, distance)
 
 
 def _check_ts(ts: np.ndarray) -> None:
@@ -159,11 +167,12 @@ def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
 def barrier(
     metrics: PathMetrics, metric: str = "train_loss", baseline: Literal["line", "mean", "ends"] = "line"
 ) -> Any:
-    """The largest rise of a path above its ends: of a loss in nats, or of an error as a share of the labels.
+    """The largest rise of a path above its ends: of a loss in its unit, or of an error as a share of the labels.
 
     Args:
         metrics: The metrics of a path.
-        metric: "train_loss", "train_accuracy", "test_loss" or "test_accuracy".
+        metric: A name in `metrics.values`, such as "train_loss". Lower values are better, except for names that end in
+            "accuracy".
         baseline: The values that the rise is measured from. "line": the straight line between the values at the two
             ends, so that a difference between the ends alone is no barrier (Entezari et al., 2021, Definition 2.1; the
             loss barrier of Git Re-Basin). "mean": the mean of the two values (Frankle et al., 2020; for
@@ -173,12 +182,14 @@ def barrier(
     Returns:
         A float, or an array over pairs, at least 0, since the ends are points of the path. With "mean", a path that
         does not rise has a barrier of half the difference of its ends.
+
+    Raises:
+        InputError: If the metric was not measured, or there is no such baseline.
     """
-    if metric not in METRICS:
-        raise InputError(f"got metric={metric!r}, expected one of {', '.join(METRICS)}.")
+    check_metric_name(metrics.values, metric)
     if baseline not in ("line", "mean", "ends"):
         raise InputError(f"got baseline={baseline!r}, expected line, mean or ends.")
-    values = getattr(metrics, metric) * (-1 if metric.endswith("accuracy") else 1)
+    values = metrics.values[metric] * (-1 if metric.endswith("accuracy") else 1)
     start, end = values[..., :1], values[..., -1:]
     t = metrics._share()
     # Accuracies were negated above, so that larger values are worse for all metrics.

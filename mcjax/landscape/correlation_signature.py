@@ -9,11 +9,11 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.curves.curve import check_t
-from mcjax.data import Augmentation, Dataset, normalize
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_whole
 from mcjax.matching.activations import match_activations
-from mcjax.models.base import Model, has_leading_axis
-from mcjax.training.batch_statistics import reestimate
+from mcjax.models.base import has_leading_axis
+from mcjax.training.batch_statistics import check_calibration, reestimate
+from mcjax.training.task import Task, check_task, examples
 
 
 class CorrelationSignature(NamedTuple):
@@ -33,15 +33,13 @@ class CorrelationSignature(NamedTuple):
 
 
 def correlation_signature(
-    model: Model,
+    task: Task,
     path: Callable[[Any], trees.Tree],
-    data: Dataset,
     t: float = 0.5,
     *,
-    match_images: int | None = None,
+    match_examples: int | None = None,
     batch_size: int = 500,
-    calibration_images: int | None = None,
-    augmentation: Augmentation | None = None,
+    calibration_examples: int | None = None,
 ) -> CorrelationSignature:
     """The correlation signature of a network on a path, by default the midpoint, with the two ends of the path.
 
@@ -50,53 +48,45 @@ def correlation_signature(
     Source: Neuron Alignment, appendix F.1 and Figure 14.
 
     Args:
-        model: The model of the networks.
+        task: The task of the networks, with their model.
         path: Any function t -> theta. If theta has a leading pair axis, the results have it too.
-        data: The data set.
         t: The point of the path, in [0, 1].
-        match_images: The number of training images, the first ones, for the correlations. None: the first fifth.
-        batch_size: Images in memory at once.
-        calibration_images: As in `evaluate_path`.
-        augmentation: As in `evaluate_path`.
+        match_examples: The number of training examples, the first ones, for the correlations. None: the first fifth.
+        batch_size: Examples in memory at once.
+        calibration_examples: As in `evaluate_path`.
 
     Returns:
         The correlations with both ends.
 
     Raises:
-        InputError: For t outside [0, 1], or counts that the data cannot give.
-        SpecError: If the path leaves the model's parameter space.
+        InputError: For a task without a model, t outside [0, 1], or counts that the data cannot give.
+        SpecError: If the path leaves the parameter space of the task's networks.
 
     Example::
 
-        signature = correlation_signature(model, fit.path, data)
+        signature = correlation_signature(task, fit.path)
         print(dict(zip(signature.groups, signature.matched[0] - signature.curve[0])))
     """
+    model = check_task(task, model=True).model
     check_t(t)
     if not model.spec.groups:
         raise InputError(f"no units of {model.name} can be permuted, expected a model with groups to correlate.")
-    n = len(data.train_labels)
-    for name, count, least in (("match_images", match_images, 2), ("calibration_images", calibration_images, 1)):
-        if count is not None and not least <= count <= n:
-            raise InputError(f"got {name}={count}, expected {least} to {n}, the training images of {data.name}.")
-    if batch_size < 1:
-        raise InputError(f"got batch_size={batch_size}, expected at least 1.")
+    check_calibration(task, calibration_examples, batch_size)
+    if match_examples is not None:
+        check_whole("match_examples", match_examples, 2, examples(task.train))
     # The networks at t of the curve and of the straight line, with re-estimated batch statistics.
     ends, middle = [path(jnp.float32(end)) for end in (0, 1)], path(jnp.float32(t))
-    pairs = has_leading_axis(middle, model)
+    pairs = has_leading_axis(middle, task)
     line = jax.tree.map(lambda a, b: (1 - t) * a + t * b, *ends)
     join = jnp.concatenate if pairs else jnp.stack
-    both = reestimate(
-        model,
-        jax.tree.map(lambda *leaves: join(leaves), middle, line),
-        data,
-        batch_size=batch_size,
-        calibration_images=calibration_images,
-        augmentation=augmentation,
-    )
+    both = jax.tree.map(lambda *leaves: join(leaves), middle, line)
+    both = reestimate(task, both, batch_size=batch_size, calibration_examples=calibration_examples)
     # Match both networks to each end, as pairs of one program.
     first, second = (jax.tree.map(lambda leaf: join([leaf, leaf]), end) for end in ends)
-    images = data if match_images is None else normalize(data.train_images[:match_images], data.mean, data.std)
-    found = [match_activations(model, end, both, images, batch_size).info for end in (first, second)]
+    found = [
+        match_activations(task, end, both, examples=match_examples, batch_size=batch_size).info
+        for end in (first, second)
+    ]
 
     def by_end(name: str) -> np.ndarray:
         """The mean correlations of both networks (2, [pairs,] 2 endpoints, groups)."""

@@ -1,17 +1,18 @@
 """The ensemble of several networks: the mean of their predicted probabilities."""
 
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.data import Dataset, normalize
-from mcjax.errors import InputError
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.errors import InputError, check_whole
+from mcjax.models.base import has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
-from mcjax.training.objective import check_model_and_data
+from mcjax.training.batches import mean_over
+from mcjax.training.supervised import SupervisedLoss, is_classes
+from mcjax.training.task import Batch, SplitName, Task, check_task
 
 BINS = 15
 
@@ -20,9 +21,9 @@ class Ensemble(NamedTuple):
     """The performance of an ensemble, float32 scalars.
 
     Attributes:
-        accuracy: The share of images classified correctly.
+        accuracy: The share of examples classified correctly.
         loss: The negative log-likelihood in nats.
-        calibration_error: The expected calibration error: the mean over images of |confidence - accuracy| of their
+        calibration_error: The expected calibration error: the mean over examples of |confidence - accuracy| of their
             bin, with 15 bins of equal width.
     """
 
@@ -31,66 +32,62 @@ class Ensemble(NamedTuple):
     calibration_error: jax.Array
 
 
-def ensemble_accuracy(
-    model: Model,
-    thetas: trees.Tree,
-    data: Dataset,
-    batch_size: int = 1000,
-    *,
-    split: Literal["train", "test"] = "test",
-) -> Ensemble:
+def ensemble_accuracy(task: Task, thetas: trees.Tree, batch_size: int = 1000, *, split: SplitName = "test") -> Ensemble:
     """Accuracy, loss and calibration of the mean of the softmax outputs of many networks.
 
     Source: Guo, Pleiss, Sun and Weinberger 2017, On Calibration of Modern Neural Networks, for the calibration error.
 
     Args:
-        model: The model of the networks.
+        task: The task of the networks, made by `supervised` of labels that are classes.
         thetas: Networks along a leading axis, with the batch statistics that they hold.
-        data: The data set.
-        batch_size: Images in memory at once.
-        split: The images that are classified.
+        batch_size: Examples in memory at once.
+        split: The examples that are classified.
 
     Returns:
         Accuracy, loss and calibration error.
 
     Raises:
-        InputError: If `thetas` is one network, or the data are a regression.
-        SpecError: If the networks are not of this model.
+        InputError: If `thetas` is one network, the outputs are not one logit for each class, or the task does not have
+            the split.
+        SpecError: If the networks are not of this task.
     """
-    check_model_and_data(model, data)
-    if not has_leading_axis(thetas, model):
+    task = check_task(task)
+    if not isinstance(task.loss, SupervisedLoss):
+        raise InputError(
+            f"{task.name} has its own loss, expected mcjax.supervised(model, data) with classes as labels."
+        )
+    if not has_leading_axis(thetas, task):
         raise InputError("got one network, expected several along a leading axis: mcjax.trees.stack([...]).")
-    if jnp.issubdtype(data.train_labels.dtype, jnp.floating):
-        raise InputError(f"{data.name} is a regression, expected classes: an ensemble averages probabilities.")
-    if split not in ("train", "test") or batch_size < 1:
-        raise InputError(f"got split={split!r}, batch_size={batch_size}, expected train or test, and at least 1.")
-    return _evaluate(model, thetas, data, batch_size, split)
+    stored = task.split(split)
+    check_whole("batch_size", batch_size)
+    outputs = jax.eval_shape(_outputs, task.loss, trees.index(thetas, 0), stored)
+    if not is_classes(outputs, stored[1]):
+        raise InputError(
+            f"{task.name} has outputs and labels that are no classes, expected one logit for each class: an ensemble "
+            "averages probabilities."
+        )
+    return _evaluate(task.functions(), thetas, stored, batch_size)
 
 
-@jit(static_argnames=("model", "batch_size", "split"))
-def _evaluate(model: Model, thetas: trees.Tree, data: Dataset, batch_size: int, split: str) -> Ensemble:
-    images, labels = (getattr(data, f"{split}_{what}") for what in ("images", "labels"))
+def _outputs(loss: SupervisedLoss, theta: trees.Tree, batch: Batch) -> Any:
+    return loss.model.apply(theta, loss.inputs(batch))
 
-    def sums(batch: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = normalize(batch, data.mean, data.std)
-        logits = over_models(lambda theta: model.apply(theta, x), model.convolutions)(thetas)
+
+@jit(static_argnames=("batch_size",))
+def _evaluate(task: Task, thetas: trees.Tree, stored: Batch, batch_size: int) -> Ensemble:
+    def means(batch: Batch, number: Any) -> tuple[jax.Array, jax.Array]:
+        logits = over_models(lambda theta: _outputs(task.loss, theta, batch), task.convolutions)(thetas)
         # The log of the mean of the networks' probabilities.
         each = jax.nn.log_softmax(logits.astype(jnp.float32))
         log_mean = jax.nn.logsumexp(each, 0) - jnp.log(len(each))
-        log_mean, labels = log_mean.reshape(-1, log_mean.shape[-1]), labels.ravel()
+        log_mean, labels = log_mean.reshape(-1, log_mean.shape[-1]), batch[1].ravel()
         losses = -jnp.take_along_axis(log_mean, labels[:, None], 1)[:, 0]
         right = log_mean.argmax(-1) == labels
-        return losses.sum(), _by_confidence(jnp.exp(log_mean.max(-1)), right)
+        return losses.mean(), _by_confidence(jnp.exp(log_mean.max(-1)), right) / labels.size
 
-    n, size = len(labels), min(batch_size, len(labels))
-    whole = n // size * size
-    batches = (images[:whole].reshape(-1, size, *images.shape[1:]), labels[:whole].reshape(-1, size, *labels.shape[1:]))
-    start = (jnp.zeros(()), jnp.zeros((BINS, 2)))
-    total = jax.lax.scan(lambda carry, batch: (trees.add(carry, sums(*batch)), None), start, batches)[0]
-    if whole < n:
-        total = trees.add(total, sums(images[whole:], labels[whole:]))
-    loss, (confidence, right), n = total[0], total[1].T, labels.size
-    return Ensemble(right.sum() / n, loss / n, jnp.abs(confidence - right).sum() / n)
+    loss, bins = mean_over(means, stored, batch_size)
+    confidence, right = bins.T
+    return Ensemble(right.sum(), loss, jnp.abs(confidence - right).sum())
 
 
 def _by_confidence(confidence: jax.Array, right: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Noise stability: cushions, contraction and smoothness of a network, image by image (Kuditipudi et al., 2019)."""
+"""Noise stability: cushions, contraction and smoothness of a network, example by example (Kuditipudi et al., 2019)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,29 +10,29 @@ import numpy as np
 from mcjax import trees
 from mcjax.constructions.chain import chain_of, check_network
 from mcjax.constructions.dropout import random_factors
-from mcjax.data import Dataset, normalize
 from mcjax.errors import InputError, check_whole
 from mcjax.landscape.interlayer_maps import InterlayerMaps, spectral_norms
 from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
-from mcjax.training.objective import check_model_and_data
+from mcjax.training.task import Task, check_task
+from mcjax.training.task import examples as count_examples
 
 LIPSCHITZ = float(np.sqrt(2))
 """The Lipschitz constant of softmax cross entropy in the logits."""
 
 
 class NoiseStability(NamedTuple):
-    """The quantities of Definitions 2 and 3 for every image, float32; layer i is at index i - 1.
+    """The quantities of Definitions 2 and 3 for every example, float32; layer i is at index i - 1.
 
     Attributes:
-        layer_cushion: ||A_i phi(x^{i-1})|| / (||A_i||_F ||phi(x^{i-1})||), (d, images).
-        contraction: ||x^i|| / ||phi(x^i)||, (d - 1, images).
-        interlayer_cushion: ||J x^i|| / (||J|| ||x^i||), J the Jacobian of M^{i, j}, for layers i <= j, (d, d, images):
-            1 for i = j, NaN for i > j and for layers i that were left out.
-        smoothness: The largest rho of each draw and image, for layers i <= j and the worst t, (draws, d, d, images):
+        layer_cushion: ||A_i phi(x^{i-1})|| / (||A_i||_F ||phi(x^{i-1})||), (d, examples).
+        contraction: ||x^i|| / ||phi(x^i)||, (d - 1, examples).
+        interlayer_cushion: ||J x^i|| / (||J|| ||x^i||), J the Jacobian of M^{i, j}, for layers i <= j,
+            (d, d, examples): 1 for i = j, NaN for i > j and for layers i that were left out.
+        smoothness: The largest rho of each draw and example, for i <= j and the worst t, (draws, d, d, examples):
             infinite where the network is linear, NaN for i = 1, for i > j, and for layers i that were left out.
-        spread: sqrt(h) ||phi(x)||_inf / ||phi(x)||, bounded in Definition 4, (d - 1, images).
-        output_norm: The norm of the logits, (images,).
+        spread: sqrt(h) ||phi(x)||_inf / ||phi(x)||, bounded in Definition 4, (d - 1, examples).
+        output_norm: The norm of the logits, (examples,).
         widths: The number of units of each hidden layer.
     """
 
@@ -45,18 +45,20 @@ class NoiseStability(NamedTuple):
     widths: tuple[int, ...]
 
     def __repr__(self) -> str:
-        depth, images = self.layer_cushion.shape
-        return f"NoiseStability of {depth} layers on {images} images: rho {self.rho:.3g}, epsilon {self.epsilon():.3g}"
+        depth, examples = self.layer_cushion.shape
+        return (
+            f"NoiseStability of {depth} layers on {examples} examples: rho {self.rho:.3g}, epsilon {self.epsilon():.3g}"
+        )
 
     @property
     def minimal_interlayer_cushion(self) -> np.ndarray:
-        """mu_{i ->}, the least over images and j >= i: float32 (d,); NaN for layers left out."""
+        """mu_{i ->}, the least over examples and j >= i: float32 (d,); NaN for layers left out."""
         least = np.where(np.isnan(self.interlayer_cushion), np.inf, self.interlayer_cushion).min((1, 2))
         return np.where(np.isfinite(least), least, np.nan)
 
     @property
     def rho(self) -> float:
-        """The interlayer smoothness: the largest rho that holds for all images and layers in half of the draws.
+        """The interlayer smoothness: the largest rho that holds for all examples and layers in half of the draws.
 
         NaN if layers were left out.
         """
@@ -67,7 +69,7 @@ class NoiseStability(NamedTuple):
         return float(each[-(-len(each) // 2) - 1])
 
     def epsilon(self, lipschitz: float = LIPSCHITZ) -> float:
-        """The epsilon of Definition 4 on these images; NaN if layers were left out. `lipschitz` is the loss's beta."""
+        """The epsilon of Definition 4, on these examples; NaN if layers were left out. `lipschitz` is beta."""
         depth = len(self.layer_cushion)
         cushions = (self.layer_cushion.min(1) * self.minimal_interlayer_cushion)[1:]
         top = lipschitz * self.contraction.max() * depth**1.5 * self.output_norm.max()
@@ -81,19 +83,18 @@ class NoiseStability(NamedTuple):
 
 def noise_stability(
     key: jax.Array,
-    model: Model,
+    task: Task,
     theta: trees.Tree,
-    data: Dataset,
     *,
     fraction: float | dict[str, float] = 0.5,
-    images: int = 64,
+    examples: int = 64,
     draws: int = 4,
     ts: int = 5,
     iterations: int = 30,
     layers: tuple[int, ...] | None = None,
     chunk: int = 4,
 ) -> NoiseStability:
-    """Measure the noise stability of a feed-forward network on the first training images.
+    """Measure the noise stability of a feed-forward network on the first training examples.
 
     x^i is the input of the i-th nonlinearity, A_i the linear map before it, with a batch norm by its running
     statistics, and phi everything between x^i and A_{i+1}: a ReLU, and pooling if there is any. Frobenius norms are
@@ -105,41 +106,40 @@ def noise_stability(
 
     Args:
         key: A typed key.
-        model: A feed-forward model with positively homogeneous activations.
+        task: The task, whose model is feed-forward with positively homogeneous activations.
         theta: The network.
-        data: The data set.
         fraction: The share of units that dropout removes, for all groups or by group.
-        images: The number of images.
+        examples: The number of training examples.
         draws: Draws of Algorithm 1 for the smoothness.
         ts: Values of t for the smoothness, ends included.
         iterations: Iterations of the power method.
         layers: The layers i >= 1 whose maps to layers j > i are measured, the costly part. None: all.
-        chunk: Images in memory at once.
+        chunk: Examples in memory at once.
 
     Returns:
-        The quantities for every image.
+        The quantities for every example.
 
     Raises:
-        InputError: For a model that is not feed-forward, an activation that is not positively homogeneous, or numbers
-            out of range.
+        InputError: For a task without a model, a model that is not feed-forward, an activation that is not positively
+            homogeneous, or numbers out of range.
 
     Example::
 
-        stability = noise_stability(key, model, theta, data)
+        stability = noise_stability(key, task, theta)
         print(stability.layer_cushion.min(1), stability.rho, stability.epsilon())
     """
-    check_model_and_data(model, data)
+    model = check_task(task, model=True).model
     chained = chain_of(model)
     depth = len(chained.layers)
     check_network(model, theta)
-    check_whole("images", images, 1, len(data.train_labels))
+    check_whole("examples", examples, 1, count_examples(task.train))
     for name, value, least in (("draws", draws, 1), ("ts", ts, 2), ("iterations", iterations, 1), ("chunk", chunk, 1)):
         check_whole(name, value, least)
     every = range(1, depth + 1)
     if layers is not None and not (isinstance(layers, Sequence) and layers and all(i in every for i in layers)):
         raise InputError(f"got layers={layers!r}, expected some numbers from 1 to {depth}: (1, 2).")
     layers = tuple(every if layers is None else sorted(set(layers)))
-    x = normalize(data.train_images[:images], data.mean, data.std)
+    x = task.model_inputs(jax.tree.map(lambda leaf: leaf[:examples], task.train))
     keys = jax.random.split(key, draws + 1)
     masks = jax.vmap(lambda each: random_factors(each, chained, fraction))(keys[1:])
     found = _measure(StabilityConfig(model, layers, iterations, ts, chunk), theta, x, masks, keys[0])
@@ -161,7 +161,7 @@ class StabilityConfig(NamedTuple):
         layers: The layers i whose maps to j > i are measured.
         iterations: Iterations of the power method.
         ts: Values of t for the smoothness.
-        chunk: Images in memory at once.
+        chunk: Examples in memory at once.
     """
 
     model: Model
@@ -173,9 +173,9 @@ class StabilityConfig(NamedTuple):
 
 @jit(static_argnames="config")
 def _measure(
-    config: StabilityConfig, theta: trees.Tree, images: jax.Array, masks: Any, key: jax.Array
+    config: StabilityConfig, theta: trees.Tree, inputs: jax.Array, masks: Any, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """All quantities, along a leading axis of images."""
+    """All quantities, along a leading axis of examples."""
     model = config.model
     maps = InterlayerMaps(model, theta)
     norms = maps.frobenius_norms(theta)
@@ -200,7 +200,7 @@ def _measure(
             "homogeneity_errors": maps.homogeneity_errors(theta, image, x),
         }
 
-    return jax.lax.map(one, images, batch_size=min(config.chunk, len(images)))
+    return jax.lax.map(one, inputs, batch_size=min(config.chunk, len(inputs)))
 
 
 def _between_layers(
@@ -212,7 +212,7 @@ def _between_layers(
     masks: Any,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Interlayer cushions (d, d) and smoothness (draws, d, d) of one image."""
+    """Interlayer cushions (d, d) and smoothness (draws, d, d) of one example."""
     depth, times = len(x), jnp.linspace(0, 1, config.ts)
     cushion = jnp.full((depth, depth), jnp.nan)
     smoothness = jnp.full((len(jax.tree.leaves(masks)[0]), depth, depth), jnp.nan)

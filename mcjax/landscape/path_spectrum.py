@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mcjax.errors import InputError, unknown_name
-from mcjax.landscape.along import METRICS, PathMetrics
+from mcjax.errors import InputError
+from mcjax.landscape.along import PathMetrics
+from mcjax.landscape.points import check_metric_name
 
 
 class PathSpectrum(NamedTuple):
@@ -32,7 +33,7 @@ def path_spectrum(metrics: PathMetrics, metric: str = "test_loss") -> PathSpectr
 
     Args:
         metrics: The metrics of a path at equally spaced ts.
-        metric: "train_loss", "train_accuracy", "test_loss" or "test_accuracy".
+        metric: A name in `metrics.values`.
 
     Returns:
         Wavenumbers and magnitudes.
@@ -43,11 +44,10 @@ def path_spectrum(metrics: PathMetrics, metric: str = "test_loss") -> PathSpectr
 
     Example::
 
-        aligned, unaligned = (path_spectrum(evaluate_path(model, fit.path, data)) for fit in fits)
+        aligned, unaligned = (path_spectrum(evaluate_path(task, fit.path)) for fit in fits)
         print(aligned.magnitude[..., 5:].mean() < unaligned.magnitude[..., 5:].mean())
     """
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
+    check_metric_name(metrics.values, metric)
     ts = np.asarray(metrics.ts, np.float64)
     n = len(ts) - 1
     if n < 2:
@@ -57,7 +57,7 @@ def path_spectrum(metrics: PathMetrics, metric: str = "test_loss") -> PathSpectr
         raise InputError(
             f"got ts={np.array2string(ts, threshold=8)}, expected them equally spaced: give evaluate_path their number."
         )
-    values = np.asarray(getattr(metrics, metric), np.float64)
+    values = np.asarray(metrics.values[metric], np.float64)
     if not np.isfinite(values).all():
         raise InputError(f"got {metric} that is not finite, expected finite values along the path.")
     # The trapezoid rule: both ends are one point of the period.

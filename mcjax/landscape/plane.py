@@ -1,4 +1,4 @@
-"""Loss and accuracy on a plane through three networks."""
+"""Metrics on a plane through three networks."""
 
 from typing import Any, NamedTuple
 
@@ -9,11 +9,10 @@ from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.curves.curve import Curve
-from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError
-from mcjax.landscape.points import METRICS, Splits, evaluate_points, evaluation_config
-from mcjax.models.base import Model, has_leading_axis
-from mcjax.training.objective import check_model_and_data
+from mcjax.landscape.points import Splits, evaluate_points, evaluation_config, value_of
+from mcjax.models.base import has_leading_axis
+from mcjax.training.task import Metric, Task, check_task
 
 
 class Plane(NamedTuple):
@@ -53,27 +52,24 @@ class Plane(NamedTuple):
 
 
 class PlaneMetrics(NamedTuple):
-    """Loss and accuracy on a grid of a plane, float32 (rows, columns); entry [i, j] is at (x[j], y[i]).
+    """Metrics on a grid of a plane; entry [i, j] is at (x[j], y[i]).
 
     Attributes:
         x: The coordinates of the columns, (columns,).
         y: The coordinates of the rows, (rows,).
-        train_loss: Mean loss over the training images in nats. This and the next three are None if not measured.
-        train_accuracy: The share of training images classified correctly.
-        test_loss: As `train_loss`, over the test images.
-        test_accuracy: As `train_accuracy`, over the test images.
+        values: Every metric on the grid, float32 (rows, columns), by name as in `PathMetrics`. They are attributes too.
         points: The coordinates of the three networks, (3, 2).
         axes: The plane.
     """
 
     x: np.ndarray
     y: np.ndarray
-    train_loss: np.ndarray | None
-    train_accuracy: np.ndarray | None
-    test_loss: np.ndarray | None
-    test_accuracy: np.ndarray | None
+    values: dict[str, np.ndarray]
     points: np.ndarray
     axes: Plane
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        return value_of(self.values, name)
 
 
 def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> Plane:
@@ -118,94 +114,91 @@ def _dot(a: trees.Tree, b: trees.Tree) -> float:
 
 
 def plane(
-    model: Model,
+    task: Task,
     origin: trees.Tree,
     u_point: trees.Tree,
     v_point: trees.Tree,
-    data: Dataset,
     grid: Any = 21,
     *,
+    metric: Metric | None = None,
     bounds: Any = None,
     margin: float = 0.2,
     reestimate: bool = True,
     batch_size: int = 500,
-    calibration_images: int | None = None,
-    augmentation: Augmentation | None = None,
+    calibration_examples: int | None = None,
     chunk: int | None = None,
     splits: Splits = "both",
     mesh: Mesh | None = None,
 ) -> PlaneMetrics:
-    """Loss and accuracy on the plane through three networks (see `plane_axes`), on a grid of points.
+    """The metrics of a task on the plane through three networks (see `plane_axes`), on a grid of points.
 
-    One compiled program evaluates all points, and serves all planes of this model and grid size.
+    One compiled program evaluates all points, and serves all planes of this task and grid size.
 
     Args:
-        model: The model of the networks.
+        task: The task of the networks.
         origin: The network at (0, 0).
         u_point: A network on the x axis.
         v_point: A third network, above the x axis.
-        data: The data set.
         grid: The number of equally spaced points along each axis, or (columns, rows); or the coordinates themselves,
             two increasing arrays (x, y).
+        metric: As in `evaluate_path`.
         bounds: ((x0, x1), (y0, y1)), the rectangle that the grid covers. None: the bounding box of the three
             networks, wider by `margin`.
         margin: Width added to the bounding box on every side, as a share of its extent.
-        reestimate: Whether batch statistics are re-estimated at every point, on training images for all splits.
-        batch_size: Images in memory at once.
-        calibration_images: As in `evaluate_path`.
-        augmentation: As in `evaluate_path`.
+        reestimate: Whether batch statistics are re-estimated at every point, on training examples for all splits.
+        batch_size: Examples in memory at once.
+        calibration_examples: As in `evaluate_path`.
         chunk: Points in a device's memory at once. None: 16, or 1 where convolutions run faster one after another.
-        splits: The images to measure on: "both", or only "train" or "test".
+        splits: The examples to measure on: "both", or only "train" or "test".
         mesh: Devices to distribute the points over (`make_mesh`). None: one device.
 
     Returns:
         The metrics on the grid.
 
     Raises:
-        SpecError: If a network is not of this model.
-        InputError: If the three lie on one line, the grid is not one, or the points do not fit into memory.
+        SpecError: If a network is not of this task.
+        InputError: If the three lie on one line, the grid is not one, the metric is no scalar, the task has no such
+            split, or the points do not fit into memory.
 
     Example::
 
-        metrics = plane(model, theta_1, theta_2, theta_3, data, splits="test")
+        metrics = plane(task, theta_1, theta_2, theta_3, splits="test")
         x, y = metrics.axes.coordinates(theta_4)
     """
-    check_model_and_data(model, data)
+    task = check_task(task)
     for name, theta in (("origin", origin), ("u_point", u_point), ("v_point", v_point)):
-        if has_leading_axis(theta, model):
+        if has_leading_axis(theta, task):
             raise InputError(f"got many networks as {name}, expected one: take one by mcjax.trees.index(theta, i).")
+    task = check_task(task, origin)
     config = evaluation_config(
-        model,
-        data,
+        task,
         pairs=False,
         reestimate=reestimate,
         batch_size=batch_size,
-        calibration_images=calibration_images,
-        augmentation=augmentation,
+        calibration_examples=calibration_examples,
         chunk=chunk,
         splits=splits,
     )
+    task = task.with_metric(metric, origin)
     axes = plane_axes(origin, u_point, v_point)
     x, y = _grid(grid, bounds, margin, np.asarray(axes.points))
     points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
     at = jax.tree_util.Partial(_at, axes)
-    values = evaluate_points(config, at, data, points, mesh).T.reshape(-1, len(y), len(x))
-    named: dict[str, Any] = dict.fromkeys(METRICS)
-    named |= dict(zip(config.metrics, values, strict=True))
-    return PlaneMetrics(x=x, y=y, **named, points=np.asarray(axes.points), axes=axes)
+    found = evaluate_points(config, task, at, points, mesh)
+    values = {name: value.reshape(len(y), len(x)) for name, value in found.items()}
+    return PlaneMetrics(x, y, values, np.asarray(axes.points), axes)
 
 
 def curve_plane(
-    model: Model, path: Any, data: Dataset, grid: Any = 21, *, bounds: Any = None, margin: float = 0.2, **options: Any
+    task: Task, path: Any, grid: Any = 21, *, bounds: Any = None, margin: float = 0.2, **options: Any
 ) -> PlaneMetrics:
     """`plane` for the plane that contains a curve of one control point: a quadratic Bezier or a chain of one bend.
 
     The x axis runs from theta_1 to P theta_2; `.points` are these two and the control point, their midpoint + theta_c.
 
     Args:
-        model: The model of the networks.
+        task: The task of the networks.
         path: The path of one pair by such a curve, as `Curve.bind` returns it: the `.path` of a fit.
-        data: The data set.
         grid: As in `plane`.
         bounds: As in `plane`. None: the bounding box of the curve, without the control point, wider by `margin`.
         margin: As in `plane`.
@@ -219,7 +212,7 @@ def curve_plane(
 
     Example::
 
-        metrics = curve_plane(model, fit.path, data, splits="test")
+        metrics = curve_plane(task, fit.path, splits="test")
         x, y = jax.vmap(lambda t: metrics.axes.coordinates(fit.path(t)))(ts)
     """
     curve = getattr(path, "func", None)
@@ -240,7 +233,7 @@ def curve_plane(
         offset = points[2] - (points[0] + points[1]) / 2
         along = (1 - ts)[:, None] * points[:1] + ts[:, None] * points[1:2] + weights * offset[None]
         bounds = _box(along, margin)
-    return plane(model, theta_1, theta_2, control, data, grid, bounds=bounds, margin=margin, **options)
+    return plane(task, theta_1, theta_2, control, grid, bounds=bounds, margin=margin, **options)
 
 
 def _at(axes: Plane, coordinates: jax.Array) -> trees.Tree:

@@ -1,6 +1,7 @@
-"""Loss and accuracy at many points of parameter space, a chunk at a time, within the device's memory."""
+"""Metrics at many points of parameter space, a chunk at a time, within the device's memory."""
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +9,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.data import Augmentation, Dataset
-from mcjax.errors import InputError, unknown_name
-from mcjax.models.base import Model
+from mcjax.errors import check_whole, unknown_name
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import default_chunk, over_models, over_points
 from mcjax.runtime.memory import check_memory, program_memory
 from mcjax.runtime.mesh import AXES, Placement, check_mesh, on_mesh
-from mcjax.training.batch_statistics import estimate_statistics
-from mcjax.training.objective import evaluate_images, evaluate_splits
+from mcjax.training.batch_statistics import check_calibration, estimate_statistics
+from mcjax.training.measure import metrics_of
+from mcjax.training.task import Task
 
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 Splits = Literal["both", "train", "test"]
 
 
@@ -26,116 +25,108 @@ class EvaluationConfig(NamedTuple):
     """The static arguments of an evaluation: a program is compiled for each.
 
     Attributes:
-        model: The model of the networks.
         pairs: Whether every point is several networks along a leading axis.
         reestimate: Whether batch statistics are re-estimated at every point.
-        batch_size: Images in memory at once.
-        calibration_images: The number of training images, the first ones, that batch statistics are re-estimated on.
-        augmentation: The augmentation of these images.
+        batch_size: Examples in memory at once.
+        calibration_examples: The number of training examples, the first ones, that batch statistics are re-estimated
+            on. None: all.
         chunk: Points in a device's memory at once.
-        splits: The images that are measured on.
+        splits: The names of the splits that are measured on.
     """
 
-    model: Model
     pairs: bool
     reestimate: bool
     batch_size: int
-    calibration_images: int
-    augmentation: Augmentation
+    calibration_examples: int | None
     chunk: int
-    splits: Splits
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The names of the metrics, in the order of the results."""
-        return tuple(name for name in METRICS if self.splits == "both" or name.startswith(self.splits))
+    splits: tuple[str, ...]
 
 
 def evaluation_config(
-    model: Model,
-    data: Dataset,
+    task: Task,
     *,
     pairs: bool,
     reestimate: bool,
     batch_size: int,
-    calibration_images: int | None,
-    augmentation: Augmentation | None,
+    calibration_examples: int | None,
     chunk: int | None,
     splits: Splits = "both",
 ) -> EvaluationConfig:
     """An `EvaluationConfig`, checked, with defaults in place of None.
 
     Args:
-        model: The model of the networks.
-        data: The data set.
+        task: The task of the networks.
         pairs: Whether every point is several networks along a leading axis.
         reestimate: Whether batch statistics are re-estimated at every point.
-        batch_size: Images in memory at once.
-        calibration_images: Training images to re-estimate batch statistics on, the first ones. None: all.
-        augmentation: The augmentation of these images. None: the data set's default.
+        batch_size: Examples in memory at once.
+        calibration_examples: Training examples to re-estimate batch statistics on, the first ones. None: all.
         chunk: Points in memory at once. None: 16, or 1 where convolutions run faster one after another.
-        splits: The images that are measured on.
+        splits: The examples that are measured on; "both" is the training examples alone if there are no test examples.
 
     Returns:
         The config.
 
     Raises:
-        InputError: For numbers of images out of range, batches or chunks below 1, or unknown splits.
+        InputError: For numbers of examples out of range, batches or chunks below 1, and splits that are unknown or that
+            the task does not have.
     """
-    if splits not in ("both", "train", "test"):
-        raise unknown_name("splits", str(splits), ("both", "train", "test"))
-    n = len(data.train_labels)
-    calibration_images = n if calibration_images is None else calibration_images
-    if not 0 < calibration_images <= n or batch_size < 1 or (chunk is not None and chunk < 1):
-        raise InputError(
-            f"got calibration_images={calibration_images}, batch_size={batch_size}, chunk={chunk}, expected "
-            f"1 to {n} calibration images, batches and chunks of at least 1."
-        )
-    augmentation = data.default_augmentation() if augmentation is None else augmentation
-    chunk = chunk or default_chunk(model.convolutions)
-    return EvaluationConfig(model, pairs, reestimate, batch_size, calibration_images, augmentation, chunk, splits)
+    if splits not in get_args(Splits):
+        raise unknown_name("splits", str(splits), get_args(Splits))
+    check_calibration(task, calibration_examples, batch_size)
+    chunk = default_chunk(task.convolutions) if chunk is None else chunk
+    check_whole("chunk", chunk)
+    names = ("train", "test") if splits == "both" and task.test is not None else ("train",)
+    if splits == "test":
+        task.split(splits)
+        names = (splits,)
+    return EvaluationConfig(pairs, reestimate, batch_size, calibration_examples, chunk, names)
 
 
 @jit(static_argnames=("config", "mesh"))
-def _values(config: EvaluationConfig, at: Any, data: Dataset, points: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """`config.metrics` of the network at(point), for every entry of `points`: (points, metrics[, pairs])."""
-    model, size = config.model, config.batch_size
+def _values(
+    config: EvaluationConfig, task: Task, at: Any, points: jax.Array, mesh: Mesh | None
+) -> dict[str, jax.Array]:
+    """The metrics of the network at(point), for every entry of `points`: (points[, pairs]) by name."""
 
-    def many(at: Any, data: Dataset, points: jax.Array) -> jax.Array:
-        def one(theta: trees.Tree) -> jax.Array:
+    def many(task: Task, at: Any, points: jax.Array) -> dict[str, jax.Array]:
+        def one(theta: trees.Tree) -> dict[str, jax.Array]:
             # New batch statistics first, then the metrics.
             if config.reestimate:
-                calibration = data.train_images[: config.calibration_images]
-                theta = estimate_statistics(model, theta, calibration, data.mean, data.std, size, config.augmentation)
-            if config.splits == "both":
-                train, test = evaluate_splits(model, theta, data, size)
-                return jnp.stack([*train, *test])
-            images, labels = (getattr(data, f"{config.splits}_{what}") for what in ("images", "labels"))
-            return jnp.stack(evaluate_images(model, theta, images, labels, data.mean, data.std, size))
+                theta = estimate_statistics(task, theta, config.calibration_examples, config.batch_size)
+            return {
+                f"{split}_{name}": value
+                for split in config.splits
+                for name, value in metrics_of(task, theta, task.split(split), config.batch_size).items()
+            }
 
-        def point(where: jax.Array) -> jax.Array:
+        def point(where: jax.Array) -> dict[str, jax.Array]:
             theta = at(where)
-            return over_models(one, model.convolutions)(theta).T if config.pairs else one(theta)
+            return over_models(one, task.convolutions)(theta) if config.pairs else one(theta)
 
-        return over_points(point, points, model.convolutions, config.chunk)
+        return over_points(point, points, task.convolutions, config.chunk)
 
-    return on_mesh(many, mesh, everywhere=2, axes=AXES)(at, data, points)
+    return on_mesh(many, mesh, everywhere=2, axes=AXES)(task, at, points)
 
 
 def evaluate_points(
-    config: EvaluationConfig, at: Any, data: Dataset, points: np.ndarray, mesh: Mesh | None = None
-) -> np.ndarray:
+    config: EvaluationConfig,
+    task: Task,
+    at: Any,
+    points: np.ndarray,
+    mesh: Mesh | None = None,
+) -> dict[str, np.ndarray]:
     """The metrics of the network at every point, in one compiled program.
 
     Args:
-        config: Which metrics, and how they are computed.
+        config: What is measured on, and how.
+        task: The task, checked.
         at: point -> theta, a `jax.tree_util.Partial`.
-        data: The data set.
         points: Points along the leading axis.
         mesh: Devices to distribute the points over. None: one device.
 
     Returns:
-        `config.metrics` at every point, float32 (points, metrics[, pairs]).
+        Values at every point, float32 (points[, pairs]), by names such as "train_loss": those of the training examples
+        first, and of each split the loss first.
 
     Raises:
         InputError: If the compiled program does not fit into the device's memory; the message names a chunk that does.
@@ -143,10 +134,32 @@ def evaluate_points(
     if mesh is not None:
         check_mesh(mesh)
     placement = Placement(mesh, len(points), AXES)
-    arguments = (*placement.put_everywhere((at, data)), placement.put(jnp.asarray(points)))
+    fixed = placement.put_everywhere((task.replace(validation=None), at))
+    arguments = (*fixed, placement.put(jnp.asarray(points)))
 
     def needed(chunk: int) -> float:
         return program_memory(_values, config._replace(chunk=chunk), *arguments, mesh)
 
     check_memory(needed, config.chunk, len(points), "points", f"give a batch_size below {config.batch_size}.")
-    return np.asarray(placement.get(_values(config, *arguments, mesh)))
+    found = placement.get(_values(config, *arguments, mesh))
+    # Compiled functions return dicts in the order of the alphabet.
+    order = sorted(found, key=lambda name: (name.startswith("test_"), not name.endswith("_loss"), name))
+    return {name: np.asarray(found[name]) for name in order}
+
+
+def value_of(values: Any, name: str) -> np.ndarray:
+    """A value by name, for `__getattr__`.
+
+    Raises:
+        AttributeError: If there is no such value, or `values` is none, as in a tree of axes or shardings.
+    """
+    if isinstance(values, Mapping) and name in values:
+        return values[name]
+    there = ", ".join(values) if isinstance(values, Mapping) else "none"
+    raise AttributeError(f"got {name!r}, expected one of the metrics measured: {there}.")
+
+
+def check_metric_name(values: Mapping[str, np.ndarray], name: str) -> None:
+    """Raise InputError unless there is a metric of this name."""
+    if name not in values:
+        raise unknown_name("metric", str(name), values)

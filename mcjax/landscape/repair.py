@@ -1,54 +1,36 @@
 """REPAIR: rescaling the units of a merged network to the statistics of the networks that it was merged from."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis, leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
-from mcjax.training.batch_statistics import estimate_statistics
+from mcjax.training.batch_statistics import calibration_batch, check_calibration, estimate_statistics
+from mcjax.training.batches import equal_batches
 from mcjax.training.moments import Moments, accumulate, moments_of
-from mcjax.training.objective import check_model_and_data
-
-
-class RepairConfig(NamedTuple):
-    """The static arguments of a repair: a program is compiled for each.
-
-    Attributes:
-        model: The model of the networks.
-        batch_size: Images in memory at once.
-        images: The number of training images, the first ones.
-        augmentation: The augmentation of these images.
-    """
-
-    model: Model
-    batch_size: int
-    images: int
-    augmentation: Augmentation
+from mcjax.training.task import Batch, Task, check_task
 
 
 def repair(
-    model: Model,
+    task: Task,
     theta: trees.Tree,
     ends: trees.Tree,
-    data: Dataset,
     weights: Any = None,
     *,
     batch_size: int = 500,
-    calibration_images: int | None = None,
-    augmentation: Augmentation | None = None,
+    calibration_examples: int | None = None,
 ) -> trees.Tree:
     """Rescale the hidden units of a merged network to the statistics of the ends, the networks that it was merged from.
 
     Kernels are scaled and biases set, unit by unit, so that the mean and the standard deviation of every preactivation
-    over the training images are the weighted means of those of the ends. A layer without a bias is only scaled, and a
+    over the training examples are the weighted means of those of the ends. A layer without a bias is only scaled, and a
     unit that is constant in `theta` only shifted. Layers are repaired in the order of the computation, each with those
     before it repaired. `repaired_layers` lists them; other layers, and the outputs, do not change.
 
@@ -58,46 +40,38 @@ def repair(
     Interpolation Repair.
 
     Args:
-        model: The model of all networks.
+        task: The task of all networks, with their model.
         theta: The merged network, or several along a leading axis.
         ends: The networks that it was merged from, along a leading axis, permuted as in the merger.
-        data: The data set whose training images are used.
         weights: The shares of the ends, float (ends,), or (networks, ends) for several; not negative and of sum 1.
             None: equal shares.
-        batch_size: Images in memory at once.
-        calibration_images: The number of training images to use, the first ones. None: all.
-        augmentation: The augmentation of the images, which should be that of training. None: the data set's default.
+        batch_size: Examples in memory at once.
+        calibration_examples: The number of training examples to use, the first ones, augmented as in training. None:
+            all.
 
     Returns:
         `theta` with repaired layers or new batch statistics.
 
     Raises:
-        InputError: For weights that are negative or do not sum to 1, or numbers of images out of range.
-        SpecError: For networks of another model.
+        InputError: For a task without a model, weights that are negative or do not sum to 1, or numbers of examples out
+            of range.
+        SpecError: For networks of another task.
 
     Example::
 
         theta = jax.tree.map(lambda leaf: leaf.mean(0), ends)
-        repaired = repair(model, theta, ends, data)
+        repaired = repair(task, theta, ends)
     """
-    check_model_and_data(model, data)
-    axis = leading_axis(model, theta)
-    if not has_leading_axis(ends, model):
+    task = check_task(task, model=True)
+    check_calibration(task, calibration_examples, batch_size)
+    axis = leading_axis(task, theta)
+    if not has_leading_axis(ends, task):
         raise InputError("got one network as ends, expected several along a leading axis: mcjax.trees.stack([...]).")
-    there = len(data.train_labels)
-    images = there if calibration_images is None else calibration_images
-    if not 0 < images <= there or batch_size < 1:
-        raise InputError(
-            f"got calibration_images={images}, batch_size={batch_size}, expected 1 to {there} images and batches of "
-            "at least 1."
-        )
     thetas = axis.add(theta)
     networks, n = (jax.tree.leaves(tree)[0].shape[0] for tree in (thetas, ends))
     shares = _shares(weights, networks if axis.given else None, n)
-    augmentation = data.default_augmentation() if augmentation is None else augmentation
-    config = RepairConfig(model, batch_size, images, augmentation)
-    repaired = _repair(config, thetas, ends, data, jnp.broadcast_to(jnp.asarray(shares), (networks, n)))
-    return axis.remove(repaired)
+    weights = jnp.broadcast_to(jnp.asarray(shares), (networks, n))
+    return axis.remove(_repair(task, thetas, ends, weights, calibration_examples, batch_size))
 
 
 def repaired_layers(model: Model) -> tuple[KernelLayer, ...]:
@@ -134,27 +108,35 @@ def _layers(model: Model, theta: trees.Tree, x: Any) -> tuple[KernelLayer, ...]:
     return tuple(found)
 
 
-@jit(static_argnames="config")
+@jit(static_argnames=("calibration_examples", "batch_size"))
 def _repair(
-    config: RepairConfig, thetas: trees.Tree, ends: trees.Tree, data: Dataset, weights: jax.Array
+    task: Task,
+    thetas: trees.Tree,
+    ends: trees.Tree,
+    weights: jax.Array,
+    calibration_examples: int | None,
+    batch_size: int,
 ) -> trees.Tree:
-    model, images = config.model, data.train_images[: config.images]
     if jax.tree.leaves(trees.batch_stats(thetas)):
-        rest = (images, data.mean, data.std, config.batch_size, config.augmentation)
-        return over_models(lambda theta: estimate_statistics(model, theta, *rest), model.convolutions)(thetas)
+        return over_models(
+            lambda theta: estimate_statistics(task, theta, calibration_examples, batch_size), task.convolutions
+        )(thetas)
+    model = task.model
     x = jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)
     layers = _layers(model, trees.index(thetas, 0), x)
     if not layers:
         return thetas
+    used = jax.tree.map(lambda leaf: leaf[:calibration_examples], task.train)
+    batches, _ = equal_batches(used, batch_size)
     # The targets are weighted means of the statistics of the ends.
-    at_ends = over_models(lambda end: _statistics(config, layers, end, data), model.convolutions)(ends)
+    at_ends = over_models(lambda end: _statistics(task, layers, end, batches), task.convolutions)(ends)
 
     def one(theta: trees.Tree, share: jax.Array) -> trees.Tree:
         goals = jax.tree.map(lambda values: jnp.tensordot(share, values, 1, precision="highest"), at_ends)
 
         def step(theta: trees.Tree, number: jax.Array) -> tuple[trees.Tree, None]:
             # Measure all layers and repair one, so that one compiled step serves all layers.
-            found, leaves = _moments(config, theta, data), trees.flatten(theta)
+            found, leaves = _moments(task, theta, batches), trees.flatten(theta)
             for i, (layer, now, goal) in enumerate(zip(layers, found, goals, strict=True)):
                 moved = _rescaled(leaves, layer, now, *goal)
                 leaves |= {name: jnp.where(number == i, leaf, leaves[name]) for name, leaf in moved.items()}
@@ -162,17 +144,17 @@ def _repair(
 
         return jax.lax.scan(step, theta, jnp.arange(len(layers)))[0]
 
-    return over_models(one, model.convolutions)(thetas, weights)
+    return over_models(one, task.convolutions)(thetas, weights)
 
 
 def _statistics(
-    config: RepairConfig, layers: tuple[KernelLayer, ...], theta: trees.Tree, data: Dataset
+    task: Task, layers: tuple[KernelLayer, ...], theta: trees.Tree, batches: Batch
 ) -> list[tuple[jax.Array, jax.Array]]:
     """The mean and standard deviation of every unit's preactivation with bias, layer by layer."""
     leaves = trees.flatten(theta)
     return [
         (now.mean + (leaves[layer.bias] if layer.bias else 0.0), jnp.sqrt(now.variance))
-        for layer, now in zip(layers, _moments(config, theta, data), strict=True)
+        for layer, now in zip(layers, _moments(task, theta, batches), strict=True)
     ]
 
 
@@ -192,18 +174,13 @@ def _rescaled(
     return moved
 
 
-def _moments(config: RepairConfig, theta: trees.Tree, data: Dataset) -> list[Moments]:
-    """The moments of the preactivations of every layer, without bias, in one pass over the images."""
-    count = -(-config.images // config.batch_size)
-    size = config.images // count
-    batches = data.train_images[: count * size].reshape(count, size, *data.train_images.shape[1:])
+def _moments(task: Task, theta: trees.Tree, batches: Batch) -> list[Moments]:
+    """The moments of the preactivations of every layer, without bias, in one pass over equal batches."""
 
-    def moments(numbered: tuple[jax.Array, jax.Array]) -> list[Moments]:
+    def moments(numbered: tuple[jax.Array, Batch]) -> list[Moments]:
         number, batch = numbered
-        # The same augmented images as in `estimate_statistics`.
-        key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))[0]
-        x = normalize(augment(key, batch, config.augmentation), data.mean, data.std)
-        preactivations = infer_preactivations(config.model.apply, config.model.spec, theta, x)
-        return [moments_of(value) for _, value in preactivations]
+        # The same augmented examples as in `estimate_statistics`.
+        x = task.model_inputs(calibration_batch(task, batch, number)[0])
+        return [moments_of(value) for _, value in infer_preactivations(task.model.apply, task.model.spec, theta, x)]
 
-    return accumulate(moments, (jnp.arange(count), batches))
+    return accumulate(moments, (jnp.arange(len(jax.tree.leaves(batches)[0])), batches))

@@ -4,12 +4,12 @@ The function of a network does not depend on the order of its hidden units, so t
 once their units are aligned. A matching of theta_2 onto theta_1 returns the permutation P for which `P theta_2`, in
 code `permute(spec, P, theta_2)`, is closest to theta_1. There are three criteria:
 
-- `match_activations`: the correlation of activations. One pass over the images, then an exact assignment in every
+- `match_activations`: the correlation of activations. One pass over the examples, then an exact assignment in every
   group. Tatro et al. 2020, "Optimizing Mode Connectivity via Neuron Alignment".
 - `match_weights`: the inner product of the weights. No data are needed; coordinate descent over the groups, with
   restarts. Ainsworth et al. 2023, "Git Re-Basin", Algorithm 1.
 - `match_straight_through`: the loss of the network at the midpoint. Gradient descent through hard permutations.
-  "Git Re-Basin", section 3.3.
+  "Git Re-Basin", section 3.3. `straight_through_fit` is the fit alone, for a loop of your own.
 
 Each returns a `Match(P, objective, info)`, whose P can be the start of another matching. Endpoints with a leading pair
 axis give matches with that axis.
@@ -37,7 +37,7 @@ Example::
     print(all((a == b).all() for a, b in zip(jax.tree.leaves(theta_1), jax.tree.leaves(found))))
 
     # Match two networks by their activations, and improve the match by their weights.
-    match = mcjax.match_activations(model, theta_1, theta_2, data)
+    match = mcjax.match_activations(mcjax.supervised(model, data), theta_1, theta_2)
     print(match.info["before"], match.info["after"])
     match = mcjax.match_weights(jax.random.key(3), model.spec, theta_1, theta_2, P=match.P)
     print(match.objective)
@@ -46,7 +46,7 @@ Example::
 from mcjax.matching.activations import match_activations
 from mcjax.matching.match import Match
 from mcjax.matching.merging import MergedNetworks, match_to_reference, merge
-from mcjax.matching.straight_through import StraightThroughConfig, match_straight_through
+from mcjax.matching.straight_through import StraightThroughConfig, match_straight_through, straight_through_fit
 from mcjax.matching.weights import match_weights
 
 __all__ = [
@@ -58,4 +58,5 @@ __all__ = [
     "match_to_reference",
     "match_weights",
     "merge",
+    "straight_through_fit",
 ]

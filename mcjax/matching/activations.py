@@ -1,21 +1,23 @@
 """Neuron alignment: matching units by the correlation of their activations (Algorithm 1, appendix E)."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.data import Dataset, normalize
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.matching.match import Match
-from mcjax.models.base import Model, leading_axis
+from mcjax.models.base import leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.symmetry import nearest_permutation
+from mcjax.training.batches import split_batches
 from mcjax.training.moments import CrossMoments, accumulate, cross_moments_of, merge
+from mcjax.training.task import Batch, Task, check_task
+from mcjax.training.task import examples as count_examples
 
 Cost = Literal["correlation", "covariance", "inner_product"]
 Matrices = dict[str, jax.Array]
@@ -23,28 +25,27 @@ Matrices = dict[str, jax.Array]
 
 
 def match_activations(
-    model: Model,
+    task: Task,
     theta_1: trees.Tree,
     theta_2: trees.Tree,
-    images: Any,
-    batch_size: int = 128,
     *,
+    examples: int | None = None,
+    batch_size: int = 128,
     cost: Cost = "correlation",
 ) -> Match:
-    """The P for which the activations of `P theta_2` correlate most with those of theta_1, over `images`.
+    """The P for which the activations of `P theta_2` correlate most with those of theta_1, over training examples.
 
-    One pass over the images serves all groups, in evaluation mode; every pixel of a feature map is a sample. The
+    One pass over the examples serves all groups, in evaluation mode; every pixel of a feature map is a sample. The
     assignments run on the host. A residual trunk is matched by the mean over the stem and its blocks. Indistinguishable
     units stay in place.
     Source: Tatro et al. 2020, "Optimizing Mode Connectivity via Neuron Alignment", Algorithm 1.
 
     Args:
-        model: The model of both networks.
+        task: The task of both networks, with a model.
         theta_1: Variables of one network, or of several along a leading pair axis.
         theta_2: Second network, or as many, whose units are matched to those of theta_1.
-        images: Normalised images, float32 (n, h, w, c), or a Dataset, of whose training images the first fifth is used,
-            as in the paper.
-        batch_size: Images in memory at once.
+        examples: Number of training examples used, the first ones. None: the first fifth, as in the paper.
+        batch_size: Examples in memory at once.
         cost: The quantity whose sum the assignment maximises: Pearson correlations (the paper), covariances, or
             uncentred inner products.
 
@@ -54,22 +55,25 @@ def match_activations(
         of equal index, float32 ([pairs]), before and after permuting.
 
     Raises:
-        SpecError: If the endpoints are not of this model.
-        InputError: If the model cannot take the images, or the activations are not finite.
+        SpecError: If the endpoints are not of this task.
+        InputError: If the task has no model or too few examples, or the activations are not finite.
 
     Example::
 
-        match = match_activations(model, theta_1, theta_2, data)
+        match = match_activations(task, theta_1, theta_2)
         print(match.info["before"], match.info["after"])
     """
     if cost not in GAINS:
-        raise InputError(f"got cost={cost!r}, expected one of {', '.join(GAINS)}.")
-    if batch_size < 1:
-        raise InputError(f"got batch_size={batch_size}, expected at least 1.")
-    axis = leading_axis(model, theta_1, theta_2)
+        raise unknown_name("cost", str(cost), GAINS)
+    check_whole("batch_size", batch_size)
+    task = check_task(task, model=True)
+    available = count_examples(task.train)
+    used = max(1, available // 5) if examples is None else examples
+    check_whole("examples", used, 1, available)
+    axis = leading_axis(task, theta_1, theta_2)
     theta_1, theta_2 = axis.add((theta_1, theta_2))
     # Algorithm 1: the cross-correlations of all units, then the assignment of every group.
-    found = _matrices(model, theta_1, theta_2, as_images(model, images), batch_size, cost)
+    found = _matrices(task, theta_1, theta_2, used, batch_size, cost)
     correlation, gain = jax.tree.map(np.asarray, found)
     P = {group: _assign(group, matrix.astype(np.float64)) for group, matrix in gain.items()}
     objective = np.zeros(len(jax.tree.leaves(theta_1)[0]))
@@ -99,39 +103,39 @@ def _at(matrix: np.ndarray, p: np.ndarray) -> np.ndarray:
     return np.take_along_axis(matrix, p[..., None], -1)[..., 0]
 
 
-@jit(static_argnames=("model", "batch_size", "cost"))
+@jit(static_argnames=("examples", "batch_size", "cost"))
 def _matrices(
-    model: Model, theta_1: trees.Tree, theta_2: trees.Tree, images: "Images", batch_size: int, cost: Cost
+    task: Task, theta_1: trees.Tree, theta_2: trees.Tree, examples: int, batch_size: int, cost: Cost
 ) -> tuple[Matrices, Matrices]:
     """The correlations, and the gains that the assignment maximises, by group and pair."""
+    used = jax.tree.map(lambda leaf: leaf[:examples], task.train)
 
     def pair(theta_1: trees.Tree, theta_2: trees.Tree) -> tuple[Matrices, Matrices]:
-        moments = _moments(model, theta_1, theta_2, images, batch_size)
+        moments = _moments(task, theta_1, theta_2, used, batch_size)
 
         def mean(fn: Callable[[CrossMoments], jax.Array]) -> Matrices:
             return {group: jnp.stack([fn(block) for block in blocks]).mean(0) for group, blocks in moments.items()}
 
         return mean(_correlation), mean(GAINS[cost])
 
-    return over_models(pair, model.convolutions)(theta_1, theta_2)
+    return over_models(pair, task.convolutions)(theta_1, theta_2)
 
 
 def _moments(
-    model: Model, theta_1: trees.Tree, theta_2: trees.Tree, images: "Images", batch_size: int
+    task: Task, theta_1: trees.Tree, theta_2: trees.Tree, used: Batch, batch_size: int
 ) -> dict[str, tuple[CrossMoments, ...]]:
     """Moments of the activations of every group, one for each array of its activations."""
+    model = task.model
 
-    def moments(batch: jax.Array) -> dict[str, tuple[CrossMoments, ...]]:
-        x = images.prepare(batch)
+    def moments(batch: Batch) -> dict[str, tuple[CrossMoments, ...]]:
+        x = task.model_inputs(batch)
         first, second = model.activations(theta_1, x), model.activations(theta_2, x)
         return {group: tuple(map(cross_moments_of, first[group], second[group])) for group in model.spec.groups}
 
     # Accumulate whole batches in a scan, then add the remainder.
-    n = len(images.images)
-    size = min(batch_size, n)
-    whole = n // size * size
-    total = accumulate(moments, images.images[:whole].reshape(-1, size, *images.images.shape[1:]))
-    return merge(total, moments(images.images[whole:])) if whole < n else total
+    whole, rest = split_batches(used, batch_size)
+    total = accumulate(moments, whole)
+    return total if rest is None else merge(total, moments(rest))
 
 
 def _correlation(m: CrossMoments) -> jax.Array:
@@ -150,35 +154,3 @@ GAINS: dict[str, Callable[[CrossMoments], jax.Array]] = {
     "covariance": lambda m: m.covariance,
     "inner_product": lambda m: m.covariance + jnp.outer(m.first.mean, m.second.mean),
 }
-
-
-class Images(NamedTuple):
-    """Images for a model: uint8 with the mean and std that normalise them, or float, used unchanged."""
-
-    images: Any
-    mean: Any
-    std: Any
-
-    def prepare(self, batch: jax.Array) -> jax.Array:
-        """A batch of these images, normalised."""
-        return normalize(batch, self.mean, self.std) if batch.dtype == jnp.uint8 else batch
-
-
-def as_images(model: Model, images: Any) -> Images:
-    """The first fifth of a Dataset, or float images. Raises InputError if the model cannot take them."""
-    if isinstance(images, Dataset):
-        first = images.train_images[: max(1, len(images.train_images) // 5)]
-        batch = Images(jnp.asarray(first), jnp.asarray(images.mean), jnp.asarray(images.std))
-    else:
-        channels = (1,)
-        batch = Images(jnp.asarray(images), jnp.zeros(channels), jnp.ones(channels))
-        if jnp.issubdtype(batch.images.dtype, jnp.floating) != (model.input_dtype == "float32"):
-            raise InputError(
-                f"got images of {batch.images.dtype}, expected {model.input_dtype} as the model takes them: "
-                "give the Dataset, or mcjax.data.normalize(images, data.mean, data.std)."
-            )
-    if batch.images.shape[1:] != model.input_shape or len(batch.images) == 0:
-        raise InputError(
-            f"got images {batch.images.shape}, expected (n, {', '.join(map(str, model.input_shape))}) for {model.name}."
-        )
-    return batch

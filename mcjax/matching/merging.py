@@ -44,8 +44,8 @@ def match_to_reference(
 
     Example::
 
-        P = match_to_reference(lambda a, b: match_activations(model, a, b, data), theta_1, thetas)
-        aligned = jax.vmap(lambda P, theta: permute(model.spec, P, theta))(P, thetas)
+        P = match_to_reference(lambda a, b: match_activations(task, a, b), theta_1, thetas)
+        aligned = jax.vmap(lambda P, theta: permute(spec, P, theta))(P, thetas)
     """
     count = jax.tree.leaves(thetas)[0].shape[0]
     return _stacked([match(reference, trees.index(thetas, i)).P for i in range(count)])

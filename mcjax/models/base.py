@@ -30,14 +30,14 @@ class Model(NamedTuple):
         spec: The permutation symmetry of the variables.
         name: The name of the architecture, for messages.
         input_shape: The shape of one input, (height, width, channels) for images.
-        num_classes: Number of outputs.
+        num_classes: Number of outputs: the last axis of one array of them; 0 for outputs of another kind.
         convolutions: The kind of convolutions, by which `mcjax.runtime` chooses between vmap and loops.
         input_dtype: "float32" for images, "int32" for tokens.
     """
 
     init: Callable[[jax.Array], trees.Tree]
-    apply: Callable[[trees.Tree, jax.Array], jax.Array]
-    apply_train: Callable[[trees.Tree, jax.Array, jax.Array], tuple[jax.Array, trees.Tree]]
+    apply: Callable[[trees.Tree, jax.Array], Any]
+    apply_train: Callable[[trees.Tree, jax.Array, jax.Array], tuple[Any, trees.Tree]]
     activations: Callable[[trees.Tree, jax.Array], Activations]
     spec: PermutationSpec
     name: str

@@ -30,9 +30,9 @@ def from_flax(
 ) -> Model:
     """A Model of any Flax module; its permutation symmetry is inferred from its computation.
 
-    The module returns one array (n, ..., classes). For training and evaluation on images with classes it returns
-    (n, classes). If it accepts `train`, `training`, `is_training`, `deterministic` or `use_running_average`, this
-    argument sets the mode.
+    The module returns an array (n, ...) or a tree of such arrays. The built-in loss of `supervised` takes one of shape
+    (n, classes) for images with classes; for other outputs, give a loss. If the module accepts `train`, `training`,
+    `is_training`, `deterministic` or `use_running_average`, this argument sets the mode.
 
     `theta` is `{"params": ..., "batch_stats": ...}`; for an existing NNX module, `nnx.to_pure_dict(nnx.state(module,
     nnx.Param))` and the same with `nnx.BatchStat`. In training mode, running statistics, updated by
@@ -89,7 +89,7 @@ def from_function(
 
     Args:
         init: `init(key) -> theta`.
-        apply: `apply(theta, x) -> logits`, (n, classes).
+        apply: `apply(theta, x) -> outputs`, an array (n, ...) or a tree of such arrays.
         example_input: A batch (n, ...) of floats or integers, or its `jax.ShapeDtypeStruct`.
         name: The model's name.
 
@@ -97,7 +97,7 @@ def from_function(
         The model.
 
     Raises:
-        InputError: If `apply` does not return one array (n, ..., classes).
+        InputError: If `apply` does not return arrays (n, ...).
 
     Example::
 
@@ -141,10 +141,11 @@ def _model(
         raise InputError(
             f"{name} failed when called with parameters and batch statistics, all that mcjax keeps: {error}"
         ) from error
-    if not isinstance(outputs, jax.ShapeDtypeStruct) or len(outputs.shape) < 2:
+    leaves = jax.tree.leaves(outputs)
+    if not leaves or any(leaf.shape[:1] != batch.shape[:1] for leaf in leaves):
         raise InputError(
-            f"{name} returns {jax.tree.map(jnp.shape, outputs)}, expected one array (n, ..., classes): wrap the "
-            "module in one that returns its logits alone."
+            f"{name} returns {jax.tree.map(jnp.shape, outputs)} for {batch.shape[0]} inputs, expected arrays (n, ...): "
+            "wrap the module in one that returns what depends on the input alone."
         )
     spec = infer_spec(apply, theta, batch) if spec is None else spec
     spec.validate(theta)
@@ -157,7 +158,9 @@ def _model(
     program = str(jax.make_jaxpr(apply)(theta, batch))
     convolutions: Convolutions = "plain" if "conv_general_dilated" in program else "none"
     pure = (functions.init, apply, apply_train, activations)
-    return Model(*pure, spec, name, shape, outputs.shape[-1], convolutions, str(batch.dtype))
+    # Outputs in several arrays, or one number for each input, have no classes.
+    classes = leaves[0].shape[-1] if len(leaves) == 1 and len(leaves[0].shape) > 1 else 0
+    return Model(*pure, spec, name, shape, classes, convolutions, str(batch.dtype))
 
 
 def _train_with_own_statistics(

@@ -30,6 +30,7 @@ Example::
 
     import jax
     import mcjax
+    import optax
     from mcjax import permutation_points
 
     # A student network 2-4-1 learns the function of a teacher of the same architecture.
@@ -37,15 +38,15 @@ Example::
     key_x, key_teacher, key_student = jax.random.split(jax.random.key(1), 3)
     x = jax.random.normal(key_x, (200, 2))
     y = model.apply(jax.tree.map(lambda leaf: 3 * leaf, model.init(key_teacher)), x)
-    data = mcjax.data.regression(x, y, x, y)
-    training = mcjax.TrainConfig(epochs=300, batch_size=50, optimizer="adam", learning_rate=0.02, weight_decay=0.0)
-    thetas = mcjax.train_endpoints(jax.random.split(key_student, 1), model, data, training).theta
+    task = mcjax.supervised(model, mcjax.data.regression(x, y, x, y))
+    training = mcjax.TrainConfig(epochs=300, batch_size=50, optimizer=optax.adam(0.02), weight_decay=0.0)
+    thetas = mcjax.train_endpoints(jax.random.split(key_student, 1), task, training).theta
     theta = mcjax.trees.index(thetas, 0)
 
     # The path that exchanges its two most similar units.
     units = permutation_points.similar_pairs(model, theta, "dense_0")[0]
     config = permutation_points.PermutationConfig(steps=20)
-    found = permutation_points.permutation_path(model, theta, data, "dense_0", units, config)
+    found = permutation_points.permutation_path(task, theta, "dense_0", units, config)
     print(found, "with gradient norm", found.gradient_norm[-1], "at the point")
 
     # From the point, every order of the units can be reached at constant loss.
@@ -54,7 +55,6 @@ Example::
 
     # The number of such points, for each network with one unit less.
     print(permutation_points.count(1, (4,)), "points,", permutation_points.equivalent_minima((4,)), "minima")
-
 """
 
 from mcjax.permutation_points.config import PermutationConfig

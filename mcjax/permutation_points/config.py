@@ -26,8 +26,8 @@ class PermutationConfig:
         point_tolerance: Gradient norm at which the minimisation at delta = 0 has converged.
         iterations: Maximum number of Newton steps in one minimisation; three times as many at delta = 0.
         products: Maximum number of products of the Hessian with a vector in one Newton step.
-        images: Number of training images in the loss, the first ones. None: all.
-        batch_size: Images in memory at once.
+        examples: Number of training examples in the loss, the first ones. None: all.
+        batch_size: Examples in memory at once.
         weight_decay: weight_decay / 2 * ||params||^2 is added to the loss, as in training.
         precision: Precision of all computations; "float64" only on platforms that have it.
         hold_output_norm: Whether the joint norm of the two units' output weights is fixed while delta > 0. False: as
@@ -47,7 +47,7 @@ class PermutationConfig:
     point_tolerance: float = 1e-9
     iterations: int = 100
     products: int = 100
-    images: int | None = None
+    examples: int | None = None
     batch_size: int = 1000
     weight_decay: float = 0.0
     precision: Precision = "float64"
@@ -62,8 +62,8 @@ class PermutationConfig:
             check_whole(name, getattr(self, name))
         for name in ("knots", "points"):
             check_whole(name, getattr(self, name), 3)
-        if self.images is not None:
-            check_whole("images", self.images)
+        if self.examples is not None:
+            check_whole("examples", self.examples)
         for name, good, expected in (
             ("smallest", 0 < self.smallest < 1, "a share of the distance in (0, 1)"),
             ("tolerance", self.tolerance > 0, "positive"),

@@ -11,13 +11,13 @@ from mcjax import trees
 from mcjax.constructions.chain import check_network, on_host
 from mcjax.constructions.unit_layers import UnitLayer, Values, check_units, unit_layer
 from mcjax.curves.polyline import Polyline
-from mcjax.data import Dataset
 from mcjax.errors import InputError, RunError
 from mcjax.models.base import Model
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.equal_loss import EqualLossPath
 from mcjax.permutation_points.first_half import FirstHalf, first_half
 from mcjax.permutation_points.problem import define_problem, tree_like
+from mcjax.training.task import Task
 
 Clusters = tuple[tuple[int, ...], ...]
 """Sets of equal units, each in increasing order."""
@@ -70,9 +70,8 @@ class MergedUnits(NamedTuple):
 
 
 def merge_units(
-    model: Model,
+    task: Task,
     theta: trees.Tree,
-    data: Dataset,
     group: str,
     pairs: Sequence[tuple[int, int]],
     config: PermutationConfig | None = None,
@@ -85,10 +84,9 @@ def merge_units(
     Source: Brea et al. 2019, section 4.3.
 
     Args:
-        model: The model of the network.
+        task: The task, with a model; its loss in evaluation mode is minimised.
         theta: The network.
-        data: The data set; the loss is the mean over its training images.
-        group: The group of a hidden layer, as `print(model.spec)` names it.
+        group: The group of a hidden layer, as `print(task.model.spec)` names it.
         pairs: K pairs of its units.
         config: Steps, tolerances and precision. None: `PermutationConfig()`.
 
@@ -99,7 +97,7 @@ def merge_units(
         InputError: As `permutation_path`, and for a pair that is merged already.
         SpecError: As `permutation_path`.
     """
-    problem = define_problem(model, theta, data, group, config)
+    problem = define_problem(task, theta, group, config)
     layer = problem.layer
     pairs = pairs.tolist() if isinstance(pairs, np.ndarray) else pairs
     if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 
 from mcjax.constructions.unit_layers import UnitLayer, Values
 from mcjax.curves.polyline import Polyline
+from mcjax.hessian.newton import Function, trust_region_newton
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.pair_coordinates import PairCoordinates, UnitPair, unit_pair
 from mcjax.runtime.compiling import jit
-from mcjax.training.newton import Function, trust_region_newton
 
 HALVINGS = 10
 """Maximum number of halvings of one step of delta."""

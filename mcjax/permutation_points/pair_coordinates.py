@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mcjax import trees
 from mcjax.constructions.unit_layers import UnitLayer, Values
-from mcjax.training.newton import Function
+from mcjax.hessian.newton import Function
 
 
 class PairCoordinates(NamedTuple):

@@ -9,12 +9,12 @@ import numpy as np
 from mcjax import trees
 from mcjax.constructions.chain import check_network, on_host
 from mcjax.constructions.unit_layers import UnitLayer, Values, check_units, unit_layer
-from mcjax.data import Dataset
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
 from mcjax.permutation_points import mergers
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.problem import define_problem
+from mcjax.training.task import Task
 
 
 class PairBarriers(NamedTuple):
@@ -40,9 +40,8 @@ class PairBarriers(NamedTuple):
 
 
 def rank_pairs(
-    model: Model,
+    task: Task,
     theta: trees.Tree,
-    data: Dataset,
     group: str,
     pairs: Any = None,
     config: PermutationConfig | None = None,
@@ -55,10 +54,9 @@ def rank_pairs(
     between the minima, which can be higher, is not measured.
 
     Args:
-        model: The model of the network.
+        task: The task, with a model; its loss in evaluation mode is minimised.
         theta: The network.
-        data: The data set; the loss is the mean over its training images.
-        group: The group of a hidden layer, as `print(model.spec)` names it.
+        group: The group of a hidden layer, as `print(task.model.spec)` names it.
         pairs: The pairs, int (pairs, 2). None: all.
         config: Steps, tolerances and precision. None: `PermutationConfig()`.
         chunk: Number of pairs computed at once. At every distance all of them wait for the slowest, which on a CPU
@@ -74,9 +72,9 @@ def rank_pairs(
 
     Example::
 
-        best = rank_pairs(model, theta, data, "dense_0").units[0]
+        best = rank_pairs(task, theta, "dense_0").units[0]
     """
-    problem = define_problem(model, theta, data, group, config)
+    problem = define_problem(task, theta, group, config)
     config, layer = problem.config, problem.layer
     check_whole("chunk", chunk)
     units = _check_pairs(layer, pairs)
@@ -114,7 +112,7 @@ def similar_pairs(model: Model, theta: trees.Tree, group: str) -> np.ndarray:
 
     Example::
 
-        likely = rank_pairs(model, theta, data, "dense_0", similar_pairs(model, theta, "dense_0")[:10])
+        likely = rank_pairs(task, theta, "dense_0", similar_pairs(model, theta, "dense_0")[:10])
     """
     check_network(model, theta)
     layer = unit_layer(model, group)

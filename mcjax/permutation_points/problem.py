@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from mcjax import trees
 from mcjax.constructions.chain import check_network
 from mcjax.constructions.unit_layers import UnitLayer, Values, unit_layer
-from mcjax.data import Dataset
 from mcjax.errors import InputError
+from mcjax.hessian.newton import Function
 from mcjax.models.base import Model
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.training.full_batch import full_batch_loss
-from mcjax.training.newton import Function
+from mcjax.training.task import Task, check_task
 
 
 class Problem(NamedTuple):
@@ -24,7 +24,7 @@ class Problem(NamedTuple):
         model: The model of the network.
         layer: The layer whose units are merged.
         config: Steps, tolerances and precision.
-        loss: The full-batch training loss of a network.
+        loss: The full-batch loss of a network, on the training examples.
         start: The variables of the network by name, in the precision of the config.
     """
 
@@ -40,15 +40,12 @@ class Problem(NamedTuple):
         return _precision(self.config)
 
 
-def define_problem(
-    model: Model, theta: trees.Tree, data: Dataset, group: str, config: PermutationConfig | None
-) -> Problem:
+def define_problem(task: Task, theta: trees.Tree, group: str, config: PermutationConfig | None) -> Problem:
     """Check the arguments, and make a `Problem` of them.
 
     Args:
-        model: The model of the network.
+        task: The task, with a model; its loss in evaluation mode is minimised.
         theta: The network.
-        data: The data set; the loss is the mean over its training images.
         group: The group of the layer whose units are merged.
         config: Steps, tolerances and precision. None: `PermutationConfig()`.
 
@@ -56,18 +53,20 @@ def define_problem(
         The problem, in the precision of the config.
 
     Raises:
-        InputError: For a config of another type, a group whose units cannot be merged, several networks, or data
-            that do not fit the model.
+        InputError: For a config of another type, a group whose units cannot be merged, several networks, or a task
+            without a model.
         SpecError: If the model has no such group, or theta is of another model.
     """
     config = config or PermutationConfig()
     if not isinstance(config, PermutationConfig):
         raise InputError(f"got config={config!r}, expected a PermutationConfig.")
+    model = check_task(task, model=True).model
+    assert model is not None
     check_network(model, theta)
     layer = unit_layer(model, group)
     with _precision(config):
         loss = full_batch_loss(
-            model, data, images=config.images, batch_size=config.batch_size, weight_decay=config.weight_decay
+            task, examples=config.examples, batch_size=config.batch_size, weight_decay=config.weight_decay
         )
         start = {name: jnp.asarray(leaf, config.precision) for name, leaf in trees.flatten(theta).items()}
     return Problem(model, layer, config, loss, start)

@@ -8,13 +8,12 @@ import numpy as np
 from mcjax import trees
 from mcjax.constructions.unit_layers import check_units
 from mcjax.curves.polyline import Polyline
-from mcjax.data import Dataset
 from mcjax.errors import RunError
-from mcjax.models.base import Model
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.first_half import first_half
 from mcjax.permutation_points.problem import define_problem, tree_like
-from mcjax.symmetry import Permutation, identity_permutation, permute
+from mcjax.symmetry import Permutation, PermutationSpec, identity_permutation, permute
+from mcjax.training.task import Task
 
 
 class PermutationPath(NamedTuple):
@@ -79,9 +78,8 @@ class PermutationPath(NamedTuple):
 
 
 def permutation_path(
-    model: Model,
+    task: Task,
     theta: trees.Tree,
-    data: Dataset,
     group: str,
     units: tuple[int, int],
     config: PermutationConfig | None = None,
@@ -94,16 +92,15 @@ def permutation_path(
     half is the first one reversed, with l and m exchanged. The loss is also measured between the knots; if it rises too
     high there, the path is computed again in smaller steps.
 
-    The loss is the mean over the training images, with the batch statistics in theta; those of the two units become
-    equal as delta goes to zero. All knots are in memory, in the precision of the config.
+    The loss is that of `full_batch_loss`, with the batch statistics in theta; those of the two units become equal as
+    delta goes to zero. All knots are in memory, in the precision of the config.
     Source: Brea, Simsek, Illing and Gerstner 2019, section 4.1.
 
     Args:
-        model: The model of the network.
-        theta: The network. It should be a minimum of this loss (trained on these images with the config's weight
+        task: The task, with a model; its loss in evaluation mode is minimised.
+        theta: The network. It should be a minimum of this loss (trained on these examples with the config's weight
             decay); otherwise all of its parameters move along the path.
-        data: The data set; the loss is the mean over its training images.
-        group: The group of a hidden layer, as `print(model.spec)` names it.
+        group: The group of a hidden layer, as `print(task.model.spec)` names it.
         units: Two units of the group.
         config: Steps, tolerances and precision. None: `PermutationConfig()`.
 
@@ -117,29 +114,30 @@ def permutation_path(
 
     Example::
 
-        found = permutation_path(model, theta, data, "dense_1", (0, 3))
-        metrics = evaluate_path(model, found.path, data)
+        found = permutation_path(task, theta, "dense_1", (0, 3))
+        metrics = evaluate_path(task, found.path)
     """
-    problem = define_problem(model, theta, data, group, config)
+    problem = define_problem(task, theta, group, config)
     pair = check_units(problem.layer, units)
     # Section 4.1: delta decreases to zero, then the output weights become equal.
     with problem.precision:
         half = first_half(problem, problem.start, pair, np.zeros(problem.layer.size, bool))
-    P = _exchange(model, theta, group, pair)
+    spec = problem.model.spec
+    P = _exchange(spec, theta, group, pair)
     point, knots = None, half.knots
     if half.stopped is None:
         point = tree_like(theta, {name: leaf[-1] for name, leaf in half.knots.items()})
         # Section 4.1: gamma(t) = sigma(gamma(1 - t)), so the second half is the first reversed, l and m exchanged.
         with jax.enable_x64(True):
-            exchanged = jax.vmap(lambda knot: permute(model.spec, P, knot))(tree_like(theta, half.knots))
+            exchanged = jax.vmap(lambda knot: permute(spec, P, knot))(tree_like(theta, half.knots))
         back = {name: np.asarray(leaf)[-2::-1] for name, leaf in trees.flatten(exchanged).items()}
         knots = {name: np.concatenate([leaf, back[name]]) for name, leaf in half.knots.items()}
     measured = {name: value for name, value in half._asdict().items() if name != "knots"}
     return PermutationPath(Polyline(tree_like(theta, knots)), point, P, group, pair, **measured)
 
 
-def _exchange(model: Model, theta: trees.Tree, group: str, units: tuple[int, int]) -> Permutation:
+def _exchange(spec: PermutationSpec, theta: trees.Tree, group: str, units: tuple[int, int]) -> Permutation:
     """The permutation that exchanges two units of a group, and nothing else."""
-    P = {name: np.array(p) for name, p in identity_permutation(model.spec, theta).items()}
+    P = {name: np.array(p) for name, p in identity_permutation(spec, theta).items()}
     P[group][list(units)] = units[::-1]
     return P

@@ -15,14 +15,14 @@ class Line(NamedTuple):
     Attributes:
         label: The label in the legend.
         loss: The loss in nats, ([pairs,] points).
-        accuracy: The accuracy as a share, ([pairs,] points).
+        accuracy: The accuracy as a share, ([pairs,] points), or None for a task without one.
         color: The colour.
         style: The line style.
     """
 
     label: str
     loss: np.ndarray
-    accuracy: np.ndarray
+    accuracy: np.ndarray | None
     color: str
     style: str = "-"
 
@@ -31,6 +31,8 @@ def along_paths(
     ts: np.ndarray, lines: Sequence[Line], title: str, *, loss_split: str = "train", accuracy_split: str = "test"
 ) -> Figure:
     """Draw loss and accuracy along paths: means over pairs, with a band of one standard deviation.
+
+    Without accuracies there is one panel, that of the loss.
 
     Source: Neuron Alignment, Figure 2.
 
@@ -44,14 +46,15 @@ def along_paths(
     Returns:
         The figure.
     """
-    figure, ((left, right),) = new_figure(1, 2, (9.0, 3.7), title)
-    for axes, values_of, name in (
-        (left, lambda line: line.loss, f"{loss_split} loss (nats)"),
-        (right, lambda line: 100 * line.accuracy, f"{accuracy_split} accuracy (%)"),
-    ):
-        for line in lines:
-            mean_and_band(axes, ts, values_of(line), line.color, line.style, line.label)
+    accuracies = [100 * line.accuracy for line in lines if line.accuracy is not None]
+    drawn = [(f"{loss_split} loss (nats)" if accuracies else f"{loss_split} loss", [line.loss for line in lines])]
+    if len(accuracies) == len(lines):
+        drawn.append((f"{accuracy_split} accuracy (%)", accuracies))
+    figure, (panels,) = new_figure(1, len(drawn), (4.5 * len(drawn), 3.7), title)
+    for axes, (name, values) in zip(panels, drawn, strict=True):
+        for line, each in zip(lines, values, strict=True):
+            mean_and_band(axes, ts, each, line.color, line.style, line.label)
         style_axes(axes, xlabel=r"$t$, from $\theta_1$ to $P\theta_2$", ylabel=name, xlim=(float(ts[0]), float(ts[-1])))
-    log_if_wide(left, *(line.loss for line in lines))
-    legend_below(figure, left)
+    log_if_wide(panels[0], *(line.loss for line in lines))
+    legend_below(figure, panels[0])
     return figure

@@ -25,18 +25,19 @@ MAX_COLORS = 8
 
 
 def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[str] | None = None) -> Figure:
-    """Draw loss and accuracy against the epoch, one line per fit.
+    """Draw the loss, the accuracy and other metrics against the epoch, a panel for each and one line per fit.
 
     More than eight fits are drawn in one colour, with their mean.
 
     Args:
-        history: "loss" in nats and "accuracy" as a share, ([fits,] epochs) each.
+        history: "loss", "accuracy" as a share if there is one, and other metrics by name, ([fits,] epochs) each.
         title: The title of the figure.
         labels: Names of the fits for a legend (None: no legend).
     """
-    figure, (panels,) = new_figure(1, 2, (9.0, 3.4 if labels is None else 3.8), title, dpi=120)
-    for axes, name, factor in ((panels[0], "loss", 1), (panels[1], "accuracy", 100)):
-        values = factor * np.atleast_2d(history[name])
+    names = sorted(history, key=lambda name: (name != "loss", name != "accuracy", name))
+    figure, (panels,) = new_figure(1, len(names), (4.5 * len(names), 3.4 if labels is None else 3.8), title, dpi=120)
+    for axes, name in zip(panels, names, strict=True):
+        values = (100 if name == "accuracy" else 1) * np.atleast_2d(history[name])
         fits, epochs = values.shape
         at, marker = np.arange(1, epochs + 1), "o" if epochs == 1 else ""
         if fits > MAX_COLORS:
@@ -49,16 +50,18 @@ def training(history: Mapping[str, np.ndarray], title: str, *, labels: Sequence[
             for i, row in enumerate(values):
                 label = None if labels is None else labels[i]
                 axes.plot(at, row, STYLES[i % 4], color=colors[i], linewidth=1.3, marker=marker, label=label)
-    epoch_axes(panels)
+    # Losses of classes are in nats, others in units that are not known.
+    units = {"loss": " (nats)", "accuracy": " (%)"} if "accuracy" in history else {}
+    epoch_axes(panels, [f"train {name}{units.get(name, '')}" for name in names])
     log_if_wide(panels[0], history["loss"])
     if panels[0].get_legend_handles_labels()[1]:
         legend_below(figure, panels[0])
     return figure
 
 
-def epoch_axes(panels: Sequence[Axes]) -> None:
-    """Label a panel of losses and one of accuracies, both against the epoch."""
-    for axes, label in zip(panels, ("train loss (nats)", "train accuracy (%)"), strict=True):
+def epoch_axes(panels: Sequence[Axes], labels: Sequence[str] = ("train loss (nats)", "train accuracy (%)")) -> None:
+    """Label panels of values against the epoch."""
+    for axes, label in zip(panels, labels, strict=True):
         axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 2.5, 5, 10), integer=True))
         style_axes(axes, xlabel="epoch", ylabel=label)
 

@@ -19,10 +19,11 @@ Example::
 
     data = mcjax.data.load("digits")
     model = mcjax.models.create("mlp", 10, data.image_shape, widths=(8,))
+    task = mcjax.supervised(model, data)
     config = mcjax.TrainConfig(epochs=2, batch_size=500)
     run = RunFolder("runs/two", {"epochs": 2, "seed": 0})
     keys = jax.random.split(jax.random.key(0), 2)
-    networks = mcjax.train_endpoints(keys, model, data, config, recorder=Recorder("two networks", run, "train"))
+    networks = mcjax.train_endpoints(keys, task, config, recorder=Recorder("two networks", run, "train"))
     mcjax.checkpoint.save(run.checkpoints("first"), jax.tree.map(lambda leaf: leaf[0], networks.theta))
     run.finish({"loss": networks.history["loss"][:, -1].tolist()})
     print(run.results)

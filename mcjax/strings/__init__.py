@@ -9,7 +9,8 @@ below the threshold proves that its ends are connected; a string that was not fo
 
 - `sample_string` samples a string between two networks, `sample_strings` between many pairs at once.
 - `train_string` trains a whole string between random ends while its level is lowered step by step (appendix A).
-- `StringConfig`: criterion, training of beads, penalties, scans of segments, budgets.
+- `StringConfig`: training of beads, criterion, penalties, scans of segments, budgets.
+- `bead_fit` is the training of a bead between two networks, for loops of your own.
 - `String`: knots, heights of segments, length, and the `path`, for all functions that measure paths.
 
 With the `P` of a match, theta_2 is permuted first, which makes strings shorter.
@@ -17,29 +18,33 @@ With the `P` of a match, theta_2 is permuted first, which makes strings shorter.
 Example::
 
     import jax
-    import numpy as np
     import mcjax
+    import numpy as np
+    import optax
+    from mcjax import trees
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 2))
     y = np.sin(2 * x[:, :1]) + x[:, 1:]
-    data = mcjax.data.regression(x, y, x, y)
     model = mcjax.models.create("mlp", 1, (2,), widths=(8,))
+    task = mcjax.supervised(model, mcjax.data.regression(x, y, x, y))
 
     # Two networks with a loss of at most 0.1.
     key = jax.random.key(0)
-    training = mcjax.TrainConfig(epochs=200, batch_size=50, learning_rate=0.02)
-    ends = mcjax.train_endpoints(jax.random.split(key), model, data, training, target=0.1)
-    theta_1, theta_2 = (mcjax.trees.index(ends.theta, i) for i in range(2))
+    training = mcjax.TrainConfig(epochs=200, batch_size=50, optimizer=mcjax.SGD(0.02))
+    ends = mcjax.train_endpoints(jax.random.split(key), task, training, target=0.1)
+    theta_1, theta_2 = (trees.index(ends.theta, i) for i in range(2))
 
     # A string between them, without and with matching.
-    config = mcjax.strings.StringConfig(batch_size=50, learning_rate=0.02)
-    match = mcjax.match_activations(model, theta_1, theta_2, data)
+    beads = mcjax.TrainConfig(epochs=100, batch_size=50, optimizer=optax.adam(0.02), weight_decay=0.0)
+    config = mcjax.strings.StringConfig(training=beads)
+    match = mcjax.match_activations(task, theta_1, theta_2)
     for P in (None, match.P):
-        string = mcjax.strings.sample_string(key, model, theta_1, theta_2, data, threshold=0.1, P=P, config=config)
+        string = mcjax.strings.sample_string(key, task, theta_1, theta_2, threshold=0.1, P=P, config=config)
         print(string.connected, string.beads, string.normalized_length)  # fewer beads, and shorter, when matched
 """
 
+from mcjax.strings.beads import bead_fit
 from mcjax.strings.config import StringConfig
 from mcjax.strings.sample import sample_string, sample_strings
 from mcjax.strings.string import Segment, String
@@ -50,6 +55,7 @@ __all__ = [
     "String",
     "StringConfig",
     "TrainedString",
+    "bead_fit",
     "sample_string",
     "sample_strings",
     "train_string",

@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from mcjax import trees
-from mcjax.data import Dataset
-from mcjax.models.base import Model
+from mcjax.errors import InputError
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
-from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import default_chunk
-from mcjax.strings.config import StringConfig
+from mcjax.strings.config import StringConfig, check_penalties
+from mcjax.training.config import check_optimizer, make_optimizer
 from mcjax.training.early_stopping import EarlyStopping
-from mcjax.training.endpoints import EndpointState, EndpointStep
-from mcjax.training.loop import run_epochs, steps_per_epoch
+from mcjax.training.endpoints import identity
+from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of
+from mcjax.training.loop import epoch_plan, initial_states, run_epochs
+from mcjax.training.task import Task, check_task
 
 
 class UntrainedBead(NamedTuple):
@@ -56,8 +58,39 @@ class Neighbours(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BeadStep(EndpointStep):
-    """One step on the objective of a constrained string (Freeman and Bruna 2017, appendix A).
+class BeadPenalty:
+    """The terms with zeta and kappa in the objective of a bead, as in `bead_fit`."""
+
+    zeta: float
+    kappa: float
+
+    def __call__(self, params: trees.Tree, neighbours: Neighbours) -> jax.Array:
+        total = jnp.zeros(())
+        if self.zeta > 0:
+            total = total + self.zeta * (_distance(params, neighbours.before) + _distance(params, neighbours.after))
+        if 0 < self.kappa < math.inf:
+            total = total + self.kappa / 2 * jnp.square(plane_offset(neighbours, params)[0])
+        return total * neighbours.active
+
+
+def step_in_plane(params: trees.Tree, updates: trees.Tree, neighbours: Neighbours) -> trees.Tree:
+    """The parameters after the optimiser's updates, moved to the nearest point of the equidistant hyperplane."""
+    moved = optax.apply_updates(params, updates)
+    offset, normal = plane_offset(neighbours, moved)
+    return trees.subtract(moved, trees.scale(offset * neighbours.active, normal))
+
+
+def bead_fit(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    zeta: float = 0.0,
+    kappa: float = 0.0,
+    weight_decay: float = 0.0,
+    statistics_momentum: float = 0.9,
+    compute_dtype: ComputeDtype = "float32",
+) -> Fit:
+    """The training of a bead of a constrained string as a `Fit`, for a loop of your own.
 
     Between neighbours a and b a bead descends F(theta) + zeta (||theta - a|| + ||theta - b||) +
     kappa / 2 <d, theta - (a + b) / 2>^2, with d the unit vector along b - a. The last term vanishes in the
@@ -65,28 +98,54 @@ class BeadStep(EndpointStep):
 
     The paper prints (a - b) / 2 in place of the midpoint, a wrong sign: that plane would move with the origin. It
     also takes the absolute value; the square has a gradient that vanishes in the plane. With kappa = inf a bead
-    is projected onto the plane after every step.
+    is projected onto the plane after every step. Source: Freeman and Bruna 2017, appendix A.
+
+    Args:
+        task: The task, of which only the loss F is used.
+        optimizer: Any optimiser of optax.
+        zeta: Weight of the distances to both neighbours.
+        kappa: Weight of the squared distance from the equidistant hyperplane; inf keeps the bead in it.
+        weight_decay: Factor of ||params||^2 / 2 in the objective.
+        statistics_momentum: Weight of the old value in the running batch statistics at each step.
+        compute_dtype: Dtype of the forward and backward pass.
+
+    Returns:
+        The fit. `init(theta, before=None, after=None)` makes its state from a network and its neighbours, an end of a
+        string having none and so no penalty; its `variables` are the network.
+
+    Raises:
+        InputError: If the task or the optimiser is none, or a weight is out of range.
+
+    Example::
+
+        fit = bead_fit(task, optax.adam(1e-3), kappa=math.inf)
+        state = fit.init(middle, theta_1, theta_2)
+        state, metrics = jax.jit(fit.step)(state, batch, key)
     """
+    check_optimizer(optimizer)
+    check_penalties(zeta, kappa)
+    descent = Descent(
+        identity,
+        optimizer,
+        penalty=BeadPenalty(zeta, kappa) if zeta > 0 or 0 < kappa < math.inf else None,
+        retract=step_in_plane if kappa == math.inf else None,
+        weight_decay=weight_decay,
+        compute_dtype=compute_dtype,
+        statistics_momentum=statistics_momentum,
+    )
+    return fit_of(descent, check_task(task).loss, _init)
 
-    zeta: float = 0.0
-    kappa: float = 0.0
 
-    def penalty(self, context: Any, params: trees.Tree) -> jax.Array:
-        """The terms with zeta and kappa; `context` is a `Neighbours`."""
-        # Appendix A: zeta (||theta - a|| + ||theta - b||), then kappa times the square of the distance from the plane.
-        total = jnp.zeros(())
-        if self.zeta > 0:
-            total = total + self.zeta * (_distance(params, context.before) + _distance(params, context.after))
-        if 0 < self.kappa < math.inf:
-            total = total + self.kappa / 2 * jnp.square(plane_offset(context, params)[0])
-        return total * (context.active if self.zeta > 0 or self.kappa > 0 else 1.0)
-
-    def project(self, context: Any, params: trees.Tree) -> trees.Tree:
-        """The nearest point of the equidistant hyperplane if kappa is infinite, else the parameters as they are."""
-        if self.kappa < math.inf:
-            return params
-        offset, normal = plane_offset(context, params)
-        return trees.subtract(params, trees.scale(offset * context.active, normal))
+def _init(
+    descent: Descent, theta: trees.Tree, before: trees.Tree | None = None, after: trees.Tree | None = None
+) -> FitState:
+    """The state of a bead, with its neighbours if it is held by them."""
+    if (before is None) != (after is None):
+        raise InputError("got one neighbour of a bead, expected both, or none for an end of a string.")
+    if descent.penalty is None and descent.retract is None:
+        return descent.start(theta)
+    a, b = (trees.params(theta if end is None else end) for end in (before, after))
+    return descent.start(theta, Neighbours(a, b, jnp.asarray(before is not None, jnp.float32)))
 
 
 def plane_offset(neighbours: Neighbours, params: trees.Tree) -> tuple[jax.Array, trees.Tree]:
@@ -142,8 +201,7 @@ def _norm(tree: trees.Tree) -> float:
 
 
 def train_beads(
-    model: Model,
-    data: Dataset,
+    task: Task,
     config: StringConfig,
     beads: list[UntrainedBead],
     epochs: int | None = None,
@@ -152,8 +210,7 @@ def train_beads(
     """Train each bead until its criterion is at most its target, or for the maximum number of epochs.
 
     Args:
-        model: The model of all beads.
-        data: The data, on the device.
+        task: The task, on the device.
         config: Training, criterion and penalties; `chunk` beads are trained at once, in one program.
         beads: The beads to train.
         epochs: Maximum number of epochs of a bead (None: that of the config).
@@ -165,44 +222,50 @@ def train_beads(
     Raises:
         RunError: A loss is not finite.
     """
-    chunk = config.chunk or default_chunk(model.convolutions)
+    chunk = config.chunk or default_chunk(task.convolutions)
     trained: list[TrainedBead] = []
     for i in range(0, len(beads), chunk):
-        trained += _train_chunk(model, data, config, beads[i : i + chunk], chunk, epochs, progress)
+        trained += _train_chunk(task, config, beads[i : i + chunk], chunk, epochs, progress)
     return trained
 
 
 def _train_chunk(
-    model: Model,
-    data: Dataset,
+    task: Task,
     config: StringConfig,
     beads: list[UntrainedBead],
     size: int,
     epochs: int | None,
     progress: Progress | None,
 ) -> list[TrainedBead]:
-    step = BeadStep(model, config, steps_per_epoch(config, data), config.zeta, config.kappa)
+    training = config.training
+    plan = epoch_plan(task, training.batch_size, training.steps_per_epoch)
+    fit = bead_fit(
+        task,
+        make_optimizer(training.optimizer, training.epochs, plan.steps),
+        zeta=config.zeta,
+        kappa=config.kappa,
+        weight_decay=training.weight_decay,
+        statistics_momentum=training.statistics_momentum,
+        compute_dtype=training.compute_dtype,
+    )
     # Fill up to `size` with copies of the last bead, so that one program serves every chunk. Their target is infinity,
     # so they are not trained.
     filled = [beads[min(row, len(beads) - 1)] for row in range(size)]
     targets = np.where(np.arange(size) < len(beads), [bead.target for bead in filled], np.inf)
     theta = trees.stack_on_host([bead.theta for bead in filled])
-    neighbours: Any = {}
     if config.zeta > 0 or config.kappa > 0:
-        before = trees.params(trees.stack_on_host([bead.before or bead.theta for bead in filled]))
-        after = trees.params(trees.stack_on_host([bead.after or bead.theta for bead in filled]))
-        active = np.array([bead.before is not None for bead in filled], np.float32)
-        neighbours = Neighbours(before, after, active)
+        before = trees.stack_on_host([bead.theta if bead.before is None else bead.before for bead in filled])
+        after = trees.stack_on_host([bead.theta if bead.after is None else bead.after for bead in filled])
+        states = initial_states(fit, theta, before, after)
+        active = jnp.array([bead.before is not None for bead in filled], jnp.float32)
+        states = states._replace(fixed=states.fixed._replace(active=active))
+    else:
+        states = initial_states(fit, theta)
     keys = jnp.stack([bead.key for bead in filled])
-    stopping = EarlyStopping(model, config.criterion, data, targets)
+    stopping = EarlyStopping(config.criterion, task, targets)
     recorder = Recorder("a bead", progress=progress or False)
-    states, _ = run_epochs(step, data, neighbours, _start(step, theta), keys, recorder, epochs, stopping=stopping)
-    host = jax.tree.map(np.asarray, states.theta)
+    states, _ = run_epochs(fit, task, plan, states, keys, epochs or training.epochs, recorder, stopping=stopping)
+    host = jax.tree.map(np.asarray, states.variables)
     return [
         TrainedBead(trees.index(host, i), float(stopping.values[i]), int(stopping.epochs[i])) for i in range(len(beads))
     ]
-
-
-@jit(static_argnames="step")
-def _start(step: BeadStep, theta: trees.Tree) -> EndpointState:
-    return jax.vmap(step.start)(theta)

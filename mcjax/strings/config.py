@@ -1,29 +1,28 @@
-"""Settings of string sampling: the criterion, the training of beads, the scans of segments, and the budgets."""
+"""Settings of string sampling: the training of beads, the criterion, the scans of segments, and the budgets."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
-from mcjax.errors import InputError, unknown_name
-from mcjax.training.config import Optimizer, Schedule, TrainConfig
-from mcjax.training.criterion import Criterion, Metric, SplitName
+import optax
+
+from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.training.config import TrainConfig
+from mcjax.training.measure import Criterion
 
 Insert = Literal["maximum", "middle"]
+TRAINING = TrainConfig(epochs=100, optimizer=optax.adam(1e-3), weight_decay=0.0)
+"""The default training of a bead: one object, since fits with the same optimiser share their programs."""
 
 
 @dataclass(frozen=True)
-class StringConfig(TrainConfig):
+class StringConfig:
     """Settings of dynamic string sampling (Freeman and Bruna 2017, Algorithm 1 and appendix A).
 
-    The fields of `TrainConfig`, some with other defaults, configure the training of a bead.
-
     Attributes:
-        epochs: Maximum number of epochs of a bead.
-        metric: The metric of the criterion, which the threshold bounds: "loss", "error" or "perplexity".
-        split: The split of the criterion: "train", "validation" or "test".
-        images: The number of inputs of the criterion, the first ones of the split (None: all).
-        calibration_images: The number of inputs that batch statistics are re-estimated on, as in `Criterion`.
-        evaluation_batch_size: Inputs in memory at once.
+        training: The training of a bead; `epochs` is the maximum number of epochs of one. The default is Adam at a rate
+            of 1e-3 for at most 100 epochs, without weight decay.
+        criterion: The criterion, which the threshold bounds.
         alpha: Beads are trained to alpha * threshold.
         tolerance: A segment may rise to (1 + tolerance) * threshold.
         insert: Where a bead starts: at the "maximum" of its segment or in its "middle" (line 7 of Algorithm 1).
@@ -40,18 +39,15 @@ class StringConfig(TrainConfig):
         depth: Maximum number of rounds of insertion.
         chunk: Beads, or segments, in memory at once (None: 16, or 1 where convolutions run faster one after
             another).
+
+    Example::
+
+        training = TrainConfig(epochs=200, optimizer=optax.adam(1e-2), weight_decay=0.0)
+        config = StringConfig(training, Criterion("error", "test"), depth=5)
     """
 
-    epochs: int = 100
-    learning_rate: float = 1e-3
-    schedule: Schedule = "constant"
-    weight_decay: float = 0.0
-    optimizer: Optimizer = "adam"
-    metric: Metric = "loss"
-    split: SplitName = "train"
-    images: int | None = None
-    calibration_images: int | None = None
-    evaluation_batch_size: int = 500
+    training: TrainConfig = TRAINING
+    criterion: Criterion = field(default_factory=Criterion)
     alpha: float = 0.95
     tolerance: float = 0.01
     insert: Insert = "maximum"
@@ -66,62 +62,37 @@ class StringConfig(TrainConfig):
     chunk: int | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        for name, kind in (("training", TrainConfig), ("criterion", Criterion)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"got {getattr(self, name)!r} for {name}, expected a {kind.__name__}.")
         for name, good, expected in (
             ("alpha", 0 < self.alpha < 1, "between 0 and 1, both excluded"),
             ("tolerance", 0 <= self.tolerance < math.inf, "not negative and finite"),
             ("noise", 0 <= self.noise < math.inf, "not negative and finite"),
-            ("zeta", 0 <= self.zeta < math.inf, "not negative and finite"),
-            ("kappa", self.kappa >= 0, "not negative; inf keeps beads in the hyperplane"),
-            (
-                "scan_points",
-                isinstance(self.scan_points, int) and self.scan_points >= 3,
-                "a whole number of at least 3",
-            ),
             ("scan_tolerance", 0 < self.scan_tolerance < 1, "between 0 and 1"),
-            (
-                "verification_density",
-                isinstance(self.verification_density, int) and self.verification_density >= 1,
-                "a whole number of at least 1",
-            ),
-            ("beads", isinstance(self.beads, int) and self.beads >= 0, "a whole number, not negative"),
-            ("depth", isinstance(self.depth, int) and self.depth >= 0, "a whole number, not negative"),
-            (
-                "chunk",
-                self.chunk is None or (isinstance(self.chunk, int) and self.chunk >= 1),
-                "a whole number of at least 1, or None",
-            ),
         ):
             if not good:
                 raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
-        if self.insert not in ("maximum", "middle"):
-            raise unknown_name("insert", self.insert, ("maximum", "middle"))
-        _ = self.criterion
-
-    @classmethod
-    def preset(cls, name: str, **changes: Any) -> "StringConfig":
-        """Not available: strings have no presets.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError(f"got preset {name!r}, expected none: strings have no presets. Give StringConfig(...).")
-
-    @property
-    def criterion(self) -> Criterion:
-        """The criterion that the threshold bounds."""
-        return Criterion(self.metric, self.split, self.images, self.evaluation_batch_size, self.calibration_images)
+        check_penalties(self.zeta, self.kappa)
+        for name, least in (("scan_points", 3), ("verification_density", 1), ("beads", 0), ("depth", 0)):
+            check_whole(name, getattr(self, name), least)
+        if self.chunk is not None:
+            check_whole("chunk", self.chunk)
+        if self.insert not in get_args(Insert):
+            raise unknown_name("insert", str(self.insert), get_args(Insert))
 
 
-def string_config(config: TrainConfig | None) -> StringConfig:
-    """A config as a StringConfig: the default for None, and the defaults with the fields of a TrainConfig.
+def check_penalties(zeta: float, kappa: float) -> None:
+    """Raise InputError for weights of the penalties of a bead that are out of range."""
+    if not 0 <= zeta < math.inf:
+        raise InputError(f"got zeta={zeta}, expected it to be not negative and finite.")
+    if not kappa >= 0:
+        raise InputError(f"got kappa={kappa}, expected it to be not negative; inf keeps beads in the hyperplane.")
 
-    Raises:
-        InputError: If `config` is of another type.
-    """
+
+def check_string_config(config: Any) -> StringConfig:
+    """The config, or the default for None. Raises InputError if it is of another type."""
     if config is None or isinstance(config, StringConfig):
         return config or StringConfig()
-    if not isinstance(config, TrainConfig):
-        raise InputError(f"got {type(config).__name__} for config, expected a StringConfig, or a TrainConfig.")
-    training = {field.name for field in fields(TrainConfig)}
-    return StringConfig(**{name: value for name, value in vars(config).items() if name in training})
+    remedy = ": StringConfig(training=config)" if isinstance(config, TrainConfig) else ""
+    raise InputError(f"got a {type(config).__name__} for config, expected a StringConfig{remedy}.")

@@ -9,19 +9,16 @@ import jax
 import numpy as np
 
 from mcjax import trees
-from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
 from mcjax.strings.beads import UntrainedBead, displace, train_beads
-from mcjax.strings.config import StringConfig, string_config
+from mcjax.strings.config import StringConfig
 from mcjax.strings.record import StringRecording, fingerprint
-from mcjax.strings.scan import Scan, heights_on_grid, segment_heights, values_at
+from mcjax.strings.scan import Scan, heights_on_grid, segment_heights, smallest_step, values_at
 from mcjax.strings.string import GrowingString, StopReason
-from mcjax.training.config import TrainConfig
-from mcjax.training.loop import check_typed_keys, steps_per_epoch
-from mcjax.training.objective import check_model_and_data
+from mcjax.training.loop import check_typed_keys, epoch_plan
+from mcjax.training.task import Task, check_task
 
 StringSegment = tuple[GrowingString, int]
 """A segment, by its string and its number there."""
@@ -29,52 +26,51 @@ StringSegment = tuple[GrowingString, int]
 
 @dataclass(frozen=True)
 class Sampler:
-    """The model, the data (on the device) and the settings of string sampling, with its steps."""
+    """The task (on the device) and the settings of string sampling, with its steps.
 
-    model: Model
-    data: Dataset
+    Attributes:
+        task: The task.
+        config: The settings.
+        step: The smallest step of the criterion, 0 for a continuous one.
+    """
+
+    task: Task
     config: StringConfig
+    step: float = 0.0
 
     @classmethod
-    def create(cls, key: Any, model: Model, data: Dataset, config: TrainConfig | None) -> "Sampler":
-        """Check the common arguments, and put the data on the device.
+    def create(cls, task: Task, config: StringConfig, *thetas: trees.Tree) -> "Sampler":
+        """Check the settings against the task, and put it on the device.
 
         Args:
-            key: One typed key.
-            model: The model of all networks.
-            data: The data set.
-            config: The settings, as in `string_config`.
+            task: The task of all networks.
+            config: The settings.
+            *thetas: Networks of the task, at least one.
 
         Returns:
             The sampler.
 
         Raises:
-            InputError: The arguments do not fit together.
+            InputError: They do not fit together.
         """
-        if check_typed_keys(key).shape:
-            raise InputError(f"got keys of shape {key.shape}, expected one key: jax.random.key(seed).")
-        check_model_and_data(model, data)
-        config = string_config(config)
-        config.criterion.check(data)
-        steps_per_epoch(config, data)
-        return cls(model, jax.device_put(data), config)
+        task = check_task(task, *thetas)
+        config.criterion.check(task)
+        epoch_plan(task, config.training.batch_size, config.training.steps_per_epoch)
+        step = smallest_step(config.criterion, task, thetas[0])
+        return cls(jax.device_put(task), config, step)
 
     @property
     def steps_per_epoch(self) -> int:
         """Training steps of one bead in one epoch."""
-        return steps_per_epoch(self.config, self.data)
+        training = self.config.training
+        return epoch_plan(self.task, training.batch_size, training.steps_per_epoch).steps
 
     @property
     def scan(self) -> Scan:
         """The precision at which segments are scanned, from the config."""
         config = self.config
-        # An error rate has steps of one image, which bound the precision of its heights.
-        step = 0.0
-        if config.metric == "error" and np.issubdtype(np.dtype(self.data.train_labels.dtype), np.integer):
-            labels = getattr(self.data, f"{config.split}_labels")[: config.images]
-            step = 1 / labels.size
         points, tolerance = config.scan_points, config.scan_tolerance
-        return Scan(self.model, config.criterion, self.data, points, tolerance, step, config.chunk)
+        return Scan(self.task, config.criterion, points, tolerance, self.step, config.chunk)
 
     def measure_networks(self, thetas: list[trees.Tree]) -> list[float]:
         """The criterion of networks on the host."""
@@ -138,7 +134,7 @@ class Sampler:
         thetas = [bead.theta for bead in beads]
         values = self.measure_networks(thetas)
         high = [n for n, bead in enumerate(beads) if not values[n] <= bead.target]
-        found = train_beads(self.model, self.data, self.config, [beads[n] for n in high], progress=progress)
+        found = train_beads(self.task, self.config, [beads[n] for n in high], progress=progress)
         for n, trained in zip(high, found, strict=True):
             thetas[n], values[n] = trained.theta, trained.value
             segments[n][0].steps += trained.epochs * self.steps_per_epoch
@@ -170,7 +166,7 @@ def grow(
     """Advance strings until all have stopped, and save and report them after every step. A saved run is resumed.
 
     Args:
-        sampler: The model, data and settings.
+        sampler: The task and settings.
         strings: Straight strings, not yet measured; changed in place.
         advance: A function that samples the open strings one step further (a depth or a level), given the `progress` of
             `train_beads`.
@@ -184,7 +180,7 @@ def grow(
     """
     strings, notes = list(strings), notes or {}
     recorder = recorder or Recorder("the string", progress=False)
-    mark = fingerprint(kind, sampler.model, sampler.data, sampler.config, strings)
+    mark = fingerprint(kind, sampler.task, sampler.config, strings)
     recording = StringRecording(recorder, strings, mark, sampler.config, unit)
     for name, values in notes.items():
         values[:] = recording.about.get(name, [])
@@ -197,6 +193,12 @@ def grow(
             recording.add(**notes)
     finally:
         recording.close()
+
+
+def check_one_key(key: Any) -> None:
+    """Raise InputError unless this is one typed key."""
+    if check_typed_keys(key).shape:
+        raise InputError(f"got keys of shape {key.shape}, expected one key: jax.random.key(seed).")
 
 
 def check_differ(theta_1: trees.Tree, theta_2: trees.Tree, which: str = "") -> None:

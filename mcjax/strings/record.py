@@ -1,18 +1,23 @@
 """Records of string sampling: a checkpoint, metrics and a progress line after every depth or level."""
 
 import hashlib
-from typing import Any
+import re
+from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from mcjax import trees
-from mcjax.data import Dataset
-from mcjax.models.base import Model
 from mcjax.runs.recorder import Recorder
 from mcjax.runs.stage import Stage
 from mcjax.strings.config import StringConfig
 from mcjax.strings.string import GrowingString
+from mcjax.training.config import make_optimizer
+from mcjax.training.loop import epoch_plan
+from mcjax.training.measure import Metric
+from mcjax.training.task import SplitName, Task
 
 
 class StringRecording:
@@ -66,8 +71,8 @@ class StringRecording:
 
     def _line(self, measured: dict[str, float]) -> str:
         if measured["open"]:
-            criterion = f"{self.config.split} {self.config.metric}"
-            rest = f"{measured['segments']} segments open, worst {criterion} {measured['worst']:.4g} thresholds"
+            worst = f"worst {self.config.criterion.label} {measured['worst']:.4g} thresholds"
+            rest = f"{measured['segments']} segments open, {worst}"
         else:
             connected = sum(string.reason == "connected" for string in self.strings)
             rest = f"{connected} of {len(self.strings)} connected"
@@ -79,25 +84,74 @@ class StringRecording:
             self.progress.close()
 
 
-def fingerprint(kind: str, model: Model, data: Dataset, config: StringConfig, strings: list[GrowingString]) -> str:
-    """A hash of the inputs of sampling.
+def fingerprint(kind: str, task: Task, config: StringConfig, strings: list[GrowingString]) -> str:
+    """A hash of the inputs of sampling, the same in every process.
 
     Args:
         kind: The kind of sampling, with its settings that are not in the config.
-        model: The model; its name, shapes and spec are hashed.
-        data: The data set; its name and shapes are hashed.
-        config: The settings.
+        task: The task, as in `describe_task`.
+        config: The settings, as in `describe_config`.
         strings: Straight strings; their keys, thresholds and ends are hashed.
 
     Returns:
         The sha256 in hexadecimal.
     """
-    arrays = {name: np.shape(part) for name, part in vars(data).items() if name.endswith(("images", "labels"))}
-    inputs = (kind, repr(config), model.name, model.input_shape, model.num_classes, repr(model.spec), data.name, arrays)
+    params = trees.params(strings[0].knots[0])
+    inputs = (kind, describe_task(task), describe_config(config, task, params))
     each = [
         (string.threshold, jax.random.key_data(string.key), string.knots[0], string.knots[-1]) for string in strings
     ]
     return hashlib.sha256(f"{inputs} {trees.fingerprint(each)}".encode()).hexdigest()
+
+
+def describe_task(task: Task) -> str:
+    """A task by its name, the shapes and dtypes of its examples, and its spec."""
+    splits = {
+        split: {name: (leaf.shape, str(leaf.dtype)) for name, leaf in trees.flatten(getattr(task, split)).items()}
+        for split in get_args(SplitName)
+    }
+    return repr((task.name, splits, task.spec))
+
+
+def describe_config(config: StringConfig, task: Task, params: trees.Tree) -> str:
+    """All settings, with functions described by what they are, not by their addresses.
+
+    Args:
+        config: The settings.
+        task: The task, for the number of steps of a schedule.
+        params: The parameters of a network.
+
+    Returns:
+        A text that is the same in every process.
+    """
+    training, criterion = config.training, config.criterion
+    steps = epoch_plan(task, training.batch_size, training.steps_per_epoch).steps
+    optimizer = describe_optimizer(make_optimizer(training.optimizer, training.epochs, steps), params)
+    parts = {
+        "training": {**vars(training), "optimizer": optimizer},
+        "criterion": {**vars(criterion), "metric": describe_metric(criterion.metric)},
+    }
+    return repr({**vars(config), **parts})
+
+
+def describe_optimizer(optimizer: optax.GradientTransformation, params: trees.Tree) -> str:
+    """An optimiser by the programs of its `init` and `update`, with their constants; its `repr` has addresses."""
+    init, state = jax.make_jaxpr(optimizer.init, return_shape=True)(params)
+    update = jax.make_jaxpr(optimizer.update)(params, state, params)
+    constants = [
+        jax.random.key_data(value) if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
+        for value in (*init.consts, *update.consts)
+    ]
+    return re.sub("0x[0-9a-f]+", "", f"{init} {update} {trees.fingerprint(constants)}")
+
+
+def describe_metric(metric: str | Metric) -> str:
+    """A metric by its name: that of a metric of the task, or the qualified one of a function or its type."""
+    if isinstance(metric, str):
+        return metric
+    metric = getattr(metric, "func", metric)  # what a partial calls
+    named = metric if hasattr(metric, "__qualname__") else type(metric)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def summary(strings: list[GrowingString], tolerance: float) -> dict[str, float]:

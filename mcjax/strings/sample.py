@@ -6,28 +6,27 @@ import jax
 import numpy as np
 
 from mcjax import trees
-from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model, leading_axis
+from mcjax.models.base import leading_axis
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
-from mcjax.strings.growth import Sampler, check_differ, check_thresholds, grow
+from mcjax.strings.config import StringConfig, check_string_config
+from mcjax.strings.growth import Sampler, check_differ, check_one_key, check_thresholds, grow
 from mcjax.strings.string import GrowingString, String
-from mcjax.symmetry import Permutation
-from mcjax.training.config import TrainConfig
-from mcjax.training.criterion import measure_networks
+from mcjax.symmetry import Permutation, PermutationSpec
+from mcjax.training.measure import measure_networks
+from mcjax.training.task import Task, check_task
 
 
 def sample_string(
     key: jax.Array,
-    model: Model,
+    task: Task,
     theta_1: trees.Tree,
     theta_2: trees.Tree,
-    data: Dataset,
     threshold: float,
     P: Permutation | None = None,
-    config: TrainConfig | None = None,
+    config: StringConfig | None = None,
     *,
     recorder: Recorder | None = None,
 ) -> String:
@@ -40,46 +39,41 @@ def sample_string(
 
     Args:
         key: A typed key, for displacements and orders of batches.
-        model: The model of both ends.
+        task: The task that beads are trained on and the criterion is measured on.
         theta_1: The first end.
         theta_2: The second end.
-        data: The data that beads are trained on and the criterion is measured on.
-        threshold: The level, of the criterion in `config` (by default the loss on all training images).
+        threshold: The level, of the criterion in `config` (by default the loss on all training examples).
         P: A hard permutation of theta_2, such as that of a match (None: the identity).
-        config: A StringConfig, or a TrainConfig for the training of beads, with the defaults of a StringConfig for all
-            else (None: `StringConfig()`).
+        config: Settings. None: `StringConfig()`.
         recorder: Progress, and the run folder in which sampling resumes from the last complete depth.
 
     Returns:
         The string. If a budget runs out, `connected` is False, which proves nothing.
 
     Raises:
-        InputError: An end is above the threshold, the ends are the same network, or model and data do not fit.
-        SpecError: The ends or P do not belong to this model.
+        InputError: An end is above the threshold, the ends are the same network, or the loss does not take them.
+        SpecError: The ends or P are not of this task.
         RunError: A bead's loss becomes infinite or NaN.
 
     Example::
 
-        string = sample_string(key, model, theta_1, theta_2, data, threshold=0.1, P=match.P)
+        string = sample_string(key, task, theta_1, theta_2, threshold=0.1, P=match.P)
         print(string.connected, string.beads, string.normalized_length)
-        metrics = evaluate_path(model, string.path, data)
+        metrics = evaluate_path(task, string.path)
     """
-    axis = leading_axis(model, theta_1, theta_2)
-    if axis.given:
+    if leading_axis(check_task(task), theta_1, theta_2).given:
         raise InputError("got ends with a leading pair axis, expected one network each: sample_strings takes pairs.")
-    first, second, P = axis.add(jax.tree.map(np.asarray, (theta_1, theta_2, P)))
-    return sample_strings(key, model, first, second, data, threshold, P, config, recorder=recorder)[0]
+    return _sample(key, task, _pairs(task, theta_1, theta_2, P), threshold, config, recorder)[0]
 
 
 def sample_strings(
     key: jax.Array,
-    model: Model,
+    task: Task,
     theta_1: trees.Tree,
     theta_2: trees.Tree,
-    data: Dataset,
     threshold: Any,
     P: Permutation | None = None,
-    config: TrainConfig | None = None,
+    config: StringConfig | None = None,
     *,
     recorder: Recorder | None = None,
 ) -> list[String]:
@@ -87,10 +81,9 @@ def sample_strings(
 
     Args:
         key: A typed key, split into one for each pair.
-        model: The model of all ends.
+        task: As in `sample_string`, with `init` or a model.
         theta_1: The first ends, with a leading pair axis.
         theta_2: The second ends, with a leading pair axis.
-        data: As in `sample_string`.
         threshold: One number for all pairs, or one for each.
         P: Hard permutations with a leading pair axis (None: the identity).
         config: As in `sample_string`.
@@ -98,10 +91,36 @@ def sample_strings(
 
     Returns:
         One string for each pair.
+
+    Raises:
+        InputError: As in `sample_string`, or the task has no `init`.
+        SpecError: As in `sample_string`.
+        RunError: As in `sample_string`.
     """
-    sampler = Sampler.create(key, model, data, config)
-    pairs = pairs_of(model, theta_1, theta_2, P, hard=True)
+    if check_task(task).init is None:
+        raise InputError(
+            f"{task.name} has no init, by which the pair axis of networks is known: expected Task(..., init=init), or "
+            "one pair, for sample_string."
+        )
+    return _sample(key, task, _pairs(task, theta_1, theta_2, P), threshold, config, recorder)
+
+
+def _pairs(task: Task, theta_1: trees.Tree, theta_2: trees.Tree, P: Permutation | None) -> Pairs:
+    """The ends with a pair axis. A task without a spec has no permutations to apply."""
+    spec = task.spec
+    if spec is None:
+        if P is not None:
+            raise InputError(f"got a P, but {task.name} has no spec: expected Task(..., spec=spec).")
+        spec = PermutationSpec(dict.fromkeys(trees.flatten(theta_1)))
+    return pairs_of(task, spec, theta_1, theta_2, P, hard=True)
+
+
+def _sample(
+    key: jax.Array, task: Task, pairs: Pairs, threshold: Any, config: StringConfig | None, recorder: Recorder | None
+) -> list[String]:
+    check_one_key(key)
     thresholds = check_thresholds(threshold, pairs.number)
+    sampler = Sampler.create(task, check_string_config(config), trees.index(pairs.theta_1, 0))
     strings = _straight_strings(sampler, jax.random.split(key, pairs.number), pairs, thresholds)
 
     def advance(progress: Progress | None) -> None:
@@ -113,9 +132,9 @@ def sample_strings(
 
 def _straight_strings(sampler: Sampler, keys: jax.Array, pairs: Pairs, thresholds: np.ndarray) -> list[GrowingString]:
     """The straight strings from theta_1 to P theta_2; raises InputError for ends that cannot be joined."""
-    model, criterion = sampler.model, sampler.config.criterion
-    values = [measure_networks(criterion, model, theta, sampler.data) for theta in (pairs.theta_1, pairs.theta_2)]
-    permuted = permute_pairs(model, pairs.P, pairs.theta_2)
+    task, criterion = sampler.task, sampler.config.criterion
+    values = [measure_networks(criterion, task, theta) for theta in (pairs.theta_1, pairs.theta_2)]
+    permuted = pairs.theta_2 if task.spec is None else permute_pairs(task.spec, pairs.P, pairs.theta_2)
     host = jax.tree.map(np.asarray, (pairs.theta_1, pairs.theta_2, permuted))
     strings = []
     for i, threshold in enumerate(thresholds.tolist()):
@@ -124,7 +143,7 @@ def _straight_strings(sampler: Sampler, keys: jax.Array, pairs: Pairs, threshold
         a, b = (float(value[i]) for value in values)
         if not max(a, b) <= np.float32(threshold):
             raise InputError(
-                f"the ends{which} are above the threshold: theta_1 has {criterion.split} {criterion.metric} {a:.6g}, "
+                f"the ends{which} are above the threshold: theta_1 has {criterion.label} {a:.6g}, "
                 f"theta_2 {b:.6g}, expected at most {threshold:.6g}. Train them to it (train_endpoints(..., "
                 "target=...)), or raise the threshold."
             )

@@ -1,18 +1,18 @@
 """The height of straight segments between networks: the maximum on a grid that is refined where it may be exceeded."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from mcjax import trees
 from mcjax.curves.polyline import values_on_segments
-from mcjax.data import Dataset
-from mcjax.models.base import Model
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import default_chunk
-from mcjax.training.criterion import Criterion
+from mcjax.training.measure import Criterion
+from mcjax.training.supervised import SupervisedLoss
+from mcjax.training.task import Task, examples
 
 MAX_ROUNDS = 4
 """Maximum number of refinements of a segment, each by as many points as the first grid has."""
@@ -22,19 +22,17 @@ class Scan(NamedTuple):
     """Settings of a scan over segments.
 
     Attributes:
-        model: The model of all networks.
+        task: The task of all networks.
         criterion: The criterion to measure.
-        data: The data of the criterion.
         points: Points of the first grid over [0, 1], ends included.
         tolerance: Precision of the highest value, as a share of it.
-        step: The smallest step of the criterion (1 / images for an error rate, else 0); five steps bound the precision.
+        step: The smallest step of the criterion, as from `smallest_step`; five steps bound the precision.
         chunk: Segments, and points on them, in memory at once (None: 16, or 1 where convolutions run faster one after
             another).
     """
 
-    model: Model
+    task: Task
     criterion: Criterion
-    data: Dataset
     points: int
     tolerance: float
     step: float
@@ -53,6 +51,27 @@ class Heights(NamedTuple):
     value: np.ndarray
     t: np.ndarray
     evaluations: np.ndarray
+
+
+def smallest_step(criterion: Criterion, task: Task, theta: trees.Tree) -> float:
+    """The smallest step between values of a criterion: that of one label for an error rate, else 0.
+
+    Args:
+        criterion: The criterion.
+        task: The task. Of one that is not `supervised`, every example has one label.
+        theta: A network, or its shapes.
+
+    Returns:
+        The step.
+    """
+    if criterion.metric != "error":
+        return 0.0
+    split = jax.tree.map(lambda leaf: leaf[: criterion.examples], task.split(criterion.split))
+    metrics = jax.eval_shape(Task.measure, task, theta, split)
+    # An error of the task's own is no error rate.
+    if "error" in metrics or "accuracy" not in metrics:
+        return 0.0
+    return 1 / (split[1].size if isinstance(task.loss, SupervisedLoss) else examples(split))
 
 
 def segment_heights(
@@ -165,7 +184,7 @@ def values_at(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: 
     Returns:
         The values, float32 (segments, points).
     """
-    chunk = scan.chunk or default_chunk(scan.model.convolutions)
+    chunk = scan.chunk or default_chunk(scan.task.convolutions)
     found = []
     for i in range(0, len(starts), chunk):
         a, b, at = starts[i : i + chunk], ends[i : i + chunk], ts[i : i + chunk]
@@ -173,17 +192,17 @@ def values_at(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: 
         size = min(1 << (len(a) - 1).bit_length(), chunk)
         rows = np.minimum(np.arange(size), len(a) - 1)
         stacked = [trees.stack_on_host([part[row] for row in rows]) for part in (a, b)]
-        values = _values(scan.model, scan.criterion, chunk, scan.data, *stacked, np.asarray(at[rows], np.float32))
+        values = _values(scan.criterion, chunk, scan.task, *stacked, np.asarray(at[rows], np.float32))
         found.append(np.asarray(values)[: len(a)])
     return np.concatenate(found)
 
 
-@jit(static_argnames=("model", "criterion", "chunk"))
+@jit(static_argnames=("criterion", "chunk"))
 def _values(
-    model: Model, criterion: Criterion, chunk: int, data: Any, starts: trees.Tree, ends: trees.Tree, ts: jax.Array
+    criterion: Criterion, chunk: int, task: Task, starts: trees.Tree, ends: trees.Tree, ts: jax.Array
 ) -> jax.Array:
     return values_on_segments(
-        lambda theta: criterion(model, theta, data),
+        lambda theta: criterion(task, theta),
         lambda i: (trees.index(starts, i), trees.index(ends, i)),
         ts,
         chunk,

@@ -6,15 +6,16 @@ import jax
 import numpy as np
 
 from mcjax import trees
-from mcjax.data import Dataset
 from mcjax.errors import InputError
-from mcjax.models.base import Model, leading_axis
+from mcjax.models.base import leading_axis
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
 from mcjax.strings.beads import UntrainedBead, train_beads
-from mcjax.strings.growth import Sampler, check_differ, check_thresholds, grow
+from mcjax.strings.config import StringConfig, check_string_config
+from mcjax.strings.growth import Sampler, check_differ, check_one_key, check_thresholds, grow
 from mcjax.strings.string import GrowingString, String
-from mcjax.training.config import TrainConfig
+from mcjax.training.endpoints import check_trainable
+from mcjax.training.task import Task, check_task
 
 
 class TrainedString(NamedTuple):
@@ -34,12 +35,11 @@ class TrainedString(NamedTuple):
 
 def train_string(
     key: jax.Array,
-    model: Model,
-    data: Dataset,
+    task: Task,
     threshold: float,
     theta_1: trees.Tree | None = None,
     theta_2: trees.Tree | None = None,
-    config: TrainConfig | None = None,
+    config: StringConfig | None = None,
     *,
     level_factor: float = 0.8,
     recorder: Recorder | None = None,
@@ -55,13 +55,12 @@ def train_string(
 
     Args:
         key: A typed key.
-        model: The model of all networks.
-        data: The data that networks are trained on and the criterion is measured on.
+        task: The task that networks are trained on and the criterion is measured on.
         threshold: The last level, of the criterion in `config`.
-        theta_1: The first end at the start (None: a random network).
+        theta_1: The first end at the start (None: a random network, by the task's `init`).
         theta_2: The second end at the start (None: a random network).
-        config: As in `sample_string`; `depth` is the maximum number of rounds of insertion, and `epochs` that of epochs
-            of a network, per level.
+        config: As in `sample_string`; `depth` is the maximum number of rounds of insertion, and `training.epochs` that
+            of epochs of a network, per level.
         level_factor: The ratio of each level to the previous one, in (0, 1).
         recorder: Progress, and the run folder in which training resumes from the last complete level.
 
@@ -69,20 +68,24 @@ def train_string(
         The string and its levels. If a budget runs out, the string is not connected, as in `sample_string`.
 
     Raises:
-        InputError: The ends are the same network, or an argument is out of range or does not fit the model.
-        SpecError: An end does not belong to this model.
+        InputError: The ends are the same network, or an argument is out of range or does not fit the task.
+        SpecError: An end is not of this task.
         RunError: A loss becomes infinite or NaN.
 
     Example::
 
-        trained = train_string(key, model, data, threshold=0.1, config=StringConfig(kappa=math.inf))
+        trained = train_string(key, task, threshold=0.1, config=StringConfig(kappa=math.inf))
         print(trained.string.connected, trained.levels, trained.beads)
     """
-    sampler = Sampler.create(key, model, data, config)
+    check_one_key(key)
     target = float(check_thresholds(threshold, 1)[0])
     if not 0 < level_factor < 1:
         raise InputError(f"got level_factor={level_factor}, expected it to be between 0 and 1, both excluded.")
-    string = _straight_string(sampler, key, theta_1, theta_2, target)
+    config = check_string_config(config)
+    ends_key, string_key = jax.random.split(key)
+    ends = first, second = _ends(ends_key, task, config, theta_1, theta_2)
+    sampler = Sampler.create(task, config, *ends)
+    string = GrowingString(string_key, first, second, sampler.measure_networks(ends), target)
     levels: list[float] = []
     beads: list[int] = []
 
@@ -101,18 +104,18 @@ def train_string(
     return TrainedString(string.result(), np.array(levels, np.float32), np.array(beads, np.int32))
 
 
-def _straight_string(
-    sampler: Sampler, key: jax.Array, theta_1: trees.Tree | None, theta_2: trees.Tree | None, threshold: float
-) -> GrowingString:
-    ends_key, string_key = jax.random.split(key)
-    first, second = jax.random.split(ends_key)
-    init = sampler.model.init
-    ends = [init(first) if theta_1 is None else theta_1, init(second) if theta_2 is None else theta_2]
-    if leading_axis(sampler.model, *ends).given:
+def _ends(
+    key: jax.Array, task: Task, config: StringConfig, theta_1: trees.Tree | None, theta_2: trees.Tree | None
+) -> list[trees.Tree]:
+    """Both ends at the start, on the host: those given, and random ones."""
+    ends = [
+        check_trainable(task, config.training)(end_key) if end is None else end
+        for end_key, end in zip(jax.random.split(key), (theta_1, theta_2), strict=True)
+    ]
+    if leading_axis(check_task(task), *ends).given:
         raise InputError("got ends with a leading axis, expected one network each.")
     check_differ(*ends)
-    host = [jax.tree.map(np.asarray, end) for end in ends]
-    return GrowingString(string_key, host[0], host[1], sampler.measure_networks(host), threshold)
+    return [jax.tree.map(np.asarray, end) for end in ends]
 
 
 def _reach_level(sampler: Sampler, string: GrowingString, level: float, progress: Progress | None) -> bool:
@@ -147,14 +150,14 @@ def _train_networks(sampler: Sampler, string: GrowingString, level: float, progr
     # With penalties, neighbours move too, so each epoch is a call with the current neighbours.
     coupled = config.zeta > 0 or config.kappa > 0
     moved: set[int] = set()
-    for epoch in range(config.epochs if coupled else 1):
+    for epoch in range(config.training.epochs if coupled else 1):
         above = [i for i, value in enumerate(string.values) if not value <= target]
         if not above:
             break
         round_key = jax.random.fold_in(jax.random.fold_in(string.key, string.steps), epoch)
         beads = [_knot(string, i, jax.random.fold_in(round_key, i), target) for i in above]
-        epochs = 1 if coupled else config.epochs
-        trained = train_beads(sampler.model, sampler.data, config, beads, epochs, progress=progress)
+        epochs = 1 if coupled else config.training.epochs
+        trained = train_beads(sampler.task, config, beads, epochs, progress=progress)
         for i, bead in zip(above, trained, strict=True):
             string.knots[i], string.values[i] = bead.theta, bead.value
             string.steps += bead.epochs * sampler.steps_per_epoch

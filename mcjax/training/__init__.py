@@ -1,10 +1,11 @@
 """Tasks, training and evaluation of networks, and the loop that all fits share.
 
-A `Task` says what is good: a loss, metrics, and training and test examples. `supervised` makes one of a model and a data
-set; `Task(loss, train, test)` takes any loss of any pytree of arrays. A `Fit` is gradient descent on
+A `Task` says what is good: a loss, metrics, and training and test examples. `supervised` makes one of a model and a
+data set; `Task(loss, train, test)` takes any loss of any pytree of arrays. A `Fit` is gradient descent on
 `task.loss(embed(variables))`, as two pure functions in the manner of optax, `init` and `step`. Endpoints, curves,
-permutations and the beads of strings are each one. The state of several fits has a leading axis, and an epoch of all of
-them is one compiled call: a scan over batches, mapped over networks. The result for a key does not depend on the others.
+permutations and the beads of strings are each one. The state of several fits has a leading axis, and an epoch of all
+of them is one compiled call: a scan over batches, mapped over networks. The result for a key does not depend on the
+other keys.
 
 - `train_endpoints` trains one network per key, to the last epoch or to a target. `TrainConfig` holds the settings; its
   `optimizer` is any of optax, or `SGD()`, the papers'. `endpoint_fit` is the fit alone, for a loop of your own.

@@ -15,36 +15,37 @@ T = TypeVar("T")
 def mean_over(fn: Callable[[Batch, Any], T], split: Batch, batch_size: int) -> T:
     """The mean over the examples of a split of a function that is itself a mean over the examples of a batch.
 
-    Whole batches are computed in a scan, then a remainder, weighted by its size. Pure: works under jit, vmap, and in
-    derivatives of all modes.
+    Whole batches are computed one after another, then a remainder, weighted by its size. Pure: works under jit, vmap,
+    and in derivatives of all modes.
 
     Args:
-        fn: `fn(batch, number) -> values`, a tree of arrays, from a batch and its number.
+        fn: `fn(batch, number) -> values`, a tree of small arrays, from a batch and its number.
         split: The examples.
         batch_size: Examples in memory at once.
 
     Returns:
         The mean values, at least float32.
     """
-    n = examples(split)
-    size = min(batch_size, n)
-    count = n // size
-    batches = jax.tree.map(lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), split)
+    n, (batches, rest) = examples(split), split_batches(split, batch_size)
+    count, size = jax.tree.leaves(batches)[0].shape[:2]
 
-    def summed(batch: Batch, number: Any, weight: int) -> T:
+    def weighted(batch: Batch, number: Any, weight: int) -> T:
         return jax.tree.map(lambda value: at_least_float32(jnp.asarray(value)) * weight, fn(batch, number))
 
-    def add(total: T, numbered: tuple[Batch, jax.Array]) -> tuple[T, None]:
-        return jax.tree.map(jnp.add, total, summed(*numbered, size)), None
-
-    numbers = jnp.arange(count)
-    shapes = jax.eval_shape(lambda batch: summed(batch, numbers[0], 1), jax.tree.map(lambda leaf: leaf[0], batches))
-    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total = jax.lax.scan(add, start, (batches, numbers))[0]
-    if count * size < n:
-        rest = jax.tree.map(lambda leaf: leaf[count * size :], split)
-        total = jax.tree.map(jnp.add, total, summed(rest, count, n - count * size))
+    each = jax.lax.map(lambda each: weighted(each[0], each[1], size), (batches, jnp.arange(count)))
+    total = jax.tree.map(lambda values: values.sum(0), each)
+    if rest is not None:
+        total = jax.tree.map(jnp.add, total, weighted(rest, count, n - count * size))
     return jax.tree.map(lambda value: value / n, total)
+
+
+def split_batches(split: Batch, batch_size: int) -> tuple[Batch, Batch | None]:
+    """The examples of a split in whole batches, every leaf (count, size, ...), and a smaller last batch, or None."""
+    n = examples(split)
+    size = min(batch_size, n)
+    whole = n // size * size
+    batches = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, size, *leaf.shape[1:]), split)
+    return batches, None if whole == n else jax.tree.map(lambda leaf: leaf[whole:], split)
 
 
 def at_least_float32(value: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import optax
 
@@ -58,7 +58,7 @@ class SGD:
         return sgd if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), sgd)
 
 
-Optimizer = optax.GradientTransformation | Callable[[int, int], optax.GradientTransformation]
+Optimizer: TypeAlias = optax.GradientTransformation | Callable[[int, int], optax.GradientTransformation]
 """An optimiser of optax, or a function `(steps, steps_per_epoch)` that makes one, for schedules over the whole fit."""
 
 

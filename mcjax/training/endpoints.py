@@ -145,12 +145,13 @@ def train_endpoints(
 def check_trainable(task: Task, config: TrainConfig) -> Callable[[jax.Array], trees.Tree]:
     """The `init` of a task. Raises InputError if it has none, or the config is of another kind."""
     check_config(config, TrainConfig)
-    if check_task(task).init is None:
+    init = check_task(task).init
+    if init is None:
         raise InputError(
             f"{task.name} has no init, expected Task(..., init=init) with init(key) -> theta, or a model: networks are "
             "trained from it."
         )
-    return task.init
+    return init
 
 
 @jit(static_argnames=("init",))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from mcjax import trees
@@ -83,9 +82,7 @@ class Descent:
         """The state of a fit that starts from these variables."""
         return FitState(variables, self.optimizer.init(self.trained(variables)), fixed)
 
-    def gradient(
-        self, loss: Loss, state: FitState, batch: Batch, t: Any, key: jax.Array
-    ) -> tuple[Any, Outcome]:
+    def gradient(self, loss: Loss, state: FitState, batch: Batch, t: Any, key: jax.Array) -> tuple[Any, Outcome]:
         """The gradient of the objective at t, and the outcome of the loss there."""
 
         def objective(trained: Any) -> tuple[jax.Array, Outcome]:
@@ -105,9 +102,7 @@ class Descent:
 
         return jax.grad(objective, has_aux=True)(self.trained(state.variables))
 
-    def step(
-        self, loss: Loss, state: FitState, batch: Batch, key: jax.Array
-    ) -> tuple[FitState, dict[str, jax.Array]]:
+    def step(self, loss: Loss, state: FitState, batch: Batch, key: jax.Array) -> tuple[FitState, dict[str, jax.Array]]:
         """One optimiser step; the metrics are means over the points t."""
         # The point of the path, and the loss and its gradient there.
         if self.sample_t is None:
@@ -133,14 +128,15 @@ class Descent:
         variables = trained
         if self.statistics_momentum is not None:
             variables = trees.with_params(state.variables, trained)
-            variables = trees.with_batch_stats(variables, self._running(state.variables, found.batch_stats))
+            stats = _running(self.statistics_momentum, state.variables, found.batch_stats)
+            variables = trees.with_batch_stats(variables, stats)
         return FitState(variables, optimizer_state, state.fixed), metrics
 
-    def _running(self, theta: trees.Tree, stats: trees.Tree) -> trees.Tree:
-        """The running batch statistics: an exponential moving average over batches."""
-        share = self.statistics_momentum
-        old = trees.batch_stats(theta) if jax.tree.leaves(stats) else {}
-        return jax.tree.map(lambda old, new: share * old + (1 - share) * new.astype(old.dtype), old, stats)
+
+def _running(share: float, theta: trees.Tree, stats: trees.Tree) -> trees.Tree:
+    """The running batch statistics: an exponential moving average over batches, `share` of it the old value."""
+    old = trees.batch_stats(theta) if jax.tree.leaves(stats) else {}
+    return jax.tree.map(lambda old, new: share * old + (1 - share) * new.astype(old.dtype), old, stats)
 
 
 def fit_of(descent: Descent, loss: Loss, init: Callable[..., FitState]) -> Fit:

@@ -131,12 +131,13 @@ def _compiled_epoch(
 ) -> tuple[State, Metrics]:
     """Epoch `number` of the fits `which`, int32 (k,), where indices beyond the last are padding. None: all fits.
 
-    Returns the states of all fits, and the metrics of the fits `which`.
+    Returns the states of all fits, without `fixed`, and the metrics of the fits `which`.
     """
 
     def train(fit: Fit, task: Task, number: jax.Array, *fits: Any) -> tuple[State, Metrics]:
         def one(state: State, key: jax.Array) -> tuple[State, Metrics]:
-            return epoch(fit, task, plan, state, jax.random.fold_in(key, number), mesh=mesh)
+            new, metrics = epoch(fit, task, plan, state, jax.random.fold_in(key, number), mesh=mesh)
+            return new._replace(fixed=()), metrics
 
         return over_models(one, task.convolutions)(*fits)
 
@@ -145,12 +146,15 @@ def _compiled_epoch(
         # Padding repeats the last fit; `_put_back` drops it.
         fits = trees.index(fits, jnp.minimum(which, len(keys) - 1))
     new, metrics = on_mesh(train, mesh, everywhere=3)(fit, task, number, *fits)
-    return _put_back(states, which, new), metrics
+    return _put_back(states._replace(fixed=()), which, new), metrics
 
 
 @jit()
-def _single_step(fit: Fit, task: Task, state: State, indices: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
-    return fit.step(state, *_batch(task, indices, key))
+def _single_step(
+    fit: Fit, task: Task, fixed: Any, state: State, indices: jax.Array, key: jax.Array
+) -> tuple[State, Metrics]:
+    new, metrics = fit.step(state._replace(fixed=fixed), *_batch(task, indices, key))
+    return new._replace(fixed=()), metrics
 
 
 def _epoch_from_host(
@@ -166,11 +170,12 @@ def _epoch_from_host(
     """`_compiled_epoch` with one compiled call per step, for models whose gradients are slow in compiled loops."""
     fits = np.arange(len(keys)) if which is None else which[which < len(keys)]
     new, means = [], []
+    fixed, states = states.fixed, states._replace(fixed=())
     for i in map(int, fits):
-        state, metrics = trees.index(states, i), []
+        held, state, metrics = trees.index(fixed, i), trees.index(states, i), []
         order = _epoch_order(plan, examples(task.train), jax.random.fold_in(keys[i], number))
         for indices, key in zip(*order, strict=True):
-            state, measured = _single_step(fit, task, state, indices, key)
+            state, measured = _single_step(fit, task, held, state, indices, key)
             metrics.append(measured)
         new.append(state)
         means.append(_epoch_metrics(jax.tree.map(lambda *values: jnp.stack(values), *metrics)))
@@ -255,9 +260,7 @@ def run_epochs(
                 fit, task, plan, recording.states._replace(fixed=fixed), keys, recording.done, which, mesh
             )
             values = {name: np.asarray(value) for name, value in placement.get(metrics).items()}
-            recording.add(
-                new._replace(fixed=()), values if stopping is None else stopping.record(values, recording.history)
-            )
+            recording.add(new, values if stopping is None else stopping.record(values, recording.history))
             if stopping is not None:
                 stopping.update(recording.states)
     finally:

@@ -1,8 +1,7 @@
 """Means over the examples of a split: metrics of networks, and one number per network for thresholds."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,7 @@ from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.training.batch_statistics import estimate_statistics
 from mcjax.training.batches import mean_over
-from mcjax.training.task import Batch, SplitName, Task, check_task, examples
-
-Metric = Callable[[trees.Tree, Batch], jax.Array]
-"""`metric(theta, batch) -> scalar`, a mean over the examples of the batch."""
+from mcjax.training.task import Batch, Metric, SplitName, Task, check_task, examples, metric_name
 
 
 def metrics_of(task: Task, theta: trees.Tree, split: Batch, batch_size: int) -> dict[str, jax.Array]:
@@ -126,14 +122,7 @@ class Criterion:
         return f"{self.split} {metric_name(self.metric)}"
 
 
-def metric_name(metric: str | Metric) -> str:
-    """The name of a metric for messages and results."""
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
-
-
-def mean_metric(
-    task: Task, theta: trees.Tree, split: Batch, metric: str | Metric, batch_size: int
-) -> jax.Array:
+def mean_metric(task: Task, theta: trees.Tree, split: Batch, metric: str | Metric, batch_size: int) -> jax.Array:
     """A metric of one network over a split. Pure.
 
     Args:

@@ -26,8 +26,8 @@ class Spawned(NamedTuple):
     Attributes:
         theta: The trained children, with leading axes ([seeds,] spawn epochs, children).
         parents: The parent at each spawn epoch, with leading axes ([seeds,] spawn epochs).
-        history: Training metrics of the children by name, float32 ([seeds,] spawn epochs, children, epochs), equal to those
-            of the parent before the spawn epoch.
+        history: Training metrics of the children by name, float32 ([seeds,] spawn epochs, children, epochs), equal to
+            those of the parent before the spawn epoch.
     """
 
     theta: trees.Tree
@@ -58,18 +58,14 @@ class _Training(NamedTuple):
         """The fit of every network, whose schedule extends over all segments."""
         return configured_fit(self.task, self.config, self.plan)
 
-    def segment(
-        self, states: FitState, keys: jax.Array, first: int, last: int
-    ) -> tuple[FitState, History]:
+    def segment(self, states: FitState, keys: jax.Array, first: int, last: int) -> tuple[FitState, History]:
         """Epochs first + 1 to last of all fits, as one stage of the run; all segments share one program."""
         segment_keys = jax.vmap(lambda key: jax.random.fold_in(key, first))(keys)
         recorder = self.recorder
         if recorder is not None:
             title = f"{recorder.title}, epochs {first + 1} to {last} of {self.config.epochs}"
             recorder = recorder._replace(title=title, stage=f"{recorder.stage}_{first}")
-        return run_epochs(
-            self.fit, self.task, self.plan, states, segment_keys, last - first, recorder, mesh=self.mesh
-        )
+        return run_epochs(self.fit, self.task, self.plan, states, segment_keys, last - first, recorder, mesh=self.mesh)
 
 
 @jit(static_argnames=("copies",))

@@ -55,7 +55,9 @@ def supervised(
     """
     check_dataset(data)
     if not isinstance(model, Model):
-        raise InputError(f"got a {type(model).__name__} for model, expected a Model: mcjax.models.from_flax(module, x).")
+        raise InputError(
+            f"got a {type(model).__name__} for model, expected a Model: models.from_flax(module, x)."
+        )
     check_inputs(model, data)
     if loss is None:
         check_outputs(model, data)
@@ -68,7 +70,7 @@ def supervised(
     training = SupervisedLoss(model, losses, jnp.asarray(data.mean), jnp.asarray(data.std))
     if loss is not None:
         _check_label_loss(training, data)
-    splits = {
+    splits: dict[str, Any] = {
         split: (getattr(data, f"{split}_images"), getattr(data, f"{split}_labels"))
         for split in ("train", "test", "validation")
         if getattr(data, f"{split}_labels") is not None
@@ -160,7 +162,8 @@ def label_losses(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 def is_classes(outputs: Any, labels: Any) -> bool:
     """Whether labels (n, ...) are classes and outputs (n, ..., classes) hold one number for each."""
     integers = hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.integer)
-    return integers and hasattr(outputs, "shape") and outputs.shape[:-1] == labels.shape and outputs.ndim > labels.ndim
+    # One output for each example is no class, but its logit.
+    return integers and hasattr(outputs, "shape") and outputs.shape[:-1] == labels.shape and outputs.shape[-1] > 1
 
 
 def _augmentation(data: Dataset, given: Augmentation | None) -> Augmentation:
@@ -193,16 +196,16 @@ def check_outputs(model: Model, data: Dataset) -> None:
     """Raise InputError unless the model has an output for every class of the labels, or for every number."""
     returned, labels = _output_shapes(model), tuple(data.train_labels.shape[1:])
     classes = jnp.issubdtype(data.train_labels.dtype, jnp.integer)
-    if classes and data.num_classes > model.num_classes:
-        raise InputError(
-            f"{data.name} has {data.num_classes} classes, {model.name} has {model.num_classes}. "
-            "Create the model with the num_classes of the data."
-        )
     if returned != ((*labels, model.num_classes) if classes else labels):
         outputs = f"{(*labels, data.num_classes)}, one logit a class" if classes else f"{labels}, as the labels are"
         raise InputError(
             f"{model.name} returns {returned} for every input: expected {outputs}. For other outputs, give "
             "loss=(outputs, labels) -> losses."
+        )
+    if classes and data.num_classes > model.num_classes:
+        raise InputError(
+            f"{data.name} has {data.num_classes} classes, {model.name} has {model.num_classes}. "
+            "Create the model with the num_classes of the data, or give loss=(outputs, labels) -> losses."
         )
 
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Literal as Constant
 
 from mcjax import trees
@@ -20,6 +18,8 @@ Batch = Any
 """A pytree of arrays with a common leading axis, the examples."""
 Loss = Callable[[trees.Tree, Batch, jax.Array], Any]
 """`loss(theta, batch, key) -> value`, `(value, metrics)` or `(value, metrics, batch_stats)`."""
+Metric = Callable[[trees.Tree, Batch], jax.Array]
+"""`metric(theta, batch) -> scalar`, a mean over the examples of the batch."""
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -43,7 +43,7 @@ def outcome(loss: Loss, theta: trees.Tree, batch: Batch, key: jax.Array) -> Outc
     parts = found if isinstance(found, tuple) else (found,)
     if not 1 <= len(parts) <= 3:
         raise InputError(f"got {len(parts)} values from the loss, expected (value, metrics, batch_stats) at most.")
-    value, metrics, stats = (*parts, *({}, {})[len(parts) - 1 :])
+    value, metrics, stats = (*parts, {}, {})[:3]
     return Outcome(value, {"loss": value, **_named("metrics of the loss", metrics)}, stats)
 
 
@@ -97,7 +97,8 @@ class Task:
     train: Batch
     test: Batch | None = None
     _: KW_ONLY
-    model: Model | None = None
+    # None is told apart by `check_task` where these are needed, and nowhere else.
+    model: Model = None  # type: ignore[assignment]
     spec: PermutationSpec | None = None
     metrics: Any = None
     init: Callable[[jax.Array], trees.Tree] | None = None
@@ -105,7 +106,7 @@ class Task:
     augment: Any = None
     validation: Batch | None = None
     name: str = "the task"
-    convolutions: Convolutions | None = None
+    convolutions: Convolutions = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("loss", "metrics", "inputs", "augment"):
@@ -123,7 +124,7 @@ class Task:
             self._set("convolutions", self.convolutions or self.model.convolutions)
         if self.init is not None:
             theta = jax.eval_shape(self.init, jax.random.key(0))
-            self._set("convolutions", _checked(self, theta))
+            self._set("convolutions", _kind_of(self, theta))
             if self.spec is not None:
                 self.spec.validate(theta)
 
@@ -138,18 +139,40 @@ class Task:
     def tree_unflatten(cls, static: tuple[Any, ...], traced: tuple[Any, ...]) -> "Task":
         """The inverse of `tree_flatten`, without checks."""
         task = object.__new__(cls)
-        for name, value in (*zip(TRACED, traced, strict=True), *zip(STATIC, static, strict=True)):
+        for name, value in zip((*TRACED, *STATIC), (*traced, *static), strict=True):
             task._set(name, value)
         return task
 
-    def with_examples(self, **splits: Batch | None) -> "Task":
-        """The task with other examples in the splits named, not checked; None takes a split away."""
-        traced, static = self.tree_flatten()
-        return self.tree_unflatten(static, tuple({**dict(zip(TRACED, traced, strict=True)), **splits}.values()))
+    def replace(self, **changes: Any) -> "Task":
+        """The task with other values of these attributes, without checks."""
+        task = object.__new__(Task)
+        for name, value in {**vars(self), **changes}.items():
+            task._set(name, value)
+        return task
 
     def functions(self) -> "Task":
-        """The task without examples, for programs that are given their batches."""
-        return self.with_examples(train=None, test=None, validation=None)
+        """The task without examples and name, for programs that are given their batches."""
+        return self.replace(train=None, test=None, validation=None, name="")
+
+    def with_metric(self, metric: Metric | None, theta: trees.Tree) -> "Task":
+        """The task with a further metric, measured on the same examples and named by its `__name__`.
+
+        Args:
+            metric: `metric(theta, batch) -> scalar`, a mean over the examples of the batch. None: no further metric.
+            theta: One network, or its shapes.
+
+        Returns:
+            The task.
+
+        Raises:
+            InputError: If it is no function, does not return a scalar, or has the name of a metric of the task.
+        """
+        if metric is None:
+            return self
+        more = jax.tree_util.Partial(AndMetric(metric_name(metric)), self.metrics, _traceable("metric", metric, True))
+        task = self.replace(metrics=more)
+        _kind_of(task, theta)
+        return task
 
     def __repr__(self) -> str:
         splits = [f"{examples(getattr(self, s)):,} {s}" for s in get_args(SplitName) if getattr(self, s) is not None]
@@ -175,6 +198,25 @@ class Task:
         if self.inputs is not None:
             return self.inputs(batch)
         return batch[0] if isinstance(batch, tuple) else batch
+
+
+@dataclass(frozen=True)
+class AndMetric:
+    """Metrics with a further one of this name."""
+
+    name: str
+
+    def __call__(self, metrics: Any, metric: Any, theta: trees.Tree, batch: Batch) -> dict[str, jax.Array]:
+        found = {} if metrics is None else dict(metrics(theta, batch))
+        if self.name in ("loss", *found):
+            raise InputError(f"got a metric {self.name!r}, which there is already, expected one of another name.")
+        return {**found, self.name: metric(theta, batch)}
+
+
+def metric_name(metric: Any) -> str:
+    """The name of a metric, also of a function with bound arguments."""
+    metric = metric if isinstance(metric, str) else getattr(metric, "func", metric)
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
 
 
 TRACED = ("loss", "metrics", "inputs", "augment", "train", "test", "validation")
@@ -209,10 +251,8 @@ def check_task(task: Any, *thetas: trees.Tree, model: bool = False) -> Task:
         raise InputError(f"{task.name} has no model, whose activations or outputs are needed: Task(..., model=model).")
     if task.init is not None or not thetas:
         return task
-    kinds = {_checked(task, jax.eval_shape(lambda tree: tree, theta)) for theta in thetas}
-    checked = task.with_examples()
-    checked._set("convolutions", kinds.pop())
-    return checked
+    kinds = [_kind_of(task, theta) for theta in thetas]
+    return task.replace(convolutions=kinds[0])
 
 
 def _traceable(name: str, function: Any, required: bool) -> Any:
@@ -220,8 +260,8 @@ def _traceable(name: str, function: Any, required: bool) -> Any:
     if function is None and not required:
         return None
     if not callable(function):
-        expected = {"loss": "loss(theta, batch, key)", "metrics": "metrics(theta, batch)"}.get(name, "a function")
-        raise InputError(f"got {function!r} for {name}, expected {expected}.")
+        expected = {"loss": "loss(theta, batch, key)", "inputs": "inputs(batch)", "augment": "augment(key, batch)"}
+        raise InputError(f"got {function!r} for {name}, expected {expected.get(name, f'{name}(theta, batch)')}.")
     return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 
@@ -236,97 +276,81 @@ def _check_examples(split: str, given: Batch) -> None:
         )
 
 
-class _Signature(NamedTuple):
-    """What the check of a loss depends on. Hashable."""
-
-    functions: Any
-    arrays: tuple[Any, ...]
-    theta: Any
-    leaves: tuple[Any, ...]
-    splits: tuple[Any, ...]
-
-
-def _pair_like(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of two entries of an array."""
-    return jax.ShapeDtypeStruct((2, *jnp.shape(leaf)[1:]), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf)))
-
-
-def _checked(task: Task, theta: trees.Tree) -> Convolutions:
+def _kind_of(task: Task, theta: trees.Tree) -> Convolutions:
     """Check the loss and the metrics on networks of these shapes; returns the kind of convolutions in the loss."""
-    splits = []
-    for split in (task.train, task.test):
-        if split is not None:
-            shapes = jax.tree.map(_pair_like, split)
-            splits.append((jax.tree.structure(shapes), tuple(jax.tree.leaves(shapes))))
-    bare = jax.eval_shape(lambda: task.functions())
-    signature = _Signature(
-        jax.tree.structure(bare),
-        tuple(jax.tree.leaves(bare)),
-        jax.tree.structure(theta),
-        tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(theta)),
-        tuple(splits),
-    )
-    return _check_signature(signature)
+
+    def two_of(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((2, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+    train, test = jax.tree.map(two_of, (task.train, task.test))
+    return next(iter(_check.eval_shape(task.replace(train=train, test=test, validation=None), theta)))
 
 
-@lru_cache(maxsize=256)
-def _check_signature(given: _Signature) -> Convolutions:
-    task: Task = jax.tree.unflatten(given.functions, given.arrays)
-    theta = jax.tree.unflatten(given.theta, given.leaves)
-    batches = [jax.tree.unflatten(*split) for split in given.splits]
-    kind = task.convolutions
-    if not getattr(task.loss, "checked", False):
-        found = _check_loss(task, theta, batches[0])
-        kind = kind or found
-    measured = [jax.eval_shape(Task.measure, task, theta, batch) for batch in batches]
-    for split, found in zip(("train", "test"), measured, strict=False):
-        _check_metrics(f"metrics on {split} examples", found)
-    if len(measured) == 2 and measured[0].keys() != measured[1].keys():
-        raise InputError(f"got metrics {sorted(measured[0])} on train, {sorted(measured[1])} on test: expected the same.")
-    return kind or "none"
+@jax.jit
+def _check(task: Task, theta: trees.Tree) -> dict[Convolutions, jax.Array]:
+    """The check, only ever traced, so that jax remembers it; the kind of convolutions is the key of the result."""
+    kind = task.convolutions if getattr(task.loss, "checked", False) else _check_loss(task, theta)
+    train = jax.eval_shape(task.measure, theta, task.train)
+    test = train if task.test is None else jax.eval_shape(task.measure, theta, task.test)
+    for split, found in (("train", train), ("test", test)):
+        _check_scalars(f"metrics on {split} examples", found)
+    if train.keys() != test.keys():
+        raise InputError(f"got metrics {sorted(train)} on train, {sorted(test)} on test: expected the same.")
+    return {task.convolutions or kind: jnp.zeros(())}
 
 
-def _check_loss(task: Task, theta: trees.Tree, batch: Batch) -> Convolutions:
+def _check_loss(task: Task, theta: trees.Tree) -> Convolutions:
     """Raise InputError unless the loss is a scalar that depends differentiably on theta."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    program, found = jax.make_jaxpr(outcome, return_shape=True)(task.loss, theta, batch, key)
-    if found.value.shape != () or not jnp.issubdtype(found.value.dtype, jnp.floating):
-        raise InputError(
-            f"got a loss of {found.value.dtype} {found.value.shape}, expected a floating-point scalar: the mean over "
-            "the examples of the batch, as in losses.mean()."
-        )
-    _check_metrics("metrics of the loss", found.metrics)
-    stats = trees.batch_stats(theta)
-    if jax.tree.leaves(found.batch_stats) and trees.shapes(found.batch_stats) != trees.shapes(stats):
-        raise InputError(
-            f"got batch statistics {trees.shapes(found.batch_stats)} from the loss, expected those of theta: "
-            f"{trees.shapes(stats)}."
-        )
-    params = trees.params(theta)
+    params, stats = trees.params(theta), trees.shapes(trees.batch_stats(theta))
     wrong = [name for name, leaf in trees.flatten(params).items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
     if wrong:
         raise InputError(f"got leaves of theta that are no floating-point arrays: {', '.join(wrong)}; keep them apart.")
 
-    def value(params: trees.Tree, theta: trees.Tree, loss: Loss, batch: Batch, key: jax.Array) -> jax.Array:
-        return outcome(loss, trees.with_params(theta, params), batch, key).value
+    def value(params: trees.Tree, batch: Batch, key: jax.Array) -> jax.Array:
+        found = outcome(task.loss, trees.with_params(theta, params), batch, key)
+        dtype, shape = jnp.result_type(found.value), jnp.shape(found.value)
+        if shape or not jnp.issubdtype(dtype, jnp.floating):
+            raise InputError(
+                f"got a loss of {dtype} {shape}, expected a floating-point scalar: the mean over the examples of the "
+                "batch, as in losses.mean()."
+            )
+        _check_scalars("metrics of the loss", found.metrics)
+        if jax.tree.leaves(found.batch_stats) and trees.shapes(found.batch_stats) != stats:
+            raise InputError(
+                f"got batch statistics {trees.shapes(found.batch_stats)} from the loss, expected those of theta: "
+                f"{stats}."
+            )
+        return found.value
 
-    gradient = jax.make_jaxpr(jax.grad(value))(params, theta, task.loss, batch, key).jaxpr
-    reached = {var for var in gradient.outvars if not isinstance(var, Constant)}
-    for equation in reversed(gradient.eqns):
+    program = jax.make_jaxpr(jax.grad(value))(params, task.train, jax.random.key(0))
+    # Go back from the gradient through the program: does it depend on anything?
+    reached = {var for var in program.jaxpr.outvars if not isinstance(var, Constant)}
+    for equation in reversed(program.jaxpr.eqns):
         if reached.intersection(equation.outvars):
             reached.update(var for var in equation.invars if not isinstance(var, Constant))
-    if not reached.intersection((*gradient.invars, *gradient.constvars)):
+    if not reached.intersection((*program.jaxpr.invars, *program.jaxpr.constvars)):
         raise InputError(
-            "got a loss whose gradient with respect to theta is zero everywhere, expected a differentiable one: "
-            "an accuracy, a rounding or a stop_gradient in it has no gradient."
+            "got a loss whose gradient depends on neither theta nor the batch, expected a differentiable one: the "
+            "gradient of an accuracy, a rounding or a stop_gradient is zero everywhere."
         )
     return "plain" if "conv_general_dilated" in str(program) else "none"
 
 
-def _check_metrics(what: str, found: Mapping[str, Any]) -> None:
-    shapes = {name: leaf.shape for name, leaf in found.items()}
-    if any(shapes.values()):
+def _check_scalars(what: str, found: Mapping[str, Any]) -> None:
+    shapes = {name: jax.tree.map(jnp.shape, leaf) for name, leaf in found.items()}
+    if any(shape != () for shape in shapes.values()):
         raise InputError(f"got {what} {shapes}, expected a dict of scalars: the means over the examples of the batch.")
 
 
-__all__ = ["Batch", "Loss", "Outcome", "SplitName", "Task", "check_task", "examples", "outcome"]
+__all__ = [
+    "Batch",
+    "Loss",
+    "Metric",
+    "Outcome",
+    "SplitName",
+    "Task",
+    "check_task",
+    "examples",
+    "metric_name",
+    "outcome",
+]

@@ -103,24 +103,26 @@ def test_the_summary_is_that_of_the_values(connected, name):
         assert results["summary"][metric] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_path_is_measured_as_the_library_measures_it(connected, bars):
+def test_the_path_is_measured_as_the_library_measures_it(connected, tiny_task):
     tree = checkpoint.load(connected("bezier") / "checkpoints" / "curve")
-    model = mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5), width=1.0, activation="relu")
     about = checkpoint.describe(connected("bezier") / "checkpoints" / "curve")
     assert about["curve"] == {"kind": "bezier", "control_points": 1}
-    path = Curve(model.spec, **about["curve"]).bind(tree["theta_1"], tree["theta_2"], tree["theta_c"], tree["P"])
-    metrics = mcjax.evaluate_path(model, path, mcjax.data.load(str(bars)), 5)
-    for name, values in metrics._asdict().items():
-        np.testing.assert_allclose(values, results_of(connected("bezier"))["along"][name], rtol=1e-6)
+    path = Curve(tiny_task.spec, **about["curve"]).bind(tree["theta_1"], tree["theta_2"], tree["theta_c"], tree["P"])
+    metrics = mcjax.evaluate_path(tiny_task, path, 5)
+    expected = {"ts": metrics.ts, **metrics.values, "distance": metrics.distance}
+    along = results_of(connected("bezier"))["along"]
+    assert list(along) == ["ts", *METRICS, "distance"]
+    for name, values in expected.items():
+        np.testing.assert_allclose(along[name], values, rtol=1e-6)
 
 
 def test_the_curve_is_what_the_library_fits(connected, trained, matched, bars):
-    data = mcjax.data.load(str(bars))
     model = mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5), width=1.0, activation="relu")
+    task = mcjax.supervised(model, mcjax.data.load(str(bars)))
     theta_1, theta_2 = (checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2))
-    config = mcjax.FitConfig(epochs=EPOCHS, batch_size=16, augmentation=mcjax.Augmentation.none())
+    config = mcjax.FitConfig(epochs=EPOCHS, batch_size=16)
     P = mcjax.symmetry.load_permutation(matched / "permutation.npz")
-    fit = mcjax.fit_curve(jax.random.key(0), model, mcjax.bezier(model.spec), theta_1, theta_2, data, P, config)
+    fit = mcjax.fit_curve(jax.random.key(0), task, mcjax.bezier(model.spec), theta_1, theta_2, P, config)
     kept = checkpoint.load(connected("bezier") / "checkpoints" / "curve")
     chex.assert_trees_all_equal(kept["theta_c"], fit.theta_c)
     lines = metrics_of(connected("bezier"))

@@ -3,7 +3,6 @@
 import gc
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from command_line import FIT, GIVEN, METRICS, files_of, refused, results_of, run, said
@@ -12,6 +11,7 @@ import mcjax
 from mcjax import trees
 from mcjax.commands.paths import EvaluateOptions
 from mcjax.runs import checkpoint
+from mcjax.training.supervised import AugmentImages
 
 
 @pytest.fixture(scope="session")
@@ -58,16 +58,19 @@ def test_a_network_from_elsewhere_is_measured_alike_and_its_activation_is_part_o
 
 
 def test_a_curve_is_measured_under_the_augmentation_that_it_was_fitted_with(connected, tmp_path, monkeypatch):
-    curve, seen = connected("bezier"), []
+    curve, seen = connected("bezier") / "checkpoints" / "curve", []
+    augmentation, about = mcjax.Augmentation(flip=True, crop=2, rotate=3.0), checkpoint.describe(curve)
+    assert mcjax.Augmentation(**about["augmentation"]) == mcjax.Augmentation.none()
+    checkpoint.save(tmp_path / "curve", checkpoint.load(curve), {**about, "augmentation": vars(augmentation)})
 
-    def stop(*args):
-        seen.extend(args)
+    def stop(self, task, path):
+        seen.append(task.augment)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(EvaluateOptions, "evaluate", stop)
-    assert run("evaluate", curve, "--out", tmp_path / "e") == 130
-    about = checkpoint.describe(curve / "checkpoints" / "curve")
-    assert seen[-1] == mcjax.Augmentation(**about["augmentation"])
+    for each in (curve, tmp_path / "curve"):
+        assert run("evaluate", each, "--out", tmp_path / f"e{len(seen)}") == 130
+    assert seen == [None, AugmentImages(augmentation)]
 
 
 def test_fewer_and_other_images(trained, tmp_path, tiny_data):
@@ -75,8 +78,8 @@ def test_fewer_and_other_images(trained, tmp_path, tiny_data):
     assert run("evaluate", trained / "0", *options, "--out", tmp_path / "few") == 0
     theta = checkpoint.load(trained / "checkpoints" / "network_0")
     model = mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5), width=1.0, activation="relu")
-    train, test = mcjax.evaluate(model, theta, jax.device_put(tiny_data.take(30, 7)))
-    expected = [float(value) for value in (*train, *test)]
+    train, test = mcjax.evaluate(mcjax.supervised(model, tiny_data.take(30, 7)), theta)
+    expected = [float(split[name]) for split in (train, test) for name in ("loss", "accuracy")]
     assert [results_of(tmp_path / "few")[metric]["mean"] for metric in METRICS] == pytest.approx(expected, rel=1e-6)
 
 

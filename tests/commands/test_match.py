@@ -141,4 +141,16 @@ def test_images_of_another_shape_are_refused(ends, tiny_data, tmp_path, capsys):
     arrays = {f"{split}_images": getattr(tiny_data, f"{split}_images")[:, :7] for split in ("train", "test")}
     np.savez(tmp_path / "small", train_labels=tiny_data.train_labels, test_labels=tiny_data.test_labels, **arrays)
     command = ("match", *ends, "--data", tmp_path / "small.npz")
-    refused(capsys, tmp_path / "m", *command, names=["(24, 7, 8, 1)", "(n, 8, 8, 1)"])
+    refused(capsys, tmp_path / "m", *command, names=["(7, 8, 1)", "(8, 8, 1)"])
+
+
+def test_images_of_other_classes_are_matched_on_unless_their_labels_are_used(
+    ends, matched, tiny_data, tmp_path, capsys
+):
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    np.savez(tmp_path / "classes.npz", num_classes=7, **{name: getattr(tiny_data, name) for name in names})
+    given = ("--data", tmp_path / "classes.npz")
+    assert run("match", *ends, *given, "--out", tmp_path / "m") == 0
+    assert results_of(tmp_path / "m") == results_of(matched)
+    command = ("match", *ends, *given, "--method", "straight_through")
+    refused(capsys, tmp_path / "s", *command, names=["classes has 7 classes", "mlp has 3"])

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from mcjax import models
-from mcjax.commands.options import DataOptions, ModelOptions, TrainOptions, open_run, seed_key
+from mcjax.commands.connect import CurveTraining
+from mcjax.commands.options import DataOptions, ModelOptions, TrainOptions, as_json, open_run, seed_key
+from mcjax.curves import FitConfig
 from mcjax.data import Augmentation
 from mcjax.errors import InputError, RunError
-from mcjax.training import TrainConfig
+from mcjax.training import SGD, TrainConfig
 
-GREY = Augmentation.none()
+HALVING = SGD(schedule="halving")
 GIVEN = ModelOptions(model="mlp", widths=(6, 5))
 
 
@@ -36,25 +38,39 @@ def test_model_options_describe_what_create_takes(tiny_data, tiny_model):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (TrainOptions(), TrainConfig(epochs=30, schedule="one_cycle", augmentation=GREY)),
-        (TrainOptions(preset="paper"), TrainConfig(epochs=250, schedule="halving", augmentation=GREY)),
+        (TrainOptions(), TrainConfig(epochs=30, optimizer=SGD(0.1, "one_cycle"))),
+        (TrainOptions(preset="paper"), TrainConfig(epochs=250, optimizer=HALVING)),
         (
             TrainOptions(epochs=3, batch_size=16, learning_rate=0.5, weight_decay=0.0),
-            TrainConfig(epochs=3, batch_size=16, learning_rate=0.5, weight_decay=0.0, augmentation=GREY),
+            TrainConfig(epochs=3, batch_size=16, optimizer=SGD(0.5), weight_decay=0.0),
         ),
-        (TrainOptions(flip="on", rotate=5.0), TrainConfig(augmentation=Augmentation(flip=True, crop=0, rotate=5.0))),
+        (
+            TrainOptions(preset="paper", learning_rate=0.5, compute_dtype="bfloat16"),
+            TrainConfig(epochs=250, optimizer=SGD(0.5, "halving"), compute_dtype="bfloat16"),
+        ),
+        (CurveTraining(), FitConfig(epochs=30)),
+        (CurveTraining(preset="paper"), FitConfig(epochs=200, optimizer=HALVING)),
+        (CurveTraining(preset="paper", epochs=7, batch_size=5), FitConfig(7, 5, HALVING)),
     ],
 )
-def test_train_options_change_the_given_fields_of_the_preset(tiny_data, options, expected):
-    assert TrainConfig(**options.config(tiny_data)) == expected
+def test_options_change_the_given_fields_of_the_preset(options, expected):
+    assert options.change(type(expected).preset(options.preset)) == expected
+
+
+def test_a_config_as_json_holds_the_options_of_its_optimizer():
+    config, augmentation = TrainOptions(learning_rate=0.5).change(TrainConfig.preset("paper")), Augmentation(crop=2)
+    described = json.loads(json.dumps(as_json(config, augmentation)))
+    assert Augmentation(**described.pop("augmentation")) == augmentation
+    assert TrainConfig(**{**described, "optimizer": SGD(**described["optimizer"])}) == config
 
 
 def test_colour_images_are_augmented_unless_told_otherwise(tiny_data):
     colour = replace(tiny_data, train_images=np.repeat(tiny_data.train_images, 3, -1))
-    assert TrainOptions().config(colour)["augmentation"] == Augmentation(crop=1)
-    options = TrainOptions(flip="off", crop=0)
-    assert options.config(colour)["augmentation"] == replace(Augmentation(), flip=False, crop=0)
-    assert options.config(colour, points_per_step=3)["points_per_step"] == 3
+    assert TrainOptions().augmentation(colour) == Augmentation(crop=1)
+    assert TrainOptions(flip="off", crop=0).augmentation(colour) == replace(Augmentation(), flip=False, crop=0)
+    assert TrainOptions().augmentation(tiny_data) == Augmentation.none()
+    turned = TrainOptions(flip="on", rotate=5.0).augmentation(tiny_data)
+    assert turned == Augmentation(flip=True, crop=0, rotate=5.0)
 
 
 def test_runs_without_out_are_told_apart_by_their_config(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """`mcjax connect --pam`: its curve, its objective, what it refuses; and the options that commands share."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import chex
@@ -12,8 +13,11 @@ from PIL import Image
 
 import mcjax
 from mcjax.commands import pam
+from mcjax.commands.connect import CurveTraining
+from mcjax.curves import FitConfig, PamConfig, PermutationFitConfig
 from mcjax.runs import checkpoint
 from mcjax.runs.recorder import Recording
+from mcjax.training import SGD
 
 PAM = ("--pam", "--epochs", 4, "--iterations", 2, "--batch-size", 16, "--points", 5)
 
@@ -25,24 +29,16 @@ def learned(trained, ends):
     return folder
 
 
-def test_it_learns_what_the_library_learns(learned, trained, tiny_data):
-    model = mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5), width=1.0, activation="relu")
+def test_it_learns_what_the_library_learns(learned, trained, tiny_task):
     thetas = [checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2)]
-    augmentation = mcjax.Augmentation.none()
-    config = mcjax.PamConfig(epochs=2, permutation_epochs=1, iterations=2, batch_size=16, augmentation=augmentation)
-    fit = mcjax.fit_pam(jax.random.key(0), model, mcjax.bezier(model.spec), *thetas, tiny_data, None, config)
+    config = PamConfig(FitConfig(epochs=2, batch_size=16), PermutationFitConfig(epochs=1), iterations=2)
+    fit = mcjax.fit_pam(jax.random.key(0), tiny_task, mcjax.bezier(tiny_task.spec), *thetas, None, config)
     results = results_of(learned)
     for name in pam.REPORTED:
         np.testing.assert_allclose(results["pam"][name], getattr(fit, name), rtol=1e-5)
     kept = checkpoint.load(learned / "checkpoints" / "curve")
     chex.assert_trees_all_equal(kept["P"], fit.P)
     chex.assert_trees_all_close(kept["theta_c"], fit.theta_c, atol=1e-5)
-
-
-def test_epochs_are_shared_out_over_iterations_and_none_is_left_out():
-    for epochs, iterations, expected in ((12, 4, (3, 2)), (10, 4, (3, 2)), (3, 4, (1, 1))):
-        config = pam.PamOptions(iterations=iterations).config({"epochs": epochs})
-        assert (config.epochs, config.permutation_epochs, config.iterations) == (*expected, iterations)
 
 
 def test_it_shows_the_objective_and_redoes_nothing(learned, ends, capsys, monkeypatch):
@@ -93,11 +89,33 @@ def test_it_starts_from_a_hard_permutation(ends, tmp_path, capsys):
     refused(capsys, tmp_path / "p", "connect", *ends, *given, names=["dense_0, dense_1"])
 
 
-@pytest.mark.parametrize(("epochs", "iterations", "each", "halved"), [(160, 4, 40, 20), (60, 4, 15, 8), (3, 4, 1, 1)])
-def test_epochs_are_shared_out(epochs, iterations, each, halved):
-    config = pam.PamOptions(iterations=iterations).config({"epochs": epochs, "learning_rate": 0.2})
-    assert (config.epochs, config.permutation_epochs, config.iterations) == (each, halved, iterations)
-    assert config.learning_rate == 0.2
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+def test_without_options_it_is_the_preset_of_pam(preset):
+    assert pam.PamOptions().config(CurveTraining(preset=preset)) == PamConfig.preset(preset)
+    # Other iterations are no other half-steps.
+    assert pam.PamOptions(iterations=7).config(CurveTraining(preset=preset)) == PamConfig.preset(preset, iterations=7)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "iterations", "each", "halved"),
+    [(160, 4, 40, 20), (60, 4, 15, 8), (12, 4, 3, 2), (10, 4, 3, 2), (3, 4, 1, 1)],
+)
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+def test_epochs_that_are_given_are_shared_out_and_none_is_left_out(preset, epochs, iterations, each, halved):
+    config = pam.PamOptions(iterations=iterations).config(CurveTraining(preset=preset, epochs=epochs))
+    assert (config.curve.epochs, config.permutation.epochs, config.iterations) == (each, halved, iterations)
+    longer = pam.PamOptions(iterations, permutation_epochs=5).config(CurveTraining(preset=preset, epochs=epochs))
+    assert (longer.curve.epochs, longer.permutation.epochs) == (each, 5)
+
+
+def test_options_change_the_given_fields():
+    training = CurveTraining(preset="paper", batch_size=16, learning_rate=0.2, weight_decay=0.0)
+    options = pam.PamOptions(2, 3, 0.5, 10.0, 20.0, "sinkhorn", "assignment", False)
+    config, paper = options.config(training, points_per_step=2), PamConfig.preset("paper")
+    assert config.curve == FitConfig(40, 16, SGD(0.2, "halving"), 0.0, points_per_step=2)
+    assert config.permutation == PermutationFitConfig(3, 0.5, projection="sinkhorn", rounding="assignment")
+    rest = {"curve": config.curve, "permutation": config.permutation, "iterations": 2, "lookahead": False}
+    assert config == replace(paper, nu_P=10.0, nu_phi=20.0, **rest)
 
 
 def test_lines_are_means_over_pairs():

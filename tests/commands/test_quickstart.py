@@ -80,16 +80,17 @@ def test_matching_lowers_the_line(results):
 
 def test_the_lines_are_those_of_the_networks_it_keeps(unbroken, results, digits):
     model = mcjax.models.create("mlp", 10, (8, 8, 1), widths=(32, 32))
+    task = mcjax.supervised(model, digits)
     for pair in range(2):
         ends = [checkpoint.load(unbroken / "checkpoints" / f"network_{2 * pair + i}") for i in range(2)]
-        match = mcjax.match_activations(model, *ends, digits)
+        match = mcjax.match_activations(task, *ends)
         for group in match.P:
             for name, value in (("before", match.info["before"][group]), ("after", match.info["after"][group])):
                 kept = results["correlation"][group][name]["values"][pair]
                 assert kept == pytest.approx(value, abs=1e-5)
         identity = {group: np.arange(len(p)) for group, p in match.P.items()}
         for how, P in (("unaligned", identity), ("aligned", match.P)):
-            metrics = mcjax.evaluate_path(model, mcjax.linear(model.spec).bind(*ends, None, P), digits)
+            metrics = mcjax.evaluate_path(task, mcjax.linear(model.spec).bind(*ends, None, P))
             summary = metrics.summary()
             kept = {name: results["paths"][f"linear_{how}"][name]["values"][pair] for name in VALUES}
             assert kept["train_loss_mean"] == pytest.approx(summary["train_loss"]["mean"], rel=1e-4)

@@ -68,10 +68,10 @@ def test_its_numbers_are_those_of_the_networks_it_keeps(trained, tiny_data):
 
 
 def test_it_trains_what_the_library_trains(trained, bars):
-    data = mcjax.data.load(str(bars))
     model = mcjax.models.create("mlp", 3, (8, 8, 1), widths=(6, 5), width=1.0, activation="relu")
-    config = mcjax.TrainConfig(epochs=EPOCHS, batch_size=16, augmentation=mcjax.Augmentation.none())
-    endpoints = mcjax.train_endpoints(jax.random.split(jax.random.key(0), 2), model, data, config)
+    task = mcjax.supervised(model, mcjax.data.load(str(bars)))
+    config = mcjax.TrainConfig(epochs=EPOCHS, batch_size=16)
+    endpoints = mcjax.train_endpoints(jax.random.split(jax.random.key(0), 2), task, config)
     kept = [checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2)]
     chex.assert_trees_all_equal(jax.tree.map(lambda *leaves: np.stack(leaves), *kept), endpoints.theta)
 

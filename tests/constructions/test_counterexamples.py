@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 from scipy.optimize import minimize
 
@@ -10,17 +11,18 @@ from mcjax.constructions.counterexamples import disconnected_minima, two_neuron_
 from mcjax.constructions.linear import linear_network_path
 from mcjax.constructions.wide import sparse_problem
 from mcjax.strings import StringConfig, sample_string
-from mcjax.training import Criterion
+from mcjax.training import Criterion, TrainConfig
 
 
 def sampled(key, example, threshold, depth):
-    """A string whose beads descend the whole data set."""
-    size = len(example.data.train_labels)
-    config = StringConfig(batch_size=size, steps_per_epoch=20, learning_rate=0.02, epochs=40, depth=depth)
-    ends = example.theta_1, example.theta_2
-    return sample_string(key, example.model, *ends, example.data, threshold, config=config)
+    """A string whose beads descend the loss of all examples."""
+    size = len(example.task.train[1])
+    training = TrainConfig(epochs=40, batch_size=size, optimizer=ADAM, weight_decay=0.0, steps_per_epoch=20)
+    config = StringConfig(training=training, depth=depth)
+    return sample_string(key, example.task, example.theta_1, example.theta_2, threshold, config=config)
 
 
+ADAM = optax.adam(0.02)
 EXAMPLES = {"two": disconnected_minima(2), "five": disconnected_minima(5), "mixture": two_neuron_mixture(40)}
 
 
@@ -28,18 +30,19 @@ EXAMPLES = {"two": disconnected_minima(2), "five": disconnected_minima(5), "mixt
 def test_both_are_global_minima_and_the_line_between_is_not_low(name):
     example = EXAMPLES[name]
     for theta in (example.theta_1, example.theta_2):
-        assert float(Criterion()(example.model, theta, example.data)) < 1e-12
+        assert float(Criterion()(example.task, theta)) < 1e-12
     path = jax.tree_util.Partial(
         lambda t: jax.tree.map(lambda a, b: (1 - t) * a + t * b, example.theta_1, example.theta_2)
     )
-    assert evaluate_path(example.model, path, example.data, ts=101).train_loss.max() >= (1 - 1e-6) * example.barrier
+    assert evaluate_path(example.task, path, ts=101).train_loss.max() >= (1 - 1e-6) * example.barrier
 
 
 def test_a_teacher_of_two_units_made_the_labels():
-    data = disconnected_minima(4).data
-    x = data.train_images[:, 0]
-    np.testing.assert_array_equal(data.train_labels[:, 0], np.maximum(x, 0) - np.maximum(-x, 0))
-    assert data.train_images.shape == (12, 5)
+    example = disconnected_minima(4)
+    inputs, labels = example.task.train
+    np.testing.assert_array_equal(labels[:, 0], np.maximum(inputs[:, 0], 0) - np.maximum(-inputs[:, 0], 0))
+    assert inputs.shape == (12, 5)
+    assert example.task.model == example.model
 
 
 @pytest.mark.parametrize("name", ["two", "mixture"])
@@ -60,8 +63,7 @@ def test_strings_succeed_well_above_it(name, threshold, key):
 
 
 def test_half_is_the_best_of_all_networks_of_rank_one():
-    data = EXAMPLES["mixture"].data
-    x, y = data.train_images.astype(np.float64), data.train_labels.astype(np.float64)
+    x, y = (np.asarray(each, np.float64) for each in EXAMPLES["mixture"].task.train)
     np.testing.assert_allclose(np.square(y).mean(), 1, rtol=1e-6)
     for angle in np.linspace(0, np.pi, 50):
         seen = x @ [np.cos(angle), np.sin(angle)]
@@ -72,7 +74,7 @@ def test_half_is_the_best_of_all_networks_of_rank_one():
 
 def test_the_proof_of_theorem_4_at_the_wall():
     """With another unit just active at x = 2 of a group, no network misses every label by less than 1/6."""
-    x, group = disconnected_minima(2).data.train_images.astype(np.float64), np.repeat([0, 1], 3)
+    x, group = np.asarray(disconnected_minima(2).task.train[0], np.float64), np.repeat([0, 1], 3)
     y = x[:, 0]
 
     def worst(parameters):
@@ -103,4 +105,4 @@ def test_no_theorem_claims_to_join_them():
     with pytest.raises(InputError, match="not linear"):
         linear_network_path(example.model, example.theta_1, example.theta_2)
     with pytest.raises(InputError, match="one output"):
-        sparse_problem(example.data, 0.1)
+        sparse_problem(example.task, 0.1)

@@ -10,34 +10,33 @@ import numpy as np
 import pytest
 from variables import alive, drawn
 
-from mcjax import InputError, models, trees
+from mcjax import InputError, Task, models, supervised, trees
 from mcjax.constructions.chain import Chain, Layer, chain_of, scale_outputs
 from mcjax.constructions.dropout import drop_units, dropout_stability, kept_units
 from mcjax.training import Criterion
+from mcjax.training.supervised import label_losses
 
-CRITERION = Criterion(images=60)
+CRITERION = Criterion(examples=60)
 KEPT = {"dense_0": 3, "dense_1": 2}
 """Units kept of the 6 and 5 units of `tiny_model`, at a fraction of one half."""
 
 
 @pytest.fixture(scope="module")
-def measured(tiny_model, tiny_ends, tiny_data):
+def measured(tiny_model, tiny_ends, tiny_task):
     """The loss when the outputs of units are multiplied by factors, all of them given."""
     factors = {"dense_0": np.ones(6, np.float32), "dense_1": np.ones(5, np.float32)}
 
     @jax.jit
     def loss(given):
-        return CRITERION(tiny_model, scale_outputs(chain_of(tiny_model), tiny_ends[0], given), tiny_data)
+        return CRITERION(tiny_task, scale_outputs(chain_of(tiny_model), tiny_ends[0], given))
 
     return lambda given: float(loss({**factors, **{g: np.float32(each) for g, each in given.items()}}))
 
 
 @pytest.fixture(scope="module")
-def stable_of(tiny_model, tiny_ends, tiny_data):
-    options = {"criterion": CRITERION, "search_images": None}
-    return lambda **more: dropout_stability(
-        jax.random.key(0), tiny_model, tiny_ends[0], tiny_data, **{**options, **more}
-    )
+def stable_of(tiny_ends, tiny_task):
+    options = {"criterion": CRITERION, "search_examples": None}
+    return lambda **more: dropout_stability(jax.random.key(0), tiny_task, tiny_ends[0], **{**options, **more})
 
 
 def test_many_draws_find_the_best_subsets_there_are(stable_of, measured):
@@ -98,9 +97,9 @@ def test_batch_statistics_are_estimated_anew(kind, tiny_colour_data, key):
     model = models.create("tinysix", 3, (8, 8, 3), width=0.3)
     if kind == "dense":
         model = models.from_flax(Normed(), jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32), name="normed")
-    theta = alive(model)
-    stable = dropout_stability(key, model, theta, tiny_colour_data, draws=2, search_images=40)
-    want = jax.jit(lambda theta: Criterion()(model, theta, tiny_colour_data))(trees.index(stable.thetas, 0))
+    task, theta = supervised(model, tiny_colour_data), alive(model)
+    stable = dropout_stability(key, task, theta, draws=2, search_examples=40)
+    want = jax.jit(lambda theta: Criterion()(task, theta))(trees.index(stable.thetas, 0))
     np.testing.assert_allclose(stable.losses[0], want, rtol=1e-5)
 
 
@@ -142,6 +141,10 @@ def test_a_new_model_works_inside_the_trace_of_its_caller(key):
 HALF = {"dense_0": 0.5}
 
 
+def margin(theta, batch):
+    return 0.0
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -153,25 +156,56 @@ HALF = {"dense_0": 0.5}
         ({"draws": 0}, "draws=0"),
         ({"draws": 2.5}, "draws=2.5"),
         ({"chunk": -1}, "chunk=-1"),
-        ({"criterion": Criterion("error")}, "error.*loss or perplexity"),
+        ({"criterion": Criterion("error")}, "error.*loss or perplexity.*convex"),
+        ({"criterion": Criterion("accuracy")}, "accuracy.*loss or perplexity"),
+        ({"criterion": Criterion(margin)}, "margin.*loss or perplexity"),
+        ({"criterion": Criterion(examples=121)}, "examples=121, .* 120"),
         ({"criterion": "loss"}, "criterion='loss'"),
         ({"rescale": "ones"}, "rescale.*'ones'"),
         ({"search": "layer"}, "search.*'layer'"),
     ],
 )
-def test_numbers_and_names_that_are_refused(arguments, named, tiny_model, tiny_ends, tiny_data, key):
+def test_numbers_and_names_that_are_refused(arguments, named, tiny_ends, tiny_task, key):
     with pytest.raises(InputError, match=named):
-        dropout_stability(key, tiny_model, tiny_ends[0], tiny_data, **arguments)
+        dropout_stability(key, tiny_task, tiny_ends[0], **arguments)
 
 
-def test_networks_that_are_refused(tiny_model, tiny_ends, tiny_data, key):
+def test_networks_and_tasks_that_are_refused(tiny_task, tiny_ends, tiny_data, key):
     theta = tiny_ends[0]
-    for refuse in (dropout_stability, lambda key, model, theta, _: drop_units(key, model, theta, 0.5)):
+    for refuse in (dropout_stability, lambda key, task, theta: drop_units(key, task.model, theta, 0.5)):
         for wrong, named in ((jax.tree.map(lambda leaf: leaf[None], theta), "several networks"), (None, "mlp")):
             with pytest.raises(InputError, match=named):
-                refuse(key, tiny_model, wrong, tiny_data)
+                refuse(key, tiny_task, wrong)
     with pytest.raises(InputError, match=r"params/Dense_0/bias .*not finite"):
-        dropout_stability(key, tiny_model, jax.tree.map(lambda leaf: leaf * np.nan, theta), tiny_data)
+        dropout_stability(key, tiny_task, jax.tree.map(lambda leaf: leaf * np.nan, theta))
     resnet = models.create("resnet20", 3, (8, 8, 1), width=0.25)
     with pytest.raises(InputError, match=r"resnet20: .* one by one"):
-        dropout_stability(key, resnet, drawn(resnet), tiny_data)
+        dropout_stability(key, supervised(resnet, tiny_data), drawn(resnet))
+    with pytest.raises(InputError, match="bare has no model"):
+        dropout_stability(key, Task(tiny_task.loss, tiny_task.train, name="bare"), theta)
+    with pytest.raises(InputError, match="Dataset for the task"):
+        dropout_stability(key, tiny_data, theta)
+
+
+def test_losses_of_ones_own_are_measured(tiny_task, tiny_ends, tiny_data, key):
+    """The criterion is the loss of the task: here a hundred times its loss, and the same in a task without outputs."""
+    model = tiny_task.model
+
+    def hundredfold(outputs, labels):
+        return 100 * label_losses(outputs, labels)
+
+    def whole(theta, batch, key):
+        return hundredfold(model.apply(theta, tiny_task.model_inputs(batch)), batch[1]).mean()
+
+    one, *more = (
+        dropout_stability(key, task, tiny_ends[0], draws=2, criterion=CRITERION)
+        for task in (
+            tiny_task,
+            supervised(model, tiny_data, loss=hundredfold),
+            Task(whole, tiny_task.train, model=model),
+        )
+    )
+    for many in more:
+        np.testing.assert_allclose([many.loss, *many.losses], 100 * np.array([one.loss, *one.losses]), rtol=1e-4)
+        for group, kept in one.keep.items():
+            np.testing.assert_array_equal(kept, many.keep[group])

@@ -8,11 +8,11 @@ import pytest
 from segments import check_moves
 from variables import drawn, stacked
 
-from mcjax import InputError, SpecError, evaluate_path, models, train_endpoints, trees
+from mcjax import InputError, SpecError, evaluate_path, models, supervised, train_endpoints, trees
 from mcjax.constructions.chain import chain_of
 from mcjax.constructions.dropout import DropoutStability, dropout_stability
 from mcjax.constructions.dropout_paths import drop_path, dropout_path, halves_path, interpolation_path, narrow_path
-from mcjax.training import Criterion, TrainConfig
+from mcjax.training import SGD, Criterion, TrainConfig
 
 
 def scaled(chain, theta, factors):
@@ -237,19 +237,19 @@ def test_lemma_2_of_random_halves(widths):
 
 
 @pytest.mark.parametrize("kind", ["mlp", pytest.param("tinysix", marks=pytest.mark.slow)])
-def test_the_loss_of_trained_networks_stays_below_the_bound(kind, tiny_model, tiny_networks, tiny_data, key):
-    model, trained = tiny_model, tiny_networks
+def test_the_loss_of_trained_networks_stays_below_the_bound(kind, tiny_task, tiny_networks, tiny_data, key):
+    task, trained = tiny_task, tiny_networks
     if kind == "tinysix":
-        model = models.create(kind, 3, (8, 8, 1), width=0.5)
-        config = TrainConfig(epochs=6, batch_size=20, learning_rate=0.05)
-        trained = train_endpoints(jax.random.split(key, 2), model, tiny_data, config).theta
+        task = supervised(models.create(kind, 3, (8, 8, 1), width=0.5), tiny_data)
+        config = TrainConfig(epochs=6, batch_size=20, optimizer=SGD(0.05))
+        trained = train_endpoints(jax.random.split(key, 2), task, config).theta
     stable = [
-        dropout_stability(jax.random.key(i), model, trees.index(trained, i), tiny_data, draws=8, search_images=60)
+        dropout_stability(jax.random.key(i), task, trees.index(trained, i), draws=8, search_examples=60)
         for i in range(2)
     ]
     assert max(each.loss for each in stable) < 0.7
-    construction = dropout_path(model, *stable)
-    metrics = evaluate_path(model, construction.path, tiny_data, ts=200)
+    construction = dropout_path(task.model, *stable)
+    metrics = evaluate_path(task, construction.path, ts=200)
     bound = max(each.loss + each.epsilon for each in stable)
     assert metrics.train_loss.max() <= bound + 1e-5
     # The bound is reached, or nearly: at the worst theta_i.

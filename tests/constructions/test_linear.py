@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from mcjax import InputError, data, evaluate_path, models, trees
+from mcjax import InputError, data, evaluate_path, models, supervised, trees
 from mcjax.constructions.linear import linear_network_path
 
 TS = np.linspace(0, 1, 121)
@@ -175,8 +175,8 @@ def test_it_is_a_path_like_any_other():
     widths = (4, 5, 2)
     ends = [jax.tree.map(np.float32, theta_of(drawn(rng, widths))) for _ in range(2)]
     x, y = rng.normal(size=(50, 4)), rng.normal(size=(50, 2))
-    dataset = data.regression(x, y, x, y)
-    metrics = evaluate_path(linear(widths), linear_network_path(linear(widths), *ends), dataset, ts=21)
+    task = supervised(linear(widths), data.regression(x, y, x, y))
+    metrics = evaluate_path(task, linear_network_path(task.model, *ends), ts=21)
     assert metrics.train_loss.max() <= max(metrics.train_loss[0], metrics.train_loss[-1]) * (1 + 1e-5)
     assert metrics.train_loss.dtype == np.float32
 

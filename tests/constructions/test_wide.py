@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from variables import alive, mlp
 
-from mcjax import InputError, data, models, trees
+from mcjax import InputError, Task, data, models, supervised, trees
 from mcjax.constructions.sparse import SparseNetwork, fit_units, lasso
 from mcjax.constructions.wide import sparse_problem, unit_rows, wide_path
 
@@ -20,6 +20,11 @@ def regression(inputs=2, samples=100):
 
 def net(width, inputs=2, outputs=1, **options):
     return models.create("mlp", outputs, (inputs,), widths=(width,), **{"bias": False, **options})
+
+
+def task_of(width, **options):
+    """The regression by a network of so many units."""
+    return supervised(net(width, **options), regression())
 
 
 def theta_of(found: SparseNetwork):
@@ -51,7 +56,7 @@ def between(a, b):
 def test_the_energy_of_all_parts(width, angles, key):
     dataset, kappa = regression(), 0.003
     ends = random_net(width, 1), random_net(width, 2)
-    found = wide_path(key, net(width), *ends, dataset, kappa=kappa, units=(2,), angles=angles)
+    found = wide_path(key, task_of(width), *ends, kappa=kappa, units=(2,), angles=angles)
     moves = found.construction.moves
     assert set(found.parts) == {1, 2, 3, 4, 5, 6}
     assert list(found.parts) == sorted(found.parts)
@@ -80,24 +85,24 @@ def test_the_energy_of_all_parts(width, angles, key):
 
 
 def test_the_lowest_path_is_chosen(key):
-    dataset = regression()
+    task = task_of(8)
     ends = random_net(8, 1), random_net(8, 2)
     each = [
-        wide_path(key, net(8), *ends, dataset, kappa=0.003, units=(count,), angles=(angle,)).height
+        wide_path(key, task, *ends, kappa=0.003, units=(count,), angles=(angle,)).height
         for count in (1, 2, 4)
         for angle in (0.0, 0.2)
     ]
-    best = wide_path(key, net(8), *ends, dataset, kappa=0.003, angles=(0.0, 0.2))
+    best = wide_path(key, task, *ends, kappa=0.003, angles=(0.0, 0.2))
     np.testing.assert_allclose(best.height, min(each), rtol=1e-6)
 
 
 def test_the_gap_closes_as_networks_widen(key):
-    dataset, kappa = regression(), 0.003
-    gaps = []
+    gaps, kappa = [], 0.003
     for width in (2, 4, 16):
-        problem = sparse_problem(dataset, kappa)
+        task = task_of(width)
+        problem = sparse_problem(task, kappa)
         ends = [theta_of(fit_units(jax.random.key(i), problem, width, starts=8)) for i in range(2)]
-        gaps.append(wide_path(key, net(width), *ends, dataset, kappa=kappa).gap)
+        gaps.append(wide_path(key, task, *ends, kappa=kappa).gap)
     assert gaps[0] > 3 * gaps[1] > 3 * gaps[2]
 
 
@@ -113,10 +118,10 @@ def test_rows_are_scaled_to_the_unit_ball():
 
 
 def test_lasso_ends_need_nothing_of_parts_1_and_6(key):
-    problem = sparse_problem(regression(), 0.003)
+    problem = sparse_problem(task_of(6), 0.003)
     rows = random_net(6, 3)["params"]["Dense_0"]["kernel"].T
     end = theta_of(lasso(problem, rows.astype(np.float64)))
-    found = wide_path(key, net(6), end, random_net(6, 4), regression(), kappa=0.003, units=(1,))
+    found = wide_path(key, task_of(6), end, random_net(6, 4), kappa=0.003, units=(1,))
     np.testing.assert_allclose(found.delta[0], found.ends[0], rtol=1e-5)
 
 
@@ -129,10 +134,10 @@ def test_lasso_ends_need_nothing_of_parts_1_and_6(key):
     ],
 )
 def test_models_that_the_theorem_is_not_of(options, named, key):
-    model = net(4, **options)
-    theta = alive(model)
+    task = task_of(4, **options)
+    theta = alive(task.model)
     with pytest.raises(InputError, match=named):
-        wide_path(key, model, theta, theta, regression(), kappa=0.01)
+        wide_path(key, task, theta, theta, kappa=0.01)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,7 @@ def test_models_that_the_theorem_is_not_of(options, named, key):
 def test_numbers_that_are_refused(arguments, named, key):
     end = random_net(4, 0)
     with pytest.raises(InputError, match=named):
-        wide_path(key, net(4), end, end, regression(), **{"kappa": 0.1, **arguments})
+        wide_path(key, task_of(4), end, end, **{"kappa": 0.1, **arguments})
 
 
 def test_networks_that_are_refused(key):
@@ -169,6 +174,42 @@ def test_networks_that_are_refused(key):
         (wide, (alive(wide),) * 2, data.regression(y, y, y, y), "2 outputs"),
     ):
         with pytest.raises(InputError, match=named):
-            wide_path(key, of, *ends, given, kappa=0.1)
+            wide_path(key, supervised(of, given), *ends, kappa=0.1)
     with pytest.raises(InputError, match="not finite"):
         unit_rows(model, spoilt)
+
+
+def test_the_problem_is_that_of_the_training_examples():
+    """Numbers pass as they are; pixels are normalised as the model takes them."""
+    dataset = regression()
+    found = sparse_problem(task_of(4), 0.2)
+    np.testing.assert_array_equal(found.x, dataset.train_images.astype(np.float64))
+    np.testing.assert_array_equal(found.y, dataset.train_labels[:, 0].astype(np.float64))
+    assert (found.x.dtype, found.y.dtype, found.kappa) == (np.float64, np.float64, 0.2)
+    rng = np.random.default_rng(0)
+    pixels, y = rng.integers(0, 256, (10, 2, 2, 1), np.uint8), np.float32(rng.normal(size=(10, 1)))
+    images = data.Dataset(pixels, y, pixels, y, 1, np.float32([0.4]), np.float32([0.25]))
+    model = models.create("mlp", 1, (2, 2, 1), widths=(4,), bias=False)
+    found = sparse_problem(supervised(model, images), 0.2)
+    np.testing.assert_allclose(found.x, (pixels.reshape(10, 4) / 255 - 0.4) / 0.25, rtol=1e-5, atol=1e-6)
+
+
+def test_tasks_that_are_refused(key):
+    """The energy is of the squared error: other losses, classes and several outputs are none."""
+    end, task = random_net(4, 0), task_of(4)
+    own = supervised(net(4), regression(), loss=lambda outputs, labels: abs(outputs - labels))
+    bare = Task(lambda theta, batch, key: task.loss(theta, batch, key)[0], task.train, model=task.model, name="bare")
+    x = np.random.default_rng(0).integers(0, 256, (10, 2, 1), np.uint8)
+    classes = supervised(
+        models.create("mlp", 2, (2, 1, 1), widths=(4,), bias=False),
+        data.from_arrays(x, np.arange(10) % 2, x, x[:, 0, 0] % 2),
+    )
+    for wrong, named in (
+        (own, "mlp on regression, .*squared error"),
+        (bare, "bare, .*squared error"),
+        (classes, "labels int32"),
+    ):
+        with pytest.raises(InputError, match=named):
+            sparse_problem(wrong, 0.1)
+    with pytest.raises(InputError, match="Dataset for the task"):
+        wide_path(key, regression(), end, end, kappa=0.1)

@@ -2,10 +2,11 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 from refusals import says
 
-from mcjax import InputError, TrainConfig, match_activations, models, train_endpoints, trees
+from mcjax import InputError, TrainConfig, match_activations, models, supervised, train_endpoints, trees
 from mcjax.data import load
 from mcjax.data.text import read_corpus
 from mcjax.training import Criterion
@@ -115,11 +116,13 @@ def test_a_language_is_learnt_and_units_are_matched(tmp_path, key):
     text = "a b c d a b c d a b c d\n" * 30
     data = load(str(folder(tmp_path, text, text, text)), sequence_length=6)
     model = models.create("lstm", data.num_classes, data.image_shape, width=0.03, layers=1)
-    config = TrainConfig(epochs=40, batch_size=10, learning_rate=0.05, optimizer="adam", schedule="constant", clip=1.0)
+    task = supervised(model, data)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.05))
+    config = TrainConfig(epochs=40, batch_size=10, optimizer=optimizer)
     perplexity = Criterion("perplexity", "validation")
-    found = train_endpoints(jax.random.split(key, 2), model, data, config, target=2.0, criterion=perplexity)
+    found = train_endpoints(jax.random.split(key, 2), task, config, target=2.0, criterion=perplexity)
     assert (found.criterion <= 2.0).all()
     ends = [trees.index(found.theta, i) for i in range(2)]
-    match = match_activations(model, *ends, data)
+    match = match_activations(task, *ends)
     assert match.P.keys() == {"embedding", "lstm_0"}
     assert match.info["after"]["lstm_0"] > match.info["before"]["lstm_0"]

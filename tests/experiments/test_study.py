@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import count, pairwise
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from moments import Npz, at_every_line, contents, half_written, put
@@ -14,6 +15,7 @@ from refusals import says
 
 from experiments import study as studies
 from experiments.study import Parts
+from mcjax import TrainConfig, train_endpoints
 from mcjax.errors import InputError
 from mcjax.runs import checkpoint, progress
 from mcjax.runs import folder as report
@@ -124,6 +126,15 @@ def test_a_part_that_fails_is_not_kept(tmp_path):
             with pytest.raises(ZeroDivisionError):
                 part("a", lambda: 1 / 0)
     assert of.numbers("a", lambda: 1) == of.numbers("a", lambda: 2) == 1
+
+
+def test_trained_networks_are_those_of_the_task_and_trained_once(tmp_path, key, tiny_task, monkeypatch):
+    config = TrainConfig(epochs=2, batch_size=40)
+    expected = train_endpoints(jax.random.split(key, 3), tiny_task, config).theta
+    for _ in range(2):
+        found = Parts(RunFolder(tmp_path, {}), ()).trained("networks", key, 3, tiny_task, config)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        monkeypatch.setattr(studies, "train_endpoints", None)
 
 
 def test_arrays_among_numbers_are_lists_of_the_same_bits(tmp_path):

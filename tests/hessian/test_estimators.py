@@ -7,7 +7,7 @@ import pytest
 from landscapes import THETA, form, planted
 from variables import alive
 
-from mcjax import InputError
+from mcjax import InputError, supervised
 from mcjax.hessian.estimators import SpectralDensity, hessian_trace, spectral_density
 from mcjax.hessian.products import dense_hessian
 from mcjax.training.full_batch import full_batch_loss
@@ -17,7 +17,7 @@ def test_networks_have_their_estimates_in_one_program_for_a_kind(key, line, comp
     points, model = line
     for i, split in enumerate((points, points.take(20, 20))):
         theta = alive(model, i)
-        loss = full_batch_loss(model, split, images=20)
+        loss = full_batch_loss(supervised(model, split), examples=20)
         density = spectral_density(key, loss, theta, draws=1, steps=3, curvature="gauss_newton")
         trace = hessian_trace(key, loss, theta, draws=2, curvature="gauss_newton")
     assert [sum(name in each for each in compiled) for name in ("_density", "_trace")] == [1, 1]

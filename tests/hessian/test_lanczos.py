@@ -13,7 +13,7 @@ from landscapes import THETA, form, planted
 from variables import alive
 
 import mcjax
-from mcjax import InputError, trees
+from mcjax import InputError, supervised, trees
 from mcjax.hessian.lanczos import extreme_eigenpairs, lanczos
 from mcjax.hessian.products import dense_hessian
 from mcjax.runtime.mesh import make_mesh
@@ -96,7 +96,7 @@ def test_networks_have_their_spectra_in_one_program_for_a_kind(key, line, compil
     points, model = line
     for i, split in enumerate((points, points.take(20, 20))):
         theta = alive(model, i)
-        loss = full_batch_loss(model, split, images=20)
+        loss = full_batch_loss(supervised(model, split), examples=20)
         found = extreme_eigenpairs(key, loss, theta, curvature="gauss_newton")
     assert sum("_eigenpairs" in name for name in compiled) == 1
     matrix = np.asarray(dense_hessian(loss, theta, curvature="gauss_newton"), np.float64)
@@ -132,18 +132,19 @@ def test_on_eight_virtual_devices():
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason="run by test_on_eight_virtual_devices")
-def test_images_spread_over_all_devices_give_the_numbers_of_one(key, tiny_data, tiny_model):
+def test_examples_spread_over_all_devices_give_the_numbers_of_one(key, tiny_task, tiny_model):
     theta = alive(tiny_model)
-    # 50 images at most are 40 for three equal batches, five on each of eight devices.
+    # 50 examples at most are 40 for three equal batches, five on each of eight devices.
     mesh = make_mesh(2, 4)
-    one, many = (full_batch_loss(tiny_model, tiny_data, batch_size=50, mesh=each) for each in (None, mesh))
-    images = many.args[0].chunks.images
+    one, many = (full_batch_loss(tiny_task, batch_size=50, mesh=each) for each in (None, mesh))
+    images, _ = many.args[1].batches
     assert images.shape == (3, 40, 8, 8, 1)
     assert images.sharding.shard_shape(images.shape) == (3, 5, 8, 8, 1)
     compiled = jax.jit(lambda loss, theta: jax.grad(loss)(theta)).lower(many, theta).compile()
     assert "f32[5,64]" in compiled.as_text()
     assert "f32[40,64]" not in compiled.as_text()
-    # 115 images are three batches of 39, and 40 on the devices.
-    assert full_batch_loss(tiny_model, tiny_data, images=115, batch_size=50, mesh=mesh).args[0].size == 115
+    # 115 examples are three batches of 39, and on the devices two of 40 and a rest.
+    uneven = full_batch_loss(tiny_task, examples=115, batch_size=50, mesh=mesh).args[1]
+    assert (uneven.size, uneven.batches[0].shape[:2], len(uneven.rest[0])) == (115, (2, 40), 35)
     got, expected = (extreme_eigenpairs(key, loss, theta, steps=8).values for loss in (many, one))
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=2e-5)

@@ -1,5 +1,7 @@
 """Hessian and Gauss-Newton matrix: against jax.hessian of the loss written out, and J^T H J with closed forms."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from variables import alive, permuted
 
-from mcjax import InputError, data, trees
+from mcjax import InputError, PermutationSpec, Task, data, supervised, trees
 from mcjax.hessian.products import curvature_operator, dense_hessian, gauss_newton_product, hessian_product
 from mcjax.runtime.convolution import convolve
 from mcjax.training.full_batch import full_batch_loss
@@ -32,10 +34,9 @@ def hessian(line, network):
         return np.asarray(jax.jit(jax.hessian(whole))(flat))
 
 
-def test_dense_hessian_is_that_of_the_loss_written_out(line, network, hessian):
-    points, model = line
+def test_dense_hessian_is_that_of_the_loss_written_out(line_task, network, hessian):
     with jax.enable_x64(True):
-        loss = full_batch_loss(model, points, batch_size=5, weight_decay=0.1)
+        loss = full_batch_loss(line_task, batch_size=5, weight_decay=0.1)
         got = dense_hessian(loss, network, chunk=7)
     assert got.dtype == jnp.float64
     np.testing.assert_allclose(got, hessian, atol=1e-12)
@@ -48,10 +49,9 @@ def test_dense_hessian_is_that_of_the_loss_written_out(line, network, hessian):
     np.testing.assert_allclose(np.asarray(got)[np.ix_(last, last)], 1.1 * np.eye(2), atol=1e-12)
 
 
-def test_products_are_those_with_the_matrix_under_jit_and_vmap(line, network, hessian):
-    points, model = line
+def test_products_are_those_with_the_matrix_under_jit_and_vmap(line_task, network, hessian):
     with jax.enable_x64(True):
-        loss = full_batch_loss(model, points, batch_size=9, weight_decay=0.1)
+        loss = full_batch_loss(line_task, batch_size=9, weight_decay=0.1)
         vectors = np.random.default_rng(0).normal(size=(3, len(hessian)))
         unravel = curvature_operator(loss, network).unravel
         many = jax.jit(jax.vmap(lambda vector: hessian_product(loss, network, unravel(vector))))(vectors)
@@ -59,11 +59,10 @@ def test_products_are_those_with_the_matrix_under_jit_and_vmap(line, network, he
     np.testing.assert_allclose(got, vectors @ hessian, atol=1e-12)
 
 
-def test_a_permuted_network_has_the_same_eigenvalues(line, network, hessian):
-    points, model = line
-    moved = permuted(model.spec, {"dense_0": np.array([2, 0, 1]), "dense_1": np.array([1, 0])}, network)
+def test_a_permuted_network_has_the_same_eigenvalues(line_task, network, hessian):
+    moved = permuted(line_task.spec, {"dense_0": np.array([2, 0, 1]), "dense_1": np.array([1, 0])}, network)
     with jax.enable_x64(True):
-        got = dense_hessian(full_batch_loss(model, points, batch_size=5, weight_decay=0.1), moved, chunk=7)
+        got = dense_hessian(full_batch_loss(line_task, batch_size=5, weight_decay=0.1), moved, chunk=7)
     assert not np.allclose(got, hessian)
     np.testing.assert_allclose(np.linalg.eigvalsh(got), np.linalg.eigvalsh(hessian), atol=1e-12)
 
@@ -74,7 +73,7 @@ def softmax_curvature(logits):
 
 
 def explicit_gauss_newton(model, theta, x, curvature):
-    """J^T H J summed over images, J by jax.jacobian of the outputs, H in closed form."""
+    """J^T H J summed over examples, J by jax.jacobian of the outputs, H in closed form."""
     flat, unravel = ravel_pytree(trees.params(theta))
 
     @jax.jit
@@ -88,12 +87,12 @@ def explicit_gauss_newton(model, theta, x, curvature):
     return np.einsum("nca,ncd,ndb->ab", jacobian, curvature(outputs), jacobian)
 
 
-def test_gauss_newton_of_classes_and_of_numbers_is_that_written_out(line, network):
+def test_gauss_newton_of_classes_and_of_numbers_is_that_written_out(line, line_task, network):
     points, model = line
     with jax.enable_x64(True):
-        loss = full_batch_loss(model, points, batch_size=10, weight_decay=0.1)
+        loss = full_batch_loss(line_task, batch_size=10, weight_decay=0.1)
         n = len(points.train_labels)
-        # The mean over images and two outputs of a square.
+        # The mean over examples and two outputs of a square.
         expected = explicit_gauss_newton(
             model, network, points.train_images, lambda outputs: np.tile(np.eye(2) / n, (n, 1, 1))
         )
@@ -102,7 +101,9 @@ def test_gauss_newton_of_classes_and_of_numbers_is_that_written_out(line, networ
         # The same network as a classifier: floats pass normalisation as they are.
         labels = np.arange(n, dtype=np.int32) % 2
         classes = data.Dataset(points.train_images, labels, points.test_images, labels, 2, np.zeros(1), np.ones(1))
-        got = dense_hessian(full_batch_loss(model, classes, batch_size=10), network, curvature="gauss_newton")
+        got = dense_hessian(
+            full_batch_loss(supervised(model, classes), batch_size=10), network, curvature="gauss_newton"
+        )
         expected = explicit_gauss_newton(
             model, network, points.train_images, lambda outputs: softmax_curvature(outputs) / n
         )
@@ -110,16 +111,87 @@ def test_gauss_newton_of_classes_and_of_numbers_is_that_written_out(line, networ
         assert np.linalg.eigvalsh(got).min() > -1e-14
 
 
+def curved(outputs, labels):
+    """Two losses for each example, one of them of the first output alone, which is not convex."""
+    return jnp.stack([jnp.cos(outputs[:, 0]) * labels[:, 1], outputs[:, 0] ** 2 * outputs[:, 1]], 1)
+
+
+def curvature_of_curved(outputs, labels):
+    matrices = np.zeros((len(outputs), 2, 2))
+    matrices[:, 0, 0] = -np.cos(outputs[:, 0]) * labels[:, 1] + 2 * outputs[:, 1]
+    matrices[:, 0, 1] = matrices[:, 1, 0] = 2 * outputs[:, 0]
+    return matrices / 2
+
+
+# All in one batch, and in two batches and a rest.
+@pytest.mark.parametrize("batch_size", [23, 10])
+def test_gauss_newton_of_losses_of_ones_own(line, network, batch_size):
+    points, model = line
+    with jax.enable_x64(True):
+        loss = full_batch_loss(supervised(model, points, loss=curved), batch_size=batch_size, weight_decay=0.1)
+        got = dense_hessian(loss, network, curvature="gauss_newton")
+    assert got.dtype == jnp.float64
+    n, labels = len(points.train_labels), points.train_labels
+    with jax.enable_x64(True):
+        expected = explicit_gauss_newton(
+            model, network, points.train_images, lambda outputs: curvature_of_curved(outputs, labels) / n
+        )
+    np.testing.assert_allclose(got, expected + 0.1 * np.eye(len(expected)), atol=1e-12)
+    # The loss is not convex in the outputs.
+    assert np.linalg.eigvalsh(expected).min() < -1e-2
+
+
+def test_gauss_newton_of_a_tree_of_outputs(line, network):
+    """One output in each leaf, with the squared error of both: the matrix of the regression."""
+    points, model = line
+
+    def apply(theta, x):
+        outputs = model.apply(theta, x)
+        return {"first": outputs[:, 0], "second": (outputs[:, 1],)}
+
+    def losses(outputs, labels):
+        return jnp.square(jnp.stack([outputs["first"], *outputs["second"]], 1) - labels)
+
+    with jax.enable_x64(True):
+        task = supervised(model._replace(apply=apply), points, loss=losses)
+        got, expected = (
+            dense_hessian(full_batch_loss(each, batch_size=10), network, curvature="gauss_newton")
+            for each in (task, supervised(model, points))
+        )
+    np.testing.assert_allclose(got, expected, atol=1e-13)
+
+
+def test_gauss_newton_takes_losses_of_outputs_only(line_task, network):
+    """The outputs that a loss or metrics of one's own are of are not known."""
+    model = line_task.model
+
+    def loss(theta, batch, key):
+        return jnp.square(model.apply(theta, batch[0]) - batch[1]).mean()
+
+    theta = trees.cast(network, jnp.float32)
+    own = Task(loss, line_task.train, model=model, name="own loss")
+    metrics = replace(line_task, metrics=lambda theta, batch: {"loss": loss(theta, batch, None)}, name="own metrics")
+    for task in (own, metrics):
+        whole = full_batch_loss(task)
+        np.testing.assert_allclose(whole(theta), full_batch_loss(line_task)(theta), rtol=1e-5)
+        with pytest.raises(InputError, match=rf"{task.name}.*supervised\(model, data.*curvature=\"hessian\""):
+            dense_hessian(whole, theta, curvature="gauss_newton")
+
+
 def test_gauss_newton_of_convolutions(key, tiny_data, tiny_model):
     def apply(theta, x):
         return convolve(x, theta["kernel"], (2, 2), ((1, 1), (1, 1))).max((1, 2))
 
     model = tiny_model._replace(
-        init=lambda key: {"kernel": jax.random.normal(key, (2, 2, 1, 3))}, apply=apply, convolutions="canonical"
+        init=lambda key: {"kernel": jax.random.normal(key, (2, 2, 1, 3))},
+        apply=apply,
+        spec=PermutationSpec({"kernel": (None,) * 4}),
+        convolutions="canonical",
     )
     theta = model.init(key)
     x = data.normalize(tiny_data.train_images[:9], tiny_data.mean, tiny_data.std)
-    got = dense_hessian(full_batch_loss(model, tiny_data, images=9, batch_size=4), theta, curvature="gauss_newton")
+    loss = full_batch_loss(supervised(model, tiny_data), examples=9, batch_size=4)
+    got = dense_hessian(loss, theta, curvature="gauss_newton")
     expected = explicit_gauss_newton(model, theta, x, lambda outputs: softmax_curvature(outputs) / 9)
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
@@ -139,9 +211,8 @@ def test_any_function_of_any_tree_and_batch_statistics_stand_still():
     np.testing.assert_allclose(got["u"], [12, 0])
 
 
-def test_bad_arguments_are_refused(line, network):
-    points, model = line
-    loss = full_batch_loss(model, points)
+def test_bad_arguments_are_refused(line_task, network):
+    loss = full_batch_loss(line_task)
     theta = trees.cast(network, jnp.float32)
 
     def square(x):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from variables import alive
 
-from mcjax import models
+from mcjax import models, supervised
 
 
 class Normed(nn.Module):
@@ -23,6 +23,12 @@ def normed(request):
     if request.param == "convolutional":
         return models.create("tinysix", 3, (8, 8, 3), width=0.25)
     return models.from_flax(Normed(), jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32), name="normed")
+
+
+@pytest.fixture(scope="session")
+def normed_task(normed, tiny_colour_data):
+    """The classification of `tiny_colour_data` by `normed`, with the data's own augmentation."""
+    return supervised(normed, tiny_colour_data)
 
 
 @pytest.fixture(scope="session")

@@ -1,28 +1,33 @@
 """Paths measured: against direct evaluation, closed forms for lengths, barriers and integrals."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from variables import alive, measured, mixed, networks, stacked
+from variables import alive, measured, mixed, mlp, networks, normalized, stacked
 
 from mcjax import (
     Augmentation,
     InputError,
     PathMetrics,
     SpecError,
+    Task,
     barrier,
     bezier,
     evaluate,
     evaluate_path,
     linear,
     models,
+    supervised,
     trees,
 )
 from mcjax.landscape import arc_length, normalized_length
-from mcjax.landscape.points import METRICS
 from mcjax.training import estimate_statistics
 
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 TS = [0, 0.3, 0.5, 0.75, 1]
 
 
@@ -30,69 +35,164 @@ def metrics_of(values, ts=None, distance=None):
     values = np.asarray(values, np.float64)
     ts = np.linspace(0, 1, values.shape[-1]) if ts is None else np.asarray(ts)
     distance = np.broadcast_to(ts, values.shape) if distance is None else np.asarray(distance)
-    return PathMetrics(ts, values, 1 - values, values, 1 - values, distance)
+    return PathMetrics(ts, dict(zip(METRICS, (values, 1 - values) * 2, strict=True)), distance)
 
 
 def vector(theta):
     return np.concatenate([np.float64(leaf).ravel() for leaf in jax.tree.leaves(theta["params"])])
 
 
-def test_values_are_those_of_the_network_at_each_point(ends, tiny_data, tiny_model):
+def test_values_are_those_of_the_network_at_each_point(ends, tiny_data, tiny_task):
     """Metrics of a bound curve, by any chunk, and of any function of t."""
     theta_1, theta_2 = ends
-    bound = linear(tiny_model.spec).bind(theta_1, theta_2)
+    bound = linear(tiny_task.spec).bind(theta_1, theta_2)
     expected = np.transpose([measured(mixed(theta_1, theta_2, t), tiny_data) for t in TS])
     for path, chunk in (
         (bound, None),
         (bound, 3),
         (lambda t: jax.tree.map(lambda a, b: (1 - t) * a + t * b, theta_1, theta_2), None),
     ):
-        metrics = evaluate_path(tiny_model, path, tiny_data, TS, chunk=chunk)
-        np.testing.assert_allclose([getattr(metrics, name) for name in METRICS], expected, rtol=1e-4)
+        metrics = evaluate_path(tiny_task, path, TS, chunk=chunk)
+        assert tuple(metrics.values) == METRICS
+        np.testing.assert_allclose(list(metrics.values.values()), expected, rtol=1e-4)
         np.testing.assert_allclose(metrics.ts, TS)
         apart = np.linalg.norm(vector(theta_1) - vector(theta_2))
         np.testing.assert_allclose(metrics.distance, apart * np.array(TS), rtol=1e-4, atol=1e-6)
-    spaced = evaluate_path(tiny_model, bound, tiny_data, 5)
+    spaced = evaluate_path(tiny_task, bound, 5)
     np.testing.assert_allclose(spaced.ts, [0, 0.25, 0.5, 0.75, 1])
-    np.testing.assert_array_equal(spaced.test_loss[2:], evaluate_path(tiny_model, bound, tiny_data, TS).test_loss[2:])
+    np.testing.assert_array_equal(spaced.test_loss[2:], evaluate_path(tiny_task, bound, TS).test_loss[2:])
 
 
-def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(normed, tiny_colour_data):
-    colour, ends = tiny_colour_data, (alive(normed, 0), alive(normed, 1))
+def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(normed, normed_task, tiny_colour_data):
+    ends = (alive(normed, 0), alive(normed, 1))
     path, theta = linear(normed.spec).bind(*ends), mixed(*ends, 0.5)
-    settings = {"batch_size": 30, "calibration_images": 90}
+    bare = supervised(normed, tiny_colour_data, augmentation=Augmentation.none())
     fresh, stale, plain = (
-        evaluate_path(normed, path, colour, 3, **settings, **more)
-        for more in ({}, {"reestimate": False}, {"augmentation": Augmentation.none()})
+        evaluate_path(task, path, 3, batch_size=30, calibration_examples=90, **more)
+        for task, more in ((normed_task, {}), (normed_task, {"reestimate": False}), (bare, {}))
     )
 
-    def again(augmentation):
-        images = colour.train_images[:90], colour.mean, colour.std
-        return jax.jit(lambda theta: estimate_statistics(normed, theta, *images, 30, augmentation))(theta)
+    def again(task):
+        return jax.jit(lambda theta: estimate_statistics(task, theta, 90, 30))(theta)
 
-    for found, expected in ((fresh, again(Augmentation(crop=1))), (stale, theta), (plain, again(None))):
-        np.testing.assert_allclose(found.test_loss[1], evaluate(normed, expected, colour)[1].loss, rtol=1e-4)
+    for found, expected in ((fresh, again(normed_task)), (stale, theta), (plain, again(bare))):
+        np.testing.assert_allclose(found.test_loss[1], evaluate(bare, expected)[1]["loss"], rtol=1e-4)
     assert abs(fresh.test_loss[1] - stale.test_loss[1]) > 1e-3
     assert abs(fresh.test_loss[1] - plain.test_loss[1]) > 1e-4
 
 
-def test_one_trace_for_all_points_and_for_paths_of_one_kind_and_the_same_bits_again(ends, tiny_data, tiny_model):
+def test_one_program_for_all_points_and_for_paths_of_one_kind_and_the_same_bits_again(ends, tiny_data, tiny_model):
     calls = []
 
     def apply(theta, x):
         calls.append(x.shape[0])
         return tiny_model.apply(theta, x)
 
-    model = tiny_model._replace(apply=apply)
+    task = supervised(tiny_model._replace(apply=apply), tiny_data)
+    calls.clear()
     theta_1, theta_2 = ends
     first, _, again = (
-        evaluate_path(model, bezier(model.spec).bind(*pair), tiny_data, 7, batch_size=10)
+        evaluate_path(task, bezier(task.spec).bind(*pair), 7, batch_size=10)
         for pair in ((theta_1, theta_2), (theta_2, theta_1), (theta_1, theta_2))
     )
-    # One call to see what it returns, and one a split: 120 and 50 images are whole batches of 10.
-    assert calls == [2, 10, 10]
-    for a, b in zip(first, again, strict=True):
-        np.testing.assert_array_equal(a, b)
+    # Once for each split: 120 and 50 examples are whole batches of 10.
+    assert calls == [10] * 2
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+def test_a_further_metric_of_a_network_and_a_batch(ends, tiny_data, tiny_task):
+    """The mean over the examples by numpy, with a smaller last batch, beside metrics that stay as they are."""
+
+    def confidence(theta, batch):
+        return jax.nn.softmax(tiny_task.model.apply(theta, tiny_task.model_inputs(batch))).max(-1).mean()
+
+    path = linear(tiny_task.spec).bind(*ends)
+    found = evaluate_path(tiny_task, path, TS, metric=confidence, batch_size=50)
+    plain = evaluate_path(tiny_task, path, TS, batch_size=50)
+    assert set(found.values) - set(plain.values) == {"train_confidence", "test_confidence"}
+    for name, values in plain.values.items():
+        np.testing.assert_allclose(found.values[name], values, rtol=1e-6)
+    for split in ("train", "test"):
+        images = normalized(getattr(tiny_data, f"{split}_images"), tiny_data)
+        logits = [mlp(mixed(*ends, t), images)[-1] for t in TS]
+        p = [np.exp(each) / np.exp(each).sum(-1, keepdims=True) for each in logits]
+        np.testing.assert_allclose(
+            getattr(found, f"{split}_confidence"), [each.max(-1).mean() for each in p], rtol=1e-4
+        )
+    pair = linear(tiny_task.spec).bind_pairs(*(stacked([end, end]) for end in ends))
+    both = evaluate_path(tiny_task, pair, TS, metric=confidence, batch_size=50)
+    np.testing.assert_allclose(both.test_confidence, [found.test_confidence] * 2, rtol=1e-5)
+    np.testing.assert_allclose(barrier(both, "test_confidence"), [barrier(found, "test_confidence")] * 2, atol=1e-5)
+
+
+def test_the_arrays_of_a_metric_are_traced_and_it_is_named_by_its_function(ends, tiny_task, compiled):
+    def shifted(offset, theta, batch):
+        return offset + 0 * batch[1].mean()
+
+    path = linear(tiny_task.spec).bind(*ends)
+
+    def values(offset):
+        metric = jax.tree_util.Partial(shifted, jnp.float32(offset))
+        return evaluate_path(tiny_task, path, 3, metric=metric).train_shifted
+
+    np.testing.assert_allclose(values(2.0), 2)
+    compiled.clear()
+    np.testing.assert_allclose(values(3.0), 3)
+    assert not compiled
+
+
+@pytest.mark.parametrize(
+    ("metric", "named"),
+    [
+        (lambda theta, batch: batch[1] * 1.0, r"'<lambda>': \(2,\)"),
+        (lambda theta, batch: {"one": 1.0}, r"'<lambda>': \{'one': \(\)\}"),
+        ("entropy", "'entropy' for metric"),
+    ],
+)
+def test_a_metric_that_is_no_scalar_is_named(ends, tiny_task, metric, named):
+    with pytest.raises(InputError, match=named):
+        evaluate_path(tiny_task, linear(tiny_task.spec).bind(*ends), 3, metric=metric)
+
+
+def test_a_metric_of_a_name_that_the_task_has(ends, tiny_task):
+    def accuracy(theta, batch):
+        return jnp.zeros(())
+
+    with pytest.raises(InputError, match="'accuracy', which"):
+        evaluate_path(tiny_task, linear(tiny_task.spec).bind(*ends), 3, metric=accuracy)
+
+
+def test_a_task_of_a_loss_alone_without_test_examples():
+    """A quadratic on a line of vectors: the closed form, its barrier, and no test metrics."""
+    targets = np.float32([[1.0, 0.0], [3.0, 4.0], [2.0, 2.0]])
+    task = Task(lambda theta, batch, key: jnp.square(batch - theta[None]).sum(-1).mean(), targets)
+    a, b = np.float32([0.0, 0.0]), np.float32([2.0, 6.0])
+    metrics = evaluate_path(task, lambda t: (1 - t) * a + t * b, TS, batch_size=2)
+    expected = [np.square(targets - ((1 - t) * a + t * b)).sum(-1).mean() for t in TS]
+    assert list(metrics.values) == ["train_loss"]
+    np.testing.assert_allclose(metrics.train_loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics.distance[-1], np.hypot(2, 6), rtol=1e-6)
+    assert barrier(metrics) == 0
+    with pytest.raises(AttributeError, match=r"'test_loss'.*train_loss"):
+        _ = metrics.test_loss
+    with pytest.raises(InputError, match=r"'test_loss'.*train_loss"):
+        barrier(metrics, "test_loss")
+
+
+def test_metrics_can_be_copied_pickled_and_mapped():
+    metrics = metrics_of([1.0, 3.0, 2.0])
+    for other in (
+        copy.copy(metrics),
+        copy.deepcopy(metrics),
+        pickle.loads(pickle.dumps(metrics)),
+        jax.tree.map(lambda leaf: leaf, metrics),
+        metrics._replace(ts=metrics.ts),
+    ):
+        assert type(other) is PathMetrics
+        np.testing.assert_array_equal(other.test_accuracy, metrics.values["test_accuracy"])
+    # A tree of something else than arrays has no metrics.
+    assert not hasattr(PathMetrics(0, None, 0), "train_loss")
+    assert not hasattr(metrics, "loss")
 
 
 def test_barrier_by_its_definitions():
@@ -158,22 +258,22 @@ def test_lengths_of_many_pairs(ends, tiny_model):
         ({"ts": [-0.1, 1.0]}, r"\[-0\.1 +1\. *\]"),
         ({"ts": [0.5, 0.2]}, r"\[0\.5 0\.2\]"),
         ({"ts": []}, r"\[\]"),
-        ({"calibration_images": 121}, "calibration_images=121"),
+        ({"calibration_examples": 121}, "calibration_examples=121"),
     ],
 )
-def test_options_that_are_wrong(ends, tiny_data, tiny_model, options, named):
+def test_options_that_are_wrong(ends, tiny_task, options, named):
     with pytest.raises(InputError, match=named):
-        evaluate_path(tiny_model, linear(tiny_model.spec).bind(*ends), tiny_data, **options)
+        evaluate_path(tiny_task, linear(tiny_task.spec).bind(*ends), **options)
 
 
-def test_bad_input_is_named(ends, tiny_data, tiny_model):
+def test_bad_input_is_named(ends, tiny_data, tiny_model, tiny_task):
     path, other = linear(tiny_model.spec).bind(*ends), networks(models.create("mlp", 3, (8, 8, 1), widths=(4, 4)), 1)
     with pytest.raises(SpecError, match="mlp"):
-        evaluate_path(tiny_model, lambda t: trees.index(other, 0), tiny_data)
-    with pytest.raises(InputError, match=r"\(4, 4, 1\)"):
-        evaluate_path(models.create("mlp", 3, (4, 4, 1)), path, tiny_data)
+        evaluate_path(tiny_task, lambda t: trees.index(other, 0))
+    with pytest.raises(InputError, match="got a Model for the task"):
+        evaluate_path(tiny_model, path)
     for arguments, named in (
-        (("loss",), "metric='loss'"),
+        (("loss",), "'loss'.*'test_loss'"),
         (("train_loss", "max"), "baseline='max'.*line, mean or ends"),
     ):
         with pytest.raises(InputError, match=named):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from variables import drawn, order, permuted
 
-from mcjax import InputError, models
+from mcjax import InputError, Task, models, supervised
 from mcjax.constructions.chain import chain_of
 from mcjax.constructions.dropout import random_factors
 from mcjax.landscape.noise_stability import noise_stability
 
 MLP = models.create("mlp", 3, (8, 8, 1), widths=(11, 10, 9), bias=False)
 IMAGES = 5
-OPTIONS = {"images": IMAGES, "draws": 3, "ts": 4, "iterations": 200, "fraction": 0.4}
+OPTIONS = {"examples": IMAGES, "draws": 3, "ts": 4, "iterations": 200, "fraction": 0.4}
 
 
 def matrices(theta):
@@ -46,7 +46,7 @@ def jacobian(weights, i, j, z):
 @pytest.fixture(scope="module")
 def measured(tiny_data):
     theta = jax.tree.map(np.float32, drawn(MLP))
-    found = noise_stability(jax.random.key(3), MLP, theta, tiny_data, **OPTIONS)
+    found = noise_stability(jax.random.key(3), supervised(MLP, tiny_data), theta, **OPTIONS)
     x = (tiny_data.train_images[:IMAGES] / 255.0 - np.asarray(tiny_data.mean)) / np.asarray(tiny_data.std)
     return theta, found, x.reshape(IMAGES, -1)
 
@@ -152,8 +152,8 @@ def test_permuting_units_changes_nothing(name, layers, tiny_data, key):
         model = models.create(name, 3, (8, 8, 1), width=0.15 if name == "filters_convnet" else 0.3)
     theta = jax.tree.map(np.float32, drawn(model))
     moved = permuted(model.spec, order(model.spec, theta), theta)
-    options = {"images": 4, "draws": 1, "ts": 2, "iterations": 400, "layers": layers}
-    before, after = (noise_stability(key, model, each, tiny_data, **options) for each in (theta, moved))
+    options = {"examples": 4, "draws": 1, "ts": 2, "iterations": 400, "layers": layers}
+    before, after = (noise_stability(key, supervised(model, tiny_data), each, **options) for each in (theta, moved))
     for quantity in ("layer_cushion", "contraction", "interlayer_cushion", "spread", "output_norm"):
         np.testing.assert_allclose(getattr(after, quantity), getattr(before, quantity), rtol=5e-3, err_msg=quantity)
     np.testing.assert_allclose(after.epsilon(), before.epsilon(), rtol=1e-2)
@@ -166,41 +166,41 @@ def test_scaling_whole_layers_changes_nothing(measured, tiny_data):
             f"Dense_{i}": {"kernel": c * theta["params"][f"Dense_{i}"]["kernel"]} for i, c in enumerate((2, 0.5, 3, 1))
         }
     }
-    again = noise_stability(jax.random.key(3), MLP, scaled, tiny_data, **OPTIONS)
+    again = noise_stability(jax.random.key(3), supervised(MLP, tiny_data), scaled, **OPTIONS)
     assert_same(found, again)
     np.testing.assert_allclose(again.output_norm, 3 * found.output_norm, rtol=1e-4)
 
 
 def test_layers_that_are_asked_for(measured, tiny_data):
     theta, found, _ = measured
-    some = noise_stability(jax.random.key(3), MLP, theta, tiny_data, **OPTIONS, layers=(2,))
+    some = noise_stability(jax.random.key(3), supervised(MLP, tiny_data), theta, **OPTIONS, layers=(2,))
     np.testing.assert_allclose(some.interlayer_cushion[1], found.interlayer_cushion[1], rtol=1e-4)
     assert np.isnan(some.interlayer_cushion[[0, 2, 3]]).all()
     assert np.isnan(some.smoothness[:, [0, 2, 3]]).all()
     assert np.isnan(some.epsilon())
     assert np.isnan(some.rho)
     assert not some.smooth_enough
-    assert "of 4 layers on 5 images" in repr(some)
+    assert "of 4 layers on 5 examples" in repr(some)
     assert np.isnan(some.minimal_interlayer_cushion[[0, 2, 3]]).all()
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"images": 0}, "images=0, .* 1 to 120"),
-        ({"images": 500}, "images=500, .* 1 to 120"),
+        ({"examples": 0}, "examples=0, .* 1 to 120"),
+        ({"examples": 500}, "examples=500, .* 1 to 120"),
         ({"draws": 0}, "draws=0, .* 1"),
         ({"ts": 1}, "ts=1, .* 2"),
         ({"layers": (0,)}, r"layers=\(0,\), .* 1 to 4"),
         ({"layers": 3}, "layers=3, .* 1 to 4"),
-        ({"images": 2.5}, "images=2.5"),
+        ({"examples": 2.5}, "examples=2.5"),
         ({"chunk": None}, "chunk=None"),
         ({"fraction": 1.0}, "fraction=1.0"),
     ],
 )
 def test_options_that_are_refused(options, named, tiny_data, key):
     with pytest.raises(InputError, match=named):
-        noise_stability(key, MLP, jax.tree.map(np.float32, drawn(MLP)), tiny_data, **options)
+        noise_stability(key, supervised(MLP, tiny_data), jax.tree.map(np.float32, drawn(MLP)), **options)
 
 
 class Skipping(nn.Module):
@@ -227,8 +227,9 @@ def test_models_that_are_refused(make, named, tiny_data, key):
     model = make()
     theta = jax.tree.map(np.float32, drawn(model))
     with pytest.raises(InputError, match=named):
-        noise_stability(key, model, theta, tiny_data, images=2, draws=1, ts=2, iterations=2)
+        noise_stability(key, supervised(model, tiny_data), theta, examples=2, draws=1, ts=2, iterations=2)
     with pytest.raises(InputError, match="several networks"):
-        noise_stability(
-            key, MLP, jax.tree.map(lambda leaf: leaf[None], jax.tree.map(np.float32, drawn(MLP))), tiny_data
-        )
+        noise_stability(key, supervised(MLP, tiny_data), jax.tree.map(lambda leaf: np.float32(leaf[None]), drawn(MLP)))
+    alone = Task(lambda theta, batch, key: theta.sum(), tiny_data.train_images, name="a loss alone")
+    with pytest.raises(InputError, match="a loss alone has no model"):
+        noise_stability(key, alone, np.zeros(3, np.float32))

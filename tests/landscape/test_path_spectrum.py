@@ -6,11 +6,13 @@ import pytest
 from mcjax import InputError, PathMetrics
 from mcjax.landscape import path_spectrum
 
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
 
 def metrics_of(values, ts=None):
     values = np.asarray(values, np.float64)
     ts = np.linspace(0, 1, values.shape[-1], dtype=np.float32) if ts is None else np.asarray(ts)
-    return PathMetrics(ts, values, values, values, values, np.broadcast_to(ts, values.shape))
+    return PathMetrics(ts, dict.fromkeys(METRICS, values), np.broadcast_to(ts, values.shape))
 
 
 @pytest.mark.parametrize("points", [3, 4, 61, 60])
@@ -82,8 +84,8 @@ def test_a_part_of_the_path_counts_in_units_of_t():
 def test_every_metric_can_be_transformed():
     values = np.random.default_rng(0).uniform(size=(4, 9))
     ts = np.linspace(0, 1, 9)
-    metrics = PathMetrics(ts, *values, ts)
-    for of, row in zip(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), values, strict=True):
+    metrics = PathMetrics(ts, dict(zip((*METRICS[:3], "test_entropy"), values, strict=True)), ts)
+    for of, row in zip(metrics.values, values, strict=True):
         np.testing.assert_array_equal(path_spectrum(metrics, of).magnitude, path_spectrum(metrics_of(row)).magnitude)
     np.testing.assert_array_equal(path_spectrum(metrics).magnitude, path_spectrum(metrics, "test_loss").magnitude)
 
@@ -93,7 +95,7 @@ def test_bad_arguments_are_refused():
         path_spectrum(metrics_of([1, 2, 1, 2], [0, 0.3, 0.7, 1]))
     with pytest.raises(InputError, match=r"got 2 points, expected at least 3"):
         path_spectrum(metrics_of([1, 2]))
-    with pytest.raises(InputError, match="test_loss"):
+    with pytest.raises(InputError, match=r"'loss'.*'test_loss'"):
         path_spectrum(metrics_of([1, 2, 3]), "loss")
     with pytest.raises(InputError, match="not finite"):
         path_spectrum(metrics_of([1, np.nan, 3]))

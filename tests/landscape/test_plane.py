@@ -10,6 +10,7 @@ from variables import alive, measured, mixed, stacked
 from mcjax import (
     InputError,
     SpecError,
+    Task,
     bezier,
     evaluate,
     evaluate_path,
@@ -17,12 +18,14 @@ from mcjax import (
     models,
     plane,
     polygonal_chain,
+    supervised,
     trees,
 )
 from mcjax.data import Augmentation
 from mcjax.landscape import curve_plane, plane_axes
-from mcjax.landscape.points import METRICS
 from mcjax.training import estimate_statistics
+
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +86,15 @@ def test_the_foot_and_the_distance_of_any_network(three, tiny_model):
 TS = np.array([0.0, 0.2, 0.5, 0.7])
 
 
-def on_curve(model, path, thetas, data, **options):
+def on_curve(task, path, thetas, **options):
     """The plane's metrics at path(TS), which are `thetas`, from a grid with a column and a row for each."""
     control = jax.tree.map(lambda a, b, c: (a + b) / 2 + c, path(0.0), path(1.0), path.args[2])
     axes = plane_axes(path(0.0), path(1.0), control)
     coordinates = np.array([axes.coordinates(theta) for theta in thetas])
     grid = tuple(np.sort(coordinates, 0).T)
-    metrics = curve_plane(model, path, data, grid, **options)
+    metrics = curve_plane(task, path, grid, **options)
     columns, rows = (np.argsort(np.argsort(side)) for side in coordinates.T)
-    return {name: getattr(metrics, name)[rows, columns] for name in METRICS}
+    return {name: values[rows, columns] for name, values in metrics.values.items()}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def on_curve(model, path, thetas, data, **options):
     [(bezier, lambda t: 2 * t * (1 - t)), (lambda spec: polygonal_chain(spec, 1), lambda t: 1 - abs(2 * t - 1))],
     ids=["bezier", "chain"],
 )
-def test_values_on_a_curve_are_those_of_its_networks(three, tiny_model, tiny_data, kind, weight):
+def test_values_on_a_curve_are_those_of_its_networks(three, tiny_task, tiny_data, kind, weight):
     theta_1, theta_2, theta_c = three[0], three[1], jax.tree.map(lambda leaf: 3 * leaf, three[2])
     line = (mixed(theta_1, theta_2, t) for t in TS)
     along = [
@@ -107,58 +110,74 @@ def test_values_on_a_curve_are_those_of_its_networks(three, tiny_model, tiny_dat
         for t, at in zip(TS, line, strict=True)
     ]
     expected = np.transpose([measured(theta, tiny_data) for theta in along])
-    found = on_curve(tiny_model, kind(tiny_model.spec).bind(theta_1, theta_2, theta_c), along, tiny_data)
+    found = on_curve(tiny_task, kind(tiny_task.spec).bind(theta_1, theta_2, theta_c), along)
     np.testing.assert_allclose([found[name] for name in METRICS], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("reestimate", [pytest.param(True, marks=pytest.mark.slow), False])
-def test_values_on_a_curve_with_batch_norm(normed, tiny_colour_data, reestimate):
+def test_values_on_a_curve_with_batch_norm(normed, normed_task, reestimate):
     theta_1, theta_2, other = (alive(normed, seed) for seed in range(3))
     theta_c = trees.with_params(jax.tree.map(np.zeros_like, other), trees.params(other))
     P = {group: np.arange(n)[::-1] for group, n in normed.spec.group_sizes(theta_1).items()}
     path = bezier(normed.spec).bind(theta_1, theta_2, theta_c, P)
-    options = {"reestimate": reestimate, "batch_size": 60, "calibration_images": 60}
-    along = evaluate_path(normed, path, tiny_colour_data, TS, **options)
-    for name, values in on_curve(normed, path, map(path, TS), tiny_colour_data, **options).items():
+    options = {"reestimate": reestimate, "batch_size": 60, "calibration_examples": 60}
+    along = evaluate_path(normed_task, path, TS, **options)
+    for name, values in on_curve(normed_task, path, map(path, TS), **options).items():
         np.testing.assert_allclose(values, getattr(along, name), rtol=1e-4, err_msg=name)
 
 
 def test_every_cell_is_the_network_there_its_batch_statistics_re_estimated(normed, tiny_colour_data):
-    thetas, data = [alive(normed, seed) for seed in range(3)], tiny_colour_data
-    settings = {"batch_size": 30, "calibration_images": 90, "augmentation": Augmentation.none()}
-    metrics = plane(normed, *thetas, data, (2, 3), bounds=((-1, 2), (0.5, 3)), splits="test", **settings)
+    thetas, task = [alive(normed, seed) for seed in range(3)], supervised(normed, tiny_colour_data)
+    bare = supervised(normed, tiny_colour_data, augmentation=Augmentation.none())
+    settings = {"bounds": ((-1, 2), (0.5, 3)), "splits": "test", "batch_size": 30, "calibration_examples": 90}
+    metrics, augmented = (plane(each, *thetas, (2, 3), **settings) for each in (bare, task))
+    assert np.abs(metrics.test_loss - augmented.test_loss).max() > 1e-4
     np.testing.assert_allclose(metrics.x, [-1, 2])
     np.testing.assert_allclose(metrics.y, [0.5, 1.75, 3])
     assert metrics.test_loss.shape == metrics.test_accuracy.shape == (3, 2)
-    assert metrics.train_loss is None
-    assert metrics.train_accuracy is None
+    assert list(metrics.values) == ["test_loss", "test_accuracy"]
     # Batch statistics are the same affine combination of the three as parameters.
     span = np.array(metrics.points[1:], np.float64).T
-    images = data.train_images[:90], data.mean, data.std
-    again = jax.jit(lambda theta: estimate_statistics(normed, theta, *images, 30))
+    again = jax.jit(lambda theta: estimate_statistics(bare, theta, 90, 30))
     for i, j in ((0, 1), (2, 0)):
         at = metrics.axes.at(metrics.x[j], metrics.y[i])
         theta = affine(*np.linalg.solve(span, [metrics.x[j], metrics.y[i]]), thetas)
         chex.assert_trees_all_close(jax.tree.map(np.asarray, at), theta, atol=1e-5)
-        _, test = evaluate(normed, again(theta), data)
-        np.testing.assert_allclose(metrics.test_loss[i, j], test.loss, rtol=1e-4)
-        np.testing.assert_allclose(metrics.test_accuracy[i, j], test.accuracy, rtol=1e-5)
+        _, test = evaluate(bare, again(theta))
+        np.testing.assert_allclose(metrics.test_loss[i, j], test["loss"], rtol=1e-4)
+        np.testing.assert_allclose(metrics.test_accuracy[i, j], test["accuracy"], rtol=1e-5)
 
 
-def test_splits_are_halves_of_the_whole(three, tiny_model, tiny_data):
-    whole, train, test = (
-        plane(tiny_model, *three, tiny_data, 2, splits=splits) for splits in ("both", "train", "test")
-    )
+def test_splits_are_halves_of_the_whole(three, tiny_task):
+    whole, train, test = (plane(tiny_task, *three, 2, splits=splits) for splits in ("both", "train", "test"))
+    assert tuple(whole.values) == METRICS
     for name in METRICS:
         half, other = (train, test) if name.startswith("train") else (test, train)
         np.testing.assert_allclose(getattr(half, name), getattr(whole, name), rtol=1e-6)
-        assert getattr(other, name) is None
+        with pytest.raises(AttributeError, match=f"{name!r}.*_loss"):
+            getattr(other, name)
 
 
-def test_the_grid_covers_the_three_networks_and_a_margin_by_any_chunk(three, tiny_model, tiny_data):
-    metrics, again, *others = (
-        plane(tiny_model, *three, tiny_data, 4, margin=0.5, chunk=chunk) for chunk in (None, None, 1, 5)
-    )
+def test_a_loss_of_two_numbers_and_a_further_metric_on_their_plane():
+    """A task without test examples and a metric of it, against their closed forms."""
+    targets = np.float32([[1.0, 0.0], [3.0, 4.0], [2.0, 2.0]])
+    task = Task(lambda theta, batch, key: jnp.square(batch - theta[None]).sum(-1).mean(), targets)
+
+    def farthest(theta, batch):
+        return jnp.abs(batch - theta[None]).max(-1).mean()
+
+    corners = np.float32([[0, 0], [2, 0], [0, 1]])
+    found = plane(task, *corners, ([-1.0, 0.0, 2.0], [0.5, 3.0]), metric=farthest)
+    assert list(found.values) == ["train_loss", "train_farthest"]
+    apart = targets - np.stack(np.meshgrid(found.x, found.y), -1)[:, :, None]
+    np.testing.assert_allclose(found.train_loss, np.square(apart).sum(-1).mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(found.train_farthest, np.abs(apart).max(-1).mean(-1), rtol=1e-5)
+    with pytest.raises(InputError, match="no test split"):
+        plane(task, *corners, 3, splits="test")
+
+
+def test_the_grid_covers_the_three_networks_and_a_margin_by_any_chunk(three, tiny_task):
+    metrics, again, *others = (plane(tiny_task, *three, 4, margin=0.5, chunk=chunk) for chunk in (None, None, 1, 5))
     for side, at in ((metrics.x, metrics.points[:, 0]), (metrics.y, metrics.points[:, 1])):
         extent = at.max() - at.min()
         steps = np.diff(side)
@@ -171,10 +190,10 @@ def test_the_grid_covers_the_three_networks_and_a_margin_by_any_chunk(three, tin
             np.testing.assert_allclose(getattr(metrics, name), getattr(other, name), rtol=1e-5)
 
 
-def test_the_plane_of_a_curve_covers_the_curve_and_not_its_control_point(three, tiny_model, tiny_data):
+def test_the_plane_of_a_curve_covers_the_curve_and_not_its_control_point(three, tiny_task):
     theta_c = jax.tree.map(lambda leaf: 3 * leaf, three[2])
-    path = bezier(tiny_model.spec).bind(three[0], three[1], theta_c)
-    metrics = curve_plane(tiny_model, path, tiny_data, 2, margin=0.0, splits="test")
+    path = bezier(tiny_task.spec).bind(three[0], three[1], theta_c)
+    metrics = curve_plane(tiny_task, path, 2, margin=0.0, splits="test")
     ts = np.linspace(0, 1, 401, dtype=np.float32)
     x, y = jax.jit(jax.vmap(lambda t: metrics.axes.coordinates(path(t))))(ts)
     np.testing.assert_allclose(metrics.x, [x.min(), x.max()], atol=1e-3)
@@ -186,24 +205,25 @@ def test_the_plane_of_a_curve_covers_the_curve_and_not_its_control_point(three, 
     np.testing.assert_allclose(metrics.points[:2], [[0, 0], [apart, 0]], rtol=1e-5, atol=1e-6)
 
 
-def test_one_trace_for_planes_of_one_kind(three, tiny_model, tiny_data):
+def test_one_program_for_planes_of_one_kind(three, tiny_model, tiny_data):
     calls = []
 
     def apply(theta, x):
         calls.append(x.shape[0])
         return tiny_model.apply(theta, x)
 
-    model = tiny_model._replace(apply=apply)
+    task = supervised(tiny_model._replace(apply=apply), tiny_data)
+    calls.clear()
     for thetas in (three, three[::-1]):
-        plane(model, *thetas, tiny_data, 3, batch_size=10)
-    # One call to see what it returns, and one a split: 120 and 50 images are whole batches of 10.
-    assert calls == [2, 10, 10]
+        plane(task, *thetas, 3, batch_size=10)
+    # Once for each split: 120 and 50 examples are whole batches of 10.
+    assert calls == [10] * 2
 
 
-def test_a_grid_beyond_memory_is_refused_before_it_is_run(three, tiny_model, tiny_data, monkeypatch):
+def test_a_grid_beyond_memory_is_refused_before_it_is_run(three, tiny_task, monkeypatch):
     monkeypatch.setattr("mcjax.runtime.memory.device_memory", lambda: 10)
     with pytest.raises(InputError, match=r"4 points with chunk=1 need .*batch_size below 500"):
-        plane(tiny_model, *three, tiny_data, 2, chunk=1)
+        plane(tiny_task, *three, 2, chunk=1)
 
 
 @pytest.mark.parametrize(
@@ -220,33 +240,33 @@ def test_a_grid_beyond_memory_is_refused_before_it_is_run(three, tiny_model, tin
         ({"bounds": ((0, np.inf), (0, 1))}, "bounds=.*inf"),
         ({"margin": -0.1}, "margin=-0.1"),
         ({"chunk": 0}, "chunk=0"),
-        ({"calibration_images": 121}, "calibration_images=121"),
+        ({"calibration_examples": 121}, "calibration_examples=121"),
         ({"splits": "tset"}, "'tset'.*'test'"),
     ],
 )
-def test_bad_options_are_named(three, tiny_model, tiny_data, options, named):
+def test_bad_options_are_named(three, tiny_task, options, named):
     with pytest.raises(InputError, match=named):
-        plane(tiny_model, *three, tiny_data, **options)
+        plane(tiny_task, *three, **options)
 
 
-def test_networks_that_span_no_plane_are_named(three, tiny_model, tiny_data):
+def test_networks_that_span_no_plane_are_named(three, tiny_task):
     theta_1, theta_2, other = three
     between = mixed(theta_1, theta_2, 0.3)
     nan = jax.tree.map(lambda leaf: leaf * np.nan, theta_1)
     for thetas in ((theta_1, theta_2, between), (theta_1, theta_1, theta_2), (theta_1, theta_2, theta_2), (nan,) * 3):
         with pytest.raises(InputError, match="one line or not finite"):
-            plane(tiny_model, *thetas, tiny_data)
+            plane(tiny_task, *thetas)
     near = jax.tree.map(lambda a, b: a + 1e-3 * b, between, other)
     assert plane_axes(theta_1, theta_2, near).points[2, 1] > 0
     narrow = alive(models.create("mlp", 3, (8, 8, 1), widths=(4, 4)))
     for kind, v_point, named in ((SpecError, narrow, "mlp"), (InputError, stacked(three), "many networks as v_point")):
         with pytest.raises(kind, match=named):
-            plane(tiny_model, theta_1, theta_2, v_point, tiny_data)
+            plane(tiny_task, theta_1, theta_2, v_point)
     with pytest.raises(InputError, match="v_point and origin"):
         plane_axes(theta_1, theta_2, narrow)
 
 
-def test_paths_that_lie_in_no_plane_are_named(three, tiny_model, tiny_data):
+def test_paths_that_lie_in_no_plane_are_named(three, tiny_model, tiny_task):
     curve, (theta_1, theta_2, other) = bezier(tiny_model.spec), three
     pairs = curve.bind_pairs(*(stacked([theta, theta]) for theta in three))
     cubic, line = bezier(tiny_model.spec, 3).bind(theta_1, theta_2), linear(tiny_model.spec).bind(theta_1, theta_2)
@@ -256,4 +276,4 @@ def test_paths_that_lie_in_no_plane_are_named(three, tiny_model, tiny_data):
         (curve.bind(theta_1, theta_2, jax.tree.map(np.zeros_like, theta_1)), "one line"),
     ):
         with pytest.raises(InputError, match=named):
-            curve_plane(tiny_model, path, tiny_data)
+            curve_plane(tiny_task, path)

@@ -4,7 +4,7 @@ import jax
 import pytest
 from variables import alive
 
-from mcjax import InputError, evaluate_path, linear, models, plane
+from mcjax import InputError, evaluate_path, linear, models, plane, supervised
 from mcjax.landscape import points
 from mcjax.landscape.points import evaluation_config
 from mcjax.runtime import memory
@@ -13,8 +13,7 @@ DEFAULTS = {
     "pairs": False,
     "reestimate": True,
     "batch_size": 500,
-    "calibration_images": None,
-    "augmentation": None,
+    "calibration_examples": None,
     "chunk": None,
 }
 
@@ -25,7 +24,7 @@ def path(tiny_model):
 
 
 @pytest.fixture
-def needs(path, tiny_model, tiny_data, monkeypatch):
+def needs(path, tiny_task, monkeypatch):
     """chunk -> the bytes of the program over 20 points, as a refusal names them to `gigabytes`."""
 
     def bytes_of(chunk):
@@ -34,25 +33,25 @@ def needs(path, tiny_model, tiny_data, monkeypatch):
             patch.setattr(memory, "device_memory", lambda: 1)
             patch.setattr(memory, "gigabytes", lambda size: sizes.append(size) or "some")
             with pytest.raises(InputError):
-                evaluate_path(tiny_model, path, tiny_data, 20, chunk=chunk)
+                evaluate_path(tiny_task, path, 20, chunk=chunk)
         return sizes[0]
 
     return bytes_of
 
 
-def test_a_chunk_that_would_fit_is_given_and_does_fit(needs, path, tiny_model, tiny_data, monkeypatch):
+def test_a_chunk_that_would_fit_is_given_and_does_fit(needs, path, tiny_task, monkeypatch):
     small, large = needs(2), needs(16)
     # What is in memory at once grows with the chunk, by the first layer's activations at the least.
     assert large - small >= 14 * 120 * 6 * 4
     for limit in (small, large - 1):
         monkeypatch.setattr(memory, "device_memory", lambda limit=limit: limit)
         with pytest.raises(InputError, match=r"20 points with chunk=16 .* GB") as refused:
-            evaluate_path(tiny_model, path, tiny_data, 20)
+            evaluate_path(tiny_task, path, 20)
         chunk = int(str(refused.value).split("Give chunk=")[1].split(",")[0])
         assert 1 <= chunk < 16
-        assert evaluate_path(tiny_model, path, tiny_data, 20, chunk=chunk).test_loss.shape == (20,)
+        assert evaluate_path(tiny_task, path, 20, chunk=chunk).test_loss.shape == (20,)
     monkeypatch.setattr(memory, "device_memory", lambda: large)
-    evaluate_path(tiny_model, path, tiny_data, 20)
+    evaluate_path(tiny_task, path, 20)
 
 
 def test_nothing_is_run_where_not_even_one_point_fits(path, tiny_model, tiny_data, monkeypatch):
@@ -62,56 +61,65 @@ def test_nothing_is_run_where_not_even_one_point_fits(path, tiny_model, tiny_dat
         jax.debug.callback(lambda: ran.append(1))
         return tiny_model.apply(theta, x)
 
-    model = tiny_model._replace(apply=apply)
+    task = supervised(tiny_model._replace(apply=apply), tiny_data)
     monkeypatch.setattr(memory, "device_memory", lambda: 100)
     for chunk in (1, 3):
         with pytest.raises(InputError, match=f"chunk={chunk} .*batch_size below 500"):
-            evaluate_path(model, path, tiny_data, 5, chunk=chunk)
+            evaluate_path(task, path, 5, chunk=chunk)
     assert not ran
     monkeypatch.setattr(memory, "device_memory", lambda: None)
-    evaluate_path(model, path, tiny_data, 5, chunk=1)
+    evaluate_path(task, path, 5, chunk=1)
     jax.effects_barrier()
     assert ran
 
 
 def test_a_program_is_compiled_once(path, tiny_model, tiny_data, compiled):
-    model = tiny_model._replace(name="compiled once")
+    task = supervised(tiny_model._replace(name="compiled once"), tiny_data)
     thetas = [alive(tiny_model, seed) for seed in range(3)]
 
     def both():
-        evaluate_path(model, path, tiny_data, 5)
-        plane(model, *thetas, tiny_data, 3)
+        evaluate_path(task, path, 5)
+        plane(task, *thetas, 3)
 
     both()
     assert sum("_values" in name for name in compiled) == 2
     compiled.clear()
     both()
+    # Tasks of the same functions share it.
+    task = supervised(task.model, tiny_data)
+    both()
     assert not compiled
 
 
-def test_a_compiler_that_refuses_counts_as_too_much(path, tiny_model, tiny_data, monkeypatch):
+def test_a_compiler_that_refuses_counts_as_too_much(path, tiny_task, monkeypatch):
     class Refusing:
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory in compilation")
 
     monkeypatch.setattr(points._values, "lower", lambda *args, **kwargs: Refusing(), raising=False)
     with pytest.raises(InputError, match="chunk=5 need more memory than"):
-        evaluate_path(tiny_model, path, tiny_data, 5)
+        evaluate_path(tiny_task, path, 5)
 
 
-def test_defaults_depend_on_the_model_and_the_data(tiny_model, tiny_data, tiny_colour_data):
-    config = evaluation_config(tiny_model, tiny_data, **DEFAULTS)
-    assert (config.chunk, config.calibration_images) == (16, 120)
-    assert config.augmentation == tiny_data.default_augmentation()
-    assert config.metrics == ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-    test = evaluation_config(tiny_model, tiny_data, **DEFAULTS, splits="test")
-    assert test.metrics == ("test_loss", "test_accuracy")
+def test_defaults_depend_on_the_task(tiny_task, tiny_colour_data):
+    config = evaluation_config(tiny_task, **DEFAULTS)
+    assert (config.chunk, config.calibration_examples) == (16, None)
+    assert config.splits == ("train", "test")
+    assert evaluation_config(tiny_task, **DEFAULTS, splits="test").splits == ("test",)
     if jax.default_backend() == "cpu":
-        convolutional = models.create("tinysix", 3, (8, 8, 3), width=0.25)
-        assert evaluation_config(convolutional, tiny_colour_data, **DEFAULTS).chunk == 1
+        convolutional = supervised(models.create("tinysix", 3, (8, 8, 3), width=0.25), tiny_colour_data)
+        assert evaluation_config(convolutional, **DEFAULTS).chunk == 1
 
 
-def test_sizes_below_one_are_named(tiny_model, tiny_data):
-    for name in ("chunk", "batch_size", "calibration_images"):
+def test_a_task_without_test_examples(tiny_task):
+    task = tiny_task.replace(test=None)
+    for splits in ("both", "train"):
+        assert evaluation_config(task, **DEFAULTS, splits=splits).splits == ("train",)
+    with pytest.raises(InputError, match="no test split"):
+        evaluation_config(task, **DEFAULTS, splits="test")
+
+
+def test_sizes_below_one_are_named(tiny_task):
+    for name in ("chunk", "batch_size", "calibration_examples"):
         with pytest.raises(InputError, match=f"{name}=0"):
-            evaluation_config(tiny_model, tiny_data, **{**DEFAULTS, name: 0})
+            evaluation_config(tiny_task, **{**DEFAULTS, name: 0})

@@ -13,12 +13,14 @@ from mcjax import (
     Augmentation,
     InputError,
     SpecError,
+    Task,
     TrainConfig,
     data,
     evaluate,
     match_activations,
     models,
     permute,
+    supervised,
     train_endpoints,
     trees,
 )
@@ -52,12 +54,12 @@ def close(a, b, rtol=1e-4, atol=1e-5):
 
 
 @pytest.mark.parametrize("batch_size", [50, 500])
-def test_statistics_become_those_of_the_ends_mixed(ends, tiny_model, tiny_data, batch_size):
+def test_statistics_become_those_of_the_ends_mixed(ends, tiny_task, tiny_data, batch_size):
     merged = mean_of(ends)
     at_ends = [statistics(trees.index(ends, i), tiny_data) for i in range(3)]
     before = statistics(merged, tiny_data)
     for weights in (None, [0.2, 0.5, 0.3], [0.0, 1.0, 0.0]):
-        repaired = repair(tiny_model, merged, ends, tiny_data, weights, batch_size=batch_size)
+        repaired = repair(tiny_task, merged, ends, weights, batch_size=batch_size)
         after, shares = statistics(repaired, tiny_data), np.full(3, 1 / 3) if weights is None else np.asarray(weights)
         for layer in range(2):
             for kind in range(2):
@@ -70,9 +72,9 @@ def test_statistics_become_those_of_the_ends_mixed(ends, tiny_model, tiny_data, 
         np.testing.assert_array_equal(repaired["params"]["Dense_2"]["bias"], merged["params"]["Dense_2"]["bias"])
 
 
-def test_identical_ends_stay_as_they_are(ends, tiny_model, tiny_data):
+def test_identical_ends_stay_as_they_are(ends, tiny_task):
     theta = trees.index(ends, 0)
-    close(repair(tiny_model, theta, stacked([theta] * 3), tiny_data), theta, rtol=1e-5, atol=1e-6)
+    close(repair(tiny_task, theta, stacked([theta] * 3)), theta, rtol=1e-5, atol=1e-6)
 
 
 class NoBias(nn.Module):
@@ -97,21 +99,21 @@ def test_planted_scales_and_shifts_are_undone_layer_by_layer(kind, tiny_data):
         if layer.bias:
             leaves[layer.bias] = leaves[layer.bias] + rng.normal(size=ratio.shape).astype(np.float32)
     planted = trees.map_with_name(lambda name, _: leaves[name], theta)
-    repaired = repair(model, planted, stacked([theta]), tiny_data, batch_size=40)
+    repaired = repair(supervised(model, tiny_data), planted, stacked([theta]), batch_size=40)
     close(repaired, theta, rtol=2e-3, atol=2e-4)
 
 
-def test_units_that_never_vary_are_shifted_and_not_scaled(ends, tiny_model, tiny_data):
+def test_units_that_never_vary_are_shifted_and_not_scaled(ends, tiny_task, tiny_data):
     merged = jax.tree.map(np.array, mean_of(ends))
     merged["params"]["Dense_0"]["kernel"][:, 2] = 0.0
-    repaired = repair(tiny_model, merged, ends, tiny_data)
+    repaired = repair(tiny_task, merged, ends)
     np.testing.assert_array_equal(repaired["params"]["Dense_0"]["kernel"][:, 2], 0)
     goal = np.mean([statistics(trees.index(ends, i), tiny_data)[0][0][2] for i in range(3)])
     np.testing.assert_allclose(repaired["params"]["Dense_0"]["bias"][2], goal, rtol=1e-5)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(repaired))
 
 
-def test_small_variation_is_scaled_and_rounding_of_a_constant_unit_is_not(ends, tiny_model, tiny_data):
+def test_small_variation_is_scaled_and_rounding_of_a_constant_unit_is_not(ends, tiny_task, tiny_data):
     """Unit 0 of the second layer is constant up to rounding; unit 1 varies a little around it."""
     merged = jax.tree.map(np.array, mean_of(ends))
     first, second = merged["params"]["Dense_0"], merged["params"]["Dense_1"]
@@ -122,7 +124,7 @@ def test_small_variation_is_scaled_and_rounding_of_a_constant_unit_is_not(ends, 
     second["kernel"][:, 1] = np.float32([0.03, 0, 0, 0, 0, 10])
     # The ends have the first layer of the merged network, so that its units stay copies.
     shared = {**ends["params"], "Dense_0": jax.tree.map(lambda leaf: np.stack([leaf] * 3), first)}
-    repaired = repair(tiny_model, merged, {"params": shared}, tiny_data)
+    repaired = repair(tiny_task, merged, {"params": shared})
     mean, deviation = statistics(merged, tiny_data)[1]
     assert deviation[0] < 1e-6 * mean[0]
     assert 1e-5 < deviation[1] / mean[1] < 1e-2
@@ -135,35 +137,38 @@ def test_small_variation_is_scaled_and_rounding_of_a_constant_unit_is_not(ends, 
     np.testing.assert_allclose(after[1][1:], goals[1][1:], rtol=1e-2)
 
 
-def test_several_networks_of_the_same_ends_in_one_program(ends, tiny_model, tiny_data, compiled):
+def test_several_networks_of_the_same_ends_in_one_program(ends, tiny_task, compiled):
     weights = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]], np.float32)
     several = jax.tree.map(lambda leaf: np.tensordot(weights, leaf, 1), ends)
-    together = repair(tiny_model, several, ends, tiny_data, weights)
+    together = repair(tiny_task, several, ends, weights)
     compiled.clear()
-    repair(tiny_model, several, ends, tiny_data, weights[::-1])
+    repair(tiny_task, several, ends, weights[::-1])
     assert not compiled
-    shared = repair(tiny_model, several, ends, tiny_data, weights[1])
+    shared = repair(tiny_task, several, ends, weights[1])
     for i in range(2):
-        close(trees.index(together, i), repair(tiny_model, trees.index(several, i), ends, tiny_data, weights[i]))
+        close(trees.index(together, i), repair(tiny_task, trees.index(several, i), ends, weights[i]))
     close(trees.index(together, 1), trees.index(shared, 1))
 
 
 def test_batch_statistics_are_re_estimated_instead(normed, tiny_colour_data):
     ends = networks(normed, 2)
     merged, kind = mean_of(ends), Augmentation(flip=True, crop=1, rotate=0.0)
-    got = repair(normed, merged, ends, tiny_colour_data, batch_size=40, augmentation=kind, calibration_images=100)
-    images, mean, std = tiny_colour_data.train_images[:100], tiny_colour_data.mean, tiny_colour_data.std
-    close(got, jax.jit(lambda theta: estimate_statistics(normed, theta, images, mean, std, 40, kind))(merged))
+    task = supervised(normed, tiny_colour_data, augmentation=kind)
+    got = repair(task, merged, ends, batch_size=40, calibration_examples=100)
+    close(got, jax.jit(lambda theta: estimate_statistics(task, theta, 100, 40))(merged))
     assert repaired_layers(normed) == ()
 
 
-def test_images_are_augmented_in_the_same_way_at_every_call_and_the_first_are_taken(ends, tiny_model, tiny_data):
+def test_images_are_augmented_in_the_same_way_at_every_call_and_the_first_are_taken(
+    ends, tiny_model, tiny_task, tiny_data
+):
     merged, shifted = mean_of(ends), Augmentation(flip=True, crop=2, rotate=0.0)
-    one, two = (repair(tiny_model, merged, ends, tiny_data, augmentation=shifted) for _ in range(2))
+    augmented = supervised(tiny_model, tiny_data, augmentation=shifted)
+    one, two = (repair(augmented, merged, ends) for _ in range(2))
     chex.assert_trees_all_equal(one, two)
-    plain = repair(tiny_model, merged, ends, tiny_data)
+    plain = repair(tiny_task, merged, ends)
     assert not np.allclose(one["params"]["Dense_0"]["kernel"], plain["params"]["Dense_0"]["kernel"], rtol=1e-3)
-    few, taken = repair(tiny_model, merged, ends, tiny_data, calibration_images=60), tiny_data.take(60)
+    few, taken = repair(tiny_task, merged, ends, calibration_examples=60), tiny_data.take(60)
     goals = jax.tree.map(lambda *each: np.mean(each, 0), *(statistics(trees.index(ends, i), taken) for i in range(3)))
     chex.assert_trees_all_close(statistics(few, taken), goals, rtol=1e-4, atol=1e-5)
 
@@ -181,7 +186,7 @@ def test_a_network_whose_kernels_are_all_normalised_is_returned(tiny_data):
     assert repaired_layers(model) == ()
     ends = networks(model, 2)
     merged = mean_of(ends)
-    chex.assert_trees_all_equal(repair(model, merged, ends, tiny_data), merged)
+    chex.assert_trees_all_equal(repair(supervised(model, tiny_data), merged, ends), merged)
 
 
 @pytest.mark.parametrize(
@@ -192,37 +197,74 @@ def test_a_network_whose_kernels_are_all_normalised_is_returned(tiny_data):
         ([1.5, -0.5, 0.0], {}, r"-0\.5.*not negative"),
         ([np.nan, 0.5, 0.5], {}, "nan"),
         (None, {"batch_size": 0}, "batch_size=0"),
-        (None, {"calibration_images": 121}, "calibration_images=121, .*1 to 120"),
+        (None, {"calibration_examples": 121}, "calibration_examples=121, .*1 to 120"),
     ],
 )
-def test_wrong_input_is_named(ends, tiny_model, tiny_data, weights, options, named):
+def test_wrong_input_is_named(ends, tiny_task, weights, options, named):
     with pytest.raises(InputError, match=named):
-        repair(tiny_model, mean_of(ends), ends, tiny_data, weights, **options)
+        repair(tiny_task, mean_of(ends), ends, weights, **options)
 
 
-def test_networks_of_another_kind_are_named(ends, tiny_model, tiny_data):
+def test_networks_of_another_kind_are_named(ends, tiny_task, tiny_data):
     merged = mean_of(ends)
     with pytest.raises(InputError, match="one network as ends"):
-        repair(tiny_model, merged, merged, tiny_data)
+        repair(tiny_task, merged, merged)
     with pytest.raises(SpecError, match="mlp"):
-        repair(models.create("mlp", 3, (8, 8, 1), widths=(7, 5)), merged, ends, tiny_data)
+        repair(supervised(models.create("mlp", 3, (8, 8, 1), widths=(7, 5)), tiny_data), merged, ends)
+    alone = Task(tiny_task.loss, tiny_task.train, init=tiny_task.init, name="a loss alone")
+    with pytest.raises(InputError, match="a loss alone has no model"):
+        repair(alone, merged, ends)
+
+
+def test_a_model_of_several_outputs_and_a_loss_of_the_users_own():
+    """Inputs and labels in a dict, and outputs in one: units get the statistics of the ends."""
+    shapes = {"hidden": (5, 6), "bias": (6,), "score": (6, 3), "value": (6, 1)}
+
+    def init(key):
+        keys = dict(zip(shapes, jax.random.split(key, 4), strict=True))
+        return {name: jax.random.normal(keys[name], shape) for name, shape in shapes.items()}
+
+    def apply(theta, x):
+        hidden = jax.nn.relu(x @ theta["hidden"] + theta["bias"][None])
+        return {"scores": hidden @ theta["score"], "value": hidden @ theta["value"]}
+
+    def loss(theta, batch, key):
+        outputs = apply(theta, batch["x"])
+        return jnp.square(outputs["value"][:, 0] - batch["y"]).mean() + jnp.abs(outputs["scores"]).mean()
+
+    rng = np.random.default_rng(0)
+    examples = {"x": rng.normal(size=(90, 5)).astype(np.float32), "y": rng.normal(size=90).astype(np.float32)}
+    model = models.from_function(init, apply, examples["x"][:2])
+    task = Task(loss, examples, model=model, inputs=lambda batch: batch["x"])
+    ends = stacked([jax.tree.map(np.asarray, init(jax.random.key(seed))) for seed in range(2)])
+    repaired = repair(task, mean_of(ends), ends, [0.25, 0.75], batch_size=30)
+
+    def units(theta):
+        found = np.float64(examples["x"]) @ np.float64(theta["hidden"]) + np.float64(theta["bias"])
+        return found.mean(0), found.std(0)
+
+    at_ends = [units(trees.index(ends, i)) for i in range(2)]
+    for got, first, second in zip(units(repaired), *at_ends, strict=True):
+        np.testing.assert_allclose(got, 0.25 * first + 0.75 * second, rtol=1e-4, atol=1e-5)
+    assert {layer.kernel for layer in repaired_layers(model)} == {"hidden"}
 
 
 @pytest.mark.slow
 def test_independent_digits_networks_gain_accuracy_by_repair():
     digits, model = data.load("digits"), models.create("mlp", 10, (8, 8, 1), widths=(128, 128, 128))
-    thetas = train_endpoints(jax.random.split(jax.random.key(0), 6), model, digits, TrainConfig(epochs=15)).theta
+    task = supervised(model, digits)
+    thetas = train_endpoints(jax.random.split(jax.random.key(0), 6), task, TrainConfig(epochs=15)).theta
     firsts, seconds = trees.index(thetas, slice(0, 3)), trees.index(thetas, slice(3, 6))
-    P = match_activations(model, firsts, seconds, digits).P
+    P = match_activations(task, firsts, seconds).P
     matched = jax.vmap(lambda p, theta: permute(model.spec, p, theta))(P, seconds)
     for others, least in ((seconds, 0.05), (matched, 0.002)):
         gains, losses = [], []
         for i in range(3):
             ends = trees.stack([trees.index(firsts, i), trees.index(others, i)])
             merged = mean_of(ends)
-            before = evaluate(model, merged, digits)[0]
-            after = evaluate(model, repair(model, merged, ends, digits), digits)[0]
-            gains.append(after.accuracy - before.accuracy)
-            losses.append(after.loss / before.loss)
+            before = evaluate(task, merged)[0]
+            after = evaluate(task, repair(task, merged, ends))[0]
+            gains.append(after["accuracy"] - before["accuracy"])
+            losses.append(after["loss"] / before["loss"])
         assert np.mean(gains) > least
         assert np.max(losses) < 0.8

@@ -14,7 +14,7 @@ OUT_OF_RANGE = {
     "batch_size": True,
     "knots": 2,
     "points": 2,
-    "images": 0,
+    "examples": 0,
     "point_tolerance": -1e-9,
     "rise_tolerance": 0.0,
     "weight_decay": -0.1,

@@ -37,7 +37,7 @@ def test_there_is_no_room_for_a_path_in_three_knots():
 
 
 def test_a_minimisation_that_does_not_converge_ends_the_path():
-    _, theta, data = toy(6)
+    task, theta = toy(6)
     found = fitted(6, (0, 1))
     assert found.point is None
     assert found.converged.tolist() == [True, False]
@@ -46,9 +46,9 @@ def test_a_minimisation_that_does_not_converge_ends_the_path():
     assert equal(knot(found, 0), theta)
     networks = [Network(knot(found, i)) for i in range(found.heights.size + 1)]
     np.testing.assert_allclose([network.distance((0, 1)) for network in networks[1:]], found.distances[-1], rtol=1e-10)
-    np.testing.assert_allclose(networks[-1].loss(data), found.loss[-1], rtol=1e-10)
+    np.testing.assert_allclose(networks[-1].loss(task), found.loss[-1], rtol=1e-10)
     # Minimised so far: the loss falls from knot to knot of the distance.
-    assert (np.diff([network.loss(data) for network in networks[1:]]) <= 0).all()
+    assert (np.diff([network.loss(task) for network in networks[1:]]) <= 0).all()
     with says(RunError, "units (0, 1)", GROUP, "step 1 of 13", "60 iterations", "1e-06"):
         _ = found.path
     assert "step 1 of 13" in repr(found)
@@ -57,13 +57,13 @@ def test_a_minimisation_that_does_not_converge_ends_the_path():
 
 @pytest.mark.slow
 def test_going_on_from_where_it_stands_with_output_weights_that_are_free():
-    model, theta, data = toy(SEED)
+    task, theta = toy(SEED)
     config = replace(CONFIG, iterations=3, hold_output_norm=False, require_convergence=False)
-    found = mcjax.permutation_points.permutation_path(model, theta, data, GROUP, UNITS, config)
+    found = mcjax.permutation_points.permutation_path(task, theta, GROUP, UNITS, config)
     assert found.stopped is None
     assert not found.converged.all()
     assert found.distances[-1] == 0
-    assert equal(knot(found, -1), mcjax.permute(model.spec, found.P, theta))
+    assert equal(knot(found, -1), mcjax.permute(task.spec, found.P, theta))
     count = len(found.knots["params"]["Dense_0"]["bias"]) // 2
     networks = [Network(knot(found, i)) for i in range(count + 1)]
     distances = np.array([network.distance(UNITS) for network in networks])
@@ -79,24 +79,25 @@ class BatchNormed(nn.Module):
         return nn.Dense(1, name="last")(nn.tanh(x))
 
 
-def batch_normed_loss(theta, data, weight_decay):
+def batch_normed_loss(theta, task, weight_decay):
     """The loss in float64, by the statistics that theta holds."""
     theta = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), theta)
     params, statistics = theta["params"], theta["batch_stats"]["norm"]
-    x = np.asarray(data.train_images, np.float64) @ params["first"]["kernel"] + params["first"]["bias"]
+    x, y = (np.asarray(each, np.float64) for each in task.train)
+    x = x @ params["first"]["kernel"] + params["first"]["bias"]
     x = (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
     outputs = np.tanh(x) @ params["last"]["kernel"] + params["last"]["bias"]
     squares = sum(np.square(leaf).sum() for leaf in jax.tree.leaves(params))
-    return np.square(outputs - data.train_labels).mean() + weight_decay / 2 * squares
+    return np.square(outputs - y).mean() + weight_decay / 2 * squares
 
 
 @pytest.mark.slow
 def test_batch_norm_weight_decay_and_single_precision():
-    _, _, data = toy(SEED)
+    x, y = toy(SEED)[0].train
     model = models.from_flax(BatchNormed(), jax.ShapeDtypeStruct((2, 2), jnp.float32), name="normed")
     rng = np.random.default_rng(0)
     theta = jax.tree.map(lambda leaf: np.float32(0.5 + rng.random(leaf.shape)), model.init(jax.random.key(0)))
-    group = model.spec.groups[0]
+    task, group = mcjax.supervised(model, mcjax.data.regression(x, y, x, y)), model.spec.groups[0]
     config = replace(
         CONFIG,
         precision="float32",
@@ -106,12 +107,12 @@ def test_batch_norm_weight_decay_and_single_precision():
         smallest=1e-2,
         require_convergence=False,
     )
-    found = mcjax.permutation_points.permutation_path(model, theta, data, group, (1, 2), config)
+    found = mcjax.permutation_points.permutation_path(task, theta, group, (1, 2), config)
     assert {leaf.dtype for leaf in jax.tree.leaves(found.knots)} == {np.dtype(np.float32)}
     assert found.gradient_norm[-1] <= 1e-3
     middle = found.heights.size
     for i, loss in ((0, found.loss[0]), (middle, found.loss[-1])):
-        np.testing.assert_allclose(batch_normed_loss(knot(found, i), data, 0.01), loss, rtol=1e-5)
+        np.testing.assert_allclose(batch_normed_loss(knot(found, i), task, 0.01), loss, rtol=1e-5)
     for name, leaf in found.knots["batch_stats"]["norm"].items():
         before = theta["batch_stats"]["norm"][name]
         np.testing.assert_array_equal(leaf[0], before)
@@ -139,13 +140,12 @@ def test_smaller_steps_where_the_loss_would_rise():
 
 @pytest.mark.slow
 def test_fewer_steps_where_there_is_no_room_for_small_ones():
-    model, theta, data = toy(SEED)
     config = replace(CONFIG, rise_tolerance=1e-3, knots=900, iterations=1000)
     with pytest.MonkeyPatch.context() as patch:
         walks = []
         real = mergers.approach_pairs
         patch.setattr(mergers, "approach_pairs", lambda *args: walks.append(float(args[7])) or real(*args))
-        found = mcjax.permutation_points.permutation_path(model, theta, data, GROUP, UNITS, config)
+        found = mcjax.permutation_points.permutation_path(*toy(SEED), GROUP, UNITS, config)
     # As they come, in steps too small for the room, and in larger ones.
     assert len(walks) > 2
     np.testing.assert_allclose(walks[2:], 10 * np.array(walks[1:-1]))

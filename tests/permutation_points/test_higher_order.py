@@ -39,7 +39,7 @@ def without_copies(network, clusters):
 @pytest.mark.parametrize(("which", "clusters"), [("merged", ((0, 2), (1, 3))), ("chained", ((0, 1, 2),))])
 def test_the_point_is_the_smaller_network(which, clusters, request):
     found = request.getfixturevalue(which)
-    _, theta, data = toy(SEED)
+    task, theta = toy(SEED)
     assert found.clusters == clusters
     assert found.order == 2
     assert f"order 2, loss {found.loss[-1]:.4g}" in repr(found)
@@ -50,16 +50,16 @@ def test_the_point_is_the_smaller_network(which, clusters, request):
             np.testing.assert_array_equal(point.read[unit], point.read[first])
     small = without_copies(point, clusters)
     assert len(small.made) == 2
-    np.testing.assert_allclose(point.outputs(data.train_images), small.outputs(data.train_images), atol=1e-12)
-    np.testing.assert_allclose(found.loss[-1], small.loss(data), rtol=1e-10)
+    np.testing.assert_allclose(point.outputs(task.train[0]), small.outputs(task.train[0]), atol=1e-12)
+    np.testing.assert_allclose(found.loss[-1], small.loss(task), rtol=1e-10)
     # The smaller network is at a critical point, and so is the point.
-    assert small.gradient_norm(data) <= CONFIG.point_tolerance
-    assert point.gradient_norm(data) <= CONFIG.point_tolerance
+    assert small.gradient_norm(task) <= CONFIG.point_tolerance
+    assert point.gradient_norm(task) <= CONFIG.point_tolerance
     assert (found.gradient_norm <= CONFIG.point_tolerance).all()
     for leaf, start in zip(jax.tree.leaves(found.knots), jax.tree.leaves(theta), strict=True):
         np.testing.assert_array_equal(leaf[0], start)
     count = len(found.knots["params"]["Dense_0"]["bias"])
-    losses = [Network(knot(found, i)).loss(data) for i in range(count)]
+    losses = [Network(knot(found, i)).loss(task) for i in range(count)]
     assert max(losses) <= found.height * (1 + 1e-9)
     np.testing.assert_allclose(losses[-1], found.loss[-1], rtol=1e-10)
     np.testing.assert_array_equal(found.path(1.0)["params"]["Dense_0"]["bias"], np.float32(point.made[:, -1]))
@@ -85,22 +85,22 @@ def test_mergers_that_end_early():
 @pytest.mark.parametrize(("which", "outputs"), [("merged", 1), ("chained", 1), ("chained", 2)])
 def test_the_plane_of_equal_loss(which, outputs, request):
     found = request.getfixturevalue(which)
-    model, theta, data = toy(SEED, outputs)
+    task, theta = toy(SEED, outputs)
     point = found.point
     if outputs == 2:
         # With two outputs: only the parameters of the units have to be equal.
         point = {"params": {"Dense_0": point["params"]["Dense_0"], "Dense_1": theta["params"]["Dense_1"]}}
-    basis = mcjax.permutation_points.equal_loss_plane(model, point, GROUP, found.clusters)
+    basis = mcjax.permutation_points.equal_loss_plane(task.model, point, GROUP, found.clusters)
     dimension = found.order * outputs
     flat = np.concatenate([np.reshape(leaf, (dimension, -1)) for leaf in jax.tree.leaves(basis)], 1)
     assert flat.shape == (dimension, trees.parameter_count(theta))
     np.testing.assert_allclose(flat @ flat.T, np.eye(dimension), atol=1e-6 if outputs == 2 else 1e-14)
-    before = Network(point).outputs(data.train_images)
+    before = Network(point).outputs(task.train[0])
     rng = np.random.default_rng(0)
     for _ in range(5):
         shares = 10 * rng.normal(size=dimension)
         moved = jax.tree.map(lambda leaf, d, c=shares: leaf + np.tensordot(c, d, 1), point, basis)
-        after = Network(moved).outputs(data.train_images)
+        after = Network(moved).outputs(task.train[0])
         np.testing.assert_allclose(after, before, atol=1e-5 if outputs == 2 else 1e-10)
 
 
@@ -119,4 +119,4 @@ def test_bad_arguments_are_refused(merged):
         ([(0, 1)], "[0, 1]", GROUP, "differ"),
     ):
         with says(InputError, *named):
-            mcjax.permutation_points.equal_loss_plane(toy(SEED)[0], merged.point, GROUP, clusters)
+            mcjax.permutation_points.equal_loss_plane(toy(SEED)[0].model, merged.point, GROUP, clusters)

@@ -34,7 +34,7 @@ def test_pairs_are_ranked_as_their_paths_are(ranked):
         np.testing.assert_allclose(ranked.distances[i], path.distances, rtol=1e-12)
         np.testing.assert_allclose(ranked.loss[i], path.loss, rtol=1e-6, atol=1e-14)
         np.testing.assert_allclose(ranked.barrier[i], path.loss.max() - path.loss[0], rtol=1e-6)
-        np.testing.assert_allclose(ranked.point[i], Network(path.point).loss(toy(SEED)[2]), rtol=1e-6)
+        np.testing.assert_allclose(ranked.point[i], Network(path.point).loss(toy(SEED)[0]), rtol=1e-6)
         assert ranked.gradient_norm[i] <= CONFIG.point_tolerance
 
 
@@ -52,7 +52,7 @@ def test_chunks_change_nothing(ranked):
 def test_the_order_is_that_of_the_highest_minimum(stop, monkeypatch):
     """Given approaches are ranked by their highest loss; those that stopped come last, unless they may go on."""
     rng = np.random.default_rng(0)
-    model, theta, data = toy(SEED)
+    task, theta = toy(SEED)
     told = Approach(
         rng.random((6, 14)),
         Minima(
@@ -62,7 +62,7 @@ def test_the_order_is_that_of_the_highest_minimum(stop, monkeypatch):
         {},
     )
     monkeypatch.setattr(mergers, "approach_pairs", lambda *given: told)
-    found = rank_pairs(model, theta, data, GROUP, config=replace(CONFIG, require_convergence=stop))
+    found = rank_pairs(task, theta, GROUP, config=replace(CONFIG, require_convergence=stop))
     pairs = list(combinations(range(4), 2))
     whole = [bool(row.all()) for row in told.minima.converged]
     assert 0 < sum(whole) < 6
@@ -86,11 +86,11 @@ def cosine(made, pair):
 
 
 def test_cosines():
-    model, theta, _ = toy(SEED)
+    task, theta = toy(SEED)
     made = Network(theta).made
     every = [(i, j) for i in range(4) for j in range(i + 1, 4)]
     expected = sorted(every, key=lambda pair: -cosine(made, pair))
-    assert list(map(tuple, similar_pairs(model, theta, GROUP).tolist())) == expected
+    assert list(map(tuple, similar_pairs(task.model, theta, GROUP).tolist())) == expected
 
 
 def test_bad_arguments_are_refused():

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
@@ -30,8 +31,8 @@ def half(path):
 
 
 def test_the_gradient_by_hand():
-    _, theta, _ = toy(0)
-    _, _, other = toy(1)
+    _, theta = toy(0)
+    other, _ = toy(1)
     rng, h = np.random.default_rng(0), 1e-6
     network, moved = Network(theta), Network(theta)
     for leaf, gradient in zip(("made", "read", "bias"), network.gradient(other), strict=True):
@@ -45,11 +46,11 @@ def test_the_gradient_by_hand():
 
 
 def test_ends_and_halves_are_equal_to_the_last_bit(path):
-    model, theta, _ = toy(SEED)
+    task, theta = toy(SEED)
     count = len(path.knots["params"]["Dense_0"]["bias"])
     np.testing.assert_array_equal(path.P[GROUP], [2, 1, 0, 3])
     assert equal(knot(path, 0), theta)
-    assert equal(knot(path, count - 1), mcjax.permute(model.spec, path.P, theta))
+    assert equal(knot(path, count - 1), mcjax.permute(task.spec, path.P, theta))
     first, last = (path.knots["params"][f"Dense_{i}"] for i in (0, 1))
     order = [2, 1, 0, 3]
     for leaf, exchanged in (
@@ -62,7 +63,7 @@ def test_ends_and_halves_are_equal_to_the_last_bit(path):
         np.testing.assert_array_equal(leaf[::-1], exchanged)
     with jax.enable_x64(True):
         assert equal(path.path(0.0), theta)
-        assert equal(path.path(1.0), mcjax.permute(model.spec, path.P, theta))
+        assert equal(path.path(1.0), mcjax.permute(task.spec, path.P, theta))
 
 
 def test_at_the_point_two_units_are_one(path, half):
@@ -82,9 +83,9 @@ def test_distances_fall_in_equal_factors(path, half):
 
 
 def test_minima_are_knots_of_their_distance_and_loss(path, half):
-    _, _, data = toy(SEED)
+    task, _ = toy(SEED)
     distances = np.array([network.distance(UNITS) for network in half])
-    losses = np.array([network.loss(data) for network in half])
+    losses = np.array([network.loss(task) for network in half])
     assert (np.diff(distances) <= 1e-12).all()
     for distance, loss in zip(path.distances, path.loss, strict=True):
         there = np.abs(distances - distance) <= 1e-10 * path.distances[0]
@@ -97,21 +98,21 @@ def test_minima_are_knots_of_their_distance_and_loss(path, half):
 
 
 def test_the_point_is_critical(path, half):
-    _, _, data = toy(SEED)
-    made, _, _ = half[-1].gradient(data)
-    assert half[-1].gradient_norm(data) <= CONFIG.point_tolerance
+    task, _ = toy(SEED)
+    made, _, _ = half[-1].gradient(task)
+    assert half[-1].gradient_norm(task) <= CONFIG.point_tolerance
     np.testing.assert_allclose(made[0], made[2], atol=1e-18)
 
 
 def test_heights_are_those_of_the_segments(path, half):
-    _, _, data = toy(SEED)
+    task, _ = toy(SEED)
     highest, dense = [], []
     for a, b in pairwise(half):
-        losses = [between(a, b, t).loss(data) for t in np.linspace(0, 1, 17)]
+        losses = [between(a, b, t).loss(task) for t in np.linspace(0, 1, 17)]
         highest.append(max(losses[::4]))
         dense.append(max(losses))
     np.testing.assert_allclose(path.heights, highest, rtol=1e-8, atol=1e-16)
-    np.testing.assert_allclose(path.barrier, max(dense) - half[0].loss(data), rtol=0.05)
+    np.testing.assert_allclose(path.barrier, max(dense) - half[0].loss(task), rtol=0.05)
     assert f"barrier {path.barrier:.4g}" in repr(path)
 
 
@@ -135,16 +136,16 @@ def inertia(matrix, tolerance):
     return tuple(int(n.sum()) for n in (values < -tolerance, np.abs(values) <= tolerance, values > tolerance))
 
 
-def predicted(point, units, data):
+def predicted(point, units, task):
     """By hand, from S and G: negative and zero eigenvalues that the exchanged coordinates have, and the rank of G.
 
     In the mean and the difference of what makes and of what reads the two units, an exchange changes the sign of the
     differences (D, a), so that the Hessian at D = a = 0 is block diagonal; of D and a it is [[S, G^T], [G, 0]], as
     the outputs do not depend on a at D = 0.
     """
-    network, x = Network(point), with_ones(data.train_images)
-    hidden = network.hidden(data.train_images)[:, units[0]]
-    back = 2 * network.residuals(data) / np.size(data.train_labels)
+    network, (inputs, labels) = Network(point), task.train
+    x, hidden = with_ones(inputs), network.hidden(inputs)[:, units[0]]
+    back = 2 * network.residuals(task) / np.size(labels)
     slope, curvature = 1 - hidden**2, -2 * hidden * (1 - hidden**2)
     s = (x * (back @ network.read[units[0]] * curvature / 2)[:, None]).T @ x
     g = (back * slope[:, None]).T @ x
@@ -155,13 +156,13 @@ def predicted(point, units, data):
     return rank + negative, len(g) - rank + zero, rank
 
 
-def check_inertia(point, units, outputs, data):
+def check_inertia(point, units, outputs, task):
     with jax.enable_x64(True):
-        loss = mcjax.full_batch_loss(model_of(outputs), data)
+        loss = mcjax.full_batch_loss(task)
         hessian = np.asarray(mcjax.hessian.dense_hessian(loss, point))
         found = mcjax.hessian.classify_point(loss, point, zero_tolerance=1e-10)
     assert found.gradient_norm <= CONFIG.point_tolerance
-    negative, zero, rank = predicted(point, units, data)
+    negative, zero, rank = predicted(point, units, task)
     assert found.index == negative
     assert found.zeros == zero
     assert found.zeros >= outputs - rank
@@ -192,7 +193,7 @@ def kept(swap):
 
 
 def planted(negative):
-    """A permutation point and data of it: S has so many negative eigenvalues, and all else is at a minimum.
+    """A permutation point and a task of it: S has so many negative eigenvalues, and all else is at a minimum.
 
     Where three units are at a minimum, one of them twice is such a point. Residuals that no parameter can lower are
     left there, and among these are some that give S any value; small ones leave the Hessian of the three positive.
@@ -225,21 +226,22 @@ def planted(negative):
         "Dense_0": {"kernel": made[:, :2].T, "bias": made[:, 2]},
         "Dense_1": {"kernel": read[:, None], "bias": flat[12:]},
     }
-    return {"params": params}, mcjax.data.regression(x, labels[:, None], x, labels[:, None], "planted")
+    data = mcjax.data.regression(x, labels[:, None], x, labels[:, None], "planted")
+    return {"params": params}, mcjax.supervised(model_of(), data)
 
 
 @pytest.mark.parametrize("negative", range(4))
 def test_one_output_one_zero_and_up_to_as_many_negative_eigenvalues_as_parameters_of_a_unit(negative):
     """The paper says one negative at most; there may be as many as the matrix S has."""
-    point, data = planted(negative)
-    found, rank = check_inertia(point, UNITS, 1, data)
+    point, task = planted(negative)
+    found, rank = check_inertia(point, UNITS, 1, task)
     assert (found.index, rank) == (negative, 0)
     assert found.zeros >= 1
     assert found.kind == ("saddle" if negative else "degenerate")
 
 
 def test_the_point_of_a_path_has_this_inertia(path):
-    found, rank = check_inertia(path.point, UNITS, 1, toy(SEED)[2])
+    found, rank = check_inertia(path.point, UNITS, 1, toy(SEED)[0])
     assert rank == 0
     assert 1 <= found.index <= 3
 
@@ -248,24 +250,38 @@ def test_the_point_of_a_path_has_this_inertia(path):
 @pytest.mark.parametrize("units", [(0, 1), (0, 2)])
 def test_two_outputs_take_one_direction_of_the_plane_of_zeros(units):
     point = fitted(0, units, 2).point
-    found, rank = check_inertia(point, units, 2, toy(0, 2)[2])
+    found, rank = check_inertia(point, units, 2, toy(0, 2)[0])
     # Centre and outputs are at a minimum, so that G has the output weights in its kernel.
     assert rank == 1
     assert found.zeros == 1
     assert 1 <= found.index <= 3
 
 
+def test_a_loss_of_ones_own_has_the_path_of_the_same_loss(path):
+    task, theta = toy(SEED)
+
+    def loss(theta, batch, key):
+        return jnp.square(task.model.apply(theta, batch[0]) - batch[1]).mean()
+
+    own = mcjax.Task(loss, task.train, model=task.model)
+    found = mcjax.permutation_points.permutation_path(own, theta, GROUP, UNITS, CONFIG)
+    np.testing.assert_allclose(found.loss, path.loss, rtol=1e-6, atol=1e-14)
+    assert found.gradient_norm[-1] <= CONFIG.point_tolerance
+
+
 def test_bad_arguments_are_refused():
-    model, theta, data = toy(SEED)
-    given = {"theta": theta, "data": data, "group": GROUP, "units": (0, 1), "config": CONFIG}
+    task, theta = toy(SEED)
+    given = {"task": task, "theta": theta, "group": GROUP, "units": (0, 1), "config": CONFIG}
     for changes, error, named in (
         ({"units": (1, 1)}, InputError, "twice"),
         ({"units": (0, 4)}, InputError, "unit=4"),
         ({"group": "dense_5"}, SpecError, "dense_5"),
         ({"config": {"steps": 3}}, InputError, "PermutationConfig"),
-        ({"data": toy(SEED, 2)[2]}, InputError, "expected"),
+        ({"task": toy(SEED, 2)[0]}, SpecError, "Dense_1/bias"),
+        ({"task": task.model}, InputError, "Model"),
+        ({"task": mcjax.Task(task.loss, task.train, name="bare")}, InputError, "bare has no model"),
         ({"theta": jax.tree.map(lambda leaf: leaf[None], theta)}, InputError, "several networks"),
         ({"theta": jax.tree.map(lambda leaf: leaf * np.float32(np.nan), theta)}, InputError, "not finite"),
     ):
         with says(error, named):
-            mcjax.permutation_points.permutation_path(model, **(given | changes))
+            mcjax.permutation_points.permutation_path(**(given | changes))

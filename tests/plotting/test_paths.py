@@ -47,6 +47,13 @@ def test_along_paths_is_logarithmic_where_it_can_be_and_says_which_images():
         assert [axes.get_ylabel() for axes in figure.axes] == ["test loss (nats)", "train accuracy (%)"]
 
 
+def test_along_paths_of_losses_alone_has_one_panel():
+    line = plotting.Line("one", np.linspace(1, 2, 5), None, plotting.ALIGNED)
+    (panel,) = plotting.along_paths(TS, [line], "a regression").axes
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), line.loss)
+    assert panel.get_ylabel() == "train loss"
+
+
 def test_the_colours_differ_in_greyscale_and_wide_losses_have_plain_numbers():
     unaligned, aligned = (
         np.dot(to_rgb(color), (0.299, 0.587, 0.114)) for color in (plotting.UNALIGNED, plotting.ALIGNED)

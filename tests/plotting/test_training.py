@@ -32,6 +32,15 @@ def test_training_is_logarithmic_where_losses_differ_widely():
         assert figure.axes[0].get_yscale() == scale
 
 
+def test_training_has_a_panel_for_each_metric():
+    history = {"error": np.array([0.5, 0.3]), "loss": np.array([2.0, 1.0])}
+    figure = plotting.training(history, "a regression")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["train loss", "train error"]
+    for axes, name in zip(figure.axes, ("loss", "error"), strict=True):
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), history[name])
+    assert len(plotting.training({"loss": np.ones(2)}, "a loss alone").axes) == 1
+
+
 def half_steps(pairs=2, iterations=2, seed=0, color=plotting.ALIGNED):
     """PAM's half-steps of some pairs, of which the last refused its first two P."""
     rng = np.random.default_rng(seed)

@@ -13,19 +13,34 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 from refusals import says
 
 import mcjax
-from mcjax import Augmentation, InputError, PamConfig, TrainConfig, models, train_endpoints, trees
+from mcjax import (
+    SGD,
+    Augmentation,
+    FitConfig,
+    InputError,
+    PamConfig,
+    Task,
+    TrainConfig,
+    models,
+    supervised,
+    train_endpoints,
+    trees,
+)
 from mcjax.cli import main
-from mcjax.curves import FitConfig
+from mcjax.curves import PermutationFitConfig
 from mcjax.runtime.mesh import Placement, make_mesh
 from mcjax.training import loop
+from mcjax.training.fit import Fit, FitState
 
 eight = pytest.mark.skipif(len(jax.devices()) < 8, reason="run by test_on_eight_virtual_devices")
-CONFIG = TrainConfig(epochs=2, batch_size=24, learning_rate=0.05, augmentation=Augmentation(crop=1, rotate=5.0))
+CONFIG = TrainConfig(epochs=2, batch_size=24, optimizer=SGD(0.05))
+AUGMENTATION = Augmentation(crop=1, rotate=5.0)
 
 
 @pytest.mark.slow
@@ -51,6 +66,11 @@ def mlp():
     return models.create("mlp", 10, (8, 8, 1), widths=(12, 10))
 
 
+@pytest.fixture(scope="module")
+def task(mlp, digits):
+    return supervised(mlp, digits, augmentation=AUGMENTATION)
+
+
 def alike(got, expected, rtol=2e-5):
     got, expected = trees.flatten(got), trees.flatten(expected)
     assert got.keys() == expected.keys()
@@ -64,8 +84,8 @@ KEYS = jax.random.split(jax.random.key(0), 4)
 
 
 @pytest.fixture(scope="module")
-def trained(digits, mlp):
-    return train_endpoints(KEYS, mlp, digits, CONFIG)
+def trained(task):
+    return train_endpoints(KEYS, task, CONFIG)
 
 
 @eight
@@ -78,9 +98,11 @@ def test_networks_are_those_of_one_device_side_by_side_in_one_program(digits, ml
         return mlp.apply_train(theta, x, key)
 
     # With other names for what it convolves with, so that networks of one device run one after another.
-    counted = mlp._replace(apply_train=apply_train, convolutions="canonical")
+    counted = supervised(
+        mlp._replace(apply_train=apply_train, convolutions="canonical"), digits, augmentation=AUGMENTATION
+    )
     compiled.clear()
-    got = train_endpoints(KEYS, counted, digits, CONFIG, mesh=mesh)
+    got = train_endpoints(KEYS, counted, CONFIG, mesh=mesh)
     assert len(calls) == 1
     assert sum("_compiled_epoch" in name for name in compiled) == 1
     alike(got.theta, trained.theta)
@@ -88,7 +110,7 @@ def test_networks_are_those_of_one_device_side_by_side_in_one_program(digits, ml
     assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(got.theta))
     # A mesh longer than the networks repeats the last.
     compiled.clear()
-    got = train_endpoints(KEYS[:3], counted, digits, CONFIG, mesh=mesh)
+    got = train_endpoints(KEYS[:3], counted, CONFIG, mesh=mesh)
     assert got.history["loss"].shape == (3, 2)
     alike(got.theta, trees.index(trained.theta, slice(0, 3)))
     placed = Placement(mesh, 4).put({"w": np.arange(12.0).reshape(4, 3)})["w"]
@@ -98,16 +120,16 @@ def test_networks_are_those_of_one_device_side_by_side_in_one_program(digits, ml
 
 @pytest.fixture(scope="module")
 def convolutional(digits):
-    model = models.create("tinysix", 10, (8, 8, 1), width=0.1)
-    return model, train_endpoints(jax.random.split(jax.random.key(1), 2), model, digits, CONFIG)
+    task = supervised(models.create("tinysix", 10, (8, 8, 1), width=0.1), digits, augmentation=AUGMENTATION)
+    return task, train_endpoints(jax.random.split(jax.random.key(1), 2), task, CONFIG)
 
 
 @eight
-def test_batch_norm_sees_the_whole_batch(digits, convolutional):
-    model, expected = convolutional
-    assert model.convolutions == "canonical"
+def test_batch_norm_sees_the_whole_batch(convolutional):
+    task, expected = convolutional
+    assert task.convolutions == "canonical"
     assert trees.batch_stats(expected.theta)
-    got = train_endpoints(jax.random.split(jax.random.key(1), 2), model, digits, CONFIG, mesh=make_mesh(2, 4))
+    got = train_endpoints(jax.random.split(jax.random.key(1), 2), task, CONFIG, mesh=make_mesh(2, 4))
     alike(got.theta, expected.theta, rtol=1e-3)
     alike(got.history, expected.history, rtol=1e-4)
 
@@ -118,10 +140,10 @@ def ends(trained):
 
 
 @eight
-def test_curves_are_those_of_one_device(digits, mlp, ends):
+def test_curves_are_those_of_one_device(task, ends):
     config = FitConfig(epochs=2, batch_size=24, points_per_step=2)
     expected, *meshed = (
-        mcjax.fit_curve(jax.random.key(2), mlp, mcjax.bezier(mlp.spec), *ends, digits, config=config, mesh=mesh)
+        mcjax.fit_curve(jax.random.key(2), task, mcjax.bezier(task.spec), *ends, config=config, mesh=mesh)
         for mesh in (None, make_mesh(4, 1), make_mesh(2, 2))
     )
     for got in meshed:
@@ -130,13 +152,12 @@ def test_curves_are_those_of_one_device(digits, mlp, ends):
 
 
 @eight
-def test_pam_is_that_of_one_device(digits, mlp, ends):
-    config = PamConfig(iterations=1, permutation_epochs=2, epochs=2, batch_size=24, objective_images=48)
+def test_pam_is_that_of_one_device(task, ends):
+    curve, permutation = FitConfig(epochs=2, batch_size=24), PermutationFitConfig(epochs=2)
+    config = PamConfig(curve, permutation, iterations=1, objective_examples=48)
     theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[:2], end) for end in ends)
     expected, got = (
-        mcjax.fit_pam(
-            jax.random.key(3), mlp, mcjax.bezier(mlp.spec), theta_1, theta_2, digits, config=config, mesh=mesh
-        )
+        mcjax.fit_pam(jax.random.key(3), task, mcjax.bezier(task.spec), theta_1, theta_2, config=config, mesh=mesh)
         for mesh in (None, make_mesh(2, 1))
     )
     for group, p in expected.P.items():
@@ -147,17 +168,17 @@ def test_pam_is_that_of_one_device(digits, mlp, ends):
 
 
 @eight
-def test_paths_and_planes_are_those_of_one_device(digits, mlp, ends, convolutional):
-    mesh, (model, trained) = make_mesh(2, 2), convolutional
-    path = mcjax.linear(mlp.spec).bind_pairs(*ends)
+def test_paths_and_planes_are_those_of_one_device(task, ends, convolutional):
+    mesh, (convolving, trained) = make_mesh(2, 2), convolutional
+    path = mcjax.linear(task.spec).bind_pairs(*ends)
     # Points that the devices do not divide.
-    got, expected = (mcjax.evaluate_path(mlp, path, digits, 5, mesh=each) for each in (mesh, None))
+    got, expected = (mcjax.evaluate_path(task, path, 5, mesh=each) for each in (mesh, None))
     assert got.test_loss.shape == (4, 5)
     chex.assert_trees_all_close(got, expected, rtol=1e-5)
     one, two = (trees.index(trained.theta, i) for i in range(2))
     three = jax.tree.map(lambda a, b: a - 0.3 * np.flip(b), *jax.tree.map(np.asarray, (one, two)))
     got, expected = (
-        mcjax.plane(model, one, two, three, digits, (3, 2), calibration_images=60, splits="test", mesh=each)
+        mcjax.plane(convolving, one, two, three, (3, 2), calibration_examples=60, splits="test", mesh=each)
         for each in (mesh, None)
     )
     np.testing.assert_allclose(got.test_loss, expected.test_loss, rtol=1e-4)
@@ -186,28 +207,54 @@ def test_commands_take_a_mesh(tmp_path):
 
 
 @eight
-def test_batches_are_split_along_data(digits):
+def test_batches_are_split_along_data(task):
     mesh = make_mesh(2, 4)
-    step = Recording()
-    states, context = np.zeros((2, 24), np.float32), {}
+    place = Placement(mesh, 2)
+    states = FitState(np.zeros((2, 24), np.float32), ())
+    task = task.replace(convolutions="canonical")
+    fit = Fit(jax.tree_util.Partial(FitState), jax.tree_util.Partial(one_product))
     program = loop._compiled_epoch.lower(
-        step, *(Placement(mesh, 2).put_everywhere(digits), context, Placement(mesh, 2).put(states)),
-        Placement(mesh, 2).put_keys(jax.random.split(jax.random.key(0), 2)), 0, None, mesh,
+        *place.put_everywhere((fit, task)), loop.EpochPlan(24, 4), place.put(states),
+        place.put_keys(jax.random.split(jax.random.key(0), 2)), 0, None, mesh,
     ).compile().as_text()  # fmt: skip
     # 24 images over 4 devices: no device computes more than 6 rows of 64 pixels times the weights.
     assert "f32[6,64]" in program
     assert "f32[24,64]" not in program
 
 
-class Recording:
+def one_product(state, batch, key):
     """A step that is one matrix product a batch."""
+    values = jnp.tanh(batch[0].reshape(24, 64).astype(jnp.float32) @ jnp.ones((64, 64)))
+    return state._replace(variables=state.variables + values.mean()), {"loss": values.mean()}
 
-    config = TrainConfig(batch_size=24, augmentation=Augmentation.none())
-    convolutions = "canonical"
 
-    def __call__(self, context, state, x, labels, key, /):
-        values = jnp.tanh(x.reshape(24, 64) @ jnp.ones((64, 64)))
-        return state + values.mean(), loop.Metrics(values.mean(), values.max())
+@eight
+def test_a_loop_of_the_users_runs_under_shard_map(task, ends):
+    """Pairs on different devices, each batch split over two: the loss takes the mean over them."""
+    mesh = jax.make_mesh((4, 2), ("pair", "data"), axis_types=(AxisType.Auto,) * 2)
+
+    def loss(theta, batch, key):
+        return jax.lax.pmean(task.loss(theta, batch, key)[0], "data")
+
+    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf[:24]), task.train)
+    keys = jax.random.split(jax.random.key(4), (3, 4))
+    curve, adam = mcjax.bezier(task.spec), optax.adam(1e-2)
+
+    def run(fit, states, batch, keys):
+        def step(states, keys):
+            return jax.vmap(fit.step, (0, None, 0))(states, batch, keys)
+
+        return jax.lax.scan(step, states, keys)[0].variables
+
+    split = mcjax.curves.curve_fit(Task(loss, task.train, name="split"), curve, adam)
+    P = PartitionSpec
+    specs = (P("pair"), P("data"), P(None, "pair"))
+    mapped = jax.shard_map(lambda *given: run(split, *given), mesh=mesh, in_specs=specs, out_specs=P("pair"))
+    states = jax.vmap(split.init)(*ends)
+    got = jax.jit(mapped)(states, batch, keys)
+    expected = jax.jit(run)(mcjax.curves.curve_fit(task, curve, adam), states, batch, keys)
+    assert len(jax.tree.leaves(got)[0].devices()) == 8
+    alike(got, expected, rtol=1e-4)
 
 
 @eight
@@ -219,12 +266,12 @@ def test_make_mesh_takes_as_many_as_there_are():
     assert list(make_mesh(devices=jax.devices()[3:5]).devices.flat) == jax.devices()[3:5]
 
 
-def test_a_mesh_of_one_device_is_the_same_to_rounding(digits, mlp, trained):
+def test_a_mesh_of_one_device_is_the_same_to_rounding(task, trained):
     mesh = make_mesh(devices=jax.devices()[:1])
-    alike(train_endpoints(KEYS, mlp, digits, CONFIG, mesh=mesh).theta, trained.theta)
+    alike(train_endpoints(KEYS, task, CONFIG, mesh=mesh).theta, trained.theta)
 
 
-def test_bad_meshes_are_refused(digits, mlp):
+def test_bad_meshes_are_refused(task):
     one = jax.devices()[:1]
     for options, words in (
         ({"pair": 2, "data": 3, "devices": one}, ("pair=2", "data=3", "6 devices", "the 1 ")),
@@ -236,10 +283,10 @@ def test_bad_meshes_are_refused(digits, mlp):
     other = jax.make_mesh((1, 1), ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=one)
     for mesh, words in ((other, ("('a', 'b')", "pair and data")), (4, ("got 4", "make_mesh()"))):
         with says(InputError, *words):
-            train_endpoints(KEYS, mlp, digits, CONFIG, mesh=mesh)
+            train_endpoints(KEYS, task, CONFIG, mesh=mesh)
 
 
 @eight
-def test_a_batch_that_the_mesh_does_not_divide_is_refused(digits, mlp):
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(task):
     with says(InputError, "batch_size=24", "data=5", "25"):
-        train_endpoints(KEYS, mlp, digits, CONFIG, mesh=make_mesh(1, 5))
+        train_endpoints(KEYS, task, CONFIG, mesh=make_mesh(1, 5))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import mcjax
-from mcjax import Augmentation, Recorder, TrainConfig, trees
+from mcjax import Augmentation, FitConfig, Recorder, TrainConfig, trees
 
 KILLED = 7
-CONFIG = TrainConfig(epochs=3, batch_size=24, augmentation=Augmentation.none())
+CONFIG = TrainConfig(epochs=3, batch_size=24)
 
 
 class Killed(mcjax.runs.folder.RunFolder):
@@ -33,14 +33,15 @@ def work(mesh, run):
     """Networks, and the curve between them: leaves by name."""
     data = mcjax.data.load("digits").take(train=96, test=20)
     model = mcjax.models.create("mlp", 10, (8, 8, 1), widths=(6,))
+    task = mcjax.supervised(model, data, augmentation=Augmentation.none())
     stages = [None if run is None else Recorder(stage, run, stage) for stage in ("train", "curve")]
-    networks = mcjax.train_endpoints(
-        jax.random.split(jax.random.key(0), 4), model, data, CONFIG, recorder=stages[0], mesh=mesh
-    )
+    keys = jax.random.split(jax.random.key(0), 4)
+    networks = mcjax.train_endpoints(keys, task, CONFIG, recorder=stages[0], mesh=mesh)
     theta_1, theta_2 = (jax.tree.map(lambda leaf, i=i: leaf[i : i + 2], networks.theta) for i in (0, 2))
     P = {"dense_0": np.roll(np.arange(6), 1)[None].repeat(2, 0)}
     key, curve = jax.random.key(1), mcjax.bezier(model.spec)
-    fit = mcjax.fit_curve(key, model, curve, theta_1, theta_2, data, P, CONFIG, recorder=stages[1], mesh=mesh)
+    config = FitConfig(CONFIG.epochs, CONFIG.batch_size)
+    fit = mcjax.fit_curve(key, task, curve, theta_1, theta_2, P, config, recorder=stages[1], mesh=mesh)
     return trees.flatten({"networks": networks._asdict(), "theta_c": fit.theta_c, "P": fit.P, "history": fit.history})
 
 

@@ -1,4 +1,4 @@
-"""Settings of strings: refused by name where a string cannot be sampled with them."""
+"""Settings of strings: their defaults, and what is refused by name."""
 
 import math
 
@@ -10,10 +10,13 @@ from mcjax.strings import StringConfig
 from mcjax.training import Criterion
 
 
-def test_the_criterion_is_of_the_config():
-    settings = StringConfig(metric="error", split="test", images=7, calibration_images=5, evaluation_batch_size=3)
-    assert settings.criterion == Criterion("error", "test", 7, 3, 5)
-    assert isinstance(settings, TrainConfig)
+def test_the_defaults_are_one_object():
+    # Fits share programs by their optimiser object.
+    one, other = StringConfig(), StringConfig(depth=3)
+    assert one.training is other.training
+    assert hash(one) == hash(StringConfig())
+    assert one == StringConfig()
+    assert (one.training.epochs, one.training.weight_decay, one.criterion) == (100, 0.0, Criterion("loss", "train"))
 
 
 NAN, INF = math.nan, math.inf
@@ -29,8 +32,6 @@ OUT_OF_RANGE = {
     "beads": (-1, 3.5),
     "depth": (-1, INF),
     "chunk": (0, 2.5),
-    "images": (0, 2.5),
-    "epochs": (0,),
 }
 
 
@@ -45,18 +46,15 @@ def test_numbers_out_of_range_are_named(option):
     ("changes", "named"),
     [
         ({"insert": "midle"}, ("'midle'", "'middle'")),
-        ({"metric": "accuracy"}, ("'accuracy'", "error, loss, perplexity")),
-        ({"split": "tset"}, ("'tset'", "'test'")),
+        ({"training": {"epochs": 3}}, ("'epochs': 3", "training", "TrainConfig")),
+        ({"training": Criterion()}, ("Criterion(", "training", "TrainConfig")),
+        ({"criterion": "error"}, ("'error'", "criterion", "Criterion")),
+        ({"criterion": TrainConfig()}, ("TrainConfig(", "criterion", "Criterion")),
     ],
 )
-def test_names_that_are_not_known(changes, named):
+def test_other_settings_are_named(changes, named):
     with says(InputError, *named):
         StringConfig(**changes)
-
-
-def test_strings_have_no_presets():
-    with says(InputError, "none"):
-        StringConfig.preset("paper")
 
 
 def test_planes_may_be_infinitely_stiff():

@@ -1,7 +1,6 @@
 """One depth of sampling: what is verified, where beads start, which of them are trained."""
 
 import math
-from dataclasses import replace
 
 import jax
 import numpy as np
@@ -14,8 +13,7 @@ from mcjax.strings.string import GrowingString
 
 
 def sampler(valley=RING, **changes):
-    model, data = valley
-    return Sampler(model, jax.device_put(data), config(**changes))
+    return Sampler(valley, config(**changes))
 
 
 def straight(key, start=(1, 0), end=(-1, 0), threshold=0.001):
@@ -100,7 +98,7 @@ def test_beads_that_are_low_enough_are_not_trained(key, monkeypatch):
     # On the chord from (1, 0) to (1.5, 0) the far end is above the threshold, the bead in the middle is not.
     calls = []
 
-    def counted(model, data, settings, beads, **more):
+    def counted(task, settings, beads, **more):
         calls.append(len(beads))
         return []
 
@@ -127,8 +125,7 @@ def test_why_a_string_ends(key, changes, reason):
 
 def test_a_string_that_is_low_is_connected_after_it_was_verified(key):
     one, other = straight(key, (1, 0), (0.9, 0.43), 0.5), straight(key)
-    settings = sampler()
-    settings.measure_segments([(one, 0), (other, 0)])
-    replace(settings, config=replace(settings.config, epochs=1)).next_depth([one, other], False)
+    sampler().measure_segments([(one, 0), (other, 0)])
+    sampler(epochs=1).next_depth([one, other], False)
     assert (one.reason, one.verified) == ("connected", [True])
     assert (other.reason, other.verified) == ("epochs", [False, False])

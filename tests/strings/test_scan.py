@@ -7,8 +7,17 @@ import pytest
 from landscapes import at, landscape
 from variables import drawn
 
-from mcjax.strings.scan import MAX_ROUNDS, Scan, _next_points, heights_on_grid, segment_heights, values_at
-from mcjax.training.criterion import Criterion
+from mcjax import data, models, supervised
+from mcjax.strings.scan import (
+    MAX_ROUNDS,
+    Scan,
+    _next_points,
+    heights_on_grid,
+    segment_heights,
+    smallest_step,
+    values_at,
+)
+from mcjax.training import Criterion, Task
 
 
 def bump(x, center, width, height=1.0):
@@ -32,16 +41,16 @@ NAMES = list(PROFILES)
 
 
 def profile(point):
-    """The loss at (x, k) is the k-th profile at x, as the square of what is returned: one model for all of them."""
+    """The loss at (x, k) is the k-th profile at x, as the square of what is returned: one task for all of them."""
     number = jnp.round(point[1]).astype(jnp.int32)
     return jnp.sqrt(jax.lax.switch(number, list(PROFILES.values()), point[0]))[None]
 
 
-MODEL, DATA = landscape(profile, 2)
+TASK = landscape(profile, 2)
 
 
 def scan(chunk=None, points=21, tolerance=0.01):
-    return Scan(MODEL, Criterion(), jax.device_put(DATA), points, tolerance, 0.0, chunk)
+    return Scan(TASK, Criterion(), points, tolerance, 0.0, chunk)
 
 
 def segments(name, *ends):
@@ -128,12 +137,56 @@ def test_a_denser_grid(times):
     assert found.evaluations.tolist() == [times * 20 + 1] * 2
 
 
-def test_values_are_those_of_the_networks_between(tiny_data, tiny_model):
+def squares(theta, batch):
+    """A metric of one's own: the mean square of the kernels, and how bright the images are."""
+    return jnp.square(theta["params"]["Dense_0"]["kernel"]).mean() + (batch[0] / 255).mean()
+
+
+@pytest.mark.parametrize("metric", ["error", squares])
+def test_values_are_those_of_the_networks_between(tiny_task, tiny_model, metric):
     thetas = [jax.tree.map(np.float32, drawn(tiny_model, seed)) for seed in range(4)]
-    one = Scan(tiny_model, Criterion("error", "test"), jax.device_put(tiny_data), 5, 0.01, 0.0, None)
+    criterion = Criterion(metric, "test")
+    one = Scan(tiny_task, criterion, 5, 0.01, 0.0, None)
     ts = np.array([[0.0, 0.3], [0.5, 1.0]])
     got = values_at(one, thetas[:2], thetas[2:], ts)
     for i in range(2):
         for j in range(2):
             theta = jax.tree.map(lambda a, b, t=ts[i, j]: (1 - t) * a + t * b, thetas[i], thetas[i + 2])
-            np.testing.assert_allclose(got[i, j], Criterion("error", "test")(tiny_model, theta, tiny_data), atol=1e-6)
+            np.testing.assert_allclose(got[i, j], criterion(tiny_task, theta), rtol=1e-5, atol=1e-6)
+
+
+def test_the_smallest_step_is_that_of_one_label(tiny_task, tiny_model):
+    theta = drawn(tiny_model)
+    assert smallest_step(Criterion("error", "test"), tiny_task, theta) == 1 / 50
+    assert smallest_step(Criterion("error", "train", examples=7), tiny_task, theta) == 1 / 7
+    for metric in ("loss", "perplexity", squares):
+        assert smallest_step(Criterion(metric), tiny_task, theta) == 0
+    # Three labels of every example, as of texts.
+    rng = np.random.default_rng(0)
+    x, labels = np.int32(rng.integers(0, 5, (2, 6, 3)))
+    words = data.Dataset(x, labels, x[:4], labels[:4], 5, np.zeros(1), np.ones(1))
+    model = models.from_function(
+        lambda key: {"table": jax.random.normal(key, (5, 5))},
+        lambda theta, x: theta["table"][x],
+        jax.ShapeDtypeStruct((1, 3), jnp.int32),
+    )
+    texts = supervised(model, words)
+    assert smallest_step(Criterion("error", "train"), texts, {"table": np.zeros((5, 5))}) == 1 / 18
+    assert smallest_step(Criterion("error", "test", examples=2), texts, {"table": np.zeros((5, 5))}) == 1 / 6
+
+
+def test_the_smallest_step_of_tasks_of_ones_own():
+    def task(**metrics):
+        measured = {name: lambda theta, x, at=at: (x < theta * at).mean() for name, at in metrics.items()}
+        return Task(
+            lambda theta, x, key: jnp.square(theta - x).mean(),
+            np.arange(8.0),
+            metrics=lambda theta, x: {name: metric(theta, x) for name, metric in measured.items()},
+        )
+
+    error, theta = Criterion("error"), jnp.float32(0.5)
+    assert smallest_step(error, task(accuracy=1.0), theta) == 1 / 8
+    # An error of the task's own may be of any kind, such as the absolute error of a regression.
+    assert smallest_step(error, task(accuracy=1.0, error=2.0), theta) == 0
+    assert smallest_step(error, task(error=2.0), theta) == 0
+    assert smallest_step(error, TASK, at(0, 0)) == 0

@@ -3,12 +3,14 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from landscapes import RING, WELLS, at, config, heights, ring
 from refusals import says
 
-from mcjax import InputError, evaluate_path, trees
+from mcjax import InputError, Task, TrainConfig, evaluate_path, trees
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.recorder import Recorder
 from mcjax.strings import StringConfig, train, train_string
@@ -18,8 +20,7 @@ ENDS = (at(2, 0.5), at(-1.9, 0.2))
 
 @pytest.mark.parametrize("changes", [{}, {"kappa": math.inf}, {"zeta": 0.01}], ids=["free", "in planes", "springs"])
 def test_a_string_falls_into_a_ring(key, changes):
-    model, data = RING
-    trained = train_string(key, model, data, 0.01, *ENDS, config=config(steps_per_epoch=2, **changes), level_factor=0.4)
+    trained = train_string(key, RING, 0.01, *ENDS, config=config(steps_per_epoch=2, **changes), level_factor=0.4)
     string = trained.string
     assert string.connected
     # From the height of the straight line, by the same factor, to the threshold.
@@ -39,20 +40,20 @@ def test_a_string_falls_into_a_ring(key, changes):
 
 
 def test_a_wall_shows_as_the_level_that_is_not_passed(key):
-    model, data = WELLS
     settings = config(steps_per_epoch=2, depth=3, noise=0.02)
-    trained = train_string(key, model, data, 0.1, *ENDS, config=settings, level_factor=0.7)
+    trained = train_string(key, WELLS, 0.1, *ENDS, config=settings, level_factor=0.7)
     assert not trained.string.connected
     assert trained.string.reason in ("depth", "epochs")
     assert 0.5 / 1.01 <= trained.levels[-1] < 0.5 / 0.7
     assert trained.string.worst.height >= 0.49
 
 
-def test_from_fresh_networks(key, tiny_data, tiny_model):
-    settings = StringConfig(epochs=40, batch_size=40, steps_per_epoch=3, learning_rate=0.01, chunk=4)
-    trained = train_string(key, tiny_model, tiny_data, 0.7, config=settings, level_factor=0.6)
+def test_from_fresh_networks(key, tiny_task, tiny_model):
+    training = TrainConfig(epochs=40, batch_size=40, steps_per_epoch=3, optimizer=optax.adam(0.01), weight_decay=0.0)
+    settings = StringConfig(training, chunk=4)
+    trained = train_string(key, tiny_task, 0.7, config=settings, level_factor=0.6)
     assert trained.string.connected
-    metrics = evaluate_path(tiny_model, trained.string.path, tiny_data, 61)
+    metrics = evaluate_path(tiny_task, trained.string.path, 61)
     assert metrics.train_loss.max() <= 0.7 * 1.01
     assert trained.levels[0] > 0.9
     # The ends are networks of this model.
@@ -64,9 +65,8 @@ class Stop(BaseException):
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bits(key, tmp_path, monkeypatch):
-    model, data = RING
     arguments = {"config": config(steps_per_epoch=2), "level_factor": 0.4}
-    whole = train_string(key, model, data, 0.05, *ENDS, **arguments)
+    whole = train_string(key, RING, 0.05, *ENDS, **arguments)
     real, left = train._reach_level, [3]
 
     def stopping(*args):
@@ -78,9 +78,9 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(key, tmp_path, monkeyp
     monkeypatch.setattr(train, "_reach_level", stopping)
     recorder = Recorder("ring", RunFolder(tmp_path, {}), "trained", progress=False)
     with pytest.raises(Stop):
-        train_string(key, model, data, 0.05, *ENDS, **arguments, recorder=recorder)
+        train_string(key, RING, 0.05, *ENDS, **arguments, recorder=recorder)
     left[0] = 100
-    resumed = train_string(key, model, data, 0.05, *ENDS, **arguments, recorder=recorder)
+    resumed = train_string(key, RING, 0.05, *ENDS, **arguments, recorder=recorder)
     assert left[0] == 100 - (len(whole.levels) - 1 - 3)
     np.testing.assert_array_equal(resumed.levels, whole.levels)
     np.testing.assert_array_equal(resumed.beads, whole.beads)
@@ -88,8 +88,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(key, tmp_path, monkeyp
 
 
 def test_a_string_that_is_low_from_the_start(key):
-    model, data = RING
-    trained = train_string(key, model, data, 0.5, at(1, 0), at(0, 1), config=config())
+    trained = train_string(key, RING, 0.5, at(1, 0), at(0, 1), config=config())
     assert trained.string.connected
     assert trained.string.beads == 0
     np.testing.assert_allclose(trained.levels, [0.25], rtol=1e-5)
@@ -104,4 +103,22 @@ def test_bad_arguments_are_refused(key):
         *((0.1, value, ENDS, f"level_factor={value}") for value in (1.0, 0.0)),
     ):
         with says(InputError, *named):
-            train_string(key, *RING, threshold, *ends, config=config(), level_factor=level_factor)
+            train_string(key, RING, threshold, *ends, config=config(), level_factor=level_factor)
+    with says(InputError, "TrainConfig", "StringConfig(training="):
+        train_string(key, RING, 0.1, *ENDS, config=TrainConfig())
+    with says(InputError, "(2,)", "one key"):
+        train_string(jax.random.split(key), RING, 0.1, *ENDS, config=config())
+
+
+def test_ends_of_a_task_without_init(key):
+    def loss(theta, batch, key):
+        return jnp.square(jnp.square(theta).sum() - 1) + 0 * batch.mean()
+
+    task, ends = Task(loss, np.ones(1, np.float32)), [np.float32(end["point"]) for end in ENDS]
+    settings = config(steps_per_epoch=2)
+    own = train_string(key, task, 0.05, *ends, config=settings, level_factor=0.4).string
+    whole = train_string(key, RING, 0.05, *ENDS, config=settings, level_factor=0.4).string
+    assert own.connected
+    np.testing.assert_allclose(own.knots, whole.knots["point"], atol=1e-4)
+    with says(InputError, "the task", "no init"):
+        train_string(key, task, 0.05, ends[0], config=settings)

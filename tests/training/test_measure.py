@@ -50,7 +50,7 @@ def test_a_metric_of_ones_own(tiny_data, tiny_model, tiny_task):
     got = jax.jit(lambda theta, task: criterion(task, theta))(theta, tiny_task)
     pixels = np.float64(tiny_data.test_images[:33]).max((1, 2, 3))
     np.testing.assert_allclose(got, theta["params"]["Dense_0"]["bias"][0] * pixels.mean(), rtol=1e-5)
-    assert metric_name(jax.tree_util.Partial(largest)) == "Partial"
+    assert metric_name(jax.tree_util.Partial(largest)) == "largest"
     assert metric_name("loss") == "loss"
 
 

@@ -201,7 +201,7 @@ def test_a_split_that_is_not_there_is_named():
     ):
         with says(InputError, *words):
             bare.split(name)
-    held = bare.with_examples(validation=(X[:2], Y[:2]))
+    held = bare.replace(validation=(X[:2], Y[:2]))
     assert held.split("validation")[0].shape == (2, 3)
     assert held.split("train") is bare.split("train")
     assert bare.validation is None
@@ -366,7 +366,7 @@ def test_a_loss_is_checked_once_for_arrays_of_the_same_shapes():
     first = len(calls)
     for n in (7, 8):
         task_of(counted, train=(X[:n], Y[:n]))
-        check_task(bare.with_examples(train=(X[:n], Y[:n])), W)
+        check_task(bare.replace(train=(X[:n], Y[:n])), W)
         check_task(known, W)
     assert len(calls) == first
     task_of(counted, train=(X.astype(np.float16), Y))

@@ -8,7 +8,6 @@ from typing import Any
 
 from mcjax.commands.page.tables import is_number, shown
 from mcjax.errors import InputError
-from mcjax.landscape.along import METRICS
 
 
 def payload(page: Mapping[str, Any], results: Mapping[str, Any]) -> str:
@@ -25,8 +24,8 @@ def payload(page: Mapping[str, Any], results: Mapping[str, Any]) -> str:
             expect(isinstance(line, dict), where, line, "an object")
             deviation = line.get("deviation") or {}
             expect(isinstance(deviation, dict), f"{where}.deviation", deviation, "an object")
-            values = {name: line[name] for name in METRICS if line.get(name) is not None}
-            expect(bool(values), where, line, f"one of {', '.join(METRICS)}")
+            values = _metrics(line)
+            expect(bool(values), where, line, "a metric such as train_loss or test_accuracy")
             for name, value in [*values.items(), *((f"deviation.{key}", value) for key, value in deviation.items())]:
                 _check_numbers(value, len(path["t"]), f"{where}.{name}")
     for i, plane in enumerate(planes):
@@ -41,12 +40,17 @@ def _measured_path(along: Any) -> list[dict[str, Any]]:
     """The one path that `mcjax connect` or `mcjax evaluate` measured, in the form of "page.paths"; none otherwise."""
     try:
         _check_increasing(along["ts"], "along.ts")
-        line = {name: along[name] for name in METRICS if name in along}
+        line = _metrics(along)
         for name, values in line.items():
             _check_numbers(values, len(along["ts"]), f"along.{name}")
     except (InputError, TypeError, KeyError):
         return []
     return [{"title": "Along the path", "t": along["ts"], "lines": [{"name": "path", **line}]}] if line else []
+
+
+def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics among the values of a path, of whatever task: those on the training and the test examples."""
+    return {name: value for name, value in values.items() if name.startswith(("train_", "test_")) and value is not None}
 
 
 def _check_plane(plane: Any, where: str) -> None:

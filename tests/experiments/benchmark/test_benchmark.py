@@ -1,5 +1,6 @@
 """The benchmark: both sides do the same work, and what it says of it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from experiments.benchmark.torch_networks import network, permuted, tensors
 from experiments.benchmark.torch_peer import Peer, projected
 from mcjax import trees
 from mcjax.runtime.mapping import sequential_is_faster
+from mcjax.training.fit import parts_of
 
 CPU = torch.device("cpu")
 # Threads that spin would wait for the tests beside these.
@@ -104,18 +106,13 @@ def test_a_permutation_step_is_mcjax_own(mlp_work, monkeypatch):
     # A rate at which the matrices move.
     monkeypatch.setattr("experiments.benchmark.torch_peer.PERMUTATION_RATE", 0.5)
     peer = Peer(mlp_work)
-    step, fixed, state = benchmark_programs._permutation(mlp_work)
-    fixed, P = trees.index(fixed, 1), trees.index(state.P, 1)
+    monkeypatch.setattr("experiments.benchmark.programs.PERMUTATION_RATE", 0.5)
+    fit, states = benchmark_programs._permutation(mlp_work)
+    descent, loss = parts_of(fit)
+    at = dataclasses.replace(descent, sample_t=lambda key, points: jnp.full(points, 0.3))
     x, y = (part[:10] for part in peer.train)
-    gradient, _ = step.gradient(
-        fixed,
-        P,
-        jnp.asarray(x.permute(0, 2, 3, 1).numpy()),
-        jnp.asarray(y.numpy()),
-        jnp.float32(0.3),
-        jax.random.key(0),
-    )
-    expected = step.descend(P, gradient, {group: jnp.float32(0.5) for group in P})
+    batch = (jnp.asarray(x.permute(0, 2, 3, 1).numpy()), jnp.asarray(y.numpy()))
+    expected = at.step(loss, trees.index(states, 1), batch, jax.random.key(0))[0].variables
     found = peer.permutation_step(1, peer.identity(), 0.3, x, y)
     for group, matrix in expected.items():
         assert np.abs(matrix - np.eye(len(matrix))).max() > 1e-3
@@ -175,7 +172,7 @@ def test_operations_are_those_of_the_products(mlp_work):
 def test_memory_is_that_of_the_programs(mlp_work):
     with benchmark_programs.noting_programs() as called:
         PROGRAMS["path"](mlp_work)()
-    images = sum(getattr(mlp_work.evaluation, f"{split}_images").nbytes for split in ("train", "test"))
+    images = sum(mlp_work.evaluation.split(split)[0].nbytes for split in ("train", "test"))
     assert called
     assert images < benchmark_programs.memory(called) < 1e7
 

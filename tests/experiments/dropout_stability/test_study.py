@@ -1,14 +1,17 @@
 """The experiments of dropout stability, small: what they leave and say, that they resume, what they refuse."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from studies import small_studies
 
-from experiments.dropout_stability.study import Config, main
+from experiments.dropout_stability.study import Config, _described, main
 from experiments.dropout_stability.tables import tables
 from experiments.dropout_stability.tasks import CHANNELS, Size, make
 from experiments.options import Sources, given
+from mcjax.training.task import examples
 
 SIZE = {
     "width": 0.2,
@@ -86,10 +89,21 @@ def test_tables_of_noise_stability():
 
 
 def test_the_published_networks():
-    task = make("mnist", "paper", Sources(mnist="digits"), given(Size))
-    assert set(task.rates.values()) == {0.2}
-    assert task.narrow.spec.group_sizes(task.narrow.init(jax.random.key(0)))["conv_0"] == 6
+    problem = make("mnist", "paper", Sources(mnist="digits"), given(Size))
+    assert set(problem.rates.values()) == {0.2}
+    assert problem.narrow.spec.group_sizes(problem.narrow.init(jax.random.key(0)))["conv_0"] == 6
     assert CHANNELS == (0.25, 0.25, 0.25, 0.5)
+
+
+def test_settings_are_json_by_which_a_run_is_known():
+    problem = make("mnist", "small", Sources(mnist="digits"), given(Size, measured=50))
+    settings = json.loads(json.dumps(_described(problem)))
+    rates = [settings[name]["optimizer"]["learning_rate"] for name in ("networks", "curve")]
+    assert [*rates, settings["string"]["training"]["optimizer"]["learning_rate"]] == [0.02, 0.02, 1e-3]
+    # Strings are measured on the images that paths are.
+    criterion = settings["string"]["criterion"]
+    assert criterion["examples"] == criterion["calibration_examples"] == 50
+    assert examples(problem.measured.train) == 50 < examples(problem.task.train)
 
 
 @pytest.mark.parametrize(

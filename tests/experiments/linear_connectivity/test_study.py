@@ -1,10 +1,12 @@
 """The experiments of linear connectivity, small: what they leave and say, that they resume, what they refuse."""
 
+import json
+
 import numpy as np
 import pytest
 from studies import small_studies
 
-from experiments.linear_connectivity.study import Config, main
+from experiments.linear_connectivity.study import Config, _described, main
 from experiments.linear_connectivity.tables import tables
 from experiments.linear_connectivity.tasks import METHODS, SIZES, Size, make
 from experiments.options import Sources, given
@@ -73,22 +75,26 @@ def test_files_and_results_of_a_study(study, results_of):
 
 
 def test_steps_are_epochs_of_their_common_divisor():
-    task = make("mnist", "small", SMALL["sources"], given(Size, **SIZE))
-    config, epochs = task.training(0, 4, 6)
+    problem = make("mnist", "small", SMALL["sources"], given(Size, **SIZE))
+    config, epochs = problem.training(0, 4, 6)
     assert (config.epochs, config.steps_per_epoch, epochs) == (6, 2, (0, 2, 3))
-    config, _ = task.training(8, steps=24)
+    config, _ = problem.training(8, steps=24)
     assert (config.epochs, config.steps_per_epoch) == (3, 8)
 
 
 def test_presets_can_be_made():
     for name, presets in SIZES.items():
         for preset in presets:
-            task = make(name, preset, Sources(mnist="digits", cifar10="digits"), given(Size, train_images=300))
-            assert task.size.train_images == 300
-            assert task.size.spawn_steps[0] == 0
-            steps = task.pam().permutation_epochs * task.pam().steps_per_epoch
-            assert steps == task.straight_through().epochs * task.straight_through().steps_per_epoch
-            assert task.size.snapshot_steps[-1] == task.size.steps
+            problem = make(name, preset, Sources(mnist="digits", cifar10="digits"), given(Size, train_images=300))
+            assert problem.size.train_images == 300
+            assert problem.size.spawn_steps[0] == 0
+            pam, straight_through = problem.pam(), problem.straight_through()
+            steps = pam.permutation.epochs * pam.curve.steps_per_epoch
+            assert steps == straight_through.epochs * straight_through.steps_per_epoch
+            assert problem.size.snapshot_steps[-1] == problem.size.steps
+            # What a run is known by is JSON, without anything that differs between processes.
+            training = json.loads(json.dumps(_described(problem)))["training"]
+            assert training["optimizer"]["learning_rate"] == {"mnist": 1e-3, "cifar10": 0.1}[name]
 
 
 def test_tables_of_what_theory_says():

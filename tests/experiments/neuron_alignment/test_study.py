@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,10 +53,10 @@ def plain(theta, images, labels, data):
     return (np.log(np.exp(x).sum(2)) - of_label).mean(1), (x.argmax(2) == labels).mean(1)
 
 
-def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_model, tiny_data):
+def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_task, tiny_data):
     settings = Config(**SIZES | {"pairs": 1}).settings("mlp", tiny_data)
     own = Parts(RunFolder(tmp_path, {}), settings.parts)
-    cell = Cell("mlp_bars", tiny_model, tiny_data, settings, jax.random.key(0), own)
+    cell = Cell("mlp_bars", "bars", tiny_task, settings, jax.random.key(0), own)
     measured, along = networks(cell), cell.along("line aligned")
     theta = cell.networks["theta"]
     for split in ("train", "test"):
@@ -70,6 +70,15 @@ def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_model, t
     for group, P in cell.match["P"].items():
         assert sorted(np.asarray(P)[0]) == list(range(P.shape[1]))
         assert cell.match["after"][group][0] >= cell.match["before"][group][0] - 1e-6
+
+
+def test_settings_of_the_paper_are_json_by_which_a_run_is_known(tiny_data):
+    settings = json.loads(json.dumps(asdict(Config(preset="paper").settings("mlp", tiny_data))))
+    networks, curve, pam = (settings[name] for name in ("networks", "curve", "pam"))
+    assert (networks["epochs"], curve["epochs"]) == (250, 200)
+    assert (pam["iterations"], pam["permutation"]["epochs"], pam["curve"]["epochs"]) == (4, 20, 40)
+    sgd = {"learning_rate": 0.1, "schedule": "halving", "momentum": 0.9, "nesterov": True, "clip": None}
+    assert [fit["optimizer"] for fit in (networks, curve, pam["curve"])] == [sgd] * 3
 
 
 @pytest.mark.slow
@@ -144,7 +153,7 @@ def killed(study):
 def test_architectures_on_one_data_set_are_drawn_side_by_side():
     def cell(name, dataset):
         match = {"P": {"conv": 0}, "before": {"conv": np.zeros(3)}, "after": {"conv": np.full(3, 0.5)}}
-        return SimpleNamespace(match=match, model=SimpleNamespace(name=name), data=SimpleNamespace(name=dataset))
+        return SimpleNamespace(match=match, model=SimpleNamespace(name=name), data=dataset)
 
     cells = [cell("tinysix", "cifar10"), cell("tinyten", "cifar10"), cell("tinysix", "cifar100")]
     (drawing,) = draw_together(cells)

@@ -139,7 +139,7 @@ def test_the_block_in_which_two_units_part(pair):
     found = permutation_spectra.hessian_at_point(setting, point, pair)
     with jax.enable_x64(True):
         theta = jax.tree.map(lambda leaf: leaf.astype(float), point)
-        loss = mcjax.full_batch_loss(setting.model, setting.data)
+        loss = mcjax.full_batch_loss(setting.task)
         hessian = np.asarray(mcjax.hessian.dense_hessian(loss, theta))
     # Everything that is no difference of the two units.
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(theta)])
@@ -218,8 +218,9 @@ def test_presets():
     assert (size.toy_steps, size.steps, size.seeds, size.widths, size.pool) == (200, 100, 6, (10, 15, 20, 25), 1)
     assert set(SIZES) == {"small", "paper"}
     toy = permutation_tasks.toy(jax.random.key(0), "tanh", 1, size)
-    assert toy.data.train_images.shape == (1000, 2)
-    np.testing.assert_allclose(toy.model.apply(toy.theta, toy.data.train_images), toy.data.train_labels)
+    inputs, targets = toy.task.train
+    assert inputs.shape == (1000, 2)
+    np.testing.assert_allclose(toy.model.apply(toy.theta, inputs), targets)
 
 
 @pytest.mark.parametrize(

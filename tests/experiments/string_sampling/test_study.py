@@ -1,6 +1,7 @@
 """The experiments of string sampling, small: what they leave, that they resume, the fits, what they refuse."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,9 +85,9 @@ def test_strings_go_to_the_levels_of_pairs_that_got_there():
         return SimpleNamespace(connected=True, **values)
 
     model = SimpleNamespace(name="")
-    task = SimpleNamespace(thresholds=(0.1, 0.2, 0.3), pairs=2, title="", criterion="", paper="", model=model)
+    problem = SimpleNamespace(thresholds=(0.1, 0.2, 0.3), pairs=2, title="", criterion="", paper="", model=model)
     strings = {name: [string(length) for length in (1.0, 2.0, 3.0)] for name in ("unmatched", "matched")}
-    found = gather(task, strings, [False, True, False, False, True, True])
+    found = gather(problem, strings, [False, True, False, False, True, True])
     assert [level["reached"] for level in found["levels"]] == [1, 0, 2]
     lengths = [level["unmatched"]["length"] for level in found["levels"]]
     assert [each and each["values"] for each in lengths] == [[1.0], None, [2.0, 3.0]]
@@ -132,28 +133,62 @@ def test_principal_axes_are_those_of_the_knots():
 
 @pytest.mark.parametrize("name", ["quadratic", "cubic"])
 def test_the_polynomials_are_the_papers(name):
-    task = make(name, "small", Data(), given(Size), StringOptions(alpha=0.5))
-    x = np.asarray(task.data.train_images, np.float64)
+    problem = make(name, "small", Data(), given(Size), StringOptions())
+    x = np.asarray(problem.data.train_images, np.float64)
     formula = {"quadratic": 0.5 * x**2 + 0.25 * x + 0.1, "cubic": 8 * x**3 - 10 * x**2 + 3 * x}[name]
-    np.testing.assert_allclose(task.data.train_labels, formula, atol=1e-6)
+    np.testing.assert_allclose(problem.data.train_labels, formula, atol=1e-6)
     assert 0 <= x.min() < x.max() <= 1
-    theta = task.model.init(jax.random.key(0))
+    theta = problem.model.init(jax.random.key(0))
     assert trees.parameter_count(theta) == 24
-    assert 0 < np.asarray(task.model.apply(theta, task.data.train_images)).min() < 1
-    assert task.config.alpha == 0.5
-    assert task.thresholds == tuple(sorted(SIZES[name]["small"].thresholds))
+    outputs = np.asarray(problem.model.apply(theta, problem.data.train_images))
+    assert 0 < outputs.min() < 1
+    assert problem.thresholds == tuple(sorted(SIZES[name]["small"].thresholds))
+    # The threshold bounds the mean absolute error, and is called so.
+    error = np.abs(outputs.astype(np.float64) - formula).mean()
+    np.testing.assert_allclose(problem.config.criterion(problem.task, theta), error, rtol=1e-5)
+    assert problem.criterion == "train mean absolute error"
+
+
+def test_options_of_strings_reach_their_part_of_the_config():
+    own = make("quadratic", "small", Data(), given(Size), StringOptions()).config
+    options = StringOptions(split="test", alpha=0.5, zeta=0.1, epochs=7, beads=3)
+    changed = make("quadratic", "small", Data(), given(Size), options).config
+    assert (changed.criterion.split, changed.training.epochs) == ("test", 7)
+    assert (changed.alpha, changed.zeta, changed.beads) == (0.5, 0.1, 3)
+    assert replace(changed.criterion, split="train") == own.criterion
+    assert replace(changed.training, epochs=own.training.epochs) == own.training
+    same = {name: getattr(own, name) for name in ("alpha", "zeta", "beads", "criterion", "training")}
+    assert replace(changed, **same) == own
+
+
+@pytest.mark.parametrize(("name", "learning_rates"), [("mnist", (1e-3, 1e-3)), ("ptb", (1e-2, 2e-3))])
+def test_larger_tasks(name, learning_rates, tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"ptb.{split}.txt").write_text("a b c d e\n" * 400)
+    place = Data(Sources(mnist="digits"), ptb=str(tmp_path))
+    changes = given(Size, width=0.1, train_images=20, images=5, vocabulary=10)
+    problem = make(name, "small", place, changes, StringOptions())
+    made = json.loads(json.dumps({"ends": asdict(problem.ends), "beads": asdict(problem.config.training)}))
+    assert tuple(each["optimizer"]["learning_rate"] for each in made.values()) == learning_rates
+    assert {each["optimizer"]["clip"] for each in made.values()} == {5.0 if name == "ptb" else None}
+    theta = problem.model.init(jax.random.key(0))
+    criterion = problem.config.criterion
+    value, better = criterion(problem.task, theta), {"ptb": "loss", "mnist": "accuracy"}[name]
+    first = replace(criterion, metric=better)(problem.task, theta)
+    np.testing.assert_allclose(value, np.exp(first) if name == "ptb" else 1 - first, rtol=1e-5)
+    assert criterion.examples == 5
 
 
 def test_three_points_cannot_be_permuted_with_two_units():
     # What the docstring claims: no combination of the targets' rows is nonnegative, so all three units are needed.
-    task = make("permutation", "small", Data(), given(Size), StringOptions())
-    targets = np.asarray(task.data.train_labels, np.float64).T
-    points = np.asarray(task.data.train_images, np.float64).T
+    problem = make("permutation", "small", Data(), given(Size), StringOptions())
+    targets = np.asarray(problem.data.train_labels, np.float64).T
+    points = np.asarray(problem.data.train_images, np.float64).T
     np.testing.assert_array_equal(np.sort(targets), np.sort(points))
     angles = np.linspace(0, 2 * np.pi, 3601)
     rows = np.stack([np.cos(angles), np.sin(angles)], 1) @ targets
     assert (rows.min(1) < -0.1).all()
-    assert trees.parameter_count(task.model.init(jax.random.key(0))) == 12
+    assert trees.parameter_count(problem.model.init(jax.random.key(0))) == 12
 
 
 PTB = {"tasks": ("ptb",), "thresholds": None}
