@@ -1,45 +1,74 @@
-"""Configurations of fits and of PAM: presets, and values that are refused."""
+"""Configurations of fits and of PAM: presets, how they are composed, and values that are refused."""
 
+from dataclasses import fields
+
+import optax
 import pytest
 from refusals import says
 
-from mcjax import FitConfig, InputError, PamConfig
+from mcjax import SGD, FitConfig, InputError, PamConfig, TrainConfig
+from mcjax.curves.config import PermutationFitConfig
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("kind", "changes", "named"),
     [
-        ({"nu_P": 0.0}, "nu_P=0.0"),
-        ({"nu_phi": -1.0}, "nu_phi=-1.0"),
-        ({"nu_P": float("nan")}, "nu_P=nan"),
-        ({"nu_P": "a"}, "nu_P=a"),
-        ({"permutation_learning_rate": 0.0}, "permutation_learning_rate=0.0"),
-        ({"learning_rate": -0.1}, "learning_rate=-0.1"),
-        ({"iterations": 0}, "iterations=0"),
-        ({"permutation_epochs": 0}, "permutation_epochs=0"),
-        ({"annealing": 0.0}, "annealing=0.0"),
-        ({"annealing": 1.5}, "annealing=1.5"),
-        ({"samples": -1}, "samples=-1"),
-        ({"objective_images": 0}, "objective_images=0"),
-        ({"objective_points": 1.5}, "objective_points=1.5"),
-        ({"rounding": "sample"}, "'sampled'"),
-        ({"projection": "dykstra"}, "'dykstra'"),
+        (PamConfig, {"nu_P": 0.0}, "nu_P=0.0"),
+        (PamConfig, {"nu_phi": -1.0}, "nu_phi=-1.0"),
+        (PamConfig, {"nu_P": float("nan")}, "nu_P=nan"),
+        (PamConfig, {"nu_P": "a"}, "nu_P=a"),
+        (PamConfig, {"iterations": 0}, "iterations=0"),
+        (PamConfig, {"objective_examples": 0}, "objective_examples=0"),
+        (PamConfig, {"objective_points": 1.5}, "objective_points=1.5"),
+        (PamConfig, {"curve": TrainConfig()}, "TrainConfig"),
+        (PamConfig, {"curve": PermutationFitConfig()}, "PermutationFitConfig"),
+        (PamConfig, {"permutation": FitConfig()}, "expected a PermutationFitConfig"),
+        (PermutationFitConfig, {"learning_rate": 0.0}, "learning_rate=0.0"),
+        (PermutationFitConfig, {"epochs": 0}, "epochs=0"),
+        (PermutationFitConfig, {"annealing": 0.0}, "annealing=0.0"),
+        (PermutationFitConfig, {"annealing": 1.5}, "annealing=1.5"),
+        (PermutationFitConfig, {"samples": -1}, "samples=-1"),
+        (PermutationFitConfig, {"rounding": "sample"}, "'sampled'"),
+        (PermutationFitConfig, {"projection": "dykstra"}, "'dykstra'"),
+        (FitConfig, {"points_per_step": 0}, "points_per_step=0"),
+        (FitConfig, {"epochs": 0}, "epochs=0"),
+        (FitConfig, {"batch_size": 2.5}, "batch_size=2.5"),
+        (FitConfig, {"steps_per_epoch": 0}, "steps_per_epoch=0"),
+        (FitConfig, {"weight_decay": -1.0}, "weight_decay=-1.0"),
+        (FitConfig, {"compute_dtype": "float16"}, "'float16'"),
+        (FitConfig, {"optimizer": "sgd"}, "optax.sgd(1e-3)"),
     ],
 )
-def test_a_bad_config_is_named(changes, named):
+def test_a_bad_config_is_named(kind, changes, named):
     with says(InputError, named):
-        PamConfig(**changes)
+        kind(**changes)
 
 
 def test_presets_are_the_papers_and_a_short_one():
-    paper = PamConfig.preset("paper", batch_size=64)
-    assert (paper.iterations, paper.permutation_epochs, paper.epochs) == (4, 20, 40)
-    assert (paper.schedule, paper.batch_size) == ("halving", 64)
-    assert PamConfig.preset("fast").epochs < paper.epochs
-    with says(InputError, "'slow'"):
-        PamConfig.preset("slow")
+    paper = PamConfig.preset("paper", iterations=3)
+    assert (paper.iterations, paper.permutation.epochs, paper.curve.epochs) == (3, 20, 40)
+    assert PamConfig.preset("paper").iterations == PamConfig().iterations == 4
+    assert paper.curve.optimizer == SGD(0.1, "halving")
+    assert (PamConfig().curve.epochs, PamConfig().curve.optimizer) == (40, SGD())
+    fast = PamConfig.preset("fast")
+    assert (fast.iterations, fast.permutation.epochs, fast.curve.epochs) == (4, 4, 8)
+    # A curve alone is fitted for as long as the paper's, which is not as long as its half-steps together.
+    alone = FitConfig.preset("paper", batch_size=64)
+    assert (alone.epochs, alone.optimizer, alone.batch_size, alone.weight_decay) == (200, SGD(0.1, "halving"), 64, 5e-4)
+    assert FitConfig.preset("fast") == FitConfig()
+    for kind in (FitConfig, PamConfig):
+        with says(InputError, "'slow'", "fast, paper"):
+            kind.preset("slow")
 
 
-def test_a_fit_averages_over_at_least_one_point():
-    with says(InputError, "points_per_step=0"):
-        FitConfig(points_per_step=0)
+def test_an_optimiser_of_optax_takes_the_place_of_the_papers():
+    adam = optax.adam(1e-3)
+    assert PamConfig(curve=FitConfig(epochs=5, optimizer=adam)).curve.optimizer is adam
+    assert FitConfig.preset("paper", optimizer=adam).optimizer is adam
+
+
+def test_every_option_belongs_to_one_config():
+    """What a fit of a curve reads, the permutation half-step takes from it: batches and dtype are not said twice."""
+    names = [{field.name for field in fields(kind)} for kind in (FitConfig, PermutationFitConfig, PamConfig)]
+    assert names[0] & names[1] == {"epochs"}
+    assert not names[2] & (names[0] | names[1])

@@ -6,16 +6,20 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from refusals import says
 from variables import drawn
 
 from mcjax import (
+    FitConfig,
     InputError,
     PamConfig,
+    PermutationSpec,
     Recorder,
     RunError,
     SpecError,
+    Task,
     TrainConfig,
     bezier,
     data,
@@ -27,26 +31,22 @@ from mcjax import (
     permute,
     polygonal_chain,
     random_permutation,
+    supervised,
     train_endpoints,
     trees,
 )
-from mcjax.curves import pam
-from mcjax.curves.config import FitConfig
-from mcjax.curves.fit import CurveStep
+from mcjax.curves import pam_half_steps
+from mcjax.curves.config import PermutationFitConfig
+from mcjax.curves.pam_step import OnPermutedCurve, as_single_candidate, linear_decay
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.recorder import Recording
+from mcjax.training.config import make_optimizer
+from mcjax.training.fit import parts_of
+from mcjax.training.loop import EpochPlan
 
-CONFIG = PamConfig(
-    epochs=3,
-    iterations=3,
-    permutation_epochs=4,
-    batch_size=20,
-    weight_decay=1e-3,
-    samples=4,
-    objective_points=5,
-    nu_P=1000.0,
-    nu_phi=200.0,
-)
+CURVE = FitConfig(epochs=3, batch_size=20, weight_decay=1e-3)
+PERMUTATION = PermutationFitConfig(epochs=4, samples=4)
+CONFIG = PamConfig(CURVE, PERMUTATION, iterations=3, objective_points=5, nu_P=1000.0, nu_phi=200.0)
 # One iteration, and one program for each of its half-steps.
 SHORT = replace(CONFIG, iterations=1, lookahead=False)
 
@@ -57,8 +57,8 @@ def curve(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def matched(ends, tiny_data, tiny_model):
-    return match_activations(tiny_model, *ends, tiny_data).P
+def matched(ends, tiny_task):
+    return match_activations(tiny_task, *ends).P
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def start(matched):
 
 
 @pytest.fixture(scope="module")
-def learned(ends, curve, start, tiny_data, tiny_model):
-    return fit_pam(jax.random.key(0), tiny_model, curve, *ends, tiny_data, start, CONFIG)
+def learned(ends, curve, start, tiny_task):
+    return fit_pam(jax.random.key(0), tiny_task, curve, *ends, start, CONFIG)
 
 
 def objective(model, tiny_data, path, weight_decay=1e-3, points=5, images=120):
@@ -113,11 +113,11 @@ def test_part_1_of_theorem_3_1(ends, start, learned, tiny_data, tiny_model):
 @pytest.mark.parametrize("activation", ["tanh", "huberized_relu(0.05)"])
 def test_the_theorem_holds_for_other_activations(activation, key, tiny_data):
     model = models.create("mlp", 3, (8, 8, 1), widths=(6, 5), activation=activation)
-    training = TrainConfig(epochs=15, batch_size=20)
-    theta = train_endpoints(jax.random.split(jax.random.key(1), 4), model, tiny_data, training).theta
+    task, training = supervised(model, tiny_data), TrainConfig(epochs=15, batch_size=20)
+    theta = train_endpoints(jax.random.split(jax.random.key(1), 4), task, training).theta
     ends = tuple(trees.index(theta, slice(i, i + 2)) for i in (0, 2))
-    start = match_activations(model, *ends, tiny_data).P
-    fit = fit_pam(key, model, bezier(model.spec), *ends, tiny_data, start, CONFIG)
+    start = match_activations(task, *ends).P
+    fit = fit_pam(key, task, bezier(model.spec), *ends, start, CONFIG)
     check(model, tiny_data, ends, start, fit)
 
 
@@ -128,9 +128,9 @@ def matrix(p):
 @pytest.mark.parametrize(
     ("make", "count"), [(bezier, 3), pytest.param(polygonal_chain, 1, marks=pytest.mark.slow)], ids=["bezier", "chain"]
 )
-def test_one_pair_and_the_proximal_terms_of_equation_6(make, count, tiny_ends, key, tiny_data, tiny_model):
-    config, curve = replace(SHORT, objective_images=20), make(tiny_model.spec, count)
-    fit = fit_pam(key, tiny_model, curve, *tiny_ends, tiny_data, None, config)
+def test_one_pair_and_the_proximal_terms_of_equation_6(make, count, tiny_ends, key, tiny_data, tiny_model, tiny_task):
+    config, curve = replace(SHORT, objective_examples=20), make(tiny_model.spec, count)
+    fit = fit_pam(key, tiny_task, curve, *tiny_ends, None, config)
     assert fit.objective.shape == (3,)
     assert fit.accepted.all()
     assert fit.moved[0] > 0
@@ -149,13 +149,16 @@ def test_one_pair_and_the_proximal_terms_of_equation_6(make, count, tiny_ends, k
     [({}, 4), ({"rounding": "assignment"}, 4), ({"lookahead": False}, 4), ({"projection": "sinkhorn"}, 26)],
 )
 def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, key):
+    how = dict(how)
     digits = data.load("digits")
     model = models.create("mlp", 10, digits.image_shape, widths=(16, 16))
-    theta = train_endpoints(jax.random.split(key, 3), model, digits, TrainConfig(epochs=30)).theta
+    task = supervised(model, digits)
+    theta = train_endpoints(jax.random.split(key, 3), task, TrainConfig(epochs=30)).theta
     planted = [random_permutation(jax.random.fold_in(key, i), model.spec, trees.index(theta, i)) for i in range(3)]
     other = trees.stack([permute(model.spec, p, trees.index(theta, i)) for i, p in enumerate(planted)])
-    config = PamConfig(epochs=2, iterations=1, **how)
-    fit = fit_pam(key, model, bezier(model.spec), theta, other, digits, None, config)
+    lookahead = how.pop("lookahead", True)
+    config = PamConfig(FitConfig(epochs=2), PermutationFitConfig(**how), iterations=1, lookahead=lookahead)
+    fit = fit_pam(key, task, bezier(model.spec), theta, other, None, config)
     x = data.normalize(digits.train_images, digits.mean, digits.std)
     for i, p in enumerate(planted):
         activations = model.activations(trees.index(theta, i), x)
@@ -167,11 +170,13 @@ def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, key):
     assert (fit.objective[:, 1] < 0.35 * fit.objective[:, 0]).all()
 
 
-def test_a_bad_permutation_is_refused_and_costs_nothing(ends, curve, matched, key, tiny_data, tiny_model, monkeypatch):
+def test_a_bad_permutation_is_refused_and_costs_nothing(
+    ends, curve, matched, key, tiny_data, tiny_model, tiny_task, monkeypatch
+):
     # What rounding would return if it went wrong: units next to each other change places.
     wrong = {group: np.roll(p, 1, axis=-1) for group, p in matched.items()}
-    monkeypatch.setattr(pam, "candidate_permutations", lambda *_: pam.as_single_candidate(wrong))
-    fit = fit_pam(key, tiny_model, curve, *ends, tiny_data, matched, CONFIG)
+    monkeypatch.setattr(pam_half_steps, "candidate_permutations", lambda *_: as_single_candidate(wrong))
+    fit = fit_pam(key, tiny_task, curve, *ends, matched, CONFIG)
     assert not fit.accepted[:, ::2].any()
     for i in range(2):
         path = linear(tiny_model.spec).bind(*trees.index(ends, i), None, trees.index(wrong, i))
@@ -182,46 +187,51 @@ def test_a_bad_permutation_is_refused_and_costs_nothing(ends, curve, matched, ke
 
 
 def test_half_steps_train_curves_as_one_fit_and_matrices_at_annealed_rates(
-    ends, curve, start, key, tiny_data, tiny_model, monkeypatch
+    ends, curve, start, key, tiny_task, monkeypatch
 ):
     """Without moves the curve's half-steps are those of one fit, and the matrices' are annealed."""
-    real, seen = pam.run_epochs, []
+    real, seen = pam_half_steps.run_epochs, []
 
-    def spied(*args, **more):
-        states, history = real(*args, **more)
-        seen.append((*args[:1], *args[2:5], more.get("epochs"), states))
-        return states, history
+    def spied(fit, task, plan, states, keys, epochs, *args, **more):
+        after, history = real(fit, task, plan, states, keys, epochs, *args, **more)
+        assert plan == EpochPlan(20, 6)
+        seen.append((parts_of(fit)[0], states, keys, epochs, after))
+        return after, history
 
-    monkeypatch.setattr(pam, "run_epochs", spied)
-    config = replace(CONFIG, permutation_learning_rate=1e-9, annealing=0.25)
-    fit = fit_pam(key, tiny_model, curve, *ends, tiny_data, start, config)
+    monkeypatch.setattr(pam_half_steps, "run_epochs", spied)
+    permutation = replace(PERMUTATION, learning_rate=1e-9, annealing=0.25)
+    fit = fit_pam(key, tiny_task, curve, *ends, start, replace(CONFIG, permutation=permutation))
     assert (fit.moved == 0).all()
-    assert [isinstance(step, CurveStep) for step, *_ in seen] == 3 * [False, True]
-    keys = np.concatenate([np.asarray(jax.random.key_data(keys)) for *_, keys, _, _ in seen])
+    assert [isinstance(descent.embed, OnPermutedCurve) for descent, *_ in seen] == 3 * [True, False]
+    keys = np.concatenate([np.asarray(jax.random.key_data(keys)) for _, _, keys, *_ in seen])
     assert len(np.unique(keys, axis=0)) == len(keys) == 12
-    for k, (step, fixed, *_) in enumerate(seen[::2]):
-        for rate in fixed.rate.values():
+    for k, (descent, states, _, epochs, _) in enumerate(seen[::2]):
+        for rate in states.fixed.rate.values():
             np.testing.assert_allclose(rate, np.full(2, 1e-9 * 0.25**k), rtol=1e-6)
-        assert (step.nu_P, step.config.epochs, step.projection) == (1000.0, 4, "alternating")
+        # The rate decays over the half-step, 4 epochs of 6 steps.
+        assert (descent.penalty.nu_P, epochs, descent.retract.projection) == (1000.0, 4, "alternating")
+        assert descent.optimizer is linear_decay(24)
+        assert descent.weight_decay == 0.0
     # The schedule runs over the iterations as it does over as many epochs at once.
-    whole = FitConfig(epochs=9, batch_size=20, weight_decay=1e-3)
     went = None
-    for k, (step, around, states, _, epochs, after) in enumerate(seen[1::2]):
-        assert (step.config, step.steps, step.nu_phi, epochs) == (whole, 6, 200.0, 3)
-        chex.assert_trees_all_equal(around.anchor, states.theta_c)
+    for k, (descent, states, _, epochs, after) in enumerate(seen[1::2]):
+        assert descent.optimizer is make_optimizer(CURVE.optimizer, 9, 6)
+        assert (descent.penalty.nu_phi, descent.weight_decay, epochs) == (200.0, 1e-3, 3)
+        chex.assert_trees_all_equal(states.fixed.anchor, states.variables)
         assert np.asarray(jax.tree.leaves(states.optimizer)[-1]).tolist() == [18 * k] * 2  # 3 epochs of 6 steps each
         for i in np.flatnonzero(fit.accepted[:, 2 * k - 1]) if k else ():
-            chex.assert_trees_all_equal(trees.index(states, int(i)), trees.index(went, int(i)))
+            begun, ended = ((each.variables, each.optimizer) for each in (states, went))
+            chex.assert_trees_all_equal(trees.index(begun, int(i)), trees.index(ended, int(i)))
         went = after
     assert fit.accepted[:, 1].all()
 
 
 def test_the_same_key_gives_the_same_bits_also_after_an_interruption(
-    ends, curve, start, learned, key, tiny_data, tiny_model, tmp_path, monkeypatch
+    ends, curve, start, learned, key, tiny_task, tmp_path, monkeypatch
 ):
     def fit(folder):
         recorder = Recorder("pam", RunFolder(folder, {}), "pam", progress=False)
-        return fit_pam(key, tiny_model, curve, *ends, tiny_data, start, CONFIG, recorder=recorder)
+        return fit_pam(key, tiny_task, curve, *ends, start, CONFIG, recorder=recorder)
 
     whole = fit(tmp_path / "whole")
     epochs, add = [], Recording.add
@@ -245,52 +255,79 @@ def test_the_same_key_gives_the_same_bits_also_after_an_interruption(
     assert lines[0] == lines[1]
 
 
-def check_batch_norm(key, model, images):
-    theta_1, theta_2 = (jax.tree.map(np.float32, drawn(model, seed)) for seed in (0, 1))
-    config = replace(SHORT, batch_size=40, epochs=2, permutation_epochs=2)
-    fit = fit_pam(key, model, bezier(model.spec), theta_1, theta_2, images, None, config)
+def check_batch_norm(key, task):
+    theta_1, theta_2 = (jax.tree.map(np.float32, drawn(task.model, seed)) for seed in (0, 1))
+    settings = replace(CURVE, batch_size=40, epochs=2), replace(PERMUTATION, epochs=2)
+    config = replace(SHORT, curve=settings[0], permutation=settings[1])
+    fit = fit_pam(key, task, bezier(task.spec), theta_1, theta_2, None, config)
     assert np.isfinite(fit.objective).all()
     assert (np.diff(fit.objective) <= 0).all()
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(fit.theta_c["batch_stats"]))
     return fit
 
 
-def test_batch_norm_networks(key, tiny_data, normed):
-    check_batch_norm(key, normed, tiny_data)
+def test_batch_norm_networks(key, normed_task):
+    check_batch_norm(key, normed_task)
 
 
 @pytest.mark.slow
 def test_convolutions_with_batch_norm_and_a_group_of_one_unit(key, tiny_colour_data):
-    fit = check_batch_norm(key, models.create("tinysix", 3, (8, 8, 3), width=0.0625), tiny_colour_data)
+    model = models.create("tinysix", 3, (8, 8, 3), width=0.0625)
+    fit = check_batch_norm(key, supervised(model, tiny_colour_data))
     assert [len(p) for p in fit.P.values()] == [1, 2, 4, 4]
 
 
-def test_every_program_is_compiled_once(ends, curve, start, tiny_data, tiny_model, compiled):
+def test_a_task_of_a_loss_alone(key):
+    """Teachers of one function, two of whose units are exchanged: PAM finds them, and the line has no barrier."""
+    rng = np.random.default_rng(0)
+    x = np.float32(rng.normal(size=(60, 3)))
+    one = {"made": np.float32(rng.normal(size=(3, 4))), "read": np.float32(rng.normal(size=(4, 2)))}
+    order = np.int32([2, 1, 0, 3])
+    two = {"made": one["made"][:, order], "read": one["read"][order]}
+    y = np.tanh(x @ one["made"]) @ one["read"]
+
+    def loss(theta, batch, key):
+        # Not the squares: a loss that no model of mcjax has.
+        return jnp.abs(jnp.tanh(batch[0] @ theta["made"]) @ theta["read"] - batch[1]).mean()
+
+    curve = bezier(PermutationSpec({"made": (None, "units"), "read": ("units", None)}))
+    settings = FitConfig(5, 20, optax.adam(1e-3), weight_decay=0.0), PermutationFitConfig(epochs=30)
+    fit = fit_pam(key, Task(loss, (x, y)), curve, one, two, None, PamConfig(*settings, iterations=1))
+    np.testing.assert_array_equal(fit.P["units"], np.argsort(order))
+    assert fit.history.keys() == {"loss"}
+    assert fit.history["loss"].shape == (35,)
+    assert fit.objective[1] < 1e-6 < fit.objective[0]
+
+
+def test_every_program_is_compiled_once(ends, curve, start, tiny_task, compiled):
     config = replace(CONFIG, lookahead=False)
-    fit_pam(jax.random.key(0), tiny_model, curve, *ends, tiny_data, start, config)
+    fit_pam(jax.random.key(0), tiny_task, curve, *ends, start, config)
     compiled.clear()
-    fit_pam(jax.random.key(9), tiny_model, curve, *ends, tiny_data, start, replace(CONFIG, lookahead=False))
+    fit_pam(jax.random.key(9), tiny_task, curve, *ends, start, replace(CONFIG, lookahead=False))
     assert not compiled
 
 
-def test_bad_input_is_named(ends, tiny_ends, curve, key, tiny_data, tiny_model):
+def test_bad_input_is_named(ends, tiny_ends, curve, key, tiny_task, tiny_model):
     theta_1, theta_2 = tiny_ends
     P = random_permutation(key, tiny_model.spec, theta_1)
     soft = {"dense_0": jnp.full((6, 6), 1 / 6), "dense_1": jnp.eye(5)}
-    given = {"model": tiny_model, "curve": curve, "a": theta_1, "b": theta_2, "P": None}
+    none = tiny_model.spec.without("dense_0", "dense_1")
+    given = {"task": tiny_task, "curve": curve, "a": theta_1, "b": theta_2, "P": None, "config": SHORT}
     for changes, error, *named in (
         ({"b": theta_1}, InputError, "the same network"),
         ({"a": permute(tiny_model.spec, P, theta_2), "P": P}, InputError, "the same network"),
         ({"curve": linear(tiny_model.spec)}, InputError, "no control points"),
         ({"P": {**P, "dense_1": jnp.array([0, 1, 1, 3, 4])}}, SpecError, "dense_1", "0..4", "[1]"),
         ({"P": soft}, SpecError, "dense_0, dense_1", "hard P"),
-        ({"model": tiny_model._replace(spec=tiny_model.spec.without("dense_0", "dense_1"))}, InputError, "mlp"),
+        ({"curve": bezier(none)}, InputError, "mlp", "fit_curve"),
+        ({"task": tiny_model}, InputError, "Model", "mcjax.supervised(model, data)"),
+        ({"config": CURVE}, InputError, "FitConfig", "PamConfig"),
+        ({"config": replace(SHORT, curve=FitConfig(batch_size=121))}, InputError, "batch_size=121", "120"),
     ):
-        model, line, a, b, start = (given | changes).values()
         with says(error, *named):
-            fit_pam(key, model, line, a, b, tiny_data, start, SHORT)
+            fit_pam(key, *(given | changes).values())
     broken = jax.tree.map(lambda leaf: leaf * np.nan, ends[0])
-    with says(RunError, "not finite"):
-        fit_pam(key, tiny_model, curve, broken, ends[1], tiny_data, None, CONFIG)
+    with says(RunError, "not finite", "number 0, 1 of 2", "batch 1 at t ="):
+        fit_pam(key, tiny_task, curve, broken, ends[1], None, CONFIG)
     with says(SpecError, "dense_0", "by 1"):
-        fit_curve(key, tiny_model, curve, *tiny_ends, tiny_data, {**soft, "dense_0": 2 * jnp.eye(6)})
+        fit_curve(key, tiny_task, curve, *tiny_ends, {**soft, "dense_0": 2 * jnp.eye(6)})

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from teachers import GROUP, UNITS, toy
 
-from mcjax import Augmentation, PamConfig, Recorder, bezier, trees
-from mcjax.curves import pam
-from mcjax.curves.fit import CurveState
-from mcjax.curves.pam import (
+from mcjax import FitConfig, PamConfig, Recorder, bezier, trees
+from mcjax.curves import pam_half_steps
+from mcjax.curves.config import PermutationFitConfig
+from mcjax.curves.pam_half_steps import (
     HalfStep,
     PamProblem,
     PamState,
@@ -22,13 +22,18 @@ from mcjax.curves.pam import (
     permutation_learning_rates,
     propose_permutation,
 )
-from mcjax.curves.pam_step import midpoint_grid
+from mcjax.curves.pam_step import as_single_candidate
 from mcjax.models.base import LeadingAxis
 from mcjax.models.pairs import Pairs
-from mcjax.training.fixed import fixed_images
-from mcjax.training.loop import initial_states
+from mcjax.training.fit import FitState, parts_of
+from mcjax.training.loop import EpochPlan
 
-CONFIG = PamConfig(epochs=3, iterations=2, permutation_epochs=20, batch_size=20, weight_decay=0.0, objective_points=5)
+CONFIG = PamConfig(
+    curve=FitConfig(epochs=3, batch_size=20, weight_decay=0.0),
+    permutation=PermutationFitConfig(epochs=20),
+    iterations=2,
+    objective_points=5,
+)
 QUIET = Recorder("the fit", progress=False)
 PAIRS = 6
 
@@ -59,12 +64,13 @@ def each_moved(leaves, P):
 
 def problem(config, theta_1, theta_2, steps=3, seed=10, **more):
     """The pairs of networks (pairs, ...) of a toy, from the identity; with `values` the objective is given."""
-    model, _, data = toy(seed)
+    task, _ = toy(seed)
     count = len(theta_1["params"]["Dense_0"]["bias"])
     P = {GROUP: np.tile(np.arange(UNITS, dtype=np.int32), (count, 1))}
-    pairs, fixed = Pairs(theta_1, theta_2, P, LeadingAxis(True)), fixed_images(data, Augmentation.none(), 60, 20)
-    given = (model, bezier(model.spec), config, data, pairs, midpoint_grid(config.objective_points), fixed, steps)
-    return GivenObjective(*given, **more) if more else PamProblem(*given)
+    made = PamProblem.create(task, bezier(task.spec), config, Pairs(theta_1, theta_2, P, LeadingAxis(True)))
+    assert made.plan == EpochPlan(20, 3)  # of 60 points
+    made = replace(made, plan=EpochPlan(20, steps))
+    return GivenObjective(**vars(made), **more) if more else made
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +83,20 @@ def networks():
 def state(rng, at):
     """Control points, which only their norms count of here, and an optimiser with momentum that has taken steps."""
     drawn = rng.normal(size=(2, PAIRS, 3)).astype(np.float32)
-    return CurveState({"c": drawn[0]}, (drawn[1], np.full(PAIRS, at, np.int32)))
+    return FitState({"c": drawn[0]}, (drawn[1], np.full(PAIRS, at, np.int32)))
 
 
 def test_exchanged_units_are_found():
     """Every two units of a network exchanged: most of the six exchanges are found from the identity."""
-    _, theta, _ = toy(10)
+    _, theta = toy(10)
     orders = np.tile(np.arange(UNITS), (6, 1))
     for order, (a, b) in zip(orders, combinations(range(UNITS), 2), strict=True):
         order[[a, b]] = b, a
     copies = jax.tree.map(lambda leaf: np.stack([leaf] * 6), theta)
     given = problem(CONFIG, copies, {"params": each_moved(copies["params"], orders)})
-    curve = initial_states(given.curve_step(), copies)
-    now = PamState(curve, given.pairs.P, given.objective(curve.theta_c, pam.as_single_candidate(given.pairs.P))[:, 0])
+    curve = given.start()
+    before = given.objective(curve.variables, as_single_candidate(given.pairs.P))[:, 0]
+    now = PamState(curve, given.pairs.P, before)
     P, found, history = propose_permutation(
         given, now, permutation_learning_rates(given, now), jax.random.key(0), QUIET
     )
@@ -111,8 +118,8 @@ def test_the_candidate_is_the_best_by_value_and_proximal_term(networks, monkeypa
     values[2, 3] = np.nan
     given = problem(CONFIG, *networks, values=values)
     now, seen = PamState(state(rng, 0), given.pairs.P, objective), []
-    monkeypatch.setattr(pam, "candidate_permutations", lambda *_: {GROUP: choices})
-    monkeypatch.setattr(pam, "run_epochs", lambda *args, **_: seen.append(args) or (args[3], {}))
+    monkeypatch.setattr(pam_half_steps, "candidate_permutations", lambda *_: {GROUP: choices})
+    monkeypatch.setattr(pam_half_steps, "run_epochs", lambda *args, **_: seen.append(args) or (args[3], {}))
     chosen = []
     for nu_P in (1e9, 20.0, 5.0, 1.0):
         told = replace(given, config=replace(CONFIG, nu_P=nu_P))
@@ -129,23 +136,28 @@ def test_the_candidate_is_the_best_by_value_and_proximal_term(networks, monkeypa
             assert found.moved[i] == distances[best] / 2
             assert found.accepted[i] == (found.proposed[i] + found.proximal[i] <= objective[i])
     assert len(set(chosen)) >= 2 * PAIRS  # not the same for every nu_P
-    for _, _, fixed, start, keys, *_ in seen:
-        np.testing.assert_array_equal(fixed.anchor[GROUP], np.tile(np.eye(UNITS), (PAIRS, 1, 1)))
-        np.testing.assert_array_equal(start.P[GROUP], fixed.anchor[GROUP])
-        assert fixed.theta_c is now.curve.theta_c
+    for fit, task, plan, start, keys, epochs, recorder in seen:
+        assert (plan, epochs, recorder) == (EpochPlan(20, 3), 20, QUIET)
+        assert task is given.task
+        descent, _ = parts_of(fit)
+        assert descent.penalty.nu_P in (1e9, 20.0, 5.0, 1.0)
+        np.testing.assert_array_equal(start.fixed.anchor[GROUP], np.tile(np.eye(UNITS), (PAIRS, 1, 1)))
+        np.testing.assert_array_equal(start.variables[GROUP], start.fixed.anchor[GROUP])
+        chex.assert_trees_all_equal(start.fixed[:3], (*networks, now.curve.variables))
         assert len(keys) == PAIRS
 
 
 def training(networks, curve, starts, after):
     """In place of `run_epochs`: looks at what is to be trained from these permutations, and says how it ended."""
 
-    def run(step, data, ends, begun, keys, recorder, *, epochs, mesh):
-        assert epochs == CONFIG.epochs
+    def run(fit, task, plan, begun, keys, epochs, recorder, *, mesh):
+        assert (epochs, plan) == (CONFIG.curve.epochs, EpochPlan(20, 3))
         assert len(keys) == len(starts) * PAIRS
+        ends = begun.fixed
         for got, expected in (
             (ends.theta_1["params"], [networks[0]["params"]] * len(starts)),
             (ends.theta_2["params"], [each_moved(networks[1]["params"], p) for p in starts]),
-            ((ends.anchor, begun), [(curve.theta_c, curve)] * len(starts)),
+            ((ends.anchor, begun._replace(fixed=())), [(curve.variables, curve)] * len(starts)),
         ):
             chex.assert_trees_all_equal(got, jax.tree.map(lambda *leaves: np.concatenate(leaves), *expected))
         branches = np.repeat(np.arange(2)[-len(starts) :], PAIRS)
@@ -174,12 +186,12 @@ def test_accepted_half_steps_and_the_states_they_keep(lookahead, networks, monke
         # From P_k, and from P'.
         after = [state(rng, 11) for _ in range(2)]
         values = objective + rng.normal(size=(2, PAIRS)) / 2
-        travelled = [np.square(each.theta_c["c"] - now.curve.theta_c["c"]).sum(1) / (2 * nu_phi) for each in after]
+        travelled = [np.square(each.variables["c"] - now.curve.variables["c"]).sum(1) / (2 * nu_phi) for each in after]
         branched = lookahead and (admissible & (distance > 0)).any()
 
         starts = [old, np.where(admissible[:, None], new, old)][0 if branched else 1 :]
         run = training(networks, now.curve, starts, after)
-        monkeypatch.setattr(pam, "run_epochs", run)
+        monkeypatch.setattr(pam_half_steps, "run_epochs", run)
         told = replace(given, values=values.reshape(-1, 1))
         then, (first, second), history = advance_curve(told, now, {GROUP: new}, proposal, jax.random.key(0), QUIET)
         for i in range(PAIRS):
@@ -196,7 +208,7 @@ def test_accepted_half_steps_and_the_states_they_keep(lookahead, networks, monke
             assert second.objective[i] == then.objective[i] == (values[branch, i] if accepted else before)
             np.testing.assert_array_equal(then.P[GROUP][i], new[i] if takes else old[i])
             kept = after[branch] if accepted else now.curve
-            np.testing.assert_array_equal(then.curve.theta_c["c"][i], kept.theta_c["c"][i])
+            np.testing.assert_array_equal(then.curve.variables["c"][i], kept.variables["c"][i])
             # What is refused leaves no momentum, but the schedule goes on.
             momentum, count = then.curve.optimizer
             np.testing.assert_array_equal(momentum[i], accepted * after[branch].optimizer[0][i])
@@ -221,27 +233,27 @@ def loss_along(given, i, M):
         "Dense_0": {"kernel": first["kernel"] @ M.T, "bias": M @ first["bias"]},
         "Dense_1": {"kernel": M @ second["kernel"], "bias": second["bias"]},
     }
-    x = (given.data.train_images.astype(np.float64) - given.data.mean) / given.data.std
+    x, y = (np.asarray(part, np.float64) for part in given.task.train)
     losses = []
     for t in (np.arange(5) + 0.5) / 5:
         at = jax.tree.map(lambda a, b, t=t: (1 - t) * a + t * b, theta_1, end)
         one, two = at["Dense_0"], at["Dense_1"]
         outputs = np.tanh(x @ one["kernel"] + one["bias"]) @ two["kernel"] + two["bias"]
-        losses.append(np.square(outputs - given.data.train_labels).mean())
+        losses.append(np.square(outputs - y).mean())
     return np.mean(losses)
 
 
 @pytest.mark.parametrize(("projection", "steps", "share"), [("alternating", 3, 15 / 100), ("sinkhorn", 30, 300 / 300)])
 def test_rates_are_such_that_entries_travel_as_far_as_they_should(projection, steps, share):
     """One step's share of the way: by the mean gradient without its sums of rows and columns, in finite differences."""
-    _, theta, _ = toy(10)
+    _, theta = toy(10)
     nothing = jax.tree.map(np.zeros_like, theta)
     first, second = (
         jax.tree.map(lambda *leaves: np.stack(leaves), *pair) for pair in ((theta, theta), (toy(3)[1], nothing))
     )
-    given = problem(replace(CONFIG, projection=projection), first, second, steps)
-    curve = initial_states(given.curve_step(), first)
-    found = permutation_learning_rates(given, PamState(curve, given.pairs.P, np.zeros(2)))[GROUP]
+    permutation = replace(CONFIG.permutation, projection=projection)
+    given = problem(replace(CONFIG, permutation=permutation), first, second, steps)
+    found = permutation_learning_rates(given, PamState(given.start(), given.pairs.P, np.zeros(2)))[GROUP]
     G, h = np.zeros((UNITS, UNITS)), 1e-5
     for at in np.ndindex(G.shape):
         step = np.zeros_like(G)
@@ -254,6 +266,6 @@ def test_rates_are_such_that_entries_travel_as_far_as_they_should(projection, st
 
 
 def test_a_rate_that_is_given_is_that_of_every_pair_and_group(networks):
-    given = problem(replace(CONFIG, permutation_learning_rate=0.25), *networks)
-    found = permutation_learning_rates(given, PamState(CurveState({}, ()), given.pairs.P, np.zeros(PAIRS)))
+    given = problem(replace(CONFIG, permutation=replace(CONFIG.permutation, learning_rate=0.25)), *networks)
+    found = permutation_learning_rates(given, PamState(FitState({}, ()), given.pairs.P, np.zeros(PAIRS)))
     np.testing.assert_array_equal(found[GROUP], np.full(PAIRS, 0.25))

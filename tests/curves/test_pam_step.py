@@ -4,16 +4,27 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from refusals import says
 from variables import cross_entropy
 
-from mcjax import TrainConfig, bezier, data, linear, models, nearest_permutation, trees
-from mcjax.curves.pam_step import PermutationContext, PermutationState, PermutationStep, tangent_part
+from mcjax import InputError, Task, bezier, data, linear, models, nearest_permutation, trees
+from mcjax.curves.pam_step import OntoBirkhoff, PermutationEnds, permutation_fit, tangent_part
 from mcjax.symmetry import project_birkhoff
+from mcjax.training.fit import FitState, parts_of
 
 
-def step_of(model, curve, nu_P=4.0, projection="alternating", epochs=1, steps=4):
-    return PermutationStep(model, curve, TrainConfig(epochs=epochs, batch_size=20), steps, nu_P, projection)
+def gradient_of(fit):
+    """The gradient of its objective in the matrices, and the loss: (ends, P, batch, t, key) -> both."""
+    descent, loss = parts_of(fit)
+
+    @jax.jit
+    def gradient(ends, P, batch, t, key):
+        slope, found = descent.gradient(loss, FitState(P, (), ends), batch, t, key)
+        return slope, found.value
+
+    return gradient
 
 
 def soft(rng, n):
@@ -54,12 +65,13 @@ def assert_close(gradient, expected):
 
 @pytest.fixture
 def mlp(key, tiny_data, tiny_model):
-    """An MLP's ends with biases, control points, two soft permutations, and a batch."""
+    """An MLP's ends with biases, control points, two soft permutations, a batch as the model takes it, and stored."""
     rng, shapes = np.random.default_rng(0), jax.eval_shape(tiny_model.init, key)["params"]
     theta_1, theta_2, theta_c = (jax.tree.map(lambda leaf: 0.4 * rng.normal(size=leaf.shape), shapes) for _ in range(3))
     P, anchor = ({"dense_0": soft(rng, 6), "dense_1": soft(rng, 5)} for _ in range(2))
     x = data.normalize(tiny_data.train_images[:30], tiny_data.mean, tiny_data.std)
-    return (theta_1, theta_2, theta_c), P, anchor, x, tiny_data.train_labels[:30]
+    batch = (tiny_data.train_images[:30], tiny_data.train_labels[:30])
+    return (theta_1, theta_2, theta_c), P, anchor, (x, batch[1]), batch
 
 
 def mlp_loss(ends, P, x, labels, t):
@@ -77,16 +89,16 @@ def mlp_loss(ends, P, x, labels, t):
     return cross_entropy(h, labels).mean()
 
 
-def context_of(ends, anchor):
+def ends_of(ends, anchor, rate=None):
     theta_1, theta_2, theta_c = map(as_float32, ends)
-    return PermutationContext({"params": theta_1}, {"params": theta_2}, theta_c, as_float32(anchor), {})
+    return PermutationEnds({"params": theta_1}, {"params": theta_2}, theta_c, as_float32(anchor), rate or {})
 
 
-def test_the_gradient_of_an_mlp_is_that_of_finite_differences(mlp, key, tiny_model):
-    ends, P, anchor, x, labels = mlp
-    gradient_at = jax.jit(step_of(tiny_model, bezier(tiny_model.spec)).gradient)
+def test_the_gradient_of_an_mlp_is_that_of_finite_differences(mlp, key, tiny_task):
+    ends, P, anchor, (x, labels), batch = mlp
+    gradient_at = gradient_of(permutation_fit(tiny_task, bezier(tiny_task.spec), 4, nu_P=4.0))
     for t in (0.3, 0.5, 1.0):
-        gradient, measured = gradient_at(context_of(ends, anchor), as_float32(P), x, labels, np.float32(t), key)
+        gradient, measured = gradient_at(ends_of(ends, anchor), as_float32(P), batch, np.float32(t), key)
 
         def loss(P, t=t):
             proximal = sum(((p - anchor[group]) ** 2).sum() for group, p in P.items())
@@ -94,7 +106,7 @@ def test_the_gradient_of_an_mlp_is_that_of_finite_differences(mlp, key, tiny_mod
 
         assert_close(gradient, slopes(loss, P))
         # What is measured is without the proximal term.
-        np.testing.assert_allclose(measured.loss, mlp_loss(ends, P, x, labels, t), rtol=1e-5)
+        np.testing.assert_allclose(measured, mlp_loss(ends, P, x, labels, t), rtol=1e-5)
 
 
 TRUNK = ("stem", "a_0", "b_0", "a_1", "b_1", "out")
@@ -149,10 +161,15 @@ def test_the_gradient_of_a_trunk_is_the_sum_over_its_uses(trunk, key):
     theta = [jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), trunk.init(k)) for k in jax.random.split(key)]
     P = {name: soft(rng, n) for name, n in sizes.items()}
     x, labels = rng.normal(size=(20, 4)), np.arange(20) % 3
-    step = step_of(trunk, linear(trunk.spec), np.inf)
     theta_1, theta_2 = map(as_float32, theta)
-    context = PermutationContext(theta_1, theta_2, trees.scale(0.0, theta_1["params"]), as_float32(P), {})
-    gradient, _ = jax.jit(step.gradient)(context, as_float32(P), np.float32(x), labels, t, key)
+    fixed = PermutationEnds(theta_1, theta_2, trees.scale(0.0, theta_1["params"]), as_float32(P), {})
+    batch = (np.float32(x), labels)
+
+    def entropy(theta, batch, key):
+        return optax.softmax_cross_entropy_with_integer_labels(trunk.apply(theta, batch[0]), batch[1]).mean()
+
+    fit = permutation_fit(Task(entropy, batch, model=trunk), linear(trunk.spec), 4, nu_P=np.inf)
+    gradient, _ = gradient_of(fit)(fixed, as_float32(P), batch, t, key)
 
     ends = tuple(each["params"] for each in theta)
 
@@ -176,12 +193,16 @@ def groups_of(rng):
 
 
 @pytest.fixture(scope="module")
-def descents(tiny_model):
-    """`descend` of both projections, compiled."""
-    steps = {
-        name: step_of(tiny_model, linear(tiny_model.spec), projection=name) for name in ("alternating", "sinkhorn")
-    }
-    return {name: jax.jit(step.descend) for name, step in steps.items()}
+def descents():
+    """(P, gradient, rate) -> P of both projections, compiled."""
+
+    def descent(name):
+        def descend(P, gradient, rate):
+            return OntoBirkhoff(name)(P, trees.scale(-1.0, gradient), PermutationEnds((), (), (), P, rate))
+
+        return jax.jit(descend)
+
+    return {name: descent(name) for name in ("alternating", "sinkhorn")}
 
 
 @jax.jit
@@ -231,53 +252,103 @@ def test_a_steep_point_throws_no_entry_farther_than_a_half(descents):
 
 
 @pytest.mark.parametrize("projection", ["alternating", "sinkhorn"])
-def test_a_half_step_starts_at_the_permutation_or_just_inside(tiny_model, projection):
-    p = np.random.default_rng(0).permutation(5)
-    M = np.eye(5, dtype=np.float32)[p]
-    begun = step_of(tiny_model, linear(tiny_model.spec), projection=projection).initial_matrices(
-        {"g": M, "pairs": M[None]}
+def test_a_half_step_starts_at_the_permutation_or_just_inside(tiny_ends, tiny_task, projection):
+    rng, curve = np.random.default_rng(0), bezier(tiny_task.spec)
+    P = {group: rng.permutation(n).astype(np.int32) for group, n in (("dense_0", 6), ("dense_1", 5))}
+    rate = dict.fromkeys(P, np.float32(0.5))
+    begun = permutation_fit(tiny_task, curve, 4, projection=projection).init(
+        *tiny_ends, curve.zero(tiny_ends[0]["params"]), P, rate
     )
-    for each in (begun["g"], begun["pairs"][0]):
+    assert begun.fixed.rate == rate
+    chex.assert_trees_all_equal(begun.fixed[:2], tiny_ends)
+    for group, p in P.items():
+        each, n, M = begun.variables[group], len(p), np.eye(len(p), dtype=np.float32)[p]
+        np.testing.assert_array_equal(begun.fixed.anchor[group], M)
         if projection == "alternating":
             np.testing.assert_array_equal(each, M)
             continue
         # On the straight line to the matrix of equal entries, some way along.
-        share = 5 * float(each.min())
+        share = n * float(each.min())
         assert 0.05 < share < 0.95
-        np.testing.assert_allclose(each, (1 - share) * M + share / 5, atol=1e-6)
+        np.testing.assert_allclose(each, (1 - share) * M + share / n, atol=1e-6)
         np.testing.assert_array_equal(nearest_permutation(each), p)
 
 
-def test_the_rate_falls_to_zero_linearly(mlp, key, tiny_model):
+def test_the_rate_falls_to_zero_linearly(mlp, key, tiny_task):
     # Inside the polytope small steps are proportional to the rate.
-    ends, _, _, x, labels = mlp
+    ends, *_, batch = mlp
     uniform = as_float32({"dense_0": np.full((6, 6), 1 / 6), "dense_1": np.full((5, 5), 1 / 5)})
-    context = context_of(ends, uniform)._replace(rate={"dense_0": np.float32(1e-2), "dense_1": np.float32(2e-2)})
-    step = jax.jit(step_of(tiny_model, bezier(tiny_model.spec), epochs=2, steps=4))
-    moved = {}
+    fixed = ends_of(ends, uniform, {"dense_0": np.float32(1e-2), "dense_1": np.float32(2e-2)})
+    fit = permutation_fit(tiny_task, bezier(tiny_task.spec), 8, nu_P=4.0)
+    descent, _ = parts_of(fit)
+    begun, step, moved = descent.start(uniform, fixed), jax.jit(fit.step), {}
     for number in (0, 2, 6, 8):
-        state, _ = step(context, PermutationState(uniform, np.int32(number)), x, labels, key)
-        assert state.step == number + 1
-        moved[number] = jax.tree.map(np.subtract, state.P, uniform)
+        counted = jax.tree.map(lambda _, number=number: np.int32(number), begun.optimizer)
+        state, _ = step(begun._replace(optimizer=counted), batch, key)
+        assert [int(count) for count in jax.tree.leaves(state.optimizer)] == [number + 1]
+        moved[number] = jax.tree.map(np.subtract, state.variables, uniform)
     for group in uniform:
         assert np.abs(moved[0][group]).max() > 1e-4
         for number, share in ((2, 0.75), (6, 0.25), (8, 0.0)):
             np.testing.assert_allclose(moved[number][group], share * moved[0][group], atol=1e-6)
 
 
-def test_t_is_drawn_anew_for_every_key(mlp, tiny_model):
+@pytest.mark.parametrize("projection", ["alternating", "sinkhorn"])
+def test_a_step_is_against_the_gradient_at_its_t(mlp, key, tiny_task, projection):
+    """The gradient at the t that was drawn, at the rates of the groups, and then the projection."""
+    ends, P, anchor, _, batch = mlp
+    fixed = ends_of(ends, anchor, {"dense_0": np.float32(0.3), "dense_1": np.float32(0.6)})
+    fit = permutation_fit(tiny_task, bezier(tiny_task.spec), 8, nu_P=4.0, projection=projection)
+    descent, _ = parts_of(fit)
+    state, metrics = jax.jit(fit.step)(descent.start(as_float32(P), fixed), batch, key)
+    slope, value = gradient_of(fit)(fixed, as_float32(P), batch, metrics["t"], key)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    for group, rate in fixed.rate.items():
+        step, p = rate * np.float64(slope[group]), np.float64(P[group])
+        if projection == "alternating":
+            expected = project_birkhoff(np.float32(p - step))
+        else:
+            expected = p * np.exp(-step)
+            for _ in range(20):
+                expected = expected / expected.sum(1, keepdims=True)
+                expected = expected / expected.sum(0, keepdims=True)
+        np.testing.assert_allclose(state.variables[group], expected, atol=1e-5)
+        assert np.abs(state.variables[group] - p).max() > 1e-4
+
+
+def test_t_is_drawn_anew_for_every_key(mlp, tiny_task):
     # The loss is that of some t in [0, 1], and over keys it is the mean over [0, 1].
-    ends, P, anchor, x, labels = mlp
-    step = step_of(tiny_model, bezier(tiny_model.spec))
-    context = context_of(ends, anchor)._replace(rate=dict.fromkeys(P, np.float32(0)))
-    state = PermutationState(as_float32(P), np.int32(0))
+    ends, P, anchor, (x, labels), batch = mlp
+    fit = permutation_fit(tiny_task, bezier(tiny_task.spec), 4, nu_P=4.0)
+    descent, _ = parts_of(fit)
+    state = descent.start(as_float32(P), ends_of(ends, anchor, dict.fromkeys(P, np.float32(0))))
     keys = jax.random.split(jax.random.key(0), 300)
-    measured = jax.jit(jax.vmap(lambda k: step(context, state, x, labels, k)[1].loss))(keys)
+    measured = jax.jit(jax.vmap(lambda k: fit.step(state, batch, k)[1]["loss"]))(keys)
     along = [mlp_loss(ends, P, x, labels, t) for t in np.linspace(0, 1, 201)]
     assert measured.min() > min(along) - 1e-3
     assert measured.max() < max(along) + 1e-3
     assert np.std(measured) == pytest.approx(np.std(along), rel=0.2)
     assert np.mean(measured) == pytest.approx(np.mean(along), abs=4 * np.std(along) / np.sqrt(300))
+
+
+def test_bfloat16_is_of_the_network_on_the_curve(mlp, key, tiny_task):
+    ends, P, anchor, _, batch = mlp
+    fits = [
+        permutation_fit(tiny_task, bezier(tiny_task.spec), 4, nu_P=4.0, compute_dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    ]
+    (exact, value), (rough, near) = (
+        gradient_of(fit)(ends_of(ends, anchor), as_float32(P), batch, np.float32(0.4), key) for fit in fits
+    )
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((rough, near))} == {"float32"}
+    assert 0 < abs(near - value) < 0.02 * value
+    for group, each in exact.items():
+        assert 0 < np.linalg.norm(rough[group] - each) < 0.1 * np.linalg.norm(each)
+
+
+def test_what_is_no_task_is_refused(tiny_model):
+    with says(InputError, "Model", "mcjax.supervised(model, data)"):
+        permutation_fit(tiny_model, bezier(tiny_model.spec), 4)
 
 
 def test_tangents_keep_the_sums_of_rows_and_columns():

@@ -1,34 +1,43 @@
 """Re-estimated batch statistics against numpy over all images at once."""
 
-from functools import partial
-
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import says
 from variables import alive, stacked
 
-from mcjax import Augmentation, data, models, reestimate, trees
+from mcjax import Augmentation, InputError, SpecError, Task, data, models, reestimate, supervised, trees
 from mcjax.training import estimate_statistics
 
 MEAN, STD = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)
-estimated = jax.jit(estimate_statistics, static_argnums=(0, 5, 6))
+estimated = jax.jit(estimate_statistics, static_argnums=(2, 3))
+
+
+def task_of(model, images, mean=MEAN, std=STD, augmentation=None):
+    """The classification of these images, in some way."""
+    labels = np.arange(len(images)) % 3
+    dataset = data.Dataset(images, labels, images[:6], labels[:6], 3, mean, std, "colours")
+    return supervised(model, dataset, augmentation=augmentation or Augmentation.none())
 
 
 @pytest.fixture(scope="module")
 def network():
+    """A task and a network of it, and its images."""
     model = models.create("tinysix", 3, (8, 8, 3), width=0.5)
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3)).astype(np.uint8)
     # Images in order of brightness, so that batches differ and the variance of their means counts.
-    return model, alive(model), images[np.argsort(images.mean((1, 2, 3)))]
+    images = images[np.argsort(images.mean((1, 2, 3)))]
+    return task_of(model, images), alive(model), images
 
 
 @pytest.mark.parametrize(("batch_size", "used"), [(7, 54), (100, 60)])
 def test_the_first_norm_is_pooled_exactly(network, batch_size, used):
     """Equal batches of at most so many: nine of six, or one of all."""
-    model, theta, images = network
-    stats = estimated(model, theta, images, MEAN, STD, batch_size)["batch_stats"]["BatchNorm_0"]
+    task, theta, images = network
+    stats = estimated(task, theta, None, batch_size)["batch_stats"]["BatchNorm_0"]
     kernel, bias = (np.asarray(theta["params"]["Conv_0"][name], np.float64) for name in ("kernel", "bias"))
     x = np.pad((np.asarray(images[:used], np.float64) / 255 - 0.5) / 0.25, ((0, 0), (1, 1), (1, 1), (0, 0)))
     out = bias + sum(x[:, i : i + 8, j : j + 8] @ kernel[i, j] for i in range(3) for j in range(3))
@@ -37,11 +46,11 @@ def test_the_first_norm_is_pooled_exactly(network, batch_size, used):
 
 
 def test_later_norms_are_the_mean_of_batches_and_the_spread_of_their_means(network, key):
-    model, theta, images = network
-    train = jax.jit(model.apply_train)
+    task, theta, images = network
+    train = jax.jit(task.model.apply_train)
     x = ((images / 255 - MEAN) / STD).astype(np.float32)
     batches = [train(theta, x[i : i + 6], key)[1] for i in range(0, 54, 6)]
-    after = estimated(model, theta, images, MEAN, STD, 7)
+    after = estimated(task, theta, None, 7)
     for norm, stats in after["batch_stats"].items():
         means, variances = (np.stack([b[norm][kind] for b in batches]).astype(np.float64) for kind in ("mean", "var"))
         np.testing.assert_allclose(stats["mean"], means.mean(0), rtol=1e-4, atol=1e-5)
@@ -49,17 +58,42 @@ def test_later_norms_are_the_mean_of_batches_and_the_spread_of_their_means(netwo
     chex.assert_trees_all_equal(after["params"], theta["params"])
 
 
-def test_a_network_without_statistics_is_returned(tiny_model, tiny_data):
+def test_a_network_without_statistics_is_returned(tiny_model, tiny_task):
     plain = alive(tiny_model)
-    assert estimate_statistics(tiny_model, plain, tiny_data.train_images, MEAN[:1], STD[:1]) is plain
+    assert estimate_statistics(tiny_task, plain) is plain
+
+
+def test_statistics_that_the_loss_does_not_return_stay(network):
+    task, theta, images = network
+
+    def loss(theta, batch, key):
+        return jnp.square(task.model.apply(theta, batch / 255.0)).mean()
+
+    chex.assert_trees_all_equal(estimated(Task(loss, images, model=task.model), theta, None, 7), theta)
+
+
+def test_statistics_of_a_loss_of_ones_own():
+    """A mean with a variance is pooled, and one of another name is averaged, over batches of equal size."""
+    x = np.random.default_rng(1).normal(size=(30, 2)).astype(np.float32) + np.arange(30, dtype=np.float32)[:, None]
+
+    def loss(theta, batch, key):
+        stats = {"norm": {"mean": batch.mean(0), "var": batch.var(0)}, "largest": batch.max(0)}
+        return jnp.square(batch @ theta["params"]).mean(), {}, stats
+
+    zeros = np.zeros(2, np.float32)
+    theta = {"params": zeros, "batch_stats": {"norm": {"mean": zeros, "var": zeros}, "largest": zeros}}
+    stats = estimated(Task(loss, x, init=lambda key: theta), theta, 20, 10)["batch_stats"]
+    np.testing.assert_allclose(stats["norm"]["mean"], x[:20].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(stats["norm"]["var"], np.float64(x[:20]).var(0), rtol=1e-5)
+    np.testing.assert_allclose(stats["largest"], (x[:10].max(0) + x[10:20].max(0)) / 2, rtol=1e-5)
 
 
 def test_many_networks_under_jit_and_vmap(network):
-    model, theta, images = network
-    both = stacked([theta, alive(model, 1)])
-    together = jax.jit(jax.vmap(lambda one: estimate_statistics(model, one, images, MEAN, STD, 7)))(both)
+    task, theta, _ = network
+    both = stacked([theta, alive(task.model, 1)])
+    together = jax.jit(jax.vmap(lambda one: estimate_statistics(task, one, None, 7)))(both)
     for i in range(2):
-        alone = estimated(model, trees.index(both, i), images, MEAN, STD, 7)
+        alone = estimated(task, trees.index(both, i), None, 7)
         chex.assert_trees_all_close(trees.index(together, i), alone, rtol=1e-4, atol=1e-5)
 
 
@@ -78,7 +112,7 @@ def test_dropout_in_front_of_norms_is_off(network, key):
     images = network[2]
     plain, dropped = (models.from_flax(Dropped(rate), np.zeros((1, 8, 8, 3), np.float32)) for rate in (0.0, 0.5))
     theta = alive(plain)
-    expected, got = (estimated(model, theta, images, MEAN, STD, 20) for model in (plain, dropped))
+    expected, got = (estimated(task_of(model, images), theta, None, 20) for model in (plain, dropped))
     chex.assert_trees_all_equal(got, expected)
     x = ((images[:8] / 255 - MEAN) / STD).astype(np.float32)
     trained, expected = (jax.jit(model.apply_train)(theta, x, key)[0] for model in (dropped, plain))
@@ -86,14 +120,17 @@ def test_dropout_in_front_of_norms_is_off(network, key):
 
 
 def test_augmented_images_bring_their_black_borders_into_the_statistics(network):
-    model, theta, _ = network
+    task, theta, _ = network
     # The first unit is the middle pixel's first channel: 1 in a white image, 0 beyond its border.
     layer = jax.tree.map(np.array, theta["params"]["Conv_0"])
     layer["kernel"][..., 0], layer["bias"][0] = 0, 0
     layer["kernel"][1, 1, 0, 0] = 1
     theta = {**theta, "params": {**theta["params"], "Conv_0": layer}}
     white, zero, one = np.full((400, 8, 8, 3), 255, np.uint8), np.zeros(3, np.float32), np.ones(3, np.float32)
-    run = partial(estimated, model, theta, white, zero, one, 50)
+
+    def run(augmentation):
+        return estimated(task_of(task.model, white, zero, one, augmentation), theta, None, 50)
+
     shifted = [run(Augmentation(flip=True, crop=2, rotate=0.0)) for _ in range(2)]
     chex.assert_trees_all_equal(*shifted)
     inside = (1 - np.mean([2, 1, 0, 1, 2]) / 8) ** 2
@@ -103,17 +140,28 @@ def test_augmented_images_bring_their_black_borders_into_the_statistics(network)
 
 
 def test_reestimating_many_is_estimating_each(network):
-    model, theta, images = network
-    both = stacked([theta, alive(model, 1)])
-    labels = np.arange(60) % 3
-    dataset = data.from_arrays(images, labels, images[:6], labels[:6])
-    got = reestimate(model, both, dataset, batch_size=10, calibration_images=40)
-    assert dataset.default_augmentation() != Augmentation.none()
+    plain, theta, images = network
+    both = stacked([theta, alive(plain.model, 1)])
+    augmentation = data.from_arrays(images, np.zeros(60, int), images[:6], np.zeros(6, int), 3).default_augmentation()
+    assert augmentation != Augmentation.none()
+    task = task_of(plain.model, images, augmentation=augmentation)
+    got = reestimate(task, both, batch_size=10, calibration_examples=40)
     for i in range(2):
-        expected = estimated(
-            model, trees.index(both, i), images[:40], dataset.mean, dataset.std, 10, dataset.default_augmentation()
-        )
+        expected = estimated(task, trees.index(both, i), 40, 10)
         chex.assert_trees_all_close(trees.index(got, i), expected, rtol=1e-4, atol=1e-5)
     assert np.abs(got["batch_stats"]["BatchNorm_0"]["mean"] - both["batch_stats"]["BatchNorm_0"]["mean"]).max() > 0.1
-    one = reestimate(model, theta, dataset, batch_size=10, calibration_images=40)
+    one = reestimate(task, theta, batch_size=10, calibration_examples=40)
     chex.assert_trees_all_close(one, trees.index(got, 0), rtol=1e-6)
+
+
+def test_bad_arguments_are_refused(network, tiny_task):
+    task, theta, _ = network
+    for changes, error, words in (
+        ({"task": task.model}, InputError, ("Model", "mcjax.supervised(model, data)")),
+        ({"calibration_examples": 61}, InputError, ("calibration_examples=61", "60")),
+        ({"calibration_examples": 0}, InputError, ("calibration_examples=0",)),
+        ({"batch_size": 0}, InputError, ("batch_size=0",)),
+        ({"task": tiny_task}, SpecError, ("mlp", "BatchNorm_0")),
+    ):
+        with says(error, *words):
+            reestimate(**{"task": task, "theta": theta, **changes})

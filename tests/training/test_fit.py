@@ -1,4 +1,4 @@
-"""Descents of one's own against plain loops of optax: embedding, points, penalty, constraint, decay, dtype, statistics."""
+"""Descents against plain loops of optax: embedding, points, penalty, constraint, decay, dtype, statistics."""
 
 from functools import partial
 
@@ -183,9 +183,7 @@ def test_bfloat16_is_the_dtype_of_theta_in_the_loss_alone():
     steps = [fit_of(each, jax.tree_util.Partial(noting), Descent.start) for each in descents]
     exact, rough = (jax.jit(fit.step)(fit.init(START, FIXED), (X, Y), KEY)[0] for fit in steps)
     stats = {"batch_stats": {"mean": "float32"}}
-    assert seen == [
-        ({"params": {"w": dtype, "bias": dtype}, **stats}, "float32") for dtype in ("float32", "bfloat16")
-    ]
+    assert seen == [({"params": {"w": dtype, "bias": dtype}, **stats}, "float32") for dtype in ("float32", "bfloat16")]
     assert {leaf.dtype.name for leaf in jax.tree.leaves((rough.variables, rough.optimizer[0].mu))} == {"float32"}
     # The gradient has eight bits, and is near.
     slopes = [np.concatenate([*each.optimizer[0].mu.values()]) for each in (exact, rough)]
@@ -202,7 +200,9 @@ def with_statistics(returned, theta, batch, key):
     return value + theta["batch_stats"]["mean"].sum(), metrics, stats
 
 
-@pytest.mark.parametrize(("momentum", "returned"), [(0.75, "float32"), (0.0, "float32"), (0.9, "bfloat16"), (0.9, None)])
+@pytest.mark.parametrize(
+    ("momentum", "returned"), [(0.75, "float32"), (0.0, "float32"), (0.9, "bfloat16"), (0.9, None)]
+)
 def test_running_statistics_are_moved_by_those_of_the_batch_and_not_descended(momentum, returned):
     descent = Descent(lambda v, fixed, t: v, optax.sgd(0.1), weight_decay=0.4, statistics_momentum=momentum)
     fit = fit_of(descent, jax.tree_util.Partial(partial(with_statistics, returned)), Descent.start)

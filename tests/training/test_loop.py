@@ -1,66 +1,58 @@
-"""Epochs: every image at most once a pass, one trace, the same numbers compiled, vmapped and stepped from the host."""
+"""Epochs: every example at most once a pass, one trace, the same numbers compiled, mapped and stepped from the host."""
 
-from dataclasses import dataclass, replace
 from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from refusals import says
 
-from mcjax import Augmentation, InputError, RunError, TrainConfig, trees
-from mcjax.data import regression
+from mcjax import Augmentation, InputError, Recorder, RunError, Task, supervised, trees
+from mcjax.runs import checkpoint
+from mcjax.runs.folder import RunFolder
 from mcjax.training import Criterion
 from mcjax.training.early_stopping import EarlyStopping
-from mcjax.training.endpoints import EndpointStep
-from mcjax.training.loop import epoch, initial_states, run_epochs, steps_per_epoch
-from mcjax.training.objective import Metrics
+from mcjax.training.endpoints import endpoint_fit, fresh_states
+from mcjax.training.fit import Fit, FitState
+from mcjax.training.loop import EpochPlan, check_typed_keys, epoch, epoch_plan, join_histories, run_epochs
 
-CONFIG = TrainConfig(epochs=3, batch_size=25, augmentation=Augmentation.none())
+PLAN = EpochPlan(25, 4)
 
 
-@dataclass(frozen=True)
-class NoteImages:
-    """A step that notes which images it sees, by their mean pixel, and reports the label sum as loss."""
+def note(state, batch, key):
+    """A step that notes which examples it sees, by their mark, and has the sum of their labels as its loss."""
+    (at, seen), (marks, labels) = state.variables, batch
+    seen = seen.at[at].set(marks + state.fixed["shift"])
+    return state._replace(variables=(at + 1, seen)), {"loss": labels.sum().astype(jnp.float32)}
 
-    config: TrainConfig
-    convolutions: str = "none"
 
-    def __call__(self, context, state, x, labels, key, /):
-        step, seen = state
-        marks = jnp.round(x[:, 0, 0, 0] + context["shift"]).astype(jnp.int32)
-        return (step + 1, seen.at[step].set(marks)), Metrics(labels.sum().astype(jnp.float32), jnp.float32(0))
+NOTING = Fit(None, jax.tree_util.Partial(note))
 
 
 @pytest.fixture(scope="module")
-def numbered_data(tiny_data):
-    """Images whose first pixel, normalised, is their number."""
-    images = np.zeros((103, 1, 1, 1), np.uint8)
-    images[:, 0, 0, 0] = np.arange(103)
-    return replace(
-        tiny_data, train_images=images, train_labels=np.arange(103, dtype=np.int32),
-        mean=np.zeros(1, np.float32), std=np.full(1, 1 / 255, np.float32),
-    )  # fmt: skip
+def numbered():
+    """103 examples that are numbers, labelled with themselves."""
+    return Task(lambda theta, batch, key: 0.0, (np.arange(103), np.arange(103)), name="numbers")
 
 
-def noting(data, batch_size=25, steps_per_epoch=None):
-    """key -> (the numbers of the images in the order in which an epoch sees them, its mean loss)."""
-    config = replace(CONFIG, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
-    state = (0, jnp.full((steps_per_epoch or 4, batch_size), -1))
+def noting(task, batch_size=25, steps=4):
+    """key -> (the numbers of the examples in the order in which an epoch sees them, its mean loss)."""
+    state = FitState((0, jnp.full((steps, batch_size), -1)), (), {"shift": 0})
 
     def run(key):
-        (_, seen), measured = epoch(NoteImages(config), data, {"shift": 0.0}, state, key)
-        return seen.ravel(), measured.loss
+        state_, metrics = epoch(NOTING, task, EpochPlan(batch_size, steps), state, key)
+        return state_.variables[1].ravel(), metrics["loss"]
 
     return run
 
 
-def test_an_epoch_sees_every_image_at_most_once_and_other_ones_each_time(numbered_data, key):
+def test_an_epoch_sees_every_example_at_most_once_and_other_ones_each_time(numbered, key):
     """Also under vmap, whose epochs are those one by one."""
-    run, keys = noting(numbered_data), jax.random.split(key, 3)
-    assert steps_per_epoch(CONFIG, numbered_data) == 4
+    run, keys = noting(numbered), jax.random.split(key, 3)
+    assert epoch_plan(numbered, 25, None) == PLAN
     once, (seen, losses) = jax.jit(run), jax.jit(jax.vmap(run))(keys)
     for i in range(3):
         alone, loss = once(keys[i])
@@ -74,11 +66,10 @@ def test_an_epoch_sees_every_image_at_most_once_and_other_ones_each_time(numbere
 
 
 @pytest.mark.parametrize("steps", [1, 6, 9])
-def test_an_epoch_may_be_shorter_or_longer_than_a_pass(numbered_data, key, steps):
-    """Passes of four whole batches, each with every image once, in an order of its own, without the three left."""
-    config = replace(CONFIG, steps_per_epoch=steps)
-    assert steps_per_epoch(config, numbered_data) == steps
-    once = jax.jit(noting(numbered_data, steps_per_epoch=steps))
+def test_an_epoch_may_be_shorter_or_longer_than_a_pass(numbered, key, steps):
+    """Passes of four whole batches, each with every example once, in an order of its own, without the three left."""
+    assert epoch_plan(numbered, 25, steps) == EpochPlan(25, steps)
+    once = jax.jit(noting(numbered, steps=steps))
     epochs = [np.asarray(once(k)[0]) for k in jax.random.split(key, 3)]
     for seen in epochs:
         assert len(seen) == 25 * steps
@@ -93,15 +84,42 @@ def test_an_epoch_may_be_shorter_or_longer_than_a_pass(numbered_data, key, steps
         assert len(set(np.concatenate(epochs).tolist())) == 103
 
 
-def test_a_batch_of_all_images_has_all_of_them(numbered_data, key):
-    seen = np.asarray(jax.jit(noting(numbered_data, 103, 4))(key)[0]).reshape(4, 103)
+def test_a_batch_of_all_examples_has_all_of_them(numbered, key):
+    seen = np.asarray(jax.jit(noting(numbered, 103, 4))(key)[0]).reshape(4, 103)
     np.testing.assert_array_equal(np.sort(seen), np.tile(np.arange(103), (4, 1)))
+
+
+def test_batches_are_augmented_with_a_key_of_their_own_before_the_step(numbered, key):
+    """Marks are drawn anew at every step, and labels stay."""
+
+    def drawn(key, batch):
+        return jax.random.randint(key, batch[0].shape, 1000, 10**6), batch[1]
+
+    task = Task(lambda theta, batch, key: 0.0, numbered.train, augment=drawn)
+    seen, loss = jax.jit(noting(task))(key)
+    assert len(set(np.asarray(seen).tolist())) > 95
+    assert min(seen) >= 1000
+    np.testing.assert_allclose(loss, jax.jit(noting(numbered))(key)[1])
+
+
+def test_what_is_fixed_stays_and_is_no_part_of_what_is_trained(numbered, key, tmp_path):
+    """Every fit has its own, which a run folder does not hold."""
+    shifts = np.array([0, 1000])
+    states = FitState((jnp.zeros(2, int), jnp.full((2, 4, 25), -1)), (), {"shift": shifts})
+    recorder = Recorder("numbers", RunFolder(tmp_path, {}), "numbers", progress=False)
+    after, history = run_epochs(NOTING, numbered, PLAN, states, jax.random.split(key), 1, recorder)
+    np.testing.assert_array_equal(after.fixed["shift"], shifts)
+    assert (np.asarray(after.variables[1]) // 1000 == np.array([0, 1])[:, None, None]).all()
+    assert history.keys() == {"loss"}
+    kept = checkpoint.load(tmp_path / "checkpoints" / "numbers" / "latest")["state"].values()
+    assert sorted(np.shape(leaf) for leaf in kept) == [(2,), (2, 4, 25)]
 
 
 @pytest.fixture(scope="module")
 def fits(tiny_data, tiny_model):
-    """By what a model convolves with: its step, keys, first states, and three epochs of three fits."""
+    """By what a model convolves with: its task and fit, keys, first states, and three epochs of three fits."""
     keys, found, calls = jax.random.split(jax.random.key(0), 3), {}, []
+    optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
 
     def apply_train(*args):
         calls.append(1)
@@ -109,9 +127,11 @@ def fits(tiny_data, tiny_model):
 
     for convolutions in ("none", "plain", "canonical"):
         calls.clear()
-        step = EndpointStep(tiny_model._replace(convolutions=convolutions, apply_train=apply_train), CONFIG, 4)
-        start = initial_states(step, keys)
-        found[convolutions] = step, keys, start, *run_epochs(step, tiny_data, {}, start, keys)
+        model = tiny_model._replace(convolutions=convolutions, apply_train=apply_train)
+        task = supervised(model, tiny_data, augmentation=Augmentation.none())
+        fit = endpoint_fit(task, optimizer, weight_decay=5e-4)
+        start = fresh_states(fit, tiny_model.init, keys)
+        found[convolutions] = task, fit, keys, start, *run_epochs(fit, task, PLAN, start, keys, 3)
         assert len(calls) == 1, "all epochs of all networks are one trace"
     return found
 
@@ -121,16 +141,16 @@ def near(a, b):
 
 
 @pytest.mark.parametrize("convolutions", ["none", "plain"])
-def test_fits_stay_where_they_are_once_they_are_at_their_target(tiny_data, fits, convolutions):
-    step, keys, start, whole, _ = fits[convolutions]
+def test_fits_stay_where_they_are_once_they_are_at_their_target(fits, convolutions):
+    task, fit, keys, start, whole, _ = fits[convolutions]
     # The second never starts, the first is done after one epoch, the third not at all.
-    stopping = EarlyStopping(step.model, Criterion(), tiny_data, np.array([100.0, np.inf, 1e-9]))
-    states, history = run_epochs(step, tiny_data, {}, start, keys, stopping=stopping)
-    once, _ = run_epochs(step, tiny_data, {}, start, keys, epochs=1)
-    first, second, third = (trees.index(states.theta, i) for i in range(3))
-    near(first, trees.index(once.theta, 0))
-    chex.assert_trees_all_equal(second, trees.index(start.theta, 1))
-    near(third, trees.index(whole.theta, 2))
+    stopping = EarlyStopping(Criterion(), task, np.array([100.0, np.inf, 1e-9]))
+    states, history = run_epochs(fit, task, PLAN, start, keys, 3, stopping=stopping)
+    once, _ = run_epochs(fit, task, PLAN, start, keys, 1)
+    first, second, third = (trees.index(states.variables, i) for i in range(3))
+    near(first, trees.index(once.variables, 0))
+    chex.assert_trees_all_equal(second, trees.index(start.variables, 1))
+    near(third, trees.index(whole.variables, 2))
     assert stopping.epochs.tolist() == [1, 0, 3]
     assert history["loss"].shape == (3, 3)
     assert len(set(history["loss"][0].tolist())) == 1
@@ -141,27 +161,67 @@ def test_stepping_from_the_host_gives_the_numbers_of_the_compiled_epoch(fits, co
     *_, states, history = fits[convolutions]
     *_, expected, losses = fits["none"]
     np.testing.assert_allclose(history["loss"], losses["loss"], rtol=1e-5)
-    near(states.theta, expected.theta)
+    near(states.variables, expected.variables)
 
 
 def test_history_has_a_row_a_fit_and_a_column_an_epoch(fits):
     *_, history = fits["none"]
+    assert history.keys() == {"loss", "accuracy"}
     assert history["loss"].shape == history["accuracy"].shape == (3, 3)
     assert (history["loss"][:, -1] < history["loss"][:, 0]).all()
 
 
-def test_bad_arguments_are_refused(tiny_data, fits, key):
-    with says(InputError, "batch_size=121", "120"):
-        steps_per_epoch(TrainConfig(batch_size=121), tiny_data)
-    # Images alone are augmented.
-    line = regression(np.ones((4, 2)), np.ones((4, 1)), np.ones((1, 2)), np.ones((1, 1)))
-    step = NoteImages(TrainConfig(batch_size=2, augmentation=Augmentation()))
-    with says(InputError, "(2,)", "Augmentation.none()"):
-        jax.eval_shape(partial(epoch, step, line, {}, (0, jnp.zeros((2, 2)))), key)
+def test_epochs_go_on_where_others_ended(fits):
+    """Their keys are counted from the start of the call, so that stretches have keys of their own."""
+    task, fit, keys, start, _, history = fits["none"]
+    first, one = run_epochs(fit, task, PLAN, start, keys, 1)
+    _, again = run_epochs(fit, task, PLAN, start, keys, 1)
+    np.testing.assert_array_equal(one["loss"], again["loss"])
+    np.testing.assert_allclose(one["loss"], history["loss"][:, :1], rtol=1e-5)
+    _, two = run_epochs(fit, task, PLAN, first, jax.random.split(jax.random.key(9), 3), 2)
+    joined = join_histories([one, two])
+    assert joined["loss"].shape == joined["accuracy"].shape == (3, 3)
+    np.testing.assert_array_equal(joined["loss"][:, 1:], two["loss"])
+
+
+def breaking(at, state, batch, key):
+    """A loss that is not finite at the fit's own step, and a t that tells the step."""
+    step = state.variables
+    wrong = jnp.where(step == state.fixed, at, 1.0)
+    return state._replace(variables=step + 1), {"loss": wrong, "t": step / 100}
+
+
+def without_t(state, batch, key):
+    state, metrics = breaking(jnp.inf, state, batch, key)
+    return state, {"loss": metrics["loss"]}
+
+
+@pytest.mark.parametrize("host", [False, True], ids=["compiled", "host"])
+def test_a_loss_that_is_not_finite_names_the_fit_the_epoch_the_batch_and_t(numbered, key, host):
+    task = numbered.with_examples()
+    task._set("convolutions", "plain" if host else "none")
+    states, keys = FitState(jnp.zeros(3, int), (), np.array([99, 6, 5])), jax.random.split(key, 3)
+    for fit, words in (
+        (partial(breaking, jnp.nan), ("number 1, 2 of 3", "epoch 2", "batch 3 at t = 0.06", "Epoch 1 is kept")),
+        (without_t, ("number 1, 2 of 3", "epoch 2", "batch 3. Epoch 1 is kept")),
+    ):
+        with says(RunError, *words):
+            run_epochs(Fit(None, jax.tree_util.Partial(fit)), task, PLAN, states, keys, 3)
+    first = FitState(jnp.zeros(3, int), (), np.array([99, 99, 0]))
+    with says(RunError, "number 2 of 3", "epoch 1", "batch 1 at t = 0"):
+        run_epochs(Fit(None, jax.tree_util.Partial(partial(breaking, jnp.nan))), task, PLAN, first, keys, 3)
+
+
+def test_bad_arguments_are_refused(numbered, fits):
+    with says(InputError, "batch_size=104", "103", "numbers"):
+        epoch_plan(numbered, 104, None)
+    for wrong, word in ((0, "int"), (jax.random.PRNGKey(0), "jax.random.key(seed)")):
+        with says(InputError, word):
+            check_typed_keys(wrong)
     # A loss that is not finite stops at its epoch and names the network.
-    step, keys, start, *_ = fits["none"]
-    broken = jax.tree.map(np.array, start.theta)
+    task, fit, keys, start, *_ = fits["none"]
+    broken = jax.tree.map(np.array, start.variables)
     for leaf in jax.tree.leaves(broken):
         leaf[1] = np.nan
-    with says(RunError, "number 1 of 3", "epoch 1"):
-        run_epochs(step, tiny_data, {}, start._replace(theta=broken), keys)
+    with says(RunError, "number 1 of 3", "epoch 1", "batch 1"):
+        run_epochs(fit, task, PLAN, start._replace(variables=broken), keys, 3)
