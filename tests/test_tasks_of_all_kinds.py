@@ -117,14 +117,25 @@ def test_physics_informed_residual():
         return jnp.square(residual).mean() + jnp.square(u(0.0)) + jnp.square(jax.grad(u)(0.0) - 1)
 
     inside = jnp.linspace(0, 2, 100)
-    task = mcjax.Task(loss, {"inside": inside}, init=init, metrics=lambda theta, batch: {"off_sine": jnp.square(
-        jax.vmap(lambda x: network(theta, x))(batch["inside"]) - jnp.sin(batch["inside"])).mean()})
+    task = mcjax.Task(
+        loss,
+        {"inside": inside},
+        init=init,
+        metrics=lambda theta, batch: {
+            "off_sine": jnp.square(
+                jax.vmap(lambda x: network(theta, x))(batch["inside"]) - jnp.sin(batch["inside"])
+            ).mean()
+        },
+    )
     config = mcjax.TrainConfig(epochs=300, batch_size=50, optimizer=ADAM, weight_decay=0.0)
     trained = mcjax.train_endpoints(jax.random.split(jax.random.key(0), 2), task, config).theta
     train, test = mcjax.evaluate(task, trained)
-    assert (train["off_sine"] < 1e-3).all() and test == {}
+    assert (train["off_sine"] < 1e-3).all()
+    assert test == {}
     theta_1, theta_2 = trees.unstack(trained)
-    spec = mcjax.infer_spec(lambda theta, x: jnp.tanh(x[:, None] * theta["in"] + theta["bias"]) @ theta["out"], theta_1, inside)
+    spec = mcjax.infer_spec(
+        lambda theta, x: jnp.tanh(x[:, None] * theta["in"] + theta["bias"]) @ theta["out"], theta_1, inside
+    )
     assert spec.group_sizes(theta_1) == {"in": 16}
     curve = mcjax.bezier(spec)
     fit = mcjax.fit_curve(jax.random.key(1), task, curve, theta_1, theta_2, config=CURVE)
@@ -181,7 +192,9 @@ class NextToken(nn.Module):
 def test_binary_classification_with_one_logit(tiny_data):
     model = mcjax.models.create("mlp", 1, (8, 8, 1), widths=(8,))
     zero = (tiny_data.train_labels > 0, tiny_data.test_labels > 0)
-    data = mcjax.data.from_arrays(tiny_data.train_images, zero[0].astype(int), tiny_data.test_images, zero[1].astype(int))
+    data = mcjax.data.from_arrays(
+        tiny_data.train_images, zero[0].astype(int), tiny_data.test_images, zero[1].astype(int)
+    )
     with pytest.raises(mcjax.InputError, match="loss="):
         mcjax.supervised(model, data)
     task = mcjax.supervised(model, data, loss=lambda logits, y: optax.sigmoid_binary_cross_entropy(logits[:, 0], y))
@@ -265,7 +278,8 @@ def test_plain_jax(points):
     threshold = 1.5 * float(found.train_loss[[0, -1]].max())
     config = mcjax.strings.StringConfig(training=TRAINING, criterion=Criterion(batch_size=60))
     string = mcjax.strings.sample_string(jax.random.key(4), bare, theta_1, theta_2, threshold, config=config)
-    assert string.connected and string.heights.max() <= 1.02 * threshold
+    assert string.connected
+    assert string.heights.max() <= 1.02 * threshold
 
 
 def test_equinox_module(points):
@@ -313,4 +327,5 @@ def test_a_metric_of_the_users_along_paths_on_planes_and_for_strings(tiny_task, 
     assert plane.values["train_worst"].shape == (3, 3)
     config = mcjax.strings.StringConfig(training=TRAINING, criterion=Criterion(worst, "test"))
     string = mcjax.strings.sample_string(jax.random.key(0), tiny_task, *tiny_ends, 0.5, config=config)
-    assert string.connected and string.values[0] == pytest.approx(float(worst(tiny_ends[0], tiny_task.test)), abs=1e-6)
+    assert string.connected
+    assert string.values[0] == pytest.approx(float(worst(tiny_ends[0], tiny_task.test)), abs=1e-6)

@@ -12,7 +12,8 @@ from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models, over_points
 from mcjax.symmetry import Permutation, permute
 from mcjax.training.batches import training_objective
-from mcjax.training.task import Batch, Task
+from mcjax.training.loss import Batch
+from mcjax.training.task import Task
 
 
 def midpoint_grid(points: int) -> jax.Array:

@@ -32,7 +32,8 @@ from mcjax.symmetry import (
 )
 from mcjax.training.batches import split_batches
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of, parts_of
-from mcjax.training.task import Batch, Task, check_task
+from mcjax.training.loss import Batch
+from mcjax.training.task import Task, check_task
 
 LARGEST_STEP = 0.5
 """Largest change of a matrix entry in one step, so that a large gradient does not move P far outside the polytope."""

@@ -13,8 +13,9 @@ from mcjax.runtime.compiling import jit
 from mcjax.runtime.convolution import primitive_convolutions
 from mcjax.training.batches import at_least_float32
 from mcjax.training.full_batch import FullBatch, FullBatchLoss
+from mcjax.training.loss import Batch
 from mcjax.training.supervised import SupervisedLoss
-from mcjax.training.task import Batch, examples
+from mcjax.training.task import examples
 
 Loss = Callable[[Any], jax.Array]
 """A pure function of one network to a scalar: a `jax.tree_util.Partial` such as `full_batch_loss`, or any other."""

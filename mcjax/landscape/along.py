@@ -19,7 +19,8 @@ from mcjax.landscape.points import (
 )
 from mcjax.models.base import has_leading_axis
 from mcjax.runtime.compiling import jit
-from mcjax.training.task import Metric, Task, check_task
+from mcjax.training.loss import Metric
+from mcjax.training.task import Task, check_task
 
 
 class PathMetrics(NamedTuple):

@@ -11,8 +11,9 @@ from mcjax.models.base import has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.training.batches import mean_over
+from mcjax.training.loss import Batch
 from mcjax.training.supervised import SupervisedLoss, is_classes
-from mcjax.training.task import Batch, SplitName, Task, check_task
+from mcjax.training.task import SplitName, Task, check_task
 
 BINS = 15
 

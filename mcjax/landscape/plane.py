@@ -12,7 +12,8 @@ from mcjax.curves.curve import Curve
 from mcjax.errors import InputError
 from mcjax.landscape.points import Splits, evaluate_points, evaluation_config, value_of
 from mcjax.models.base import has_leading_axis
-from mcjax.training.task import Metric, Task, check_task
+from mcjax.training.loss import Metric
+from mcjax.training.task import Task, check_task
 
 
 class Plane(NamedTuple):

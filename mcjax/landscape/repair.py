@@ -13,9 +13,9 @@ from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
 from mcjax.training.batch_statistics import calibration_batch, check_calibration, estimate_statistics
-from mcjax.training.batches import equal_batches
-from mcjax.training.moments import Moments, accumulate, moments_of
-from mcjax.training.task import Batch, Task, check_task
+from mcjax.training.batches import Moments, accumulate, equal_batches, moments_of
+from mcjax.training.loss import Batch
+from mcjax.training.task import Task, check_task
 
 
 def repair(

@@ -14,9 +14,9 @@ from mcjax.models.base import leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.symmetry import nearest_permutation
-from mcjax.training.batches import split_batches
-from mcjax.training.moments import CrossMoments, accumulate, cross_moments_of, merge
-from mcjax.training.task import Batch, Task, check_task
+from mcjax.training.batches import CrossMoments, accumulate, cross_moments_of, merge, split_batches
+from mcjax.training.loss import Batch
+from mcjax.training.task import Task, check_task
 from mcjax.training.task import examples as count_examples
 
 Cost = Literal["correlation", "covariance", "inner_product"]

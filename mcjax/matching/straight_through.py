@@ -23,7 +23,8 @@ from mcjax.training.batches import fixed_examples, training_objective
 from mcjax.training.config import check_config, check_settings
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of
 from mcjax.training.loop import check_typed_keys, epoch_plan, initial_states, run_epochs
-from mcjax.training.task import Batch, Task, check_task
+from mcjax.training.loss import Batch
+from mcjax.training.task import Task, check_task
 
 
 @dataclass(frozen=True)

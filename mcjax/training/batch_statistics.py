@@ -11,9 +11,9 @@ from mcjax.models.base import leading_axis
 from mcjax.models.dropout import without_dropout
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
-from mcjax.training.batches import equal_batches
-from mcjax.training.moments import Moments, accumulate
-from mcjax.training.task import Batch, Task, check_task, examples, outcome
+from mcjax.training.batches import Moments, accumulate, equal_batches
+from mcjax.training.loss import Batch, outcome
+from mcjax.training.task import Task, check_task, examples
 
 Statistics = dict[str, jax.Array]
 """Batch statistics by name of the leaf, such as `BatchNorm_0/mean` and `BatchNorm_0/var`."""

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from mcjax import trees
-from mcjax.training.task import Batch, Loss, Outcome, outcome
+from mcjax.training.loss import Batch, Loss, Outcome, outcome
 
 ComputeDtype = Literal["float32", "bfloat16"]
 

@@ -15,7 +15,8 @@ from mcjax import trees
 from mcjax.errors import InputError, check_whole
 from mcjax.runtime.mesh import AXES, check_mesh
 from mcjax.training.batches import at_least_float32
-from mcjax.training.task import Batch, SplitName, Task, check_task, examples
+from mcjax.training.loss import Batch
+from mcjax.training.task import SplitName, Task, check_task, examples
 
 
 class FullBatch(NamedTuple):

@@ -16,7 +16,8 @@ from mcjax.runtime.mapping import over_models, steps_from_host
 from mcjax.runtime.mesh import Placement, check_mesh, on_mesh, split
 from mcjax.training.early_stopping import EarlyStopping
 from mcjax.training.fit import Fit
-from mcjax.training.task import Batch, Task, examples
+from mcjax.training.loss import Batch
+from mcjax.training.task import Task, examples
 
 State = Any
 """The state of a fit, a NamedTuple such as `FitState`, with what never changes in its field `fixed`."""

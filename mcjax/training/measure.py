@@ -14,7 +14,8 @@ from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.training.batch_statistics import estimate_statistics
 from mcjax.training.batches import mean_over
-from mcjax.training.task import Batch, Metric, SplitName, Task, check_task, examples, metric_name
+from mcjax.training.loss import Batch, Metric
+from mcjax.training.task import SplitName, Task, check_task, examples, metric_name
 
 
 def metrics_of(task: Task, theta: trees.Tree, split: Batch, batch_size: int) -> dict[str, jax.Array]:

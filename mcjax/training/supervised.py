@@ -15,7 +15,8 @@ from mcjax.data.datasets import check_dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.training.batches import at_least_float32
-from mcjax.training.task import Batch, Task
+from mcjax.training.loss import Batch
+from mcjax.training.task import Task
 
 LabelLoss = Callable[[Any, Any], jax.Array]
 """`loss(outputs, labels) -> losses`, one or more for each example, (n, ...)."""
@@ -55,9 +56,7 @@ def supervised(
     """
     check_dataset(data)
     if not isinstance(model, Model):
-        raise InputError(
-            f"got a {type(model).__name__} for model, expected a Model: models.from_flax(module, x)."
-        )
+        raise InputError(f"got a {type(model).__name__} for model, expected a Model: models.from_flax(module, x).")
     check_inputs(model, data)
     if loss is None:
         check_outputs(model, data)

@@ -1,56 +1,20 @@
 """Tasks: the loss, the metrics and the batches that networks are trained on and measured by."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal as Constant
 
 from mcjax import trees
 from mcjax.errors import InputError, unknown_name
 from mcjax.models.base import Model
 from mcjax.runtime.mapping import Convolutions
 from mcjax.symmetry import PermutationSpec
+from mcjax.training.loss import Batch, Metric, check_loss, check_scalars, named_metrics, outcome
 
-Batch = Any
-"""A pytree of arrays with a common leading axis, the examples."""
-Loss = Callable[[trees.Tree, Batch, jax.Array], Any]
-"""`loss(theta, batch, key) -> value`, `(value, metrics)` or `(value, metrics, batch_stats)`."""
-Metric = Callable[[trees.Tree, Batch], jax.Array]
-"""`metric(theta, batch) -> scalar`, a mean over the examples of the batch."""
 SplitName = Literal["train", "validation", "test"]
-
-
-class Outcome(NamedTuple):
-    """What a loss returns, in one form.
-
-    Attributes:
-        value: The loss, a scalar.
-        metrics: The metrics by name, scalars, with the loss among them.
-        batch_stats: The batch statistics of the batch; empty without any.
-    """
-
-    value: jax.Array
-    metrics: dict[str, jax.Array]
-    batch_stats: trees.Tree
-
-
-def outcome(loss: Loss, theta: trees.Tree, batch: Batch, key: jax.Array) -> Outcome:
-    """The outcome of a loss that returns a value, `(value, metrics)` or `(value, metrics, batch_stats)`."""
-    found = loss(theta, batch, key)
-    parts = found if isinstance(found, tuple) else (found,)
-    if not 1 <= len(parts) <= 3:
-        raise InputError(f"got {len(parts)} values from the loss, expected (value, metrics, batch_stats) at most.")
-    value, metrics, stats = (*parts, {}, {})[:3]
-    return Outcome(value, {"loss": value, **_named("metrics of the loss", metrics)}, stats)
-
-
-def _named(what: str, metrics: Any) -> Mapping[str, jax.Array]:
-    if not isinstance(metrics, Mapping):
-        raise InputError(f"got {type(metrics).__name__} for the {what}, expected a dict of scalars by name.")
-    return metrics
 
 
 @jax.tree_util.register_pytree_node_class
@@ -190,7 +154,7 @@ class Task:
 
     def measure(self, theta: trees.Tree, batch: Batch) -> dict[str, jax.Array]:
         """The metrics of a network on a batch in evaluation, "loss" among them. Pure."""
-        found = {} if self.metrics is None else dict(_named("metrics", self.metrics(theta, batch)))
+        found = {} if self.metrics is None else dict(named_metrics("metrics", self.metrics(theta, batch)))
         return found if "loss" in found else {**outcome(self.loss, theta, batch, jax.random.key(0)).metrics, **found}
 
     def model_inputs(self, batch: Batch) -> Any:
@@ -289,68 +253,14 @@ def _kind_of(task: Task, theta: trees.Tree) -> Convolutions:
 @jax.jit
 def _check(task: Task, theta: trees.Tree) -> dict[Convolutions, jax.Array]:
     """The check, only ever traced, so that jax remembers it; the kind of convolutions is the key of the result."""
-    kind = task.convolutions if getattr(task.loss, "checked", False) else _check_loss(task, theta)
+    kind = task.convolutions if getattr(task.loss, "checked", False) else check_loss(task.loss, theta, task.train)
     train = jax.eval_shape(task.measure, theta, task.train)
     test = train if task.test is None else jax.eval_shape(task.measure, theta, task.test)
     for split, found in (("train", train), ("test", test)):
-        _check_scalars(f"metrics on {split} examples", found)
+        check_scalars(f"metrics on {split} examples", found)
     if train.keys() != test.keys():
         raise InputError(f"got metrics {sorted(train)} on train, {sorted(test)} on test: expected the same.")
     return {task.convolutions or kind: jnp.zeros(())}
 
 
-def _check_loss(task: Task, theta: trees.Tree) -> Convolutions:
-    """Raise InputError unless the loss is a scalar that depends differentiably on theta."""
-    params, stats = trees.params(theta), trees.shapes(trees.batch_stats(theta))
-    wrong = [name for name, leaf in trees.flatten(params).items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
-    if wrong:
-        raise InputError(f"got leaves of theta that are no floating-point arrays: {', '.join(wrong)}; keep them apart.")
-
-    def value(params: trees.Tree, batch: Batch, key: jax.Array) -> jax.Array:
-        found = outcome(task.loss, trees.with_params(theta, params), batch, key)
-        dtype, shape = jnp.result_type(found.value), jnp.shape(found.value)
-        if shape or not jnp.issubdtype(dtype, jnp.floating):
-            raise InputError(
-                f"got a loss of {dtype} {shape}, expected a floating-point scalar: the mean over the examples of the "
-                "batch, as in losses.mean()."
-            )
-        _check_scalars("metrics of the loss", found.metrics)
-        if jax.tree.leaves(found.batch_stats) and trees.shapes(found.batch_stats) != stats:
-            raise InputError(
-                f"got batch statistics {trees.shapes(found.batch_stats)} from the loss, expected those of theta: "
-                f"{stats}."
-            )
-        return found.value
-
-    program = jax.make_jaxpr(jax.grad(value))(params, task.train, jax.random.key(0))
-    # Go back from the gradient through the program: does it depend on anything?
-    reached = {var for var in program.jaxpr.outvars if not isinstance(var, Constant)}
-    for equation in reversed(program.jaxpr.eqns):
-        if reached.intersection(equation.outvars):
-            reached.update(var for var in equation.invars if not isinstance(var, Constant))
-    if not reached.intersection((*program.jaxpr.invars, *program.jaxpr.constvars)):
-        raise InputError(
-            "got a loss whose gradient depends on neither theta nor the batch, expected a differentiable one: the "
-            "gradient of an accuracy, a rounding or a stop_gradient is zero everywhere."
-        )
-    return "plain" if "conv_general_dilated" in str(program) else "none"
-
-
-def _check_scalars(what: str, found: Mapping[str, Any]) -> None:
-    shapes = {name: jax.tree.map(jnp.shape, leaf) for name, leaf in found.items()}
-    if any(shape != () for shape in shapes.values()):
-        raise InputError(f"got {what} {shapes}, expected a dict of scalars: the means over the examples of the batch.")
-
-
-__all__ = [
-    "Batch",
-    "Loss",
-    "Metric",
-    "Outcome",
-    "SplitName",
-    "Task",
-    "check_task",
-    "examples",
-    "metric_name",
-    "outcome",
-]
+__all__ = ["SplitName", "Task", "check_task", "examples", "metric_name"]

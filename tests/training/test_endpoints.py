@@ -24,7 +24,7 @@ from mcjax import (
     trees,
 )
 from mcjax.training.endpoints import endpoint_fit
-from mcjax.training.task import outcome
+from mcjax.training.loss import outcome
 
 
 def test_networks_learn_and_differ(tiny_task, tiny_networks):

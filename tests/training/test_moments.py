@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from mcjax.training.moments import CrossMoments, Moments, accumulate, cross_moments_of, merge, moments_of
+from mcjax.training.batches import CrossMoments, Moments, accumulate, cross_moments_of, merge, moments_of
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(3, 2, (400, 5)).astype(np.float32), RNG.normal(-1, 3, (400, 3)).astype(np.float32)

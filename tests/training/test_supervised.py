@@ -15,8 +15,9 @@ from variables import alive, cross_entropy, mlp, normalized
 from mcjax import Augmentation, InputError, data, models, supervised, trees
 from mcjax.training.endpoints import endpoint_fit
 from mcjax.training.fit import parts_of
+from mcjax.training.loss import outcome
 from mcjax.training.supervised import SupervisedLoss, label_losses
-from mcjax.training.task import Task, outcome
+from mcjax.training.task import Task
 
 KEY = jax.random.key(0)
 

@@ -13,7 +13,8 @@ from variables import alive
 
 from mcjax import InputError, PermutationSpec, SpecError, models, trees
 from mcjax.runtime.convolution import convolve
-from mcjax.training.task import Task, check_task, examples, outcome
+from mcjax.training.loss import outcome
+from mcjax.training.task import Task, check_task, examples
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 3)).astype(np.float32), RNG.normal(size=(12, 2)).astype(np.float32)
