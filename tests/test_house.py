@@ -36,6 +36,7 @@ WITHOUT_MIRROR = {
     "symmetry/test_permutation_checks.py": "checks and files of permutation.py; test_permutation.py has the algebra",
     "symmetry/infer/test_factors_random.py": "factors.py after random operations; test_factors.py has chosen ones",
     "symmetry/infer/test_spec_random.py": "spec.py on random networks; test_spec.py has known ones",
+    "training/test_moments.py": "moments of batches.py; test_batches.py has means and objectives",
 }
 """Test files, below tests/, that are named after no source file, and why."""
 

@@ -8,7 +8,14 @@ import pytest
 from variables import alive, cross_entropy, mlp, normalized
 
 from mcjax import Augmentation, Task, models, supervised
-from mcjax.training.batches import at_least_float32, equal_batches, fixed_examples, mean_over, training_objective
+from mcjax.training.batches import (
+    at_least_float32,
+    equal_batches,
+    fixed_examples,
+    mean_over,
+    split_batches,
+    training_objective,
+)
 
 # Some images are mirrored, which can be told from the originals.
 FLIPS = Augmentation(flip=True, crop=0, rotate=0.0)
@@ -58,6 +65,16 @@ def test_values_are_at_least_float32():
         assert found.dtype == expected
     with jax.enable_x64(True):
         assert at_least_float32(jnp.zeros(2, "float64")).dtype == "float64"
+
+
+@pytest.mark.parametrize(("batch_size", "shape", "rest"), [(10, (2, 10), 3), (23, (1, 23), 0), (99, (1, 23), 0)])
+def test_whole_batches_and_what_is_left(batch_size, shape, rest):
+    batches, left = split_batches({"x": X}, batch_size)
+    np.testing.assert_array_equal(batches["x"], X[: shape[0] * shape[1]].reshape(*shape, 3))
+    if rest:
+        np.testing.assert_array_equal(left["x"], X[-rest:])
+    else:
+        assert left is None
 
 
 @pytest.mark.parametrize(

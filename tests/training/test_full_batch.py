@@ -133,7 +133,7 @@ def test_losses_of_a_kind_are_compiled_once(line):
         return loss(theta)
 
     theta = alive(line.model)
-    fewer = line.with_examples(train=tuple(part[:20] for part in line.train))
+    fewer = line.replace(train=tuple(part[:20] for part in line.train))
     values = [value(full_batch_loss(task, examples=11), theta) for task in (line, fewer)]
     assert values[0] == values[1]
     other = value(full_batch_loss(line, examples=11, split="test"), theta)

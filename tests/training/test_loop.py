@@ -198,8 +198,7 @@ def without_t(state, batch, key):
 
 @pytest.mark.parametrize("host", [False, True], ids=["compiled", "host"])
 def test_a_loss_that_is_not_finite_names_the_fit_the_epoch_the_batch_and_t(numbered, key, host):
-    task = numbered.with_examples()
-    task._set("convolutions", "plain" if host else "none")
+    task = numbered.replace(convolutions="plain" if host else "none")
     states, keys = FitState(jnp.zeros(3, int), (), np.array([99, 6, 5])), jax.random.split(key, 3)
     for fit, words in (
         (partial(breaking, jnp.nan), ("number 1, 2 of 3", "epoch 2", "batch 3 at t = 0.06", "Epoch 1 is kept")),

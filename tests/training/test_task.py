@@ -1,9 +1,8 @@
-"""Tasks: arrays are traced and functions static, what a loss may return, and every input that is refused."""
+"""Tasks: arrays are traced and functions static, what is measured, and every input that is refused."""
 
 from functools import partial
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +11,8 @@ from refusals import says
 from variables import alive
 
 from mcjax import InputError, PermutationSpec, SpecError, models, trees
-from mcjax.runtime.convolution import convolve
 from mcjax.training.loss import outcome
-from mcjax.training.task import Task, check_task, examples
+from mcjax.training.task import Task, check_task, examples, metric_name
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 3)).astype(np.float32), RNG.normal(size=(12, 2)).astype(np.float32)
@@ -46,20 +44,6 @@ def task_of(loss=squares, **changes):
 @jax.jit
 def loss_of(task, theta):
     return outcome(task.loss, theta, task.train, KEY).value
-
-
-def test_a_loss_returns_a_value_and_perhaps_metrics_and_statistics():
-    value, metrics, stats = jnp.float32(3), {"error": jnp.float32(1)}, {"mean": jnp.zeros(2)}
-    for returned, more, batch_stats in (
-        (value, {}, {}),
-        ((value,), {}, {}),
-        ((value, metrics), metrics, {}),
-        ((value, metrics, stats), metrics, stats),
-    ):
-        found = outcome(lambda *_, returned=returned: returned, W, (X, Y), KEY)
-        assert found.value is value
-        assert found.metrics == {"loss": value, **more}
-        assert found.batch_stats is batch_stats or found.batch_stats == {}
 
 
 def test_a_task_is_a_pytree_of_its_arrays():
@@ -148,6 +132,54 @@ def test_measures_are_the_metrics_and_the_loss_where_they_do_not_give_one():
             np.testing.assert_allclose(got[name], value, rtol=1e-6)
 
 
+def twice(theta, batch):
+    return 2 * batch[0].mean()
+
+
+def test_a_further_metric_is_measured_on_the_same_batch_under_its_name():
+    mean = 2 * np.float64(X).mean()
+    for task, names in (
+        (task_of(), {"loss", "twice"}),
+        (task_of(metrics=lambda *_: {"seven": jnp.float32(7)}), {"loss", "seven", "twice"}),
+        (task_of(metrics=lambda *_: {"loss": jnp.float32(7)}), {"loss", "twice"}),
+    ):
+        more = task.with_metric(twice, W)
+        assert task.metrics is not more.metrics
+        found = jax.jit(Task.measure)(more, W, (X, Y))
+        assert found.keys() == names
+        np.testing.assert_allclose(found["twice"], mean, rtol=1e-5)
+        assert found["loss"] == jax.jit(Task.measure)(task, W, (X, Y))["loss"]
+    assert task.with_metric(None, W) is task
+    for metric, words in (
+        (lambda theta, batch: batch[0], ("(2, 3)", "scalars")),
+        ("accuracy", ("'accuracy' for metric", "metric(theta, batch)")),
+    ):
+        with says(InputError, *words):
+            task_of().with_metric(metric, W)
+    with says(InputError, "'twice'", "another name"):
+        task_of().with_metric(twice, W).with_metric(twice, W)
+
+
+def test_the_name_of_a_metric_is_that_of_its_function():
+    class Called:
+        def __call__(self, theta, batch):
+            return twice(theta, batch)
+
+    for metric in ("twice", twice, partial(twice), jax.tree_util.Partial(twice)):
+        assert metric_name(metric) == "twice"
+    assert metric_name(Called()) == "Called"
+
+
+def test_a_task_with_other_attributes_is_another_task():
+    task = task_of(name="mine")
+    other = task.replace(train=(X[:2], Y[:2]), name="yours")
+    assert (other.name, task.name) == ("yours", "mine")
+    assert (len(other.train[0]), len(task.train[0])) == (2, 12)
+    assert other.test is task.test
+    # Of what is compiled without examples, neither they nor the name are a part.
+    assert jax.tree.structure(other.functions()) == jax.tree.structure(task.functions())
+
+
 def test_model_inputs_are_the_first_of_a_tuple_or_what_the_task_says():
     assert task_of().model_inputs((X, Y)) is X
     assert task_of().model_inputs(X) is X
@@ -174,22 +206,6 @@ def labels(theta, batch, key):
 def zeros(key):
     shapes = {"Dense_0": (64, 6), "Dense_1": (6, 5), "Dense_2": (5, 3)}
     return {"params": {name: {"kernel": jnp.zeros(s), "bias": jnp.zeros(s[1])} for name, s in shapes.items()}}
-
-
-@pytest.mark.parametrize("image", ["flax", "mcjax", None])
-def test_the_kind_of_convolutions_is_read_off_the_loss(image):
-    def apply(theta, x):
-        if image is None:
-            return jnp.einsum("nhwi,hwio->nhwo", x, theta["kernel"][:1, :1])
-        if image == "mcjax":
-            return convolve(x, theta["kernel"], (1, 1), ((1, 1), (1, 1)))
-        return nn.Conv(3, (3, 3), use_bias=False).apply({"params": theta}, x)
-
-    def loss(theta, batch, key):
-        return jnp.square(apply(theta, batch)).mean()
-
-    task = Task(loss, train=np.ones((5, 4, 4, 2), np.float32), init=lambda key: {"kernel": jnp.ones((3, 3, 2, 3))})
-    assert task.convolutions == ("none" if image is None else "plain")
 
 
 def test_a_split_that_is_not_there_is_named():
@@ -238,62 +254,6 @@ def predicted(theta, batch):
     return batch[0] @ theta["w"]
 
 
-def accuracy(theta, batch, key):
-    return (predicted(theta, batch).argmax(-1) == batch[1].argmax(-1)).mean()
-
-
-WRONG_LOSSES = {
-    "a vector": (lambda t, b, k: jnp.square(predicted(t, b) - b[1]).mean(-1), ("float32 (2,)", "losses.mean()")),
-    "an integer": (lambda t, b, k: jnp.int32(predicted(t, b).sum()), ("int32 ()", "scalar")),
-    "an accuracy": (accuracy, ("zero everywhere", "differentiable")),
-    "a compiled accuracy": (jax.jit(accuracy), ("zero everywhere",)),
-    "no gradient": (lambda t, b, k: jax.lax.stop_gradient(squares(t, b, k)), ("zero everywhere", "stop_gradient")),
-    "rounded": (lambda t, b, k: jnp.round(squares(t, b, k)), ("zero everywhere", "rounding")),
-    "no theta": (lambda t, b, k: jnp.square(b[1]).mean(), ("zero everywhere",)),
-    "vectors": (lambda t, b, k: (squares(t, b, k), {"each": b[1]}), ("metrics of the loss", "each", "(2, 2)")),
-    "an array": (lambda t, b, k: (squares(t, b, k), b[1]), ("for the metrics of the loss", "dict")),
-    "four": (lambda t, b, k: (squares(t, b, k), {}, {}, {}), ("4 values", "(value, metrics, batch_stats)")),
-    "statistics": (lambda t, b, k: (squares(t, b, k), {}, {"m": b[1]}), ("batch statistics", "(2, 2)", "theta")),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_LOSSES)
-def test_losses_that_cannot_be_descended_are_named(name):
-    loss, words = WRONG_LOSSES[name]
-    with says(InputError, *words):
-        task_of(loss)
-    # Without an init they are found as soon as there is a network.
-    task = task_of(loss, init=None)
-    with says(InputError, *words):
-        check_task(task, W)
-
-
-def test_a_gradient_may_come_by_any_way():
-    def looped(theta, batch, key):
-        return jax.lax.scan(lambda total, pair: (total + squares(theta, pair, key), None), 0.0, batch)[0]
-
-    @jax.custom_vjp
-    def own(w):
-        return jnp.sum(w)
-
-    own.defvjp(lambda w: (own(w), w), lambda w, slope: (slope * w,))
-
-    for loss in (
-        looped,
-        jax.jit(squares),
-        jax.checkpoint(squares),
-        lambda theta, batch, key: own(theta["w"]),
-        lambda theta, batch, key: jnp.abs(theta["w"][0, 0]),
-        lambda theta, batch, key: jax.lax.cond(batch[0].sum() > 0, squares, scaled_down, theta, batch, key),
-        lambda theta, batch, key: jnp.vdot(theta["w"], jax.random.normal(key, (3, 2))),
-    ):
-        assert task_of(loss).convolutions == "none"
-
-
-def scaled_down(theta, batch, key):
-    return scaled(0.1, theta, batch, key)
-
-
 WRONG_METRICS = {
     "vectors": (lambda t, b: {"each": predicted(t, b)}, ("metrics on train examples", "each", "(2, 2)")),
     "a number": (lambda t, b: predicted(t, b).mean(), ("for the metrics", "dict")),
@@ -314,19 +274,10 @@ def test_metrics_that_are_no_numbers_or_not_the_same_are_named(name):
 
 
 def test_leaves_of_theta_that_are_no_floats_are_named():
-    def with_step(key):
-        return {**init(key), "step": jnp.int32(3)}
-
     with says(InputError, "step", "floating-point"):
-        task_of(init=with_step)
+        task_of(init=lambda key: {**init(key), "step": jnp.int32(3)})
     with says(InputError, "step", "floating-point"):
         check_task(task_of(init=None), {**W, "step": np.int32(3)})
-
-    # Beside the parameters they are nothing that is trained.
-    def loss(theta, batch, key):
-        return squares(theta["params"], batch, key)
-
-    task_of(loss, init=lambda key: {"params": init(key), "step": jnp.int32(3)})
 
 
 def test_a_spec_that_does_not_fit_the_networks_is_refused():
