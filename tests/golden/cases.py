@@ -1,6 +1,7 @@
 """The golden cases: a small run of everything, which returns its numbers."""
 
 import json
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -8,18 +9,29 @@ import numpy as np
 
 import mcjax
 from golden import constructions, studies
-from golden.small import IDENTITY, SHUFFLED, TRAINING, bars, key, mlp, network, networks, pairs, trained, trained_pairs
+from golden.small import (
+    IDENTITY,
+    SHUFFLED,
+    TRAINING,
+    key,
+    mlp,
+    network,
+    networks,
+    pairs,
+    task,
+    trained,
+    trained_pairs,
+)
 from mcjax import trees
 
-FIT = mcjax.FitConfig(**TRAINING)
+FIT = mcjax.FitConfig(epochs=2, batch_size=20, optimizer=TRAINING.optimizer, weight_decay=1e-3)
 PAM = mcjax.PamConfig(
-    **{**TRAINING, "epochs": 1},
+    curve=replace(FIT, epochs=1),
+    permutation=mcjax.curves.PermutationFitConfig(epochs=2, samples=2),
     iterations=1,
-    permutation_epochs=2,
     nu_P=1e3,
     nu_phi=0.5,
-    samples=2,
-    objective_images=60,
+    objective_examples=60,
     objective_points=3,
 )
 
@@ -35,21 +47,27 @@ def batch_statistics():
     images, labels = rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8), np.arange(40) % 3
     data = mcjax.data.from_arrays(images[:30], labels[:30], images[30:], labels[30:], 3, "noise")
     model = mcjax.models.create("tinysix", 3, (8, 8, 3), width=0.25)
-    config = mcjax.TrainConfig(epochs=1, batch_size=10, steps_per_epoch=2, learning_rate=0.02)
-    found = mcjax.train_endpoints(jax.random.split(key(), 2), model, data, config)
+    task = mcjax.supervised(model, data)
+    config = mcjax.TrainConfig(epochs=1, batch_size=10, steps_per_epoch=2, optimizer=mcjax.SGD(0.02))
+    found = mcjax.train_endpoints(jax.random.split(key(), 2), task, config)
     ends = (trees.index(jax.device_get(found.theta), i) for i in range(2))
-    metrics = mcjax.evaluate_path(model, mcjax.linear(model.spec).bind(*ends), data, 3)
-    return {"theta": found.theta, "history": found.history, "line": metrics}
+    metrics = mcjax.evaluate_path(task, mcjax.linear(model.spec).bind(*ends), 3)
+    return {"theta": found.theta, "history": found.history, "line": along(metrics)}
+
+
+def along(metrics):
+    """The numbers of a path."""
+    return {"ts": metrics.ts, **metrics.values, "distance": metrics.distance}
 
 
 def spawn():
-    config = mcjax.TrainConfig(**{**TRAINING, "schedule": "constant"})
-    found = mcjax.training.spawn(key(), mlp(), bars(), (0, 1), config)
+    config = replace(TRAINING, optimizer=mcjax.SGD(0.05, "constant"))
+    found = mcjax.training.spawn(key(), task(), (0, 1), config)
     return {"theta": found.theta, "parents": found.parents, "history": found.history}
 
 
 def match_activations():
-    found = mcjax.match_activations(mlp(), *pairs(), bars())
+    found = mcjax.match_activations(task(), *pairs())
     return {"P": found.P, **found.info}
 
 
@@ -60,36 +78,36 @@ def match_weights():
 
 
 def match_straight_through():
-    config = mcjax.matching.StraightThroughConfig(epochs=2, batch_size=20, images=60)
-    found = mcjax.match_straight_through(key(), mlp(), *pairs(), bars(), IDENTITY, config)
+    config = mcjax.matching.StraightThroughConfig(epochs=2, batch_size=20, examples=60)
+    found = mcjax.match_straight_through(key(), task(), *pairs(), IDENTITY, config)
     return {"P": found.P, "objective": found.info["objectives"], "history": found.info["history"]}
 
 
 def merge_and_repair():
     merged = mcjax.merge(key(), mlp().spec, networks())
     ends = jax.jit(jax.vmap(lambda P, theta: mcjax.permute(mlp().spec, P, theta)))(merged.P, networks())
-    repaired = mcjax.repair(mlp(), merged.theta, ends, bars())
+    repaired = mcjax.repair(task(), merged.theta, ends)
     return {**merged._asdict(), "repaired": repaired}
 
 
 def fit_curve():
-    found = mcjax.fit_curve(key(), mlp(), mcjax.bezier(mlp().spec), *pairs(), bars(), SHUFFLED, FIT)
+    found = mcjax.fit_curve(key(), task(), mcjax.bezier(mlp().spec), *pairs(), SHUFFLED, FIT)
     return {"theta_c": found.theta_c, "history": found.history}
 
 
 def fit_pam():
-    found = mcjax.fit_pam(key(), mlp(), mcjax.bezier(mlp().spec), *pairs(), bars(), SHUFFLED, PAM)
+    found = mcjax.fit_pam(key(), task(), mcjax.bezier(mlp().spec), *pairs(), SHUFFLED, PAM)
     names = ("theta_c", "P", "history", "objective", "proposed", "proximal", "accepted", "moved")
     return {name: getattr(found, name) for name in names}
 
 
 def evaluate_path():
     """With what is read off it."""
-    metrics = mcjax.evaluate_path(mlp(), mcjax.linear(mlp().spec).bind_pairs(*pairs(), None, SHUFFLED), bars(), 5)
+    metrics = mcjax.evaluate_path(task(), mcjax.linear(mlp().spec).bind_pairs(*pairs(), None, SHUFFLED), 5)
     integral = {name: values["integral"] for name, values in metrics.summary().items()}
     barriers = {baseline: mcjax.barrier(metrics, "test_loss", baseline) for baseline in ("line", "mean", "ends")}
     return {
-        **metrics._asdict(),
+        **along(metrics),
         "integral": integral,
         "barrier": barriers,
         "spectrum": mcjax.landscape.path_spectrum(metrics),
@@ -97,33 +115,32 @@ def evaluate_path():
 
 
 def plane():
-    found = mcjax.plane(mlp(), *(network(i) for i in range(3)), bars(), 3)
-    names = ("x", "y", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "points")
-    return {name: getattr(found, name) for name in names}
+    found = mcjax.plane(task(), *(network(i) for i in range(3)), 3)
+    return {"x": found.x, "y": found.y, **found.values, "points": found.points}
 
 
 def quickstart():
     """The steps of the command: train, match, fit with and without the matching, learn the permutation, measure."""
     ends = trained_pairs()
-    match = mcjax.match_activations(mlp(), *ends, bars())
+    match = mcjax.match_activations(task(), *ends)
     curve = mcjax.bezier(mlp().spec)
     results = {"P": match.P, "before": match.info["before"], "after": match.info["after"]}
     for how, P in (("unaligned", IDENTITY), ("aligned", match.P)):
-        given = (key(1), mlp(), curve, *ends, bars(), P)
+        given = (key(1), task(), curve, *ends, P)
         learned = mcjax.fit_pam(*given, PAM)
         paths = {
             "line": mcjax.linear(mlp().spec).bind_pairs(*ends, None, P),
             "bezier": mcjax.fit_curve(*given, FIT).path,
             "PAM": learned.path,
         }
-        of = {name: mcjax.evaluate_path(mlp(), path, bars(), 5) for name, path in paths.items()}
+        of = {name: mcjax.evaluate_path(task(), path, 5) for name, path in paths.items()}
         results[how] = {name: {"loss": each.train_loss, "barrier": mcjax.barrier(each)} for name, each in of.items()}
         results[how] |= {"objective": learned.objective, "accepted": learned.accepted, "learned": learned.P}
     return results
 
 
 def hessian():
-    loss, theta = mcjax.full_batch_loss(mlp(), bars(), weight_decay=1e-3), network(0)
+    loss, theta = mcjax.full_batch_loss(task(), weight_decay=1e-3), network(0)
     ends = mcjax.hessian.extreme_eigenpairs(key(), loss, theta, count=2, steps=40)
     density = mcjax.hessian.spectral_density(key(), loss, theta, draws=2, steps=6)
     return {

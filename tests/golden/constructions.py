@@ -5,19 +5,19 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import mcjax
-from golden.small import WIDTHS, bars, drawn, key, mlp, network, trained_pairs
+from golden.small import WIDTHS, drawn, key, mlp, network, task, trained_pairs
 from mcjax import trees
 
 
 def string():
     """Beads between two networks."""
-    config = mcjax.strings.StringConfig(
-        batch_size=20, learning_rate=0.01, epochs=20, depth=2, scan_points=5, verification_density=2
-    )
+    training = mcjax.TrainConfig(epochs=20, batch_size=20, optimizer=optax.adam(0.01), weight_decay=0.0)
+    config = mcjax.strings.StringConfig(training=training, depth=2, scan_points=5, verification_density=2)
     ends = (trees.index(each, 0) for each in trained_pairs())
-    found = mcjax.strings.sample_string(key(), mlp(), *ends, bars(), 1.08, config=config)
+    found = mcjax.strings.sample_string(key(), task(), *ends, 1.08, config=config)
     names = ("knots", "values", "depths", "heights", "peaks", "connected", "depth", "length", "normalized_length")
     here = {"steps": found.steps, "evaluations": found.evaluations}
     return {**{name: getattr(found, name) for name in names}, "reason": np.array(found.reason), "here": here}
@@ -26,7 +26,7 @@ def string():
 @cache
 def stable(i):
     """A network with half of its units dropped."""
-    return mcjax.constructions.dropout_stability(key(i), mlp(), network(i), bars(), draws=4)
+    return mcjax.constructions.dropout_stability(key(i), task(), network(i), draws=4)
 
 
 def dropout_stability():
@@ -52,7 +52,7 @@ def halves_path():
 
 def dropout_path():
     found = mcjax.constructions.dropout_path(mlp(), stable(0), stable(1))
-    metrics = mcjax.evaluate_path(mlp(), found.path, bars(), 5)
+    metrics = mcjax.evaluate_path(task(), found.path, 5)
     return {**walked(found), "train_loss": metrics.train_loss, "distance": metrics.distance}
 
 
@@ -83,8 +83,8 @@ def wide_path():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(40, 2))
     y = np.sin(2 * x[:, :1]) + np.abs(x.sum(1, keepdims=True))
-    data = mcjax.data.regression(x, y, x, y)
     model = mcjax.models.create("mlp", 1, (2,), widths=(8,), bias=False)
+    curved = mcjax.supervised(model, mcjax.data.regression(x, y, x, y))
     ends = []
     for _ in range(2):
         rows = rng.normal(size=(2, 8))
@@ -92,7 +92,7 @@ def wide_path():
         ends.append({"params": {f"Dense_{j}": {"kernel": np.float32(kernel)} for j, kernel in enumerate(kernels)}})
     results = {}
     for angle in (0.0, 0.2):
-        found = mcjax.constructions.wide_path(key(), model, *ends, data, kappa=0.003, units=(2,), angles=(angle,))
+        found = mcjax.constructions.wide_path(key(), curved, *ends, kappa=0.003, units=(2,), angles=(angle,))
         numbers = {of: np.array(getattr(found, of)) for of in ("parts", "ends", "e", "delta", "delta_few", "height")}
         results[angle] = {**walked(found.construction), **numbers}
     # The few units are found by descent, and turned by one that is not smooth: rounding decides where it ends.
@@ -106,7 +106,7 @@ def counterexamples():
         ("disconnected_minima", mcjax.constructions.disconnected_minima(2)),
         ("two_neuron_mixture", mcjax.constructions.two_neuron_mixture(6)),
     ):
-        data = (example.data.train_images, example.data.train_labels)
+        data = example.task.train
         ends = jax.device_get((example.theta_1, example.theta_2))
         middle = jax.tree.map(lambda a, b: (a + b) / 2, *ends)
         outputs = jax.jit(example.model.apply)(middle, data[0])
@@ -116,7 +116,7 @@ def counterexamples():
 
 @cache
 def teacher():
-    """A network 2-4-1 of tanh units, and what it makes of 40 points."""
+    """The task of what a network 2-4-1 of tanh units makes of 40 points, and the network."""
     rng = np.random.default_rng(29)
     x = np.float32(rng.normal(size=(40, 2)))
     theta = {
@@ -129,7 +129,7 @@ def teacher():
     layers = [{name: np.float64(leaf) for name, leaf in layer.items()} for layer in theta["params"].values()]
     y = np.tanh(x @ layers[0]["kernel"] + layers[0]["bias"]) @ layers[1]["kernel"]
     model = mcjax.models.create("mlp", 1, (2,), widths=(4,), activation="tanh")
-    return model, theta, mcjax.data.regression(x, y, x, y, "teacher")
+    return mcjax.supervised(model, mcjax.data.regression(x, y, x, y, "teacher")), theta
 
 
 # Minima so sharp that where they are does not depend on the last bits.
@@ -153,9 +153,10 @@ def permutation_path():
 
 def permutation_points():
     """Constructions at a permutation point: any order of units, the plane of equal loss, several mergers, counts."""
-    model, theta, data = teacher()
+    learned, theta = teacher()
+    model = learned.model
     moves = mcjax.permutation_points.permute_units(model, exchanged().point, "dense_0", UNITS, [3, 2, 1, 0])
-    merged = mcjax.permutation_points.merge_units(model, theta, data, "dense_0", [UNITS, (0, 2)], STEPS)
+    merged = mcjax.permutation_points.merge_units(learned, theta, "dense_0", [UNITS, (0, 2)], STEPS)
     return {
         "moves": walked(moves),
         "merged": {"point": merged.point, "loss": merged.loss, "height": merged.height, "clusters": merged.clusters},

@@ -12,7 +12,7 @@ from mcjax import trees
 
 WIDTHS = (6, 5)
 # 60 images, 20 of them a step: six steps of SGD, which amplify rounding by little.
-TRAINING = {"epochs": 2, "batch_size": 20, "learning_rate": 0.05, "weight_decay": 1e-3}
+TRAINING = mcjax.TrainConfig(epochs=2, batch_size=20, optimizer=mcjax.SGD(0.05), weight_decay=1e-3)
 IDENTITY = {f"dense_{i}": np.tile(np.arange(n, dtype=np.int32), (2, 1)) for i, n in enumerate(WIDTHS)}
 SHUFFLED = {"dense_0": np.int32([[2, 0, 1, 5, 4, 3]] * 2), "dense_1": np.int32([[1, 0, 2, 4, 3], [4, 3, 2, 1, 0]])}
 
@@ -31,6 +31,12 @@ def bars():
 def mlp():
     """An MLP 16-6-5-3 for the bars."""
     return mcjax.models.create("mlp", 3, (4, 4, 1), widths=WIDTHS)
+
+
+@cache
+def task():
+    """The classification of the bars by the MLP."""
+    return mcjax.supervised(mlp(), bars())
 
 
 def drawn(widths, count, seed=0):
@@ -62,7 +68,7 @@ def pairs():
 @cache
 def trained():
     """Four of the MLP after six steps of SGD."""
-    return mcjax.train_endpoints(jax.random.split(key(), 4), mlp(), bars(), mcjax.TrainConfig(**TRAINING))
+    return mcjax.train_endpoints(jax.random.split(key(), 4), task(), TRAINING)
 
 
 @cache
