@@ -3,12 +3,14 @@
 from itertools import permutations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
 from variables import alive, inverse, mlp, normalized, order, permuted, stacked
 
-from mcjax import InputError, SpecError, match_activations, models
+from mcjax import InputError, SpecError, Task, models
+from mcjax import match_activations as match_on_task
 
 KINDS = {
     "mlp": {"input_shape": (6, 6, 1), "widths": (24, 17)},
@@ -22,6 +24,20 @@ def network(name):
     options = dict(KINDS[name])
     model = models.create(name, 5, options.pop("input_shape"), **options)
     return model, np.random.default_rng(1).normal(size=(64, *model.input_shape)).astype(np.float32)
+
+
+def inputs_alone(model, x):
+    """A task whose batches are inputs of the model, without labels."""
+
+    def loss(theta, batch, key):
+        return jnp.square(model.apply(theta, batch)).mean()
+
+    return Task(loss, x, model=model)
+
+
+def match_activations(model, theta_1, theta_2, x, **options):
+    """On all inputs."""
+    return match_on_task(inputs_alone(model, x), theta_1, theta_2, examples=len(x), **options)
 
 
 @pytest.mark.parametrize("name", [*list(KINDS)[:-1], pytest.param("vgg11", marks=pytest.mark.slow)])
@@ -153,25 +169,26 @@ def test_many_pairs_at_once_are_each_pair_alone(pair):
                 np.testing.assert_allclose(together.info[name][group][i], alone.info[name][group], atol=1e-6)
 
 
-def test_a_dataset_stands_for_its_first_fifth(pair, tiny_data):
+def test_the_first_fifth_of_the_examples_is_used(pair, tiny_data, tiny_task):
     x = normalized(tiny_data.train_images[:24], tiny_data)
-    one, other = (match_activations(*pair[:3], images) for images in (tiny_data, x))
+    one, other = match_on_task(tiny_task, *pair[1:3]), match_activations(*pair[:3], x)
     np.testing.assert_allclose(one.info["correlation"]["dense_1"], other.info["correlation"]["dense_1"], atol=1e-5)
 
 
-def test_bad_input_is_named(pair, tiny_colour_data):
-    model, theta_1, theta_2, x = pair
+def test_bad_input_is_named(pair, tiny_task):
+    model, theta_1, theta_2, _ = pair
     narrow = alive(models.create("mlp", 3, (8, 8, 1), widths=(4, 5)))
     broken = jax.tree.map(lambda leaf: leaf * np.nan, theta_2)
-    for images, other, options, error, words in (
-        (np.zeros((4, 8, 8, 1), np.uint8), theta_2, {}, InputError, ("uint8", "float32")),
-        (tiny_colour_data, theta_2, {}, InputError, ("(24, 8, 8, 3)", "(n, 8, 8, 1)")),
-        (x[:0], theta_2, {}, InputError, ("(0, 8, 8, 1)",)),
-        (x, narrow, {}, SpecError, ("Dense_0/kernel", "(64, 4)", "(64, 6)")),
-        (x, stacked([theta_2] * 2), {}, InputError, ("theta_1", "theta_2")),
-        (x, theta_2, {"cost": "euclid"}, InputError, ("cost='euclid'", "covariance")),
-        (x, theta_2, {"batch_size": 0}, InputError, ("batch_size=0",)),
-        (x, broken, {}, InputError, ("'dense_0'", "not finite")),
+    bare = Task(tiny_task.loss, tiny_task.train)
+    for task, other, options, error, words in (
+        (model, theta_2, {}, InputError, ("Model", "expected a Task", "supervised")),
+        (bare, theta_2, {}, InputError, ("no model", "model=")),
+        (tiny_task, theta_2, {"examples": 121}, InputError, ("examples=121", "120")),
+        (tiny_task, narrow, {}, SpecError, ("Dense_0/kernel", "(64, 4)", "(64, 6)")),
+        (tiny_task, stacked([theta_2] * 2), {}, InputError, ("theta_1", "theta_2")),
+        (tiny_task, theta_2, {"cost": "euclid"}, InputError, ("cost", "'euclid'", "covariance")),
+        (tiny_task, theta_2, {"batch_size": 0}, InputError, ("batch_size=0",)),
+        (tiny_task, broken, {}, InputError, ("'dense_0'", "not finite")),
     ):
         with says(error, *words):
-            match_activations(model, theta_1, other, images, **options)
+            match_on_task(task, theta_1, other, **options)

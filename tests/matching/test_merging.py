@@ -129,14 +129,13 @@ def test_a_start_in_another_order_ends_in_that_of_the_first(key, tiny_model, net
     close(merged.theta, theta)
 
 
-def test_every_network_onto_one_reference(key, tiny_model, networks):
-    spec, theta = tiny_model.spec, networks[0]
+def test_every_network_onto_one_reference(key, tiny_task, networks):
+    spec, theta = tiny_task.spec, networks[0]
     thetas, planted = copies(spec, theta, 3)
-    images = np.random.default_rng(0).normal(0.5, 1.0, (24, 8, 8, 1)).astype(np.float32)
     expected = stacked([{group: np.arange(len(p)) for group, p in planted[0].items()}, *map(inverse, planted)])
     for match in (
         lambda a, b: match_weights(key, spec, a, b),
-        lambda a, b: match_activations(tiny_model, a, b, images),
+        lambda a, b: match_activations(tiny_task, a, b),
     ):
         chex.assert_trees_all_equal(match_to_reference(match, theta, thetas), expected)
 

@@ -11,17 +11,17 @@ import pytest
 from refusals import says
 from variables import alive, cross_entropy, inverse, mlp, normalized, order, permuted, stacked
 
-from mcjax import InputError, RunError, SpecError, TrainConfig, models, nearest_permutation, trees
+from mcjax import InputError, RunError, SpecError, Task, TrainConfig, models, nearest_permutation, supervised, trees
 from mcjax.matching.straight_through import (
-    BothEnds,
     StraightThroughConfig,
-    StraightThroughStep,
+    _adam,
     match_straight_through,
+    straight_through_fit,
 )
-from mcjax.training.loop import initial_states, run_epochs
+from mcjax.training.loop import EpochPlan, initial_states, run_epochs
 
 # From the identity it has far to go. Epochs of two steps, so that permutations move from one to the next.
-CONFIG = StraightThroughConfig(epochs=12, steps_per_epoch=2, batch_size=20, travel=6.0, images=100)
+CONFIG = StraightThroughConfig(epochs=12, steps_per_epoch=2, batch_size=20, travel=6.0, examples=100)
 SIZES = {"dense_0": 6, "dense_1": 5}
 P = {group: np.arange(n, dtype=np.int32) for group, n in SIZES.items()}
 
@@ -32,9 +32,9 @@ def ends(tiny_networks):
 
 
 @pytest.fixture(scope="module")
-def matched(ends, tiny_data, tiny_model):
+def matched(ends, tiny_task):
     """Both pairs, from the identity."""
-    return match_straight_through(jax.random.key(0), tiny_model, *ends, tiny_data, identity(2), CONFIG)
+    return match_straight_through(jax.random.key(0), tiny_task, *ends, identity(2), CONFIG)
 
 
 def identity(pairs):
@@ -64,9 +64,9 @@ def on_first_images(ends, P, data, images=100):
 
 
 @pytest.mark.parametrize("random_t", [False, True])
-def test_the_gradient_is_that_of_a_matrix_at_the_permutation(key, tiny_data, tiny_model, random_t):
+def test_the_gradient_is_that_of_a_matrix_at_the_permutation(key, tiny_data, tiny_model, tiny_task, random_t):
     rng = np.random.default_rng(0)
-    step = StraightThroughStep(tiny_model, StraightThroughConfig(epochs=1, batch_size=20, random_t=random_t), 6)
+    fit = straight_through_fit(tiny_task, tiny_model.spec, 1, 6, random_t=random_t)
     behind = {group: rng.normal(size=(n, n)).astype(np.float32) for group, n in SIZES.items()}
     theta_1, theta_2 = (
         jax.tree.map(lambda leaf: np.float32(0.4 * rng.normal(size=leaf.shape)), alive(tiny_model)) for _ in range(2)
@@ -75,7 +75,8 @@ def test_the_gradient_is_that_of_a_matrix_at_the_permutation(key, tiny_data, tin
 
     @jax.jit
     def once(P, matrices, key):
-        return step(BothEnds(theta_1, theta_2), step.init(P)._replace(matrices=matrices), x, labels, key)
+        batch = jax.tree.map(lambda leaf: leaf[:30], tiny_task.train)
+        return fit.step(fit.init(theta_1, theta_2, P)._replace(variables=matrices), batch, key)
 
     state, measured = once(P, behind, key)
     # Adam's first moment is a tenth of the first gradient.
@@ -83,12 +84,13 @@ def test_the_gradient_is_that_of_a_matrix_at_the_permutation(key, tiny_data, tin
 
     hard = {group: np.eye(len(M))[nearest_permutation(M)] for group, M in behind.items()}
     ts = np.array([0.5])
-    if random_t:  # it is not told, but it is one of those with the loss that was measured
+    if random_t:  # it is one of those with the loss that was measured
         ts = np.linspace(0, 1, 1001)
-        ts = crossings(ts, [midpoint_loss(theta_1, theta_2, hard, x, labels, t) for t in ts], measured.loss)
+        ts = crossings(ts, [midpoint_loss(theta_1, theta_2, hard, x, labels, t) for t in ts], measured["loss"])
         assert np.abs(ts - 0.5).min() > 0.01
+        assert np.abs(ts - float(measured["t"])).min() < 1e-3
     else:
-        np.testing.assert_allclose(measured.loss, midpoint_loss(theta_1, theta_2, hard, x, labels), rtol=1e-5)
+        np.testing.assert_allclose(measured["loss"], midpoint_loss(theta_1, theta_2, hard, x, labels), rtol=1e-5)
     apart = []
     for t in ts:
         expected = loss_slopes(theta_1, theta_2, hard, x, labels, t)
@@ -117,8 +119,8 @@ def loss_slopes(theta_1, theta_2, hard, x, labels, t, epsilon=1e-6):
     return found
 
 
-def test_a_constant_gradient_moves_an_entry_by_the_configured_distance(tiny_model):
-    optimizer = StraightThroughStep(tiny_model, CONFIG, 2)._optimizer()
+def test_a_constant_gradient_moves_an_entry_by_the_configured_distance():
+    optimizer = _adam(CONFIG.travel, 24)
 
     @jax.jit
     def travelled():
@@ -148,17 +150,18 @@ def test_the_objective_is_the_loss_at_midpoints_of_start_and_result(matched, end
     assert (matched.info["objectives"].min(1) < 0.7 * matched.info["objectives"][:, 0]).all()
 
 
-def test_the_permutations_at_the_end_of_every_epoch_are_compared(key, tiny_data, tiny_model):
+def test_the_permutations_at_the_end_of_every_epoch_are_compared(key, tiny_data, tiny_model, tiny_task):
     """Trained anew for one epoch, for two, ...: the matrices then, rounded by scipy, and their loss in numpy."""
     each = [jax.tree.map(lambda leaf: 2 * leaf, alive(tiny_model, seed)) for seed in range(4)]
     ends = stacked(each[:2]), stacked(each[2:])
-    match = match_straight_through(key, tiny_model, *ends, tiny_data, identity(2), CONFIG)
-    step, keys = StraightThroughStep(tiny_model, CONFIG, 2), jax.random.split(key, 2)
+    match = match_straight_through(key, tiny_task, *ends, identity(2), CONFIG)
+    fit = straight_through_fit(tiny_task, tiny_task.spec, CONFIG.epochs, 2, travel=CONFIG.travel)
+    keys = jax.random.split(key, 2)
     seen = []
     for epochs in range(1, CONFIG.epochs + 1):
-        begun = initial_states(step, identity(2))
-        states, _ = run_epochs(step, tiny_data, BothEnds(*ends), begun, keys, epochs=epochs)
-        P = {group: nearest_permutation(M) for group, M in states.matrices.items()}
+        begun = initial_states(fit, *ends, identity(2))
+        states, _ = run_epochs(fit, tiny_task, EpochPlan(20, 2), begun, keys, epochs)
+        P = {group: nearest_permutation(M) for group, M in states.variables.items()}
         expected = [on_first_images(trees.index(ends, i), trees.index(P, i), tiny_data) for i in range(2)]
         np.testing.assert_allclose(match.info["objectives"][:, epochs], expected, rtol=1e-4)
         seen.append(np.array(expected))
@@ -172,12 +175,12 @@ def test_a_planted_permutation_is_kept_and_found_from_the_weights(key, tiny_data
     x = normalized(tiny_data.train_images, tiny_data)
     labels = mlp(theta, x)[-1].argmax(1).astype(np.int32)
     assert len(set(labels)) > 1
-    images = replace(tiny_data, train_labels=labels)
+    task = supervised(tiny_model, replace(tiny_data, train_labels=labels))
     planted = stacked([order(spec, theta, seed) for seed in range(2)])
     others = stacked([permuted(spec, inverse(trees.index(planted, i)), theta) for i in range(2)])
     best = cross_entropy(mlp(theta, x[:100])[-1], labels[:100]).mean()
     for P in (planted, None):
-        match = match_straight_through(key, tiny_model, stacked([theta] * 2), others, images, P, CONFIG)
+        match = match_straight_through(key, task, stacked([theta] * 2), others, P, CONFIG)
         np.testing.assert_allclose(match.info["objectives"][:, 0], best, rtol=1e-4)
         # Wherever the matrices go, nothing is as good as the network itself.
         assert (match.info["objectives"] >= match.info["objectives"][:, :1]).all()
@@ -185,19 +188,18 @@ def test_a_planted_permutation_is_kept_and_found_from_the_weights(key, tiny_data
         chex.assert_trees_all_equal(match.P, planted)
 
 
-def test_the_same_key_gives_the_same_bits(matched, ends, tiny_data, tiny_model):
+def test_the_same_key_gives_the_same_bits(matched, ends, tiny_task):
     again, other = (
-        match_straight_through(jax.random.key(seed), tiny_model, *ends, tiny_data, identity(2), CONFIG)
-        for seed in (0, 1)
+        match_straight_through(jax.random.key(seed), tiny_task, *ends, identity(2), CONFIG) for seed in (0, 1)
     )
     chex.assert_trees_all_equal(again, matched)
     assert (other.info["history"]["loss"] != matched.info["history"]["loss"]).any()
 
 
-def test_a_pair_is_itself_among_others(matched, ends, tiny_data, tiny_model):
+def test_a_pair_is_itself_among_others(matched, ends, tiny_data, tiny_task):
     # It starts where the first of both ended; on the same images it is compared there.
     P, pair = trees.index(matched.P, 0), trees.index(ends, 0)
-    alone = match_straight_through(jax.random.key(2), tiny_model, *pair, tiny_data, P, CONFIG)
+    alone = match_straight_through(jax.random.key(2), tiny_task, *pair, P, CONFIG)
     assert (alone.info["objectives"].shape, alone.info["history"]["loss"].shape) == ((13,), (12,))
     assert (alone.objective.shape, alone.P["dense_0"].shape) == ((), (6,))
     np.testing.assert_allclose(alone.info["objectives"][0], matched.info["objectives"][0].min(), rtol=1e-5)
@@ -218,8 +220,8 @@ def test_a_network_with_batch_statistics(key, tiny_data):
     ends = [alive(model, seed) for seed in range(2)]
     for theta in ends:
         theta["params"]["BatchNorm_0"] = {"scale": np.ones(6, np.float32), "bias": np.zeros(6, np.float32)}
-    config = StraightThroughConfig(epochs=2, batch_size=60, images=60)
-    match = match_straight_through(key, model, *ends, tiny_data, {group: np.arange(6)}, config)
+    config = StraightThroughConfig(epochs=2, batch_size=60, examples=60)
+    match = match_straight_through(key, supervised(model, tiny_data), *ends, {group: np.arange(6)}, config)
     x = np.float64(normalized(tiny_data.train_images[:60], tiny_data)).reshape(60, -1)
     first, second = (jax.tree.map(np.float64, theta["params"]) for theta in ends)
     for P, value in ((np.arange(6), match.info["objectives"][0]), (match.P[group], match.objective)):
@@ -231,10 +233,10 @@ def test_a_network_with_batch_statistics(key, tiny_data):
         np.testing.assert_allclose(value, cross_entropy(logits, tiny_data.train_labels[:60]).mean(), rtol=1e-4)
 
 
-def test_bad_input_is_named(ends, key, tiny_data, tiny_model):
+def test_bad_input_is_named(ends, key, tiny_model, tiny_task):
     one, nan = trees.index(ends, 0), jax.tree.map(lambda leaf: leaf * np.float32(np.nan), ends[1])
     narrow = alive(models.create("mlp", 3, (8, 8, 1), widths=(6, 4)))
-    fixed = tiny_model._replace(spec=tiny_model.spec.without(*SIZES))
+    fixed = tiny_task.replace(spec=tiny_model.spec.without(*SIZES))
     for ends_, changes, error, words in (
         (one, {"P": {"dense_0": P["dense_0"]}}, SpecError, ("another spec", "['dense_0']")),
         (one, {"P": {**P, "dense_1": np.array([0, 1, 1, 3, 4])}}, SpecError, ("dense_1", "repeated [1]")),
@@ -250,14 +252,15 @@ def test_bad_input_is_named(ends, key, tiny_data, tiny_model):
         (one, {"config": TrainConfig()}, InputError, ("TrainConfig", "StraightThroughConfig")),
         (one, {"config": replace(CONFIG, batch_size=500)}, InputError, ("batch_size=500", "120")),
         (one, {"key": 0}, InputError, ("int",)),
-        (one, {"model": fixed}, InputError, ("nothing to match",)),
+        (one, {"task": fixed}, InputError, ("no units", "spec")),
+        (one, {"task": Task(tiny_task.loss, tiny_task.train)}, InputError, ("no units", "spec")),
     ):
-        given = {"key": key, "model": tiny_model, "config": CONFIG, "data": tiny_data, **changes}
+        given = {"key": key, "task": tiny_task, "config": CONFIG, **changes}
         with says(error, *words):
             match_straight_through(theta_1=ends_[0], theta_2=ends_[1], **given)
 
 
-@pytest.mark.parametrize(("name", "value"), [("images", 0), ("images", 1.5), ("travel", 0.0), ("epochs", 0)])
+@pytest.mark.parametrize(("name", "value"), [("examples", 0), ("examples", 1.5), ("travel", 0.0), ("epochs", 0)])
 def test_settings_that_cannot_be_are_named(name, value):
     with says(InputError, f"{name}={value}"):
         StraightThroughConfig(**{name: value})
