@@ -1,5 +1,7 @@
 """Models: their fields, the check of inputs, and one network or many."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,19 @@ def test_both_ends_are_one_network_or_as_many_each(model, theta):
             leading_axis(model, *ends)
     with says(SpecError, "Net"):
         leading_axis(model, theta, {"params": {}})
+
+
+def test_networks_whose_shapes_are_not_known_are_one(model, theta):
+    """A task has an init and a name as a model does, and may have no init."""
+    unknown = SimpleNamespace(init=None, name="mine")
+    for each in (theta, stacked([theta] * 3), {"anything": np.zeros(2)}):
+        assert has_leading_axis(each, unknown) is False
+    known = SimpleNamespace(init=init, name="mine")
+    assert has_leading_axis(stacked([theta] * 3), known) is True
+    with says(SpecError, "mine"):
+        has_leading_axis({"params": {}}, known)
+    with says(InputError, "theta_1", "theta_2"):
+        leading_axis(unknown, theta, stacked([theta] * 3))
 
 
 def test_a_leading_axis_is_added_for_one_network_and_removed_again():

@@ -27,7 +27,7 @@ from modules.own import (
 from refusals import says
 from variables import inverse, order, permuted
 
-from mcjax import Axis, InputError, SpecError, match_activations, models, trees
+from mcjax import Axis, InputError, SpecError, Task, match_activations, models, trees
 from mcjax.symmetry import layer_specs
 
 CONV, DENSE = layer_specs.conv("Conv_0", None, "conv"), layer_specs.dense("Dense_0", Axis("conv", outer=20), "dense")
@@ -147,17 +147,66 @@ def test_an_edited_spec_can_be_given_back(name):
     assert_unchanged(model, theta, x)
 
 
+def task_of(model, x):
+    """The inputs alone, under a loss that nothing here looks at."""
+    return Task(lambda theta, batch, key: jnp.square(model.apply(theta, batch)).mean(), x, model=model)
+
+
 def test_a_planted_permutation_is_recovered_from_tokens():
     tokens = np.random.default_rng(0).integers(0, 11, (48, 6)).astype(np.int32)
     model = made("Linen, tokens")
     theta = variables(model)
     planted = order(model.spec, theta)
-    match = match_activations(model, theta, permuted(model.spec, planted, theta), tokens, batch_size=24)
+    ends = theta, permuted(model.spec, planted, theta)
+    match = match_activations(task_of(model, tokens), *ends, examples=48, batch_size=24)
     chex.assert_trees_all_equal(match.P, inverse(planted))
     for value in match.info["after"].values():
         np.testing.assert_allclose(value, 1, atol=1e-4)
-    with says(InputError, "float32", "int32"):
-        match_activations(model, theta, theta, np.zeros((4, 6), np.float32))
+
+
+class Heads(nn.Module):
+    """A trunk of hidden units that is read by two heads, of which one is a number for each input."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = jnp.tanh(nn.Dense(5)(x))
+        return {"classes": nn.Dense(2)(x), "size": (nn.Dense(1)(x)[:, 0], x.sum(-1))}
+
+
+class Size(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(jnp.tanh(nn.Dense(5)(x)))[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("module", "classes"), [(Heads(), 0), (Size(), 0), (nn.Dense(4), 4)], ids=["tree", "number", "4"]
+)
+def test_outputs_are_any_tree_of_arrays_of_as_many_as_the_inputs(module, classes):
+    model = models.from_flax(module, ROWS)
+    theta = variables(model)
+    assert model.num_classes == classes
+    assert list(model.spec.group_sizes(theta).values()) == ([5] if classes == 0 else [])
+    outputs, _, (trained, stats) = run(model)(theta, ROWS, KEY)
+    assert stats == {}
+    chex.assert_trees_all_close(trained, outputs, rtol=1e-6)
+    chex.assert_trees_all_close(outputs, module.apply(theta, ROWS), rtol=1e-5, atol=1e-6)
+    assert_unchanged(model, theta, ROWS)
+
+
+def test_two_functions_may_return_a_tree_too():
+    def apply(theta, x):
+        hidden = jnp.tanh(x @ theta["a"])
+        return hidden @ theta["b"], {"energy": jnp.square(hidden).sum(-1)}
+
+    model = models.from_function(lambda key: {"a": jnp.ones((3, 6)), "b": jnp.ones((6, 2))}, apply, ROWS)
+    theta = variables(model)
+    assert model.spec.group_sizes(theta) == {"a": 6}
+    assert model.num_classes == 0
+    assert_unchanged(model, theta, ROWS)
+    for wrong, shown in ((lambda theta, x: theta["a"].sum(), "()"), (lambda theta, x: (), "()")):
+        with says(InputError, "function", shown, "(n, ...)"):
+            models.from_function(lambda key: {"a": jnp.ones((3, 6))}, wrong, ROWS)
 
 
 def test_the_size_of_the_example_does_not_matter():
@@ -227,16 +276,10 @@ class MaskedToo(Tower):
         return super().__call__(x) * mask
 
 
-class Two(nn.Module):
+class Pooled(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(2)(x), x
-
-
-class OneNumber(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(1)(x)[:, 0]
+        return {"each": nn.Dense(2)(x), "all": x.mean(0)}
 
 
 class Remembering(nn.Module):
@@ -248,16 +291,15 @@ class Remembering(nn.Module):
 @pytest.mark.parametrize(
     ("module", "options", "words"),
     [
-        (OneNumber(), {}, ("OneNumber", "(2,)")),
+        (Pooled(), {}, ("Pooled", "'each': (2, 2)", "'all': (3,)", "2 inputs")),
         (Remembering(), {}, ("Remembering", "memory")),
         (Tower, {"example_input": np.zeros((2, 0), np.float32)}, ("(2, 0)",)),
         (Tower, {"example_input": 1.0}, ("example_input", "()")),
-        (lambda rngs: OneNumber(), {}, ("OneNumber", "nnx.Rngs")),
+        (lambda rngs: Pooled(), {}, ("Pooled", "nnx.Rngs")),
         (nnx.Linear(3, 2, rngs=nnx.Rngs(0)), {}, ("NNX module Linear", "lambda rngs: Linear(")),
         (Net, {}, ("class Net", "Net(")),
         (3, {}, ("got 3",)),
-        (ROWS, {"example_input": Two()}, ("from_flax(module, example_input)",)),
-        (Two(), {}, ("Two", "((2, 2), (2, 3))")),
+        (ROWS, {"example_input": Pooled()}, ("from_flax(module, example_input)",)),
         (Counting, {}, ("count",)),
         (Masked(), {}, ("Masked", "'mask'")),
         (MaskedToo, {}, ("MaskedToo", "'mask'")),
@@ -327,7 +369,7 @@ def test_a_model_of_two_functions():
     assert stats == {}
     np.testing.assert_allclose(outputs, np.tanh(ROWS @ theta["a"]) @ theta["b"], rtol=1e-4, atol=1e-5)
     P = {"a": np.array([3, 0, 1, 2, 5, 4])}
-    match = match_activations(model, permuted(model.spec, P, theta), theta, ROWS)
+    match = match_activations(task_of(model, ROWS), permuted(model.spec, P, theta), theta, examples=len(ROWS))
     np.testing.assert_array_equal(match.P["a"], P["a"])
     with says(InputError, "two", "(3,)", "(2, 4)"):
         model.apply(theta, np.zeros((2, 4), np.float32))

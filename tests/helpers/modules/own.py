@@ -106,7 +106,7 @@ def assert_unchanged(model, theta, x):
     (outputs, units, _), (same, moved, _) = (
         run(model)(each, x, KEY) for each in (theta, permuted(model.spec, P, theta))
     )
-    pairs = [(outputs, same)]
+    pairs = list(zip(jax.tree.leaves(outputs), jax.tree.leaves(same), strict=True))
     pairs += [(a[..., P[group]], b) for group in P for a, b in zip(units[group], moved[group], strict=True)]
     for a, b in jax.tree.map(np.asarray, pairs):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * np.abs(a).max())
