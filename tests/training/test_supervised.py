@@ -16,7 +16,7 @@ from mcjax import Augmentation, InputError, data, models, supervised, trees
 from mcjax.training.endpoints import endpoint_fit
 from mcjax.training.fit import parts_of
 from mcjax.training.loss import outcome
-from mcjax.training.supervised import SupervisedLoss, label_losses
+from mcjax.training.supervised import SupervisedLoss, is_classes, label_losses
 from mcjax.training.task import Task
 
 KEY = jax.random.key(0)
@@ -45,6 +45,24 @@ def test_metrics_of_numbers_against_numpy():
     assert found.keys() == {"loss", "error"}
     np.testing.assert_allclose(found["loss"], np.square(outputs - labels).mean(), rtol=1e-6)
     np.testing.assert_allclose(found["error"], np.abs(outputs - labels).mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "expected"),
+    [
+        ((5, 3), (5,), True),
+        ((5, 7, 3), (5, 7), True),
+        ((5, 1), (5,), False),  # a logit
+        ((5, 3), (5, 3), False),  # several labels each
+        ((5,), (5,), False),
+        ((5, 7, 3), (5,), False),
+    ],
+)
+def test_outputs_are_of_classes_if_there_is_a_number_for_each(outputs, labels, expected):
+    numbers = np.zeros(outputs, np.float32)
+    assert is_classes(numbers, np.zeros(labels, int)) is expected
+    assert not is_classes(numbers, np.zeros(labels, np.float32))
+    assert not is_classes({"a": numbers}, np.zeros(labels, int))
 
 
 def test_losses_keep_double_precision_and_are_at_least_float32():
@@ -223,10 +241,11 @@ def test_data_sets_of_one_shape_share_a_program(tiny_model, tiny_data):
         (lambda outputs, labels: label_losses(outputs, labels).mean(), ("shape ()", "(2, ...)")),
         (lambda outputs, labels: label_losses(outputs, labels).sum(keepdims=True), ("shape (1,)", "(2, ...)")),
         (lambda outputs, labels: {"a": label_losses(outputs, labels)}, ("'a'", "(2, ...)")),
+        (lambda outputs, labels: outputs.argmax(-1) != labels, ("zero everywhere", "accuracy")),
         (3, ("got 3 for loss", "loss(outputs, labels)")),
     ],
 )
-def test_losses_of_the_wrong_shape_are_refused(loss, words, tiny_model, tiny_data):
+def test_losses_of_the_wrong_shape_or_without_a_gradient_are_refused(loss, words, tiny_model, tiny_data):
     with says(InputError, *words):
         supervised(tiny_model, tiny_data, loss=loss)
 
