@@ -198,13 +198,14 @@ def check_outputs(model: Model, data: Dataset) -> None:
     if returned != ((*labels, model.num_classes) if classes else labels):
         outputs = f"{(*labels, data.num_classes)}, one logit a class" if classes else f"{labels}, as the labels are"
         raise InputError(
-            f"{model.name} returns {returned} for every input: expected {outputs}. For other outputs, give "
-            "loss=(outputs, labels) -> losses."
+            f"{model.name} returns {returned} for every input: expected {outputs}. In Python, "
+            "supervised(..., loss=(outputs, labels) -> losses) takes other outputs."
         )
     if classes and data.num_classes > model.num_classes:
         raise InputError(
             f"{data.name} has {data.num_classes} classes, {model.name} has {model.num_classes}. "
-            "Create the model with the num_classes of the data, or give loss=(outputs, labels) -> losses."
+            "Create the model with the num_classes of the data; in Python, supervised(..., loss=(outputs, labels) -> "
+            "losses) takes other outputs."
         )
 
 
