@@ -89,13 +89,40 @@ MUTANTS = (
         "keys = jax.random.split(order_key, passes)",
         "keys = jnp.broadcast_to(order_key, (passes,))",
     ),
+    # The step at which a loss was first not finite, and its t.
     Mutant(
-        "mcjax/training/criterion.py",
-        "data.train_images[: self.calibration_images]",
-        "data.train_images[: self.images]",
+        "mcjax/runs/recorder.py",
+        "int(step[wrong[0]]) + 1",
+        "int(step[wrong[0]])",
+        ("training/test_loop.py", "runs/test_recorder.py"),
     ),
-    Mutant("mcjax/training/full_batch.py", "(rows < n).astype(np.float32)", "(rows <= n).astype(np.float32)"),
-    Mutant("mcjax/training/newton.py", "curved + part * along, new_residual", "curved + along, new_residual"),
+    Mutant("mcjax/training/loop.py", '"bad_t": ts[first]', '"bad_t": ts[0]'),
+    Mutant("mcjax/training/fit.py", "self.embed(variables, state.fixed, t)", "self.embed(variables, state.fixed, 0.5)"),
+    Mutant("mcjax/training/fit.py", "jax.random.split(loss_key, self.points)", "jax.random.split(t_key, self.points)"),
+    # Variables that are no network decayed in its place.
+    Mutant("mcjax/training/fit.py", "trees.dot(params, params)", "trees.dot(trained, trained)"),
+    Mutant("mcjax/training/fit.py", "value + self.penalty(trained", "value - self.penalty(trained"),
+    Mutant("mcjax/training/fit.py", "_running(self.statistics_momentum, state", "_running(0.9, state"),
+    Mutant("mcjax/training/fit.py", "self.retract(trained, updates,", "self.retract(trained, gradient,"),
+    Mutant(
+        "mcjax/training/fit.py",
+        "trees.with_params(theta, trees.cast(params, self.compute_dtype))",
+        "trees.cast(theta, self.compute_dtype)",
+    ),
+    Mutant("mcjax/training/loss.py", "reversed(program.jaxpr.eqns)", "program.jaxpr.eqns"),
+    Mutant("mcjax/training/task.py", "train.keys() != test.keys()", "False"),
+    Mutant("mcjax/training/task.py", "validation=None, name=", "name="),
+    Mutant("mcjax/training/supervised.py", "outputs.shape[-1] > 1", "outputs.shape[-1] > 0"),
+    Mutant("mcjax/training/supervised.py", "x = trees.cast(x, dtype)", "pass"),
+    Mutant("mcjax/training/endpoints.py", "statistics_momentum=config.statistics_momentum", "statistics_momentum=0.9"),
+    Mutant(
+        "mcjax/training/measure.py",
+        "estimate_statistics(task, theta, self.calibration_examples,",
+        "estimate_statistics(task, theta, self.examples,",
+    ),
+    Mutant("mcjax/training/batches.py", "weighted(rest, count, n - count * size)", "weighted(rest, count, size)"),
+    Mutant("mcjax/training/full_batch.py", "leaf[count * size : n]", "leaf[count * size :]"),
+    Mutant("mcjax/hessian/newton.py", "curved + part * along, new_residual", "curved + along, new_residual"),
     Mutant(
         "mcjax/training/early_stopping.py",
         "np.full(size - len(self.running), len(self.values))",
@@ -113,30 +140,32 @@ MUTANTS = (
         "jax.random.fold_in(base, child)",
     ),
     Mutant(
-        "mcjax/training/moments.py",
+        "mcjax/training/batches.py",
         "p.samples * q.samples / samples * jnp.square(delta)",
         "q.samples * jnp.square(delta)",
+        ("training/test_moments.py",),
     ),
     Mutant(
         "mcjax/training/batch_statistics.py",
         "statistics.get(_variance_of(name), jnp.zeros_like(value))",
         "jnp.zeros_like(value)",
     ),
+    Mutant("mcjax/training/batch_statistics.py", "with without_dropout():", "if True:"),
     Mutant(
         "mcjax/training/config.py",
-        "optax.chain(optax.clip_by_global_norm(config.clip), chosen)",
-        "optax.chain(chosen, optax.clip_by_global_norm(config.clip))",
+        "optax.chain(optax.clip_by_global_norm(self.clip), sgd)",
+        "optax.chain(sgd, optax.clip_by_global_norm(self.clip))",
     ),
     # The permutations of an epoch written down a step late, and a step early.
     Mutant(
         "mcjax/matching/straight_through.py",
-        "number = (state.step - 1) // self.steps",
-        "number = (state.step - 2) // self.steps",
+        "number = (state.step - 1) // length.steps_per_epoch",
+        "number = (state.step - 2) // length.steps_per_epoch",
     ),
     Mutant(
         "mcjax/matching/straight_through.py",
-        "number = (state.step - 1) // self.steps",
-        "number = state.step // self.steps",
+        "number = (state.step - 1) // length.steps_per_epoch",
+        "number = state.step // length.steps_per_epoch",
     ),
     Mutant("mcjax/matching/activations.py", "nearest_permutation(value + tie[None])", "nearest_permutation(value)"),
     Mutant(
@@ -159,29 +188,37 @@ MUTANTS = (
     # The curve's proximal term, gone from what its half-step descends.
     Mutant(
         "mcjax/curves/fit.py",
-        "value = value + trees.dot(change, change) / (2 * self.nu_phi)",
-        "pass",
+        "return trees.dot(change, change) / (2 * self.nu_phi)",
+        "return 0 * trees.dot(change, change)",
         ("curves/test_fit.py", *HALF_STEPS),
     ),
-    Mutant("mcjax/curves/pam.py", "config.annealing**k * rate for group", "rate for group", HALF_STEPS),
+    Mutant("mcjax/curves/fit.py", "points=points_per_step", "points=1"),
+    Mutant(
+        "mcjax/curves/objective.py",
+        "training_objective(task.loss, theta, fixed, batch_size, weight_decay)",
+        "training_objective(task.loss, theta, fixed, batch_size, 0.0)",
+    ),
+    Mutant("mcjax/curves/pam.py", "config.permutation.annealing**k * rate for group", "rate for group", HALF_STEPS),
     # Momentum kept by a half-step that is refused.
-    Mutant("mcjax/curves/fit.py", "jax.tree.map(without_momentum, new.optimizer)", "new.optimizer", HALF_STEPS),
+    Mutant(
+        "mcjax/curves/pam_half_steps.py", "jax.tree.map(without_momentum, new.optimizer)", "new.optimizer", HALF_STEPS
+    ),
     # Lookahead without proximal terms.
     Mutant(
-        "mcjax/curves/pam.py",
+        "mcjax/curves/pam_half_steps.py",
         "from_old, from_new = (values + proximal).reshape(2, -1)",
         "from_old, from_new = values.reshape(2, -1)",
         HALF_STEPS,
     ),
     # The best candidate without its proximal term.
     Mutant(
-        "mcjax/curves/pam.py",
+        "mcjax/curves/pam_half_steps.py",
         "np.argmin(np.nan_to_num(values + proximal, nan=np.inf), 1)",
         "np.argmin(np.nan_to_num(values, nan=np.inf), 1)",
         HALF_STEPS,
     ),
     # The rate of permutations without its floor of 100 steps.
-    Mutant("mcjax/curves/pam_step.py", "max(full_steps, 100)", "full_steps", HALF_STEPS),
+    Mutant("mcjax/curves/pam_step.py", "max(steps / 2, 100)", "steps / 2", HALF_STEPS),
     # Batch statistics that stay where they are.
     Mutant(
         "mcjax/permutation_points/equal_loss.py",
@@ -241,7 +278,7 @@ MUTANTS = (
     Mutant("mcjax/hessian/products.py", "(summed / split.size + decay * v)", "(summed / split.size)"),
     Mutant("mcjax/hessian/estimators.py", "values.std(ddof=1) / draws**0.5", "values.std() / draws**0.5"),
     Mutant("mcjax/landscape/noise_stability.py", "each[-(-len(each) // 2) - 1]", "each[len(each) // 2]"),
-    Mutant("mcjax/landscape/plane.py", ".T.reshape(-1, len(y), len(x))", ".T.reshape(-1, len(x), len(y))"),
+    Mutant("mcjax/landscape/plane.py", "value.reshape(len(y), len(x))", "value.reshape(len(x), len(y))"),
     Mutant("mcjax/landscape/path_spectrum.py", "period[..., 0] = (values[..., 0] + values[..., -1]) / 2", "pass"),
     Mutant(
         "mcjax/landscape/correlation_signature.py", "before[0], before[1], after[0])", "before[0], before[1], after[1])"
@@ -253,7 +290,11 @@ MUTANTS = (
         ("plotting/test_paths.py", "plotting/test_training.py"),
     ),
     Mutant("mcjax/plotting/training.py", "axes.plot(steps + 1, proposed[", "axes.plot(steps, proposed["),
-    Mutant("mcjax/commands/pam.py", '-(-fit["epochs"] // iterations)', 'max(1, fit["epochs"] // iterations)'),
+    Mutant(
+        "mcjax/commands/pam.py",
+        "-(-training.epochs // max(1, self.iterations))",
+        "max(1, training.epochs // self.iterations)",
+    ),
     Mutant("mcjax/commands/merge.py", "averages[list(averages)[-1]]", "averages[list(averages)[0]]"),
     Mutant(
         "mcjax/commands/evaluate.py",
@@ -271,8 +312,8 @@ MUTANTS = (
     ),
     Mutant(
         "experiments/string_sampling/measures.py",
-        "before = sum(reached[: number * task.pairs])",
-        "before = number * task.pairs",
+        "before = sum(reached[: number * problem.pairs])",
+        "before = number * problem.pairs",
         ("experiments/string_sampling/test_study.py",),
     ),
 )

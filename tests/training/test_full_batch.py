@@ -36,7 +36,11 @@ def line():
 
 @pytest.mark.parametrize(
     ("options", "count"),
-    [({"split": "test", "batch_size": 7}, 50), ({"examples": 9, "batch_size": 4}, 9)],
+    [
+        ({"split": "test", "batch_size": 7}, 50),
+        ({"examples": 9, "batch_size": 4}, 9),
+        ({"examples": 10, "batch_size": 4}, 10),
+    ],
 )
 def test_every_example_counts_once_whatever_the_batches(tiny_data, tiny_model, tiny_task, options, count):
     theta = alive(tiny_model)
