@@ -97,7 +97,9 @@ MUTANTS = (
         ("training/test_loop.py", "runs/test_recorder.py"),
     ),
     Mutant("mcjax/training/loop.py", '"bad_t": ts[first]', '"bad_t": ts[0]'),
-    Mutant("mcjax/training/fit.py", "self.embed(variables, state.fixed, t)", "self.embed(variables, state.fixed, 0.5)"),
+    Mutant(
+        "mcjax/training/fit.py", "self.embed(variables, state.fixed, t)", "self.embed(variables, state.fixed, None)"
+    ),
     Mutant("mcjax/training/fit.py", "jax.random.split(loss_key, self.points)", "jax.random.split(t_key, self.points)"),
     # Variables that are no network decayed in its place.
     Mutant("mcjax/training/fit.py", "trees.dot(params, params)", "trees.dot(trained, trained)"),
