@@ -150,7 +150,7 @@ def test_one_pair_and_the_proximal_terms_of_equation_6(make, count, tiny_ends, k
         ({}, 4, 0.35),
         ({"rounding": "assignment"}, 4, 0.35),
         ({"lookahead": False}, 4, 0.35),
-        # Entropic steps are so large that rounding decides where they end: from 0.09 to 0.41 of the start on nine pairs.
+        # Entropic steps are so large that rounding decides where they end: at 0.09 to 0.41 of the start on nine pairs.
         ({"projection": "sinkhorn"}, 26, 0.5),
     ],
 )
