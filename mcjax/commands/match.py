@@ -147,7 +147,7 @@ class Match:
         check_groups(model)
         # Only straight-through matching looks at labels; the others take images of any classes.
         labelled = "straight_through" in self.method
-        task = supervised(model, dataset, loss=None if labelled else _no_loss)
+        task = supervised(model, dataset, loss=None if labelled else _no_labels)
         available = examples(task.train)
         if self.match_images is not None and not 1 < self.match_images <= available:
             raise InputError(f"got match_images={self.match_images}, expected 2 to {available}.")
@@ -181,9 +181,9 @@ def _report(run: RunFolder) -> None:
     print(f"Written to {run.path}; use it with --permutation {run.path / 'permutation.npz'}")
 
 
-def _no_loss(outputs: Any, labels: Any) -> jax.Array:
-    """No loss, for a task whose labels are not used."""
-    return jnp.zeros(len(labels))
+def _no_labels(outputs: Any, labels: Any) -> jax.Array:
+    """A loss without labels, for a task whose loss is not used."""
+    return jnp.square(outputs)
 
 
 def check_groups(model: Model) -> None:

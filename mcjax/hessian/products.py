@@ -188,7 +188,7 @@ def _loss_of_outputs(loss: Loss) -> tuple[SupervisedLoss, FullBatch, float]:
         # What is measured is the loss of the outputs only if the metrics are those of `supervised` too.
         if isinstance(task.loss, SupervisedLoss) and getattr(task.metrics, "func", None) is SupervisedLoss.evaluate:
             return task.loss, split, function.weight_decay
-        got = f"a full_batch_loss of {task.name}, whose loss or metrics are not those of supervised(model, data),"
+        got = "a full_batch_loss of a task whose loss or metrics are not those of supervised(model, data),"
     else:
         got = f"a loss of type {type(function or loss).__name__}"
     raise InputError(

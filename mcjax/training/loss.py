@@ -66,6 +66,8 @@ def check_loss(loss: Loss, theta: trees.Tree, batch: Batch) -> Convolutions:
                 "batch, as in losses.mean()."
             )
         check_scalars("metrics of the loss", found.metrics)
+        if taken := {"t", "bad_step", "bad_t"} & found.metrics.keys():
+            raise InputError(f"got metrics named {', '.join(sorted(taken))}, which fits report: expected other names.")
         if jax.tree.leaves(found.batch_stats) and trees.shapes(found.batch_stats) != stats:
             raise InputError(
                 f"got batch statistics {trees.shapes(found.batch_stats)} from the loss, expected those of theta: "
