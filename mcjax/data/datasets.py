@@ -24,8 +24,7 @@ class Dataset:
     """Training, test and perhaps validation examples, as arrays.
 
     Inputs, called images, are uint8 pixels (n, h, w, c), float32 (n, ...), or tokens int32 (n, length). The labels
-    determine loss and accuracy. With classes, int32 (n, ...), they are the cross entropy and the share of correct
-    classes. With targets, float32 (n, ...), they are the mean squared error and one minus the mean absolute error.
+    are classes, int32 (n, ...), or targets, float32 (n, ...); `mcjax.supervised` makes a task of them and a model.
 
     Attributes:
         train_images: Training inputs.

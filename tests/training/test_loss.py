@@ -63,6 +63,7 @@ WRONG = {
     "rounded": (lambda t, b, k: jnp.round(squares(t, b, k)), ("zero everywhere", "rounding")),
     "no theta": (lambda t, b, k: jnp.square(b[1]).mean(), ("zero everywhere",)),
     "vectors": (lambda t, b, k: (squares(t, b, k), {"each": b[1]}), ("metrics of the loss", "each", "(2, 2)")),
+    "taken": (lambda t, b, k: (squares(t, b, k), {"t": jnp.float32(1)}), ("named t", "other names")),
     "an array": (lambda t, b, k: (squares(t, b, k), b[1]), ("for the metrics of the loss", "dict")),
     "four": (lambda t, b, k: (squares(t, b, k), {}, {}, {}), ("4 values", "(value, metrics, batch_stats)")),
     "none": (lambda t, b, k: (), ("0 values",)),
