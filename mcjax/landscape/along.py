@@ -121,7 +121,7 @@ def evaluate_path(
     path = path if isinstance(path, jax.tree_util.Partial) else jax.tree_util.Partial(path)
     theta = jax.eval_shape(path, jnp.float32(0))
     pairs = has_leading_axis(theta, task)
-    one = jax.eval_shape(lambda theta: trees.index(theta, 0), theta) if pairs else theta
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), theta) if pairs else theta
     task = check_task(task, one)
     config = evaluation_config(
         task,
