@@ -68,7 +68,7 @@ Names:
     curve_signature, spectrum                     landscape.correlation_signature, landscape.path_spectrum
     direction_of_improvement                      hessian.is_direction_of_improvement
     extreme_eigenpairs(of=), spectral_density     extreme_eigenpairs(curvature=), spectral_density(curvature=)
-    minimise (training.newton)                    trust_region_newton
+    minimise (training.newton)                    hessian.newton.trust_region_newton
     symmetry.declare                              symmetry.layer_specs
     Recorder(progress=callable)                   Recorder(progress=runs.Progress(...))
     python -m experiments.string_sampling --on    --split

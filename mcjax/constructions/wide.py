@@ -25,7 +25,7 @@ from mcjax.constructions.unit_edits import assign_places, unread_units
 from mcjax.curves.polyline import Polyline
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
-from mcjax.training.supervised import SupervisedLoss, label_losses
+from mcjax.training.supervised import SupervisedLoss
 from mcjax.training.task import Task, check_task
 
 
@@ -136,7 +136,7 @@ def _within(values: Any, least: float, most: float, kinds: str) -> bool:
 def sparse_problem(task: Task, kappa: float) -> SparseProblem:
     """The training examples of a regression with one output, normalized. Raises InputError for other tasks."""
     training = check_task(task).loss
-    if not (isinstance(training, SupervisedLoss) and getattr(training.losses, "func", None) is label_losses):
+    if not (isinstance(training, SupervisedLoss) and training.built_in):
         raise InputError(
             f"got the loss of {task.name}, expected the squared error of a regression: supervised(model, data)."
         )

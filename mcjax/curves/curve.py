@@ -46,6 +46,13 @@ class Curve:
     kind: str
     control_points: int
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.spec, PermutationSpec):
+            raise InputError(
+                f"got a {type(self.spec).__name__} for the spec of a curve, expected a PermutationSpec: model.spec, or "
+                "infer_spec(fn, theta, x)."
+            )
+
     def weights(self, t: Any) -> jax.Array:
         """The weights w_j(t), float32 (control_points,): Bernstein polynomials or the hat functions of a chain."""
         t = jnp.asarray(t, jnp.float32)
@@ -132,7 +139,7 @@ class Curve:
 
 @partial(jax.jit, static_argnums=1, inline=True)
 def _zero(theta: trees.Tree, leading: tuple[int, ...]) -> trees.Tree:
-    return jax.tree.map(lambda leaf: jnp.zeros((*leading, *jnp.shape(leaf)), jnp.float32), theta)
+    return jax.tree.map(lambda leaf: jnp.zeros((*leading, *jnp.shape(leaf)), jnp.result_type(leaf, jnp.float32)), theta)
 
 
 @partial(jax.jit, inline=True)

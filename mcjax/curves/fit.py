@@ -17,8 +17,8 @@ from mcjax.errors import InputError, check_whole
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.recorder import History, Recorder
 from mcjax.symmetry import Permutation, permute
-from mcjax.training.config import check_config, check_optimizer, make_optimizer
-from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of
+from mcjax.training.config import check_config, make_optimizer
+from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, Proximal, fit_of, uniform_t
 from mcjax.training.loop import check_typed_keys, epoch_plan, initial_states, run_epochs
 from mcjax.training.task import Task, check_task
 
@@ -59,22 +59,6 @@ class OnCurve:
         return trees.with_params(ends.theta_1, params)
 
 
-@dataclass(frozen=True)
-class CurveProximal:
-    """The proximal term ||theta_c - anchor||^2 / (2 nu_phi) of eq. 6."""
-
-    nu_phi: float
-
-    def __call__(self, theta_c: trees.Tree, ends: CurveEnds) -> jax.Array:
-        change = trees.subtract(theta_c, ends.anchor)
-        return trees.dot(change, change) / (2 * self.nu_phi)
-
-
-def uniform_t(key: jax.Array, points: int) -> jax.Array:
-    """t drawn uniformly from [0, 1], float32 (points,)."""
-    return jax.random.uniform(key, (points,))
-
-
 def curve_fit(
     task: Task,
     curve: Curve,
@@ -113,7 +97,6 @@ def curve_fit(
         state, metrics = jax.jit(fit.step)(state, batch, key)
         path = curve_path(bezier(spec), state)
     """
-    check_optimizer(optimizer)
     check_curve(curve)
     check_whole("points_per_step", points_per_step)
     descent = Descent(
@@ -121,7 +104,7 @@ def curve_fit(
         optimizer,
         sample_t=uniform_t,
         points=points_per_step,
-        penalty=None if nu_phi == math.inf else CurveProximal(nu_phi),
+        penalty=None if nu_phi == math.inf else Proximal(nu_phi),
         weight_decay=weight_decay,
         compute_dtype=compute_dtype,
     )
@@ -137,6 +120,8 @@ def _init(
 ) -> FitState:
     """The state of a curve fit, from the straight line or a theta_c. Batch statistics have no control points."""
     curve = cast(OnCurve, descent.embed).curve
+    if trees.shapes(theta_1) != trees.shapes(theta_2):
+        raise InputError("theta_1 and theta_2 differ in names or shapes of leaves: expected one architecture.")
     theta_2 = theta_2 if P is None else permute(curve.spec, P, theta_2)
     start = curve.zero(trees.params(theta_1)) if theta_c is None else trees.params(theta_c)
     return descent.start(start, CurveEnds(theta_1, theta_2, () if descent.penalty is None else start))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from mcjax import trees
@@ -211,7 +212,11 @@ def advance_curve(
     after = np.where(accepted, values, before)
     permutation = proposal._replace(objective=before, accepted=moves)
     curve = HalfStep(after, values, proximal, accepted, np.zeros_like(proposal.moved))
-    return PamState(_accepted(accepted, curves, state.curve), P, after), (permutation, curve), history
+    return (
+        PamState(_accepted(accepted, curves, state.curve, problem.start().optimizer), P, after),
+        (permutation, curve),
+        history,
+    )
 
 
 def _train_curves(
@@ -236,18 +241,17 @@ def _train_curves(
     return states, values, _distances(states.variables, start.variables) ** 2 / (2 * config.nu_phi), history
 
 
-def _accepted(accepted: np.ndarray, new: FitState, old: FitState) -> FitState:
-    """The new states where accepted; elsewhere the old control points, with zero momentum and the new step count."""
+def _accepted(accepted: np.ndarray, new: FitState, old: FitState, fresh: optax.OptState) -> FitState:
+    """The new states where accepted; elsewhere the old control points, a fresh optimiser and the new step count."""
 
     def where(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-    def without_momentum(leaf: jax.Array) -> jax.Array:
-        return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    def restarted(new: jax.Array, fresh: jax.Array) -> jax.Array:
+        return where(new, fresh) if jnp.issubdtype(new.dtype, jnp.floating) else new
 
     variables = jax.tree.map(where, new.variables, old.variables)
-    optimizer = jax.tree.map(where, new.optimizer, jax.tree.map(without_momentum, new.optimizer))
-    return FitState(variables, optimizer)
+    return FitState(variables, jax.tree.map(restarted, new.optimizer, fresh))
 
 
 @on_first_process

@@ -6,7 +6,7 @@ rounded back to permutations as in section 4.1.2.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ import optax
 from mcjax import trees
 from mcjax.curves.config import Projection, Rounding
 from mcjax.curves.curve import Curve
-from mcjax.curves.fit import uniform_t
+from mcjax.curves.fit import check_curve
 from mcjax.curves.objective import Objective
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models, over_points
 from mcjax.symmetry import (
@@ -31,7 +31,7 @@ from mcjax.symmetry import (
     to_matrix,
 )
 from mcjax.training.batches import split_batches
-from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of, parts_of
+from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, Proximal, fit_of, parts_of, uniform_t
 from mcjax.training.loss import Batch
 from mcjax.training.task import Task, check_task
 
@@ -84,17 +84,6 @@ class OnPermutedCurve:
         end = permute(self.curve.spec, P, ends.theta_2)
         params = self.curve(trees.params(ends.theta_1), trees.params(end), ends.theta_c, None, t)
         return trees.with_params(ends.theta_1, params)
-
-
-@dataclass(frozen=True)
-class PermutationProximal:
-    """The proximal term ||P - P_k||^2 / (2 nu_P) of eq. 6."""
-
-    nu_P: float
-
-    def __call__(self, P: Permutation, ends: PermutationEnds) -> jax.Array:
-        change = trees.subtract(P, ends.anchor)
-        return trees.dot(change, change) / (2 * self.nu_P)
 
 
 @dataclass(frozen=True)
@@ -156,11 +145,15 @@ def permutation_fit(
         state, metrics = jax.jit(fit.step)(state, batch, key)
         P = {group: nearest_permutation(matrix) for group, matrix in state.variables.items()}
     """
+    check_curve(curve)
+    check_whole("steps", steps)
+    if projection not in get_args(Projection):
+        raise unknown_name("projection", str(projection), get_args(Projection))
     descent = Descent(
         OnPermutedCurve(curve),
         linear_decay(steps),
         sample_t=uniform_t,
-        penalty=PermutationProximal(nu_P),
+        penalty=Proximal(nu_P),
         retract=OntoBirkhoff(projection),
         compute_dtype=compute_dtype,
     )
@@ -223,7 +216,7 @@ def _tangent_gradient_rms(
         def at(t: jax.Array) -> Permutation:
             def add_batch(total: Permutation, numbered: tuple[Batch, jax.Array]) -> tuple[Permutation, None]:
                 batch, number = numbered
-                gradient, _ = descent.gradient(loss, at_anchor, batch, t, jax.random.key(number))
+                _, gradient = descent.gradient(loss, at_anchor, batch, t, jax.random.key(number))
                 return trees.add(total, gradient), None
 
             start = trees.scale(0.0, state.fixed.anchor)

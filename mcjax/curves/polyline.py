@@ -23,7 +23,7 @@ class Polyline(NamedTuple):
     Example::
 
         line = Polyline(mcjax.trees.stack([theta_1, theta_c, theta_2]))
-        metrics = evaluate_path(model, line.path, data)
+        metrics = evaluate_path(task, line.path)
         heights = jax.jit(lambda line: line.heights(loss))(line)
     """
 

@@ -21,7 +21,7 @@ from mcjax.runtime.mapping import over_models
 from mcjax.symmetry import Permutation, PermutationSpec, nearest_permutation_on_device, permute, to_matrix
 from mcjax.training.batches import fixed_examples, training_objective
 from mcjax.training.config import check_config, check_settings
-from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of
+from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of, uniform_t
 from mcjax.training.loop import check_typed_keys, epoch_plan, initial_states, run_epochs
 from mcjax.training.loss import Batch
 from mcjax.training.task import Task, check_task
@@ -105,10 +105,6 @@ class OnRoundedLine:
         return between(self.spec, rounded.ends, P, t)
 
 
-def _uniform_t(key: jax.Array, points: int) -> jax.Array:
-    return jax.random.uniform(key, (points,))
-
-
 def _midpoint(key: jax.Array, points: int) -> jax.Array:
     return jnp.full(points, 0.5)
 
@@ -135,7 +131,8 @@ def straight_through_fit(
         compute_dtype: Dtype of the forward and backward pass.
 
     Returns:
-        The fit. `init(theta_1, theta_2, P)` makes its state from a hard P.
+        The fit. `init(theta_1, theta_2, P)` makes its state from a hard P; the `variables` of a state are real
+        matrices, whose nearest permutations are P.
 
     Example::
 
@@ -143,10 +140,12 @@ def straight_through_fit(
         state = fit.init(theta_1, theta_2, P)
         state, metrics = jax.jit(fit.step)(state, batch, key)
     """
+    check_whole("epochs", epochs)
+    check_whole("steps_per_epoch", steps_per_epoch)
     descent = Descent(
         OnRoundedLine(spec),
         _adam(travel, epochs * steps_per_epoch),
-        sample_t=_uniform_t if random_t else _midpoint,
+        sample_t=uniform_t if random_t else _midpoint,
         compute_dtype=compute_dtype,
     )
     inner = fit_of(descent, check_task(task).loss, Descent.start)

@@ -187,6 +187,11 @@ def leading_axis(networks: Networks, theta: trees.Tree, *others: trees.Tree) -> 
         SpecError: If they are not networks of this model or task.
     """
     given = has_leading_axis(theta, networks)
-    if any(has_leading_axis(each, networks) != given or trees.shapes(each) != trees.shapes(theta) for each in others):
-        raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
+    for each in others:
+        if networks.init is None and trees.shapes(each) != trees.shapes(theta):
+            raise SpecError(
+                "theta_1 and theta_2 have leaves of other names or shapes: expected two of one architecture."
+            )
+        if has_leading_axis(each, networks) != given or trees.shapes(each) != trees.shapes(theta):
+            raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
     return LeadingAxis(given)

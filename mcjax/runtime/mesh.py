@@ -34,7 +34,7 @@ def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Devi
 
     Example::
 
-        endpoints = train_endpoints(keys, model, data, mesh=make_mesh())  # whole networks on every device
+        endpoints = train_endpoints(keys, task, mesh=make_mesh())  # whole networks on every device
     """
     devices = list(jax.devices() if devices is None else devices)
     if data < 1 or (pair is not None and pair < 1):

@@ -1,7 +1,7 @@
 """The beads of strings: their starts, their penalties, and the training of many beads to their targets at once."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +15,12 @@ from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
 from mcjax.runtime.mapping import default_chunk
 from mcjax.strings.config import StringConfig, check_penalties
-from mcjax.training.config import check_optimizer, make_optimizer
+from mcjax.training.config import make_optimizer
 from mcjax.training.early_stopping import EarlyStopping
-from mcjax.training.endpoints import identity
-from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of
+from mcjax.training.endpoints import endpoint_fit
+from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of, parts_of
 from mcjax.training.loop import epoch_plan, initial_states, run_epochs
-from mcjax.training.task import Task, check_task
+from mcjax.training.task import Task
 
 
 class UntrainedBead(NamedTuple):
@@ -122,18 +122,18 @@ def bead_fit(
         state = fit.init(middle, theta_1, theta_2)
         state, metrics = jax.jit(fit.step)(state, batch, key)
     """
-    check_optimizer(optimizer)
     check_penalties(zeta, kappa)
-    descent = Descent(
-        identity,
+    plain = endpoint_fit(
+        task,
         optimizer,
-        penalty=BeadPenalty(zeta, kappa) if zeta > 0 or 0 < kappa < math.inf else None,
-        retract=step_in_plane if kappa == math.inf else None,
         weight_decay=weight_decay,
-        compute_dtype=compute_dtype,
         statistics_momentum=statistics_momentum,
+        compute_dtype=compute_dtype,
     )
-    return fit_of(descent, check_task(task).loss, _init)
+    descent, loss = parts_of(plain)
+    penalty = BeadPenalty(zeta, kappa) if zeta > 0 or 0 < kappa < math.inf else None
+    retract = step_in_plane if kappa == math.inf else None
+    return fit_of(replace(descent, penalty=penalty, retract=retract), loss, _init)
 
 
 def _init(

@@ -1,23 +1,17 @@
 """Records of string sampling: a checkpoint, metrics and a progress line after every depth or level."""
 
 import hashlib
-import re
-from typing import Any, get_args
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from mcjax import trees
 from mcjax.runs.recorder import Recorder
 from mcjax.runs.stage import Stage
 from mcjax.strings.config import StringConfig
 from mcjax.strings.string import GrowingString
-from mcjax.training.config import make_optimizer
-from mcjax.training.loop import epoch_plan
-from mcjax.training.measure import Metric
-from mcjax.training.task import SplitName, Task
+from mcjax.training.task import Task
 
 
 class StringRecording:
@@ -89,69 +83,21 @@ def fingerprint(kind: str, task: Task, config: StringConfig, strings: list[Growi
 
     Args:
         kind: The kind of sampling, with its settings that are not in the config.
-        task: The task, as in `describe_task`.
-        config: The settings, as in `describe_config`.
+        task: The task; its name and the shapes of its examples are hashed.
+        config: The settings. Optimisers and functions, which have no lasting name, are left out.
         strings: Straight strings; their keys, thresholds and ends are hashed.
 
     Returns:
         The sha256 in hexadecimal.
     """
-    params = trees.params(strings[0].knots[0])
-    inputs = (kind, describe_task(task), describe_config(config, task, params))
+    training, criterion = config.training, config.criterion
+    settings = {**vars(config), "training": (training.epochs, training.batch_size), "criterion": criterion.label}
+    shapes = [trees.shapes(split) for split in (task.train, task.test, task.validation) if split is not None]
     each = [
         (string.threshold, jax.random.key_data(string.key), string.knots[0], string.knots[-1]) for string in strings
     ]
+    inputs = f"{kind} {task.name} {shapes} {settings}"
     return hashlib.sha256(f"{inputs} {trees.fingerprint(each)}".encode()).hexdigest()
-
-
-def describe_task(task: Task) -> str:
-    """A task by its name, the shapes and dtypes of its examples, and its spec."""
-    splits = {
-        split: {name: (leaf.shape, str(leaf.dtype)) for name, leaf in trees.flatten(getattr(task, split)).items()}
-        for split in get_args(SplitName)
-    }
-    return repr((task.name, splits, task.spec))
-
-
-def describe_config(config: StringConfig, task: Task, params: trees.Tree) -> str:
-    """All settings, with functions described by what they are, not by their addresses.
-
-    Args:
-        config: The settings.
-        task: The task, for the number of steps of a schedule.
-        params: The parameters of a network.
-
-    Returns:
-        A text that is the same in every process.
-    """
-    training, criterion = config.training, config.criterion
-    steps = epoch_plan(task, training.batch_size, training.steps_per_epoch).steps
-    optimizer = describe_optimizer(make_optimizer(training.optimizer, training.epochs, steps), params)
-    parts = {
-        "training": {**vars(training), "optimizer": optimizer},
-        "criterion": {**vars(criterion), "metric": describe_metric(criterion.metric)},
-    }
-    return repr({**vars(config), **parts})
-
-
-def describe_optimizer(optimizer: optax.GradientTransformation, params: trees.Tree) -> str:
-    """An optimiser by the programs of its `init` and `update`, with their constants; its `repr` has addresses."""
-    init, state = jax.make_jaxpr(optimizer.init, return_shape=True)(params)
-    update = jax.make_jaxpr(optimizer.update)(params, state, params)
-    constants = [
-        jax.random.key_data(value) if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
-        for value in (*init.consts, *update.consts)
-    ]
-    return re.sub("0x[0-9a-f]+", "", f"{init} {update} {trees.fingerprint(constants)}")
-
-
-def describe_metric(metric: str | Metric) -> str:
-    """A metric by its name: that of a metric of the task, or the qualified one of a function or its type."""
-    if isinstance(metric, str):
-        return metric
-    metric = getattr(metric, "func", metric)  # what a partial calls
-    named = metric if hasattr(metric, "__qualname__") else type(metric)
-    return f"{named.__module__}.{named.__qualname__}"
 
 
 def summary(strings: list[GrowingString], tolerance: float) -> dict[str, float]:

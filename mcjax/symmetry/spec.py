@@ -141,7 +141,10 @@ class PermutationSpec:
         # Networks along a leading axis are reported once, not for every leaf.
         stacked = all(len(shapes[name]) == len(entries) + 1 for name, entries in self.axes.items() if name in shapes)
         if any(self.axes.values()) and not problems and stacked:
-            return ["every leaf has one axis more than the spec names: several networks? Use jax.vmap over them"], {}
+            return [
+                "every leaf has one axis more than the spec names: several networks? Use jax.vmap over them, or give "
+                "the task an init"
+            ], {}
         # group -> size -> the axes that have this size.
         found: dict[str, dict[int, list[str]]] = {}
         for name in self.axes.keys() & shapes.keys():

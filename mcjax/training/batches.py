@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.training.loss import Batch, Loss, outcome
+from mcjax.training.loss import Batch, Loss, at_least_float32, outcome
 from mcjax.training.task import Task, examples
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def mean_over(fn: Callable[[Batch, Any], T], split: Batch, batch_size: int) -> T
     count, size = jax.tree.leaves(batches)[0].shape[:2]
 
     def weighted(batch: Batch, number: Any, weight: int) -> T:
-        return jax.tree.map(lambda value: at_least_float32(jnp.asarray(value)) * weight, fn(batch, number))
+        return jax.tree.map(lambda value: at_least_float32(value) * weight, fn(batch, number))
 
     each = jax.lax.map(lambda each: weighted(each[0], each[1], size), (batches, jnp.arange(count)))
     total = jax.tree.map(lambda values: values.sum(0), each)
@@ -47,11 +47,6 @@ def split_batches(split: Batch, batch_size: int) -> tuple[Batch, Batch | None]:
     whole = n // size * size
     batches = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, size, *leaf.shape[1:]), split)
     return batches, None if whole == n else jax.tree.map(lambda leaf: leaf[whole:], split)
-
-
-def at_least_float32(value: jax.Array) -> jax.Array:
-    """The values in float32, or float64 if they are."""
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
 
 
 def equal_batches(split: Batch, batch_size: int) -> tuple[Batch, int]:

@@ -1,5 +1,6 @@
 """Settings of training: epochs, batches, optimiser. Frozen, static under jit."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -70,12 +71,13 @@ class TrainConfig:
         epochs: Number of epochs.
         batch_size: Examples per step.
         optimizer: Any optimiser of optax, such as `optax.adam(1e-3)`; or a function `(steps, steps_per_epoch)` that
-            makes one for the numbers of steps of the fit, such as `SGD()`.
+            makes one for the numbers of steps of the fit, such as `SGD()`. Fits with the same object, or equal `SGD`s,
+            share their programs.
         weight_decay: Factor of ||params||^2 / 2 in the training loss. It is part of the gradient, and so of the
             momentum, as in the papers' code.
         steps_per_epoch: Steps per epoch. None: the number of whole batches in the training examples.
-        compute_dtype: Dtype of the forward and backward pass. Parameters, statistics, optimiser and losses are
-            float32 in any case.
+        compute_dtype: Dtype of the forward and backward pass. Parameters, statistics and optimiser keep their dtype,
+            and losses are at least float32.
         statistics_momentum: Weight of the old value in the running batch statistics at each step, in [0, 1).
     """
 
@@ -127,12 +129,25 @@ def check_settings(config: Any) -> None:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Raise InputError unless this is an optimiser of optax, or a function that makes one."""
-    if isinstance(optimizer, optax.GradientTransformation) or (callable(optimizer) and not isinstance(optimizer, type)):
+    """Raise InputError unless this is an optimiser of optax, or a function of two numbers of steps that makes one."""
+    if isinstance(optimizer, optax.GradientTransformation) or _needs_two(optimizer):
         return
-    named = isinstance(optimizer, str) and hasattr(optax, optimizer)
-    call = f"optax.{optimizer}(1e-3)" if named else "optax.adam(1e-3)"
-    raise InputError(f"got optimizer={optimizer!r}, expected an optimiser of optax: {call}.")
+    name = optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", "")
+    remedy = f"optax.{name}(1e-3)" if hasattr(optax, name or "-") else "optax.adam(1e-3)"
+    if hasattr(optimizer, "gradient_transformation"):
+        remedy = "its .gradient_transformation()"
+    raise InputError(
+        f"got optimizer={optimizer!r}, expected an optimiser of optax, {remedy}, or a function (steps, "
+        "steps_per_epoch) that makes one."
+    )
+
+
+def _needs_two(function: Any) -> bool:
+    """Whether a function needs two arguments, unlike those of optax, which need a learning rate."""
+    if not callable(function) or isinstance(function, type):
+        return False
+    parameters = inspect.signature(function).parameters.values()
+    return sum(each.default is each.empty and each.kind <= each.POSITIONAL_OR_KEYWORD for each in parameters) == 2
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.runs.recorder import History, Recorder
 from mcjax.runtime.compiling import jit
-from mcjax.training.config import TrainConfig, check_config, check_optimizer, make_optimizer
+from mcjax.training.config import TrainConfig, check_config, make_optimizer
 from mcjax.training.early_stopping import EarlyStopping
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of
 from mcjax.training.loop import EpochPlan, check_typed_keys, epoch_plan, run_epochs
@@ -70,7 +70,6 @@ def endpoint_fit(
         state = fit.init(model.init(key))
         state, metrics = jax.jit(fit.step)(state, batch, key)
     """
-    check_optimizer(optimizer)
     descent = Descent(
         identity,
         optimizer,
@@ -130,7 +129,7 @@ def train_endpoints(
     """
     config = config or TrainConfig()
     init = check_trainable(task, config)
-    keys = check_typed_keys(keys).reshape(-1)
+    keys, task = check_typed_keys(keys).reshape(-1), jax.device_put(task)
     plan = epoch_plan(task, config.batch_size, config.steps_per_epoch)
     fit = configured_fit(task, config, plan)
     init_keys, epoch_keys = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
@@ -170,4 +169,4 @@ def _early_stopping(task: Task, criterion: Criterion, target: Any, count: int) -
             f"got target={np.array2string(values, threshold=8)}, expected a positive number, or one for each of "
             f"the {count} keys."
         )
-    return EarlyStopping(criterion, jax.device_put(task), np.broadcast_to(values, (count,)))
+    return EarlyStopping(criterion, task, np.broadcast_to(values, (count,)))

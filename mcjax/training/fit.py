@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mcjax import trees
+from mcjax.errors import InputError, unknown_name
 from mcjax.training.loss import Batch, Loss, Outcome, outcome
 
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -50,7 +53,7 @@ class Descent:
 
     Attributes:
         embed: `embed(variables, fixed, t) -> theta`, the network whose loss is descended.
-        optimizer: Any optimiser of optax.
+        optimizer: Any optimiser of optax; those that take the loss's value, or search along a line, are given them.
         sample_t: `sample_t(key, points) -> ts`, points of the path, (points,). None: there is no path, t is None.
         points: Number of t per step; the gradient is the mean over them.
         penalty: `penalty(variables, fixed) -> scalar`, a term of the objective. None: none.
@@ -58,8 +61,8 @@ class Descent:
             constraint. None: addition.
         weight_decay: Factor of ||params(theta)||^2 / 2 in the objective. The term contains all parameters, including
             biases and norms, as in the papers.
-        compute_dtype: Dtype of theta in the forward and backward pass. The loss, the gradient and the optimiser are
-            float32 in any case.
+        compute_dtype: Dtype of theta in the forward and backward pass. Variables, gradient and optimiser keep their
+            dtype, and the loss is at least float32.
         statistics_momentum: Weight of the old value in the running batch statistics at each step, for variables that
             are a network. None: the variables are no network, and batch statistics are not kept.
     """
@@ -74,53 +77,81 @@ class Descent:
     compute_dtype: ComputeDtype = "float32"
     statistics_momentum: float | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.optimizer, optax.GradientTransformation):
+            made = callable(self.optimizer) and not isinstance(self.optimizer, type)
+            remedy = "what it returns for the numbers of steps" if made else "optax.adam(1e-3)"
+            raise InputError(f"got optimizer={self.optimizer!r}, expected an optimiser of optax: {remedy}.")
+        if self.compute_dtype not in get_args(ComputeDtype):
+            raise unknown_name("compute_dtype", str(self.compute_dtype), get_args(ComputeDtype))
+        if not self.weight_decay >= 0 or not 0 <= (self.statistics_momentum or 0) < 1:
+            raise InputError(
+                f"got weight_decay={self.weight_decay} and statistics_momentum={self.statistics_momentum}, expected "
+                "at least 0, and in [0, 1)."
+            )
+
     def trained(self, variables: Any) -> Any:
         """The part of the variables that the optimiser changes: the parameters of a network, or all of them."""
         return variables if self.statistics_momentum is None else trees.params(variables)
 
     def start(self, variables: Any, fixed: Any = ()) -> FitState:
-        """The state of a fit that starts from these variables."""
+        """The state of a fit that starts from these variables. Raises InputError unless they are floating-point."""
+        leaves = trees.flatten(self.trained(variables))
+        if wrong := [name for name, leaf in leaves.items() if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]:
+            raise InputError(f"got {', '.join(wrong)} that are no floating-point arrays, expected them kept apart.")
         return FitState(variables, self.optimizer.init(self.trained(variables)), fixed)
 
-    def gradient(self, loss: Loss, state: FitState, batch: Batch, t: Any, key: jax.Array) -> tuple[Any, Outcome]:
-        """The gradient of the objective at t, and the outcome of the loss there."""
+    def objective(
+        self, trained: Any, loss: Loss, state: FitState, batch: Batch, t: Any, key: jax.Array
+    ) -> tuple[jax.Array, Outcome]:
+        """The objective at t as a function of what is trained, and the outcome of the loss there."""
+        network = self.statistics_momentum is not None
+        variables = trees.with_params(state.variables, trained) if network else trained
+        theta = self.embed(variables, state.fixed, t)
+        params, computed = trees.params(theta), theta
+        if self.compute_dtype != "float32":
+            computed = trees.with_params(theta, trees.cast(params, self.compute_dtype))
+        found = outcome(loss, computed, batch, key)
+        value = found.value
+        if self.weight_decay:
+            value = value + self.weight_decay / 2 * trees.dot(params, params)
+        if self.penalty is not None:
+            value = value + self.penalty(trained, state.fixed)
+        return value, found
 
-        def objective(trained: Any) -> tuple[jax.Array, Outcome]:
-            network = self.statistics_momentum is not None
-            variables = trees.with_params(state.variables, trained) if network else trained
-            theta = self.embed(variables, state.fixed, t)
-            params, computed = trees.params(theta), theta
-            if self.compute_dtype != "float32":
-                computed = trees.with_params(theta, trees.cast(params, self.compute_dtype))
-            found = outcome(loss, computed, batch, key)
-            value = found.value
-            if self.weight_decay:
-                value = value + self.weight_decay / 2 * trees.dot(params, params)
-            if self.penalty is not None:
-                value = value + self.penalty(trained, state.fixed)
-            return value, found
-
-        return jax.grad(objective, has_aux=True)(self.trained(state.variables))
+    def gradient(
+        self, loss: Loss, state: FitState, batch: Batch, t: Any, key: jax.Array
+    ) -> tuple[tuple[jax.Array, Outcome], Any]:
+        """The objective at t and the outcome of the loss there, and the gradient."""
+        differentiated = jax.value_and_grad(self.objective, has_aux=True)
+        return differentiated(self.trained(state.variables), loss, state, batch, t, key)
 
     def step(self, loss: Loss, state: FitState, batch: Batch, key: jax.Array) -> tuple[FitState, dict[str, jax.Array]]:
         """One optimiser step; the metrics are means over the points t."""
         # The point of the path, and the loss and its gradient there.
-        if self.sample_t is None:
-            gradient, found = self.gradient(loss, state, batch, None, key)
-            metrics = found.metrics
-        else:
+        at: tuple[Any, jax.Array] = (None, key)
+        more = {}
+        if self.sample_t is not None:
             t_key, loss_key = jax.random.split(key)
             ts = self.sample_t(t_key, self.points)
+            at = (ts[0], loss_key) if self.points == 1 else (ts, jax.random.split(loss_key, self.points))
+            more = {"t": ts.mean()}
+
+        def mean_over_points(fn: Callable[..., Any]) -> Any:
             if self.points == 1:
-                gradient, found = self.gradient(loss, state, batch, ts[0], loss_key)
-            else:
-                at = (ts, jax.random.split(loss_key, self.points))
-                each = jax.lax.map(lambda at: self.gradient(loss, state, batch, *at), at)
-                gradient, found = jax.tree.map(lambda values: values.mean(0), each)
-            metrics = {**found.metrics, "t": ts.mean()}
+                return fn(*at)
+            return jax.tree.map(lambda values: values.mean(0), jax.lax.map(lambda each: fn(*each), at))
+
+        (value, found), gradient = mean_over_points(partial(self.gradient, loss, state, batch))
         # The optimiser's step, along a constraint if there is one.
         trained = self.trained(state.variables)
-        updates, optimizer_state = self.optimizer.update(gradient, state.optimizer, trained)
+
+        def value_fn(trained: Any) -> jax.Array:
+            return mean_over_points(partial(self.objective, trained, loss, state, batch))[0]
+
+        updates, optimizer_state = optax.with_extra_args_support(self.optimizer).update(
+            gradient, state.optimizer, trained, value=value, grad=gradient, value_fn=value_fn
+        )
         if self.retract is None:
             trained = optax.apply_updates(trained, updates)
         else:
@@ -130,13 +161,33 @@ class Descent:
             variables = trees.with_params(state.variables, trained)
             stats = _running(self.statistics_momentum, state.variables, found.batch_stats)
             variables = trees.with_batch_stats(variables, stats)
-        return FitState(variables, optimizer_state, state.fixed), metrics
+        return FitState(variables, optimizer_state, state.fixed), {**found.metrics, **more}
 
 
 def _running(share: float, theta: trees.Tree, stats: trees.Tree) -> trees.Tree:
     """The running batch statistics: an exponential moving average over batches, `share` of it the old value."""
-    old = trees.batch_stats(theta) if jax.tree.leaves(stats) else {}
-    return jax.tree.map(lambda old, new: share * old + (1 - share) * new.astype(old.dtype), old, stats)
+    if not jax.tree.leaves(stats):
+        return {}
+    leaves, structure = jax.tree.flatten(trees.batch_stats(theta))
+    new = jax.tree.leaves(stats)
+    averaged = [share * old + (1 - share) * new.astype(old.dtype) for old, new in zip(leaves, new, strict=True)]
+    return jax.tree.unflatten(structure, averaged)
+
+
+def uniform_t(key: jax.Array, points: int) -> jax.Array:
+    """t drawn uniformly from [0, 1], float32 (points,)."""
+    return jax.random.uniform(key, (points,))
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """The proximal term ||variables - anchor||^2 / (2 nu), with the anchor in what the fit does not change."""
+
+    nu: float
+
+    def __call__(self, variables: Any, fixed: Any) -> jax.Array:
+        change = trees.subtract(variables, fixed.anchor)
+        return trees.dot(change, change) / (2 * self.nu)
 
 
 def fit_of(descent: Descent, loss: Loss, init: Callable[..., FitState]) -> Fit:
@@ -159,4 +210,4 @@ def parts_of(fit: Fit) -> tuple[Descent, Loss]:
     return descent, loss
 
 
-__all__ = ["ComputeDtype", "Descent", "Fit", "FitState", "fit_of", "parts_of"]
+__all__ = ["ComputeDtype", "Descent", "Fit", "FitState", "Proximal", "fit_of", "parts_of", "uniform_t"]

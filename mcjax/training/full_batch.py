@@ -14,8 +14,7 @@ from jax.sharding import PartitionSpec as Spec
 from mcjax import trees
 from mcjax.errors import InputError, check_whole
 from mcjax.runtime.mesh import AXES, check_mesh
-from mcjax.training.batches import at_least_float32
-from mcjax.training.loss import Batch
+from mcjax.training.loss import Batch, at_least_float32
 from mcjax.training.task import SplitName, Task, check_task, examples
 
 
@@ -45,7 +44,7 @@ class FullBatchLoss:
         # Each batch is recomputed in the backward pass, so that derivatives need the memory of one batch.
         @partial(jax.checkpoint, prevent_cse=False)
         def summed(theta: trees.Tree, batch: Batch) -> jax.Array:
-            return at_least_float32(jnp.asarray(task.measure(theta, batch)["loss"])) * examples(batch)
+            return at_least_float32(task.measure(theta, batch)["loss"]) * examples(batch)
 
         total = jax.lax.map(lambda batch: summed(theta, batch), split.batches).sum()
         if split.rest is not None:
@@ -113,7 +112,7 @@ def full_batch_loss(
     sharding = None if mesh is None or size % devices else NamedSharding(mesh, Spec(None, AXES))
 
     def whole(leaf: Any) -> jax.Array:
-        leaf = np.asarray(leaf)
+        leaf = leaf if isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)
         return jax.device_put(leaf[: count * size].reshape(count, size, *leaf.shape[1:]), sharding)
 
     rest = None if count * size == n else jax.tree.map(lambda leaf: jnp.asarray(leaf[count * size : n]), stored)

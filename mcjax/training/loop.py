@@ -252,6 +252,8 @@ def run_epochs(
     # Choose one compiled call per epoch or per step, and place the arrays.
     from_host = mesh is None and steps_from_host(task.convolutions)
     run_epoch: Callable[..., tuple[State, Metrics]] = _epoch_from_host if from_host else _compiled_epoch
+    # The name makes no other program, and the other splits need not lie on every device.
+    task = task.replace(test=None, validation=None, name="")
     task, fit, keys = placement.put_everywhere(task), placement.put_everywhere(fit), placement.put_keys(keys)
     # Train, record and check for early stopping, epoch by epoch.
     try:

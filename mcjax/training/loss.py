@@ -36,11 +36,20 @@ class Outcome(NamedTuple):
 def outcome(loss: Loss, theta: trees.Tree, batch: Batch, key: jax.Array) -> Outcome:
     """The outcome of a loss that returns a value, `(value, metrics)` or `(value, metrics, batch_stats)`."""
     found = loss(theta, batch, key)
-    parts = found if isinstance(found, tuple) else (found,)
+    parts = found if isinstance(found, tuple | list) else (found,)
     if not 1 <= len(parts) <= 3:
         raise InputError(f"got {len(parts)} values from the loss, expected (value, metrics, batch_stats) at most.")
     value, metrics, stats = (*parts, {}, {})[:3]
-    return Outcome(value, {"loss": value, **named_metrics("metrics of the loss", metrics)}, stats)
+    named = {**named_metrics("metrics of the loss", metrics), "loss": value}
+    # A loss in bfloat16 is averaged and reported in float32.
+    value, named = jax.tree.map(at_least_float32, (value, named))
+    return Outcome(value, named, stats if jax.tree.leaves(stats) else {})
+
+
+def at_least_float32(value: Any) -> jax.Array:
+    """The values in float32, or float64 if they are; integers become float32."""
+    value = jnp.asarray(value)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
 
 
 def named_metrics(what: str, metrics: Any) -> Mapping[str, jax.Array]:
@@ -59,11 +68,10 @@ def check_loss(loss: Loss, theta: trees.Tree, batch: Batch) -> Convolutions:
 
     def value(params: trees.Tree, batch: Batch, key: jax.Array) -> jax.Array:
         found = outcome(loss, trees.with_params(theta, params), batch, key)
-        dtype, shape = jnp.result_type(found.value), jnp.shape(found.value)
-        if shape or not jnp.issubdtype(dtype, jnp.floating):
+        if found.value.shape or not jnp.issubdtype(found.value.dtype, jnp.floating):
             raise InputError(
-                f"got a loss of {dtype} {shape}, expected a floating-point scalar: the mean over the examples of the "
-                "batch, as in losses.mean()."
+                f"got a loss of {found.value.dtype} {found.value.shape}, expected a floating-point scalar: the mean "
+                "over the examples of the batch, as in losses.mean()."
             )
         check_scalars("metrics of the loss", found.metrics)
         if taken := {"t", "bad_step", "bad_t"} & found.metrics.keys():
@@ -96,4 +104,14 @@ def check_scalars(what: str, found: Mapping[str, Any]) -> None:
         raise InputError(f"got {what} {shapes}, expected a dict of scalars: the means over the examples of the batch.")
 
 
-__all__ = ["Batch", "Loss", "Metric", "Outcome", "check_loss", "check_scalars", "named_metrics", "outcome"]
+__all__ = [
+    "Batch",
+    "Loss",
+    "Metric",
+    "Outcome",
+    "at_least_float32",
+    "check_loss",
+    "check_scalars",
+    "named_metrics",
+    "outcome",
+]

@@ -79,9 +79,9 @@ class Criterion:
     Batch statistics, if there are any, are re-estimated first.
 
     Attributes:
-        metric: A metric of the task, such as "loss" or "accuracy"; "error", one minus the accuracy unless the task has
-            a metric of this name; "perplexity", the exponential of the loss; or any `metric(theta, batch) -> scalar`,
-            a mean over the examples, which is lower for better networks.
+        metric: A metric of the task that is lower for better networks, such as "loss"; "error", one minus the accuracy
+            unless the task has a metric of this name; "perplexity", the exponential of the loss; or any such
+            `metric(theta, batch) -> scalar`, a mean over the examples.
         split: The split of the task: "train", "validation" or "test".
         examples: Number of examples of the split used, the first ones. None: all.
         batch_size: Examples per batch.
@@ -97,6 +97,8 @@ class Criterion:
     def __post_init__(self) -> None:
         if not (isinstance(self.metric, str) or callable(self.metric)):
             raise InputError(f"got metric={self.metric!r}, expected a name, or metric(theta, batch) -> scalar.")
+        if isinstance(self.metric, str) and self.metric.endswith("accuracy"):
+            raise InputError(f"got metric={self.metric!r}, which is higher for better networks, expected 'error'.")
         if self.split not in get_args(SplitName):
             raise unknown_name("split", str(self.split), get_args(SplitName))
         for name in ("examples", "batch_size", "calibration_examples"):

@@ -14,8 +14,7 @@ from mcjax.data import Augmentation, Dataset, augment, normalize
 from mcjax.data.datasets import check_dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model
-from mcjax.training.batches import at_least_float32
-from mcjax.training.loss import Batch
+from mcjax.training.loss import Batch, at_least_float32
 from mcjax.training.task import Task
 
 LabelLoss = Callable[[Any, Any], jax.Array]
@@ -67,22 +66,23 @@ def supervised(
     if jax.tree_util.all_leaves([losses]):
         losses = jax.tree_util.Partial(losses)
     training = SupervisedLoss(model, losses, jnp.asarray(data.mean), jnp.asarray(data.std))
-    if loss is not None:
-        _check_label_loss(training, data)
     splits: dict[str, Any] = {
         split: (getattr(data, f"{split}_images"), getattr(data, f"{split}_labels"))
         for split in ("train", "test", "validation")
         if getattr(data, f"{split}_labels") is not None
     }
-    return Task(
+    # A loss of one's own is checked on networks of the model, the others need no check.
+    networks: dict[str, Any] = {} if loss is None else {"model": model}
+    task = Task(
         training,
         **splits,
-        model=model,
+        **networks,
         metrics=jax.tree_util.Partial(SupervisedLoss.evaluate, training),
         inputs=jax.tree_util.Partial(SupervisedLoss.inputs, training),
         augment=None if augmentation == Augmentation.none() else AugmentImages(augmentation),
         name=f"{model.name} on {data.name}",
     )
+    return task.replace(model=model, init=model.init, spec=model.spec, convolutions=model.convolutions)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("losses", "mean", "std"), meta_fields=("model",))
@@ -103,8 +103,8 @@ class SupervisedLoss:
     std: jax.Array
 
     @property
-    def checked(self) -> bool:
-        """Whether the loss needs no further checks, as the default."""
+    def built_in(self) -> bool:
+        """Whether the losses are cross entropies or squared errors."""
         return getattr(self.losses, "func", None) is label_losses
 
     def __call__(
@@ -128,10 +128,17 @@ class SupervisedLoss:
 
     def measure(self, outputs: Any, labels: jax.Array) -> dict[str, jax.Array]:
         """The metrics of outputs against labels."""
-        metrics = {"loss": self.losses(outputs, labels).mean()}
+        losses = self.losses(outputs, labels)
+        shape = jax.tree.map(jnp.shape, losses)
+        if not isinstance(losses, jax.Array) or shape[:1] != labels.shape[:1]:
+            raise InputError(
+                f"got losses of shape {shape} for labels of shape {labels.shape}, expected one or more for each "
+                "example, (n, ...): without the mean over the examples, which the task takes."
+            )
+        metrics = {"loss": losses.mean()}
         if is_classes(outputs, labels):
             metrics["accuracy"] = (outputs.argmax(-1) == labels).mean(dtype=jnp.float32)
-        elif self.checked:
+        elif self.built_in:
             metrics["error"] = jnp.abs(at_least_float32(outputs) - labels).mean()
         return metrics
 
@@ -215,20 +222,6 @@ def _output_shapes(model: Model) -> Any:
     theta = jax.eval_shape(model.init, jax.random.key(0))
     inputs = jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)
     return jax.tree.map(lambda leaf: leaf.shape[1:], jax.eval_shape(model.apply, theta, inputs))
-
-
-def _check_label_loss(training: SupervisedLoss, data: Dataset) -> None:
-    model = training.model
-    theta = jax.eval_shape(model.init, jax.random.key(0))
-    outputs = jax.eval_shape(model.apply, theta, jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype))
-    labels = jax.ShapeDtypeStruct((2, *data.train_labels.shape[1:]), data.train_labels.dtype)
-    found = jax.eval_shape(lambda losses, *given: losses(*given), training.losses, outputs, labels)
-    if not isinstance(found, jax.ShapeDtypeStruct) or found.shape[:1] != (2,):
-        got = jax.tree.map(lambda leaf: leaf.shape, found)
-        raise InputError(
-            f"got losses of shape {got} for 2 examples, expected one or more for each, (2, ...): without the mean "
-            "over the examples, which the task takes."
-        )
 
 
 __all__ = ["LabelLoss", "SupervisedLoss", "is_classes", "label_losses", "supervised"]

@@ -1,6 +1,6 @@
 """Tasks: the loss, the metrics and the batches that networks are trained on and measured by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -29,13 +29,16 @@ class Task:
     Attributes:
         loss: `loss(theta, batch, key) -> value`, a differentiable scalar, the mean over the examples of the batch; or
             `(value, metrics)`, with further scalars by name; or `(value, metrics, batch_stats)`, with the statistics
-            of this batch in the place of `theta["batch_stats"]`. The key is for dropout and the like.
+            of this batch alone, like `theta["batch_stats"]`. Flax returns them mixed with the old ones;
+            `models.from_flax(module, x).apply_train(theta, x, key)` returns them alone. The key is for dropout and the
+            like.
         train: The training examples, any pytree of arrays with a common leading axis. A batch is a slice of it.
         test: The test examples, likewise. None: no test metrics.
         model: The model of the networks, for what needs its activations, inputs or outputs. None: no such methods.
         spec: The permutation symmetry of the networks. None: that of the model.
         metrics: `metrics(theta, batch) -> {name: scalar}`, for evaluation, each a mean over the examples. "loss" among
-            them takes the place of the training loss. None: the loss with a fixed key, and its metrics.
+            them takes the place of the training loss. None: the loss, in training mode if it is so, with a fixed key,
+            and its metrics.
         init: `init(key) -> theta`. None: that of the model. Without one, networks cannot be trained from scratch, and
             all functions take single networks, not several along a leading axis.
         inputs: `inputs(batch) -> x`, what the model takes. None: the batch, or its first entry if it is a tuple.
@@ -85,7 +88,8 @@ class Task:
                 raise InputError(f"got a {type(self.model).__name__} for model, expected a Model: models.from_flax.")
             self._set("init", self.init or self.model.init)
             self._set("spec", self.spec or self.model.spec)
-            self._set("convolutions", self.convolutions or self.model.convolutions)
+        known = getattr(self.model or getattr(self.loss, "model", None), "convolutions", None)
+        self._set("convolutions", self.convolutions or known)
         if self.init is not None:
             theta = jax.eval_shape(self.init, jax.random.key(0))
             self._set("convolutions", _kind_of(self, theta))
@@ -133,7 +137,10 @@ class Task:
         """
         if metric is None:
             return self
-        more = jax.tree_util.Partial(AndMetric(metric_name(metric)), self.metrics, _traceable("metric", metric, True))
+        name = metric_name(metric)
+        if callable(metric) and name in jax.eval_shape(self.measure, theta, _few(self.train)):
+            raise InputError(f"got a metric {name!r}, which there is already, expected one of another name.")
+        more = jax.tree_util.Partial(AndMetric(name), self.metrics, _traceable("metric", metric, True))
         task = self.replace(metrics=more)
         _kind_of(task, theta)
         return task
@@ -148,7 +155,7 @@ class Task:
             raise unknown_name("split", str(name), get_args(SplitName))
         found = getattr(self, name)
         if found is None:
-            remedy = "data.hold_out(n) makes one of training images" if name == "validation" else f"Task(..., {name}=)"
+            remedy = f"Task(..., {name}=)" + (", or data.hold_out(n) of a Dataset" if name == "validation" else "")
             raise InputError(f"{self.name} has no {name} split, expected examples: {remedy}.")
         return found
 
@@ -161,7 +168,11 @@ class Task:
         """What the model takes of a batch."""
         if self.inputs is not None:
             return self.inputs(batch)
-        return batch[0] if isinstance(batch, tuple) else batch
+        if isinstance(batch, Mapping):
+            raise InputError(
+                f"got batches that are dicts of {', '.join(batch)}, expected Task(..., inputs=batch -> x)."
+            )
+        return batch[0] if isinstance(batch, tuple | list) else batch
 
 
 @dataclass(frozen=True)
@@ -171,10 +182,7 @@ class AndMetric:
     name: str
 
     def __call__(self, metrics: Any, metric: Any, theta: trees.Tree, batch: Batch) -> dict[str, jax.Array]:
-        found = {} if metrics is None else dict(metrics(theta, batch))
-        if self.name in ("loss", *found):
-            raise InputError(f"got a metric {self.name!r}, which there is already, expected one of another name.")
-        return {**found, self.name: metric(theta, batch)}
+        return {**({} if metrics is None else metrics(theta, batch)), self.name: metric(theta, batch)}
 
 
 def metric_name(metric: Any) -> str:
@@ -231,6 +239,10 @@ def _traceable(name: str, function: Any, required: bool) -> Any:
 
 def _check_examples(split: str, given: Batch) -> None:
     leaves = trees.flatten(given)
+    wrong = {name: type(leaf).__name__ for name, leaf in leaves.items() if not hasattr(leaf, "shape")}
+    if wrong:
+        shown = ", ".join(f"{name or 'they'} of type {kind}" for name, kind in wrong.items())
+        raise InputError(f"got {split} examples that are no arrays: {shown}; expected a pytree of arrays (n, ...).")
     shapes = {name or "the array": jnp.shape(leaf) for name, leaf in leaves.items()}
     lengths = {shape[:1] for shape in shapes.values()}
     if len(lengths) != 1 or lengths & {(), (0,)}:
@@ -240,27 +252,43 @@ def _check_examples(split: str, given: Batch) -> None:
         )
 
 
+def _few(split: Batch) -> Batch:
+    """The shapes and dtypes of a batch of the first examples of a split, at most 128."""
+
+    def few(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = leaf.dtype
+        if not jnp.issubdtype(dtype, jax.dtypes.extended):
+            dtype = jax.dtypes.canonicalize_dtype(dtype)
+        return jax.ShapeDtypeStruct((min(128, len(leaf)), *leaf.shape[1:]), dtype)
+
+    return jax.tree.map(few, split)
+
+
 def _kind_of(task: Task, theta: trees.Tree) -> Convolutions:
     """Check the loss and the metrics on networks of these shapes; returns the kind of convolutions in the loss."""
-
-    def two_of(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((2, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
-
-    train, test = jax.tree.map(two_of, (task.train, task.test))
-    return next(iter(_check.eval_shape(task.replace(train=train, test=test, validation=None), theta)))
+    few = task.replace(train=_few(task.train), test=_few(task.test), validation=None)
+    # A task that is checked when it is made needs no cache, which would keep its functions alive.
+    check = _remembered_check if task.init is None else jax.jit(lambda *given: _check(*given))
+    return next(iter(check.eval_shape(few, theta)))
 
 
-@jax.jit
 def _check(task: Task, theta: trees.Tree) -> dict[Convolutions, jax.Array]:
-    """The check, only ever traced, so that jax remembers it; the kind of convolutions is the key of the result."""
-    kind = task.convolutions if getattr(task.loss, "checked", False) else check_loss(task.loss, theta, task.train)
+    """The check, only ever traced; the kind of convolutions is the key of the result."""
+    kind = check_loss(task.loss, theta, task.train)
     train = jax.eval_shape(task.measure, theta, task.train)
-    test = train if task.test is None else jax.eval_shape(task.measure, theta, task.test)
+    try:
+        test = train if task.test is None else jax.eval_shape(task.measure, theta, task.test)
+    except (TypeError, ValueError, KeyError) as error:
+        error.add_note(f"This is of the test examples: {trees.shapes(task.test)}, train: {trees.shapes(task.train)}.")
+        raise
     for split, found in (("train", train), ("test", test)):
         check_scalars(f"metrics on {split} examples", found)
     if train.keys() != test.keys():
         raise InputError(f"got metrics {sorted(train)} on train, {sorted(test)} on test: expected the same.")
     return {task.convolutions or kind: jnp.zeros(())}
+
+
+_remembered_check = jax.jit(_check)
 
 
 __all__ = ["SplitName", "Task", "check_task", "examples", "metric_name"]
