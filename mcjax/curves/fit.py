@@ -201,11 +201,11 @@ def configured_curve_fit(
     )
 
 
-def check_curve(curve: Any) -> None:
-    """Raise InputError unless this is a curve with control points."""
+def check_curve(curve: Any, least: int = 1) -> None:
+    """Raise InputError unless this is a curve with at least so many control points."""
     if not isinstance(curve, Curve):
         raise InputError(f"got a {type(curve).__name__} for curve, expected a Curve: mcjax.bezier(spec).")
-    if curve.control_points == 0:
+    if curve.control_points < least:
         raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
 
 

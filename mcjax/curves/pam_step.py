@@ -145,7 +145,7 @@ def permutation_fit(
         state, metrics = jax.jit(fit.step)(state, batch, key)
         P = {group: nearest_permutation(matrix) for group, matrix in state.variables.items()}
     """
-    check_curve(curve)
+    check_curve(curve, least=0)
     check_whole("steps", steps)
     if projection not in get_args(Projection):
         raise unknown_name("projection", str(projection), get_args(Projection))

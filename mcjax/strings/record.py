@@ -85,7 +85,7 @@ def fingerprint(kind: str, task: Task, config: StringConfig, strings: list[Growi
         kind: The kind of sampling, with its settings that are not in the config.
         task: The task; its name and the shapes of its examples are hashed.
         config: The settings. Optimisers and functions, which have no lasting name, are left out.
-        strings: Straight strings; their keys, thresholds and ends are hashed.
+        strings: Straight strings; their keys, thresholds, ends and the criterion there are hashed.
 
     Returns:
         The sha256 in hexadecimal.
@@ -96,7 +96,9 @@ def fingerprint(kind: str, task: Task, config: StringConfig, strings: list[Growi
     each = [
         (string.threshold, jax.random.key_data(string.key), string.knots[0], string.knots[-1]) for string in strings
     ]
-    inputs = f"{kind} {task.name} {shapes} {settings}"
+    # Three digits of the criterion at the ends tell losses and examples apart that differ in nothing else.
+    values = [f"{value:.3g}" for string in strings for value in string.values]
+    inputs = f"{kind} {task.name} {shapes} {settings} {values}"
     return hashlib.sha256(f"{inputs} {trees.fingerprint(each)}".encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import optax
 
 from mcjax.errors import InputError, check_whole, unknown_name
-from mcjax.training.fit import ComputeDtype
+from mcjax.training.fit import ComputeDtype, not_an_optimizer
 
 Schedule = Literal["halving", "one_cycle", "constant"]
 
@@ -132,14 +132,7 @@ def check_optimizer(optimizer: Any) -> None:
     """Raise InputError unless this is an optimiser of optax, or a function of two numbers of steps that makes one."""
     if isinstance(optimizer, optax.GradientTransformation) or _needs_two(optimizer):
         return
-    name = optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", "")
-    remedy = f"optax.{name}(1e-3)" if hasattr(optax, name or "-") else "optax.adam(1e-3)"
-    if hasattr(optimizer, "gradient_transformation"):
-        remedy = "its .gradient_transformation()"
-    raise InputError(
-        f"got optimizer={optimizer!r}, expected an optimiser of optax, {remedy}, or a function (steps, "
-        "steps_per_epoch) that makes one."
-    )
+    raise not_an_optimizer(optimizer, ", or a function (steps, steps_per_epoch) that makes one")
 
 
 def _needs_two(function: Any) -> bool:

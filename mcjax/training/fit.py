@@ -79,9 +79,7 @@ class Descent:
 
     def __post_init__(self) -> None:
         if not isinstance(self.optimizer, optax.GradientTransformation):
-            made = callable(self.optimizer) and not isinstance(self.optimizer, type)
-            remedy = "what it returns for the numbers of steps" if made else "optax.adam(1e-3)"
-            raise InputError(f"got optimizer={self.optimizer!r}, expected an optimiser of optax: {remedy}.")
+            raise not_an_optimizer(self.optimizer, "")
         if self.compute_dtype not in get_args(ComputeDtype):
             raise unknown_name("compute_dtype", str(self.compute_dtype), get_args(ComputeDtype))
         if not self.weight_decay >= 0 or not 0 <= (self.statistics_momentum or 0) < 1:
@@ -174,6 +172,15 @@ def _running(share: float, theta: trees.Tree, stats: trees.Tree) -> trees.Tree:
     return jax.tree.unflatten(structure, averaged)
 
 
+def not_an_optimizer(got: Any, otherwise: str) -> InputError:
+    """The error for what is no optimiser of optax, with the call that makes one, and what else could be given."""
+    name = got if isinstance(got, str) else getattr(got, "__name__", "")
+    remedy = f"optax.{name}(1e-3)" if hasattr(optax, name or "-") else "optax.adam(1e-3)"
+    if hasattr(got, "gradient_transformation"):
+        remedy = "its .gradient_transformation()"
+    return InputError(f"got optimizer={got!r}, expected an optimiser of optax: {remedy}{otherwise}.")
+
+
 def uniform_t(key: jax.Array, points: int) -> jax.Array:
     """t drawn uniformly from [0, 1], float32 (points,)."""
     return jax.random.uniform(key, (points,))
@@ -210,4 +217,14 @@ def parts_of(fit: Fit) -> tuple[Descent, Loss]:
     return descent, loss
 
 
-__all__ = ["ComputeDtype", "Descent", "Fit", "FitState", "Proximal", "fit_of", "parts_of", "uniform_t"]
+__all__ = [
+    "ComputeDtype",
+    "Descent",
+    "Fit",
+    "FitState",
+    "Proximal",
+    "fit_of",
+    "not_an_optimizer",
+    "parts_of",
+    "uniform_t",
+]

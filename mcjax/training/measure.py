@@ -153,7 +153,7 @@ def mean_metric(task: Task, theta: trees.Tree, split: Batch, metric: str | Metri
     if "accuracy" in found:
         derived["error"] = 1 - found["accuracy"]
     if metric not in derived:
-        raise unknown_name("metric", metric, (*found, *derived))
+        raise unknown_name("metric", metric, [*derived, *(each for each in found if not each.endswith("accuracy"))])
     return derived[metric]
 
 

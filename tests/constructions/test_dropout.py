@@ -157,7 +157,6 @@ def margin(theta, batch):
         ({"draws": 2.5}, "draws=2.5"),
         ({"chunk": -1}, "chunk=-1"),
         ({"criterion": Criterion("error")}, "error.*loss or perplexity.*convex"),
-        ({"criterion": Criterion("accuracy")}, "accuracy.*loss or perplexity"),
         ({"criterion": Criterion(margin)}, "margin.*loss or perplexity"),
         ({"criterion": Criterion(examples=121)}, "examples=121, .* 120"),
         ({"criterion": "loss"}, "criterion='loss'"),

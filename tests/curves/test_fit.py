@@ -367,7 +367,7 @@ def test_bad_input_is_named(ends, tiny_ends, key, tiny_task, tiny_model):
         with says(InputError, *named):
             curve_fit(*arguments, **options)
     # A loss without an init is checked on the endpoints.
-    with says(InputError, "float32 (2,)", "scalar"):
+    with says(InputError, "float32 (4,)", "scalar"):
         fit_curve(key, Task(lambda theta, batch, key: batch * theta["x"], np.ones(4, np.float32)),
                   bezier(PermutationSpec({"x": ()})), {"x": np.float32(0)}, {"x": np.float32(1)})  # fmt: skip
 

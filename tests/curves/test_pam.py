@@ -215,14 +215,14 @@ def test_half_steps_train_curves_as_one_fit_and_matrices_at_annealed_rates(
         for rate in states.fixed.rate.values():
             np.testing.assert_allclose(rate, np.full(2, 1e-9 * 0.25**k), rtol=1e-6)
         # The rate decays over the half-step, 4 epochs of 6 steps.
-        assert (descent.penalty.nu_P, epochs, descent.retract.projection) == (1000.0, 4, "alternating")
+        assert (descent.penalty.nu, epochs, descent.retract.projection) == (1000.0, 4, "alternating")
         assert descent.optimizer is linear_decay(24)
         assert descent.weight_decay == 0.0
     # The schedule runs over the iterations as it does over as many epochs at once.
     went = None
     for k, (descent, states, _, epochs, after) in enumerate(seen[1::2]):
         assert descent.optimizer is make_optimizer(CURVE.optimizer, 9, 6)
-        assert (descent.penalty.nu_phi, descent.weight_decay, epochs) == (200.0, 1e-3, 3)
+        assert (descent.penalty.nu, descent.weight_decay, epochs) == (200.0, 1e-3, 3)
         chex.assert_trees_all_equal(states.fixed.anchor, states.variables)
         assert np.asarray(jax.tree.leaves(states.optimizer)[-1]).tolist() == [18 * k] * 2  # 3 epochs of 6 steps each
         for i in np.flatnonzero(fit.accepted[:, 2 * k - 1]) if k else ():

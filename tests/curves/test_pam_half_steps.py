@@ -140,7 +140,7 @@ def test_the_candidate_is_the_best_by_value_and_proximal_term(networks, monkeypa
         assert (plan, epochs, recorder) == (EpochPlan(20, 3), 20, QUIET)
         assert task is given.task
         descent, _ = parts_of(fit)
-        assert descent.penalty.nu_P in (1e9, 20.0, 5.0, 1.0)
+        assert descent.penalty.nu in (1e9, 20.0, 5.0, 1.0)
         np.testing.assert_array_equal(start.fixed.anchor[GROUP], np.tile(np.eye(UNITS), (PAIRS, 1, 1)))
         np.testing.assert_array_equal(start.variables[GROUP], start.fixed.anchor[GROUP])
         chex.assert_trees_all_equal(start.fixed[:3], (*networks, now.curve.variables))
@@ -192,6 +192,8 @@ def test_accepted_half_steps_and_the_states_they_keep(lookahead, networks, monke
         starts = [old, np.where(admissible[:, None], new, old)][0 if branched else 1 :]
         run = training(networks, now.curve, starts, after)
         monkeypatch.setattr(pam_half_steps, "run_epochs", run)
+        fresh = FitState(None, jax.tree.map(np.zeros_like, now.curve.optimizer))
+        monkeypatch.setattr(PamProblem, "start", lambda problem, fresh=fresh: fresh)
         told = replace(given, values=values.reshape(-1, 1))
         then, (first, second), history = advance_curve(told, now, {GROUP: new}, proposal, jax.random.key(0), QUIET)
         for i in range(PAIRS):

@@ -21,7 +21,7 @@ def gradient_of(fit):
 
     @jax.jit
     def gradient(ends, P, batch, t, key):
-        slope, found = descent.gradient(loss, FitState(P, (), ends), batch, t, key)
+        (_, found), slope = descent.gradient(loss, FitState(P, (), ends), batch, t, key)
         return slope, found.value
 
     return gradient

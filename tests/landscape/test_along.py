@@ -144,7 +144,7 @@ def test_the_arrays_of_a_metric_are_traced_and_it_is_named_by_its_function(ends,
 @pytest.mark.parametrize(
     ("metric", "named"),
     [
-        (lambda theta, batch: batch[1] * 1.0, r"'<lambda>': \(2,\)"),
+        (lambda theta, batch: batch[1] * 1.0, r"'<lambda>': \(120,\)"),
         (lambda theta, batch: {"one": 1.0}, r"'<lambda>': \{'one': \(\)\}"),
         ("entropy", "'entropy' for metric"),
     ],

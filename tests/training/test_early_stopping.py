@@ -120,7 +120,7 @@ def test_bad_targets_are_refused(tiny_task, key):
         *(({"target": target}, (f"target={target:.0f}", "2 keys")) for target in (0.0, -1.0, np.nan)),
         ({"target": [0.1, 0.2, 0.3]}, ("[0.1 0.2 0.3]", "2 keys")),
         ({"criterion": "error"}, ("'error'", "Criterion")),
-        ({"criterion": Criterion("acuracy")}, ("'acuracy'", "accuracy")),
+        ({"criterion": Criterion("acuracy")}, ("'acuracy'", "error")),
         ({"criterion": Criterion("loss", "validation")}, ("validation", "hold_out")),
         ({"mesh": make_mesh(1)}, ("mesh", "target")),
     ):

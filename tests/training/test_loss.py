@@ -54,20 +54,20 @@ def accuracy(theta, batch, key):
 
 
 WRONG = {
-    "a vector": (lambda t, b, k: jnp.square(predicted(t, b) - b[1]).mean(-1), ("float32 (2,)", "losses.mean()")),
-    "an integer": (lambda t, b, k: jnp.int32(predicted(t, b).sum()), ("int32 ()", "scalar")),
-    "a number": (lambda t, b, k: 3, ("int32 ()", "scalar")),
+    "a vector": (lambda t, b, k: jnp.square(predicted(t, b) - b[1]).mean(-1), ("float32 (", "losses.mean()")),
+    "an integer": (lambda t, b, k: jnp.int32(predicted(t, b).sum()), ("zero everywhere",)),
+    "a number": (lambda t, b, k: 3, ("zero everywhere",)),
     "an accuracy": (accuracy, ("zero everywhere", "differentiable", "accuracy")),
     "a compiled accuracy": (jax.jit(accuracy), ("zero everywhere",)),
     "no gradient": (lambda t, b, k: jax.lax.stop_gradient(squares(t, b, k)), ("zero everywhere", "stop_gradient")),
     "rounded": (lambda t, b, k: jnp.round(squares(t, b, k)), ("zero everywhere", "rounding")),
     "no theta": (lambda t, b, k: jnp.square(b[1]).mean(), ("zero everywhere",)),
-    "vectors": (lambda t, b, k: (squares(t, b, k), {"each": b[1]}), ("metrics of the loss", "each", "(2, 2)")),
+    "vectors": (lambda t, b, k: (squares(t, b, k), {"each": b[1]}), ("metrics of the loss", "each", ", 2)")),
     "taken": (lambda t, b, k: (squares(t, b, k), {"t": jnp.float32(1)}), ("named t", "other names")),
     "an array": (lambda t, b, k: (squares(t, b, k), b[1]), ("for the metrics of the loss", "dict")),
     "four": (lambda t, b, k: (squares(t, b, k), {}, {}, {}), ("4 values", "(value, metrics, batch_stats)")),
     "none": (lambda t, b, k: (), ("0 values",)),
-    "statistics": (lambda t, b, k: (squares(t, b, k), {}, {"m": b[1]}), ("batch statistics", "(2, 2)", "theta")),
+    "statistics": (lambda t, b, k: (squares(t, b, k), {}, {"m": b[1]}), ("batch statistics", ", 2)", "theta")),
 }
 
 

@@ -25,7 +25,7 @@ def values(logits, labels):
 def test_every_measure_on_every_split(tiny_data, tiny_model):
     dataset, theta = tiny_data.hold_out(30), alive(tiny_model)
     task = supervised(tiny_model, dataset)
-    names = ("loss", "error", "perplexity", "accuracy")
+    names = ("loss", "error", "perplexity")
     cases = list(product(names, ("train", "validation", "test"), (None, 11)))
     criteria = [Criterion(*case, batch_size=7) for case in cases]
     measured = jax.jit(lambda theta, task: [each(task, theta) for each in criteria])(theta, task)
@@ -169,7 +169,7 @@ def test_evaluate_takes_any_task():
     assert test == {}
     np.testing.assert_allclose(train["loss"], np.abs(x @ theta).mean(), rtol=1e-6)
     np.testing.assert_allclose(train["sum"], -1.5, rtol=1e-6)
-    with says(InputError, "float32 (2,)", "scalar"):
+    with says(InputError, "float32 (11,)", "scalar"):
         evaluate(Task(lambda theta, batch, key: jnp.abs(batch @ theta), x), theta)
 
 
@@ -179,7 +179,8 @@ def test_evaluate_takes_any_task():
         ({"split": "validation"}, ("bars", "validation", "hold_out")),
         ({"split": "test", "examples": 51}, ("examples=51", "50", "bars")),
         ({"calibration_examples": 121}, ("calibration_examples=121", "120")),
-        ({"metric": "acuracy"}, ("'acuracy'", "Did you mean 'accuracy'")),
+        ({"metric": "eror"}, ("'eror'", "Did you mean 'error'")),
+        ({"metric": "accuracy"}, ("'accuracy'", "higher", "'error'")),
         ({"metric": lambda theta, batch: batch[0]}, ("metric of shape (120, 8, 8, 1)", "scalar")),
         ({"metric": 3}, ("metric=3", "metric(theta, batch)")),
         ({"split": "tset"}, ("'tset'", "Did you mean 'test'")),
