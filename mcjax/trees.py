@@ -140,6 +140,24 @@ def _entries(tree: Tree, i: Any) -> Tree:
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
+def without_keys(tree: Tree) -> Tree:
+    """The tree with the data of typed keys in their place, for numpy and for checkpoints."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
+
+
+def with_keys(tree: Tree, like: Tree) -> Tree:
+    """The inverse of `without_keys`, with typed keys where `like` has them."""
+
+    def typed(leaf: Any, like: Any) -> Any:
+        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
+
+    return jax.tree.map(typed, tree, like)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+
+
 def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """The shape of every leaf by name."""
     return {name: tuple(jnp.shape(leaf)) for name, leaf in flatten(tree).items()}

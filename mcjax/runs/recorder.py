@@ -126,13 +126,14 @@ class Recording:
 
 def packed(states: trees.Tree, history: History) -> trees.Tree:
     """States of any structure, and the history, as nested dicts."""
-    return {"state": {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(states))}, "history": history}
+    leaves = jax.tree.leaves(trees.without_keys(states))
+    return {"state": {f"{i:05d}": leaf for i, leaf in enumerate(leaves)}, "history": history}
 
 
 def _unpacked(saved: trees.Tree, like: trees.Tree, stage: Stage) -> tuple[trees.Tree, History]:
     """The inverse of `packed`, for states like `like`. Raises InputError if the saved states have another structure."""
-    leaves, expected = jax.tree.leaves(saved.get("state")), jax.tree.leaves(like)
+    leaves, expected = jax.tree.leaves(saved.get("state")), jax.tree.leaves(trees.without_keys(like))
     if "history" not in saved or [np.shape(leaf) for leaf in leaves] != [np.shape(leaf) for leaf in expected]:
         raise InputError(f"{stage.path} was saved by another iteration. Delete it, or use another folder.")
     history = {name: np.asarray(values) for name, values in saved["history"].items()}
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), history
+    return trees.with_keys(jax.tree.unflatten(jax.tree.structure(like), leaves), like), history

@@ -97,25 +97,21 @@ class Placement:
         if self.mesh is None:
             return tree
         # Copies of a shard must be equal to the bit in all processes.
-        host = on_first_process(lambda: jax.tree.map(np.asarray, tree))()
+        host = on_first_process(lambda: jax.tree.map(np.asarray, trees.without_keys(tree)))()
         shards = math.prod(self.mesh.shape[axis] for axis in self.axes)
         rows = np.minimum(np.arange(-(-self.count // shards) * shards), self.count - 1)
         # The same sharding as the results of an epoch; with another one, the second epoch would compile again.
         sharding = NamedSharding(self.mesh, Spec(self.axes) if shards > 1 else Spec())
-        return jax.tree.map(lambda leaf: _placed(leaf if len(rows) == self.count else leaf[rows], sharding), host)
-
-    def put_keys(self, keys: jax.Array) -> jax.Array:
-        """Typed keys (count,), sharded along `pair`."""
-        if self.mesh is None:
-            return keys
-        return jax.random.wrap_key_data(self.put(jax.random.key_data(keys)), impl=jax.random.key_impl(keys))
+        placed = jax.tree.map(lambda leaf: _placed(leaf if len(rows) == self.count else leaf[rows], sharding), host)
+        return trees.with_keys(placed, tree)
 
     def put_everywhere(self, tree: trees.Tree) -> trees.Tree:
         """A tree, such as the data set, replicated on every device."""
         if self.mesh is None:
             return jax.device_put(tree)
         whole = NamedSharding(self.mesh, Spec())
-        return jax.tree.map(lambda leaf: _placed(np.asarray(leaf), whole), tree)
+        placed = jax.tree.map(lambda leaf: _placed(np.asarray(leaf), whole), trees.without_keys(tree))
+        return trees.with_keys(placed, tree)
 
     def get(self, tree: trees.Tree) -> trees.Tree:
         """Ordinary arrays from placed ones, or from results computed from them; equal to the bit in every process."""
@@ -128,7 +124,7 @@ class Placement:
             here = leaf if leaf.is_fully_addressable else jax.device_put(leaf, whole).addressable_data(0)
             return jnp.asarray(np.asarray(here)[: self.count])
 
-        return jax.tree.map(fetched, tree)
+        return trees.with_keys(jax.tree.map(fetched, trees.without_keys(tree)), tree)
 
 
 def _placed(host: np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -254,7 +254,7 @@ def run_epochs(
     run_epoch: Callable[..., tuple[State, Metrics]] = _epoch_from_host if from_host else _compiled_epoch
     # The name makes no other program, and the other splits need not lie on every device.
     task = task.replace(test=None, validation=None, name="")
-    task, fit, keys = placement.put_everywhere(task), placement.put_everywhere(fit), placement.put_keys(keys)
+    task, fit, keys = placement.put_everywhere(task), placement.put_everywhere(fit), placement.put(keys)
     # Train, record and check for early stopping, epoch by epoch.
     try:
         while recording.done < epochs and (stopping is None or len(stopping.running)):

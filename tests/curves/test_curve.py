@@ -4,12 +4,13 @@ from itertools import pairwise
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
 from variables import drawn
 
-from mcjax import InputError, bezier, linear, permute, polygonal_chain, trees
+from mcjax import InputError, PermutationSpec, bezier, linear, permute, polygonal_chain, trees
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,21 @@ def test_bad_arguments_are_refused(ends, tiny_model):
         polygonal_chain(tiny_model.spec, 2)(theta_1, theta_1, theta_1, None, 0.5)
     with says(InputError, "bends=-1"):
         polygonal_chain(tiny_model.spec, -1)
+
+
+def test_a_curve_is_of_a_spec(tiny_model):
+    for wrong in (None, tiny_model):
+        with says(InputError, type(wrong).__name__, "PermutationSpec"):
+            bezier(wrong)
+
+
+def test_control_points_have_the_precision_of_the_network(spec_of_a_vector):
+    with jax.enable_x64(True):
+        double = bezier(spec_of_a_vector).zero({"w": jnp.zeros(3, jnp.float64)})["w"].dtype
+    half = bezier(spec_of_a_vector).zero({"w": jnp.zeros(3, jnp.bfloat16)})["w"].dtype
+    assert (double, half) == (jnp.float64, jnp.float32)
+
+
+@pytest.fixture
+def spec_of_a_vector():
+    return PermutationSpec({"w": (None,)})

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from teachers import GROUP, UNITS, toy
 
@@ -271,3 +272,22 @@ def test_a_rate_that_is_given_is_that_of_every_pair_and_group(networks):
     given = problem(replace(CONFIG, permutation=replace(CONFIG.permutation, learning_rate=0.25)), *networks)
     found = permutation_learning_rates(given, PamState(FitState({}, ()), given.pairs.P, np.zeros(PAIRS)))
     np.testing.assert_array_equal(found[GROUP], np.full(PAIRS, 0.25))
+
+
+def test_a_refused_curve_restarts_an_optimiser_and_does_not_stop_it():
+    """What the state of an optimiser holds beside its momentum, such as a learning rate, is that of a fresh one."""
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5, momentum=0.9)
+
+    def state(value):
+        theta_c = {"c": jnp.full((2, 3), value)}
+        started = jax.vmap(optimizer.init)(theta_c)
+        return FitState(theta_c, jax.vmap(lambda c, state: optimizer.update(c, state)[1])(theta_c, started))
+
+    new, old = state(1.0), state(2.0)
+    fresh = jax.vmap(optimizer.init)(old.variables)
+    kept = pam_half_steps._accepted(np.array([True, False]), new, old, fresh)
+    np.testing.assert_allclose(kept.variables["c"][:, 0], [1.0, 2.0])
+    np.testing.assert_allclose(kept.optimizer.hyperparams["learning_rate"], [0.5, 0.5])
+    np.testing.assert_array_equal(kept.optimizer.count, new.optimizer.count)
+    trace = kept.optimizer.inner_state[0].trace["c"][:, 0]
+    np.testing.assert_allclose(trace, [1.0, 0.0])

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from moments import Npz, at_every_line, contents, half_written, metrics_of, put
@@ -355,3 +356,17 @@ def test_a_killed_process_with_checkpoints_of_orbax(tmp_path):
     assert fit(tmp_path / "run") == fit(tmp_path / "whole")
     for name in ("metrics.jsonl", "results.json", "config.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_states_may_hold_typed_keys(tmp_path):
+    """As those of optimisers that add noise do: they are saved and come back as they were."""
+    states = {"w": np.arange(2.0, dtype=np.float32), "key": jax.random.split(jax.random.key(3), 2)}
+    quiet = Recorder("fits", RunFolder(tmp_path, {}), progress=False)
+    recording = Recording(quiet, states, Placement(None, 2), 2, 1)
+    recording.add(states, {"loss": np.ones(2, np.float32)})
+    recording.close()
+    again = Recording(quiet, jax.tree.map(lambda leaf: leaf[::-1], states), Placement(None, 2), 2, 1)
+    assert again.done == 1
+    np.testing.assert_array_equal(again.states["w"], states["w"])
+    assert (jax.random.key_data(again.states["key"]) == jax.random.key_data(states["key"])).all()
+    assert jax.random.uniform(again.states["key"][0]) == jax.random.uniform(states["key"][0])

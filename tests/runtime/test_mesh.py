@@ -215,7 +215,7 @@ def test_batches_are_split_along_data(task):
     fit = Fit(jax.tree_util.Partial(FitState), jax.tree_util.Partial(one_product))
     program = loop._compiled_epoch.lower(
         *place.put_everywhere((fit, task)), loop.EpochPlan(24, 4), place.put(states),
-        place.put_keys(jax.random.split(jax.random.key(0), 2)), 0, None, mesh,
+        place.put(jax.random.split(jax.random.key(0), 2)), 0, None, mesh,
     ).compile().as_text()  # fmt: skip
     # 24 images over 4 devices: no device computes more than 6 rows of 64 pixels times the weights.
     assert "f32[6,64]" in program

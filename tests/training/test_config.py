@@ -102,6 +102,9 @@ def test_a_function_makes_the_optimiser_for_the_numbers_of_steps():
         (0.1, ("optimizer=0.1", "optax.adam(1e-3)")),
         (None, ("optimizer=None", "optax.adam(1e-3)")),
         (SGD, ("SGD", "optax.adam(1e-3)")),
+        (optax.adamw, ("function adamw", "optax.adamw(1e-3)")),
+        (lambda steps: optax.sgd(0.1), ("(steps, steps_per_epoch)",)),
+        (optax.MultiSteps(optax.sgd(0.1), 2), ("MultiSteps", ".gradient_transformation()")),
     ],
 )
 def test_what_is_no_optimiser_is_refused_with_the_call_that_makes_one(optimizer, words):

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.core import FrozenDict
+from refusals import says
 
+from mcjax import SGD, InputError
 from mcjax.training.fit import Descent, Fit, FitState, fit_of, parts_of
 
 RNG = np.random.default_rng(0)
@@ -271,3 +274,94 @@ def test_several_fits_at_once_under_vmap():
         alone, measured = step(fit.init(start, FIXED), (X, Y), keys[i])
         close(jax.tree.map(lambda leaf, i=i: leaf[i], many.variables), alone.variables)
         np.testing.assert_allclose(metrics["t"][i], measured["t"], rtol=1e-6)
+
+
+def linear_loss(theta, batch, key):
+    """Least squares, in plain JAX."""
+    x, y = batch
+    return jnp.square(x @ theta["w"] - y).mean()
+
+
+def descended(optimizer, steps, **settings):
+    """w after some steps, and the losses before them."""
+    fit = fit_of(
+        Descent(lambda w, fixed, t: w, optimizer, **settings), jax.tree_util.Partial(linear_loss), Descent.start
+    )
+
+    @jax.jit
+    def scanned(state):
+        def step(state, key):
+            state, metrics = fit.step(state, (X, Y), key)
+            return state, metrics["loss"]
+
+        return jax.lax.scan(step, state, jax.random.split(KEY, steps))
+
+    state, losses = scanned(fit.init({"w": jnp.zeros((4, 2))}))
+    return state, losses
+
+
+def test_line_searches_and_plateaus_are_given_the_value():
+    """L-BFGS finds the least squares of numpy; a plateau lowers the rate, as in a loop of optax."""
+    best = np.linalg.lstsq(np.float64(X), np.float64(Y), rcond=None)[0]
+    state, _ = descended(optax.lbfgs(), 30)
+    np.testing.assert_allclose(state.variables["w"], best, atol=1e-3)
+    # With a term of weight decay, which the value must have too.
+    ridge = np.linalg.solve(np.float64(X).T @ X * 2 / Y.size + 0.3 * np.eye(4), np.float64(X).T @ Y * 2 / Y.size)
+    state, _ = descended(optax.lbfgs(), 30, weight_decay=0.3)
+    np.testing.assert_allclose(state.variables["w"], ridge, atol=1e-3)
+    plateau = optax.chain(optax.sgd(1e-9), optax.contrib.reduce_on_plateau(factor=0.5, patience=2, rtol=1e-2))
+    state, _ = descended(plateau, 10)
+    w, opt_state = jnp.zeros((4, 2)), plateau.init(jnp.zeros((4, 2)))
+    for _ in range(10):
+        value, slope = jax.value_and_grad(lambda w: linear_loss({"w": w}, (X, Y), None))(w)
+        updates, opt_state = plateau.update(slope, opt_state, w, value=value)
+        w = optax.apply_updates(w, updates)
+    assert state.optimizer[-1].scale == opt_state[-1].scale < 1
+
+
+def test_a_loss_in_bfloat16_is_reported_in_float32():
+    def low(theta, batch, key):
+        value = linear_loss(theta, batch, key)
+        return value.astype(jnp.bfloat16), {"more": jnp.bfloat16(1.5), "loss": jnp.float32(-1)}
+
+    fit = fit_of(Descent(lambda w, fixed, t: w, optax.sgd(0.1)), jax.tree_util.Partial(low), Descent.start)
+    _, metrics = fit.step(fit.init({"w": jnp.ones((4, 2))}), (X, Y), KEY)
+    assert {name: leaf.dtype.name for name, leaf in metrics.items()} == {"loss": "float32", "more": "float32"}
+    # A metric of this name does not take the place of the loss.
+    np.testing.assert_allclose(metrics["loss"], np.square(X.sum(1, keepdims=True) - Y).mean(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("stats", [None, FrozenDict({"mean": jnp.ones(2)})])
+def test_statistics_of_any_structure(stats):
+    """None keeps the running ones; those of another container are mixed in by their order."""
+
+    def normed(theta, batch, key):
+        return linear_loss(theta["params"], batch, key), {}, stats
+
+    descent = Descent(lambda theta, fixed, t: theta, optax.sgd(0.1), statistics_momentum=0.5)
+    fit = fit_of(descent, jax.tree_util.Partial(normed), Descent.start)
+    theta = {"params": {"w": jnp.zeros((4, 2))}, "batch_stats": {"mean": jnp.zeros(2)}}
+    state, _ = jax.jit(fit.step)(fit.init(theta), (X, Y), KEY)
+    np.testing.assert_allclose(state.variables["batch_stats"]["mean"], 0.0 if stats is None else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"optimizer": optax.adam}, ("optax.adam(1e-3)",)),
+        ({"optimizer": "lion"}, ("'lion'", "optax.lion(1e-3)")),
+        ({"optimizer": SGD()}, ("SGD(", "optax.adam(1e-3)")),
+        ({"optimizer": optax.MultiSteps(optax.sgd(0.1), 2)}, ("gradient_transformation()",)),
+        ({"compute_dtype": "fp8"}, ("'fp8'", "bfloat16")),
+        ({"weight_decay": -1.0}, ("weight_decay=-1.0",)),
+        ({"statistics_momentum": 7.0}, ("statistics_momentum=7.0",)),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, words):
+    with says(InputError, *words):
+        Descent(**{"embed": embed, "optimizer": optax.sgd(0.1), **settings})
+
+
+def test_variables_are_floats():
+    with says(InputError, "count", "floating-point"):
+        Descent(embed, optax.sgd(0.1)).start({"a": jnp.ones(3), "count": jnp.int32(0)})

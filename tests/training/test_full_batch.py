@@ -180,3 +180,9 @@ def test_bad_arguments_are_refused(tiny_task):
     ):
         with says(InputError, *words):
             full_batch_loss(**{"task": tiny_task, **options})
+
+
+def test_a_task_may_be_the_argument_of_a_compiled_function(tiny_task, tiny_ends):
+    compiled = jax.jit(lambda task, theta: full_batch_loss(task, batch_size=50)(theta))
+    expected = full_batch_loss(tiny_task, batch_size=50)(tiny_ends[0])
+    np.testing.assert_allclose(compiled(tiny_task, tiny_ends[0]), expected, rtol=1e-6)
