@@ -189,8 +189,8 @@ MUTANTS = (
     ),
     # The curve's proximal term, gone from what its half-step descends.
     Mutant(
-        "mcjax/curves/fit.py",
-        "return trees.dot(change, change) / (2 * self.nu_phi)",
+        "mcjax/training/fit.py",
+        "return trees.dot(change, change) / (2 * self.nu)",
         "return 0 * trees.dot(change, change)",
         ("curves/test_fit.py", *HALF_STEPS),
     ),
@@ -203,7 +203,7 @@ MUTANTS = (
     Mutant("mcjax/curves/pam.py", "config.permutation.annealing**k * rate for group", "rate for group", HALF_STEPS),
     # Momentum kept by a half-step that is refused.
     Mutant(
-        "mcjax/curves/pam_half_steps.py", "jax.tree.map(without_momentum, new.optimizer)", "new.optimizer", HALF_STEPS
+        "mcjax/curves/pam_half_steps.py", "jax.tree.map(restarted, new.optimizer, fresh)", "new.optimizer", HALF_STEPS
     ),
     # Lookahead without proximal terms.
     Mutant(
