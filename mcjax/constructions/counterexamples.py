@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
 
 from mcjax import trees
 from mcjax.data import regression
@@ -83,6 +82,9 @@ def two_neuron_mixture(samples: int = 100) -> Counterexample:
     check_whole("samples", samples, 2)
     if samples % 2:
         raise InputError(f"got samples={samples}, expected an even number: as many labels of zero as others.")
+    # Importing it takes longer than all of constructions.
+    from scipy.special import ndtri
+
     # Quantiles of a Gaussian: a sample without a random draw.
     along = ndtri((np.arange(samples) + 0.5) / samples)
     none = np.zeros(samples)
