@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 
 Array = Any
 
@@ -38,6 +37,9 @@ def orientation(frame: np.ndarray) -> int:
 
 def rotation(start: np.ndarray, end: np.ndarray) -> Rotation:
     """The rotation from one frame to another, float64 (m, n). Square frames must have the same orientation."""
+    # It takes an eighth of the time that the import of mcjax takes.
+    import scipy.linalg
+
     m, n = start.shape
     # Complete both frames to bases of one orientation. The added rows are as close as possible (Procrustes problem).
     rest_1, rest_2 = (scipy.linalg.null_space(frame).T.reshape(n - m, n) for frame in (start, end))
