@@ -82,7 +82,7 @@ def two_neuron_mixture(samples: int = 100) -> Counterexample:
     check_whole("samples", samples, 2)
     if samples % 2:
         raise InputError(f"got samples={samples}, expected an even number: as many labels of zero as others.")
-    # It takes an eighth of the time that the import of mcjax takes.
+    # It takes a sixth of the time that the import of mcjax takes.
     from scipy.special import ndtri
 
     # Quantiles of a Gaussian: a sample without a random draw.

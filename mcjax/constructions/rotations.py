@@ -37,7 +37,7 @@ def orientation(frame: np.ndarray) -> int:
 
 def rotation(start: np.ndarray, end: np.ndarray) -> Rotation:
     """The rotation from one frame to another, float64 (m, n). Square frames must have the same orientation."""
-    # It takes an eighth of the time that the import of mcjax takes.
+    # It takes a sixth of the time that the import of mcjax takes.
     import scipy.linalg
 
     m, n = start.shape
