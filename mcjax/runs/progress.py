@@ -41,7 +41,7 @@ class Progress:
             total: Number of steps. None: unknown.
             unit: Name of a step.
             start: Number of steps done by the run that is resumed.
-            items: Number of images per step, to show images per second. 0: not shown.
+            items: Number of examples per step, to show examples per second. 0: not shown.
             warmup: Whether the first step takes longer, because it compiles.
         """
         self.title, self.total, self.unit, self.items = title, total, unit, items
@@ -67,7 +67,7 @@ class Progress:
             self._since = (done, now)
         parts = [text] * bool(text)
         if self.items:
-            parts.append(f"{self.items / max(seconds, 1e-9):,.0f} images/s")
+            parts.append(f"{self.items / max(seconds, 1e-9):,.0f} examples/s")
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(parts))
             self._bar.update(new)

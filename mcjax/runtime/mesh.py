@@ -164,7 +164,7 @@ def on_mesh(
 
 
 def split(batch: Any, mesh: Mesh | None) -> Any:
-    """Arrays with their leading axis, the images of a batch, split along `data`; for use inside `on_mesh`."""
+    """Arrays with their leading axis, the examples of a batch, split along `data`; for use inside `on_mesh`."""
     return batch if mesh is None else jax.lax.with_sharding_constraint(batch, Spec("data"))
 
 

@@ -16,7 +16,7 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
     assert out == ""
     first, last = err.splitlines()
     assert first.startswith("training 2 mlp: epoch 1/5, loss 1.0000, ")
-    assert "images/s" in first
+    assert "examples/s" in first
     assert last.startswith("training 2 mlp: epoch 5/5, loss 0.2000, ")
     assert last.endswith(", 0 s left")
 
@@ -38,7 +38,7 @@ def test_progress_is_shown_after_ten_seconds_of_silence(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["fit: epoch 1/1000", "fit: epoch 4/1000"]
     # 4 epochs in 16 s: 50 images in 4 s, and 996 epochs of 4 s to come.
-    assert lines[1] == "fit: epoch 4/1000, loss 0.5000, 12 images/s, 1 h 06 min left"
+    assert lines[1] == "fit: epoch 4/1000, loss 0.5000, 12 examples/s, 1 h 06 min left"
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch):
@@ -58,7 +58,7 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch):
     assert last.startswith("training 2 mlp: 100%")
     assert "3/3" in last
     assert "loss 0.2500" in last
-    assert "images/s" in last
+    assert "examples/s" in last
 
 
 def test_steps_of_unknown_number_are_each_shown_without_a_time_left(capsys):
