@@ -50,7 +50,7 @@ class Recording:
         done: Number of complete epochs.
     """
 
-    def __init__(self, recorder: Recorder, states: trees.Tree, placement: Placement, epochs: int, examples: int) -> None:
+    def __init__(self, recorder: Recorder, states: trees.Tree, placement: Placement, epochs: int, items: int) -> None:
         """Start, or resume.
 
         Args:
@@ -58,7 +58,7 @@ class Recording:
             states: The initial states.
             placement: Placement of the states on devices.
             epochs: Total number of epochs.
-            examples: Number of examples per epoch, over all fits.
+            items: Number of examples per epoch, over all fits.
         """
         self.recorder, self.placement, self.epochs = recorder, placement, epochs
         self.done = 0
@@ -69,7 +69,7 @@ class Recording:
             self.done = saved.step
         self.states = placement.put(states)
         self._saved = self.done
-        self._progress = recorder.line(epochs, start=self.done, items=examples)
+        self._progress = recorder.line(epochs, start=self.done, items=items)
 
     def add(self, states: trees.Tree, values: dict[str, np.ndarray]) -> None:
         """Complete an epoch.
