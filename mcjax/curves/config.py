@@ -1,10 +1,10 @@
 """Settings of curve fits and of PAM. Frozen, composed, static under jit."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from mcjax.errors import InputError, check_whole, unknown_name
-from mcjax.training.config import SGD, Optimizer, check_config, check_settings
+from mcjax.training.config import SGD, Optimizer, check_config, check_settings, named_preset
 from mcjax.training.fit import ComputeDtype
 
 Projection = Literal["alternating", "sinkhorn"]
@@ -52,7 +52,7 @@ class FitConfig:
         Raises:
             InputError: If there is no such preset.
         """
-        return _preset(name, {"paper": cls(epochs=200, optimizer=SGD(schedule="halving")), "fast": cls()}, changes)
+        return named_preset(name, {"paper": cls(epochs=200, optimizer=SGD(schedule="halving")), "fast": cls()}, changes)
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,7 @@ class PamConfig:
         """
         paper = cls(curve=FitConfig(epochs=40, optimizer=SGD(schedule="halving")))
         fast = cls(curve=FitConfig(epochs=8), permutation=PermutationFitConfig(epochs=4))
-        return _preset(name, {"paper": paper, "fast": fast}, changes)
-
-
-def _preset(name: str, presets: dict[str, Any], changes: dict[str, Any]) -> Any:
-    if name not in presets:
-        raise unknown_name("preset", name, presets)
-    return replace(presets[name], **changes)
+        return named_preset(name, {"paper": paper, "fast": fast}, changes)
 
 
 def _check_positive(name: str, value: Any) -> None:

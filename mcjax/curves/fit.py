@@ -40,11 +40,11 @@ class CurveFit(NamedTuple):
 
 
 class CurveEnds(NamedTuple):
-    """What a curve fit does not change: theta_1, P theta_2, and the centre of a proximal term on theta_c."""
+    """The ends of a curve, which its fit keeps: theta_1, P theta_2, and the centre of a proximal term on theta_c."""
 
     theta_1: trees.Tree
     theta_2: trees.Tree
-    anchor: trees.Tree
+    anchor: trees.Tree = ()
 
 
 @dataclass(frozen=True)

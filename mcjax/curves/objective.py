@@ -8,6 +8,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.curves.curve import Curve
+from mcjax.curves.fit import CurveEnds, OnCurve
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models, over_points
 from mcjax.symmetry import Permutation, permute
@@ -66,10 +67,10 @@ def _objective_values(
 ) -> jax.Array:
     def of_pair(theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree, P: Permutation) -> jax.Array:
         def of_candidate(P: Permutation) -> jax.Array:
-            end = trees.params(permute(curve.spec, P, theta_2))
+            ends = CurveEnds(theta_1, permute(curve.spec, P, theta_2))
 
             def at(t: jax.Array) -> jax.Array:
-                theta = trees.with_params(theta_1, curve(trees.params(theta_1), end, theta_c, None, t))
+                theta = OnCurve(curve)(theta_c, ends, t)
                 return training_objective(task.loss, theta, fixed, batch_size, weight_decay)
 
             return over_points(at, ts, task.convolutions).mean()

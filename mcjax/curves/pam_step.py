@@ -16,7 +16,7 @@ import optax
 from mcjax import trees
 from mcjax.curves.config import Projection, Rounding
 from mcjax.curves.curve import Curve
-from mcjax.curves.fit import check_curve
+from mcjax.curves.fit import CurveEnds, OnCurve, check_curve
 from mcjax.curves.objective import Objective
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.runtime.compiling import jit
@@ -57,7 +57,7 @@ def as_single_candidate(P: Permutation) -> Permutation:
 
 
 class PermutationEnds(NamedTuple):
-    """What the half-step does not change.
+    """The networks, the curve and the rates, which the half-step keeps.
 
     Attributes:
         theta_1: First endpoint.
@@ -82,8 +82,7 @@ class OnPermutedCurve:
 
     def __call__(self, P: Permutation, ends: PermutationEnds, t: Any) -> trees.Tree:
         end = permute(self.curve.spec, P, ends.theta_2)
-        params = self.curve(trees.params(ends.theta_1), trees.params(end), ends.theta_c, None, t)
-        return trees.with_params(ends.theta_1, params)
+        return OnCurve(self.curve)(ends.theta_c, CurveEnds(ends.theta_1, end), t)
 
 
 @dataclass(frozen=True)

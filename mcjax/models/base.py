@@ -120,7 +120,7 @@ def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:
 
 
 class Networks(Protocol):
-    """What knows the shapes of its networks: a model, or a task."""
+    """A model or a task, which knows the shapes of its networks."""
 
     @property
     def init(self) -> Callable[[jax.Array], trees.Tree] | None:

@@ -110,9 +110,14 @@ class TrainConfig:
             InputError: If there is no such preset.
         """
         presets = {"paper": cls(epochs=250, optimizer=SGD(schedule="halving")), "fast": cls()}
-        if name not in presets:
-            raise unknown_name("preset", name, presets)
-        return replace(presets[name], **changes)
+        return named_preset(name, presets, changes)
+
+
+def named_preset(name: str, presets: dict[str, Any], changes: dict[str, Any]) -> Any:
+    """The preset of this name, with some fields replaced. Raises InputError if there is none."""
+    if name not in presets:
+        raise unknown_name("preset", name, presets)
+    return replace(presets[name], **changes)
 
 
 def check_settings(config: Any) -> None:

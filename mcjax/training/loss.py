@@ -20,7 +20,7 @@ Metric = Callable[[trees.Tree, Batch], jax.Array]
 
 
 class Outcome(NamedTuple):
-    """What a loss returns, in one form.
+    """The result of a loss, in one form.
 
     Attributes:
         value: The loss, a scalar.

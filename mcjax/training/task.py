@@ -20,7 +20,7 @@ SplitName = Literal["train", "validation", "test"]
 @jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False, repr=False)
 class Task:
-    """What networks are trained on and measured by.
+    """A loss, metrics and examples, by which networks are trained and measured.
 
     A task is a pytree: its arrays are traced and its functions static, so that it can be an argument of compiled
     functions, and tasks with the same functions share their programs. A function that is itself a pytree, such as a
@@ -165,7 +165,7 @@ class Task:
         return found if "loss" in found else {**outcome(self.loss, theta, batch, jax.random.key(0)).metrics, **found}
 
     def model_inputs(self, batch: Batch) -> Any:
-        """What the model takes of a batch."""
+        """The part of a batch that the model takes."""
         if self.inputs is not None:
             return self.inputs(batch)
         if isinstance(batch, Mapping):
