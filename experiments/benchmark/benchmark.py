@@ -19,7 +19,7 @@ from experiments.benchmark.output import about_machine, line_of, peak_bytes, pri
 from experiments.benchmark.programs import PROGRAMS, Sizes, Work
 from experiments.options import check_least
 from mcjax import InputError, data, models
-from mcjax.runtime.mapping import sequential_is_faster
+from mcjax.runtime.mapping import convolutions_are_sequential
 
 NAMES = {
     "endpoint": "endpoint epoch",
@@ -200,8 +200,8 @@ def measured(
     if config.augmented and workload in ("endpoint", "curve"):
         of_images = programs.endpoint if workload == "endpoint" else programs.curve
         runners[", augmented"] = Runner(lambda: of_images(work, augmented=True))
-    if work.pairs > 1 and workload in config.other_way and workload != "plane" and work.model.convolutions != "none":
-        way = "vmap" if sequential_is_faster(work.model.convolutions) else "one after another"
+    if work.pairs > 1 and workload in config.other_way and workload != "plane" and programs.is_convolutional(work):
+        way = "vmap" if convolutions_are_sequential() else "one after another"
         runners[f", the other way: {way}"] = Runner(lambda: programs.other_way(work, workload))
     from experiments.benchmark.torch_peer import peak_memory
 

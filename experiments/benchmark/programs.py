@@ -222,13 +222,20 @@ def other_way(work: Work, workload: str) -> Callable[[], Any]:
     tasks = {name: getattr(work, name) for name in ("training", "augmented", "evaluation")}
     own = {name: task.replace(init=partial(task.init)) for name, task in tasks.items()}
     run = PROGRAMS[workload](work._replace(**own))
-    chosen = mapping.sequential_is_faster
+    chosen = mapping.convolutions_are_sequential
 
     def run_it() -> Any:
-        with mock.patch.object(mapping, "sequential_is_faster", lambda kind: not chosen(kind)):
+        with mock.patch.object(mapping, "convolutions_are_sequential", return_value=not chosen()):
             return run()
 
     return run_it
+
+
+def is_convolutional(work: Work) -> bool:
+    """Whether the networks have convolutions."""
+    shapes = jax.eval_shape(work.model.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((1, *work.model.input_shape), work.model.input_dtype)
+    return mapping.has_convolutions(jax.make_jaxpr(work.model.apply)(shapes, x))
 
 
 def operations(work: Work, workload: str) -> float:

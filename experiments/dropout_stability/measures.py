@@ -92,7 +92,7 @@ def networks(cell: Cell) -> dict[str, Any]:
             each = []
             for i in range(2):
                 drop = partial(drop_units, model=problem.model, theta=cell.end(i), fraction=problem.rates)
-                masked = over_models(drop, problem.model.convolutions)(keys)
+                masked = over_models(drop)(keys)
                 each.append([split["accuracy"].mean().item() for split in evaluate(problem.measured, masked)])
             found["activated_train_accuracy"] = [train for train, _ in each]
             found["activated_test_accuracy"] = [test for _, test in each]

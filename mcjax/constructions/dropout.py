@@ -206,4 +206,4 @@ def _on_fewer_examples(criterion: Criterion, count: int) -> Criterion:
 def _losses_of_masks(task: Task, criterion: Criterion, chunk: int | None, theta: trees.Tree, masks: Any) -> jax.Array:
     assert task.model is not None
     chain = chain_of(task.model)
-    return over_points(lambda each: criterion(task, scale_outputs(chain, theta, each)), masks, task.convolutions, chunk)
+    return over_points(lambda each: criterion(task, scale_outputs(chain, theta, each)), masks, chunk)

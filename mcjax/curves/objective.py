@@ -73,8 +73,8 @@ def _objective_values(
                 theta = OnCurve(curve)(theta_c, ends, t)
                 return training_objective(task.loss, theta, fixed, batch_size, weight_decay)
 
-            return over_points(at, ts, task.convolutions).mean()
+            return over_points(at, ts).mean()
 
         return jax.lax.map(of_candidate, P)
 
-    return over_models(of_pair, task.convolutions)(*pairs)
+    return over_models(of_pair)(*pairs)

@@ -221,12 +221,12 @@ def _tangent_gradient_rms(
             start = trees.scale(0.0, state.fixed.anchor)
             return jax.lax.scan(add_batch, start, (batches, jnp.arange(count)))[0]
 
-        total = over_points(at, ts, task.convolutions)
+        total = over_points(at, ts)
         return {group: jnp.sqrt(jnp.square(tangent_part(p.mean(0) / count)).mean()) for group, p in total.items()}
 
     batches, _ = split_batches(fixed, batch_size)
     count = len(jax.tree.leaves(batches)[0])
-    return over_models(of_pair, task.convolutions)(states)
+    return over_models(of_pair)(states)
 
 
 def tangent_part(gradient: Any) -> jax.Array:

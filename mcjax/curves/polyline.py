@@ -74,7 +74,7 @@ class Polyline(NamedTuple):
         Args:
             loss: Any pure function of one network.
             points: Number of points per segment, at least 2.
-            chunk: Number of points in memory at once. None: 16.
+            chunk: Number of points in memory at once. None: 16, or 1 where convolutions run faster one after another.
 
         Returns:
             The values, (knots - 1, points).
@@ -97,7 +97,7 @@ def values_on_segments(
         value: Any pure function from the tree at a point to a scalar or an array.
         segment: The function i -> (start, end) of segment i, trees of one structure.
         ts: The points of each segment, (segments, points), as (1 - t) start + t end.
-        chunk: Number of points in memory at once. None: 16.
+        chunk: Number of points in memory at once. None: 16, or 1 where convolutions run faster one after another.
 
     Returns:
         The values, (segments, points, ...), followed by the axes of a value.
@@ -108,7 +108,7 @@ def values_on_segments(
         return value(jax.tree.map(lambda a, b: (1 - t) * a + t * b, *segment(i)))
 
     segments = jnp.repeat(jnp.arange(len(ts)), ts.shape[1])
-    found = over_points(at, (segments, ts.ravel()), "none", chunk)
+    found = over_points(at, (segments, ts.ravel()), chunk)
     return found.reshape(*ts.shape, *found.shape[1:])
 
 

@@ -10,7 +10,6 @@ from jax.flatten_util import ravel_pytree
 from mcjax import trees
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.convolution import primitive_convolutions
 from mcjax.training.batches import at_least_float32
 from mcjax.training.full_batch import FullBatch, FullBatchLoss
 from mcjax.training.loss import Batch
@@ -158,9 +157,8 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
         def summed_loss(outputs: Any) -> jax.Array:
             return at_least_float32(training.measure(outputs, batch[1])["loss"]) * examples(batch)
 
-        # J v, by forward mode, with convolutions that have a forward derivative.
-        with primitive_convolutions():
-            outputs, tangent = jax.jvp(outputs_at, (leaves,), (vector,))
+        # J v, by forward mode.
+        outputs, tangent = jax.jvp(outputs_at, (leaves,), (vector,))
         # H_out J v.
         cotangent = jax.jvp(jax.grad(summed_loss), (outputs,), (tangent,))[1]
         # J^T H_out J v, by a separate reverse pass, with convolutions that have a fast transpose.

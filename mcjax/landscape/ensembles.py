@@ -77,7 +77,7 @@ def _outputs(loss: SupervisedLoss, theta: trees.Tree, batch: Batch) -> Any:
 @jit(static_argnames=("batch_size",))
 def _evaluate(task: Task, thetas: trees.Tree, stored: Batch, batch_size: int) -> Ensemble:
     def means(batch: Batch, number: Any) -> tuple[jax.Array, jax.Array]:
-        logits = over_models(lambda theta: _outputs(task.loss, theta, batch), task.convolutions)(thetas)
+        logits = over_models(lambda theta: _outputs(task.loss, theta, batch))(thetas)
         # The log of the mean of the networks' probabilities.
         each = jax.nn.log_softmax(logits.astype(jnp.float32))
         log_mean = jax.nn.logsumexp(each, 0) - jnp.log(len(each))

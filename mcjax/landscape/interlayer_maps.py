@@ -14,7 +14,6 @@ from mcjax import trees
 from mcjax.constructions.chain import chain_of, scale_outputs
 from mcjax.errors import InputError
 from mcjax.models.base import Model
-from mcjax.runtime.convolution import primitive_convolutions
 from mcjax.symmetry.infer.linear_maps import frobenius_norm, linear_maps, linear_part
 from mcjax.symmetry.infer.program import trace
 
@@ -28,8 +27,7 @@ class InterlayerMaps:
     def __init__(self, model: Model, theta: trees.Tree) -> None:
         self.chain = chain_of(model)
         shape = jax.ShapeDtypeStruct((1, *model.input_shape), model.input_dtype)
-        with primitive_convolutions():
-            self.program = trace(model.apply, theta, shape)
+        self.program = trace(model.apply, theta, shape)
         kernels = [layer.kernel for layer in self.chain.layers]
         self.layers = linear_maps(self.program, list(trees.flatten(theta)), kernels)
         if self.layers[-1].preactivation not in self.program.outputs:

@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 from mcjax import trees
 from mcjax.errors import check_whole, unknown_name
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.mapping import default_chunk, over_models, over_points
+from mcjax.runtime.mapping import over_models, over_points
 from mcjax.runtime.memory import check_memory, program_memory
 from mcjax.runtime.mesh import AXES, Placement, check_mesh, on_mesh
 from mcjax.training.batch_statistics import check_calibration, estimate_statistics
 from mcjax.training.measure import metrics_of
-from mcjax.training.task import Task
+from mcjax.training.task import Task, networks_at_once
 
 Splits = Literal["both", "train", "test"]
 
@@ -30,7 +30,7 @@ class EvaluationConfig(NamedTuple):
         batch_size: Examples in memory at once.
         calibration_examples: The number of training examples, the first ones, that batch statistics are re-estimated
             on. None: all.
-        chunk: Points in a device's memory at once.
+        chunk: Points in a device's memory at once. None: `networks_at_once`.
         splits: The names of the splits that are measured on.
     """
 
@@ -38,7 +38,7 @@ class EvaluationConfig(NamedTuple):
     reestimate: bool
     batch_size: int
     calibration_examples: int | None
-    chunk: int
+    chunk: int | None
     splits: tuple[str, ...]
 
 
@@ -73,8 +73,8 @@ def evaluation_config(
     if splits not in get_args(Splits):
         raise unknown_name("splits", str(splits), get_args(Splits))
     check_calibration(task, calibration_examples, batch_size)
-    chunk = default_chunk(task.convolutions) if chunk is None else chunk
-    check_whole("chunk", chunk)
+    if chunk is not None:
+        check_whole("chunk", chunk)
     names = ("train", "test") if splits == "both" and task.test is not None else ("train",)
     if splits == "test":
         task.split(splits)
@@ -101,9 +101,9 @@ def _values(
 
         def point(where: jax.Array) -> dict[str, jax.Array]:
             theta = at(where)
-            return over_models(one, task.convolutions)(theta) if config.pairs else one(theta)
+            return over_models(one)(theta) if config.pairs else one(theta)
 
-        return over_points(point, points, task.convolutions, config.chunk)
+        return over_points(point, points, config.chunk)
 
     return on_mesh(many, mesh, everywhere=2, axes=AXES)(task, at, points)
 
@@ -137,10 +137,16 @@ def evaluate_points(
     fixed = placement.put_everywhere((task.replace(validation=None), at))
     arguments = (*fixed, placement.put(jnp.asarray(points)))
 
-    def needed(chunk: int) -> float:
+    def default() -> int:
+        theta = jax.eval_shape(lambda where: trees.index(at(where), 0) if config.pairs else at(where), points[0])
+        return networks_at_once(task, theta)
+
+    def needed(chunk: int | None) -> float:
         return program_memory(_values, config._replace(chunk=chunk), *arguments, mesh)
 
-    check_memory(needed, config.chunk, len(points), "points", f"give a batch_size below {config.batch_size}.")
+    check_memory(
+        needed, config.chunk or default, len(points), "points", f"give a batch_size below {config.batch_size}."
+    )
     found = placement.get(_values(config, *arguments, mesh))
     # Compiled functions return dicts in the order of the alphabet.
     order = sorted(found, key=lambda name: (name.startswith("test_"), not name.endswith("_loss"), name))

@@ -118,9 +118,7 @@ def _repair(
     batch_size: int,
 ) -> trees.Tree:
     if jax.tree.leaves(trees.batch_stats(thetas)):
-        return over_models(
-            lambda theta: estimate_statistics(task, theta, calibration_examples, batch_size), task.convolutions
-        )(thetas)
+        return over_models(lambda theta: estimate_statistics(task, theta, calibration_examples, batch_size))(thetas)
     model = task.model
     x = jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)
     layers = _layers(model, trees.index(thetas, 0), x)
@@ -129,7 +127,7 @@ def _repair(
     used = jax.tree.map(lambda leaf: leaf[:calibration_examples], task.train)
     batches, _ = equal_batches(used, batch_size)
     # The targets are weighted means of the statistics of the ends.
-    at_ends = over_models(lambda end: _statistics(task, layers, end, batches), task.convolutions)(ends)
+    at_ends = over_models(lambda end: _statistics(task, layers, end, batches))(ends)
 
     def one(theta: trees.Tree, share: jax.Array) -> trees.Tree:
         goals = jax.tree.map(lambda values: jnp.tensordot(share, values, 1, precision="highest"), at_ends)
@@ -144,7 +142,7 @@ def _repair(
 
         return jax.lax.scan(step, theta, jnp.arange(len(layers)))[0]
 
-    return over_models(one, task.convolutions)(thetas, weights)
+    return over_models(one)(thetas, weights)
 
 
 def _statistics(

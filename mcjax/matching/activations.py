@@ -118,7 +118,7 @@ def _matrices(
 
         return mean(_correlation), mean(GAINS[cost])
 
-    return over_models(pair, task.convolutions)(theta_1, theta_2)
+    return over_models(pair)(theta_1, theta_2)
 
 
 def _moments(

@@ -298,4 +298,4 @@ def _midpoint_losses(
 
         return jax.lax.map(candidate, P)
 
-    return over_models(pair, task.convolutions)(ends, P)
+    return over_models(pair)(ends, P)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from mcjax import trees
 from mcjax.errors import InputError
-from mcjax.runtime.mapping import Convolutions
 from mcjax.symmetry import PermutationSpec, SpecError
 
 Activations = dict[str, tuple[jax.Array, ...]]
@@ -31,7 +30,6 @@ class Model(NamedTuple):
         name: The name of the architecture, for messages.
         input_shape: The shape of one input, (height, width, channels) for images.
         num_classes: Number of outputs: the last axis of one array of them; 0 for outputs of another kind.
-        convolutions: The kind of convolutions, by which `mcjax.runtime` chooses between vmap and loops.
         input_dtype: "float32" for images, "int32" for tokens.
     """
 
@@ -43,7 +41,6 @@ class Model(NamedTuple):
     name: str
     input_shape: tuple[int, ...]
     num_classes: int
-    convolutions: Convolutions = "none"
     input_dtype: str = "float32"
 
 
@@ -53,7 +50,6 @@ def make_model(
     name: str,
     input_shape: tuple[int, ...],
     num_classes: int,
-    convolutions: Convolutions,
     input_dtype: str = "float32",
 ) -> Model:
     """The Model of a Linen module that is called as `module(x, train)` and sows its activations.
@@ -64,7 +60,6 @@ def make_model(
         name: The model's name.
         input_shape: The shape of one input.
         num_classes: Number of outputs.
-        convolutions: The kind of convolutions.
         input_dtype: The dtype of inputs.
 
     Returns:
@@ -93,7 +88,7 @@ def make_model(
         return module.apply(theta, x, train=False, mutable=["activations"])[1]["activations"]
 
     functions = (init, apply, apply_train, activations)
-    model = Model(*functions, spec, name, input_shape, num_classes, convolutions, input_dtype)
+    model = Model(*functions, spec, name, input_shape, num_classes, input_dtype)
     try:
         theta = jax.eval_shape(init, jax.random.key(0))
     except (ValueError, TypeError, ZeroDivisionError) as error:

@@ -119,7 +119,7 @@ def _convnet(
     height, breadth = _final_size(name, layers, input_shape)
     spec = feed_forward_spec(len(layers), len(hidden), height * breadth if hidden else 1, norm=True)
     module = ConvNet(layers, hidden, num_classes, activation, kernel_init, rates)
-    return make_model(module, spec, name, input_shape, num_classes, "canonical")
+    return make_model(module, spec, name, input_shape, num_classes)
 
 
 def _rates(name: str, rates: Sequence[float], layers: int) -> tuple[float, ...]:

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from mcjax.errors import InputError, unknown_name
-from mcjax.runtime.convolution import convolve
 
 
 def huberized_relu(x: jax.Array, delta: float = 0.1) -> jax.Array:
@@ -96,7 +95,9 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         padding = ((self.padding, self.padding), (self.padding, self.padding))
-        x = convolve(x, kernel.astype(x.dtype), (self.stride, self.stride), padding)
+        x = jax.lax.conv_general_dilated(
+            x, kernel.astype(x.dtype), (self.stride, self.stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + along_last(bias.astype(x.dtype), x.ndim)

@@ -108,4 +108,4 @@ def lstm(num_classes: int, input_shape: tuple[int, ...], *, width: float = 1.0, 
         inputs = group
     leaves |= {"params/Dense_0/kernel": (inputs, None), "params/Dense_0/bias": (None,)}
     module = LSTM(units, (units,) * layers, num_classes)
-    return make_model(module, PermutationSpec(leaves), "lstm", input_shape, num_classes, "none", "int32")
+    return make_model(module, PermutationSpec(leaves), "lstm", input_shape, num_classes, "int32")

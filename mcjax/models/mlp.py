@@ -78,4 +78,4 @@ def mlp(
         )
     )
     module = MLP(units, num_classes, activation, output, bias)
-    return make_model(module, spec, "mlp", input_shape, num_classes, "none")
+    return make_model(module, spec, "mlp", input_shape, num_classes)

@@ -13,7 +13,6 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.models.base import Activations, Model, check_input
 from mcjax.models.flax_functions import Captures, Functions, capture_linen, linen_functions, nnx_functions
-from mcjax.runtime.mapping import Convolutions
 from mcjax.symmetry import PermutationSpec, SpecError, infer_activations, infer_spec
 
 ActivationFunction = Callable[[trees.Tree, jax.Array], Activations]
@@ -155,12 +154,10 @@ def _model(
         raise SpecError(
             f"activations are of groups {sorted(groups)}, expected those of the spec: {sorted(spec.groups)}."
         )
-    program = str(jax.make_jaxpr(apply)(theta, batch))
-    convolutions: Convolutions = "plain" if "conv_general_dilated" in program else "none"
     pure = (functions.init, apply, apply_train, activations)
     # Outputs in several arrays, or one number for each input, have no classes.
     classes = leaves[0].shape[-1] if len(leaves) == 1 and len(leaves[0].shape) > 1 else 0
-    return Model(*pure, spec, name, shape, classes, convolutions, str(batch.dtype))
+    return Model(*pure, spec, name, shape, classes, str(batch.dtype))
 
 
 def _train_with_own_statistics(

@@ -74,7 +74,7 @@ def _plain(
         positions *= side
     spec = feed_forward_spec(len(channels), len(hidden), positions, norm=False, bias=bias)
     module = PlainConvNet(channels, hidden, num_classes, activation, window, dropout, size, bias)
-    return make_model(module, spec, name, input_shape, num_classes, "canonical")
+    return make_model(module, spec, name, input_shape, num_classes)
 
 
 def mnist_convnet(

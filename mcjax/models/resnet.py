@@ -82,7 +82,7 @@ def _resnet(
             parts.append(layer_specs.residual_block(f"Block_{number}", inputs, inner, outputs, projection=first))
     parts.append(layer_specs.dense("Dense_0", f"trunk_{len(widths) - 1}", None))
     module = ResNet(widths, blocks, num_classes, activation)
-    return make_model(module, layer_specs.join(*parts), name, input_shape, num_classes, "canonical")
+    return make_model(module, layer_specs.join(*parts), name, input_shape, num_classes)
 
 
 def resnet20(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:

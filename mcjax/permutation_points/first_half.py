@@ -14,7 +14,6 @@ from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.mergers import Approach, KnotBuffer
 from mcjax.permutation_points.pair_coordinates import UnitPair, unit_pair
 from mcjax.permutation_points.problem import Problem
-from mcjax.runtime.mapping import default_chunk
 
 RISES = (5, 50, 500)
 """Maximum rise of the loss in one step of delta, as multiples of the tolerated rise, tried in this order.
@@ -22,8 +21,6 @@ RISES = (5, 50, 500)
 The minimisation after a step reduces the rise to a fifth or less before the next knot, so 5 suffices. It may need more
 than `config.knots` knots; larger multiples need fewer.
 """
-SEGMENTS_AT_ONCE = 16
-"""Number of segments measured at once, per network that the platform evaluates at once."""
 
 
 class FirstHalf(NamedTuple):
@@ -119,8 +116,7 @@ def _walk(problem: Problem, pair: UnitPair, rise: float) -> Walk:
     found = jax.tree.map(lambda leaf: leaf[0], mergers.approach_pairs(layer, config, True, 1, *given))
     knots = found.knots
     assert knots is not None
-    chunk = SEGMENTS_AT_ONCE * default_chunk(problem.model.convolutions)
-    losses = np.asarray(mergers.heights(config.points, chunk, problem.loss, pair, knots.params, knots.distances))
+    losses = np.asarray(mergers.heights(config.points, problem.loss, pair, knots.params, knots.distances))
     count = int(knots.filled)
     # A full buffer may have dropped knots.
     return Walk(found, knots, losses[: count - 1 if count < config.knots else 0], _failure(config, found))

@@ -270,13 +270,12 @@ def _knot_at(params_of: Callable[[Any], Values], distance: Any) -> Callable[[Kno
     return lambda knots, x, _: knots.append(params_of(x), distance)
 
 
-@jit(static_argnames=("points", "chunk"))
-def heights(points: int, chunk: int, loss: Function, pair: UnitPair, params: Values, distances: jax.Array) -> jax.Array:
+@jit(static_argnames=("points",))
+def heights(points: int, loss: Function, pair: UnitPair, params: Values, distances: jax.Array) -> jax.Array:
     """The loss on the straight segments between knots.
 
     Args:
         points: Values of t on every segment, ends included.
-        chunk: Number of segments measured at once.
         loss: The loss of a whole network.
         pair: The two units.
         params: Parameters of the knots by name (knots, ...).
@@ -285,4 +284,4 @@ def heights(points: int, chunk: int, loss: Function, pair: UnitPair, params: Val
     Returns:
         The losses (knots - 1, points).
     """
-    return Polyline((params, distances)).heights(lambda knot: pair.loss_of(loss, *knot), points, chunk)
+    return Polyline((params, distances)).heights(lambda knot: pair.loss_of(loss, *knot), points)

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from mcjax.runtime.target import compiling_for, target
+
 _CPU = {
     # By default, XLA on the CPU leaves convolutions to YNNPACK and compiles reductions itself. The other way round, a
     # step of a small convolutional network takes two thirds of the time.
@@ -18,16 +20,18 @@ _CPU = {
 }
 
 
-@lru_cache(maxsize=1)
 def compiler_options() -> dict[str, Any]:
-    """The compiler options for `jax.jit`: none, except on a CPU whose XLA supports those above."""
-    if jax.default_backend() != "cpu":
-        return {}
+    """The compiler options for `jax.jit`: none, except for a CPU whose XLA supports those above."""
+    return _CPU if target() == "cpu" and _takes_options() else {}
+
+
+@lru_cache(maxsize=1)
+def _takes_options() -> bool:
     try:
         jax.jit(lambda: 0, compiler_options=_CPU)()
     except Exception:  # the error for an unknown option depends on the version of XLA
-        return {}
-    return _CPU
+        return False
+    return True
 
 
 def _crowded() -> bool:
@@ -40,8 +44,8 @@ def _crowded() -> bool:
 
 
 @lru_cache(maxsize=256)
-def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...]) -> Any:
-    """The jitted function for these static arguments, in a cache of the 256 used last.
+def _jitted(function: Callable[..., Any], static: tuple[tuple[str, Any], ...], platform: str) -> Any:
+    """The jitted function for these static arguments and this platform, in a cache of the 256 used last.
 
     A program holds about a hundred memory maps, that of a deep convolutional network seven hundred. Linux allows a
     process 65,530 of them, beyond which XLA crashes. At half of that, the cache is emptied, so that one process can
@@ -65,12 +69,13 @@ class Compiled:
         """The jitted function for the static arguments, and the other arguments."""
         bound = self._signature.bind(*args, **kwargs)
         static = tuple((name, bound.arguments.pop(name)) for name in self._static if name in bound.arguments)
-        return _jitted(self._function, static), bound.args, bound.kwargs
+        return _jitted(self._function, static, target()), bound.args, bound.kwargs
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
-        """The lowered program of a call, as from `jax.jit(...).lower`."""
-        jitted, args, kwargs = self._split(args, kwargs)
-        return jitted.lower(*args, **kwargs)
+        """The program of a call, lowered for the target platform, as from `jax.jit(...).lower`."""
+        with _for_mesh(args, kwargs):
+            jitted, args, kwargs = self._split(args, kwargs)
+            return jitted.trace(*args, **kwargs).lower(lowering_platforms=(target(),))
 
     def memory(self, *args: Any, **kwargs: Any) -> int | None:
         """Bytes used by a call: arguments, results and temporaries. None if XLA does not report them.
@@ -83,8 +88,15 @@ class Compiled:
         return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        jitted, args, kwargs = self._split(args, kwargs)
-        return jitted(*args, **kwargs)
+        with _for_mesh(args, kwargs):
+            jitted, args, kwargs = self._split(args, kwargs)
+            return jitted(*args, **kwargs)
+
+
+def _for_mesh(args: tuple, kwargs: dict[str, Any]) -> Any:
+    """The context of the platform of the mesh among the arguments, if there is one."""
+    meshes = [each for each in (*args, *kwargs.values()) if isinstance(each, jax.sharding.Mesh)]
+    return compiling_for(meshes[0].devices.flat[0].platform if meshes else None)
 
 
 def jit(*, static_argnames: str | tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Compiled]:

@@ -1,52 +1,84 @@
 """Functions mapped over networks or points in one program: under `vmap`, or sequentially if that is faster."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax import lax
+from jax.extend.core import jaxpr_as_fun
 
-Convolutions = Literal["none", "canonical", "plain"]
-"""The kind of convolutions in a model: none, `convolution.convolve`, or XLA's convolutions with XLA's gradients."""
+from mcjax.runtime.target import target
 
 
-def sequential_is_faster(convolutions: Convolutions) -> bool:
-    """Whether models with such convolutions run faster sequentially than under `vmap`.
+def convolutions_are_sequential() -> bool:
+    """Whether networks with convolutions are run sequentially on this platform.
 
-    `vmap` over models makes grouped convolutions, which XLA's CPU kernels run 2 to 4 times slower than sequential
+    `vmap` over networks makes grouped convolutions, which XLA's CPU kernels run 2 to 4 times slower than sequential
     ones. On other platforms, and without convolutions, `vmap` is faster.
     """
-    return convolutions != "none" and jax.default_backend() == "cpu"
+    return target() == "cpu"
 
 
-def steps_from_host(convolutions: Convolutions) -> bool:
-    """Whether training steps are called one by one from the host: on the CPU, with XLA's convolution gradients."""
-    return convolutions == "plain" and jax.default_backend() == "cpu"
+def default_chunk(convolutional: bool) -> int:
+    """The default number of networks in memory at once, with convolutions or without."""
+    return 1 if convolutional and convolutions_are_sequential() else 16
 
 
-def over_models(fn: Callable[..., Any], convolutions: Convolutions) -> Callable[..., Any]:
+def over_models(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn` mapped over the leading axis of every argument: several networks in one program."""
-    if sequential_is_faster(convolutions):
-        return lambda *args: lax.map(lambda each: fn(*each), args)
-    return jax.vmap(fn)
+
+    def mapped(*args: Any) -> Any:
+        one, sequential = _traced(fn, args)
+        return lax.map(lambda each: one(*each), args) if sequential else jax.vmap(one)(*args)
+
+    return mapped
 
 
-def default_chunk(convolutions: Convolutions) -> int:
-    """The default number of networks in memory at once: 1 if sequential evaluation is faster, otherwise 16."""
-    return 1 if sequential_is_faster(convolutions) else 16
-
-
-def over_points(fn: Callable[[Any], Any], points: Any, convolutions: Convolutions, chunk: int | None = None) -> Any:
+def over_points(fn: Callable[[Any], Any], points: Any, chunk: int | None = None) -> Any:
     """`fn` mapped over the leading axis of `points`.
 
     Args:
         fn: A function of one point.
         points: A pytree with a leading axis.
-        convolutions: The kind of convolutions in `fn`.
-        chunk: Number of points in memory at once. None: `default_chunk(convolutions)`.
+        chunk: Number of points in memory at once. None: 16, or 1 if sequential evaluation is faster.
 
     Returns:
         The results, with a leading axis.
     """
-    size = chunk or default_chunk(convolutions)
-    return lax.map(fn, points, batch_size=None if size == 1 else size)
+    if chunk is None:
+        fn, convolutional = _traced(fn, (points,))
+        chunk = default_chunk(convolutional)
+    return lax.map(fn, points, batch_size=None if chunk == 1 else chunk)
+
+
+def _traced(fn: Callable[..., Any], args: tuple) -> tuple[Callable[..., Any], bool]:
+    """`fn` for entries of the leading axis of its arguments, traced once, and whether to map it sequentially."""
+    if not convolutions_are_sequential():
+        return fn, False
+    one = jax.eval_shape(lambda args: jax.tree.map(lambda leaf: leaf[0], args), args)
+    program, result = jax.make_jaxpr(fn, return_shape=True)(*one)
+    structure = jax.tree.structure(result)
+
+    def run(*args: Any) -> Any:
+        return jax.tree.unflatten(structure, jaxpr_as_fun(program)(*jax.tree.leaves(args)))
+
+    return run, has_convolutions(program)
+
+
+def has_convolutions(program: Any) -> bool:
+    """Whether a jaxpr has convolutions, also in the programs that it calls."""
+    jaxpr = getattr(program, "jaxpr", program)
+    return any(
+        equation.primitive is lax.conv_general_dilated_p
+        or any(map(has_convolutions, _programs_in(list(equation.params.values()))))
+        for equation in jaxpr.eqns
+    )
+
+
+def _programs_in(values: Any) -> Iterator[Any]:
+    """The programs among the parameters of an equation: the bodies of calls, loops and branches."""
+    for value in values:
+        if isinstance(value, tuple | list):
+            yield from _programs_in(value)
+        elif hasattr(getattr(value, "jaxpr", value), "eqns"):
+            yield value

@@ -40,12 +40,14 @@ def program_memory(program: Compiled, *args: Any) -> float:
         raise
 
 
-def check_memory(needed: Callable[[int], float], chunk: int, count: int, what: str, advice: str) -> None:
+def check_memory(
+    needed: Callable[[int | None], float], chunk: int | Callable[[], int], count: int, what: str, advice: str
+) -> None:
     """Check, before a computation in chunks, that it fits into the device's memory.
 
     Args:
-        needed: Chunk -> the bytes that the computation needs, as from `program_memory`.
-        chunk: Maximum number of entries in memory at once.
+        needed: Chunk -> the bytes that the computation needs, as from `program_memory`; None is the default chunk.
+        chunk: Maximum number of entries in memory at once, or a function of no arguments that returns the default.
         count: Total number of entries.
         what: Name of the entries for the message, such as "points".
         advice: A remedy for the message, if a single entry does not fit.
@@ -54,9 +56,9 @@ def check_memory(needed: Callable[[int], float], chunk: int, count: int, what: s
         InputError: If it does not fit. The message names a chunk that does.
     """
     limit = device_memory()
-    if limit is None or (size := needed(chunk)) <= limit:
+    if limit is None or (size := needed(None if callable(chunk) else chunk)) <= limit:
         return
-    chunk = min(chunk, count)
+    chunk = min(chunk() if callable(chunk) else chunk, count)
     fitting = _fitting_chunk(needed, chunk, size, limit)
     raise InputError(
         f"{count} {what} with chunk={chunk} need {gigabytes(size)} of memory, expected at most the device's "

@@ -13,14 +13,13 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
-from mcjax.runtime.mapping import default_chunk
 from mcjax.strings.config import StringConfig, check_penalties
 from mcjax.training.config import make_optimizer
 from mcjax.training.early_stopping import EarlyStopping
 from mcjax.training.endpoints import endpoint_fit
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of, parts_of
 from mcjax.training.loop import epoch_plan, initial_states, run_epochs
-from mcjax.training.task import Task
+from mcjax.training.task import Task, networks_at_once
 
 
 class UntrainedBead(NamedTuple):
@@ -222,7 +221,9 @@ def train_beads(
     Raises:
         RunError: A loss is not finite.
     """
-    chunk = config.chunk or default_chunk(task.convolutions)
+    if not beads:
+        return []
+    chunk = config.chunk or networks_at_once(task, beads[0].theta)
     trained: list[TrainedBead] = []
     for i in range(0, len(beads), chunk):
         trained += _train_chunk(task, config, beads[i : i + chunk], chunk, epochs, progress)

@@ -9,10 +9,9 @@ import numpy as np
 from mcjax import trees
 from mcjax.curves.polyline import values_on_segments
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.mapping import default_chunk
 from mcjax.training.measure import Criterion
 from mcjax.training.supervised import SupervisedLoss
-from mcjax.training.task import Task, examples
+from mcjax.training.task import Task, examples, networks_at_once
 
 MAX_ROUNDS = 4
 """Maximum number of refinements of a segment, each by as many points as the first grid has."""
@@ -184,7 +183,7 @@ def values_at(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: 
     Returns:
         The values, float32 (segments, points).
     """
-    chunk = scan.chunk or default_chunk(scan.task.convolutions)
+    chunk = scan.chunk or networks_at_once(scan.task, starts[0])
     found = []
     for i in range(0, len(starts), chunk):
         a, b, at = starts[i : i + chunk], ends[i : i + chunk], ts[i : i + chunk]

@@ -105,7 +105,7 @@ def _reestimate(task: Task, thetas: trees.Tree, calibration_examples: int | None
     def one(theta: trees.Tree) -> trees.Tree:
         return estimate_statistics(task, theta, calibration_examples, batch_size)
 
-    return over_models(one, task.convolutions)(thetas)
+    return over_models(one)(thetas)
 
 
 def _as_moments(statistics: Statistics) -> dict[str, Moments]:

@@ -1,6 +1,6 @@
 """The training loop of all fits: an epoch of several fits in one compiled call, with recording and resuming."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.runs.recorder import History, Recorder, Recording
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.mapping import over_models, steps_from_host
+from mcjax.runtime.mapping import over_models
 from mcjax.runtime.mesh import Placement, check_mesh, on_mesh, split
 from mcjax.training.early_stopping import EarlyStopping
 from mcjax.training.fit import Fit
@@ -140,7 +140,7 @@ def _compiled_epoch(
             new, metrics = epoch(fit, task, plan, state, jax.random.fold_in(key, number), mesh=mesh)
             return new._replace(fixed=()), metrics
 
-        return over_models(one, task.convolutions)(*fits)
+        return over_models(one)(*fits)
 
     fits = (states, keys)
     if which is not None:
@@ -148,39 +148,6 @@ def _compiled_epoch(
         fits = trees.index(fits, jnp.minimum(which, len(keys) - 1))
     new, metrics = on_mesh(train, mesh, everywhere=3)(fit, task, number, *fits)
     return _put_back(states._replace(fixed=()), which, new), metrics
-
-
-@jit()
-def _single_step(
-    fit: Fit, task: Task, fixed: Any, state: State, indices: jax.Array, key: jax.Array
-) -> tuple[State, Metrics]:
-    new, metrics = fit.step(state._replace(fixed=fixed), *_batch(task, indices, key))
-    return new._replace(fixed=()), metrics
-
-
-def _epoch_from_host(
-    fit: Fit,
-    task: Task,
-    plan: EpochPlan,
-    states: State,
-    keys: jax.Array,
-    number: int,
-    which: np.ndarray | None,
-    mesh: None,
-) -> tuple[State, Metrics]:
-    """`_compiled_epoch` with one compiled call per step, for models whose gradients are slow in compiled loops."""
-    fits = np.arange(len(keys)) if which is None else which[which < len(keys)]
-    new, means = [], []
-    fixed, states = states.fixed, states._replace(fixed=())
-    for i in map(int, fits):
-        held, state, metrics = trees.index(fixed, i), trees.index(states, i), []
-        order = _epoch_order(plan, examples(task.train), jax.random.fold_in(keys[i], number))
-        for indices, key in zip(*order, strict=True):
-            state, measured = _single_step(fit, task, held, state, indices, key)
-            metrics.append(measured)
-        new.append(state)
-        means.append(_epoch_metrics(jax.tree.map(lambda *values: jnp.stack(values), *metrics)))
-    return _put_back(states, None if which is None else fits, trees.stack(new)), trees.stack(means)
 
 
 def _put_back(states: State, which: Any, new: State) -> State:
@@ -249,9 +216,7 @@ def run_epochs(
     if stopping is not None and recording.done:
         # Resumed fits may be at their target already.
         stopping.update(recording.states)
-    # Choose one compiled call per epoch or per step, and place the arrays.
-    from_host = mesh is None and steps_from_host(task.convolutions)
-    run_epoch: Callable[..., tuple[State, Metrics]] = _epoch_from_host if from_host else _compiled_epoch
+    # Place the arrays.
     # The name makes no other program, and the other splits need not lie on every device.
     task = task.replace(test=None, validation=None, name="")
     task, fit, keys = placement.put_everywhere(task), placement.put_everywhere(fit), placement.put(keys)
@@ -259,7 +224,7 @@ def run_epochs(
     try:
         while recording.done < epochs and (stopping is None or len(stopping.running)):
             which = None if stopping is None else stopping.selection()
-            new, metrics = run_epoch(
+            new, metrics = _compiled_epoch(
                 fit, task, plan, recording.states._replace(fixed=fixed), keys, recording.done, which, mesh
             )
             values = {name: np.asarray(value) for name, value in placement.get(metrics).items()}

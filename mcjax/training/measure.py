@@ -68,7 +68,7 @@ def _evaluate(task: Task, thetas: trees.Tree, batch_size: int) -> tuple[dict[str
             {} if split is None else metrics_of(task, theta, split, batch_size) for split in (task.train, task.test)
         )
 
-    train, test = over_models(one, task.convolutions)(thetas)
+    train, test = over_models(one)(thetas)
     return train, test
 
 
@@ -173,4 +173,4 @@ def measure_networks(criterion: Criterion, task: Task, thetas: trees.Tree) -> np
 
 @jit(static_argnames=("criterion",))
 def _measure_networks(criterion: Criterion, task: Task, thetas: trees.Tree) -> jax.Array:
-    return over_models(lambda theta: criterion(task, theta), task.convolutions)(thetas)
+    return over_models(lambda theta: criterion(task, theta))(thetas)

@@ -82,7 +82,7 @@ def supervised(
         augment=None if augmentation == Augmentation.none() else AugmentImages(augmentation),
         name=f"{model.name} on {data.name}",
     )
-    return task.replace(model=model, init=model.init, spec=model.spec, convolutions=model.convolutions)
+    return task.replace(model=model, init=model.init, spec=model.spec)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("losses", "mean", "std"), meta_fields=("model",))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mcjax import trees
 from mcjax.errors import InputError, unknown_name
 from mcjax.models.base import Model
-from mcjax.runtime.mapping import Convolutions
+from mcjax.runtime.mapping import default_chunk, has_convolutions
 from mcjax.symmetry import PermutationSpec
 from mcjax.training.loss import Batch, Metric, check_loss, check_scalars, named_metrics, outcome
 
@@ -45,8 +45,6 @@ class Task:
         augment: `augment(key, batch) -> batch`, applied to training batches. None: no augmentation.
         validation: The validation examples, or None.
         name: The name in messages.
-        convolutions: The kind of convolutions in the loss, by which `mcjax.runtime` chooses how to run it. None: that
-            of the model, or read off the loss.
 
     Raises:
         InputError: If a split has no common leading axis, or the loss is not a differentiable scalar.
@@ -73,7 +71,6 @@ class Task:
     augment: Any = None
     validation: Batch | None = None
     name: str = "the task"
-    convolutions: Convolutions = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("loss", "metrics", "inputs", "augment"):
@@ -88,11 +85,9 @@ class Task:
                 raise InputError(f"got a {type(self.model).__name__} for model, expected a Model: models.from_flax.")
             self._set("init", self.init or self.model.init)
             self._set("spec", self.spec or self.model.spec)
-        known = getattr(self.model or getattr(self.loss, "model", None), "convolutions", None)
-        self._set("convolutions", self.convolutions or known)
         if self.init is not None:
             theta = jax.eval_shape(self.init, jax.random.key(0))
-            self._set("convolutions", _kind_of(self, theta))
+            _check_on(self, theta)
             if self.spec is not None:
                 self.spec.validate(theta)
 
@@ -142,7 +137,7 @@ class Task:
             raise InputError(f"got a metric {name!r}, which there is already, expected one of another name.")
         more = jax.tree_util.Partial(AndMetric(name), self.metrics, _traceable("metric", metric, True))
         task = self.replace(metrics=more)
-        _kind_of(task, theta)
+        _check_on(task, theta)
         return task
 
     def __repr__(self) -> str:
@@ -209,7 +204,7 @@ def check_task(task: Any, *thetas: trees.Tree, model: bool = False) -> Task:
         model: Whether the task must have a model.
 
     Returns:
-        The task, with the kind of its convolutions.
+        The task.
 
     Raises:
         InputError: If it is no task, has no model where one is needed, or its loss does not take these networks.
@@ -221,10 +216,21 @@ def check_task(task: Any, *thetas: trees.Tree, model: bool = False) -> Task:
         )
     if model and task.model is None:
         raise InputError(f"{task.name} has no model, whose activations or outputs are needed: Task(..., model=model).")
-    if task.init is not None or not thetas:
-        return task
-    kinds = [_kind_of(task, theta) for theta in thetas]
-    return task.replace(convolutions=kinds[0])
+    if task.init is None:
+        for theta in thetas:
+            _check_on(task, theta)
+    return task
+
+
+@jax.jit
+def _convolutional(task: Task, theta: trees.Tree, batch: Batch) -> dict[bool, jax.Array]:
+    """Only ever traced, once for all tasks of these functions: whether there are convolutions is the key."""
+    return {has_convolutions(jax.make_jaxpr(task.measure)(theta, batch)): jnp.zeros(())}
+
+
+def networks_at_once(task: Task, theta: trees.Tree) -> int:
+    """The default number of networks like this one in memory at once, where networks are measured."""
+    return default_chunk(next(iter(_convolutional.eval_shape(task.functions(), theta, _few(task.train)))))
 
 
 def _traceable(name: str, function: Any, required: bool) -> Any:
@@ -264,17 +270,17 @@ def _few(split: Batch) -> Batch:
     return jax.tree.map(few, split)
 
 
-def _kind_of(task: Task, theta: trees.Tree) -> Convolutions:
-    """Check the loss and the metrics on networks of these shapes; returns the kind of convolutions in the loss."""
+def _check_on(task: Task, theta: trees.Tree) -> None:
+    """Check the loss and the metrics on networks of these shapes."""
     few = task.replace(train=_few(task.train), test=_few(task.test), validation=None)
     # A task that is checked when it is made needs no cache, which would keep its functions alive.
     check = _remembered_check if task.init is None else jax.jit(lambda *given: _check(*given))
-    return next(iter(check.eval_shape(few, theta)))
+    check.eval_shape(few, theta)
 
 
-def _check(task: Task, theta: trees.Tree) -> dict[Convolutions, jax.Array]:
-    """The check, only ever traced; the kind of convolutions is the key of the result."""
-    kind = check_loss(task.loss, theta, task.train)
+def _check(task: Task, theta: trees.Tree) -> None:
+    """The check, only ever traced."""
+    check_loss(task.loss, theta, task.train)
     train = jax.eval_shape(task.measure, theta, task.train)
     try:
         test = train if task.test is None else jax.eval_shape(task.measure, theta, task.test)
@@ -285,10 +291,9 @@ def _check(task: Task, theta: trees.Tree) -> dict[Convolutions, jax.Array]:
         check_scalars(f"metrics on {split} examples", found)
     if train.keys() != test.keys():
         raise InputError(f"got metrics {sorted(train)} on train, {sorted(test)} on test: expected the same.")
-    return {task.convolutions or kind: jnp.zeros(())}
 
 
 _remembered_check = jax.jit(_check)
 
 
-__all__ = ["SplitName", "Task", "check_task", "examples", "metric_name"]
+__all__ = ["SplitName", "Task", "check_task", "examples", "metric_name", "networks_at_once"]
