@@ -145,8 +145,7 @@ def _fill(state: Any, tree: trees.Tree) -> Any:
 
 
 def _stream(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.random.key(0) if is_key and not leaf.shape else jnp.zeros(leaf.shape, leaf.dtype)
+    return jax.random.key(0) if trees.is_key(leaf) and not leaf.shape else jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def _mode_arguments(kind: type) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -35,7 +35,8 @@ def from_flax(
 
     `theta` is `{"params": ..., "batch_stats": ...}`; for an existing NNX module, `nnx.to_pure_dict(nnx.state(module,
     nnx.Param))` and the same with `nnx.BatchStat`. In training mode, running statistics, updated by
-    m * old + (1 - m) * new, are replaced by the statistics of the batch; all others keep their values.
+    m * old + (1 - m) * new, are replaced by the statistics of the batch, in float32 at least; all others, such as
+    counters and keys, keep their values.
 
     Args:
         module: A Linen module, or a callable that makes an NNX module from `nnx.Rngs`: its class, or a function.
@@ -167,9 +168,12 @@ def _train_with_own_statistics(
 
     Flax updates running averages by m * old + (1 - m) * batch, with m unknown here. Two more updates, from old = 0 and
     old = 1, determine m and the statistics of the batch. Their forward passes are equal, so XLA computes only one.
+    In bfloat16 m would be rounded too much, so statistics are stored in float32 at least here.
     """
 
     def own(stored: jax.Array, updated: jax.Array, from_zero: jax.Array, from_one: jax.Array) -> jax.Array:
+        if not trees.is_floating(stored):
+            return stored
         # from_one - from_zero = m, and from_zero = (1 - m) * batch.
         share = 1 - (from_one - from_zero)
         expected = (1 - share) * stored + from_zero
@@ -178,9 +182,10 @@ def _train_with_own_statistics(
         mixes = (share > 1e-6) & (share < 1 + 1e-4) & mean.all()
         return jnp.where(mixes, from_zero / jnp.where(mixes, share, 1), stored)
 
+    stats = trees.widened(trees.batch_stats(theta))
+    theta = trees.with_batch_stats(theta, stats)
     outputs, updated = functions.train(theta, x, key)
-    stats = trees.batch_stats(theta)
-    fixed = [jax.tree.map(lambda leaf, value=value: jnp.full_like(leaf, value), stats) for value in (0, 1)]
+    fixed = [trees.combine(lambda leaf, value=value: jnp.full_like(leaf, value), stats) for value in (0, 1)]
     zero, one = (functions.train(trees.with_batch_stats(theta, each), x, key)[1] if stats else {} for each in fixed)
     return outputs, jax.tree.map(own, stats, updated, zero, one)
 
