@@ -127,6 +127,19 @@ class Placement:
         return trees.with_keys(jax.tree.map(fetched, trees.without_keys(tree)), tree)
 
 
+def put_batches(batches: Any, mesh: Mesh | None) -> Any:
+    """Batches (k, size, ...) on the host, on the devices of a mesh: every process gives its own part of each batch."""
+    if mesh is None:
+        return jax.device_put(batches)
+    sharding = NamedSharding(mesh, Spec(None, AXES if jax.process_count() > 1 else "data"))
+
+    def placed(leaf: np.ndarray) -> jax.Array:
+        shape = (leaf.shape[0], leaf.shape[1] * jax.process_count(), *leaf.shape[2:])
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+
+    return jax.tree.map(placed, batches)
+
+
 def _placed(host: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
@@ -168,4 +181,4 @@ def split(batch: Any, mesh: Mesh | None) -> Any:
     return batch if mesh is None else jax.lax.with_sharding_constraint(batch, Spec("data"))
 
 
-__all__ = ["AXES", "Placement", "check_mesh", "make_mesh", "on_mesh", "split"]
+__all__ = ["AXES", "Placement", "check_mesh", "make_mesh", "on_mesh", "put_batches", "split"]

@@ -59,6 +59,18 @@ def on_first_process(work: Callable[Arguments, Result]) -> Callable[Arguments, R
     return done
 
 
+def least_of_processes(number: int) -> int:
+    """The smallest number that a process gives. Raises RunError if another one gives -1, which says that it failed."""
+    if not many_processes():
+        return number
+    from jax.experimental import multihost_utils
+
+    least = int(np.min(multihost_utils.process_allgather(np.int32(number))))
+    if least < 0 <= number:
+        raise RunError("another process failed while it read its batches: see its error.")
+    return least
+
+
 def _broadcast_outcome(result: Any, error: Exception | None) -> tuple[Any, Exception | None]:
     """Send a result or an error from the first process to all."""
     sent = b""
