@@ -163,7 +163,7 @@ class Criterion:
             if available is not None and (getattr(self, name) or 1) > available:
                 raise InputError(f"got {name}={getattr(self, name)}, expected at most the {available} of {task.name}.")
         if task.init is not None:
-            held = task.replace(train=few(task.train), **{self.split: few(task.split(self.split))})
+            held = task.replace(**{"train": few(task.train), self.split: few(task.split(self.split))})
             criterion = replace(self, examples=None, calibration_examples=None)
             jax.eval_shape(criterion, held, jax.eval_shape(task.init, jax.random.key(0)))
 
