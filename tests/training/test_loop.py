@@ -13,11 +13,20 @@ from refusals import says
 from mcjax import Augmentation, InputError, Recorder, RunError, Task, supervised, trees
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
+from mcjax.runtime.target import compiling_for
 from mcjax.training import Criterion
 from mcjax.training.early_stopping import EarlyStopping
 from mcjax.training.endpoints import endpoint_fit, fresh_states
 from mcjax.training.fit import Fit, FitState
-from mcjax.training.loop import EpochPlan, check_typed_keys, epoch, epoch_plan, join_histories, run_epochs
+from mcjax.training.loop import (
+    EpochPlan,
+    _compiled_epoch,
+    check_typed_keys,
+    epoch,
+    epoch_plan,
+    join_histories,
+    run_epochs,
+)
 
 PLAN = EpochPlan(25, 4)
 
@@ -167,6 +176,22 @@ def test_networks_in_sequence_are_as_networks_at_once(fits):
     (*_, states, history), (*_, expected, losses) = fits["convolutional"], fits["dense"]
     np.testing.assert_allclose(history["loss"], losses["loss"], rtol=1e-5)
     near(states.variables, expected.variables)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_an_epoch_for_an_accelerator_runs_all_networks_at_once(fits, platform):
+    """Whatever this machine is: one loop, over the steps. On the CPU there is another one, over the networks."""
+    task, fit, keys, start, *_ = fits["convolutional"]
+    texts = {}
+    for name in (platform, "cpu"):
+        with compiling_for(name):
+            texts[name] = _compiled_epoch.lower(fit, task, PLAN, start, keys, 0, None, None).as_text()
+    text = texts[platform]
+    assert text.count("stablehlo.while") == 1 < texts["cpu"].count("stablehlo.while")
+    # The images of all three networks.
+    assert "tensor<75x8x8x1xf32>" in text
+    assert "tensor<75x8x8x1xf32>" not in texts["cpu"]
+    assert "optimization_barrier" not in text
 
 
 def test_history_has_a_row_a_fit_and_a_column_an_epoch(fits):
