@@ -318,42 +318,6 @@ def test_images_of_another_shape_are_refused():
                 call({}, np.zeros((2, 4, 5, 1), np.float32), *more)
 
 
-class Frozen(nn.Module):
-    momentum: float
-    frozen: bool
-
-    @nn.compact
-    def __call__(self, x, train):
-        norm = nn.BatchNorm(use_running_average=self.frozen or not train, momentum=self.momentum)
-        return nn.Dense(2)(norm(nn.Dense(4)(x)))
-
-
-@pytest.mark.parametrize(("momentum", "frozen"), [(0.9, True), (1.0, False), (1.0, True)])
-def test_statistics_that_do_not_update_are_kept(momentum, frozen):
-    model = models.from_flax(Frozen(momentum, frozen), ROWS)
-    theta = variables(model)
-    outputs, _, (trained, stats) = run(model)(theta, ROWS, KEY)
-    chex.assert_trees_all_equal(stats, theta["batch_stats"])
-    if frozen:
-        np.testing.assert_allclose(trained, outputs, rtol=1e-4, atol=1e-5)
-    assert np.isfinite(trained).all()
-
-
-class Spectral(nn.Module):
-    @nn.compact
-    def __call__(self, x, train):
-        steps = self.variable("batch_stats", "steps", jnp.zeros, ())
-        if train and not self.is_initializing():
-            steps.value = steps.value + 1
-        return nn.Dense(2)(nn.tanh(nn.SpectralNorm(nn.Dense(4))(x, update_stats=train)))
-
-
-def test_statistics_that_are_no_running_means_stay_as_they_are(key):
-    model = models.from_flax(Spectral(), ROWS)
-    theta = jax.jit(model.init)(key)
-    chex.assert_trees_all_equal(jax.jit(model.apply_train)(theta, ROWS, key)[1], theta["batch_stats"])
-
-
 def test_a_model_of_two_functions():
     def init(key):
         one, two = jax.random.split(key)
