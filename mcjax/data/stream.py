@@ -43,6 +43,7 @@ class Stream:
         memory: Bytes that its blocks take at most, on the host and on the device together.
         shapes: The first batch as `jax.ShapeDtypeStruct`s, in the dtypes of the device.
         most: Number of examples of a pass if all batches are as long as the first; None if the source has no length.
+        endless: Whether a pass never ends, by the length of the source.
     """
 
     def __init__(self, source: Any, *, memory: int = 1 << 28, name: str = "batches") -> None:
@@ -73,7 +74,10 @@ class Stream:
         leaves = self._arrays(first, "the first batch")
         self._kinds = [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
         self.shapes = jax.tree.unflatten(self._structure, list(map(_on_device, leaves)))
-        self.most = len(source) * len(leaves[0]) if hasattr(source, "__len__") else None
+        length = _length(source)
+        # Sources that repeat themselves have the largest length there is, or a part of it.
+        self.endless = length is not None and length * len(leaves[0]) > 1 << 53
+        self.most = None if length is None or self.endless else length * len(leaves[0])
 
     def __repr__(self) -> str:
         return f"Stream({self.name})"
@@ -186,8 +190,14 @@ class Stream:
 
     def first(self, n: int | None = None) -> Any:
         """The first `n` examples of the first pass, or all if there are fewer, as arrays on the host. None: all."""
+        self.check_end(n)
         found = [trees.index(block, slice(count)) for block, count in self.blocks(n or self.most or 4096, limit=n)]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+
+    def check_end(self, limit: int | None) -> None:
+        """Raise InputError if all examples are to be read, and there is no end of them."""
+        if limit is None and self.endless:
+            raise InputError(f"got {self.name} that never end, expected one pass of them, without repeat().")
 
     def _pass(self, number: int) -> Iterator[list[np.ndarray]]:
         """The leaves of the batches of a pass."""
@@ -311,6 +321,15 @@ def _opener(source: Any) -> Callable[[int], Iterable[Any]]:
         for parameter in inspect.signature(source).parameters.values()
     )
     return source if numbered else lambda number: source()
+
+
+def _length(source: Any) -> int | None:
+    """The length of a source, if it has one."""
+    try:
+        return len(source)
+    # A loader of examples without a length has a `__len__` that raises this.
+    except TypeError:
+        return None
 
 
 def _on_device(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
