@@ -51,8 +51,8 @@ class Stream:
 
         Args:
             source: An iterable that begins anew each time, or a function that returns one for every pass: `source()`,
-                or `source(number)`. It yields batches, pytrees of arrays (n, ...) with any n; or single examples, one
-                of whose arrays is a scalar, such as a class.
+                or `source(number)` if it has a parameter without a default. It yields batches, pytrees of arrays
+                (n, ...) with any n; or single examples, one of whose arrays is a scalar, such as a class.
             memory: Bytes that the blocks take at most, on the host and on the device together.
             name: The name in messages.
 
@@ -325,9 +325,14 @@ def _opener(source: Any) -> Callable[[int], Iterable[Any]]:
     if isinstance(source, Iterable) or not callable(source):
         # Some sources of random access have a length and no iterator.
         return lambda number: source if isinstance(source, Iterable) else map(source.__getitem__, range(len(source)))
+    try:
+        parameters = inspect.signature(source).parameters.values()
+    except ValueError:  # a function in C, such as zip
+        parameters = {}.values()
     numbered = any(
         parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        for parameter in inspect.signature(source).parameters.values()
+        and parameter.default is parameter.empty
+        for parameter in parameters
     )
     return source if numbered else lambda number: source()
 
