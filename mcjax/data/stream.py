@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain, count
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -42,6 +43,7 @@ class Stream:
         memory: Bytes that its blocks take at most, on the host and on the device together.
         shapes: The first batch as `jax.ShapeDtypeStruct`s, in the dtypes of the device.
         most: Number of examples of a pass if all batches are as long as the first; None if the source has no length.
+        endless: Whether a pass never ends, by the length of the source.
     """
 
     def __init__(self, source: Any, *, memory: int = 1 << 28, name: str = "batches") -> None:
@@ -49,8 +51,8 @@ class Stream:
 
         Args:
             source: An iterable that begins anew each time, or a function that returns one for every pass: `source()`,
-                or `source(number)`. It yields batches, pytrees of arrays (n, ...) with any n; or single examples, one
-                of whose arrays is a scalar, such as a class.
+                or `source(number)` if it has a parameter without a default. It yields batches, pytrees of arrays
+                (n, ...) with any n; or single examples, one of whose arrays is a scalar, such as a class.
             memory: Bytes that the blocks take at most, on the host and on the device together.
             name: The name in messages.
 
@@ -72,7 +74,10 @@ class Stream:
         leaves = self._arrays(first, "the first batch")
         self._kinds = [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
         self.shapes = jax.tree.unflatten(self._structure, list(map(_on_device, leaves)))
-        self.most = len(source) * len(leaves[0]) if hasattr(source, "__len__") else None
+        length = _length(source)
+        # Sources that repeat themselves have the largest length there is, or a part of it.
+        self.endless = length is not None and length * len(leaves[0]) > 1 << 53
+        self.most = None if length is None or self.endless else length * len(leaves[0])
 
     def __repr__(self) -> str:
         return f"Stream({self.name})"
@@ -185,8 +190,14 @@ class Stream:
 
     def first(self, n: int | None = None) -> Any:
         """The first `n` examples of the first pass, or all if there are fewer, as arrays on the host. None: all."""
+        self.check_end(n)
         found = [trees.index(block, slice(count)) for block, count in self.blocks(n or self.most or 4096, limit=n)]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+
+    def check_end(self, limit: int | None) -> None:
+        """Raise InputError if all examples are to be read, and there is no end of them."""
+        if limit is None and self.endless:
+            raise InputError(f"got {self.name} that never end, expected one pass of them, without repeat().")
 
     def _pass(self, number: int) -> Iterator[list[np.ndarray]]:
         """The leaves of the batches of a pass."""
@@ -233,12 +244,33 @@ class Stream:
 
 def ahead(items: Iterator[T]) -> Generator[T]:
     """The items of an iterator, each made in a thread while the one before is used. Its errors are raised in turn."""
+    wanted: SimpleQueue[bool] = SimpleQueue()
+    made: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
     end = object()
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
+
+    def make() -> None:
+        while wanted.get():
+            try:
+                made.put((next(items, end), None))
+            except BaseException as error:
+                made.put((end, error))
+
+    # No pool: processes that a loader forks in a thread of a pool would wait for that thread when they end, and fail.
+    thread = Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        wanted.put(True)
+        while True:
+            item, error = made.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            wanted.put(True)
+            yield item
+    finally:
+        wanted.put(False)
+        thread.join()
 
 
 def as_examples(split: str, given: Any) -> Any:
@@ -254,17 +286,26 @@ def as_examples(split: str, given: Any) -> Any:
 
 def _check_arrays(split: str, given: Any) -> None:
     leaves = trees.flatten(given)
-    wrong = {name: type(leaf).__name__ for name, leaf in leaves.items() if not hasattr(leaf, "shape")}
+    wrong = {name: type(leaf).__name__ for name, leaf in leaves.items() if not _is_array(leaf)}
     if wrong:
         shown = ", ".join(f"{name or 'they'} of type {kind}" for name, kind in wrong.items())
-        raise InputError(f"got {split} examples that are no arrays: {shown}; expected a pytree of arrays (n, ...).")
+        raise InputError(
+            f"got {split} examples that are no arrays: {shown}; expected a pytree of arrays (n, ...) of numpy or JAX."
+        )
     shapes = {name or "the array": jnp.shape(leaf) for name, leaf in leaves.items()}
     lengths = {shape[:1] for shape in shapes.values()}
     if len(lengths) != 1 or lengths & {(), (0,)}:
-        shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no array"
+        shown = ", ".join(f"{name} {shape}" for name, shape in [*shapes.items()][:8]) or "no array"
         raise InputError(
-            f"got {split} examples without a common leading axis: {shown}; expected arrays (n, ...), n of all the same."
+            f"got {split} examples without a common leading axis: {shown}{', ...' * (len(shapes) > 8)}; expected arrays "
+            "(n, ...), n of all the same, or a function that returns batches."
         )
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array of numpy or JAX, or the shape of one, and not of another library."""
+    dtype = getattr(leaf, "dtype", None)
+    return hasattr(leaf, "shape") and (isinstance(dtype, np.dtype) or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct))
 
 
 def few(split: Any) -> Any:
@@ -284,11 +325,25 @@ def _opener(source: Any) -> Callable[[int], Iterable[Any]]:
     if isinstance(source, Iterable) or not callable(source):
         # Some sources of random access have a length and no iterator.
         return lambda number: source if isinstance(source, Iterable) else map(source.__getitem__, range(len(source)))
+    try:
+        parameters = inspect.signature(source).parameters.values()
+    except ValueError:  # a function in C, such as zip
+        parameters = {}.values()
     numbered = any(
         parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        for parameter in inspect.signature(source).parameters.values()
+        and parameter.default is parameter.empty
+        for parameter in parameters
     )
     return source if numbered else lambda number: source()
+
+
+def _length(source: Any) -> int | None:
+    """The length of a source, if it has one."""
+    try:
+        return len(source)
+    # A loader of examples without a length has a `__len__` that raises this.
+    except TypeError:
+        return None
 
 
 def _on_device(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
