@@ -296,16 +296,18 @@ def _check_arrays(split: str, given: Any) -> None:
     lengths = {shape[:1] for shape in shapes.values()}
     if len(lengths) != 1 or lengths & {(), (0,)}:
         shown = ", ".join(f"{name} {shape}" for name, shape in [*shapes.items()][:8]) or "no array"
+        more = ", ..." * (len(shapes) > 8)
         raise InputError(
-            f"got {split} examples without a common leading axis: {shown}{', ...' * (len(shapes) > 8)}; expected arrays "
-            "(n, ...), n of all the same, or a function that returns batches."
+            f"got {split} examples without a common leading axis: {shown}{more}; expected arrays (n, ...), n of all the "
+            "same, or a function that returns batches."
         )
 
 
 def _is_array(leaf: Any) -> bool:
     """Whether a leaf is an array of numpy or JAX, or the shape of one, and not of another library."""
     dtype = getattr(leaf, "dtype", None)
-    return hasattr(leaf, "shape") and (isinstance(dtype, np.dtype) or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct))
+    known = isinstance(dtype, np.dtype) or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+    return known and hasattr(leaf, "shape")
 
 
 def few(split: Any) -> Any:
