@@ -298,8 +298,8 @@ def _check_arrays(split: str, given: Any) -> None:
         shown = ", ".join(f"{name} {shape}" for name, shape in [*shapes.items()][:8]) or "no array"
         more = ", ..." * (len(shapes) > 8)
         raise InputError(
-            f"got {split} examples without a common leading axis: {shown}{more}; expected arrays (n, ...), n of all the "
-            "same, or a function that returns batches."
+            f"got {split} examples without a common leading axis: {shown}{more}; expected arrays (n, ...), n "
+            "the same for all, or a function that returns batches."
         )
 
 
