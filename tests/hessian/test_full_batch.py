@@ -11,9 +11,9 @@ from refusals import says
 from variables import alive, cross_entropy, mlp, normalized
 
 from mcjax import InputError, PermutationSpec, Task, data, models, supervised, trees
+from mcjax.hessian.full_batch import full_batch_loss
 from mcjax.runtime.convolution import convolve
 from mcjax.runtime.mesh import make_mesh
-from mcjax.hessian.full_batch import full_batch_loss
 
 
 def product(loss, theta, vector):

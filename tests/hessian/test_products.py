@@ -10,9 +10,9 @@ from jax.flatten_util import ravel_pytree
 from variables import alive, permuted
 
 from mcjax import InputError, PermutationSpec, Task, data, supervised, trees
+from mcjax.hessian.full_batch import full_batch_loss
 from mcjax.hessian.products import curvature_operator, dense_hessian, gauss_newton_product, hessian_product
 from mcjax.runtime.convolution import convolve
-from mcjax.hessian.full_batch import full_batch_loss
 
 
 @pytest.fixture(scope="module")
