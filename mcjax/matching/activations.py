@@ -16,7 +16,7 @@ from mcjax.runtime.compiling import jit
 from mcjax.symmetry import nearest_permutation
 from mcjax.training.batches import CrossMoments, cross_moments_of
 from mcjax.training.loss import Batch
-from mcjax.training.task import Task, check_task
+from mcjax.training.task import Task, check_task, reading_processes
 from mcjax.training.task import examples as count_examples
 from mcjax.training.totals import Points, Reading, each_network, totals
 
@@ -71,7 +71,8 @@ def match_activations(
         raise unknown_name("cost", str(cost), GAINS)
     check_whole("batch_size", batch_size)
     task = check_task(task, model=True, streams=True)
-    available = task.train.most if isinstance(task.train, Stream) else count_examples(task.train)
+    streamed = isinstance(task.train, Stream)
+    available = task.train.most_of(reading_processes()) if streamed else count_examples(task.train)
     used = max(1, available // 5) if examples is None and available is not None else examples
     if used is not None:
         check_whole("examples", used, 1, available)

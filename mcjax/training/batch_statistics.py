@@ -41,9 +41,13 @@ def estimate_statistics(
 
     Returns:
         `theta` with new batch statistics.
+
+    Raises:
+        InputError: If the examples come in batches from the host, for which there is `reestimate`.
     """
     if not jax.tree.leaves(trees.batch_stats(theta)):
         return theta
+    check_task(task)
     of_batch = partial(statistics_of_batch, task, theta)
     return with_statistics(theta, total_of(of_batch, task.train, Reading(batch_size, calibration_examples, True)))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mcjax import trees
 from mcjax.data.stream import Stream
 from mcjax.training.loss import Batch, Loss, at_least_float32, outcome
-from mcjax.training.task import Task, examples
+from mcjax.training.task import Task, examples, reading_processes
 
 T = TypeVar("T")
 
@@ -100,7 +100,10 @@ def fixed_examples(task: Task, count: int, batch_size: int) -> tuple[Batch, int]
     Returns:
         The examples on the device, and the size of equal batches of them.
     """
-    first = task.train.first(count) if isinstance(task.train, Stream) else trees.index(task.train, slice(count))
+    if isinstance(task.train, Stream):
+        first = task.train.first(count, reading_processes())
+    else:
+        first = trees.index(task.train, slice(count))
     used = jax.tree.map(jnp.asarray, first)
     batches, size = equal_batches(used, batch_size)
     whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)

@@ -16,12 +16,11 @@ from mcjax.errors import InputError
 from mcjax.runs.recorder import History, Recorder, Recording
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
-from mcjax.runtime.mesh import Placement, check_mesh, on_mesh, put_batches, split
-from mcjax.runtime.processes import least_of_processes
+from mcjax.runtime.mesh import Placement, check_mesh, check_parts, on_mesh, put_batches, split
 from mcjax.training.early_stopping import EarlyStopping
 from mcjax.training.fit import Fit
 from mcjax.training.loss import Batch
-from mcjax.training.task import Task, examples
+from mcjax.training.task import Task, examples, reading_processes
 
 State = Any
 """The state of a fit, a NamedTuple such as `FitState`, with what never changes in its field `fixed`."""
@@ -48,16 +47,13 @@ def epoch_plan(task: Task, batch_size: int, steps_per_epoch: int | None) -> Epoc
     Raises:
         InputError: If a batch is larger than the training split, or nobody says how many batches a stream has.
     """
-    streamed = isinstance(task.train, Stream)
-    n = task.train.most if streamed else examples(task.train)
+    stream = task.train if isinstance(task.train, Stream) else None
+    n: Any = examples(task.train) if stream is None else stream.most_of(reading_processes())
     if n is None and steps_per_epoch is None:
         raise InputError(
             f"got {task.train.name} without a length, expected steps_per_epoch, the steps of an epoch, or a source "
             "that has a length."
         )
-    if n is not None and streamed:
-        # Every process has its own part.
-        n *= jax.process_count()
     if n is not None and batch_size > n:
         raise InputError(f"got batch_size={batch_size}, expected at most the {n} training examples of {task.name}.")
     return EpochPlan(batch_size, steps_per_epoch or n // batch_size, steps_per_epoch is None)
@@ -194,15 +190,17 @@ def _compiled_epoch(
     """
 
     def train(fit: Fit, task: Task, number: jax.Array, feed: Feed | None, *fits: Any) -> tuple[State, Metrics]:
-        def one(state: State, key: jax.Array) -> tuple[State, Metrics]:
+        def one(state: State, key: jax.Array, *first: jax.Array) -> tuple[State, Metrics]:
             key = jax.random.fold_in(key, number)
             if feed is None:
                 new, metrics = epoch(fit, task, plan, state, key, mesh=mesh)
             else:
-                new, metrics = _some_steps(fit, task, plan, feed, state, key, mesh)
+                new, metrics = _some_steps(fit, task, plan, feed._replace(first=first[0]), state, key, mesh)
             return new._replace(fixed=()), metrics
 
-        return over_models(one)(*fits)
+        # An index for each fit gives their batches an axis of fits, which those of arrays have: to the bit the same.
+        first = () if feed is None else (jnp.broadcast_to(feed.first, fits[1].shape),)
+        return over_models(one)(*fits, *first)
 
     fits = (states, keys)
     if which is not None:
@@ -214,14 +212,17 @@ def _compiled_epoch(
 
 def _feeds(stream: Stream, plan: EpochPlan, mesh: Mesh | None, done: int, epochs: int) -> Generator[Feed | None]:
     """The batches of the epochs from `done` to `epochs`, on the devices, with None at the end of each epoch."""
-    size = plan.batch_size // jax.process_count()
-    taken = stream.epochs(size, plan.steps, passes=plan.passes, done=done, total=epochs, agree=least_of_processes)
+    processes = reading_processes()
+    size = plan.batch_size // processes.number
+    taken = stream.epochs(size, plan.steps, passes=plan.passes, done=done, total=epochs, processes=processes)
     block = batches = None
     with closing(taken):
         for given in taken:
             if given is not None:
                 if given.block is not block:
-                    block, batches = given.block, put_batches(given.block, mesh)
+                    # The block before is let go first.
+                    block = given.block
+                    batches = put_batches(block, mesh)
                 yield Feed(batches, *map(jnp.int32, given[1:]))
             else:
                 yield None
@@ -265,6 +266,7 @@ def run_epochs(
     *,
     mesh: Mesh | None = None,
     stopping: EarlyStopping | None = None,
+    before: int = 0,
 ) -> tuple[State, History]:
     """Train several fits at once, with one compiled call per epoch.
 
@@ -279,6 +281,7 @@ def run_epochs(
             from which fits resume. None: silent.
         mesh: A mesh from `make_mesh`: fits are distributed along `pair`, batches along `data`.
         stopping: Early stopping. A stopped fit keeps its state; when all have stopped, training ends.
+        before: Number of epochs in calls before this one, whose batches of a stream were used.
 
     Returns:
         The final states, ordinary arrays that are equal in every process, and the history by metric, float32
@@ -286,8 +289,11 @@ def run_epochs(
 
     Raises:
         RunError: At the first epoch with a loss that is not finite; the previous epoch is kept.
-        InputError: If the mesh does not divide a batch, or is combined with early stopping.
+        InputError: If the mesh does not divide a batch, or is combined with early stopping; and for a stream that ends
+            early or changes. Complete epochs are kept then, and when a stream raises an error of its own.
     """
+    if isinstance(task.train, Stream):
+        check_parts(mesh, plan.batch_size)
     if mesh is not None:
         check_mesh(mesh, plan.batch_size)
         if stopping is not None:
@@ -303,7 +309,9 @@ def run_epochs(
         # Resumed fits may be at their target already.
         stopping.update(recording.states)
     # The name makes no other program, and the other splits need not lie on every device.
-    feeds = _feeds(task.train, plan, mesh, recording.done, epochs) if isinstance(task.train, Stream) else None
+    feeds = None
+    if isinstance(task.train, Stream):
+        feeds = _feeds(task.train, plan, mesh, before + recording.done, before + epochs)
     task = task.replace(test=None, validation=None, name="", **({} if feeds is None else {"train": None}))
     task, fit, keys = placement.put_everywhere(task), placement.put_everywhere(fit), placement.put(keys)
     # Train, record and check for early stopping, epoch by epoch.

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.data.stream import Stream, few
+from mcjax.data.examples import few
+from mcjax.data.stream import Stream
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import leading_axis
 from mcjax.training.batch_statistics import estimate_statistics, statistics_of_batch, with_statistics
@@ -152,6 +153,7 @@ class Criterion:
                 check_whole(name, getattr(self, name))
 
     def __call__(self, task: Task, theta: trees.Tree) -> jax.Array:
+        check_task(task)
         theta = estimate_statistics(task, theta, self.calibration_examples, self.batch_size)
         split = jax.tree.map(lambda leaf: leaf[: self.examples], task.split(self.split))
         return mean_metric(task, theta, split, self.metric, self.batch_size)
@@ -163,7 +165,8 @@ class Criterion:
             if available is not None and (getattr(self, name) or 1) > available:
                 raise InputError(f"got {name}={getattr(self, name)}, expected at most the {available} of {task.name}.")
         if task.init is not None:
-            held = task.replace(**{"train": few(task.train), self.split: few(task.split(self.split))})
+            used = {"test": None, "validation": None, "train": few(task.train), self.split: few(task.split(self.split))}
+            held = task.replace(**used)
             criterion = replace(self, examples=None, calibration_examples=None)
             jax.eval_shape(criterion, held, jax.eval_shape(task.init, jax.random.key(0)))
 

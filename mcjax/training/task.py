@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.data.stream import Stream, as_examples, few
-from mcjax.errors import InputError, unknown_name
+from mcjax.data.blocks import ALONE, Processes
+from mcjax.data.examples import as_examples, few
+from mcjax.data.stream import Stream
+from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model
 from mcjax.runtime.mapping import default_chunk, has_convolutions
+from mcjax.runtime.processes import least_of_processes, many_processes, rows_of_processes
 from mcjax.symmetry import PermutationSpec
 from mcjax.training.loss import Batch, Metric, check_loss, check_scalars, named_metrics, outcome
 
@@ -35,7 +38,9 @@ class Task:
             like.
         train: The training examples, any pytree of arrays with a common leading axis, of which a batch is a slice. Or,
             for data larger than memory, what yields batches on the host: an iterable that begins anew each time, or a
-            function that returns one (`mcjax.data.Stream` sets the memory).
+            function that returns one (`mcjax.data.Stream` says more). Networks that are trained side by side see the
+            same batches then, and their order is that of the source. Of several processes, each gives its own part of
+            every batch.
         test: The test examples, likewise. None: no test metrics.
         model: The model of the networks, for what needs its activations, inputs or outputs. None: no such methods.
         spec: The permutation symmetry of the networks. None: that of the model.
@@ -137,10 +142,20 @@ class Task:
 
         Args:
             **examples: Number of examples by split, such as `train=10_000`. None: all.
+
+        Returns:
+            The task. Splits that are arrays already stay whole.
+
+        Raises:
+            InputError: If the task has no such split, or a number is below 1.
         """
         splits = {name: self.split(name) for name in examples}
+        for name, n in examples.items():
+            if n is not None:
+                check_whole(name, n)
         streams = {name: split for name, split in splits.items() if isinstance(split, Stream)}
-        return self.replace(**{name: stream.first(examples[name]) for name, stream in streams.items()})
+        processes = reading_processes()
+        return self.replace(**{name: stream.first(examples[name], processes) for name, stream in streams.items()})
 
     def functions(self) -> "Task":
         """The task without examples and name, for programs that are given their batches."""
@@ -225,6 +240,11 @@ STATIC = tuple(field.name for field in fields(Task) if field.name not in TRACED)
 def examples(split: Batch) -> int:
     """The number of examples of a split of arrays."""
     return len(jax.tree.leaves(split)[0])
+
+
+def reading_processes() -> Processes:
+    """The processes that read streams together, each its own part of every batch."""
+    return Processes(jax.process_count(), least_of_processes, rows_of_processes) if many_processes() else ALONE
 
 
 def check_task(task: Any, *thetas: trees.Tree, model: bool = False, streams: bool = False) -> Task:

@@ -1,6 +1,7 @@
 """Totals over the batches of a split at many points: of arrays in one compiled call, of streams block by block."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,13 +10,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.data.stream import Stream, ahead
+from mcjax.data.stream import Stream
 from mcjax.errors import InputError
 from mcjax.runtime.compiling import Compiled, jit
 from mcjax.runtime.mapping import over_models, over_points
 from mcjax.runtime.mesh import AXES, Placement, on_mesh
 from mcjax.training.batches import accumulate, empty, equal_batches, merge, total_over
 from mcjax.training.loss import Batch
+from mcjax.training.task import reading_processes
 
 OfBatch = Callable[[Any, Batch, Any], Any]
 """`of_batch(theta, batch, number) -> total`, a pytree; the total is a tree of `Mean`, `Moments` or `CrossMoments`."""
@@ -90,15 +92,16 @@ def totals(
             check(lambda chunk: (_of_arrays, (reading, points.pairs, chunk, points.mesh, *fixed, held, where)))
         return placement.get(_of_arrays(reading, *static, *fixed, held, where))
     total = None
-    for block in _blocks(split, reading, placement):
-        given = (*fixed, *block, where)
-        if total is None:
-            total = _empty(*static, *given)
-            if check is not None:
-                check(partial(_adding, points, (*given, total)))
-        before, total = total, _add_block(*static, *given, total)
-        # Never more than two blocks wait on the device.
-        jax.block_until_ready(before)
+    with closing(_blocks(split, reading, placement)) as blocks:
+        for block in blocks:
+            given = (*fixed, *block, where)
+            if total is None:
+                total = _empty(*static, *given)
+                if check is not None:
+                    check(partial(_adding, points, (*given, total)))
+            before, total = total, _add_block(*static, *given, total)
+            # Never more than two blocks wait on the device.
+            jax.block_until_ready(before)
     return placement.get(total)
 
 
@@ -106,26 +109,27 @@ def _adding(points: Points, given: tuple, chunk: int | None) -> tuple[Compiled, 
     return _add_block, (points.pairs, chunk, points.mesh, *given)
 
 
-def _blocks(stream: Stream, reading: Reading, placement: Placement) -> Iterator[tuple[Batch, jax.Array, jax.Array]]:
+def _blocks(stream: Stream, reading: Reading, placement: Placement) -> Generator[tuple[Batch, jax.Array, jax.Array]]:
     """The batches of a stream on the devices, (count, size, ...), with their count and the number of the first."""
     n, size = reading.examples, reading.batch_size
     stream.check_end(n)
     if reading.equal and n is not None:
         size = n // -(-n // size)
         n = n // size * size
-    most = stream.most if n is None else n
-    count = stream.batches_per_block(size, None if most is None else -(-most // size))
+    processes = reading_processes()
+    most = stream.most_of(processes) if n is None else n
     number = seen = 0
-    for block, filled in ahead(stream.blocks(count * size, limit=n)):
-        seen += filled
-        whole, rest = divmod(filled, size)
-        if whole:
-            batches = jax.tree.map(lambda leaf: leaf.reshape(count, size, *leaf.shape[1:]), block)
-            yield placement.put_everywhere(batches), jnp.int32(whole), jnp.int32(number)
-            number += whole
-        if rest and not (reading.equal and number):
-            last = jax.tree.map(lambda leaf, at=whole * size, end=filled: leaf[None, at:end], block)
-            yield placement.put_everywhere(last), jnp.int32(1), jnp.int32(number)
+    with closing(stream.read(size, -(-most // size) if most else None, limit=n, processes=processes)) as blocks:
+        for block, filled in blocks:
+            seen += filled
+            whole, rest = divmod(filled, size)
+            if whole:
+                batches = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), block)
+                yield placement.put_everywhere(batches), jnp.int32(whole), jnp.int32(number)
+                number += whole
+            if rest and not (reading.equal and number):
+                last = jax.tree.map(lambda leaf, at=whole * size, end=filled: leaf[None, at:end], block)
+                yield placement.put_everywhere(last), jnp.int32(1), jnp.int32(number)
     if n is not None and seen < n:
         raise InputError(f"got {seen} examples from {stream.name}, expected at least {n}.")
 
