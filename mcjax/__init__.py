@@ -96,6 +96,7 @@ from mcjax import (
 from mcjax.curves import Curve, FitConfig, PamConfig, bezier, fit_curve, fit_pam, linear, polygonal_chain
 from mcjax.data import Augmentation, Dataset
 from mcjax.errors import InputError, RunError
+from mcjax.hessian import full_batch_loss
 from mcjax.landscape import PathMetrics, barrier, ensemble_accuracy, evaluate_path, plane, repair
 from mcjax.matching import Match, match_activations, match_straight_through, match_weights, merge
 from mcjax.models import Model
@@ -119,7 +120,6 @@ from mcjax.training import (
     Task,
     TrainConfig,
     evaluate,
-    full_batch_loss,
     reestimate,
     supervised,
     train_endpoints,

@@ -136,8 +136,8 @@ def fit_pam(
         permutation_key, curve_key = jax.random.split(jax.random.fold_in(key, k))
         rates = {group: config.permutation.annealing**k * rate for group, rate in first_rates.items()}
         # Eq. 6: the permutation half-step, then the curve half-step.
-        proposed, proposal, learned = propose_permutation(problem, state, rates, permutation_key, permutation_stage)
-        state, results, advanced = advance_curve(problem, state, proposed, proposal, curve_key, curve_stage)
+        proposed, proposal, learned = propose_permutation(problem, state, rates, permutation_key, permutation_stage, k)
+        state, results, advanced = advance_curve(problem, state, proposed, proposal, curve_key, curve_stage, k)
         half_steps += results
         histories += [learned, advanced]
     history = pairs.axis.remove(join_histories(histories))

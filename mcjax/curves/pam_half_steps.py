@@ -93,6 +93,11 @@ class PamProblem:
             compute_dtype=self.config.curve.compute_dtype,
         )
 
+    def epochs_before(self, iteration: int, curve: bool) -> int:
+        """Number of epochs before the permutation half-step of an iteration, or before its curve half-step."""
+        permutation = self.config.permutation.epochs
+        return iteration * (permutation + self.config.curve.epochs) + curve * permutation
+
     def start(self) -> FitState:
         """The straight line and a fresh optimiser, for every pair."""
         return initial_states(self.curve_fit, self.pairs.theta_1, self.pairs.theta_2)._replace(fixed=())
@@ -132,7 +137,12 @@ def permutation_learning_rates(problem: PamProblem, state: PamState) -> dict[str
 
 
 def propose_permutation(
-    problem: PamProblem, state: PamState, rates: dict[str, jax.Array], key: jax.Array, recorder: Recorder
+    problem: PamProblem,
+    state: PamState,
+    rates: dict[str, jax.Array],
+    key: jax.Array,
+    recorder: Recorder,
+    iteration: int = 0,
 ) -> tuple[Permutation, HalfStep, History]:
     """The permutation half-step, the first line of eq. 6: projected SGD on soft matrices, then rounding.
 
@@ -142,6 +152,7 @@ def propose_permutation(
         rates: Learning rate of every group, (pairs,).
         key: Key of the half-step.
         recorder: Place where the half-step reports.
+        iteration: Number of iterations before this one.
 
     Returns:
         The proposed P, the half-step (which lookahead can still reject), and the history.
@@ -151,9 +162,8 @@ def propose_permutation(
     sgd_key, sample_key = jax.random.split(key)
     keys = jax.random.split(sgd_key, pairs.number)
     start, fit = problem.start_permutations(state, rates), problem.permutation_fit
-    states, history = run_epochs(
-        fit, problem.task, problem.plan, start, keys, settings.epochs, recorder, mesh=problem.mesh
-    )
+    given = (fit, problem.task, problem.plan, start, keys, settings.epochs, recorder)
+    states, history = run_epochs(*given, mesh=problem.mesh, before=problem.epochs_before(iteration, False))
 
     # Round the matrices to several candidate permutations.
     candidates = candidate_permutations(sample_key, states.variables, settings.rounding, settings.samples)
@@ -172,7 +182,13 @@ def propose_permutation(
 
 
 def advance_curve(
-    problem: PamProblem, state: PamState, P: Permutation, proposal: HalfStep, key: jax.Array, recorder: Recorder
+    problem: PamProblem,
+    state: PamState,
+    P: Permutation,
+    proposal: HalfStep,
+    key: jax.Array,
+    recorder: Recorder,
+    iteration: int = 0,
 ) -> tuple[PamState, tuple[HalfStep, HalfStep], History]:
     """The curve half-step, the second line of eq. 6: SGD on the control points, then acceptance of both half-steps.
 
@@ -186,6 +202,7 @@ def advance_curve(
         proposal: The permutation half-step.
         key: Key of the half-step.
         recorder: Place where the half-step reports.
+        iteration: Number of iterations before this one.
 
     Returns:
         The new state, both half-steps, and the history.
@@ -195,7 +212,8 @@ def advance_curve(
     lookahead = problem.config.lookahead and bool((moves & (proposal.moved > 0)).any())
     if lookahead:
         P = {group: jnp.concatenate([state.P[group], p]) for group, p in P.items()}
-    curves, values, proximal, history = _train_curves(problem, state.curve, P, 1 + lookahead, key, recorder)
+    given = (problem, state.curve, P, 1 + lookahead, key, recorder, problem.epochs_before(iteration, True))
+    curves, values, proximal, history = _train_curves(*given)
 
     chosen = np.arange(pairs.number)
     if lookahead:
@@ -220,7 +238,13 @@ def advance_curve(
 
 
 def _train_curves(
-    problem: PamProblem, start: FitState, P: Permutation, branches: int, key: jax.Array, recorder: Recorder
+    problem: PamProblem,
+    start: FitState,
+    P: Permutation,
+    branches: int,
+    key: jax.Array,
+    recorder: Recorder,
+    before: int,
 ) -> tuple[FitState, np.ndarray, np.ndarray, History]:
     """SGD on the control points of every branch. Returns the states, Q + R, proximal terms, and the history."""
     pairs, config = problem.pairs, problem.config
@@ -236,6 +260,7 @@ def _train_curves(
         config.curve.epochs,
         recorder,
         mesh=problem.mesh,
+        before=before,
     )
     values = problem.objective(states.variables, as_single_candidate(P), branches)[:, 0]
     return states, values, _distances(states.variables, start.variables) ** 2 / (2 * config.nu_phi), history

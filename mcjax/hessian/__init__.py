@@ -45,6 +45,7 @@ Example::
 from mcjax.hessian.convergence import ConvergenceConstants, convergence_constants
 from mcjax.hessian.critical_points import CriticalPoint, classify_point, is_direction_of_improvement
 from mcjax.hessian.estimators import SpectralDensity, TraceEstimate, hessian_trace, spectral_density
+from mcjax.hessian.full_batch import full_batch_loss
 from mcjax.hessian.lanczos import Eigenpairs, Tridiagonal, extreme_eigenpairs, lanczos
 from mcjax.hessian.products import Operator, curvature_operator, dense_hessian, gauss_newton_product, hessian_product
 
@@ -61,6 +62,7 @@ __all__ = [
     "curvature_operator",
     "dense_hessian",
     "extreme_eigenpairs",
+    "full_batch_loss",
     "gauss_newton_product",
     "hessian_product",
     "hessian_trace",

@@ -9,9 +9,9 @@ from jax.flatten_util import ravel_pytree
 
 from mcjax import trees
 from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.hessian.full_batch import FullBatch, FullBatchLoss
 from mcjax.runtime.compiling import jit
 from mcjax.training.batches import at_least_float32
-from mcjax.training.full_batch import FullBatch, FullBatchLoss
 from mcjax.training.loss import Batch, check_parameters
 from mcjax.training.supervised import SupervisedLoss
 from mcjax.training.task import examples

@@ -1,28 +1,27 @@
 """Metrics at many points of parameter space, a chunk at a time, within the device's memory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.errors import check_whole, unknown_name
-from mcjax.runtime.compiling import jit
-from mcjax.runtime.mapping import over_models, over_points
+from mcjax.runtime.compiling import Compiled
 from mcjax.runtime.memory import check_memory, program_memory
-from mcjax.runtime.mesh import AXES, Placement, check_mesh, on_mesh
-from mcjax.training.batch_statistics import check_calibration, estimate_statistics
-from mcjax.training.measure import metrics_of
+from mcjax.runtime.mesh import check_mesh
+from mcjax.training.batch_statistics import check_calibration
+from mcjax.training.measure import metrics_at
 from mcjax.training.task import Task, networks_at_once
+from mcjax.training.totals import Points, Reading
 
 Splits = Literal["both", "train", "test"]
 
 
 class EvaluationConfig(NamedTuple):
-    """The static arguments of an evaluation: a program is compiled for each.
+    """What is measured, and how.
 
     Attributes:
         pairs: Whether every point is several networks along a leading axis.
@@ -82,32 +81,6 @@ def evaluation_config(
     return EvaluationConfig(pairs, reestimate, batch_size, calibration_examples, chunk, names)
 
 
-@jit(static_argnames=("config", "mesh"))
-def _values(
-    config: EvaluationConfig, task: Task, at: Any, points: jax.Array, mesh: Mesh | None
-) -> dict[str, jax.Array]:
-    """The metrics of the network at(point), for every entry of `points`: (points[, pairs]) by name."""
-
-    def many(task: Task, at: Any, points: jax.Array) -> dict[str, jax.Array]:
-        def one(theta: trees.Tree) -> dict[str, jax.Array]:
-            # New batch statistics first, then the metrics.
-            if config.reestimate:
-                theta = estimate_statistics(task, theta, config.calibration_examples, config.batch_size)
-            return {
-                f"{split}_{name}": value
-                for split in config.splits
-                for name, value in metrics_of(task, theta, task.split(split), config.batch_size).items()
-            }
-
-        def point(where: jax.Array) -> dict[str, jax.Array]:
-            theta = at(where)
-            return over_models(one)(theta) if config.pairs else one(theta)
-
-        return over_points(point, points, config.chunk)
-
-    return on_mesh(many, mesh, everywhere=2, axes=AXES)(task, at, points)
-
-
 def evaluate_points(
     config: EvaluationConfig,
     task: Task,
@@ -115,7 +88,7 @@ def evaluate_points(
     points: np.ndarray,
     mesh: Mesh | None = None,
 ) -> dict[str, np.ndarray]:
-    """The metrics of the network at every point, in one compiled program.
+    """The metrics of the network at every point.
 
     Args:
         config: What is measured on, and how.
@@ -133,21 +106,25 @@ def evaluate_points(
     """
     if mesh is not None:
         check_mesh(mesh)
-    placement = Placement(mesh, len(points), AXES)
-    fixed = placement.put_everywhere((task.replace(validation=None), at))
-    arguments = (*fixed, placement.put(jnp.asarray(points)))
 
     def default() -> int:
         theta = jax.eval_shape(lambda where: trees.index(at(where), 0) if config.pairs else at(where), points[0])
         return networks_at_once(task, theta)
 
-    def needed(chunk: int | None) -> float:
-        return program_memory(_values, config._replace(chunk=chunk), *arguments, mesh)
+    def check(program: Callable[[int | None], tuple[Compiled, tuple]]) -> None:
+        def needed(chunk: int | None) -> float:
+            compiled, arguments = program(chunk)
+            return program_memory(compiled, *arguments)
 
-    check_memory(
-        needed, config.chunk or default, len(points), "points", f"give a batch_size below {config.batch_size}."
-    )
-    found = placement.get(_values(config, *arguments, mesh))
+        advice = f"give a batch_size below {config.batch_size}."
+        check_memory(needed, config.chunk or default, len(points), "points", advice)
+
+    # New batch statistics first, then the metrics.
+    size = config.batch_size
+    calibration = Reading(size, config.calibration_examples, True) if config.reestimate else None
+    where = Points(at, points, config.pairs, config.chunk, mesh)
+    measured = metrics_at(task, where, dict.fromkeys(config.splits, Reading(size)), calibration, check=check)
+    found = {f"{split}_{name}": value for split, values in measured.items() for name, value in values.items()}
     # Compiled functions return dicts in the order of the alphabet.
     order = sorted(found, key=lambda name: (name.startswith("test_"), not name.endswith("_loss"), name))
     return {name: np.asarray(found[name]) for name in order}

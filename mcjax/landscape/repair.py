@@ -1,5 +1,6 @@
 """REPAIR: rescaling the units of a merged network to the statistics of the networks that it was merged from."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,12 +11,12 @@ from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.models.base import Model, has_leading_axis, leading_axis
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.mapping import over_models
 from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
-from mcjax.training.batch_statistics import calibration_batch, check_calibration, estimate_statistics
-from mcjax.training.batches import Moments, accumulate, equal_batches, moments_of
+from mcjax.training.batch_statistics import calibration_batch, check_calibration, reestimate
+from mcjax.training.batches import Moments, moments_of
 from mcjax.training.loss import Batch
 from mcjax.training.task import Task, check_task
+from mcjax.training.totals import Points, Reading, each_network, totals
 
 
 def repair(
@@ -63,7 +64,7 @@ def repair(
         theta = mcjax.trees.mean(ends)
         repaired = repair(task, theta, ends)
     """
-    task = check_task(task, model=True)
+    task = check_task(task, model=True, streams=True)
     check_calibration(task, calibration_examples, batch_size)
     axis = leading_axis(task, theta)
     if not has_leading_axis(ends, task):
@@ -72,7 +73,21 @@ def repair(
     networks, n = (jax.tree.leaves(tree)[0].shape[0] for tree in (thetas, ends))
     shares = _shares(weights, networks if axis.given else None, n)
     weights = jnp.broadcast_to(jnp.asarray(shares), (networks, n))
-    return axis.remove(_repair(task, thetas, ends, weights, calibration_examples, batch_size))
+    if jax.tree.leaves(trees.batch_stats(thetas)):
+        kept = reestimate(task, thetas, batch_size=batch_size, calibration_examples=calibration_examples)
+        return axis.remove(kept)
+    layers = repaired_layers(task.model)
+    of_batch = jax.tree_util.Partial(_moments, task.functions())
+
+    def measured(networks: trees.Tree) -> list[Moments]:
+        reading = Reading(batch_size, calibration_examples, equal=True)
+        return totals(of_batch, task.train, reading, Points(each_network, networks))
+
+    at_ends = measured(ends) if layers else []
+    # Layer by layer, each measured with those before it repaired; one compiled step serves all of them.
+    for number in range(len(layers)):
+        thetas = _repair_layer(layers, jnp.int32(number), thetas, measured(thetas), ends, at_ends, weights)
+    return axis.remove(thetas)
 
 
 def repaired_layers(model: Model) -> tuple[KernelLayer, ...]:
@@ -109,51 +124,39 @@ def _layers(model: Model, theta: trees.Tree, x: Any) -> tuple[KernelLayer, ...]:
     return tuple(found)
 
 
-@jit(static_argnames=("calibration_examples", "batch_size"))
-def _repair(
-    task: Task,
+@jit(static_argnames=("layers",))
+def _repair_layer(
+    layers: tuple[KernelLayer, ...],
+    number: jax.Array,
     thetas: trees.Tree,
+    now: list[Moments],
     ends: trees.Tree,
+    at_ends: list[Moments],
     weights: jax.Array,
-    calibration_examples: int | None,
-    batch_size: int,
 ) -> trees.Tree:
-    if jax.tree.leaves(trees.batch_stats(thetas)):
-        return over_models(lambda theta: estimate_statistics(task, theta, calibration_examples, batch_size))(thetas)
-    model = task.model
-    x = jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)
-    layers = _layers(model, trees.index(thetas, 0), x)
-    if not layers:
-        return thetas
-    used = jax.tree.map(lambda leaf: leaf[:calibration_examples], task.train)
-    batches, _ = equal_batches(used, batch_size)
+    """The networks with layer `number` repaired, from the moments of all layers in them and in the ends."""
     # The targets are weighted means of the statistics of the ends.
-    at_ends = over_models(lambda end: _statistics(task, layers, end, batches))(ends)
+    statistics = jax.vmap(partial(_statistics, layers))(ends, at_ends)
 
-    def one(theta: trees.Tree, share: jax.Array) -> trees.Tree:
-        goals = jax.tree.map(lambda values: jnp.tensordot(share, values, 1, precision="highest"), at_ends)
+    def one(theta: trees.Tree, now: list[Moments], share: jax.Array) -> trees.Tree:
+        goals = jax.tree.map(lambda values: jnp.tensordot(share, values, 1, precision="highest"), statistics)
+        leaves = trees.flatten(theta)
+        for i, (layer, measured, goal) in enumerate(zip(layers, now, goals, strict=True)):
+            moved = _rescaled(leaves, layer, measured, *goal)
+            leaves |= {name: jnp.where(number == i, leaf, leaves[name]) for name, leaf in moved.items()}
+        return trees.map_with_name(lambda name, _: leaves[name], theta)
 
-        def step(theta: trees.Tree, number: jax.Array) -> tuple[trees.Tree, None]:
-            # Measure all layers and repair one, so that one compiled step serves all layers.
-            found, leaves = _moments(task, theta, batches), trees.flatten(theta)
-            for i, (layer, now, goal) in enumerate(zip(layers, found, goals, strict=True)):
-                moved = _rescaled(leaves, layer, now, *goal)
-                leaves |= {name: jnp.where(number == i, leaf, leaves[name]) for name, leaf in moved.items()}
-            return trees.map_with_name(lambda name, _: leaves[name], theta), None
-
-        return jax.lax.scan(step, theta, jnp.arange(len(layers)))[0]
-
-    return over_models(one)(thetas, weights)
+    return jax.vmap(one)(thetas, now, weights)
 
 
 def _statistics(
-    task: Task, layers: tuple[KernelLayer, ...], theta: trees.Tree, batches: Batch
+    layers: tuple[KernelLayer, ...], theta: trees.Tree, moments: list[Moments]
 ) -> list[tuple[jax.Array, jax.Array]]:
     """The mean and standard deviation of every unit's preactivation with bias, layer by layer."""
     leaves = trees.flatten(theta)
     return [
         (now.mean + (leaves[layer.bias] if layer.bias else 0.0), jnp.sqrt(now.variance))
-        for layer, now in zip(layers, _moments(task, theta, batches), strict=True)
+        for layer, now in zip(layers, moments, strict=True)
     ]
 
 
@@ -173,13 +176,8 @@ def _rescaled(
     return moved
 
 
-def _moments(task: Task, theta: trees.Tree, batches: Batch) -> list[Moments]:
-    """The moments of the preactivations of every layer, without bias, in one pass over equal batches."""
-
-    def moments(numbered: tuple[jax.Array, Batch]) -> list[Moments]:
-        number, batch = numbered
-        # The same augmented examples as in `estimate_statistics`.
-        x = task.model_inputs(calibration_batch(task, batch, number)[0])
-        return [moments_of(value) for _, value in infer_preactivations(task.model.apply, task.model.spec, theta, x)]
-
-    return accumulate(moments, (jnp.arange(len(jax.tree.leaves(batches)[0])), batches))
+def _moments(task: Task, theta: trees.Tree, batch: Batch, number: jax.Array) -> list[Moments]:
+    """The moments of the preactivations of every layer, without bias, on one batch."""
+    # The same augmented examples as in `estimate_statistics`.
+    x = task.model_inputs(calibration_batch(task, batch, number)[0])
+    return [moments_of(value) for _, value in infer_preactivations(task.model.apply, task.model.spec, theta, x)]

@@ -1,25 +1,28 @@
 """Neuron alignment: matching units by the correlation of their activations (Algorithm 1, appendix E)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.data.stream import Stream
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.matching.match import Match
 from mcjax.models.base import leading_axis
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.mapping import over_models
 from mcjax.symmetry import nearest_permutation
-from mcjax.training.batches import CrossMoments, accumulate, cross_moments_of, merge, split_batches
+from mcjax.training.batches import CrossMoments, cross_moments_of
 from mcjax.training.loss import Batch
-from mcjax.training.task import Task, check_task
+from mcjax.training.task import Task, check_task, reading_processes
 from mcjax.training.task import examples as count_examples
+from mcjax.training.totals import Points, Reading, each_network, totals
 
 Cost = Literal["correlation", "covariance", "inner_product"]
+Moments = dict[str, tuple[CrossMoments, ...]]
+"""group -> the moments of its units, for each array of its activations."""
 Matrices = dict[str, jax.Array]
 """group -> float32 ([pairs,] n, n), units of theta_1 (rows) by units of theta_2 (columns)."""
 
@@ -44,7 +47,8 @@ def match_activations(
         task: The task of both networks, with a model.
         theta_1: Variables of one network, or of several along a leading pair axis.
         theta_2: Second network, or as many, whose units are matched to those of theta_1.
-        examples: Number of training examples used, the first ones. None: the first fifth, as in the paper.
+        examples: Number of training examples used, the first ones. None: the first fifth, as in the paper, or all of a
+            stream whose length is not known.
         batch_size: Examples in memory at once.
         cost: The quantity whose sum the assignment maximises: Pearson correlations (the paper), covariances, or
             uncentred inner products.
@@ -66,15 +70,18 @@ def match_activations(
     if cost not in GAINS:
         raise unknown_name("cost", str(cost), GAINS)
     check_whole("batch_size", batch_size)
-    task = check_task(task, model=True)
-    available = count_examples(task.train)
-    used = max(1, available // 5) if examples is None else examples
-    check_whole("examples", used, 1, available)
+    task = check_task(task, model=True, streams=True)
+    streamed = isinstance(task.train, Stream)
+    available = task.train.most_of(reading_processes()) if streamed else count_examples(task.train)
+    used = max(1, available // 5) if examples is None and available is not None else examples
+    if used is not None:
+        check_whole("examples", used, 1, available)
     axis = leading_axis(task, theta_1, theta_2)
     theta_1, theta_2 = axis.add((theta_1, theta_2))
     # Algorithm 1: the cross-correlations of all units, then the assignment of every group.
-    found = _matrices(task, theta_1, theta_2, used, batch_size, cost)
-    correlation, gain = jax.tree.map(np.asarray, found)
+    of_batch = jax.tree_util.Partial(_moments, task.functions())
+    moments = totals(of_batch, task.train, Reading(batch_size, used), Points(each_network, (theta_1, theta_2)))
+    correlation, gain = jax.tree.map(np.asarray, _matrices(moments, cost))
     P = {group: _assign(group, matrix.astype(np.float64)) for group, matrix in gain.items()}
     objective = np.zeros(len(jax.tree.leaves(theta_1)[0]))
     for group, p in P.items():
@@ -103,39 +110,23 @@ def _at(matrix: np.ndarray, p: np.ndarray) -> np.ndarray:
     return np.take_along_axis(matrix, p[..., None], -1)[..., 0]
 
 
-@jit(static_argnames=("examples", "batch_size", "cost"))
-def _matrices(
-    task: Task, theta_1: trees.Tree, theta_2: trees.Tree, examples: int, batch_size: int, cost: Cost
-) -> tuple[Matrices, Matrices]:
+def _moments(task: Task, thetas: tuple[trees.Tree, trees.Tree], batch: Batch, number: Any) -> Moments:
+    """Moments of the activations of every group on one batch, one for each array of its activations."""
+    x = task.model_inputs(batch)
+    first, second = (task.model.activations(theta, x) for theta in thetas)
+    return {group: tuple(map(cross_moments_of, first[group], second[group])) for group in task.model.spec.groups}
+
+
+@jit(static_argnames=("cost",))
+def _matrices(moments: Moments, cost: Cost) -> tuple[Matrices, Matrices]:
     """The correlations, and the gains that the assignment maximises, by group and pair."""
-    used = jax.tree.map(lambda leaf: leaf[:examples], task.train)
 
-    def pair(theta_1: trees.Tree, theta_2: trees.Tree) -> tuple[Matrices, Matrices]:
-        moments = _moments(task, theta_1, theta_2, used, batch_size)
+    def mean(fn: Callable[[CrossMoments], jax.Array]) -> Matrices:
+        return {
+            group: jnp.stack([jax.vmap(fn)(block) for block in blocks], 1).mean(1) for group, blocks in moments.items()
+        }
 
-        def mean(fn: Callable[[CrossMoments], jax.Array]) -> Matrices:
-            return {group: jnp.stack([fn(block) for block in blocks]).mean(0) for group, blocks in moments.items()}
-
-        return mean(_correlation), mean(GAINS[cost])
-
-    return over_models(pair)(theta_1, theta_2)
-
-
-def _moments(
-    task: Task, theta_1: trees.Tree, theta_2: trees.Tree, used: Batch, batch_size: int
-) -> dict[str, tuple[CrossMoments, ...]]:
-    """Moments of the activations of every group, one for each array of its activations."""
-    model = task.model
-
-    def moments(batch: Batch) -> dict[str, tuple[CrossMoments, ...]]:
-        x = task.model_inputs(batch)
-        first, second = model.activations(theta_1, x), model.activations(theta_2, x)
-        return {group: tuple(map(cross_moments_of, first[group], second[group])) for group in model.spec.groups}
-
-    # Accumulate whole batches in a scan, then add the remainder.
-    whole, rest = split_batches(used, batch_size)
-    total = accumulate(moments, whole)
-    return total if rest is None else merge(total, moments(rest))
+    return mean(_correlation), mean(GAINS[cost])
 
 
 def _correlation(m: CrossMoments) -> jax.Array:

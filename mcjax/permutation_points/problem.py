@@ -10,10 +10,10 @@ from mcjax import trees
 from mcjax.constructions.chain import check_network
 from mcjax.constructions.unit_layers import UnitLayer, Values, unit_layer
 from mcjax.errors import InputError
+from mcjax.hessian.full_batch import full_batch_loss
 from mcjax.hessian.newton import Function
 from mcjax.models.base import Model
 from mcjax.permutation_points.config import PermutationConfig
-from mcjax.training.full_batch import full_batch_loss
 from mcjax.training.task import Task, check_task
 
 

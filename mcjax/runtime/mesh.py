@@ -68,6 +68,23 @@ def check_mesh(mesh: Mesh, batch_size: int = 0) -> None:
         )
 
 
+def check_parts(mesh: Mesh | None, batch_size: int) -> None:
+    """Raise InputError unless every process can give its own part of a batch, each on its own devices of the mesh."""
+    processes = jax.process_count()
+    if processes == 1:
+        return
+    if mesh is None:
+        raise InputError(
+            f"got batches from the host in {processes} processes without a mesh, expected mesh=make_mesh(), over whose "
+            "devices the parts of each batch are put."
+        )
+    if batch_size % mesh.size:
+        raise InputError(
+            f"got batch_size={batch_size} from {processes} processes, expected a multiple of the {mesh.size} devices "
+            f"of the mesh, over which the parts of a batch are put: {_nearest(batch_size, mesh.size)}, for example."
+        )
+
+
 def _nearest(size: int, factor: int) -> int:
     return max(1, round(size / factor)) * factor
 
@@ -127,6 +144,19 @@ class Placement:
         return trees.with_keys(jax.tree.map(fetched, trees.without_keys(tree)), tree)
 
 
+def put_batches(batches: Any, mesh: Mesh | None) -> Any:
+    """Batches (k, size, ...) on the host, on the devices of a mesh: every process gives its own part of each batch."""
+    if mesh is None:
+        return jax.device_put(batches)
+    sharding = NamedSharding(mesh, Spec(None, AXES if jax.process_count() > 1 else "data"))
+
+    def placed(leaf: np.ndarray) -> jax.Array:
+        shape = (leaf.shape[0], leaf.shape[1] * jax.process_count(), *leaf.shape[2:])
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+
+    return jax.tree.map(placed, batches)
+
+
 def _placed(host: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
@@ -168,4 +198,4 @@ def split(batch: Any, mesh: Mesh | None) -> Any:
     return batch if mesh is None else jax.lax.with_sharding_constraint(batch, Spec("data"))
 
 
-__all__ = ["AXES", "Placement", "check_mesh", "make_mesh", "on_mesh", "split"]
+__all__ = ["AXES", "Placement", "check_mesh", "check_parts", "make_mesh", "on_mesh", "put_batches", "split"]

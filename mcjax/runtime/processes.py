@@ -1,7 +1,7 @@
 """Several processes that run one program: the first reads, writes and decides, and broadcasts its results."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -57,6 +57,55 @@ def on_first_process(work: Callable[Arguments, Result]) -> Callable[Arguments, R
         return result if is_first_process() else received
 
     return done
+
+
+def least_of_processes(number: int) -> int:
+    """The smallest number that a process gives. Raises RunError if another one gives -1, which says that it failed."""
+    return int(_numbers_of_processes(number).min()) if many_processes() else number
+
+
+def _numbers_of_processes(number: int) -> np.ndarray:
+    """What each process gives. Raises RunError if another one gives -1."""
+    from jax.experimental import multihost_utils
+
+    numbers = np.asarray(multihost_utils.process_allgather(np.int32(number)))
+    if numbers.min() < 0 <= number:
+        raise RunError("another process failed while it read its batches: see its error.")
+    return numbers
+
+
+def rows_of_processes(
+    blocks: Iterator[tuple[list[np.ndarray], int]], part: int, like: list[np.ndarray]
+) -> Iterator[list[np.ndarray]]:
+    """The rows of the blocks of all processes, `part` of each process in turn; the same in every process.
+
+    Args:
+        blocks: Arrays (rows, ...) of this process, and how many of the rows are filled.
+        part: Number of rows.
+        like: Such arrays, for a process that has no further block.
+
+    Yields:
+        Arrays of at most `part` rows.
+
+    Raises:
+        RunError: If another process failed while it read.
+    """
+    from jax.experimental import multihost_utils
+
+    while True:
+        try:
+            block, filled = next(blocks, (like, 0))
+        except BaseException:
+            _numbers_of_processes(-1)
+            raise
+        counts = _numbers_of_processes(filled)
+        if not counts.any():
+            return
+        gathered = [np.asarray(leaf) for leaf in multihost_utils.process_allgather(block)]
+        for at in range(0, int(counts.max()), part):
+            for process, count in enumerate(counts):
+                if at < count:
+                    yield [leaf[process, at : min(at + part, count)] for leaf in gathered]
 
 
 def _broadcast_outcome(result: Any, error: Exception | None) -> tuple[Any, Exception | None]:

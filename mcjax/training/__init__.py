@@ -15,7 +15,6 @@ other keys.
   targets and thresholds.
 - `reestimate` estimates the batch statistics of networks on the training examples, which is necessary at every new
   point of parameter space. `estimate_statistics` is the pure function for one network.
-- `full_batch_loss` is the loss over a whole split as a deterministic function of one network, for Hessians.
 
 Example::
 
@@ -61,7 +60,6 @@ from mcjax.training.batch_statistics import estimate_statistics, reestimate
 from mcjax.training.config import SGD, TrainConfig
 from mcjax.training.endpoints import Endpoints, endpoint_fit, train_endpoints
 from mcjax.training.fit import Descent, Fit, FitState, fit_of
-from mcjax.training.full_batch import full_batch_loss
 from mcjax.training.measure import Criterion, evaluate
 from mcjax.training.spawning import Spawned, snapshots, spawn
 from mcjax.training.supervised import supervised
@@ -81,7 +79,6 @@ __all__ = [
     "estimate_statistics",
     "evaluate",
     "fit_of",
-    "full_batch_loss",
     "reestimate",
     "snapshots",
     "spawn",

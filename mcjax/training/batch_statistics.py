@@ -1,19 +1,20 @@
 """Estimation of batch statistics at a new point of parameter space."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mcjax import trees
+from mcjax.data.stream import Stream
 from mcjax.errors import check_whole
 from mcjax.models.base import leading_axis
 from mcjax.models.dropout import without_dropout
-from mcjax.runtime.compiling import jit
-from mcjax.runtime.mapping import over_models
-from mcjax.training.batches import Moments, accumulate, equal_batches
+from mcjax.training.batches import Moments
 from mcjax.training.loss import Batch, outcome
 from mcjax.training.task import Task, check_task, examples
+from mcjax.training.totals import Points, Reading, each_network, total_of, totals
 
 Statistics = dict[str, jax.Array]
 """Batch statistics by name of the leaf, such as `BatchNorm_0/mean` and `BatchNorm_0/var`."""
@@ -41,29 +42,35 @@ def estimate_statistics(
 
     Returns:
         `theta` with new batch statistics.
+
+    Raises:
+        InputError: If the examples come in batches from the host, for which there is `reestimate`.
     """
-    stats = trees.batch_stats(theta)
-    if not jax.tree.leaves(stats):
+    if not jax.tree.leaves(trees.batch_stats(theta)):
         return theta
-    used = jax.tree.map(lambda leaf: leaf[:calibration_examples], task.train)
-    batches, _ = equal_batches(used, batch_size)
+    check_task(task)
+    of_batch = partial(statistics_of_batch, task, theta)
+    return with_statistics(theta, total_of(of_batch, task.train, Reading(batch_size, calibration_examples, True)))
 
-    def moments(numbered: tuple[jax.Array, Batch]) -> dict[str, Moments]:
-        number, batch = numbered
-        batch, key = calibration_batch(task, batch, number)
-        with without_dropout():
-            new = outcome(task.loss, theta, batch, key).batch_stats
-        # Without statistics in what the loss returns, those of theta stay.
-        return _as_moments(trees.flatten(trees.widened(trees.floating(new))))
 
-    # Pool the moments of all batches.
-    count = len(jax.tree.leaves(batches)[0])
-    pooled = _as_statistics(accumulate(moments, (jnp.arange(count), batches)))
+def statistics_of_batch(task: Task, theta: trees.Tree, batch: Batch, number: Any) -> dict[str, Moments]:
+    """The moments of the batch statistics in `theta` on one batch, without dropout; empty if the loss returns none."""
+    batch, key = calibration_batch(task, batch, number)
+    with without_dropout():
+        new = outcome(task.loss, theta, batch, key).batch_stats
+    return _as_moments(trees.flatten(trees.widened(trees.floating(new))))
+
+
+def with_statistics(theta: trees.Tree, moments: dict[str, Moments]) -> trees.Tree:
+    """`theta` with the statistics of all batches; those of theta stay where there are none."""
+    if not moments:
+        return theta
+    pooled = _as_statistics(moments)
 
     def new(name: str, leaf: Any) -> Any:
         return pooled[name].astype(leaf.dtype) if trees.is_floating(leaf) else leaf
 
-    return trees.with_batch_stats(theta, trees.map_with_name(new, stats)) if pooled else theta
+    return trees.with_batch_stats(theta, trees.map_with_name(new, trees.batch_stats(theta)))
 
 
 def calibration_batch(task: Task, batch: Batch, number: Any) -> tuple[Batch, jax.Array]:
@@ -92,25 +99,24 @@ def reestimate(
         InputError: If the task is none, or a number is out of range.
         SpecError: If `theta` is not of this task.
     """
-    task = check_task(task)
+    task = check_task(task, streams=True)
     check_calibration(task, calibration_examples, batch_size)
     axis = leading_axis(task, theta)
-    return axis.remove(_reestimate(task, axis.add(theta), calibration_examples, batch_size))
+    thetas = axis.add(theta)
+    if not jax.tree.leaves(trees.batch_stats(thetas)):
+        return theta
+    of_batch = jax.tree_util.Partial(statistics_of_batch, task.functions())
+    reading, points = Reading(batch_size, calibration_examples, True), Points(each_network, thetas)
+    moments = totals(of_batch, task.train, reading, points)
+    return axis.remove(jax.vmap(with_statistics)(thetas, moments))
 
 
 def check_calibration(task: Task, calibration_examples: int | None, batch_size: int) -> None:
     """Raise InputError unless there are so many training examples, and batches are of at least one."""
     check_whole("batch_size", batch_size)
     if calibration_examples is not None:
-        check_whole("calibration_examples", calibration_examples, 1, examples(task.train))
-
-
-@jit(static_argnames=("calibration_examples", "batch_size"))
-def _reestimate(task: Task, thetas: trees.Tree, calibration_examples: int | None, batch_size: int) -> trees.Tree:
-    def one(theta: trees.Tree) -> trees.Tree:
-        return estimate_statistics(task, theta, calibration_examples, batch_size)
-
-    return over_models(one)(thetas)
+        most = None if isinstance(task.train, Stream) else examples(task.train)
+        check_whole("calibration_examples", calibration_examples, 1, most)
 
 
 def _as_moments(statistics: Statistics) -> dict[str, Moments]:

@@ -7,13 +7,32 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
+from mcjax.data.stream import Stream
 from mcjax.training.loss import Batch, Loss, at_least_float32, outcome
-from mcjax.training.task import Task, examples
+from mcjax.training.task import Task, examples, reading_processes
 
 T = TypeVar("T")
 
 
-def mean_over(fn: Callable[[Batch, Any], T], split: Batch, batch_size: int) -> T:
+class Mean(NamedTuple):
+    """The sum of values over examples, and the number of examples, int32."""
+
+    total: Any
+    examples: jax.Array
+
+    @property
+    def value(self) -> Any:
+        """The mean values."""
+        return jax.tree.map(lambda total: total / self.examples, self.total)
+
+
+def mean_of(values: Any, batch: Batch) -> Mean:
+    """Values that are means over the examples of a batch, weighted by their number; at least float32."""
+    n = examples(batch)
+    return Mean(jax.tree.map(lambda value: at_least_float32(value) * n, values), jnp.int32(n))
+
+
+def mean_over(fn: Callable[[Batch, Any], Any], split: Batch, batch_size: int) -> Any:
     """The mean over the examples of a split of a function that is itself a mean over the examples of a batch.
 
     Whole batches are computed one after another, then a remainder, weighted by its size. Pure: works under jit, vmap,
@@ -27,17 +46,23 @@ def mean_over(fn: Callable[[Batch, Any], T], split: Batch, batch_size: int) -> T
     Returns:
         The mean values, at least float32.
     """
-    n, (batches, rest) = examples(split), split_batches(split, batch_size)
-    count, size = jax.tree.leaves(batches)[0].shape[:2]
+    return total_over(lambda batch, number: mean_of(fn(batch, number), batch), split, batch_size).value
 
-    def weighted(batch: Batch, number: Any, weight: int) -> T:
-        return jax.tree.map(lambda value: at_least_float32(value) * weight, fn(batch, number))
 
-    each = jax.lax.map(lambda each: weighted(each[0], each[1], size), (batches, jnp.arange(count)))
-    total = jax.tree.map(lambda values: values.sum(0), each)
-    if rest is not None:
-        total = jax.tree.map(jnp.add, total, weighted(rest, count, n - count * size))
-    return jax.tree.map(lambda value: value / n, total)
+def total_over(of_batch: Callable[[Batch, Any], T], split: Batch, batch_size: int) -> T:
+    """The total of `of_batch(batch, number)` over a split: whole batches in a scan, then a remainder. Pure.
+
+    Args:
+        of_batch: A function from a batch and its number to `Mean`, `Moments`, `CrossMoments`, or a tree of them.
+        split: The examples.
+        batch_size: Examples in memory at once.
+
+    Returns:
+        The total, in the same structure.
+    """
+    batches, rest = split_batches(split, batch_size)
+    total = accumulate(of_batch, batches)
+    return total if rest is None else merge(total, of_batch(rest, len(jax.tree.leaves(batches)[0])))
 
 
 def split_batches(split: Batch, batch_size: int) -> tuple[Batch, Batch | None]:
@@ -75,7 +100,11 @@ def fixed_examples(task: Task, count: int, batch_size: int) -> tuple[Batch, int]
     Returns:
         The examples on the device, and the size of equal batches of them.
     """
-    used = jax.tree.map(lambda leaf: jnp.asarray(leaf[:count]), task.train)
+    if isinstance(task.train, Stream):
+        first = task.train.first(count, reading_processes())
+    else:
+        first = trees.index(task.train, slice(count))
+    used = jax.tree.map(jnp.asarray, first)
     batches, size = equal_batches(used, batch_size)
     whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
     # A fixed key, so that the objectives of different fits can be compared.
@@ -145,18 +174,18 @@ def _centred(x: jax.Array) -> tuple[Moments, jax.Array]:
 
 
 def merge(p: T, q: T) -> T:
-    """The moments of the union of two sets of samples.
+    """The total of the union of two sets of samples.
 
     Numerically stable, also if the means are large compared with the deviations. Merging with an empty set (0 samples)
-    changes nothing; merging two empty sets gives NaN. Works under jit, vmap and scan.
+    changes nothing; merging two empty sets of moments gives NaN. Works under jit, vmap and scan.
     Source: Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance".
 
     Args:
-        p: `Moments`, `CrossMoments`, or a tree of them.
-        q: The moments of the other samples, in the same structure.
+        p: `Moments`, `CrossMoments`, `Mean`, or a tree of them.
+        q: That of the other samples, in the same structure.
 
     Returns:
-        The moments of all samples, in the same structure.
+        That of all samples, in the same structure.
     """
     return jax.tree.map(_merge, p, q, is_leaf=lambda node: isinstance(node, Moments | CrossMoments))
 
@@ -167,6 +196,8 @@ def _merge(p: Any, q: Any) -> Any:
         shift = jnp.outer(q.first.mean - p.first.mean, q.second.mean - p.second.mean)
         product = p.product + q.product + weight * shift
         return CrossMoments(_merge(p.first, q.first), _merge(p.second, q.second), product)
+    if not isinstance(p, Moments):
+        return p + q
     # The pairwise update of Chan, Golub and LeVeque: mean, then the sum of squared distances.
     samples, delta = p.samples + q.samples, q.mean - p.mean
     mean = p.mean + q.samples / samples * delta
@@ -174,16 +205,16 @@ def _merge(p: Any, q: Any) -> Any:
     return Moments(samples, mean, square)
 
 
-def accumulate(moments: Callable[[Any], T], batches: Any) -> T:
-    """The moments of the samples of all batches, merged in a `lax.scan`.
+def empty(of_batch: Callable[[Batch, Any], T], batch: Batch) -> T:
+    """The total of no batches, with which `merge` changes nothing."""
+    shapes = jax.eval_shape(of_batch, batch, jax.ShapeDtypeStruct((), jnp.int32))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    Args:
-        moments: Batch -> `Moments`, `CrossMoments`, or a tree of them.
-        batches: A pytree of arrays with a leading axis of batches.
 
-    Returns:
-        The moments of all samples, in the same structure.
-    """
-    shapes = jax.eval_shape(moments, jax.tree.map(lambda leaf: leaf[0], batches))
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(lambda total, batch: (merge(total, moments(batch)), None), empty, batches)[0]
+def accumulate(of_batch: Callable[[Batch, Any], T], batches: Batch) -> T:
+    """The total of `of_batch(batch, number)` over batches along a leading axis, merged in a `lax.scan`."""
+    # Traced once, for the shapes of the total and for the scan.
+    of_batch = jax.jit(of_batch, inline=True)
+    start = empty(of_batch, jax.tree.map(lambda leaf: leaf[0], batches))
+    numbered = (batches, jnp.arange(len(jax.tree.leaves(batches)[0])))
+    return jax.lax.scan(lambda total, each: (merge(total, of_batch(*each)), None), start, numbered)[0]

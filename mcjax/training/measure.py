@@ -1,25 +1,27 @@
 """Means over the examples of a split: metrics of networks, and one number per network for thresholds."""
 
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.data.examples import few
+from mcjax.data.stream import Stream
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import leading_axis
-from mcjax.runtime.compiling import jit
-from mcjax.runtime.mapping import over_models
-from mcjax.training.batch_statistics import estimate_statistics
-from mcjax.training.batches import mean_over
+from mcjax.training.batch_statistics import estimate_statistics, statistics_of_batch, with_statistics
+from mcjax.training.batches import Mean, mean_of, mean_over
 from mcjax.training.loss import Batch, Metric
 from mcjax.training.task import SplitName, Task, check_task, examples, metric_name
+from mcjax.training.totals import Check, Points, Reading, each_network, totals
 
 
 def metrics_of(task: Task, theta: trees.Tree, split: Batch, batch_size: int) -> dict[str, jax.Array]:
-    """The task's metrics of one network, means over a split, by the batch statistics in theta. Pure.
+    """The task's metrics of one network, means over a split of arrays, by the batch statistics in theta. Pure.
 
     Args:
         task: The task.
@@ -31,6 +33,60 @@ def metrics_of(task: Task, theta: trees.Tree, split: Batch, batch_size: int) -> 
         Metric name -> scalar, "loss" among them.
     """
     return mean_over(lambda batch, _: task.measure(theta, batch), split, batch_size)
+
+
+def metrics_at(
+    task: Task,
+    points: Points,
+    splits: Mapping[str, Reading],
+    calibration: Reading | None,
+    *,
+    metric: str | Metric = "loss",
+    check: Check | None = None,
+) -> dict[str, dict[str, jax.Array]]:
+    """The task's metrics at many points, means over splits of arrays or streams.
+
+    Args:
+        task: The task.
+        points: The points, whose `at` returns networks.
+        splits: The batches of each split that is measured on.
+        calibration: The batches that batch statistics are re-estimated on at every point. None: those of the networks.
+        metric: The name of a metric of the task, or one of the user's own, measured alone, under an empty name.
+        check: As in `totals`.
+
+    Returns:
+        Split -> metric name -> values, (points[, pairs]).
+    """
+    functions = task.functions()
+    theta = jax.eval_shape(lambda points_: points.at(trees.index(points_, 0)), points.points)
+    if calibration is not None and jax.tree.leaves(trees.batch_stats(theta)):
+        of_batch = jax.tree_util.Partial(statistics_of_batch, functions)
+        moments = totals(of_batch, task.train, calibration, points, check)
+        at = jax.tree_util.Partial(_calibrated_pairs if points.pairs else _calibrated, points.at)
+        points = points._replace(at=at, points=(points.points, moments))
+    of_batch = jax.tree_util.Partial(_ValuesOfBatch(None if isinstance(metric, str) else metric), functions)
+    return {name: totals(of_batch, task.split(name), reading, points, check).value for name, reading in splits.items()}
+
+
+@dataclass(frozen=True)
+class _ValuesOfBatch:
+    """The metrics of the task on one batch, or one of the user's own."""
+
+    own: Metric | None
+
+    def __call__(self, task: Task, theta: trees.Tree, batch: Batch, number: Any) -> Mean:
+        return mean_of(_values_of(task, theta, batch, self.own), batch)
+
+
+def _calibrated(at: Any, point: tuple[Any, Any]) -> trees.Tree:
+    """The network at a point with the batch statistics of these moments."""
+    where, moments = point
+    return with_statistics(at(where), moments)
+
+
+def _calibrated_pairs(at: Any, point: tuple[Any, Any]) -> trees.Tree:
+    where, moments = point
+    return jax.vmap(with_statistics)(at(where), moments)
 
 
 def evaluate(
@@ -56,20 +112,11 @@ def evaluate(
         train, test = evaluate(task, theta)
         print(test["loss"], test["accuracy"])
     """
-    axis = leading_axis(check_task(task), theta)
-    task, thetas = check_task(task, theta), axis.add(theta)
-    return axis.remove(_evaluate(task, thetas, batch_size))
-
-
-@jit(static_argnames=("batch_size",))
-def _evaluate(task: Task, thetas: trees.Tree, batch_size: int) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    def one(theta: trees.Tree) -> tuple[dict[str, jax.Array], ...]:
-        return tuple(
-            {} if split is None else metrics_of(task, theta, split, batch_size) for split in (task.train, task.test)
-        )
-
-    train, test = over_models(one)(thetas)
-    return train, test
+    axis = leading_axis(check_task(task, streams=True), theta)
+    task, thetas = check_task(task, theta, streams=True), axis.add(theta)
+    splits = {name: Reading(batch_size) for name in ("train", "test") if getattr(task, name) is not None}
+    found = axis.remove(metrics_at(task, Points(each_network, thetas), splits, None))
+    return found["train"], found.get("test", {})
 
 
 @dataclass(frozen=True)
@@ -106,18 +153,22 @@ class Criterion:
                 check_whole(name, getattr(self, name))
 
     def __call__(self, task: Task, theta: trees.Tree) -> jax.Array:
+        check_task(task)
         theta = estimate_statistics(task, theta, self.calibration_examples, self.batch_size)
         split = jax.tree.map(lambda leaf: leaf[: self.examples], task.split(self.split))
         return mean_metric(task, theta, split, self.metric, self.batch_size)
 
     def check(self, task: Task) -> None:
         """Raise InputError if the task lacks the split or the metric, or has too few examples."""
-        split = task.split(self.split)
-        for name, available in (("examples", examples(split)), ("calibration_examples", examples(task.train))):
-            if (getattr(self, name) or 1) > available:
+        for name, split in (("examples", task.split(self.split)), ("calibration_examples", task.train)):
+            available = None if isinstance(split, Stream) else examples(split)
+            if available is not None and (getattr(self, name) or 1) > available:
                 raise InputError(f"got {name}={getattr(self, name)}, expected at most the {available} of {task.name}.")
         if task.init is not None:
-            jax.eval_shape(self, task, jax.eval_shape(task.init, jax.random.key(0)))
+            used = {"test": None, "validation": None, "train": few(task.train), self.split: few(task.split(self.split))}
+            held = task.replace(**used)
+            criterion = replace(self, examples=None, calibration_examples=None)
+            jax.eval_shape(criterion, held, jax.eval_shape(task.init, jax.random.key(0)))
 
     @property
     def label(self) -> str:
@@ -141,24 +192,37 @@ def mean_metric(task: Task, theta: trees.Tree, split: Batch, metric: str | Metri
     Raises:
         InputError: If the task has no metric of this name, or the metric is not a scalar.
     """
+    own = None if isinstance(metric, str) else metric
+    values = mean_over(lambda batch, _: _values_of(task, theta, batch, own), split, batch_size)
+    return _value_of(values, metric)
+
+
+def _values_of(task: Task, theta: trees.Tree, batch: Batch, own: Metric | None) -> dict[str, jax.Array]:
+    """The metrics that a criterion needs: those of the task, or one of the user's own, under an empty name."""
+    if own is None:
+        return task.measure(theta, batch)
+    value = jnp.asarray(own(theta, batch))
+    if value.shape:
+        raise InputError(f"got a metric of shape {value.shape}, expected a scalar: the mean over the examples.")
+    return {"": value}
+
+
+def _value_of(values: Mapping[str, jax.Array], metric: str | Metric) -> jax.Array:
+    """The value of a criterion from the means of these metrics."""
     if not isinstance(metric, str):
-        value = mean_over(lambda batch, _: jnp.asarray(metric(theta, batch)), split, batch_size)
-        if value.shape:
-            raise InputError(f"got a metric of shape {value.shape}, expected a scalar: the mean over the examples.")
-        return value
-    found = metrics_of(task, theta, split, batch_size)
-    if metric in found:
-        return found[metric]
-    derived = {"perplexity": jnp.exp(found["loss"])}
-    if "accuracy" in found:
-        derived["error"] = 1 - found["accuracy"]
+        return values[""]
+    if metric in values:
+        return values[metric]
+    derived = {"perplexity": jnp.exp(values["loss"])}
+    if "accuracy" in values:
+        derived["error"] = 1 - values["accuracy"]
     if metric not in derived:
-        raise unknown_name("metric", metric, [*derived, *(each for each in found if not each.endswith("accuracy"))])
+        raise unknown_name("metric", metric, [*derived, *(each for each in values if not each.endswith("accuracy"))])
     return derived[metric]
 
 
 def measure_networks(criterion: Criterion, task: Task, thetas: trees.Tree) -> np.ndarray:
-    """The criterion of several networks, in one compiled program.
+    """The criterion of several networks, on arrays or streams.
 
     Args:
         criterion: The criterion.
@@ -168,9 +232,8 @@ def measure_networks(criterion: Criterion, task: Task, thetas: trees.Tree) -> np
     Returns:
         float32 (networks,).
     """
-    return np.asarray(_measure_networks(criterion, task, thetas))
-
-
-@jit(static_argnames=("criterion",))
-def _measure_networks(criterion: Criterion, task: Task, thetas: trees.Tree) -> jax.Array:
-    return over_models(lambda theta: criterion(task, theta))(thetas)
+    metric, size = criterion.metric, criterion.batch_size
+    calibration = Reading(size, criterion.calibration_examples, True)
+    splits: dict[str, Reading] = {criterion.split: Reading(size, criterion.examples)}
+    values = metrics_at(task, Points(each_network, thetas), splits, calibration, metric=metric)[criterion.split]
+    return np.asarray(_value_of(values, metric))

@@ -65,7 +65,8 @@ class _Training(NamedTuple):
         if recorder is not None:
             title = f"{recorder.title}, epochs {first + 1} to {last} of {self.config.epochs}"
             recorder = recorder._replace(title=title, stage=f"{recorder.stage}_{first}")
-        return run_epochs(self.fit, self.task, self.plan, states, segment_keys, last - first, recorder, mesh=self.mesh)
+        given = (self.fit, self.task, self.plan, states, segment_keys, last - first, recorder)
+        return run_epochs(*given, mesh=self.mesh, before=first)
 
 
 @jit(static_argnames=("copies",))
@@ -91,7 +92,7 @@ def spawn(
     All spawn epochs, children and seeds run in one program, compiled once and called for every epoch. Every child also
     computes the epochs of its parent, which costs little, since most spawn epochs are early. In every segment between
     two spawn epochs, the first epoch is folded into the keys: the parent's key before the spawn epoch, the child's own
-    key after it.
+    key after it. Batches from the host are the same for all: children then differ by augmentation and dropout alone.
     Source: Frankle, Dziugaite, Roy and Carbin 2020, Linear Mode Connectivity and the Lottery Ticket Hypothesis,
     Algorithm 1.
 

@@ -8,9 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.errors import InputError, unknown_name
+from mcjax.data.blocks import ALONE, Processes
+from mcjax.data.examples import as_examples, few
+from mcjax.data.stream import Stream
+from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model
 from mcjax.runtime.mapping import default_chunk, has_convolutions
+from mcjax.runtime.processes import least_of_processes, many_processes, rows_of_processes
 from mcjax.symmetry import PermutationSpec
 from mcjax.training.loss import Batch, Metric, check_loss, check_scalars, named_metrics, outcome
 
@@ -32,7 +36,11 @@ class Task:
             of this batch alone, like `theta["batch_stats"]`. Flax returns them mixed with the old ones;
             `models.from_flax(module, x).apply_train(theta, x, key)` returns them alone. The key is for dropout and the
             like.
-        train: The training examples, any pytree of arrays with a common leading axis. A batch is a slice of it.
+        train: The training examples, any pytree of arrays with a common leading axis, of which a batch is a slice. Or,
+            for data larger than memory, what yields batches on the host: an iterable that begins anew each time, or a
+            function that returns one (`mcjax.data.Stream` says more). Networks that are trained side by side see the
+            same batches then, and their order is that of the source. Of several processes, each gives its own part of
+            every batch.
         test: The test examples, likewise. None: no test metrics.
         model: The model of the networks, for what needs its activations, inputs or outputs. None: no such methods.
         spec: The permutation symmetry of the networks. None: that of the model.
@@ -76,8 +84,7 @@ class Task:
         for name in ("loss", "metrics", "inputs", "augment"):
             self._set(name, _traceable(name, getattr(self, name), required=name == "loss"))
         for split in get_args(SplitName):
-            if getattr(self, split) is not None:
-                _check_examples(split, getattr(self, split))
+            self._set(split, as_examples(split, getattr(self, split)))
         if self.train is None:
             raise InputError("got no training examples, expected a pytree of arrays with a common leading axis.")
         if self.model is not None:
@@ -113,6 +120,43 @@ class Task:
             task._set(name, value)
         return task
 
+    def with_examples(self, **splits: Any) -> "Task":
+        """The task with other examples: `train`, `test` or `validation`, as in `Task`. Checked.
+
+        Example::
+
+            task = supervised(model, small).with_examples(train=loader, test=test_loader)
+        """
+        for name in splits:
+            if name not in get_args(SplitName):
+                raise unknown_name("split", name, get_args(SplitName))
+        if splits.get("train", ()) is None:
+            raise InputError("got no training examples, expected some, or batches of them.")
+        task = self.replace(**{name: as_examples(name, given) for name, given in splits.items()})
+        if task.init is not None:
+            _check_on(task, jax.eval_shape(task.init, jax.random.key(0)))
+        return task
+
+    def load(self, **examples: int | None) -> "Task":
+        """The task with arrays in place of batches from the host: the first examples of each split named.
+
+        Args:
+            **examples: Number of examples by split, such as `train=10_000`. None: all.
+
+        Returns:
+            The task. Splits that are arrays already stay whole.
+
+        Raises:
+            InputError: If the task has no such split, or a number is below 1.
+        """
+        splits = {name: self.split(name) for name in examples}
+        for name, n in examples.items():
+            if n is not None:
+                check_whole(name, n)
+        streams = {name: split for name, split in splits.items() if isinstance(split, Stream)}
+        processes = reading_processes()
+        return self.replace(**{name: stream.first(examples[name], processes) for name, stream in streams.items()})
+
     def functions(self) -> "Task":
         """The task without examples and name, for programs that are given their batches."""
         return self.replace(train=None, test=None, validation=None, name="")
@@ -133,7 +177,7 @@ class Task:
         if metric is None:
             return self
         name = metric_name(metric)
-        if callable(metric) and name in jax.eval_shape(self.measure, theta, _few(self.train)):
+        if callable(metric) and name in jax.eval_shape(self.measure, theta, few(self.train)):
             raise InputError(f"got a metric {name!r}, which there is already, expected one of another name.")
         more = jax.tree_util.Partial(AndMetric(name), self.metrics, _traceable("metric", metric, True))
         task = self.replace(metrics=more)
@@ -141,8 +185,11 @@ class Task:
         return task
 
     def __repr__(self) -> str:
-        splits = [f"{examples(getattr(self, s)):,} {s}" for s in get_args(SplitName) if getattr(self, s) is not None]
-        return f"Task({self.name}: {', '.join(splits) or 'no'} examples)"
+        given = {name: getattr(self, name) for name in get_args(SplitName) if getattr(self, name) is not None}
+        counts = {
+            name: "streamed" if isinstance(each, Stream) else f"{examples(each):,}" for name, each in given.items()
+        }
+        return f"Task({self.name}: {', '.join(f'{n} {name}' for name, n in counts.items()) or 'no'} examples)"
 
     def split(self, name: str) -> Batch:
         """The examples of a split. Raises InputError if there are none."""
@@ -191,23 +238,30 @@ STATIC = tuple(field.name for field in fields(Task) if field.name not in TRACED)
 
 
 def examples(split: Batch) -> int:
-    """The number of examples of a split."""
+    """The number of examples of a split of arrays."""
     return len(jax.tree.leaves(split)[0])
 
 
-def check_task(task: Any, *thetas: trees.Tree, model: bool = False) -> Task:
+def reading_processes() -> Processes:
+    """The processes that read streams together, each its own part of every batch."""
+    return Processes(jax.process_count(), least_of_processes, rows_of_processes) if many_processes() else ALONE
+
+
+def check_task(task: Any, *thetas: trees.Tree, model: bool = False, streams: bool = False) -> Task:
     """The task, ready for a fit or a measurement of these networks.
 
     Args:
         task: A task.
         *thetas: Networks, on which a loss that was not checked when the task was made is checked now.
         model: Whether the task must have a model.
+        streams: Whether its examples may be batches from the host.
 
     Returns:
         The task.
 
     Raises:
-        InputError: If it is no task, has no model where one is needed, or its loss does not take these networks.
+        InputError: If it is no task, has no model or no arrays where these are needed, or its loss does not take these
+            networks.
     """
     if not isinstance(task, Task):
         raise InputError(
@@ -216,6 +270,13 @@ def check_task(task: Any, *thetas: trees.Tree, model: bool = False) -> Task:
         )
     if model and task.model is None:
         raise InputError(f"{task.name} has no model, whose activations or outputs are needed: Task(..., model=model).")
+    streamed = [name for name in get_args(SplitName) if isinstance(getattr(task, name), Stream)]
+    if streamed and not streams:
+        remedy = ", ".join(f"{name}=10_000" for name in streamed)
+        raise InputError(
+            f"got batches from the host for {', '.join(streamed)} of {task.name}, expected arrays, which this needs: "
+            f"task.load({remedy}) takes the first examples."
+        )
     if task.init is None:
         for theta in thetas:
             _check_on(task, theta)
@@ -230,7 +291,7 @@ def _convolutional(task: Task, theta: trees.Tree, batch: Batch) -> dict[bool, ja
 
 def networks_at_once(task: Task, theta: trees.Tree) -> int:
     """The default number of networks like this one in memory at once, where networks are measured."""
-    return default_chunk(next(iter(_convolutional.eval_shape(task.functions(), theta, _few(task.train)))))
+    return default_chunk(next(iter(_convolutional.eval_shape(task.functions(), theta, few(task.train)))))
 
 
 def _traceable(name: str, function: Any, required: bool) -> Any:
@@ -243,39 +304,12 @@ def _traceable(name: str, function: Any, required: bool) -> Any:
     return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 
-def _check_examples(split: str, given: Batch) -> None:
-    leaves = trees.flatten(given)
-    wrong = {name: type(leaf).__name__ for name, leaf in leaves.items() if not hasattr(leaf, "shape")}
-    if wrong:
-        shown = ", ".join(f"{name or 'they'} of type {kind}" for name, kind in wrong.items())
-        raise InputError(f"got {split} examples that are no arrays: {shown}; expected a pytree of arrays (n, ...).")
-    shapes = {name or "the array": jnp.shape(leaf) for name, leaf in leaves.items()}
-    lengths = {shape[:1] for shape in shapes.values()}
-    if len(lengths) != 1 or lengths & {(), (0,)}:
-        shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no array"
-        raise InputError(
-            f"got {split} examples without a common leading axis: {shown}; expected arrays (n, ...), n of all the same."
-        )
-
-
-def _few(split: Batch) -> Batch:
-    """The shapes and dtypes of a batch of the first examples of a split, at most 128."""
-
-    def few(leaf: Any) -> jax.ShapeDtypeStruct:
-        dtype = leaf.dtype
-        if not jnp.issubdtype(dtype, jax.dtypes.extended):
-            dtype = jax.dtypes.canonicalize_dtype(dtype)
-        return jax.ShapeDtypeStruct((min(128, len(leaf)), *leaf.shape[1:]), dtype)
-
-    return jax.tree.map(few, split)
-
-
 def _check_on(task: Task, theta: trees.Tree) -> None:
     """Check the loss and the metrics on networks of these shapes."""
-    few = task.replace(train=_few(task.train), test=_few(task.test), validation=None)
+    shapes = task.replace(train=few(task.train), test=few(task.test), validation=None)
     # A task that is checked when it is made needs no cache, which would keep its functions alive.
     check = _remembered_check if task.init is None else jax.jit(lambda *given: _check(*given))
-    check.eval_shape(few, theta)
+    check.eval_shape(shapes, theta)
 
 
 def _check(task: Task, theta: trees.Tree) -> None:

@@ -9,8 +9,8 @@ from variables import alive
 
 from mcjax import InputError, supervised
 from mcjax.hessian.estimators import SpectralDensity, hessian_trace, spectral_density
+from mcjax.hessian.full_batch import full_batch_loss
 from mcjax.hessian.products import dense_hessian
-from mcjax.training.full_batch import full_batch_loss
 
 
 def test_networks_have_their_estimates_in_one_program_for_a_kind(key, line, compiled):

@@ -14,10 +14,10 @@ from variables import alive
 
 import mcjax
 from mcjax import InputError, supervised, trees
+from mcjax.hessian.full_batch import full_batch_loss
 from mcjax.hessian.lanczos import extreme_eigenpairs, lanczos
 from mcjax.hessian.products import dense_hessian
 from mcjax.runtime.mesh import make_mesh
-from mcjax.training.full_batch import full_batch_loss
 
 SPECTRA = {
     "distinct": np.linspace(-2, 5, 12),
