@@ -9,7 +9,7 @@ from JAX's own rules. For other platforms nothing changes.
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -76,13 +76,13 @@ def _canonical(
     # Images come first in every layout. If they are the features that are summed over, this is the gradient of a
     # kernel: the operands are the images and the gradient of the result, and the strides are the dilation.
     if feature == 0 and lhs_dilation == window_strides == _ONCE:
-        images, gradient = x.transpose(0, *space, batch), kernel.transpose(taken, *window, output)
+        images, g = x.transpose(0, *space, batch), kernel.transpose(taken, *window, output)
         size = [
             sum(pads) + given - step * (out - 1)
-            for pads, given, out, step in zip(padding, images.shape[1:3], gradient.shape[1:3], rhs_dilation, strict=True)
+            for pads, given, out, step in zip(padding, images.shape[1:3], g.shape[1:3], rhs_dilation, strict=True)
         ]
-        if rhs_dilation != _ONCE or size == [1, 1] or math.prod(gradient.shape[1:3]) <= _FEW_POSITIONS:
-            result = _kernel_gradient(images, gradient, size, rhs_dilation, padding)
+        if rhs_dilation != _ONCE or size == [1, 1] or math.prod(g.shape[1:3]) <= _FEW_POSITIONS:
+            result = _kernel_gradient(images, g, size, rhs_dilation, padding)
             return _stored(result, (*out_space, out_batch, out_feature))
     # The barriers keep XLA from folding transposes into another layout.
     x, kernel = lax.optimization_barrier(
@@ -146,9 +146,7 @@ def _of_small_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Pa
     ]
     out = [last // stride + 1 for last, stride in zip(end, strides, strict=True)]
     entries = lax.optimization_barrier(kernel.transpose(2, 0, 1, 3))
-    matrix = lax.optimization_barrier(
-        jnp.stack(_reads(_padded(entries, around), x.shape[1:3], _ONCE, out, strides))
-    )
+    matrix = lax.optimization_barrier(jnp.stack(_reads(_padded(entries, around), x.shape[1:3], _ONCE, out, strides)))
     return jnp.tensordot(x.reshape(len(x), -1, x.shape[3]), matrix, 2)[:, ::-1, ::-1]
 
 
@@ -192,7 +190,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, window: Pair, strides: Pair, pa
     product = partial(jnp.einsum, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
     if math.prod(window) > max(_FEW_POSITIONS, math.prod(out)):
         parts = zip(_reads(x, out, strides, window, _ONCE), _reads(g, out, _ONCE, _ONCE, _ONCE), strict=True)
-        return sum(product("nijc,nuvd->ijcd", part, at) for part, at in parts).astype(x.dtype)
+        return reduce(jnp.add, [product("nijc,nuvd->ijcd", part, at) for part, at in parts]).astype(x.dtype)
     reads = _reads(x, window, _ONCE, out, strides)
     if math.prod(out) >= max(x.shape[3], g.shape[3]):
         # One product per image, which runs on several cores but writes one matrix per image.
