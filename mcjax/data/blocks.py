@@ -1,9 +1,9 @@
 """Blocks of examples: cut anew from batches of any sizes, read ahead by a thread, and put together from processes."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from typing import NamedTuple, TypeVar
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -68,13 +68,35 @@ def recut(
 
 def ahead(items: Generator[T]) -> Generator[T]:
     """The items of a generator, each made in a thread while the one before is used. Its errors are raised in turn."""
+    wanted: SimpleQueue[bool] = SimpleQueue()
+    made: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
     end = object()
-    # The thread is done before the generator is closed.
-    with closing(items), ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
+
+    def make() -> None:
+        while wanted.get():
+            try:
+                made.put((next(items, end), None))
+            except BaseException as error:
+                made.put((end, error))
+
+    # No pool: processes that a loader forks in a thread of a pool would wait for that thread when they end, and fail.
+    thread = Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        wanted.put(True)
+        while True:
+            item, error = made.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            wanted.put(True)
+            yield item
+    finally:
+        wanted.put(False)
+        thread.join()
+        # The thread is done before the generator is closed.
+        items.close()
 
 
 __all__ = ["ALONE", "Blocks", "Processes", "ahead", "recut"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mcjax import trees
 from mcjax.data.stream import Stream
@@ -24,17 +25,28 @@ def as_examples(split: str, given: Any) -> Any:
 
 def _check_arrays(split: str, given: Any) -> None:
     leaves = trees.flatten(given)
-    wrong = {name: type(leaf).__name__ for name, leaf in leaves.items() if not hasattr(leaf, "shape")}
+    wrong = {name: type(leaf).__name__ for name, leaf in leaves.items() if not _is_array(leaf)}
     if wrong:
         shown = ", ".join(f"{name or 'they'} of type {kind}" for name, kind in wrong.items())
-        raise InputError(f"got {split} examples that are no arrays: {shown}; expected a pytree of arrays (n, ...).")
+        raise InputError(
+            f"got {split} examples that are no arrays: {shown}; expected a pytree of arrays (n, ...) of numpy or JAX."
+        )
     shapes = {name or "the array": jnp.shape(leaf) for name, leaf in leaves.items()}
     lengths = {shape[:1] for shape in shapes.values()}
     if len(lengths) != 1 or lengths & {(), (0,)}:
-        shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no array"
+        shown = ", ".join(f"{name} {shape}" for name, shape in [*shapes.items()][:8]) or "no array"
+        more = ", ..." * (len(shapes) > 8)
         raise InputError(
-            f"got {split} examples without a common leading axis: {shown}; expected arrays (n, ...), n of all the same."
+            f"got {split} examples without a common leading axis: {shown}{more}; expected arrays (n, ...), n "
+            "the same for all, or a function that returns batches."
         )
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array of numpy or JAX, or the shape of one, and not of another library."""
+    dtype = getattr(leaf, "dtype", None)
+    known = isinstance(dtype, np.dtype) or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+    return known and hasattr(leaf, "shape")
 
 
 def few(split: Any) -> Any:

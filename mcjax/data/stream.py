@@ -1,7 +1,6 @@
 """Batches from the host, for data larger than memory, in blocks of as many examples as a compiled call takes."""
 
 import inspect
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import chain, count
@@ -42,6 +41,7 @@ class Stream:
             batch.
         shapes: The first batch as `jax.ShapeDtypeStruct`s, in the dtypes of the device.
         most: Number of examples of a pass if all batches are as long as the first; None if the source has no length.
+        endless: Whether a pass never ends, by the length of the source.
     """
 
     def __init__(self, source: Any, *, memory: int = 1 << 28, name: str = "batches") -> None:
@@ -49,9 +49,9 @@ class Stream:
 
         Args:
             source: An iterable that begins anew each time, or has a length and is indexed; or a function that returns
-                one for every pass: `source()`, or `source(number)` if it has a positional argument. It yields batches,
-                pytrees of arrays (n, ...) with any n; or single examples, one of whose arrays is a scalar, such as a
-                class.
+                one for every pass: `source()`, or `source(number)` if it has a parameter without a default. It yields
+                batches, pytrees of arrays (n, ...) with any n; or single examples, one of whose arrays is a scalar,
+                such as a class.
             memory: Bytes that the blocks take at most, on the host and on the device together.
             name: The name in messages.
 
@@ -76,8 +76,10 @@ class Stream:
             raise InputError(f"got no example in the first batch of {name}, expected pytrees of arrays (n, ...).")
         self._kinds = [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
         self.shapes = jax.tree.unflatten(self._structure, list(map(_on_device, leaves)))
-        batches_of_a_pass = _length(opened)
-        self.most = None if batches_of_a_pass is None else batches_of_a_pass * len(leaves[0])
+        length = _length(opened)
+        # Sources that repeat themselves have the largest length there is, or a part of it.
+        self.endless = length is not None and length * len(leaves[0]) > 1 << 53
+        self.most = None if length is None or self.endless else length * len(leaves[0])
         self._lengths: dict[int, int] = {}
 
     def __repr__(self) -> str:
@@ -145,6 +147,7 @@ class Stream:
 
     def first(self, n: int | None = None, processes: Processes = ALONE) -> Any:
         """The first `n` examples of the first pass, or all if there are fewer, as arrays on the host. None: all."""
+        self.check_end(n)
         rows = n or self.most_of(processes) or 4096
         read = self.read(rows, 1, limit=n, processes=processes)
         found = [trees.index(block, slice(filled)) for block, filled in read]
@@ -229,6 +232,11 @@ class Stream:
                 f"{max(1, least)}" + (", by its length." if least > 1 else ": a smaller batch_size, or more examples.")
             )
 
+    def check_end(self, limit: int | None) -> None:
+        """Raise InputError if all examples are to be read, and there is no end of them."""
+        if limit is None and self.endless:
+            raise InputError(f"got {self.name} that never end, expected one pass of them, without repeat().")
+
     def _pass(self, number: int) -> Iterator[list[np.ndarray]]:
         """The leaves of the batches of a pass."""
         if self._left is None:
@@ -274,9 +282,14 @@ def _opener(source: Any) -> Callable[[int], Any]:
     """The function from the number of a pass to what yields its batches."""
     if isinstance(source, Iterable) or not callable(source):
         return lambda number: source
+    try:
+        parameters = list(inspect.signature(source).parameters.values())
+    except ValueError:  # a function in C, such as zip
+        parameters = []
     numbered = any(
         parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        for parameter in inspect.signature(source).parameters.values()
+        and parameter.default is parameter.empty
+        for parameter in parameters
     )
     return source if numbered else lambda number: source()
 
@@ -291,12 +304,12 @@ def _batches(opened: Any, name: str) -> Iterator[Any]:
 
 
 def _length(opened: Any) -> int | None:
-    """The number of batches of a pass, or None if it is not known or endless."""
+    """The number of batches of a pass, or None if it is not known."""
     try:
-        n = len(opened)
+        return len(opened)
+    # A loader of examples without a length has a `__len__` that raises this.
     except (TypeError, NotImplementedError):
         return None
-    return n if n < sys.maxsize else None
 
 
 def _on_device(leaf: np.ndarray) -> jax.ShapeDtypeStruct:

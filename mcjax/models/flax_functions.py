@@ -8,12 +8,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import jaxpr_as_fun
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.models.base import Activations, check_input
 from mcjax.models.dropout import zero_dropout_rates
 from mcjax.symmetry import SpecError
+
+Leaves = dict[str, Any]
+"""Leaves of a tree by name."""
 
 Captures = Mapping[str, str | Sequence[str]]
 """group -> path or paths of the Linen submodules whose outputs are its units."""
@@ -25,7 +30,7 @@ class Functions(NamedTuple):
     Attributes:
         init: `init(key) -> theta`.
         apply: `apply(theta, x) -> outputs`, in evaluation mode.
-        train: `train(theta, x, key) -> (outputs, batch_stats)`, in training mode, with the statistics after one update.
+        train: `train(theta, x, key) -> (outputs, batch_stats)`, in training mode, with the statistics of this batch.
     """
 
     init: Callable[[jax.Array], trees.Tree]
@@ -47,7 +52,7 @@ def linen_functions(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Functions
         outputs, updates = module.apply(theta, x, rngs=keys, mutable=["batch_stats"], **training)
         return outputs, updates.get("batch_stats", {})
 
-    return Functions(init, lambda theta, x: module.apply(theta, x, **evaluation), train)
+    return Functions(init, lambda theta, x: module.apply(theta, x, **evaluation), _with_own_statistics(train))
 
 
 def capture_linen(
@@ -130,7 +135,61 @@ def nnx_functions(make: Callable[..., Any]) -> Functions:
         outputs = module(x, **training)
         return outputs, to_theta({}, nnx.state(module, nnx.BatchStat)).get("batch_stats", {})
 
-    return Functions(init, apply, train)
+    return Functions(init, apply, _with_own_statistics(train))
+
+
+def _with_own_statistics(train: Callable[..., tuple[Any, trees.Tree]]) -> Callable[..., tuple[Any, trees.Tree]]:
+    """`train` with the statistics of the batch in place of running averages.
+
+    Flax updates a running average by m * old + (1 - m) * batch, with m unknown here. The updates of three values
+    determine m and the statistic of the batch. All that does not depend on these values is computed once.
+    """
+
+    def own(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
+        stats = trees.flatten(trees.batch_stats(theta))
+
+        def with_stats(new: Leaves) -> trees.Tree:
+            return trees.map_with_name(lambda name, leaf: new.get(name, leaf), trees.batch_stats(theta))
+
+        # A new function at every call: JAX would remember the program of an old one, with dropout or without.
+        def run(stats: Leaves, theta: trees.Tree, *inputs: Any) -> tuple[Any, Leaves]:
+            outputs, updated = train(trees.with_batch_stats(theta, with_stats(stats)), *inputs)
+            return outputs, trees.flatten(updated)
+
+        program: Any
+        program, result = jax.make_jaxpr(run, return_shape=True)(stats, theta, x, key)
+        # A running average is not read in training mode: neither the outputs nor other statistics depend on it.
+        counts = [len(jax.tree.leaves(part)) for part in result]
+        is_read = dce_jaxpr(getattr(program, "jaxpr", program), [True] * counts[0] + [False] * counts[1])[1]
+        unread = [name for name, read in zip(sorted(stats), is_read, strict=False) if not read]
+        unread = [name for name in unread if jnp.issubdtype(stats[name].dtype, jnp.floating)]
+
+        def update(old: Leaves) -> tuple[Leaves, Any]:
+            leaves = jaxpr_as_fun(program)(*jax.tree.leaves(({**stats, **old}, theta, x, key)))
+            outputs, updated = jax.tree.unflatten(jax.tree.structure(result), leaves)
+            return {name: updated[name] for name in old}, outputs
+
+        if not unread:
+            return update({})[1], trees.batch_stats(theta)
+        starts = {name: _starts(i, stats[name]) for i, name in enumerate(unread)}
+        updated, outputs = jax.vmap(update, out_axes=(0, None))(starts)
+        return outputs, with_stats({name: _of_batch(stats[name], starts[name], updated[name]) for name in unread})
+
+    return own
+
+
+def _starts(number: int, leaf: jax.Array) -> jax.Array:
+    """Values of a statistic before an update, (3, ...): zero, one far above, and one far below of each number."""
+    above = 2.0 ** (jnp.finfo(leaf.dtype).maxexp // 2)
+    return jnp.stack([jnp.full_like(leaf, value) for value in (0, above, -above / (2 + number))])
+
+
+def _of_batch(stored: jax.Array, starts: jax.Array, updated: jax.Array) -> jax.Array:
+    """The statistic of the batch if the updates of these starts are a running average, or else the stored value."""
+    m, again = (updated[1:] - updated[:1]) / starts[1:]
+    # With m = 1, a statistic is frozen.
+    is_average = ((jnp.abs(m - again) <= 16 * jnp.finfo(stored.dtype).eps) & (m >= 0) & (m < 1 - 1e-6)).all()
+    return jnp.where(is_average, updated[0] / jnp.where(is_average, 1 - m, 1), stored).astype(stored.dtype)
 
 
 def _variables(state: Any) -> dict[str, Any]:

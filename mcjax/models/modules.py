@@ -34,8 +34,8 @@ def from_flax(
     `is_training`, `deterministic` or `use_running_average`, this argument sets the mode.
 
     `theta` is `{"params": ..., "batch_stats": ...}`; for an existing NNX module, `nnx.to_pure_dict(nnx.state(module,
-    nnx.Param))` and the same with `nnx.BatchStat`. In training mode, running statistics, updated by
-    m * old + (1 - m) * new, are replaced by the statistics of the batch; all others keep their values.
+    nnx.Param))` and the same with `nnx.BatchStat`. In training mode, running averages, which are updated by
+    m * old + (1 - m) * new and not read, are replaced by the statistics of the batch; all others keep their values.
 
     Args:
         module: A Linen module, or a callable that makes an NNX module from `nnx.Rngs`: its class, or a function.
@@ -130,7 +130,7 @@ def _model(
 
     def apply_train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[jax.Array, trees.Tree]:
         check_input(name, shape, x)
-        return _train_with_own_statistics(functions, theta, x, key)
+        return functions.train(theta, x, key)
 
     try:
         theta = jax.eval_shape(functions.init, jax.random.key(0))
@@ -158,31 +158,6 @@ def _model(
     # Outputs in several arrays, or one number for each input, have no classes.
     classes = leaves[0].shape[-1] if len(leaves) == 1 and len(leaves[0].shape) > 1 else 0
     return Model(*pure, spec, name, shape, classes, str(batch.dtype))
-
-
-def _train_with_own_statistics(
-    functions: Functions, theta: trees.Tree, x: jax.Array, key: jax.Array
-) -> tuple[jax.Array, trees.Tree]:
-    """Outputs in training mode, and the statistics of the batch in place of running averages.
-
-    Flax updates running averages by m * old + (1 - m) * batch, with m unknown here. Two more updates, from old = 0 and
-    old = 1, determine m and the statistics of the batch. Their forward passes are equal, so XLA computes only one.
-    """
-
-    def own(stored: jax.Array, updated: jax.Array, from_zero: jax.Array, from_one: jax.Array) -> jax.Array:
-        # from_one - from_zero = m, and from_zero = (1 - m) * batch.
-        share = 1 - (from_one - from_zero)
-        expected = (1 - share) * stored + from_zero
-        # Statistics that are frozen (m = 1), or updated by another rule, keep their stored values.
-        mean = jnp.abs(updated - expected) <= 1e-3 * (1 + jnp.abs(stored) + jnp.abs(from_zero))
-        mixes = (share > 1e-6) & (share < 1 + 1e-4) & mean.all()
-        return jnp.where(mixes, from_zero / jnp.where(mixes, share, 1), stored)
-
-    outputs, updated = functions.train(theta, x, key)
-    stats = trees.batch_stats(theta)
-    fixed = [jax.tree.map(lambda leaf, value=value: jnp.full_like(leaf, value), stats) for value in (0, 1)]
-    zero, one = (functions.train(trees.with_batch_stats(theta, each), x, key)[1] if stats else {} for each in fixed)
-    return outputs, jax.tree.map(own, stats, updated, zero, one)
 
 
 def _class_or_instance(module: Any) -> str:

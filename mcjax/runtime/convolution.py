@@ -3,45 +3,59 @@
 The fast CPU kernel of XLA requires the canonical layout (NHWC, HWIO, NHWC), and XLA converts other layouts to it only
 outside loops. The gradients of a convolution are convolutions in other layouts: inside `lax.scan` they run up to 100
 times slower. Once mcjax is imported, every two-dimensional convolution of floating-point numbers is lowered for a CPU
-in the canonical layout. Derivatives of all modes, `vmap`, and modules of any library have this from JAX's own rules.
-For other platforms nothing changes.
+in the canonical layout, or as matrix products. Derivatives of all modes, `vmap`, and modules of any library have this
+from JAX's own rules. For other platforms nothing changes.
 """
 
+import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.export import is_symbolic_dim
 from jax.interpreters import mlir
 
-Pair = tuple[int, int]
+Pair = Sequence[int]
+"""Two numbers: along the height and along the width."""
+Padding = Sequence[Pair]
+"""Low and high padding, along the height and along the width."""
 _CANONICAL = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 """NHWC, HWIO, NHWC as in `lax.ConvDimensionNumbers`: the positions of (batch, feature, row, column) in the images and
 in the result, and of (output, input, row, column) in the kernel."""
-_KERNEL_GRADIENT = ((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1))
-"""The gradient of a canonical kernel: channels are the batch, images the features, and the kernel is the gradient of
-the result."""
 _ONCE = (1, 1)
 _FEW_POSITIONS = 64
-"""Largest number of output positions at which the gradient of the kernel is faster as matrix products (measured)."""
+"""Largest number of output positions at which the gradient of the kernel is faster as matrix products, and of
+positions in the window for one product each (measured)."""
+_FEW_PIXELS = 16
+"""Largest number of pixels at which images smaller than the kernel are multiplied by one matrix (measured)."""
 
 
 def _lower(ctx: Any, lhs: Any, rhs: Any, **params: Any) -> Any:
-    """The lowering rule: the canonical form of this convolution, if there is one, or else JAX's own rule."""
-    (x, kernel), (result,) = ctx.avals_in, ctx.avals_out
+    """The lowering rule: the canonical form of this convolution, if it needs another, or else JAX's own rule."""
+    if not _is_rewritten(*ctx.avals_in, *ctx.avals_out, **params):
+        return _of_jax(ctx, lhs, rhs, **params)
+    return mlir.lower_fun(partial(_canonical, **params), multiple_results=False)(ctx, lhs, rhs)
+
+
+def _is_rewritten(x: Any, kernel: Any, result: Any, *, padding: Padding, dimension_numbers: Any, **params: Any) -> bool:
+    """Whether XLA would compute a convolution of these types slowly, and `_canonical` knows another form of it."""
+    sizes = (*x.shape, *kernel.shape, *result.shape)
     known = (
         x.ndim == 4
         and x.dtype == kernel.dtype == result.dtype
         and jnp.issubdtype(x.dtype, jnp.floating)
+        and x.dtype.itemsize > 1
         and params["feature_group_count"] == params["batch_group_count"] == 1
-        and params["out_sharding"] is None
+        and params.get("out_sharding") is None
+        and not any(map(is_symbolic_dim, (*sizes, *padding[0], *padding[1])))
+        and 0 not in sizes
     )
-    canonical = tuple(params["dimension_numbers"]) == _CANONICAL
-    if not known or (canonical and not _has_phases(**params) and not _is_small(x.shape, kernel.shape, **params)):
-        return _of_jax(ctx, lhs, rhs, **params)
-    return mlir.lower_fun(partial(_canonical, **params), multiple_results=False)(ctx, lhs, rhs)
+    if not known or tuple(dimension_numbers) != _CANONICAL:
+        return known
+    return _has_phases(**params) or _is_small(x.shape, kernel.shape, **params)
 
 
 def _canonical(
@@ -50,38 +64,50 @@ def _canonical(
     *,
     dimension_numbers: lax.ConvDimensionNumbers,
     window_strides: Pair,
-    padding: Sequence[Pair],
+    padding: Padding,
     lhs_dilation: Pair,
     rhs_dilation: Pair,
     **others: Any,
 ) -> jax.Array:
-    """The convolution with these parameters, whose operands and result are in canonical layout."""
+    """The convolution with these parameters, computed in the canonical layout or by matrix products."""
+    (batch, feature, *space), (output, taken, *window), (out_batch, out_feature, *out_space) = dimension_numbers
     # Without the barrier, fusion would recompute the operands from the neighbouring layers in both gradients.
     x, kernel = lax.optimization_barrier((x, kernel))
-    if tuple(dimension_numbers) == _KERNEL_GRADIENT and lhs_dilation == window_strides == _ONCE:
-        window = [
-            sum(pads) + size - step * (out - 1)
-            for pads, size, out, step in zip(padding, x.shape[1:3], kernel.shape[1:3], rhs_dilation, strict=True)
+    # Images come first in every layout. If they are the features that are summed over, this is the gradient of a
+    # kernel: the operands are the images and the gradient of the result, and the strides are the dilation.
+    if feature == 0 and lhs_dilation == window_strides == _ONCE:
+        images, gradient = x.transpose(0, *space, batch), kernel.transpose(taken, *window, output)
+        outs = gradient.shape[1:3]
+        size = [
+            sum(pads) + given - step * (out - 1)
+            for pads, given, out, step in zip(padding, images.shape[1:3], outs, rhs_dilation, strict=True)
         ]
-        if rhs_dilation != _ONCE or window == [1, 1] or kernel.shape[1] * kernel.shape[2] <= _FEW_POSITIONS:
-            return _kernel_gradient(x, kernel, rhs_dilation, padding, window)
-    (batch, feature, *space), (output, taken, *window), (out_batch, out_feature, *out_space) = dimension_numbers
+        if rhs_dilation != _ONCE or size == [1, 1] or math.prod(outs) <= _FEW_POSITIONS:
+            result = _kernel_gradient(images, gradient, size, rhs_dilation, padding)
+            return _stored(result, (*out_space, out_batch, out_feature))
     # The barriers keep XLA from folding transposes into another layout.
     x, kernel = lax.optimization_barrier(
         (x.transpose(batch, *space, feature), kernel.transpose(*window, taken, output))
     )
     steps = {"window_strides": window_strides, "lhs_dilation": lhs_dilation, "rhs_dilation": rhs_dilation}
+    small = _is_small(x.shape, kernel.shape, **steps)
     if _has_phases(**steps):
         result = _by_phases(x, kernel, lhs_dilation, padding)
-    elif _is_small(x.shape, kernel.shape, **steps):
+    elif small and math.prod(x.shape[1:3]) <= _FEW_PIXELS:
         result = _of_small_images(x, kernel, window_strides, padding)
     else:
+        if small:
+            x, padding = lax.optimization_barrier(_padded(x, padding)), ((0, 0), (0, 0))
         numbers = lax.ConvDimensionNumbers(*_CANONICAL)
         result = lax.conv_general_dilated_p.bind(
             x, kernel, dimension_numbers=numbers, padding=padding, **steps, **others
         )
-    stored = (out_batch, *out_space, out_feature)
-    return result.transpose([stored.index(axis) for axis in range(4)])
+    return _stored(result, (out_batch, *out_space, out_feature))
+
+
+def _stored(x: jax.Array, order: Sequence[int]) -> jax.Array:
+    """`x` with axis i moved to position `order[i]`."""
+    return x.transpose([order.index(axis) for axis in range(4)])
 
 
 def _has_phases(*, lhs_dilation: Pair, rhs_dilation: Pair, window_strides: Pair, **_: Any) -> bool:
@@ -90,34 +116,42 @@ def _has_phases(*, lhs_dilation: Pair, rhs_dilation: Pair, window_strides: Pair,
 
 
 def _is_small(x: Sequence[int], kernel: Sequence[int], *, lhs_dilation: Pair, rhs_dilation: Pair, **_: Any) -> bool:
-    """Whether images are smaller than the kernel: XLA then uses a loop that is up to 70 times slower than a product."""
-    return lhs_dilation == rhs_dilation == _ONCE and any(size < k for size, k in zip(x[1:3], kernel[:2], strict=True))
+    """Whether images have fewer pixels than the kernel: XLA then uses a loop that is up to 100 times slower."""
+    return lhs_dilation == rhs_dilation == _ONCE and math.prod(x[1:3]) < math.prod(kernel[:2])
 
 
-def _of_small_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]) -> jax.Array:
-    """A convolution as one product with the inputs under all positions of the kernel."""
-    size = [
-        (size + low + high - k) // stride + 1
-        for size, (low, high), k, stride in zip(x.shape[1:3], padding, kernel.shape[:2], strides, strict=True)
+def _padded(x: jax.Array, padding: Padding) -> jax.Array:
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)))
+
+
+def _reads(x: jax.Array, count: Pair, apart: Pair, size: Pair, steps: Pair) -> list[jax.Array]:
+    """The parts (n, *size, c) of images, each with these steps: `count` parts by rows, whose starts are `apart`."""
+
+    def read(*start: int) -> jax.Array:
+        last = [at + (many - 1) * step + 1 for at, many, step in zip(start, size, steps, strict=True)]
+        return lax.slice(x, (0, *start, 0), (len(x), *last, x.shape[3]), (1, *steps, 1))
+
+    return [read(i * apart[0], j * apart[1]) for i in range(count[0]) for j in range(count[1])]
+
+
+def _of_small_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """A convolution as one product with a matrix, which has the kernel's entries for all pixels and outputs."""
+    end = [
+        (size + sum(pads) - k) // stride * stride
+        for size, pads, k, stride in zip(x.shape[1:3], padding, kernel.shape[:2], strides, strict=True)
     ]
-    patches = lax.optimization_barrier(jnp.stack(_reads(x, kernel.shape[:2], strides, padding, size), -2))
-    return jnp.tensordot(patches, kernel.reshape(-1, *kernel.shape[2:]), 2)
+    # Output u takes pixel i by entry i + low - stride * u. The outputs are read from the last to the first.
+    around = [
+        (last - low, size + low - k)
+        for last, (low, _), size, k in zip(end, padding, x.shape[1:3], kernel.shape[:2], strict=True)
+    ]
+    out = [last // stride + 1 for last, stride in zip(end, strides, strict=True)]
+    entries = lax.optimization_barrier(kernel.transpose(2, 0, 1, 3))
+    matrix = lax.optimization_barrier(jnp.stack(_reads(_padded(entries, around), x.shape[1:3], _ONCE, out, strides)))
+    return jnp.tensordot(x.reshape(len(x), -1, x.shape[3]), matrix, 2)[:, ::-1, ::-1]
 
 
-def _reads(
-    x: jax.Array, kernel: Sequence[int], strides: Pair, padding: Sequence[Pair], out: Sequence[int]
-) -> list[jax.Array]:
-    """The inputs under each kernel position for all output positions, by rows of the kernel: (n, *out, c) each."""
-    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)))
-
-    def read(i: int, j: int) -> jax.Array:
-        last = [at + (size - 1) * step + 1 for at, size, step in zip((i, j), out, strides, strict=True)]
-        return lax.slice(padded, (0, i, j, 0), (len(x), *last, x.shape[3]), (1, *strides, 1))
-
-    return [read(i, j) for i in range(kernel[0]) for j in range(kernel[1])]
-
-
-def _by_phases(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]) -> jax.Array:
+def _by_phases(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """A convolution of dilated images, as the gradient of the input: one of the images themselves for each phase."""
     out = [
         (size - 1) * stride + 1 + sum(pads) - k + 1
@@ -147,21 +181,33 @@ def _by_phases(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence
     return full[:, : out[0], : out[1]]
 
 
-def _kernel_gradient(
-    x: jax.Array, g: jax.Array, strides: Pair, padding: Sequence[Pair], window: Sequence[int]
-) -> jax.Array:
-    """The gradient of a kernel of this size, from images and the gradient of the result: a product per position."""
-    reads = _reads(x, window, strides, padding, g.shape[1:3])
-    if g.shape[1] * g.shape[2] >= max(x.shape[3], g.shape[3]):
+def _kernel_gradient(x: jax.Array, g: jax.Array, window: Pair, strides: Pair, padding: Padding) -> jax.Array:
+    """The gradient of a kernel (*window, c, d) from images (n, h, w, c) and the gradient of the result (n, h', w', d).
+
+    One product for each position in the window. If these are many and those of the result fewer, one for each of them.
+    """
+    out, x = g.shape[1:3], _padded(x, padding)
+    # Sums of half-precision products are kept in float32.
+    product = partial(jnp.einsum, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+    if math.prod(window) > max(_FEW_POSITIONS, math.prod(out)):
+        parts = zip(_reads(x, out, strides, window, _ONCE), _reads(g, out, _ONCE, _ONCE, _ONCE), strict=True)
+        return reduce(jnp.add, [product("nijc,nuvd->ijcd", part, at) for part, at in parts]).astype(x.dtype)
+    reads = _reads(x, window, _ONCE, out, strides)
+    if math.prod(out) >= max(x.shape[3], g.shape[3]):
         # One product per image, which runs on several cores but writes one matrix per image.
-        products = [jnp.einsum("nhwc,nhwd->ncd", read, g).sum(0) for read in reads]
+        products = [product("nhwc,nhwd->ncd", read, g).sum(0) for read in reads]
     else:
-        products = [jnp.tensordot(read, g, ((0, 1, 2), (0, 1, 2))) for read in reads]
-    return jnp.stack(products).reshape(*window, x.shape[3], g.shape[3])
+        products = [product("nhwc,nhwd->cd", read, g) for read in reads]
+    return jnp.stack(products).reshape(*window, x.shape[3], g.shape[3]).astype(x.dtype)
 
 
-_of_jax = mlir._platform_specific_lowerings["cpu"][lax.conv_general_dilated_p].rule
-mlir.register_lowering(lax.conv_general_dilated_p, _lower, platform="cpu")
+try:
+    _of_jax = mlir._platform_specific_lowerings["cpu"][lax.conv_general_dilated_p].rule
+except (AttributeError, KeyError):
+    # These names are private to JAX. In a version without them its own rule stays, and only speed is lost.
+    pass
+else:
+    mlir.register_lowering(lax.conv_general_dilated_p, _lower, platform="cpu")
 
 
 def materialize(x: jax.Array) -> jax.Array:

@@ -213,6 +213,8 @@ def empty(of_batch: Callable[[Batch, Any], T], batch: Batch) -> T:
 
 def accumulate(of_batch: Callable[[Batch, Any], T], batches: Batch) -> T:
     """The total of `of_batch(batch, number)` over batches along a leading axis, merged in a `lax.scan`."""
+    # Traced once, for the shapes of the total and for the scan.
+    of_batch = jax.jit(of_batch, inline=True)
     start = empty(of_batch, jax.tree.map(lambda leaf: leaf[0], batches))
     numbered = (batches, jnp.arange(len(jax.tree.leaves(batches)[0])))
     return jax.lax.scan(lambda total, each: (merge(total, of_batch(*each)), None), start, numbered)[0]

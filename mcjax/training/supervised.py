@@ -120,6 +120,8 @@ class SupervisedLoss:
 
     def inputs(self, batch: Batch) -> jax.Array:
         """The normalised inputs of a batch, what the model takes."""
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise InputError(f"got batches {trees.shapes(batch)}, expected (inputs, labels), as in a Dataset.")
         return normalize(batch[0], self.mean, self.std)
 
     def evaluate(self, theta: trees.Tree, batch: Batch) -> dict[str, jax.Array]:

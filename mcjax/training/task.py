@@ -186,11 +186,10 @@ class Task:
 
     def __repr__(self) -> str:
         given = {name: getattr(self, name) for name in get_args(SplitName) if getattr(self, name) is not None}
-        shown = [
-            f"{name} from the host" if isinstance(split, Stream) else f"{examples(split):,} {name} examples"
-            for name, split in given.items()
-        ]
-        return f"Task({self.name}: {', '.join(shown) or 'no examples'})"
+        counts = {
+            name: "streamed" if isinstance(each, Stream) else f"{examples(each):,}" for name, each in given.items()
+        }
+        return f"Task({self.name}: {', '.join(f'{n} {name}' for name, n in counts.items()) or 'no'} examples)"
 
     def split(self, name: str) -> Batch:
         """The examples of a split. Raises InputError if there are none."""

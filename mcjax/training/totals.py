@@ -112,6 +112,7 @@ def _adding(points: Points, given: tuple, chunk: int | None) -> tuple[Compiled, 
 def _blocks(stream: Stream, reading: Reading, placement: Placement) -> Generator[tuple[Batch, jax.Array, jax.Array]]:
     """The batches of a stream on the devices, (count, size, ...), with their count and the number of the first."""
     n, size = reading.examples, reading.batch_size
+    stream.check_end(n)
     if reading.equal and n is not None:
         size = n // -(-n // size)
         n = n // size * size

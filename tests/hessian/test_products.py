@@ -12,7 +12,6 @@ from variables import alive, permuted
 from mcjax import InputError, PermutationSpec, Task, data, supervised, trees
 from mcjax.hessian.full_batch import full_batch_loss
 from mcjax.hessian.products import curvature_operator, dense_hessian, gauss_newton_product, hessian_product
-from mcjax.runtime.convolution import convolve
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +180,13 @@ def test_gauss_newton_takes_losses_of_outputs_only(line_task, network):
 
 def test_gauss_newton_of_convolutions(key, tiny_data, tiny_model):
     def apply(theta, x):
-        return convolve(x, theta["kernel"], (2, 2), ((1, 1), (1, 1))).max((1, 2))
+        padding, layout = ((1, 1), (1, 1)), ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, theta["kernel"], (2, 2), padding, dimension_numbers=layout).max((1, 2))
 
     model = tiny_model._replace(
         init=lambda key: {"kernel": jax.random.normal(key, (2, 2, 1, 3))},
         apply=apply,
         spec=PermutationSpec({"kernel": (None,) * 4}),
-        convolutions="canonical",
     )
     theta = model.init(key)
     x = data.normalize(tiny_data.train_images[:9], tiny_data.mean, tiny_data.std)

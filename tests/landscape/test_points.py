@@ -5,9 +5,9 @@ import pytest
 from variables import alive
 
 from mcjax import InputError, evaluate_path, linear, models, plane, supervised
-from mcjax.landscape import points
 from mcjax.landscape.points import evaluation_config
 from mcjax.runtime import memory
+from mcjax.training import totals
 
 DEFAULTS = {
     "pairs": False,
@@ -82,7 +82,8 @@ def test_a_program_is_compiled_once(path, tiny_model, tiny_data, compiled):
         plane(task, *thetas, 3)
 
     both()
-    assert sum("_values" in name for name in compiled) == 2
+    # The training and the test examples of a path and of a plane.
+    assert sum("_of_arrays" in name for name in compiled) == 4
     compiled.clear()
     both()
     # Tasks of the same functions share it.
@@ -96,14 +97,14 @@ def test_a_compiler_that_refuses_counts_as_too_much(path, tiny_task, monkeypatch
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory in compilation")
 
-    monkeypatch.setattr(points._values, "lower", lambda *args, **kwargs: Refusing(), raising=False)
+    monkeypatch.setattr(totals._of_arrays, "lower", lambda *args, **kwargs: Refusing(), raising=False)
     with pytest.raises(InputError, match="chunk=5 need more memory than"):
         evaluate_path(tiny_task, path, 5)
 
 
 def test_defaults_depend_on_the_task(tiny_task, tiny_colour_data):
     config = evaluation_config(tiny_task, **DEFAULTS)
-    assert (config.chunk, config.calibration_examples) == (16, None)
+    assert (config.chunk, config.calibration_examples) == (None, None)
     assert config.splits == ("train", "test")
     assert evaluation_config(tiny_task, **DEFAULTS, splits="test").splits == ("test",)
     if jax.default_backend() == "cpu":

@@ -98,11 +98,11 @@ def test_apply_activations_and_the_statistics_of_the_batch_itself():
 
 def test_the_fields_of_a_model(key):
     model = by_hand()
-    assert (model.name, model.input_shape, model.num_classes, model.convolutions) == ("Net", SHAPE, 3, "plain")
+    assert (model.name, model.input_shape, model.num_classes) == ("Net", SHAPE, 3)
     assert from_net(name="mine").name == "mine"
     assert jax.eval_shape(model.init, key).keys() == {"params", "batch_stats"}
     tokens = made("Linen, tokens")
-    assert (tokens.input_dtype, tokens.convolutions, tokens.num_classes) == ("int32", "none", 11)
+    assert (tokens.input_dtype, tokens.num_classes) == ("int32", 11)
     assert models.from_flax(steady, ROWS.astype(np.float16)).input_dtype == "float32"
     assert [made(name).name for name in ("NNX class, many layers", "NNX function")] == ["Tower", "steady"]
 
@@ -318,42 +318,6 @@ def test_images_of_another_shape_are_refused():
                 call({}, np.zeros((2, 4, 5, 1), np.float32), *more)
 
 
-class Frozen(nn.Module):
-    momentum: float
-    frozen: bool
-
-    @nn.compact
-    def __call__(self, x, train):
-        norm = nn.BatchNorm(use_running_average=self.frozen or not train, momentum=self.momentum)
-        return nn.Dense(2)(norm(nn.Dense(4)(x)))
-
-
-@pytest.mark.parametrize(("momentum", "frozen"), [(0.9, True), (1.0, False), (1.0, True)])
-def test_statistics_that_do_not_update_are_kept(momentum, frozen):
-    model = models.from_flax(Frozen(momentum, frozen), ROWS)
-    theta = variables(model)
-    outputs, _, (trained, stats) = run(model)(theta, ROWS, KEY)
-    chex.assert_trees_all_equal(stats, theta["batch_stats"])
-    if frozen:
-        np.testing.assert_allclose(trained, outputs, rtol=1e-4, atol=1e-5)
-    assert np.isfinite(trained).all()
-
-
-class Spectral(nn.Module):
-    @nn.compact
-    def __call__(self, x, train):
-        steps = self.variable("batch_stats", "steps", jnp.zeros, ())
-        if train and not self.is_initializing():
-            steps.value = steps.value + 1
-        return nn.Dense(2)(nn.tanh(nn.SpectralNorm(nn.Dense(4))(x, update_stats=train)))
-
-
-def test_statistics_that_are_no_running_means_stay_as_they_are(key):
-    model = models.from_flax(Spectral(), ROWS)
-    theta = jax.jit(model.init)(key)
-    chex.assert_trees_all_equal(jax.jit(model.apply_train)(theta, ROWS, key)[1], theta["batch_stats"])
-
-
 def test_a_model_of_two_functions():
     def init(key):
         one, two = jax.random.split(key)
@@ -361,7 +325,7 @@ def test_a_model_of_two_functions():
 
     model = models.from_function(init, lambda theta, x: jnp.tanh(x @ theta["a"]) @ theta["b"], ROWS, name="two")
     theta = variables(model)
-    assert (model.name, model.input_shape, model.num_classes, model.convolutions) == ("two", (3,), 2, "none")
+    assert (model.name, model.input_shape, model.num_classes) == ("two", (3,), 2)
     assert model.spec.group_sizes(theta) == {"a": 6}
     assert_unchanged(model, theta, ROWS)
     outputs, _, (trained, stats) = run(model)(theta, ROWS, KEY)

@@ -7,16 +7,18 @@ import sys
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
 from variables import order, permuted
 
-from mcjax import InputError, models, trees
+from mcjax import InputError, bezier, models, trees
 
 # Those of a kind that has a smaller one.
 SLOW = {"tinyten", "vgg11", "vgg16", "resnet32", "cifar_convnet"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in models.REGISTRY]
+DEEP = {*SLOW, "resnet20"}
 PLAIN = ("mlp", "mnist_convnet", "cifar_convnet", "filters_convnet", "lstm")  # without batch norm
 
 
@@ -96,7 +98,6 @@ def test_the_fields_of_a_model(name, key):
     model.spec.validate(theta)
     assert (model.name, model.num_classes) == (name, 3)
     assert hash(model) == hash(created(name))
-    assert model.convolutions == ("none" if name in ("mlp", "lstm") else "canonical")
     assert theta.keys() == ({"params"} if name in PLAIN else {"params", "batch_stats"})
     x = jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)
     outputs, stats = jax.eval_shape(model.apply_train, theta, x, key)
@@ -180,3 +181,68 @@ def test_the_same_seed_gives_the_same_bits_in_another_process(capsys):
     )
     assert len(here[0]) == hashlib.sha256().digest_size * 2
     assert run.stdout.split() == here
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in models.REGISTRY]
+)
+def test_derivatives_of_every_mode_are_finite_differences(name):
+    """Along a curve of the parameters, in float64: forward, reverse, and forward over reverse, in compiled programs."""
+    model = created(name, activation="tanh") if name != "lstm" else created(name)
+    with jax.enable_x64(True):
+        x = inputs(model, 2)
+        theta_1, theta_2 = (jax.tree.map(np.float64, anywhere(model, seed)) for seed in (3, 4))
+        weights = np.random.default_rng(5).normal(size=jax.eval_shape(model.apply, theta_1, x).shape)
+        path = bezier(model.spec).bind(theta_1, theta_2)
+
+        def loss(theta):
+            return jnp.sum(weights * jnp.sin(model.apply(theta, x)))
+
+        @jax.jit
+        def derivatives(t):
+            outputs = jax.jacfwd(lambda t: model.apply(path(t), x))(t)
+            theta, direction = jax.jvp(path, (t,), (1.0,))
+            forward = jax.jvp(loss, (theta,), (direction,))[1]
+            # The derivative along the curve of the derivative along the curve, by forward over reverse.
+            gradient, change = jax.jvp(jax.grad(loss), (theta,), (direction,))
+            return outputs, forward, trees.dot(gradient, direction), trees.dot(change, direction)
+
+        @jax.jit
+        def values(t):
+            theta, direction = jax.jvp(path, (t,), (1.0,))
+            return model.apply(theta, x), loss(theta), theta, direction
+
+        t, step = 0.4, 1e-5
+        outputs, forward, reverse, second = derivatives(t)
+        (up, above, *_), (down, below, *_) = values(t + step), values(t - step)
+        _, _, theta, direction = values(t)
+        around = [trees.add(theta, trees.scale(way * step, direction)) for way in (1, -1)]
+        slopes = [(loss(moved) - loss(theta)) / step for moved in around]
+        assert_near(outputs, (up - down) / (2 * step), 1e-6)
+        assert_near(forward, (above - below) / (2 * step), 1e-6)
+        assert_near(reverse, forward, 1e-9)
+        assert_near(second, (slopes[0] + slopes[1]) / step, 1e-3)
+
+
+def assert_near(a, b, share):
+    np.testing.assert_allclose(a, b, rtol=0, atol=share * max(1, np.abs(np.asarray(b)).max()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_programs_for_other_platforms_have_no_form_of_the_cpu(name, platform):
+    """Convolutions and their gradients are lowered by JAX's own rule, one of each, and nothing is held in place."""
+    model = created(name)
+    theta, x = jax.eval_shape(model.init, jax.random.key(0)), inputs(model, 2)
+
+    def program(theta, x, key):
+        outputs, stats = model.apply_train(theta, x, key)
+        return jnp.sum(outputs**2), stats
+
+    traced = jax.jit(jax.value_and_grad(program, has_aux=True, allow_int=True)).trace(theta, x, jax.random.key(0))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "optimization_barrier" not in text
+    assert text.count("stablehlo.convolution") == str(traced.jaxpr).count("conv_general_dilated[")
+    if name not in ("mlp", "lstm"):
+        assert "stablehlo.convolution" in text
+        assert "optimization_barrier" in traced.lower(lowering_platforms=("cpu",)).as_text()

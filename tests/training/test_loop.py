@@ -13,11 +13,20 @@ from refusals import says
 from mcjax import Augmentation, InputError, Recorder, RunError, Task, supervised, trees
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
+from mcjax.runtime.target import compiling_for
 from mcjax.training import Criterion
 from mcjax.training.early_stopping import EarlyStopping
 from mcjax.training.endpoints import endpoint_fit, fresh_states
 from mcjax.training.fit import Fit, FitState
-from mcjax.training.loop import EpochPlan, check_typed_keys, epoch, epoch_plan, join_histories, run_epochs
+from mcjax.training.loop import (
+    EpochPlan,
+    _compiled_epoch,
+    check_typed_keys,
+    epoch,
+    epoch_plan,
+    join_histories,
+    run_epochs,
+)
 
 PLAN = EpochPlan(25, 4)
 
@@ -68,7 +77,7 @@ def test_an_epoch_sees_every_example_at_most_once_and_other_ones_each_time(numbe
 @pytest.mark.parametrize("steps", [1, 6, 9])
 def test_an_epoch_may_be_shorter_or_longer_than_a_pass(numbered, key, steps):
     """Passes of four whole batches, each with every example once, in an order of its own, without the three left."""
-    assert epoch_plan(numbered, 25, steps) == EpochPlan(25, steps)
+    assert epoch_plan(numbered, 25, steps) == EpochPlan(25, steps, passes=False)
     once = jax.jit(noting(numbered, steps=steps))
     epochs = [np.asarray(once(k)[0]) for k in jax.random.split(key, 3)]
     for seen in epochs:
@@ -117,21 +126,28 @@ def test_what_is_fixed_stays_and_is_no_part_of_what_is_trained(numbered, key, tm
 
 @pytest.fixture(scope="module")
 def fits(tiny_data, tiny_model):
-    """By what a model convolves with: its task and fit, keys, first states, and three epochs of three fits."""
+    """Of dense and of convolutional networks: task and fit, keys, first states, and three epochs of three fits."""
     keys, found, calls = jax.random.split(jax.random.key(0), 3), {}, []
     optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
 
-    def apply_train(*args):
-        calls.append(1)
-        return tiny_model.apply_train(*args)
+    def convolving(theta, x, key):
+        """The network as it is, through a convolution that changes nothing, by which networks run in sequence."""
+        one = jnp.ones((1, 1, 1, 1), x.dtype)
+        same = jax.lax.conv_general_dilated(x, one, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return tiny_model.apply_train(theta, same, key)
 
-    for convolutions in ("none", "plain", "canonical"):
+    for kind, applied in (("dense", tiny_model.apply_train), ("convolutional", convolving)):
         calls.clear()
-        model = tiny_model._replace(convolutions=convolutions, apply_train=apply_train)
+
+        def apply_train(*args, applied=applied):
+            calls.append(1)
+            return applied(*args)
+
+        model = tiny_model._replace(apply_train=apply_train)
         task = supervised(model, tiny_data, augmentation=Augmentation.none())
         fit = endpoint_fit(task, optimizer, weight_decay=5e-4)
         start = fresh_states(fit, tiny_model.init, keys)
-        found[convolutions] = task, fit, keys, start, *run_epochs(fit, task, PLAN, start, keys, 3)
+        found[kind] = task, fit, keys, start, *run_epochs(fit, task, PLAN, start, keys, 3)
         assert len(calls) == 1, "all epochs of all networks are one trace"
     return found
 
@@ -140,9 +156,9 @@ def near(a, b):
     chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("convolutions", ["none", "plain"])
-def test_fits_stay_where_they_are_once_they_are_at_their_target(fits, convolutions):
-    task, fit, keys, start, whole, _ = fits[convolutions]
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_fits_stay_where_they_are_once_they_are_at_their_target(fits, kind):
+    task, fit, keys, start, whole, _ = fits[kind]
     # The second never starts, the first is done after one epoch, the third not at all.
     stopping = EarlyStopping(Criterion(), task, np.array([100.0, np.inf, 1e-9]))
     states, history = run_epochs(fit, task, PLAN, start, keys, 3, stopping=stopping)
@@ -156,16 +172,30 @@ def test_fits_stay_where_they_are_once_they_are_at_their_target(fits, convolutio
     assert len(set(history["loss"][0].tolist())) == 1
 
 
-@pytest.mark.parametrize("convolutions", ["plain", "canonical"])
-def test_stepping_from_the_host_gives_the_numbers_of_the_compiled_epoch(fits, convolutions):
-    *_, states, history = fits[convolutions]
-    *_, expected, losses = fits["none"]
+def test_networks_in_sequence_are_as_networks_at_once(fits):
+    (*_, states, history), (*_, expected, losses) = fits["convolutional"], fits["dense"]
     np.testing.assert_allclose(history["loss"], losses["loss"], rtol=1e-5)
     near(states.variables, expected.variables)
 
 
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_an_epoch_for_an_accelerator_runs_all_networks_at_once(fits, platform):
+    """Whatever this machine is: one loop, over the steps. On the CPU there is another one, over the networks."""
+    task, fit, keys, start, *_ = fits["convolutional"]
+    texts = {}
+    for name in (platform, "cpu"):
+        with compiling_for(name):
+            texts[name] = _compiled_epoch.lower(fit, task, PLAN, start, keys, 0, None, None).as_text()
+    text = texts[platform]
+    assert text.count("stablehlo.while") == 1 < texts["cpu"].count("stablehlo.while")
+    # The images of all three networks.
+    assert "tensor<75x8x8x1xf32>" in text
+    assert "tensor<75x8x8x1xf32>" not in texts["cpu"]
+    assert "optimization_barrier" not in text
+
+
 def test_history_has_a_row_a_fit_and_a_column_an_epoch(fits):
-    *_, history = fits["none"]
+    *_, history = fits["dense"]
     assert history.keys() == {"loss", "accuracy"}
     assert history["loss"].shape == history["accuracy"].shape == (3, 3)
     assert (history["loss"][:, -1] < history["loss"][:, 0]).all()
@@ -173,7 +203,7 @@ def test_history_has_a_row_a_fit_and_a_column_an_epoch(fits):
 
 def test_epochs_go_on_where_others_ended(fits):
     """Their keys are counted from the start of the call, so that stretches have keys of their own."""
-    task, fit, keys, start, _, history = fits["none"]
+    task, fit, keys, start, _, history = fits["dense"]
     first, one = run_epochs(fit, task, PLAN, start, keys, 1)
     _, again = run_epochs(fit, task, PLAN, start, keys, 1)
     np.testing.assert_array_equal(one["loss"], again["loss"])
@@ -196,19 +226,17 @@ def without_t(state, batch, key):
     return state, {"loss": metrics["loss"]}
 
 
-@pytest.mark.parametrize("host", [False, True], ids=["compiled", "host"])
-def test_a_loss_that_is_not_finite_names_the_fit_the_epoch_the_batch_and_t(numbered, key, host):
-    task = numbered.replace(convolutions="plain" if host else "none")
+def test_a_loss_that_is_not_finite_names_the_fit_the_epoch_the_batch_and_t(numbered, key):
     states, keys = FitState(jnp.zeros(3, int), (), np.array([99, 6, 5])), jax.random.split(key, 3)
     for fit, words in (
         (partial(breaking, jnp.nan), ("number 1, 2 of 3", "epoch 2", "batch 3 at t = 0.06", "Epoch 1 is kept")),
         (without_t, ("number 1, 2 of 3", "epoch 2", "batch 3. Epoch 1 is kept")),
     ):
         with says(RunError, *words):
-            run_epochs(Fit(None, jax.tree_util.Partial(fit)), task, PLAN, states, keys, 3)
+            run_epochs(Fit(None, jax.tree_util.Partial(fit)), numbered, PLAN, states, keys, 3)
     first = FitState(jnp.zeros(3, int), (), np.array([99, 99, 0]))
     with says(RunError, "number 2 of 3", "epoch 1", "batch 1 at t = 0"):
-        run_epochs(Fit(None, jax.tree_util.Partial(partial(breaking, jnp.nan))), task, PLAN, first, keys, 3)
+        run_epochs(Fit(None, jax.tree_util.Partial(partial(breaking, jnp.nan))), numbered, PLAN, first, keys, 3)
 
 
 def test_bad_arguments_are_refused(numbered, fits):
@@ -218,7 +246,7 @@ def test_bad_arguments_are_refused(numbered, fits):
         with says(InputError, word):
             check_typed_keys(wrong)
     # A loss that is not finite stops at its epoch and names the network.
-    task, fit, keys, start, *_ = fits["none"]
+    task, fit, keys, start, *_ = fits["dense"]
     broken = jax.tree.map(np.array, start.variables)
     for leaf in jax.tree.leaves(broken):
         leaf[1] = np.nan

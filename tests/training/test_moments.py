@@ -64,7 +64,7 @@ def test_large_means_cost_no_precision():
 
 
 def test_batches_accumulate_to_the_moments_of_all_samples_in_any_tree():
-    def moments(batch):
+    def moments(batch, number):
         x, y = batch
         return {"one": moments_of(x), "both": (cross_moments_of(x, y),)}
 
@@ -77,6 +77,6 @@ def test_batches_accumulate_to_the_moments_of_all_samples_in_any_tree():
 
 def test_many_at_once_under_vmap():
     stacks = X.reshape(4, 5, 20, 5)
-    found = jax.jit(jax.vmap(lambda batches: accumulate(moments_of, batches)))(stacks)
+    found = jax.jit(jax.vmap(lambda batches: accumulate(lambda batch, number: moments_of(batch), batches)))(stacks)
     for i in range(4):
         check(jax.tree.map(lambda leaf, i=i: leaf[i], found), stacks[i].reshape(-1, 5))

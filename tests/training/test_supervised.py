@@ -288,6 +288,15 @@ def test_models_that_do_not_fit_images_and_classes_are_refused(tiny_data, tiny_m
         supervised(models.create("mlp", 3, (4, 4, 1)), tiny_data, loss=label_losses)
 
 
+def test_batches_of_another_structure_are_refused(tiny_task):
+    images, labels = tiny_task.train
+    for batch in ({"image": images, "label": labels}, images):
+        with says(InputError, "(inputs, labels)", str(images.shape)):
+            tiny_task.with_examples(train=batch)
+        with says(InputError, "(inputs, labels)", str(images.shape)):
+            tiny_task.with_examples(train=lambda given=batch: iter([given]))
+
+
 def test_images_alone_are_augmented():
     line = data.regression(np.ones((4, 2)), np.ones((4, 1)), np.ones((1, 2)), np.ones((1, 1)))
     model = models.create("mlp", 1, (2,))

@@ -53,7 +53,7 @@ def test_a_task_is_a_pytree_of_its_arrays():
     assert [np.shape(leaf) for leaf in leaves] == [(), (12, 3), (12, 2), (4, 3), (4, 2), (3, 3), (3, 2)]
     again = jax.tree.unflatten(structure, leaves)
     assert isinstance(again, Task)
-    for name in ("init", "model", "spec", "name", "convolutions"):
+    for name in ("init", "model", "spec", "name"):
         assert getattr(again, name) is getattr(task, name)
     for one, other in zip(leaves, jax.tree.leaves(again), strict=True):
         assert one is other
@@ -189,10 +189,9 @@ def test_model_inputs_are_the_first_of_a_tuple_or_what_the_task_says():
 def test_the_model_gives_what_is_not_given(tiny_model, tiny_data):
     task = Task(labels, train=(tiny_data.train_images, tiny_data.train_labels), model=tiny_model)
     assert (task.init, task.spec) == (tiny_model.init, tiny_model.spec)
-    assert task.convolutions == "none"
     other = tiny_model.spec.without("dense_0")
-    again = Task(labels, train=task.train, model=tiny_model, spec=other, init=zeros, convolutions="plain")
-    assert (again.init, again.spec, again.convolutions) == (zeros, other, "plain")
+    again = Task(labels, train=task.train, model=tiny_model, spec=other, init=zeros)
+    assert (again.init, again.spec) == (zeros, other)
 
 
 def labels(theta, batch, key):
@@ -297,10 +296,8 @@ def test_functions_take_tasks_alone():
 
 def test_networks_of_a_task_without_init_are_checked_when_they_come():
     task = task_of(init=None)
-    assert task.convolutions is None
     assert check_task(task) is task
     checked = check_task(task, W, W)
-    assert (checked.convolutions, task.convolutions) == ("none", None)
     assert checked.train is task.train
     known = task_of()
     assert check_task(known, {"anything": X}) is known
