@@ -8,6 +8,7 @@ normalised and augmented inside the compiled step. A Dataset is a pytree: `jax.d
     from_arrays      your own images and classes
     regression       your own inputs and real-valued targets
     split_by_class   two disjoint parts with different class distributions
+    Stream           batches from the host, for data larger than memory
     Augmentation     random flips, crops and rotations; augment, normalize: the pure functions
 
 Example::
@@ -29,11 +30,13 @@ from mcjax.data.datasets import Dataset, from_arrays
 from mcjax.data.loading import KNOWN, load
 from mcjax.data.regression import regression
 from mcjax.data.splits import split_by_class
+from mcjax.data.stream import Stream
 
 __all__ = [
     "KNOWN",
     "Augmentation",
     "Dataset",
+    "Stream",
     "augment",
     "from_arrays",
     "load",
