@@ -92,7 +92,7 @@ def test_random_convolutions(seed):
 
 @pytest.mark.parametrize("name", ORDINARY)
 def test_what_xla_is_slow_at_is_not_in_the_program(name):
-    """Other layouts, dilated images, images smaller than the kernel; a convolution alone is JAX's own, if it is fast."""
+    """Other layouts, dilated images, images smaller than the kernel; a convolution alone is JAX's own, if fast."""
     case = ORDINARY[name]
     arrays = [np.zeros(each.shape) for each in case.stored(*drawn(case.images, case.kernel))]
     for fn in (case, sines(case), lambda x, k: jax.jvp(sines(case), (x, k), (x, k))):
