@@ -32,8 +32,7 @@ ORDINARY = {
     "few pixels": Case((2, 3, 2, 2), (3, 3, 2, 3), (2, 1), ((2, 1), (1, 3))),
     "as many pixels as taps": Case((2, 1, 9, 2), (3, 3, 2, 2), ONCE, AROUND),
     "fewer pixels than taps, but not few": Case((2, 5, 5, 2), (6, 6, 2, 3), (1, 2), ((3, 2), (-1, 4))),
-    "many outputs and channels": Case((2, 9, 9, 40), (3, 3, 40, 50), ONCE, AROUND),
-    "few outputs, many channels": Case((2, 2, 3, 40), (3, 3, 40, 50), ONCE, AROUND),
+    "few outputs, many channels": Case((2, 3, 4, 10), (3, 3, 10, 14), ONCE, AROUND),
     "many outputs": Case((2, 9, 9, 2), (2, 3, 2, 3)),
     "large kernel": Case((2, 10, 10, 2), (9, 9, 2, 3)),
     "large kernel, strides": Case((2, 21, 21, 1), (9, 9, 1, 2), (2, 2)),
@@ -80,8 +79,9 @@ def checked(cases):
         close(tangents, tuple(case.stored(along[0] + of_dx, along[1] + of_dk)))
 
 
-def test_value_gradients_and_their_derivatives():
-    checked(list(ORDINARY.values()))
+@pytest.mark.parametrize("name", ORDINARY)
+def test_value_gradients_and_their_derivatives(name):
+    checked([ORDINARY[name]])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -92,20 +92,18 @@ def test_random_convolutions(seed):
 
 @pytest.mark.parametrize("name", ORDINARY)
 def test_what_xla_is_slow_at_is_not_in_the_program(name):
-    """Other layouts, dilated images, images smaller than the kernel; a convolution alone is JAX's own, if fast."""
+    """Other layouts, dilated images, images smaller than the kernel; what is fast as it is stays JAX's own."""
     case = ORDINARY[name]
     arrays = [np.zeros(each.shape) for each in case.stored(*drawn(case.images, case.kernel))]
     for fn in (case, sines(case), lambda x, k: jax.jvp(sines(case), (x, k), (x, k))):
         for numbers, window, images, kernel in convolutions_in(lowered(fn, *arrays)):
             assert numbers == "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
             assert "lhs_dilate = [1, 1]" in window
-            pads = [int(n) for n in window.split("pad = [[")[1].split("]]")[0].replace("], [", ", ").split(", ")]
-            smaller = np.prod(images[1:3]) < np.prod(kernel[:2])
-            assert not smaller, (images, kernel, pads)
+            assert np.prod(images[1:3]) >= np.prod(kernel[:2])
     with lowering_of_jax():
-        plain = lowered(case, *arrays)
+        own = lowered(case, *arrays)
     fast = case.layout == LAYOUTS[0] and np.prod(case.images[1:3]) >= np.prod(case.kernel[:2])
-    assert (lowered(case, *arrays) == plain) is fast
+    assert (lowered(case, *arrays) == own) == fast
 
 
 def test_inside_scan_and_under_vmap():
@@ -142,10 +140,20 @@ def test_dtypes_stay(name, dtype):
         found = (value, *jax.jit(pull)(g))
         assert [each.dtype for each in found] == [dtype] * 3
         x, k, g = (np.asarray(array, float) for array in (x, k, g))
-        # One rounding of the sum, as by XLA.
+        # Half-precision results are sums that are rounded once.
+        error = jnp.finfo(dtype).eps * (2 if jnp.finfo(dtype).bits == 16 else 20)
         for got, expected in zip(found, (case.value(x, k), *case.pullback(x, k, g)), strict=True):
-            scale = np.abs(expected).max()
-            np.testing.assert_allclose(np.asarray(got, float), expected, 0, 2 * jnp.finfo(dtype).eps * scale)
+            np.testing.assert_allclose(np.asarray(got, float), expected, 0, error * np.abs(expected).max())
+
+
+def test_complex_numbers():
+    case = ORDINARY["strides"]
+    x, k, *imaginary = drawn(*2 * (case.images, case.kernel))
+    x, k = x + 1j * imaginary[0], k + 1j * imaginary[1]
+    with jax.enable_x64(True):
+        value, pull = jax.vjp(jax.jit(case), x, k)
+        close(value, case.value(x, k))
+        close(jax.jit(pull)(value), case.pullback(x, k, case.value(x, k)))
 
 
 def numbered(fn, *shapes, dtype=jnp.float32):
@@ -157,7 +165,7 @@ def plain(strides=ONCE, padding=AROUND, layout=LAYOUTS[0], **options):
 
 
 def of_sum(fn):
-    return jax.grad(lambda x, k: jnp.sum(fn(x, k)).real.astype(jnp.float32), (0, 1))
+    return jax.grad(lambda x, k: jnp.sum(fn(x, k)), (0, 1))
 
 
 LEFT = {
@@ -167,7 +175,6 @@ LEFT = {
     "three dimensions": numbered(
         of_sum(plain((2, 1, 1), [(1, 1)] * 3, ("NDHWC", "DHWIO", "NDHWC"))), (2, 5, 4, 3, 2), (3, 3, 2, 2, 3)
     ),
-    "complex": numbered(of_sum(plain((2, 2))), (2, 5, 5, 3), (3, 3, 3, 4), dtype=jnp.complex64),
     "integers": numbered(plain(layout=LAYOUTS[1]), (2, 3, 5, 5), (4, 3, 3, 3), dtype=jnp.int32),
     "a wider result": numbered(
         plain(layout=LAYOUTS[1], preferred_element_type=jnp.float32), (2, 3, 5, 5), (4, 3, 3, 3), dtype=jnp.bfloat16
@@ -189,11 +196,11 @@ def test_others_are_left_to_jax(name):
 
 
 def test_sizes_without_a_number_are_left_to_jax():
-    fn, (x, k) = numbered(of_sum(plain((2, 2))), symbolic_shape("n, h, 5, 3"), (3, 3, 3, 4))
-    exported = export(jax.jit(fn))(x, k)
     rng = np.random.default_rng(0)
     x, k = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 7, 5, 3), (3, 3, 3, 4)))
-    chex.assert_trees_all_close(exported.call(x, k), fn(x, k), rtol=1e-4)
+    for fn, sizes in ((of_sum(plain((2, 2))), "n, 7, 5, 3"), (plain(), "n, h, 5, 3")):
+        shape = jax.ShapeDtypeStruct(symbolic_shape(sizes), jnp.float32)
+        chex.assert_trees_all_close(export(jax.jit(fn))(shape, k).call(x, k), fn(x, k), rtol=1e-4)
 
 
 @pytest.mark.parametrize("platforms", [("cpu",), ("cpu", "tpu"), ("cuda", "cpu")])
@@ -228,14 +235,10 @@ def on_default_device(fn):
     return run
 
 
-def over_devices(kind):
-    def decorated(fn):
-        mesh = jax.make_mesh((1,), ("data",), axis_types=(kind,), devices=jax.devices()[:1])
-        images, whole = PartitionSpec("data"), PartitionSpec()
-        mapped = jax.shard_map(fn, mesh=mesh, in_specs=(images, whole), out_specs=(images, whole), check_vma=False)
-        return jax.jit(mapped)
-
-    return decorated
+def over_devices(fn):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    images, whole = PartitionSpec("data"), PartitionSpec()
+    return jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=(images, whole), out_specs=(images, whole)))
 
 
 def explicitly_placed(fn):
@@ -252,8 +255,7 @@ WAYS = {
     "eagerly": lambda fn: fn,
     "nested": nested,
     "default device": on_default_device,
-    "shard_map": over_devices(AxisType.Auto),
-    "shard_map, explicit": over_devices(AxisType.Explicit),
+    "shard_map": over_devices,
     "explicit": explicitly_placed,
 }
 
