@@ -362,6 +362,55 @@ def test_settings_that_cannot_be_are_refused(settings, words):
         Descent(**{"embed": embed, "optimizer": optax.sgd(0.1), **settings})
 
 
-def test_variables_are_floats():
-    with says(InputError, "count", "floating-point"):
-        Descent(embed, optax.sgd(0.1)).start({"a": jnp.ones(3), "count": jnp.int32(0)})
+STATE = {"count": np.int32(3), "mask": np.array([True, False])}
+
+
+def counting(theta, batch, key):
+    """`loss`, which counts its batches among the batch statistics and splits a key there."""
+    value, metrics = loss(theta, batch, key)
+    stats = theta["batch_stats"]
+    return (
+        value,
+        metrics,
+        {"count": stats["count"] + 1, "key": jax.random.split(stats["key"])[0], "mean": stats["mean"]},
+    )
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9], ids=["variables", "network"])
+def test_leaves_that_are_not_floating_point_are_not_trained(momentum):
+    """They keep their values, the optimiser has no state for them, and all else is trained as without them."""
+    optimizer = optax.adam(0.1)
+    descent = Descent(embed, optimizer, weight_decay=0.1)
+    if momentum is not None:
+        descent = Descent(lambda v, fixed, t: v, optimizer, weight_decay=0.1, statistics_momentum=momentum)
+    start = START if momentum is None else NETWORK["params"]
+    state = {**start, **STATE, "key": jax.random.key(5)}
+    fit = fit_of(descent, jax.tree_util.Partial(loss), Descent.start)
+    found = []
+    for variables in (start, state):
+        whole = variables if momentum is None else {**NETWORK, "params": variables}
+        after = jax.jit(fit.step)(fit.init(whole, FIXED), (X, Y), KEY)[0]
+        found.append(after.variables if momentum is None else after.variables["params"])
+        chex.assert_trees_all_equal(after.optimizer[0].mu.get("count"), None)
+    for name in start:
+        np.testing.assert_array_equal(found[1][name], found[0][name])
+    for name in STATE:
+        np.testing.assert_array_equal(found[1][name], STATE[name])
+        assert found[1][name].dtype == STATE[name].dtype
+    assert found[1]["key"] == jax.random.key(5)
+
+
+def test_counters_and_keys_among_the_statistics_are_those_that_the_loss_returns():
+    descent = Descent(lambda v, fixed, t: v, optax.sgd(0.1), statistics_momentum=0.9)
+    fit = fit_of(descent, jax.tree_util.Partial(counting), Descent.start)
+    stats = {"count": np.int32(3), "key": jax.random.key(5), "mean": np.float32([1, 2])}
+    after = jax.jit(fit.step)(fit.init({**NETWORK, "batch_stats": stats}), (X, Y), KEY)[0].variables["batch_stats"]
+    assert (after["count"], after["count"].dtype) == (4, np.int32)
+    assert after["key"] == jax.random.split(stats["key"])[0]
+    np.testing.assert_allclose(after["mean"], stats["mean"], rtol=1e-6)
+
+
+def test_variables_are_real_floats():
+    for wrong, words in (({"count": jnp.int32(0)}, ()), ({"a": jnp.ones(3, jnp.complex64)}, ("a", "complex"))):
+        with says(InputError, "floating-point" if not words else "real", *words):
+            Descent(embed, optax.sgd(0.1)).start(wrong)

@@ -128,14 +128,17 @@ def test_statistics_are_those_of_theta():
             check_loss(jax.tree_util.Partial(loss, stats), theta, (X, Y))
 
 
-def test_parameters_are_floats_and_other_collections_are_not_looked_at():
-    with says(InputError, "step", "floating-point"):
-        check_loss(squares, {**W, "step": np.int32(3)}, (X, Y))
-
+def test_some_parameter_is_a_real_float_and_other_leaves_are_not_looked_at():
     def loss(theta, batch, key):
         return squares(theta["params"], batch, key)
 
-    assert check_loss(loss, {"params": W, "step": np.int32(3)}, (X, Y)) is None
+    state = {"step": np.int32(3), "key": jax.random.key(0), "mask": np.array([True])}
+    assert check_loss(squares, {**W, **state}, (X, Y)) is None
+    assert check_loss(loss, {"params": {**W, **state}, **state}, (X, Y)) is None
+    with says(InputError, "complex", "w", "real"):
+        check_loss(squares, {"w": W["w"].astype(np.complex64)}, (X, Y))
+    with says(InputError, "floating-point"):
+        check_loss(loss, {"params": {"w": np.zeros((3, 2), np.int32)}, **W}, (X, Y))
 
 
 def test_metrics_are_a_dict_of_scalars():
