@@ -1,5 +1,9 @@
 """Pytrees with leaves named by their path, and vector arithmetic on them.
 
+Arithmetic is of floating-point leaves. It is computed in float32 at least, or in float64 where the leaf is, and a
+network keeps the dtype of every leaf, which is rounded once. All other leaves are state: a counter, a mask, a key. They
+are carried from the first tree, and never added, interpolated or differentiated.
+
 Example::
 
     import jax
@@ -8,7 +12,7 @@ Example::
 
     model = mcjax.models.create("mlp", 3, (4,), widths=(5,))
     theta_1, theta_2 = (model.init(jax.random.key(seed)) for seed in range(2))
-    middle = trees.scale(0.5, trees.add(theta_1, theta_2))
+    middle = trees.interpolate(theta_1, theta_2, 0.5)
     print(float(trees.norm(trees.subtract(theta_2, theta_1))), trees.parameter_count(middle))
     thetas = trees.stack([theta_1, middle, theta_2])  # networks along a leading axis
     print(trees.shapes(thetas))
@@ -77,29 +81,104 @@ def with_batch_stats(theta: Tree, stats: Tree) -> Tree:
     return {**theta, "batch_stats": stats} if jax.tree.leaves(stats) else theta
 
 
+def is_floating(leaf: Any) -> bool:
+    """Whether a leaf is of real or complex floating-point numbers: what is added, interpolated and trained."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def floating(tree: Tree) -> Tree:
+    """The tree with None, which is no leaf, in place of all leaves that are not floating-point."""
+    return jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, tree)
+
+
+def with_floating(tree: Tree, leaves: Tree) -> Tree:
+    """`tree` with the leaves of `leaves`, a tree as from `floating`, in place of its own."""
+    return jax.tree.map(lambda leaf, new: leaf if new is None else new, tree, leaves)
+
+
+def trained(theta: Tree) -> Tree:
+    """What training changes of a network: the floating-point leaves of its parameters, as from `floating`."""
+    return floating(params(theta))
+
+
+def with_trained(theta: Tree, leaves: Tree) -> Tree:
+    """`theta` with the leaves of `leaves`, a tree as from `trained`, in place of its own."""
+    return with_params(theta, with_floating(params(theta), leaves))
+
+
+def widened(tree: Tree) -> Tree:
+    """The tree with its floating-point leaves in float32 at least, as for sums."""
+    return jax.tree.map(lambda leaf: at_least_float32(leaf) if is_floating(leaf) else leaf, tree)
+
+
+def at_least_float32(value: Any) -> jax.Array:
+    """An array in float32, or in float64 if it is; integers become float32."""
+    value = jnp.asarray(value)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
+def combine(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """`jax.tree.map` of a sum or a multiple: the way in which networks are computed from networks.
+
+    Args:
+        fn: The function of the floating-point leaves. It gets them in float32 at least.
+        tree: The first tree, such as theta_1, whose dtypes the result has, and whose other leaves it keeps.
+        *rest: Further trees of the same structure; in place of the other leaves they may have anything.
+
+    Returns:
+        A tree like `tree`.
+    """
+
+    def combined(leaf: Any, *others: Any) -> Any:
+        return fn(*map(at_least_float32, (leaf, *others))).astype(leaf.dtype) if is_floating(leaf) else leaf
+
+    return jax.tree.map(combined, tree, *rest)
+
+
+@_jit
+def interpolate(a: Tree, b: Tree, t: Any) -> Tree:
+    """(1 - t) a + t b, the point at t of the straight line from network a to b. A pure function, also of t."""
+    t = as_precise_as(a, t)
+    return combine(lambda x, y: (1 - t) * x + t * y, a, b)
+
+
+def as_precise_as(tree: Tree, value: Any) -> jax.Array:
+    """A number in float32 at least, and in float64 if a leaf of the tree is."""
+    dtypes = (leaf.dtype for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    return jnp.asarray(value, jnp.result_type(jnp.float32, *dtypes, jnp.asarray(value)))
+
+
+@_jit
+def mean(thetas: Tree) -> Tree:
+    """The mean of networks along a leading axis, with the other leaves of the first."""
+    first = index(thetas, 0)
+    return combine(lambda _, leaf: leaf.mean(0), first, thetas)
+
+
 @_jit
 def add(a: Tree, b: Tree) -> Tree:
-    """a + b."""
-    return jax.tree.map(jnp.add, a, b)
+    """a + b, in the dtypes of a."""
+    return combine(jnp.add, a, b)
 
 
 @_jit
 def subtract(a: Tree, b: Tree) -> Tree:
-    """a - b."""
-    return jax.tree.map(jnp.subtract, a, b)
+    """a - b, a deviation, in float32 at least."""
+    return combine(jnp.subtract, widened(a), b)
 
 
 @_jit
 def scale(factor: Any, a: Tree) -> Tree:
-    """factor * a, for a scalar factor."""
-    return jax.tree.map(lambda leaf: factor * leaf, a)
+    """factor * a, for a scalar factor, in the dtypes of a."""
+    return combine(lambda leaf: factor * leaf, a)
 
 
 @_jit
 def dot(a: Tree, b: Tree) -> jax.Array:
     """The inner product of two trees, accumulated leaf by leaf: a float32 scalar, float64 under `jax.enable_x64`."""
-    products = jax.tree.map(lambda x, y: jnp.vdot(x, y, precision="highest"), a, b)
-    return jax.tree.reduce(jnp.add, products, jnp.zeros(()))
+    leaves = zip(*(jax.tree.leaves(widened(floating(tree))) for tree in (a, b)), strict=True)
+    return sum((jnp.vdot(x, y, precision="highest") for x, y in leaves), jnp.zeros(()))
 
 
 @_jit
@@ -119,9 +198,14 @@ def stack(trees: Sequence[Tree]) -> Tree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def on_host(tree: Tree) -> Tree:
+    """The tree as numpy arrays, but for typed keys, which numpy does not have."""
+    return jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), tree)
+
+
 def stack_on_host(trees: Sequence[Tree]) -> Tree:
-    """Trees of numpy arrays joined along a new leading axis, on the host."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    """Trees as from `on_host` joined along a new leading axis, on the host."""
+    return jax.tree.map(lambda *leaves: (jnp if is_key(leaves[0]) else np).stack(leaves), *trees)
 
 
 def unstack(tree: Tree) -> list[Tree]:
@@ -142,19 +226,20 @@ def _entries(tree: Tree, i: Any) -> Tree:
 
 def without_keys(tree: Tree) -> Tree:
     """The tree with the data of typed keys in their place, for numpy and for checkpoints."""
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
 
 
 def with_keys(tree: Tree, like: Tree) -> Tree:
     """The inverse of `without_keys`, with typed keys where `like` has them."""
 
     def typed(leaf: Any, like: Any) -> Any:
-        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
+        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if is_key(like) else leaf
 
     return jax.tree.map(typed, tree, like)
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is of typed keys, as from `jax.random.key`."""
     return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
 
 
@@ -164,14 +249,14 @@ def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_count(theta: Tree) -> int:
-    """The number of trainable parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params(theta)))
+    """The number of trainable parameters, which are floating-point."""
+    return sum(leaf.size for leaf in jax.tree.leaves(trained(theta)))
 
 
 def fingerprint(tree: Tree) -> str:
     """The sha256 of the names, dtypes, shapes and values of all leaves."""
     digest = hashlib.sha256()
-    for name, leaf in sorted(flatten(tree).items()):
+    for name, leaf in sorted(flatten(without_keys(tree)).items()):
         array = np.asarray(leaf)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -20,6 +20,7 @@ from experiments.benchmark.programs import PROGRAMS, Sizes, Work
 from experiments.options import check_least
 from mcjax import InputError, data, models
 from mcjax.runtime.mapping import convolutions_are_sequential
+from mcjax.runtime.target import target
 
 NAMES = {
     "endpoint": "endpoint epoch",
@@ -79,7 +80,7 @@ class Benchmark:
 
     def sizes(self, model: str) -> Sizes:
         """The sizes for a model on this platform."""
-        chosen = ON_CPU[model] if jax.default_backend() == "cpu" else FULL
+        chosen = ON_CPU[model] if target() == "cpu" else FULL
         given = {name: getattr(self, name) for name in Sizes._fields}
         return chosen._replace(**{name: value for name, value in given.items() if value is not None})
 
@@ -164,7 +165,7 @@ def main(config: Benchmark) -> None:
         dataset.take(max(sizes.steps * sizes.batch, sizes.images), sizes.images)
     about = about_machine()
     about |= {name: getattr(config, name) for name in ("data", "widths", "rounds", "compute_dtype")}
-    about["precision"] = "float32" if jax.default_backend() == "cpu" else config.precision
+    about["precision"] = "float32" if target() == "cpu" else config.precision
     rows: list[dict[str, Any]] = []
     for name, model in made.items():
         for pairs in config.pairs:

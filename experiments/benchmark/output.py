@@ -11,6 +11,7 @@ import jax
 
 from experiments.benchmark import programs as benchmark_programs
 from mcjax.runs.tables import table
+from mcjax.runtime.target import target
 
 
 def peak_bytes() -> dict[str, int]:
@@ -24,7 +25,7 @@ def about_machine() -> dict[str, Any]:
     """Device, versions, and the rate of a large matrix product in float32."""
     from experiments.benchmark import torch_peer
 
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = target() == "cpu"
     size = 2048 if on_cpu else 8192
     mine = benchmark_programs.matmul_flops(size)
     theirs = torch_peer.matmul_flops(size)

@@ -7,7 +7,6 @@ of Garipov et al., IBM's NeuronAlignment). Images are normalised before and stay
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -18,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from experiments.benchmark.programs import LARGEST_STEP, NU_P, PERMUTATION_RATE, RATE, Work, least_seconds
 from experiments.benchmark.torch_networks import Tensors, Units, network, permuted, tensors
 from mcjax import Task, trees
+from mcjax.runtime.target import target
 from mcjax.training.task import SplitName
 
 
@@ -44,7 +44,7 @@ def point(first: Tensors, second: Tensors, bend: Tensors, t: float) -> Tensors:
 
 def on_gpu() -> bool:
     """Whether both sides have the GPU."""
-    return jax.default_backend() == "gpu" and torch.cuda.is_available()
+    return target() == "gpu" and torch.cuda.is_available()
 
 
 def set_precision(precision: str) -> None:

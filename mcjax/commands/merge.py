@@ -164,7 +164,7 @@ class Merge:
         norms = bool(jax.tree.leaves(trees.batch_stats(thetas)))
         averages: dict[str, trees.Tree] = {}
         for name, ends in (("plain average", thetas), ("matched average", permuted)):
-            mean = jax.tree.map(lambda leaf: leaf.mean(0), ends)
+            mean = trees.mean(ends)
             repaired = repair(
                 task,
                 mean,

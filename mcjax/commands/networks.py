@@ -53,7 +53,9 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
     model = read_model(about["model"])
     if "params" in theta:  # drop the optimiser and step of a training state
         theta = {name: theta[name] for name in ("params", "batch_stats") if name in theta}
-    if bad := [name for name, leaf in trees.flatten(theta).items() if not np.isfinite(np.asarray(leaf)).all()]:
+    if bad := [
+        name for name, leaf in trees.flatten(trees.floating(theta)).items() if not np.isfinite(np.asarray(leaf)).all()
+    ]:
         raise InputError(f"{where} holds weights that are not finite ({bad[0]}): expected a trained network.")
     if has_leading_axis(theta, model):
         raise InputError(f"{where} holds several networks along one axis: expected one network per checkpoint.")

@@ -71,7 +71,7 @@ class Chain(NamedTuple):
 
     Attributes:
         layers: The layers.
-        output_biases: The leaves without hidden units, other than the top's kernel.
+        output_biases: The floating-point leaves without hidden units, other than the top's kernel.
         sizes: The number of units of each hidden layer.
     """
 
@@ -137,7 +137,8 @@ def _chain(model: Model) -> Chain:
             "none."
         )
     layers.append(Layer(top.name, top, None, ()))
-    biases = tuple(leaf for leaf in shapes if leaf != top.name and not any(map(axes_of, spec.axes[leaf])))
+    numbers = trees.flatten(trees.floating(theta))
+    biases = tuple(leaf for leaf in numbers if leaf != top.name and not any(map(axes_of, spec.axes[leaf])))
     chain = Chain(tuple(layers), biases, tuple(sizes[layer.group] for layer in layers[:-1] if layer.group))
     with jax.enable_x64(True):
         _check_by_trial(model, chain)
@@ -195,13 +196,18 @@ def layer_of(model: Model, group: str) -> tuple[Layer, UnitAxis]:
 
 
 def random_variables(model: Model, rng: np.random.Generator) -> Leaves:
-    """Random variables for trials, float64: parameters of both signs, and positive statistics, as for variances."""
-    shapes = trees.shapes(jax.eval_shape(model.init, jax.random.key(0)))
+    """Random variables for trials, float64: parameters of both signs, and positive statistics, as for variances.
+
+    Leaves that are not floating-point are those of a network as it is initialised.
+    """
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    shapes = trees.shapes(trees.floating(theta))
     found = {name: 0.1 + np.abs(rng.normal(size=shape)) / max(shape[-1:] or (1,)) for name, shape in shapes.items()}
-    return {
+    drawn = {
         name: leaf if name.startswith("batch_stats/") else leaf * rng.choice((-1, 1), leaf.shape)
         for name, leaf in found.items()
     }
+    return drawn if len(drawn) == len(trees.flatten(theta)) else {**on_host(model.init(jax.random.key(0))), **drawn}
 
 
 def random_inputs(model: Model, rng: np.random.Generator, count: int = 3) -> np.ndarray:
@@ -266,7 +272,7 @@ def check_network(model: Model, theta: trees.Tree, what: str = "theta") -> None:
         raise InputError(
             f"{what}: got several networks along a leading axis, expected one network: call the function for each."
         )
-    for name, leaf in on_host(theta).items():
+    for name, leaf in on_host(trees.floating(theta)).items():
         if not np.isfinite(leaf).all():
             raise InputError(f"{what}: {name} holds values that are not finite, expected a network that was trained.")
 
@@ -287,5 +293,5 @@ def scale_outputs(chain: Chain, theta: trees.Tree, factors: Mapping[str, Any]) -
 
 
 def on_host(theta: trees.Tree) -> Leaves:
-    """The variables of one network by name, as numpy arrays."""
-    return {name: np.asarray(leaf) for name, leaf in trees.flatten(theta).items()}
+    """The variables of one network by name, as numpy arrays, but for typed keys."""
+    return trees.on_host(trees.flatten(theta))

@@ -65,10 +65,14 @@ def linear_network_path(
     narrow = [f"{n} in hidden layer {i}" for i, n in enumerate(widths, 1) if n < m]
     if narrow:
         raise InputError(f"got widths {', '.join(narrow)}, expected at least min(inputs, outputs) = {m} everywhere.")
-    precision = np.finfo(on_host(theta_1)[names[0]].dtype).eps
+    dtype = on_host(theta_1)[names[0]].dtype
+    # The numbers of a rougher dtype are taken as exact.
+    precision = jnp.finfo(jnp.promote_types(dtype, jnp.float32)).eps
     resolution = 10 * max(max(matrix.shape) for matrix in first) * float(precision)
     phases = (ridge_phases if ridge else straight_phases)(first, second, resolution)
-    return jax.tree_util.Partial(PhasedPath(tuple(names), transposed), jax.tree.map(jnp.asarray, tuple(phases)))
+    return jax.tree_util.Partial(
+        PhasedPath(tuple(names), transposed, str(dtype)), jax.tree.map(jnp.asarray, tuple(phases))
+    )
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,12 @@ class PhasedPath:
     Attributes:
         names: The names of the kernels from the first on.
         transposed: Whether phases return transposed matrices in reverse order.
+        dtype: The dtype of the networks.
     """
 
     names: tuple[str, ...]
     transposed: bool
+    dtype: str
 
     def __call__(self, phases: tuple, t: Any) -> trees.Tree:
         """The network at t."""
@@ -92,6 +98,7 @@ class PhasedPath:
         matrices = [jnp.stack(choices)[now] for choices in zip(*each, strict=True)]
         # Kernels are (inputs, outputs), the transposes of the papers' matrices.
         kernels = matrices[::-1] if self.transposed else [matrix.T for matrix in matrices]
+        kernels = [kernel.astype(jax.dtypes.canonicalize_dtype(self.dtype)) for kernel in kernels]
         return trees.nest(dict(zip(self.names, kernels, strict=True)))
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from mcjax import trees
-from mcjax.constructions.chain import Chain, Leaves
+from mcjax.constructions.chain import Chain, Leaves, on_host
 from mcjax.constructions.unit_edits import (
     Units,
     clear_units,
@@ -108,16 +108,24 @@ class PathBuilder:
 
     def move(self, kind: Kind, purpose: str, leaves: Mapping[str, Any]) -> None:
         """Append one segment."""
-        new = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-        changed = {self.matrices[name] for name in new if not np.array_equal(new[name], self.last[name])}
+        new = trees.on_host(dict(leaves))
+        changed = {number for name, number in self.matrices.items() if not np.array_equal(new[name], self.last[name])}
         self.moves.append(Move(kind, tuple(sorted(changed)), purpose))
         self.knots.append(new)
 
     def build(self, theta: trees.Tree) -> Construction:
-        """The construction, its knots of the same structure as `theta`."""
+        """The construction, its knots of the same structure as `theta`.
+
+        Masks of units are moved with the units; counters, keys and the like are those of `theta` at every knot.
+        """
         # A polyline has at least two knots.
         knots = self.knots if self.moves else 2 * self.knots
-        stacked = [trees.map_with_name(lambda name, _, knot=knot: knot[name], theta) for knot in knots]
+        kept = {
+            name: leaf
+            for name, leaf in on_host(theta).items()
+            if not trees.is_floating(leaf) and name not in self.matrices
+        }
+        stacked = [trees.map_with_name(lambda name, _, knot=knot: {**knot, **kept}[name], theta) for knot in knots]
         return Construction(Polyline(trees.stack_on_host(stacked)), tuple(self.moves))
 
 
@@ -203,4 +211,5 @@ class ChainPathBuilder(PathBuilder):
 
 
 def _check_joined(a: Leaves, b: Leaves) -> None:
-    assert all(np.array_equal(a[name], b[name]) for name in a), "the joined path starts at another network"
+    same = (np.array_equal(a[name], b[name]) for name in trees.flatten(trees.floating(a)))
+    assert all(same), "the joined path starts at another network"

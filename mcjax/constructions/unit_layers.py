@@ -112,7 +112,13 @@ def unit_layer(model: Model, group: str) -> UnitLayer:
         InputError: If the group is a residual trunk, recurrent, under a norm over units or read twice, or has one unit.
     """
     layer, outgoing = layer_of(model, group)
-    size = model.spec.group_sizes(jax.eval_shape(model.init, jax.random.key(0)))[group]
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    numbers, size = trees.flatten(trees.floating(theta)), model.spec.group_sizes(theta)[group]
+    if state := [unit_axis.name for unit_axis in layer.incoming if unit_axis.name not in numbers]:
+        raise InputError(
+            f"{model.name}: {', '.join(state)} of {group!r} is not floating-point, so that two units cannot become "
+            "equal along a path, expected floats: cast a mask to float32."
+        )
     if size < 2:
         raise InputError(f"{model.name}: {group!r} has one unit, expected at least two, or none can be merged.")
     parameters = tuple(unit_axis for unit_axis in layer.incoming if not unit_axis.name.startswith("batch_stats/"))

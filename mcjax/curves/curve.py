@@ -36,6 +36,9 @@ class Curve:
     with another number of control points (the straight line has none and ignores theta_c). Curves hash and compare by
     value, so they can be static under jit.
 
+    A network on the curve has the dtypes of theta_1. It is computed in float32 at least, and every leaf is rounded
+    once. Leaves that are not floating-point, such as counters and keys, are those of theta_1 at every t.
+
     Attributes:
         spec: The spec of theta_2.
         kind: The weights, "bezier" or "chain".
@@ -54,8 +57,11 @@ class Curve:
             )
 
     def weights(self, t: Any) -> jax.Array:
-        """The weights w_j(t), float32 (control_points,): Bernstein polynomials or the hat functions of a chain."""
-        t = jnp.asarray(t, jnp.float32)
+        """The weights w_j(t), (control_points,): Bernstein polynomials or the hat functions of a chain.
+
+        They are float32, or float64 if t is.
+        """
+        t = trees.at_least_float32(t)
         n = self.control_points + 1
         inner = jnp.arange(1, n)
         if self.kind == "chain":
@@ -71,17 +77,21 @@ class Curve:
         check_t(t)
         end = theta_2 if P is None else permute(self.spec, P, theta_2)
         if theta_c is None or self.control_points == 0:
-            return _line(theta_1, end, t)
+            return trees.interpolate(theta_1, end, t)
         self._check_control_points(theta_1, theta_c)
         return self._with_control_points(theta_1, end, theta_c, t)
 
     @partial(jax.jit, static_argnums=0, inline=True)
     def _with_control_points(self, theta_1: trees.Tree, end: trees.Tree, theta_c: trees.Tree, t: Any) -> trees.Tree:
         # Eq. 8; the quadratic Bezier curve has the single weight 2 t (1 - t).
-        line, weights = _line(theta_1, end, t), self.weights(t)
-        if self.control_points == 1:
-            return jax.tree.map(lambda x, c: x + weights[0] * c, line, theta_c)
-        return jax.tree.map(lambda x, c: x + jnp.tensordot(weights, c, 1, precision="highest"), line, theta_c)
+        t = trees.as_precise_as(theta_1, t)
+        weights = self.weights(t)
+
+        def point(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
+            bend = weights[0] * c if self.control_points == 1 else jnp.tensordot(weights, c, 1, precision="highest")
+            return (1 - t) * a + t * b + bend
+
+        return trees.combine(point, theta_1, end, theta_c)
 
     def _check_control_points(self, theta: trees.Tree, theta_c: trees.Tree) -> None:
         shape, got = (jnp.shape(jax.tree.leaves(tree)[0]) for tree in (theta, theta_c))
@@ -93,7 +103,7 @@ class Curve:
             )
 
     def zero(self, theta: trees.Tree) -> trees.Tree:
-        """The `theta_c` of the straight line: zeros like theta, for each control point."""
+        """The `theta_c` of the straight line: zeros like theta, for each control point, in float32 at least."""
         return _zero(theta, () if self.control_points == 1 else (self.control_points,))
 
     def bind(
@@ -139,12 +149,7 @@ class Curve:
 
 @partial(jax.jit, static_argnums=1, inline=True)
 def _zero(theta: trees.Tree, leading: tuple[int, ...]) -> trees.Tree:
-    return jax.tree.map(lambda leaf: jnp.zeros((*leading, *jnp.shape(leaf)), jnp.result_type(leaf, jnp.float32)), theta)
-
-
-@partial(jax.jit, inline=True)
-def _line(theta_1: trees.Tree, end: trees.Tree, t: Any) -> trees.Tree:
-    return jax.tree.map(lambda a, b: (1 - t) * a + t * b, theta_1, end)
+    return jax.tree.map(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), trees.widened(theta))
 
 
 @dataclass(frozen=True)

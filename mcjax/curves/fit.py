@@ -27,7 +27,8 @@ class CurveFit(NamedTuple):
     """A fitted curve; with a leading pair axis if the endpoints had one.
 
     Attributes:
-        theta_c: Control points, a tree like theta, zero for batch statistics.
+        theta_c: Control points, a tree like theta in float32 at least, zero for batch statistics and for leaves that
+            are not floating-point, which `path` takes from theta_1.
         P: The permutation of theta_2.
         path: The fitted path t -> theta.
         history: Training metrics by name, "loss" among them, float32 ([pairs,] epochs).
@@ -245,7 +246,7 @@ def check_fit_inputs(
 
 def check_different_ends(curve: Curve, pairs: Pairs) -> None:
     """Raise InputError if theta_1 and P theta_2 of any pair are the same network."""
-    ends = (trees.params(pairs.theta_1), trees.params(permute_pairs(curve.spec, pairs.P, pairs.theta_2)))
+    ends = (trees.trained(pairs.theta_1), trees.trained(permute_pairs(curve.spec, pairs.P, pairs.theta_2)))
     if np.asarray(_equal(*ends)).any():
         raise InputError("theta_1 and P theta_2 are the same network: expected two different ones to join.")
 

@@ -43,7 +43,7 @@ class PamFit(NamedTuple):
     half-step is also rejected if the curve half-step from the old P ends lower.
 
     Attributes:
-        theta_c: Control points, a tree like theta, zero for batch statistics.
+        theta_c: Control points, as in `CurveFit`.
         P: Hard permutations, int32 (n,) per group.
         path: The fitted path t -> theta.
         history: Training metrics by name, of all epochs in the order of training, float32 ([pairs,] epochs), with

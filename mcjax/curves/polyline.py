@@ -33,7 +33,7 @@ class Polyline(NamedTuple):
     def distances(self) -> np.ndarray:
         """Euclidean lengths of the segments in the parameters, without batch statistics, float64 (knots - 1,)."""
         squares: Any = 0.0
-        for leaf in jax.tree.leaves(trees.params(self.knots)):
+        for leaf in jax.tree.leaves(trees.trained(self.knots)):
             # One segment at a time, to avoid a copy of all knots in double precision.
             steps = (np.asarray(b, np.float64) - np.asarray(a, np.float64) for a, b in pairwise(leaf))
             squares = squares + np.array([np.square(step).sum() for step in steps])
@@ -57,7 +57,8 @@ class Polyline(NamedTuple):
     def path(self) -> jax.tree_util.Partial:
         """The path t -> theta, with t proportional to the length, as for `evaluate_path` and `plane`.
 
-        It starts and ends exactly at the first and last knot. Segments of length zero are skipped. A `Partial`, so it
+        It starts and ends exactly at the first and last knot. Segments of length zero are skipped. Dtypes are those of
+        the knots; leaves that are not floating-point are those of the knot where the segment starts. A `Partial`, so it
         can be an argument of compiled functions. Raises InputError if there are fewer than two knots; the path raises
         InputError for a t outside [0, 1].
         """
@@ -96,7 +97,7 @@ def values_on_segments(
     Args:
         value: Any pure function from the tree at a point to a scalar or an array.
         segment: The function i -> (start, end) of segment i, trees of one structure.
-        ts: The points of each segment, (segments, points), as (1 - t) start + t end.
+        ts: The points of each segment, (segments, points), as (1 - t) start + t end (`trees.interpolate`).
         chunk: Number of points in memory at once. None: 16, or 1 where convolutions run faster one after another.
 
     Returns:
@@ -105,7 +106,7 @@ def values_on_segments(
 
     def at(point: tuple[jax.Array, jax.Array]) -> jax.Array:
         i, t = point
-        return value(jax.tree.map(lambda a, b: (1 - t) * a + t * b, *segment(i)))
+        return value(trees.interpolate(*segment(i), t))
 
     segments = jnp.repeat(jnp.arange(len(ts)), ts.shape[1])
     found = over_points(at, (segments, ts.ravel()), chunk)
@@ -118,4 +119,4 @@ def _at(knots: trees.Tree, ts: jax.Array, t: Any) -> trees.Tree:
     i = jnp.clip(jnp.searchsorted(ts, t, side="right") - 1, 0, len(ts) - 2)
     span = ts[i + 1] - ts[i]
     share = jnp.clip(jnp.where(span > 0, (t - ts[i]) / jnp.where(span > 0, span, 1), 1), 0, 1)
-    return jax.tree.map(lambda leaf: (1 - share) * leaf[i] + share * leaf[i + 1], knots)
+    return trees.interpolate(trees.index(knots, i), trees.index(knots, i + 1), share)

@@ -1,7 +1,8 @@
 """Curvature of a loss: products with its Hessian, eigenvalues, spectral density, and kinds of critical points.
 
 A loss is any pure function of one network to a scalar; `mcjax.full_batch_loss` makes that of a task on all of its
-examples. Networks are pytrees, and derivatives are taken with respect to `mcjax.trees.params(theta)`.
+examples. Networks are pytrees, and derivatives are taken with respect to `mcjax.trees.trained(theta)`, their parameters
+without counters, keys and other leaves that are not floating-point.
 
 The Hessian H of a network with n parameters has n^2 entries, but its product with a vector costs about two gradients
 (`hessian_product`; Pearlmutter, 1994), and everything here is built on such products:

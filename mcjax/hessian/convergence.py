@@ -81,14 +81,15 @@ def convergence_constants(
     if len(counts) != 1 or counts in ({()}, {(0,)}):
         raise InputError(f"got thetas of shapes {shapes}, expected networks along a leading axis of at least 1.")
     check_like(jax.eval_shape(lambda many: trees.index(many, 0), thetas), minimum, "minimum")
+    thetas, minimum = trees.widened((thetas, minimum))
     points, at_minimum = (np.asarray(each, np.float64) for each in _measure(as_loss(loss), thetas, minimum, chunk))
     lowest = float(at_minimum) if value is None else float(value)
     if not (np.isfinite(points).all() and np.isfinite(lowest)):
         raise InputError(
             "got a loss or gradient that is not finite, expected points and a minimum where both are finite."
         )
-    dtype = jnp.result_type(*jax.tree.leaves(trees.params(thetas)))
-    ratios = _ratios(points, lowest, 100 * float(np.finfo(dtype).eps))
+    dtype = jnp.result_type(*jax.tree.leaves(trees.trained(thetas)))
+    ratios = _ratios(points, lowest, 100 * float(jnp.finfo(dtype).eps))
     polyak_lojasiewicz, weak_quasi_convexity, restricted_secant = map(_least, ratios)
     return ConvergenceConstants(polyak_lojasiewicz, weak_quasi_convexity, restricted_secant, ratios)
 
@@ -118,10 +119,10 @@ def _least(ratios: np.ndarray) -> float:
 @jit(static_argnames=("chunk",))
 def _measure(loss: Loss, thetas: trees.Tree, minimum: trees.Tree, chunk: int) -> tuple[jax.Array, jax.Array]:
     """f, ||g||^2, <g, w - w*>, ||w - w*||^2 and ||w||^2 + ||w*||^2 at every point, (points, 5); f(w*)."""
-    best = trees.params(minimum)
+    best = trees.trained(minimum)
 
     def one(theta: trees.Tree) -> jax.Array:
-        leaves = trees.params(theta)
+        leaves = trees.trained(theta)
         with jax.default_matmul_precision("highest"):
             value, slope = jax.value_and_grad(loss_of_params(loss, theta))(leaves)
         away = trees.subtract(leaves, best)

@@ -94,7 +94,7 @@ def classify_point(
             raise InputError(f"got {name}={value!r}, expected a number of at least 0.")
     check_whole("dense_up_to", dense_up_to, 0, DENSE_LIMIT)
     check_whole("steps", steps)
-    loss, size = as_loss(loss), trees.parameter_count(theta)
+    loss, theta, size = as_loss(loss), trees.widened(theta), trees.parameter_count(theta)
     dense = size <= dense_up_to
     gradient_norm = float(_finite(np.asarray(_gradient_norm(loss, theta)), "gradient"))
     if dense:
@@ -108,7 +108,7 @@ def classify_point(
             f"vector of Lanczos, or a larger dense_up_to (at most {DENSE_LIMIT})."
         )
     if zero_tolerance is None:
-        precision = jnp.finfo(jnp.result_type(*jax.tree.leaves(trees.params(theta)))).eps
+        precision = jnp.finfo(jnp.result_type(*jax.tree.leaves(trees.trained(theta)))).eps
         zero_tolerance = float(10 * np.sqrt(size) * precision * np.abs(eigenvalues).max())
     # Theorem 4: the signs of the eigenvalues, up to the tolerance.
     negative, positive = int((eigenvalues < -zero_tolerance).sum()), int((eigenvalues > zero_tolerance).sum())
@@ -152,7 +152,7 @@ def is_direction_of_improvement(
     Args:
         loss: A pure function f of one network to a scalar.
         theta: The network.
-        direction: d, a tree like `trees.params(theta)`.
+        direction: d, a tree like `trees.trained(theta)`.
         epsilon: The slope along d that must be exceeded.
         gamma: The negative curvature along d that must be exceeded.
 
@@ -166,7 +166,8 @@ def is_direction_of_improvement(
 
         improving = jax.vmap(lambda x: is_direction_of_improvement(loss, x, z, 0.01, 0.25))(points)
     """
-    leaves = trees.params(theta)
+    theta = trees.widened(theta)
+    leaves = trees.trained(theta)
     direction = cast_like(leaves, direction, "direction")
     with jax.default_matmul_precision("highest"):
         slope, product = jax.jvp(jax.grad(loss_of_params(loss, theta)), (leaves,), (direction,))

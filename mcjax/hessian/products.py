@@ -12,7 +12,7 @@ from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.hessian.full_batch import FullBatch, FullBatchLoss
 from mcjax.runtime.compiling import jit
 from mcjax.training.batches import at_least_float32
-from mcjax.training.loss import Batch
+from mcjax.training.loss import Batch, check_parameters
 from mcjax.training.supervised import SupervisedLoss
 from mcjax.training.task import examples
 
@@ -66,23 +66,16 @@ def as_loss(loss: Loss) -> Loss:
 
 
 def loss_of_params(loss: Loss, theta: trees.Tree) -> Loss:
-    """The loss as a function of `trees.params(theta)` alone, with all else in `theta` held fixed.
+    """The loss as a function of `trees.trained(theta)` alone, with all else in `theta` held fixed.
 
     Raises:
-        InputError: There are no parameters, or some are not floating-point. The returned function raises it if the loss
-            is not a real scalar.
+        InputError: There are no floating-point parameters, or they are complex. The returned function raises it if the
+            loss is not a real scalar.
     """
-    leaves = trees.flatten(trees.params(theta))
-    wrong = [name for name, leaf in leaves.items() if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-    if wrong or not leaves:
-        raise InputError(
-            f"got parameters of which {', '.join(wrong)} cannot be differentiated, expected floating-point arrays."
-            if leaves
-            else "got a network without parameters, expected at least one array."
-        )
+    check_parameters(trees.trained(theta))
 
     def of_params(params: trees.Tree) -> jax.Array:
-        value = jnp.asarray(loss(trees.with_params(theta, params)))
+        value = jnp.asarray(loss(trees.with_trained(theta, params)))
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise InputError(f"got a loss that returns {value.dtype} {value.shape}, expected a real scalar.")
         return value
@@ -91,9 +84,9 @@ def loss_of_params(loss: Loss, theta: trees.Tree) -> Loss:
 
 
 def gradient(loss: Loss, theta: trees.Tree) -> trees.Tree:
-    """The gradient of the loss with respect to `trees.params(theta)`, a tree like these. Pure."""
+    """The gradient of the loss with respect to `trees.trained(theta)`, a tree like these. Pure."""
     with jax.default_matmul_precision("highest"):
-        return jax.grad(loss_of_params(loss, theta))(trees.params(theta))
+        return jax.grad(loss_of_params(loss, theta))(trees.trained(theta))
 
 
 def hessian_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> trees.Tree:
@@ -106,10 +99,10 @@ def hessian_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> trees.
     Args:
         loss: A pure function of one network to a scalar.
         theta: The network at which the Hessian is taken.
-        vector: A tree like `trees.params(theta)`.
+        vector: A tree like `trees.trained(theta)`.
 
     Returns:
-        H v, a tree like `trees.params(theta)`.
+        H v, a tree like `trees.trained(theta)`.
 
     Raises:
         InputError: The vector is not like the parameters, or the loss is not a real scalar.
@@ -118,7 +111,7 @@ def hessian_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> trees.
 
         product = jax.jit(hessian_product)(full_batch_loss(task), theta, direction)
     """
-    leaves = trees.params(theta)
+    leaves = trees.trained(theta)
     vector = cast_like(leaves, vector, "vector")
     with jax.default_matmul_precision("highest"):
         return jax.jvp(jax.grad(loss_of_params(loss, theta)), (leaves,), (vector,))[1]
@@ -136,23 +129,23 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
     Args:
         loss: A loss of `full_batch_loss(task)` of a task of `supervised`, which gives access to the model's outputs.
         theta: The network at which the matrix is taken.
-        vector: A tree like `trees.params(theta)`.
+        vector: A tree like `trees.trained(theta)`.
 
     Returns:
-        G v, a tree like `trees.params(theta)`.
+        G v, a tree like `trees.trained(theta)`.
 
     Raises:
         InputError: The loss is another one, or the vector is not like the parameters.
     """
     training, split, decay = _loss_of_outputs(loss)
-    leaves = trees.params(theta)
+    leaves = trees.trained(theta)
     vector = cast_like(leaves, vector, "vector")
 
     def product_on(batch: Batch) -> trees.Tree:
         x = training.inputs(batch)
 
         def outputs_at(params: trees.Tree) -> Any:
-            return training.model.apply(trees.with_params(theta, params), x)
+            return training.model.apply(trees.with_trained(theta, params), x)
 
         def summed_loss(outputs: Any) -> jax.Array:
             return at_least_float32(training.measure(outputs, batch[1])["loss"]) * examples(batch)
@@ -196,8 +189,12 @@ def _loss_of_outputs(loss: Loss) -> tuple[SupervisedLoss, FullBatch, float]:
 
 
 def curvature_operator(loss: Loss, theta: trees.Tree, curvature: Curvature = "hessian") -> Operator:
-    """The Hessian or Gauss-Newton matrix of a loss at a network, as an `Operator` on flat vectors."""
-    flat, unravel = ravel_pytree(trees.params(theta))
+    """The Hessian or Gauss-Newton matrix of a loss at a network, as an `Operator` on flat vectors.
+
+    A network in bfloat16 or float16 is cast to float32 first, since the matrix is too rough in its dtype.
+    """
+    theta = trees.widened(theta)
+    flat, unravel = ravel_pytree(trees.trained(theta))
     product = hessian_product if curvature == "hessian" else gauss_newton_product
     return Operator(
         lambda vector: ravel_pytree(product(loss, theta, unravel(vector)))[0], flat.size, flat.dtype, unravel
@@ -214,9 +211,9 @@ def dense_hessian(loss: Loss, theta: trees.Tree, *, chunk: int = 64, curvature: 
         curvature: "hessian", or "gauss_newton" for its Gauss-Newton part, of losses of `full_batch_loss`.
 
     Returns:
-        (n, n), symmetric, in the dtype of the parameters. Rows and columns are in the order of
-        `ravel_pytree(trees.params(theta))`; their names are
-        `[name for name, leaf in trees.flatten(trees.params(theta)).items() for _ in range(leaf.size)]`.
+        (n, n), symmetric, in the dtype of the parameters, at least float32. Rows and columns are in the order of
+        `ravel_pytree(trees.trained(theta))`; their names are
+        `[name for name, leaf in trees.flatten(trees.trained(theta)).items() for _ in range(leaf.size)]`.
 
     Raises:
         InputError: There are more than 5,000 parameters, or an argument is out of range.
@@ -260,12 +257,15 @@ def check_like(leaves: trees.Tree, given: trees.Tree, what: str) -> None:
         if got.get(name) != expected.get(name):
             raise InputError(
                 f"{what}: got {got.get(name, 'nothing')} for {name or 'the array'}, expected "
-                f"{expected.get(name, 'nothing')}: a tree like mcjax.trees.params(theta)."
+                f"{expected.get(name, 'nothing')}: a tree like mcjax.trees.trained(theta)."
             )
 
 
 def cast_like(leaves: trees.Tree, vector: trees.Tree, what: str) -> trees.Tree:
     """The vector in the dtypes of `leaves`. Raises InputError as `check_like` does."""
+    # A vector may have the counters and keys of the network that it is like.
+    names = trees.flatten(leaves)
+    vector = trees.map_with_name(lambda name, leaf: leaf if name in names or trees.is_floating(leaf) else None, vector)
     check_like(leaves, vector, what)
     return jax.tree.map(lambda v, leaf: jnp.asarray(v, jnp.result_type(leaf)), vector, leaves)
 

@@ -77,7 +77,7 @@ def correlation_signature(
     # The networks at t of the curve and of the straight line, with re-estimated batch statistics.
     ends, middle = [path(jnp.float32(end)) for end in (0, 1)], path(jnp.float32(t))
     pairs = has_leading_axis(middle, task)
-    line = jax.tree.map(lambda a, b: (1 - t) * a + t * b, *ends)
+    line = trees.interpolate(*ends, t)
     join = jnp.concatenate if pairs else jnp.stack
     both = jax.tree.map(lambda *leaves: join(leaves), middle, line)
     both = reestimate(task, both, batch_size=batch_size, calibration_examples=calibration_examples)

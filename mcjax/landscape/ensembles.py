@@ -11,7 +11,7 @@ from mcjax.models.base import has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.training.batches import mean_over
-from mcjax.training.loss import Batch
+from mcjax.training.loss import Batch, at_least_float32
 from mcjax.training.supervised import SupervisedLoss, is_classes
 from mcjax.training.task import SplitName, Task, check_task
 
@@ -79,7 +79,7 @@ def _evaluate(task: Task, thetas: trees.Tree, stored: Batch, batch_size: int) ->
     def means(batch: Batch, number: Any) -> tuple[jax.Array, jax.Array]:
         logits = over_models(lambda theta: _outputs(task.loss, theta, batch))(thetas)
         # The log of the mean of the networks' probabilities.
-        each = jax.nn.log_softmax(logits.astype(jnp.float32))
+        each = jax.nn.log_softmax(at_least_float32(logits))
         log_mean = jax.nn.logsumexp(each, 0) - jnp.log(len(each))
         log_mean, labels = log_mean.reshape(-1, log_mean.shape[-1]), batch[1].ravel()
         losses = -jnp.take_along_axis(log_mean, labels[:, None], 1)[:, 0]

@@ -19,12 +19,13 @@ from mcjax.training.task import Task, check_task
 class Plane(NamedTuple):
     """A plane in parameter space: theta(x, y) = origin + x e_x + y e_y, in Euclidean units of the weights. A pytree.
 
-    Batch statistics are moved along with the parameters, as the same affine combination of those of the three
-    networks. Far outside of these a variance can become negative, so re-estimate them there.
+    Networks on it have the dtypes of origin, and its leaves that are not floating-point. Batch statistics are moved
+    along with the parameters, as the same affine combination of those of the three networks. Far outside of these a
+    variance can become negative, so re-estimate them there.
 
     Attributes:
         origin: The network at (0, 0).
-        e_x: The first direction, a tree like theta, float32; orthonormal with `e_y` over the parameters.
+        e_x: The first direction, a tree like theta in float32 at least, orthonormal with `e_y` over the parameters.
         e_y: The second direction, likewise.
         points: The coordinates of origin, u_point and v_point, float32 (3, 2).
     """
@@ -36,7 +37,7 @@ class Plane(NamedTuple):
 
     def at(self, x: Any, y: Any) -> trees.Tree:
         """The network at the scalar coordinates x and y. Works under jit, vmap and grad."""
-        return jax.tree.map(lambda o, a, b: o + x * a + y * b, self.origin, self.e_x, self.e_y)
+        return trees.combine(lambda o, a, b: o + x * a + y * b, self.origin, self.e_x, self.e_y)
 
     def coordinates(self, theta: trees.Tree) -> tuple[jax.Array, jax.Array]:
         """The x and y of the plane's point nearest to theta, float32 scalars. Works under jit and vmap.
@@ -48,7 +49,7 @@ class Plane(NamedTuple):
 
     def distance(self, theta: trees.Tree) -> jax.Array:
         """The distance of the parameters of theta from the plane, a float32 scalar; about 1e-7 ||theta|| on it."""
-        on_plane = self.at(*self.coordinates(theta))
+        on_plane = self._replace(origin=trees.widened(self.origin)).at(*self.coordinates(theta))
         return trees.norm(trees.subtract(trees.params(theta), trees.params(on_plane)))
 
 
@@ -87,7 +88,8 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
         if trees.shapes(theta) != trees.shapes(origin):
             raise InputError(f"{name} and origin have leaves of other names or shapes: expected three of one model.")
     start, u, v = (
-        jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), theta) for theta in (origin, u_point, v_point)
+        jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), trees.floating(theta))
+        for theta in (origin, u_point, v_point)
     )
     # Gram-Schmidt.
     u, v = (jax.tree.map(np.subtract, theta, start) for theta in (u, v))
@@ -106,11 +108,13 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
     e_y = jax.tree.map(lambda leaf: leaf / height, rest)
     # In these axes, origin is (0, 0), u_point (length, 0) and v_point (along, height).
     points = np.array([[0, 0], [length, 0], [along, height]])
-    return Plane(*jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (start, e_x, e_y, points)))
+    origin = jax.tree.map(jnp.asarray, origin)
+    e_x, e_y = (trees.combine(lambda _, leaf: leaf, trees.widened(origin), each) for each in (e_x, e_y))
+    return Plane(origin, e_x, e_y, jnp.asarray(points, jnp.float32))
 
 
 def _dot(a: trees.Tree, b: trees.Tree) -> float:
-    products = jax.tree.map(np.vdot, trees.params(a), trees.params(b))
+    products = jax.tree.map(np.vdot, trees.trained(a), trees.trained(b))
     return float(sum(jax.tree.leaves(products)))
 
 
@@ -225,7 +229,7 @@ def curve_plane(
     theta_1, theta_2, theta_c = path(0.0), path(1.0), path.args[2]
     if theta_c is None:
         raise InputError("the path is a straight line, since theta_c is None: expected a curve with a control point.")
-    control = jax.tree.map(lambda a, b, c: (a + b) / 2 + c, theta_1, theta_2, theta_c)
+    control = trees.combine(lambda a, b, c: (a + b) / 2 + c, trees.widened(theta_1), theta_2, theta_c)
     if bounds is None and not _explicit(grid):
         points = np.asarray(plane_axes(theta_1, theta_2, control).points)
         # The curve in the coordinates of the plane.

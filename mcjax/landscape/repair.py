@@ -35,6 +35,7 @@ def repair(
     unit that is constant in `theta` only shifted. Layers are repaired in the order of the computation, each with those
     before it repaired. `repaired_layers` lists them; other layers, and the outputs, do not change.
 
+    Statistics are summed in float32 at least, and every leaf keeps its dtype; leaves that are not floating-point stay.
     In a network with batch statistics, these are re-estimated instead: the norms then bring the units to the scales and
     biases in `theta`. Layers without a norm do not change.
     Source: Jordan, Sedghi, Saukh, Entezari and Neyshabur 2022, REPAIR: REnormalizing Permuted Activations for
@@ -60,7 +61,7 @@ def repair(
 
     Example::
 
-        theta = jax.tree.map(lambda leaf: leaf.mean(0), ends)
+        theta = mcjax.trees.mean(ends)
         repaired = repair(task, theta, ends)
     """
     task = check_task(task, model=True, streams=True)

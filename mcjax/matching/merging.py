@@ -66,7 +66,8 @@ def merge(
     its current P. The rounds end when one changes nothing; the objective never decreases. Finally one permutation is
     applied to all networks that makes P of network 0 the identity. Two networks are matched once, the second to the
     first. Batch statistics are ignored in the matching; they are permuted and averaged, and should be re-estimated
-    afterwards (`reestimate`, `repair`).
+    afterwards (`reestimate`, `repair`). Sums are in float32 at least, and the mean has the dtypes of network 0. Leaves
+    that are not floating-point are neither matched nor averaged: the mean has those of the permuted network 0.
     Source: Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin: Merging Models modulo Permutation Symmetries",
     Algorithm 3.
 
@@ -169,11 +170,11 @@ def _stacked(each: list[Permutation]) -> Permutation:
 
 
 def _mean(networks: list[trees.Tree]) -> trees.Tree:
-    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *networks)
+    return trees.combine(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *networks)
 
 
 def _parameters(theta: trees.Tree) -> dict[str, np.ndarray]:
-    leaves = trees.flatten(theta).items()
+    leaves = trees.flatten(trees.floating(theta)).items()
     return {name: np.asarray(leaf, np.float64) for name, leaf in leaves if not name.startswith("batch_stats/")}
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.symmetry import Axis, PermutationSpec
 from mcjax.symmetry.axis import Entry, axes_of
@@ -105,11 +106,12 @@ def unit_products(
         sort: Whether the weights of every unit are sorted first, which makes the products invariant to P.
 
     Returns:
-        float32 (n, n), units of leaf_1 by units of leaf_2.
+        (n, n), units of leaf_1 by units of leaf_2, in float32 at least.
     """
     # Permute the other axes of leaf_2, and factor out the units of both leaves.
-    rows_1, at = _unit_axis(leaf_1.astype(jnp.float32), position, axes)
-    rows_2, _ = _unit_axis(permute_leaf(others, P, leaf_2.astype(jnp.float32)), position, axes)
+    leaf_1, leaf_2 = trees.widened((leaf_1, leaf_2))
+    rows_1, at = _unit_axis(leaf_1, position, axes)
+    rows_2, _ = _unit_axis(permute_leaf(others, P, leaf_2), position, axes)
     if sort:
         rows_1, rows_2 = (jnp.sort(jnp.moveaxis(rows, at, 0).reshape(rows.shape[at], -1)) for rows in (rows_1, rows_2))
         at = 0

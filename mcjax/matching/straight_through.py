@@ -202,10 +202,10 @@ def between(spec: PermutationSpec, ends: Ends, P: Permutation, t: Any) -> trees.
         t: The point on the line, 0 at theta_1.
 
     Returns:
-        The network, with the batch statistics of theta_1.
+        The network, with the batch statistics and the dtypes of theta_1.
     """
     end = permute(spec, P, ends.theta_2)
-    params = jax.tree.map(lambda a, b: (1 - t) * a + t * b, trees.params(ends.theta_1), trees.params(end))
+    params = trees.interpolate(trees.params(ends.theta_1), trees.params(end), t)
     return trees.with_params(ends.theta_1, params)
 
 

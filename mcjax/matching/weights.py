@@ -29,7 +29,8 @@ def match_weights(
 ) -> Match:
     """The P for which the weights of `P theta_2` are closest to those of theta_1, by coordinate descent over groups.
 
-    Maximises the inner product of theta_1 and `P theta_2` over all leaves but batch statistics. A sweep assigns the
+    Maximises the inner product of theta_1 and `P theta_2` over all floating-point leaves but batch statistics, in
+    float32 at least. A sweep assigns the
     units of every group, in random order of the groups, on the host. A restart ends when a sweep changes nothing, and
     the best restart is returned. The first restart begins by propagation: the groups are matched one by one, each by
     the leaves whose other axes are matched already, from inputs, outputs, biases and norms inwards. Later restarts
@@ -97,8 +98,8 @@ def _best(restarts: list[Restart]) -> Match:
 
 
 def _weights(theta: trees.Tree) -> dict[str, np.ndarray]:
-    """The leaves that are matched, on the host: all but batch statistics."""
-    leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(theta).items()}
+    """The leaves that are matched, on the host: all of floating point but batch statistics."""
+    leaves = trees.on_host(trees.flatten(trees.floating(theta)))
     return {name: leaf for name, leaf in leaves.items() if not name.startswith("batch_stats/")}
 
 

@@ -142,10 +142,12 @@ def _with_own_statistics(train: Callable[..., tuple[Any, trees.Tree]]) -> Callab
     """`train` with the statistics of the batch in place of running averages.
 
     Flax updates a running average by m * old + (1 - m) * batch, with m unknown here. The updates of three values
-    determine m and the statistic of the batch. All that does not depend on these values is computed once.
+    determine m and the statistic of the batch. All that does not depend on these values is computed once. Statistics
+    are in float32 at least here, since bfloat16 would round m too much.
     """
 
     def own(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
+        theta = trees.with_batch_stats(theta, trees.widened(trees.batch_stats(theta)))
         stats = trees.flatten(trees.batch_stats(theta))
 
         def with_stats(new: Leaves) -> trees.Tree:
@@ -204,8 +206,7 @@ def _fill(state: Any, tree: trees.Tree) -> Any:
 
 
 def _stream(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.random.key(0) if is_key and not leaf.shape else jnp.zeros(leaf.shape, leaf.dtype)
+    return jax.random.key(0) if trees.is_key(leaf) and not leaf.shape else jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def _mode_arguments(kind: type) -> tuple[dict[str, Any], dict[str, Any]]:

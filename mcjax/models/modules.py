@@ -35,7 +35,8 @@ def from_flax(
 
     `theta` is `{"params": ..., "batch_stats": ...}`; for an existing NNX module, `nnx.to_pure_dict(nnx.state(module,
     nnx.Param))` and the same with `nnx.BatchStat`. In training mode, running averages, which are updated by
-    m * old + (1 - m) * new and not read, are replaced by the statistics of the batch; all others keep their values.
+    m * old + (1 - m) * new and not read, are replaced by the statistics of the batch, in float32 at least; all others,
+    counters and keys among them, keep their values.
 
     Args:
         module: A Linen module, or a callable that makes an NNX module from `nnx.Rngs`: its class, or a function.

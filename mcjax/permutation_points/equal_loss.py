@@ -21,7 +21,8 @@ class EqualLossPath(PathBuilder):
     """A `PathBuilder` of moves at constant loss, through networks with equal units in a layer."""
 
     def __init__(self, layer: UnitLayer, start: Values) -> None:
-        kernels = sorted((name for name, leaf in start.items() if np.ndim(leaf) > 1), key=_natural_key)
+        floating = trees.flatten(trees.floating(start))
+        kernels = sorted((name for name, leaf in floating.items() if np.ndim(leaf) > 1), key=_natural_key)
         matrices = {name: i for i, name in enumerate(kernels, 1)}
         # Biases, norms and statistics count with the kernel of their layer.
         produced = [unit_axis.name for unit_axis in (*layer.incoming, *layer.statistics)]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mcjax import trees
 from mcjax.constructions.unit_layers import Values
 from mcjax.errors import InputError
 from mcjax.permutation_points import mergers
@@ -136,9 +137,10 @@ def _on_host(problem: Problem, pair: UnitPair, start: Values, walk: Walk) -> Fir
     # Slice on the host: on the device every number of knots would be compiled anew.
     count = len(walk.losses) + 1
     params, at = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], (walk.knots.params, walk.knots.distances))
-    knots = {name: np.array(leaf) for name, leaf in _networks(pair, params, at).items()}
+    knots = trees.on_host(_networks(pair, params, at))
     # The first knot is bitwise the network itself.
-    for name, leaf in start.items():
+    for name, leaf in trees.flatten(trees.floating(start)).items():
+        knots[name] = np.array(knots[name])
         knots[name][0] = np.asarray(leaf)
     # If the walk ended early, keep the minima up to the one that failed.
     steps = config.steps + 1 if walk.stopped is None else int(np.argmin(np.asarray(found.minima.converged))) + 1

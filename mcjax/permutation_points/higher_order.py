@@ -130,7 +130,7 @@ def merge_units(
         if stopped is None:
             knots += _restored(layer, knots[-1], clusters)
     return MergedUnits(
-        polyline=Polyline(tree_like(theta, {name: np.stack([knot[name] for knot in knots]) for name in knots[0]})),
+        polyline=Polyline(tree_like(theta, trees.stack_on_host(knots))),
         point=None if stopped else tree_like(theta, knots[-1]),
         group=group,
         clusters=clusters,
@@ -195,10 +195,8 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
                     for unit, share in zip(cluster, shares, strict=True):
                         new = layer.with_outputs(new, unit, share * weight)
                     directions.append(np.asarray(new[name]))
-    basis = {
-        leaf: np.stack(directions) if leaf == name else np.zeros((len(directions), *np.shape(value)), value.dtype)
-        for leaf, value in values.items()
-    }
+    still = jax.tree.map(lambda leaf: np.zeros_like(leaf) if trees.is_floating(leaf) else leaf, values)
+    basis = trees.stack_on_host([{**still, name: direction} for direction in directions])
     return tree_like(point, basis)
 
 

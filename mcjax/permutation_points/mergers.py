@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mcjax import trees
 from mcjax.constructions.unit_layers import UnitLayer, Values
 from mcjax.curves.polyline import Polyline
 from mcjax.hessian.newton import Function, trust_region_newton
@@ -144,7 +145,8 @@ def _approach(
     units: jax.Array,
 ) -> Approach:
     """Merge one pair: the steps of section 4.1 in order. Pure."""
-    params = {name: leaf for name, leaf in start.items() if not name.startswith("batch_stats/")}
+    floating = trees.flatten(trees.floating(start))
+    params = {name: leaf for name, leaf in floating.items() if not name.startswith("batch_stats/")}
     pair = unit_pair(layer, units, start, removed, config.hold_output_norm)
     state = _start(loss, pair, params, config.knots if keep_knots else None)
     # Section 4.1: delta starts at the distance d_{l,m} of the two units, and decreases in equal ratios.

@@ -116,7 +116,7 @@ def similar_pairs(model: Model, theta: trees.Tree, group: str) -> np.ndarray:
     """
     check_network(model, theta)
     layer = unit_layer(model, group)
-    vectors = _vectors(layer, on_host(theta))
+    vectors = _vectors(layer, trees.widened(on_host(theta)))
     directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(vectors.dtype).tiny)
     first, second = _check_pairs(layer, None).T
     cosines = (directions[first] * directions[second]).sum(1)

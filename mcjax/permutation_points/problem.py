@@ -25,7 +25,7 @@ class Problem(NamedTuple):
         layer: The layer whose units are merged.
         config: Steps, tolerances and precision.
         loss: The full-batch loss of a network, on the training examples.
-        start: The variables of the network by name, in the precision of the config.
+        start: The variables of the network by name, floating-point ones in the precision of the config.
     """
 
     model: Model
@@ -68,7 +68,10 @@ def define_problem(task: Task, theta: trees.Tree, group: str, config: Permutatio
         loss = full_batch_loss(
             task, examples=config.examples, batch_size=config.batch_size, weight_decay=config.weight_decay
         )
-        start = {name: jnp.asarray(leaf, config.precision) for name, leaf in trees.flatten(theta).items()}
+        start = {
+            name: jnp.asarray(leaf, config.precision) if trees.is_floating(leaf) else leaf
+            for name, leaf in trees.flatten(theta).items()
+        }
     return Problem(model, layer, config, loss, start)
 
 

@@ -130,8 +130,8 @@ def permutation_path(
         # Section 4.1: gamma(t) = sigma(gamma(1 - t)), so the second half is the first reversed, l and m exchanged.
         with jax.enable_x64(True):
             exchanged = jax.vmap(lambda knot: permute(spec, P, knot))(tree_like(theta, half.knots))
-        back = {name: np.asarray(leaf)[-2::-1] for name, leaf in trees.flatten(exchanged).items()}
-        knots = {name: np.concatenate([leaf, back[name]]) for name, leaf in half.knots.items()}
+        back = trees.unstack(trees.on_host(trees.flatten(exchanged)))[-2::-1]
+        knots = trees.stack_on_host([*trees.unstack(half.knots), *back])
     measured = {name: value for name, value in half._asdict().items() if name != "knots"}
     return PermutationPath(Polyline(tree_like(theta, knots)), point, P, group, pair, **measured)
 

@@ -30,7 +30,8 @@ def _orbax() -> ModuleType:
 def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None) -> None:
     """Write a pytree of arrays as one Orbax checkpoint, atomically; it replaces the previous one.
 
-    Several processes must all call this, with the same path on a shared disk; the first writes.
+    Arrays keep their dtypes, typed keys among them. Several processes must all call this, with the same path on a
+    shared disk; the first writes.
 
     Args:
         path: The folder of the checkpoint.
@@ -41,12 +42,14 @@ def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None
         RunError: If writing fails.
     """
     path = Path(path).absolute()
-    leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
+    leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten(trees.without_keys(tree)).items()}
+    keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in trees.flatten(tree).items() if trees.is_key(leaf)}
+    about = {"about": json.dumps(about or {}), "keys": json.dumps(keys)}
     ahead, behind = (path.with_name(f".{path.name}.{which}") for which in ("new", "old"))
     try:
         _make_room(path, ahead, behind)
         # All processes call Orbax, which synchronises them, even though only one writes.
-        _orbax().save(ahead, trees.nest(leaves), custom_metadata={"about": json.dumps(about or {})})
+        _orbax().save(ahead, trees.nest(leaves), custom_metadata=about)
         _move_in(path, ahead, behind)
     except (OSError, ValueError) as error:
         raise RunError(
@@ -92,6 +95,8 @@ def _reason(error: Exception) -> str:
 def load(path: str | Path) -> trees.Tree:
     """Read a checkpoint: an Orbax folder, an `.npz` of leaves by name, or a Flax msgpack file.
 
+    Arrays have the dtypes that they were saved in; jax has float64 only under `jax.enable_x64`.
+
     Raises:
         InputError: If there is no checkpoint, or it is truncated or of another format.
     """
@@ -123,12 +128,18 @@ def load(path: str | Path) -> trees.Tree:
 
 def _load_orbax(path: Path) -> trees.Tree:
     orbax = _orbax()
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with _alone():
-        abstract = orbax.metadata(path).metadata
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract)
+        metadata = orbax.metadata(path)
+        # As numpy, since Orbax reads in threads, which do not see the caller's `jax.enable_x64`.
+        target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata.metadata)
         # Uncommitted arrays, like computed ones, so that compiled programs are reused.
-        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), orbax.load(path, target))
+        tree = jax.tree.map(jnp.asarray, orbax.load(path, target))
+    keys = json.loads((metadata.custom_metadata or {}).get("keys", "{}"))
+
+    def typed(name: str, leaf: jax.Array) -> jax.Array:
+        return jax.random.wrap_key_data(leaf, impl=keys[name]) if name in keys else leaf
+
+    return trees.map_with_name(typed, tree)
 
 
 @contextmanager

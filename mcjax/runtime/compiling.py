@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from mcjax.runtime.target import compiling_for, target
+from mcjax.runtime.target import lowering_platforms, on_mesh_of, target
 
 _CPU = {
     # By default, XLA on the CPU leaves convolutions to YNNPACK and compiles reductions itself. The other way round, a
@@ -28,7 +28,8 @@ def compiler_options() -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _takes_options() -> bool:
     try:
-        jax.jit(lambda: 0, compiler_options=_CPU)()
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            jax.jit(lambda: 0, compiler_options=_CPU)()
     except Exception:  # the error for an unknown option depends on the version of XLA
         return False
     return True
@@ -73,9 +74,9 @@ class Compiled:
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """The program of a call, lowered for the target platform, as from `jax.jit(...).lower`."""
-        with _for_mesh(args, kwargs):
+        with on_mesh_of((*args, *kwargs.values())):
             jitted, args, kwargs = self._split(args, kwargs)
-            return jitted.trace(*args, **kwargs).lower(lowering_platforms=(target(),))
+            return jitted.trace(*args, **kwargs).lower(lowering_platforms=lowering_platforms())
 
     def memory(self, *args: Any, **kwargs: Any) -> int | None:
         """Bytes used by a call: arguments, results and temporaries. None if XLA does not report them.
@@ -88,15 +89,9 @@ class Compiled:
         return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _for_mesh(args, kwargs):
+        with on_mesh_of((*args, *kwargs.values())):
             jitted, args, kwargs = self._split(args, kwargs)
             return jitted(*args, **kwargs)
-
-
-def _for_mesh(args: tuple, kwargs: dict[str, Any]) -> Any:
-    """The context of the platform of the mesh among the arguments, if there is one."""
-    meshes = [each for each in (*args, *kwargs.values()) if isinstance(each, jax.sharding.Mesh)]
-    return compiling_for(meshes[0].devices.flat[0].platform if meshes else None)
 
 
 def jit(*, static_argnames: str | tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Compiled]:

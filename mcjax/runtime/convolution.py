@@ -76,14 +76,13 @@ def _canonical(
     # Images come first in every layout. If they are the features that are summed over, this is the gradient of a
     # kernel: the operands are the images and the gradient of the result, and the strides are the dilation.
     if feature == 0 and lhs_dilation == window_strides == _ONCE:
-        images, gradient = x.transpose(0, *space, batch), kernel.transpose(taken, *window, output)
-        outs = gradient.shape[1:3]
+        images, g = x.transpose(0, *space, batch), kernel.transpose(taken, *window, output)
         size = [
             sum(pads) + given - step * (out - 1)
-            for pads, given, out, step in zip(padding, images.shape[1:3], outs, rhs_dilation, strict=True)
+            for pads, given, out, step in zip(padding, images.shape[1:3], g.shape[1:3], rhs_dilation, strict=True)
         ]
-        if rhs_dilation != _ONCE or size == [1, 1] or math.prod(outs) <= _FEW_POSITIONS:
-            result = _kernel_gradient(images, gradient, size, rhs_dilation, padding)
+        if rhs_dilation != _ONCE or size == [1, 1] or math.prod(g.shape[1:3]) <= _FEW_POSITIONS:
+            result = _kernel_gradient(images, g, size, rhs_dilation, padding)
             return _stored(result, (*out_space, out_batch, out_feature))
     # The barriers keep XLA from folding transposes into another layout.
     x, kernel = lax.optimization_barrier(

@@ -10,15 +10,20 @@ import jax
 
 from mcjax.errors import InputError
 from mcjax.runtime.compiling import Compiled
+from mcjax.runtime.target import target
 
 
 def device_memory() -> int | None:
     """The memory of the accelerator, or of the machine or container, in bytes. None if unknown."""
-    statistics = jax.local_devices()[0].memory_stats()
+    try:
+        device = jax.local_devices(backend=target())[0]
+    except RuntimeError:  # programs are compiled for a platform that is not here
+        return None
+    statistics = device.memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"]
     names = getattr(os, "sysconf_names", {})
-    if jax.default_backend() != "cpu" or "SC_PAGE_SIZE" not in names or "SC_PHYS_PAGES" not in names:
+    if device.platform != "cpu" or "SC_PAGE_SIZE" not in names or "SC_PHYS_PAGES" not in names:
         return None
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):

@@ -49,7 +49,10 @@ class TrainedBead(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """The parameters of both neighbours of a bead; `active` is 1, or 0 for an end of a string, which has none."""
+    """The parameters of both neighbours of a bead that are trained, in float32 at least.
+
+    `active` is 1, or 0 for an end of a string, which has none.
+    """
 
     before: trees.Tree
     after: trees.Tree
@@ -76,7 +79,7 @@ def step_in_plane(params: trees.Tree, updates: trees.Tree, neighbours: Neighbour
     """The parameters after the optimiser's updates, moved to the nearest point of the equidistant hyperplane."""
     moved = optax.apply_updates(params, updates)
     offset, normal = plane_offset(neighbours, moved)
-    return trees.subtract(moved, trees.scale(offset * neighbours.active, normal))
+    return trees.add(moved, trees.scale(-offset * neighbours.active, normal))
 
 
 def bead_fit(
@@ -143,7 +146,7 @@ def _init(
         raise InputError("got one neighbour of a bead, expected both, or none for an end of a string.")
     if descent.penalty is None and descent.retract is None:
         return descent.start(theta)
-    a, b = (trees.params(theta if end is None else end) for end in (before, after))
+    a, b = (trees.widened(trees.trained(theta if end is None else end)) for end in (before, after))
     return descent.start(theta, Neighbours(a, b, jnp.asarray(before is not None, jnp.float32)))
 
 
@@ -182,17 +185,16 @@ def displace(
     if noise == 0:
         return theta
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    params = trees.params(theta)
+    params, before, after = (trees.trained(each) for each in (theta, before, after))
     direction = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), params)
-    chord = jax.tree.map(np.subtract, trees.params(after), trees.params(before))
+    chord = jax.tree.map(lambda a, b: np.subtract(a, b, dtype=np.promote_types(a.dtype, np.float32)), after, before)
     length = _norm(chord)
     if in_plane and length > 0:
         along = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(chord), jax.tree.leaves(direction), strict=True))
         direction = jax.tree.map(lambda d, c: d - along / length**2 * c, direction, chord)
     scale = noise * length / _norm(direction)
-    return trees.with_params(
-        theta, jax.tree.map(lambda leaf, step: (leaf + scale * step).astype(leaf.dtype), params, direction)
-    )
+    moved = jax.tree.map(lambda leaf, step: (leaf + scale * step).astype(leaf.dtype), params, direction)
+    return trees.with_trained(theta, moved)
 
 
 def _norm(tree: trees.Tree) -> float:
@@ -266,7 +268,7 @@ def _train_chunk(
     stopping = EarlyStopping(config.criterion, task, targets)
     recorder = Recorder("a bead", progress=progress or False)
     states, _ = run_epochs(fit, task, plan, states, keys, epochs or training.epochs, recorder, stopping=stopping)
-    host = jax.tree.map(np.asarray, states.variables)
+    host = trees.on_host(states.variables)
     return [
         TrainedBead(trees.index(host, i), float(stopping.values[i]), int(stopping.epochs[i])) for i in range(len(beads))
     ]

@@ -108,7 +108,7 @@ class Sampler:
         before, after = string.knots[i], string.knots[i + 1]
         # Only the middle of a segment lies in the equidistant plane. A bead must not be at an end of its segment.
         t = 0.5 if config.insert == "middle" or config.kappa > 0 else min(max(string.peaks[i], 0.05), 0.95)
-        theta = jax.tree.map(lambda a, b: np.asarray((1 - t) * a + t * b, a.dtype), before, after)
+        theta = _between(before, after, t)
         key = jax.random.fold_in(jax.random.fold_in(string.key, string.depth), i)
         theta = displace(key, theta, before, after, config.noise, in_plane=config.kappa == math.inf)
         return UntrainedBead(theta, before, after, key, config.alpha * level)
@@ -152,6 +152,16 @@ class Sampler:
 
 def _ends(segments: Sequence[StringSegment]) -> tuple[list[trees.Tree], list[trees.Tree]]:
     return [string.knots[i] for string, i in segments], [string.knots[i + 1] for string, i in segments]
+
+
+def _between(before: trees.Tree, after: trees.Tree, t: float) -> trees.Tree:
+    """`trees.interpolate` in numpy."""
+
+    def point(a: Any, b: Any) -> Any:
+        dtype = np.promote_types(a.dtype, np.float32)
+        return ((1 - t) * a.astype(dtype) + t * b.astype(dtype)).astype(a.dtype)
+
+    return jax.tree.map(lambda a, b: point(a, b) if trees.is_floating(a) else a, before, after)
 
 
 def grow(
@@ -203,7 +213,7 @@ def check_one_key(key: Any) -> None:
 
 def check_differ(theta_1: trees.Tree, theta_2: trees.Tree, which: str = "") -> None:
     """Raise InputError if the ends of a string (of the pair named by `which`) are the same network."""
-    if all(map(np.array_equal, *(jax.tree.leaves(trees.params(end)) for end in (theta_1, theta_2)))):
+    if all(map(np.array_equal, *(jax.tree.leaves(trees.trained(end)) for end in (theta_1, theta_2)))):
         raise InputError(f"theta_1 and theta_2{which} are the same network: expected two that differ.")
 
 

@@ -35,7 +35,8 @@ def sample_string(
     Dynamic string sampling (Freeman and Bruna 2017, Algorithm 1), breadth first: a network, a bead, is inserted into
     every segment that rises above the threshold, and trained until it is below; then the two new segments are
     measured. All beads of a depth are trained together, and all its new segments measured together. Before a
-    string is called connected, it is measured on a denser grid. The ends never move.
+    string is called connected, it is measured on a denser grid. The ends never move. Beads have the dtypes of theta_1,
+    and its leaves that are not floating-point.
 
     Args:
         key: A typed key, for displacements and orders of batches.
@@ -135,7 +136,7 @@ def _straight_strings(sampler: Sampler, keys: jax.Array, pairs: Pairs, threshold
     task, criterion = sampler.task, sampler.config.criterion
     values = [measure_networks(criterion, task, theta) for theta in (pairs.theta_1, pairs.theta_2)]
     permuted = pairs.theta_2 if task.spec is None else permute_pairs(task.spec, pairs.P, pairs.theta_2)
-    host = jax.tree.map(np.asarray, (pairs.theta_1, pairs.theta_2, permuted))
+    host = trees.on_host((pairs.theta_1, pairs.theta_2, permuted))
     strings = []
     for i, threshold in enumerate(thresholds.tolist()):
         theta_1, theta_2, permuted = (trees.index(theta, i) for theta in host)

@@ -166,7 +166,7 @@ class GrowingString:
     def state(self) -> dict[str, Any]:
         """All but `reason` as arrays, for a checkpoint."""
         return {
-            "knots": trees.stack_on_host(self.knots),
+            "knots": trees.on_host(trees.without_keys(trees.stack_on_host(self.knots))),
             "values": np.array(self.values, np.float32),
             "depths": np.array(self.depths, np.int32),
             "heights": np.array(self.heights, np.float32),
@@ -177,9 +177,9 @@ class GrowingString:
 
     def restore(self, state: dict[str, Any], reason: StopReason | None) -> None:
         """Restore a `state`, with its reason."""
-        host = jax.tree.map(np.asarray, state)
+        host = trees.on_host(state)
         count = len(host["values"])
-        self.knots = [trees.index(host["knots"], i) for i in range(count)]
+        self.knots = [trees.with_keys(trees.index(host["knots"], i), self.knots[0]) for i in range(count)]
         self.values, self.depths = host["values"].tolist(), host["depths"].tolist()
         self.heights, self.peaks = host["heights"].tolist(), host["peaks"].tolist()
         self.verified = host["verified"].tolist()

@@ -115,7 +115,7 @@ def _ends(
     if leading_axis(check_task(task), *ends).given:
         raise InputError("got ends with a leading axis, expected one network each.")
     check_differ(*ends)
-    return [jax.tree.map(np.asarray, end) for end in ends]
+    return [trees.on_host(end) for end in ends]
 
 
 def _reach_level(sampler: Sampler, string: GrowingString, level: float, progress: Progress | None) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from mcjax.errors import InputError
+from mcjax.trees import at_least_float32
 
 
 def project_birkhoff(M: Any, steps: int = 20) -> jax.Array:
@@ -26,9 +27,9 @@ def project_birkhoff(M: Any, steps: int = 20) -> jax.Array:
         steps: Number of steps.
 
     Returns:
-        Float (..., n, n), doubly stochastic up to small negative entries.
+        Float (..., n, n), doubly stochastic up to small negative entries, in float32 at least.
     """
-    M = _check_square(jnp.asarray(M))
+    M = _check_square(at_least_float32(M))
 
     def step(_: int, X: jax.Array) -> jax.Array:
         return _onto_unit_sums(jnp.maximum(X, 0))
@@ -59,14 +60,14 @@ def sinkhorn(M: Any, temperature: float = 1.0, steps: int = 20) -> jax.Array:
         steps: Number of steps.
 
     Returns:
-        Float (..., n, n).
+        Float (..., n, n), in float32 at least.
 
     Raises:
         InputError: If the temperature is not positive.
     """
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise InputError(f"got temperature={temperature}, expected it to be positive.")
-    logits = _check_square(jnp.asarray(M)) / temperature
+    logits = _check_square(at_least_float32(M)) / temperature
 
     def step(_: int, X: jax.Array) -> jax.Array:
         # Normalise the rows, then the columns.

@@ -76,8 +76,8 @@ def _generic_point(theta: trees.Tree, rng: np.random.Generator) -> trees.Tree:
     """Floating-point leaves in float64, multiplied by log-normal noise, and zeros replaced by positive noise."""
 
     def moved(leaf: Any) -> np.ndarray:
-        leaf = np.asarray(leaf)
-        if not np.issubdtype(leaf.dtype, np.floating) and leaf.dtype != jnp.bfloat16:
+        leaf = trees.on_host(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
         leaf = leaf.astype(np.float64)
         noise = rng.normal(size=(2, *leaf.shape))

@@ -17,6 +17,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.symmetry.axis import Axis, Entry, SpecError, axes_of
+from mcjax.symmetry.birkhoff import nearest_permutation_on_device
 from mcjax.symmetry.spec import PermutationSpec
 
 Permutation = dict[str, Any]
@@ -31,7 +32,9 @@ def is_hard(p: Any) -> bool:
 def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.Tree:
     """The permuted variables `P theta` (Neuron Alignment, eq. 4): all axes of a group are permuted together.
 
-    Works under jit and vmap.
+    A soft P mixes the units of floating-point leaves, in float32 at least. The units of other leaves, such as masks and
+    counters, are never mixed: a soft P moves them by its nearest permutation. Leaves whose axes have no group stay as
+    they are. Works under jit and vmap.
 
     Args:
         spec: The spec of `theta`.
@@ -39,7 +42,7 @@ def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.T
         theta: Any pytree that the spec describes.
 
     Returns:
-        A pytree like `theta`; leaves keep their dtypes.
+        A pytree like `theta`; leaves keep their dtypes, rounded once.
 
     Raises:
         SpecError: If `P`, the spec and the variables do not match, or a concrete hard `P` repeats an index.
@@ -55,10 +58,19 @@ def _permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.
 
 def permute_leaf(entries: Sequence[Entry], P: Permutation, leaf: Any) -> Any:
     """One leaf, with every axis permuted according to its entry. Nothing is checked."""
+    if not any(map(axes_of, entries)):
+        return leaf
+    leaf = jnp.asarray(leaf)
+    floating, dtype = trees.is_floating(leaf), leaf.dtype
     for position, entry in enumerate(entries):
         for group, axes in segment_runs(axes_of(entry)):
-            leaf = _permute_axis(jnp.asarray(leaf), position, axes, jnp.asarray(P[group]))
-    return leaf
+            p = jnp.asarray(P[group])
+            if floating and not is_hard(p):
+                leaf = trees.widened(leaf)
+            elif not is_hard(p):
+                p = nearest_permutation_on_device(jax.lax.stop_gradient(p))
+            leaf = _permute_axis(leaf, position, axes, p)
+    return leaf.astype(dtype) if floating else leaf
 
 
 def segment_runs(axes: tuple[Axis, ...]) -> list[tuple[str, list[Axis]]]:
@@ -161,8 +173,8 @@ def random_permutation(key: jax.Array, spec: PermutationSpec, theta: trees.Tree)
 
 
 def to_matrix(p: Any) -> jax.Array:
-    """One group's permutation as a float32 matrix (n, n); a matrix is returned unchanged."""
-    return jax.nn.one_hot(p, jnp.shape(p)[-1], dtype=jnp.float32) if is_hard(p) else jnp.asarray(p)
+    """One group's permutation as a float32 matrix (n, n); a matrix is returned in float32 at least."""
+    return jax.nn.one_hot(p, jnp.shape(p)[-1], dtype=jnp.float32) if is_hard(p) else trees.at_least_float32(p)
 
 
 def invert(P: Permutation) -> Permutation:

@@ -31,7 +31,8 @@ def estimate_statistics(
     shifted and rotated images cost accuracy. Pure: works under jit and vmap.
 
     Dropout is off, as in evaluation mode: dropout before a norm would increase its variance, and its masks are not
-    permuted with the units.
+    permuted with the units. Statistics are pooled in float32 at least, and keep the dtypes of theta. A counter or a key
+    among them is no statistic, and stays as it is.
 
     Args:
         task: The task, whose loss returns the statistics of a batch.
@@ -57,7 +58,7 @@ def statistics_of_batch(task: Task, theta: trees.Tree, batch: Batch, number: Any
     batch, key = calibration_batch(task, batch, number)
     with without_dropout():
         new = outcome(task.loss, theta, batch, key).batch_stats
-    return _as_moments(trees.flatten(new)) if jax.tree.leaves(new) else {}
+    return _as_moments(trees.flatten(trees.widened(trees.floating(new))))
 
 
 def with_statistics(theta: trees.Tree, moments: dict[str, Moments]) -> trees.Tree:
@@ -65,7 +66,11 @@ def with_statistics(theta: trees.Tree, moments: dict[str, Moments]) -> trees.Tre
     if not moments:
         return theta
     pooled = _as_statistics(moments)
-    return trees.with_batch_stats(theta, trees.map_with_name(lambda name, _: pooled[name], trees.batch_stats(theta)))
+
+    def new(name: str, leaf: Any) -> Any:
+        return pooled[name].astype(leaf.dtype) if trees.is_floating(leaf) else leaf
+
+    return trees.with_batch_stats(theta, trees.map_with_name(new, trees.batch_stats(theta)))
 
 
 def calibration_batch(task: Task, batch: Batch, number: Any) -> tuple[Batch, jax.Array]:
@@ -119,7 +124,7 @@ def _as_moments(statistics: Statistics) -> dict[str, Moments]:
 
     A statistic that is not a mean with a variance is only averaged.
     """
-    one = jnp.ones((), jnp.promote_types(jnp.result_type(*statistics.values()), jnp.float32))
+    one = jnp.ones((), jnp.result_type(jnp.float32, *statistics.values()))
     means = {name: value for name, value in statistics.items() if name.rpartition("/")[2] != "var"}
     variances = {name: statistics.get(_variance_of(name), jnp.zeros_like(value)) for name, value in means.items()}
     return {name: Moments(one, value, variances[name]) for name, value in means.items()}

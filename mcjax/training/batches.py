@@ -156,21 +156,21 @@ class CrossMoments(NamedTuple):
 
 
 def moments_of(x: jax.Array) -> Moments:
-    """Moments of `x` (..., n) in float32; every position of the leading axes is a sample."""
+    """Moments of `x` (..., n) in float32 at least; every position of the leading axes is a sample."""
     return _centred(x)[0]
 
 
 def cross_moments_of(x: jax.Array, y: jax.Array) -> CrossMoments:
-    """Cross moments of `x` (..., n) and `y` (..., m) in float32; every position of the leading axes is a sample."""
+    """Cross moments of `x` (..., n) and `y` (..., m), in float32 at least, over all positions of the leading axes."""
     (first, x), (second, y) = _centred(x), _centred(y)
     return CrossMoments(first, second, jnp.matmul(x.T, y, precision="highest"))
 
 
 def _centred(x: jax.Array) -> tuple[Moments, jax.Array]:
-    x = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    x = at_least_float32(x.reshape(-1, x.shape[-1]))
     mean = x.mean(0)
     x = x - mean[None]
-    return Moments(jnp.float32(len(x)), mean, jnp.square(x).sum(0)), x
+    return Moments(jnp.asarray(len(x), x.dtype), mean, jnp.square(x).sum(0)), x
 
 
 def merge(p: T, q: T) -> T:

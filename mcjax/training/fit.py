@@ -6,12 +6,11 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from mcjax import trees
 from mcjax.errors import InputError, unknown_name
-from mcjax.training.loss import Batch, Loss, Outcome, outcome
+from mcjax.training.loss import Batch, Loss, Outcome, check_parameters, outcome
 
 ComputeDtype = Literal["float32", "bfloat16"]
 
@@ -36,7 +35,8 @@ class FitState(NamedTuple):
     """The state of a fit.
 
     Attributes:
-        variables: What is trained: a network, control points, matrices.
+        variables: What is trained: a network, control points, matrices. Leaves that are not floating-point, such as
+            counters and keys, keep their values, and the optimiser has no state for them.
         optimizer: The state of the optimiser.
         fixed: What the fit needs and does not change: the endpoints of a curve, the neighbours of a bead.
     """
@@ -61,8 +61,8 @@ class Descent:
             constraint. None: addition.
         weight_decay: Factor of ||params(theta)||^2 / 2 in the objective. The term contains all parameters, including
             biases and norms, as in the papers.
-        compute_dtype: Dtype of theta in the forward and backward pass. Variables, gradient and optimiser keep their
-            dtype, and the loss is at least float32.
+        compute_dtype: Dtype of theta in the forward and backward pass; "float32" leaves theta in its own. Variables,
+            gradient and optimiser keep their dtype, and the loss is at least float32.
         statistics_momentum: Weight of the old value in the running batch statistics at each step, for variables that
             are a network. None: the variables are no network, and batch statistics are not kept.
     """
@@ -89,23 +89,28 @@ class Descent:
             )
 
     def trained(self, variables: Any) -> Any:
-        """The part of the variables that the optimiser changes: the parameters of a network, or all of them."""
-        return variables if self.statistics_momentum is None else trees.params(variables)
+        """What the optimiser changes: the floating-point leaves of the variables, or of a network's parameters.
+
+        None, which is no leaf, is in place of all others (`trees.floating`).
+        """
+        return trees.floating(variables) if self.statistics_momentum is None else trees.trained(variables)
+
+    def with_trained(self, variables: Any, trained: Any) -> Any:
+        """The variables with other leaves in place of those that the optimiser changes."""
+        put_back = trees.with_floating if self.statistics_momentum is None else trees.with_trained
+        return put_back(variables, trained)
 
     def start(self, variables: Any, fixed: Any = ()) -> FitState:
-        """The state of a fit that starts from these variables. Raises InputError unless they are floating-point."""
-        leaves = trees.flatten(self.trained(variables))
-        if wrong := [name for name, leaf in leaves.items() if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]:
-            raise InputError(f"got {', '.join(wrong)} that are no floating-point arrays, expected them kept apart.")
-        return FitState(variables, self.optimizer.init(self.trained(variables)), fixed)
+        """The state of a fit from these variables. Raises InputError unless there are real numbers to train in them."""
+        trained = self.trained(variables)
+        check_parameters(trained)
+        return FitState(variables, self.optimizer.init(trained), fixed)
 
     def objective(
         self, trained: Any, loss: Loss, state: FitState, batch: Batch, t: Any, key: jax.Array
     ) -> tuple[jax.Array, Outcome]:
         """The objective at t as a function of what is trained, and the outcome of the loss there."""
-        network = self.statistics_momentum is not None
-        variables = trees.with_params(state.variables, trained) if network else trained
-        theta = self.embed(variables, state.fixed, t)
+        theta = self.embed(self.with_trained(state.variables, trained), state.fixed, t)
         params, computed = trees.params(theta), theta
         if self.compute_dtype != "float32":
             computed = trees.with_params(theta, trees.cast(params, self.compute_dtype))
@@ -154,22 +159,24 @@ class Descent:
             trained = optax.apply_updates(trained, updates)
         else:
             trained = self.retract(trained, updates, state.fixed)
-        variables = trained
+        variables = self.with_trained(state.variables, trained)
         if self.statistics_momentum is not None:
-            variables = trees.with_params(state.variables, trained)
             stats = _running(self.statistics_momentum, state.variables, found.batch_stats)
             variables = trees.with_batch_stats(variables, stats)
         return FitState(variables, optimizer_state, state.fixed), {**found.metrics, **more}
 
 
 def _running(share: float, theta: trees.Tree, stats: trees.Tree) -> trees.Tree:
-    """The running batch statistics: an exponential moving average over batches, `share` of it the old value."""
+    """The running batch statistics: an exponential moving average over batches, `share` of it the old value.
+
+    A counter or a key is no average: it gets the value that the loss returns.
+    """
     if not jax.tree.leaves(stats):
         return {}
-    leaves, structure = jax.tree.flatten(trees.batch_stats(theta))
-    new = jax.tree.leaves(stats)
-    averaged = [share * old + (1 - share) * new.astype(old.dtype) for old, new in zip(leaves, new, strict=True)]
-    return jax.tree.unflatten(structure, averaged)
+    old = trees.batch_stats(theta)
+    new = jax.tree.unflatten(jax.tree.structure(old), jax.tree.leaves(stats))
+    averaged = trees.combine(lambda old, new: share * old + (1 - share) * new, old, new)
+    return jax.tree.map(lambda each, new: each if trees.is_floating(each) else new.astype(each.dtype), averaged, new)
 
 
 def not_an_optimizer(got: Any, otherwise: str) -> InputError:
@@ -193,7 +200,7 @@ class Proximal:
     nu: float
 
     def __call__(self, variables: Any, fixed: Any) -> jax.Array:
-        change = trees.subtract(variables, fixed.anchor)
+        change = trees.subtract(variables, trees.floating(fixed.anchor))
         return trees.dot(change, change) / (2 * self.nu)
 
 

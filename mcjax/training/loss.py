@@ -9,6 +9,7 @@ from jax.extend.core import Literal as Constant
 
 from mcjax import trees
 from mcjax.errors import InputError
+from mcjax.trees import at_least_float32
 
 Batch = Any
 """A pytree of arrays with a common leading axis, the examples."""
@@ -45,12 +46,6 @@ def outcome(loss: Loss, theta: trees.Tree, batch: Batch, key: jax.Array) -> Outc
     return Outcome(value, named, stats if jax.tree.leaves(stats) else {})
 
 
-def at_least_float32(value: Any) -> jax.Array:
-    """The values in float32, or float64 if they are; integers become float32."""
-    value = jnp.asarray(value)
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
-
-
 def named_metrics(what: str, metrics: Any) -> Mapping[str, jax.Array]:
     """The metrics. Raises InputError unless they are a dict."""
     if not isinstance(metrics, Mapping):
@@ -59,14 +54,12 @@ def named_metrics(what: str, metrics: Any) -> Mapping[str, jax.Array]:
 
 
 def check_loss(loss: Loss, theta: trees.Tree, batch: Batch) -> None:
-    """Raise InputError unless the loss is a scalar that depends differentiably on theta."""
-    params, stats = trees.params(theta), trees.shapes(trees.batch_stats(theta))
-    wrong = [name for name, leaf in trees.flatten(params).items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
-    if wrong:
-        raise InputError(f"got leaves of theta that are no floating-point arrays: {', '.join(wrong)}; keep them apart.")
+    """Raise InputError unless the loss is a scalar that depends differentiably on the parameters of theta."""
+    trained, stats = trees.trained(theta), trees.shapes(trees.batch_stats(theta))
+    check_parameters(trained)
 
-    def value(params: trees.Tree, batch: Batch, key: jax.Array) -> jax.Array:
-        found = outcome(loss, trees.with_params(theta, params), batch, key)
+    def value(trained: trees.Tree, batch: Batch, key: jax.Array) -> jax.Array:
+        found = outcome(loss, trees.with_trained(theta, trained), batch, key)
         if found.value.shape or not jnp.issubdtype(found.value.dtype, jnp.floating):
             raise InputError(
                 f"got a loss of {found.value.dtype} {found.value.shape}, expected a floating-point scalar: the mean "
@@ -82,7 +75,7 @@ def check_loss(loss: Loss, theta: trees.Tree, batch: Batch) -> None:
             )
         return found.value
 
-    program = jax.make_jaxpr(jax.grad(value))(params, batch, jax.random.key(0))
+    program = jax.make_jaxpr(jax.grad(value))(trained, batch, jax.random.key(0))
     # Go back from the gradient through the program: does it depend on anything?
     reached = {var for var in program.jaxpr.outvars if not isinstance(var, Constant)}
     for equation in reversed(program.jaxpr.eqns):
@@ -92,6 +85,21 @@ def check_loss(loss: Loss, theta: trees.Tree, batch: Batch) -> None:
         raise InputError(
             "got a loss whose gradient depends on neither theta nor the batch, expected a differentiable one: the "
             "gradient of an accuracy, a rounding or a stop_gradient is zero everywhere."
+        )
+
+
+def check_parameters(trained: trees.Tree) -> None:
+    """Raise InputError unless there is something to train, a tree as from `trees.trained`, and it is real."""
+    leaves = trees.flatten(trained)
+    if not leaves:
+        raise InputError(
+            "got no floating-point parameters to train, expected at least one array of them. Integers, masks and keys "
+            "keep their values: cast what is to be trained to float32."
+        )
+    if wrong := [name for name, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.complexfloating)]:
+        raise InputError(
+            f"got complex parameters {', '.join(wrong)}, expected real ones: keep the real and the imaginary part of "
+            "each as two leaves."
         )
 
 
@@ -109,6 +117,7 @@ __all__ = [
     "Outcome",
     "at_least_float32",
     "check_loss",
+    "check_parameters",
     "check_scalars",
     "named_metrics",
     "outcome",

@@ -71,7 +71,7 @@ class _Training(NamedTuple):
 
 @jit(static_argnames=("copies",))
 def _repeated(states: FitState, copies: int) -> FitState:
-    return jax.tree.map(lambda leaf: leaf.repeat(copies, 0, total_repeat_length=len(leaf) * copies), states)
+    return trees.index(states, np.arange(len(jax.tree.leaves(states)[0])).repeat(copies))
 
 
 def spawn(

@@ -111,7 +111,7 @@ class SupervisedLoss:
         self, theta: trees.Tree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array], trees.Tree]:
         x = self.inputs(batch)
-        dtype = jnp.result_type(*jax.tree.leaves(trees.params(theta)))
+        dtype = jnp.result_type(*jax.tree.leaves(trees.trained(theta)))
         if dtype in (jnp.bfloat16, jnp.float16):
             x = trees.cast(x, dtype)
         outputs, stats = self.model.apply_train(theta, x, key)

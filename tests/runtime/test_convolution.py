@@ -1,35 +1,47 @@
-"""`convolve` against XLA's own convolution: value, both gradients, second derivatives, in loops and under vmap."""
+"""The CPU's lowering of convolutions: against sums by numpy and against JAX's own lowering, for all derivatives."""
 
-from functools import partial
+import importlib.util
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convolutions import LAYOUTS, ONCE, Case, convolutions_in, lowered, lowering_of_jax, random_case
 from jax import lax
+from jax.export import export, symbolic_shape
+from jax.interpreters import mlir
+from jax.sharding import AxisType, PartitionSpec
 
+from mcjax.runtime import convolution
 from mcjax.runtime.compiling import compiler_options, jit
-from mcjax.runtime.convolution import convolve, materialize
+from mcjax.runtime.convolution import materialize
 
-CASES = [  # images, kernel, strides, padding
-    ((2, 8, 8, 3), (3, 3, 3, 4), (1, 1), ((1, 1), (1, 1))),
-    ((2, 8, 8, 3), (3, 3, 3, 4), (2, 2), ((1, 1), (1, 1))),
-    ((2, 7, 7, 3), (3, 3, 3, 4), (2, 2), ((1, 1), (1, 1))),
-    ((2, 7, 7, 2), (3, 3, 2, 1), (2, 2), ((0, 0), (0, 0))),
-    ((1, 8, 8, 2), (3, 3, 2, 5), (3, 3), ((0, 0), (0, 0))),
-    ((3, 9, 6, 1), (1, 1, 1, 2), (1, 1), ((0, 0), (0, 0))),
-    ((3, 9, 6, 2), (1, 1, 2, 3), (2, 2), ((0, 0), (0, 0))),
-    ((2, 5, 8, 2), (2, 3, 2, 2), (1, 2), ((1, 0), (0, 2))),
-    ((2, 6, 6, 2), (5, 5, 2, 2), (1, 1), ((2, 2), (2, 2))),
-    ((2, 11, 10, 2), (5, 4, 2, 3), (3, 2), ((0, 3), (2, 1))),
-    ((2, 3, 3, 2), (3, 3, 2, 2), (1, 1), ((0, 0), (0, 0))),
-    ((2, 1, 1, 2), (3, 3, 2, 2), (2, 2), ((1, 1), (1, 1))),
-]
-
-
-def plain(x, kernel, strides, padding):
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+AROUND = ((1, 1), (1, 1))
+ORDINARY = {
+    "same": Case((2, 8, 8, 3), (3, 3, 3, 4), ONCE, AROUND),
+    "strides": Case((2, 7, 8, 3), (3, 3, 3, 4), (2, 2), AROUND),
+    "strides, valid": Case((2, 7, 7, 2), (3, 3, 2, 1), (2, 2)),
+    "strides without a rest": Case((1, 9, 9, 2), (3, 3, 2, 5), (3, 3)),
+    "strides beyond the kernel": Case((2, 7, 8, 2), (1, 2, 2, 3), (3, 3)),
+    "one position": Case((3, 9, 6, 1), (1, 1, 1, 2)),
+    "unequal": Case((2, 11, 10, 2), (5, 4, 2, 3), (3, 2), ((0, 3), (2, 1))),
+    "cut off": Case((2, 9, 8, 2), (3, 3, 2, 2), (2, 1), ((-1, 2), (-2, -1))),
+    "beyond the images": Case((2, 3, 8, 2), (3, 3, 2, 2), ONCE, ((-3, 5), (4, -1))),
+    "one pixel": Case((2, 1, 1, 2), (3, 3, 2, 2), ONCE, AROUND),
+    "few pixels": Case((2, 3, 2, 2), (3, 3, 2, 3), (2, 1), ((2, 1), (1, 3))),
+    "as many pixels as taps": Case((2, 1, 9, 2), (3, 3, 2, 2), ONCE, AROUND),
+    "fewer pixels than taps, but not few": Case((2, 5, 5, 2), (6, 6, 2, 3), (1, 2), ((3, 2), (-1, 4))),
+    "many outputs and channels": Case((2, 9, 9, 40), (3, 3, 40, 50), ONCE, AROUND),
+    "few outputs, many channels": Case((2, 2, 3, 40), (3, 3, 40, 50), ONCE, AROUND),
+    "many outputs": Case((2, 9, 9, 2), (2, 3, 2, 3)),
+    "large kernel": Case((2, 10, 10, 2), (9, 9, 2, 3)),
+    "large kernel, strides": Case((2, 21, 21, 1), (9, 9, 1, 2), (2, 2)),
+    "other layout": Case((2, 8, 7, 3), (3, 3, 3, 4), ONCE, AROUND, layout=LAYOUTS[1]),
+    "other layout, strides": Case((2, 8, 7, 3), (3, 3, 3, 4), (2, 3), AROUND, layout=LAYOUTS[1]),
+    "mixed layout": Case((2, 9, 9, 3), (2, 2, 3, 4), (1, 2), AROUND, layout=LAYOUTS[2]),
+    "images last": Case((2, 9, 9, 3), (3, 3, 3, 4), ONCE, AROUND, layout=LAYOUTS[3]),
+}
 
 
 def drawn(*shapes, seed=0):
@@ -37,79 +49,248 @@ def drawn(*shapes, seed=0):
     return [rng.normal(size=shape) for shape in shapes]
 
 
-def compared(cases, fn):
-    """fn(convolution, strides, padding, *arrays) of ours and of XLA's in float64, all cases in one program."""
-    arrays = [drawn(images, kernel, images, kernel) for images, kernel, _, _ in cases]
+def sines(case):
+    """The gradients of the sum of the sines of a convolution."""
+    return jax.grad(lambda x, kernel: jnp.sum(jnp.sin(case(x, kernel))), (0, 1))
 
-    def each(arrays):
+
+def close(found, expected, rtol=1e-9):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, rtol * 10), found, expected)
+
+
+def checked(cases):
+    """Compare value, gradients, and their forward derivatives with the sums, all cases in one program."""
+    drawings = [drawn(*2 * (case.images, case.kernel), seed=i) for i, case in enumerate(cases)]
+    given = [case.stored(x, k) + case.stored(dx, dk) for case, (x, k, dx, dk) in zip(cases, drawings, strict=True)]
+
+    def each(given):
         return [
-            [fn(partial(one, strides=strides, padding=padding), *own) for one in (convolve, plain)]
-            for own, (_, _, strides, padding) in zip(arrays, cases, strict=True)
+            (case(x, k), jax.jvp(case, (x, k), (dx, dk))[1], *jax.jvp(sines(case), (x, k), (dx, dk)))
+            for case, (x, k, dx, dk) in zip(cases, given, strict=True)
         ]
 
     with jax.enable_x64(True):
-        for case, (ours, theirs) in zip(cases, jax.jit(each)(arrays), strict=True):
-            for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg=str(case))
+        results = jax.jit(each)(given)
+    for case, (x, k, dx, dk), (value, forward, gradients, tangents) in zip(cases, drawings, results, strict=True):
+        y, dy = case.value(x, k), case.value(dx, k) + case.value(x, dk)
+        close([value, forward], [case.stored(x, k, each)[2] for each in (y, dy)])
+        close(gradients, tuple(case.stored(*case.pullback(x, k, np.cos(y)))))
+        along = case.pullback(x, k, -np.sin(y) * dy)
+        (of_dx, _), (_, of_dk) = case.pullback(x, dk, np.cos(y)), case.pullback(dx, k, np.cos(y))
+        close(tangents, tuple(case.stored(along[0] + of_dx, along[1] + of_dk)))
 
 
-def test_value_gradients_and_second_derivatives():
-    def second(convolution, x, k, dx, dk):
-        def gradients(x, k):
-            return jax.grad(lambda x, k: jnp.sum(jnp.sin(convolution(x, k))), (0, 1))(x, k)
-
-        return convolution(x, k), jax.jvp(gradients, (x, k), (dx, dk))
-
-    compared(CASES, second)
+def test_value_gradients_and_their_derivatives():
+    checked(list(ORDINARY.values()))
 
 
-def test_the_same_inside_scan_and_under_vmap():
-    images, kernel, strides, padding = CASES[2]
-    xs, ks = drawn((3, *images), (3, *kernel))
+@pytest.mark.parametrize("seed", range(3))
+def test_random_convolutions(seed):
+    rng = np.random.default_rng(seed)
+    checked([random_case(rng) for _ in range(12)])
 
-    def gradients(fn, x, k):
-        value, pull = jax.vjp(lambda x, k: fn(x, k, strides, padding), x, k)
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_what_xla_is_slow_at_is_not_in_the_program(name):
+    """Other layouts, dilated images, images smaller than the kernel; a convolution alone is JAX's own, if fast."""
+    case = ORDINARY[name]
+    arrays = [np.zeros(each.shape) for each in case.stored(*drawn(case.images, case.kernel))]
+    for fn in (case, sines(case), lambda x, k: jax.jvp(sines(case), (x, k), (x, k))):
+        for numbers, window, images, kernel in convolutions_in(lowered(fn, *arrays)):
+            assert numbers == "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
+            assert "lhs_dilate = [1, 1]" in window
+            pads = [int(n) for n in window.split("pad = [[")[1].split("]]")[0].replace("], [", ", ").split(", ")]
+            smaller = np.prod(images[1:3]) < np.prod(kernel[:2])
+            assert not smaller, (images, kernel, pads)
+    with lowering_of_jax():
+        plain = lowered(case, *arrays)
+    fast = case.layout == LAYOUTS[0] and np.prod(case.images[1:3]) >= np.prod(case.kernel[:2])
+    assert (lowered(case, *arrays) == plain) is fast
+
+
+def test_inside_scan_and_under_vmap():
+    case = ORDINARY["strides"]
+    xs, ks = drawn((3, *case.images), (3, *case.kernel))
+
+    def gradients(x, k):
+        value, pull = jax.vjp(case, x, k)
         return value, *pull(jnp.cos(value))
 
+    def expected(xs, ks):
+        each = [(value := case.value(x, k), *case.pullback(x, k, np.cos(value))) for x, k in zip(xs, ks, strict=True)]
+        return tuple(map(np.stack, zip(*each, strict=True)))
+
     def scanned(xs, ks):
-        return lax.scan(lambda carry, xk: (carry, gradients(convolve, *xk)), 0.0, (xs, ks))[1]
+        return lax.scan(lambda carry, xk: (carry, gradients(*xk)), 0.0, (xs, ks))[1]
 
     with jax.enable_x64(True):
-        each = jax.jit(lambda x, k: gradients(plain, x, k))
-        expected = [np.stack(values) for values in zip(*map(each, xs, ks), strict=True)]
-        for run in (scanned, jax.vmap(lambda x, k: gradients(convolve, x, k))):
-            for ours, theirs in zip(jax.jit(run)(xs, ks), expected, strict=True):
-                np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
-        # Images shared, kernels many: as when several networks see one batch.
-        shared = jax.jit(jax.vmap(lambda k: gradients(convolve, xs[0], k)))(ks)
-        for i, k in enumerate(ks):
-            for ours, theirs in zip(shared, each(xs[0], k), strict=True):
-                np.testing.assert_allclose(ours[i], theirs, rtol=1e-9, atol=1e-9)
+        for run in (scanned, jax.vmap(gradients)):
+            close(jax.jit(run)(xs, ks), expected(xs, ks))
+        # Images shared, kernels many, as when several networks see one batch; and the other way round.
+        close(jax.jit(jax.vmap(gradients, (None, 0)))(xs[0], ks), expected([xs[0]] * 3, ks))
+        close(jax.jit(jax.vmap(gradients, (0, None)))(xs, ks[0]), expected(xs, [ks[0]] * 3))
 
 
-def test_dtypes_stay():
-    def value_and_pull(x, k):
-        value, pull = jax.vjp(lambda x, k: convolve(x, k, (1, 1), ((1, 1), (1, 1))), x, k)
-        return value, *pull(value)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", ["same", "strides", "few pixels", "many outputs", "large kernel"])
+def test_dtypes_stay(name, dtype):
+    case = ORDINARY[name]
+    arrays = drawn(case.images, case.kernel, case.value(*drawn(case.images, case.kernel)).shape)
+    with jax.enable_x64(True):
+        x, k, g = (jnp.asarray(array, dtype) for array in arrays)
+        value, pull = jax.vjp(jax.jit(case), x, k)
+        found = (value, *jax.jit(pull)(g))
+        assert [each.dtype for each in found] == [dtype] * 3
+        x, k, g = (np.asarray(array, float) for array in (x, k, g))
+        # One rounding of the sum, as by XLA.
+        for got, expected in zip(found, (case.value(x, k), *case.pullback(x, k, g)), strict=True):
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(np.asarray(got, float), expected, 0, 2 * jnp.finfo(dtype).eps * scale)
 
-    for dtype in (jnp.float32, jnp.bfloat16):
-        given = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((1, 4, 4, 2), (3, 3, 2, 2)))
-        assert [each.dtype for each in jax.eval_shape(value_and_pull, *given)] == [dtype] * 3
+
+def numbered(fn, *shapes, dtype=jnp.float32):
+    return fn, [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
 
 
-def test_small_images_and_many_channels():
-    """On both sides of where the gradient is written as matrix products."""
-    sides = [(1, (1, 1)), (2, (1, 1)), (2, (2, 2)), (6, (1, 1)), (9, (1, 1)), (9, (2, 1))]
-    cases = [
-        ((3, side, side, c), (3, 3, c, d), strides, ((1, 1), (1, 1)))
-        for side, strides in sides
-        for c, d in ((3, 4), (40, 50))
-    ]
+def plain(strides=ONCE, padding=AROUND, layout=LAYOUTS[0], **options):
+    return lambda x, k: lax.conv_general_dilated(x, k, strides, padding, dimension_numbers=layout, **options)
 
-    def gradients(convolution, x, k, *_):
-        return jax.value_and_grad(lambda x, k: jnp.sum(jnp.sin(convolution(x, k))), (0, 1))(x, k)
 
-    compared(cases, gradients)
+def of_sum(fn):
+    return jax.grad(lambda x, k: jnp.sum(fn(x, k)).real.astype(jnp.float32), (0, 1))
+
+
+LEFT = {
+    "groups": numbered(of_sum(plain(feature_group_count=2)), (2, 5, 5, 4), (3, 3, 2, 6)),
+    "groups of images": numbered(plain(batch_group_count=2), (4, 5, 5, 3), (3, 3, 3, 4)),
+    "one dimension": numbered(of_sum(plain((2,), ((1, 1),), ("NCH", "OIH", "NCH"))), (2, 3, 9), (4, 3, 3)),
+    "three dimensions": numbered(
+        of_sum(plain((2, 1, 1), [(1, 1)] * 3, ("NDHWC", "DHWIO", "NDHWC"))), (2, 5, 4, 3, 2), (3, 3, 2, 2, 3)
+    ),
+    "complex": numbered(of_sum(plain((2, 2))), (2, 5, 5, 3), (3, 3, 3, 4), dtype=jnp.complex64),
+    "integers": numbered(plain(layout=LAYOUTS[1]), (2, 3, 5, 5), (4, 3, 3, 3), dtype=jnp.int32),
+    "a wider result": numbered(
+        plain(layout=LAYOUTS[1], preferred_element_type=jnp.float32), (2, 3, 5, 5), (4, 3, 3, 3), dtype=jnp.bfloat16
+    ),
+    "eight bits": numbered(plain(layout=LAYOUTS[1]), (2, 3, 5, 5), (4, 3, 3, 3), dtype=jnp.float8_e4m3fn),
+    "no images": numbered(of_sum(plain((2, 2))), (0, 5, 5, 3), (3, 3, 3, 4)),
+    "no result": numbered(of_sum(plain((2, 2), ((0, 0), (0, 0)))), (2, 2, 2, 3), (3, 3, 3, 4)),
+    "no pixels": numbered(plain(lhs_dilation=(2, 2), padding=((2, 2), (2, 2))), (2, 0, 3, 3), (3, 3, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_others_are_left_to_jax(name):
+    fn, args = LEFT[name]
+    text = lowered(fn, *args)
+    with lowering_of_jax():
+        assert lowered(fn, *args) == text
+    assert "stablehlo.convolution" in text
+
+
+def test_sizes_without_a_number_are_left_to_jax():
+    fn, (x, k) = numbered(of_sum(plain((2, 2))), symbolic_shape("n, h, 5, 3"), (3, 3, 3, 4))
+    exported = export(jax.jit(fn))(x, k)
+    rng = np.random.default_rng(0)
+    x, k = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 7, 5, 3), (3, 3, 3, 4)))
+    chex.assert_trees_all_close(exported.call(x, k), fn(x, k), rtol=1e-4)
+
+
+@pytest.mark.parametrize("platforms", [("cpu",), ("cpu", "tpu"), ("cuda", "cpu")])
+def test_exported_for_several_platforms(platforms):
+    case = ORDINARY["strides"]
+    x, k = drawn(case.images, case.kernel)
+    with jax.enable_x64(True):
+        exported = export(jax.jit(sines(case)), platforms=platforms)(x, k)
+        close(exported.call(x, k), case.pullback(x, k, np.cos(case.value(x, k))))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda", "rocm"])
+@pytest.mark.parametrize("name", ["same", "strides", "few pixels", "other layout, strides"])
+def test_other_platforms_have_what_jax_gives_them(name, platform):
+    case = ORDINARY[name]
+    arrays = [np.zeros(each.shape) for each in case.stored(*drawn(case.images, case.kernel))]
+    text = lowered(sines(case), *arrays, platform=platform)
+    with lowering_of_jax():
+        assert lowered(sines(case), *arrays, platform=platform) == text
+    assert "optimization_barrier" not in text
+
+
+def nested(fn):
+    return jax.jit(lambda *args: jax.jit(fn)(*args))
+
+
+def on_default_device(fn):
+    def run(*args):
+        with jax.default_device(jax.local_devices(backend="cpu")[-1]):
+            return jax.jit(fn)(*args)
+
+    return run
+
+
+def over_devices(kind):
+    def decorated(fn):
+        mesh = jax.make_mesh((1,), ("data",), axis_types=(kind,), devices=jax.devices()[:1])
+        images, whole = PartitionSpec("data"), PartitionSpec()
+        mapped = jax.shard_map(fn, mesh=mesh, in_specs=(images, whole), out_specs=(images, whole), check_vma=False)
+        return jax.jit(mapped)
+
+    return decorated
+
+
+def explicitly_placed(fn):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:1])
+
+    def run(x, k):
+        with jax.set_mesh(mesh):
+            return jax.jit(fn)(jax.device_put(x, PartitionSpec("data")), jax.device_put(k, PartitionSpec()))
+
+    return run
+
+
+WAYS = {
+    "eagerly": lambda fn: fn,
+    "nested": nested,
+    "default device": on_default_device,
+    "shard_map": over_devices(AxisType.Auto),
+    "shard_map, explicit": over_devices(AxisType.Explicit),
+    "explicit": explicitly_placed,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["strides", "few pixels", "many outputs"])
+def test_the_same_however_it_is_called(name, way):
+    case = ORDINARY[name]
+    x, k = drawn(case.images, case.kernel)
+    with jax.enable_x64(True):
+        close(WAYS[way](sines(case))(x, k), case.pullback(x, k, np.cos(case.value(x, k))))
+
+
+def test_computed_again_in_the_backward_pass():
+    case = ORDINARY["strides"]
+    x, k = drawn(case.images, case.kernel)
+    with jax.enable_x64(True):
+        found = jax.jit(jax.grad(jax.checkpoint(lambda x, k: jnp.sum(jnp.sin(case(x, k)))), (0, 1)))(x, k)
+        close(found, case.pullback(x, k, np.cos(case.value(x, k))))
+
+
+@pytest.mark.parametrize("missing", ["the table", "the rule"])
+def test_without_jaxs_private_name_its_own_rule_stays(missing, monkeypatch):
+    case = ORDINARY["strides"]
+    arrays = drawn(case.images, case.kernel)
+    with lowering_of_jax():
+        expected = lowered(sines(case), *arrays)
+        if missing == "the table":
+            monkeypatch.delattr(mlir, "_platform_specific_lowerings")
+        else:
+            monkeypatch.setattr(mlir, "_platform_specific_lowerings", {"cpu": {}})
+        spec = importlib.util.spec_from_file_location("another", convolution.__file__)
+        another = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(another)
+        assert lowered(sines(case), *arrays) == expected
+        assert another.materialize(jnp.ones(3)).shape == (3,)
+    assert lowered(sines(case), *arrays) != expected
 
 
 @pytest.mark.skipif(not compiler_options(), reason="of XLA on the CPU, where it takes the options")
@@ -127,5 +308,21 @@ def test_computed_once_is_computed_once():
     counts = [fn.lower(x).compile().cost_analysis()["flops"] for fn in (once, anew)]
     assert counts == [3 * x.size, 6 * x.size]
     chex.assert_trees_all_equal(once(x), anew(x))
-    gradient = jax.jit(jax.grad(lambda x: jnp.sum(materialize(x**2))))(x)
-    np.testing.assert_allclose(gradient, 2 * x)
+
+
+def test_derivatives_of_what_is_computed_once():
+    x, dx = drawn((5,), (5,))
+
+    def fn(x):
+        return jnp.sum(materialize(x**3))
+
+    with jax.enable_x64(True):
+        value, forward = jax.jvp(jax.jit(fn), (x,), (dx,))
+        close([value, forward], [np.sum(x**3), np.sum(3 * x**2 * dx)])
+        close(jax.jit(jax.grad(fn))(x), 3 * x**2)
+        close(jax.jvp(jax.jit(jax.grad(fn)), (x,), (dx,))[1], 6 * x * dx)
+        close(jax.jacfwd(jax.grad(fn))(x), np.diag(6 * x))
+        close(jax.vmap(jax.grad(fn))(np.stack([x, dx])), 3 * np.stack([x, dx]) ** 2)
+    assert "optimization_barrier" in lowered(fn, x)
+    for platform in ("tpu", "cuda"):
+        assert "optimization_barrier" not in lowered(jax.grad(fn), x, platform=platform)
