@@ -156,6 +156,8 @@ def _some_steps(
     # The keys of an epoch of this many steps on arrays.
     keys = jax.random.split(jax.random.split(key)[1], plan.steps)
 
+    # Traced once, for the shapes of the metrics and for the loop.
+    @partial(jax.jit, inline=True)
     def one_step(i: Any, state: State) -> tuple[State, Metrics]:
         batch = split(trees.index(feed.batches, feed.first + i), mesh)
         return _step(fit, task, fixed, state, batch, keys[feed.start + i], mesh)
@@ -165,9 +167,9 @@ def _some_steps(
         return state, jax.tree.map(lambda filled, value: filled.at[i].set(value), carry[1], metrics)
 
     k = len(jax.tree.leaves(feed.batches)[0])
-    shapes = jax.eval_shape(one_step, 0, state)[1]
+    shapes = jax.eval_shape(one_step, jnp.int32(0), state)[1]
     metrics = jax.tree.map(lambda leaf: jnp.zeros((k, *leaf.shape), leaf.dtype), shapes)
-    state, metrics = jax.lax.fori_loop(0, feed.steps, add, (state, metrics))
+    state, metrics = jax.lax.fori_loop(jnp.int32(0), feed.steps, add, (state, metrics))
     return state._replace(fixed=fixed), metrics
 
 

@@ -1,5 +1,7 @@
 """Examples from the host, in tests: arrays cut into batches, in order or in that of the epochs on arrays."""
 
+import weakref
+
 import jax
 import numpy as np
 
@@ -56,3 +58,23 @@ class Epochs(Source):
     def order(self, number):
         n = len(jax.tree.leaves(self.arrays)[0])
         return np.asarray(_epoch_order(self.plan, n, jax.random.fold_in(self.key, number))[0]).ravel()
+
+
+class Held:
+    """numpy, in place of that of `mcjax.data.blocks`, with an `empty` that notes what is made and held of it."""
+
+    def __init__(self):
+        self.made = []
+
+    def empty(self, shape, dtype):
+        """As that of numpy."""
+        found = np.empty(shape, dtype)
+        self.made.append(weakref.ref(found))
+        return found
+
+    def now(self):
+        """The number of arrays that somebody holds."""
+        return sum(each() is not None for each in self.made)
+
+    def __getattr__(self, name):
+        return getattr(np, name)

@@ -1,5 +1,6 @@
-"""Epochs: every example at most once a pass, one trace, the same numbers compiled, mapped and stepped from the host."""
+"""Epochs: every example at most once a pass, one trace, the same numbers mapped, in sequence and from streams."""
 
+import re
 from functools import partial
 
 import chex
@@ -9,8 +10,10 @@ import numpy as np
 import optax
 import pytest
 from refusals import says
+from streams import Epochs, Held, Source, rows_of
 
 from mcjax import Augmentation, InputError, Recorder, RunError, Task, supervised, trees
+from mcjax.data import Stream, blocks
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
 from mcjax.runtime.target import compiling_for
@@ -20,6 +23,7 @@ from mcjax.training.endpoints import endpoint_fit, fresh_states
 from mcjax.training.fit import Fit, FitState
 from mcjax.training.loop import (
     EpochPlan,
+    Feed,
     _compiled_epoch,
     check_typed_keys,
     epoch,
@@ -252,3 +256,213 @@ def test_bad_arguments_are_refused(numbered, fits):
         leaf[1] = np.nan
     with says(RunError, "number 1 of 3", "epoch 1", "batch 1"):
         run_epochs(fit, task, PLAN, start._replace(variables=broken), keys, 3)
+
+
+# Batches from the host.
+
+
+def from_host(task, source, batches_per_block, batch_size=25):
+    return task.with_examples(train=source.stream(batches_per_block, batch_size))
+
+
+def seen_by(task, plan, epochs, fits=1, **options):
+    """The numbers of the examples that every fit sees, (fits, epochs * steps, batch_size), and the losses."""
+    shape = (fits, epochs * plan.steps, plan.batch_size)
+    states = FitState((jnp.zeros(fits, int), jnp.full(shape, -1)), (), {"shift": np.zeros(fits, int)})
+    keys = jax.random.split(jax.random.key(0), fits)
+    after, history = run_epochs(NOTING, task, plan, states, keys, epochs, **options)
+    return np.asarray(after.variables[1]), history["loss"]
+
+
+@pytest.mark.parametrize("in_a_block", [1, 3, 100])
+def test_steps_take_the_batches_of_a_stream_in_order(numbered, in_a_block):
+    """An epoch is a pass, or so many steps that go on from pass to pass and from call to call."""
+    source = Source(numbered.train, 10)
+    task = from_host(numbered, source, in_a_block)
+    whole = np.arange(100).reshape(4, 25)
+    for plan, before, expected in (
+        (EpochPlan(25, 4), 0, np.tile(whole, (2, 1))),
+        (EpochPlan(25, 3), 0, np.tile(whole[:3], (2, 1))),
+        (EpochPlan(25, 3, False), 0, np.tile(whole, (2, 1))[:6]),
+        (EpochPlan(25, 6, False), 0, np.tile(whole, (3, 1))),
+        (EpochPlan(25, 3, False), 2, np.tile(whole, (3, 1))[6:]),
+    ):
+        seen, losses = seen_by(task, plan, 2, fits=2, before=before)
+        for each in seen:
+            np.testing.assert_array_equal(each, expected)
+        sums = expected.sum(1).reshape(2, plan.steps).mean(1)
+        np.testing.assert_allclose(losses, [sums, sums], rtol=1e-6)
+    source.begun.clear()
+    seen_by(task, EpochPlan(25, 4), 2, before=3)
+    assert source.begun == [3, 4]
+
+
+def drawing(state, batch, key):
+    """A loss that is drawn with the key of the step."""
+    return state, {"loss": jax.random.uniform(key)}
+
+
+def test_steps_on_a_stream_have_the_keys_of_those_on_arrays(numbered, key):
+    fit, keys = Fit(None, jax.tree_util.Partial(drawing)), jax.random.split(key, 3)
+    states = FitState(jnp.zeros(3), ())
+    for plan in (PLAN, EpochPlan(25, 6, False)):
+        _, expected = run_epochs(fit, numbered, plan, states, keys, 3)
+        _, history = run_epochs(fit, from_host(numbered, Source(numbered.train, 10), 3), plan, states, keys, 3)
+        np.testing.assert_array_equal(history["loss"], expected["loss"])
+        assert len(set(history["loss"].ravel().tolist())) == 9
+
+
+def same_order(fits, kind):
+    """A task, and the same from the host; fit, first states, and keys of which all are the first."""
+    task, fit, keys, start, *_ = fits[kind]
+    keys = jnp.stack([keys[0]] * 3)
+    return task, from_host(task, Epochs(task.train, 17, PLAN, keys[0]), 3), fit, start, keys
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_the_same_batches_give_the_same_bits(fits, kind):
+    task, streamed, fit, start, keys = same_order(fits, kind)
+    expected, losses = run_epochs(fit, task, PLAN, start, keys, 3)
+    got, history = run_epochs(fit, streamed, PLAN, start, keys, 3)
+    chex.assert_trees_all_equal(got, expected)
+    for name, values in losses.items():
+        np.testing.assert_array_equal(history[name], values)
+
+
+def test_the_products_of_a_step_on_a_stream_are_those_on_arrays(fits):
+    """Compilers may round products of other shapes otherwise: batches have an axis of fits, also if they are shared."""
+    task, _, fit, start, keys = same_order(fits, "dense")
+    batches = jax.tree.map(lambda leaf: jnp.asarray(leaf[:50]).reshape(2, 25, *leaf.shape[1:]), task.train)
+    feed = Feed(batches, *map(jnp.int32, (0, 2, 0)))
+    products = []
+    for examples_, given in ((task.train, None), (None, feed)):
+        text = _compiled_epoch.lower(
+            fit, task.replace(train=examples_), PLAN, start, keys, 0, None, None, given
+        ).as_text()
+        products.append(set(re.findall(r"dot_general .*(batching_dims.*\[DEFAULT, DEFAULT\].*)", text)))
+    assert len(products[0]) > 5
+    assert products[0] == products[1]
+
+
+def test_one_trace_and_one_program_serve_all_feeds_epochs_and_streams(numbered, key, compiled):
+    calls = []
+
+    def counted(state, batch, key):
+        calls.append(batch[0].shape)
+        return drawing(state, batch, key)
+
+    fit, states = Fit(None, jax.tree_util.Partial(counted)), FitState(jnp.zeros(2), ())
+    for size in (10, 103):
+        # Three batches a block, of four a pass: the second block is not full.
+        task = from_host(numbered, Source(numbered.train, size), 3)
+        run_epochs(fit, task, PLAN, states, jax.random.split(key), 2)
+    assert calls == [(25,)]
+    assert sum("_compiled_epoch" in name for name in compiled) == 1
+
+
+class Breaking(Source):
+    """A source that fails in the middle of a pass."""
+
+    def __call__(self, number):
+        for at, batch in enumerate(super().__call__(number)):
+            if (number, at) == (2, 5):
+                raise OSError("the disk is gone")
+            yield batch
+
+
+@pytest.mark.parametrize("plan", [PLAN, EpochPlan(25, 3, False)], ids=["passes", "steps"])
+def test_complete_epochs_are_kept_and_gone_on_from_when_a_source_fails(fits, plan, tmp_path):
+    task, _, fit, start, keys = same_order(fits, "dense")
+    expected, losses = run_epochs(fit, from_host(task, Source(task.train, 10), 2), plan, start, keys, 4)
+    recorder = Recorder("broken", RunFolder(tmp_path, {}), "broken", progress=False)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run_epochs(fit, from_host(task, Breaking(task.train, 10), 2), plan, start, keys, 4, recorder)
+    kept = checkpoint.load(tmp_path / "checkpoints" / "broken" / "latest")["history"]
+    done = kept["loss"].shape[1]
+    # Four batches of 25 a pass: two passes, or two epochs of three, and a whole one on the last batches of the second.
+    assert done == (2 if plan.passes else 3)
+    np.testing.assert_array_equal(kept["loss"], losses["loss"][:, :done])
+    source = Source(task.train, 10)
+    recorder = Recorder("broken", RunFolder(tmp_path, {}), "broken", progress=False)
+    again, history = run_epochs(fit, from_host(task, source, 3), plan, start, keys, 4, recorder)
+    chex.assert_trees_all_equal(again, expected)
+    np.testing.assert_array_equal(history["loss"], losses["loss"])
+    assert source.begun[0] == (2 if plan.passes else 0)
+    # A finished run reads nothing.
+    source.begun.clear()
+    recorder = Recorder("broken", RunFolder(tmp_path, {}), "broken", progress=False)
+    run_epochs(fit, from_host(task, source, 3), plan, start, keys, 4, recorder)
+    assert source.begun == []
+
+
+def test_a_generator_is_one_epoch(numbered, tmp_path):
+    def once():
+        return (rows_of(numbered.train, slice(at, at + 10)) for at in range(0, 103, 10))
+
+    task = numbered.with_examples(train=once())
+    np.testing.assert_array_equal(seen_by(task, PLAN, 1)[0][0], np.arange(100).reshape(4, 25))
+    recorder = Recorder("once", RunFolder(tmp_path, {}), "once", progress=False)
+    with says(InputError, "the train batches", "pass 2", "a generator is read once"):
+        seen_by(numbered.with_examples(train=once()), PLAN, 3, recorder=recorder)
+    assert checkpoint.load(tmp_path / "checkpoints" / "once" / "latest")["history"]["loss"].shape == (1, 1)
+
+
+def test_a_loss_that_is_not_finite_is_found_in_any_feed(numbered, key):
+    """The second batch of the second block of the second epoch."""
+    fit = Fit(None, jax.tree_util.Partial(partial(breaking, jnp.nan)))
+    states, keys = FitState(jnp.zeros(3, int), (), np.array([99, 11, 6])), jax.random.split(key, 3)
+    task = from_host(numbered, Source(numbered.train, 10), 2)
+    with says(RunError, "number 2 of 3", "epoch 2", "batch 3 at t = 0.06", "Epoch 1 is kept"):
+        run_epochs(fit, task, PLAN, states, keys, 3)
+
+
+def test_fits_on_a_stream_stop_at_their_targets(fits):
+    """Measured on the stream that they are trained on, whose passes are read in between."""
+    task, streamed, fit, start, keys = same_order(fits, "dense")
+    targets = np.array([100.0, np.inf, 1e-9])
+    found = []
+    for each in (task, streamed):
+        stopping = EarlyStopping(Criterion(batch_size=60), each, targets)
+        found.append((*run_epochs(fit, each, PLAN, start, keys, 3, stopping=stopping), stopping.epochs.tolist()))
+    (expected, losses, epochs), (got, history, on_stream) = found
+    assert epochs == on_stream == [1, 0, 3]
+    chex.assert_trees_all_equal(got, expected)
+    np.testing.assert_array_equal(history["loss"], losses["loss"])
+
+
+def test_no_more_than_two_feeds_are_on_the_device(monkeypatch):
+    """And four blocks at all: one computed on, one on its way, one ready on the host and one read."""
+    held, most, on_device = Held(), [], []
+
+    class Reads(Source):
+        def __call__(self, number):
+            for batch in super().__call__(number):
+                most.append(held.now())
+                on_device.append(sum(leaf.shape == (2, 5, 64) for leaf in jax.live_arrays()))
+                yield batch
+
+    def slow(state, batch, key):
+        # Slower than the source, which would run ahead otherwise.
+        x = jax.lax.fori_loop(0, 300, lambda i, x: jnp.tanh(x @ x.T @ x), batch)
+        return state, {"loss": x.mean()}
+
+    task = Task(lambda theta, batch, key: 0.0, np.zeros((80, 64), np.float32))
+    task = from_host(task, Reads(task.train, 5), 2, 5)
+    monkeypatch.setattr(blocks, "np", held)
+    fit, states = Fit(None, jax.tree_util.Partial(slow)), FitState(jnp.zeros(1), ())
+    run_epochs(fit, task, EpochPlan(5, 16), states, jax.random.split(jax.random.key(0), 1), 2)
+    assert len(held.made) == 16
+    assert max(most) <= 4
+    assert max(on_device) <= 2
+
+
+def test_the_plan_of_a_stream_is_by_its_length(numbered):
+    endless = numbered.with_examples(train=Source(numbered.train, 10).stream())
+    sized = numbered.with_examples(train=Stream([rows_of(numbered.train, slice(i, i + 10)) for i in range(0, 103, 10)]))
+    assert epoch_plan(sized, 25, None) == EpochPlan(25, 4)
+    assert epoch_plan(sized, 25, 7) == EpochPlan(25, 7, False)
+    assert epoch_plan(endless, 25, 7) == EpochPlan(25, 7, False)
+    with says(InputError, "without a length", "steps_per_epoch"):
+        epoch_plan(endless, 25, None)
+    with says(InputError, "batch_size=111", "110"):
+        epoch_plan(sized, 111, None)

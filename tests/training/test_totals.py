@@ -1,14 +1,13 @@
 """Totals at many points against numpy, of arrays and of streams; what is read, compiled and held for them."""
 
 import threading
-import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
-from streams import Source
+from streams import Held, Source
 
 from mcjax import InputError, make_mesh
 from mcjax.data import blocks
@@ -170,18 +169,13 @@ def test_too_few_examples_are_told_and_errors_of_the_source_are_its_own():
 
 def test_no_more_than_four_blocks_are_held(monkeypatch):
     """One is computed on, one is on its way, one is ready on the host and one is read; the device has two of them."""
-    held, most, most_on_device = [], [], []
-
-    def empty(shape, dtype):
-        made = np.empty(shape, dtype)
-        held.append(weakref.ref(made))
-        return made
+    held, most, on_device = Held(), [], []
 
     class Reads(Source):
         def __call__(self, number):
             for batch in super().__call__(number):
-                most.append(sum(each() is not None for each in held))
-                most_on_device.append(sum(leaf.shape == (2, 5, 64) for leaf in jax.live_arrays()))
+                most.append(held.now())
+                on_device.append(sum(leaf.shape == (2, 5, 64) for leaf in jax.live_arrays()))
                 yield batch
 
     def slow(theta, batch, number):
@@ -191,19 +185,8 @@ def test_no_more_than_four_blocks_are_held(monkeypatch):
 
     source = Reads(np.zeros((160, 64), np.float32), 5)
     stream = source.stream(2, 5)
-    monkeypatch.setattr(blocks, "np", Patched(empty))
-    most.clear()
+    monkeypatch.setattr(blocks, "np", held)
     totals(jax.tree_util.Partial(slow), stream, Reading(5), Points(doubled, THETAS[:1, 0]))
-    assert len(held) == 16
+    assert len(held.made) == 16
     assert max(most) <= 4
-    assert max(most_on_device) <= 2
-
-
-class Patched:
-    """numpy with another `empty`."""
-
-    def __init__(self, empty):
-        self.empty = empty
-
-    def __getattr__(self, name):
-        return getattr(np, name)
+    assert max(on_device) <= 2
