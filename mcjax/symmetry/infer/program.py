@@ -1,8 +1,7 @@
 """A traced function as one flat list of equations, and its evaluation with access to intermediate values.
 
 Calls (jit, custom derivatives, remat) are inlined with an explicit stack, without recursion. Loops and branches stay
-equations whose bodies are programs. Only this file uses `jax.extend.core`, whose names may change between releases of
-jax.
+equations whose bodies are programs. The names of `jax.extend.core` may change between releases of jax.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
