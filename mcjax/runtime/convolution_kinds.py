@@ -195,5 +195,7 @@ def _reads(
         yield lax.slice(x, (0, *first, 0), (len(x), *last, x.shape[-1]), (1, *strides, 1))
 
 
-_of_images = mlir._platform_specific_lowerings["cpu"][lax.conv_general_dilated_p].rule
-mlir.register_lowering(lax.conv_general_dilated_p, _lower, platform="cpu")
+_of_images = convolution._lower
+# Without the rule of `convolution`, that of JAX stays.
+if hasattr(convolution, "_of_jax"):
+    mlir.register_lowering(lax.conv_general_dilated_p, _lower, platform="cpu")

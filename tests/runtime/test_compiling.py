@@ -109,12 +109,12 @@ def test_programs_not_used_for_long_are_dropped(monkeypatch):
 
 def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     monkeypatch.setattr(compiling, "_CPU", {"xla_cpu_no_such_option": "1"})
-    compiler_options.cache_clear()
+    compiling._takes_options.cache_clear()
     try:
         assert compiler_options() == {}
         assert jit()(lambda x: x + 1)(1) == 2
     finally:
-        compiler_options.cache_clear()
+        compiling._takes_options.cache_clear()
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are those of the CPU")
