@@ -11,6 +11,7 @@ import optax
 import pytest
 from landscapes import RING, at
 from refusals import says
+from streams import Epochs
 from variables import alive, drawn, permuted, stacked
 
 from mcjax import (
@@ -37,6 +38,7 @@ from mcjax import (
 )
 from mcjax.curves.fit import curve_fit, curve_path
 from mcjax.training.fit import Fit
+from mcjax.training.loop import EpochPlan
 
 CONFIG = FitConfig(epochs=12, batch_size=20)
 SGD = optax.sgd(0.1)
@@ -397,3 +399,14 @@ def test_fits_are_pytrees_that_share_programs(tiny_ends, tiny_task, key):
     states = jax.vmap(fit.init)(*pairs)
     _, metrics = jax.jit(jax.vmap(fit.step, (0, None, None)))(states, tiny_task.train, key)
     np.testing.assert_allclose(metrics["loss"], np.full(2, step(fit, fit.init(*tiny_ends))), rtol=1e-5)
+
+
+def test_the_same_batches_from_the_host_give_the_same_curve(tiny_ends, tiny_task, key):
+    config = FitConfig(2, 20, SGD, steps_per_epoch=6)
+    source = Epochs(tiny_task.train, 17, EpochPlan(20, 6), jax.random.split(key, 1)[0])
+    streamed = tiny_task.with_examples(train=source.stream(4, 20))
+    curve = bezier(tiny_task.spec)
+    got, expected = (fit_curve(key, task, curve, *tiny_ends, None, config) for task in (streamed, tiny_task))
+    chex.assert_trees_all_equal(got.theta_c, expected.theta_c)
+    # The mean over the steps is taken in another program.
+    chex.assert_trees_all_close(got.history, expected.history, rtol=1e-6)

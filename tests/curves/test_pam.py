@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from refusals import says
+from streams import rows_of
 from variables import drawn
 
 from mcjax import (
@@ -337,3 +338,27 @@ def test_bad_input_is_named(ends, tiny_ends, curve, key, tiny_task, tiny_model):
         fit_pam(key, tiny_task, curve, broken, ends[1], None, CONFIG)
     with says(SpecError, "dense_0", "by 1"):
         fit_curve(key, tiny_task, curve, *tiny_ends, {**soft, "dense_0": 2 * jnp.eye(6)})
+
+
+@pytest.mark.parametrize("steps", [None, 2], ids=["passes", "steps"])
+def test_half_steps_on_a_stream_go_on_where_the_one_before_ended(tiny_ends, curve, key, tiny_task, steps):
+    """The objective is that on the first examples, in the order of the stream."""
+
+    def batches(number):
+        order = np.roll(np.arange(120), 7 * number).reshape(6, 20)
+        return [(*rows_of(tiny_task.train, rows), np.full(20, 6 * number + i)) for i, rows in enumerate(order)]
+
+    def loss(theta, batch, key):
+        value, metrics, stats = tiny_task.loss(theta, batch[:2], key)
+        return value, {**metrics, "place": batch[2].mean(dtype=jnp.float32)}, stats
+
+    images, labels = tiny_task.train
+    arrays = Task(loss, (images, labels, np.zeros(120, int)), model=tiny_task.model)
+    settings = replace(CURVE, epochs=1, steps_per_epoch=steps)
+    config = PamConfig(settings, replace(PERMUTATION, epochs=2), 2, lookahead=False, objective_examples=40)
+    fit = fit_pam(key, arrays.with_examples(train=batches), curve, *tiny_ends, None, config)
+    # Six epochs: of a pass each, or of two batches that are the next ones.
+    expected = 6 * np.arange(6) + 2.5 if steps is None else 2 * np.arange(6) + 0.5
+    np.testing.assert_allclose(fit.history["place"], expected)
+    on_arrays = fit_pam(key, arrays, curve, *tiny_ends, None, config)
+    np.testing.assert_allclose(fit.objective[0], on_arrays.objective[0], rtol=1e-6)

@@ -78,3 +78,9 @@ class Held:
 
     def __getattr__(self, name):
         return getattr(np, name)
+
+
+def from_host(task, *splits, size=17):
+    """The task with these splits from the host, in batches of `size`, and the sources by split."""
+    sources = {name: Source(task.split(name), size) for name in splits}
+    return task.with_examples(**{name: source.stream() for name, source in sources.items()}), sources

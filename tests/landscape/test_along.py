@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from streams import from_host
 from variables import alive, measured, mixed, mlp, networks, normalized, stacked
 
 from mcjax import (
@@ -278,3 +279,24 @@ def test_bad_input_is_named(ends, tiny_data, tiny_model, tiny_task):
     ):
         with pytest.raises(InputError, match=named):
             barrier(metrics_of([0.0, 1.0]), *arguments)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "normed"])
+def test_paths_on_streams_are_those_on_arrays_and_read_no_more_than_they_need(kind, request, ends, normed, normed_task):
+    """Statistics and metrics are one pass over the training examples each, whatever the number of points."""
+    if kind == "normed":
+        task, ends = normed_task, (alive(normed, 0), alive(normed, 1))
+    else:
+        task = request.getfixturevalue("tiny_task")
+    streamed, sources = from_host(task, "train", "test")
+    path = linear(task.spec).bind_pairs(*(stacked([end, end]) for end in ends))
+    options = {"batch_size": 50, "calibration_examples": 100, "chunk": 2}
+    got, expected = (evaluate_path(each, path, 3, **options) for each in (streamed, task))
+    assert got.values.keys() == expected.values.keys()
+    for name, values in expected.values.items():
+        np.testing.assert_array_equal(got.values[name], values, err_msg=name)
+    np.testing.assert_array_equal(barrier(got, "test_loss"), barrier(expected, "test_loss"))
+    assert (len(sources["train"].begun), len(sources["test"].begun)) == (2 if kind == "normed" else 1, 1)
+    sources["train"].begun.clear()
+    evaluate_path(streamed, path, 3, reestimate=False, **options)
+    assert len(sources["train"].begun) == 1

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from streams import from_host
 from variables import alive, measured, mixed, stacked
 
 from mcjax import (
@@ -277,3 +278,16 @@ def test_paths_that_lie_in_no_plane_are_named(three, tiny_model, tiny_task):
     ):
         with pytest.raises(InputError, match=named):
             curve_plane(tiny_task, path)
+
+
+def test_a_plane_on_streams_is_that_on_arrays(three, tiny_task, normed, normed_task):
+    """Of the test examples alone, training examples are read for statistics, if there are any."""
+    for task, thetas, reads in (
+        (tiny_task, three, 0),
+        (normed_task, tuple(alive(normed, seed) for seed in range(3)), 1),
+    ):
+        streamed, sources = from_host(task, "train", "test")
+        options = {"batch_size": 50, "calibration_examples": 100, "splits": "test"}
+        got, expected = (plane(each, *thetas, (3, 2), **options) for each in (streamed, task))
+        chex.assert_trees_all_equal(got.values, expected.values)
+        assert (len(sources["train"].begun), len(sources["test"].begun)) == (reads, 1)

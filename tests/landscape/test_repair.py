@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from modules import feedforward
+from streams import from_host
 from variables import alive, networks, normalized, stacked
 
 from mcjax import (
@@ -268,3 +269,13 @@ def test_independent_digits_networks_gain_accuracy_by_repair():
             losses.append(after["loss"] / before["loss"])
         assert np.mean(gains) > least
         assert np.max(losses) < 0.8
+
+
+def test_networks_are_repaired_on_streams_as_on_arrays(ends, tiny_task, normed, normed_task):
+    """A pass for the ends and one for every layer; with batch statistics, one pass for them."""
+    for task, thetas, reads in ((tiny_task, ends, 3), (normed_task, networks(normed, 2), 1)):
+        streamed, sources = from_host(task, "train")
+        options = {"batch_size": 40, "calibration_examples": 120}
+        got, expected = (repair(each, mean_of(thetas), thetas, **options) for each in (streamed, task))
+        chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-7)
+        assert len(sources["train"].begun) == reads

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
+from streams import from_host, rows_of
 from variables import alive, inverse, mlp, normalized, order, permuted, stacked
 
 from mcjax import InputError, SpecError, Task, models
 from mcjax import match_activations as match_on_task
+from mcjax.data import Stream
 
 KINDS = {
     "mlp": {"input_shape": (6, 6, 1), "widths": (24, 17)},
@@ -192,3 +194,27 @@ def test_bad_input_is_named(pair, tiny_task):
     ):
         with says(error, *words):
             match_on_task(task, theta_1, other, **options)
+
+
+def test_units_are_matched_on_a_stream_as_on_arrays(tiny_task):
+    """By one pass over the first fifth, or over all where nobody knows how many there are."""
+    theta_1, theta_2 = (stacked([alive(tiny_task.model, seed) for seed in (i, i + 1)]) for i in (0, 2))
+    rows = [rows_of(tiny_task.train, slice(i, i + 10)) for i in range(0, 120, 10)]
+    sized = tiny_task.with_examples(train=Stream(rows))
+    streamed, sources = from_host(tiny_task, "train", size=17)
+    for task, examples, used in (
+        (sized, None, 24),
+        (sized, 50, 50),
+        (streamed, None, 120),
+        (streamed, 50, 50),
+    ):
+        got = match_on_task(task, theta_1, theta_2, examples=examples, batch_size=16)
+        expected = match_on_task(tiny_task, theta_1, theta_2, examples=used, batch_size=16)
+        for group, p in expected.P.items():
+            np.testing.assert_array_equal(got.P[group], p)
+            np.testing.assert_allclose(got.info["correlation"][group], expected.info["correlation"][group], atol=1e-6)
+    assert sources["train"].begun == [0, 0]
+    with says(InputError, "examples=121", "120"):
+        match_on_task(sized, theta_1, theta_2, examples=121)
+    with says(InputError, "got 120 examples", "at least 121"):
+        match_on_task(streamed, theta_1, theta_2, examples=121)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from refusals import says
+from streams import Epochs
 from variables import alive, cross_entropy, inverse, mlp, normalized, order, permuted, stacked
 
 from mcjax import InputError, RunError, SpecError, Task, TrainConfig, models, nearest_permutation, supervised, trees
@@ -264,3 +265,16 @@ def test_bad_input_is_named(ends, key, tiny_model, tiny_task):
 def test_settings_that_cannot_be_are_named(name, value):
     with says(InputError, f"{name}={value}"):
         StraightThroughConfig(**{name: value})
+
+
+def test_the_same_batches_from_the_host_give_the_same_bits(tiny_ends, tiny_data, tiny_task, key):
+    """The permutations are compared on the first examples of the stream."""
+    config = replace(CONFIG, epochs=3)
+    source = Epochs(tiny_task.train, 17, EpochPlan(20, 2), jax.random.split(key, 1)[0])
+    streamed = tiny_task.with_examples(train=source.stream(1, 20))
+    found, arrays = (match_straight_through(key, task, *tiny_ends, P, config) for task in (streamed, tiny_task))
+    np.testing.assert_array_equal(found.info["history"]["loss"], arrays.info["history"]["loss"])
+    first = source.order(0)
+    x, labels = normalized(tiny_data.train_images[first], tiny_data), tiny_data.train_labels[first]
+    expected = midpoint_loss(*tiny_ends, {group: np.eye(n) for group, n in SIZES.items()}, x, labels)
+    np.testing.assert_allclose(found.info["objectives"][0], expected, rtol=1e-4)

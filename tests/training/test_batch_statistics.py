@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
+from streams import from_host
 from variables import alive, stacked
 
 from mcjax import Augmentation, InputError, SpecError, Task, data, models, reestimate, supervised, trees
@@ -165,3 +166,21 @@ def test_bad_arguments_are_refused(network, tiny_task):
     ):
         with says(error, *words):
             reestimate(**{"task": task, "theta": theta, **changes})
+
+
+def test_statistics_on_a_stream_are_those_on_arrays(normed, normed_task, tiny_model, tiny_task):
+    """Augmented equally, where the batches are the same; read once, and not at all where there are none."""
+    thetas = stacked([alive(normed, seed) for seed in range(2)])
+    for size, n, batch_size in ((17, None, 40), (50, 90, 40), (7, 25, 100)):
+        streamed, sources = from_host(normed_task, "train", size=size)
+        options = {"batch_size": batch_size, "calibration_examples": n}
+        chex.assert_trees_all_equal(reestimate(streamed, thetas, **options), reestimate(normed_task, thetas, **options))
+        assert sources["train"].begun == [0]
+    streamed, sources = from_host(tiny_task, "train")
+    chex.assert_trees_all_equal(reestimate(streamed, alive(tiny_model)), alive(tiny_model))
+    assert sources["train"].begun == []
+    streamed, _ = from_host(normed_task, "train")
+    with says(InputError, "batches from the host", "task.load(train=10_000)"):
+        estimate_statistics(streamed, alive(normed))
+    with says(InputError, "got 120 examples", "at least 130"):
+        reestimate(streamed, alive(normed), calibration_examples=130)

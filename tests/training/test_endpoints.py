@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from refusals import says
+from streams import Epochs, from_host
 from variables import alive, cross_entropy, mlp, normalized
 
 from mcjax import (
@@ -23,7 +24,9 @@ from mcjax import (
     train_endpoints,
     trees,
 )
+from mcjax.training import Criterion
 from mcjax.training.endpoints import endpoint_fit
+from mcjax.training.loop import EpochPlan
 from mcjax.training.loss import outcome
 
 
@@ -230,3 +233,17 @@ def test_dropout_and_augmentation_have_keys_of_their_own(key, tiny_task):
     }
     assert {*seen} == expected
     assert len(expected) == 4
+
+
+@pytest.mark.parametrize("kind", ["tiny_model", "normed"])
+def test_networks_trained_from_the_host_are_those_of_the_same_batches(kind, request, tiny_data, key):
+    """With augmentation, and with batch statistics or a target that is measured on a stream too."""
+    model = request.getfixturevalue(kind)
+    task = supervised(model, tiny_data, augmentation=Augmentation(flip=True, crop=1, rotate=0.0))
+    config = TrainConfig(epochs=4, batch_size=20, steps_per_epoch=6, optimizer=MOMENTUM)
+    options = {"target": 0.9, "criterion": Criterion("loss", "test")} if kind == "tiny_model" else {}
+    source = Epochs(task.train, 17, EpochPlan(20, 6), jax.random.split(key)[1])
+    streamed = from_host(task, "test")[0].with_examples(train=source.stream(4, 20))
+    got, expected = (train_endpoints(key[None], each, config, **options) for each in (streamed, task))
+    chex.assert_trees_all_equal(got, expected)
+    assert not options or 0 < got.criterion[0] < 0.9

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from refusals import says
 from scipy.special import expit
+from streams import from_host
 from variables import alive, cross_entropy, mlp, normalized, stacked
 
 from mcjax import InputError, SpecError, Task, data, evaluate, models, supervised, trees
@@ -191,3 +193,46 @@ def test_evaluate_takes_any_task():
 def test_criteria_that_the_task_does_not_have_are_refused(options, words, tiny_task):
     with says(InputError, *words):
         Criterion(**options).check(tiny_task)
+
+
+def test_metrics_on_streams_are_those_on_arrays_and_read_each_once(tiny_model, tiny_task):
+    thetas = stacked([alive(tiny_model, seed) for seed in range(2)])
+    streamed, sources = from_host(tiny_task, "train", "test")
+    chex.assert_trees_all_equal(evaluate(streamed, thetas, 50), evaluate(tiny_task, thetas, 50))
+    assert sources["train"].begun == sources["test"].begun == [0]
+    # A split from the host goes with one of arrays, and without test examples.
+    mixed, _ = from_host(tiny_task, "test")
+    chex.assert_trees_all_equal(evaluate(mixed, thetas, 50), evaluate(tiny_task, thetas, 50))
+    train, test = evaluate(streamed.with_examples(test=None), trees.index(thetas, 0), 50)
+    assert test == {}
+    assert train["loss"] == evaluate(tiny_task, thetas, 50)[0]["loss"][0]
+
+
+@pytest.mark.parametrize("kind", ["tiny", "normed"])
+def test_criteria_on_streams_read_training_examples_for_statistics_alone(kind, request, tiny_data):
+    model, task = request.getfixturevalue(f"{kind}_model" if kind == "tiny" else kind), None
+    task = supervised(model, tiny_data.hold_out(30))
+    streamed, sources = from_host(task, "train", "validation", "test")
+    thetas = stacked([alive(model, seed) for seed in range(2)])
+    for split, n in (("test", None), ("validation", 20)):
+        criterion = Criterion("error", split, n, batch_size=15, calibration_examples=60)
+        criterion.check(streamed)
+        got = measure_networks(criterion, streamed, thetas)
+        np.testing.assert_array_equal(got, measure_networks(criterion, task, thetas))
+        assert sources[split].begun == [0]
+    assert sources["train"].begun == ([] if kind == "tiny" else [0, 0])
+
+
+def test_what_cannot_be_of_streams_is_named(tiny_model, tiny_task):
+    streamed, sources = from_host(tiny_task, "train", "test")
+    theta = alive(tiny_model)
+    with says(InputError, "batches from the host", "train, test", "task.load(train=10_000, test=10_000)"):
+        Criterion()(streamed, theta)
+    with says(InputError, "'eror'", "Did you mean 'error'"):
+        Criterion("eror").check(streamed)
+    # Nobody knows how many examples there are before they are read.
+    criterion = Criterion(examples=121)
+    criterion.check(streamed)
+    with says(InputError, "got 120 examples", "at least 121"):
+        measure_networks(criterion, streamed, stacked([theta]))
+    assert sources["test"].begun == []

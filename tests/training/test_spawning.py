@@ -9,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 from refusals import says
+from streams import from_host
 
 from mcjax import (
     SGD,
+    Augmentation,
     InputError,
     Recorder,
     Task,
@@ -170,3 +172,23 @@ def test_bad_input_is_named(tiny_task, key):
         options = {"children": given["children"]} if "children" in given else {}
         with says(InputError, *words):
             function(*(given[name] for name in ("keys", "task", "at", "config")), **options)
+
+
+def test_stretches_on_a_stream_go_on_where_the_one_before_ended(tiny_model, tiny_data, key):
+    """The same batches for all: without augmentation and dropout, children are one network on its way."""
+    task = supervised(tiny_model, tiny_data, augmentation=Augmentation.none())
+    streamed, _ = from_host(task, "train")
+    found = spawn(key, streamed, AT, CONFIG)
+    fit = configured_fit(task, CONFIG, EpochPlan(20, 2))
+    step = jax.jit(fit.step)
+    state, networks = fit.init(tiny_model.init(jax.random.fold_in(key, 0))), []
+    for number in range(8):
+        networks.append(state.variables)
+        rows = slice(20 * (number % 6), 20 * (number % 6 + 1))
+        state, _ = step(state, jax.tree.map(lambda leaf, rows=rows: leaf[rows], task.train), key)
+    for i, at in enumerate(AT):
+        parent = trees.index(found.parents, i)
+        chex.assert_trees_all_close(parent, [*networks, state.variables][2 * at], rtol=1e-4, atol=1e-6)
+        for child in range(2):
+            got = jax.tree.map(lambda leaf, i=i, child=child: leaf[i, child], found.theta)
+            chex.assert_trees_all_close(got, state.variables, rtol=1e-4, atol=1e-6)
