@@ -13,6 +13,13 @@ Names that left the top are in the namespaces: `mcjax.strings.sample_string`, `m
 `mcjax.constructions.dropout_path`, `mcjax.permutation_points.permutation_path`, `mcjax.symmetry.project_birkhoff`,
 `mcjax.training.spawn`, `mcjax.landscape.noise_stability`, and so on.
 
+New: examples may be batches from the host, for data larger than memory, from any loader or generator function
+(`data.Stream`). `task.with_examples(train=loader)` is a task with other examples, `task.load(train=10_000)` one with
+arrays of the first of them.
+
+Gone: `Model.convolutions` and `Task.convolutions`, which programs find out themselves, and the stepping of epochs from
+the host.
+
 Modules:
     paths.curves, paths.knots                     curves.curve, curves.polyline
     paths.pam, paths.half_steps                   curves.pam
@@ -68,6 +75,7 @@ Names:
     curve_signature, spectrum                     landscape.correlation_signature, landscape.path_spectrum
     direction_of_improvement                      hessian.is_direction_of_improvement
     extreme_eigenpairs(of=), spectral_density     extreme_eigenpairs(curvature=), spectral_density(curvature=)
+    training.full_batch_loss                      hessian.full_batch_loss, still full_batch_loss at the top
     minimise (training.newton)                    hessian.newton.trust_region_newton
     symmetry.declare                              symmetry.layer_specs
     Recorder(progress=callable)                   Recorder(progress=runs.Progress(...))

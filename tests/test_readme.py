@@ -31,7 +31,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
         theta = model.init(jax.random.key(seed))
         Path(f"{name}.msgpack").write_bytes(serialization.msgpack_serialize(jax.device_get(theta)))
     scope = {}
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     for block in BLOCKS:
         with jax.numpy_rank_promotion("allow"):
             exec(compile(block, "README.md", "exec"), scope)
@@ -40,6 +40,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     assert after["dense_0"] > before["dense_0"]
     assert scope["model"].spec.groups == ("Conv_0", "Dense_0")
     assert (np.diff(scope["pam"].objective) <= 0).all()
+    assert (scope["ends"].history["loss"][:, -1] < scope["ends"].history["loss"][:, 0]).all()
     own = mcjax.evaluate_path(scope["task"], scope["path"], ts=9).train_loss
     line = mcjax.linear(scope["curve"].spec).bind(scope["theta_1"], scope["theta_2"], P=scope["pam"].P)
     assert own.max() < mcjax.evaluate_path(scope["task"], line, ts=9).train_loss.max()

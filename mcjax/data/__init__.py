@@ -4,6 +4,10 @@ A `Dataset` holds training, test and perhaps validation examples as arrays with 
 classes, float32 inputs with float32 targets, or tokens with the next tokens. Images stay uint8 on the device, and are
 normalised and augmented inside the compiled step. A Dataset is a pytree: `jax.device_put(data)` moves all of it.
 
+A `Stream` holds no examples: it reads batches on the host, pass by pass, from a loader of grain, torch or TFDS, or
+from a function. `Task(loss, train=batches)` and `task.with_examples(train=batches)` make one; made by hand, it also
+takes the bytes that its blocks may have. What the loader itself reads in advance is not counted there.
+
     load             a data set by name: digits, a TFDS set, an .npz file, a folder of texts
     from_arrays      your own images and classes
     regression       your own inputs and real-valued targets

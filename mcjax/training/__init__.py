@@ -7,6 +7,10 @@ permutations and the beads of strings are each one. The state of several fits ha
 of them is one compiled call: a scan over batches, mapped over networks. The result for a key does not depend on the
 other keys.
 
+Examples are arrays on the device, or batches from the host for data larger than memory (`mcjax.data.Stream`), of which
+a compiled call takes several. Arrays are shuffled for every network by its key; of a stream all networks of a call see
+the same batches, in the order of the source.
+
 - `train_endpoints` trains one network per key, to the last epoch or to a target. `TrainConfig` holds the settings; its
   `optimizer` is any of optax, or `SGD()`, the papers'. `endpoint_fit` is the fit alone, for a loop of your own.
 - `spawn` trains copies of one parent from several epochs on (instability analysis, Frankle et al. 2020).
