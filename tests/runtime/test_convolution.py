@@ -169,9 +169,6 @@ def of_sum(fn):
 
 
 LEFT = {
-    "groups": numbered(of_sum(plain(feature_group_count=2)), (2, 5, 5, 4), (3, 3, 2, 6)),
-    "groups of images": numbered(plain(batch_group_count=2), (4, 5, 5, 3), (3, 3, 3, 4)),
-    "one dimension": numbered(of_sum(plain((2,), ((1, 1),), ("NCH", "OIH", "NCH"))), (2, 3, 9), (4, 3, 3)),
     "three dimensions": numbered(
         of_sum(plain((2, 1, 1), [(1, 1)] * 3, ("NDHWC", "DHWIO", "NDHWC"))), (2, 5, 4, 3, 2), (3, 3, 2, 2, 3)
     ),

@@ -188,7 +188,7 @@ def test_gradients_in_a_loop_are_in_the_canonical_layout_and_have_no_groups():
         return gradient, slope
 
     kernels = {name: kernel for name, (_, kernel) in arrays.items()}
-    program = jax.jit(lambda kernels: lax.scan(step, kernels, jnp.ones(2))).lower(kernels).compile().as_text()
+    program = jit()(lambda kernels: lax.scan(step, kernels, jnp.ones(2))).lower(kernels).compile().as_text()
     layouts = set(re.findall(r"dim_labels=(\w+->\w+)", program))
     assert layouts == {"b01f_01io->b01f", "b012f_012io->b012f"}
     assert "group_count" not in program
