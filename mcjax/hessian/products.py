@@ -161,7 +161,7 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
         outputs, tangent = jax.jvp(outputs_at, (leaves,), (vector,))
         # H_out J v.
         cotangent = jax.jvp(jax.grad(summed_loss), (outputs,), (tangent,))[1]
-        # J^T H_out J v, by a separate reverse pass, with convolutions that have a fast transpose.
+        # J^T H_out J v, by a separate reverse pass.
         return jax.vjp(outputs_at, leaves)[1](cotangent)[0]
 
     def add(total: trees.Tree, batch: Batch) -> tuple[trees.Tree, None]:

@@ -98,11 +98,11 @@ def test_apply_activations_and_the_statistics_of_the_batch_itself():
 
 def test_the_fields_of_a_model(key):
     model = by_hand()
-    assert (model.name, model.input_shape, model.num_classes, model.convolutions) == ("Net", SHAPE, 3, "plain")
+    assert (model.name, model.input_shape, model.num_classes) == ("Net", SHAPE, 3)
     assert from_net(name="mine").name == "mine"
     assert jax.eval_shape(model.init, key).keys() == {"params", "batch_stats"}
     tokens = made("Linen, tokens")
-    assert (tokens.input_dtype, tokens.convolutions, tokens.num_classes) == ("int32", "none", 11)
+    assert (tokens.input_dtype, tokens.num_classes) == ("int32", 11)
     assert models.from_flax(steady, ROWS.astype(np.float16)).input_dtype == "float32"
     assert [made(name).name for name in ("NNX class, many layers", "NNX function")] == ["Tower", "steady"]
 
@@ -361,7 +361,7 @@ def test_a_model_of_two_functions():
 
     model = models.from_function(init, lambda theta, x: jnp.tanh(x @ theta["a"]) @ theta["b"], ROWS, name="two")
     theta = variables(model)
-    assert (model.name, model.input_shape, model.num_classes, model.convolutions) == ("two", (3,), 2, "none")
+    assert (model.name, model.input_shape, model.num_classes) == ("two", (3,), 2)
     assert model.spec.group_sizes(theta) == {"a": 6}
     assert_unchanged(model, theta, ROWS)
     outputs, _, (trained, stats) = run(model)(theta, ROWS, KEY)

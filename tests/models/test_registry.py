@@ -96,7 +96,6 @@ def test_the_fields_of_a_model(name, key):
     model.spec.validate(theta)
     assert (model.name, model.num_classes) == (name, 3)
     assert hash(model) == hash(created(name))
-    assert model.convolutions == ("none" if name in ("mlp", "lstm") else "canonical")
     assert theta.keys() == ({"params"} if name in PLAIN else {"params", "batch_stats"})
     x = jax.ShapeDtypeStruct((2, *model.input_shape), model.input_dtype)
     outputs, stats = jax.eval_shape(model.apply_train, theta, x, key)

@@ -97,10 +97,7 @@ def test_networks_are_those_of_one_device_side_by_side_in_one_program(digits, ml
         calls.append(x.shape)
         return mlp.apply_train(theta, x, key)
 
-    # With other names for what it convolves with, so that networks of one device run one after another.
-    counted = supervised(
-        mlp._replace(apply_train=apply_train, convolutions="canonical"), digits, augmentation=AUGMENTATION
-    )
+    counted = supervised(mlp._replace(apply_train=apply_train), digits, augmentation=AUGMENTATION)
     compiled.clear()
     got = train_endpoints(KEYS, counted, CONFIG, mesh=mesh)
     assert len(calls) == 1
@@ -127,7 +124,6 @@ def convolutional(digits):
 @eight
 def test_batch_norm_sees_the_whole_batch(convolutional):
     task, expected = convolutional
-    assert task.convolutions == "canonical"
     assert trees.batch_stats(expected.theta)
     got = train_endpoints(jax.random.split(jax.random.key(1), 2), task, CONFIG, mesh=make_mesh(2, 4))
     alike(got.theta, expected.theta, rtol=1e-3)
@@ -211,7 +207,6 @@ def test_batches_are_split_along_data(task):
     mesh = make_mesh(2, 4)
     place = Placement(mesh, 2)
     states = FitState(np.zeros((2, 24), np.float32), ())
-    task = task.replace(convolutions="canonical")
     fit = Fit(jax.tree_util.Partial(FitState), jax.tree_util.Partial(one_product))
     program = loop._compiled_epoch.lower(
         *place.put_everywhere((fit, task)), loop.EpochPlan(24, 4), place.put(states),

@@ -11,7 +11,6 @@ from refusals import says
 from variables import alive, cross_entropy, mlp, normalized
 
 from mcjax import InputError, PermutationSpec, Task, data, models, supervised, trees
-from mcjax.runtime.convolution import convolve
 from mcjax.runtime.mesh import make_mesh
 from mcjax.training.full_batch import full_batch_loss
 
@@ -108,14 +107,16 @@ def test_labels_of_every_place_in_a_sequence():
 def test_convolutions_are_differentiated_twice_inside_the_loop_over_batches(tiny_data, tiny_model):
     def apply(theta, x):
         kernel = theta["params"]["kernel"]
-        hidden = jnp.tanh(convolve(x.astype(kernel.dtype), kernel, (2, 2), ((1, 1), (1, 1))))
+        layout = ("NHWC", "HWIO", "NHWC")
+        maps = jax.lax.conv_general_dilated(x.astype(kernel.dtype), kernel, (2, 2), "SAME", dimension_numbers=layout)
+        hidden = jnp.tanh(maps)
         return hidden.mean((1, 2)) * theta["batch_stats"]["scale"]
 
     def init(key):
         return {"params": {"kernel": jnp.zeros((3, 3, 1, 3))}, "batch_stats": {"scale": jnp.ones((1, 3))}}
 
     spec = PermutationSpec({"params/kernel": (None,) * 4, "batch_stats/scale": (None, None)})
-    model = tiny_model._replace(init=init, apply=apply, spec=spec, convolutions="canonical")
+    model = tiny_model._replace(init=init, apply=apply, spec=spec)
     with jax.enable_x64(True):
         kernel = np.random.default_rng(0).normal(size=(3, 3, 1, 3))
         theta = {"params": {"kernel": kernel}, "batch_stats": {"scale": np.ones((1, 3))}}

@@ -1,16 +1,18 @@
-"""Epochs: every example at most once a pass, one trace, the same numbers compiled, mapped and stepped from the host."""
+"""Epochs: every example at most once a pass, one trace, the same numbers for many fits and for one."""
 
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from convolutions import lowering_of_jax
 from refusals import says
 
-from mcjax import Augmentation, InputError, Recorder, RunError, Task, supervised, trees
+from mcjax import Augmentation, InputError, Recorder, RunError, Task, models, supervised, trees
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
 from mcjax.training import Criterion
@@ -117,22 +119,18 @@ def test_what_is_fixed_stays_and_is_no_part_of_what_is_trained(numbered, key, tm
 
 @pytest.fixture(scope="module")
 def fits(tiny_data, tiny_model):
-    """By what a model convolves with: its task and fit, keys, first states, and three epochs of three fits."""
-    keys, found, calls = jax.random.split(jax.random.key(0), 3), {}, []
-    optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
+    """A task and a fit, keys, first states, and three epochs of three fits."""
+    keys, calls = jax.random.split(jax.random.key(0), 3), []
 
     def apply_train(*args):
         calls.append(1)
         return tiny_model.apply_train(*args)
 
-    for convolutions in ("none", "plain", "canonical"):
-        calls.clear()
-        model = tiny_model._replace(convolutions=convolutions, apply_train=apply_train)
-        task = supervised(model, tiny_data, augmentation=Augmentation.none())
-        fit = endpoint_fit(task, optimizer, weight_decay=5e-4)
-        start = fresh_states(fit, tiny_model.init, keys)
-        found[convolutions] = task, fit, keys, start, *run_epochs(fit, task, PLAN, start, keys, 3)
-        assert len(calls) == 1, "all epochs of all networks are one trace"
+    task = supervised(tiny_model._replace(apply_train=apply_train), tiny_data, augmentation=Augmentation.none())
+    fit = endpoint_fit(task, optax.sgd(0.1, momentum=0.9, nesterov=True), weight_decay=5e-4)
+    start = fresh_states(fit, tiny_model.init, keys)
+    found = task, fit, keys, start, *run_epochs(fit, task, PLAN, start, keys, 3)
+    assert len(calls) == 1, "all epochs of all networks are one trace"
     return found
 
 
@@ -140,9 +138,8 @@ def near(a, b):
     chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("convolutions", ["none", "plain"])
-def test_fits_stay_where_they_are_once_they_are_at_their_target(fits, convolutions):
-    task, fit, keys, start, whole, _ = fits[convolutions]
+def test_fits_stay_where_they_are_once_they_are_at_their_target(fits):
+    task, fit, keys, start, whole, _ = fits
     # The second never starts, the first is done after one epoch, the third not at all.
     stopping = EarlyStopping(Criterion(), task, np.array([100.0, np.inf, 1e-9]))
     states, history = run_epochs(fit, task, PLAN, start, keys, 3, stopping=stopping)
@@ -156,16 +153,43 @@ def test_fits_stay_where_they_are_once_they_are_at_their_target(fits, convolutio
     assert len(set(history["loss"][0].tolist())) == 1
 
 
-@pytest.mark.parametrize("convolutions", ["plain", "canonical"])
-def test_stepping_from_the_host_gives_the_numbers_of_the_compiled_epoch(fits, convolutions):
-    *_, states, history = fits[convolutions]
-    *_, expected, losses = fits["none"]
-    np.testing.assert_allclose(history["loss"], losses["loss"], rtol=1e-5)
-    near(states.variables, expected.variables)
+class Maps(nn.Module):
+    """A convolution of any library, with strides."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.Conv(3, (3, 3), strides=2, dtype=x.dtype)(x))
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+def test_epochs_of_a_users_convolutions_are_steps_one_by_one(tiny_data):
+    """Each fit by itself, one batch at a time, with the gradients of JAX's own lowering."""
+    x = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    task = supervised(models.from_flax(Maps(), x), tiny_data, augmentation=Augmentation.none())
+    keys, fit = jax.random.split(jax.random.key(0), 2), endpoint_fit(task, optax.sgd(0.1))
+    start = fresh_states(fit, task.init, keys)
+    states, history = run_epochs(fit, task, PLAN, start, keys, 1)
+
+    def step(state, batch, key):
+        return fit.step(state, batch, key)
+
+    with lowering_of_jax():
+        step = jax.jit(step)
+        for i in range(2):
+            # The order of an epoch, from one that only notes it.
+            marks = Task(lambda theta, batch, key: 0.0, (np.arange(120), np.arange(120)))
+            state, losses = trees.index(start, i), []
+            order = np.asarray(jax.jit(noting(marks))(jax.random.fold_in(keys[i], 0))[0]).reshape(4, 25)
+            for rows in order:
+                batch = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), task.train)
+                state, metrics = step(state, batch, keys[i])
+                losses.append(metrics["loss"])
+            near(trees.index(states.variables, i), state.variables)
+            np.testing.assert_allclose(history["loss"][i, 0], np.mean(losses), rtol=1e-5)
 
 
 def test_history_has_a_row_a_fit_and_a_column_an_epoch(fits):
-    *_, history = fits["none"]
+    *_, history = fits
     assert history.keys() == {"loss", "accuracy"}
     assert history["loss"].shape == history["accuracy"].shape == (3, 3)
     assert (history["loss"][:, -1] < history["loss"][:, 0]).all()
@@ -173,7 +197,7 @@ def test_history_has_a_row_a_fit_and_a_column_an_epoch(fits):
 
 def test_epochs_go_on_where_others_ended(fits):
     """Their keys are counted from the start of the call, so that stretches have keys of their own."""
-    task, fit, keys, start, _, history = fits["none"]
+    task, fit, keys, start, _, history = fits
     first, one = run_epochs(fit, task, PLAN, start, keys, 1)
     _, again = run_epochs(fit, task, PLAN, start, keys, 1)
     np.testing.assert_array_equal(one["loss"], again["loss"])
@@ -196,19 +220,17 @@ def without_t(state, batch, key):
     return state, {"loss": metrics["loss"]}
 
 
-@pytest.mark.parametrize("host", [False, True], ids=["compiled", "host"])
-def test_a_loss_that_is_not_finite_names_the_fit_the_epoch_the_batch_and_t(numbered, key, host):
-    task = numbered.replace(convolutions="plain" if host else "none")
+def test_a_loss_that_is_not_finite_names_the_fit_the_epoch_the_batch_and_t(numbered, key):
     states, keys = FitState(jnp.zeros(3, int), (), np.array([99, 6, 5])), jax.random.split(key, 3)
     for fit, words in (
         (partial(breaking, jnp.nan), ("number 1, 2 of 3", "epoch 2", "batch 3 at t = 0.06", "Epoch 1 is kept")),
         (without_t, ("number 1, 2 of 3", "epoch 2", "batch 3. Epoch 1 is kept")),
     ):
         with says(RunError, *words):
-            run_epochs(Fit(None, jax.tree_util.Partial(fit)), task, PLAN, states, keys, 3)
+            run_epochs(Fit(None, jax.tree_util.Partial(fit)), numbered, PLAN, states, keys, 3)
     first = FitState(jnp.zeros(3, int), (), np.array([99, 99, 0]))
     with says(RunError, "number 2 of 3", "epoch 1", "batch 1 at t = 0"):
-        run_epochs(Fit(None, jax.tree_util.Partial(partial(breaking, jnp.nan))), task, PLAN, first, keys, 3)
+        run_epochs(Fit(None, jax.tree_util.Partial(partial(breaking, jnp.nan))), numbered, PLAN, first, keys, 3)
 
 
 def test_bad_arguments_are_refused(numbered, fits):
@@ -218,7 +240,7 @@ def test_bad_arguments_are_refused(numbered, fits):
         with says(InputError, word):
             check_typed_keys(wrong)
     # A loss that is not finite stops at its epoch and names the network.
-    task, fit, keys, start, *_ = fits["none"]
+    task, fit, keys, start, *_ = fits
     broken = jax.tree.map(np.array, start.variables)
     for leaf in jax.tree.leaves(broken):
         leaf[1] = np.nan

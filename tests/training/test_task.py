@@ -11,8 +11,9 @@ from refusals import says
 from variables import alive
 
 from mcjax import InputError, PermutationSpec, SpecError, models, trees
+from mcjax.runtime.target import compiling_for
 from mcjax.training.loss import outcome
-from mcjax.training.task import Task, check_task, examples, metric_name
+from mcjax.training.task import Task, check_task, examples, metric_name, networks_at_once
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 3)).astype(np.float32), RNG.normal(size=(12, 2)).astype(np.float32)
@@ -53,7 +54,7 @@ def test_a_task_is_a_pytree_of_its_arrays():
     assert [np.shape(leaf) for leaf in leaves] == [(), (12, 3), (12, 2), (4, 3), (4, 2), (3, 3), (3, 2)]
     again = jax.tree.unflatten(structure, leaves)
     assert isinstance(again, Task)
-    for name in ("init", "model", "spec", "name", "convolutions"):
+    for name in ("init", "model", "spec", "name"):
         assert getattr(again, name) is getattr(task, name)
     for one, other in zip(leaves, jax.tree.leaves(again), strict=True):
         assert one is other
@@ -189,10 +190,9 @@ def test_model_inputs_are_the_first_of_a_tuple_or_what_the_task_says():
 def test_the_model_gives_what_is_not_given(tiny_model, tiny_data):
     task = Task(labels, train=(tiny_data.train_images, tiny_data.train_labels), model=tiny_model)
     assert (task.init, task.spec) == (tiny_model.init, tiny_model.spec)
-    assert task.convolutions == "none"
     other = tiny_model.spec.without("dense_0")
-    again = Task(labels, train=task.train, model=tiny_model, spec=other, init=zeros, convolutions="plain")
-    assert (again.init, again.spec, again.convolutions) == (zeros, other, "plain")
+    again = Task(labels, train=task.train, model=tiny_model, spec=other, init=zeros)
+    assert (again.init, again.spec) == (zeros, other)
 
 
 def labels(theta, batch, key):
@@ -297,11 +297,10 @@ def test_functions_take_tasks_alone():
 
 def test_networks_of_a_task_without_init_are_checked_when_they_come():
     task = task_of(init=None)
-    assert task.convolutions is None
     assert check_task(task) is task
-    checked = check_task(task, W, W)
-    assert (checked.convolutions, task.convolutions) == ("none", None)
-    assert checked.train is task.train
+    assert check_task(task, W, W) is task
+    with says(InputError, "floating-point"):
+        check_task(task, W, {"w": np.ones((3, 2), int)})
     known = task_of()
     assert check_task(known, {"anything": X}) is known
 
@@ -337,3 +336,27 @@ def test_a_task_of_a_model_measures_with_its_networks(tiny_model, tiny_data):
     chex.assert_trees_all_equal_structs(theta, jax.eval_shape(task.init, KEY))
     assert check_task(task, model=True) is task
     assert models.create("mlp", 3, (8, 8, 1), widths=(6, 5)).spec == task.spec
+
+
+def sums_of_maps(theta, x):
+    return jax.lax.conv(x, theta["kernel"], (1, 1), "SAME").sum((1, 2, 3))
+
+
+def test_networks_at_once_are_fewer_where_convolutions_run_one_after_another():
+    """Read off the loss and the metrics, wherever the convolutions are."""
+    theta, images = {"kernel": np.ones((2, 1, 3, 3), np.float32)}, np.ones((5, 1, 4, 4), np.float32)
+
+    def of_maps(theta, batch, key=None):
+        return jnp.square(sums_of_maps(theta, batch)).mean()
+
+    def of_kernel(theta, batch, key=None):
+        return jnp.square(theta["kernel"]).sum() * batch.mean()
+
+    def measured(theta, batch):
+        return {"loss": jnp.float32(0), "size": jax.jit(of_maps)(theta, batch)}
+
+    for loss, metrics, few in ((of_maps, None, True), (of_kernel, measured, True), (of_kernel, None, False)):
+        task = Task(loss, images, metrics=metrics)
+        for platform in ("cpu", "tpu", "cuda"):
+            with compiling_for(platform):
+                assert networks_at_once(task, theta) == (1 if few and platform == "cpu" else 16)
