@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from machine import processor
 
+from mcjax.runtime.target import target
+
 FOLDER = Path(__file__).parent / "results"
 LONGEST = {"f": 12, "i": 60, "u": 60, "b": 60}
 """Longer arrays, by the kind of their numbers, are kept as a digest."""
@@ -43,7 +45,7 @@ def machine() -> dict[str, str]:
     return {
         "processor": model,
         "instructions": instructions,
-        "devices": f"{jax.device_count()} {jax.default_backend()}",
+        "devices": f"{jax.device_count()} {target()}",
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         **packages,
     }

@@ -178,6 +178,10 @@ def test_gauss_newton_takes_losses_of_outputs_only(line_task, network):
             dense_hessian(whole, theta, curvature="gauss_newton")
 
 
+def convolved(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
 def test_gauss_newton_of_convolutions(key, tiny_data, tiny_model):
     def apply(theta, x):
         padding, layout = ((1, 1), (1, 1)), ("NHWC", "HWIO", "NHWC")

@@ -102,14 +102,11 @@ def test_a_compiler_that_refuses_counts_as_too_much(path, tiny_task, monkeypatch
         evaluate_path(tiny_task, path, 5)
 
 
-def test_defaults_depend_on_the_task(tiny_task, tiny_colour_data):
+def test_defaults(tiny_task):
     config = evaluation_config(tiny_task, **DEFAULTS)
     assert (config.chunk, config.calibration_examples) == (None, None)
     assert config.splits == ("train", "test")
     assert evaluation_config(tiny_task, **DEFAULTS, splits="test").splits == ("test",)
-    if jax.default_backend() == "cpu":
-        convolutional = supervised(models.create("tinysix", 3, (8, 8, 3), width=0.25), tiny_colour_data)
-        assert evaluation_config(convolutional, **DEFAULTS).chunk == 1
 
 
 def test_a_task_without_test_examples(tiny_task):

@@ -54,8 +54,32 @@ MUTANTS = (
     ),
     Mutant(
         "mcjax/runtime/convolution.py",
-        "(size + low + high - k) // stride + 1",
-        "(size + 2 * low - k) // stride + 1",
+        "(last - low, size + low - k)",
+        "(last - low, size + last - k)",
+    ),
+    # The phases of a dilated convolution in the wrong place.
+    Mutant("mcjax/runtime/convolution.py", "first = [(low - at) % stride", "first = [(low + at) % stride"),
+    Mutant(
+        "mcjax/runtime/convolution.py",
+        "for i in range(count[0]) for j in range(count[1])]",
+        "for j in range(count[1]) for i in range(count[0])]",
+    ),
+    # Images of no size, which have other forms for JAX alone.
+    Mutant("mcjax/runtime/convolution.py", "and 0 not in sizes", ""),
+    # Convolutions inside loops and branches are not seen.
+    Mutant(
+        "mcjax/runtime/mapping.py",
+        "or any(map(has_convolutions, _programs_in(list(equation.params.values()))))",
+        "",
+    ),
+    # The lowering rules of no GPU in particular, for a mesh of GPUs.
+    Mutant(
+        "mcjax/runtime/target.py",
+        "if _given.value in get_args(Platform) else None",
+        "if _given.value else None",
+    ),
+    Mutant(
+        "mcjax/runtime/compiling.py", "_jitted(self._function, static, target())", '_jitted(self._function, static, "")'
     ),
     Mutant(
         "mcjax/models/lstm.py",

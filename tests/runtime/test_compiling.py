@@ -13,6 +13,7 @@ import pytest
 
 from mcjax.runtime import compiling
 from mcjax.runtime.compiling import compiler_options, jit
+from mcjax.runtime.target import compiling_for, target
 
 
 def test_values_static_arguments_and_one_program():
@@ -111,16 +112,47 @@ def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     monkeypatch.setattr(compiling, "_CPU", {"xla_cpu_no_such_option": "1"})
     compiling._takes_options.cache_clear()
     try:
-        assert compiler_options() == {}
-        assert jit()(lambda x: x + 1)(1) == 2
+        with compiling_for("cpu"):
+            assert compiler_options() == {}
+            assert jit()(lambda x: x + 1)(1) == 2
     finally:
         compiling._takes_options.cache_clear()
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are those of the CPU")
 def test_a_compiler_that_knows_the_options_is_given_them():
     try:
-        jax.jit(lambda: 0, compiler_options=compiling._CPU)()
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            jax.jit(lambda: 0, compiler_options=compiling._CPU)()
     except Exception:
         pytest.skip("this XLA does not know them")
-    assert compiler_options() == compiling._CPU
+    with compiling_for("cpu"):
+        assert compiler_options() == compiling._CPU
+    for platform in ("cuda", "rocm", "tpu"):
+        with compiling_for(platform):
+            assert compiler_options() == {}
+
+
+def test_a_platform_has_programs_of_its_own():
+    traces = []
+
+    @jit()
+    def noted(x):
+        traces.append(target())
+        return x
+
+    for platform in ("tpu", "cuda", "tpu"):
+        with compiling_for(platform):
+            noted(1.0)
+    assert traces == ["tpu", "cuda"]
+
+
+def test_a_program_of_a_mesh_is_one_for_its_devices():
+    mesh = jax.make_mesh((1,), ("pair",), devices=jax.devices()[:1])
+
+    @jit(static_argnames="mesh")
+    def named(x, mesh):
+        return x if target() == mesh.devices.flat[0].platform else jnp.nan
+
+    for platform in ("tpu", "cuda"):
+        with compiling_for(platform):
+            assert named(1.0, mesh) == named(1.0, mesh=mesh) == 1

@@ -9,11 +9,14 @@ from mcjax import InputError
 from mcjax.runtime import memory
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.memory import check_memory, device_memory, gigabytes, program_memory
+from mcjax.runtime.target import compiling_for, target
+
+HERE = ("cpu", *(("cuda", "rocm") if target() == "gpu" else (target(),)))
 
 
 def test_memory_is_that_of_the_machine_or_less():
     found = device_memory()
-    if jax.default_backend() == "cpu":
+    if target() == "cpu":
         with open("/proc/meminfo") as lines:
             total = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal"))
         assert 0 < found <= total
@@ -26,13 +29,20 @@ def test_memory_of_an_accelerator_is_what_its_driver_reports(monkeypatch):
         def memory_stats(self):
             return {"bytes_limit": 12345, "bytes_in_use": 3}
 
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    monkeypatch.setattr(jax, "local_devices", lambda backend=None: [Device()] if backend == "gpu" else [])
+    monkeypatch.setattr(memory, "target", lambda: "gpu")
     assert device_memory() == 12345
+
+
+def test_memory_of_a_platform_that_is_not_here_is_unknown():
+    for platform in {"cpu", "cuda", "rocm", "tpu"} - {*HERE}:
+        with compiling_for(platform):
+            assert device_memory() is None
 
 
 def test_memory_of_a_container_is_its_limit(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "Path", lambda _, name: tmp_path / name)
-    if jax.default_backend() == "cpu":
+    if target() == "cpu":
         whole = device_memory()
         (tmp_path / "memory.max").write_text("max\n")
         assert device_memory() == whole

@@ -5,14 +5,18 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from convolutions import lowered, lowering_of_jax
 from jax import lax
 from refusals import says
 
-from mcjax import InputError
+from mcjax import InputError, models, supervised
 from mcjax.runtime.compiling import compiler_options, jit
 from mcjax.runtime.mapping import over_models
 from mcjax.runtime.target import compiling_for, lowering_platforms, on_mesh_of, target
+from mcjax.training import loop, measure
+from mcjax.training.endpoints import endpoint_fit
 
 HERE = jax.devices()[0].platform
 
@@ -152,3 +156,52 @@ def test_programs_for_another_platform_compute_the_same():
         found = gradients(*networks(2))
     for got, value in zip(found, expected, strict=True):
         np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def convolutional(tiny_colour_data):
+    """The task of a network with convolutions and strides, and the shapes of two of its networks."""
+    task = supervised(models.create("tinysix", 3, (8, 8, 3), width=0.1), tiny_colour_data)
+    keys = jax.random.split(jax.random.key(0), 2)
+    return task, keys, jax.eval_shape(jax.vmap(task.init), keys)
+
+
+def epoch_of_two(task, keys, thetas):
+    fit = endpoint_fit(task, optax.sgd(0.1))
+    states = jax.eval_shape(jax.vmap(fit.init), thetas)
+    return loop._compiled_epoch.lower(fit, task, loop.EpochPlan(20, 2), states, keys, 0, None, None)
+
+
+def measures_of_two(task, keys, thetas):
+    return measure._evaluate.lower(task, thetas, 20)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("program", [epoch_of_two, measures_of_two])
+def test_networks_are_side_by_side_in_programs_for_accelerators(convolutional, program, platform):
+    with compiling_for(platform):
+        text = program(*convolutional).as_text()
+    assert "optimization_barrier" not in text
+    assert "feature_group_count = 2" in text
+    with lowering_of_jax(), compiling_for(platform):
+        assert program(*convolutional).as_text() == text
+    with compiling_for("cpu"):
+        assert "feature_group_count = 2" not in program(*convolutional).as_text()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name", ["tinysix", "resnet20"])
+def test_models_have_what_jax_gives_them_on_accelerators(name, platform):
+    model = models.create(name, 3, (8, 8, 3), width=0.1)
+    theta = jax.eval_shape(model.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+
+    def gradient(theta, x):
+        return jax.grad(lambda theta: jnp.sum(model.apply(theta, x) ** 2))(theta)
+
+    for fn in (model.apply, gradient):
+        text = lowered(fn, theta, x, platform=platform)
+        assert "stablehlo.convolution" in text
+        assert "optimization_barrier" not in text
+        with lowering_of_jax():
+            assert lowered(fn, theta, x, platform=platform) == text

@@ -11,8 +11,9 @@ from refusals import says
 from variables import alive
 
 from mcjax import InputError, PermutationSpec, SpecError, models, trees
+from mcjax.runtime.target import compiling_for
 from mcjax.training.loss import outcome
-from mcjax.training.task import Task, check_task, examples, metric_name
+from mcjax.training.task import Task, check_task, examples, metric_name, networks_at_once
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 3)).astype(np.float32), RNG.normal(size=(12, 2)).astype(np.float32)
@@ -334,3 +335,27 @@ def test_a_task_of_a_model_measures_with_its_networks(tiny_model, tiny_data):
     chex.assert_trees_all_equal_structs(theta, jax.eval_shape(task.init, KEY))
     assert check_task(task, model=True) is task
     assert models.create("mlp", 3, (8, 8, 1), widths=(6, 5)).spec == task.spec
+
+
+def sums_of_maps(theta, x):
+    return jax.lax.conv(x, theta["kernel"], (1, 1), "SAME").sum((1, 2, 3))
+
+
+def test_networks_at_once_are_fewer_where_convolutions_run_one_after_another():
+    """Read off the loss and the metrics, wherever the convolutions are."""
+    theta, images = {"kernel": np.ones((2, 1, 3, 3), np.float32)}, np.ones((5, 1, 4, 4), np.float32)
+
+    def of_maps(theta, batch, key=None):
+        return jnp.square(sums_of_maps(theta, batch)).mean()
+
+    def of_kernel(theta, batch, key=None):
+        return jnp.square(theta["kernel"]).sum() * batch.mean()
+
+    def measured(theta, batch):
+        return {"loss": jnp.float32(0), "size": jax.jit(of_maps)(theta, batch)}
+
+    for loss, metrics, few in ((of_maps, None, True), (of_kernel, measured, True), (of_kernel, None, False)):
+        task = Task(loss, images, metrics=metrics)
+        for platform in ("cpu", "tpu", "cuda"):
+            with compiling_for(platform):
+                assert networks_at_once(task, theta) == (1 if few and platform == "cpu" else 16)

@@ -22,7 +22,7 @@ from experiments.benchmark.programs import PROGRAMS, Sizes, other_way, work_for
 from experiments.benchmark.torch_networks import network, permuted, tensors
 from experiments.benchmark.torch_peer import Peer, projected
 from mcjax import trees
-from mcjax.runtime.mapping import sequential_is_faster
+from mcjax.runtime.mapping import convolutions_are_sequential
 from mcjax.training.fit import parts_of
 
 CPU = torch.device("cpu")
@@ -148,10 +148,10 @@ def test_epochs_of_both_sides_run(workload, mlp_work):
 
 
 def test_the_other_way_is_the_same_work(tinyten_work):
-    chosen = sequential_is_faster("canonical")
+    chosen = convolutions_are_sequential()
     states, _ = PROGRAMS["curve"](tinyten_work)()
     others, _ = other_way(tinyten_work, "curve")()
-    assert sequential_is_faster("canonical") == chosen
+    assert convolutions_are_sequential() == chosen
     for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(others), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
 
