@@ -4,7 +4,7 @@ import jax
 import pytest
 from variables import alive
 
-from mcjax import InputError, evaluate_path, linear, models, plane, supervised
+from mcjax import InputError, evaluate_path, linear, plane, supervised
 from mcjax.landscape.points import evaluation_config
 from mcjax.runtime import memory
 from mcjax.training import totals

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-import mcjax.runtime  # noqa: F401  (registers the lowering)
+from mcjax.runtime.compiling import jit
 
 LAST = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 FIRST = {1: ("NCW", "OIW", "NCW"), 2: ("NCHW", "OIHW", "NCHW"), 3: ("NCDHW", "OIDHW", "NCDHW")}

@@ -4,13 +4,11 @@ import re
 from functools import partial
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from convolutions import lowering_of_jax
 from refusals import says
 from streams import Epochs, Held, Source, rows_of
 
