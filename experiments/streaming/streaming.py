@@ -87,11 +87,7 @@ def main(config: Streaming) -> None:
     """Measure and print a table."""
     check_least(config, batch=1, memory=1, steps=1, rounds=1)
     if config.data is None:
-        print(
-            table(
-                ["", "images", "seconds", "images/s", "MB/s", "peak MB"],
-                larger_than_memory(config.gigabytes, config.batch, config.memory),
-            )
-        )
+        rows = larger_than_memory(config.gigabytes, config.batch, config.memory)
+        print(table(["", "images", "seconds", "images/s", "MB/s", "peak MB"], rows))
     else:
         print(table(["", "s an epoch", "least", "times arrays"], beside_arrays(config)))
