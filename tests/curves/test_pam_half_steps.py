@@ -151,7 +151,7 @@ def test_the_candidate_is_the_best_by_value_and_proximal_term(networks, monkeypa
 def training(networks, curve, starts, after):
     """In place of `run_epochs`: looks at what is to be trained from these permutations, and says how it ended."""
 
-    def run(fit, task, plan, begun, keys, epochs, recorder, *, mesh):
+    def run(fit, task, plan, begun, keys, epochs, recorder, *, mesh, before):
         assert (epochs, plan) == (CONFIG.curve.epochs, EpochPlan(20, 3))
         assert len(keys) == len(starts) * PAIRS
         ends = begun.fixed

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convolutions import LAYOUTS, ONCE, Case, convolutions_in, lowered, lowering_of_jax, random_case
 from jax import lax
 from jax.export import export, symbolic_shape
 from jax.interpreters import mlir
 from jax.sharding import AxisType, PartitionSpec
+from modules.convolutions import LAYOUTS, ONCE, Case, convolutions_in, lowered, lowering_of_jax, random_case
 
 from mcjax.runtime import convolution
 from mcjax.runtime.compiling import compiler_options, jit

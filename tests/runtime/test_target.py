@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from convolutions import lowered, lowering_of_jax
 from jax import lax
+from modules.convolutions import lowered, lowering_of_jax
 from refusals import says
 
 from mcjax import InputError, models, supervised
 from mcjax.runtime.compiling import compiler_options, jit
 from mcjax.runtime.mapping import over_models
 from mcjax.runtime.target import compiling_for, lowering_platforms, on_mesh_of, target
-from mcjax.training import loop, measure
+from mcjax.training import loop, measure, totals
 from mcjax.training.endpoints import endpoint_fit
 
 HERE = jax.devices()[0].platform
@@ -173,7 +173,9 @@ def epoch_of_two(task, keys, thetas):
 
 
 def measures_of_two(task, keys, thetas):
-    return measure._evaluate.lower(task, thetas, 20)
+    of_batch = jax.tree_util.Partial(measure._ValuesOfBatch(None), task.functions())
+    given = (of_batch, totals.each_network, task.train, thetas)
+    return totals._of_arrays.lower(totals.Reading(20), False, None, None, *given)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
