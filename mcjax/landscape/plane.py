@@ -27,7 +27,7 @@ class Plane(NamedTuple):
         origin: The network at (0, 0).
         e_x: The first direction, a tree like theta in float32 at least, orthonormal with `e_y` over the parameters.
         e_y: The second direction, likewise.
-        points: The coordinates of origin, u_point and v_point, float32 (3, 2).
+        points: The coordinates of origin, u_point and v_point, (3, 2), float32 at least.
     """
 
     origin: trees.Tree
@@ -110,7 +110,7 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
     points = np.array([[0, 0], [length, 0], [along, height]])
     origin = jax.tree.map(jnp.asarray, origin)
     e_x, e_y = (trees.combine(lambda _, leaf: leaf, trees.widened(origin), each) for each in (e_x, e_y))
-    return Plane(origin, e_x, e_y, jnp.asarray(points, jnp.float32))
+    return Plane(origin, e_x, e_y, trees.as_precise_as(origin, points))
 
 
 def _dot(a: trees.Tree, b: trees.Tree) -> float:
