@@ -121,9 +121,7 @@ MUTANTS = (
         ("training/test_loop.py", "runs/test_recorder.py"),
     ),
     Mutant("mcjax/training/loop.py", '"bad_t": ts[first]', '"bad_t": ts[0]'),
-    Mutant(
-        "mcjax/training/fit.py", "self.embed(variables, state.fixed, t)", "self.embed(variables, state.fixed, None)"
-    ),
+    Mutant("mcjax/training/fit.py", "trained), state.fixed, t)", "trained), state.fixed, None)"),
     Mutant("mcjax/training/fit.py", "jax.random.split(loss_key, self.points)", "jax.random.split(t_key, self.points)"),
     # Variables that are no network decayed in its place.
     Mutant("mcjax/training/fit.py", "trees.dot(params, params)", "trees.dot(trained, trained)"),
@@ -146,8 +144,8 @@ MUTANTS = (
         "estimate_statistics(task, theta, self.calibration_examples,",
         "estimate_statistics(task, theta, self.examples,",
     ),
-    Mutant("mcjax/training/batches.py", "weighted(rest, count, n - count * size)", "weighted(rest, count, size)"),
-    Mutant("mcjax/training/full_batch.py", "leaf[count * size : n]", "leaf[count * size :]"),
+    Mutant("mcjax/training/batches.py", "value) * n, values)", "value), values)"),
+    Mutant("mcjax/hessian/full_batch.py", "leaf[count * size : n]", "leaf[count * size :]"),
     Mutant("mcjax/hessian/newton.py", "curved + part * along, new_residual", "curved + along, new_residual"),
     Mutant(
         "mcjax/training/early_stopping.py",
@@ -269,7 +267,7 @@ MUTANTS = (
         "(string.threshold, jax.random.key_data(string.key), string.knots[0]",
         "(string.threshold, string.knots[0]",
     ),
-    Mutant("mcjax/curves/polyline.py", "jax.tree.leaves(trees.params(self.knots))", "jax.tree.leaves(self.knots)"),
+    Mutant("mcjax/curves/polyline.py", "jax.tree.leaves(trees.trained(self.knots))", "jax.tree.leaves(self.knots)"),
     Mutant(
         "mcjax/constructions/linear_phases.py",
         "here[k] - 2 * np.outer(here[k] @ unreached, unreached)",
