@@ -8,4 +8,11 @@ them alone, trains two small networks on the means of patches for an epoch, eval
 activations. The second measures an epoch of a data set from arrays on the device, from slices of arrays on the host
 and, where it is installed, from grain; rounds alternate between them, after a first one that compiles. Seconds of the
 first command include compiling; `peak` is the largest resident memory of the process so far, JAX included.
+
+The first command takes 90 seconds on two cores of a CPU, for 813,824 images, with 256 MB of blocks:
+
+    source alone  1,361 MB/s  peak 249 MB
+    epoch           268 MB/s  peak 658 MB
+    evaluate        287 MB/s  peak 720 MB
+    match           371 MB/s  peak 720 MB
 """
