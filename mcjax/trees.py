@@ -98,7 +98,7 @@ def with_floating(tree: Tree, leaves: Tree) -> Tree:
 
 
 def trained(theta: Tree) -> Tree:
-    """What training changes of a network: the floating-point leaves of its parameters, as from `floating`."""
+    """The floating-point leaves of a network's parameters, which training changes, as from `floating`."""
     return floating(params(theta))
 
 

@@ -21,7 +21,7 @@ Splits = Literal["both", "train", "test"]
 
 
 class EvaluationConfig(NamedTuple):
-    """What is measured, and how.
+    """The settings of an evaluation.
 
     Attributes:
         pairs: Whether every point is several networks along a leading axis.

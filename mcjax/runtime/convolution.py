@@ -10,6 +10,7 @@ from JAX's own rules. For other platforms nothing changes.
 import math
 from collections.abc import Sequence
 from functools import partial, reduce
+from itertools import product as positions
 from typing import Any
 
 import jax
@@ -83,7 +84,7 @@ def _canonical(
         ]
         if rhs_dilation != _ONCE or size == [1, 1] or math.prod(g.shape[1:3]) <= _FEW_POSITIONS:
             result = _kernel_gradient(images, g, size, rhs_dilation, padding)
-            return _stored(result, (*out_space, out_batch, out_feature))
+            return stored_in(result, (*out_space, out_batch, out_feature))
     # The barriers keep XLA from folding transposes into another layout.
     x, kernel = lax.optimization_barrier(
         (x.transpose(batch, *space, feature), kernel.transpose(*window, taken, output))
@@ -101,12 +102,12 @@ def _canonical(
         result = lax.conv_general_dilated_p.bind(
             x, kernel, dimension_numbers=numbers, padding=padding, **steps, **others
         )
-    return _stored(result, (out_batch, *out_space, out_feature))
+    return stored_in(result, (out_batch, *out_space, out_feature))
 
 
-def _stored(x: jax.Array, order: Sequence[int]) -> jax.Array:
+def stored_in(x: jax.Array, order: Sequence[int]) -> jax.Array:
     """`x` with axis i moved to position `order[i]`."""
-    return x.transpose([order.index(axis) for axis in range(4)])
+    return x.transpose([order.index(axis) for axis in range(x.ndim)])
 
 
 def _has_phases(*, lhs_dilation: Pair, rhs_dilation: Pair, window_strides: Pair, **_: Any) -> bool:
@@ -123,14 +124,17 @@ def _padded(x: jax.Array, padding: Padding) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)))
 
 
-def _reads(x: jax.Array, count: Pair, apart: Pair, size: Pair, steps: Pair) -> list[jax.Array]:
+def parts_of(
+    x: jax.Array, count: Sequence[int], apart: Sequence[int], size: Sequence[int], steps: Sequence[int]
+) -> list[jax.Array]:
     """The parts (n, *size, c) of images, each with these steps: `count` parts by rows, whose starts are `apart`."""
 
-    def read(*start: int) -> jax.Array:
+    def read(position: Sequence[int]) -> jax.Array:
+        start = [i * distance for i, distance in zip(position, apart, strict=True)]
         last = [at + (many - 1) * step + 1 for at, many, step in zip(start, size, steps, strict=True)]
-        return lax.slice(x, (0, *start, 0), (len(x), *last, x.shape[3]), (1, *steps, 1))
+        return lax.slice(x, (0, *start, 0), (len(x), *last, x.shape[-1]), (1, *steps, 1))
 
-    return [read(i * apart[0], j * apart[1]) for i in range(count[0]) for j in range(count[1])]
+    return list(map(read, positions(*map(range, count))))
 
 
 def _of_small_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
@@ -146,7 +150,7 @@ def _of_small_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Pa
     ]
     out = [last // stride + 1 for last, stride in zip(end, strides, strict=True)]
     entries = lax.optimization_barrier(kernel.transpose(2, 0, 1, 3))
-    matrix = lax.optimization_barrier(jnp.stack(_reads(_padded(entries, around), x.shape[1:3], _ONCE, out, strides)))
+    matrix = lax.optimization_barrier(jnp.stack(parts_of(_padded(entries, around), x.shape[1:3], _ONCE, out, strides)))
     return jnp.tensordot(x.reshape(len(x), -1, x.shape[3]), matrix, 2)[:, ::-1, ::-1]
 
 
@@ -189,9 +193,9 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, window: Pair, strides: Pair, pa
     # Sums of half-precision products are kept in float32.
     product = partial(jnp.einsum, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
     if math.prod(window) > max(_FEW_POSITIONS, math.prod(out)):
-        parts = zip(_reads(x, out, strides, window, _ONCE), _reads(g, out, _ONCE, _ONCE, _ONCE), strict=True)
+        parts = zip(parts_of(x, out, strides, window, _ONCE), parts_of(g, out, _ONCE, _ONCE, _ONCE), strict=True)
         return reduce(jnp.add, [product("nijc,nuvd->ijcd", part, at) for part, at in parts]).astype(x.dtype)
-    reads = _reads(x, window, _ONCE, out, strides)
+    reads = parts_of(x, window, _ONCE, out, strides)
     if math.prod(out) >= max(x.shape[3], g.shape[3]):
         # One product per image, which runs on several cores but writes one matrix per image.
         products = [product("nhwc,nhwd->ncd", read, g).sum(0) for read in reads]

@@ -7,9 +7,8 @@ another: the networks of a `vmap` are such groups. For other platforms nothing c
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from jax import lax
 from jax.interpreters import mlir
 
 from mcjax.runtime import convolution as convolution
+from mcjax.runtime.convolution import parts_of, stored_in
 
 Convolution = Callable[..., jax.Array]
 _FEW_POSITIONS = 64
@@ -75,13 +75,7 @@ def _in_canonical_layout(x: jax.Array, kernel: jax.Array, *, dimension_numbers: 
     )
     numbers = lax.ConvDimensionNumbers(images, (last, last - 1, *range(last - 1)), images)
     result = lax.conv_general_dilated_p.bind(x, kernel, dimension_numbers=numbers, **params)
-    return _stored(result, out)
-
-
-def _stored(x: jax.Array, out: Sequence[int]) -> jax.Array:
-    """A result (n, ..., c) in the layout of these positions of (batch, feature, *space)."""
-    order = (out[0], *out[2:], out[1])
-    return x.transpose([order.index(axis) for axis in range(x.ndim)])
+    return stored_in(result, (out[0], *out[2:], out[1]))
 
 
 def _with_height(x: jax.Array, kernel: jax.Array, *, dimension_numbers: Any, **params: Any) -> jax.Array:
@@ -144,9 +138,9 @@ def _of_channels(
         for given, k, dilation, stride in zip(images.shape[1:-1], window, rhs_dilation, window_strides, strict=True)
     ]
     numbers = kernel.astype(images.dtype).reshape(-1, *[1] * (x.ndim - 1), channels)
-    reads = _reads(images, window, rhs_dilation, size, window_strides)
+    reads = parts_of(images, window, rhs_dilation, size, window_strides)
     total = sum((read * number for read, number in zip(reads, numbers, strict=True)), jnp.zeros((), images.dtype))
-    return _stored(total.astype(x.dtype), out)
+    return stored_in(total.astype(x.dtype), (out[0], *out[2:], out[1]))
 
 
 def _gradient_of_channels(
@@ -171,9 +165,10 @@ def _gradient_of_channels(
         (given - (k - 1) * dilation - 1) // stride + 1
         for given, k, dilation, stride in zip(images.shape[1:-1], size, rhs_dilation, window_strides, strict=True)
     ]
-    reads = _reads(images, window, window_strides, size, rhs_dilation)
+    reads = parts_of(images, window, window_strides, size, rhs_dilation)
     sums = [(read * gradient).sum(range(1, x.ndim - 1)).sum(0) for read in reads]
-    return _stored(jnp.stack(sums).reshape(1, *window, channels).astype(x.dtype), out)
+    sums_of_window = jnp.stack(sums).reshape(1, *window, channels).astype(x.dtype)
+    return stored_in(sums_of_window, (out[0], *out[2:], out[1]))
 
 
 def _padded(
@@ -183,16 +178,6 @@ def _padded(
     x = jnp.repeat(x.astype(jnp.promote_types(x.dtype, jnp.float32)), channels // x.shape[-1], -1)
     around = [(low, high, step - 1) for (low, high), step in zip(padding, lhs_dilation, strict=True)]
     return lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0))))
-
-
-def _reads(
-    x: jax.Array, positions: Sequence[int], step: Sequence[int], size: Sequence[int], strides: Sequence[int]
-) -> Iterator[jax.Array]:
-    """The parts (n, *size, c) of images that begin at these positions, `step` apart."""
-    for position in product(*map(range, positions)):
-        first = [i * each for i, each in zip(position, step, strict=True)]
-        last = [start + (n - 1) * stride + 1 for start, n, stride in zip(first, size, strides, strict=True)]
-        yield lax.slice(x, (0, *first, 0), (len(x), *last, x.shape[-1]), (1, *strides, 1))
 
 
 _of_images = convolution._lower

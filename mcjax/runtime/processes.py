@@ -65,7 +65,7 @@ def least_of_processes(number: int) -> int:
 
 
 def _numbers_of_processes(number: int) -> np.ndarray:
-    """What each process gives. Raises RunError if another one gives -1."""
+    """The numbers that the processes give. Raises RunError if another one gives -1."""
     from jax.experimental import multihost_utils
 
     numbers = np.asarray(multihost_utils.process_allgather(np.int32(number)))

@@ -89,7 +89,7 @@ class Descent:
             )
 
     def trained(self, variables: Any) -> Any:
-        """What the optimiser changes: the floating-point leaves of the variables, or of a network's parameters.
+        """The floating-point leaves of the variables, or of a network's parameters, which the optimiser changes.
 
         None, which is no leaf, is in place of all others (`trees.floating`).
         """

@@ -105,9 +105,8 @@ def epoch(
 
     def one_step(state: State, given: tuple[jax.Array, jax.Array]) -> tuple[State, Metrics]:
         indices, key = split(given[0], mesh), given[1]
-        return _step(
-            fit, task, fixed, state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[indices], task.train), key, mesh
-        )
+        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[indices], task.train)
+        return _step(fit, task, fixed, state, batch, key, mesh)
 
     order = _epoch_order(plan, examples(task.train), key)
     state, metrics = jax.lax.scan(one_step, state._replace(fixed=()), order)
@@ -143,9 +142,9 @@ class Feed(NamedTuple):
     """
 
     batches: Batch
-    first: jax.Array
-    steps: jax.Array
-    start: jax.Array
+    first: Any
+    steps: Any
+    start: Any
 
 
 def _some_steps(
@@ -225,7 +224,7 @@ def _feeds(stream: Stream, plan: EpochPlan, mesh: Mesh | None, done: int, epochs
                     # The block before is let go first.
                     block = given.block
                     batches = put_batches(block, mesh)
-                yield Feed(batches, *map(jnp.int32, given[1:]))
+                yield Feed(batches, *map(np.int32, given[1:]))
             else:
                 yield None
 

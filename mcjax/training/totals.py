@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
@@ -15,7 +16,7 @@ from mcjax.errors import InputError
 from mcjax.runtime.compiling import Compiled, jit
 from mcjax.runtime.mapping import over_models, over_points
 from mcjax.runtime.mesh import AXES, Placement, on_mesh
-from mcjax.training.batches import accumulate, empty, equal_batches, merge, total_over
+from mcjax.training.batches import accumulate, equal_batches, merge, total_over
 from mcjax.training.loss import Batch
 from mcjax.training.task import reading_processes
 
@@ -96,13 +97,26 @@ def totals(
         for block in blocks:
             given = (*fixed, *block, where)
             if total is None:
-                total = _empty(*static, *given)
+                total = placement.put(_empty(of_batch, points, block[0]))
                 if check is not None:
                     check(partial(_adding, points, (*given, total)))
             before, total = total, _add_block(*static, *given, total)
             # Never more than two blocks wait on the device.
             jax.block_until_ready(before)
     return placement.get(total)
+
+
+def _empty(of_batch: OfBatch, points: Points, batches: Batch) -> Any:
+    """The totals of no batches, on the host."""
+    shapes = _of_first.eval_shape(points.pairs, of_batch, points.at, batches, points.points)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+@partial(jax.jit, static_argnums=0)
+def _of_first(pairs: bool, of_batch: OfBatch, at: Any, batches: Batch, points: Any) -> Any:
+    """The totals of the first batch. Only ever traced, once for all arguments of these shapes."""
+    batch = trees.index(batches, 0)
+    return _at_points(lambda theta: of_batch(theta, batch, 0), at, pairs, None, points)
 
 
 def _adding(points: Points, given: tuple, chunk: int | None) -> tuple[Compiled, tuple]:
@@ -186,27 +200,6 @@ def _add_block(
         return _at_points(one, at, pairs, chunk, points, total)
 
     return on_mesh(many, mesh, everywhere=5, axes=AXES)(of_batch, at, batches, count, number, points, total)
-
-
-@jit(static_argnames=("pairs", "chunk", "mesh"))
-def _empty(
-    pairs: bool,
-    chunk: int | None,
-    mesh: Mesh | None,
-    of_batch: OfBatch,
-    at: Any,
-    batches: Batch,
-    count: jax.Array,
-    number: jax.Array,
-    points: Any,
-) -> Any:
-    """The totals of no batches."""
-
-    def many(of_batch: OfBatch, at: Any, batches: Batch, points: Any) -> Any:
-        batch = trees.index(batches, 0)
-        return _at_points(lambda theta: empty(partial(of_batch, theta), batch), at, pairs, chunk, points)
-
-    return on_mesh(many, mesh, everywhere=3, axes=AXES)(of_batch, at, batches, points)
 
 
 def total_of(of_batch: Callable[[Batch, Any], Any], split: Batch, reading: Reading) -> Any:

@@ -60,6 +60,26 @@ class Epochs(Source):
         return np.asarray(_epoch_order(self.plan, n, jax.random.fold_in(self.key, number))[0]).ravel()
 
 
+class Watched(Source):
+    """A source that notes, at each batch, how many blocks are held on the host, and how many are on the device.
+
+    Attributes:
+        held: The blocks on the host, a `Held`.
+        most: Number of blocks held, at each batch.
+        on_device: Number of arrays of a block's shape on the device, at each batch.
+    """
+
+    def __init__(self, arrays, size, block):
+        super().__init__(arrays, size)
+        self.block, self.held, self.most, self.on_device = block, Held(), [], []
+
+    def __call__(self, number):
+        for batch in super().__call__(number):
+            self.most.append(self.held.now())
+            self.on_device.append(sum(leaf.shape == self.block for leaf in jax.live_arrays()))
+            yield batch
+
+
 class Held:
     """numpy, in place of that of `mcjax.data.blocks`, with an `empty` that notes what is made and held of it."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from refusals import says
-from streams import Epochs, Held, Source, rows_of
+from streams import Epochs, Source, Watched, rows_of
 
 from mcjax import Augmentation, InputError, Recorder, RunError, Task, supervised, trees
 from mcjax.data import Stream, blocks
@@ -432,14 +432,6 @@ def test_fits_on_a_stream_stop_at_their_targets(fits):
 
 def test_no_more_than_two_feeds_are_on_the_device(monkeypatch):
     """And four blocks at all: one computed on, one on its way, one ready on the host and one read."""
-    held, most, on_device = Held(), [], []
-
-    class Reads(Source):
-        def __call__(self, number):
-            for batch in super().__call__(number):
-                most.append(held.now())
-                on_device.append(sum(leaf.shape == (2, 5, 64) for leaf in jax.live_arrays()))
-                yield batch
 
     def slow(state, batch, key):
         # Slower than the source, which would run ahead otherwise.
@@ -447,13 +439,14 @@ def test_no_more_than_two_feeds_are_on_the_device(monkeypatch):
         return state, {"loss": x.mean()}
 
     task = Task(lambda theta, batch, key: 0.0, np.zeros((80, 64), np.float32))
-    task = from_host(task, Reads(task.train, 5), 2, 5)
-    monkeypatch.setattr(blocks, "np", held)
+    source = Watched(task.train, 5, (2, 5, 64))
+    task = from_host(task, source, 2, 5)
+    monkeypatch.setattr(blocks, "np", source.held)
     fit, states = Fit(None, jax.tree_util.Partial(slow)), FitState(jnp.zeros(1), ())
     run_epochs(fit, task, EpochPlan(5, 16), states, jax.random.split(jax.random.key(0), 1), 2)
-    assert len(held.made) == 16
-    assert max(most) <= 4
-    assert max(on_device) <= 2
+    assert len(source.held.made) == 16
+    assert max(source.most) <= 4
+    assert max(source.on_device) <= 2
 
 
 def test_the_plan_of_a_stream_is_by_its_length(numbered):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
-from streams import Held, Source
+from streams import Source, Watched
 
 from mcjax import InputError, make_mesh
 from mcjax.data import blocks
@@ -169,24 +169,16 @@ def test_too_few_examples_are_told_and_errors_of_the_source_are_its_own():
 
 def test_no_more_than_four_blocks_are_held(monkeypatch):
     """One is computed on, one is on its way, one is ready on the host and one is read; the device has two of them."""
-    held, most, on_device = Held(), [], []
-
-    class Reads(Source):
-        def __call__(self, number):
-            for batch in super().__call__(number):
-                most.append(held.now())
-                on_device.append(sum(leaf.shape == (2, 5, 64) for leaf in jax.live_arrays()))
-                yield batch
 
     def slow(theta, batch, number):
         # Slower than the source, which would run ahead otherwise.
         x = jax.lax.fori_loop(0, 300, lambda i, x: jnp.tanh(x @ x.T @ x), batch)
         return mean_of(x.mean() * theta, batch)
 
-    source = Reads(np.zeros((160, 64), np.float32), 5)
+    source = Watched(np.zeros((160, 64), np.float32), 5, (2, 5, 64))
     stream = source.stream(2, 5)
-    monkeypatch.setattr(blocks, "np", held)
+    monkeypatch.setattr(blocks, "np", source.held)
     totals(jax.tree_util.Partial(slow), stream, Reading(5), Points(doubled, THETAS[:1, 0]))
-    assert len(held.made) == 16
-    assert max(most) <= 4
-    assert max(on_device) <= 2
+    assert len(source.held.made) == 16
+    assert max(source.most) <= 4
+    assert max(source.on_device) <= 2
