@@ -61,8 +61,8 @@ MUTANTS = (
     Mutant("mcjax/runtime/convolution.py", "first = [(low - at) % stride", "first = [(low + at) % stride"),
     Mutant(
         "mcjax/runtime/convolution.py",
-        "for i in range(count[0]) for j in range(count[1])]",
-        "for j in range(count[1]) for i in range(count[0])]",
+        "return list(map(read, positions(*map(range, count))))",
+        "return [read(at[::-1]) for at in positions(*map(range, count[::-1]))]",
     ),
     # Images of no size, which have other forms for JAX alone.
     Mutant("mcjax/runtime/convolution.py", "and 0 not in sizes", ""),
