@@ -17,6 +17,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 from refusals import says
+from streams import Source, from_host
 
 import mcjax
 from mcjax import (
@@ -182,6 +183,29 @@ def test_paths_and_planes_are_those_of_one_device(task, ends, convolutional):
     )
     np.testing.assert_allclose(got.test_loss, expected.test_loss, rtol=1e-4)
     np.testing.assert_allclose(got.test_accuracy, expected.test_accuracy, atol=0.034)
+
+
+@eight
+def test_streams_are_those_of_one_device(digits, mlp, ends, convolutional):
+    """Blocks of two batches, of which there are five a pass."""
+    for task, thetas in ((supervised(mlp, digits), ends), (convolutional[0], (convolutional[1].theta,) * 2)):
+        task = task.with_examples(train=Source(task.train, 17).stream(2, 24), test=from_host(task, "test")[0].test)
+        path = mcjax.linear(task.spec).bind_pairs(*(trees.index(theta, slice(0, 2)) for theta in thetas))
+        config = TrainConfig(epochs=2, batch_size=24, optimizer=SGD(0.05), steps_per_epoch=3)
+        expected, *meshed = (
+            (
+                train_endpoints(KEYS[:2], task, config, mesh=mesh),
+                mcjax.evaluate_path(task, path, 3, calibration_examples=60, mesh=mesh),
+            )
+            for mesh in (None, make_mesh(2, 2), make_mesh(1, 4))
+        )
+        for trained, metrics in meshed:
+            alike(trained.theta, expected[0].theta, rtol=1e-3)
+            alike(trained.history, expected[0].history, rtol=1e-4)
+            np.testing.assert_allclose(metrics.test_loss, expected[1].test_loss, rtol=1e-4)
+            np.testing.assert_allclose(metrics.train_loss, expected[1].train_loss, rtol=1e-4)
+        with says(InputError, "batch_size=24", "data=5", "25"):
+            train_endpoints(KEYS[:2], task, config, mesh=make_mesh(1, 5))
 
 
 @eight
