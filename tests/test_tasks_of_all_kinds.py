@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from refusals import says
+from streams import from_host
 
 import mcjax
-from mcjax import trees
+from mcjax import InputError, trees
 from mcjax.training import Criterion
 
 ADAM = optax.adam(2e-2)
@@ -329,3 +331,32 @@ def test_a_metric_of_the_users_along_paths_on_planes_and_for_strings(tiny_task, 
     string = mcjax.strings.sample_string(jax.random.key(0), tiny_task, *tiny_ends, 0.5, config=config)
     assert string.connected
     assert string.values[0] == pytest.approx(float(worst(tiny_ends[0], tiny_task.test)), abs=1e-6)
+
+
+def test_what_needs_arrays_says_so_of_a_stream_and_takes_what_is_loaded(tiny_task, tiny_model, tiny_ends):
+    streamed, _ = from_host(tiny_task, "train", "test")
+    key, (theta, other) = jax.random.key(0), tiny_ends
+    curve = mcjax.linear(tiny_task.spec).bind(theta, other)
+    group = next(iter(tiny_task.spec.groups))
+    calls = (
+        lambda task: mcjax.strings.sample_string(key, task, theta, other, 1.0),
+        lambda task: mcjax.strings.sample_strings(key, task, theta, other, 1.0),
+        lambda task: mcjax.strings.train_string(key, task, 1.0, theta, other),
+        mcjax.hessian.full_batch_loss,
+        lambda task: mcjax.landscape.ensemble_accuracy(task, trees.stack(tiny_ends)),
+        lambda task: mcjax.landscape.noise_stability(key, task, theta),
+        lambda task: mcjax.landscape.correlation_signature(task, curve),
+        lambda task: mcjax.constructions.dropout_stability(key, task, theta),
+        lambda task: mcjax.permutation_points.permutation_path(task, theta, group, (0, 1)),
+        lambda task: mcjax.training.Criterion()(task, theta),
+    )
+    for call in calls:
+        with says(InputError, "batches from the host", "train", "task.load("):
+            call(streamed)
+    loaded = streamed.load(train=20, test=None)
+    for got, whole, n in ((loaded.train, tiny_task.train, 20), (loaded.test, tiny_task.test, 50)):
+        for leaf, expected in zip(got, whole, strict=True):
+            np.testing.assert_array_equal(leaf, np.asarray(expected)[:n])
+    np.testing.assert_allclose(
+        mcjax.hessian.full_batch_loss(loaded)(theta), mcjax.hessian.full_batch_loss(tiny_task, examples=20)(theta), 1e-6
+    )

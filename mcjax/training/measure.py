@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, get_args
 
 import jax
@@ -17,7 +18,7 @@ from mcjax.training.batch_statistics import estimate_statistics, statistics_of_b
 from mcjax.training.batches import Mean, mean_of, mean_over
 from mcjax.training.loss import Batch, Metric
 from mcjax.training.task import SplitName, Task, check_task, examples, metric_name
-from mcjax.training.totals import Check, Points, Reading, each_network, totals
+from mcjax.training.totals import Check, Points, Reading, each_network, on_arrays, total_of, totals
 
 
 def metrics_of(task: Task, theta: trees.Tree, split: Batch, batch_size: int) -> dict[str, jax.Array]:
@@ -57,15 +58,36 @@ def metrics_at(
     Returns:
         Split -> metric name -> values, (points[, pairs]).
     """
-    functions = task.functions()
+    functions, own = task.functions(), None if isinstance(metric, str) else metric
+    held = {name: task.split(name) for name in (*splits, *(("train",) if calibration is not None else ()))}
+    if not any(isinstance(split, Stream) for split in held.values()):
+        of_network = jax.tree_util.Partial(_MetricsOfArrays(tuple(splits.items()), calibration, own), functions)
+        # Divided outside of the program, where XLA does not multiply by the inverse of a constant.
+        return {name: total.value for name, total in on_arrays(of_network, held, points, check).items()}
     theta = jax.eval_shape(lambda points_: points.at(trees.index(points_, 0)), points.points)
     if calibration is not None and jax.tree.leaves(trees.batch_stats(theta)):
         of_batch = jax.tree_util.Partial(statistics_of_batch, functions)
         moments = totals(of_batch, task.train, calibration, points, check)
         at = jax.tree_util.Partial(_calibrated_pairs if points.pairs else _calibrated, points.at)
         points = points._replace(at=at, points=(points.points, moments))
-    of_batch = jax.tree_util.Partial(_ValuesOfBatch(None if isinstance(metric, str) else metric), functions)
+    of_batch = jax.tree_util.Partial(_ValuesOfBatch(own), functions)
     return {name: totals(of_batch, task.split(name), reading, points, check).value for name, reading in splits.items()}
+
+
+@dataclass(frozen=True)
+class _MetricsOfArrays:
+    """The totals of the metrics of a network on splits of arrays, after its batch statistics."""
+
+    splits: tuple[tuple[str, Reading], ...]
+    calibration: Reading | None
+    own: Metric | None
+
+    def __call__(self, task: Task, theta: trees.Tree, held: Any) -> dict[str, Mean]:
+        if self.calibration is not None:
+            size, examples, _ = self.calibration
+            theta = estimate_statistics(task.replace(train=held["train"]), theta, examples, size)
+        of_batch = partial(_ValuesOfBatch(self.own), task, theta)
+        return {name: total_of(of_batch, held[name], reading) for name, reading in self.splits}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -83,15 +84,11 @@ def totals(
     Returns:
         The totals, with a leading axis of points, and then of pairs if there are any.
     """
-    placement = Placement(points.mesh, len(jax.tree.leaves(points.points)[0]), AXES)
-    fixed = placement.put_everywhere((of_batch, points.at))
-    where = placement.put(jax.tree.map(jnp.asarray, points.points))
-    static = (points.pairs, points.chunk, points.mesh)
     if not isinstance(split, Stream):
-        held = placement.put_everywhere(split)
-        if check is not None:
-            check(lambda chunk: (_of_arrays, (reading, points.pairs, chunk, points.mesh, *fixed, held, where)))
-        return placement.get(_of_arrays(reading, *static, *fixed, held, where))
+        return on_arrays(jax.tree_util.Partial(_Total(reading), of_batch), split, points, check)
+    placement, where = _placed(points)
+    fixed = placement.put_everywhere((of_batch, points.at))
+    static = (points.pairs, points.chunk, points.mesh)
     total = None
     with closing(_blocks(split, reading, placement)) as blocks:
         for block in blocks:
@@ -104,6 +101,20 @@ def totals(
             # Never more than two blocks wait on the device.
             jax.block_until_ready(before)
     return placement.get(total)
+
+
+def on_arrays(of_network: Any, held: Any, points: Points, check: Check | None = None) -> Any:
+    """`of_network(theta, held)` at every point, in one program, which gets the arrays `held`; as from `totals`."""
+    placement, where = _placed(points)
+    given = (*placement.put_everywhere((of_network, points.at, held)), where)
+    if check is not None:
+        check(lambda chunk: (_of_arrays, (points.pairs, chunk, points.mesh, *given)))
+    return placement.get(_of_arrays(points.pairs, points.chunk, points.mesh, *given))
+
+
+def _placed(points: Points) -> tuple[Placement, Any]:
+    placement = Placement(points.mesh, len(jax.tree.leaves(points.points)[0]), AXES)
+    return placement, placement.put(jax.tree.map(jnp.asarray, points.points))
 
 
 def _empty(of_batch: OfBatch, points: Points, batches: Batch) -> Any:
@@ -158,21 +169,24 @@ def _at_points(one: Callable[..., Any], at: Any, pairs: bool, chunk: int | None,
     return over_points(point, points, chunk)
 
 
-@jit(static_argnames=("reading", "pairs", "chunk", "mesh"))
+@jit(static_argnames=("pairs", "chunk", "mesh"))
 def _of_arrays(
-    reading: Reading,
-    pairs: bool,
-    chunk: int | None,
-    mesh: Mesh | None,
-    of_batch: OfBatch,
-    at: Any,
-    split: Batch,
-    points: Any,
+    pairs: bool, chunk: int | None, mesh: Mesh | None, of_network: Any, at: Any, held: Any, points: Any
 ) -> Any:
-    def many(of_batch: OfBatch, at: Any, split: Batch, points: Any) -> Any:
-        return _at_points(lambda theta: total_of(partial(of_batch, theta), split, reading), at, pairs, chunk, points)
+    def many(of_network: Any, at: Any, held: Any, points: Any) -> Any:
+        return _at_points(lambda theta: of_network(theta, held), at, pairs, chunk, points)
 
-    return on_mesh(many, mesh, everywhere=3, axes=AXES)(of_batch, at, split, points)
+    return on_mesh(many, mesh, everywhere=3, axes=AXES)(of_network, at, held, points)
+
+
+@dataclass(frozen=True)
+class _Total:
+    """The total over a split of arrays."""
+
+    reading: Reading
+
+    def __call__(self, of_batch: OfBatch, theta: Any, split: Batch) -> Any:
+        return total_of(partial(of_batch, theta), split, self.reading)
 
 
 @jit(static_argnames=("pairs", "chunk", "mesh"))
@@ -210,4 +224,4 @@ def total_of(of_batch: Callable[[Batch, Any], Any], split: Batch, reading: Readi
     return accumulate(of_batch, equal_batches(used, reading.batch_size)[0])
 
 
-__all__ = ["Check", "Points", "Reading", "each_network", "total_of", "totals"]
+__all__ = ["Check", "Points", "Reading", "each_network", "on_arrays", "total_of", "totals"]

@@ -96,8 +96,8 @@ def test_one_program_for_all_points_and_for_paths_of_one_kind_and_the_same_bits_
         evaluate_path(task, bezier(task.spec).bind(*pair), 7, batch_size=10)
         for pair in ((theta_1, theta_2), (theta_2, theta_1), (theta_1, theta_2))
     )
-    # Once for each split: 120 and 50 examples are whole batches of 10.
-    assert calls == [10] * 2
+    # Both splits, of 120 and 50 examples, are whole batches of 10.
+    assert calls == [10]
     jax.tree.map(np.testing.assert_array_equal, first, again)
 
 

@@ -68,6 +68,24 @@ def test_round_trip_of_dtypes(tmp_path):
     same(checkpoint.load(tmp_path / "one"), leaves)
 
 
+def test_round_trip_of_keys_and_of_float64(tmp_path):
+    """float64 is there under x64 alone; otherwise it is rounded when it is read."""
+    keys = {"one": jax.random.key(3), "many": jax.random.split(jax.random.key(4, impl="rbg"), 2)}
+    with jax.enable_x64(True):
+        checkpoint.save(tmp_path / "one", {**keys, "pi": jnp.asarray(np.pi), "raw": jax.random.PRNGKey(5)})
+        found = checkpoint.load(tmp_path / "one")
+        assert found["pi"].dtype == np.float64
+        assert float(found["pi"]) == np.pi
+    np.testing.assert_array_equal(found["raw"], jax.random.PRNGKey(5))
+    for name, key in keys.items():
+        assert jax.random.key_impl(found[name]) == jax.random.key_impl(key)
+        np.testing.assert_array_equal(jax.random.key_data(found[name]), jax.random.key_data(key))
+        np.testing.assert_array_equal(jax.random.normal(found["one"], 3), jax.random.normal(keys["one"], 3))
+    rounded = checkpoint.load(tmp_path / "one")["pi"]
+    assert rounded.dtype == np.float32
+    assert float(rounded) == np.float32(np.pi)
+
+
 def test_a_relative_path_is_read_from_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint.save("one", tree_of())

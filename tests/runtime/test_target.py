@@ -173,9 +173,10 @@ def epoch_of_two(task, keys, thetas):
 
 
 def measures_of_two(task, keys, thetas):
-    of_batch = jax.tree_util.Partial(measure._ValuesOfBatch(None), task.functions())
-    given = (of_batch, totals.each_network, task.train, thetas)
-    return totals._of_arrays.lower(totals.Reading(20), False, None, None, *given)
+    measured = measure._MetricsOfArrays((("train", totals.Reading(20)),), None, None)
+    of_network = jax.tree_util.Partial(measured, task.functions())
+    given = (of_network, totals.each_network, {"train": task.train}, thetas)
+    return totals._of_arrays.lower(False, None, None, *given)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -11,6 +11,7 @@ from refusals import says
 from variables import alive
 
 from mcjax import InputError, PermutationSpec, SpecError, models, trees
+from mcjax.data import Stream
 from mcjax.runtime.target import compiling_for
 from mcjax.training.loss import outcome
 from mcjax.training.task import Task, check_task, examples, metric_name, networks_at_once
@@ -359,3 +360,44 @@ def test_networks_at_once_are_fewer_where_convolutions_run_one_after_another():
         for platform in ("cpu", "tpu", "cuda"):
             with compiling_for(platform):
                 assert networks_at_once(task, theta) == (1 if few and platform == "cpu" else 16)
+
+
+def test_a_task_with_other_examples_is_checked_and_keeps_the_rest():
+    task = task_of(validation=(X[:3], Y[:3]))
+    batches = [(X[at : at + 5], Y[at : at + 5]) for at in (0, 5)]
+    other = task.with_examples(train=lambda: iter(batches), test=None)
+    assert isinstance(other.train, Stream)
+    assert other.test is None
+    assert (other.validation, other.loss, other.init) == (task.validation, task.loss, task.init)
+    assert "streamed train, 3 validation" in repr(other)
+    assert isinstance(task.train, tuple)
+    for splits, words in (
+        ({"trian": (X, Y)}, ("trian", "train")),
+        ({"train": None}, ("no training examples",)),
+        ({"test": (X, Y[:3])}, ("test examples", "common leading axis")),
+        ({"train": lambda: iter([])}, ("train batches", "yield nothing")),
+    ):
+        with says(InputError, *words):
+            task.with_examples(**splits)
+    # The loss is checked on what batches are now.
+    with pytest.raises((TypeError, ValueError, InputError)):
+        task.with_examples(train=lambda: iter([(X[:, :2], Y)]))
+
+
+def test_loaded_examples_are_the_first_of_each_stream():
+    batches = [(X[at : at + 5], Y[at : at + 5]) for at in (0, 5, 10)]
+    task = task_of(train=lambda: iter(batches), test=lambda: iter(batches))
+    for n, of in ((7, 7), (12, 12), (100, 12), (None, 12)):
+        loaded = task.load(train=n)
+        np.testing.assert_array_equal(loaded.train[0], X[:of])
+        np.testing.assert_array_equal(loaded.train[1], Y[:of])
+        assert loaded.test is task.test
+    assert task.load(train=1, test=3).load(train=5).train[0].shape == (1, 3)
+    for splits, words in (
+        ({"train": 0}, ("train=0",)),
+        ({"train": 2.5}, ("train=2.5",)),
+        ({"validation": 3}, ("no validation split",)),
+        ({"trian": 3}, ("trian",)),
+    ):
+        with says(InputError, *words):
+            task.load(**splits)
