@@ -144,7 +144,7 @@ def interpolate(a: Tree, b: Tree, t: Any) -> Tree:
 
 
 def as_precise_as(tree: Tree, value: Any) -> jax.Array:
-    """A number in float32 at least, and in float64 if a leaf of the tree is."""
+    """A number in float32 at least, and in float64 if it or a leaf of the tree is."""
     dtypes = (leaf.dtype for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating))
     return jnp.asarray(value, jnp.result_type(jnp.float32, *dtypes, jnp.asarray(value)))
 

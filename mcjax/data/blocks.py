@@ -70,14 +70,16 @@ def ahead(items: Generator[T]) -> Generator[T]:
     """The items of a generator, each made in a thread while the one before is used. Its errors are raised in turn."""
     wanted: SimpleQueue[bool] = SimpleQueue()
     made: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-    end = object()
+    end, x64 = object(), jax.config.jax_enable_x64  # type: ignore[attr-defined]
 
     def make() -> None:
-        while wanted.get():
-            try:
-                made.put((next(items, end), None))
-            except BaseException as error:
-                made.put((end, error))
+        # The caller's, which a thread does not have by itself.
+        with jax.enable_x64(x64):
+            while wanted.get():
+                try:
+                    made.put((next(items, end), None))
+                except BaseException as error:
+                    made.put((end, error))
 
     # No pool: processes that a loader forks in a thread of a pool would wait for that thread when they end, and fail.
     thread = Thread(target=make, daemon=True)

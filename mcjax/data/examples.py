@@ -29,7 +29,8 @@ def _check_arrays(split: str, given: Any) -> None:
     if wrong:
         shown = ", ".join(f"{name or 'they'} of type {kind}" for name, kind in wrong.items())
         raise InputError(
-            f"got {split} examples that are no arrays: {shown}; expected a pytree of arrays (n, ...) of numpy or JAX."
+            f"got {split} examples that are no arrays: {shown}; expected a pytree of arrays (n, ...) of numpy or JAX, "
+            "or a function that returns batches of them."
         )
     shapes = {name or "the array": jnp.shape(leaf) for name, leaf in leaves.items()}
     lengths = {shape[:1] for shape in shapes.values()}
@@ -44,9 +45,7 @@ def _check_arrays(split: str, given: Any) -> None:
 
 def _is_array(leaf: Any) -> bool:
     """Whether a leaf is an array of numpy or JAX, or the shape of one, and not of another library."""
-    dtype = getattr(leaf, "dtype", None)
-    known = isinstance(dtype, np.dtype) or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
-    return known and hasattr(leaf, "shape")
+    return isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct)
 
 
 def few(split: Any) -> Any:

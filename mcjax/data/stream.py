@@ -37,10 +37,11 @@ class Stream:
 
     Attributes:
         name: The name in messages.
-        memory: Bytes that its blocks take at most, on the host and on the device together; but a block is at least one
-            batch.
+        memory: Bytes that the blocks of a pass take at most, on the host and on a device together; but a block is at
+            least one batch.
         shapes: The first batch as `jax.ShapeDtypeStruct`s, in the dtypes of the device.
-        most: Number of examples of a pass if all batches are as long as the first; None if the source has no length.
+        most: Number of examples of a pass, whose last batch may be shorter than the others; None if the source has no
+            length.
         endless: Whether a pass never ends, by the length of the source.
     """
 
@@ -50,9 +51,10 @@ class Stream:
         Args:
             source: An iterable that begins anew each time, or has a length and is indexed; or a function that returns
                 one for every pass: `source()`, or `source(number)` if it has a parameter without a default. It yields
-                batches, pytrees of arrays (n, ...) with any n; or single examples, one of whose arrays is a scalar,
-                such as a class.
-            memory: Bytes that the blocks take at most, on the host and on the device together.
+                batches, pytrees of arrays (n, ...) with any n, or single examples, one of whose arrays is a scalar,
+                such as a class. If it has a length, all batches but the last are as long as the first. A thread reads
+                it, and several passes may be open at once: early stopping measures while a fit reads ahead.
+            memory: Bytes that the blocks of a pass take at most, on the host and on a device together.
             name: The name in messages.
 
         Raises:
@@ -63,12 +65,14 @@ class Stream:
         self.name, self.memory = name, memory
         self._open = _opener(source)
         opened = self._open(0)
+        once = isinstance(opened, Iterator) and self._open(0) is opened
         batches = _batches(opened, name)
         first = next(batches, None)
         if first is None:
             raise InputError(f"got {name} that yield nothing, expected pytrees of arrays (n, ...).")
         # A generator is read once; its first batch is kept for that.
-        self._left: Iterator[Any] | None = chain([first], batches) if isinstance(source, Iterator) else None
+        self._left: Iterator[Any] | None = chain([first], batches) if once else None
+        self._reading: list[Iterator[Any]] = []
         self._structure: Any = jax.tree.structure(first)
         self._single = any(not np.shape(leaf) for leaf in jax.tree.leaves(first))
         leaves = self._arrays(first, "the first batch")
@@ -84,6 +88,11 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"Stream({self.name})"
+
+    @property
+    def least(self) -> int:
+        """The smallest number of examples of a pass, by its length: the last batch has one at least."""
+        return 1 if self.most is None else self.most - jax.tree.leaves(self.shapes)[0].shape[0] + 1
 
     def most_of(self, processes: Processes) -> int | None:
         """The number of examples of a pass in all processes, if each has as many as the one with the fewest."""
@@ -148,10 +157,10 @@ class Stream:
     def first(self, n: int | None = None, processes: Processes = ALONE) -> Any:
         """The first `n` examples of the first pass, or all if there are fewer, as arrays on the host. None: all."""
         self.check_end(n)
-        rows = n or self.most_of(processes) or 4096
+        rows = min(number for number in (n, self.most_of(processes) or 4096) if number)
         read = self.read(rows, 1, limit=n, processes=processes)
         found = [trees.index(block, slice(filled)) for block, filled in read]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found) if len(found) > 1 else found[0]
 
     def epochs(
         self, batch_size: int, steps: int, *, passes: bool, done: int, total: int, processes: Processes = ALONE
@@ -172,7 +181,7 @@ class Stream:
         Raises:
             InputError: If a pass ends early, or has no whole batch.
         """
-        k = processes.least(self.batches_per_block(batch_size, steps))
+        k = processes.least(self.batches_per_block(batch_size * processes.number, steps))
         first, skip = (done, 0) if passes else self._place(done * steps, batch_size, processes)
 
         def blocks() -> Generator[tuple[int, Any, int]]:
@@ -207,6 +216,8 @@ class Stream:
                         if step == steps and not passes:
                             yield None
                             step = 0
+                    if at < whole and self.most is not None:
+                        raise self._unequal(f"more than {steps} batches of {batch_size}", number, "no more")
                     over = whole < k
                     if over and passes:
                         yield None
@@ -223,14 +234,20 @@ class Stream:
 
     def _check_pass(self, number: int, batches: int, batch_size: int, whole_pass: bool) -> None:
         """Raise InputError if there were too few batches in a pass."""
-        # All but the last batch of the source are as long as the first.
-        size = jax.tree.leaves(self.shapes)[0].shape[0]
-        least = (self.most - size + 1) // batch_size if whole_pass and self.most is not None else 1
-        if batches < max(1, least):
+        least = self.least // batch_size if whole_pass and self.most is not None else 0
+        got = f"{batches} batches of {batch_size}"
+        if batches < least:
+            raise self._unequal(got, number, f"at least {least}")
+        if not batches:
             raise InputError(
-                f"got {batches} batches of {batch_size} from {self.name} in pass {number + 1}, expected at least "
-                f"{max(1, least)}" + (", by its length." if least > 1 else ": a smaller batch_size, or more examples.")
+                f"got {got} from {self.name} in pass {number + 1}, expected a smaller batch_size, or more examples."
             )
+
+    def _unequal(self, got: str, number: int, expected: str) -> InputError:
+        return InputError(
+            f"got {got} from {self.name} in pass {number + 1}, expected {expected}, by its length and its first batch. "
+            "Give batches that are as long as the first, but for the last; or the steps_per_epoch."
+        )
 
     def check_end(self, limit: int | None) -> None:
         """Raise InputError if all examples are to be read, and there is no end of them."""
@@ -240,19 +257,28 @@ class Stream:
     def _pass(self, number: int) -> Iterator[list[np.ndarray]]:
         """The leaves of the batches of a pass."""
         if self._left is None:
-            batches: Iterable[Any] = _batches(self._open(number), self.name)
+            batches = _batches(self._open(number), self.name)
         else:
-            batches, self._left = self._left if number == 0 else (), iter(())
+            batches, self._left = self._left if number == 0 else iter(()), iter(())
+        if any(batches is other for other in self._reading):
+            raise InputError(
+                f"got one iterator for two passes of {self.name} at once, expected a new one for each: of a loader of "
+                "torch, without persistent_workers."
+            )
+        self._reading.append(batches)
         examples = 0
-        for at, batch in enumerate(batches):
-            where = f"batch {at + 1} of pass {number + 1}"
-            if jax.tree.structure(batch) != self._structure:
-                raise self._other(batch, where)
-            leaves = self._arrays(batch, where)
-            if [(leaf.shape[1:], leaf.dtype) for leaf in leaves] != self._kinds:
-                raise self._other(batch, where)
-            examples += len(leaves[0])
-            yield leaves
+        try:
+            for at, batch in enumerate(batches):
+                where = f"batch {at + 1} of pass {number + 1}"
+                if jax.tree.structure(batch) != self._structure:
+                    raise self._other(batch, where)
+                leaves = self._arrays(batch, where)
+                if [(leaf.shape[1:], leaf.dtype) for leaf in leaves] != self._kinds:
+                    raise self._other(batch, where)
+                examples += len(leaves[0])
+                yield leaves
+        finally:
+            self._reading.remove(batches)
         self._lengths[number] = examples
 
     def _arrays(self, batch: Any, where: str) -> list[np.ndarray]:

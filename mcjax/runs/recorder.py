@@ -133,7 +133,8 @@ def packed(states: trees.Tree, history: History) -> trees.Tree:
 def _unpacked(saved: trees.Tree, like: trees.Tree, stage: Stage) -> tuple[trees.Tree, History]:
     """The inverse of `packed`, for states like `like`. Raises InputError if the saved states have another structure."""
     leaves, expected = jax.tree.leaves(saved.get("state")), jax.tree.leaves(trees.without_keys(like))
-    if "history" not in saved or [np.shape(leaf) for leaf in leaves] != [np.shape(leaf) for leaf in expected]:
+    found, wanted = ([(np.shape(leaf), leaf.dtype) for leaf in each] for each in (leaves, expected))
+    if "history" not in saved or found != wanted:
         raise InputError(f"{stage.path} was saved by another iteration. Delete it, or use another folder.")
     history = {name: np.asarray(values) for name, values in saved["history"].items()}
     return trees.with_keys(jax.tree.unflatten(jax.tree.structure(like), leaves), like), history

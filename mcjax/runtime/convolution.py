@@ -3,8 +3,8 @@
 The fast CPU kernel of XLA requires the canonical layout (NHWC, HWIO, NHWC), and XLA converts other layouts to it only
 outside loops. The gradients of a convolution are convolutions in other layouts: inside `lax.scan` they run up to 100
 times slower. Once mcjax is imported, every two-dimensional convolution of floating-point numbers is lowered for a CPU
-in the canonical layout, or as matrix products. Derivatives of all modes, `vmap`, and modules of any library have this
-from JAX's own rules. For other platforms nothing changes.
+in the canonical layout, or as matrix products, if XLA would compute it slowly. Derivatives of all modes, `vmap`, and
+modules of any library have this from JAX's own rules. For other platforms nothing changes.
 """
 
 import math
@@ -23,13 +23,12 @@ Pair = Sequence[int]
 """Two numbers: along the height and along the width."""
 Padding = Sequence[Pair]
 """Low and high padding, along the height and along the width."""
-_CANONICAL = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-"""NHWC, HWIO, NHWC as in `lax.ConvDimensionNumbers`: the positions of (batch, feature, row, column) in the images and
-in the result, and of (output, input, row, column) in the kernel."""
 _ONCE = (1, 1)
 _FEW_POSITIONS = 64
 """Largest number of output positions at which the gradient of the kernel is faster as matrix products, and of
 positions in the window for one product each (measured)."""
+_MANY_PARTS = 256
+"""Largest number of parts of a convolution; more take long to compile."""
 _FEW_PIXELS = 16
 """Largest number of pixels at which images smaller than the kernel are multiplied by one matrix (measured)."""
 
@@ -54,9 +53,9 @@ def _is_rewritten(x: Any, kernel: Any, result: Any, *, padding: Padding, dimensi
         and not any(map(is_symbolic_dim, (*sizes, *padding[0], *padding[1])))
         and 0 not in sizes
     )
-    if not known or tuple(dimension_numbers) != _CANONICAL:
+    if not known or dimension_numbers != canonical_layout(4):
         return known
-    return _has_phases(**params) or _is_small(x.shape, kernel.shape, **params)
+    return _has_phases(kernel.shape, **params) or _is_small(x.shape, kernel.shape, **params)
 
 
 def _canonical(
@@ -82,27 +81,45 @@ def _canonical(
             sum(pads) + given - step * (out - 1)
             for pads, given, out, step in zip(padding, images.shape[1:3], g.shape[1:3], rhs_dilation, strict=True)
         ]
-        if rhs_dilation != _ONCE or size == [1, 1] or math.prod(g.shape[1:3]) <= _FEW_POSITIONS:
+        many = min(math.prod(size), math.prod(g.shape[1:3])) > _MANY_PARTS and tuple(size) != tuple(rhs_dilation)
+        few = rhs_dilation != _ONCE or size == [1, 1] or math.prod(g.shape[1:3]) <= _FEW_POSITIONS
+        if few and not many:
             result = _kernel_gradient(images, g, size, rhs_dilation, padding)
             return stored_in(result, (*out_space, out_batch, out_feature))
-    # The barriers keep XLA from folding transposes into another layout.
-    x, kernel = lax.optimization_barrier(
-        (x.transpose(batch, *space, feature), kernel.transpose(*window, taken, output))
-    )
+    x, kernel = in_canonical_layout(x, kernel, dimension_numbers)
     steps = {"window_strides": window_strides, "lhs_dilation": lhs_dilation, "rhs_dilation": rhs_dilation}
     small = _is_small(x.shape, kernel.shape, **steps)
-    if _has_phases(**steps):
+    if _has_phases(kernel.shape, **steps):
         result = _by_phases(x, kernel, lhs_dilation, padding)
     elif small and math.prod(x.shape[1:3]) <= _FEW_PIXELS:
         result = _of_small_images(x, kernel, window_strides, padding)
     else:
         if small:
             x, padding = lax.optimization_barrier(_padded(x, padding)), ((0, 0), (0, 0))
-        numbers = lax.ConvDimensionNumbers(*_CANONICAL)
         result = lax.conv_general_dilated_p.bind(
-            x, kernel, dimension_numbers=numbers, padding=padding, **steps, **others
+            x, kernel, dimension_numbers=canonical_layout(4), padding=padding, **steps, **others
         )
     return stored_in(result, (out_batch, *out_space, out_feature))
+
+
+def canonical_layout(rank: int) -> lax.ConvDimensionNumbers:
+    """NHWC, HWIO, NHWC, or the like for another rank."""
+    images = (0, rank - 1, *range(1, rank - 1))
+    return lax.ConvDimensionNumbers(images, (rank - 1, rank - 2, *range(rank - 2)), images)
+
+
+def in_canonical_layout(
+    x: jax.Array, kernel: jax.Array, numbers: lax.ConvDimensionNumbers
+) -> tuple[jax.Array, jax.Array]:
+    """Images and a kernel in the canonical layout."""
+    (batch, feature, *space), (output, taken, *window), _ = numbers
+    # The barrier keeps XLA from folding transposes into another layout.
+    return lax.optimization_barrier((x.transpose(batch, *space, feature), kernel.transpose(*window, taken, output)))
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """The dtype of sums, in which those of half-precision numbers are kept."""
+    return dtype if dtype.itemsize >= 4 else jnp.float32
 
 
 def stored_in(x: jax.Array, order: Sequence[int]) -> jax.Array:
@@ -110,9 +127,12 @@ def stored_in(x: jax.Array, order: Sequence[int]) -> jax.Array:
     return x.transpose([order.index(axis) for axis in range(x.ndim)])
 
 
-def _has_phases(*, lhs_dilation: Pair, rhs_dilation: Pair, window_strides: Pair, **_: Any) -> bool:
+def _has_phases(
+    kernel: Sequence[int], *, lhs_dilation: Pair, rhs_dilation: Pair, window_strides: Pair, **_: Any
+) -> bool:
     """Whether images alone are dilated, as in the gradient of the input of a convolution with strides."""
-    return lhs_dilation != _ONCE and rhs_dilation == window_strides == _ONCE
+    few = math.prod(lhs_dilation) <= _MANY_PARTS or tuple(kernel[:2]) == tuple(lhs_dilation)
+    return few and lhs_dilation != _ONCE and rhs_dilation == window_strides == _ONCE
 
 
 def _is_small(x: Sequence[int], kernel: Sequence[int], *, lhs_dilation: Pair, rhs_dilation: Pair, **_: Any) -> bool:
@@ -156,6 +176,15 @@ def _of_small_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Pa
 
 def _by_phases(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """A convolution of dilated images, as the gradient of the input: one of the images themselves for each phase."""
+    if tuple(kernel.shape[:2]) == tuple(strides):
+        # Patches that do not overlap are one product.
+        patches = jnp.einsum("nhwc,ijcd->nhiwjd", x, kernel[::-1, ::-1])
+        images = patches.reshape(
+            len(x), *(size * stride for size, stride in zip(x.shape[1:3], strides, strict=True)), -1
+        )
+        return _padded(
+            images, [[pad - stride + 1 for pad in pads] for pads, stride in zip(padding, strides, strict=True)]
+        )
     out = [
         (size - 1) * stride + 1 + sum(pads) - k + 1
         for size, stride, pads, k in zip(x.shape[1:3], strides, padding, kernel.shape[:2], strict=True)
@@ -190,8 +219,12 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, window: Pair, strides: Pair, pa
     One product for each position in the window. If these are many and those of the result fewer, one for each of them.
     """
     out, x = g.shape[1:3], _padded(x, padding)
-    # Sums of half-precision products are kept in float32.
-    product = partial(jnp.einsum, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+    product = partial(jnp.einsum, preferred_element_type=at_least_float32(x.dtype))
+    if tuple(window) == tuple(strides):
+        # Patches that do not overlap.
+        taken = x[:, : out[0] * window[0], : out[1] * window[1]]
+        patches = taken.reshape(len(x), out[0], window[0], out[1], window[1], -1)
+        return product("nhiwjc,nhwd->ijcd", patches, g).astype(x.dtype)
     if math.prod(window) > max(_FEW_POSITIONS, math.prod(out)):
         parts = zip(parts_of(x, out, strides, window, _ONCE), parts_of(g, out, _ONCE, _ONCE, _ONCE), strict=True)
         return reduce(jnp.add, [product("nijc,nuvd->ijcd", part, at) for part, at in parts]).astype(x.dtype)

@@ -17,7 +17,7 @@ from jax import lax
 from jax.interpreters import mlir
 
 from mcjax.runtime import convolution as convolution
-from mcjax.runtime.convolution import parts_of, stored_in
+from mcjax.runtime.convolution import at_least_float32, canonical_layout, in_canonical_layout, parts_of, stored_in
 
 Convolution = Callable[..., jax.Array]
 _FEW_POSITIONS = 64
@@ -38,6 +38,7 @@ def _form(x: Any, kernel: Any, result: Any, **params: Any) -> Convolution | None
     known = (
         x.dtype == kernel.dtype == result.dtype
         and jnp.issubdtype(x.dtype, jnp.floating)
+        and x.dtype.itemsize > 1
         and all(isinstance(size, int) and size > 0 for size in sizes)
         and params.get("out_sharding") is None
     )
@@ -56,25 +57,14 @@ def _form(x: Any, kernel: Any, result: Any, **params: Any) -> Convolution | None
         return shifted if alone else _group_by_group
     if x.ndim == 3:
         return _with_height
-    return _in_canonical_layout if x.ndim > 4 and not _is_canonical(numbers) else None
+    return _in_order if x.ndim > 4 and numbers != canonical_layout(x.ndim) else None
 
 
-def _is_canonical(numbers: lax.ConvDimensionNumbers) -> bool:
-    last = len(numbers.lhs_spec) - 1
-    images, kernel = (0, last, *range(1, last)), (last, last - 1, *range(last - 1))
-    return tuple(numbers) == (images, kernel, images)
-
-
-def _in_canonical_layout(x: jax.Array, kernel: jax.Array, *, dimension_numbers: Any, **params: Any) -> jax.Array:
+def _in_order(x: jax.Array, kernel: jax.Array, *, dimension_numbers: Any, **params: Any) -> jax.Array:
     """A convolution whose operands and result are in the canonical layout, which is fast inside loops."""
-    lhs, rhs, out = dimension_numbers
-    last = x.ndim - 1
-    images = (0, last, *range(1, last))
-    x, kernel = lax.optimization_barrier(
-        (x.transpose(lhs[0], *lhs[2:], lhs[1]), kernel.transpose(*rhs[2:], rhs[1], rhs[0]))
-    )
-    numbers = lax.ConvDimensionNumbers(images, (last, last - 1, *range(last - 1)), images)
-    result = lax.conv_general_dilated_p.bind(x, kernel, dimension_numbers=numbers, **params)
+    out = dimension_numbers.out_spec
+    given = in_canonical_layout(x, kernel, dimension_numbers)
+    result = lax.conv_general_dilated_p.bind(*given, dimension_numbers=canonical_layout(x.ndim), **params)
     return stored_in(result, (out[0], *out[2:], out[1]))
 
 
@@ -175,7 +165,7 @@ def _padded(
     x: jax.Array, channels: int, *, padding: Sequence[Sequence[int]], lhs_dilation: Sequence[int], **_: Any
 ) -> jax.Array:
     """Images (n, ..., c), padded and dilated, each channel as often as there are results of it, at least float32."""
-    x = jnp.repeat(x.astype(jnp.promote_types(x.dtype, jnp.float32)), channels // x.shape[-1], -1)
+    x = jnp.repeat(x.astype(at_least_float32(x.dtype)), channels // x.shape[-1], -1)
     around = [(low, high, step - 1) for (low, high), step in zip(padding, lhs_dilation, strict=True)]
     return lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0))))
 

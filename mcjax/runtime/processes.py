@@ -68,7 +68,7 @@ def _numbers_of_processes(number: int) -> np.ndarray:
     """The numbers that the processes give. Raises RunError if another one gives -1."""
     from jax.experimental import multihost_utils
 
-    numbers = np.asarray(multihost_utils.process_allgather(np.int32(number)))
+    numbers = np.asarray(multihost_utils.process_allgather(np.int32(min(number, 2**31 - 1))))
     if numbers.min() < 0 <= number:
         raise RunError("another process failed while it read its batches: see its error.")
     return numbers

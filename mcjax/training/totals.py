@@ -139,8 +139,9 @@ def _blocks(stream: Stream, reading: Reading, placement: Placement) -> Generator
     n, size = reading.examples, reading.batch_size
     stream.check_end(n)
     if reading.equal and n is not None:
-        size = n // -(-n // size)
-        n = n // size * size
+        count = -(-n // size)
+        size = n // count
+        n = count * size
     processes = reading_processes()
     most = stream.most_of(processes) if n is None else n
     number = seen = 0
@@ -155,8 +156,9 @@ def _blocks(stream: Stream, reading: Reading, placement: Placement) -> Generator
             if rest and not (reading.equal and number):
                 last = jax.tree.map(lambda leaf, at=whole * size, end=filled: leaf[None, at:end], block)
                 yield placement.put_everywhere(last), jnp.int32(1), jnp.int32(number)
-    if n is not None and seen < n:
-        raise InputError(f"got {seen} examples from {stream.name}, expected at least {n}.")
+    least = processes.number * processes.least(stream.least) if n is None else n
+    if seen < least:
+        raise InputError(f"got {seen} examples from {stream.name}, expected at least {least}.")
 
 
 def _at_points(one: Callable[..., Any], at: Any, pairs: bool, chunk: int | None, *points: Any) -> Any:

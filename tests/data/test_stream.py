@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import says
+from streams import Held
 
 from mcjax import InputError
-from mcjax.data import Stream
+from mcjax.data import Stream, blocks
 from mcjax.data.blocks import Processes
 from mcjax.data.examples import as_examples, few
 
@@ -288,9 +289,80 @@ def test_a_source_that_ends_early_is_told_by_its_length():
     assert len(taken(Stream(source), 2, 3, **{**options, "passes": False})) == 2
 
 
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "words"),
+    [
+        # Estimates by length: 9, 9 and 40 examples of 21, 18 and 13.
+        ((3, 9, 9), 2, ("more than 4 batches of 2", "no more")),
+        ((3, 6, 9), 3, ("more than 3 batches of 3",)),
+        ((10, 1, 1, 1), 3, ("got 4 batches of 3", "at least 10")),
+    ],
+)
+def test_unequal_batches_are_told_where_an_epoch_is_a_pass(sizes, batch_size, words):
+    source = [np.arange(size) for size in sizes]
+    stream = Stream(source, name="the numbers")
+    steps = stream.most // batch_size
+    with says(InputError, "the numbers", "pass 1", "by its length", "steps_per_epoch", *words):
+        taken(stream, batch_size, steps, passes=True, done=0, total=1)
+    epochs = taken(stream, batch_size, 3, passes=False, done=0, total=1)
+    assert epochs == by_hand(lambda number: np.concatenate(source), batch_size, 3, False, 1)
+
+
+def test_one_iterator_is_not_read_by_two_passes_at_once():
+    """As that of a torch loader with persistent workers, which begins anew."""
+
+    class Workers:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.batches)
+
+    class Loader:
+        workers = Workers()
+
+        def __iter__(self):
+            self.workers.batches = iter(BATCHES)
+            return self.workers
+
+    stream = Stream(Loader())
+    for _ in range(2):
+        np.testing.assert_array_equal(stream.first()[1], Y)
+    first = stream.blocks(2)
+    next(first)
+    with says(InputError, "one iterator for two passes", "at once", "persistent_workers"):
+        next(stream.blocks(2))
+    first.close()
+    np.testing.assert_array_equal(stream.first()[1], Y)
+
+
+def test_a_function_of_one_iterator_is_read_once():
+    generator = iter(BATCHES)
+    stream = Stream(lambda: generator)
+    np.testing.assert_array_equal(stream.first()[1], Y)
+    with says(InputError, "a generator is read once"):
+        stream.first()
+
+
+def test_a_source_is_read_in_the_precision_of_its_reader():
+    """A thread of its own would have that of the process."""
+    with jax.enable_x64(True):
+        stream = Stream(lambda: iter([jnp.asarray([0.1, 0.2])] * 2))
+        assert stream.first().dtype == np.float64
+
+
+def test_no_more_is_allocated_than_there_is(monkeypatch):
+    held = Held()
+    monkeypatch.setattr(blocks, "np", held)
+    for source, most in ((BATCHES, 12), (lambda: iter(BATCHES), 4096)):
+        assert len(Stream(source).first(10**9)[1]) == 11
+        assert max(held.lengths) == most
+        held.lengths.clear()
+
+
 def test_a_pass_needs_a_whole_batch():
     for passes in (True, False):
-        with says(InputError, "got 0 batches of 5", "pass 1", "at least 1", "a smaller batch_size"):
+        with says(InputError, "got 0 batches of 5", "pass 1", "a smaller batch_size"):
             taken(Stream(lambda: iter([np.arange(4)])), 5, 1, passes=passes, done=0, total=1)
     later = Stream(lambda number: iter([np.arange(4)] * (number < 2)))
     with says(InputError, "no example", "pass 3"):
@@ -407,7 +479,7 @@ def test_what_yields_batches_is_told_from_arrays():
 def test_a_pass_is_over_for_all_processes_when_one_has_no_further_batch():
     """The other process has three batches a pass, where this one has five, in blocks of two."""
     theirs = iter([2] + [2, 1] * 3)  # the batches of a block, and those of each block
-    stream = Stream(lambda number: iter([np.arange(10) + 10 * number]), memory=4 * 4 * 2 * 2)
+    stream = Stream(lambda number: iter([np.arange(10) + 10 * number]), memory=2 * 4 * 4 * 2 * 2)
     processes = Processes(2, lambda ours: min(ours, next(theirs)))
     epochs = taken(stream, 2, 5, passes=True, done=0, total=3, processes=processes)
     assert epochs == [[[10 * i + 2 * j, 10 * i + 2 * j + 1] for j in range(3)] for i in range(3)]

@@ -84,11 +84,12 @@ class Held:
     """numpy, in place of that of `mcjax.data.blocks`, with an `empty` that notes what is made and held of it."""
 
     def __init__(self):
-        self.made = []
+        self.made, self.lengths = [], []
 
     def empty(self, shape, dtype):
         """As that of numpy."""
         found = np.empty(shape, dtype)
+        self.lengths.append(len(found))
         self.made.append(weakref.ref(found))
         return found
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from moments import Npz, at_every_line, contents, half_written, metrics_of, put
@@ -319,7 +320,9 @@ def test_a_state_that_cannot_be_read_is_reported_and_kept(tmp_path, whole):
 def test_stages_of_one_folder_do_not_touch_each_other(tmp_path, quick):
     run = RunFolder(tmp_path, {})
     for name, epochs in (("one", 2), ("other", 1), ("one", 3)):
-        recording = Recording(Recorder(name, run, name, False), {"w": np.zeros((2, 1))}, Placement(None, 2), epochs, 1)
+        recording = Recording(
+            Recorder(name, run, name, False), {"w": np.zeros((2, 1), np.float32)}, Placement(None, 2), epochs, 1
+        )
         while recording.done < epochs:
             w = np.asarray(recording.states["w"]) + 1
             recording.add({"w": w}, {"loss": w[:, 0], "accuracy": w[:, 0]})
@@ -328,6 +331,19 @@ def test_stages_of_one_folder_do_not_touch_each_other(tmp_path, quick):
     assert [(line["stage"], line["epoch"]) for line in metrics_of(tmp_path)] == expected
     for name, epochs in (("one", 3), ("other", 1)):
         assert checkpoint.describe(tmp_path / "checkpoints" / name / "latest") == {"epoch": epochs}
+
+
+def test_states_of_another_dtype_are_not_resumed(tmp_path, quick):
+    run, metrics = RunFolder(tmp_path, {}), {"loss": np.zeros(2), "accuracy": np.zeros(2)}
+    for dtype in (np.float32, jnp.bfloat16):
+        states = {"w": np.zeros((2, 1), dtype)}
+        if dtype == jnp.bfloat16:
+            with pytest.raises(InputError, match="another iteration"):
+                Recording(Recorder("one", run, "one", False), states, Placement(None, 2), 3, 1)
+        else:
+            recording = Recording(Recorder("one", run, "one", False), states, Placement(None, 2), 3, 1)
+            recording.add(states, metrics)
+            recording.close()
 
 
 KILLED = """

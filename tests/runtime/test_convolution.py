@@ -25,6 +25,9 @@ ORDINARY = {
     "strides without a rest": Case((1, 9, 9, 2), (3, 3, 2, 5), (3, 3)),
     "strides beyond the kernel": Case((2, 7, 8, 2), (1, 2, 2, 3), (3, 3)),
     "one position": Case((3, 9, 6, 1), (1, 1, 1, 2)),
+    "patches": Case((2, 8, 9, 3), (2, 3, 3, 4), (2, 3)),
+    "patches, a rest and padding": Case((2, 8, 9, 2), (3, 2, 2, 3), (3, 2), ((1, 1), (2, 0))),
+    "patches, cut off": Case((2, 9, 9, 2), (2, 4, 2, 3), (2, 4), ((-1, 1), (1, -2)), layout=LAYOUTS[1]),
     "unequal": Case((2, 11, 10, 2), (5, 4, 2, 3), (3, 2), ((0, 3), (2, 1))),
     "cut off": Case((2, 9, 8, 2), (3, 3, 2, 2), (2, 1), ((-1, 2), (-2, -1))),
     "beyond the images": Case((2, 3, 8, 2), (3, 3, 2, 2), ONCE, ((-3, 5), (4, -1))),
@@ -146,6 +149,26 @@ def test_dtypes_stay(name, dtype):
             np.testing.assert_allclose(np.asarray(got, float), expected, 0, error * np.abs(expected).max())
 
 
+def test_mixed_dtypes_need_not_be_allowed():
+    """Half precision is summed in float32 by mcjax's own choice, not by a promotion of the caller's."""
+    case = ORDINARY["strides"]
+    channels = plain(layout=LAYOUTS[1], feature_group_count=3)
+    with jax.numpy_dtype_promotion("strict"):
+        for dtype in (jnp.bfloat16, jnp.float32):
+            lowered(of_sum(case), *numbered(case, case.images, case.kernel, dtype=dtype)[1])
+            lowered(of_sum(channels), *numbered(channels, (2, 3, 5, 5), (3, 1, 3, 3), dtype=dtype)[1])
+
+
+def test_programs_of_large_strides_and_kernels_stay_short():
+    for images, kernel, strides in (
+        ((1, 112, 112, 3), (16, 16, 3, 8), (16, 16)),
+        ((1, 80, 80, 1), (21, 21, 1, 2), (17, 17)),
+        ((1, 60, 60, 1), (20, 20, 1, 2), (2, 2)),
+    ):
+        fn, args = numbered(of_sum(plain(strides, ((0, 0), (0, 0)))), images, kernel)
+        assert lowered(fn, *args).count("stablehlo.") < 200
+
+
 def test_complex_numbers():
     case = ORDINARY["strides"]
     x, k, *imaginary = drawn(*2 * (case.images, case.kernel))
@@ -172,6 +195,9 @@ LEFT = {
     "integers": numbered(plain(layout=LAYOUTS[1]), (2, 3, 5, 5), (4, 3, 3, 3), dtype=jnp.int32),
     "a wider result": numbered(
         plain(layout=LAYOUTS[1], preferred_element_type=jnp.float32), (2, 3, 5, 5), (4, 3, 3, 3), dtype=jnp.bfloat16
+    ),
+    "eight bits of each channel": numbered(
+        plain(layout=LAYOUTS[1], feature_group_count=3), (2, 3, 5, 5), (3, 1, 3, 3), dtype=jnp.float8_e4m3fn
     ),
     "eight bits": numbered(plain(layout=LAYOUTS[1]), (2, 3, 5, 5), (4, 3, 3, 3), dtype=jnp.float8_e4m3fn),
     "no images": numbered(of_sum(plain((2, 2))), (0, 5, 5, 3), (3, 3, 3, 4)),

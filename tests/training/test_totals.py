@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
-from streams import Source, Watched
+from streams import Source, Watched, rows_of
 
 from mcjax import InputError, make_mesh
-from mcjax.data import blocks
+from mcjax.data import Stream, blocks
 from mcjax.runtime.memory import program_memory
 from mcjax.training.batches import mean_of, moments_of
 from mcjax.training.totals import Points, Reading, totals
@@ -66,6 +66,9 @@ def check(found, sizes, thetas):
         (Reading(10, 7), [7], [7]),
         (Reading(10, 25, equal=True), [8, 8, 8], [8, 8, 8]),
         (Reading(10, 20, equal=True), [10, 10], [10, 10]),
+        # More batches of this size are among the first examples than are taken.
+        (Reading(8, 41, equal=True), [6] * 6, [6] * 6),
+        (Reading(2, 5, equal=True), [1] * 3, [1] * 3),
         # A remainder is left out, and of a stream nobody knows before how large it will be.
         (Reading(10, equal=True), [8] * 5, [10] * 4),
         (Reading(100, equal=True), [43], [43]),
@@ -154,6 +157,18 @@ def test_too_few_examples_are_told_and_errors_of_the_source_are_its_own():
     threads = set(threading.enumerate())
     with says(InputError, "got 43 examples", "the numbers", "at least 44"):
         totals(on_batch_, Source(DATA, 9).stream(), Reading(10, 44), Points(doubled, THETAS))
+
+    class Short(list):
+        begun = 0
+
+        def __iter__(self):
+            self.begun += 1
+            return iter(self[: None if self.begun == 1 else 2])
+
+    # By its length, where all of them are measured on: 9 batches of 5, the last of 3.
+    short = Short(rows_of(DATA, slice(at, at + 5)) for at in range(0, 43, 5))
+    with says(InputError, "got 10 examples", "the numbers", "at least 41"):
+        totals(on_batch_, Stream(short, name="the numbers"), Reading(10), Points(doubled, THETAS))
 
     class Broken(Source):
         def __call__(self, number):
