@@ -1,7 +1,6 @@
 """Batches from the host, for data larger than memory, in blocks of as many examples as a compiled call takes."""
 
-import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import chain, count
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.data.blocks import ALONE, Blocks, Processes, ahead, recut
+from mcjax.data.sources import batches_of, described, length_of, opener, shown
 from mcjax.errors import InputError
 
 
@@ -63,10 +63,10 @@ class Stream:
         if not isinstance(memory, int) or memory < 1:
             raise InputError(f"got memory={memory!r} for {name}, expected a number of bytes.")
         self.name, self.memory = name, memory
-        self._open = _opener(source)
+        self._open = opener(source)
         opened = self._open(0)
         once = isinstance(opened, Iterator) and self._open(0) is opened
-        batches = _batches(opened, name)
+        batches = batches_of(opened, name)
         first = next(batches, None)
         if first is None:
             raise InputError(f"got {name} that yield nothing, expected pytrees of arrays (n, ...).")
@@ -80,7 +80,7 @@ class Stream:
             raise InputError(f"got no example in the first batch of {name}, expected pytrees of arrays (n, ...).")
         self._kinds = [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
         self.shapes = jax.tree.unflatten(self._structure, list(map(_on_device, leaves)))
-        length = _length(opened)
+        length = length_of(opened)
         # Sources that repeat themselves have the largest length there is, or a part of it.
         self.endless = length is not None and length * len(leaves[0]) > 1 << 53
         self.most = None if length is None or self.endless else length * len(leaves[0])
@@ -257,7 +257,7 @@ class Stream:
     def _pass(self, number: int) -> Iterator[list[np.ndarray]]:
         """The leaves of the batches of a pass."""
         if self._left is None:
-            batches = _batches(self._open(number), self.name)
+            batches = batches_of(self._open(number), self.name)
         else:
             batches, self._left = self._left if number == 0 else iter(()), iter(())
         if any(batches is other for other in self._reading):
@@ -290,72 +290,20 @@ class Stream:
             or len({leaf.shape[:1] for leaf in leaves}) > 1
             or not all(jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool for leaf in leaves)
         ):
-            raise InputError(
-                f"got {_described(batch)} as {where} of {self.name}, expected a pytree of arrays (n, ...)."
-            )
+            raise InputError(f"got {described(batch)} as {where} of {self.name}, expected a pytree of arrays (n, ...).")
         return leaves
 
     def _other(self, batch: Any, where: str) -> InputError:
         lead = () if self._single else ("n",)
         kinds = [f"{dtype.name}[{', '.join(map(str, (*lead, *shape)))}]" for shape, dtype in self._kinds]
         return InputError(
-            f"got {_described(batch)} as {where} of {self.name}, expected what the first batch is, with any number of "
-            f"examples: {_shown(self._structure, kinds)}."
+            f"got {described(batch)} as {where} of {self.name}, expected what the first batch is, with any number of "
+            f"examples: {shown(self._structure, kinds)}."
         )
-
-
-def _opener(source: Any) -> Callable[[int], Any]:
-    """The function from the number of a pass to what yields its batches."""
-    if isinstance(source, Iterable) or not callable(source):
-        return lambda number: source
-    try:
-        parameters = list(inspect.signature(source).parameters.values())
-    except ValueError:  # a function in C, such as zip
-        parameters = []
-    numbered = any(
-        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and parameter.default is parameter.empty
-        for parameter in parameters
-    )
-    return source if numbered else lambda number: source()
-
-
-def _batches(opened: Any, name: str) -> Iterator[Any]:
-    """The batches of a pass, of an iterable or of what has a length and is indexed."""
-    if isinstance(opened, Iterable):
-        return iter(opened)
-    if not hasattr(opened, "__getitem__") or (n := _length(opened)) is None:
-        raise InputError(f"got a {type(opened).__name__} for {name}, expected an iterable, or a function of one.")
-    return map(opened.__getitem__, range(n))
-
-
-def _length(opened: Any) -> int | None:
-    """The number of batches of a pass, or None if it is not known."""
-    try:
-        return len(opened)
-    # A loader of examples without a length has a `__len__` that raises this.
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def _on_device(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
-
-
-def _described(batch: Any) -> str:
-    """A batch in a message: its structure, with the dtype and the shape of every leaf."""
-
-    def kind(leaf: Any) -> str:
-        if not hasattr(leaf, "dtype"):
-            return type(leaf).__name__
-        return f"{getattr(leaf.dtype, 'name', leaf.dtype)}{list(leaf.shape)}"
-
-    leaves, structure = jax.tree.flatten(batch)
-    return _shown(structure, list(map(kind, leaves)))
-
-
-def _shown(structure: Any, kinds: list[str]) -> str:
-    return str(jax.tree.unflatten(structure, kinds)).replace("'", "")
 
 
 __all__ = ["Cut", "Stream"]
