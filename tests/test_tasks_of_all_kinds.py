@@ -351,12 +351,16 @@ def test_what_needs_arrays_says_so_of_a_stream_and_takes_what_is_loaded(tiny_tas
         lambda task: mcjax.training.Criterion()(task, theta),
     )
     for call in calls:
-        with says(InputError, "batches from the host", "train", "task.load("):
+        with says(InputError, "batches from the host", "task.load("):
             call(streamed)
     loaded = streamed.load(train=20, test=None)
     for got, whole, n in ((loaded.train, tiny_task.train, 20), (loaded.test, tiny_task.test, 50)):
         for leaf, expected in zip(got, whole, strict=True):
             np.testing.assert_array_equal(leaf, np.asarray(expected)[:n])
+    # Only the examples that are used need be arrays.
+    half = tiny_task.with_examples(test=lambda: iter([tiny_task.test]))
+    mcjax.hessian.full_batch_loss(half)
+    mcjax.landscape.ensemble_accuracy(half, trees.stack(tiny_ends), split="train")
     np.testing.assert_allclose(
         mcjax.hessian.full_batch_loss(loaded)(theta), mcjax.hessian.full_batch_loss(tiny_task, examples=20)(theta), 1e-6
     )

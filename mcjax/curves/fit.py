@@ -109,7 +109,7 @@ def curve_fit(
         weight_decay=weight_decay,
         compute_dtype=compute_dtype,
     )
-    return fit_of(descent, check_task(task, streams=True).loss, _init)
+    return fit_of(descent, check_task(task, arrays=()).loss, _init)
 
 
 def _init(
@@ -239,9 +239,9 @@ def check_fit_inputs(
     """
     check_typed_keys(key)
     check_curve(curve)
-    task = check_task(task, streams=True)
+    task = check_task(task, arrays=())
     pairs = pairs_of(task, curve.spec, theta_1, theta_2, P, hard=hard)
-    return check_task(task, trees.index(pairs.theta_1, 0), streams=True), pairs
+    return check_task(task, trees.index(pairs.theta_1, 0), arrays=()), pairs
 
 
 def check_different_ends(curve: Curve, pairs: Pairs) -> None:

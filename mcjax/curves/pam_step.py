@@ -156,7 +156,7 @@ def permutation_fit(
         retract=OntoBirkhoff(projection),
         compute_dtype=compute_dtype,
     )
-    return fit_of(descent, check_task(task, streams=True).loss, _init)
+    return fit_of(descent, check_task(task, arrays=()).loss, _init)
 
 
 @lru_cache(maxsize=64)

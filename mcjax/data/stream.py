@@ -12,7 +12,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.data.blocks import ALONE, Blocks, Processes, ahead, recut
 from mcjax.data.sources import batches_of, described, length_of, opener, shown
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_whole
 
 
 class Cut(NamedTuple):
@@ -40,20 +40,24 @@ class Stream:
         memory: Bytes that the blocks of a pass take at most, on the host and on a device together; but a block is at
             least one batch.
         shapes: The first batch as `jax.ShapeDtypeStruct`s, in the dtypes of the device.
-        most: Number of examples of a pass, whose last batch may be shorter than the others; None if the source has no
-            length.
+        most: Number of examples of a pass at most; None if it is not known.
+        least: Number of examples of a pass at least.
         endless: Whether a pass never ends, by the length of the source.
     """
 
-    def __init__(self, source: Any, *, memory: int = 1 << 28, name: str = "batches") -> None:
-        """Read the first batch.
+    def __init__(
+        self, source: Any, *, examples: int | None = None, memory: int = 1 << 28, name: str = "batches"
+    ) -> None:
+        """Read the first batch, and the last one if the source is indexed.
 
         Args:
             source: An iterable that begins anew each time, or has a length and is indexed; or a function that returns
                 one for every pass: `source()`, or `source(number)` if it has a parameter without a default. It yields
                 batches, pytrees of arrays (n, ...) with any n, or single examples, one of whose arrays is a scalar,
-                such as a class. If it has a length, all batches but the last are as long as the first. A thread reads
-                it, and several passes may be open at once: early stopping measures while a fit reads ahead.
+                such as a class. A thread reads it, and several passes may be open at once: early stopping measures
+                while a fit reads ahead.
+            examples: Number of examples of a pass. None: by the length of the source, whose batches but the last are
+                then as long as the first; if it is not indexed, the last one is counted as whole.
             memory: Bytes that the blocks of a pass take at most, on the host and on a device together.
             name: The name in messages.
 
@@ -62,6 +66,8 @@ class Stream:
         """
         if not isinstance(memory, int) or memory < 1:
             raise InputError(f"got memory={memory!r} for {name}, expected a number of bytes.")
+        if examples is not None:
+            check_whole("examples", examples)
         self.name, self.memory = name, memory
         self._open = opener(source)
         opened = self._open(0)
@@ -80,19 +86,21 @@ class Stream:
             raise InputError(f"got no example in the first batch of {name}, expected pytrees of arrays (n, ...).")
         self._kinds = [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
         self.shapes = jax.tree.unflatten(self._structure, list(map(_on_device, leaves)))
-        length = length_of(opened)
+        length, size = length_of(opened), len(leaves[0])
         # Sources that repeat themselves have the largest length there is, or a part of it.
-        self.endless = length is not None and length * len(leaves[0]) > 1 << 53
-        self.most = None if length is None or self.endless else length * len(leaves[0])
+        self.endless = examples is None and length is not None and length * size > 1 << 53
+        self.most, self.least = examples, examples or 1
+        if examples is None and length is not None and not self.endless:
+            last = size
+            if not self._single and hasattr(opened, "__getitem__"):
+                last = len(self._arrays(opened[length - 1], "the last batch")[0])
+            self.most = (length - 1) * size + last
+            # The last batch of others has one example at least.
+            self.least = self.most if self._single or hasattr(opened, "__getitem__") else self.most - size + 1
         self._lengths: dict[int, int] = {}
 
     def __repr__(self) -> str:
         return f"Stream({self.name})"
-
-    @property
-    def least(self) -> int:
-        """The smallest number of examples of a pass, by its length: the last batch has one at least."""
-        return 1 if self.most is None else self.most - jax.tree.leaves(self.shapes)[0].shape[0] + 1
 
     def most_of(self, processes: Processes) -> int | None:
         """The number of examples of a pass in all processes, if each has as many as the one with the fewest."""
@@ -245,8 +253,8 @@ class Stream:
 
     def _unequal(self, got: str, number: int, expected: str) -> InputError:
         return InputError(
-            f"got {got} from {self.name} in pass {number + 1}, expected {expected}, by its length and its first batch. "
-            "Give batches that are as long as the first, but for the last; or the steps_per_epoch."
+            f"got {got} from {self.name} in pass {number + 1}, expected {expected}, by its length and its first batch, "
+            "or by examples=. Give Stream(..., examples=n), the number of a pass, or the steps_per_epoch."
         )
 
     def check_end(self, limit: int | None) -> None:

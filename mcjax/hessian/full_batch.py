@@ -94,7 +94,7 @@ def full_batch_loss(
         loss = full_batch_loss(task, weight_decay=5e-4)
         gradient = jax.jit(lambda loss, theta: jax.grad(loss)(theta))(loss, theta)
     """
-    stored = check_task(task).split(split)
+    stored = check_task(task, arrays=(split,)).split(split)
     available = len(jax.tree.leaves(stored)[0])
     n = available if examples is None else examples
     check_whole("examples", n, 1, available)

@@ -115,14 +115,14 @@ def evaluate_path(
 
         print(evaluate_path(task, fit.path, metric=entropy).test_entropy)
     """
-    task = check_task(task, streams=True)
+    task = check_task(task, arrays=())
     ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
     _check_ts(ts)
     path = path if isinstance(path, jax.tree_util.Partial) else jax.tree_util.Partial(path)
     theta = jax.eval_shape(path, jnp.float32(0))
     pairs = has_leading_axis(theta, task)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), theta) if pairs else theta
-    task = check_task(task, one, streams=True)
+    task = check_task(task, one, arrays=())
     config = evaluation_config(
         task,
         pairs=pairs,

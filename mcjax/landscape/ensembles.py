@@ -52,7 +52,7 @@ def ensemble_accuracy(task: Task, thetas: trees.Tree, batch_size: int = 1000, *,
             the split.
         SpecError: If the networks are not of this task.
     """
-    task = check_task(task)
+    task = check_task(task, arrays=(split,))
     if not isinstance(task.loss, SupervisedLoss):
         raise InputError(
             f"{task.name} has its own loss, expected mcjax.supervised(model, data) with classes as labels."

@@ -170,11 +170,11 @@ def plane(
         metrics = plane(task, theta_1, theta_2, theta_3, splits="test")
         x, y = metrics.axes.coordinates(theta_4)
     """
-    task = check_task(task, streams=True)
+    task = check_task(task, arrays=())
     for name, theta in (("origin", origin), ("u_point", u_point), ("v_point", v_point)):
         if has_leading_axis(theta, task):
             raise InputError(f"got many networks as {name}, expected one: take one by mcjax.trees.index(theta, i).")
-    task = check_task(task, origin, streams=True)
+    task = check_task(task, origin, arrays=())
     config = evaluation_config(
         task,
         pairs=False,

@@ -64,7 +64,7 @@ def repair(
         theta = mcjax.trees.mean(ends)
         repaired = repair(task, theta, ends)
     """
-    task = check_task(task, model=True, streams=True)
+    task = check_task(task, model=True, arrays=())
     check_calibration(task, calibration_examples, batch_size)
     axis = leading_axis(task, theta)
     if not has_leading_axis(ends, task):

@@ -70,7 +70,7 @@ def match_activations(
     if cost not in GAINS:
         raise unknown_name("cost", str(cost), GAINS)
     check_whole("batch_size", batch_size)
-    task = check_task(task, model=True, streams=True)
+    task = check_task(task, model=True, arrays=())
     streamed = isinstance(task.train, Stream)
     available = task.train.most_of(reading_processes()) if streamed else count_examples(task.train)
     used = max(1, available // 5) if examples is None and available is not None else examples

@@ -148,7 +148,7 @@ def straight_through_fit(
         sample_t=uniform_t if random_t else _midpoint,
         compute_dtype=compute_dtype,
     )
-    inner = fit_of(descent, check_task(task, streams=True).loss, Descent.start)
+    inner = fit_of(descent, check_task(task, arrays=()).loss, Descent.start)
     length = _Length(epochs, steps_per_epoch)
     return Fit(jax.tree_util.Partial(_init, length, inner), jax.tree_util.Partial(_step, length, inner))
 
@@ -256,7 +256,7 @@ def match_straight_through(
     check_typed_keys(key)
     config = config or StraightThroughConfig()
     check_config(config, StraightThroughConfig)
-    spec = check_task(task, streams=True).spec
+    spec = check_task(task, arrays=()).spec
     if spec is None or not spec.groups:
         raise InputError(
             f"no units of {task.name} can be permuted, expected a task whose spec has groups: Task(spec=)."
@@ -266,7 +266,7 @@ def match_straight_through(
         weights_key, key = jax.random.split(key)
         P = match_weights(weights_key, spec, theta_1, theta_2).P
     pairs = pairs_of(task, spec, theta_1, theta_2, P, hard=True)
-    task = check_task(task, trees.index(pairs.theta_1, 0), streams=True)
+    task = check_task(task, trees.index(pairs.theta_1, 0), arrays=())
     plan = epoch_plan(task, config.batch_size, config.steps_per_epoch)
     settings = {name: getattr(config, name) for name in ("travel", "random_t", "compute_dtype")}
     fit = straight_through_fit(task, spec, config.epochs, plan.steps, **settings)

@@ -48,7 +48,7 @@ def estimate_statistics(
     """
     if not jax.tree.leaves(trees.batch_stats(theta)):
         return theta
-    check_task(task)
+    check_task(task, arrays=("train",))
     of_batch = partial(statistics_of_batch, task, theta)
     return with_statistics(theta, total_of(of_batch, task.train, Reading(batch_size, calibration_examples, True)))
 
@@ -99,7 +99,7 @@ def reestimate(
         InputError: If the task is none, or a number is out of range.
         SpecError: If `theta` is not of this task.
     """
-    task = check_task(task, streams=True)
+    task = check_task(task, arrays=())
     check_calibration(task, calibration_examples, batch_size)
     axis = leading_axis(task, theta)
     thetas = axis.add(theta)

@@ -77,7 +77,7 @@ def endpoint_fit(
         statistics_momentum=statistics_momentum,
         compute_dtype=compute_dtype,
     )
-    return fit_of(descent, check_task(task, streams=True).loss, Descent.start)
+    return fit_of(descent, check_task(task, arrays=()).loss, Descent.start)
 
 
 def configured_fit(task: Task, config: TrainConfig, plan: EpochPlan) -> Fit:
@@ -144,7 +144,7 @@ def train_endpoints(
 def check_trainable(task: Task, config: TrainConfig) -> Callable[[jax.Array], trees.Tree]:
     """The `init` of a task. Raises InputError if it has none, or the config is of another kind."""
     check_config(config, TrainConfig)
-    init = check_task(task, streams=True).init
+    init = check_task(task, arrays=()).init
     if init is None:
         raise InputError(
             f"{task.name} has no init, expected Task(..., init=init) with init(key) -> theta, or a model: networks are "

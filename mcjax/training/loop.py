@@ -51,8 +51,8 @@ def epoch_plan(task: Task, batch_size: int, steps_per_epoch: int | None) -> Epoc
     n: Any = examples(task.train) if stream is None else stream.most_of(reading_processes())
     if n is None and steps_per_epoch is None:
         raise InputError(
-            f"got {task.train.name} without a length, expected steps_per_epoch, the steps of an epoch, or a source "
-            "that has a length."
+            f"got {task.train.name} without a length, or without an end, expected steps_per_epoch, the steps of an "
+            "epoch; or mcjax.data.Stream(batches, examples=n), the number of a pass."
         )
     if n is not None and batch_size > n:
         raise InputError(f"got batch_size={batch_size}, expected at most the {n} training examples of {task.name}.")

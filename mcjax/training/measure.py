@@ -134,8 +134,8 @@ def evaluate(
         train, test = evaluate(task, theta)
         print(test["loss"], test["accuracy"])
     """
-    axis = leading_axis(check_task(task, streams=True), theta)
-    task, thetas = check_task(task, theta, streams=True), axis.add(theta)
+    axis = leading_axis(check_task(task, arrays=()), theta)
+    task, thetas = check_task(task, theta, arrays=()), axis.add(theta)
     splits = {name: Reading(batch_size) for name in ("train", "test") if getattr(task, name) is not None}
     found = axis.remove(metrics_at(task, Points(each_network, thetas), splits, None))
     return found["train"], found.get("test", {})
@@ -175,7 +175,7 @@ class Criterion:
                 check_whole(name, getattr(self, name))
 
     def __call__(self, task: Task, theta: trees.Tree) -> jax.Array:
-        check_task(task)
+        check_task(task, arrays=("train", self.split))
         theta = estimate_statistics(task, theta, self.calibration_examples, self.batch_size)
         split = jax.tree.map(lambda leaf: leaf[: self.examples], task.split(self.split))
         return mean_metric(task, theta, split, self.metric, self.batch_size)

@@ -1,6 +1,6 @@
 """Tasks: the loss, the metrics and the batches that networks are trained on and measured by."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -141,7 +141,7 @@ class Task:
         """The task with arrays in place of batches from the host: the first examples of each split named.
 
         Args:
-            **examples: Number of examples by split, such as `train=10_000`. None: all.
+            **examples: Number of examples by split, such as `train=10_000`. None: all. By default all of all splits.
 
         Returns:
             The task. Splits that are arrays already stay whole.
@@ -149,6 +149,7 @@ class Task:
         Raises:
             InputError: If the task has no such split, or a number is below 1.
         """
+        examples = examples or {name: None for name in get_args(SplitName) if getattr(self, name) is not None}
         splits = {name: self.split(name) for name in examples}
         for name, n in examples.items():
             if n is not None:
@@ -247,14 +248,16 @@ def reading_processes() -> Processes:
     return Processes(jax.process_count(), least_of_processes, rows_of_processes) if many_processes() else ALONE
 
 
-def check_task(task: Any, *thetas: trees.Tree, model: bool = False, streams: bool = False) -> Task:
+def check_task(
+    task: Any, *thetas: trees.Tree, model: bool = False, arrays: Sequence[str] = get_args(SplitName)
+) -> Task:
     """The task, ready for a fit or a measurement of these networks.
 
     Args:
         task: A task.
         *thetas: Networks, on which a loss that was not checked when the task was made is checked now.
         model: Whether the task must have a model.
-        streams: Whether its examples may be batches from the host.
+        arrays: The splits that may not be batches from the host.
 
     Returns:
         The task.
@@ -270,8 +273,8 @@ def check_task(task: Any, *thetas: trees.Tree, model: bool = False, streams: boo
         )
     if model and task.model is None:
         raise InputError(f"{task.name} has no model, whose activations or outputs are needed: Task(..., model=model).")
-    streamed = [name for name in get_args(SplitName) if isinstance(getattr(task, name), Stream)]
-    if streamed and not streams:
+    streamed = [name for name in dict.fromkeys(arrays) if isinstance(getattr(task, name, None), Stream)]
+    if streamed:
         remedy = ", ".join(f"{name}=10_000" for name in streamed)
         raise InputError(
             f"got batches from the host for {', '.join(streamed)} of {task.name}, expected arrays, which this needs: "

@@ -88,7 +88,8 @@ EXAMPLES = list(zip(X, Y, strict=True))
         (Sized(BATCHES), 12),
         (Unsized(BATCHES), None),
         (Endless(BATCHES), None),
-        (Indexed(BATCHES), 12),
+        (Indexed(BATCHES), 11),
+        (BATCHES, 11),
         (Indexed(EXAMPLES), 11),
         (EXAMPLES, 11),
         (lambda: iter(BATCHES), None),
@@ -292,9 +293,9 @@ def test_a_source_that_ends_early_is_told_by_its_length():
 @pytest.mark.parametrize(
     ("sizes", "batch_size", "words"),
     [
-        # Estimates by length: 9, 9 and 40 examples of 21, 18 and 13.
-        ((3, 9, 9), 2, ("more than 4 batches of 2", "no more")),
-        ((3, 6, 9), 3, ("more than 3 batches of 3",)),
+        # Estimates by length, first and last: 15, 15 and 31 examples of 21, 18 and 13.
+        ((3, 9, 9), 2, ("more than 7 batches of 2", "no more")),
+        ((3, 6, 9), 3, ("more than 5 batches of 3",)),
         ((10, 1, 1, 1), 3, ("got 4 batches of 3", "at least 10")),
     ],
 )
@@ -306,6 +307,11 @@ def test_unequal_batches_are_told_where_an_epoch_is_a_pass(sizes, batch_size, wo
         taken(stream, batch_size, steps, passes=True, done=0, total=1)
     epochs = taken(stream, batch_size, 3, passes=False, done=0, total=1)
     assert epochs == by_hand(lambda number: np.concatenate(source), batch_size, 3, False, 1)
+    # The number of examples may be said.
+    stream = Stream(source, examples=sum(sizes))
+    whole = sum(sizes) // batch_size
+    epochs = taken(stream, batch_size, whole, passes=True, done=0, total=2)
+    assert epochs == by_hand(lambda number: np.concatenate(source), batch_size, whole, True, 2)
 
 
 def test_one_iterator_is_not_read_by_two_passes_at_once():
@@ -354,7 +360,7 @@ def test_a_source_is_read_in_the_precision_of_its_reader():
 def test_no_more_is_allocated_than_there_is(monkeypatch):
     held = Held()
     monkeypatch.setattr(blocks, "np", held)
-    for source, most in ((BATCHES, 12), (lambda: iter(BATCHES), 4096)):
+    for source, most in ((BATCHES, 11), (lambda: iter(BATCHES), 4096)):
         assert len(Stream(source).first(10**9)[1]) == 11
         assert max(held.lengths) == most
         held.lengths.clear()
@@ -408,9 +414,14 @@ def test_an_error_of_the_source_is_its_own_and_comes_in_turn():
     ],
 )
 def test_batches_unlike_the_first_are_named(second, words):
-    stream = Stream([(X, Y), second], name="the numbers")
+    stream = Stream(lambda: iter([(X, Y), second]), name="the numbers")
     with says(InputError, "batch 2 of pass 3", "the numbers", *words):
         list(stream.blocks(4, number=2))
+
+
+def test_the_last_batch_of_an_indexed_source_is_looked_at():
+    with says(InputError, "(float64[11, 2], int64[3])", "the last batch", "the numbers"):
+        Stream([(X, Y), (X, Y[:3])], name="the numbers")
 
 
 def test_examples_unlike_the_first_are_named():
@@ -453,6 +464,18 @@ def test_arrays_of_other_libraries_are_taken_and_named():
 def test_sources_of_anything_else_are_refused(source, words):
     with says(InputError, "the pictures", *words):
         Stream(source, name="the pictures")
+
+
+def test_the_number_of_examples_may_be_said():
+    for source in (lambda: iter(BATCHES), Again(BATCHES), Endless(BATCHES), Sized(BATCHES)):
+        stream = Stream(source, examples=11)
+        assert (stream.most, stream.least, stream.endless) == (11, 11, False)
+    assert (Stream(Sized(BATCHES)).least, Stream(Indexed(BATCHES)).least, Stream(Again(BATCHES)).least) == (9, 11, 1)
+    for examples in (0, 2.5):
+        with says(InputError, f"examples={examples}"):
+            Stream(BATCHES, examples=examples)
+    with says(InputError, "got 5 batches of 2", "at least 6", "examples=n"):
+        taken(Stream(BATCHES, examples=12), 2, 6, passes=True, done=0, total=1)
 
 
 def test_memory_is_a_number_of_bytes():

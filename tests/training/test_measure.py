@@ -226,7 +226,7 @@ def test_criteria_on_streams_read_training_examples_for_statistics_alone(kind, r
 def test_what_cannot_be_of_streams_is_named(tiny_model, tiny_task):
     streamed, sources = from_host(tiny_task, "train", "test")
     theta = alive(tiny_model)
-    with says(InputError, "batches from the host", "train, test", "task.load(train=10_000, test=10_000)"):
+    with says(InputError, "batches from the host", "for train of", "task.load(train=10_000)"):
         Criterion()(streamed, theta)
     with says(InputError, "'eror'", "Did you mean 'error'"):
         Criterion("eror").check(streamed)

@@ -392,6 +392,7 @@ def test_loaded_examples_are_the_first_of_each_stream():
         np.testing.assert_array_equal(loaded.train[0], X[:of])
         np.testing.assert_array_equal(loaded.train[1], Y[:of])
         assert loaded.test is task.test
+    assert [len(split[0]) for split in (task.load().train, task.load().test)] == [12, 12]
     assert task.load(train=1, test=3).load(train=5).train[0].shape == (1, 3)
     for splits, words in (
         ({"train": 0}, ("train=0",)),

@@ -165,9 +165,9 @@ def test_too_few_examples_are_told_and_errors_of_the_source_are_its_own():
             self.begun += 1
             return iter(self[: None if self.begun == 1 else 2])
 
-    # By its length, where all of them are measured on: 9 batches of 5, the last of 3.
+    # By its length, where all of them are measured on: 8 batches of 5 and one of 3.
     short = Short(rows_of(DATA, slice(at, at + 5)) for at in range(0, 43, 5))
-    with says(InputError, "got 10 examples", "the numbers", "at least 41"):
+    with says(InputError, "got 10 examples", "the numbers", "at least 43"):
         totals(on_batch_, Stream(short, name="the numbers"), Reading(10), Points(doubled, THETAS))
 
     class Broken(Source):
