@@ -71,11 +71,11 @@ def _canonical(
 ) -> jax.Array:
     """The convolution with these parameters, computed in the canonical layout or by matrix products."""
     (batch, feature, *space), (output, taken, *window), (out_batch, out_feature, *out_space) = dimension_numbers
+    # Without the barrier, fusion would recompute the operands from the neighbouring layers in both gradients.
+    x, kernel = lax.optimization_barrier((x, kernel))
     # Images come first in every layout. If they are the features that are summed over, this is the gradient of a
     # kernel: the operands are the images and the gradient of the result, and the strides are the dilation.
     if feature == 0 and lhs_dilation == window_strides == _ONCE:
-        # Without the barrier, fusion would recompute the operands from the neighbouring layers in both gradients.
-        x, kernel = lax.optimization_barrier((x, kernel))
         images, g = x.transpose(0, *space, batch), kernel.transpose(taken, *window, output)
         size = [
             sum(pads) + given - step * (out - 1)
