@@ -11,8 +11,8 @@ first command include compiling; `peak` is the largest resident memory of the pr
 
 The first command takes 90 seconds on two cores of a CPU, for 813,824 images, with 256 MB of blocks:
 
-    source alone  1,361 MB/s  peak 249 MB
-    epoch           268 MB/s  peak 658 MB
-    evaluate        287 MB/s  peak 720 MB
-    match           371 MB/s  peak 720 MB
+    source alone  1,837 MB/s  peak 249 MB
+    epoch           270 MB/s  peak 679 MB
+    evaluate        291 MB/s  peak 722 MB
+    match           463 MB/s  peak 722 MB
 """
