@@ -72,6 +72,14 @@ MUTANTS = (
         "or any(map(has_convolutions, _programs_in(list(equation.params.values()))))",
         "",
     ),
+    # Steps of a resumed epoch take the batches of the beginning of the pass.
+    Mutant("mcjax/data/stream.py", "at = min(skip, whole)", "at = 0"),
+    # Every epoch begins with the first batch of a block.
+    Mutant("mcjax/data/stream.py", "yield Cut(block, at, taken, step)", "yield Cut(block, 0, taken, step)"),
+    # A source that ends early is measured on what there is.
+    Mutant("mcjax/training/totals.py", "processes.least(stream.least) if n is None", "0 if n is None"),
+    # Patches that do not overlap are not turned around.
+    Mutant("mcjax/runtime/convolution.py", "x, kernel[::-1, ::-1])", "x, kernel)"),
     # The lowering rules of no GPU in particular, for a mesh of GPUs.
     Mutant(
         "mcjax/runtime/target.py",
