@@ -1,4 +1,4 @@
-"""What batches are read from: the passes of a source, their length, and batches in messages."""
+"""Sources of batches: their passes and their length, and batches in messages."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator

@@ -91,12 +91,11 @@ class Stream:
         self.endless = examples is None and length is not None and length * size > 1 << 53
         self.most, self.least = examples, examples or 1
         if examples is None and length is not None and not self.endless:
-            last = size
-            if not self._single and hasattr(opened, "__getitem__"):
-                last = len(self._arrays(opened[length - 1], "the last batch")[0])
+            indexed = hasattr(opened, "__getitem__")
+            last = len(self._arrays(opened[length - 1], "the last batch")[0]) if indexed else size
             self.most = (length - 1) * size + last
             # The last batch of others has one example at least.
-            self.least = self.most if self._single or hasattr(opened, "__getitem__") else self.most - size + 1
+            self.least = self.most if indexed else self.most - size + 1
         self._lengths: dict[int, int] = {}
 
     def __repr__(self) -> str:

@@ -117,7 +117,7 @@ def in_canonical_layout(
     return lax.optimization_barrier((x.transpose(batch, *space, feature), kernel.transpose(*window, taken, output)))
 
 
-def at_least_float32(dtype: Any) -> Any:
+def dtype_of_sums(dtype: Any) -> Any:
     """The dtype of sums, in which those of half-precision numbers are kept."""
     return dtype if dtype.itemsize >= 4 else jnp.float32
 
@@ -219,7 +219,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, window: Pair, strides: Pair, pa
     One product for each position in the window. If these are many and those of the result fewer, one for each of them.
     """
     out, x = g.shape[1:3], _padded(x, padding)
-    product = partial(jnp.einsum, preferred_element_type=at_least_float32(x.dtype))
+    product = partial(jnp.einsum, preferred_element_type=dtype_of_sums(x.dtype))
     if tuple(window) == tuple(strides):
         # Patches that do not overlap.
         taken = x[:, : out[0] * window[0], : out[1] * window[1]]

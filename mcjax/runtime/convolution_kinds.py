@@ -17,7 +17,7 @@ from jax import lax
 from jax.interpreters import mlir
 
 from mcjax.runtime import convolution as convolution
-from mcjax.runtime.convolution import at_least_float32, canonical_layout, in_canonical_layout, parts_of, stored_in
+from mcjax.runtime.convolution import canonical_layout, dtype_of_sums, in_canonical_layout, parts_of, stored_in
 
 Convolution = Callable[..., jax.Array]
 _FEW_POSITIONS = 64
@@ -165,7 +165,7 @@ def _padded(
     x: jax.Array, channels: int, *, padding: Sequence[Sequence[int]], lhs_dilation: Sequence[int], **_: Any
 ) -> jax.Array:
     """Images (n, ..., c), padded and dilated, each channel as often as there are results of it, at least float32."""
-    x = jnp.repeat(x.astype(at_least_float32(x.dtype)), channels // x.shape[-1], -1)
+    x = jnp.repeat(x.astype(dtype_of_sums(x.dtype)), channels // x.shape[-1], -1)
     around = [(low, high, step - 1) for (low, high), step in zip(padding, lhs_dilation, strict=True)]
     return lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0))))
 

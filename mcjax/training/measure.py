@@ -59,7 +59,8 @@ def metrics_at(
         Split -> metric name -> values, (points[, pairs]).
     """
     functions, own = task.functions(), None if isinstance(metric, str) else metric
-    held = {name: task.split(name) for name in (*splits, *(("train",) if calibration is not None else ()))}
+    names = splits if calibration is None else {**splits, "train": calibration}
+    held = {name: task.split(name) for name in names}
     if not any(isinstance(split, Stream) for split in held.values()):
         of_network = jax.tree_util.Partial(_MetricsOfArrays(tuple(splits.items()), calibration, own), functions)
         # Divided outside of the program, where XLA does not multiply by the inverse of a constant.
