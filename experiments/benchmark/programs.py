@@ -37,8 +37,8 @@ OPTIMIZER = optax.sgd(RATE, momentum=0.9, nesterov=True)
 """The optimiser of networks and curves, as on the other side."""
 PERMUTATION_RATE = 1e-3
 NU_P = 1e5
-LARGEST_STEP = 0.5
-"""The largest step of an entry of a soft permutation, as in PAM."""
+PERMUTATION_OPTIMIZER = optax.sgd(1.0)
+"""The optimiser of soft permutations, at the rate of their group."""
 NO_AUGMENTATION = Augmentation.none()
 
 
@@ -208,8 +208,8 @@ def _curve(work: Work) -> tuple[Fit, FitState]:
 
 def _permutation(work: Work) -> tuple[Fit, FitState]:
     """The fitting of soft permutations from the identity, and its states."""
-    steps, dtype = work.sizes.steps, work.compute_dtype
-    fit = permutation_fit(work.training, bezier(work.model.spec), steps, nu_P=NU_P, compute_dtype=dtype)
+    settings: dict[str, Any] = {"compute_dtype": work.compute_dtype, "nu_P": NU_P}
+    fit = permutation_fit(work.training, bezier(work.model.spec), PERMUTATION_OPTIMIZER, **settings)
     sizes = work.model.spec.group_sizes(trees.index(work.theta_1, 0))
     identity = {group: jnp.tile(jnp.arange(n), (work.pairs, 1)) for group, n in sizes.items()}
     rates = {group: jnp.full(work.pairs, PERMUTATION_RATE) for group in sizes}

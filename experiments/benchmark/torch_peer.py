@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from experiments.benchmark.programs import LARGEST_STEP, NU_P, PERMUTATION_RATE, RATE, Work, least_seconds
+from experiments.benchmark.programs import NU_P, PERMUTATION_RATE, RATE, Work, least_seconds
 from experiments.benchmark.torch_networks import Tensors, Units, network, permuted, tensors
 from mcjax import Task, trees
 from mcjax.runtime.target import target
@@ -22,10 +22,10 @@ from mcjax.training.task import SplitName
 
 
 def projected(M: torch.Tensor, steps: int = 20) -> torch.Tensor:
-    """M after alternating projection onto sums of 1 and nonnegative entries, as `mcjax.symmetry.project_birkhoff`."""
+    """M after alternating projection onto nonnegative entries and sums of 1, as `mcjax.symmetry.project_birkhoff`."""
     n = len(M)
-    for i in range(steps + 1):
-        M = M if i == 0 else M.clamp(min=0)
+    for _ in range(steps):
+        M = M.clamp(min=0)
         M = M - (M.sum(1, keepdim=True) - 1) / n - (M.sum(0, keepdim=True) - 1) / n + (M.sum() - n) / n**2
     return M
 
@@ -179,11 +179,7 @@ class Peer:
         moved = sum((matrix - torch.eye(len(matrix), device=self.device)).square().sum() for matrix in P.values())
         (self._loss(self.scratch.train(), theta, x, y) + moved / (2 * NU_P)).backward()
         with torch.no_grad():
-            return {
-                group: projected(M - (PERMUTATION_RATE * M.grad).clamp(-LARGEST_STEP, LARGEST_STEP))
-                for group, M in P.items()
-                if M.grad is not None
-            }
+            return {group: projected(M - PERMUTATION_RATE * M.grad) for group, M in P.items() if M.grad is not None}
 
     @torch.no_grad()
     def match(self, i: int) -> dict[str, np.ndarray]:

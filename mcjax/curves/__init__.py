@@ -14,7 +14,8 @@ a soft P. Curve fitting needs no more than that.
   `curve.bind(theta_1, theta_2, theta_c, P)` is a path `t -> theta`, and `curve.bind_pairs` several paths at once.
 - `fit_curve` trains theta_c at random t (Algorithm 2; Garipov et al. 2018), with any optimiser and any loss.
   `curve_fit` is the fit alone, two pure functions, for a loop of your own.
-- `fit_pam` learns P together with theta_c, by proximal alternating minimisation (eq. 5 and 6).
+- `fit_pam` learns P together with theta_c, by proximal alternating minimisation (eq. 5 and 6). `exchanges` tells
+  whether a P is locally optimal.
 - `Polyline` joins any networks, its knots, by straight segments.
 
 Example::
@@ -58,23 +59,28 @@ Example::
 
 from mcjax.curves.config import FitConfig, PamConfig, PermutationFitConfig
 from mcjax.curves.curve import Curve, Path, bezier, linear, polygonal_chain
+from mcjax.curves.exchanges import Exchanges, exchanges
 from mcjax.curves.fit import CurveFit, curve_fit, curve_path, fit_curve
 from mcjax.curves.pam import PamFit, fit_pam
 from mcjax.curves.pam_step import permutation_fit
 from mcjax.curves.polyline import Polyline
+from mcjax.curves.stationarity import Slopes
 
 __all__ = [
     "Curve",
     "CurveFit",
+    "Exchanges",
     "FitConfig",
     "PamConfig",
     "PamFit",
     "Path",
     "PermutationFitConfig",
     "Polyline",
+    "Slopes",
     "bezier",
     "curve_fit",
     "curve_path",
+    "exchanges",
     "fit_curve",
     "fit_pam",
     "linear",

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from mcjax.errors import InputError, check_whole, unknown_name
-from mcjax.training.config import SGD, Optimizer, check_config, check_settings, named_preset
+from mcjax.training.config import SGD, Optimizer, Schedule, check_config, check_settings, named_preset
 from mcjax.training.fit import ComputeDtype
 
 Projection = Literal["alternating", "sinkhorn"]
 Rounding = Literal["assignment", "sampled"]
+Acceptance = Literal["descent", "always"]
 
 
 @dataclass(frozen=True)
@@ -61,36 +62,63 @@ class PermutationFitConfig:
 
     Attributes:
         epochs: Epochs of one half-step.
-        learning_rate: Learning rate of plain SGD on the matrices. It decays linearly to zero within a half-step, and no
-            step moves an entry by more than 1/2. None: a rate per pair and group, from the root mean square of the
+        learning_rate: Learning rate of plain SGD on the matrices (the paper); or several, with each of which the
+            matrices are learned side by side. None: two rates per pair and group, from the root mean square of the
             initial gradient, averaged over the objective's examples and grid and projected onto the tangent space of
-            the doubly stochastic matrices. An entry with such a constant gradient would move by 15 in the first
-            half-step (300 in logarithms with "sinkhorn"), and by at most 0.15 (3) in the first step.
+            the doubly stochastic matrices. An entry with such a constant gradient would move by 10 or by 1 in the first
+            half-step (20 times as much in logarithms with "sinkhorn"). Steps are then along the tangent space, and none
+            moves an entry by more than 1/2.
         annealing: Factor of the learning rate from one iteration to the next, in (0, 1].
+        schedule: Schedule of the rate within a half-step, as in `SGD`.
+        decay: Factor of the rate from one epoch to the next, as in `SGD`.
+        regularized: Whether Q + R is descended, the objective by which half-steps are accepted, rather than Q alone
+            (the paper's code).
         projection: After each step on the matrices, "alternating" makes 20 alternating projections onto the doubly
             stochastic matrices (the paper); "sinkhorn" is entropic mirror descent.
-        rounding: "assignment" takes the nearest permutation (the paper). "sampled" takes the best of it and of
-            `samples` draws from the matrices' Birkhoff decompositions.
+        rounding: "assignment" takes the nearest permutation of every matrix (the paper's text). "sampled" takes the
+            best of it and of `samples` draws from the matrices' Birkhoff decompositions (the paper's code).
         samples: Number of draws of "sampled".
+        partial_moves: Whether parts of the way from P_k to the best permutation P' are proposed too: single groups, and
+            cycles of P_k^-1 P', alone and together in the order of their gains.
     """
 
     epochs: int = 20
-    learning_rate: float | None = None
+    learning_rate: float | tuple[float, ...] | None = None
     annealing: float = 0.5
+    schedule: Schedule = "linear"
+    decay: float = 1.0
+    regularized: bool = True
     projection: Projection = "alternating"
     rounding: Rounding = "sampled"
     samples: int = 8
+    partial_moves: bool = True
 
     def __post_init__(self) -> None:
         check_whole("epochs", self.epochs)
-        if self.learning_rate is not None:
-            _check_positive("learning_rate", self.learning_rate)
+        if isinstance(self.learning_rate, list):
+            object.__setattr__(self, "learning_rate", tuple(self.learning_rate))
+        for rate in self.learning_rates or ():
+            _check_positive("learning_rate", rate)
+        if self.learning_rate == ():
+            raise InputError("got learning_rate=(), expected a rate, several, or None.")
         if not 0 < self.annealing <= 1:
             raise InputError(f"got annealing={self.annealing}, expected it in (0, 1].")
         check_whole("samples", self.samples, 0)
         for name, choices in (("projection", get_args(Projection)), ("rounding", get_args(Rounding))):
             if getattr(self, name) not in choices:
                 raise unknown_name(name, str(getattr(self, name)), choices)
+        SGD(schedule=self.schedule, decay=self.decay)  # which checks them
+
+    @property
+    def learning_rates(self) -> tuple[float, ...] | None:
+        """The rates that were given. None: there were none."""
+        rate = self.learning_rate
+        return rate if rate is None or isinstance(rate, tuple) else (rate,)
+
+    @property
+    def optimizer(self) -> SGD:
+        """The schedule of the half-step, as an optimiser whose first rate is 1."""
+        return SGD(1.0, self.schedule, momentum=0.0, decay=self.decay)
 
 
 @dataclass(frozen=True)
@@ -104,11 +132,16 @@ class PamConfig:
         nu_P: Constant of the proximal term ||P - P_k||^2 / (2 nu_P) (eq. 6), which is 1 / nu_P for every unit that
             moves.
         nu_phi: Constant of the proximal term ||theta_c - theta_c_k||^2 / (2 nu_phi) (eq. 6).
-        lookahead: Whether, if a new P is admissible, the curve half-step is also taken from the old P, and the better
-            result kept, since a lower objective before the curve half-step does not imply a better curve after it.
-            This costs a second curve half-step, usually in the first iteration only.
-        objective_examples: Number of fixed training examples in the objective, by which half-steps are accepted.
+        acceptance: "descent" accepts a half-step only if Q + R decreases by at least the proximal term, so that part 1
+            of Theorem 3.1 holds. "always" takes every half-step (the paper's code).
+        lookahead: Whether, if a new P is accepted by "descent", the curve half-step is also taken from the old P, and
+            the better result kept, since a lower objective before the curve half-step does not imply a better curve
+            after it. This costs a second curve half-step, usually in the first iteration only.
+        objective_examples: Number of fixed training examples in the objective, by which half-steps are compared.
         objective_points: Number of fixed points t in the objective.
+        norm_bound: Bound of the Euclidean norm of every leaf of the control points' networks, onto which each step is
+            projected (eq. 15). None: no bound.
+        slopes: Whether the norms of the least subgradients are measured after every iteration (`PamFit.slopes`).
     """
 
     curve: FitConfig = field(default_factory=lambda: FitConfig(epochs=40))
@@ -116,9 +149,12 @@ class PamConfig:
     iterations: int = 4
     nu_P: float = 1e5
     nu_phi: float = 1e5
+    acceptance: Acceptance = "descent"
     lookahead: bool = True
     objective_examples: int = 1000
     objective_points: int = 11
+    norm_bound: float | None = None
+    slopes: bool = False
 
     def __post_init__(self) -> None:
         check_config(self.curve, FitConfig)
@@ -127,6 +163,10 @@ class PamConfig:
             check_whole(name, getattr(self, name))
         for name in ("nu_P", "nu_phi"):
             _check_positive(name, getattr(self, name))
+        if self.norm_bound is not None:
+            _check_positive("norm_bound", self.norm_bound)
+        if self.acceptance not in get_args(Acceptance):
+            raise unknown_name("acceptance", str(self.acceptance), get_args(Acceptance))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "PamConfig":
@@ -134,7 +174,9 @@ class PamConfig:
 
         Args:
             name: "paper", 4 iterations of 20 and 40 epochs at a rate of 0.1 halved every 20 (Neuron Alignment, section
-                4.1.2); or "fast", 4 iterations of 4 and 8 epochs, in one cycle.
+                4.1.2); "published", as long and by the scheme of the paper and its code alone: one rate of 0.05, which
+                is halved from one iteration to the next, rates that decay by 0.9996 per epoch, the nearest permutation,
+                every half-step taken, nu of 1000; or "fast", 4 iterations of 4 and 8 epochs, in one cycle.
             **changes: Values of the fields to replace.
 
         Returns:
@@ -145,7 +187,22 @@ class PamConfig:
         """
         paper = cls(curve=FitConfig(epochs=40, optimizer=SGD(schedule="halving")))
         fast = cls(curve=FitConfig(epochs=8), permutation=PermutationFitConfig(epochs=4))
-        return named_preset(name, {"paper": paper, "fast": fast}, changes)
+        published = cls(
+            curve=FitConfig(epochs=40, optimizer=SGD(schedule="halving", decay=0.9996)),
+            permutation=PermutationFitConfig(
+                learning_rate=0.05,
+                schedule="halving",
+                decay=0.9996,
+                regularized=False,
+                rounding="assignment",
+                partial_moves=False,
+            ),
+            nu_P=1e3,
+            nu_phi=1e3,
+            acceptance="always",
+            lookahead=False,
+        )
+        return named_preset(name, {"paper": paper, "published": published, "fast": fast}, changes)
 
 
 def _check_positive(name: str, value: Any) -> None:

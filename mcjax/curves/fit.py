@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from mcjax import trees
 from mcjax.curves.config import FitConfig
 from mcjax.curves.curve import Curve
+from mcjax.curves.norm_bound import OntoBall
 from mcjax.errors import InputError, check_whole
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.recorder import History, Recorder
@@ -69,6 +70,7 @@ def curve_fit(
     points_per_step: int = 1,
     compute_dtype: ComputeDtype = "float32",
     nu_phi: float = math.inf,
+    norm_bound: float | None = None,
 ) -> Fit:
     """The fitting of a curve as a `Fit`, for a loop of your own; `fit_curve` has one.
 
@@ -83,6 +85,7 @@ def curve_fit(
         points_per_step: Number of t per step.
         compute_dtype: Dtype of the forward and backward pass.
         nu_phi: Constant of the proximal term around the theta_c at the start, as in `PamConfig`. Infinity: no term.
+        norm_bound: Bound of the norm of every leaf of the control points' networks, as in `PamConfig`.
 
     Returns:
         The fit. `init(theta_1, theta_2, P=None, theta_c=None)` makes its state, whose `variables` are the control
@@ -106,6 +109,7 @@ def curve_fit(
         sample_t=uniform_t,
         points=points_per_step,
         penalty=None if nu_phi == math.inf else Proximal(nu_phi),
+        retract=None if norm_bound is None else OntoBall(curve, norm_bound),
         weight_decay=weight_decay,
         compute_dtype=compute_dtype,
     )
@@ -188,9 +192,9 @@ def fit_curve(
 
 
 def configured_curve_fit(
-    task: Task, curve: Curve, config: FitConfig, epochs: int, steps_per_epoch: int, nu_phi: float = math.inf
+    task: Task, curve: Curve, config: FitConfig, epochs: int, steps_per_epoch: int, **more: Any
 ) -> Fit:
-    """The fitting of a curve by a config, with a schedule over so many epochs."""
+    """The fitting of a curve by a config, with a schedule over so many epochs, and `more` options of `curve_fit`."""
     return curve_fit(
         task,
         curve,
@@ -198,7 +202,7 @@ def configured_curve_fit(
         weight_decay=config.weight_decay,
         points_per_step=config.points_per_step,
         compute_dtype=config.compute_dtype,
-        nu_phi=nu_phi,
+        **more,
     )
 
 

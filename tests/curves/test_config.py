@@ -23,7 +23,13 @@ from mcjax.curves.config import PermutationFitConfig
         (PamConfig, {"curve": TrainConfig()}, "TrainConfig"),
         (PamConfig, {"curve": PermutationFitConfig()}, "PermutationFitConfig"),
         (PamConfig, {"permutation": FitConfig()}, "expected a PermutationFitConfig"),
+        (PamConfig, {"norm_bound": 0.0}, "norm_bound=0.0"),
+        (PamConfig, {"acceptance": "never"}, "always, descent"),
         (PermutationFitConfig, {"learning_rate": 0.0}, "learning_rate=0.0"),
+        (PermutationFitConfig, {"learning_rate": (0.1, -1.0)}, "learning_rate=-1.0"),
+        (PermutationFitConfig, {"learning_rate": ()}, "learning_rate=()"),
+        (PermutationFitConfig, {"schedule": "liner"}, "'linear'"),
+        (PermutationFitConfig, {"decay": 1.5}, "decay=1.5"),
         (PermutationFitConfig, {"epochs": 0}, "epochs=0"),
         (PermutationFitConfig, {"annealing": 0.0}, "annealing=0.0"),
         (PermutationFitConfig, {"annealing": 1.5}, "annealing=1.5"),
@@ -56,9 +62,21 @@ def test_presets_are_the_papers_and_a_short_one():
     alone = FitConfig.preset("paper", batch_size=64)
     assert (alone.epochs, alone.optimizer, alone.batch_size, alone.weight_decay) == (200, SGD(0.1, "halving"), 64, 5e-4)
     assert FitConfig.preset("fast") == FitConfig()
-    for kind in (FitConfig, PamConfig):
-        with says(InputError, "'slow'", "fast, paper"):
+    for kind, names in ((FitConfig, "fast, paper"), (PamConfig, "fast, paper, published")):
+        with says(InputError, "'slow'", names):
             kind.preset("slow")
+
+
+def test_the_published_scheme_is_that_of_the_paper_and_its_code():
+    """One rate, halved from iteration to iteration, and 0.9996 an epoch; nothing is refused, tried or looked ahead."""
+    published = PamConfig.preset("published")
+    assert (published.iterations, published.permutation.epochs, published.curve.epochs) == (4, 20, 40)
+    assert published.curve == FitConfig(40, optimizer=SGD(0.1, "halving", decay=0.9996))
+    matrices = published.permutation
+    assert (matrices.learning_rates, matrices.annealing, matrices.projection) == ((0.05,), 0.5, "alternating")
+    assert (matrices.schedule, matrices.decay) == ("halving", 0.9996)
+    assert (matrices.regularized, matrices.rounding, matrices.partial_moves) == (False, "assignment", False)
+    assert (published.nu_P, published.nu_phi, published.acceptance, published.lookahead) == (1e3, 1e3, "always", False)
 
 
 def test_an_optimiser_of_optax_takes_the_place_of_the_papers():

@@ -13,6 +13,7 @@ from streams import rows_of
 from variables import drawn
 
 from mcjax import (
+    SGD,
     FitConfig,
     InputError,
     PamConfig,
@@ -38,7 +39,8 @@ from mcjax import (
 )
 from mcjax.curves import pam_half_steps
 from mcjax.curves.config import PermutationFitConfig
-from mcjax.curves.pam_step import OnPermutedCurve, as_single_candidate, linear_decay
+from mcjax.curves.pam_problem import as_single_candidate
+from mcjax.curves.pam_step import OnPermutedCurve
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.recorder import Recording
 from mcjax.training.config import make_optimizer
@@ -89,9 +91,12 @@ def objective(model, tiny_data, path, weight_decay=1e-3, points=5, images=120):
 def check(model, tiny_data, ends, start, fit):
     """Assert what every fit of two pairs by CONFIG satisfies."""
     assert fit.objective.shape == (2, 7)
-    assert fit.proposed.shape == fit.proximal.shape == fit.accepted.shape == fit.moved.shape == (2, 6)
+    assert fit.proposed.shape == fit.distance.shape == fit.accepted.shape == fit.moved.shape == (2, 6)
+    assert fit.relaxed.shape == fit.rounded.shape == (2, 3)
+    assert fit.slopes is None
     assert fit.history["loss"].shape == (2, 3 * (4 + 3))
-    paid = np.where(fit.accepted, fit.proximal, 0).reshape(2, 3, 2).sum(2)
+    proximal = fit.distance**2 / (2 * np.tile([CONFIG.nu_P, CONFIG.nu_phi], 3))
+    paid = np.where(fit.accepted, proximal, 0).reshape(2, 3, 2).sum(2)
     assert (fit.objective[:, 2::2] + paid <= fit.objective[:, :-2:2] + 1e-12).all()
     assert (np.diff(fit.objective, axis=1) <= 0).all()
     assert fit.objective[:, -1].sum() < 0.9 * fit.objective[:, 0].sum()
@@ -136,8 +141,8 @@ def test_one_pair_and_the_proximal_terms_of_equation_6(make, count, tiny_ends, k
     assert fit.accepted.all()
     assert fit.moved[0] > 0
     distance = sum(np.square(matrix(p) - np.eye(len(p))).sum() for p in fit.P.values())
-    np.testing.assert_allclose(fit.proximal[0], distance / (2 * 1000.0), rtol=1e-6)
-    np.testing.assert_allclose(fit.proximal[1], trees.dot(fit.theta_c, fit.theta_c) / (2 * 200.0), rtol=1e-4)
+    np.testing.assert_allclose(fit.distance[0], np.sqrt(distance), rtol=1e-6)
+    np.testing.assert_allclose(fit.distance[1], trees.norm(fit.theta_c), rtol=1e-5)
     assert fit.moved[0] == sum((np.asarray(p) != np.arange(len(p))).sum() for p in fit.P.values())
     # On as many images as the config says.
     np.testing.assert_allclose(fit.objective[-1], objective(tiny_model, tiny_data, fit.path, images=20), rtol=1e-4)
@@ -180,15 +185,17 @@ def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, share, k
 def test_a_bad_permutation_is_refused_and_costs_nothing(
     ends, curve, matched, key, tiny_data, tiny_model, tiny_task, monkeypatch
 ):
-    # What rounding would return if it went wrong: units next to each other change places.
+    # What rounding would return if it went wrong: all units change places in one cycle, of which there are no parts.
     wrong = {group: np.roll(p, 1, axis=-1) for group, p in matched.items()}
-    monkeypatch.setattr(pam_half_steps, "candidate_permutations", lambda *_: as_single_candidate(wrong))
-    fit = fit_pam(key, tiny_task, curve, *ends, matched, CONFIG)
+    both_rates = as_single_candidate({group: np.concatenate([p, p]) for group, p in wrong.items()})
+    monkeypatch.setattr(pam_half_steps, "candidate_permutations", lambda *_: both_rates)
+    config = replace(CONFIG, permutation=replace(PERMUTATION, partial_moves=False))
+    fit = fit_pam(key, tiny_task, curve, *ends, matched, config)
     assert not fit.accepted[:, ::2].any()
     for i in range(2):
         path = linear(tiny_model.spec).bind(*trees.index(ends, i), None, trees.index(wrong, i))
         np.testing.assert_allclose(fit.proposed[i, 0], objective(tiny_model, tiny_data, path), rtol=1e-4)
-    np.testing.assert_allclose(fit.proximal[:, ::2], 11 / 1000)
+    np.testing.assert_allclose(fit.distance[:, ::2], np.sqrt(2 * 11))
     chex.assert_trees_all_equal(fit.P, matched)
     np.testing.assert_array_equal(fit.objective[:, 1::2], fit.objective[:, :-1:2])
 
@@ -206,7 +213,7 @@ def test_half_steps_train_curves_as_one_fit_and_matrices_at_annealed_rates(
         return after, history
 
     monkeypatch.setattr(pam_half_steps, "run_epochs", spied)
-    permutation = replace(PERMUTATION, learning_rate=1e-9, annealing=0.25)
+    permutation = replace(PERMUTATION, learning_rate=1e-9, annealing=0.25, schedule="halving", decay=0.9)
     fit = fit_pam(key, tiny_task, curve, *ends, start, replace(CONFIG, permutation=permutation))
     assert (fit.moved == 0).all()
     assert [isinstance(descent.embed, OnPermutedCurve) for descent, *_ in seen] == 3 * [True, False]
@@ -215,10 +222,10 @@ def test_half_steps_train_curves_as_one_fit_and_matrices_at_annealed_rates(
     for k, (descent, states, _, epochs, _) in enumerate(seen[::2]):
         for rate in states.fixed.rate.values():
             np.testing.assert_allclose(rate, np.full(2, 1e-9 * 0.25**k), rtol=1e-6)
-        # The rate decays over the half-step, 4 epochs of 6 steps.
+        # The schedule is that of the half-step, 4 epochs of 6 steps.
         assert (descent.penalty.nu, epochs, descent.retract.projection) == (1000.0, 4, "alternating")
-        assert descent.optimizer is linear_decay(24)
-        assert descent.weight_decay == 0.0
+        assert descent.optimizer is make_optimizer(SGD(1.0, "halving", momentum=0.0, decay=0.9), 4, 6)
+        assert descent.weight_decay == 1e-3
     # The schedule runs over the iterations as it does over as many epochs at once.
     went = None
     for k, (descent, states, _, epochs, after) in enumerate(seen[1::2]):
@@ -334,7 +341,7 @@ def test_bad_input_is_named(ends, tiny_ends, curve, key, tiny_task, tiny_model):
         with says(error, *named):
             fit_pam(key, *(given | changes).values())
     broken = jax.tree.map(lambda leaf: leaf * np.nan, ends[0])
-    with says(RunError, "not finite", "number 0, 1 of 2", "batch 1 at t ="):
+    with says(RunError, "not finite", "number 0, 1 of 2"):
         fit_pam(key, tiny_task, curve, broken, ends[1], None, CONFIG)
     with says(SpecError, "dense_0", "by 1"):
         fit_curve(key, tiny_task, curve, *tiny_ends, {**soft, "dense_0": 2 * jnp.eye(6)})

@@ -10,7 +10,9 @@ from refusals import says
 from variables import cross_entropy
 
 from mcjax import InputError, Task, bezier, data, linear, models, nearest_permutation, trees
-from mcjax.curves.pam_step import OntoBirkhoff, PermutationEnds, permutation_fit, tangent_part
+from mcjax.curves.config import PermutationFitConfig
+from mcjax.curves.objective import tangent_part
+from mcjax.curves.pam_step import OntoBirkhoff, PermutationEnds, permutation_fit
 from mcjax.symmetry import project_birkhoff
 from mcjax.training.fit import FitState, parts_of
 
@@ -75,18 +77,31 @@ def mlp(key, tiny_data, tiny_model):
 
 
 def mlp_loss(ends, P, x, labels, t):
-    """The cross entropy of an MLP on the curve, every matrix multiplied by hand."""
-    A, B = P["dense_0"], P["dense_1"]
+    """The cross entropy of an MLP on the curve."""
     h = np.asarray(x, np.float64).reshape(len(x), -1)
+    for layer, (kernel, bias) in enumerate(mlp_layers(ends, P, t)):
+        h = h @ kernel + bias[None]
+        h = np.maximum(h, 0) if layer < 2 else h
+    return cross_entropy(h, labels).mean()
+
+
+def mlp_square(ends, P, t):
+    """The squared norm of an MLP on the curve."""
+    return sum((kernel**2).sum() + (bias**2).sum() for kernel, bias in mlp_layers(ends, P, t))
+
+
+def mlp_layers(ends, P, t):
+    """The layers of an MLP on the curve, every matrix multiplied by hand."""
+    A, B = P["dense_0"], P["dense_1"]
     for layer, (into, out) in enumerate(((None, A), (A, B), (B, None))):
         first, second, control = (end[f"Dense_{layer}"] for end in ends)
         kernel, bias = second["kernel"], second["bias"]
         kernel = kernel if into is None else into @ kernel
         kernel, bias = (kernel, bias) if out is None else (kernel @ out.T, out @ bias)
-        h = h @ on_curve(first["kernel"], kernel, control["kernel"], t)
-        h = h + on_curve(first["bias"], bias, control["bias"], t)[None]
-        h = np.maximum(h, 0) if out is not None else h
-    return cross_entropy(h, labels).mean()
+        yield (
+            on_curve(first["kernel"], kernel, control["kernel"], t),
+            on_curve(first["bias"], bias, control["bias"], t),
+        )
 
 
 def ends_of(ends, anchor, rate=None):
@@ -96,16 +111,17 @@ def ends_of(ends, anchor, rate=None):
 
 def test_the_gradient_of_an_mlp_is_that_of_finite_differences(mlp, key, tiny_task):
     ends, P, anchor, (x, labels), batch = mlp
-    gradient_at = gradient_of(permutation_fit(tiny_task, bezier(tiny_task.spec), 4, nu_P=4.0))
+    settings = {"nu_P": 4.0, "weight_decay": 0.2}
+    gradient_at = gradient_of(permutation_fit(tiny_task, bezier(tiny_task.spec), optax.sgd(1.0), **settings))
     for t in (0.3, 0.5, 1.0):
         gradient, measured = gradient_at(ends_of(ends, anchor), as_float32(P), batch, np.float32(t), key)
 
         def loss(P, t=t):
             proximal = sum(((p - anchor[group]) ** 2).sum() for group, p in P.items())
-            return mlp_loss(ends, P, x, labels, t) + proximal / (2 * 4.0)
+            return mlp_loss(ends, P, x, labels, t) + proximal / (2 * 4.0) + 0.1 * mlp_square(ends, P, t)
 
         assert_close(gradient, slopes(loss, P))
-        # What is measured is without the proximal term.
+        # What is measured is without the proximal and the L2 term.
         np.testing.assert_allclose(measured, mlp_loss(ends, P, x, labels, t), rtol=1e-5)
 
 
@@ -168,7 +184,7 @@ def test_the_gradient_of_a_trunk_is_the_sum_over_its_uses(trunk, key):
     def entropy(theta, batch, key):
         return optax.softmax_cross_entropy_with_integer_labels(trunk.apply(theta, batch[0]), batch[1]).mean()
 
-    fit = permutation_fit(Task(entropy, batch, model=trunk), linear(trunk.spec), 4, nu_P=np.inf)
+    fit = permutation_fit(Task(entropy, batch, model=trunk), linear(trunk.spec), optax.sgd(1.0), nu_P=np.inf)
     gradient, _ = gradient_of(fit)(fixed, as_float32(P), batch, t, key)
 
     ends = tuple(each["params"] for each in theta)
@@ -194,15 +210,15 @@ def groups_of(rng):
 
 @pytest.fixture(scope="module")
 def descents():
-    """(P, gradient, rate) -> P of both projections, compiled."""
+    """(P, gradient, rate) -> P of both projections, and of bounded steps, compiled."""
 
-    def descent(name):
+    def descent(*given):
         def descend(P, gradient, rate):
-            return OntoBirkhoff(name)(P, trees.scale(-1.0, gradient), PermutationEnds((), (), (), P, rate))
+            return OntoBirkhoff(*given)(P, trees.scale(-1.0, gradient), PermutationEnds((), (), (), P, rate))
 
         return jax.jit(descend)
 
-    return {name: descent(name) for name in ("alternating", "sinkhorn")}
+    return {name: descent(name) for name in ("alternating", "sinkhorn")} | {"bounded": descent("alternating", 0.5)}
 
 
 @jax.jit
@@ -232,6 +248,16 @@ def test_a_step_is_the_projection_of_plain_descent(descents):
     chex.assert_trees_all_close(new, expected, atol=1e-6)
 
 
+def test_a_bounded_step_is_the_projection_of_tangent_descent(descents):
+    """Of a gradient with the same number added everywhere, which plain descent feels: it would rectify more entries."""
+    P, gradient, rate = groups_of(np.random.default_rng(0))
+    shifted = {group: np.float32(0.2) * (each + 5) for group, each in gradient.items()}
+    new, plain = descents["bounded"](P, shifted, rate), descents["alternating"](P, shifted, rate)
+    expected = project(P, {group: rate[group] * tangent_part(np.float32(0.2) * gradient[group]) for group in P})
+    chex.assert_trees_all_close(new, expected, atol=1e-5)
+    assert np.abs(new["a"] - plain["a"]).max() > 1e-3
+
+
 def test_a_step_in_logarithms_multiplies(descents):
     P, gradient, rate = groups_of(np.random.default_rng(0))
     new = descents["sinkhorn"](P, gradient, rate)
@@ -246,8 +272,8 @@ def test_a_step_in_logarithms_multiplies(descents):
 def test_a_steep_point_throws_no_entry_farther_than_a_half(descents):
     P, gradient, rate = groups_of(np.random.default_rng(0))
     huge = {group: np.float32(1e6) * each for group, each in gradient.items()}
-    new = descents["alternating"](P, huge, {**rate, "c": np.float32(1)})
-    expected = project(P, {group: np.float32(0.5) * np.sign(gradient[group]) for group in P})
+    new = descents["bounded"](P, huge, {**rate, "c": np.float32(1)})
+    expected = project(P, {group: np.float32(0.5) * np.sign(tangent_part(gradient[group])) for group in P})
     chex.assert_trees_all_close(new, expected, atol=1e-5)
 
 
@@ -256,7 +282,7 @@ def test_a_half_step_starts_at_the_permutation_or_just_inside(tiny_ends, tiny_ta
     rng, curve = np.random.default_rng(0), bezier(tiny_task.spec)
     P = {group: rng.permutation(n).astype(np.int32) for group, n in (("dense_0", 6), ("dense_1", 5))}
     rate = dict.fromkeys(P, np.float32(0.5))
-    begun = permutation_fit(tiny_task, curve, 4, projection=projection).init(
+    begun = permutation_fit(tiny_task, curve, optax.sgd(1.0), projection=projection).init(
         *tiny_ends, curve.zero(tiny_ends[0]["params"]), P, rate
     )
     assert begun.fixed.rate == rate
@@ -279,7 +305,8 @@ def test_the_rate_falls_to_zero_linearly(mlp, key, tiny_task):
     ends, *_, batch = mlp
     uniform = as_float32({"dense_0": np.full((6, 6), 1 / 6), "dense_1": np.full((5, 5), 1 / 5)})
     fixed = ends_of(ends, uniform, {"dense_0": np.float32(1e-2), "dense_1": np.float32(2e-2)})
-    fit = permutation_fit(tiny_task, bezier(tiny_task.spec), 8, nu_P=4.0)
+    optimizer = PermutationFitConfig().optimizer(8, 2)
+    fit = permutation_fit(tiny_task, bezier(tiny_task.spec), optimizer, nu_P=4.0)
     descent, _ = parts_of(fit)
     begun, step, moved = descent.start(uniform, fixed), jax.jit(fit.step), {}
     for number in (0, 2, 6, 8):
@@ -298,7 +325,7 @@ def test_a_step_is_against_the_gradient_at_its_t(mlp, key, tiny_task, projection
     """The gradient at the t that was drawn, at the rates of the groups, and then the projection."""
     ends, P, anchor, _, batch = mlp
     fixed = ends_of(ends, anchor, {"dense_0": np.float32(0.3), "dense_1": np.float32(0.6)})
-    fit = permutation_fit(tiny_task, bezier(tiny_task.spec), 8, nu_P=4.0, projection=projection)
+    fit = permutation_fit(tiny_task, bezier(tiny_task.spec), optax.sgd(1.0), nu_P=4.0, projection=projection)
     descent, _ = parts_of(fit)
     state, metrics = jax.jit(fit.step)(descent.start(as_float32(P), fixed), batch, key)
     slope, value = gradient_of(fit)(fixed, as_float32(P), batch, metrics["t"], key)
@@ -319,7 +346,7 @@ def test_a_step_is_against_the_gradient_at_its_t(mlp, key, tiny_task, projection
 def test_t_is_drawn_anew_for_every_key(mlp, tiny_task):
     # The loss is that of some t in [0, 1], and over keys it is the mean over [0, 1].
     ends, P, anchor, (x, labels), batch = mlp
-    fit = permutation_fit(tiny_task, bezier(tiny_task.spec), 4, nu_P=4.0)
+    fit = permutation_fit(tiny_task, bezier(tiny_task.spec), optax.sgd(1.0), nu_P=4.0)
     descent, _ = parts_of(fit)
     state = descent.start(as_float32(P), ends_of(ends, anchor, dict.fromkeys(P, np.float32(0))))
     keys = jax.random.split(jax.random.key(0), 300)
@@ -334,7 +361,7 @@ def test_t_is_drawn_anew_for_every_key(mlp, tiny_task):
 def test_bfloat16_is_of_the_network_on_the_curve(mlp, key, tiny_task):
     ends, P, anchor, _, batch = mlp
     fits = [
-        permutation_fit(tiny_task, bezier(tiny_task.spec), 4, nu_P=4.0, compute_dtype=dtype)
+        permutation_fit(tiny_task, bezier(tiny_task.spec), optax.sgd(1.0), nu_P=4.0, compute_dtype=dtype)
         for dtype in ("float32", "bfloat16")
     ]
     (exact, value), (rough, near) = (
@@ -348,7 +375,7 @@ def test_bfloat16_is_of_the_network_on_the_curve(mlp, key, tiny_task):
 
 def test_what_is_no_task_is_refused(tiny_model):
     with says(InputError, "Model", "mcjax.supervised(model, data)"):
-        permutation_fit(tiny_model, bezier(tiny_model.spec), 4)
+        permutation_fit(tiny_model, bezier(tiny_model.spec), optax.sgd(1.0))
 
 
 def test_tangents_keep_the_sums_of_rows_and_columns():

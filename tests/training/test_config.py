@@ -115,6 +115,18 @@ def test_what_is_no_optimiser_is_refused_with_the_call_that_makes_one(optimizer,
         check_optimizer(optimizer)
 
 
+@pytest.mark.parametrize("schedule", ["halving", "constant", "linear"])
+def test_a_rate_decays_from_epoch_to_epoch_beside_its_schedule(schedule):
+    """Of 25 epochs of two steps, with a gradient of 1."""
+    rates = {"halving": lambda step: 0.5 ** (step // 40), "constant": lambda _: 1.0, "linear": lambda s: 1 - s / 50}
+    optimizer = SGD(0.3, schedule, momentum=0.0, decay=0.9)(50, 2)
+    state = optimizer.init(np.float32(0))
+    update = jax.jit(optimizer.update)
+    for step in range(50):
+        change, state = update(np.float32(1), state)
+        np.testing.assert_allclose(change, -0.3 * rates[schedule](step) * 0.9 ** (step // 2), rtol=1e-5)
+
+
 def test_presets_are_the_papers_and_take_changes():
     paper = TrainConfig.preset("paper")
     assert (paper.epochs, paper.batch_size, paper.weight_decay) == (250, 128, 5e-4)
@@ -163,6 +175,8 @@ def test_bad_values_are_refused(changes, said):
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"schedule": "halfing"}, "Did you mean 'halving'"),
         ({"clip": 0.0}, "clip=0.0"),
+        ({"decay": 0.0}, "decay=0.0"),
+        ({"decay": 1.1}, "decay=1.1"),
     ],
 )
 def test_bad_values_of_sgd_are_refused(changes, said):

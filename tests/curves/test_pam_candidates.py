@@ -1,4 +1,6 @@
-"""PAM's candidate permutations: assignment, and draws by the weights of the decomposition."""
+"""PAM's candidate permutations: assignment, draws by the weights of the decomposition, parts of the way to one."""
+
+from itertools import combinations
 
 import chex
 import jax
@@ -7,7 +9,7 @@ import pytest
 from refusals import says
 
 from mcjax import InputError, nearest_permutation
-from mcjax.curves.pam_step import candidate_permutations
+from mcjax.curves.pam_candidates import best_part_of_the_way, candidate_permutations
 
 WEIGHTS = np.array([0.2, 0.5, 0.3])
 
@@ -89,3 +91,76 @@ def test_a_group_that_is_not_finite_is_named(key, soft, rounding, bad):
     soft["b"][1, 2, 3] = bad
     with says(InputError, "group 'b'", "not finite"):
         candidate_permutations(key, soft, rounding, 4)
+
+
+def subsets(cycles):
+    return [which for count in range(len(cycles) + 1) for which in combinations(cycles, count)]
+
+
+def cycles_of(old, new):
+    """The sets of units that an iteration from old to new visits, of more than one unit."""
+    found = set()
+    for start in range(len(old)):
+        visited, unit = {start}, start
+        while (unit := list(old).index(new[unit])) != start:
+            visited.add(unit)
+        found.add(frozenset(visited))
+    return [each for each in found if len(each) > 1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_part_of_the_way_is_that_of_all_subsets_if_costs_add_up(seed):
+    """Costs that are sums over units: then the best is every cycle that gains, of all subsets of cycles."""
+    rng, sizes, pairs = np.random.default_rng(seed), {"a": 5, "b": 9}, 4
+    old, new = ({g: rng.permuted(np.tile(np.arange(n), (pairs, 1)), axis=1) for g, n in sizes.items()} for _ in "12")
+    new["a"][0], new["b"][0] = old["a"][0], old["b"][0]  # one that stays
+    weights = {g: rng.normal(size=(pairs, n, n)) for g, n in sizes.items()}
+
+    def cost(P):
+        at = np.arange(pairs)[:, None, None]
+        return sum(weights[g][at, np.arange(sizes[g]), p].sum(-1) for g, p in P.items())
+
+    found, costs = best_part_of_the_way(cost, old, new)
+    np.testing.assert_allclose(costs, cost({g: p[:, None] for g, p in found.items()})[:, 0])
+    for i in range(pairs):
+        least = 0.0
+        for g in sizes:
+            values = []
+            for which in subsets(cycles_of(old[g][i], new[g][i])):
+                units = sorted(set().union(*which))
+                p = old[g][i].copy()
+                p[units] = new[g][i][units]
+                np.testing.assert_array_equal(np.sort(p), np.arange(sizes[g]))
+                values.append(weights[g][i, np.arange(sizes[g]), p].sum())
+            least += min(values)
+        # Not to move at all is no part of the way.
+        if (stays := cost({g: p[:, None] for g, p in old.items()})[i, 0]) > least + 1e-9 or i == 0:
+            np.testing.assert_allclose(costs[i], least)
+        else:
+            assert costs[i] >= stays - 1e-9
+
+
+def test_a_single_group_can_be_the_best_part_of_the_way():
+    """A cost under which the cycles of one group help only together, and those of the other never do."""
+    old = {"a": np.arange(4)[None], "b": np.arange(4)[None]}
+    new = {"a": np.array([[1, 0, 3, 2]]), "b": np.array([[3, 2, 1, 0]])}
+
+    def cost(P):
+        moved = {g: (p != np.arange(4)).sum(-1) for g, p in P.items()}
+        return np.where(moved["a"] == 4, -1.0, 0.1 * moved["a"]) + moved["b"]
+
+    found, costs = best_part_of_the_way(cost, old, new)
+    np.testing.assert_array_equal(found["a"], new["a"])
+    np.testing.assert_array_equal(found["b"], old["b"])
+    np.testing.assert_allclose(costs, [-1.0])
+
+
+def test_costs_that_are_nan_are_never_the_best():
+    old, new = {"g": np.arange(4)[None]}, {"g": np.array([[1, 0, 3, 2]])}
+
+    def cost(P):
+        return np.where(P["g"][..., 0] == 1, np.nan, 2.0)
+
+    found, costs = best_part_of_the_way(cost, old, new)
+    np.testing.assert_array_equal(found["g"], [[0, 1, 3, 2]])
+    np.testing.assert_allclose(costs, [2.0])
