@@ -135,6 +135,8 @@ class TrainOptions(AugmentOptions):
     """Images per step (None: the preset's, 128)."""
     learning_rate: float | None = None
     """Peak learning rate of SGD (None: the preset's, 0.1)."""
+    decay: float | None = None
+    """Factor of the learning rate from one epoch to the next, beside its schedule (None: the preset's)."""
     weight_decay: float | None = None
     """Coefficient of half the squared norm of the parameters (None: the preset's, 5e-4)."""
     compute_dtype: ComputeDtype = "float32"
@@ -143,9 +145,9 @@ class TrainOptions(AugmentOptions):
     def change(self, settings: Settings, **more: Any) -> Settings:
         """The settings of a preset, with the options that were given, and `more`, in their place."""
         optimizer = settings.optimizer
-        if self.learning_rate is not None:
-            assert isinstance(optimizer, SGD)
-            optimizer = replace(optimizer, learning_rate=self.learning_rate)
+        assert isinstance(optimizer, SGD)
+        rates = {name: getattr(self, name) for name in ("learning_rate", "decay") if getattr(self, name) is not None}
+        optimizer = replace(optimizer, **rates)
         names = ("epochs", "batch_size", "weight_decay")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         own = {"optimizer": optimizer, "compute_dtype": self.compute_dtype}

@@ -9,34 +9,55 @@ from matplotlib.figure import Figure
 
 from mcjax import plotting
 from mcjax.commands.options import TrainOptions
-from mcjax.curves import PamConfig, PamFit, PermutationFitConfig
-from mcjax.curves.config import Projection, Rounding
-from mcjax.errors import InputError, check_whole
+from mcjax.curves import PamConfig, PamFit
+from mcjax.curves.config import Acceptance, Projection, Rounding
+from mcjax.errors import check_whole
+from mcjax.training.config import Schedule
 
-REPORTED = ("objective", "proposed", "proximal", "accepted", "moved")
-"""The fields of a PamFit in results.json."""
+REPORTED = ("objective", "proposed", "distance", "accepted", "moved", "relaxed", "rounded")
+"""The fields of a PamFit in results.json; with --slopes also those of its slopes."""
 
 
 @dataclass(frozen=True)
 class PamOptions:
     """Permutations learned with the curve; for --pam alone."""
 
+    published: bool = False
+    """The scheme of the paper and its code, of which other options change parts; the preset has its lengths."""
     iterations: int = PamConfig.iterations
     """Iterations of a permutation and a curve half-step."""
     permutation_epochs: int | None = None
     """Epochs of one permutation half-step (None: the preset's; with --epochs, half of those of a curve half-step)."""
-    permutation_learning_rate: float | None = None
-    """Learning rate of the matrices (None: by the size of the gradient)."""
-    nu_p: float = PamConfig.nu_P
-    """Proximal parameter of the permutations: a unit that moves costs 1 / nu."""
-    nu_phi: float = PamConfig.nu_phi
-    """Proximal parameter of the control points."""
-    projection: Projection = PermutationFitConfig.projection
-    """Projection that keeps matrices doubly stochastic."""
-    rounding: Rounding = PermutationFitConfig.rounding
-    """Rounding of matrices to permutations."""
-    lookahead: bool = PamConfig.lookahead
-    """Take a new permutation only if the curve half-step ends better with it."""
+    permutation_learning_rate: tuple[float, ...] | None = None
+    """Learning rates of the matrices, side by side (None: two by the size of the gradient; published: 0.05)."""
+    permutation_schedule: Schedule | None = None
+    """Schedule of these rates within a half-step (None: linear; published: halving)."""
+    permutation_decay: float | None = None
+    """Factor of these rates from epoch to epoch (None: 1; published: 0.9996)."""
+    annealing: float | None = None
+    """Factor of these rates from iteration to iteration (None: 0.5)."""
+    regularized: bool | None = None
+    """Whether the L2 term is in what the matrices descend (None: yes; published: no)."""
+    projection: Projection | None = None
+    """Projection that keeps matrices doubly stochastic (None: alternating)."""
+    rounding: Rounding | None = None
+    """Rounding of matrices to permutations (None: sampled; published: assignment)."""
+    samples: int | None = None
+    """Draws of sampled rounding (None: 8; the paper's code: 32)."""
+    partial_moves: bool | None = None
+    """Whether parts of the way to a permutation are proposed too (None: yes; published: no)."""
+    nu_p: float | None = None
+    """Proximal parameter of the permutations: a unit that moves costs 1 / nu (None: 1e5; published: 1e3)."""
+    nu_phi: float | None = None
+    """Proximal parameter of the control points (None: 1e5; published: 1e3)."""
+    acceptance: Acceptance | None = None
+    """Whether half-steps that do not decrease the objective are refused (None: descent; published: always)."""
+    lookahead: bool | None = None
+    """Take a new permutation only if the curve half-step ends better with it (None: yes; published: no)."""
+    norm_bound: float | None = None
+    """Bound of the norm of every leaf of the control points' networks (None: no bound)."""
+    slopes: bool = False
+    """Measure the norms of the least subgradients after every iteration."""
 
     def config(self, training: TrainOptions, points_per_step: int = 1) -> PamConfig:
         """The settings of PAM: those of the preset, with the options that were given in their place.
@@ -45,6 +66,8 @@ class PamOptions:
         rounded up, and a permutation half-step has half as many as a curve half-step, as in the paper.
         """
         preset = PamConfig.preset(training.preset)
+        if self.published:
+            preset = preset.as_published()
         epochs, halved = preset.curve.epochs, preset.permutation.epochs
         if training.epochs is not None:
             epochs = -(-training.epochs // max(1, self.iterations))
@@ -52,39 +75,49 @@ class PamOptions:
         if self.permutation_epochs is not None:
             check_whole("permutation_epochs", self.permutation_epochs)
             halved = self.permutation_epochs
-        if self.permutation_learning_rate is not None and not self.permutation_learning_rate > 0:
-            raise InputError(
-                f"got permutation_learning_rate={self.permutation_learning_rate}, expected it to be positive."
-            )
+        matrices = {
+            "learning_rate": self.permutation_learning_rate,
+            "schedule": self.permutation_schedule,
+            "decay": self.permutation_decay,
+            **{name: getattr(self, name) for name in ("annealing", "regularized", "projection", "rounding", "samples")},
+            "partial_moves": self.partial_moves,
+        }
+        own = {"nu_P": self.nu_p, "nu_phi": self.nu_phi, "acceptance": self.acceptance, "lookahead": self.lookahead}
         return replace(
             preset,
             curve=training.change(preset.curve, epochs=epochs, points_per_step=points_per_step),
-            permutation=replace(
-                preset.permutation,
-                epochs=halved,
-                learning_rate=self.permutation_learning_rate,
-                projection=self.projection,
-                rounding=self.rounding,
-            ),
+            permutation=replace(preset.permutation, epochs=halved, **_given(matrices)),
             iterations=self.iterations,
-            nu_P=self.nu_p,
-            nu_phi=self.nu_phi,
-            lookahead=self.lookahead,
+            norm_bound=self.norm_bound,
+            slopes=self.slopes,
+            **_given(own),
         )
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def pam_results(fit: PamFit) -> dict[str, Any]:
     """The REPORTED fields of a fit as nested lists, with a leading pair axis if the fit has one."""
-    return {name: np.asarray(getattr(fit, name)).tolist() for name in REPORTED}
+    slopes = {} if fit.slopes is None else {f"slope_{name}": of.tolist() for name, of in fit.slopes._asdict().items()}
+    return {**{name: np.asarray(getattr(fit, name)).tolist() for name in REPORTED}, **slopes}
 
 
 def pam_figure(fits: Mapping[str, PamFit], title: str) -> Figure:
     """The objective after every half-step of several fits by name, coloured by `color_of`."""
     steps = {
-        name: plotting.HalfSteps(fit.objective, fit.proposed, fit.accepted, color_of(name))
+        name: plotting.HalfSteps(fit.objective, fit.proposed, refused(fit.accepted, fit.moved), color_of(name))
         for name, fit in fits.items()
     }
     return plotting.pam_objective(steps, title)
+
+
+def refused(accepted: Any, moved: Any) -> np.ndarray:
+    """Whether half-steps were refused, ([pairs,] 2 * iterations); a permutation that moves no unit is not."""
+    accepted, moved = np.asarray(accepted), np.asarray(moved)
+    curves = np.arange(accepted.shape[-1]) % 2 == 1
+    return ~accepted & ((moved > 0) | curves)
 
 
 def pam_training_figure(fits: Mapping[str, PamFit], config: PamConfig, title: str) -> Figure:
@@ -99,13 +132,18 @@ def color_of(name: str) -> str:
 
 
 def pam_lines(name: str, results: Mapping[str, Any]) -> str:
-    """Two lines of text: the mean objective after every half-step, and the refused half-steps."""
-    objective, accepted, moved = (np.atleast_2d(results[key]) for key in ("objective", "accepted", "moved"))
+    """Three lines of text: the mean objective after every half-step, what was refused, and the matrices' objective."""
+    objective, accepted, moved, relaxed, rounded = (
+        np.atleast_2d(results[key]) for key in ("objective", "accepted", "moved", "relaxed", "rounded")
+    )
     half_steps = [f"{which}{k + 1}" for k in range(accepted.shape[1] // 2) for which in ("P", "c")]
     values = ", ".join(f"{n} {value:.4f}" for n, value in zip(["start", *half_steps], objective.mean(0), strict=True))
-    refused = [" ".join(map(str, (~accepted[:, half::2]).sum(0))) for half in range(2)]
+    not_taken = refused(accepted, moved)
+    counts = [" ".join(map(str, each.sum(0))) for each in (accepted[:, ::2], not_taken[:, ::2], not_taken[:, 1::2])]
     units = " ".join(f"{count:g}" for count in np.round(moved[:, ::2].mean(0), 1))
+    gaps = " ".join(f"{soft:.4f}/{hard:.4f}" for soft, hard in zip(relaxed.mean(0), rounded.mean(0), strict=True))
     return (
-        f"{name}: Q + R {values}\n  of {len(accepted)}, iteration by iteration: P refused {refused[0]}; "
-        f"curves refused {refused[1]}; units that P would move {units}"
+        f"{name}: Q + R {values}\n  of {len(accepted)}, iteration by iteration: P accepted {counts[0]}; P refused "
+        f"{counts[1]}; curves refused {counts[2]}; units that P would move {units}\n"
+        f"  Q + R at the doubly stochastic matrices / at their nearest permutations {gaps}"
     )

@@ -1,6 +1,6 @@
 """Settings of curve fits and of PAM. Frozen, composed, static under jit."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from mcjax.errors import InputError, check_whole, unknown_name
@@ -187,22 +187,25 @@ class PamConfig:
         """
         paper = cls(curve=FitConfig(epochs=40, optimizer=SGD(schedule="halving")))
         fast = cls(curve=FitConfig(epochs=8), permutation=PermutationFitConfig(epochs=4))
-        published = cls(
-            curve=FitConfig(epochs=40, optimizer=SGD(schedule="halving", decay=0.9996)),
-            permutation=PermutationFitConfig(
-                learning_rate=0.05,
-                schedule="halving",
-                decay=0.9996,
-                regularized=False,
-                rounding="assignment",
-                partial_moves=False,
-            ),
-            nu_P=1e3,
-            nu_phi=1e3,
-            acceptance="always",
-            lookahead=False,
+        published = replace(
+            paper.as_published(), curve=FitConfig(epochs=40, optimizer=SGD(schedule="halving", decay=0.9996))
         )
         return named_preset(name, {"paper": paper, "published": published, "fast": fast}, changes)
+
+    def as_published(self) -> "PamConfig":
+        """The published scheme, with the lengths and the curve fit of these settings."""
+        matrices = replace(
+            self.permutation,
+            learning_rate=0.05,
+            annealing=0.5,
+            schedule="halving",
+            decay=0.9996,
+            regularized=False,
+            projection="alternating",
+            rounding="assignment",
+            partial_moves=False,
+        )
+        return replace(self, permutation=matrices, nu_P=1e3, nu_phi=1e3, acceptance="always", lookahead=False)
 
 
 def _check_positive(name: str, value: Any) -> None:

@@ -72,13 +72,13 @@ class HalfSteps(NamedTuple):
     Attributes:
         objective: The objective at the start and after every half-step, ([pairs,] 1 + 2 n).
         proposed: The objective of every proposal, ([pairs,] 2 n).
-        accepted: Whether each proposal was accepted, ([pairs,] 2 n).
+        refused: Whether each proposal was refused, ([pairs,] 2 n).
         color: The colour.
     """
 
     objective: np.ndarray
     proposed: np.ndarray
-    accepted: np.ndarray
+    refused: np.ndarray
     color: str
 
 
@@ -91,7 +91,7 @@ def pam_objective(fits: Mapping[str, HalfSteps], title: str) -> Figure:
         at = np.arange(values.shape[1])
         style, dot = STYLES[number % 4], MARKERS[number % 6]
         axes.plot(at, values.mean(0), style, marker=dot, markersize=4, color=fit.color, label=name, linewidth=1.6)
-        proposed, refused = np.atleast_2d(fit.proposed), ~np.atleast_2d(fit.accepted)
+        proposed, refused = np.atleast_2d(fit.proposed), np.atleast_2d(fit.refused)
         lower = proposed <= values[:, :-1]
         for which, marker in ((refused & ~lower, "x"), (refused & lower, "+")):
             pairs, steps = np.nonzero(which)

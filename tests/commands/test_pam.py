@@ -14,7 +14,7 @@ from PIL import Image
 import mcjax
 from mcjax.commands import pam
 from mcjax.commands.connect import CurveTraining
-from mcjax.curves import FitConfig, PamConfig, PermutationFitConfig
+from mcjax.curves import FitConfig, PamConfig, PermutationFitConfig, Slopes
 from mcjax.runs import checkpoint
 from mcjax.runs.recorder import Recording
 from mcjax.training import SGD
@@ -47,7 +47,7 @@ def test_it_shows_the_objective_and_redoes_nothing(learned, ends, capsys, monkey
     out = capsys.readouterr().out
     objective = results_of(learned)["pam"]["objective"]
     assert f"start {objective[0]:.4f}, P1 {objective[1]:.4f}, c1 {objective[2]:.4f}, P2" in out
-    assert "of 1, iteration by iteration: P refused" in out
+    assert "of 1, iteration by iteration: P accepted" in out
     kept = mcjax.symmetry.load_permutation(learned / "permutation.npz")
     curve = checkpoint.load(learned / "checkpoints" / "curve")
     chex.assert_trees_all_equal(kept, curve["P"])
@@ -104,33 +104,59 @@ def test_without_options_it_is_the_preset_of_pam(preset):
 def test_epochs_that_are_given_are_shared_out_and_none_is_left_out(preset, epochs, iterations, each, halved):
     config = pam.PamOptions(iterations=iterations).config(CurveTraining(preset=preset, epochs=epochs))
     assert (config.curve.epochs, config.permutation.epochs, config.iterations) == (each, halved, iterations)
-    longer = pam.PamOptions(iterations, permutation_epochs=5).config(CurveTraining(preset=preset, epochs=epochs))
+    longer = pam.PamOptions(iterations=iterations, permutation_epochs=5).config(
+        CurveTraining(preset=preset, epochs=epochs)
+    )
     assert (longer.curve.epochs, longer.permutation.epochs) == (each, 5)
 
 
 def test_options_change_the_given_fields():
     training = CurveTraining(preset="paper", batch_size=16, learning_rate=0.2, weight_decay=0.0)
-    options = pam.PamOptions(2, 3, 0.5, 10.0, 20.0, "sinkhorn", "assignment", False)
+    matrices = {"annealing": 0.9, "regularized": False, "projection": "sinkhorn", "rounding": "assignment"}
+    rates = {"learning_rate": (0.5, 2.0), "schedule": "constant", "decay": 0.5}
+    more = {"samples": 3, "partial_moves": False}
+    own = {"nu_phi": 20.0, "acceptance": "always", "lookahead": False, "norm_bound": 4.0, "slopes": True}
+    named = {f"permutation_{name}": value for name, value in rates.items()}
+    options = pam.PamOptions(iterations=2, permutation_epochs=3, nu_p=10.0, **named, **matrices, **more, **own)
     config, paper = options.config(training, points_per_step=2), PamConfig.preset("paper")
     assert config.curve == FitConfig(40, 16, SGD(0.2, "halving"), 0.0, points_per_step=2)
-    assert config.permutation == PermutationFitConfig(3, 0.5, projection="sinkhorn", rounding="assignment")
-    rest = {"curve": config.curve, "permutation": config.permutation, "iterations": 2, "lookahead": False}
-    assert config == replace(paper, nu_P=10.0, nu_phi=20.0, **rest)
+    assert config.permutation == PermutationFitConfig(3, **rates, **matrices, **more)
+    rest = {"curve": config.curve, "permutation": config.permutation, "iterations": 2}
+    assert config == replace(paper, nu_P=10.0, **own, **rest)
+
+
+def test_the_published_scheme_has_the_lengths_of_the_preset():
+    paper = pam.PamOptions(published=True).config(CurveTraining(preset="paper", decay=0.9996))
+    assert paper == PamConfig.preset("published")
+    fast = pam.PamOptions(published=True).config(CurveTraining())
+    assert fast == PamConfig.preset("fast").as_published()
+    assert (fast.permutation.epochs, fast.curve) == (4, FitConfig(8))
+    # The rounding of the paper's code.
+    drawn = pam.PamOptions(published=True, rounding="sampled", samples=32).config(CurveTraining())
+    assert drawn == replace(fast, permutation=replace(fast.permutation, rounding="sampled", samples=32))
 
 
 def test_lines_are_means_over_pairs():
     results = {
         "objective": [[4.0, 2.0, 1.0], [2.0, 2.0, 1.0]],
-        "accepted": [[True, True], [False, True]],
-        "moved": [[3, 0], [6, 0]],
+        "accepted": [[True, True], [False, True], [False, False]],
+        "moved": [[3, 0], [6, 0], [0, 0]],
+        "relaxed": [[1.0], [2.0], [3.0]],
+        "rounded": [[1.5], [2.5], [3.5]],
     }
+    results["objective"] += [[3.0, 3.0, 3.0]]
     text = pam.pam_lines("PAM", results)
-    assert "start 3.0000, P1 2.0000, c1 1.0000" in text
-    assert "of 2, iteration by iteration: P refused 1; curves refused 0; units that P would move 4.5" in text
+    assert "start 3.0000, P1 2.3333, c1 1.6667" in text
+    assert "of 3, iteration by iteration: P accepted 1; P refused 1; curves refused 1; units" in text
+    assert "would move 3\n" in text
+    assert "2.0000/2.5000" in text
     one = {name: values[0] for name, values in results.items()}
-    assert "of 1, iteration by iteration: P refused 0" in pam.pam_lines("PAM", one)
+    assert "of 1, iteration by iteration: P accepted 1; P refused 0" in pam.pam_lines("PAM", one)
 
 
 def test_results_are_json():
     values = {name: np.zeros((2, 3), np.int64) for name in pam.REPORTED}
-    assert json.loads(json.dumps(pam.pam_results(SimpleNamespace(**values))))["moved"] == [[0, 0, 0], [0, 0, 0]]
+    plain = SimpleNamespace(**values, slopes=None)
+    assert json.loads(json.dumps(pam.pam_results(plain)))["moved"] == [[0, 0, 0], [0, 0, 0]]
+    measured = SimpleNamespace(**values, slopes=Slopes(np.ones(2), np.zeros(2)))
+    assert json.loads(json.dumps(pam.pam_results(measured)))["slope_theta_c"] == [1.0, 1.0]

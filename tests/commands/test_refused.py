@@ -64,7 +64,7 @@ REFUSED = [
     ("connect", ["--pam", "--nu-phi", -1], ["nu_phi=-1.0"]),
     ("connect", ["--pam", "--iterations", 0], ["iterations=0"]),
     ("connect", ["--pam", "--permutation-epochs", 0], ["permutation_epochs=0"]),
-    ("connect", ["--pam", "--permutation-learning-rate", -1], ["permutation_learning_rate=-1.0"]),
+    ("connect", ["--pam", "--permutation-learning-rate", -1], [" learning_rate=-1.0"]),
     ("train", ["--mesh", 1000, 1], ["1000 devices"]),
     ("train connect", ["--mesh", 0, 1], ["pair=0"]),
     ("train connect", ["--distributed"], ["--distributed", "--mesh"]),

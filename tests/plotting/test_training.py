@@ -45,11 +45,11 @@ def half_steps(pairs=2, iterations=2, seed=0, color=plotting.ALIGNED):
     """PAM's half-steps of some pairs, of which the last refused its first two P."""
     rng = np.random.default_rng(seed)
     objective = np.sort(rng.uniform(0.5, 3, (pairs, 1 + 2 * iterations)))[:, ::-1]
-    accepted = np.ones((pairs, 2 * iterations), bool)
+    refused = np.zeros((pairs, 2 * iterations), bool)
     proposed = objective[:, 1:].copy()
-    accepted[-1, :3:2] = False
+    refused[-1, :3:2] = True
     proposed[-1, :3:2] = (4.0, 5.0)[: len(proposed[-1, :3:2])]
-    return plotting.HalfSteps(objective, proposed, accepted, color)
+    return plotting.HalfSteps(objective, proposed, refused, color)
 
 
 def test_alternation_draws_the_mean_and_a_cross_for_every_refusal():
@@ -85,7 +85,7 @@ def test_alternation_of_one_pair_without_its_axis(iterations):
     )
     (axes,) = figure.axes
     np.testing.assert_allclose(axes.lines[0].get_ydata(), fit.objective[0])
-    refused = np.flatnonzero(~fit.accepted[0])
+    refused = np.flatnonzero(fit.refused[0])
     np.testing.assert_array_equal(axes.lines[1].get_xdata(), refused + 1)
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert labels[0] == "start"
@@ -108,7 +108,7 @@ def test_alternation_tells_what_only_looking_ahead_refused():
 
 def test_alternation_where_all_was_accepted_has_no_cross():
     fit = half_steps()
-    figure = plotting.pam_objective({"one": fit._replace(accepted=np.ones_like(fit.accepted))}, "a title")
+    figure = plotting.pam_objective({"one": fit._replace(refused=np.zeros_like(fit.refused))}, "a title")
     assert not any(len(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "x")
 
 
