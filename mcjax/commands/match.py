@@ -15,7 +15,7 @@ from mcjax.commands.options import DataOptions, ModelOptions, Out, open_run, see
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.matching import StraightThroughConfig, match_activations, match_straight_through, match_weights
-from mcjax.matching.activations import Cost
+from mcjax.matching.activations import Cost, Trunk
 from mcjax.models import Model
 from mcjax.runs import Recorder
 from mcjax.runs.folder import RunFolder, writing
@@ -60,11 +60,13 @@ class Match:
     seed: int = 0
     """Seed of the methods."""
     match_images: int | None = None
-    """Training images to correlate activations over, the first ones (None: the first fifth)."""
+    """Training images to correlate activations over, evenly spaced (None: a fifth)."""
     batch_size: int = 128
     """Images in memory at once."""
     cost: Cost = "correlation"
     """Similarity of activations that the assignment maximises."""
+    trunk: Trunk = "stem_and_blocks"
+    """Part of the stem in the mean over a residual trunk; published: the stem alone, for the trunk that it begins."""
     out: Out = None
 
     def run(self) -> None:
@@ -81,8 +83,7 @@ class Match:
                 "theta_2": trees.fingerprint(b.theta),
                 "data": images,
                 "match_images": self.match_images,
-                "batch_size": self.batch_size,
-                "cost": self.cost,
+                **self._how(),
                 "method": self.method,
                 "restarts": self.restarts,
                 "epochs": self.epochs,
@@ -94,8 +95,11 @@ class Match:
             self._finish(key, run, task, a, b)
         _report(run)
 
+    def _how(self) -> dict[str, Any]:
+        return {"batch_size": self.batch_size, "cost": self.cost, "trunk": self.trunk}
+
     def _finish(self, key: jax.Array, run: RunFolder, task: Task, a: Network, b: Network) -> None:
-        match = match_units(task, a.theta, b.theta, self.match_images, self.batch_size, self.cost)
+        match = match_units(task, a.theta, b.theta, examples=self.match_images, **self._how())
         P, summaries = self._run_methods(key, run, task, a, b, match)
         match = _with_permutation(match, P)
         with writing(run.path / "permutation.npz"):
@@ -198,29 +202,10 @@ def check_symmetry(task: Task, theta: trees.Tree, key: jax.Array | None = None) 
     check_invariance(task.model, theta, few, jax.random.key(0) if key is None else key)
 
 
-def match_units(
-    task: Task,
-    theta_1: trees.Tree,
-    theta_2: trees.Tree,
-    images: int | None = None,
-    batch_size: int = 128,
-    cost: Cost = "correlation",
-) -> matching.Match:
-    """Match two networks by their activations, after checking that the spec is a symmetry.
-
-    Args:
-        task: The task; activations are those of its training images.
-        theta_1: The first network.
-        theta_2: The second network, which is permuted.
-        images: The number of training images, the first ones. None: the first fifth.
-        batch_size: Images in memory at once.
-        cost: The similarity that the assignment maximises.
-
-    Returns:
-        The match of `match_activations`.
-    """
+def match_units(task: Task, theta_1: trees.Tree, theta_2: trees.Tree, **options: Any) -> matching.Match:
+    """`match_activations` of two networks, after checking that the spec is a symmetry."""
     check_symmetry(task, theta_1)
-    return match_activations(task, theta_1, theta_2, examples=images, batch_size=batch_size, cost=cost)
+    return match_activations(task, theta_1, theta_2, **options)
 
 
 def _with_permutation(match: matching.Match, P: Permutation) -> matching.Match:

@@ -58,7 +58,7 @@ class Merge:
     """Matching of units: activations of every network to those of the first; weights of every network to the mean of
     the others (Git Re-Basin); or both, weights from activations: a little better for MLPs, worse with norms."""
     match_images: int | None = None
-    """Training images to correlate activations over, the first ones (None: the first fifth)."""
+    """Training images to correlate activations over, evenly spaced (None: a fifth)."""
     restarts: int | None = None
     """Restarts of every matching of weights (None: 3, and 1 from activations)."""
     seed: int = 0

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as Spec
 from mcjax import trees
 from mcjax.errors import InputError, check_whole
 from mcjax.runtime.mesh import AXES, check_mesh
+from mcjax.training.batches import evenly_spaced
 from mcjax.training.loss import Batch, at_least_float32
 from mcjax.training.task import SplitName, Task, check_task, examples
 
@@ -77,7 +78,7 @@ def full_batch_loss(
     Args:
         task: The task.
         split: The split of the task.
-        examples: Number of examples of the split used, the first ones. None: all.
+        examples: Number of examples of the split used, evenly spaced. None: all.
         batch_size: Examples in memory at once, also in first and second derivatives.
         weight_decay: Factor of the L2 term.
         mesh: A mesh from `make_mesh`: every whole batch is split over all devices, and its size rounded to a multiple
@@ -98,6 +99,7 @@ def full_batch_loss(
     available = len(jax.tree.leaves(stored)[0])
     n = available if examples is None else examples
     check_whole("examples", n, 1, available)
+    stored = evenly_spaced(stored, n)
     check_whole("batch_size", batch_size)
     if not (isinstance(weight_decay, int | float) and math.isfinite(weight_decay) and weight_decay >= 0):
         raise InputError(f"got weight_decay={weight_decay!r}, expected a finite number of at least 0.")
@@ -115,7 +117,7 @@ def full_batch_loss(
         leaf = leaf if isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)
         return jax.device_put(leaf[: count * size].reshape(count, size, *leaf.shape[1:]), sharding)
 
-    rest = None if count * size == n else jax.tree.map(lambda leaf: jnp.asarray(leaf[count * size : n]), stored)
+    rest = None if count * size == n else jax.tree.map(lambda leaf: jnp.asarray(leaf[count * size :]), stored)
     batches = FullBatch(jax.tree.map(whole, stored), rest)
     return jax.tree_util.Partial(FullBatchLoss(float(weight_decay)), task.functions(), batches)
 

@@ -92,7 +92,7 @@ def evaluate_path(
         reestimate: Whether batch statistics are re-estimated at every point, on training examples that are augmented as
             in training. Metrics are measured without augmentation.
         batch_size: Examples in memory at once.
-        calibration_examples: The number of training examples, the first ones, that batch statistics are re-estimated
+        calibration_examples: The number of training examples, evenly spaced, that batch statistics are re-estimated
             on. None: all.
         chunk: Points in a device's memory at once. None: 16, or 1 where convolutions run faster one after another.
         mesh: Devices to distribute the points over (`make_mesh`). None: one device.

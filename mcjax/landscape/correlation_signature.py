@@ -51,7 +51,7 @@ def correlation_signature(
         task: The task of the networks, with their model.
         path: Any function t -> theta. If theta has a leading pair axis, the results have it too.
         t: The point of the path, in [0, 1].
-        match_examples: The number of training examples, the first ones, for the correlations. None: the first fifth.
+        match_examples: The number of training examples, evenly spaced, for the correlations. None: a fifth.
         batch_size: Examples in memory at once.
         calibration_examples: As in `evaluate_path`.
 

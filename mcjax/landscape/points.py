@@ -27,7 +27,7 @@ class EvaluationConfig(NamedTuple):
         pairs: Whether every point is several networks along a leading axis.
         reestimate: Whether batch statistics are re-estimated at every point.
         batch_size: Examples in memory at once.
-        calibration_examples: The number of training examples, the first ones, that batch statistics are re-estimated
+        calibration_examples: The number of training examples, evenly spaced, that batch statistics are re-estimated
             on. None: all.
         chunk: Points in a device's memory at once. None: `networks_at_once`.
         splits: The names of the splits that are measured on.
@@ -58,7 +58,7 @@ def evaluation_config(
         pairs: Whether every point is several networks along a leading axis.
         reestimate: Whether batch statistics are re-estimated at every point.
         batch_size: Examples in memory at once.
-        calibration_examples: Training examples to re-estimate batch statistics on, the first ones. None: all.
+        calibration_examples: Training examples to re-estimate batch statistics on, evenly spaced. None: all.
         chunk: Points in memory at once. None: 16, or 1 where convolutions run faster one after another.
         splits: The examples that are measured on; "both" is the training examples alone if there are no test examples.
 

@@ -48,7 +48,7 @@ def repair(
         weights: The shares of the ends, float (ends,), or (networks, ends) for several; not negative and of sum 1.
             None: equal shares.
         batch_size: Examples in memory at once.
-        calibration_examples: The number of training examples to use, the first ones, augmented as in training. None:
+        calibration_examples: The number of training examples to use, evenly spaced, augmented as in training. None:
             all.
 
     Returns:

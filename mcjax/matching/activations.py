@@ -1,7 +1,7 @@
 """Neuron alignment: matching units by the correlation of their activations (Algorithm 1, appendix E)."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,11 @@ from mcjax.training.task import examples as count_examples
 from mcjax.training.totals import Points, Reading, each_network, totals
 
 Cost = Literal["correlation", "covariance", "inner_product"]
+Trunk = Literal["stem_and_blocks", "blocks", "published"]
 Moments = dict[str, tuple[CrossMoments, ...]]
 """group -> the moments of its units, for each array of its activations."""
+PARTS_OF_TRUNK = {"stem_and_blocks": slice(None), "blocks": slice(1, None), "published": slice(1)}
+"""The arrays, of which the stem is the first, by which a trunk is matched."""
 Matrices = dict[str, jax.Array]
 """group -> float32 ([pairs,] n, n), units of theta_1 (rows) by units of theta_2 (columns)."""
 
@@ -35,23 +38,27 @@ def match_activations(
     examples: int | None = None,
     batch_size: int = 128,
     cost: Cost = "correlation",
+    trunk: Trunk = "stem_and_blocks",
 ) -> Match:
     """The P for which the activations of `P theta_2` correlate most with those of theta_1, over training examples.
 
     One pass over the examples serves all groups, in evaluation mode; every pixel of a feature map is a sample. The
     assignments run on the host. A residual trunk is matched by the mean over the stem and its blocks. Indistinguishable
     units stay in place.
-    Source: Tatro et al. 2020, "Optimizing Mode Connectivity via Neuron Alignment", Algorithm 1.
+    Source: Tatro et al. 2020, Neuron Alignment, Algorithm 1 and appendix E.
 
     Args:
         task: The task of both networks, with a model.
         theta_1: Variables of one network, or of several along a leading pair axis.
         theta_2: Second network, or as many, whose units are matched to those of theta_1.
-        examples: Number of training examples used, the first ones. None: the first fifth, as in the paper, or all of a
-            stream whose length is not known.
+        examples: Number of training examples used: evenly spaced in arrays, the first ones of a stream. None: a fifth,
+            as in the paper, or all of a stream whose length is not known.
         batch_size: Examples in memory at once.
         cost: The quantity whose sum the assignment maximises: Pearson correlations (the paper), covariances, or
             uncentred inner products.
+        trunk: The part of the stem in the mean of the trunk that it begins: "stem_and_blocks" counts it as a block,
+            "blocks" leaves it out (appendix E of the paper), "published" takes it alone, without the blocks of its
+            stage (the paper's code). The stem is the first array of the first group with several arrays of activations.
 
     Returns:
         A `Match` whose objective is that sum, over all groups. `info["correlation"]`: group -> float32 ([pairs,] n, n),
@@ -69,6 +76,8 @@ def match_activations(
     """
     if cost not in GAINS:
         raise unknown_name("cost", str(cost), GAINS)
+    if trunk not in get_args(Trunk):
+        raise unknown_name("trunk", str(trunk), get_args(Trunk))
     check_whole("batch_size", batch_size)
     task = check_task(task, model=True, arrays=())
     streamed = isinstance(task.train, Stream)
@@ -81,6 +90,10 @@ def match_activations(
     # Algorithm 1: the cross-correlations of all units, then the assignment of every group.
     of_batch = jax.tree_util.Partial(_moments, task.functions())
     moments = totals(of_batch, task.train, Reading(batch_size, used), Points(each_network, (theta_1, theta_2)))
+    begun = next((group for group in task.model.spec.groups if len(moments[group]) > 1), None)
+    if begun is not None:
+        # Appendix E: a shared alignment of all layers of a trunk.
+        moments = {**moments, begun: moments[begun][PARTS_OF_TRUNK[trunk]]}
     correlation, gain = jax.tree.map(np.asarray, _matrices(moments, cost))
     P = {group: _assign(group, matrix.astype(np.float64)) for group, matrix in gain.items()}
     objective = np.zeros(len(jax.tree.leaves(theta_1)[0]))

@@ -26,7 +26,7 @@ class PermutationConfig:
         point_tolerance: Gradient norm at which the minimisation at delta = 0 has converged.
         iterations: Maximum number of Newton steps in one minimisation; three times as many at delta = 0.
         products: Maximum number of products of the Hessian with a vector in one Newton step.
-        examples: Number of training examples in the loss, the first ones. None: all.
+        examples: Number of training examples in the loss, evenly spaced. None: all.
         batch_size: Examples in memory at once.
         weight_decay: weight_decay / 2 * ||params||^2 is added to the loss, as in training.
         precision: Precision of all computations; "float64" only on platforms that have it.

@@ -37,7 +37,7 @@ def estimate_statistics(
     Args:
         task: The task, whose loss returns the statistics of a batch.
         theta: Variables of one network. Without batch statistics it is returned unchanged.
-        calibration_examples: Number of training examples used, the first ones. None: all.
+        calibration_examples: Number of training examples used, evenly spaced. None: all.
         batch_size: Maximum batch size.
 
     Returns:
@@ -90,7 +90,7 @@ def reestimate(
         task: The task of the networks.
         theta: Variables of one network, or of several along a leading axis.
         batch_size: Examples per batch.
-        calibration_examples: Number of training examples used, the first ones. None: all.
+        calibration_examples: Number of training examples used, evenly spaced. None: all.
 
     Returns:
         `theta` with new batch statistics.

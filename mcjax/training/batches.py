@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mcjax import trees
 from mcjax.data.stream import Stream
@@ -89,22 +90,31 @@ def equal_batches(split: Batch, batch_size: int) -> tuple[Batch, int]:
     return jax.tree.map(lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), split), size
 
 
+def evenly_spaced(split: Batch, count: int | None) -> Batch:
+    """So many examples of a split of arrays, at equal distances in its order, which may be by class; None: all."""
+    n = examples(split)
+    if count is None or count >= n:
+        return split
+    at = np.arange(count) * n // count
+    return jax.tree.map(lambda leaf: leaf[at], split)
+
+
 def fixed_examples(task: Task, count: int, batch_size: int) -> tuple[Batch, int]:
-    """The first training examples, augmented once and equally at every call, for objectives that are compared.
+    """Training examples, augmented once and equally at every call, for objectives that are compared.
 
     Args:
         task: The task.
-        count: Number of examples, or all if there are fewer.
+        count: Number of examples, evenly spaced in arrays and the first ones of a stream, or all if there are fewer.
         batch_size: Maximum batch size. A remainder of fewer examples than batches is dropped.
 
     Returns:
         The examples on the device, and the size of equal batches of them.
     """
     if isinstance(task.train, Stream):
-        first = task.train.first(count, reading_processes())
+        some = task.train.first(count, reading_processes())
     else:
-        first = trees.index(task.train, slice(count))
-    used = jax.tree.map(jnp.asarray, first)
+        some = evenly_spaced(task.train, count)
+    used = jax.tree.map(jnp.asarray, some)
     batches, size = equal_batches(used, batch_size)
     whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batches)
     # A fixed key, so that the objectives of different fits can be compared.

@@ -153,9 +153,9 @@ class Criterion:
             unless the task has a metric of this name; "perplexity", the exponential of the loss; or any such
             `metric(theta, batch) -> scalar`, a mean over the examples.
         split: The split of the task: "train", "validation" or "test".
-        examples: Number of examples of the split used, the first ones. None: all.
+        examples: Number of examples of the split used, evenly spaced. None: all.
         batch_size: Examples per batch.
-        calibration_examples: Number of training examples for batch statistics, the first ones. None: all.
+        calibration_examples: Number of training examples for batch statistics, evenly spaced. None: all.
     """
 
     metric: str | Metric = "loss"

@@ -17,7 +17,7 @@ from mcjax.errors import InputError
 from mcjax.runtime.compiling import Compiled, jit
 from mcjax.runtime.mapping import over_models, over_points
 from mcjax.runtime.mesh import AXES, Placement, on_mesh
-from mcjax.training.batches import accumulate, equal_batches, merge, total_over
+from mcjax.training.batches import accumulate, equal_batches, evenly_spaced, merge, total_over
 from mcjax.training.loss import Batch
 from mcjax.training.task import reading_processes
 
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
 
     Attributes:
         batch_size: Examples in memory at once.
-        examples: Number of examples, the first ones. None: all.
+        examples: Number of examples: evenly spaced in arrays, the first ones of a stream. None: all.
         equal: Whether batches are of one size, and a remainder is left out.
     """
 
@@ -220,7 +220,7 @@ def _add_block(
 
 def total_of(of_batch: Callable[[Batch, Any], Any], split: Batch, reading: Reading) -> Any:
     """The total of `of_batch(batch, number)` over a split of arrays. Pure."""
-    used = jax.tree.map(lambda leaf: leaf[: reading.examples], split)
+    used = evenly_spaced(split, reading.examples)
     if not reading.equal:
         return total_over(of_batch, used, reading.batch_size)
     return accumulate(of_batch, equal_batches(used, reading.batch_size)[0])
