@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.neuron_alignment.paper import CLASSES
+from experiments.neuron_alignment.paper import SCHEMES
 from experiments.study import Parts
 from mcjax import (
     FitConfig,
@@ -30,6 +30,8 @@ from mcjax import (
 from mcjax.commands.pam import REPORTED
 
 LINES = ("line unaligned", "line aligned")
+FIXED = ("unaligned", "aligned")
+"""The classes of curves whose permutation is not learned."""
 
 
 @dataclass(frozen=True)
@@ -39,33 +41,54 @@ class Settings:
     Attributes:
         networks: how networks are trained.
         curve: how curves are fitted.
-        pam: how PAM's curves are fitted; None leaves them out.
+        pams: how PAM's curves are fitted, by the name of the scheme.
         pairs: pairs of networks.
         points: values of t along a path.
         calibration_images: training images to re-estimate batch statistics on (None: all).
         plane_points: points of a plane along each axis.
         plane_images: test images to measure planes on (None: all).
+        exchanges: whether all exchanges of two units are tried, before and after a curve is fitted.
+        exchange_images: training images in the objective that tells whether an exchange is better.
+        exchange_points: values of t in it.
+        two_seeds: whether the curves of two classes are fitted once more, with one seed for all pairs.
     """
 
     networks: TrainConfig
     curve: FitConfig
-    pam: PamConfig | None
+    pams: dict[str, PamConfig]
     pairs: int
     points: int
     calibration_images: int | None
     plane_points: int
     plane_images: int | None
+    exchanges: bool = False
+    exchange_images: int = 200
+    exchange_points: int = 3
+    two_seeds: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The curve classes to fit."""
-        return tuple(name for name in CLASSES if self.pam or not name.startswith("PAM"))
+        learned = [f"{SCHEMES[scheme]} {how}" for scheme in self.pams for how in ("unaligned", "aligned")]
+        return ("unaligned", *learned, "aligned")
+
+    def pam(self, name: str) -> PamConfig | None:
+        """The settings of PAM for a class of curves; None if it is not learned by PAM."""
+        return next((config for scheme, config in self.pams.items() if name.startswith(f"{SCHEMES[scheme]} ")), None)
+
+    def epochs(self, name: str) -> str:
+        """The epochs in which the control points of a class are trained."""
+        pam = self.pam(name)
+        return str(self.curve.epochs) if pam is None else f"{pam.iterations} x {pam.curve.epochs}"
 
     @property
     def parts(self) -> list[str]:
         """The parts of a cell."""
         return [
             *("networks", "networks measured", "match", *self.classes, "ensembles"),
+            *(f"exchanges {name}" for name in FIXED if self.exchanges),
+            *(f"second {name}" for name in FIXED if self.two_seeds),
+            *(f"seeds {name}" for name in FIXED if self.two_seeds),
             *(f"along {name}" for name in (*LINES, *self.classes)),
             *(f"signature {name}" for name in ("unaligned", "aligned")),
             *(f"plane {name}" for name in ("lines", "unaligned", "aligned")),
@@ -79,6 +102,7 @@ class Cell:
     Attributes:
         name: architecture and data set, MODEL_DATA.
         data: the name of the data set.
+        known_as: the name that the paper has for it, or "".
         task: what the networks are trained on and measured by.
         settings: the settings of training, fitting and measurement.
         key: a typed key.
@@ -88,6 +112,7 @@ class Cell:
 
     name: str
     data: str
+    known_as: str
     task: Task
     settings: Settings
     key: jax.Array
@@ -148,14 +173,30 @@ class Cell:
         ends = (jax.random.fold_in(self.key, 1), self.task, curve, *self.ends, self.start(name))
 
         def learn() -> trees.Tree:
-            if not name.startswith("PAM"):
+            pam = settings.pam(name)
+            if pam is None:
                 plain = fit_curve(*ends, settings.curve, recorder=self.parts.recorder(name), mesh=self.mesh)
                 return {"theta_c": plain.theta_c, "P": plain.P, "history": plain.history}
-            learned = fit_pam(*ends, settings.pam, recorder=self.parts.recorder(name), mesh=self.mesh)
+            learned = fit_pam(*ends, pam, recorder=self.parts.recorder(name), mesh=self.mesh)
             report = {key: np.asarray(getattr(learned, key)) for key in REPORTED}
             return {"theta_c": learned.theta_c, "P": learned.P, "history": learned.history, "report": report}
 
         return self.parts.arrays(name, learn)
+
+    def second(self, name: str) -> trees.Tree:
+        """Control points of a class fitted once more, with one seed for all pairs."""
+        ends, P = self.ends, self.start(name)
+        key, curve = jax.random.fold_in(self.key, 2), bezier(self.model.spec)
+
+        def learn() -> trees.Tree:
+            fits = []
+            for pair in range(self.settings.pairs):
+                recorder = self.parts.recorder(f"second {name}")._replace(stage=f"{self.name}_second_{name}_{pair}")
+                given = (key, self.task, curve, *trees.index((*ends, P), pair), self.settings.curve)
+                fits.append(fit_curve(*given, recorder=recorder, mesh=self.mesh).theta_c)
+            return {"theta_c": trees.stack(fits)}
+
+        return self.parts.arrays(f"second {name}", learn)["theta_c"]
 
     def path(self, name: str, pair: int | None = None) -> jax.tree_util.Partial:
         """The path of a class, of all pairs or of one."""

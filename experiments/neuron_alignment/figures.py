@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.neuron_alignment.cell import LINES, Cell
+from experiments.neuron_alignment.cell import FIXED, LINES, Cell
 from experiments.neuron_alignment.measures import planes, signatures
 from experiments.study import Drawing
 from mcjax import PathMetrics, plotting
-from mcjax.commands.pam import color_of
+from mcjax.commands.pam import color_of, refused
 from mcjax.landscape import path_spectrum
 from mcjax.plotting import ALIGNED, UNALIGNED, Line, Series
 from mcjax.plotting.correlation import Signature, before_and_after, layer_axis, layer_means
@@ -46,7 +46,7 @@ def _over(cell: Cell, title: str) -> str:
 
 def _look(name: str) -> tuple[str, str]:
     """Colour and line style of a class of paths."""
-    return color_of(name), "--" if name.startswith("PAM") else ":" if name in LINES else "-"
+    return color_of(name), "--" if "PAM" in name else ":" if name in LINES else "-"
 
 
 def _signature(cell: Cell) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -87,7 +87,7 @@ def _curves(cell: Cell, title: str) -> Iterator[Drawing]:
     yield Drawing("paths", figure, "Test loss and accuracy along the curves (Figure 2).")
     figure = plotting.along_paths(ts, lines(along, "train_loss"), over)
     yield Drawing("lines", figure, "Train loss and test accuracy along straight lines and curves.")
-    history = {name: cell.fit(name)["history"] for name in curves if not name.startswith("PAM")}
+    history = {name: cell.fit(name)["history"] for name in FIXED}
     training = [
         Line(name, np.asarray(each["loss"]), np.asarray(each["accuracy"]), *_look(name))
         for name, each in history.items()
@@ -100,17 +100,19 @@ def _curves(cell: Cell, title: str) -> Iterator[Drawing]:
 
 
 def _pam(cell: Cell, title: str) -> Iterator[Drawing]:
-    config, over = cell.settings.pam, _over(cell, title)
-    if config is None:
+    over = _over(cell, title)
+    fits = {name: cell.fit(name) for name in cell.settings.classes if cell.settings.pam(name)}
+    if not fits:
         return
-    fits = {name: cell.fit(name) for name in cell.settings.classes if name.startswith("PAM")}
+    config = next(iter(cell.settings.pams.values()))
     losses = {name: (np.asarray(fit["history"]["loss"]), color_of(name)) for name, fit in fits.items()}
     figure = plotting.pam_training(losses, (config.permutation.epochs, config.curve.epochs), over)
     yield Drawing("pam", figure, "Train loss over the half-steps of PAM (Figure 10).")
     steps = {}
     for name, fit in fits.items():
-        objective, proposed, accepted = (np.asarray(fit["report"][of]) for of in ("objective", "proposed", "accepted"))
-        steps[name] = plotting.HalfSteps(objective, proposed, accepted, color_of(name))
+        report = {of: np.asarray(values) for of, values in fit["report"].items()}
+        not_taken = refused(report["accepted"], report["moved"])
+        steps[name] = plotting.HalfSteps(report["objective"], report["proposed"], not_taken, color_of(name))
     yield Drawing("objective", plotting.pam_objective(steps, over), "PAM's objective after every half-step.")
 
 
@@ -119,7 +121,7 @@ def _planes(cell: Cell, title: str) -> Iterator[Drawing]:
     for of, label in (("test_loss", "test loss (nats)"), ("test_accuracy", "test accuracy")):
         figure = plotting.plane([[_panel(found["lines"], of, "initial lines")]], over, label=label)
         yield Drawing(f"plane_lines_{of}", figure, f"The plane of the initial lines, {label} (Figures 3, 6 and 7).")
-        panels = [_panel(found[name], of, f"{name} curve") for name in ("unaligned", "aligned")]
+        panels = [_panel(found[name], of, f"{name} curve") for name in FIXED]
         figure = plotting.plane([panels], over, label=label)
         text = f"The planes of the learned curves, {label} (Figures 4, 12 and 13)."
         yield Drawing(f"plane_curves_{of}", figure, text)

@@ -1,4 +1,4 @@
-"""Measurements beyond loss along curves: ensembles, correlation signatures and planes; and all results of a cell."""
+"""Measurements beyond loss along curves: ensembles, signatures, planes, exchanges, seeds; and all results of a cell."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -8,11 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.neuron_alignment.cell import LINES, Cell
-from mcjax import ensemble_accuracy, evaluate, plane, reestimate, trees
+from experiments.neuron_alignment.cell import FIXED, LINES, Cell
+from mcjax import (
+    PamConfig,
+    PathMetrics,
+    bezier,
+    ensemble_accuracy,
+    evaluate,
+    linear,
+    match_activations,
+    plane,
+    reestimate,
+    trees,
+)
 from mcjax.commands.quickstart import summarized
-from mcjax.landscape import PlaneMetrics, correlation_signature, curve_plane
+from mcjax.curves import exchanges
+from mcjax.landscape import PlaneMetrics, correlation_signature, curve_plane, path_spectrum
 from mcjax.runs.tables import mean_and_std
+from mcjax.training.batches import evenly_spaced
 
 PLANES = {
     "lines": "the plane of theta_1, theta_2 and P theta_2",
@@ -45,7 +58,7 @@ def ensembles(cell: Cell) -> dict[str, Any]:
         for pair in range(pairs):
             ends = [trees.index(end, pair) for end in cell.ends]
             members["ends"].append(trees.stack(ends))
-            for name in ("unaligned", "aligned"):
+            for name in FIXED:
                 path = cell.path(name, pair)
                 members[name].append(trees.stack([path(jnp.float32(t)) for t in (0, 0.5, 1)]))
             if pairs > 1:
@@ -67,7 +80,102 @@ def signatures(cell: Cell) -> dict[str, Any]:
         found = correlation_signature(cell.task, cell.path(name), **cell.calibration)
         return {key: getattr(found, key) for key in ("curve", "linear", "matched")}
 
-    return {name: cell.parts.numbers(f"signature {name}", partial(measure, name)) for name in ("unaligned", "aligned")}
+    return {name: cell.parts.numbers(f"signature {name}", partial(measure, name)) for name in FIXED}
+
+
+def tried_exchanges(cell: Cell) -> dict[str, Any]:
+    """How many exchanges of two units lower Q + R, on the line and on the curve of a class, pair by pair.
+
+    If none does, its permutation is locally optimal, as section 4.1.2 has it of matched units.
+    """
+    settings = cell.settings
+    options: dict[str, Any] = {
+        "weight_decay": settings.curve.weight_decay,
+        "examples": settings.exchange_images,
+        "points": settings.exchange_points,
+        "batch_size": settings.curve.batch_size,
+    }
+
+    def measure(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for of, theta_c in (("line", None), ("curve", cell.fit(name)["theta_c"])):
+            tried = exchanges(cell.task, bezier(cell.model.spec), *cell.ends, theta_c, cell.start(name), **options)
+            least = np.min([each.min((1, 2)) for each in tried.exchanged.values()], 0)
+            found[of] = {"better": tried.better, "objective": tried.objective, "least": least}
+            found["number"] = tried.number
+        return found
+
+    return {name: cell.parts.numbers(f"exchanges {name}", partial(measure, name)) for name in FIXED}
+
+
+def seeds(cell: Cell) -> dict[str, Any]:
+    """How alike the midpoints of a pair's two curves of different seeds are, pair by pair.
+
+    Correlation is the mean over groups between units of equal index, and matched; loss is the mean train loss of the
+    two midpoints, and of the network halfway between them, before and after matching.
+    """
+
+    def measure(name: str) -> dict[str, Any]:
+        curve, task, P = bezier(cell.model.spec), cell.task, cell.fit(name)["P"]
+        first, second = (
+            reestimate(task, curve.bind_pairs(*cell.ends, theta_c, P)(jnp.float32(0.5)), **cell.calibration)
+            for theta_c in (cell.fit(name)["theta_c"], cell.second(name))
+        )
+        match = match_activations(task, first, second)
+        between = [
+            linear(cell.model.spec).bind_pairs(first, second, None, p)(jnp.float32(0.5)) for p in (None, match.P)
+        ]
+        thetas = [first, second, *(reestimate(task, theta, **cell.calibration) for theta in between)]
+        losses = [np.asarray(evaluate(task, theta)[0]["loss"]) for theta in thetas]
+        return {
+            "by_index": np.mean(list(match.info["before"].values()), 0),
+            "matched": np.mean(list(match.info["after"].values()), 0),
+            "midpoints": (losses[0] + losses[1]) / 2,
+            "between": losses[2],
+            "between_matched": losses[3],
+        }
+
+    return {name: cell.parts.numbers(f"seeds {name}", partial(measure, name)) for name in FIXED}
+
+
+def kept_loss(fit: Mapping[str, Any], pam: PamConfig | None) -> list[float]:
+    """The train loss in the last epoch of the curve that is kept, of every pair (Table 5).
+
+    A curve half-step of PAM can be refused; then the kept curve is that of the last one that was accepted. Pairs for
+    which there is none are left out.
+    """
+    loss = np.asarray(fit["history"]["loss"])
+    if pam is None:
+        return loss[:, -1].tolist()
+    epochs = pam.permutation.epochs + pam.curve.epochs
+    accepted = np.asarray(fit["report"]["accepted"])[:, 1::2]
+    last = [np.flatnonzero(each) for each in accepted]
+    return [float(own[(each[-1] + 1) * epochs - 1]) for own, each in zip(loss, last, strict=True) if len(each)]
+
+
+def epochs_to_plateau(loss: np.ndarray, of: np.ndarray) -> list[float]:
+    """The first epoch in which the loss of a class is as low as another class is at the end (Figure 5).
+
+    Args:
+        loss: The train loss of every epoch, (pairs, epochs).
+        of: That of the other class, whose plateau is the mean over its last tenth.
+
+    Returns:
+        An epoch for each pair, from 1; one more than there are epochs if it never is.
+    """
+    plateau = of[:, -max(1, of.shape[1] // 10) :].mean(1)
+    reached = np.concatenate([loss <= plateau[:, None], np.ones((len(loss), 1), bool)], 1)
+    return (reached.argmax(1) + 1.0).tolist()
+
+
+def shape_of(metrics: PathMetrics) -> dict[str, list[float]]:
+    """The energy of the test loss in modes of wavenumber 3 and above, and where accuracy is lowest, pair by pair."""
+    spectrum = path_spectrum(metrics)
+    lowest = metrics.ts[np.asarray(metrics.test_accuracy).argmin(-1)]
+    return {
+        "high_modes": np.square(spectrum.magnitude[..., spectrum.wavenumber >= 3]).sum(-1).tolist(),
+        "lowest_at": np.asarray(lowest, float).tolist(),
+    }
 
 
 def planes(cell: Cell) -> dict[str, Any]:
@@ -76,7 +184,7 @@ def planes(cell: Cell) -> dict[str, Any]:
     The planes are those of the straight lines (Figures 3, 6 and 7), and of either fitted curve (Figures 4, 12 and 13).
     """
     settings = cell.settings
-    task = cell.task.replace(test=jax.tree.map(lambda leaf: leaf[: settings.plane_images], cell.task.test))
+    task = cell.task.replace(test=evenly_spaced(cell.task.test, settings.plane_images))
     options: dict[str, Any] = {"grid": settings.plane_points, "splits": "test", "mesh": cell.mesh, **cell.calibration}
 
     def of_lines() -> dict[str, Any]:
@@ -106,12 +214,21 @@ def _kept(found: PlaneMetrics, names: tuple[str, ...]) -> dict[str, Any]:
 
 def results(cell: Cell) -> dict[str, Any]:
     """Everything that is found of a cell, as results.json holds it."""
-    match, classes, pam = cell.match, {}, {}
-    for name in cell.settings.classes:
+    match, settings, classes, pam = cell.match, cell.settings, {}, {}
+    slowest = np.asarray(cell.fit("unaligned")["history"]["loss"])
+    for name in settings.classes:
         fit = cell.fit(name)
-        last = mean_and_std(np.asarray(fit["history"]["loss"])[:, -1].tolist())
-        classes[name] = {**summarized(cell.along(name)), "last_train_loss": last}
-        if "report" in fit:
+        kept = kept_loss(fit, settings.pam(name))
+        classes[name] = {
+            **summarized(cell.along(name)),
+            **_summary(shape_of(cell.along(name))),
+            "last_train_loss": mean_and_std(kept) if kept else None,
+            "epochs": settings.epochs(name),
+        }
+        if "report" not in fit:
+            reached = epochs_to_plateau(np.asarray(fit["history"]["loss"]), slowest)
+            classes[name]["epochs_to_plateau"] = mean_and_std(reached)
+        else:
             pam[name] = {key: np.asarray(value).tolist() for key, value in fit["report"].items()}
     combined = {
         name: _summary({of: [each[of] for each in values] for of in values[0]})
@@ -120,6 +237,7 @@ def results(cell: Cell) -> dict[str, Any]:
     planes(cell)  # the page shows them
     return {
         "data": cell.data,
+        "known_as": cell.known_as,
         "model": cell.model.name,
         "parameters": trees.parameter_count(trees.index(cell.ends[0], 0)),
         "networks": _summary(networks(cell)),
@@ -131,6 +249,8 @@ def results(cell: Cell) -> dict[str, Any]:
         "pam": pam,
         "ensembles": combined,
         "signatures": signatures(cell),
+        "exchanges": tried_exchanges(cell) if settings.exchanges else {},
+        "seeds": {name: _summary(each) for name, each in seeds(cell).items()} if settings.two_seeds else {},
     }
 
 

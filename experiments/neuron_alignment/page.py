@@ -6,6 +6,7 @@ import numpy as np
 
 from experiments.neuron_alignment import measures
 from experiments.neuron_alignment.cell import LINES, Cell, Settings
+from experiments.neuron_alignment.paper import SCHEMES
 from mcjax import Task
 from mcjax.plotting.style import deviation
 from mcjax.training.task import examples
@@ -13,17 +14,16 @@ from mcjax.training.task import examples
 
 def described(name: str, task: Task, settings: Settings) -> str:
     """One architecture on one data set, and its settings, in a sentence."""
-    pam = settings.pam
-    learned = (
-        f"; PAM {pam.iterations} times {pam.permutation.epochs} epochs for the permutation and "
+    learned = "".join(
+        f"; {SCHEMES[scheme]} {pam.iterations} times {pam.permutation.epochs} epochs for the permutation and "
         f"{pam.curve.epochs} for the curve"
-        if pam
-        else ""
+        for scheme, pam in settings.pams.items()
     )
+    networks = settings.networks
     return (
-        f"{name}: {settings.pairs} pairs, {examples(task.train):,} training images, "
-        f"{settings.networks.epochs} epochs a network, {settings.curve.epochs} a curve{learned}; "
-        f"{settings.points} values of t; forward and backward in {settings.networks.compute_dtype}."
+        f"{name}: {settings.pairs} pairs, {examples(task.train):,} training images, {networks.epochs} epochs a "
+        f"network, {settings.curve.epochs} a curve{learned}; batches of {networks.batch_size}; {settings.points} "
+        f"values of t; forward and backward in {networks.compute_dtype}."
     )
 
 

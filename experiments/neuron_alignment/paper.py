@@ -1,4 +1,7 @@
-"""The numbers of Neuron Alignment (Tatro et al., 2020), which the tables show beside ours.
+"""The numbers of the paper, which the tables show beside ours.
+
+The paper is "Optimizing Loss Landscape Connectivity via Neuron Alignment", a submission to ICLR 2020; its later version
+(Tatro et al., NeurIPS 2020, "Optimizing Mode Connectivity via Neuron Alignment") has other experiments.
 
 Mean and standard deviation over 6 pairs of networks on CIFAR-10, 3 on CIFAR-100 and STL-10, after 250
 epochs for a network and 200 for a curve (160 for one of PAM's). Accuracies in percent, losses in nats.
@@ -6,7 +9,8 @@ epochs for a network and 200 for a curve (160 for one of PAM's). Accuracies in p
 
 from collections.abc import Sequence
 
-CLASSES = ("unaligned", "PAM unaligned", "PAM aligned", "aligned")
+SCHEMES = {"descent": "PAM", "published": "published PAM"}
+"""The schemes of PAM, and how the classes of their curves are named."""
 SETS = ("cifar10", "cifar100", "stl10")
 ENSEMBLES = ("ends", "unaligned", "aligned", "independent")
 
@@ -22,7 +26,7 @@ def _row(text: str, names: Sequence[str] = SETS) -> Numbers:
     return {name: {"mean": mean, "std": std} for name, (mean, std) in zip(names, pairs, strict=True)}
 
 
-# Table 1: parameters, depth, test accuracy of the networks.
+# Table 1: parameters (for 10 classes, of TinySix for 100), depth, test accuracy of the networks.
 NETWORKS = {
     "tinysix": (34_596, 6, _row("77.0 0.3 40.1 0.3 65.1 0.1")),
     "tinyten": (86_778, 10, _row("88.7 0.2 58.1 0.5 73.8 0.3")),

@@ -1,6 +1,6 @@
 """The study: its options, its parts in order, and what is found from them."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -12,17 +12,23 @@ from experiments.neuron_alignment.page import described, paths, plane
 from experiments.neuron_alignment.tables import tables
 from experiments.options import check_least
 from experiments.study import Findings, Parts, Study, run
-from mcjax import SGD, Dataset, FitConfig, Model, PamConfig, Task, TrainConfig, models, supervised
+from mcjax import Dataset, FitConfig, Model, PamConfig, Task, TrainConfig, models, supervised
 from mcjax.commands.devices import DeviceOptions
-from mcjax.commands.options import DataOptions, seed_key
-from mcjax.curves import PermutationFitConfig
+from mcjax.commands.options import AugmentOptions, DataOptions, TrainOptions, seed_key
+from mcjax.commands.pam import PamOptions
 from mcjax.errors import InputError
 from mcjax.training.fit import ComputeDtype
 from mcjax.training.loop import epoch_plan
 from mcjax.training.task import examples
 
-PRESETS = {"fast": (30, 32, 4), "paper": (250, 200, 20)}
-"""Epochs of a network, of a curve, and of one permutation half-step of PAM."""
+SETS = ("cifar10", "cifar100", "stl10")
+PAIRS = {"cifar10": 6, "cifar100": 3, "stl10": 3}
+"""Pairs of networks in the paper; the digits have 6."""
+CURVE_EPOCHS = {"fast": 32, "paper": 200}
+"""Epochs of a curve; PAM's presets have 4 x 8 and 4 x 40."""
+MOST_EXCHANGES = 10_000
+"""Exchanges of two units that are tried unless that is asked for."""
+Scheme = Literal["descent", "published"]
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,18 @@ class Config:
 
     data: tuple[str, ...] = ("cifar10",)
     """Data sets: TFDS names, digits, or paths of .npz files."""
+    known_as: tuple[Literal["cifar10", "cifar100", "stl10", "none"], ...] | None = None
+    """What the paper calls each of them, beside whose numbers ours are shown (None: TFDS names are its own, files have
+    none)."""
     models: tuple[str, ...] = ("tinysix", "tinyten", "resnet32", "vgg16")
-    """Architectures, as `mcjax train` takes them."""
+    """Architectures, as `mcjax train` takes them; vgg16 averages its last feature map."""
     data_dir: str | None = None
     """Folder of the TFDS data sets (None: TFDS's own default)."""
     train_images: int | None = None
     """Use the first so many training images (None: all)."""
     test_images: int | None = None
     """Use the first so many test images (None: all)."""
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
     width: float = 1.0
     """Multiplier of every width."""
     widths: tuple[int, ...] | None = None
@@ -50,13 +60,17 @@ class Config:
     epochs: int | None = None
     """Epochs of a network."""
     curve_epochs: int | None = None
-    """Epochs of a curve."""
-    permutation_epochs: int | None = None
-    """Epochs of one permutation half-step of PAM; a curve half-step has twice as many, and there are four."""
-    batch_size: int = TrainConfig.batch_size
-    """Images a step."""
+    """Epochs of a curve, also of PAM's, which shares them out among its iterations."""
+    batch_size: int | None = None
+    """Images a step (None: 128; with paper on cifar10, 64)."""
+    decay: float | None = None
+    """Factor of learning rates from one epoch to the next, beside the schedule (None: 1; with paper, 0.9996)."""
     pam: Literal["auto", "on", "off"] = "auto"
     """Whether to fit PAM's curves (auto: for all but VGG16, as in the paper)."""
+    schemes: tuple[Scheme, ...] | None = None
+    """Schemes of PAM: descent refuses half-steps that do not decrease the objective, published is the paper's (None:
+    descent; with paper or --published, published)."""
+    alternation: PamOptions = field(default_factory=PamOptions)
     compute_dtype: ComputeDtype = "float32"
     """Precision of the forward and the backward pass while training and fitting."""
     points: int = 61
@@ -67,59 +81,102 @@ class Config:
     """Points of a plane along each axis."""
     plane_images: int | None = None
     """Test images to measure planes on (None: all)."""
+    exchanges: Literal["auto", "on", "off"] = "auto"
+    """Whether all exchanges of two units are tried, before and after a curve is fitted (auto: up to 10,000)."""
+    exchange_images: int = 200
+    """Training images in the objective of exchanges."""
+    exchange_points: int = 3
+    """Values of t in the objective of exchanges."""
+    two_seeds: bool = False
+    """Fit the unaligned and the aligned curve once more, with one seed for all pairs, and compare the two."""
     devices: DeviceOptions = field(default_factory=DeviceOptions)
     seed: int = 0
     """Seed of everything."""
     out: str | None = None
     """Run folder (None: runs/neuron_alignment-HASH)."""
 
-    def settings(self, model: str, data: Dataset) -> Settings:
-        """The settings of one architecture on one data set."""
-        preset = PRESETS[self.preset]
-        given = (self.epochs, self.curve_epochs, self.permutation_epochs)
-        epochs, curve, permutation = (own if g is None else g for own, g in zip(preset, given, strict=True))
-        shared: dict[str, Any] = {
-            "optimizer": SGD(schedule="halving" if self.preset == "paper" else "one_cycle"),
-            "compute_dtype": self.compute_dtype,
-            "batch_size": self.batch_size,
-        }
-        pam = PamConfig(
-            curve=FitConfig(epochs=2 * permutation, **shared), permutation=PermutationFitConfig(epochs=permutation)
+    def names(self) -> dict[str, str]:
+        """The data sets, and what the paper calls each of them, or ""."""
+        if self.known_as is None:
+            return {name: name if name in SETS else "" for name in self.data}
+        if len(self.known_as) != len(self.data):
+            raise InputError(
+                f"got {len(self.known_as)} names in known_as for {len(self.data)} data sets, expected one for each."
+            )
+        return {name: "" if known == "none" else known for name, known in zip(self.data, self.known_as, strict=True)}
+
+    def settings(self, model: Model, data: Dataset, known_as: str) -> Settings:
+        """The settings of one architecture on one data set, which the paper calls `known_as`."""
+        paper = self.preset == "paper"
+        batch_size = 64 if self.batch_size is None and paper and known_as == "cifar10" else self.batch_size
+        training = TrainOptions(
+            preset=self.preset,
+            batch_size=batch_size,
+            decay=0.9996 if self.decay is None and paper else self.decay,
+            compute_dtype=self.compute_dtype,
         )
-        with_pam = self.pam == "on" or (self.pam == "auto" and not model.startswith("vgg"))
-        pairs = (6 if data.name in ("cifar10", "digits") else 3) if self.pairs is None else self.pairs
+        networks = replace(training, epochs=self.epochs).change(TrainConfig.preset(self.preset))
+        curve_epochs = self.curve_epochs or CURVE_EPOCHS[self.preset]
+        curve = replace(training, epochs=curve_epochs).change(FitConfig.preset(self.preset))
+        sizes = model.spec.group_sizes(jax.eval_shape(model.init, jax.random.key(0)))
+        exchanges = sum(n * (n - 1) // 2 for n in sizes.values())
         return Settings(
-            networks=TrainConfig(epochs=epochs, **shared),
-            curve=FitConfig(epochs=curve, **shared),
-            pam=pam if with_pam else None,
-            pairs=pairs,
+            networks=networks,
+            curve=curve,
+            pams=self._pams(model, training),
+            pairs=PAIRS.get(known_as, 6 if data.name == "digits" else 3) if self.pairs is None else self.pairs,
             points=self.points,
             calibration_images=self.calibration_images,
             plane_points=self.plane_points,
             plane_images=self.plane_images,
+            exchanges=self.exchanges == "on" or (self.exchanges == "auto" and exchanges <= MOST_EXCHANGES),
+            exchange_images=self.exchange_images,
+            exchange_points=self.exchange_points,
+            two_seeds=self.two_seeds,
         )
+
+    def _pams(self, model: Model, training: TrainOptions) -> dict[str, PamConfig]:
+        """The settings of PAM by scheme. They have as many epochs as other curves, if their number is given."""
+        if self.pam == "off" or (self.pam == "auto" and model.name.startswith("vgg")):
+            return {}
+        iterations = self.alternation.iterations
+        if self.curve_epochs is not None and self.curve_epochs % max(1, iterations):
+            raise InputError(
+                f"got curve_epochs={self.curve_epochs}, expected a multiple of the {iterations} iterations of PAM, so "
+                "that all curves are trained for as long; or --pam off."
+            )
+        published = self.alternation.published or self.preset == "paper"
+        schemes = ("published" if published else "descent",) if self.schemes is None else self.schemes
+        training = replace(training, epochs=self.curve_epochs)
+        return {
+            scheme: replace(self.alternation, published=scheme == "published").config(training) for scheme in schemes
+        }
 
     def model(self, name: str, data: Dataset) -> Model:
         """One architecture for one data set."""
         options: dict[str, Any] = {"width": self.width}
         if self.widths is not None and name == "mlp":
             options["widths"] = list(self.widths)
+        if name == "vgg16":
+            options["dense_pool"] = True
         return models.create(name, data.num_classes, data.image_shape, **options)
 
 
 def main(config: Config) -> None:
     """Run the study, resume it, or report what it found."""
-    mesh, key = config.devices.start(config.batch_size), seed_key(config.seed)
+    mesh, key = config.devices.start(config.batch_size or 64), seed_key(config.seed)
     if config.widths is not None and "mlp" not in config.models:
         raise InputError(f"got widths={config.widths} without mlp: expected none, since other networks have their own.")
-    chosen: dict[str, tuple[str, Task, Settings]] = {}
+    chosen: dict[str, tuple[str, str, Task, Settings]] = {}
     images = {}
-    for name in config.data:
+    for name, known_as in config.names().items():
         data, images[name] = DataOptions(name, config.data_dir, config.train_images, config.test_images).load()
         for architecture in config.models:
-            settings, task = config.settings(architecture, data), supervised(config.model(architecture, data), data)
+            model = config.model(architecture, data)
+            settings = config.settings(model, data, known_as)
+            task = supervised(model, data, augmentation=config.augment.augmentation(data))
             _check(task, settings)
-            chosen[f"{architecture}_{data.name}"] = (data.name, task, settings)
+            chosen[f"{architecture}_{data.name}"] = (data.name, known_as, task, settings)
     if len(chosen) < len(config.data) * len(config.models):
         raise InputError(f"got {', '.join(config.data)} and {', '.join(config.models)}: expected every one once.")
 
@@ -137,7 +194,7 @@ def main(config: Config) -> None:
         name="neuron_alignment",
         title="Neuron alignment: curves between networks, with and without the permutation symmetry",
         text=[
-            *(described(name, task, settings) for name, (_, task, settings) in chosen.items()),
+            *(described(name, task, settings) for name, (*_, task, settings) in chosen.items()),
             "Numbers are means and standard deviations over pairs. Planes are those of the first pair, in the units of "
             "the weights, measured on test images.",
         ],
@@ -153,8 +210,12 @@ def main(config: Config) -> None:
 
 def _check(task: Task, settings: Settings) -> None:
     """Raise InputError for what would otherwise be found out hours later."""
-    check_least(settings, pairs=1, points=3, plane_points=2)
-    there_are = {"calibration_images": examples(task.train), "plane_images": examples(task.test)}
+    check_least(settings, pairs=1, points=3, plane_points=2, exchange_points=1)
+    there_are = {
+        "calibration_images": examples(task.train),
+        "plane_images": examples(task.test),
+        "exchange_images": examples(task.train),
+    }
     for name, there in there_are.items():
         given = getattr(settings, name)
         if given is not None and not 1 <= given <= there:

@@ -28,13 +28,16 @@ def tables(cells: Mapping[str, Results]) -> list[dict[str, Any]]:
         _classes(cells, "Table 4: lowest test accuracy along the curve (%)", "test_accuracy_min", paper.MIN_ACCURACY),
         _classes(cells, "Table 5: train loss in the last epoch (nats)", "last_train_loss", paper.TRAIN_LOSS),
         _along(cells),
+        _shapes(cells),
+        _exchanges(cells),
+        _seeds(cells),
     ]
     return [table for table in found if table["rows"]]
 
 
 def _paper(numbers: Mapping[str, Any] | None, cell: Results, digits: int) -> str:
     """The paper's number for the data set of a cell, if it has one."""
-    number = (numbers or {}).get(cell["data"])
+    number = (numbers or {}).get(cell["known_as"])
     return "" if number is None else plus_minus(number, digits)
 
 
@@ -46,7 +49,7 @@ def _networks(cells: Mapping[str, Results]) -> dict[str, Any]:
         rows,
         *CELL,
         ("parameters", lambda row: f"{row[0]['parameters']:,}"),
-        ("the paper's", lambda row: "" if row[1] is None else f"{row[1]:,}"),
+        ("the paper's", lambda row: "" if row[1] is None else f"{row[1]:,}{_CLASSES.get(row[0]['model'], '')}"),
         ("depth", lambda row: "" if row[2] is None else str(row[2])),
         ("test accuracy (%)", lambda row: plus_minus(row[0]["networks"]["test_accuracy"], 1, 100)),
         ("the paper's", lambda row: _paper(row[3], row[0], 1)),
@@ -61,16 +64,28 @@ def _classes(cells: Mapping[str, Results], title: str, of: str, numbers: Mapping
         [(cell, *each) for cell in cells.values() for each in cell["classes"].items()],
         *CELL,
         ("curve class", lambda row: row[1]),
-        ("ours", lambda row: plus_minus(row[2][of], digits, factor)),
-        ("the paper's", lambda row: _paper(numbers.get((row[0]["model"], row[1])), row[0], published)),
+        ("epochs of the curve", lambda row: row[2]["epochs"]),
+        ("ours", lambda row: plus_minus(row[2][of], digits, factor) if row[2][of] else "no curve was accepted"),
+        ("the paper's", lambda row: _paper(numbers.get((row[0]["model"], _published(row[1]))), row[0], published)),
     )
+
+
+_CLASSES = {"tinysix": " (100 classes)"}
+"""The number of classes of a parameter count of the paper, where it is not 10."""
+
+
+def _published(name: str) -> str:
+    """The name that the paper has for a class of curves, by whichever scheme of PAM."""
+    return name.removeprefix("published ")
 
 
 def _ensembles(cells: Mapping[str, Results]) -> dict[str, Any]:
     published = paper.ENSEMBLE_ACCURACY
+    lone = [cell["data"] for cell in cells.values() if "independent" not in cell["ensembles"]]
     return tabulate(
         "Table 3: ensembles",
-        "The mean of the networks' softmax outputs, on the test images.",
+        "The mean of the networks' softmax outputs, on the test images."
+        + (f" Three independent networks need two pairs: there is one of {', '.join(lone)}." if lone else ""),
         [(cell, *each) for cell in cells.values() for each in cell["ensembles"].items()],
         *CELL,
         ("ensemble", lambda row: ENSEMBLES[row[1]]),
@@ -92,4 +107,66 @@ def _along(cells: Mapping[str, Results]) -> dict[str, Any]:
         ("mean test acc. (%)", lambda row: plus_minus(row[2]["test_accuracy_mean"], 2, 100)),
         ("min test acc. (%)", lambda row: plus_minus(row[2]["test_accuracy_min"], 2, 100)),
         ("barrier (nats)", lambda row: plus_minus(row[2]["barrier"])),
+    )
+
+
+def _shapes(cells: Mapping[str, Results]) -> dict[str, Any]:
+    """Section 4.1.1 and Figures 2, 5 and 11, as numbers."""
+    return tabulate(
+        "Shapes of the curves, and how fast they are found",
+        "Energy of the test loss in modes of wavenumber 3 and above (Figure 11); t of the lowest test accuracy (Figure "
+        "2: near 0.8 on unaligned curves); the first epoch in which the train loss is that of the unaligned curve over "
+        "the last tenth of its epochs (Figure 5: 100 epochs less).",
+        [(cell, *each) for cell in cells.values() for each in cell["classes"].items()],
+        *CELL,
+        ("curve class", lambda row: row[1]),
+        ("high modes (nats^2)", lambda row: plus_minus(row[2]["high_modes"], 6)),
+        ("t of the lowest accuracy", lambda row: plus_minus(row[2]["lowest_at"], 2)),
+        ("epoch at the unaligned plateau", lambda row: _epoch(row[2])),
+    )
+
+
+def _epoch(values: Mapping[str, Any]) -> str:
+    reached = values.get("epochs_to_plateau")
+    return "" if reached is None else f"{plus_minus(reached, 1)} of {values['epochs']}"
+
+
+def _exchanges(cells: Mapping[str, Results]) -> dict[str, Any]:
+    return tabulate(
+        "Exchanges of two units",
+        "How many of them lower Q + R, pair by pair: none if the permutation is locally optimal (section 4.1.2).",
+        [(cell, *each) for cell in cells.values() for each in cell["exchanges"].items()],
+        *CELL,
+        ("permutation", lambda row: "matched" if row[1] == "aligned" else "identity"),
+        ("exchanges", lambda row: f"{row[2]['number']:,}"),
+        *(column for of in ("line", "curve") for column in _tried(of)),
+    )
+
+
+def _tried(of: str) -> tuple[Column, ...]:
+    """The columns of exchanges on the lines or the curves."""
+
+    def mean(row: Any, name: str) -> str:
+        return f"{sum(row[2][of][name]) / len(row[2][of][name]):.4f}"
+
+    return (
+        (f"better, {of}", lambda row: " ".join(map(str, row[2][of]["better"]))),
+        (f"Q + R, {of}", lambda row: mean(row, "objective")),
+        (f"the least, {of}", lambda row: mean(row, "least")),
+    )
+
+
+def _seeds(cells: Mapping[str, Results]) -> dict[str, Any]:
+    return tabulate(
+        "Two seeds of curve finding",
+        "Midpoints of two curves between the same networks: mean correlation of units by index and matched; train loss "
+        "of the midpoints, and halfway between them by index and matched.",
+        [(cell, *each) for cell in cells.values() for each in cell["seeds"].items()],
+        *CELL,
+        ("curve class", lambda row: row[1]),
+        ("correlation by index", lambda row: plus_minus(row[2]["by_index"], 3)),
+        ("matched", lambda row: plus_minus(row[2]["matched"], 3)),
+        ("midpoints (nats)", lambda row: plus_minus(row[2]["midpoints"])),
+        ("between, by index", lambda row: plus_minus(row[2]["between"])),
+        ("between, matched", lambda row: plus_minus(row[2]["between_matched"])),
     )

@@ -41,6 +41,7 @@ class ConvNet(nn.Module):
         kernel_init: A name in `INITIALIZERS`, for the convolutions.
         channel_dropout: Rate of every hidden layer, at which whole channels are dropped. If empty, the inputs of the
             hidden dense layers are dropped at rate 0.5.
+        dense_pool: Whether the last feature map is averaged before hidden dense layers too.
     """
 
     layers: tuple[Layer, ...]
@@ -49,6 +50,7 @@ class ConvNet(nn.Module):
     activation: str
     kernel_init: str
     channel_dropout: tuple[float, ...] = ()
+    dense_pool: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -61,7 +63,7 @@ class ConvNet(nn.Module):
                 x = nn.Dropout(self.channel_dropout[i], (1, 2), deterministic=not train)(x)
             if layer.pool:
                 x = nn.max_pool(x, (2, 2), (2, 2))
-        x = x.reshape(x.shape[0], -1) if self.hidden else x.mean((1, 2))
+        x = x.reshape(x.shape[0], -1) if self.hidden and not self.dense_pool else x.mean((1, 2))
         for i, width in enumerate(self.hidden):
             if not self.channel_dropout:
                 x = nn.Dropout(0.5, deterministic=not train)(x)
@@ -111,14 +113,16 @@ def _convnet(
     width: float,
     kernel_init: str,
     channel_dropout: Sequence[float] = (),
+    dense_pool: bool = False,
 ) -> Model:
     check_image_shape(name, input_shape)
     layers = tuple(layer._replace(features=scaled(layer.features, width)) for layer in layers)
     hidden = tuple(scaled(n, width) for n in hidden)
     rates = _rates(name, channel_dropout, len(layers) + len(hidden))
     height, breadth = _final_size(name, layers, input_shape)
-    spec = feed_forward_spec(len(layers), len(hidden), height * breadth if hidden else 1, norm=True)
-    module = ConvNet(layers, hidden, num_classes, activation, kernel_init, rates)
+    positions = height * breadth if hidden and not dense_pool else 1
+    spec = feed_forward_spec(len(layers), len(hidden), positions, norm=True)
+    module = ConvNet(layers, hidden, num_classes, activation, kernel_init, rates, dense_pool)
     return make_model(module, spec, name, input_shape, num_classes)
 
 
@@ -185,10 +189,12 @@ def _vgg(
     activation: str,
     width: float,
     channel_dropout: Sequence[float] = (),
+    dense_pool: bool = False,
 ) -> Model:
     layers = tuple(Layer(n, pool=i + 1 == repeat) for n, repeat in stages for i in range(repeat))
     hidden = (512, 512)
-    return _convnet(name, layers, hidden, num_classes, input_shape, activation, width, "kaiming", channel_dropout)
+    more = (activation, width, "kaiming", channel_dropout, dense_pool)
+    return _convnet(name, layers, hidden, num_classes, input_shape, *more)
 
 
 def vgg11(
@@ -216,10 +222,25 @@ def vgg11(
     return _vgg("vgg11", stages, num_classes, input_shape, activation, width, channel_dropout)
 
 
-def vgg16(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
+def vgg16(
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    *,
+    activation: str = "relu",
+    width: float = 1.0,
+    dense_pool: bool = False,
+) -> Model:
     """VGG16: thirteen convolutions, otherwise like VGG11; 15,253,578 parameters with 10 classes of 32x32 images.
 
-    The arguments are those of `create`.
+    Args:
+        num_classes: Number of classes.
+        input_shape: (height, width, channels).
+        activation: Activation of the hidden layers.
+        width: Multiplier of all widths.
+        dense_pool: Whether the last feature map is averaged, so that images of every size have as many parameters.
+
+    Returns:
+        The model.
     """
     stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-    return _vgg("vgg16", stages, num_classes, input_shape, activation, width)
+    return _vgg("vgg16", stages, num_classes, input_shape, activation, width, dense_pool=dense_pool)

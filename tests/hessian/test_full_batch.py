@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import says
-from variables import alive, cross_entropy, mlp, normalized
+from variables import alive, cross_entropy, mlp, normalized, spaced
 
 from mcjax import InputError, PermutationSpec, Task, data, models, supervised, trees
 from mcjax.hessian.full_batch import full_batch_loss
@@ -45,7 +45,7 @@ def test_every_example_counts_once_whatever_the_batches(tiny_data, tiny_model, t
     theta = alive(tiny_model)
     loss = full_batch_loss(tiny_task, weight_decay=0.02, **options)
     split = options.get("split", "train")
-    stored, labels = (getattr(tiny_data, f"{split}_{what}")[:count] for what in ("images", "labels"))
+    stored, labels = (spaced(getattr(tiny_data, f"{split}_{what}"), count) for what in ("images", "labels"))
     squares = sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(theta))
     expected = cross_entropy(mlp(theta, normalized(stored, tiny_data))[-1], labels).mean() + 0.01 * squares
     np.testing.assert_allclose(jax.jit(loss)(theta), expected, rtol=2e-6)
@@ -140,9 +140,8 @@ def test_losses_of_a_kind_are_compiled_once(line):
     theta = alive(line.model)
     fewer = line.replace(train=tuple(part[:20] for part in line.train))
     values = [value(full_batch_loss(task, examples=11), theta) for task in (line, fewer)]
-    assert values[0] == values[1]
-    other = value(full_batch_loss(line, examples=11, split="test"), theta)
-    np.testing.assert_allclose(other, values[0], rtol=1e-6)
+    assert values[0] != values[1]
+    value(full_batch_loss(line, examples=11, split="test"), theta)
     assert len(traces) == 1
     value(full_batch_loss(line, examples=11, weight_decay=0.1), theta)
     assert len(traces) == 2

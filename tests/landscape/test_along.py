@@ -290,7 +290,7 @@ def test_paths_on_streams_are_those_on_arrays_and_read_no_more_than_they_need(ki
         task = request.getfixturevalue("tiny_task")
     streamed, sources = from_host(task, "train", "test")
     path = linear(task.spec).bind_pairs(*(stacked([end, end]) for end in ends))
-    options = {"batch_size": 50, "calibration_examples": 100, "chunk": 2}
+    options = {"batch_size": 50, "calibration_examples": 120, "chunk": 2}
     got, expected = (evaluate_path(each, path, 3, **options) for each in (streamed, task))
     assert got.values.keys() == expected.values.keys()
     for name, values in expected.values.items():

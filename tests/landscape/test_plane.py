@@ -287,7 +287,7 @@ def test_a_plane_on_streams_is_that_on_arrays(three, tiny_task, normed, normed_t
         (normed_task, tuple(alive(normed, seed) for seed in range(3)), 1),
     ):
         streamed, sources = from_host(task, "train", "test")
-        options = {"batch_size": 50, "calibration_examples": 100, "splits": "test"}
+        options = {"batch_size": 50, "calibration_examples": 120, "splits": "test"}
         got, expected = (plane(each, *thetas, (3, 2), **options) for each in (streamed, task))
         chex.assert_trees_all_close(got.values, expected.values, rtol=1e-6)
         assert (len(sources["train"].begun), len(sources["test"].begun)) == (reads, 1)

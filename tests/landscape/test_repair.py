@@ -1,5 +1,7 @@
 """REPAIR against plain numpy: statistics equal to the goal, planted scales undone, what is left as it is."""
 
+from dataclasses import replace
+
 import chex
 import flax.linen as nn
 import jax
@@ -160,16 +162,15 @@ def test_batch_statistics_are_re_estimated_instead(normed, tiny_colour_data):
     assert repaired_layers(normed) == ()
 
 
-def test_images_are_augmented_in_the_same_way_at_every_call_and_the_first_are_taken(
-    ends, tiny_model, tiny_task, tiny_data
-):
+def test_images_are_augmented_in_the_same_way_at_every_call_and_some_are_taken(ends, tiny_model, tiny_task, tiny_data):
     merged, shifted = mean_of(ends), Augmentation(flip=True, crop=2, rotate=0.0)
     augmented = supervised(tiny_model, tiny_data, augmentation=shifted)
     one, two = (repair(augmented, merged, ends) for _ in range(2))
     chex.assert_trees_all_equal(one, two)
     plain = repair(tiny_task, merged, ends)
     assert not np.allclose(one["params"]["Dense_0"]["kernel"], plain["params"]["Dense_0"]["kernel"], rtol=1e-3)
-    few, taken = repair(tiny_task, merged, ends, calibration_examples=60), tiny_data.take(60)
+    few = repair(tiny_task, merged, ends, calibration_examples=60)
+    taken = replace(tiny_data, train_images=tiny_data.train_images[::2], train_labels=tiny_data.train_labels[::2])
     goals = jax.tree.map(lambda *each: np.mean(each, 0), *(statistics(trees.index(ends, i), taken) for i in range(3)))
     chex.assert_trees_all_close(statistics(few, taken), goals, rtol=1e-4, atol=1e-5)
 

@@ -13,6 +13,7 @@ from variables import alive, inverse, mlp, normalized, order, permuted, stacked
 from mcjax import InputError, SpecError, Task, models
 from mcjax import match_activations as match_on_task
 from mcjax.data import Stream
+from mcjax.training.batches import evenly_spaced
 
 KINDS = {
     "mlp": {"input_shape": (6, 6, 1), "widths": (24, 17)},
@@ -64,10 +65,13 @@ def pearson(a, b):
         return np.nan_to_num(np.corrcoef(a.T, b.T)[:n, n:])
 
 
-def test_a_trunk_is_matched_by_the_mean_over_stem_and_blocks():
+@pytest.mark.parametrize(
+    ("trunk", "of_stem"), [("stem_and_blocks", slice(4)), ("blocks", slice(1, 4)), ("published", slice(1))]
+)
+def test_a_trunk_is_matched_by_the_mean_over_stem_and_blocks(trunk, of_stem):
     model, x = network("resnet20")
     ends = alive(model, 3), alive(model, 4)
-    match = match_activations(model, *ends, x, batch_size=32)
+    match = match_activations(model, *ends, x, batch_size=32, trunk=trunk)
     activations = jax.jit(model.activations)
     first, second = (activations(theta, x) for theta in ends)
     for group, blocks in (("trunk_0", 4), ("trunk_1", 3), ("block_1", 1)):
@@ -76,6 +80,8 @@ def test_a_trunk_is_matched_by_the_mean_over_stem_and_blocks():
             for pair in zip(first[group], second[group], strict=True)
         ]
         assert len(each) == blocks
+        # The stem begins the first trunk; of the others all arrays are blocks.
+        each = each[of_stem] if group == "trunk_0" else each
         np.testing.assert_allclose(match.info["correlation"][group], np.mean(each, 0), atol=1e-4)
 
 
@@ -171,10 +177,21 @@ def test_many_pairs_at_once_are_each_pair_alone(pair):
                 np.testing.assert_allclose(together.info[name][group][i], alone.info[name][group], atol=1e-6)
 
 
-def test_the_first_fifth_of_the_examples_is_used(pair, tiny_data, tiny_task):
-    x = normalized(tiny_data.train_images[:24], tiny_data)
+def test_every_fifth_of_the_examples_is_used(pair, tiny_data, tiny_task):
+    x = normalized(tiny_data.train_images[::5], tiny_data)
     one, other = match_on_task(tiny_task, *pair[1:3]), match_activations(*pair[:3], x)
     np.testing.assert_allclose(one.info["correlation"]["dense_1"], other.info["correlation"]["dense_1"], atol=1e-5)
+
+
+def test_examples_sorted_by_class_are_of_all_classes(pair, tiny_data, tiny_task):
+    """As many of each class as of the set in another order, whose match is the same."""
+    order = np.argsort(tiny_data.train_labels, kind="stable")
+    by_class = tiny_task.with_examples(train=jax.tree.map(lambda leaf: np.asarray(leaf)[order], tiny_task.train))
+    counts = np.bincount(np.asarray(evenly_spaced(by_class.train, 24)[1]))
+    np.testing.assert_allclose(counts, 24 * np.bincount(tiny_data.train_labels) / 120, atol=1)
+    x = normalized(tiny_data.train_images[order][::5], tiny_data)
+    found, expected = match_on_task(by_class, *pair[1:3]), match_activations(*pair[:3], x)
+    np.testing.assert_allclose(found.info["correlation"]["dense_1"], expected.info["correlation"]["dense_1"], atol=1e-5)
 
 
 def test_bad_input_is_named(pair, tiny_task):
@@ -189,6 +206,7 @@ def test_bad_input_is_named(pair, tiny_task):
         (tiny_task, narrow, {}, SpecError, ("Dense_0/kernel", "(64, 4)", "(64, 6)")),
         (tiny_task, stacked([theta_2] * 2), {}, InputError, ("theta_1", "theta_2")),
         (tiny_task, theta_2, {"cost": "euclid"}, InputError, ("cost", "'euclid'", "covariance")),
+        (tiny_task, theta_2, {"trunk": "stem"}, InputError, ("trunk", "'stem'", "blocks")),
         (tiny_task, theta_2, {"batch_size": 0}, InputError, ("batch_size=0",)),
         (tiny_task, broken, {}, InputError, ("'dense_0'", "not finite")),
     ):
@@ -197,7 +215,7 @@ def test_bad_input_is_named(pair, tiny_task):
 
 
 def test_units_are_matched_on_a_stream_as_on_arrays(tiny_task):
-    """By one pass over the first fifth, or over all where nobody knows how many there are."""
+    """By one pass over a fifth, the first, or over all where nobody knows how many there are."""
     theta_1, theta_2 = (stacked([alive(tiny_task.model, seed) for seed in (i, i + 1)]) for i in (0, 2))
     rows = [rows_of(tiny_task.train, slice(i, i + 10)) for i in range(0, 120, 10)]
     sized = tiny_task.with_examples(train=Stream(rows))
@@ -209,7 +227,8 @@ def test_units_are_matched_on_a_stream_as_on_arrays(tiny_task):
         (streamed, 50, 50),
     ):
         got = match_on_task(task, theta_1, theta_2, examples=examples, batch_size=16)
-        expected = match_on_task(tiny_task, theta_1, theta_2, examples=used, batch_size=16)
+        first = tiny_task.with_examples(train=rows_of(tiny_task.train, slice(used)))
+        expected = match_on_task(first, theta_1, theta_2, examples=used, batch_size=16)
         for group, p in expected.P.items():
             np.testing.assert_array_equal(got.P[group], p)
             np.testing.assert_allclose(got.info["correlation"][group], expected.info["correlation"][group], atol=1e-6)

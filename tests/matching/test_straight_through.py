@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from refusals import says
 from streams import Epochs
-from variables import alive, cross_entropy, inverse, mlp, normalized, order, permuted, stacked
+from variables import alive, cross_entropy, inverse, mlp, normalized, order, permuted, spaced, stacked
 
 from mcjax import InputError, RunError, SpecError, Task, TrainConfig, models, nearest_permutation, supervised, trees
 from mcjax.matching.straight_through import (
@@ -58,10 +58,11 @@ def midpoint_loss(theta_1, theta_2, matrices, x, labels, t=0.5):
     return cross_entropy(mlp({"params": params}, x)[-1], labels).mean()
 
 
-def on_first_images(ends, P, data, images=100):
+def on_some_images(ends, P, data, images=100):
     """The value of `match.info["objectives"]` for P: the batches are equal, so one over all images."""
     matrices = {group: np.eye(len(p))[np.asarray(p)] for group, p in P.items()}
-    return midpoint_loss(*ends, matrices, normalized(data.train_images[:images], data), data.train_labels[:images])
+    x, labels = (spaced(each, images) for each in (data.train_images, data.train_labels))
+    return midpoint_loss(*ends, matrices, normalized(x, data), labels)
 
 
 @pytest.mark.parametrize("random_t", [False, True])
@@ -140,10 +141,10 @@ def test_the_objective_is_the_loss_at_midpoints_of_start_and_result(matched, end
     assert matched.info["history"]["loss"].shape == (2, 12)
     for i in range(2):
         pair, found = trees.index(ends, i), trees.index(matched.P, i)
-        start = on_first_images(pair, P, tiny_data)
+        start = on_some_images(pair, P, tiny_data)
         np.testing.assert_allclose(matched.info["objectives"][i, 0], start, rtol=1e-4)
         # What is returned is the best of all, so never worse than the start.
-        np.testing.assert_allclose(matched.objective[i], on_first_images(pair, found, tiny_data), rtol=1e-4)
+        np.testing.assert_allclose(matched.objective[i], on_some_images(pair, found, tiny_data), rtol=1e-4)
         assert all(p.dtype == np.int32 for p in found.values())
         assert all((np.sort(p) == np.arange(len(p))).all() for p in found.values())
     np.testing.assert_array_equal(matched.objective, matched.info["objectives"].min(1))
@@ -163,7 +164,7 @@ def test_the_permutations_at_the_end_of_every_epoch_are_compared(key, tiny_data,
         begun = initial_states(fit, *ends, identity(2))
         states, _ = run_epochs(fit, tiny_task, EpochPlan(20, 2), begun, keys, epochs)
         P = {group: nearest_permutation(M) for group, M in states.variables.items()}
-        expected = [on_first_images(trees.index(ends, i), trees.index(P, i), tiny_data) for i in range(2)]
+        expected = [on_some_images(trees.index(ends, i), trees.index(P, i), tiny_data) for i in range(2)]
         np.testing.assert_allclose(match.info["objectives"][:, epochs], expected, rtol=1e-4)
         seen.append(np.array(expected))
     # They move from epoch to epoch, so that what another epoch or another step leaves would not do.
@@ -179,7 +180,7 @@ def test_a_planted_permutation_is_kept_and_found_from_the_weights(key, tiny_data
     task = supervised(tiny_model, replace(tiny_data, train_labels=labels))
     planted = stacked([order(spec, theta, seed) for seed in range(2)])
     others = stacked([permuted(spec, inverse(trees.index(planted, i)), theta) for i in range(2)])
-    best = cross_entropy(mlp(theta, x[:100])[-1], labels[:100]).mean()
+    best = cross_entropy(mlp(theta, spaced(x, 100))[-1], spaced(labels, 100)).mean()
     for P in (planted, None):
         match = match_straight_through(key, task, stacked([theta] * 2), others, P, CONFIG)
         np.testing.assert_allclose(match.info["objectives"][:, 0], best, rtol=1e-4)
@@ -204,7 +205,7 @@ def test_a_pair_is_itself_among_others(matched, ends, tiny_data, tiny_task):
     assert (alone.info["objectives"].shape, alone.info["history"]["loss"].shape) == ((13,), (12,))
     assert (alone.objective.shape, alone.P["dense_0"].shape) == ((), (6,))
     np.testing.assert_allclose(alone.info["objectives"][0], matched.info["objectives"][0].min(), rtol=1e-5)
-    np.testing.assert_allclose(alone.objective, on_first_images(pair, alone.P, tiny_data), rtol=1e-4)
+    np.testing.assert_allclose(alone.objective, on_some_images(pair, alone.P, tiny_data), rtol=1e-4)
 
 
 class Normalised(nn.Module):
@@ -223,7 +224,7 @@ def test_a_network_with_batch_statistics(key, tiny_data):
         theta["params"]["BatchNorm_0"] = {"scale": np.ones(6, np.float32), "bias": np.zeros(6, np.float32)}
     config = StraightThroughConfig(epochs=2, batch_size=60, examples=60)
     match = match_straight_through(key, supervised(model, tiny_data), *ends, {group: np.arange(6)}, config)
-    x = np.float64(normalized(tiny_data.train_images[:60], tiny_data)).reshape(60, -1)
+    x = np.float64(normalized(spaced(tiny_data.train_images, 60), tiny_data)).reshape(60, -1)
     first, second = (jax.tree.map(np.float64, theta["params"]) for theta in ends)
     for P, value in ((np.arange(6), match.info["objectives"][0]), (match.P[group], match.objective)):
         # The bias of the first layer makes no difference to what is normalised.
@@ -231,7 +232,7 @@ def test_a_network_with_batch_statistics(key, tiny_data):
         h = np.maximum((h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5), 0)
         logits = h @ (first["Dense_1"]["kernel"] + second["Dense_1"]["kernel"][P]) / 2
         logits += (first["Dense_1"]["bias"] + second["Dense_1"]["bias"]) / 2
-        np.testing.assert_allclose(value, cross_entropy(logits, tiny_data.train_labels[:60]).mean(), rtol=1e-4)
+        np.testing.assert_allclose(value, cross_entropy(logits, spaced(tiny_data.train_labels, 60)).mean(), rtol=1e-4)
 
 
 def test_bad_input_is_named(ends, key, tiny_model, tiny_task):

@@ -16,20 +16,23 @@ from matplotlib.figure import Figure
 from experiments.neuron_alignment import study as neuron_alignment
 from experiments.neuron_alignment.cell import Cell
 from experiments.neuron_alignment.figures import draw_together
-from experiments.neuron_alignment.measures import networks
+from experiments.neuron_alignment.measures import epochs_to_plateau, kept_loss, networks, shape_of
 from experiments.neuron_alignment.study import Config, main
 from experiments.study import Drawing, Parts
-from mcjax import InputError
+from mcjax import FitConfig, InputError, PamConfig, PathMetrics
+from mcjax.curves import PermutationFitConfig
 from mcjax.runs.folder import RunFolder
 
 SIZES = {
     "epochs": 2,
-    "curve_epochs": 2,
-    "permutation_epochs": 1,
+    "curve_epochs": 4,
+    "schemes": ("descent", "published"),
     "points": 3,
     "plane_points": 3,
     "pairs": 2,
     "batch_size": 40,
+    "exchange_images": 80,
+    "two_seeds": True,
 }
 
 
@@ -54,9 +57,9 @@ def plain(theta, images, labels, data):
 
 
 def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_task, tiny_data):
-    settings = Config(**SIZES | {"pairs": 1}).settings("mlp", tiny_data)
+    settings = Config(**SIZES | {"pairs": 1}).settings(tiny_task.model, tiny_data, "")
     own = Parts(RunFolder(tmp_path, {}), settings.parts)
-    cell = Cell("mlp_bars", "bars", tiny_task, settings, jax.random.key(0), own)
+    cell = Cell("mlp_bars", "bars", "", tiny_task, settings, jax.random.key(0), own)
     measured, along = networks(cell), cell.along("line aligned")
     theta = cell.networks["theta"]
     for split in ("train", "test"):
@@ -72,13 +75,60 @@ def test_networks_and_the_line_between_them_when_matched(tmp_path, tiny_task, ti
         assert cell.match["after"][group][0] >= cell.match["before"][group][0] - 1e-6
 
 
-def test_settings_of_the_paper_are_json_by_which_a_run_is_known(tiny_data):
-    settings = json.loads(json.dumps(asdict(Config(preset="paper").settings("mlp", tiny_data))))
-    networks, curve, pam = (settings[name] for name in ("networks", "curve", "pam"))
+def test_settings_of_the_paper_are_json_by_which_a_run_is_known(tiny_data, tiny_model):
+    paper = Config(preset="paper")
+    settings = json.loads(json.dumps(asdict(paper.settings(tiny_model, tiny_data, "cifar10"))))
+    networks, curve, pams = (settings[name] for name in ("networks", "curve", "pams"))
     assert (networks["epochs"], curve["epochs"]) == (250, 200)
+    pam = pams.pop("published")
+    assert not pams
     assert (pam["iterations"], pam["permutation"]["epochs"], pam["curve"]["epochs"]) == (4, 20, 40)
     sgd = {"learning_rate": 0.1, "schedule": "halving", "momentum": 0.9, "nesterov": True, "clip": None}
-    assert [fit["optimizer"] for fit in (networks, curve, pam["curve"])] == [sgd] * 3
+    assert [fit["optimizer"] for fit in (networks, curve, pam["curve"])] == [{**sgd, "decay": 0.9996}] * 3
+    assert [fit["batch_size"] for fit in (networks, curve, pam["curve"])] == [64] * 3
+    assert paper.settings(tiny_model, tiny_data, "cifar100").curve.batch_size == 128
+    found = paper.settings(tiny_model, tiny_data, "cifar10")
+    assert found.pam("published PAM aligned") == PamConfig.preset("published", curve=found.pams["published"].curve)
+    assert (found.epochs("aligned"), found.epochs("published PAM aligned")) == ("200", "4 x 40")
+    # Curves of a given number of epochs are all of that number.
+    equal = replace(paper, curve_epochs=12, schemes=("descent", "published")).settings(tiny_model, tiny_data, "")
+    assert [equal.curve.epochs, *(pam.iterations * pam.curve.epochs for pam in equal.pams.values())] == [12] * 3
+
+
+def test_a_set_is_known_by_its_tfds_name_or_by_what_it_is_said_to_be():
+    assert Config(data=("cifar10", "runs/cifar10.npz", "digits")).names() == {
+        "cifar10": "cifar10",
+        "runs/cifar10.npz": "",
+        "digits": "",
+    }
+    assert Config(data=("a.npz", "b.npz"), known_as=("cifar100", "none")).names() == {"a.npz": "cifar100", "b.npz": ""}
+
+
+def test_the_loss_of_the_curve_that_is_kept_is_that_of_the_last_one_accepted():
+    """Two iterations of 1 + 2 epochs; the last curve of the second pair was refused, both of the third."""
+    pam = PamConfig(FitConfig(epochs=2), PermutationFitConfig(epochs=1), iterations=2)
+    accepted = [[True, True, False, True], [True, True, True, False], [False, False, False, False]]
+    fit = {"history": {"loss": np.arange(18.0).reshape(3, 6)}, "report": {"accepted": accepted}}
+    assert kept_loss(fit, pam) == [5.0, 8.0]
+    assert kept_loss(fit, None) == [5.0, 11.0, 17.0]
+
+
+def test_the_epoch_at_which_a_class_is_at_the_plateau_of_another():
+    slow = np.linspace(2, 1, 20)[None].repeat(3, 0)  # 1.026 over its last tenth
+    fast = np.stack([np.linspace(1.5, 0.5, 20), np.full(20, 1.0), np.full(20, 1.2)])
+    expected = np.argmax(fast[0] <= slow[0, -2:].mean()) + 1
+    assert epochs_to_plateau(fast, slow) == [expected, 1, 21]
+
+
+def test_shapes_of_a_path_with_one_mode():
+    """A loss that oscillates four times, and an accuracy that is lowest at t = 0.75."""
+    ts = np.linspace(0, 1, 41)
+    loss, accuracy = 1 + 0.2 * np.cos(8 * np.pi * ts), np.abs(ts - 0.75)
+    values = {"test_loss": np.stack([loss, np.ones(41)]), "test_accuracy": np.stack([accuracy] * 2)}
+    metrics = PathMetrics(ts, values, ts)
+    found = shape_of(metrics)
+    np.testing.assert_allclose(found["high_modes"], [0.1**2, 0], atol=1e-12)
+    np.testing.assert_allclose(found["lowest_at"], [0.75, 0.75])
 
 
 @pytest.mark.slow
@@ -86,7 +136,15 @@ def test_results_hold_every_table_and_figure_also_if_killed(study, stopped_once,
     stopped_once(main, study, "mlp_bars_aligned")
     results = results_of(main, study)
     (cell,) = results["cells"].values()
-    assert set(cell["classes"]) == {"unaligned", "PAM unaligned", "PAM aligned", "aligned"}
+    learned = {f"{scheme}PAM {how}" for scheme in ("", "published ") for how in ("unaligned", "aligned")}
+    assert set(cell["classes"]) == {"unaligned", "aligned"} | learned
+    assert {each["epochs"] for each in cell["classes"].values()} == {"4", "4 x 1"}
+    for tried in cell["exchanges"].values():
+        assert tried["number"] == 15 + 10
+        assert len(tried["curve"]["better"]) == 2
+    for how in ("unaligned", "aligned"):
+        seeds = {name: each["values"] for name, each in cell["seeds"][how].items()}
+        assert (np.array(seeds["matched"]) >= np.array(seeds["by_index"]) - 1e-6).all()
     assert set(cell["ensembles"]) == {"ends", "unaligned", "aligned", "independent"}
     assert cell["parameters"] == 64 * 6 + 6 + 6 * 5 + 5 + 5 * 3 + 3
     assert len(cell["networks"]["test_accuracy"]["values"]) == 4
@@ -144,7 +202,8 @@ def killed(study):
     """The exit code of the command that does a study, killed in the second epoch of its first curve."""
     options = ["--data", study.data[0], "--models", "mlp", "--widths", "6", "5", "--out", study.out]
     for name, value in SIZES.items():
-        options += [f"--{name.replace('_', '-')}", str(value)]
+        values = [] if value is True else value if isinstance(value, tuple) else [value]
+        options += [f"--{name.replace('_', '-')}", *map(str, values)]
     command = [sys.executable, "-c", KILLING, *options]
     root = Path(__file__).parents[3]
     return subprocess.run(command, cwd=root, capture_output=True, timeout=300, check=False).returncode
@@ -168,7 +227,11 @@ def test_architectures_on_one_data_set_are_drawn_side_by_side():
         ({"plane_points": 1}, ("plane_points=1",)),
         ({"plane_images": 51}, ("plane_images=51", "1 to the 50")),
         ({"calibration_images": 0}, ("calibration_images=0",)),
-        ({"train_images": 30}, ("batch_size=40", "30")),
+        ({"train_images": 30, "exchange_images": 30}, ("batch_size=40", "30")),
+        ({"exchange_images": 121}, ("exchange_images=121", "1 to the 120")),
+        ({"exchange_points": 0}, ("exchange_points=0",)),
+        ({"curve_epochs": 2}, ("curve_epochs=2", "4 iterations")),
+        ({"known_as": ("cifar10", "stl10")}, ("2 names", "1 data sets")),
         ({"models": ("mlp", "mpl")}, ("mpl",)),
         ({"models": ("mlp", "mlp")}, ("mlp, mlp",)),
         ({"models": ("tinysix",)}, ("widths=(6, 5)", "mlp")),
