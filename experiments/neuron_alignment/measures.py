@@ -169,13 +169,19 @@ def epochs_to_plateau(loss: np.ndarray, of: np.ndarray) -> list[float]:
 
 
 def shape_of(metrics: PathMetrics) -> dict[str, list[float]]:
-    """The energy of the test loss in modes of wavenumber 3 and above, and where accuracy is lowest, pair by pair."""
+    """Energy of the test loss in modes of wavenumber 3 and above, place of the lowest accuracy, robust accuracy if any.
+
+    Every value is a list of pairs.
+    """
     spectrum = path_spectrum(metrics)
     lowest = metrics.ts[np.asarray(metrics.test_accuracy).argmin(-1)]
-    return {
+    found = {
         "high_modes": np.square(spectrum.magnitude[..., spectrum.wavenumber >= 3]).sum(-1).tolist(),
         "lowest_at": np.asarray(lowest, float).tolist(),
     }
+    if (robust := metrics.values.get("test_robust_accuracy")) is not None:
+        found |= {"robust_mean": robust.mean(-1).tolist(), "robust_min": robust.min(-1).tolist()}
+    return found
 
 
 def planes(cell: Cell) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mcjax import Dataset, FitConfig, Model, PamConfig, Task, TrainConfig, model
 from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.options import AugmentOptions, DataOptions, TrainOptions, seed_key
 from mcjax.commands.pam import PamOptions
+from mcjax.data import PgdAttack
 from mcjax.errors import InputError
 from mcjax.training.fit import ComputeDtype
 from mcjax.training.loop import epoch_plan
@@ -49,6 +50,10 @@ class Config:
     test_images: int | None = None
     """Use the first so many test images (None: all)."""
     augment: AugmentOptions = field(default_factory=AugmentOptions)
+    attack_steps: int = 0
+    """Steps of the attack on every batch of training and measurement, for robust networks and curves (0: no attack)."""
+    attack_epsilon: float = 8 / 255
+    """Radius of the attack, in pixels from 0 to 1; a step is a quarter of it."""
     width: float = 1.0
     """Multiplier of every width."""
     widths: tuple[int, ...] | None = None
@@ -152,6 +157,12 @@ class Config:
             scheme: replace(self.alternation, published=scheme == "published").config(training) for scheme in schemes
         }
 
+    def attack(self) -> PgdAttack | None:
+        """The attack, if there is one."""
+        if self.attack_steps == 0:
+            return None
+        return PgdAttack(self.attack_epsilon, self.attack_epsilon / 4, self.attack_steps)
+
     def model(self, name: str, data: Dataset) -> Model:
         """One architecture for one data set."""
         options: dict[str, Any] = {"width": self.width}
@@ -174,7 +185,7 @@ def main(config: Config) -> None:
         for architecture in config.models:
             model = config.model(architecture, data)
             settings = config.settings(model, data, known_as)
-            task = supervised(model, data, augmentation=config.augment.augmentation(data))
+            task = supervised(model, data, augmentation=config.augment.augmentation(data), attack=config.attack())
             _check(task, settings)
             chosen[f"{architecture}_{data.name}"] = (data.name, known_as, task, settings)
     if len(chosen) < len(config.data) * len(config.models):

@@ -28,6 +28,7 @@ def tables(cells: Mapping[str, Results]) -> list[dict[str, Any]]:
         _classes(cells, "Table 4: lowest test accuracy along the curve (%)", "test_accuracy_min", paper.MIN_ACCURACY),
         _classes(cells, "Table 5: train loss in the last epoch (nats)", "last_train_loss", paper.TRAIN_LOSS),
         _along(cells),
+        _robust(cells),
         _shapes(cells),
         _exchanges(cells),
         _seeds(cells),
@@ -107,6 +108,20 @@ def _along(cells: Mapping[str, Results]) -> dict[str, Any]:
         ("mean test acc. (%)", lambda row: plus_minus(row[2]["test_accuracy_mean"], 2, 100)),
         ("min test acc. (%)", lambda row: plus_minus(row[2]["test_accuracy_min"], 2, 100)),
         ("barrier (nats)", lambda row: plus_minus(row[2]["barrier"])),
+    )
+
+
+def _robust(cells: Mapping[str, Results]) -> dict[str, Any]:
+    """Of attacked networks and curves: the experiments of the paper's later version."""
+    return tabulate(
+        "Robust accuracy along the curve",
+        "On test images attacked against the network at every t; the curves are fitted on attacked images.",
+        [(cell, *each) for cell in cells.values() for each in cell["classes"].items() if "robust_mean" in each[1]],
+        *CELL,
+        ("curve class", lambda row: row[1]),
+        ("mean (%)", lambda row: plus_minus(row[2]["robust_mean"], 2, 100)),
+        ("lowest (%)", lambda row: plus_minus(row[2]["robust_min"], 2, 100)),
+        ("mean of unattacked images (%)", lambda row: plus_minus(row[2]["test_accuracy_mean"], 2, 100)),
     )
 
 

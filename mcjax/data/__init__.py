@@ -14,6 +14,7 @@ takes the bytes that its blocks may have. What the loader itself reads in advanc
     split_by_class   two disjoint parts with different class distributions
     Stream           batches from the host, for data larger than memory
     Augmentation     random flips, crops and rotations; augment, normalize: the pure functions
+    PgdAttack        attacks on images, for adversarial training: `supervised(model, data, attack=PgdAttack())`
 
 Example::
 
@@ -29,6 +30,7 @@ Example::
     print(len(small.train_labels), len(small.validation_labels), len(small.test_labels))
 """
 
+from mcjax.data.attacks import PgdAttack
 from mcjax.data.augment import Augmentation, augment, normalize
 from mcjax.data.datasets import Dataset, from_arrays
 from mcjax.data.loading import KNOWN, load
@@ -40,6 +42,7 @@ __all__ = [
     "KNOWN",
     "Augmentation",
     "Dataset",
+    "PgdAttack",
     "Stream",
     "augment",
     "from_arrays",

@@ -15,7 +15,7 @@ from mcjax.data.stream import Stream
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import leading_axis
 from mcjax.training.batch_statistics import estimate_statistics, statistics_of_batch, with_statistics
-from mcjax.training.batches import Mean, mean_of, mean_over
+from mcjax.training.batches import Mean, evenly_spaced, mean_of, mean_over
 from mcjax.training.loss import Batch, Metric
 from mcjax.training.task import SplitName, Task, check_task, examples, metric_name
 from mcjax.training.totals import Check, Points, Reading, each_network, on_arrays, total_of, totals
@@ -178,7 +178,7 @@ class Criterion:
     def __call__(self, task: Task, theta: trees.Tree) -> jax.Array:
         check_task(task, arrays=("train", self.split))
         theta = estimate_statistics(task, theta, self.calibration_examples, self.batch_size)
-        split = jax.tree.map(lambda leaf: leaf[: self.examples], task.split(self.split))
+        split = evenly_spaced(task.split(self.split), self.examples)
         return mean_metric(task, theta, split, self.metric, self.batch_size)
 
     def check(self, task: Task) -> None:

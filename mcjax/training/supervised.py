@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mcjax import trees
-from mcjax.data import Augmentation, Dataset, augment, normalize
+from mcjax.data import Augmentation, Dataset, PgdAttack, augment, normalize
 from mcjax.data.datasets import check_dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model
@@ -22,7 +22,12 @@ LabelLoss = Callable[[Any, Any], jax.Array]
 
 
 def supervised(
-    model: Model, data: Dataset, *, loss: LabelLoss | None = None, augmentation: Augmentation | None = None
+    model: Model,
+    data: Dataset,
+    *,
+    loss: LabelLoss | None = None,
+    augmentation: Augmentation | None = None,
+    attack: PgdAttack | None = None,
 ) -> Task:
     """The task of learning the labels of a data set.
 
@@ -38,6 +43,8 @@ def supervised(
         loss: `loss(outputs, labels) -> losses`, one or more for each example (n, ...), whose mean is descended. The
             outputs are those of the model, in any structure. None: as above.
         augmentation: Augmentation of the training images. None: the data set's default.
+        attack: Attack on the images of every training batch, against the network that is trained: adversarial training.
+            Evaluation has "robust_loss" and "robust_accuracy" too, on attacked images. None: no attack.
 
     Returns:
         The task, whose batches are `(inputs, labels)` as the data set stores them: images are augmented and normalised
@@ -45,11 +52,12 @@ def supervised(
 
     Raises:
         InputError: If model and data do not match, the loss is not one value or more for each example, or inputs that
-            are no images are to be augmented.
+            are no images are to be augmented or attacked.
 
     Example::
 
         task = supervised(model, data)
+        robust = supervised(model, data, attack=PgdAttack(steps=5))
         smooth = supervised(model, data, loss=lambda logits, labels: optax.softmax_cross_entropy(
             logits, optax.smooth_labels(jax.nn.one_hot(labels, 10), 0.1)))
     """
@@ -65,7 +73,9 @@ def supervised(
     losses = label_losses if loss is None else loss
     if jax.tree_util.all_leaves([losses]):
         losses = jax.tree_util.Partial(losses)
-    training = SupervisedLoss(model, losses, jnp.asarray(data.mean), jnp.asarray(data.std))
+    if attack is not None and data.train_images.dtype != jnp.uint8:
+        raise InputError(f"got an attack on {data.name}, whose inputs are no images, expected none.")
+    training = SupervisedLoss(model, losses, jnp.asarray(data.mean), jnp.asarray(data.std), attack)
     splits: dict[str, Any] = {
         split: (getattr(data, f"{split}_images"), getattr(data, f"{split}_labels"))
         for split in ("train", "test", "validation")
@@ -85,7 +95,7 @@ def supervised(
     return task.replace(model=model, init=model.init, spec=model.spec)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("losses", "mean", "std"), meta_fields=("model",))
+@partial(jax.tree_util.register_dataclass, data_fields=("losses", "mean", "std"), meta_fields=("model", "attack"))
 @dataclass(frozen=True, eq=False)
 class SupervisedLoss:
     """The loss of a supervised task, called as `loss(theta, batch, key) -> (value, metrics, batch_stats)`. A pytree.
@@ -95,12 +105,14 @@ class SupervisedLoss:
         losses: The losses of outputs and labels, a pytree.
         mean: The mean per channel that images are normalised by.
         std: The standard deviation per channel that images are normalised by.
+        attack: The attack on images, or None.
     """
 
     model: Model
     losses: Any
     mean: jax.Array
     std: jax.Array
+    attack: PgdAttack | None = None
 
     @property
     def built_in(self) -> bool:
@@ -114,6 +126,10 @@ class SupervisedLoss:
         dtype = jnp.result_type(*jax.tree.leaves(trees.trained(theta)))
         if dtype in (jnp.bfloat16, jnp.float16):
             x = trees.cast(x, dtype)
+        if self.attack is not None:
+            constant = jax.lax.stop_gradient(theta)
+            attack_key, key = jax.random.split(key)
+            x = self._attacked(attack_key, x, lambda x: self.model.apply_train(constant, x, key)[0], batch[1])
         outputs, stats = self.model.apply_train(theta, x, key)
         metrics = self.measure(outputs, batch[1])
         return metrics["loss"], metrics, stats
@@ -126,7 +142,18 @@ class SupervisedLoss:
 
     def evaluate(self, theta: trees.Tree, batch: Batch) -> dict[str, jax.Array]:
         """The metrics of a network on a batch in evaluation mode."""
-        return self.measure(self.model.apply(theta, self.inputs(batch)), batch[1])
+        x = self.inputs(batch)
+        metrics = self.measure(self.model.apply(theta, x), batch[1])
+        if self.attack is not None:
+            # A fixed key, so that measurements of one network are equal.
+            x = self._attacked(jax.random.key(0), x, partial(self.model.apply, theta), batch[1])
+            attacked = self.measure(self.model.apply(theta, x), batch[1])
+            metrics |= {f"robust_{name}": value for name, value in attacked.items()}
+        return metrics
+
+    def _attacked(self, key: jax.Array, x: jax.Array, outputs: Callable[[Any], Any], labels: jax.Array) -> jax.Array:
+        assert self.attack is not None
+        return self.attack(key, x, lambda x: self.measure(outputs(x), labels)["loss"], self.mean, self.std)
 
     def measure(self, outputs: Any, labels: jax.Array) -> dict[str, jax.Array]:
         """The metrics of outputs against labels."""

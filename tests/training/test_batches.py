@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from variables import alive, cross_entropy, mlp, normalized
+from variables import alive, cross_entropy, mlp, normalized, spaced
 
 from mcjax import Augmentation, Task, models, supervised
 from mcjax.training.batches import (
@@ -81,14 +81,15 @@ def test_whole_batches_and_what_is_left(batch_size, shape, rest):
     ("count", "batch_size", "shape"),
     [(60, 20, (3, 20)), (50, 20, (3, 16)), (7, 20, (1, 7)), (10_000, 60, (2, 60)), (10_000, 1000, (1, 120))],
 )
-def test_the_first_examples_in_equal_batches(tiny_task, tiny_data, count, batch_size, shape):
+def test_examples_at_equal_distances_in_equal_batches(tiny_task, tiny_data, count, batch_size, shape):
     (images, labels), size = fixed(tiny_task, count, batch_size)
     taken = shape[0] * shape[1]
     assert (size, len(labels)) == (shape[1], taken)
     assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images, tiny_data.train_images[:taken])
-    np.testing.assert_array_equal(labels, tiny_data.train_labels[:taken])
-    batches, size = equal_batches(tuple(part[:count] for part in tiny_task.train), batch_size)
+    some = tuple(spaced(part, min(count, 120)) for part in (tiny_data.train_images, tiny_data.train_labels))
+    np.testing.assert_array_equal(images, some[0][:taken])
+    np.testing.assert_array_equal(labels, some[1][:taken])
+    batches, size = equal_batches(some, batch_size)
     assert size == shape[1]
     np.testing.assert_array_equal(batches[0], images.reshape(*shape, 8, 8, 1))
     np.testing.assert_array_equal(batches[1], labels.reshape(shape))
@@ -98,7 +99,7 @@ def test_examples_are_augmented_once_and_for_all(tiny_model, tiny_data):
     task = supervised(tiny_model, tiny_data, augmentation=FLIPS)
     one, again = (fixed(task, 60, 20)[0][0] for _ in range(2))
     np.testing.assert_array_equal(one, again)
-    given = tiny_data.train_images[:60]
+    given = spaced(tiny_data.train_images, 60)
     same = (one == given).all((1, 2, 3))
     mirrored = (one == given[:, :, ::-1]).all((1, 2, 3))
     assert (same ^ mirrored).all()
@@ -176,6 +177,6 @@ def test_the_objective_of_a_loss_of_ones_own():
 
     theta = {"w": np.float32([1, -2, 0.5])}
     task = Task(loss, X, init=lambda key: {"w": jnp.zeros(3)})
-    expected = np.abs(np.float64(X[:20]) @ theta["w"]).mean() + 0.05 * np.square(theta["w"]).sum()
+    expected = np.abs(np.float64(spaced(X, 20)) @ theta["w"]).mean() + 0.05 * np.square(theta["w"]).sum()
     found, size = fixed(task, 20, 10)
     np.testing.assert_allclose(objective(task, theta, found, size, 0.1), expected, rtol=1e-5)

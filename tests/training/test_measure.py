@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from refusals import says
 from scipy.special import expit
-from streams import from_host
-from variables import alive, cross_entropy, mlp, normalized, stacked
+from streams import from_host, rows_of
+from variables import alive, cross_entropy, mlp, normalized, spaced, stacked
 
 from mcjax import InputError, SpecError, Task, data, evaluate, models, supervised, trees
 from mcjax.training import Criterion, estimate_statistics
@@ -101,12 +101,14 @@ def test_batch_statistics_are_those_of_the_training_images(tiny_data):
         for images in (tiny_data.train_images, tiny_data.test_images)
     )
     for count, calibration in ((None, None), (None, 10), (20, None)):
-        known = train[:calibration]
-        x = (test[:count] - known.mean(0)) / np.sqrt(known.var(0) + 1e-5) * norm["scale"] + norm["bias"]
+        known = spaced(train, calibration or len(train))
+        images = spaced(test, count or len(test))
+        x = (images - known.mean(0)) / np.sqrt(known.var(0) + 1e-5) * norm["scale"] + norm["bias"]
         logits = np.maximum(x, 0) @ dense["kernel"] + dense["bias"]
         criterion = Criterion("loss", "test", count, calibration_examples=calibration)
         got = jax.jit(lambda theta, c=criterion: c(task, theta))(theta)
-        np.testing.assert_allclose(got, values(logits, tiny_data.test_labels[:count])["loss"], rtol=1e-4)
+        labels = spaced(tiny_data.test_labels, count or len(test))
+        np.testing.assert_allclose(got, values(logits, labels)["loss"], rtol=1e-4)
 
 
 def test_batch_statistics_are_those_under_the_augmentation_of_training(tiny_colour_data):
@@ -218,7 +220,8 @@ def test_criteria_on_streams_read_training_examples_for_statistics_alone(kind, r
         criterion = Criterion("error", split, n, batch_size=15, calibration_examples=60)
         criterion.check(streamed)
         got = measure_networks(criterion, streamed, thetas)
-        np.testing.assert_array_equal(got, measure_networks(criterion, task, thetas))
+        some = {"train": rows_of(task.train, slice(60)), split: rows_of(task.split(split), slice(n))}
+        np.testing.assert_array_equal(got, measure_networks(criterion, task.with_examples(**some), thetas))
         assert sources[split].begun == [0]
     assert sources["train"].begun == ([] if kind == "tiny" else [0, 0])
 

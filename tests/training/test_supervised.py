@@ -12,7 +12,8 @@ import pytest
 from refusals import says
 from variables import alive, cross_entropy, mlp, normalized
 
-from mcjax import Augmentation, InputError, data, models, supervised, trees
+from mcjax import Augmentation, InputError, TrainConfig, data, evaluate, models, supervised, train_endpoints, trees
+from mcjax.data import PgdAttack
 from mcjax.training.endpoints import endpoint_fit
 from mcjax.training.fit import parts_of
 from mcjax.training.loss import outcome
@@ -116,6 +117,42 @@ def test_the_loss_is_in_training_mode_and_metrics_in_evaluation_mode(normed, nor
     outputs = logits(stats["mean"], stats["var"])
     np.testing.assert_allclose(evaluated["loss"], cross_entropy(outputs, batch[1]).mean(), rtol=1e-4)
     np.testing.assert_allclose(evaluated["accuracy"], (outputs.argmax(1) == batch[1]).mean(), rtol=1e-6)
+
+
+def test_attacks_raise_the_loss_in_training_and_are_measured_beside_the_images(tiny_model, tiny_data, tiny_task, key):
+    """A network, attacked by hand in either mode, whose gradient is that of a loss of the attacked images."""
+    attack = PgdAttack(epsilon=0.1, step_size=0.05, steps=3)
+    robust, theta = supervised(tiny_model, tiny_data, attack=attack), alive(tiny_model)
+    images, labels = (each[:30] for each in robust.train)
+    x, moments = normalized(images, tiny_data), (tiny_data.mean, tiny_data.std)
+
+    def loss(theta, x):
+        return optax.softmax_cross_entropy_with_integer_labels(tiny_model.apply(theta, x), labels).mean()
+
+    attack_key, _ = jax.random.split(key)
+    attacked = attack(attack_key, x, lambda x: loss(theta, x), *moments)
+    training = jax.value_and_grad(lambda theta: robust.loss(theta, (images, labels), key)[:2], has_aux=True)
+    (value, found), gradient = training(theta)
+    expected, slope = jax.value_and_grad(loss)(theta, attacked)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    chex.assert_trees_all_close(gradient, slope, rtol=1e-4, atol=1e-6)
+    assert value > loss(theta, x) + 0.05
+    assert found.keys() == {"loss", "accuracy"}
+    measured, clean = (task.measure(theta, (images, labels)) for task in (robust, tiny_task))
+    assert measured.keys() == {"loss", "accuracy", "robust_loss", "robust_accuracy"}
+    np.testing.assert_allclose(measured["loss"], clean["loss"], rtol=1e-6)
+    again = attack(jax.random.key(0), x, lambda x: loss(theta, x), *moments)
+    np.testing.assert_allclose(measured["robust_loss"], loss(theta, again), rtol=1e-5)
+    assert measured["robust_accuracy"] <= measured["accuracy"]
+
+
+def test_training_against_attacks_makes_networks_robust(tiny_model, tiny_data, key):
+    attack = PgdAttack(epsilon=0.25, step_size=0.1, steps=3)
+    robust = supervised(tiny_model, tiny_data, attack=attack)
+    config = TrainConfig(epochs=20, batch_size=20)
+    plain, hardened = (train_endpoints(key, task, config).theta for task in (supervised(tiny_model, tiny_data), robust))
+    losses = [evaluate(robust, theta)[0]["robust_loss"].item() for theta in (plain, hardened)]
+    assert losses[1] < 0.7 * losses[0]
 
 
 def test_images_are_augmented_by_the_default_of_the_data_or_as_it_is_said(tiny_data, tiny_colour_data, tiny_model):

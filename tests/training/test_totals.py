@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from refusals import says
 from streams import Source, Watched, rows_of
+from variables import spaced
 
 from mcjax import InputError, make_mesh
 from mcjax.data import Stream, blocks
@@ -32,10 +33,10 @@ def on_batch(theta, batch, number):
     }
 
 
-def by_hand(sizes, thetas):
+def by_hand(sizes, thetas, data):
     """The totals of batches of these sizes in float64, (points[, pairs], ...)."""
     n = sum(sizes)
-    x, y = np.float64(DATA["x"][:n]), DATA["y"][:n]
+    x, y = np.float64(data["x"][:n]), data["y"][:n]
     numbers = np.arange(len(sizes)).repeat(sizes)
     scaled = x * 2 * np.float64(thetas)[..., None, :]
     return {
@@ -46,8 +47,8 @@ def by_hand(sizes, thetas):
     }
 
 
-def check(found, sizes, thetas):
-    expected = by_hand(sizes, thetas)
+def check(found, sizes, thetas, data=DATA):
+    expected = by_hand(sizes, thetas, data)
     moments = found["moments"]
     got = {**found["mean"].value, "mean": moments.mean, "variance": moments.square / moments.samples[..., None]}
     for name, value in expected.items():
@@ -76,11 +77,16 @@ def check(found, sizes, thetas):
 )
 @pytest.mark.parametrize("pairs", [False, True], ids=["points", "pairs"])
 def test_totals_are_those_of_the_batches(reading, of_arrays, of_streams, pairs):
-    """Whatever the batches of the source and the blocks are; to the bit those of arrays, where the batches are."""
+    """Whatever the batches of the source and the blocks are; to the bit those of arrays, where the batches are.
+
+    Fewer examples than all are evenly spaced in arrays, and the first ones of a stream.
+    """
     thetas = PAIRS if pairs else THETAS
     points = Points(doubled, thetas, pairs, chunk=2)
-    on_arrays = totals(on_batch_, DATA, reading, points)
-    check(on_arrays, of_arrays, thetas)
+    n = reading.examples or 43
+    some = jax.tree.map(lambda leaf: spaced(leaf, n), DATA)
+    check(totals(on_batch_, DATA, reading, points), of_arrays, thetas, some)
+    on_arrays = totals(on_batch_, jax.tree.map(lambda leaf: leaf[:n], DATA), reading, points)
     for size, in_a_block in ((5, 2), (43, 1), (7, 100)):
         source = Source(DATA, size)
         found = totals(on_batch_, source.stream(in_a_block, reading.batch_size), reading, points)

@@ -1,0 +1,188 @@
+"""Theorem 3.1 and appendix D of the neuron-alignment paper as numbers, on the digits.
+
+    python -m experiments.convergence
+    python -m experiments.convergence --deltas 1 0.1 0.001 --iterations 8
+
+Two networks of huberized ReLUs (eq. 11) are joined by PAM, whose control points are bounded (eq. 15). After every
+iteration: Q + R, which part 1 of the theorem bounds; the norms of its least subgradients, which are zero at the
+critical points of part 2; and Q + R of the same curve with ReLUs in the place of huberized ones, which theorem D.2
+says to fall too, as long as the proximal terms exceed the right side of eq. 19. Then the bounds of the appendix beside
+what they bound, over the digits and all t: eq. 18, the norm of the outputs; eq. 20, the distance of the two
+activations, which is delta / 2 (below eq. 11 the paper says delta); eq. 22, the distance of the two outputs; and the
+right side of eq. 19. K_W is the largest spectral norm of a layer on the curve, with its biases (eq. 10), and the cross
+entropy is sqrt(2)-Lipschitz in the logits. A minute on two cores.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from mcjax import (
+    SGD,
+    FitConfig,
+    PamConfig,
+    Task,
+    TrainConfig,
+    bezier,
+    data,
+    evaluate_path,
+    fit_pam,
+    match_activations,
+    models,
+    supervised,
+    train_endpoints,
+    trees,
+)
+from mcjax.curves import PamFit, PermutationFitConfig
+from mcjax.runs.tables import table
+
+LIPSCHITZ = 2**0.5
+"""The cross entropy's constant in the Euclidean norm of the logits: its gradient is softmax(y) - onehot."""
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """The networks, and the length of PAM."""
+
+    deltas: tuple[float, ...] = (1.0, 0.1, 0.001)
+    """Widths of the quadratic part of the huberized ReLU."""
+    widths: tuple[int, ...] = (16, 16)
+    iterations: int = 5
+    epochs: int = 60
+    """Epochs of a network."""
+    curve_epochs: int = 10
+    """Epochs of a curve half-step."""
+    permutation_epochs: int = 5
+    nu: float = 1e3
+    """Constant of both proximal terms."""
+    points: int = 11
+    """Points t of the objective."""
+    norm_bound: float = 10.0
+    aligned: bool = True
+    """Start from the match of activations, rather than the identity."""
+
+
+class Bounds(NamedTuple):
+    """The bounds of appendix D, and what each of them bounds, over images and points of a curve."""
+
+    spectral_norm: float
+    outputs: float
+    outputs_bound: float
+    activation_gap: float
+    output_gap: float
+    output_gap_bound: float
+    criterion: float
+
+
+def layers(theta: trees.Tree) -> list[np.ndarray]:
+    """The matrices of an MLP in homogeneous coordinates (eq. 10): [[W, b], [0, 1]], and [W, b] at last."""
+    params = trees.params(theta)
+    found = []
+    for i in range(len(params)):
+        layer = {name: np.asarray(leaf, np.float64) for name, leaf in params[f"Dense_{i}"].items()}
+        matrix = np.concatenate([layer["kernel"].T, layer["bias"][:, None]], 1)
+        if i < len(params) - 1:
+            matrix = np.concatenate([matrix, np.eye(1, matrix.shape[1], matrix.shape[1] - 1)])
+        found.append(matrix)
+    return found
+
+
+def bounds(huberized: Task, rectified: Task, thetas: list[trees.Tree], delta: float) -> Bounds:
+    """The bounds over the training images and some networks of a curve.
+
+    Args:
+        huberized: the task of huberized networks.
+        rectified: that of the same networks with ReLUs.
+        thetas: the networks.
+        delta: the width of the huberized ReLU.
+    """
+    x = huberized.model_inputs(huberized.train)
+    matrices = [layers(theta) for theta in thetas]
+    K_W = max(np.linalg.norm(matrix, 2) for each in matrices for matrix in each)
+    K_X = np.linalg.norm(
+        np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1), np.ones((len(x), 1))], 1), axis=1
+    )
+    depth, width = len(matrices[0]), max(matrix.shape[0] for matrix in matrices[0][:-1]) - 1
+    outputs = [
+        [np.asarray(task.model.apply(theta, x), np.float64) for theta in thetas] for task in (rectified, huberized)
+    ]
+    z = np.linspace(-2 * delta, 3 * delta, 100_001)
+    huber = np.where(z < 0, 0, np.where(z < delta, z**2 / (2 * delta), z - delta / 2))
+    # Eq. 22: sqrt(M) delta / 2 times the sum of the first powers of K_W.
+    gap = np.sqrt(width) * delta / 2 * sum(K_W**i for i in range(1, depth))
+    return Bounds(
+        spectral_norm=K_W,
+        outputs=max(np.linalg.norm(y, axis=1).max() for y in outputs[0]),
+        outputs_bound=K_W**depth * K_X.max(),
+        activation_gap=np.abs(np.maximum(z, 0) - huber).max(),
+        output_gap=max(np.linalg.norm(a - b, axis=1).max() for a, b in zip(*outputs, strict=True)),
+        output_gap_bound=gap,
+        criterion=LIPSCHITZ * gap,
+    )
+
+
+def iterates(config: Convergence, delta: float) -> tuple[Task, Task, list[PamFit]]:
+    """The task, that of ReLUs, and PAM after 1, 2, ... iterations, each of which begins with all those before."""
+    digits = data.load("digits")
+    shape, widths = digits.image_shape, list(config.widths)
+    huberized, rectified = (
+        supervised(models.create("mlp", 10, shape, widths=widths, activation=name), digits)
+        for name in (f"huberized_relu({delta})", "relu")
+    )
+    keys = jax.random.split(jax.random.key(0))
+    theta_1, theta_2 = trees.unstack(train_endpoints(keys, huberized, TrainConfig(epochs=config.epochs)).theta)
+    P = match_activations(huberized, theta_1, theta_2).P if config.aligned else None
+    # A constant rate, so that fewer iterations are the first ones of more.
+    settings = FitConfig(epochs=config.curve_epochs, optimizer=SGD(0.02, "constant"))
+    matrices = PermutationFitConfig(epochs=config.permutation_epochs)
+    fits = []
+    for iterations in range(1, config.iterations + 1):
+        pam = PamConfig(
+            settings, matrices, iterations, nu_P=config.nu, nu_phi=config.nu, lookahead=False, slopes=True,
+            objective_points=config.points, norm_bound=config.norm_bound,
+        )  # fmt: skip
+        fits.append(fit_pam(jax.random.key(1), huberized, bezier(huberized.spec), theta_1, theta_2, P, pam))
+    return huberized, rectified, fits
+
+
+def objective(task: Task, fit: PamFit, points: int, weight_decay: float = FitConfig.weight_decay) -> float:
+    """Q + R of a curve over all training images, with the activations of a task."""
+    ts = (np.arange(points) + 0.5) / points
+    along = evaluate_path(task, fit.path, ts)
+    squares = [float(trees.dot(*(2 * [trees.params(fit.path(jnp.float32(t)))]))) for t in ts]
+    return float(np.mean(along.train_loss) + weight_decay / 2 * np.mean(squares))
+
+
+def main(config: Convergence) -> None:
+    """Fit and print the two tables."""
+    rows, limits = [], []
+    for delta in config.deltas:
+        huberized, rectified, fits = iterates(config, delta)
+        last = fits[-1]
+        assert last.slopes is not None
+        found = bounds(huberized, rectified, [last.path(t) for t in np.linspace(0, 1, 21, dtype=np.float32)], delta)
+        proximal = (last.distance**2 / (2 * config.nu) * last.accepted).reshape(-1, 2).sum(1)
+        for k in range(config.iterations + 1):
+            rectifieds = "" if k == 0 else f"{objective(rectified, fits[k - 1], config.points):.5f}"
+            paid = "" if k == 0 else f"{proximal[k - 1]:.2e}"
+            rows.append(
+                [f"{delta:g}", str(k), f"{last.objective[2 * k]:.5f}", rectifieds, paid, f"{found.criterion:.2e}"]
+                + [f"{each[k]:.4f}" for each in last.slopes]
+            )
+        limits.append(
+            [f"{delta:g}", f"{found.spectral_norm:.2f}", f"{found.outputs:.1f} / {found.outputs_bound:.0f}"]
+            + [f"{found.activation_gap:g}", f"{found.output_gap:.3g} / {found.output_gap_bound:.3g}"]
+            + [f"{found.criterion:.3g}", f"{int((proximal >= found.criterion).sum())} of {config.iterations}"]
+        )
+    head = ["delta", "iteration", "Q + R", "with ReLUs", "proximal terms", "eq. 19", "slope, phi", "slope, P"]
+    print(table(head, rows))
+    head = ["delta", "K_W", "outputs / eq. 18", "activations (eq. 20)", "outputs apart / eq. 22", "right of eq. 19"]
+    print(table([*head, "iterations that meet it"], limits))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Convergence))
