@@ -103,9 +103,8 @@ def bounds(huberized: Task, rectified: Task, thetas: list[trees.Tree], delta: fl
     x = huberized.model_inputs(huberized.train)
     matrices = [layers(theta) for theta in thetas]
     K_W = max(np.linalg.norm(matrix, 2) for each in matrices for matrix in each)
-    K_X = np.linalg.norm(
-        np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1), np.ones((len(x), 1))], 1), axis=1
-    )
+    # Inputs in homogeneous coordinates too.
+    K_X = np.sqrt(np.square(np.asarray(x, np.float64)).reshape(len(x), -1).sum(1) + 1).max()
     depth, width = len(matrices[0]), max(matrix.shape[0] for matrix in matrices[0][:-1]) - 1
     outputs = [
         [np.asarray(task.model.apply(theta, x), np.float64) for theta in thetas] for task in (rectified, huberized)
@@ -115,9 +114,9 @@ def bounds(huberized: Task, rectified: Task, thetas: list[trees.Tree], delta: fl
     # Eq. 22: sqrt(M) delta / 2 times the sum of the first powers of K_W.
     gap = np.sqrt(width) * delta / 2 * sum(K_W**i for i in range(1, depth))
     return Bounds(
-        spectral_norm=K_W,
+        spectral_norm=float(K_W),
         outputs=max(np.linalg.norm(y, axis=1).max() for y in outputs[0]),
-        outputs_bound=K_W**depth * K_X.max(),
+        outputs_bound=K_W**depth * K_X,
         activation_gap=np.abs(np.maximum(z, 0) - huber).max(),
         output_gap=max(np.linalg.norm(a - b, axis=1).max() for a, b in zip(*outputs, strict=True)),
         output_gap_bound=gap,
@@ -145,7 +144,7 @@ def iterates(config: Convergence, delta: float) -> tuple[Task, Task, list[PamFit
             settings, matrices, iterations, nu_P=config.nu, nu_phi=config.nu, lookahead=False, slopes=True,
             objective_points=config.points, norm_bound=config.norm_bound,
         )  # fmt: skip
-        fits.append(fit_pam(jax.random.key(1), huberized, bezier(huberized.spec), theta_1, theta_2, P, pam))
+        fits.append(fit_pam(jax.random.key(1), huberized, bezier(huberized.model.spec), theta_1, theta_2, P, pam))
     return huberized, rectified, fits
 
 
@@ -166,19 +165,24 @@ def main(config: Convergence) -> None:
         assert last.slopes is not None
         found = bounds(huberized, rectified, [last.path(t) for t in np.linspace(0, 1, 21, dtype=np.float32)], delta)
         proximal = (last.distance**2 / (2 * config.nu) * last.accepted).reshape(-1, 2).sum(1)
-        for k in range(config.iterations + 1):
-            rectifieds = "" if k == 0 else f"{objective(rectified, fits[k - 1], config.points):.5f}"
-            paid = "" if k == 0 else f"{proximal[k - 1]:.2e}"
-            rows.append(
-                [f"{delta:g}", str(k), f"{last.objective[2 * k]:.5f}", rectifieds, paid, f"{found.criterion:.2e}"]
-                + [f"{each[k]:.4f}" for each in last.slopes]
-            )
+        rectifieds = [f"{objective(rectified, fit, config.points):.5f}" for fit in fits]
+        paid = [f"{each:.2e}" for each in proximal]
+        for k, (of_relu, terms) in enumerate(zip(["", *rectifieds], ["", *paid], strict=True)):
+            slopes = [f"{each[k]:.4f}" for each in last.slopes]
+            rows.append([f"{delta:g}", str(k), f"{last.objective[2 * k]:.5f}", of_relu, terms, *slopes])
+        met = int((proximal >= found.criterion).sum())
         limits.append(
-            [f"{delta:g}", f"{found.spectral_norm:.2f}", f"{found.outputs:.1f} / {found.outputs_bound:.0f}"]
-            + [f"{found.activation_gap:g}", f"{found.output_gap:.3g} / {found.output_gap_bound:.3g}"]
-            + [f"{found.criterion:.3g}", f"{int((proximal >= found.criterion).sum())} of {config.iterations}"]
+            [
+                f"{delta:g}",
+                f"{found.spectral_norm:.2f}",
+                f"{found.outputs:.1f} / {found.outputs_bound:.0f}",
+                f"{found.activation_gap:g}",
+                f"{found.output_gap:.3g} / {found.output_gap_bound:.3g}",
+                f"{found.criterion:.3g}",
+                f"{met} of {config.iterations}",
+            ]
         )
-    head = ["delta", "iteration", "Q + R", "with ReLUs", "proximal terms", "eq. 19", "slope, phi", "slope, P"]
+    head = ["delta", "iteration", "Q + R", "with ReLUs", "proximal terms", "slope, phi", "slope, P"]
     print(table(head, rows))
     head = ["delta", "K_W", "outputs / eq. 18", "activations (eq. 20)", "outputs apart / eq. 22", "right of eq. 19"]
     print(table([*head, "iterations that meet it"], limits))
