@@ -13,10 +13,14 @@ import numpy as np
 Factors = dict[str, np.ndarray]
 """The factors of the outputs of units by group, float32 (n,) each, zero for a dropped unit."""
 
-COARSE = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-"""Exponents of n / (units kept): the rescaling factors of the coarse line search."""
+COARSE = (0.0, 0.5, 1.0, 1.5)
+"""Exponents of n / (units kept): the rescaling factors of the coarse line search from 1 on; 0 and 1/2 are others."""
 FINE = 12
-"""The number of factors of the fine line search, between the neighbours of the best coarse one."""
+"""The number of factors of each fine line search, between the neighbours of the best so far."""
+REFINED = 2
+"""The number of fine line searches."""
+LARGEST = 2.0**20
+"""The factor at which the search for an upper bracket ends."""
 
 
 class Selection(NamedTuple):
@@ -36,6 +40,10 @@ class Selection(NamedTuple):
             group: (subset * self.factors[i, j] if j >= i else np.ones_like(subset)).astype(np.float32)
             for j, (group, subset) in enumerate(self.subsets.items())
         }
+
+    def with_factors(self, change: Callable[[int, np.ndarray], np.ndarray]) -> "Selection":
+        """The same subsets with other factors of each theta_{i + 1}: (i, its factors) -> its factors."""
+        return self._replace(factors=np.stack([change(i, factors) for i, factors in enumerate(self.factors)]))
 
 
 @dataclass(frozen=True)
@@ -101,23 +109,23 @@ class SubsetSearch:
         return factors[i + 1] if i + 1 < self.depth else factors[i].copy()
 
     def _best(self, i: int, start: np.ndarray, candidates: list[Factors]) -> tuple[Factors, np.ndarray]:
-        """The best candidate for theta_{i + 1} and its factors, by a coarse line search for all and a fine one."""
+        """The best candidate for theta_{i + 1} and its factors, of all r >= 0."""
         unbiased = self._unbiased(i)
         if self.rescale == "fixed":
-            factors = self._with_factor(i, start, unbiased)
-            values = self._measure(i, [(subsets, factors) for subsets in candidates])
-            return candidates[int(values.argmin())], factors
+            factors = self.with_factor(i, start, unbiased)
+            return candidates[int(self._measure(i, [(subsets, factors) for subsets in candidates]).argmin())], factors
         # Coarse: each candidate with each factor.
-        coarse = [unbiased**exponent for exponent in COARSE]
-        tried = [(subsets, self._with_factor(i, start, r)) for r in coarse for subsets in candidates]
-        best = int(self._measure(i, tried).argmin())
-        subsets, at = tried[best][0], best // len(candidates)
-        # Fine: the best candidate with factors between the neighbours of its best one.
-        around = np.linspace(coarse[max(at - 1, 0)], coarse[min(at + 1, len(coarse) - 1)], FINE)
-        fine = [(subsets, self._with_factor(i, start, r)) for r in (*around, coarse[at])]
-        return fine[int(self._measure(i, fine).argmin())]
+        coarse = np.array([0.0, 0.5, *(unbiased**exponent for exponent in COARSE)])
+        tried = [(subsets, self.with_factor(i, start, r)) for r in coarse for subsets in candidates]
+        values = self._measure(i, tried).reshape(len(coarse), len(candidates))
+        best = int(values.min(0).argmin())
 
-    def _with_factor(self, i: int, start: np.ndarray, r: float) -> np.ndarray:
+        def measure(factors: np.ndarray) -> np.ndarray:
+            return self._measure(i, [(candidates[best], self.with_factor(i, start, r)) for r in factors])
+
+        return candidates[best], self.with_factor(i, start, line_search(measure, coarse, values[:, best]))
+
+    def with_factor(self, i: int, start: np.ndarray, r: float) -> np.ndarray:
         """The factors with r for layer i, or for all layers from i on if rescale is "one"."""
         factors = start.copy()
         factors[:i] = 1
@@ -139,3 +147,27 @@ class SubsetSearch:
             found = self.losses({g: np.stack([masks[g] for masks in filled]) for g in self.sizes})
             values.append(np.asarray(found)[: len(part)])
         return np.nan_to_num(np.concatenate(values), nan=np.inf)
+
+
+def line_search(measure: Callable[[np.ndarray], np.ndarray], factors: np.ndarray, values: np.ndarray) -> float:
+    """The factor r >= 0 of least value: bracket it, then refine between the neighbours of the best.
+
+    Args:
+        measure: Factors (k,) -> their values (k,).
+        factors: The factors known so far, increasing from 0.
+        values: Their values.
+
+    Returns:
+        The factor, of a value no higher than any measured one. It is a minimum if there is but one.
+    """
+    # Bracket: double the largest factor until another one is better.
+    while values.argmin() == len(values) - 1 and factors[-1] < LARGEST:
+        more = factors[-1] * 2.0 ** np.arange(1, 5)
+        factors, values = np.concatenate([factors, more]), np.concatenate([values, measure(more)])
+    for _ in range(REFINED):
+        best = int(values.argmin())
+        around = np.linspace(factors[max(best - 1, 0)], factors[min(best + 1, len(factors) - 1)], FINE + 2)[1:-1]
+        factors, values = np.concatenate([factors, around]), np.concatenate([values, measure(around)])
+        order = np.argsort(factors, kind="stable")
+        factors, values = factors[order], values[order]
+    return float(factors[values.argmin()])

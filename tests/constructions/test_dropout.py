@@ -13,6 +13,7 @@ from variables import alive, drawn
 from mcjax import InputError, Task, models, supervised, trees
 from mcjax.constructions.chain import Chain, Layer, chain_of, scale_outputs
 from mcjax.constructions.dropout import drop_units, dropout_stability, kept_units
+from mcjax.constructions.subset_search import line_search
 from mcjax.training import Criterion
 from mcjax.training.supervised import label_losses
 
@@ -79,10 +80,46 @@ def test_the_line_search_finds_factors_and_theta_i_are_the_definition(
         if rescale == "layer":
             # The best factor of one layer, by a dense grid of its own.
             kept = stable.keep["dense_1"]
-            best = min(measured({"dense_1": kept * r}) for r in np.linspace(1, 2.5**1.25, 131))
-            assert stable.losses[1] <= best + 1e-3
+            best = min(measured({"dense_1": kept * r}) for r in np.linspace(0, 4, 201))
+            assert stable.losses[1] <= best + 1e-4
     # Of the same subsets in layer 2, a factor that is searched for is at least as good.
     assert losses["layer"][1] <= losses["fixed"][1] + 1e-6
+
+
+@pytest.mark.parametrize("best", [0.0, 0.03, 0.4, 0.97, 1.0, 1.9, 40.0])
+def test_the_line_search_is_over_all_factors(best):
+    asked = []
+
+    def squares(factors):
+        asked.extend(factors)
+        return (np.asarray(factors) - best) ** 2
+
+    factors = np.array([0, 0.5, 1, 2**0.5, 2, 2**1.5])
+    found = line_search(squares, factors, squares(factors))
+    assert abs(found - best) < 0.01 * max(1, best)
+    assert squares([found])[0] == min(squares(asked))
+    # Bounded below though it has no minimum.
+    assert 2**20 <= line_search(lambda r: 1 / (1 + r), factors, 1 / (1 + factors)) < 2**24
+
+
+def test_a_network_that_is_better_silent_is_silenced(tiny_model, tiny_ends, tiny_task):
+    """With outputs of the wrong sign every r > 0 is worse than r = 0, at which the classes are guessed: ln 3."""
+    wrong = jax.tree.map(np.array, tiny_ends[0])
+    wrong["params"]["Dense_2"]["kernel"] *= -1
+    wrong["params"]["Dense_2"]["bias"] *= 0
+    for rescale in ("layer", "one"):
+        stable = dropout_stability(jax.random.key(0), tiny_task, wrong, 0.2, draws=3, rescale=rescale)
+        assert (stable.losses <= np.log(3) + 1e-5).all()
+        assert stable.loss > np.log(3)
+    # What is dropped does not matter to a network that is right; of all examples no factor is worse than r = 1.
+    for seed in range(3):
+        stable = dropout_stability(jax.random.key(seed), tiny_task, tiny_ends[0], 0.2, draws=1, search_examples=4)
+        for i, theta in enumerate(("dense_0", "dense_1")):
+            for r in (0, 1):
+                factors = {g: stable.factors[i, j] for j, g in enumerate(stable.keep) if j >= i} | {theta: r}
+                masks = {g: np.float32(stable.keep[g] * factor) for g, factor in factors.items()}
+                other = scale_outputs(chain_of(tiny_model), tiny_ends[0], masks)
+                assert stable.losses[i] <= float(Criterion()(tiny_task, other)) + 1e-6
 
 
 class Normed(nn.Module):
