@@ -1,7 +1,7 @@
 """Interlayer maps of a feed-forward network: from the preactivation of one layer to those of later layers.
 
-Notation of Kuditipudi et al., 2019, after Arora et al., 2018: x^i is the preactivation of layer i, A_i the linear map of
-layer i, phi everything between x^i and A_{i+1}, pooling included, and M^{i, j} the map from x^i to x^j. Layers are
+Notation of Kuditipudi et al., 2019, after Arora et al., 2018: x^i is the preactivation of layer i, A_i the linear map
+of layer i, phi everything between x^i and A_{i+1}, pooling included, and M^{i, j} the map from x^i to x^j. Layers are
 counted from 1 to d.
 """
 
