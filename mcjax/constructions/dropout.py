@@ -194,6 +194,83 @@ def drop_units(key: jax.Array, model: Model, theta: trees.Tree, fraction: float 
     return scale_outputs(chain, theta, random_factors(key, chain, fraction))
 
 
+class DropoutLines(NamedTuple):
+    """The losses on straight lines from a network to random dropout networks (Lemma 3).
+
+    Attributes:
+        losses: The criterion at t on each line, (draws, ts): at t = 0 that of the network.
+        ts: The values of t, from 0 to 1.
+    """
+
+    losses: np.ndarray
+    ts: np.ndarray
+
+    @property
+    def rises(self) -> np.ndarray:
+        """The highest loss on each line minus that of the network, (draws,), at least 0."""
+        return self.losses.max(1) - self.losses[:, 0]
+
+    def probability(self, rise: float) -> float:
+        """The share of draws whose line rises by no more than `rise`; the lemma wants at least 1/4."""
+        return float((self.rises <= rise).mean())
+
+    def rise(self, probability: float = 0.25) -> float:
+        """The least rise that this share of draws does not exceed."""
+        return float(np.sort(self.rises)[max(math.ceil(probability * len(self.rises) - 1e-9) - 1, 0)])
+
+
+def dropout_lines(
+    key: jax.Array,
+    task: Task,
+    theta: trees.Tree,
+    fraction: float | dict[str, float],
+    *,
+    draws: int = 100,
+    ts: int = 5,
+    criterion: Criterion | None = None,
+    chunk: int | None = None,
+) -> DropoutLines:
+    """Measure the loss on the lines from a network to its copies by `drop_units`, over the coins of Algorithm 1.
+
+    Source: Kuditipudi et al. 2019, Lemma 3: with a probability of at least 1/4 the rise is at most of the order of
+    sqrt(p) epsilon, for p up to 3/4 and the epsilon of Definition 4 (`mcjax.landscape.noise_stability`).
+
+    Args:
+        key: Draws the coins.
+        task: The task, with a feed-forward model.
+        theta: One network.
+        fraction: The probability p in (0, 1) that a unit is dropped, for all hidden layers or by group.
+        draws: The number of dropout networks.
+        ts: The number of values of t on each line, ends included.
+        criterion: The criterion to measure (None: the loss on all training examples).
+        chunk: Networks in memory at once (None: 16, or 1 where convolutions run faster one after another).
+
+    Returns:
+        The losses, by batch statistics that are re-estimated at each point.
+
+    Raises:
+        InputError: For a fraction outside (0, 1), or a model whose units cannot be dropped one by one.
+
+    Example::
+
+        lines = dropout_lines(key, task, theta, 0.2)
+        print(lines.probability(0.1), lines.rise(0.25))
+    """
+    model = check_task(task, model=True).model
+    assert model is not None
+    check_network(model, theta)
+    for name, value, least in (("draws", draws, 1), ("ts", ts, 2), ("chunk", 1 if chunk is None else chunk, 1)):
+        check_whole(name, value, least)
+    criterion = _check_criterion(criterion, task)
+    chain, at = chain_of(model), np.linspace(0, 1, ts, dtype=np.float32)
+    keys = jax.random.split(key, draws)
+    coins = jax.tree.map(np.asarray, jax.vmap(lambda each: random_factors(each, chain, fraction))(keys))
+    # theta + t (theta_1 - theta), line by line.
+    masks = jax.tree.map(lambda mask: (1 + at[:, None] * (mask[:, None] - 1)).reshape(draws * ts, -1), coins)
+    losses = _losses_of_masks(task, criterion, chunk, jax.tree.map(jnp.asarray, theta), masks)
+    return DropoutLines(np.asarray(losses).reshape(draws, ts), at)
+
+
 def random_factors(key: jax.Array, chain: Chain, fraction: float | dict[str, float]) -> dict[str, jax.Array]:
     """The factors of the outputs of units in Algorithm 1: 0, or 1 / (1 - fraction), (n,) per group. Pure.
 

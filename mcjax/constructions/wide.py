@@ -264,9 +264,9 @@ def _highest_of_rotation(problem: SparseProblem, end: _End, angle: float) -> flo
     """An upper bound of the energy on part 1 or 2, with C_1 alpha + O(alpha^2) of the theorem made explicit.
 
     On part 2, units w move to w' and output weights b to b'. In eq. 21, z(w) and z(w') differ from the z in between by
-    at most t |w - w'| and (1 - t) |w - w'| times the root of the norm of the covariance. So the outputs differ by at most
-    2 t (1 - t) sin(alpha / 2) (||b||_1 + ||b'||_1) times that root from those of the augmented linear path, whose energy
-    is at most that of its ends.
+    at most t |w - w'| and (1 - t) |w - w'| times the root of the norm of the covariance. So the outputs differ by at
+    most 2 t (1 - t) sin(alpha / 2) (||b||_1 + ||b'||_1) times that root from those of the augmented linear path, whose
+    energy is at most that of its ends.
     """
     spread = np.sqrt(np.linalg.norm(problem.x.T @ problem.x / len(problem.x), 2))
     weights = np.abs(end.fitted.weights).sum() + np.abs(end.few.weights).sum()
