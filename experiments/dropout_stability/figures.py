@@ -141,14 +141,15 @@ def constructed_paths(paths: Mapping[str, Any], title: str) -> Figure:
     the grey ones the function stays the same. Kuditipudi et al., Figure 3, right.
     """
     constructed = {name: path for name, path in paths.items() if name.startswith("Theorem")}
-    figure, rows = new_figure(len(constructed), 2, (9.0, 0.6 + 2.8 * len(constructed)), title, dpi=120)
-    for (left, right), (name, path) in zip(rows, constructed.items(), strict=True):
+    figure, rows = new_figure(len(constructed), 3, (12.0, 0.6 + 2.8 * len(constructed)), title, dpi=100)
+    for (left, *right), (name, path) in zip(rows, constructed.items(), strict=True):
         kinds = path["kinds"]
         # Every segment is drawn as long as any other.
         at = np.interp(path["ts"], path["knots"], np.arange(len(kinds) + 1))
         for axes, of, factor, label in (
             (left, "train_loss", 1, "train loss (nats)"),
-            (right, "test_accuracy", 100, "test accuracy (%)"),
+            (right[0], "train_accuracy", 100, "train accuracy (%)"),
+            (right[1], "test_accuracy", 100, "test accuracy (%)"),
         ):
             axes.plot(at, factor * np.array(path[of]), color="black", linewidth=1.8, label="constructed")
             for other, (said, color, style) in BESIDE.items():

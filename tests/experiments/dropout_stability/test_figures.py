@@ -49,15 +49,17 @@ def test_boxes_by_layer():
 
 def test_a_constructed_path_beside_others():
     at, loss = np.array([0, 0.5, 1, 2, 2.5, 3]), np.array([0.1, 0.2, 0.5, 0.5, 0.3, 0.1])
-    beside = {"train_loss": [0.1, 2.0, 0.1], "test_accuracy": [0.9, 0.1, 0.9]}
+    beside = {"train_loss": [0.1, 2.0, 0.1], "train_accuracy": [1, 0.2, 1], "test_accuracy": [0.9, 0.1, 0.9]}
     path = {
         "ts": (at / 3) ** 2, "knots": (np.arange(4) / 3) ** 2, "train_loss": loss.tolist(),
-        "test_accuracy": (1 - loss).tolist(), "kinds": ["a", "b", "line"], "segments": 5,
+        "train_accuracy": (1 - loss / 2).tolist(), "test_accuracy": (1 - loss).tolist(),
+        "kinds": ["a", "b", "line"], "segments": 5,
     }  # fmt: skip
     figure = constructed_paths({**dict.fromkeys(BESIDE, beside), "Theorem 1": path, "Theorem 2": path}, "MNIST")
-    left, right = figure.axes[:2]
+    left, middle, right = figure.axes[:3]
     # Knots are at whole numbers, whatever t they have.
     np.testing.assert_allclose(left.lines[0].get_xdata()[[0, 2, 3, 5]], [0, 1, 2, 3], atol=1e-12)
+    np.testing.assert_allclose(middle.lines[0].get_ydata(), 100 * (1 - loss / 2))
     np.testing.assert_allclose(right.lines[0].get_ydata(), 100 * (1 - loss))
     np.testing.assert_allclose(left.lines[1].get_xdata(), [0, 1.5, 3])
     colors = [line.get_color() for line in left.lines[5:8]]
