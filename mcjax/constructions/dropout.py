@@ -11,7 +11,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.constructions.chain import Chain, chain_of, check_network, scale_outputs
-from mcjax.constructions.subset_search import Selection, SubsetSearch
+from mcjax.constructions.subset_search import Factors, SubsetSearch
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
@@ -81,7 +81,7 @@ def dropout_stability(
         draws: The number of random subsets to compare, per layer or for all layers together.
         rescale: The factor r >= 0 of the kept units. "layer": a line search for each layer; "one": a line search for a
             common factor of all layers of a theta_i; "fixed": n / (units kept), as in Algorithm 1. A factor that is
-            searched for is never worse than 0 and 1.
+            searched for is by the criterion never worse than 0, 1 and n / (units kept).
         search: "layers" chooses the best subset of one layer after another from the top down, as in Definition 1.
             "together" draws the subsets of all layers at once, as in the paper's experiments.
         criterion: The criterion to measure, of the loss or the perplexity (None: the loss on all training examples).
@@ -120,24 +120,20 @@ def dropout_stability(
     quick = criterion if search_examples is None else _on_fewer_examples(criterion, search_examples)
     losses = partial(_losses_of_masks, task, quick, chunk, theta)
 
-    def drop(found: Selection) -> list[trees.Tree]:
-        """theta_1 to theta_{d-1}."""
-        return [scale_outputs(chain, theta, found.masks(i)) for i in range(len(kept))]
+    def exact(masks: list[Factors]) -> np.ndarray:
+        return measure_networks(criterion, task, trees.stack([scale_outputs(chain, theta, each) for each in masks]))
 
     # Definition 1: choose the subsets and their factors, on few examples.
-    subset_search = SubsetSearch(kept, dict(zip(chain.groups, chain.sizes, strict=True)), draws, rescale, losses)
+    sizes = dict(zip(chain.groups, chain.sizes, strict=True))
+    subset_search = SubsetSearch(kept, sizes, draws, rescale, losses, exact)
     found = subset_search.layer_by_layer(key) if search == "layers" else subset_search.together(key)
-    # Of the factors found and of r = 0 and 1, the best for each theta_i by the criterion itself.
-    others = () if rescale == "fixed" else (0.0, 1.0)
-    choices = [found, *(found.with_factors(partial(subset_search.with_factor, r=r)) for r in others)]
-    values = np.stack([measure_networks(criterion, task, trees.stack([theta, *drop(each)])) for each in choices])
-    losses = np.nan_to_num(values[:, 1:], nan=np.inf)
-    best = losses.argmin(0)
-    found = found._replace(factors=np.stack([choices[k].factors[i] for i, k in enumerate(best)]))
+    # theta_1 to theta_{d-1}, measured by the criterion itself.
+    thetas = trees.stack([scale_outputs(chain, theta, found.masks(i)) for i in range(len(kept))])
+    networks = jax.tree.map(lambda one, many: jnp.concatenate([one[None], many]), theta, thetas)
+    values = measure_networks(criterion, task, networks)
     keep = {group: subset > 0 for group, subset in found.subsets.items()}
     share = 1 - sum(kept.values()) / sum(chain.sizes)
-    thetas = trees.stack(drop(found))
-    return DropoutStability(theta, thetas, keep, found.factors, float(values[0, 0]), losses.min(0), share, criterion)
+    return DropoutStability(theta, thetas, keep, found.factors, float(values[0]), values[1:], share, criterion)
 
 
 def _check_criterion(criterion: Criterion | None, task: Task) -> Criterion:

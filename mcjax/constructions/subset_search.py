@@ -41,10 +41,6 @@ class Selection(NamedTuple):
             for j, (group, subset) in enumerate(self.subsets.items())
         }
 
-    def with_factors(self, change: Callable[[int, np.ndarray], np.ndarray]) -> "Selection":
-        """The same subsets with other factors of each theta_{i + 1}: (i, its factors) -> its factors."""
-        return self._replace(factors=np.stack([change(i, factors) for i, factors in enumerate(self.factors)]))
-
 
 @dataclass(frozen=True)
 class SubsetSearch:
@@ -56,6 +52,7 @@ class SubsetSearch:
         draws: The number of subsets to compare.
         rescale: "layer": a factor for each layer; "one": one factor for all layers of a theta_i; "fixed": n / kept.
         losses: Factors of candidates, float32 (candidates, n) per group -> their losses (candidates,).
+        exact: Factors of candidates, one by one -> their losses by all examples (candidates,).
     """
 
     kept: dict[str, int]
@@ -63,6 +60,7 @@ class SubsetSearch:
     draws: int
     rescale: str
     losses: Callable[[Any], Any]
+    exact: Callable[[list[Factors]], Any]
 
     @property
     def depth(self) -> int:
@@ -112,20 +110,28 @@ class SubsetSearch:
         """The best candidate for theta_{i + 1} and its factors, of all r >= 0."""
         unbiased = self._unbiased(i)
         if self.rescale == "fixed":
-            factors = self.with_factor(i, start, unbiased)
+            factors = self._with_factor(i, start, unbiased)
             return candidates[int(self._measure(i, [(subsets, factors) for subsets in candidates]).argmin())], factors
         # Coarse: each candidate with each factor.
         coarse = np.array([0.0, 0.5, *(unbiased**exponent for exponent in COARSE)])
-        tried = [(subsets, self.with_factor(i, start, r)) for r in coarse for subsets in candidates]
+        tried = [(subsets, self._with_factor(i, start, r)) for r in coarse for subsets in candidates]
         values = self._measure(i, tried).reshape(len(coarse), len(candidates))
         best = int(values.min(0).argmin())
 
         def measure(factors: np.ndarray) -> np.ndarray:
-            return self._measure(i, [(candidates[best], self.with_factor(i, start, r)) for r in factors])
+            return self._measure(i, [(candidates[best], self._with_factor(i, start, r)) for r in factors])
 
-        return candidates[best], self.with_factor(i, start, line_search(measure, coarse, values[:, best]))
+        # By all examples 0, 1 or n / (units kept) may be better than the factor found.
+        choices = [line_search(measure, coarse, values[:, best]), 0.0, 1.0, unbiased]
+        tried = [(candidates[best], self._with_factor(i, start, r)) for r in choices]
+        values = np.nan_to_num(self.exact([self._masks(i, *each) for each in tried]), nan=np.inf)
+        return tried[int(values.argmin())]
 
-    def with_factor(self, i: int, start: np.ndarray, r: float) -> np.ndarray:
+    def _masks(self, i: int, subsets: Factors, factors: np.ndarray) -> Factors:
+        """The factors of all units in theta_{i + 1}."""
+        return Selection(subsets, np.tile(factors, (self.depth, 1))).masks(i)
+
+    def _with_factor(self, i: int, start: np.ndarray, r: float) -> np.ndarray:
         """The factors with r for layer i, or for all layers from i on if rescale is "one"."""
         factors = start.copy()
         factors[:i] = 1
@@ -137,7 +143,7 @@ class SubsetSearch:
 
     def _measure(self, i: int, tried: list[tuple[Factors, np.ndarray]]) -> np.ndarray:
         """The loss of each candidate, infinite where it is not a number."""
-        every = [Selection(subsets, np.tile(factors, (self.depth, 1))).masks(i) for subsets, factors in tried]
+        every = [self._masks(i, *each) for each in tried]
         values = []
         # All calls have one size, the last one filled up, so that one program is compiled.
         size = max(self.draws, 4)

@@ -115,7 +115,7 @@ def test_a_network_that_is_better_silent_is_silenced(tiny_model, tiny_ends, tiny
     for seed in range(3):
         stable = dropout_stability(jax.random.key(seed), tiny_task, tiny_ends[0], 0.2, draws=1, search_examples=4)
         for i, theta in enumerate(("dense_0", "dense_1")):
-            for r in (0, 1):
+            for r in (0, 1, len(stable.keep[theta]) / stable.keep[theta].sum()):
                 factors = {g: stable.factors[i, j] for j, g in enumerate(stable.keep) if j >= i} | {theta: r}
                 masks = {g: np.float32(stable.keep[g] * factor) for g, factor in factors.items()}
                 other = scale_outputs(chain_of(tiny_model), tiny_ends[0], masks)

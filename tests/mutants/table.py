@@ -289,7 +289,12 @@ MUTANTS = (
         "while False",
         ("constructions/test_dropout.py",),
     ),
-    Mutant("mcjax/constructions/dropout.py", "best = losses.argmin(0)", "best = 0 * losses.argmin(0)"),
+    Mutant(
+        "mcjax/constructions/subset_search.py",
+        "return tried[int(values.argmin())]",
+        "return tried[0]",
+        ("constructions/test_dropout.py",),
+    ),
     Mutant("mcjax/constructions/dropout.py", "len(self.rises) - 1e-9) - 1, 0)", "len(self.rises) - 1e-9), 0)"),
     Mutant(
         "mcjax/constructions/linear_phases.py",
