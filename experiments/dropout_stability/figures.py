@@ -186,14 +186,12 @@ def gap_against_width(curves: Sequence[Mapping[str, Any]]) -> Figure:
             units = np.array([level["units"] for level in curve["levels"]])
             for name, style in (("gap", "-o"), ("promised", ":")):
                 means = np.array([level[name]["mean"] for level in curve["levels"]])
-                known, slope = means > ROUNDING, curve["slopes"][name]
-                said = f"{curve['ends']}, {'gap' if name == 'gap' else 'bound'}"
-                label = said if slope is None else f"{said}: slope {slope:+.2f}"
+                known, label = means > ROUNDING, f"{curve['ends']}: {'gap' if name == 'gap' else 'bound'}"
                 axes.plot(units[known], means[known], style, color=color, linewidth=1.6, markersize=4, label=label)
         style_axes(axes, f"{n} inputs", xscale="log", yscale="log", xlabel="hidden units")
         _at_powers(axes, units)
-        axes.legend(frameon=False, fontsize=8)
     row[0].set_ylabel("energy above the higher end")
+    legend_below(figure, row[0])
     return figure
 
 
@@ -222,7 +220,7 @@ def chances(levels: Sequence[Mapping[str, Any]]) -> Figure:
     _at_powers(left, rates)
     _at_powers(right, widths)
     for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

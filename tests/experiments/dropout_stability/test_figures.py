@@ -86,8 +86,8 @@ def test_gaps_that_are_zero_are_left_out():
     gap, bound = left.lines
     np.testing.assert_allclose(gap.get_ydata(), [0.3, 0.05])
     np.testing.assert_allclose(bound.get_ydata(), [0.6, 0.1])
-    assert [line.get_label() for line in left.lines] == ["fitted, gap: slope -2.00", "fitted, bound: slope -2.00"]
-    assert [line.get_label() for line in right.lines] == ["fitted, gap", "fitted, bound"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fitted: gap", "fitted: bound"]
+    assert [text.get_text() for text in right.get_xticklabels()] == ["2", "4", "8"]
     drawn(figure)
 
 
