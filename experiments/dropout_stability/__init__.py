@@ -8,9 +8,11 @@ mnist (Figure 2): a network of three layers of 32 filters; its loss with filters
 dropout network, and networks of a few filters. cifar10 (Figure 3): VGG11 trained with channel-wise dropout; its
 cushions, contraction and smoothness, and loss and accuracy along the path of Theorem 3. Both: the highest loss on
 all kinds of paths between the same two networks: constructed (Theorems 1 to 3), fitted and sampled, matched and not.
-wide: the energy gap between networks of one hidden layer against their width (Freeman and Bruna 2017, Corollary 2.5).
+wide: the energy gap between networks of one hidden layer against their width, and the bound of it, between ends of
+three kinds (Freeman and Bruna 2017, Theorem 2.4 and Corollary 2.5). coins: the probability that dropout raises the loss
+little, against its rate and the width (Lemma 3), on MNIST.
 
-`small` is for two cores: about 20 minutes for mnist, 50 for cifar10 with a VGG11 of a quarter of the width, a
-minute for wide. `paper` has the published networks; it is for a GPU. Numbers in the paper's text are printed beside
+`small` is for two cores: about 20 minutes for mnist, 50 for cifar10 with a VGG11 of a quarter of the width, 20 for wide
+and coins. `paper` has the published networks; it is for a GPU. Numbers in the paper's text are printed beside
 ours; its other numbers are in figures. The same command again resumes where it was stopped.
 """

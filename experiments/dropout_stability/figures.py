@@ -8,11 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
+from experiments.dropout_stability.coins import CHANCE, RISE
 from experiments.dropout_stability.wide import ROUNDING
 from experiments.study import Drawing
 from mcjax.plotting import ALIGNED, UNALIGNED, Line
 from mcjax.plotting.style import legend_below, log_if_wide, mean_and_band, new_figure, style_axes
 
+COLORS = (ALIGNED, UNALIGNED, "0.35")
 SHOWN = ("train_loss", "test_accuracy")
 BESIDE = {
     "line": ("straight line", UNALIGNED, "-"),
@@ -33,7 +35,11 @@ def draw(tasks: Mapping[str, Any]) -> Iterator[Drawing]:
     """The figures of all tasks."""
     for name, found in tasks.items():
         if name == "wide":
-            yield Drawing("wide_gap", gap_against_width(found), "The energy gap against the width (Corollary 2.5).")
+            figure = gap_against_width(found["curves"])
+            yield Drawing("wide_gap", figure, "The energy gap and its bound against the width (Corollary 2.5).")
+            continue
+        if name == "coins":
+            yield Drawing("coins", chances(found["levels"]), "The probability of a small rise by dropout (Lemma 3).")
             continue
         if "shares" in found:
             yield Drawing(f"{name}_dropout", columns(_columns(found), found["title"]), "Dropout stability (Figure 2).")
@@ -135,14 +141,15 @@ def constructed_paths(paths: Mapping[str, Any], title: str) -> Figure:
     the grey ones the function stays the same. Kuditipudi et al., Figure 3, right.
     """
     constructed = {name: path for name, path in paths.items() if name.startswith("Theorem")}
-    figure, rows = new_figure(len(constructed), 2, (9.0, 0.6 + 2.8 * len(constructed)), title, dpi=120)
-    for (left, right), (name, path) in zip(rows, constructed.items(), strict=True):
+    figure, rows = new_figure(len(constructed), 3, (12.0, 0.6 + 2.8 * len(constructed)), title, dpi=100)
+    for (left, *right), (name, path) in zip(rows, constructed.items(), strict=True):
         kinds = path["kinds"]
         # Every segment is drawn as long as any other.
         at = np.interp(path["ts"], path["knots"], np.arange(len(kinds) + 1))
         for axes, of, factor, label in (
             (left, "train_loss", 1, "train loss (nats)"),
-            (right, "test_accuracy", 100, "test accuracy (%)"),
+            (right[0], "train_accuracy", 100, "train accuracy (%)"),
+            (right[1], "test_accuracy", 100, "test accuracy (%)"),
         ):
             axes.plot(at, factor * np.array(path[of]), color="black", linewidth=1.8, label="constructed")
             for other, (said, color, style) in BESIDE.items():
@@ -170,24 +177,56 @@ def _segments(axes: Axes, kinds: Sequence[str]) -> None:
     axes.set_xlim(0, len(kinds))
 
 
-def gap_against_width(found: Mapping[str, Any]) -> Figure:
-    """The energy gap of pairs against the number of hidden units, and the power law of the means above rounding."""
-    units = np.array([level["units"] for level in found["levels"]])
-    gaps = np.array([[pair["gap"] for pair in level["pairs"]] for level in found["levels"]])
-    figure, ((axes,),) = new_figure(1, 1, (4.6, 3.6), "Energy gap of one hidden layer")
-    means, slope = gaps.mean(1), found["slope"]
-    known = means > ROUNDING
-    for each in gaps.T:
-        axes.plot(units[each > 0], each[each > 0], "o", color="#1c5f9e", markersize=3.5, alpha=0.6)
-    axes.plot(units[known], means[known], color="#1c5f9e", linewidth=1.6, label="mean of pairs")
-    if slope is not None:
-        offset = np.log(means[known]).mean() - slope * np.log(units[known]).mean()
-        fitted = np.exp(offset + slope * np.log(units[known]))
-        axes.plot(units[known], fitted, ":", color="black", linewidth=1.2, label=f"slope {slope:+.2f}")
-    style_axes(axes, xscale="log", yscale="log", xlabel="hidden units", ylabel="energy gap")
-    axes.xaxis.set_major_locator(FixedLocator(list(units)))
+def gap_against_width(curves: Sequence[Mapping[str, Any]]) -> Figure:
+    """The gaps of pairs against the number of hidden units, and what the theorem bounds them by, above rounding."""
+    inputs = sorted({curve["inputs"] for curve in curves})
+    figure, (row,) = new_figure(1, len(inputs), (1.2 + 3.8 * len(inputs), 3.8), "Energy gap of one hidden layer")
+    for axes, n in zip(row, inputs, strict=True):
+        for curve, color in zip([curve for curve in curves if curve["inputs"] == n], COLORS, strict=False):
+            units = np.array([level["units"] for level in curve["levels"]])
+            for name, style in (("gap", "-o"), ("promised", ":")):
+                means = np.array([level[name]["mean"] for level in curve["levels"]])
+                known, label = means > ROUNDING, f"{curve['ends']}: {'gap' if name == 'gap' else 'bound'}"
+                axes.plot(units[known], means[known], style, color=color, linewidth=1.6, markersize=4, label=label)
+        style_axes(axes, f"{n} inputs", xscale="log", yscale="log", xlabel="hidden units")
+        _at_powers(axes, units)
+    row[0].set_ylabel("energy above the higher end")
+    legend_below(figure, row[0])
+    return figure
+
+
+def chances(levels: Sequence[Mapping[str, Any]]) -> Figure:
+    """The probability of a rise of at most RISE against the rate, and the rise of a quarter against the width."""
+    figure, ((left, right),) = new_figure(1, 2, (9.0, 3.8), "Dropout networks by rate and width")
+    widths, rates = [level["width"] for level in levels], [each["rate"] for each in levels[0]["rates"]]
+    shades = [str(shade) for shade in np.linspace(0.75, 0, len(widths))]
+    for level, shade in zip(levels, shades, strict=True):
+        at = [each["probability"] for each in level["rates"]]
+        left.plot(rates, at, "o-", color=shade, markersize=4, label=f"{level['width']} units")
+    left.axhline(CHANCE, linestyle=":", color="black", linewidth=1)
+    for i, (rate, shade) in enumerate(zip(rates, np.linspace(0.75, 0, len(rates)), strict=True)):
+        rises = np.array([level["rates"][i]["rise"] for level in levels])
+        # A rise of zero has no logarithm.
+        right.plot(
+            np.array(widths)[rises > 0], rises[rises > 0], "o-", color=str(shade), markersize=4, label=f"p = {rate:g}"
+        )
+    style_axes(
+        left, f"P(rise of at most {RISE:g} nats)", xlabel="rate p", xscale="log", ylabel="share of dropout networks"
+    )
+    left.set_ylim(-0.03, 1.03)
+    style_axes(
+        right, "rise that a quarter does not exceed", xscale="log", yscale="log", xlabel="units a layer", ylabel="nats"
+    )
+    _at_powers(left, rates)
+    _at_powers(right, widths)
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _at_powers(axes: Axes, values: Sequence[float] | np.ndarray) -> None:
+    """Ticks of a logarithmic axis at these values alone."""
+    axes.xaxis.set_major_locator(FixedLocator(list(values)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.legend(frameon=False, fontsize=9)
-    return figure

@@ -167,7 +167,7 @@ def stability(cell: Cell) -> dict[str, Any]:
             "contraction": found.contraction,
             "interlayer_cushion": onward[:-1],
             "smoothness": np.minimum(smooth[1:-1], 1e6),  # JSON has no infinity
-            "spread": found.spread.max(1),
+            "spread": found.spread.max((0, 2)),  # over draws, t and images
             "rho": found.rho,
             "epsilon": found.epsilon(),
             "layers": len(found.layer_cushion),

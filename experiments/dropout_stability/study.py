@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import jax
 
-from experiments.dropout_stability import measures, wide
+from experiments.dropout_stability import coins, measures, wide
 from experiments.dropout_stability.figures import draw
 from experiments.dropout_stability.measures import Cell
 from experiments.dropout_stability.paths import KINDS, paths
@@ -15,15 +15,16 @@ from experiments.options import Sources, check_choices, check_increasing, check_
 from experiments.study import Findings, Parts, Study, run
 from mcjax import trees
 from mcjax.commands.options import seed_key
+from mcjax.errors import InputError
 
-TASKS = ("mnist", "cifar10", "wide")
+TASKS = ("mnist", "cifar10", "wide", "coins")
 
 
 @dataclass(frozen=True)
 class Config:
     """The tasks, and how much of them is done."""
 
-    tasks: tuple[Literal["mnist", "cifar10", "wide"], ...] = ("mnist", "cifar10", "wide")
+    tasks: tuple[Literal["mnist", "cifar10", "wide", "coins"], ...] = ("mnist", "cifar10", "wide", "coins")
     """The tasks to do."""
     preset: Literal["small", "paper"] = "small"
     """Amount of work; the options of the size take precedence."""
@@ -32,7 +33,15 @@ class Config:
     units: tuple[int, ...] = (2, 4, 8, 16, 32)
     """Hidden units of the networks of wide."""
     pairs: int = 3
-    """Pairs of them of every width."""
+    """Pairs of them of every width, for every kind of ends."""
+    inputs: tuple[int, ...] = (2, 4)
+    """Numbers of inputs of wide."""
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Units of either layer of the networks of coins."""
+    rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 0.75)
+    """Rates of dropout of coins."""
+    coins: int = 200
+    """Dropout networks of every width and rate."""
     seed: int = 0
     """Seed of everything."""
     out: str | None = None
@@ -44,18 +53,25 @@ def main(config: Config) -> None:
     key = seed_key(config.seed)
     check_choices("tasks", config.tasks, TASKS)
     check_positive(config, zero="seed")
-    check_increasing(config, "units")
+    check_increasing(config, "units", "inputs", "widths", "rates")
+    if config.rates[-1] >= 1:
+        raise InputError(f"got rates={config.rates}, expected all of them below 1.")
     check(config.size)
     problems: dict[str, Problem] = {
-        name: make(name, config.preset, config.sources, config.size) for name in config.tasks if name != "wide"
+        name: make(name, config.preset, config.sources, config.size)
+        for name in config.tasks
+        if name in ("mnist", "cifar10")
     }
+    images = coins.images(config.sources) if "coins" in config.tasks else None
 
     def find(parts: Parts) -> Findings:
         found: dict[str, Any] = {}
         for name in config.tasks:
             here = jax.random.fold_in(key, TASKS.index(name))
             if name == "wide":
-                found[name] = wide.gaps(parts, here, config.units, config.pairs)
+                found[name] = wide.gaps(parts, here, config.units, config.pairs, config.inputs)
+            elif images is not None and name == "coins":
+                found[name] = coins.chances(parts, here, images, config.widths, config.rates, config.coins)
             else:
                 found[name] = _results(Cell(problems[name], here, parts.under(name)))
         return Findings({"tasks": found}, draw(found))
@@ -68,11 +84,13 @@ def main(config: Config) -> None:
             "walked: the top layer moves, where the loss is convex, and units that nothing reads are written anew. No "
             "segment of these paths was trained."
         ],
-        parts=[each for name in config.tasks for each in _parts(problems.get(name), config.units)],
+        parts=[each for name in config.tasks for each in _parts(name, problems.get(name), config)],
         find=find,
         tables=lambda results: tables(results["tasks"]),
     )
     settings = {name: _described(problem) for name, problem in problems.items()}
+    if images is not None:
+        settings["coins"] = {"training": asdict(coins.TRAINING), "data": fingerprint(images)}
     run(study, {**asdict(config), "settings": settings}, config.out)
 
 
@@ -98,10 +116,12 @@ def _results(cell: Cell) -> dict[str, Any]:
     return found
 
 
-def _parts(problem: Problem | None, units: tuple[int, ...]) -> list[str]:
-    """The parts of one problem, or of `wide`."""
+def _parts(task: str, problem: Problem | None, config: Config) -> list[str]:
+    """The parts of one task."""
+    if task == "coins":
+        return [f"coins_{width}{of}" for width in config.widths for of in ("", "_measured")]
     if problem is None:
-        return [f"wide_{each}" for each in units]
+        return [wide.part(n, ends, each) for n in config.inputs for ends in wide.ENDS for each in config.units]
     ends, searched = (0, 1), {f"searched_{HALF:g}_{i}" for i in (0, 1)}
     names = ["networks", "networks_measured"]
     if problem.name == "mnist":

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.dropout_stability.wide import ROUNDING
+from experiments.dropout_stability.coins import RISE
+from experiments.dropout_stability.wide import ENDS, ROUNDING
 from experiments.study import tabulate
 from mcjax.runs.tables import mean_and_std, plus_minus
 
@@ -19,7 +20,10 @@ def tables(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     for name, task in tasks.items():
         if name == "wide":
-            found.append(_wide(task))
+            found += [_wide(curve, task["kappa"]) for curve in task["curves"]]
+            continue
+        if name == "coins":
+            found.append(_coins(task))
             continue
         found.append(_networks(name, task))
         if "shares" in task:
@@ -122,19 +126,49 @@ def _paths(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
         ("segments", segments),
         ("highest train loss", lambda row: f"{max(row[1]['train_loss']):.3f}"),
         ("bound", lambda row: f"{row[1]['bound']:.3f}" if "bound" in row[1] else "-"),
+        ("lowest train accuracy (%)", lambda row: f"{100 * min(row[1]['train_accuracy']):.1f}"),
         ("lowest test accuracy (%)", lambda row: f"{100 * min(row[1]['test_accuracy']):.1f}"),
         ("the paper's highest", lambda row: PAPER.get(row[0], "-") if name == "cifar10" else "-"),
     )
 
 
-def _wide(found: Mapping[str, Any]) -> dict[str, Any]:
-    slope = "not known" if found["slope"] is None else f"{found['slope']:+.2f}"
+def _wide(curve: Mapping[str, Any], kappa: float) -> dict[str, Any]:
+    slopes = {name: "not known" if slope is None else f"{slope:+.2f}" for name, slope in curve["slopes"].items()}
     return tabulate(
-        "wide: the energy gap of one hidden layer",
-        f"{found['inputs']} inputs, kappa = {found['kappa']:g}. The exponent of the width is {slope}; Corollary "
-        f"2.5 promises {-1 / found['inputs']:+.2f} or less. Mean gaps below {ROUNDING:g} are rounding, not fitted.",
-        found["levels"],
+        f"wide: the energy gap of one hidden layer, {curve['inputs']} inputs, ends {ENDS[curve['ends']]}",
+        f"kappa = {kappa:g}. The bound is max(lambda, epsilon) of Theorem 2.4. The exponent of the width is "
+        f"{slopes['gap']} for the gap and {slopes['promised']} for the bound above the ends; Corollary 2.5 promises "
+        f"{-1 / curve['inputs']:+.2f} or less. Means below {ROUNDING:g} are rounding, not fitted.",
+        curve["levels"],
         ("hidden units", lambda level: str(level["units"])),
-        ("energy of the ends", lambda level: f"{np.mean([pair['energy'] for pair in level['pairs']]):.4f}"),
+        *(
+            (head, lambda level, name=name: f"{np.mean([pair[name] for pair in level['pairs']]):.4f}")
+            for head, name in (("energy of the ends", "energy"), ("highest on the path", "height"), ("bound", "bound"))
+        ),
         ("gap", lambda level: plus_minus(level["gap"], 5)),
+        ("bound above the ends", lambda level: plus_minus(level["promised"], 5)),
+    )
+
+
+def _coins(found: Mapping[str, Any]) -> dict[str, Any]:
+    levels = found["levels"]
+    powers = "not known" if found["exponents"] is None else "{:+.2f} and {:+.2f}".format(*found["exponents"])
+
+    def at(i: int) -> Callable[[Any], str]:
+        return lambda level: f"{level['rates'][i]['probability']:.2f} ({level['rates'][i]['rise']:.2g})"
+
+    promised = min(each["promised"] for level in levels for each in level["rates"])
+    return tabulate(
+        "coins: the probability that dropout raises the loss little (Lemma 3)",
+        f"{found['title']}, two hidden layers; {found['coins']} dropout networks a cell. For every rate p the share of "
+        f"them whose line rises by at most {RISE:g} nats, and in brackets the rise that a quarter of them does not "
+        f"exceed, whose powers of rate and width are {powers}. Lemma 3 promises a quarter a rise of the order of "
+        f"sqrt(p) epsilon, which goes as the powers +0.50 and -0.50; at least {promised:.2f} of every cell rise by no "
+        "more than sqrt(p) times the epsilon of Definition 4.",
+        levels,
+        ("units a layer", lambda level: str(level["width"])),
+        ("train loss", lambda level: f"{level['train_loss']:.4f}"),
+        ("test accuracy (%)", lambda level: f"{100 * level['test_accuracy']:.1f}"),
+        ("epsilon of Definition 4", lambda level: f"{level['epsilon']:.3g}"),
+        *((f"p = {each['rate']:g}", at(i)) for i, each in enumerate(levels[0]["rates"])),
     )

@@ -7,14 +7,16 @@ one of these kinds, and the loss on the path is at most that of the ends plus th
 networks, and wide networks of one hidden ReLU layer, have other constructions (Freeman and Bruna 2017).
 
 - `dropout_stability` searches for the units whose removal costs least, and measures epsilon (Definition 1);
-  `drop_units` drops units at random (Algorithm 1).
+  `drop_units` drops units at random (Algorithm 1), and `dropout_lines` measures how far the loss rises on the way there
+  (Lemma 3).
 - `dropout_path` joins two dropout-stable networks (Theorem 1). `drop_path` and `halves_path` are its two parts (Lemmas
   1 and 2). `interpolation_path` and `narrow_path` join noise-stable networks (Theorems 2 and 3). Each returns a
   `Construction`: a polyline and its moves.
 - `linear_network_path` joins deep linear networks, with or without ridge (Proposition 2.2).
 - `wide_path` joins wide networks of one hidden ReLU layer (Theorem 2.4), after `unit_rows` has scaled their units;
   `angle_bound` computes the bound of Proposition 2.3.
-- `disconnected_minima` and `two_neuron_mixture` are pairs of networks that no path of low loss joins.
+- `disconnected_minima` (Theorem 4), `two_neuron_mixture` and `mixture_minima` are pairs of minima that no path of low
+  loss joins; one of the last is a poor local minimum.
 
 All but the linear and wide constructions take feed-forward models of any depth, with convolutions (whose channels are
 the units) and batch norm. A model whose units cannot be dropped one by one, such as one with residual trunks, is
@@ -44,8 +46,8 @@ Example::
 """
 
 from mcjax.constructions.chain import Chain, chain_of
-from mcjax.constructions.counterexamples import Counterexample, disconnected_minima, two_neuron_mixture
-from mcjax.constructions.dropout import DropoutStability, drop_units, dropout_stability
+from mcjax.constructions.counterexamples import Counterexample, disconnected_minima, mixture_minima, two_neuron_mixture
+from mcjax.constructions.dropout import DropoutLines, DropoutStability, drop_units, dropout_lines, dropout_stability
 from mcjax.constructions.dropout_paths import drop_path, dropout_path, halves_path, interpolation_path, narrow_path
 from mcjax.constructions.linear import linear_network_path
 from mcjax.constructions.moves import Construction, Move
@@ -58,6 +60,7 @@ __all__ = [
     "Chain",
     "Construction",
     "Counterexample",
+    "DropoutLines",
     "DropoutStability",
     "Move",
     "SparseNetwork",
@@ -69,12 +72,14 @@ __all__ = [
     "disconnected_minima",
     "drop_path",
     "drop_units",
+    "dropout_lines",
     "dropout_path",
     "dropout_stability",
     "fit_units",
     "halves_path",
     "interpolation_path",
     "linear_network_path",
+    "mixture_minima",
     "narrow_path",
     "sparse_problem",
     "two_neuron_mixture",

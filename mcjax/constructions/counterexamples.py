@@ -1,7 +1,9 @@
-"""Pairs of global minima that no path of low loss joins: tests for strings and curves."""
+"""Pairs of minima that no path of low loss joins: tests for strings and curves."""
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
@@ -9,19 +11,20 @@ from mcjax.data import regression
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
 from mcjax.models.registry import create
-from mcjax.training.supervised import supervised
+from mcjax.training.supervised import LabelLoss, label_losses, supervised
 from mcjax.training.task import Task
 
 
 class Counterexample(NamedTuple):
-    """A task, and two networks of loss zero with a barrier on every path between them.
+    """A task, and two minima with a barrier on every path between them.
 
     Attributes:
         model: A two-layer ReLU network without biases.
         task: A regression by this model.
-        theta_1: A network of loss zero.
-        theta_2: Another network of loss zero.
-        barrier: The mean squared error that every path between them reaches; on a grid of t it can be a little less.
+        theta_1: A global minimum.
+        theta_2: Another global minimum, or a poor local one.
+        barrier: The training loss that every path between them reaches; on a grid of t it can be a little less.
+        losses: The training losses of theta_1 and theta_2.
     """
 
     model: Model
@@ -29,21 +32,27 @@ class Counterexample(NamedTuple):
     theta_1: trees.Tree
     theta_2: trees.Tree
     barrier: float
+    losses: tuple[float, float] = (0.0, 0.0)
 
 
-def disconnected_minima(units: int) -> Counterexample:
-    """Two disconnected global minima of a two-layer ReLU network, for any width (Theorem 4).
+def disconnected_minima(units: int, loss: LabelLoss | None = None) -> Counterexample:
+    """Two disconnected global minima of a two-layer ReLU network, for any width and convex loss (Theorem 4).
 
     The data are h groups (x, e_j), x = 1, 2, 3, with label x. The teacher max(0, x) - max(0, -x) of two hidden units
     computes them. theta_1 has one unit for each group, inactive on the others; theta_2 has one unit for all groups, and
     zero units. As long as all errors are below 1/6, unit j alone is active at x = 1 and 2 of its group; so its slope is
     1 up to 1/3, and its value at x = 3 is 3 up to 1/2. Another unit that became active would do so at x = 2, with
-    positive slope, and add more than 2/3 at x = 3. So every path has an error of at least 1/6 in one of the 3 h labels,
-    and barrier = 1 / (108 h).
-    Source: Kuditipudi et al. 2019, section 5, for any convex loss. The data are our own.
+    positive slope, and add more than 2/3 at x = 3. So every path has an error of at least 1/6 in one of the 3 h labels;
+    the barrier is what such an error adds to the loss of the minima, 1 / (108 h) for squares.
+    Source: Kuditipudi et al. 2019, section 5. The data are our own.
 
     Args:
         units: The number h of hidden units, at least 2.
+        loss: `loss(outputs, labels) -> losses` as for `supervised`, convex in the outputs (n, 1) and least where they
+            equal the labels (n, 1) (None: squared errors).
+
+    Raises:
+        InputError: For fewer units, or a loss that is not least at the labels.
 
     Example::
 
@@ -51,6 +60,9 @@ def disconnected_minima(units: int) -> Counterexample:
         ends, adam = (example.theta_1, example.theta_2), optax.adam(1e-3)
         config = StringConfig(TrainConfig(epochs=100, batch_size=6, optimizer=adam, weight_decay=0.0))
         sample_string(key, example.task, *ends, 0.9 * example.barrier, config=config)
+
+        # The cross entropy of probabilities with those of the teacher: labels are logits.
+        disconnected_minima(2, lambda z, y: optax.sigmoid_binary_cross_entropy(z, jax.nn.sigmoid(y)))
     """
     check_whole("units", units, 2)
     x = np.tile([1.0, 2.0, 3.0], units)[:, None]
@@ -63,7 +75,53 @@ def disconnected_minima(units: int) -> Counterexample:
     model = create("mlp", 1, (units + 1,), widths=(units,), bias=False)
     data = regression(inputs, x, inputs, x, "disconnected minima")
     ends = _theta(apart, np.ones((units, 1))), _theta(together, weights)
-    return Counterexample(model, supervised(model, data), *ends, barrier=1 / (108 * units))
+    least, added = _losses_near(label_losses if loss is None else loss, x)
+    barrier = least + added / (3 * units)
+    return Counterexample(model, supervised(model, data, loss=loss), *ends, barrier, (least, least))
+
+
+def _losses_near(loss: LabelLoss, labels: np.ndarray) -> tuple[float, float]:
+    """The mean loss of outputs that equal the labels, and the least that an error of 1/6 adds to that of a label."""
+    with jax.enable_x64(True):
+        exact, *wrong = (
+            np.asarray(loss(jnp.asarray(labels + error), jnp.asarray(labels))).reshape(len(labels), -1).mean(1)
+            for error in (0, -1 / 6, 1 / 6)
+        )
+    added = float((np.minimum(*wrong) - exact).min())
+    if not added > 0:
+        raise InputError(f"got a loss that an error of 1/6 changes by {added:.4g}, expected one least at the labels.")
+    return float(exact.mean()), added
+
+
+def mixture_minima(first: int = 3, second: int = 1) -> Counterexample:
+    """A poor local minimum: labels from a mixture of two networks, each of which explains one kind of input.
+
+    The student is b max(0, w x), and x is 1 or -1. A share p of the labels is max(0, x), the others are max(0, -x).
+    For w > 0 the output is zero at x = -1, and best at x = 1 if b w = p: theta_1, of loss (1 - p^2) / 2. For w < 0 it
+    is best if b w = p - 1: theta_2, of loss (1 - (1 - p)^2) / 2, which is higher, and the least of all w < 0. Every
+    path between them contains w = 0, where the output is zero and the loss 1/2: barrier = 1/2, for any p.
+    Source: Freeman and Bruna 2017, section 2.3.1, which conjectures that a change of p preserves the local minima; here
+    it does. The networks are our own. The minima have the output weights of those that made the labels, times their
+    shares of the labels.
+
+    Args:
+        first: The number of labels max(0, x) at each x: p = first / (first + second).
+        second: The number of labels max(0, -x) at each x, smaller than `first`.
+
+    Raises:
+        InputError: Unless 0 < second < first.
+    """
+    check_whole("first", first, 2)
+    check_whole("second", second, 1, first - 1)
+    count = first + second
+    x = np.repeat([1.0, -1.0], count)[:, None]
+    from_first = np.tile(np.arange(count) < first, 2)[:, None]
+    y = np.where(from_first, np.maximum(x, 0), np.maximum(-x, 0))
+    p = first / count
+    model = create("mlp", 1, (1,), widths=(1,), bias=False)
+    ends = _theta(np.array([[1.0]]), np.array([[p]])), _theta(np.array([[-1.0]]), np.array([[1 - p]]))
+    task = supervised(model, regression(x, y, x, y, "mixture of labels"))
+    return Counterexample(model, task, *ends, 0.5, ((1 - p**2) / 2, (1 - (1 - p) ** 2) / 2))
 
 
 def two_neuron_mixture(samples: int = 100) -> Counterexample:

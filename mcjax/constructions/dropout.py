@@ -11,7 +11,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.constructions.chain import Chain, chain_of, check_network, scale_outputs
-from mcjax.constructions.subset_search import SubsetSearch
+from mcjax.constructions.subset_search import Factors, SubsetSearch
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
@@ -79,8 +79,9 @@ def dropout_stability(
         fraction: The share of units to drop, in (0, 1), for all hidden layers or by group; floor((1 - fraction) n) of n
             units are kept.
         draws: The number of random subsets to compare, per layer or for all layers together.
-        rescale: The factor r of the kept units. "layer": a line search for each layer; "one": a line search for a
-            common factor of all layers of a theta_i; "fixed": n / (units kept), as in Algorithm 1.
+        rescale: The factor r >= 0 of the kept units. "layer": a line search for each layer; "one": a line search for a
+            common factor of all layers of a theta_i; "fixed": n / (units kept), as in Algorithm 1. A factor that is
+            searched for is by the criterion never worse than 0, 1 and n / (units kept).
         search: "layers" chooses the best subset of one layer after another from the top down, as in Definition 1.
             "together" draws the subsets of all layers at once, as in the paper's experiments.
         criterion: The criterion to measure, of the loss or the perplexity (None: the loss on all training examples).
@@ -118,8 +119,13 @@ def dropout_stability(
     kept = kept_units(chain, fraction)
     quick = criterion if search_examples is None else _on_fewer_examples(criterion, search_examples)
     losses = partial(_losses_of_masks, task, quick, chunk, theta)
+
+    def exact(masks: list[Factors]) -> np.ndarray:
+        return measure_networks(criterion, task, trees.stack([scale_outputs(chain, theta, each) for each in masks]))
+
     # Definition 1: choose the subsets and their factors, on few examples.
-    subset_search = SubsetSearch(kept, dict(zip(chain.groups, chain.sizes, strict=True)), draws, rescale, losses)
+    sizes = dict(zip(chain.groups, chain.sizes, strict=True))
+    subset_search = SubsetSearch(kept, sizes, draws, rescale, losses, exact)
     found = subset_search.layer_by_layer(key) if search == "layers" else subset_search.together(key)
     # theta_1 to theta_{d-1}, measured by the criterion itself.
     thetas = trees.stack([scale_outputs(chain, theta, found.masks(i)) for i in range(len(kept))])
@@ -182,6 +188,83 @@ def drop_units(key: jax.Array, model: Model, theta: trees.Tree, fraction: float 
         raise InputError("got several networks, expected one: use jax.vmap over them.")
     chain = chain_of(model)
     return scale_outputs(chain, theta, random_factors(key, chain, fraction))
+
+
+class DropoutLines(NamedTuple):
+    """The losses on straight lines from a network to random dropout networks (Lemma 3).
+
+    Attributes:
+        losses: The criterion at t on each line, (draws, ts): at t = 0 that of the network.
+        ts: The values of t, from 0 to 1.
+    """
+
+    losses: np.ndarray
+    ts: np.ndarray
+
+    @property
+    def rises(self) -> np.ndarray:
+        """The highest loss on each line minus that of the network, (draws,), at least 0."""
+        return self.losses.max(1) - self.losses[:, 0]
+
+    def probability(self, rise: float) -> float:
+        """The share of draws whose line rises by no more than `rise`; the lemma wants at least 1/4."""
+        return float((self.rises <= rise).mean())
+
+    def rise(self, probability: float = 0.25) -> float:
+        """The least rise that this share of draws does not exceed."""
+        return float(np.sort(self.rises)[max(math.ceil(probability * len(self.rises) - 1e-9) - 1, 0)])
+
+
+def dropout_lines(
+    key: jax.Array,
+    task: Task,
+    theta: trees.Tree,
+    fraction: float | dict[str, float],
+    *,
+    draws: int = 100,
+    ts: int = 5,
+    criterion: Criterion | None = None,
+    chunk: int | None = None,
+) -> DropoutLines:
+    """Measure the loss on the lines from a network to its copies by `drop_units`, over the coins of Algorithm 1.
+
+    Source: Kuditipudi et al. 2019, Lemma 3: with a probability of at least 1/4 the rise is at most of the order of
+    sqrt(p) epsilon, for p up to 3/4 and the epsilon of Definition 4 (`mcjax.landscape.noise_stability`).
+
+    Args:
+        key: Draws the coins.
+        task: The task, with a feed-forward model.
+        theta: One network.
+        fraction: The probability p in (0, 1) that a unit is dropped, for all hidden layers or by group.
+        draws: The number of dropout networks.
+        ts: The number of values of t on each line, ends included.
+        criterion: The criterion to measure (None: the loss on all training examples).
+        chunk: Networks in memory at once (None: 16, or 1 where convolutions run faster one after another).
+
+    Returns:
+        The losses, by batch statistics that are re-estimated at each point.
+
+    Raises:
+        InputError: For a fraction outside (0, 1), or a model whose units cannot be dropped one by one.
+
+    Example::
+
+        lines = dropout_lines(key, task, theta, 0.2)
+        print(lines.probability(0.1), lines.rise(0.25))
+    """
+    model = check_task(task, model=True).model
+    assert model is not None
+    check_network(model, theta)
+    for name, value, least in (("draws", draws, 1), ("ts", ts, 2), ("chunk", 1 if chunk is None else chunk, 1)):
+        check_whole(name, value, least)
+    criterion = _check_criterion(criterion, task)
+    chain, at = chain_of(model), np.linspace(0, 1, ts, dtype=np.float32)
+    keys = jax.random.split(key, draws)
+    coins = jax.tree.map(np.asarray, jax.vmap(lambda each: random_factors(each, chain, fraction))(keys))
+    # theta + t (theta_1 - theta), line by line.
+    masks = jax.tree.map(lambda mask: (1 + at[:, None] * (mask[:, None] - 1)).reshape(draws * ts, -1), coins)
+    losses = _losses_of_masks(task, criterion, chunk, jax.tree.map(jnp.asarray, theta), masks)
+    return DropoutLines(np.asarray(losses).reshape(draws, ts), at)
 
 
 def random_factors(key: jax.Array, chain: Chain, fraction: float | dict[str, float]) -> dict[str, jax.Array]:

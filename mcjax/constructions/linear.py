@@ -9,7 +9,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.constructions.chain import Leaves, chain_of, check_network, computes, on_host
-from mcjax.constructions.linear_phases import Matrices, ridge_phases, straight_phases
+from mcjax.constructions.linear_phases import Matrices, path_phases
 from mcjax.curves.curve import check_t
 from mcjax.errors import InputError
 from mcjax.models.base import Model
@@ -31,8 +31,9 @@ def linear_network_path(
     Args:
         model: A linear network without biases, with hidden widths of at least m = min(inputs, outputs). If a width is
             m, the product of the layers above it (below, if inputs < outputs) is square. Its determinant must have the
-            same sign at both ends, unless the whole product of an end has rank below m; otherwise every path contains
-            a product of rank below m, and the proposition does not hold.
+            same sign at both ends, unless a product of rank below m is on the straight line between those of the ends;
+            the path pauses there, and the sign changes. Otherwise there is no such path, and the proposition does not
+            hold.
         theta_1: The network at t = 0.
         theta_2: The network at t = 1.
         ridge: Whether to bound loss + kappa (||W_1||^2 + ||W_2||^2) as well, for all kappa > 0; two layers only. The
@@ -44,7 +45,8 @@ def linear_network_path(
 
     Raises:
         InputError: For a network that is not linear, has biases or too few units, for ends with determinants of
-            opposite signs, and for ridge with a number of layers other than two.
+            opposite signs and products of full rank between theirs, and for ridge with a number of layers other than
+            two.
 
     Example::
 
@@ -69,7 +71,7 @@ def linear_network_path(
     # The numbers of a rougher dtype are taken as exact.
     precision = jnp.finfo(jnp.promote_types(dtype, jnp.float32)).eps
     resolution = 10 * max(max(matrix.shape) for matrix in first) * float(precision)
-    phases = (ridge_phases if ridge else straight_phases)(first, second, resolution)
+    phases = path_phases(first, second, resolution, ridge=ridge)
     return jax.tree_util.Partial(
         PhasedPath(tuple(names), transposed, str(dtype)), jax.tree.map(jnp.asarray, tuple(phases))
     )

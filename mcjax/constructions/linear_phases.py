@@ -4,8 +4,13 @@ A network is given by its matrices W_1 to W_K, with at least as many inputs as o
 products from the top, so U_1 is the linear map that it computes. A phase is a function of s in [0, 1] that returns all
 matrices. The first phases give the products of one end full rank, the middle phase moves U_1 on a straight line, and
 the last ones are the first phases of the other end in reverse.
+
+Where U_1 has full rank, no determinant of a square U_k, k > 1, can change its sign. Ends of opposite signs are joined
+by way of a U_1 of lower rank on the straight line, if there is one. If there is none they cannot be joined: U_1 would
+have to leave the line, and the distance from it is a convex loss that is zero at both ends.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -21,19 +26,36 @@ Matrices = list[np.ndarray]
 Partial = jax.tree_util.Partial
 
 
-def straight_phases(first: Matrices, second: Matrices, resolution: float) -> list[jax.tree_util.Partial]:
-    """The phases of a path whose product is on a straight line, for any number of layers.
+def path_phases(first: Matrices, second: Matrices, resolution: float, *, ridge: bool) -> list[jax.tree_util.Partial]:
+    """The phases of a path whose product is on a straight line, for two layers also with ridge.
 
     Args:
         first: The matrices at the start.
         second: The matrices at the end.
         resolution: Singular values below this share of the largest count as zero.
+        ridge: Whether the loss with ridge does not exceed its ends either.
 
     Returns:
         The phases in order.
+
+    Raises:
+        InputError: If determinants have opposite signs, and every product on the straight line has full rank.
     """
+    knots, make = [first, second], _ridge_phases if ridge else _straight_phases
+    if _determinant_signs(first, second, resolution) is None:
+        knots.insert(1, _of_lower_rank(first, second, resolution))
+    return [
+        phase
+        for a, b in pairwise(knots)
+        for phase in make(a, b, resolution, _determinant_signs(a, b, resolution) or {})
+    ]
+
+
+def _straight_phases(
+    first: Matrices, second: Matrices, resolution: float, signs: dict[int, int]
+) -> list[jax.tree_util.Partial]:
+    """The phases for any number of layers, without ridge; `signs` as of `_determinant_signs`."""
     # Full rank at both ends: U_2, ..., U_K of full rank, and W_k = U_{k+1}^+ U_k.
-    signs = _determinant_signs(first, second, resolution)
     ends = [_with_full_rank(end, resolution, signs) for end in (first, second)]
     products = [end.products[0] for end in ends]
     # If an end needs no more than the projection, its product moves meanwhile, so that the loss does not pause: by a
@@ -57,18 +79,10 @@ def straight_phases(first: Matrices, second: Matrices, resolution: float) -> lis
     return [*before, middle, *(Partial(_reverse, phase) for phase in reversed(after))]
 
 
-def ridge_phases(first: Matrices, second: Matrices, resolution: float) -> list[jax.tree_util.Partial]:
-    """The phases of a path between two-layer networks along which the loss with ridge does not exceed its ends.
-
-    Args:
-        first: The matrices at the start.
-        second: The matrices at the end.
-        resolution: Singular values below this share of the largest count as zero.
-
-    Returns:
-        The phases in order.
-    """
-    signs = _determinant_signs(first, second, resolution)
+def _ridge_phases(
+    first: Matrices, second: Matrices, resolution: float, signs: dict[int, int]
+) -> list[jax.tree_util.Partial]:
+    """The phases for two layers, along which the loss with ridge does not exceed its ends."""
     before, frames, products = [], [], []
     for W_1, W_2 in (first, second):
         product = W_2 @ W_1
@@ -93,10 +107,10 @@ def _products(matrices: Matrices) -> Matrices:
     return products[::-1]
 
 
-def _determinant_signs(first: Matrices, second: Matrices, resolution: float) -> dict[int, int]:
+def _determinant_signs(first: Matrices, second: Matrices, resolution: float) -> dict[int, int] | None:
     """The signs of the determinants of square products U_k, k > 0 counted from 0, that both ends can have.
 
-    An end whose whole product has deficient rank can have any sign. Raises InputError if the ends have opposite signs.
+    An end whose whole product has deficient rank can have any sign. None if the ends have opposite signs.
     """
     ends = [_products(end) for end in (first, second)]
     fixed = [end for end in ends if _rank(np.linalg.svd(end[0], compute_uv=False), resolution) == len(end[0])]
@@ -106,14 +120,37 @@ def _determinant_signs(first: Matrices, second: Matrices, resolution: float) -> 
             continue
         found = [orientation(end[k]) for end in fixed]
         if len(set(found)) > 1:
-            raise InputError(
-                "got ends with determinants of opposite signs, for the product of the layers beyond a hidden layer of "
-                f"{len(first[-1])} units, no more than min(inputs, outputs): every path between them has a product of "
-                "lower rank. Expected one unit more, or one sign: exchanging two units of that layer in one end "
-                "changes its sign."
-            )
+            return None
         signs[k] = found[0] if found else 1
     return signs
+
+
+def _of_lower_rank(first: Matrices, second: Matrices, resolution: float) -> Matrices:
+    """Factors of a product of lower rank on the straight line, of least norm if they are two.
+
+    Raises InputError if all products on it have full rank.
+    """
+    # It takes a sixth of the time that the import of mcjax takes.
+    import scipy.linalg
+
+    start, whole = _products(first)[0], _products(second)[0] - _products(first)[0]
+    # Where the rank of start + s whole drops, s is an eigenvalue of this pencil, and of any m columns mixed from it.
+    m, n = start.shape
+    mixed = np.random.default_rng(0).normal(size=(n, m)) if n > m else np.eye(m)
+    shares = scipy.linalg.eigvals(start @ mixed, -whole @ mixed).real
+    zero = resolution * max(np.linalg.norm(start, 2), np.linalg.norm(start + whole, 2))
+    for s in shares[(shares >= 0) & (shares <= 1)]:
+        u, values, v = np.linalg.svd(start + s * whole, full_matrices=False)
+        if values[-1] <= zero:
+            root = np.diag(np.where(values <= zero, 0, values) ** (1 / len(first)))
+            frames = [v, *(np.eye(m, len(matrix)) for matrix in first[:-1]), u.T]
+            return [above.T @ root @ below for below, above in pairwise(frames)]
+    raise InputError(
+        "got ends with determinants of opposite signs, for the product of the layers beyond a hidden layer of "
+        f"{m} units, as many as min(inputs, outputs). The products on the straight line between theirs have full rank, "
+        "so that none can change its sign there. Expected one unit more, or one sign: exchanging two units of that "
+        "layer in one end changes its sign."
+    )
 
 
 class FullRankEnd(NamedTuple):

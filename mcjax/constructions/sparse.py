@@ -70,11 +70,11 @@ def lasso(problem: SparseProblem, units: np.ndarray, allowed: np.ndarray | None 
             # Almost equal units cause this warning; their energy is right all the same.
             warnings.simplefilter("ignore", ConvergenceWarning)
             start = lars_path_gram(z.T @ problem.y, gram, n_samples=len(z), alpha_min=alpha, method="lasso")[2][:, -1]
-            # Coordinate descent from the result of LARS, which is fast but drops units that depend on others.
-            path = lasso_path(
-                z, problem.y, alphas=[alpha], precompute=gram, coef_init=start, tol=1e-10, max_iter=20_000
-            )
-        weights[chosen] = path[1][:, -1]
+            # Coordinate descent from the result of LARS, which is fast but drops units that depend on others; and from
+            # zero, since on units that are almost equal LARS can end at weights that the descent does not leave.
+            options = {"alphas": [alpha], "precompute": gram, "tol": 1e-10, "max_iter": 20_000}
+            ends = [lasso_path(z, problem.y, coef_init=each, **options)[1][:, -1] for each in (start, 0 * start)]
+        weights[chosen] = min(ends, key=lambda each: energy(problem, units[chosen], each))
     return SparseNetwork(units, weights, energy(problem, units, weights))
 
 

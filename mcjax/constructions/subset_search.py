@@ -13,10 +13,14 @@ import numpy as np
 Factors = dict[str, np.ndarray]
 """The factors of the outputs of units by group, float32 (n,) each, zero for a dropped unit."""
 
-COARSE = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-"""Exponents of n / (units kept): the rescaling factors of the coarse line search."""
+COARSE = (0.0, 0.5, 1.0, 1.5)
+"""Exponents of n / (units kept): the rescaling factors of the coarse line search from 1 on; 0 and 1/2 are others."""
 FINE = 12
-"""The number of factors of the fine line search, between the neighbours of the best coarse one."""
+"""The number of factors of each fine line search, between the neighbours of the best so far."""
+REFINED = 2
+"""The number of fine line searches."""
+LARGEST = 2.0**20
+"""The factor at which the search for an upper bracket ends."""
 
 
 class Selection(NamedTuple):
@@ -48,6 +52,7 @@ class SubsetSearch:
         draws: The number of subsets to compare.
         rescale: "layer": a factor for each layer; "one": one factor for all layers of a theta_i; "fixed": n / kept.
         losses: Factors of candidates, float32 (candidates, n) per group -> their losses (candidates,).
+        exact: Factors of candidates, one by one -> their losses by all examples (candidates,).
     """
 
     kept: dict[str, int]
@@ -55,6 +60,7 @@ class SubsetSearch:
     draws: int
     rescale: str
     losses: Callable[[Any], Any]
+    exact: Callable[[list[Factors]], Any]
 
     @property
     def depth(self) -> int:
@@ -101,21 +107,29 @@ class SubsetSearch:
         return factors[i + 1] if i + 1 < self.depth else factors[i].copy()
 
     def _best(self, i: int, start: np.ndarray, candidates: list[Factors]) -> tuple[Factors, np.ndarray]:
-        """The best candidate for theta_{i + 1} and its factors, by a coarse line search for all and a fine one."""
+        """The best candidate for theta_{i + 1} and its factors, of all r >= 0."""
         unbiased = self._unbiased(i)
         if self.rescale == "fixed":
             factors = self._with_factor(i, start, unbiased)
-            values = self._measure(i, [(subsets, factors) for subsets in candidates])
-            return candidates[int(values.argmin())], factors
+            return candidates[int(self._measure(i, [(subsets, factors) for subsets in candidates]).argmin())], factors
         # Coarse: each candidate with each factor.
-        coarse = [unbiased**exponent for exponent in COARSE]
+        coarse = np.array([0.0, 0.5, *(unbiased**exponent for exponent in COARSE)])
         tried = [(subsets, self._with_factor(i, start, r)) for r in coarse for subsets in candidates]
-        best = int(self._measure(i, tried).argmin())
-        subsets, at = tried[best][0], best // len(candidates)
-        # Fine: the best candidate with factors between the neighbours of its best one.
-        around = np.linspace(coarse[max(at - 1, 0)], coarse[min(at + 1, len(coarse) - 1)], FINE)
-        fine = [(subsets, self._with_factor(i, start, r)) for r in (*around, coarse[at])]
-        return fine[int(self._measure(i, fine).argmin())]
+        values = self._measure(i, tried).reshape(len(coarse), len(candidates))
+        best = int(values.min(0).argmin())
+
+        def measure(factors: np.ndarray) -> np.ndarray:
+            return self._measure(i, [(candidates[best], self._with_factor(i, start, r)) for r in factors])
+
+        # By all examples 0, 1 or n / (units kept) may be better than the factor found.
+        choices = [line_search(measure, coarse, values[:, best]), 0.0, 1.0, unbiased]
+        tried = [(candidates[best], self._with_factor(i, start, r)) for r in choices]
+        values = np.nan_to_num(self.exact([self._masks(i, *each) for each in tried]), nan=np.inf)
+        return tried[int(values.argmin())]
+
+    def _masks(self, i: int, subsets: Factors, factors: np.ndarray) -> Factors:
+        """The factors of all units in theta_{i + 1}."""
+        return Selection(subsets, np.tile(factors, (self.depth, 1))).masks(i)
 
     def _with_factor(self, i: int, start: np.ndarray, r: float) -> np.ndarray:
         """The factors with r for layer i, or for all layers from i on if rescale is "one"."""
@@ -129,7 +143,7 @@ class SubsetSearch:
 
     def _measure(self, i: int, tried: list[tuple[Factors, np.ndarray]]) -> np.ndarray:
         """The loss of each candidate, infinite where it is not a number."""
-        every = [Selection(subsets, np.tile(factors, (self.depth, 1))).masks(i) for subsets, factors in tried]
+        every = [self._masks(i, *each) for each in tried]
         values = []
         # All calls have one size, the last one filled up, so that one program is compiled.
         size = max(self.draws, 4)
@@ -139,3 +153,27 @@ class SubsetSearch:
             found = self.losses({g: np.stack([masks[g] for masks in filled]) for g in self.sizes})
             values.append(np.asarray(found)[: len(part)])
         return np.nan_to_num(np.concatenate(values), nan=np.inf)
+
+
+def line_search(measure: Callable[[np.ndarray], np.ndarray], factors: np.ndarray, values: np.ndarray) -> float:
+    """The factor r >= 0 of least value: bracket it, then refine between the neighbours of the best.
+
+    Args:
+        measure: Factors (k,) -> their values (k,).
+        factors: The factors known so far, increasing from 0.
+        values: Their values.
+
+    Returns:
+        The factor, of a value no higher than any measured one. It is a minimum if there is but one.
+    """
+    # Bracket: double the largest factor until another one is better.
+    while values.argmin() == len(values) - 1 and factors[-1] < LARGEST:
+        more = factors[-1] * 2.0 ** np.arange(1, 5)
+        factors, values = np.concatenate([factors, more]), np.concatenate([values, measure(more)])
+    for _ in range(REFINED):
+        best = int(values.argmin())
+        around = np.linspace(factors[max(best - 1, 0)], factors[min(best + 1, len(factors) - 1)], FINE + 2)[1:-1]
+        factors, values = np.concatenate([factors, around]), np.concatenate([values, measure(around)])
+        order = np.argsort(factors, kind="stable")
+        factors, values = factors[order], values[order]
+    return float(factors[values.argmin()])

@@ -42,6 +42,7 @@ class WidePath(NamedTuple):
         delta: delta_W(m, 0; m) of both ends.
         delta_few: Upper bounds of delta_W(m - l, alpha; m) of both ends.
         height: The highest energy on the path.
+        epsilon: The epsilon of the theorem, the least of all l and alpha that were tried.
     """
 
     construction: Construction
@@ -53,6 +54,12 @@ class WidePath(NamedTuple):
     delta: tuple[float, float]
     delta_few: tuple[float, float]
     height: float
+    epsilon: float
+
+    @property
+    def bound(self) -> float:
+        """max(lambda, epsilon), which the height does not exceed."""
+        return max(*self.ends, self.epsilon)
 
     @property
     def gap(self) -> float:
@@ -75,7 +82,8 @@ def wide_path(
 
     From each end the path leads to the output weights of the lasso (parts 1 and 6), to m - l units rotated by at most
     alpha (parts 2 and 5), and to a network of l units, written into the remaining units (parts 3 and 4). Except in
-    parts 2 and 5, the energy on each segment is at most the higher energy of its ends.
+    parts 2 and 5, the energy on each segment is at most the higher energy of its ends. The path of least height is as
+    low as the theorem says: its height is at most `bound`.
     Source: Freeman and Bruna 2017, Theorem 2.4. Between parts 3 and 4 the l units go to places that both ends leave
     free, a step that the proof omits.
 
@@ -110,7 +118,7 @@ def wide_path(
     check_whole("points", points, 2)
     # delta_W(m, 0; m) of both ends.
     fitted = [lasso(problem, _matrices(chain, leaves)[0]) for leaves in both]
-    best: WidePath | None = None
+    paths = []
     for count in units:
         # e(l), and delta_W(m - l, 0; m) of both ends.
         narrow = fit_units(jax.random.fold_in(key, count), problem, count)
@@ -119,11 +127,8 @@ def wide_path(
             # delta_W(m - l, alpha; m) of both ends.
             rotated = [rotate_units(problem, each, angle) for each in fewer]
             ends = [_End(*end) for end in zip(both, fitted, rotated, strict=True)]
-            path = _path(chain, problem, ends, theta_1, narrow, angle, points)
-            if best is None or path.height < best.height:
-                best = path
-    assert best is not None
-    return best
+            paths.append(_path(chain, problem, ends, theta_1, narrow, angle, points))
+    return min(paths, key=lambda path: path.height)._replace(epsilon=min(path.epsilon for path in paths))
 
 
 def _within(values: Any, least: float, most: float, kinds: str) -> bool:
@@ -251,7 +256,21 @@ def _path(
         delta=(first.fitted.energy, second.fitted.energy),
         delta_few=(first.few.energy, second.few.energy),
         height=_height(chain, problem, builder, points),
+        epsilon=max(narrow.energy, *(_highest_of_rotation(problem, end, angle) for end in ends)),
     )
+
+
+def _highest_of_rotation(problem: SparseProblem, end: _End, angle: float) -> float:
+    """An upper bound of the energy on part 1 or 2, with C_1 alpha + O(alpha^2) of the theorem made explicit.
+
+    On part 2, units w move to w' and output weights b to b'. In eq. 21, z(w) and z(w') differ from the z in between by
+    at most t |w - w'| and (1 - t) |w - w'| times the root of the norm of the covariance. So the outputs differ by at
+    most 2 t (1 - t) sin(alpha / 2) (||b||_1 + ||b'||_1) times that root from those of the augmented linear path, whose
+    energy is at most that of its ends.
+    """
+    spread = np.sqrt(np.linalg.norm(problem.x.T @ problem.x / len(problem.x), 2))
+    weights = np.abs(end.fitted.weights).sum() + np.abs(end.few.weights).sum()
+    return float((max(end.fitted.energy, end.few.energy) ** 0.5 + np.sin(angle / 2) / 2 * spread * weights) ** 2)
 
 
 def _to_few_units(chain: Chain, end: _End, count: int, angle: float) -> ChainPathBuilder:

@@ -1,7 +1,8 @@
 """Interlayer maps of a feed-forward network: from the preactivation of one layer to those of later layers.
 
-Notation of Kuditipudi et al., 2019, after Arora et al., 2018: x^i is the preactivation of layer i, phi the activation,
-A_i the linear map of layer i, and M^{i, j} the map from x^i to x^j. Layers are counted from 1 to d.
+Notation of Kuditipudi et al., 2019, after Arora et al., 2018: x^i is the preactivation of layer i, A_i the linear map
+of layer i, phi everything between x^i and A_{i+1}, pooling included, and M^{i, j} the map from x^i to x^j. Layers are
+counted from 1 to d.
 """
 
 from collections.abc import Callable, Mapping
@@ -129,6 +130,28 @@ class InterlayerMaps:
                 return jnp.minimum(*rhos)
 
             return jax.lax.map(at, times).min(0)
+
+        return jax.lax.map(draw, masks)
+
+    def spread(self, theta: trees.Tree, image: jax.Array, masks: Any, times: jax.Array) -> jax.Array:
+        """sqrt(h) ||phi||_inf / ||phi|| at x^i_i(t), bounded in Definition 4: the largest over t, (draws, d - 1).
+
+        Args:
+            theta: The network.
+            image: One image.
+            masks: The factors of the outputs of units in every draw of dropout, float (draws, n) per group.
+            times: Values of t in [0, 1].
+        """
+
+        def draw(mask: dict[str, jax.Array]) -> jax.Array:
+            def at(t: jax.Array) -> jax.Array:
+                # theta t + theta^i (1 - t) for all i at once: A_{i+1} and those above it have no effect on x^i.
+                factors = {group: t + (1 - t) * factor for group, factor in mask.items()}
+                phi = self.inputs(scale_outputs(self.chain, theta, factors), image)[1:]
+                norms = [jnp.maximum(trees.norm(each), 1e-30) for each in phi]
+                return jnp.stack([jnp.abs(a).max() * a.size**0.5 / b for a, b in zip(phi, norms, strict=True)])
+
+            return jax.lax.map(at, times).max(0)
 
         return jax.lax.map(draw, masks)
 

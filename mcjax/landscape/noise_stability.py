@@ -31,7 +31,8 @@ class NoiseStability(NamedTuple):
             (d, d, examples): 1 for i = j, NaN for i > j and for layers i that were left out.
         smoothness: The largest rho of each draw and example, for i <= j and the worst t, (draws, d, d, examples):
             infinite where the network is linear, NaN for i = 1, for i > j, and for layers i that were left out.
-        spread: sqrt(h) ||phi(x)||_inf / ||phi(x)||, bounded in Definition 4, (d - 1, examples).
+        spread: sqrt(h) ||phi||_inf / ||phi|| at x^i_i(t), bounded in Definition 4: the largest of each draw and example
+            over t, (draws, d - 1, examples). x^i_i(t) is x^i with the columns of A_2 to A_i dropped in part.
         output_norm: The norm of the logits, (examples,).
         widths: The number of units of each hidden layer.
     """
@@ -110,8 +111,8 @@ def noise_stability(
         theta: The network.
         fraction: The share of units that dropout removes, for all groups or by group.
         examples: The number of training examples.
-        draws: Draws of Algorithm 1 for the smoothness.
-        ts: Values of t for the smoothness, ends included.
+        draws: Draws of Algorithm 1 for the smoothness and the spread.
+        ts: Values of t for both, ends included.
         iterations: Iterations of the power method.
         layers: The layers i >= 1 whose maps to layers j > i are measured, the costly part. None: all.
         chunk: Examples in memory at once.
@@ -160,7 +161,7 @@ class StabilityConfig(NamedTuple):
         model: The model of the network.
         layers: The layers i whose maps to j > i are measured.
         iterations: Iterations of the power method.
-        ts: Values of t for the smoothness.
+        ts: Values of t for the smoothness and the spread.
         chunk: Examples in memory at once.
     """
 
@@ -176,26 +177,24 @@ def _measure(
     config: StabilityConfig, theta: trees.Tree, inputs: jax.Array, masks: Any, key: jax.Array
 ) -> dict[str, jax.Array]:
     """All quantities, along a leading axis of examples."""
-    model = config.model
-    maps = InterlayerMaps(model, theta)
-    norms = maps.frobenius_norms(theta)
+    maps = InterlayerMaps(config.model, theta)
+    norms, times = maps.frobenius_norms(theta), jnp.linspace(0, 1, config.ts)
 
     def one(image: jax.Array) -> dict[str, jax.Array]:
         x = maps.preactivations(theta, image)
         inputs, products = maps.inputs(theta, image), maps.linear_outputs(theta, image)
-        phi = [model.activations(theta, image[None])[group][0] for group in maps.chain.groups]
-        size = [trees.norm(each) for each in phi]
         # Definition 2: ||A_i phi(x^{i-1})|| / (||A_i||_F ||phi(x^{i-1})||).
         layer_cushion = [
             trees.norm(y) / (norm * trees.norm(z)) for y, norm, z in zip(products, norms, inputs, strict=True)
         ]
-        cushion, smoothness = _between_layers(config, maps, theta, image, x, masks, key)
+        cushion, smoothness = _between_layers(config, maps, theta, image, x, masks, times, key)
         return {
             "layer_cushion": jnp.stack(layer_cushion),
-            "contraction": jnp.stack([trees.norm(a) / b for a, b in zip(x[:-1], size, strict=True)]),
+            # phi(x^i) is what A_{i+1} reads, after pooling.
+            "contraction": jnp.stack([trees.norm(a) / trees.norm(b) for a, b in zip(x[:-1], inputs[1:], strict=True)]),
             "interlayer_cushion": cushion,
             "smoothness": smoothness,
-            "spread": jnp.stack([jnp.abs(a).max() * a.size**0.5 / b for a, b in zip(phi, size, strict=True)]),
+            "spread": maps.spread(theta, image, masks, times),
             "output_norm": trees.norm(x[-1]),
             "homogeneity_errors": maps.homogeneity_errors(theta, image, x),
         }
@@ -210,10 +209,11 @@ def _between_layers(
     image: jax.Array,
     x: list[jax.Array],
     masks: Any,
+    times: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Interlayer cushions (d, d) and smoothness (draws, d, d) of one example."""
-    depth, times = len(x), jnp.linspace(0, 1, config.ts)
+    depth = len(x)
     cushion = jnp.full((depth, depth), jnp.nan)
     smoothness = jnp.full((len(jax.tree.leaves(masks)[0]), depth, depth), jnp.nan)
     for i in config.layers:

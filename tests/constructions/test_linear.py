@@ -150,24 +150,76 @@ def test_ridge_falls_to_the_least_norm():
     np.testing.assert_allclose(product, np.broadcast_to(product[:1], product.shape), atol=1e-9)
 
 
-def test_opposite_signs_are_parted():
+def of_signs(rng, widths, first, second):
+    """Ends with these signs of the determinants of their last matrices."""
+    ends = drawn(rng, widths), drawn(rng, widths)
+    for end, sign in zip(ends, (first, second), strict=True):
+        if np.linalg.det(end[-1]) * sign < 0:
+            end[-1], end[-2] = end[-1][:, [1, 0, *range(2, widths[-2])]], end[-2][[1, 0, *range(2, widths[-2])]]
+    return ends
+
+
+def test_opposite_signs_are_parted_where_products_have_full_rank():
     """Of (1 - w_2 w_1)^2, the level sets below 1 are two branches of a hyperbola."""
     with pytest.raises(InputError, match=r"opposite signs, .* hidden layer of 1 units"):
         linear_network_path(linear((1, 1, 1)), theta_of([[[1.0]], [[1.0]]]), theta_of([[[-1.0]], [[-1.0]]]))
     for ridge in (False, True):
         rng = np.random.default_rng(2)
-        first, second = drawn(rng, (3, 3, 3)), drawn(rng, (3, 3, 3))
-        if np.linalg.det(first[1]) * np.linalg.det(second[1]) > 0:
-            second = [second[0][[1, 0, 2]], second[1][:, [1, 0, 2]]]
-        with pytest.raises(InputError, match="opposite signs"):
-            linear_network_path(linear((3, 3, 3)), theta_of(first), theta_of(second), ridge=ridge)
+        # Products near one another, with a row more than columns, and three layers: no determinant of theirs is zero.
+        for widths in ((3, 3, 3), (4, 3, 3)) + ((3, 3, 5, 3),) * (not ridge):
+            first = drawn(rng, widths)
+            flip = np.diag([-1.0, 1, 1])
+            second = [W + 0.01 * rng.normal(size=W.shape) for W in (flip @ first[0], first[1] @ flip, *first[2:])]
+            with pytest.raises(InputError, match=r"opposite signs, .* 3 units"):
+                linear_network_path(linear(widths), theta_of(first), theta_of(second), ridge=ridge)
         # The same network with two units exchanged; or a unit more; or an end of rank two.
-        measured((3, 3, 3), first, [second[0][[1, 0, 2]], second[1][:, [1, 0, 2]]], ridge=ridge)
+        widths = (4, 3, 3)
+        first, second = of_signs(rng, widths, 1, -1)
+        measured(widths, first, [second[0][[1, 0, 2]], second[1][:, [1, 0, 2]]], ridge=ridge)
         wider = [[np.pad(W[0], ((0, 1), (0, 0))), np.pad(W[1], ((0, 0), (0, 1)))] for W in (first, second)]
-        measured((3, 4, 3), *wider, ridge=ridge)
+        measured((4, 4, 3), *wider, ridge=ridge)
         lower = [np.diag([1.0, 1, 0]) @ second[0], second[1]]
-        _, product = measured((3, 3, 3), first, lower, ridge=ridge)
+        _, product = measured(widths, first, lower, ridge=ridge)
         assert share_of_the_way(product)[1] < 1e-9
+
+
+ROW = np.array([[1.0, -2, 0.5]])
+SINGULAR = {
+    "a number": ([[[1.0]], [[1.0]]], [[[1.0]], [[-1.0]]]),
+    "a row and its negative": ([ROW, [[2.0]]], [0.3 * ROW, [[-1.0]]]),
+    "a column": ([[[2.0]], ROW.T], [[[-0.5]], ROW.T]),
+    "square": of_signs(np.random.default_rng(4), (3, 3, 3), 1, -1),
+    "a double root": ([np.eye(2), np.eye(2)], [np.array([[-1.0, 5], [0, 1]]), np.diag([1.0, -1])]),
+    # Det U_2 and det U_3 both change, or only one.
+    "three layers": of_signs(np.random.default_rng(1), (3, 3, 3, 3), 1, -1),
+    "wider in between": of_signs(np.random.default_rng(9), (2, 5, 2, 2), 1, -1),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "ridge"), [*((name, False) for name in SINGULAR), *((name, True) for name in list(SINGULAR)[:5])]
+)
+def test_signs_change_where_the_straight_line_has_a_singular_product(name, ridge):
+    first, second = ([np.asarray(W) for W in end] for end in SINGULAR[name])
+    widths = [first[0].shape[1], *(len(W) for W in first)]
+    networks, product = measured(widths, first, second, np.linspace(0, 1, 1201), ridge=ridge)
+    share, beside = share_of_the_way(product)
+    assert beside < 1e-9
+    assert np.diff(share).min() > -1e-9
+    # In between it has lower rank, which is why it took the way that it took.
+    least = np.linalg.svd(product)[1].min(1)
+    assert least.min() < 1e-9 < 1e-3 < min(least[0], least[-1])
+    finer, _ = measured(widths, first, second, np.linspace(0, 1, 4801), ridge=ridge)
+    jumps = [max(np.abs(np.diff(leaf, axis=0)).max() for leaf in jax.tree.leaves(each)) for each in (networks, finer)]
+    # With ridge the factors are square roots of products, also of those near zero.
+    assert jumps[1] < (0.55 if ridge else 0.4) * jumps[0]
+    if ridge:
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(widths[0], 40)), rng.normal(size=(widths[-1], 40))
+        norms = sum(np.square(leaf).reshape(1201, -1).sum(1) for leaf in jax.tree.leaves(networks))
+        for kappa in (0.1, 10.0):
+            total = np.square(product @ x - y).mean((1, 2)) + kappa * norms
+            assert total.max() <= max(total[0], total[-1]) * (1 + 1e-9)
 
 
 def test_it_is_a_path_like_any_other():

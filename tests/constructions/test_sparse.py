@@ -58,6 +58,16 @@ def test_units_that_are_equal():
     np.testing.assert_allclose(lasso(problem(), units).energy, lasso(problem(), directions(4)).energy, rtol=1e-5)
 
 
+@pytest.mark.parametrize("noise", [1e-5, 1e-6, 1e-7, 1e-8])
+def test_units_that_are_almost_equal(noise):
+    """On one in five of these LARS alone ends at weights of 1e5 and more."""
+    given_ = problem(kappa=0.001)
+    for seed in range(40):
+        base, rng = directions(3, seed=seed), np.random.default_rng(seed)
+        copies = np.repeat(base, 4, 0) + noise * rng.normal(size=(12, 2))
+        np.testing.assert_allclose(lasso(given_, copies).energy, lasso(given_, base).energy, rtol=1e-4)
+
+
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_elimination_against_all_subsets(count):
     given_, units = problem(kappa=1e-3), directions(6)

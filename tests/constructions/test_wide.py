@@ -8,8 +8,8 @@ import pytest
 from variables import alive, mlp
 
 from mcjax import InputError, Task, data, models, supervised, trees
-from mcjax.constructions.sparse import SparseNetwork, fit_units, lasso
-from mcjax.constructions.wide import sparse_problem, unit_rows, wide_path
+from mcjax.constructions.sparse import SparseNetwork, energy, fit_units, lasso
+from mcjax.constructions.wide import _End, _highest_of_rotation, sparse_problem, unit_rows, wide_path
 
 
 def regression(inputs=2, samples=100):
@@ -76,24 +76,50 @@ def test_the_energy_of_all_parts(width, angles, key):
     np.testing.assert_allclose(found.ends, energies(dataset, kappa, trees.stack(ends)), rtol=1e-5)
     # Rows of W_1 never leave the unit ball.
     assert np.linalg.norm(np.asarray(knots["params"]["Dense_0"]["kernel"]), axis=1).max() <= 1 + 1e-5
-    bound = max(*found.ends, found.e, *found.delta, *found.delta_few)
+    least = max(*found.ends, found.e, *found.delta, *found.delta_few)
+    assert found.height <= found.bound * (1 + 1e-6)
     if found.angle == 0:
-        np.testing.assert_allclose(found.height, bound, rtol=1e-5)
+        np.testing.assert_allclose([found.height, found.bound], least, rtol=1e-5)
     assert found.delta[0] <= found.ends[0]
     assert found.delta[0] <= found.delta_few[0] + 1e-9 or found.angle > 0
     assert found.gap == max(0, found.height - max(found.ends))
 
 
-def test_the_lowest_path_is_chosen(key):
+def test_the_lowest_path_and_the_least_epsilon_are_chosen(key):
     task = task_of(8)
     ends = random_net(8, 1), random_net(8, 2)
     each = [
-        wide_path(key, task, *ends, kappa=0.003, units=(count,), angles=(angle,)).height
+        wide_path(key, task, *ends, kappa=0.003, units=(count,), angles=(angle,))
         for count in (1, 2, 4)
         for angle in (0.0, 0.2)
     ]
     best = wide_path(key, task, *ends, kappa=0.003, angles=(0.0, 0.2))
-    np.testing.assert_allclose(best.height, min(each), rtol=1e-6)
+    np.testing.assert_allclose(best.height, min(path.height for path in each), rtol=1e-6)
+    np.testing.assert_allclose(best.epsilon, min(path.epsilon for path in each), rtol=1e-6)
+
+
+@pytest.mark.parametrize("angle", [1e-3, 0.3, 1.5])
+def test_the_bound_of_units_that_turn(angle):
+    """The energy while units turn as far as they may, either way, is below the bound, which goes as the angle."""
+    problem, rng = sparse_problem(task_of(6), 0.003), np.random.default_rng(0)
+    for seed in range(20):
+        fitted = lasso(problem, random_net(6, seed)["params"]["Dense_0"]["kernel"].T.astype(np.float64))
+        turn = rng.choice([-1, 1], 6)[:, None] * angle
+        aside = fitted.units[:, ::-1] * [-1, 1]
+        units = np.cos(turn) * fitted.units + np.sin(turn) * aside
+        few = lasso(problem, units, rng.uniform(size=6) < 0.7)
+        bound = _highest_of_rotation(problem, _End({}, fitted, few), angle)
+        ts = np.linspace(0, 1, 101)
+        highest = max(
+            energy(problem, (1 - t) * fitted.units + t * units, (1 - t) * fitted.weights + t * few.weights) for t in ts
+        )
+        ends = max(fitted.energy, few.energy)
+        assert highest <= bound * (1 + 1e-9)
+        # To first order: twice the residual, and a quarter of the angle, the weights and the widest spread of x.
+        root = np.sqrt(np.linalg.eigvalsh(problem.x.T @ problem.x / len(problem.x))[-1])
+        rate = np.sqrt(ends) / 2 * root * (np.abs(fitted.weights).sum() + np.abs(few.weights).sum())
+        if angle < 0.01:
+            np.testing.assert_allclose(bound - ends, rate * angle, rtol=0.02)
 
 
 def test_the_gap_closes_as_networks_widen(key):

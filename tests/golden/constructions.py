@@ -42,6 +42,11 @@ def walked(construction):
     return {"knots": construction.knots, "kinds": np.array(kinds), "layers": np.array(layers)}
 
 
+def dropout_lines():
+    found = mcjax.constructions.dropout_lines(key(), task(), network(0), 0.3, draws=3, ts=3)
+    return {"losses": found.losses, "rises": found.rises, "rise": found.rise()}
+
+
 def drop_path():
     return walked(mcjax.constructions.drop_path(mlp(), stable(0)))
 
@@ -93,7 +98,8 @@ def wide_path():
     results = {}
     for angle in (0.0, 0.2):
         found = mcjax.constructions.wide_path(key(), curved, *ends, kappa=0.003, units=(2,), angles=(angle,))
-        numbers = {of: np.array(getattr(found, of)) for of in ("parts", "ends", "e", "delta", "delta_few", "height")}
+        names = ("parts", "ends", "e", "delta", "delta_few", "height", "epsilon")
+        numbers = {of: np.array(getattr(found, of)) for of in names}
         results[angle] = {**walked(found.construction), **numbers}
     # The few units are found by descent, and turned by one that is not smooth: rounding decides where it ends.
     knots = results[0.0].pop("knots")
@@ -105,12 +111,14 @@ def counterexamples():
     for name, example in (
         ("disconnected_minima", mcjax.constructions.disconnected_minima(2)),
         ("two_neuron_mixture", mcjax.constructions.two_neuron_mixture(6)),
+        ("mixture_minima", mcjax.constructions.mixture_minima(2, 1)),
     ):
         data = example.task.train
         ends = jax.device_get((example.theta_1, example.theta_2))
         middle = jax.tree.map(lambda a, b: (a + b) / 2, *ends)
         outputs = jax.jit(example.model.apply)(middle, data[0])
         results[name] = {"data": data, "ends": ends, "middle": outputs, "barrier": example.barrier}
+        results[name]["losses"] = example.losses
     return results
 
 
@@ -168,6 +176,6 @@ def permutation_points():
 
 
 CASES = (
-    string, dropout_stability, drop_path, halves_path, dropout_path, interpolation_path, narrow_path,
+    string, dropout_stability, dropout_lines, drop_path, halves_path, dropout_path, interpolation_path, narrow_path,
     linear_network_path, wide_path, counterexamples, permutation_path, permutation_points,
 )  # fmt: skip

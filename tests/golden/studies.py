@@ -75,7 +75,7 @@ def dropout() -> dict[str, np.ndarray]:
         dropout_stability.Size, width=0.2, train_images=300, test_images=60, epochs=1, curve_epochs=1, draws=2,
         measured=60, search_images=30, string_beads=1, shares=(0.5,), narrow_widths=(1,),
     )  # fmt: skip
-    options = {"tasks": ("mnist", "wide"), "units": (2, 4), "pairs": 1}
+    options = {"tasks": ("mnist", "wide"), "units": (2, 4), "pairs": 1, "inputs": (2,)}
     config = dropout_stability.Config(**options, sources=Sources(mnist="digits"), size=size)
     # What turns units is no smooth descent.
     return run(dropout_stability.main, config, "tasks", ("wide.",))

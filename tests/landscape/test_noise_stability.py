@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from variables import drawn, order, permuted
 
-from mcjax import InputError, Task, models, supervised
+from mcjax import InputError, Task, data, models, supervised
 from mcjax.constructions.chain import chain_of
 from mcjax.constructions.dropout import random_factors
 from mcjax.landscape.noise_stability import noise_stability
@@ -69,12 +69,11 @@ def test_cushions_and_contraction_against_matrices(measured):
             np.testing.assert_allclose(
                 found.contraction[i, n], np.linalg.norm(here[i]) / np.linalg.norm(phi), rtol=1e-4
             )
-            np.testing.assert_allclose(found.spread[i, n], len(phi) ** 0.5 * phi.max() / np.linalg.norm(phi), rtol=1e-4)
         np.testing.assert_allclose(found.output_norm[n], np.linalg.norm(here[-1]), rtol=1e-4)
     assert np.isnan(found.interlayer_cushion[2, 1]).all()
 
 
-def test_smoothness_against_matrices(measured):
+def test_smoothness_and_spread_against_matrices(measured):
     theta, found, images = measured
     weights = matrices(theta)
     for draw, key in enumerate(jax.random.split(jax.random.key(3), 4)[1:]):
@@ -90,6 +89,10 @@ def test_smoothness_against_matrices(measured):
                             for k, W in enumerate(weights, 1)
                         ]
                         noisy.append(forward(mixed, x)[i - 1])
+                if i < 4:
+                    phi = np.maximum(noisy[:4], 0)
+                    want = (len(phi[0]) ** 0.5 * phi.max(1) / np.linalg.norm(phi, axis=1)).max()
+                    np.testing.assert_allclose(found.spread[draw, i - 1, n], want, rtol=1e-4)
                 for j in range(i, 5):
                     J, here = jacobian(weights, i, j, exact[i - 1]), exact[i - 1]
                     allowed = np.inf
@@ -138,6 +141,29 @@ class Pooled(nn.Module):
         return nn.Dense(3)(nn.relu(nn.Dense(5)(x)))
 
 
+def test_what_is_read_is_pooled(key):
+    """A 1 x 1 convolution is a matrix for every pixel; the layer above reads the largest of four pixels."""
+
+    class Pixels(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = nn.max_pool(nn.relu(nn.Conv(5, (1, 1), use_bias=False)(x)), (2, 2), (2, 2))
+            return nn.Dense(3, use_bias=False)(x.reshape(len(x), -1))
+
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (3, 4, 4, 2), np.uint8), np.arange(3)
+    model = models.from_flax(Pixels(), jax.ShapeDtypeStruct((2, 4, 4, 2), np.float32), name="pixels")
+    task = supervised(model, data.from_arrays(pixels, labels, pixels, labels))
+    theta = jax.tree.map(np.float32, drawn(model))
+    found = noise_stability(key, task, theta, examples=3, draws=1, ts=2)
+    x = np.asarray(task.model_inputs(task.train), np.float64) @ theta["params"]["Conv_0"]["kernel"][0, 0]
+    phi = np.maximum(x, 0).reshape(3, 2, 2, 2, 2, 5).max((2, 4))
+    norms = [np.linalg.norm(each.reshape(3, -1), axis=1) for each in (x, phi)]
+    np.testing.assert_allclose(found.contraction[0], norms[0] / norms[1], rtol=1e-4)
+    # Nothing is dropped below layer 1.
+    np.testing.assert_allclose(found.spread[0, 0], 20**0.5 * phi.max((1, 2, 3)) / norms[1], rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
@@ -154,7 +180,7 @@ def test_permuting_units_changes_nothing(name, layers, tiny_data, key):
     moved = permuted(model.spec, order(model.spec, theta), theta)
     options = {"examples": 4, "draws": 1, "ts": 2, "iterations": 400, "layers": layers}
     before, after = (noise_stability(key, supervised(model, tiny_data), each, **options) for each in (theta, moved))
-    for quantity in ("layer_cushion", "contraction", "interlayer_cushion", "spread", "output_norm"):
+    for quantity in ("layer_cushion", "contraction", "interlayer_cushion", "output_norm"):
         np.testing.assert_allclose(getattr(after, quantity), getattr(before, quantity), rtol=5e-3, err_msg=quantity)
     np.testing.assert_allclose(after.epsilon(), before.epsilon(), rtol=1e-2)
 

@@ -282,6 +282,38 @@ MUTANTS = (
         "here[k] - np.outer(here[k] @ unreached, unreached)",
         ("constructions/test_linear.py",),
     ),
+    # No upper bracket; the factor of the search, not the best one; one draw more than a quarter.
+    Mutant(
+        "mcjax/constructions/subset_search.py",
+        "while values.argmin() == len(values) - 1 and factors[-1] < LARGEST",
+        "while False",
+        ("constructions/test_dropout.py",),
+    ),
+    Mutant(
+        "mcjax/constructions/subset_search.py",
+        "return tried[int(values.argmin())]",
+        "return tried[0]",
+        ("constructions/test_dropout.py",),
+    ),
+    Mutant("mcjax/constructions/dropout.py", "len(self.rises) - 1e-9) - 1, 0)", "len(self.rises) - 1e-9), 0)"),
+    Mutant(
+        "mcjax/constructions/linear_phases.py",
+        "np.where(values <= zero, 0, values)",
+        "values",
+        ("constructions/test_linear.py",),
+    ),
+    Mutant("mcjax/constructions/wide.py", "np.sin(angle / 2) / 2 * spread", "np.sin(angle / 2) * spread"),
+    Mutant("mcjax/constructions/counterexamples.py", "np.minimum(*wrong)", "np.maximum(*wrong)"),
+    # Pooling is part of phi, and t goes over all of [0, 1].
+    Mutant(
+        "mcjax/landscape/noise_stability.py", "zip(x[:-1], inputs[1:], strict=True)", "zip(x[:-1], x, strict=False)"
+    ),
+    Mutant(
+        "mcjax/landscape/interlayer_maps.py",
+        "factors = {group: t + (1 - t) * factor for group, factor in mask.items()}",
+        "factors = {group: 1 + 0 * t * factor for group, factor in mask.items()}",
+        ("landscape/test_noise_stability.py",),
+    ),
     Mutant(
         "mcjax/constructions/dropout.py", "math.floor((1 - shares[g]) * n + 1e-9)", "math.floor((1 - shares[g]) * n)"
     ),

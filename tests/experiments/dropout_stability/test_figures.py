@@ -6,6 +6,7 @@ from figures import SMALL, drawn
 from experiments.dropout_stability.figures import (
     BESIDE,
     Column,
+    chances,
     columns,
     constructed_paths,
     distributions,
@@ -48,15 +49,17 @@ def test_boxes_by_layer():
 
 def test_a_constructed_path_beside_others():
     at, loss = np.array([0, 0.5, 1, 2, 2.5, 3]), np.array([0.1, 0.2, 0.5, 0.5, 0.3, 0.1])
-    beside = {"train_loss": [0.1, 2.0, 0.1], "test_accuracy": [0.9, 0.1, 0.9]}
+    beside = {"train_loss": [0.1, 2.0, 0.1], "train_accuracy": [1, 0.2, 1], "test_accuracy": [0.9, 0.1, 0.9]}
     path = {
         "ts": (at / 3) ** 2, "knots": (np.arange(4) / 3) ** 2, "train_loss": loss.tolist(),
-        "test_accuracy": (1 - loss).tolist(), "kinds": ["a", "b", "line"], "segments": 5,
+        "train_accuracy": (1 - loss / 2).tolist(), "test_accuracy": (1 - loss).tolist(),
+        "kinds": ["a", "b", "line"], "segments": 5,
     }  # fmt: skip
     figure = constructed_paths({**dict.fromkeys(BESIDE, beside), "Theorem 1": path, "Theorem 2": path}, "MNIST")
-    left, right = figure.axes[:2]
+    left, middle, right = figure.axes[:3]
     # Knots are at whole numbers, whatever t they have.
     np.testing.assert_allclose(left.lines[0].get_xdata()[[0, 2, 3, 5]], [0, 1, 2, 3], atol=1e-12)
+    np.testing.assert_allclose(middle.lines[0].get_ydata(), 100 * (1 - loss / 2))
     np.testing.assert_allclose(right.lines[0].get_ydata(), 100 * (1 - loss))
     np.testing.assert_allclose(left.lines[1].get_xdata(), [0, 1.5, 3])
     colors = [line.get_color() for line in left.lines[5:8]]
@@ -69,20 +72,32 @@ def test_a_constructed_path_beside_others():
     drawn(figure)
 
 
-def found(units, gaps, slope):
+def curve(inputs, units, gaps, slope):
     levels = [
-        {"units": n, "pairs": [{"gap": gap} for gap in each]} for n, each in zip(units, gaps.tolist(), strict=True)
+        {"units": n, "gap": {"mean": gap}, "promised": {"mean": 2 * gap}} for n, gap in zip(units, gaps, strict=True)
     ]
-    return {"levels": levels, "slope": slope}
+    return {"inputs": inputs, "ends": "fitted", "levels": levels, "slopes": {"gap": slope, "promised": slope}}
 
 
 def test_gaps_that_are_zero_are_left_out():
-    units, gaps = (2, 4, 8), np.array([[0.4, 0.2], [0.1, 0.0], [0.0, 0.0]])
-    figure = gap_against_width(found(units, gaps, -2.0))
-    (axes,) = figure.axes
-    mean = next(line for line in axes.lines if line.get_label() == "mean of pairs")
-    np.testing.assert_allclose(mean.get_ydata(), [0.3, 0.05])
-    fitted = next(line for line in axes.lines if line.get_label() == "slope -2.00")
-    np.testing.assert_allclose(fitted.get_ydata()[1] / fitted.get_ydata()[0], 0.25)
-    drawn(figure, SMALL)
-    assert len(gap_against_width(found(units, gaps, None)).axes[0].lines) == 3
+    units, gaps = (2, 4, 8), (0.3, 0.05, 0.0)
+    figure = gap_against_width([curve(2, units, gaps, -2.0), curve(4, units, gaps, None)])
+    left, right = figure.axes
+    gap, bound = left.lines
+    np.testing.assert_allclose(gap.get_ydata(), [0.3, 0.05])
+    np.testing.assert_allclose(bound.get_ydata(), [0.6, 0.1])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fitted: gap", "fitted: bound"]
+    assert [text.get_text() for text in right.get_xticklabels()] == ["2", "4", "8"]
+    drawn(figure)
+
+
+def test_probabilities_by_rate_and_rises_by_width():
+    levels = [
+        {"width": width, "rates": [{"rate": p, "probability": 1 - p, "rise": p / width} for p in (0.1, 0.5)]}
+        for width in (4, 8)
+    ]
+    left, right = chances(levels).axes
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [0.9, 0.5])
+    np.testing.assert_allclose(right.lines[1].get_ydata(), [0.5 / 4, 0.5 / 8])
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["4 units", "8 units"]
+    drawn(chances(levels), SMALL)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from studies import small_studies
 
+from experiments.dropout_stability.coins import exponents
 from experiments.dropout_stability.study import Config, _described, main
 from experiments.dropout_stability.tables import tables
 from experiments.dropout_stability.tasks import CHANNELS, Size, make
+from experiments.dropout_stability.wide import ENDS
 from experiments.options import Sources, given
 from mcjax.training.task import examples
 
@@ -26,7 +28,16 @@ SIZE = {
     "shares": (0.5,),
     "narrow_widths": (3, 50),
 }
-SMALL = {"tasks": ("mnist", "wide"), "sources": Sources(mnist="digits"), "units": (2, 4), "pairs": 1}
+SMALL = {
+    "tasks": ("mnist", "wide"),
+    "sources": Sources(mnist="digits"),
+    "units": (2, 4),
+    "pairs": 1,
+    "inputs": (2,),
+    "widths": (12, 24),
+    "rates": (0.1, 0.5),
+    "coins": 20,
+}
 
 
 study_of = small_studies(Config, Size, SMALL, SIZE)
@@ -35,10 +46,42 @@ study_of = small_studies(Config, Size, SMALL, SIZE)
 def test_wide_networks_alone(tmp_path, results_of):
     study = study_of(tmp_path / "run", tasks=("wide",), units=(3,))
     main(study)
-    found = results_of(main, study)["tasks"]["wide"]
-    (level,) = found["levels"]
-    assert (level["units"], len(level["pairs"]), found["slope"]) == (3, 1, None)
-    assert 0 <= level["gap"]["mean"] == level["pairs"][0]["gap"]
+    curves = results_of(main, study)["tasks"]["wide"]["curves"]
+    assert [(curve["inputs"], curve["ends"]) for curve in curves] == [(2, ends) for ends in ENDS]
+    for curve in curves:
+        (level,) = curve["levels"]
+        (pair,) = level["pairs"]
+        assert (level["units"], curve["slopes"]["gap"]) == (3, None)
+        assert 0 <= level["gap"]["mean"] == pair["gap"]
+        assert pair["energy"] <= pair["height"] <= pair["bound"] * (1 + 1e-6)
+    # The better the ends, the lower their energy.
+    fitted, descended, arbitrary = (curve["levels"][0]["pairs"][0]["energy"] for curve in curves)
+    assert fitted <= descended + 1e-3
+    assert descended < arbitrary
+
+
+@pytest.mark.slow
+def test_coins_alone(tmp_path, results_of):
+    study = study_of(tmp_path / "run", tasks=("coins",))
+    main(study)
+    found = results_of(main, study)["tasks"]["coins"]
+    narrow, wide = found["levels"]
+    assert (narrow["width"], wide["width"], found["coins"]) == (12, 24, 20)
+    for level in found["levels"]:
+        rare, often = level["rates"]
+        assert (rare["rate"], often["rate"]) == (0.1, 0.5)
+        assert rare["rise"] <= often["rise"]
+        assert rare["probability"] >= often["probability"]
+        assert rare["promised"] == often["promised"] == 1
+
+
+def test_powers_of_rate_and_width():
+    levels = [
+        {"width": width, "rates": [{"rate": p, "rise": 3 * p**0.7 * width**-1.2} for p in (0.1, 0.2, 0.5)]}
+        for width in (8, 16, 64)
+    ]
+    np.testing.assert_allclose(exponents(levels), [0.7, -1.2])
+    assert exponents(levels[:1]) is None
 
 
 @pytest.mark.slow
@@ -58,7 +101,7 @@ def test_files_and_results_of_a_study(tmp_path, stopped_once, results_of):
         np.testing.assert_allclose(paths[name]["train_loss"][-1], paths["line"]["train_loss"][-1], rtol=1e-4)
     assert [each["width"] for each in found["narrow"]] == [3]  # the network itself has 6
     assert {each["share"] for each in found["shares"]} == {0.5}
-    first, second = tasks["wide"]["levels"]
+    first, second = tasks["wide"]["curves"][0]["levels"]
     assert (first["units"], second["units"]) == (2, 4)
     assert first["gap"]["mean"] > second["gap"]["mean"] >= 0
 
@@ -72,6 +115,7 @@ def test_tables_of_noise_stability():
     path = {
         "train_loss": [0.1, 2.0, 0.2],
         "test_accuracy": [0.9, 0.1, 0.9],
+        "train_accuracy": [1.0, 0.24, 1.0],
         "threshold": 0.3,
         "beads": 2,
         "connected": False,
@@ -85,7 +129,7 @@ def test_tables_of_noise_stability():
     assert noise["rows"][0] == ["1", "0.223 (0.1)", "1.22 (1.35)", "0.223 (0.1)", "-"]
     assert noise["rows"][2] == ["3", "0.877 (0.755)", "-", "-", "-"]
     assert "at least 3 d = 9" in noise["text"]
-    assert paths["rows"][0] == ["line", "2 beads, not connected", "2.000", "-", "10.0", "2.34 (VGG11)"]
+    assert paths["rows"][0] == ["line", "2 beads, not connected", "2.000", "-", "24.0", "10.0", "2.34 (VGG11)"]
 
 
 def test_the_published_networks():
@@ -109,7 +153,7 @@ def test_settings_are_json_by_which_a_run_is_known():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"tasks": ()}, ("tasks none", "mnist, cifar10, wide")),
+        ({"tasks": ()}, ("tasks none", "mnist, cifar10, wide, coins")),
         ({"tasks": ("wide", "wide")}, ("wide, wide",)),
         ({"epochs": 0}, ("epochs=0",)),
         ({"width": float("nan")}, ("width=nan",)),
@@ -119,6 +163,10 @@ def test_settings_are_json_by_which_a_run_is_known():
         ({"narrow_widths": (7,)}, ("narrow_widths=(7,)", "6")),
         ({"units": (0, 4)}, ("units=0",)),
         ({"pairs": 0}, ("pairs=0",)),
+        ({"inputs": ()}, ("inputs=()",)),
+        ({"widths": (8, 8)}, ("widths=(8, 8)",)),
+        ({"rates": (0.5, 1.0)}, ("rates=(0.5, 1.0)",)),
+        ({"coins": 0}, ("coins=0",)),
         ({"sources": Sources(mnist="nowhere/no.npz")}, ("nowhere/no.npz",)),
         ({"tasks": ("cifar10",), "sources": Sources(cifar10="digits"), "width": None}, ("vgg11", "8")),
     ],
