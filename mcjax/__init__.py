@@ -48,6 +48,7 @@ Configurations, composed:
     TrainConfig(augmentation=)                    supervised(model, data, augmentation=)
     PamConfig(epochs=, permutation_epochs=, ...)  PamConfig(curve=FitConfig(...),
                                                     permutation=curves.PermutationFitConfig(...))
+    PamFit.proximal                               PamFit.distance; the term is distance^2 / (2 nu)
     StringConfig(epochs=, of=, on=, ...)          strings.StringConfig(training=TrainConfig(...),
                                                     criterion=Criterion(metric, split, ...))
     EndpointStep, CurveStep, PermutationStep, ... training.endpoint_fit, curves.curve_fit, curves.permutation_fit,

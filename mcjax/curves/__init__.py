@@ -2,7 +2,7 @@
 
 A curve is a pure function `(theta_1, theta_2, theta_c, P, t) -> theta`. It joins theta_1, at t = 0, to `P theta_2`, the
 second network with its units permuted by P, at t = 1. The control point `theta_c` is the deviation from the straight
-line (Tatro et al. 2020, Neuron Alignment, eq. 8):
+line (Tatro et al., submitted to ICLR 2020, Optimizing Loss Landscape Connectivity via Neuron Alignment, eq. 8):
 
     r(t) = (1 - t) theta_1 + t P theta_2 + sum_j w_j(t) theta_c[j]
 

@@ -15,8 +15,8 @@ class PgdAttack:
     """Projected gradient descent in the maximum norm, on pixels in [0, 1].
 
     Every step adds `step_size` times the sign of the gradient of the loss, and projects back onto the ball and [0, 1].
-    The defaults are those of Tatro et al. 2020, "Optimizing Mode Connectivity via Neuron Alignment", on CIFAR; on Tiny
-    ImageNet they are half as large.
+    The defaults are those of Tatro et al., NeurIPS 2020, "Optimizing Mode Connectivity via Neuron Alignment", on CIFAR.
+    On Tiny ImageNet they have epsilon = 4 / 255 and steps of 1 / 255.
     Source: Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks".
 
     Attributes:

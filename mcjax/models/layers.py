@@ -16,7 +16,8 @@ from mcjax.errors import InputError, unknown_name
 def huberized_relu(x: jax.Array, delta: float = 0.1) -> jax.Array:
     """A ReLU with a continuous derivative: x^2 / (2 delta) on [0, delta], x - delta / 2 beyond.
 
-    Source: Tatro et al. 2020, Optimizing Mode Connectivity via Neuron Alignment, eq. 11; Theorem 3.1 holds for it.
+    It is at most delta / 2 away from the ReLU. Theorem 3.1 of the source holds for it.
+    Source: Tatro et al. 2020, Neuron Alignment, eq. 11.
     """
     inside = jnp.clip(x, 0, delta)
     return inside * inside / (2 * delta) + jnp.maximum(x - delta, 0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from command_line import GIVEN, layers_of, permuted, refused, results_of, run, said, units_of
 from PIL import Image
+from variables import spaced
 
 import mcjax
 from mcjax import trees
@@ -23,7 +24,7 @@ def correlations(a, b):
 
 def test_no_permutation_is_better(matched, trained, tiny_data):
     theta_1, theta_2 = (checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2))
-    images = tiny_data.train_images[:24]
+    images = spaced(tiny_data.train_images, 24)
     one, other = (units_of(theta, tiny_data, images) for theta in (theta_1, theta_2))
     results = results_of(matched)["groups"]
     P = mcjax.symmetry.load_permutation(matched / "permutation.npz")
@@ -83,7 +84,7 @@ def test_a_planted_permutation_is_found_in_networks_from_elsewhere(bars, tmp_pat
 def test_another_cost_is_maximised(trained, ends, tiny_data, tmp_path):
     assert run("match", *ends, "--cost", "inner_product", "--match-images", 50, "--out", tmp_path) == 0
     thetas = (checkpoint.load(trained / "checkpoints" / f"network_{i}") for i in range(2))
-    one, other = (units_of(theta, tiny_data, tiny_data.train_images[:50])[:2] for theta in thetas)
+    one, other = (units_of(theta, tiny_data, spaced(tiny_data.train_images, 50))[:2] for theta in thetas)
     P = mcjax.symmetry.load_permutation(tmp_path / "permutation.npz")
     for p, a, b in zip(P.values(), one, other, strict=True):
         gain, n = a.T @ b / 50, len(p)
