@@ -87,11 +87,6 @@ def _check(config: Config) -> None:
 
 
 def _described(problem: Problem) -> dict[str, Any]:
+    size = {name: getattr(problem, name) for name in ("thresholds", "pairs", "splits", "sweeps")}
     configs = {"ends": asdict(problem.ends), "string": asdict(problem.config)}
-    return {
-        "thresholds": problem.thresholds,
-        "pairs": problem.pairs,
-        "splits": problem.splits,
-        **configs,
-        "data": fingerprint(problem.data),
-    }
+    return {**size, **configs, "data": fingerprint(problem.data)}
