@@ -14,8 +14,8 @@ exchanged. The same command again resumes from the last complete depth.
 
 `small` is for two cores: quadratic, cubic and permutation, and mnist, cifar10 and ptb, of which narrow networks
 are joined at four thresholds each. `paper` has the published networks and thresholds; it is for a GPU. Thresholds are
-on the training split unless --split says otherwise; the paper's are on the test split. They are of the mean absolute error
-of the polynomials, the error rate of images and the perplexity of texts, unless --metric says otherwise. Segments may
-rise above the threshold by --tolerance, a tenth of it for most tasks, as published.
+on the training split unless --split says otherwise; the paper's are on the test split. They are of the mean absolute
+error of the polynomials, the error rate of images and the perplexity of texts, unless --metric says otherwise.
+Segments may rise above the threshold by --tolerance, a tenth of it for most tasks, as published.
 The paper gives its numbers in a figure only, and in words: its words are printed beside our numbers.
 """
