@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from landscapes import RING, at, config, heights, landscape
-from profiles import exact, scan, segments
+from landscapes import RING, at, config, exact, heights, landscape, scan, segments
 from refusals import says
 
 from mcjax import InputError

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from landscapes import at
-from profiles import NAMES, TASK, exact, scan, segments
+from landscapes import NAMES, PROFILE_TASK, at, exact, scan, segments
 from variables import drawn
 
 from mcjax import data, models, supervised
@@ -135,4 +134,4 @@ def test_the_smallest_step_of_tasks_of_ones_own():
     # An error of the task's own may be of any kind, such as the absolute error of a regression.
     assert smallest_step(error, task(accuracy=1.0, error=2.0), theta) == 0
     assert smallest_step(error, task(error=2.0), theta) == 0
-    assert smallest_step(error, TASK, at(0, 0)) == 0
+    assert smallest_step(error, PROFILE_TASK, at(0, 0)) == 0
