@@ -152,7 +152,7 @@ def against_threshold(tasks: Mapping[str, Any]) -> Figure:
                     markerfacecolor="none", markeredgewidth=0.9, label=f"{variant}: at least",
                 )  # fmt: skip
                 if fitted[what]["connected"] is not None:
-                    _laws(axes, fitted[what], color, above=number % 2 == 0)
+                    _laws(axes, fitted[what], color, number)
             left.plot(
                 thresholds, _summaries(task["levels"], variant, "relaxed")[0], color=color, linestyle=style,
                 marker="o", markersize=3, markerfacecolor="white", linewidth=0.8, label=f"{variant}: relaxed",
@@ -176,18 +176,15 @@ def _summaries(levels: Sequence[Mapping[str, Any]], variant: str, what: str) -> 
     return np.array([each["mean"] for each in found]), np.array([each["std"] for each in found])
 
 
-def _laws(axes: Axes, fitted: Mapping[str, Mapping[str, float]], color: str, above: bool) -> None:
-    """Both power laws as lines, and their exponents in one label."""
+def _laws(axes: Axes, fitted: Mapping[str, Mapping[str, float]], color: str, line: int) -> None:
+    """Both power laws as lines, and their exponents in a line of text in the corner."""
     for which, dashes in (("connected", (1, 1)), ("censored", (6, 2, 1, 2))):
         law = fitted[which]
         at = np.array([law["low"], law["high"]])
         axes.plot(at, law["factor"] * at ** law["exponent"], color=color, linewidth=0.9, linestyle=(0, dashes))
-    text = "{:+.2f}, all {:+.2f}".format(*(fitted[which]["exponent"] for which in ("connected", "censored")))
-    middle = np.sqrt(at.prod())
-    axes.annotate(
-        text, (middle, law["factor"] * middle ** law["exponent"]), color=color, fontsize=8,
-        xytext=(3, 14 if above else -22), textcoords="offset points",
-    )  # fmt: skip
+    text = "exponent {:+.2f}, all {:+.2f}".format(*(fitted[name]["exponent"] for name in ("connected", "censored")))
+    corner: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+    axes.text(0.99, 0.99 - 0.08 * line, text, color=color, fontsize=8, **corner)
 
 
 def string_stages(stages: Sequence[Stage], title: str, of: str, threshold: float) -> Figure:

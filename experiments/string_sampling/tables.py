@@ -19,7 +19,7 @@ def tables(tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
     if laws:
         columns: list[Column] = [
-            ("strings", lambda row: row[0]),
+            ("task", lambda row: row[0]),
             ("of", lambda row: {"length": "normalised length", "beads": "segments"}[row[1]]),
             ("thresholds", lambda row: f"{row[2]['censored']['low']:g} to {row[2]['censored']['high']:g}"),
             ("exponent, connected strings", lambda row: _exponent(row[2]["connected"])),

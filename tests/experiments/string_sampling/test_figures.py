@@ -59,7 +59,7 @@ def test_length_and_segments_against_the_threshold():
     ends = np.array([0.01, 0.05])
     fitted = [each.get_ydata() for each in left.lines if np.array_equal(each.get_xdata(), ends)]
     np.testing.assert_allclose(fitted, [0.4 * ends**-0.5, 0.4 * ends**-0.75])
-    assert [text.get_text() for text in left.texts] == ["-0.50, all -0.75"]
+    assert [text.get_text() for text in left.texts] == ["exponent -0.50, all -0.75"]
     names = [name + more for name in ("unmatched", "matched") for more in ("", ": at least", ": relaxed")]
     assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == sorted(names)
     drawn(figure)
