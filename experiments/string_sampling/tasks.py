@@ -147,11 +147,11 @@ SIZES: dict[str, dict[str, Size]] = {
         "paper": Size((0.05, 0.1, 0.14, 0.15, 0.152, 0.154, 0.156, 0.158, 0.16, 0.164, 0.168, 0.17), 20),
     },
     "mnist": {
-        "small": Size((0.02, 0.03, 0.05, 0.1), 1, width=0.125, train_images=5000, images=500, **BRIEF),
+        "small": Size((0.05, 0.1, 0.15, 0.2), 1, width=0.0625, train_images=2000, images=200, **BRIEF),
         "paper": Size((0.00725, 0.01, 0.02, 0.05), 3),
     },
     "cifar10": {
-        "small": Size((0.5, 0.55, 0.6, 0.65), 1, width=0.125, train_images=5000, images=500, **BRIEF),
+        "small": Size((0.6, 0.65, 0.7, 0.75), 1, width=0.0625, train_images=2000, images=200, **BRIEF),
         "paper": Size((0.2, 0.35, 0.4, 0.6, 0.8), 3),
     },
     "ptb": {
