@@ -167,6 +167,9 @@ def test_larger_tasks(name, learning_rates, tmp_path):
     place = Data(Sources(mnist="digits"), ptb=str(tmp_path))
     changes = given(Size, width=0.1, train_images=20, images=5, vocabulary=10)
     problem = make(name, "small", place, changes, StringOptions())
+    # A curve of thresholds, of narrow networks here and of the published ones in the other preset.
+    assert all(len(SIZES[name][preset].thresholds) >= 4 for preset in ("small", "paper"))
+    assert SIZES[name]["small"].width < SIZES[name]["paper"].width == 1
     made = json.loads(json.dumps({"ends": asdict(problem.ends), "beads": asdict(problem.config.training)}))
     assert tuple(each["optimizer"]["learning_rate"] for each in made.values()) == learning_rates
     assert {each["optimizer"]["clip"] for each in made.values()} == {5.0 if name == "ptb" else None}
