@@ -47,10 +47,10 @@ def sample(parts: Parts, problem: Problem, key: jax.Array, matching: str) -> tup
 
 
 def relax(parts: Parts, problem: Problem, strings: Strings) -> dict[str, list[float | None]]:
-    """The normalised length of every string after relaxation; None for those that are not connected."""
+    """The normalised length of every string after relaxation; None for those that are not connected or not relaxed."""
 
     def length(string: String) -> float | None:
-        if not string.connected:
+        if not (string.connected and problem.sweeps):
             return None
         effort = {"splits": problem.splits, "sweeps": problem.sweeps}
         return relax_string(problem.task, string, problem.config, **effort).normalized_length
@@ -120,13 +120,14 @@ def _summary(strings: Sequence[String], relaxed: Sequence[float | None]) -> dict
     """Length and beads of connected strings; why the others were given up, their size then, and the worst segment."""
     connected = [string for string in strings if string.connected]
     failed = [string for string in strings if not string.connected]
+    shorter = [length for length in relaxed if length is not None]
     beads = sum(string.beads for string in strings)
     steps = sum(string.steps for string in strings)
     return {
         "connected": len(connected),
         "length": mean_and_std([string.normalized_length for string in connected]) if connected else None,
         "beads": mean_and_std([string.beads for string in connected]) if connected else None,
-        "relaxed": mean_and_std([length for length in relaxed if length is not None]) if connected else None,
+        "relaxed": mean_and_std(shorter) if shorter else None,
         "resolution": max((float(string.resolution.max()) for string in connected), default=None),
         "depth": max((string.depth for string in strings), default=0),
         "failed": [

@@ -83,7 +83,7 @@ def _check(config: Config) -> None:
     positive = thresholds is None or (thresholds and all(0 < level < np.inf for level in thresholds))
     if not positive or (thresholds is not None and len(config.tasks) > 1):
         raise InputError(f"got thresholds {thresholds} for {names}: expected positive ones, and one task.")
-    check_least(config.size, pairs=1, splits=0, sweeps=1)
+    check_least(config.size, pairs=1, splits=0, sweeps=0)
 
 
 def _described(problem: Problem) -> dict[str, Any]:

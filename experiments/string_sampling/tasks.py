@@ -33,7 +33,7 @@ class Size:
     splits: int = 2
     """How many times every segment of a string is split while the string is relaxed."""
     sweeps: int = 200
-    """The most sweeps of relaxation after each split."""
+    """The most sweeps of relaxation after each split; 0: strings are not relaxed."""
     vocabulary: tyro.conf.Suppress[int | None] = None
     """The most frequent words of ptb that are told apart (None: all)."""
 
@@ -100,7 +100,7 @@ class Problem:
         thresholds: the thresholds of the criterion, from low to high.
         pairs: pairs of networks at every threshold.
         splits: how many times segments are split while strings are relaxed.
-        sweeps: the most sweeps of relaxation after each split.
+        sweeps: the most sweeps of relaxation after each split; 0: none.
         ends: how networks are trained.
         config: how strings are sampled; its criterion is that of the thresholds.
         paper: the paper's words on it; the paper's numbers are in a figure.
@@ -133,9 +133,6 @@ POLYNOMIALS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 }
 LARGER = {"mnist": "MNIST, convolutional", "cifar10": "CIFAR-10, convolutional", "ptb": "Penn Treebank, LSTM"}
 
-BRIEF: dict[str, Any] = {"splits": 0, "sweeps": 20}
-"""The relaxation of the strings of narrow convolutional and recurrent networks."""
-
 # `paper` is as in the published scripts, where they say; `small` is for two cores.
 SIZES: dict[str, dict[str, Size]] = {
     "quadratic": {
@@ -147,16 +144,23 @@ SIZES: dict[str, dict[str, Size]] = {
         "paper": Size((0.05, 0.1, 0.14, 0.15, 0.152, 0.154, 0.156, 0.158, 0.16, 0.164, 0.168, 0.17), 20),
     },
     "mnist": {
-        "small": Size((0.05, 0.1, 0.15, 0.2), 1, width=0.0625, train_images=2000, images=200, **BRIEF),
+        "small": Size((0.05, 0.1, 0.15, 0.2), 1, width=0.0625, train_images=2000, images=200, sweeps=0),
         "paper": Size((0.00725, 0.01, 0.02, 0.05), 3),
     },
     "cifar10": {
-        "small": Size((0.6, 0.65, 0.7, 0.75), 1, width=0.0625, train_images=2000, images=200, **BRIEF),
+        "small": Size((0.6, 0.65, 0.7, 0.75), 1, width=0.0625, train_images=2000, images=200, sweeps=0),
         "paper": Size((0.2, 0.35, 0.4, 0.6, 0.8), 3),
     },
     "ptb": {
         "small": Size(
-            (120.0, 150.0, 200.0, 250.0), 1, width=0.1, train_images=2000, images=200, vocabulary=1000, **BRIEF
+            (120.0, 150.0, 200.0, 250.0),
+            1,
+            width=0.1,
+            train_images=2000,
+            images=200,
+            splits=0,
+            sweeps=20,
+            vocabulary=1000,
         ),
         "paper": Size((135.0, 200.0, 300.0, 500.0), 3),
     },
