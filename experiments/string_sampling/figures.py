@@ -36,7 +36,11 @@ def draw(tasks: Mapping[str, Any], strings: Sequence[tuple[Problem, Strings]]) -
         if len(task["levels"]) > 1 and name != "permutation"
     }
     if rows:
-        caption = "Normalised length and segments against the threshold (Figure 1)."
+        caption = (
+            "Normalised length and segments against the threshold (Figure 1). Triangles are strings that were not "
+            "connected, at the size at which they were given up, which is a lower bound. Numbers are exponents: of the "
+            "connected strings, and of all, the others as censored."
+        )
         yield Drawing("thresholds", against_threshold(rows), caption)
     for problem, found in strings:
         for variant, of_variant in found.items():
@@ -117,28 +121,42 @@ def principal(knots: trees.Tree) -> np.ndarray:
 def against_threshold(tasks: Mapping[str, Any]) -> Figure:
     """Normalised length and segments against the threshold, both logarithmic. Freeman and Bruna, Figure 1.
 
-    Bars are deviations over pairs; a fitted power law is a thin line with its exponent.
+    Bars are deviations over connected pairs; small circles are lengths after relaxation; triangles are strings that
+    were given up, at their size then. Power laws are thin lines with their exponents: dotted, of the connected strings;
+    dash-dotted, of all, those given up being censored.
 
     Args:
         tasks: title of a row -> the findings of a task, as `gather` returns them.
     """
-    figure, rows = new_figure(len(tasks), 2, (9.0, 0.6 + 2.9 * len(tasks)), "")
+    figure, rows = new_figure(len(tasks), 2, (9.5, 0.9 + 3.0 * len(tasks)), "")
     for (title, task), (left, right) in zip(tasks.items(), rows, strict=True):
         thresholds = np.array([level["threshold"] for level in task["levels"]])
-        for number, (variant, laws) in enumerate(task["laws"].items()):
+        for number, (variant, fitted) in enumerate(task["laws"].items()):
             color, style = LOOKS[variant]
             # Zero beads are below every logarithmic scale: there is one more segment than beads.
             for axes, what, more in ((left, "length", 0), (right, "beads", 1)):
-                found = [level[variant][what] or {"mean": np.nan, "std": np.nan} for level in task["levels"]]
-                values, deviation = (np.array([each[of] for each in found]) for of in ("mean", "std"))
+                values, deviation = _summaries(task["levels"], variant, what)
                 # A bar that would reach below the least possible value, 1, ends there.
                 bars = np.stack([np.minimum(deviation, values + more - 1), deviation])
                 axes.errorbar(
                     thresholds, values + more, bars, color=color, linestyle=style, marker="o", markersize=4,
                     linewidth=1.6, elinewidth=0.9, capsize=2.5, label=variant,
                 )  # fmt: skip
-                if laws[what] is not None:
-                    _law(axes, laws[what], color, above=number % 2 == 0)
+                given_up = [
+                    (level["threshold"], each[what] + more)
+                    for level in task["levels"]
+                    for each in level[variant]["failed"]
+                ]
+                axes.plot(
+                    *np.reshape(given_up, (-1, 2)).T, color=color, linestyle="", marker="^", markersize=6,
+                    markerfacecolor="none", markeredgewidth=0.9, label=f"{variant}: at least",
+                )  # fmt: skip
+                if fitted[what]["connected"] is not None:
+                    _laws(axes, fitted[what], color, number)
+            left.plot(
+                thresholds, _summaries(task["levels"], variant, "relaxed")[0], color=color, linestyle=style,
+                marker="o", markersize=3, markerfacecolor="white", linewidth=0.8, label=f"{variant}: relaxed",
+            )  # fmt: skip
         for axes, name in ((left, "normalised length"), (right, "segments (beads + 1)")):
             style_axes(axes, xlabel=f"threshold ({task['of']})", ylabel=name, xscale="log", yscale="log")
             axes.set_ylim(bottom=0.95)
@@ -147,19 +165,26 @@ def against_threshold(tasks: Mapping[str, Any]) -> Figure:
                 axis.set_major_locator(LogLocator(subs=fine))
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_locator(NullLocator())
-        left.set_title(title, fontsize=10, loc="left")
-    legend_below(figure, rows[0][0])
+        left.set_title(f"{title}; segments up to {1 + task['tolerance']:g} thresholds", fontsize=10, loc="left")
+    legend_below(figure, rows[0][0], most=3)
     return figure
 
 
-def _law(axes: Axes, law: Mapping[str, float], color: str, above: bool) -> None:
-    at = np.array([law["low"], law["high"]])
-    axes.plot(at, law["factor"] * at ** law["exponent"], color=color, linewidth=0.9, linestyle=(0, (1, 1)))
-    middle = np.sqrt(at.prod())
-    axes.annotate(
-        f"{law['exponent']:+.2f}", (middle, law["factor"] * middle ** law["exponent"]), color=color, fontsize=9,
-        xytext=(3, 12 if above else -20), textcoords="offset points",
-    )  # fmt: skip
+def _summaries(levels: Sequence[Mapping[str, Any]], variant: str, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Means and deviations at all thresholds, NaN where no string is connected."""
+    found = [level[variant][what] or {"mean": np.nan, "std": np.nan} for level in levels]
+    return np.array([each["mean"] for each in found]), np.array([each["std"] for each in found])
+
+
+def _laws(axes: Axes, fitted: Mapping[str, Mapping[str, float]], color: str, line: int) -> None:
+    """Both power laws as lines, and their exponents in a line of text in the corner."""
+    for which, dashes in (("connected", (1, 1)), ("censored", (6, 2, 1, 2))):
+        law = fitted[which]
+        at = np.array([law["low"], law["high"]])
+        axes.plot(at, law["factor"] * at ** law["exponent"], color=color, linewidth=0.9, linestyle=(0, dashes))
+    text = "exponent {:+.2f}, all {:+.2f}".format(*(fitted[name]["exponent"] for name in ("connected", "censored")))
+    corner: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+    axes.text(0.99, 0.99 - 0.08 * line, text, color=color, fontsize=8, **corner)
 
 
 def string_stages(stages: Sequence[Stage], title: str, of: str, threshold: float) -> Figure:

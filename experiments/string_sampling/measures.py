@@ -1,16 +1,18 @@
-"""Strings between pairs of networks: how they are sampled, and their lengths, beads and power laws."""
+"""Strings between pairs of networks: how they are sampled and relaxed, and their lengths and beads."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.string_sampling.laws import laws
 from experiments.string_sampling.tasks import Problem
 from experiments.study import Parts
 from mcjax import match_activations, match_straight_through, match_weights, permute, train_endpoints, trees
 from mcjax.runs.tables import mean_and_std
-from mcjax.strings import String, sample_strings
+from mcjax.strings import String, relax_string, sample_strings
 
 VARIANTS = ("unmatched", "matched")
 Strings = Mapping[str, Sequence[String]]
@@ -44,6 +46,21 @@ def sample(parts: Parts, problem: Problem, key: jax.Array, matching: str) -> tup
     return strings, reached
 
 
+def relax(parts: Parts, problem: Problem, strings: Strings) -> dict[str, list[float | None]]:
+    """The normalised length of every string after relaxation; None for those that are not connected or not relaxed."""
+
+    def length(string: String) -> float | None:
+        if not (string.connected and problem.sweeps):
+            return None
+        effort = {"splits": problem.splits, "sweeps": problem.sweeps}
+        return relax_string(problem.task, string, problem.config, **effort).normalized_length
+
+    def all_of(found: Sequence[String]) -> list[float | None]:
+        return [length(string) for string in found]
+
+    return {name: parts.numbers(f"{name}_relaxed", partial(all_of, found)) for name, found in strings.items()}
+
+
 def _ends(parts: Parts, problem: Problem, key: jax.Array) -> tuple[trees.Tree, trees.Tree, list[bool]]:
     """Networks trained to the thresholds, two a pair, of those pairs whose networks reached it; which pairs did."""
     permuted = problem.name == "permutation"
@@ -74,7 +91,9 @@ def _match(how: str, key: jax.Array, problem: Problem, first: trees.Tree, second
     return match_straight_through(key, problem.task, first, second).P
 
 
-def gather(problem: Problem, strings: Strings, reached: Sequence[bool]) -> dict[str, Any]:
+def gather(
+    problem: Problem, strings: Strings, relaxed: Mapping[str, Sequence[float | None]], reached: Sequence[bool]
+) -> dict[str, Any]:
     """The findings of one row, as results.json holds them: all pairs at every threshold, and fitted power laws."""
     levels = []
     for number, threshold in enumerate(problem.thresholds):
@@ -82,60 +101,40 @@ def gather(problem: Problem, strings: Strings, reached: Sequence[bool]) -> dict[
         before = sum(reached[: number * problem.pairs])
         level: dict[str, Any] = {"threshold": threshold, "pairs": problem.pairs, "reached": sum(pairs)}
         for name, found in strings.items():
-            level[name] = _summary(found[before : before + sum(pairs)])
+            here = slice(before, before + sum(pairs))
+            level[name] = _summary(found[here], relaxed[name][here])
         levels.append(level)
-    laws = {name: {what: law(levels, name, what) for what in ("length", "beads")} for name in strings}
+    fitted = {name: {what: laws(levels, name, what) for what in ("length", "beads")} for name in strings}
     return {
         "title": problem.title,
         "of": problem.criterion,
+        "tolerance": problem.config.tolerance,
         "paper": problem.paper,
         "model": problem.model.name,
         "levels": levels,
-        "laws": laws,
+        "laws": fitted,
     }
 
 
-def _summary(strings: Sequence[String]) -> dict[str, Any]:
-    """Length and beads of connected strings; why the others were given up, and the worst segment of each."""
+def _summary(strings: Sequence[String], relaxed: Sequence[float | None]) -> dict[str, Any]:
+    """Length and beads of connected strings; why the others were given up, their size then, and the worst segment."""
     connected = [string for string in strings if string.connected]
     failed = [string for string in strings if not string.connected]
+    shorter = [length for length in relaxed if length is not None]
     beads = sum(string.beads for string in strings)
     steps = sum(string.steps for string in strings)
     return {
         "connected": len(connected),
         "length": mean_and_std([string.normalized_length for string in connected]) if connected else None,
         "beads": mean_and_std([string.beads for string in connected]) if connected else None,
+        "relaxed": mean_and_std(shorter) if shorter else None,
+        "resolution": max((float(string.resolution.max()) for string in connected), default=None),
         "depth": max((string.depth for string in strings), default=0),
-        "failed": [{"reason": string.reason, "beads": string.beads, **string.worst._asdict()} for string in failed],
+        "failed": [
+            {"reason": each.reason, "length": each.normalized_length, "beads": each.beads, **each.worst._asdict()}
+            for each in failed
+        ],
         "steps": steps,
         "measured": sum(string.evaluations for string in strings),
         "steps_per_bead": steps / beads if beads else None,
     }
-
-
-def law(levels: Sequence[Mapping[str, Any]], variant: str, what: str) -> dict[str, float] | None:
-    """The power law of length, or of segments (beads + 1), below the onset of non-convexity.
-
-    Below the onset every mean of beads is at least one. The fit is by least squares on logarithms.
-
-    Args:
-        levels: the levels of `gather`, from low to high thresholds; those without a connected string are left out.
-        variant: "unmatched" or "matched".
-        what: "length" or "beads".
-
-    Returns:
-        exponent and factor, and the least and the largest threshold of the fit; None with fewer than three thresholds.
-    """
-    at, values = [], []
-    for level in levels:
-        found = level[variant]
-        if found["beads"] is None:
-            continue
-        if found["beads"]["mean"] < 1:
-            break
-        at.append(level["threshold"])
-        values.append(found["length"]["mean"] if what == "length" else found["beads"]["mean"] + 1)
-    if len(at) < 3:
-        return None
-    exponent, offset = np.polyfit(np.log(at), np.log(values), 1)
-    return {"exponent": float(exponent), "factor": float(np.exp(offset)), "low": at[0], "high": at[-1]}

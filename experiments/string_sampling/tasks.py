@@ -30,6 +30,10 @@ class Size:
     """Use the first so many training images (or sequences)."""
     images: int | None = None
     """Measure thresholds on the first so many images (or sequences) of the split."""
+    splits: int = 2
+    """How many times every segment of a string is split while the string is relaxed."""
+    sweeps: int = 200
+    """The most sweeps of relaxation after each split; 0: strings are not relaxed."""
     vocabulary: tyro.conf.Suppress[int | None] = None
     """The most frequent words of ptb that are told apart (None: all)."""
 
@@ -51,12 +55,16 @@ class StringOptions:
 
     split: Literal["train", "validation", "test"] | None = None
     """The split that thresholds are measured on (None: train)."""
+    metric: Literal["loss", "error", "perplexity"] | None = None
+    """What thresholds are of."""
     alpha: float | None = None
     """Beads are trained to alpha times the threshold."""
     tolerance: float | None = None
     """Segments may rise to 1 + tolerance times the threshold."""
     insert: Literal["maximum", "middle"] | None = None
     """The place on its segment at which a new bead starts."""
+    certify: Literal["slopes"] | None = None
+    """Refine the grid of connected strings where measured slopes leave room for a wall between its points."""
     zeta: float | None = None
     """Strength of the springs between neighbours."""
     kappa: float | None = None
@@ -71,9 +79,11 @@ class StringOptions:
     def changed(self, config: StringConfig) -> StringConfig:
         """A config with the options that are not None."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        for part, name in (("criterion", "split"), ("training", "epochs")):
+        if "certify" in given:
+            given["lipschitz"] = given.pop("certify")
+        for part, name in (("criterion", "split"), ("criterion", "metric"), ("training", "epochs")):
             if name in given:
-                given[part] = replace(getattr(config, part), **{name: given.pop(name)})
+                given[part] = replace(given.get(part, getattr(config, part)), **{name: given.pop(name)})
         return replace(config, **given)
 
 
@@ -89,6 +99,8 @@ class Problem:
         task: the network on these data.
         thresholds: the thresholds of the criterion, from low to high.
         pairs: pairs of networks at every threshold.
+        splits: how many times segments are split while strings are relaxed.
+        sweeps: the most sweeps of relaxation after each split; 0: none.
         ends: how networks are trained.
         config: how strings are sampled; its criterion is that of the thresholds.
         paper: the paper's words on it; the paper's numbers are in a figure.
@@ -101,6 +113,8 @@ class Problem:
     task: Task
     thresholds: tuple[float, ...]
     pairs: int
+    splits: int
+    sweeps: int
     ends: TrainConfig
     config: StringConfig
     paper: str
@@ -109,7 +123,8 @@ class Problem:
     def criterion(self) -> str:
         """The criterion of the thresholds in words."""
         criterion = self.config.criterion
-        return f"{criterion.split} mean absolute error" if self.name in POLYNOMIALS else criterion.label
+        absolute = self.name in POLYNOMIALS and criterion.metric == "error"
+        return f"{criterion.split} mean absolute error" if absolute else criterion.label
 
 
 POLYNOMIALS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
@@ -129,15 +144,24 @@ SIZES: dict[str, dict[str, Size]] = {
         "paper": Size((0.05, 0.1, 0.14, 0.15, 0.152, 0.154, 0.156, 0.158, 0.16, 0.164, 0.168, 0.17), 20),
     },
     "mnist": {
-        "small": Size((0.03,), 1, width=0.25, train_images=20_000, images=1000),
+        "small": Size((0.05, 0.1, 0.15, 0.2), 1, width=0.0625, train_images=2000, images=200, sweeps=0),
         "paper": Size((0.00725, 0.01, 0.02, 0.05), 3),
     },
     "cifar10": {
-        "small": Size((0.45,), 1, width=0.25, train_images=10_000, images=1000),
+        "small": Size((0.6, 0.65, 0.7, 0.75), 1, width=0.0625, train_images=2000, images=200, sweeps=0),
         "paper": Size((0.2, 0.35, 0.4, 0.6, 0.8), 3),
     },
     "ptb": {
-        "small": Size((150.0,), 1, width=0.2, train_images=4000, images=400, vocabulary=2000),
+        "small": Size(
+            (120.0, 150.0, 200.0, 250.0),
+            1,
+            width=0.1,
+            train_images=2000,
+            images=200,
+            splits=0,
+            sweeps=20,
+            vocabulary=1000,
+        ),
         "paper": Size((135.0, 200.0, 300.0, 500.0), 3),
     },
     # Many starts end with a unit that is zero at all points, and do not learn the task.
@@ -189,7 +213,7 @@ def make(name: str, preset: Literal["small", "paper"], place: Data, changes: Siz
     config.criterion.check(task)
     return Problem(
         name, setting.title, setting.model, setting.data, task, tuple(sorted(size.thresholds)), size.pairs,
-        setting.ends, config, PAPER[name],
+        size.splits, size.sweeps, setting.ends, config, PAPER[name],
     )  # fmt: skip
 
 

@@ -5,9 +5,11 @@ Dynamic string sampling (Freeman and Bruna, "Topology and Geometry of Half-Recti
 Algorithm 1) builds such a path, a string, from straight segments. If a segment rises above the threshold, it inserts a
 network, a bead, trains it to below the threshold, and repeats this for the two new segments. The length of the string
 divided by the distance of its ends is 1 if the level set is convex, and larger the more the set is curved. A string
-below the threshold proves that its ends are connected; a string that was not found proves nothing.
+below the threshold proves that its ends are connected, as far as it was measured: at finitely many points, unless the
+slope of the criterion is bounded (`StringConfig.lipschitz`). A string that was not found proves nothing.
 
 - `sample_string` samples a string between two networks, `sample_strings` between many pairs at once.
+- `relax_string` shortens a connected string at constant level, to a local geodesic of the level set.
 - `train_string` trains a whole string between random ends while its level is lowered step by step (appendix A).
 - `StringConfig`: training of beads, criterion, penalties, scans of segments, budgets.
 - `bead_fit` is the training of a bead between two networks, for loops of your own.
@@ -46,6 +48,7 @@ Example::
 
 from mcjax.strings.beads import bead_fit
 from mcjax.strings.config import StringConfig
+from mcjax.strings.relax import relax_string
 from mcjax.strings.sample import sample_string, sample_strings
 from mcjax.strings.string import Segment, String
 from mcjax.strings.train import TrainedString, train_string
@@ -56,6 +59,7 @@ __all__ = [
     "StringConfig",
     "TrainedString",
     "bead_fit",
+    "relax_string",
     "sample_string",
     "sample_strings",
     "train_string",

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import optax
 
 from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.strings.certify import Lipschitz
 from mcjax.training.config import TrainConfig
 from mcjax.training.measure import Criterion
 
@@ -35,6 +36,10 @@ class StringConfig:
         scan_points: Points of the first grid over a segment, ends included.
         scan_tolerance: Precision of the height of a segment, as a share of it.
         verification_density: Density of the grid that verifies a connected string, as a multiple of the first grid's.
+        lipschitz: What must leave no room for a wall between the points of that grid, which is refined where it does: a
+            bound on the slope of the criterion, per unit of distance between parameters, which is then a proof up to
+            rounding; or "slopes", twice the slopes measured at the points, which finds walls whose feet reach a point,
+            and proves nothing. None: the grid alone, which misses any wall between its points. `certify.py` says more.
         beads: Maximum number of beads of a string.
         depth: Maximum number of rounds of insertion.
         chunk: Beads, or segments, in memory at once (None: 16, or 1 where convolutions run faster one after
@@ -57,6 +62,7 @@ class StringConfig:
     scan_points: int = 21
     scan_tolerance: float = 0.01
     verification_density: int = 10
+    lipschitz: Lipschitz = None
     beads: int = 64
     depth: int = 10
     chunk: int | None = None
@@ -78,6 +84,10 @@ class StringConfig:
             check_whole(name, getattr(self, name), least)
         if self.chunk is not None:
             check_whole("chunk", self.chunk)
+        if self.lipschitz not in (None, "slopes") and not (
+            isinstance(self.lipschitz, int | float) and 0 < self.lipschitz < math.inf
+        ):
+            raise InputError(f"got lipschitz={self.lipschitz!r}, expected a positive number, 'slopes', or None.")
         if self.insert not in get_args(Insert):
             raise unknown_name("insert", str(self.insert), get_args(Insert))
 

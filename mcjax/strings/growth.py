@@ -13,9 +13,10 @@ from mcjax.errors import InputError
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
 from mcjax.strings.beads import UntrainedBead, displace, train_beads
+from mcjax.strings.certify import certified_heights
 from mcjax.strings.config import StringConfig
 from mcjax.strings.record import StringRecording, fingerprint
-from mcjax.strings.scan import Scan, heights_on_grid, segment_heights, smallest_step, values_at
+from mcjax.strings.scan import Scan, segment_heights, smallest_step, values_at
 from mcjax.strings.string import GrowingString, StopReason
 from mcjax.training.loop import check_typed_keys, epoch_plan
 from mcjax.training.task import Task, check_task
@@ -57,6 +58,11 @@ class Sampler:
         config.criterion.check(task)
         epoch_plan(task, config.training.batch_size, config.training.steps_per_epoch)
         step = smallest_step(config.criterion, task, thetas[0])
+        if step and config.lipschitz is not None:
+            raise InputError(
+                f"got lipschitz={config.lipschitz!r} for {config.criterion.label}, which moves in steps and has no "
+                "slope: expected None, or a criterion such as the loss."
+            )
         return cls(jax.device_put(task), config, step)
 
     @property
@@ -80,20 +86,25 @@ class Sampler:
         """Measure the height of each segment; precisely only if it may be above the threshold of its string."""
         limits = [string.limit(self.config.tolerance) for string, _ in segments]
         found = segment_heights(self.scan, *_ends(segments), limits)
-        for (string, i), height, t, evaluations in zip(segments, *found, strict=True):
+        for (string, i), height, t, evaluations, gap, bound in zip(segments, *found, strict=True):
             string.evaluations += int(evaluations)
             string.heights[i], string.peaks[i] = float(height), float(t)
+            string.gaps[i], string.bounds[i] = float(gap), float(bound)
 
     def verify(self, strings: Iterable[GrowingString]) -> None:
-        """Measure segments on the denser grid, unless done before, and keep the higher values."""
+        """Certify segments (`certified_heights`), unless done before, and keep the higher values."""
         segments = [(string, i) for string in strings for i, done in enumerate(string.verified) if not done]
         if not segments:
             return
-        found = heights_on_grid(self.scan, *_ends(segments), self.config.verification_density)
-        for (string, i), height, t, evaluations in zip(segments, *found, strict=True):
+        config = self.config
+        limits = [string.limit(config.tolerance) for string, _ in segments]
+        found = certified_heights(self.scan, *_ends(segments), limits, config.verification_density, config.lipschitz)
+        for (string, i), height, t, evaluations, gap, bound in zip(segments, *found, strict=True):
             string.evaluations += int(evaluations)
-            if height > string.heights[i]:
-                string.heights[i], string.peaks[i] = float(height), float(t)
+            refused = np.isfinite(bound) and bound > string.limit(config.tolerance)
+            if height > string.heights[i] or refused:
+                string.heights[i], string.peaks[i] = max(float(height), string.heights[i]), float(t)
+            string.gaps[i], string.bounds[i] = float(gap), float(bound)
             string.verified[i] = True
 
     def exhausted(self, string: GrowingString, rounds: int, new: int) -> StopReason | None:
@@ -108,7 +119,7 @@ class Sampler:
         before, after = string.knots[i], string.knots[i + 1]
         # Only the middle of a segment lies in the equidistant plane. A bead must not be at an end of its segment.
         t = 0.5 if config.insert == "middle" or config.kappa > 0 else min(max(string.peaks[i], 0.05), 0.95)
-        theta = _between(before, after, t)
+        theta = between(before, after, t)
         key = jax.random.fold_in(jax.random.fold_in(string.key, string.depth), i)
         theta = displace(key, theta, before, after, config.noise, in_plane=config.kappa == math.inf)
         return UntrainedBead(theta, before, after, key, config.alpha * level)
@@ -154,7 +165,7 @@ def _ends(segments: Sequence[StringSegment]) -> tuple[list[trees.Tree], list[tre
     return [string.knots[i] for string, i in segments], [string.knots[i + 1] for string, i in segments]
 
 
-def _between(before: trees.Tree, after: trees.Tree, t: float) -> trees.Tree:
+def between(before: trees.Tree, after: trees.Tree, t: float) -> trees.Tree:
     """`trees.interpolate` in numpy."""
 
     def point(a: Any, b: Any) -> Any:

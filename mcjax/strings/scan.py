@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.curves.polyline import values_on_segments
 from mcjax.runtime.compiling import jit
+from mcjax.runtime.mapping import over_points
 from mcjax.training.measure import Criterion
 from mcjax.training.supervised import SupervisedLoss
 from mcjax.training.task import Task, examples, networks_at_once
@@ -45,11 +46,15 @@ class Heights(NamedTuple):
         value: The highest value, float32 (segments,).
         t: Its position, as a share of the segment, float32 (segments,).
         evaluations: Networks measured on the segment, int (segments,).
+        gap: The longest interval without a measured point, as a share of the segment, float32 (segments,).
+        bound: What no point of the segment exceeds, by a bound on the slope, float32 (segments,); inf if none was used.
     """
 
     value: np.ndarray
     t: np.ndarray
     evaluations: np.ndarray
+    gap: np.ndarray
+    bound: np.ndarray
 
 
 def smallest_step(criterion: Criterion, task: Task, theta: trees.Tree) -> float:
@@ -115,29 +120,9 @@ def segment_heights(
         np.array([value[i] for value, i in zip(values, best, strict=True)], np.float32),
         np.array([t[i] for t, i in zip(ts, best, strict=True)], np.float32),
         np.array([len(t) for t in ts]),
+        np.array([np.diff(t).max() for t in ts], np.float32),
+        np.full(len(ts), np.inf, np.float32),
     )
-
-
-def heights_on_grid(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], density: int) -> Heights:
-    """The highest value of each segment on a grid `density` times as dense as the first one of `segment_heights`.
-
-    Args:
-        scan: The criterion and the first grid.
-        starts: The network at t = 0 of each segment, on the host.
-        ends: The network at t = 1 of each segment, on the host.
-        density: The factor of the number of intervals.
-
-    Returns:
-        The heights.
-    """
-    whole = np.linspace(0, 1, density * (scan.points - 1) + 1)
-    # Measure in parts as long as the first grid, with the same program; the last part is filled up with t = 1.
-    parts = [whole[i : i + scan.points] for i in range(0, len(whole), scan.points)]
-    parts[-1] = np.concatenate([parts[-1], np.ones(scan.points - len(parts[-1]))])
-    each = [values_at(scan, starts, ends, np.tile(part, (len(starts), 1))) for part in parts]
-    values, ts = np.concatenate(each, 1), np.concatenate(parts)
-    best = values.argmax(1)
-    return Heights(values.max(1), ts[best].astype(np.float32), np.full(len(starts), len(whole)))
 
 
 def _next_points(ts: np.ndarray, values: np.ndarray, scan: Scan, limit: float) -> np.ndarray | None:
@@ -163,11 +148,16 @@ def _next_points(ts: np.ndarray, values: np.ndarray, scan: Scan, limit: float) -
     open_ = np.flatnonzero(excess > 0)
     if not len(open_):
         return None
-    # Refine those with the largest excess, by at least three points each, equally spaced inside.
+    # Refine those with the largest excess, by at least three points each.
     chosen = open_[np.argsort(-excess[open_], kind="stable")][: max(1, scan.points // 3)]
-    shares = np.full(len(chosen), scan.points // len(chosen))
-    shares[: scan.points % len(chosen)] += 1
-    inside = [ts[i] + width[i] * np.arange(1, n + 1) / (n + 1) for i, n in zip(chosen, shares, strict=True)]
+    return points_inside(ts, chosen, scan.points)
+
+
+def points_inside(ts: np.ndarray, chosen: np.ndarray, count: int) -> np.ndarray:
+    """`count` points inside the chosen intervals between `ts`, equally spaced in each, by at least one in each."""
+    shares = np.full(len(chosen), count // len(chosen))
+    shares[: count % len(chosen)] += 1
+    inside = [ts[i] + (ts[i + 1] - ts[i]) * np.arange(1, n + 1) / (n + 1) for i, n in zip(chosen, shares, strict=True)]
     return np.concatenate(inside)
 
 
@@ -183,6 +173,18 @@ def values_at(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: 
     Returns:
         The values, float32 (segments, points).
     """
+    return _measured(scan, starts, ends, ts, slopes=False)
+
+
+def values_and_slopes_at(
+    scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The criterion at points of each segment and its derivatives by t, both as in `values_at`."""
+    found = _measured(scan, starts, ends, ts, slopes=True)
+    return found[..., 0], found[..., 1]
+
+
+def _measured(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: np.ndarray, slopes: bool) -> np.ndarray:
     chunk = scan.chunk or networks_at_once(scan.task, starts[0])
     found = []
     for i in range(0, len(starts), chunk):
@@ -191,18 +193,25 @@ def values_at(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: 
         size = min(1 << (len(a) - 1).bit_length(), chunk)
         rows = np.minimum(np.arange(size), len(a) - 1)
         stacked = [trees.stack_on_host([part[row] for row in rows]) for part in (a, b)]
-        values = _values(scan.criterion, chunk, scan.task, *stacked, np.asarray(at[rows], np.float32))
+        values = _values(scan.criterion, chunk, slopes, scan.task, *stacked, np.asarray(at[rows], np.float32))
         found.append(np.asarray(values)[: len(a)])
     return np.concatenate(found)
 
 
-@jit(static_argnames=("criterion", "chunk"))
+@jit(static_argnames=("criterion", "chunk", "slopes"))
 def _values(
-    criterion: Criterion, chunk: int, task: Task, starts: trees.Tree, ends: trees.Tree, ts: jax.Array
+    criterion: Criterion, chunk: int, slopes: bool, task: Task, starts: trees.Tree, ends: trees.Tree, ts: jax.Array
 ) -> jax.Array:
-    return values_on_segments(
-        lambda theta: criterion(task, theta),
-        lambda i: (trees.index(starts, i), trees.index(ends, i)),
-        ts,
-        chunk,
-    )
+    """The criterion at points of segments (segments, points), with its derivatives by t along a last axis if asked."""
+
+    def at(point: tuple[jax.Array, jax.Array]) -> jax.Array:
+        i, t = point
+        a, b = trees.index(starts, i), trees.index(ends, i)
+
+        def value(t: jax.Array) -> jax.Array:
+            return criterion(task, trees.interpolate(a, b, t))
+
+        return jnp.stack(jax.jvp(value, (t,), (jnp.ones_like(t),))) if slopes else value(t)
+
+    found = over_points(at, (jnp.repeat(jnp.arange(len(ts)), ts.shape[1]), ts.ravel()), chunk)
+    return found.reshape(*ts.shape, *found.shape[1:])

@@ -38,8 +38,13 @@ class String(NamedTuple):
         depths: The depth at which each knot was inserted, 0 for the ends, int32 (knots,).
         heights: The highest criterion found on each segment, float32 (knots - 1,).
         peaks: The position of each height, as a share of the segment, float32 (knots - 1,).
+        resolution: The longest stretch of each segment without a measured point, as a distance between parameters,
+            float32 (knots - 1,). A wall that is narrower than this may have been missed, unless `bounds` excludes it.
+        bounds: What the criterion does not exceed on each segment by the `lipschitz` of the config, float32
+            (knots - 1,); inf without one, and where the string was not verified.
         threshold: The level that the string was sampled for.
-        connected: Whether all values are at most (1 + tolerance) * threshold, also on the denser grid.
+        connected: Whether all values, also on the denser grid, are at most (1 + tolerance) * threshold, and the bounds
+            too where `lipschitz` asks for them.
         reason: "connected", or the budget that ran out: "beads", "depth" or "epochs" (of a bead).
         depth: Rounds of insertion.
         length: Euclidean length over all parameters.
@@ -53,6 +58,8 @@ class String(NamedTuple):
     depths: np.ndarray
     heights: np.ndarray
     peaks: np.ndarray
+    resolution: np.ndarray
+    bounds: np.ndarray
     threshold: float
     connected: bool
     reason: StopReason | None
@@ -87,7 +94,8 @@ class String(NamedTuple):
 class GrowingString:
     """The state of one string during sampling: its knots, on the host, and the heights of its segments.
 
-    `reason` is None while the string is open. `verified` marks segments that were measured on the denser grid.
+    `reason` is None while the string is open. `verified` marks segments that were measured on the denser grid; `gaps`
+    and `bounds` are as in `Heights`.
 
     Args:
         key: The key that every bead's key is folded from.
@@ -104,9 +112,22 @@ class GrowingString:
         self.knots: list[trees.Tree] = [theta_1, theta_2]
         self.values, self.depths = list(values), [0, 0]
         self.heights, self.peaks, self.verified = [np.inf], [0.5], [False]
+        self.gaps, self.bounds = [1.0], [np.inf]
         self.threshold, self.depth = threshold, 0
         self.reason: StopReason | None = None
         self.steps = self.evaluations = 0
+
+    @classmethod
+    def through(cls, knots: trees.Tree, depths: np.ndarray, like: String) -> "GrowingString":
+        """A string through knots of these depths, on the host, not yet measured, with the costs of `like`."""
+        each = trees.unstack(knots)
+        growing = cls(jax.random.key(0), each[0], each[-1], like.values[[0, -1]].tolist(), like.threshold)
+        segments = len(each) - 1
+        growing.knots, growing.values, growing.depths = each, [np.inf] * len(each), depths.tolist()
+        growing.heights, growing.peaks, growing.verified = [np.inf] * segments, [0.5] * segments, [False] * segments
+        growing.gaps, growing.bounds = [1.0] * segments, [np.inf] * segments
+        growing.depth, growing.steps, growing.evaluations = int(depths.max()), like.steps, like.evaluations
+        return growing
 
     @property
     def beads(self) -> int:
@@ -121,9 +142,10 @@ class GrowingString:
         return float(np.float32((1 + tolerance) * (self.threshold if level is None else level)))
 
     def segments_above(self, tolerance: float, level: float | None = None) -> list[int]:
-        """The segments whose height is above the limit at `level` (None: the threshold), or NaN."""
+        """The segments whose height, or finite bound, is above the limit at `level` (None: the threshold), or NaN."""
         limit = self.limit(tolerance, level)
-        return [i for i, height in enumerate(self.heights) if not height <= limit]
+        reach = [max(h, b) if np.isfinite(b) else h for h, b in zip(self.heights, self.bounds, strict=True)]
+        return [i for i, height in enumerate(reach) if not height <= limit]
 
     def insert(self, segments: list[int], thetas: list[trees.Tree], values: list[float]) -> list[int]:
         """Insert one network into each of these segments, given in increasing order.
@@ -140,6 +162,7 @@ class GrowingString:
             self.heights[i : i + 1] = [np.inf, np.inf]
             self.peaks[i : i + 1] = [0.5, 0.5]
             self.verified[i : i + 1] = [False, False]
+            self.gaps[i : i + 1], self.bounds[i : i + 1] = [1.0, 1.0], [np.inf, np.inf]
         return [i + shift + side for shift, i in enumerate(sorted(segments)) for side in (0, 1)]
 
     def result(self) -> String:
@@ -153,6 +176,8 @@ class GrowingString:
             depths=np.array(self.depths, np.int32),
             heights=np.array(self.heights, np.float32),
             peaks=np.array(self.peaks, np.float32),
+            resolution=np.array(self.gaps * polyline.distances, np.float32),
+            bounds=np.array(self.bounds, np.float32),
             threshold=self.threshold,
             connected=self.reason == "connected",
             reason=self.reason,
@@ -172,6 +197,8 @@ class GrowingString:
             "heights": np.array(self.heights, np.float32),
             "peaks": np.array(self.peaks, np.float32),
             "verified": np.array(self.verified),
+            "gaps": np.array(self.gaps, np.float32),
+            "bounds": np.array(self.bounds, np.float32),
             "counts": np.array([self.depth, self.steps, self.evaluations], np.int32),
         }
 
@@ -182,6 +209,6 @@ class GrowingString:
         self.knots = [trees.with_keys(trees.index(host["knots"], i), self.knots[0]) for i in range(count)]
         self.values, self.depths = host["values"].tolist(), host["depths"].tolist()
         self.heights, self.peaks = host["heights"].tolist(), host["peaks"].tolist()
-        self.verified = host["verified"].tolist()
+        self.verified, self.gaps, self.bounds = (host[name].tolist() for name in ("verified", "gaps", "bounds"))
         self.depth, self.steps, self.evaluations = map(int, host["counts"])
         self.reason = reason

@@ -270,6 +270,15 @@ MUTANTS = (
         "jax.random.fold_in(string.key, i)",
     ),
     Mutant("mcjax/strings/train.py", "for i in (knot - 1, knot) if", "for i in (knot,) if"),
+    # A wall between points, slopes that are not finite, and a string that leaves its level or is pulled straight.
+    Mutant("mcjax/strings/certify.py", "return (values[1:] + values[:-1]) / 2 + rate * width / 2", "return values[1:]"),
+    Mutant("mcjax/strings/certify.py", "lipschitz * Polyline(trees.stack_on_host([*pair])).length", "lipschitz"),
+    Mutant(
+        "mcjax/strings/relax.py", "low = (new <= jnp.maximum(level, values)).all(1)", "low = (new < jnp.inf).all(1)"
+    ),
+    Mutant("mcjax/strings/relax.py", "moves = _nearest(way, ", "moves = 0 * _nearest(way, "),
+    Mutant("experiments/string_sampling/laws.py", "np.where(above, mills, -u) @ z", "np.where(above, 0, -u) @ z"),
+    Mutant("experiments/string_sampling/laws.py", "[(each[what], True) for each", "[(each[what], False) for each"),
     Mutant(
         "mcjax/strings/record.py",
         "(string.threshold, jax.random.key_data(string.key), string.knots[0]",

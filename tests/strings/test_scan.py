@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from landscapes import at, landscape
+from landscapes import NAMES, PROFILE_TASK, at, exact, scan, segments
 from variables import drawn
 
 from mcjax import data, models, supervised
@@ -12,56 +12,11 @@ from mcjax.strings.scan import (
     MAX_ROUNDS,
     Scan,
     _next_points,
-    heights_on_grid,
     segment_heights,
     smallest_step,
     values_at,
 )
 from mcjax.training import Criterion, Task
-
-
-def bump(x, center, width, height=1.0):
-    return height * jnp.exp(-(((x - center) / width) ** 2))
-
-
-PROFILES = {
-    "smooth": lambda x: bump(x, 0.37, 0.3),
-    "narrow": lambda x: bump(x, 0.513, 0.02),  # less wide than the first grid's spacing
-    "two, the narrow one higher": lambda x: bump(x, 0.2, 0.2) + bump(x, 0.77, 0.015, 1.3),
-    "slope": lambda x: 0.1 + x,
-    "cusp": lambda x: 1 / (1 + 10 * jnp.abs(x - 0.6123)),
-    "waves": lambda x: 1.1 + jnp.sin(25 * x) * x,
-    "spike": lambda x: bump(x, 0.525, 0.012),
-    "end": lambda x: 0.01 + x**8,
-    "flat": lambda x: 0.5 + 0 * x,
-    "stairs": lambda x: jnp.round(50 * bump(x, 0.4, 0.3)) / 50,  # shares of 50 images
-    "infinite": lambda x: jnp.where(jnp.abs(x - 0.5) < 0.1, jnp.inf, x),
-}
-NAMES = list(PROFILES)
-
-
-def profile(point):
-    """The loss at (x, k) is the k-th profile at x, as the square of what is returned: one task for all of them."""
-    number = jnp.round(point[1]).astype(jnp.int32)
-    return jnp.sqrt(jax.lax.switch(number, list(PROFILES.values()), point[0]))[None]
-
-
-TASK = landscape(profile, 2)
-
-
-def scan(chunk=None, points=21, tolerance=0.01):
-    return Scan(TASK, Criterion(), points, tolerance, 0.0, chunk)
-
-
-def segments(name, *ends):
-    """Starts and ends of segments of a profile, from pairs of x."""
-    return tuple([at(end[side], NAMES.index(name)) for end in ends or [(0, 1)]] for side in (0, 1))
-
-
-def exact(name, start=0.0, end=1.0, points=200_001):
-    ts = np.linspace(0, 1, points)
-    values = np.asarray(jax.vmap(PROFILES[name])(start + (end - start) * ts))
-    return float(values.max()), ts[int(values.argmax())]
 
 
 def test_an_interval_is_open_as_far_as_the_slopes_beside_it_reach():
@@ -127,16 +82,6 @@ def test_a_loss_that_is_not_finite_is_the_highest():
     assert 0.4 <= found.t[0] <= 0.6
 
 
-@pytest.mark.parametrize("times", [1, 3, 10])
-def test_a_denser_grid(times):
-    found = heights_on_grid(scan(), *segments("waves", (0, 1), (0.5, 1)), times)
-    for i, start in enumerate((0.0, 0.5)):
-        value, t = exact("waves", start, points=times * 20 + 1)
-        np.testing.assert_allclose(found.value[i], value, rtol=1e-5)
-        np.testing.assert_allclose(found.t[i], t, atol=1e-6)
-    assert found.evaluations.tolist() == [times * 20 + 1] * 2
-
-
 def squares(theta, batch):
     """A metric of one's own: the mean square of the kernels, and how bright the images are."""
     return jnp.square(theta["params"]["Dense_0"]["kernel"]).mean() + (batch[0] / 255).mean()
@@ -189,4 +134,4 @@ def test_the_smallest_step_of_tasks_of_ones_own():
     # An error of the task's own may be of any kind, such as the absolute error of a regression.
     assert smallest_step(error, task(accuracy=1.0, error=2.0), theta) == 0
     assert smallest_step(error, task(error=2.0), theta) == 0
-    assert smallest_step(error, TASK, at(0, 0)) == 0
+    assert smallest_step(error, PROFILE_TASK, at(0, 0)) == 0

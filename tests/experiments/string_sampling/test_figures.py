@@ -8,21 +8,28 @@ from experiments.string_sampling.figures import Stage, against_threshold, string
 
 
 def task(of):
-    """Three thresholds; one without a connected string."""
+    """Three thresholds; one without a connected string, at which two were given up."""
 
-    def found(length, beads, deviation):
+    def found(length, beads, deviation, failed=()):
         return {
             "length": {"mean": length, "std": deviation},
+            "relaxed": {"mean": 0.9 * length, "std": deviation},
             "beads": None if beads is None else {"mean": beads, "std": deviation},
+            "failed": [{"length": length, "beads": n} for length, n in failed],
         }
 
     levels = [
-        {"threshold": at, "unmatched": found(length, beads, deviation), "matched": found(length / 2 + 0.5, 3, 0.1)}
-        for at, length, beads, deviation in ((0.01, 4.0, 9.0, 0.5), (0.05, 1.8, None, 5.0), (0.1, 1.0, 0.0, 0.0))
+        {"threshold": at, "unmatched": found(*own), "matched": found(own[0] / 2 + 0.5, 3, 0.1)}
+        for at, own in (
+            (0.01, (4.0, 9.0, 0.5)),
+            (0.05, (1.8, None, 5.0, [(5.0, 20), (6.0, 30)])),
+            (0.1, (1.0, 0.0, 0.0)),
+        )
     ]
     law = {"exponent": -0.5, "factor": 0.4, "low": 0.01, "high": 0.05}
-    none = {"length": None, "beads": None}
-    return {"of": of, "levels": levels, "laws": {"unmatched": {**none, "length": law}, "matched": none}}
+    both, none = {"connected": law, "censored": {**law, "exponent": -0.75}}, {"connected": None, "censored": None}
+    fitted = {"unmatched": {"length": both, "beads": none}, "matched": {"length": none, "beads": none}}
+    return {"of": of, "tolerance": 0.1, "levels": levels, "laws": fitted}
 
 
 def test_length_and_segments_against_the_threshold():
@@ -31,15 +38,30 @@ def test_length_and_segments_against_the_threshold():
     left, right = figure.axes[:2]
     assert left.get_xscale() == left.get_yscale() == right.get_yscale() == "log"
     assert left.get_xlabel() == "threshold (train loss)"
-    np.testing.assert_allclose(left.lines[0].get_ydata(), [4.0, 1.8, 1.0])
-    np.testing.assert_allclose(right.lines[0].get_ydata(), [10.0, np.nan, 1.0])
+    assert "1.1 thresholds" in left.get_title("left")
+
+    def line(axes, label):
+        lines = [each for each in axes.lines if each.get_label() == label]
+        lines += [bars.lines[0] for bars in axes.containers if bars.get_label() == label]
+        return lines[0].get_xydata()
+
+    at = [0.01, 0.05, 0.1]
+    np.testing.assert_allclose(line(left, "unmatched"), np.stack([at, [4.0, 1.8, 1.0]], 1))
+    np.testing.assert_allclose(line(right, "unmatched"), np.stack([at, [10.0, np.nan, 1.0]], 1))
+    np.testing.assert_allclose(line(left, "unmatched: relaxed"), np.stack([at, [3.6, 1.62, 0.9]], 1))
+    # Strings that were given up, where they were.
+    np.testing.assert_allclose(line(left, "unmatched: at least"), [[0.05, 5.0], [0.05, 6.0]])
+    np.testing.assert_allclose(line(right, "unmatched: at least"), [[0.05, 21.0], [0.05, 31.0]])
+    assert len(line(left, "matched: at least")) == 0
     # Bars end at 1, the least possible value.
     bars = next(c for c in left.collections if isinstance(c, LineCollection)).get_segments()
     np.testing.assert_allclose(bars[1][:, 1], [1.0, 6.8])
-    fitted = [line for line in left.lines if len(line.get_xdata()) == 2]
-    np.testing.assert_allclose(fitted[0].get_ydata(), 0.4 * np.array([0.01, 0.05]) ** -0.5)
-    assert [text.get_text() for text in left.texts] == ["-0.50"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unmatched", "matched"]
+    ends = np.array([0.01, 0.05])
+    fitted = [each.get_ydata() for each in left.lines if np.array_equal(each.get_xdata(), ends)]
+    np.testing.assert_allclose(fitted, [0.4 * ends**-0.5, 0.4 * ends**-0.75])
+    assert [text.get_text() for text in left.texts] == ["exponent -0.50, all -0.75"]
+    names = [name + more for name in ("unmatched", "matched") for more in ("", ": at least", ": relaxed")]
+    assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == sorted(names)
     drawn(figure)
 
 
