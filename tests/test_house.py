@@ -32,7 +32,6 @@ OTHER_TESTS = {"experiments", "golden", "helpers", "mutants"}
 FILES_A_FOLDER, LINES_A_FILE = 14, 350
 WITHOUT_MIRROR = {
     "commands/test_refused.py": "wrong input of every command, on one table",
-    "curves/test_pam_step_candidates.py": "candidates of pam_step.py; test_pam_step.py has steps",
     "symmetry/test_permutation_checks.py": "checks and files of permutation.py; test_permutation.py has the algebra",
     "symmetry/infer/test_factors_random.py": "factors.py after random operations; test_factors.py has chosen ones",
     "symmetry/infer/test_spec_random.py": "spec.py on random networks; test_spec.py has known ones",

@@ -10,6 +10,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_points
+from mcjax.training.batches import evenly_spaced
 from mcjax.training.measure import Criterion
 from mcjax.training.supervised import SupervisedLoss
 from mcjax.training.task import Task, examples, networks_at_once
@@ -70,7 +71,7 @@ def smallest_step(criterion: Criterion, task: Task, theta: trees.Tree) -> float:
     """
     if criterion.metric != "error":
         return 0.0
-    split = jax.tree.map(lambda leaf: leaf[: criterion.examples], task.split(criterion.split))
+    split = evenly_spaced(task.split(criterion.split), criterion.examples)
     metrics = jax.eval_shape(Task.measure, task, theta, split)
     # An error of the task's own is no error rate.
     if "error" in metrics or "accuracy" not in metrics:
