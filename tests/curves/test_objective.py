@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from variables import cross_entropy, normalized
+from variables import cross_entropy, normalized, spaced
 
 from mcjax import Augmentation, Task, bezier, linear, models, permute, polygonal_chain, supervised, trees
 from mcjax.curves.objective import Objective, midpoint_grid
@@ -59,7 +59,8 @@ def by_loops(task, dataset, ts, theta_1, theta_2, theta_c, P, weights, weight_de
     logits_of = jax.jit(
         lambda params, stats, x: model.apply_train({"params": params, **stats}, x, jax.random.key(0))[0]
     )
-    batches = [(normalized(dataset.train_images[at], dataset), dataset.train_labels[at]) for at in BATCHES]
+    images, labels = (spaced(each, 40) for each in (dataset.train_images, dataset.train_labels))
+    batches = [(normalized(images[at], dataset), labels[at]) for at in BATCHES]
     entropies, squares = np.zeros((2, PAIRS, CANDIDATES, len(ts)))
     permuted = jax.jit(permute)
     for i, j in np.ndindex(PAIRS, CANDIDATES):

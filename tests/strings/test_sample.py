@@ -9,6 +9,7 @@ import optax
 import pytest
 from landscapes import BOWL, RING, WELLS, at, config, heights, landscape, ring
 from refusals import says
+from variables import spaced
 
 from mcjax import (
     InputError,
@@ -243,7 +244,8 @@ def test_thresholds_of_an_error_on_the_test_split(key, tiny_data, tiny_model, ti
     string = sample_string(key, tiny_task, *tiny_ends, 0.06, config=settings)
     assert string.connected
     assert string.beads > 0
-    metrics = evaluate_path(supervised(tiny_model, tiny_data.take(test=40)), string.path, 101)
+    test = tuple(spaced(each, 40) for each in (tiny_data.test_images, tiny_data.test_labels))
+    metrics = evaluate_path(tiny_task.with_examples(test=test), string.path, 101)
     assert 1 - metrics.test_accuracy.min() <= 0.06 * 1.01
 
 
