@@ -97,7 +97,7 @@ def fit_curve():
 
 def fit_pam():
     found = mcjax.fit_pam(key(), task(), mcjax.bezier(mlp().spec), *pairs(), SHUFFLED, PAM)
-    names = ("theta_c", "P", "history", "objective", "proposed", "proximal", "accepted", "moved")
+    names = ("theta_c", "P", "history", "objective", "proposed", "distance", "relaxed", "rounded", "accepted", "moved")
     return {name: getattr(found, name) for name in names}
 
 
