@@ -1,12 +1,11 @@
 """Landscapes that theory calls tractable: generalised linear models, and the top eigenvector of a matrix.
 
-After Zhang 2024, Tractable Landscapes for Nonconvex Optimization (slides): equations 1 to 3, Theorem 10, Lemmas 12
-and 13. All in float64.
+After Zhang 2024, Tractable Landscapes for Nonconvex Optimization (slides): equations 1 to 3, Theorem 10. All in
+float64.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -14,14 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study import Parts
 from mcjax.errors import InputError, check_whole
 from mcjax.hessian.convergence import convergence_constants
 from mcjax.hessian.critical_points import classify_point, is_direction_of_improvement
 
 Link = Literal["sigmoid", "leaky"]
 LINKS: tuple[Link, ...] = ("sigmoid", "leaky")
-PARTS = tuple(f"tractable_{name}" for name in (*LINKS, "eigenvector", "directions"))
 RATES = {"sigmoid": 8.0, "leaky": 1.0}
 SLOPE = 0.1
 INPUTS = 8
@@ -47,8 +44,6 @@ class Fineness:
     """Starts of searches for its critical points."""
     grid: int = 100
     """Points per unit of length at which Lemmas 12 and 13 are checked."""
-    taus: tuple[float, ...] = tuple(np.arange(0.02, 1, 0.02).tolist())
-    """Values of Lemma 12's tau."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "starts", "descent", "searches", "grid"):
@@ -56,8 +51,6 @@ class Fineness:
         values = self.eigenvalues
         if not values or values[-1] <= 0 or any(b >= a for a, b in pairwise(values)):
             raise InputError(f"got eigenvalues={values}, expected positive ones, decreasing.")
-        if not self.taus or not all(0 < tau < 1 for tau in self.taus):
-            raise InputError(f"got taus={self.taus}, expected some between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -219,65 +212,3 @@ def top_eigenvector(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
             "converged": int((slopes < 1e-9).sum()),
             "points": points,
         }
-
-
-def directions(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
-    """Lemmas 12 and 13, for M = z z^T: x and z as directions of improvement, and the largest c of Lemma 12.
-
-    The loss and its derivatives depend on <x, z> and on the length of the part of x orthogonal to z alone, so that a
-    grid over these two, each point in a direction of its own, covers all cases. Where the curvature is no direction of
-    improvement, let m be the larger slope towards x and z: the lemma says that f <= tau wherever m <= c tau, for all
-    tau < 1, so that c is at most m / min(f, 1).
-    """
-    with jax.enable_x64(True):
-        z_key, x_key = jax.random.split(key)
-        z = jax.random.normal(z_key, (INPUTS,))
-        z = z / jnp.linalg.norm(z)
-        half = np.arange(3 * fineness.grid // 2 + 1) / fineness.grid
-        along, across = (jnp.asarray(each.ravel()) for each in np.meshgrid(np.r_[-half[:0:-1], half], half))
-        away = jax.random.normal(x_key, (len(along), INPUTS))
-        away = away - (away @ z)[:, None] * z[None]
-        x = along[:, None] * z[None] + across[:, None] * away / jnp.linalg.norm(away, axis=1)[:, None]
-        loss = jax.tree_util.Partial(to_matrix, jnp.outer(z, z))
-        values = np.asarray(jax.vmap(loss)(x))
-
-        @jax.jit
-        @partial(jax.vmap, in_axes=(0, None, None))
-        def improves(x: jax.Array, epsilon: Any, gamma: Any) -> jax.Array:
-            return jnp.stack([is_direction_of_improvement(loss, x, each, epsilon, gamma) for each in (x, z)]).any()
-
-        def slope(x: jax.Array) -> jax.Array:
-            g, length = jax.grad(loss)(x), jnp.linalg.norm(x)
-            return jnp.maximum(jnp.abs(jnp.vdot(g, x)) / jnp.where(length > 0, length, 1.0), jnp.abs(jnp.vdot(g, z)))
-
-        curved = np.asarray(improves(x, np.inf, 0.25))
-        away_from_minimum = values > 1e-12
-        limits = np.asarray(jax.vmap(slope)(x)) / np.minimum(np.where(away_from_minimum, values, 1.0), 1.0)
-        bound = limits[~curved & away_from_minimum]
-        # At 0, and where both slopes vanish by symmetry, rounding is no slope.
-        plain = np.asarray(improves(x, 1e-12, 0.0))
-
-        def violations(c: float) -> int:
-            neither = [~np.asarray(improves(x, c * tau, 0.25)) & (values > tau) for tau in fineness.taus]
-            return int(np.sum(neither))
-
-        constant = float(bound.min())
-        return {
-            "points": len(values),
-            "lemma_13_violations": int((away_from_minimum & ~plain).sum()),
-            "constant": constant,
-            "below": violations(0.99 * constant),
-            "above": violations(1.05 * constant),
-        }
-
-
-def tractable(parts: Parts, key: jax.Array, fineness: Fineness) -> dict[str, Any]:
-    """Everything about tractable landscapes, as results.json holds it."""
-    keys = [jax.random.fold_in(key, i) for i in range(4)]
-    inner = parts.under("tractable")
-    models = {
-        link: inner.numbers(link, partial(generalised_linear, keys[i], link, fineness)) for i, link in enumerate(LINKS)
-    }
-    eigenvector = inner.numbers("eigenvector", partial(top_eigenvector, keys[2], fineness))
-    found = inner.numbers("directions", partial(directions, keys[3], fineness))
-    return {"generalised_linear": models, "eigenvector": eigenvector, "directions": found}

@@ -107,7 +107,7 @@ def connectivity() -> dict[str, np.ndarray]:
 
 def landscapes() -> dict[str, np.ndarray]:
     """Results of the tractable landscapes."""
-    fineness = tractable.Fineness(samples=200, starts=6, descent=100, searches=60, grid=10, taus=(0.1, 0.5))
+    fineness = tractable.Fineness(samples=200, starts=6, descent=100, searches=60, grid=10)
     return run(linear_connectivity.main, linear_connectivity.Config(tasks=("tractable",), fineness=fineness), "found")
 
 

@@ -109,12 +109,20 @@ def test_tables_of_what_theory_says():
     point = {"distance": 1e-16, "loss": 1.0, "kind": "saddle", "index": 2, "lowest": -0.5, "improving": True}
     points = [{"eigenvector": i, **point} for i in (2, 0)]
     eigenvector = {"eigenvalues": [2.0, 1.0], "searches": 5, "converged": 4, "points": points}
-    directions = {"points": 7000, "lemma_13_violations": 0, "constant": 0.75, "below": 0, "above": 3}
+    directions = {
+        "points": 7000,
+        "lemma_13_violations": 0,
+        "constant": 0.75,
+        "along": 0.25,
+        "square": 0.5,
+        "below": 0,
+        "above": 1,
+    }
     theory = {"generalised_linear": links, "eigenvector": eigenvector, "directions": directions}
     linear, top, lemmas = tables({"data": {}, "tractable": theory})
     assert linear["rows"] == [["sigmoid", "1.0e-15", "0.2500", "0.2500", "0.2500", "8 of 9", "3 of 9", "0"]]
     assert [row[0] for row in top["rows"]] == ["sqrt(lambda_2) v_2, + or -", "0"]
-    assert lemmas["rows"] == [["7,000", "0", "0.7500", "0", "3"]]
+    assert lemmas["rows"] == [["7,000", "0", "0.75000000", "0.250000, 0.500000", "0", "1"]]
 
 
 @pytest.mark.parametrize(
