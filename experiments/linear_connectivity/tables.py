@@ -190,8 +190,8 @@ def _tractable(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
         tabulate(
             "M = Z Z^T of rank r: all entries, matrix sensing, matrix completion",
-            "All points where the gradient vanishes that were found, and X - Z R as a direction of improvement at those "
-            "that are not the minimum, and at random points.",
+            "All points where the gradient vanishes that were found, and X - Z R as a direction of improvement at "
+            "those that are not the minimum, and at random points.",
             found["factorised"],
             ("known", lambda row: row["known"]),
             ("r", lambda row: str(row["rank"])),
@@ -206,8 +206,8 @@ def _tractable(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
         tabulate(
             "Permutation symmetry: a network of k units with its own outputs as targets",
-            "The loss is 0 at all orders of the units; if it were convex, it would be at their average, where all units "
-            "are one.",
+            "The loss is 0 at all orders of the units; if it were convex, it would be 0 at their average, where all "
+            "units are equal.",
             [found["symmetric"]],
             ("k", lambda row: str(row["units"])),
             ("orders", lambda row: str(row["orders"])),

@@ -374,6 +374,9 @@ MUTANTS = (
         "for other in kept):",
         "for other in kept[-1:]):",
     ),
+    Mutant("experiments/linear_connectivity/low_rank.py", "share * tau / 32", "share * tau * 16"),
+    Mutant("experiments/linear_connectivity/low_rank.py", "Z @ U @ V", "Z @ (U @ V).T"),
+    Mutant("experiments/linear_connectivity/linear_models.py", "(2 - rate * B)", "(2 - 2 * rate * B)"),
     Mutant(
         "experiments/string_sampling/measures.py",
         "before = sum(reached[: number * problem.pairs])",

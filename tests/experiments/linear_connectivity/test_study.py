@@ -110,7 +110,8 @@ def test_tables_of_what_theory_says():
     points = [{"eigenvector": i, **point} for i in (2, 0)]
     eigenvector = {"eigenvalues": [2.0, 1.0], "searches": 5, "converged": 4, "points": points}
     directions = {
-        "points": 7000, "lemma_13_violations": 0, "constant": 0.75, "along": 0.25, "square": 0.5, "below": 0, "above": 1,
+        "points": 7000, "lemma_13_violations": 0, "constant": 0.75, "along": 0.25, "square": 0.5, "below": 0,
+        "above": 1,
         "second_order": [{"tau": 0.1, "lemma_12": [0.07, 0.25], "tolerances": [0.03, 0.2], "least": [0.3, 0.4]}],
     }  # fmt: skip
     factors = {
