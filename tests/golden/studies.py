@@ -90,7 +90,8 @@ def permutations() -> dict[str, np.ndarray]:
     )  # fmt: skip
     # Which pair of the toy is lowest, and by which way, is told by little; many ReLU networks are one and the same.
     here = ("toy.", "mnist.levels.paths.knots", "mnist.levels.paths.products", "spectrum.mnist.at.point.")
-    return run(permutation_points.main, permutation_points.Config(mnist="digits", size=size), "tasks", here)
+    config = permutation_points.Config(tasks=("toy", "mnist", "spectrum", "count"), mnist="digits", size=size)
+    return run(permutation_points.main, config, "tasks", here)
 
 
 def connectivity() -> dict[str, np.ndarray]:

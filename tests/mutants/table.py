@@ -323,6 +323,8 @@ MUTANTS = (
         "jnp.repeat(jnp.tile(jnp.asarray(factor), axis.inner), axis.outer)",
     ),
     Mutant("mcjax/permutation_points/higher_order.py", "removed[second] = True", "pass"),
+    Mutant("mcjax/permutation_points/curvature.py", "len(a) - full + kernel.zeros", "len(a) + kernel.zeros"),
+    Mutant("mcjax/permutation_points/curvature.py", "total + copies * each", "total + each"),
     Mutant(
         "mcjax/permutation_points/walk.py",
         "float(self.heights.max() - self.loss[0])",
