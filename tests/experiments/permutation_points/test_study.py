@@ -31,6 +31,7 @@ SIZE = {
     "toy_bump": 100.0,
     "toy_networks": 1,
     "toy_outputs": (1,),
+    "merged_networks": 1,
     "pool": 2,
     "train_images": 100,
     "widths": (4,),
@@ -162,7 +163,7 @@ def test_the_block_in_which_two_units_part(pair):
 def test_points_of_higher_order_in_a_deeper_network(tmp_path, results_of, monkeypatch):
     case = permutation_tasks.Merged((3, 4), 2, 1, (3,))
     monkeypatch.setattr(permutation_spectra, "MERGED", (case,))
-    study = study_of(tmp_path / "run", tasks=("merged",), merged_networks=1)
+    study = study_of(tmp_path / "run", tasks=("merged",))
     main(study)
     (found,) = results_of(main, study)["tasks"]["merged"]
     assert (found["network"], found["layer"], found["order"], found["read"]) == ("2-3-4-2", 2, 2, 2)
