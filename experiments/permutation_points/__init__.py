@@ -14,7 +14,7 @@ networks of two and three hidden layers (section 4.3, Proposition 2).
 
 The paper's numbers: barriers of 6e-6 (A, B) and 3e-5 (C) in Figure 1, for a teacher of its own; losses up to 1e-2 and
 accuracies from 0.94 to 1 in Figure 3, the barrier falling with H; "in most cases the loss increased monotonically".
-`small` takes 42 minutes on one CPU core, of which toy and count take 6 and merged 9: MNIST averaged to 7 x 7 pixels, 5,000 images,
-40 distances. `paper` has all images and pixels and the published numbers of distances; it is for a GPU. The same
-command again resumes where it was stopped.
+`small` takes 42 minutes on one CPU core, of which toy and count take 6 and merged 9: MNIST averaged to 7 x 7 pixels,
+5,000 images, 40 distances. `paper` has all images and pixels and the published numbers of distances; it is for a GPU.
+The same command again resumes where it was stopped.
 """
