@@ -6,12 +6,13 @@ from typing import Any, Literal, get_args
 
 import jax
 
-from experiments.linear_connectivity import tractable
 from experiments.linear_connectivity.figures import draw
 from experiments.linear_connectivity.measures import Cell, conjecture, spawning
 from experiments.linear_connectivity.merging import merging
 from experiments.linear_connectivity.tables import tables
 from experiments.linear_connectivity.tasks import Problem, Size, make
+from experiments.linear_connectivity.theory import PARTS, theory
+from experiments.linear_connectivity.tractable import Fineness
 from experiments.options import Sources, check_choices, fingerprint, given
 from experiments.study import Findings, Parts, Study, run
 from mcjax.commands.options import seed_key
@@ -34,7 +35,7 @@ class Config:
     """Amount of work; the options of the size take precedence."""
     sources: Sources = field(default_factory=Sources)
     size: Size = field(default_factory=lambda: given(Size))
-    fineness: tractable.Fineness = field(default_factory=tractable.Fineness)
+    fineness: Fineness = field(default_factory=Fineness)
     seed: int = 0
     """Seed of everything."""
     out: str | None = None
@@ -48,15 +49,15 @@ def main(config: Config) -> None:
     check_choices("data", config.data, DATA)
     trained = [name for name in config.tasks if name != "tractable"]
     problems = {name: make(name, config.preset, config.sources, config.size) for name in config.data if trained}
-    theory = "tractable" in config.tasks
+    explained = "tractable" in config.tasks
 
     def find(parts: Parts) -> Findings:
         found: dict[str, Any] = {"data": {}}
         for name, problem in problems.items():
             cell = Cell(problem, jax.random.fold_in(key, DATA.index(name)), parts.under(name))
             found["data"][name] = {"title": problem.data.name} | {each: TASKS[each](cell) for each in trained}
-        if theory:
-            found["tractable"] = tractable.tractable(parts, jax.random.fold_in(key, len(DATA)), config.fineness)
+        if explained:
+            found["tractable"] = theory(parts, jax.random.fold_in(key, len(DATA)), config.fineness)
         return Findings({"found": found}, draw(found))
 
     study = Study(
@@ -68,7 +69,7 @@ def main(config: Config) -> None:
         ],
         parts=[
             *(each for problem in problems.values() for each in _parts(problem, trained)),
-            *(tractable.PARTS * theory),
+            *(PARTS * explained),
         ],
         find=find,
         tables=lambda results: tables(results["found"]),

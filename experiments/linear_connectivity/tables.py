@@ -22,6 +22,14 @@ MERGING = (
 )
 
 
+CONDITIONS = {
+    "polyak_lojasiewicz": "Polyak-Lojasiewicz",
+    "weak_quasi_convexity": "weak quasi-convexity",
+    "restricted_secant": "restricted secant",
+}
+"""The conditions of Definition 5."""
+
+
 def tables(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All tables: title, text, head and rows of text of each."""
     made: list[dict[str, Any]] = []
@@ -121,12 +129,27 @@ def _tractable(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             found["generalised_linear"].items(),
             ("link", lambda row: row[0]),
             ("equation 3, largest relative error", lambda row: f"{row[1]['identity_error']:.1e}"),
-            ("Polyak-Lojasiewicz", lambda row: f"{row[1]['constants']['polyak_lojasiewicz']:.4f}"),
-            ("weak quasi-convexity", lambda row: f"{row[1]['constants']['weak_quasi_convexity']:.4f}"),
-            ("restricted secant", lambda row: f"{row[1]['constants']['restricted_secant']:.4f}"),
+            *((said, lambda row, name=name: f"{row[1]['constants'][name]:.4f}") for name, said in CONDITIONS.items()),
             ("descents that reach w*", lambda row: f"{row[1]['descended']} of {row[1]['searches']}"),
             ("searches that find a critical point", lambda row: f"{row[1]['converged']} of {row[1]['searches']}"),
             ("other than w*", lambda row: str(len(row[1]["spurious"]))),
+        ),
+        tabulate(
+            "Theorem 6: what each condition predicts of gradient descent / the worst that was measured",
+            "With the constants along the way. Factors a step: of the loss by Polyak-Lojasiewicz, of the squared "
+            "distance to w* by restricted secant. Weak quasi-convexity bounds the sum of all losses, in units of the "
+            "squared distance at the start: no geometric rate, and ||x||^4 / 4 has none. Typical: the mean factor of "
+            "the loss.",
+            [
+                *((link, each["rates"]) for link, each in found["generalised_linear"].items()),
+                ("||x||^4 / 4", found["quartic"]),
+            ],
+            ("loss", lambda row: row[0]),
+            *(
+                (said, lambda row, name=name: " / ".join(f"{each:.4f}" for each in row[1][name]))
+                for name, said in CONDITIONS.items()
+            ),
+            ("typical", lambda row: f"{row[1]['typical']:.4f}"),
         ),
         tabulate(
             "Top eigenvector of a matrix: all critical points that were found (Theorem 10)",
@@ -144,13 +167,55 @@ def _tractable(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
         tabulate(
             "Directions of improvement (Lemmas 12 and 13), M = z z^T",
-            "x and z as directions at every point. The largest c of Lemma 12 that all points allow.",
+            "x and z as directions at every point. The largest c of Lemma 12 by optimisation: 1 / sqrt(2) = 0.70711, "
+            "where both slopes and the curvature along z are at their limits.",
             [found["directions"]],
             ("points", lambda row: f"{row['points']:,}"),
             ("violations of Lemma 13", lambda row: str(row["lemma_13_violations"])),
-            ("largest c of Lemma 12", lambda row: f"{row['constant']:.4f}"),
-            ("violations at 0.99 c", lambda row: str(row["below"])),
-            ("at 1.05 c", lambda row: str(row["above"])),
+            ("largest c of Lemma 12", lambda row: f"{row['constant']:.8f}"),
+            ("reached at |<x, z>|, ||x||^2", lambda row: f"{row['along']:.6f}, {row['square']:.6f}"),
+            ("violations at (1 - 1e-6) c", lambda row: str(row["below"])),
+            ("at (1 + 1e-6) c", lambda row: str(row["above"])),
+        ),
+        tabulate(
+            "Definition 9, M = z z^T: (epsilon, gamma) for which no (epsilon, gamma)-SOSP has a loss above tau",
+            "By Lemma 12, and by X - Z R as the direction, for M of any rank with a least eigenvalue of 1. Beside them "
+            "the least gradient of points above tau with no eigenvalue below -gamma.",
+            found["directions"]["second_order"],
+            ("tau", lambda row: f"{row['tau']:g}"),
+            ("Lemma 12", lambda row: "{:.4f}, {:.4f}".format(*row["lemma_12"])),
+            ("least gradient", lambda row: f"{row['least'][0]:.4f}"),
+            ("any rank", lambda row: "{:.4f}, {:.4f}".format(*row["tolerances"])),
+            ("its least gradient", lambda row: f"{row['least'][1]:.4f}"),
+        ),
+        tabulate(
+            "M = Z Z^T of rank r: all entries, matrix sensing, matrix completion",
+            "All points where the gradient vanishes that were found, and X - Z R as a direction of improvement at "
+            "those that are not the minimum, and at random points.",
+            found["factorised"],
+            ("known", lambda row: row["known"]),
+            ("r", lambda row: str(row["rank"])),
+            ("measurements", lambda row: str(row["measurements"])),
+            ("critical points", lambda row: f"{row['converged']} of {row['searches']}"),
+            ("of loss 0", lambda row: str(row["global"])),
+            ("there X X^T = M", lambda row: str(row["equal"])),
+            ("others", lambda row: str(row["others"])),
+            ("others without a negative eigenvalue", lambda row: str(row["spurious"])),
+            ("X - Z R improves", lambda row: f"{row['improving']} of {row['others']}"),
+            ("at random", lambda row: f"{row['improving_at_random']} of {row['searches']}"),
+        ),
+        tabulate(
+            "Permutation symmetry: a network of k units with its own outputs as targets",
+            "The loss is 0 at all orders of the units; if it were convex, it would be 0 at their average, where all "
+            "units are equal.",
+            [found["symmetric"]],
+            ("k", lambda row: str(row["units"])),
+            ("orders", lambda row: str(row["orders"])),
+            ("largest loss of an order", lambda row: f"{row['of_orders']:.0e}"),
+            ("loss of the average", lambda row: f"{row['of_average']:.4f}"),
+            ("of k times one unit of mean weights", lambda row: f"{row['of_one_unit']:.4f}"),
+            ("best loss of equal units", lambda row: f"{row['of_equal']:.4f}"),
+            ("kind of that point", lambda row: f"{row['kind']}, index {row['index']}"),
         ),
     ]
 

@@ -1,34 +1,25 @@
-"""Landscapes that theory calls tractable: generalised linear models, and the top eigenvector of a matrix.
+"""Landscapes that theory calls tractable: what symmetry implies, and the top eigenvector of a matrix.
 
-After Zhang 2024, Tractable Landscapes for Nonconvex Optimization (slides): equations 1 to 3, Theorem 10, Lemmas 12
-and 13. All in float64.
+After Zhang 2024, Tractable Landscapes for Nonconvex Optimization (slides): permutation symmetry, Theorem 10. All in
+float64.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
-from typing import Any, Literal
+from itertools import pairwise, permutations
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import minimize
 
-from experiments.study import Parts
 from mcjax.errors import InputError, check_whole
-from mcjax.hessian.convergence import convergence_constants
 from mcjax.hessian.critical_points import classify_point, is_direction_of_improvement
 
-Link = Literal["sigmoid", "leaky"]
-LINKS: tuple[Link, ...] = ("sigmoid", "leaky")
-PARTS = tuple(f"tractable_{name}" for name in (*LINKS, "eigenvector", "directions"))
-RATES = {"sigmoid": 8.0, "leaky": 1.0}
-SLOPE = 0.1
 INPUTS = 8
-THERE = 1e-6
-"""Points this close to the minimum count as the minimum: what is left there is rounding."""
-FAR = 30.0
-"""Searches that went farther follow the sigmoid to where it is flat, and have no critical point to find."""
+CRITICAL = 1e-9
+"""The largest gradient norm of a critical point."""
 
 
 @dataclass(frozen=True)
@@ -47,47 +38,15 @@ class Fineness:
     """Starts of searches for its critical points."""
     grid: int = 100
     """Points per unit of length at which Lemmas 12 and 13 are checked."""
-    taus: tuple[float, ...] = tuple(np.arange(0.02, 1, 0.02).tolist())
-    """Values of Lemma 12's tau."""
+    sensed: int = 80
+    """Measurements of matrix sensing."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "starts", "descent", "searches", "grid"):
+        for name in ("samples", "starts", "descent", "searches", "grid", "sensed"):
             check_whole(name, getattr(self, name))
         values = self.eigenvalues
         if not values or values[-1] <= 0 or any(b >= a for a, b in pairwise(values)):
             raise InputError(f"got eigenvalues={values}, expected positive ones, decreasing.")
-        if not self.taus or not all(0 < tau < 1 for tau in self.taus):
-            raise InputError(f"got taus={self.taus}, expected some between 0 and 1.")
-
-
-@dataclass(frozen=True)
-class Linear:
-    """The expected loss of a generalised linear model, without the constant of the noise (equation 1)."""
-
-    link: Link
-
-    def sigma(self, u: jax.Array) -> jax.Array:
-        """The link."""
-        return jax.nn.sigmoid(u) if self.link == "sigmoid" else jnp.where(u > 0, u, SLOPE * u)
-
-    def derivative(self, u: jax.Array) -> jax.Array:
-        """Its derivative."""
-        if self.link == "sigmoid":
-            return jax.nn.sigmoid(u) * jax.nn.sigmoid(-u)
-        return jnp.where(u > 0, 1.0, SLOPE)
-
-    def mean_derivative(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """The mean of the derivative between a and b (n,), which is sigma'(xi) for a xi between them."""
-        if self.link == "sigmoid":
-            nodes, weights = np.polynomial.legendre.leggauss(40)
-            between = a[:, None] + (b - a)[:, None] * jnp.asarray(nodes + 1)[None] / 2
-            return self.derivative(between) @ jnp.asarray(weights / 2)
-        low, high = jnp.minimum(a, b), jnp.maximum(a, b)
-        above = (jnp.maximum(high, 0) - jnp.maximum(low, 0)) / jnp.where(high > low, high - low, 1.0)
-        return SLOPE + (1 - SLOPE) * above
-
-    def __call__(self, x: jax.Array, best: jax.Array, w: jax.Array) -> jax.Array:
-        return jnp.square(self.sigma(x @ w) - self.sigma(x @ best)).mean() / 2
 
 
 def to_matrix(M: jax.Array, x: jax.Array) -> jax.Array:
@@ -134,56 +93,40 @@ def distinct(points: np.ndarray, apart: float = 1e-4) -> np.ndarray:
     return np.array(kept).reshape(len(kept), points.shape[1])
 
 
-def generalised_linear(key: jax.Array, link: Link, fineness: Fineness) -> dict[str, Any]:
-    """Equation 3 at random points, the ratios of Definition 5 along gradient descent, and the critical points."""
+def symmetric(key: jax.Array, fineness: Fineness, units: int = 3) -> dict[str, Any]:
+    """What permutation symmetry implies, for h(x) = sum_i tanh(<w_i, x>) with its own outputs as targets.
+
+    The loss is zero at all orders of the units, and not at their average, where all units are equal and h is that of
+    one unit: so it is not convex. The best point of equal units is a critical point, and no minimum.
+
+    Args:
+        key: a typed key.
+        fineness: the number of inputs.
+        units: the number of units.
+    """
     with jax.enable_x64(True):
-        x_key, best_key, start_key = jax.random.split(key, 3)
+        w_key, x_key = jax.random.split(key)
         x = jax.random.normal(x_key, (fineness.samples, INPUTS))
-        best = jax.random.normal(best_key, (INPUTS,)) / np.sqrt(INPUTS)
-        model = Linear(link)
-        loss = jax.tree_util.Partial(model, x, best)
-        starts = 2 * jax.random.normal(start_key, (fineness.starts, INPUTS)) / np.sqrt(INPUTS)
+        theta = jax.random.normal(w_key, (units, INPUTS))
+        target = jnp.tanh(x @ theta.T).sum(1)
 
-        def both_sides(w: jax.Array) -> jax.Array:
-            at, target = x @ w, x @ best
-            square = jnp.square(at - target)
-            right = (model.mean_derivative(target, at) * model.derivative(at) * square).mean()
-            return jnp.stack([jnp.vdot(jax.grad(loss)(w), w - best), right])
+        @jax.tree_util.Partial
+        def loss(flat: jax.Array) -> jax.Array:
+            return jnp.square(jnp.tanh(x @ flat.reshape(units, INPUTS).T).sum(1) - target).mean() / 2
 
-        # Both sides of equation 3 at every start.
-        left, right = np.asarray(jax.lax.map(both_sides, starts)).T
-
-        def descend(w: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            return w - RATES[link] * jax.vmap(jax.grad(loss))(w), w
-
-        # Gradient descent from every start, and the ratios along it until it is at the minimum.
-        last, way = jax.jit(lambda w: jax.lax.scan(descend, w, None, fineness.descent))(starts)
-        target = np.asarray(best)
-        going = np.linalg.norm(np.asarray(way) - target, axis=2) > THERE
-        constants = convergence_constants(loss, way.reshape(-1, INPUTS)[going.ravel()], best, value=0.0)
-        shown = np.unique(np.linspace(0, going.all(1).sum() - 1, 20).astype(int))
-        ratios = {}
-        for name, values in constants.ratios._asdict().items():
-            each = np.full(going.shape, np.nan)
-            each[going] = values
-            ratios[name] = each[shown].T.tolist()
-        # Critical points other than the minimum.
-        found = np.asarray(stationary(loss, starts))
-        slopes = np.linalg.norm(np.asarray(jax.vmap(jax.grad(loss))(jnp.asarray(found))), axis=1)
-        critical = found[(slopes < 1e-9) & (np.linalg.norm(found, axis=1) < FAR)]
-        spurious = [point.tolist() for point in distinct(critical) if np.linalg.norm(point - target) > 1e-3]
+        orbit = jnp.stack([theta[jnp.array(order)] for order in permutations(range(units))])
+        average = orbit.mean(0)
+        alone = units * jnp.tanh(x @ theta.mean(0))
+        equal = jax.jit(jax.value_and_grad(lambda v: loss(jnp.tile(v, units))))
+        best = minimize(equal, theta.mean(0), jac=True, method="BFGS", options={"gtol": 1e-10})
+        kind = classify_point(loss, jnp.tile(best.x, units), gradient_tolerance=1e-7)
         return {
-            "identity_error": float(np.abs(left / right - 1).max()),
-            "points": len(left),
-            "constants": {name: float(getattr(constants, name)) for name in ratios},
-            "descended": int((np.linalg.norm(np.asarray(last) - target, axis=1) < THERE).sum()),
-            "searches": fineness.starts,
-            "converged": len(critical),
-            "spurious": spurious,
-            "kind": classify_point(loss, best).kind,
-            "iterations": shown.tolist(),
-            "ratios": ratios,
-        }
+            "units": units, "orders": len(orbit),
+            "of_orders": float(jax.vmap(loss)(orbit.reshape(len(orbit), -1)).max()),
+            "of_average": float(loss(average.ravel())), "apart": float(jnp.ptp(average, 0).max()),
+            "of_one_unit": float(jnp.square(alone - target).mean() / 2),
+            "of_equal": float(best.fun), "kind": kind.kind, "index": kind.index,
+        }  # fmt: skip
 
 
 def top_eigenvector(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
@@ -200,7 +143,7 @@ def top_eigenvector(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
         found = np.asarray(stationary(loss, spread * jax.random.normal(start_key, (searches, size))))
         slopes = np.linalg.norm(np.asarray(jax.vmap(jax.grad(loss))(jnp.asarray(found))), axis=1)
         points = []
-        for x in distinct(found[slopes < 1e-9]):
+        for x in distinct(found[slopes < CRITICAL]):
             shares = basis.T @ x
             i = int(np.abs(shares).argmax())
             zero = bool(np.linalg.norm(x) < 1e-4)
@@ -216,68 +159,6 @@ def top_eigenvector(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
         return {
             "eigenvalues": eigenvalues.tolist(),
             "searches": searches,
-            "converged": int((slopes < 1e-9).sum()),
+            "converged": int((slopes < CRITICAL).sum()),
             "points": points,
         }
-
-
-def directions(key: jax.Array, fineness: Fineness) -> dict[str, Any]:
-    """Lemmas 12 and 13, for M = z z^T: x and z as directions of improvement, and the largest c of Lemma 12.
-
-    The loss and its derivatives depend on <x, z> and on the length of the part of x orthogonal to z alone, so that a
-    grid over these two, each point in a direction of its own, covers all cases. Where the curvature is no direction of
-    improvement, let m be the larger slope towards x and z: the lemma says that f <= tau wherever m <= c tau, for all
-    tau < 1, so that c is at most m / min(f, 1).
-    """
-    with jax.enable_x64(True):
-        z_key, x_key = jax.random.split(key)
-        z = jax.random.normal(z_key, (INPUTS,))
-        z = z / jnp.linalg.norm(z)
-        half = np.arange(3 * fineness.grid // 2 + 1) / fineness.grid
-        along, across = (jnp.asarray(each.ravel()) for each in np.meshgrid(np.r_[-half[:0:-1], half], half))
-        away = jax.random.normal(x_key, (len(along), INPUTS))
-        away = away - (away @ z)[:, None] * z[None]
-        x = along[:, None] * z[None] + across[:, None] * away / jnp.linalg.norm(away, axis=1)[:, None]
-        loss = jax.tree_util.Partial(to_matrix, jnp.outer(z, z))
-        values = np.asarray(jax.vmap(loss)(x))
-
-        @jax.jit
-        @partial(jax.vmap, in_axes=(0, None, None))
-        def improves(x: jax.Array, epsilon: Any, gamma: Any) -> jax.Array:
-            return jnp.stack([is_direction_of_improvement(loss, x, each, epsilon, gamma) for each in (x, z)]).any()
-
-        def slope(x: jax.Array) -> jax.Array:
-            g, length = jax.grad(loss)(x), jnp.linalg.norm(x)
-            return jnp.maximum(jnp.abs(jnp.vdot(g, x)) / jnp.where(length > 0, length, 1.0), jnp.abs(jnp.vdot(g, z)))
-
-        curved = np.asarray(improves(x, np.inf, 0.25))
-        away_from_minimum = values > 1e-12
-        limits = np.asarray(jax.vmap(slope)(x)) / np.minimum(np.where(away_from_minimum, values, 1.0), 1.0)
-        bound = limits[~curved & away_from_minimum]
-        # At 0, and where both slopes vanish by symmetry, rounding is no slope.
-        plain = np.asarray(improves(x, 1e-12, 0.0))
-
-        def violations(c: float) -> int:
-            neither = [~np.asarray(improves(x, c * tau, 0.25)) & (values > tau) for tau in fineness.taus]
-            return int(np.sum(neither))
-
-        constant = float(bound.min())
-        return {
-            "points": len(values),
-            "lemma_13_violations": int((away_from_minimum & ~plain).sum()),
-            "constant": constant,
-            "below": violations(0.99 * constant),
-            "above": violations(1.05 * constant),
-        }
-
-
-def tractable(parts: Parts, key: jax.Array, fineness: Fineness) -> dict[str, Any]:
-    """Everything about tractable landscapes, as results.json holds it."""
-    keys = [jax.random.fold_in(key, i) for i in range(4)]
-    inner = parts.under("tractable")
-    models = {
-        link: inner.numbers(link, partial(generalised_linear, keys[i], link, fineness)) for i, link in enumerate(LINKS)
-    }
-    eigenvector = inner.numbers("eigenvector", partial(top_eigenvector, keys[2], fineness))
-    found = inner.numbers("directions", partial(directions, keys[3], fineness))
-    return {"generalised_linear": models, "eigenvector": eigenvector, "directions": found}

@@ -7,21 +7,21 @@ weight a unit G is the gradient of the merged unit, which vanishes; of several o
 reads the unit, so that rank(G) < n_{k+1}.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from experiments.permutation_points.paths import Networks, pair_path
-from experiments.permutation_points.tasks import Setting, Size, toy
+from experiments.permutation_points.tasks import INPUTS, MERGED, Merged, Setting, Size, toy
 from experiments.study import Parts
 from mcjax import full_batch_loss, trees
-from mcjax.constructions.unit_layers import unit_layer
-from mcjax.hessian import classify_point, dense_hessian, extreme_eigenpairs, hessian_trace, spectral_density
-from mcjax.permutation_points import similar_pairs
+from mcjax.hessian import extreme_eigenpairs, hessian_trace, spectral_density
+from mcjax.permutation_points import merge_units, merged_hessian, similar_pairs
 
 ZERO = 1e-9
 """Eigenvalues and singular values up to this share of the largest eigenvalue are zero."""
@@ -29,6 +29,8 @@ CRITICAL = 1e-8
 """The largest gradient norm of a critical point."""
 TOLERANCE, BUMP, KNOTS = 1e-5, 100.0, 5000
 """Settings of these toys' paths, of which only the ends count; fewer knots where the toy has fewer."""
+STEPS = 20
+"""Distances of every merger of `merged_spectra`, at most."""
 ENDS, GRID = 5, 1000
 """Eigenvalues of each end of MNIST's spectrum, and points of its density."""
 BROADENING = 0.004
@@ -51,49 +53,64 @@ def _of_toy(setting: Setting, outputs: int) -> dict[str, Any]:
     found, _ = pair_path(
         setting, pair, tolerance=TOLERANCE, rise_tolerance=BUMP, knots=min(KNOTS, setting.config.knots)
     )
-    return {"outputs": outputs, **hessian_at_point(setting, found.point, found.units)}
+    return {"outputs": outputs, **hessian_at_point(setting, found.point, [found.units])}
 
 
-def hessian_at_point(setting: Setting, point: trees.Tree, pair: tuple[int, int]) -> dict[str, Any]:
-    """The kind of a permutation point, and the block of its Hessian in which the two units part."""
-    with jax.enable_x64(True):
-        loss = full_batch_loss(setting.task)
-        theta = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), point)
-        hessian = np.asarray(dense_hessian(loss, theta))
-        value = float(loss(theta))
-        largest = float(np.abs(np.linalg.eigvalsh(hessian)).max())
-        kind = classify_point(loss, theta, gradient_tolerance=CRITICAL, zero_tolerance=ZERO * largest)
-    offset, read = _differences(setting, point, pair)
-    S, G = offset @ hessian @ offset.T, read @ hessian @ offset.T
-    _, values, rows = np.linalg.svd(G)
-    rank = int((values > ZERO * largest).sum())
-    negative = partial(_negative, least=ZERO * largest)
+def merged_spectra(parts: Parts, key: jax.Array, size: Size) -> list[dict[str, Any]]:
+    """The Hessian at permutation points of higher order, and in deeper networks, toy by toy."""
+    found = []
+    for number, case in enumerate(MERGED):
+        for i in range(size.merged_networks):
+            here = jax.random.fold_in(jax.random.fold_in(key, number), i)
+            found.append(parts.numbers(f"{case.name}_{i}", partial(_of_merged, here, case, size)))
+    return found
+
+
+def _of_merged(key: jax.Array, case: Merged, size: Size) -> dict[str, Any]:
+    setting = toy(key, "tanh", case.outputs, size, case.widths, case.layer)
+    config = replace(
+        setting.config, iterations=3 * size.toy_iterations, steps=min(size.toy_steps, STEPS), tolerance=TOLERANCE,
+        rise_tolerance=BUMP, knots=min(KNOTS, setting.config.knots),
+    )  # fmt: skip
+    pairs = chosen_pairs(similar_pairs(setting.model, setting.theta, setting.group), case.clusters)
+    merged = merge_units(setting.task, setting.theta, setting.group, pairs, config)
+    network = "-".join(map(str, (INPUTS, *case.widths, case.outputs)))
+    read = (*case.widths, case.outputs)[case.layer + 1]
     return {
-        "loss": value, "gradient_norm": kind.gradient_norm, "kind": kind.kind,
-        "negative": kind.index, "zeros": kind.zeros, "positive": len(kind.eigenvalues) - kind.index - (kind.zeros or 0),
-        "eigenvalues": kind.eigenvalues, "rank": rank, "negative_S": negative(S),
-        "predicted": rank + negative(rows[rank:] @ S @ rows[rank:].T), "zero_tolerance": kind.zero_tolerance,
+        "network": network, "layer": case.layer + 1, "clusters": case.clusters, "order": merged.order, "read": read,
+        **hessian_at_point(setting, merged.point, merged.clusters),
     }  # fmt: skip
 
 
-def _negative(matrix: np.ndarray, least: float) -> int:
-    return int((np.linalg.eigvalsh(matrix) < -least).sum()) if len(matrix) else 0
+def chosen_pairs(similar: Any, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs that merge clusters of these sizes: the most similar pair of units left, and then those most like it."""
+    pairs, used = list[tuple[int, int]](), set[int]()
+    similar = [(int(first), int(second)) for first, second in similar]
+    for size in sizes:
+        first, second = next(pair for pair in similar if not used & set(pair))
+        nearest = [sum(pair) - first for pair in similar if first in pair and not used & set(pair)]
+        others = [second, *(unit for unit in nearest if unit != second)][: size - 1]
+        pairs += [(first, other) for other in others]
+        used |= {first, *others}
+    return pairs
 
 
-def _differences(setting: Setting, theta: trees.Tree, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors along which the parameters, and the output weights, of two units part: (p, n) and (q, n)."""
-    layer = unit_layer(setting.model, setting.group)
+def hessian_at_point(setting: Setting, point: trees.Tree, clusters: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The kind of a permutation point, and the block of its Hessian in which equal units part."""
     with jax.enable_x64(True):
-        flat, unravel = ravel_pytree(trees.params(theta))
-        where = trees.flatten(trees.with_params(theta, unravel(jnp.arange(len(flat), dtype=flat.dtype))))
-    both = []
-    for of in (layer.parameters, layer.outputs):
-        with jax.enable_x64(True):
-            one, two = (np.asarray(of(where, unit)).astype(int) for unit in pair)
-        vectors = np.zeros((len(one), len(flat)))
-        vectors[np.arange(len(one)), one], vectors[np.arange(len(one)), two] = -np.sqrt(0.5), np.sqrt(0.5)
-        both.append(vectors)
-    return both[0], both[1]
+        loss = full_batch_loss(setting.task)
+        value = float(loss(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), point)))
+    found = merged_hessian(
+        loss, setting.model, point, setting.group, clusters, gradient_tolerance=CRITICAL, zero_share=ZERO
+    )
+    kind = found.point
+    return {
+        "loss": value, "gradient_norm": kind.gradient_norm, "kind": kind.kind,
+        "negative": kind.index, "zeros": kind.zeros, "positive": len(kind.eigenvalues) - kind.index - (kind.zeros or 0),
+        "eigenvalues": kind.eigenvalues, "rank": found.rank, "negative_S": found.negative_S,
+        "predicted": found.parting.negative, "parting": list(found.parting), "smaller": list(found.smaller),
+        "zero_tolerance": kind.zero_tolerance,
+    }  # fmt: skip
 
 
 def mnist_spectra(networks: Networks) -> dict[str, Any]:
@@ -130,6 +147,11 @@ def _lanczos(networks: Networks, setting: Setting, theta: trees.Tree) -> dict[st
             "negative_share": (density.weights * (density.nodes < 0)).sum(1).mean(),
             "grid": grid, "density": density.on_grid(grid, width), "broadening": width,
         }  # fmt: skip
+
+
+def merged_parts(size: Size) -> list[str]:
+    """The parts of `merged_spectra`."""
+    return [f"{case.name}_{i}" for case in MERGED for i in range(size.merged_networks)]
 
 
 def parts_of(size: Size) -> list[str]:

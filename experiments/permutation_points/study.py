@@ -15,14 +15,16 @@ from experiments.study import Findings, Parts, Study, run
 from mcjax import data
 from mcjax.commands.options import seed_key
 
-TASKS = ("toy", "mnist", "spectrum", "count")
+TASKS = ("toy", "mnist", "spectrum", "count", "merged")
 
 
 @dataclass(frozen=True)
 class Config:
     """The tasks, and how much of them is done."""
 
-    tasks: tuple[Literal["toy", "mnist", "spectrum", "count"], ...] = ("toy", "mnist", "spectrum", "count")
+    tasks: tuple[Literal["toy", "mnist", "spectrum", "count", "merged"], ...] = (
+        "toy", "mnist", "spectrum", "count", "merged",
+    )  # fmt: skip
     """The tasks to do."""
     preset: Literal["small", "paper"] = "small"
     """Amount of work; the options of the size take precedence."""
@@ -58,6 +60,8 @@ def main(config: Config) -> None:
                 found[name] = toy.toys(parts, keys[name], size)
             elif name == "count":
                 found[name] = counts(size.widths)
+            elif name == "merged":
+                found[name] = spectra.merged_spectra(parts, keys[name], size)
             elif networks and name == "mnist":
                 found[name] = paths.mnist(networks)
             elif networks:
@@ -90,4 +94,6 @@ def _parts(tasks: tuple[str, ...], size: Size) -> list[str]:
         names += spectra.parts_of(size)
         if "mnist" not in tasks:
             names += paths.parts_of(size.widths[:1], 1)
+    if "merged" in tasks:
+        names += spectra.merged_parts(size)
     return names

@@ -23,6 +23,8 @@ def tables(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
         made += [_claims(tasks["spectrum"]["toy"]), _toys(tasks["spectrum"]["toy"]), _ends(tasks["spectrum"]["mnist"])]
     if "count" in tasks:
         made += [_counts(tasks["count"]), _growth(tasks["count"])]
+    if "merged" in tasks:
+        made.append(_merged(tasks["merged"]))
     return made
 
 
@@ -232,4 +234,28 @@ def _growth(found: Mapping[str, Any]) -> dict[str, Any]:
             for i, n in enumerate(found["large"])
         ),
         ("by the lemma's, in the limit", lambda each: f"{np.exp(each['order']):.3f}"),
+    )
+
+
+def _merged(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return tabulate(
+        "merged: the Hessian at points of higher order, and in deeper networks",
+        "K units can be removed from layer k. Claimed: K n_{k+1} zeros or more, and K negative eigenvalues or less. "
+        "Expected: the zeros and negatives of the block in which equal units part, from S and G, and those of the "
+        "smaller network, which are its own.",
+        found,
+        ("network", lambda toy: toy["network"]),
+        ("k", lambda toy: str(toy["layer"])),
+        ("units merged", lambda toy: ", ".join(map(str, toy["clusters"]))),
+        ("K", lambda toy: str(toy["order"])),
+        ("loss", lambda toy: f"{toy['loss']:.2e}"),
+        ("gradient norm", lambda toy: f"{toy['gradient_norm']:.0e}"),
+        ("negative", lambda toy: str(toy["negative"])),
+        ("expected", lambda toy: f"{toy['parting'][0]} + {toy['smaller'][0]}"),
+        ("zero", lambda toy: str(toy["zeros"])),
+        ("expected zeros", lambda toy: f"{toy['parting'][1]} + {toy['smaller'][1]}"),
+        ("claimed zeros", lambda toy: str(toy["order"] * toy["read"])),
+        ("positive", lambda toy: str(toy["positive"])),
+        ("rank(G)", lambda toy: str(toy["rank"])),
+        ("kind", lambda toy: toy["kind"]),
     )

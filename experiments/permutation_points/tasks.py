@@ -1,5 +1,6 @@
 """The tasks: teachers, the data of their students, and how much is done."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,36 @@ TOYS: dict[str, dict[str, Any]] = {
 """Activations of the toy, ReLU as published; its loss has kinks, at which gradients do not get smaller than this."""
 
 
+class Merged(NamedTuple):
+    """Networks of which units are merged.
+
+    Attributes:
+        widths: the units of every hidden layer.
+        outputs: the number of outputs.
+        layer: the hidden layer whose units are merged, from 0.
+        clusters: how many units become one, of every cluster.
+    """
+
+    widths: tuple[int, ...]
+    outputs: int
+    layer: int
+    clusters: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its parts."""
+        return "merged_" + "_".join(map(str, (*self.widths, self.outputs, "layer", self.layer + 1, *self.clusters)))
+
+
+MERGED = (
+    *(Merged((UNITS,), 1, 0, clusters) for clusters in ((3,), (2, 2), (4,), (3, 2))),
+    *(Merged((UNITS,), 3, 0, clusters) for clusters in ((3,), (2, 2))),
+    *(Merged((4, 4), 1, layer, (2,)) for layer in (0, 1)),
+    *(Merged((4, 4, 4), 1, 1, clusters) for clusters in ((2,), (3,))),
+)
+"""Orders above one, and networks of two and three hidden layers."""
+
+
 @dataclass(frozen=True)
 class Size:
     """Amount of work; None is the preset's value."""
@@ -46,6 +77,8 @@ class Size:
     """Toys whose spectra are computed, of every number of outputs."""
     toy_outputs: tuple[int, ...] = (1, 3)
     """These numbers of outputs."""
+    merged_networks: int = 3
+    """Toys of every network and order whose units are merged."""
     pool: int = 4
     """Average the images of MNIST over squares of so many pixels."""
     train_images: int | None = 5000
@@ -80,8 +113,8 @@ class Size:
 SIZES = {
     "small": Size(),
     "paper": Size(
-        toy_steps=200, toy_networks=20, pool=1, train_images=None, steps=100, tolerance=1e-4, point_tolerance=1e-5,
-        iterations=100, products=100, knots=10_000, precision="float64", draws=8, lanczos=100,
+        toy_steps=200, toy_networks=20, merged_networks=20, pool=1, train_images=None, steps=100, tolerance=1e-4,
+        point_tolerance=1e-5, iterations=100, products=100, knots=10_000, precision="float64", draws=8, lanczos=100,
     ),
 }  # fmt: skip
 
@@ -104,8 +137,10 @@ class Setting(NamedTuple):
     config: PermutationConfig
 
 
-def toy(key: jax.Array, activation: str, outputs: int, size: Size) -> Setting:
-    """A random teacher 2-5-outputs, and its outputs at normal points.
+def toy(
+    key: jax.Array, activation: str, outputs: int, size: Size, widths: Sequence[int] = (UNITS,), layer: int = 0
+) -> Setting:
+    """A random teacher, 2-5-outputs if no widths are given, and its outputs at normal points.
 
     Weights are normal; biases have absolute values from 0.5 to 1.5, so that W / b can be drawn.
 
@@ -114,23 +149,24 @@ def toy(key: jax.Array, activation: str, outputs: int, size: Size) -> Setting:
         activation: the activation, one of TOYS.
         outputs: the number of outputs.
         size: the amount of work.
+        widths: the units of every hidden layer.
+        layer: the hidden layer whose units are merged, from 0.
     """
-    model = models.create("mlp", outputs, (INPUTS,), widths=(UNITS,), activation=activation)
+    model = models.create("mlp", outputs, (INPUTS,), widths=tuple(widths), activation=activation)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    signs = rng.choice([-1, 1], UNITS)
-    theta = {
-        "params": {
-            "Dense_0": {"kernel": rng.normal(size=(INPUTS, UNITS)), "bias": signs * rng.uniform(0.5, 1.5, UNITS)},
-            "Dense_1": {"kernel": rng.normal(size=(UNITS, outputs)), "bias": np.zeros(outputs)},
-        }
-    }
-    theta = trees.map_with_name(lambda _, leaf: leaf.astype(np.float32), theta)
+    params, inputs_of = {}, (INPUTS, *widths)
+    for i, units in enumerate(widths):
+        signs, kernel = rng.choice([-1, 1], units), rng.normal(size=(inputs_of[i], units))
+        kernel = kernel / np.sqrt(inputs_of[i]) if i else kernel  # or the units of deeper layers would be at +-1
+        params[f"Dense_{i}"] = {"kernel": kernel, "bias": signs * rng.uniform(0.5, 1.5, units)}
+    params[f"Dense_{len(widths)}"] = {"kernel": rng.normal(size=(widths[-1], outputs)), "bias": np.zeros(outputs)}
+    theta = trees.map_with_name(lambda _, leaf: leaf.astype(np.float32), {"params": params})
     own = {"tolerance": size.toy_tolerance, "knots": size.toy_knots}
     given = TOYS[activation] | {name: value for name, value in own.items() if value is not None}
     given |= {"steps": size.toy_steps, "iterations": size.toy_iterations, "rise_tolerance": size.toy_bump}
     config = PermutationConfig(require_convergence=False, **given)
     inputs = rng.normal(size=(size.toy_samples, INPUTS))
-    return Setting(model, theta, taught(model, theta, inputs), "dense_0", config)
+    return Setting(model, theta, taught(model, theta, inputs), f"dense_{layer}", config)
 
 
 def taught(model: Model, theta: trees.Tree, inputs: Any) -> Task:

@@ -18,6 +18,7 @@ At a point:
 
 - `exchange_units`, `permute_units`: other orders of the units, at constant loss (section 4.2).
 - `equal_loss_plane`: the plane of equal loss through the point (Proposition 2).
+- `merged_hessian`: the signs of the Hessian's eigenvalues, counted and in closed form (section 4.2).
 
 Exact counts (Proposition 1 and Lemma 1):
 
@@ -59,12 +60,14 @@ Example::
 
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.counting import count, equivalent_minima, ratio, ratio_growth, ratio_lower_bound
+from mcjax.permutation_points.curvature import MergedHessian, merged_hessian
 from mcjax.permutation_points.equal_loss import exchange_units, permute_units
 from mcjax.permutation_points.higher_order import MergedUnits, equal_loss_plane, merge_units
 from mcjax.permutation_points.pair_ranking import PairBarriers, rank_pairs, similar_pairs
 from mcjax.permutation_points.walk import PermutationPath, permutation_path
 
 __all__ = [
+    "MergedHessian",
     "MergedUnits",
     "PairBarriers",
     "PermutationConfig",
@@ -74,6 +77,7 @@ __all__ = [
     "equivalent_minima",
     "exchange_units",
     "merge_units",
+    "merged_hessian",
     "permutation_path",
     "permute_units",
     "rank_pairs",

@@ -181,7 +181,7 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
 
         basis = equal_loss_plane(model, merged.point, merged.group, merged.clusters)
     """
-    layer, sets = _check_clusters(model, point, group, clusters)
+    layer, sets = check_clusters(model, point, group, clusters)
     values = on_host(point)
     name = layer.outgoing.name
     zero, directions = np.zeros_like(values[name]), []
@@ -189,7 +189,7 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
         weights = np.eye(int(layer.outputs(values, 0).size), dtype=zero.dtype)
         for cluster in sets:
             # Proposition 2: changes of one output weight that sum to zero over the units of the cluster.
-            for shares in _contrasts(len(cluster)).astype(zero.dtype):
+            for shares in contrasts(len(cluster)).astype(zero.dtype):
                 for weight in weights:
                     new = {**values, name: zero}
                     for unit, share in zip(cluster, shares, strict=True):
@@ -200,17 +200,20 @@ def equal_loss_plane(model: Model, point: trees.Tree, group: str, clusters: Sequ
     return tree_like(point, basis)
 
 
-def _contrasts(size: int) -> np.ndarray:
+def contrasts(size: int) -> np.ndarray:
     """Helmert contrasts: orthonormal vectors whose entries sum to zero, (size - 1, size)."""
     rows = np.tril(np.ones((size, size)), -1)[1:]
     rows[np.arange(size - 1), np.arange(1, size)] = -np.arange(1, size)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def _check_clusters(
-    model: Model, point: trees.Tree, group: str, clusters: Sequence[Sequence[int]]
+def check_clusters(
+    model: Model, point: trees.Tree, group: str, clusters: Sequence[Sequence[int]], outputs: bool = False
 ) -> tuple[UnitLayer, list[list[int]]]:
-    """The layer and the sets of units, after checking that the units of each set are equal at the point."""
+    """The layer and the sets of units, after checking that the units of each set are equal at the point.
+
+    Equal in their parameters; with `outputs`, in their output weights too.
+    """
     check_network(model, point, "point")
     layer = unit_layer(model, group)
     try:
@@ -227,9 +230,12 @@ def _check_clusters(
     with jax.enable_x64(True):
         for cluster in sets:
             vectors = [np.asarray(layer.parameters(values, unit)) for unit in cluster]
+            if outputs:
+                vectors = [np.append(vectors[i], layer.outputs(values, unit)) for i, unit in enumerate(cluster)]
             if any(not np.array_equal(vectors[0], other) for other in vectors[1:]):
+                of = "parameters or output weights" if outputs else "parameters"
                 raise InputError(
-                    f"got units {cluster} of {group!r} with parameters that differ, expected a point where they are "
-                    "equal: merge_units(...).point."
+                    f"got units {cluster} of {group!r} with {of} that differ, expected a point where they are equal: "
+                    "merge_units(...).point."
                 )
     return layer, sets

@@ -90,7 +90,8 @@ def permutations() -> dict[str, np.ndarray]:
     )  # fmt: skip
     # Which pair of the toy is lowest, and by which way, is told by little; many ReLU networks are one and the same.
     here = ("toy.", "mnist.levels.paths.knots", "mnist.levels.paths.products", "spectrum.mnist.at.point.")
-    return run(permutation_points.main, permutation_points.Config(mnist="digits", size=size), "tasks", here)
+    config = permutation_points.Config(tasks=("toy", "mnist", "spectrum", "count"), mnist="digits", size=size)
+    return run(permutation_points.main, config, "tasks", here)
 
 
 def connectivity() -> dict[str, np.ndarray]:
@@ -107,7 +108,7 @@ def connectivity() -> dict[str, np.ndarray]:
 
 def landscapes() -> dict[str, np.ndarray]:
     """Results of the tractable landscapes."""
-    fineness = tractable.Fineness(samples=200, starts=6, descent=100, searches=60, grid=10, taus=(0.1, 0.5))
+    fineness = tractable.Fineness(samples=200, starts=6, descent=100, searches=60, grid=10)
     return run(linear_connectivity.main, linear_connectivity.Config(tasks=("tractable",), fineness=fineness), "found")
 
 

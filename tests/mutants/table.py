@@ -332,6 +332,8 @@ MUTANTS = (
         "jnp.repeat(jnp.tile(jnp.asarray(factor), axis.inner), axis.outer)",
     ),
     Mutant("mcjax/permutation_points/higher_order.py", "removed[second] = True", "pass"),
+    Mutant("mcjax/permutation_points/curvature.py", "len(a) - full + kernel.zeros", "len(a) + kernel.zeros"),
+    Mutant("mcjax/permutation_points/curvature.py", "total + copies * each", "total + each"),
     Mutant(
         "mcjax/permutation_points/walk.py",
         "float(self.heights.max() - self.loss[0])",
@@ -383,6 +385,9 @@ MUTANTS = (
         "for other in kept):",
         "for other in kept[-1:]):",
     ),
+    Mutant("experiments/linear_connectivity/low_rank.py", "share * tau / 32", "share * tau * 16"),
+    Mutant("experiments/linear_connectivity/low_rank.py", "Z @ U @ V", "Z @ (U @ V).T"),
+    Mutant("experiments/linear_connectivity/linear_models.py", "(2 - rate * B)", "(2 - 2 * rate * B)"),
     Mutant(
         "experiments/string_sampling/measures.py",
         "before = sum(reached[: number * problem.pairs])",

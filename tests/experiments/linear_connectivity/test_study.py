@@ -98,23 +98,42 @@ def test_presets_can_be_made():
 
 
 def test_tables_of_what_theory_says():
+    names = ("polyak_lojasiewicz", "weak_quasi_convexity", "restricted_secant")
+    rates = {name: [0.75, 0.5] for name in names} | {"typical": 0.125}
     links = {
         "sigmoid": {
-            "identity_error": 1e-15, "constants": dict.fromkeys(
-                ("polyak_lojasiewicz", "weak_quasi_convexity", "restricted_secant"), 0.25
-            ),
-            "descended": 8, "searches": 9, "converged": 3, "spurious": [],
+            "identity_error": 1e-15, "constants": dict.fromkeys(names, 0.25),
+            "rates": rates, "descended": 8, "searches": 9, "converged": 3, "spurious": [],
         }
     }  # fmt: skip
     point = {"distance": 1e-16, "loss": 1.0, "kind": "saddle", "index": 2, "lowest": -0.5, "improving": True}
     points = [{"eigenvector": i, **point} for i in (2, 0)]
     eigenvector = {"eigenvalues": [2.0, 1.0], "searches": 5, "converged": 4, "points": points}
-    directions = {"points": 7000, "lemma_13_violations": 0, "constant": 0.75, "below": 0, "above": 3}
-    theory = {"generalised_linear": links, "eigenvector": eigenvector, "directions": directions}
-    linear, top, lemmas = tables({"data": {}, "tractable": theory})
+    directions = {
+        "points": 7000, "lemma_13_violations": 0, "constant": 0.75, "along": 0.25, "square": 0.5, "below": 0,
+        "above": 1,
+        "second_order": [{"tau": 0.1, "lemma_12": [0.07, 0.25], "tolerances": [0.03, 0.2], "least": [0.3, 0.4]}],
+    }  # fmt: skip
+    factors = {
+        "known": "sensing", "rank": 2, "measurements": 80, "searches": 9, "converged": 8, "global": 3, "equal": 3,
+        "others": 5, "spurious": 0, "improving": 4, "improving_at_random": 9,
+    }  # fmt: skip
+    symmetric = {
+        "units": 3, "orders": 6, "of_orders": 0.0, "of_average": 0.5, "of_one_unit": 0.5, "of_equal": 0.25,
+        "kind": "saddle", "index": 4,
+    }  # fmt: skip
+    theory = {
+        "generalised_linear": links, "eigenvector": eigenvector, "directions": directions, "quartic": rates,
+        "factorised": [factors], "symmetric": symmetric,
+    }  # fmt: skip
+    linear, descents, top, lemmas, second, low, exchanged = tables({"data": {}, "tractable": theory})
     assert linear["rows"] == [["sigmoid", "1.0e-15", "0.2500", "0.2500", "0.2500", "8 of 9", "3 of 9", "0"]]
     assert [row[0] for row in top["rows"]] == ["sqrt(lambda_2) v_2, + or -", "0"]
-    assert lemmas["rows"] == [["7,000", "0", "0.7500", "0", "3"]]
+    assert lemmas["rows"] == [["7,000", "0", "0.75000000", "0.250000, 0.500000", "0", "1"]]
+    assert descents["rows"] == [[loss, *["0.7500 / 0.5000"] * 3, "0.1250"] for loss in ("sigmoid", "||x||^4 / 4")]
+    assert second["rows"] == [["0.1", "0.0700, 0.2500", "0.3000", "0.0300, 0.2000", "0.4000"]]
+    assert low["rows"] == [["sensing", "2", "80", "8 of 9", "3", "3", "5", "0", "4 of 5", "9 of 9"]]
+    assert exchanged["rows"] == [["3", "6", "0e+00", "0.5000", "0.5000", "0.2500", "saddle, index 4"]]
 
 
 @pytest.mark.parametrize(

@@ -1,46 +1,14 @@
-"""Tractable landscapes: links against quadrature, critical points that are known, Lemma 12 in closed form."""
+"""Tractable landscapes: critical points that are known, and a network whose units are exchanged."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.integrate import quad
 
-from experiments.linear_connectivity.tractable import (
-    LINKS,
-    Fineness,
-    Linear,
-    directions,
-    distinct,
-    generalised_linear,
-    stationary,
-    top_eigenvector,
-)
+from experiments.linear_connectivity.tractable import Fineness, distinct, stationary, symmetric, top_eigenvector
 from mcjax import InputError
 
-FINENESS = Fineness(
-    samples=300, starts=6, descent=300, eigenvalues=(3.0, 1.5, 0.5), searches=200, grid=20, taus=(0.1, 0.23, 0.5, 0.99)
-)
-
-
-@pytest.mark.parametrize("link", LINKS)
-def test_the_mean_derivative_is_that_of_the_link_between_two_values(link):
-    model = Linear(link)
-    a, b = np.array([-2.0, -1.0, 0.5, 3.0]), np.array([1.5, -0.5, -0.25, 3.0])
-
-    def derivative(u):
-        return 1 / (2 + 2 * np.cosh(u)) if link == "sigmoid" else np.where(u > 0, 1.0, 0.1)
-
-    with jax.enable_x64(True):
-        got, slopes, own = jax.jit(
-            lambda a, b: (model.mean_derivative(a, b), jax.vmap(jax.grad(model.sigma))(a), model.derivative(a))
-        )(a, b)
-    for i in range(3):
-        expected = quad(derivative, a[i], b[i], points=[0.0], limit=200)[0] / (b[i] - a[i])
-        np.testing.assert_allclose(got[i], expected, rtol=1e-7)
-    np.testing.assert_allclose(own, slopes, rtol=1e-12)
-    np.testing.assert_allclose(own, derivative(a), rtol=1e-12)
-    assert np.isfinite(got[3])
+FINENESS = Fineness(samples=300, starts=6, descent=300, eigenvalues=(3.0, 1.5, 0.5), searches=200, grid=20)
 
 
 def test_all_critical_points_of_a_double_well_are_found():
@@ -72,38 +40,29 @@ def test_theorem_10():
     assert max(point["distance"] for point in found["points"]) < 1e-8
 
 
-@pytest.mark.slow
-def test_the_generalised_linear_models():
-    linear = generalised_linear(jax.random.key(1), "leaky", FINENESS)
-    assert linear["identity_error"] < 1e-12
-    # Of <grad, w - w*> = E[sigma'(xi) sigma'(w.x) (w.x - w*.x)^2] with both slopes in [0.1, 1].
-    assert linear["constants"]["restricted_secant"] > 0.01 * 0.5
-    assert (linear["descended"], linear["kind"], linear["spurious"]) == (6, "minimum", [])
-
-
-def test_lemma_12_in_closed_form():
-    found = directions(jax.random.key(0), FINENESS)
-    a, b = np.meshgrid(np.arange(-30, 31) / 20, np.arange(31) / 20)
-    square = a**2 + b**2
-    loss = (1 - 2 * a**2 + square**2) / 4
-    with np.errstate(invalid="ignore", divide="ignore"):
-        slopes = np.maximum(np.abs(square**2 - a**2) / np.sqrt(square), np.abs(a * (square - 1)))
-        straight = (square + 2 * a**2 - 1 >= -0.25) & (3 * square**2 - a**2 >= -square / 4) & (loss > 1e-12)
-        expected = (slopes / np.minimum(loss, 1))[straight].min()
-    np.testing.assert_allclose(found["constant"], expected, rtol=1e-6)
-    assert (found["lemma_13_violations"], found["below"]) == (0, 0)
-    assert found["above"] > 0
+def test_symmetry_makes_a_loss_nonconvex():
+    found = symmetric(jax.random.key(0), FINENESS, units=4)
+    assert (found["units"], found["orders"]) == (4, 24)
+    assert found["of_orders"] < 1e-28
+    assert found["apart"] < 1e-15
+    # At the average all units are one, and a convex loss would be at most 0 there.
+    np.testing.assert_allclose(found["of_average"], found["of_one_unit"], rtol=1e-12)
+    assert found["of_average"] > found["of_equal"] > 0.01
+    assert found["kind"] == "saddle"
+    assert found["index"] >= 3
+    # One unit is no average.
+    assert symmetric(jax.random.key(0), FINENESS, units=1)["of_average"] < 1e-28
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"samples": 0}, "samples=0"),
+        ({"sensed": 0}, "sensed=0"),
         ({"grid": 2.5}, r"grid=2\.5"),
         ({"eigenvalues": (1.0, 1.0)}, r"eigenvalues=\(1\.0, 1\.0\)"),
         ({"eigenvalues": (1.0, -1.0)}, r"eigenvalues=\(1\.0, -1\.0\)"),
         ({"eigenvalues": ()}, r"eigenvalues=\(\)"),
-        ({"taus": (0.5, 1.0)}, r"taus=\(0\.5, 1\.0\)"),
     ],
 )
 def test_bad_arguments_are_refused(change, named):

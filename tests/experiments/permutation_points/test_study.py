@@ -31,6 +31,7 @@ SIZE = {
     "toy_bump": 100.0,
     "toy_networks": 1,
     "toy_outputs": (1,),
+    "merged_networks": 1,
     "pool": 2,
     "train_images": 100,
     "widths": (4,),
@@ -49,7 +50,7 @@ study_of = small_studies(Config, Size, {"mnist": "digits"}, SIZE)
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, stopped_once):
     """A study that was stopped at its last part, and went on."""
-    study = study_of(tmp_path_factory.mktemp("permutation") / "whole")
+    study = study_of(tmp_path_factory.mktemp("permutation") / "whole", tasks=("toy", "mnist", "spectrum", "count"))
     stopped_once(main, study, "spectrum_mnist_point")
     return study
 
@@ -136,7 +137,7 @@ def test_the_block_in_which_two_units_part(pair):
     second["kernel"][pair[1]] = second["kernel"][pair[0]]
     second["bias"] = np.array([0.3, -0.2, 0.5], np.float32)  # errors of all outputs, not of a combination of two
     point = {"params": {"Dense_0": first, "Dense_1": second}}
-    found = permutation_spectra.hessian_at_point(setting, point, pair)
+    found = permutation_spectra.hessian_at_point(setting, point, [pair])
     with jax.enable_x64(True):
         theta = jax.tree.map(lambda leaf: leaf.astype(float), point)
         loss = mcjax.full_batch_loss(setting.task)
@@ -156,6 +157,31 @@ def test_the_block_in_which_two_units_part(pair):
     assert found["predicted"] >= 3
     np.testing.assert_allclose(found["loss"], float(loss(theta)))
     assert found["kind"] == "no critical point"
+
+
+@pytest.mark.slow
+def test_points_of_higher_order_in_a_deeper_network(tmp_path, results_of, monkeypatch):
+    case = permutation_tasks.Merged((3, 4), 2, 1, (3,))
+    monkeypatch.setattr(permutation_spectra, "MERGED", (case,))
+    study = study_of(tmp_path / "run", tasks=("merged",))
+    main(study)
+    (found,) = results_of(main, study)["tasks"]["merged"]
+    assert (found["network"], found["layer"], found["order"], found["read"]) == ("2-3-4-2", 2, 2, 2)
+    # 2 * 3 + 3 parameters, 3 * 4 + 4, 4 * 2 + 2; of the smaller network 2 * (3 + 1 + 2) less.
+    assert found["negative"] + found["zeros"] + found["positive"] == 35
+    assert (sum(found["parting"]), sum(found["smaller"])) == (12, 23)
+    assert found["negative"] == found["parting"][0] + found["smaller"][0]
+    (table,) = tables({"merged": [found]})
+    assert table["rows"][0][:4] == ["2-3-4-2", "2", "3", "2"]
+
+
+def test_the_most_similar_units_are_merged():
+    similar = np.array([[1, 3], [0, 2], [3, 4], [1, 2], [0, 1], [1, 4]])
+    assert permutation_spectra.chosen_pairs(similar, (2,)) == [(1, 3)]
+    assert permutation_spectra.chosen_pairs(similar, (4,)) == [(1, 3), (1, 2), (1, 0)]
+    assert permutation_spectra.chosen_pairs(similar, (2, 2)) == [(1, 3), (0, 2)]
+    every = np.array([[1, 3], [1, 2], [0, 2], [0, 4]])
+    assert permutation_spectra.chosen_pairs(every, (3, 2)) == [(1, 3), (1, 2), (0, 4)]
 
 
 def swap(i, pair):
