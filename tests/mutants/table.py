@@ -153,7 +153,7 @@ MUTANTS = (
         "estimate_statistics(task, theta, self.examples,",
     ),
     Mutant("mcjax/training/batches.py", "value) * n, values)", "value), values)"),
-    Mutant("mcjax/hessian/full_batch.py", "leaf[count * size : n]", "leaf[count * size :]"),
+    Mutant("mcjax/training/batches.py", "np.arange(count) * n // count", "np.arange(count)"),
     Mutant("mcjax/hessian/newton.py", "curved + part * along, new_residual", "curved + along, new_residual"),
     Mutant(
         "mcjax/training/early_stopping.py",
@@ -227,10 +227,28 @@ MUTANTS = (
     Mutant("mcjax/curves/fit.py", "points=points_per_step", "points=1"),
     Mutant(
         "mcjax/curves/objective.py",
-        "training_objective(task.loss, theta, fixed, batch_size, weight_decay)",
-        "training_objective(task.loss, theta, fixed, batch_size, 0.0)",
+        "OnCurve(curve)(theta_c, ends, t), fixed, batch_size, weight_decay)",
+        "OnCurve(curve)(theta_c, ends, t), fixed, batch_size, 0.0)",
     ),
-    Mutant("mcjax/curves/pam.py", "config.permutation.annealing**k * rate for group", "rate for group", HALF_STEPS),
+    Mutant("mcjax/curves/pam.py", "config.permutation.annealing**k, rate", "1.0, rate", HALF_STEPS),
+    # Equal candidates that are taken for others.
+    Mutant(
+        "mcjax/curves/objective.py", "np.concatenate(values, 1), which, 1)", "np.concatenate(values, 1), which * 0, 1)"
+    ),
+    # Exchanges that are no exchanges.
+    Mutant("mcjax/curves/objective.py", "P[group][two[::-1]]", "P[group][two]", ("curves/test_exchanges.py",)),
+    # The cone without the constraint where the permutation's matrix is zero.
+    Mutant(
+        "mcjax/curves/stationarity.py", "jnp.maximum(sums + correction, 0))", "sums)", ("curves/test_stationarity.py",)
+    ),
+    # Points on the boundary that may move outward.
+    Mutant("mcjax/curves/norm_bound.py", "outward, 0) * normal", "0, 0) * normal", ("curves/test_norm_bound.py",)),
+    # The relaxed objective of the first rate, whichever was chosen.
+    Mutant("mcjax/curves/pam_half_steps.py", "values[each, count * rate]", "values[each, 0]", HALF_STEPS),
+    # Cycles in the order of their names.
+    Mutant("mcjax/curves/pam_candidates.py", "np.argsort(values[i, : len(cycles[i])])", "range(len(cycles[i]))"),
+    # Attacks that leave the ball.
+    Mutant("mcjax/data/attacks.py", "jnp.maximum(x - radius, -mean / std)", "-mean / std"),
     # Momentum kept by a half-step that is refused.
     Mutant(
         "mcjax/curves/pam_half_steps.py", "jax.tree.map(restarted, new.optimizer, fresh)", "new.optimizer", HALF_STEPS
@@ -238,15 +256,15 @@ MUTANTS = (
     # Lookahead without proximal terms.
     Mutant(
         "mcjax/curves/pam_half_steps.py",
-        "from_old, from_new = (values + proximal).reshape(2, -1)",
+        "from_old, from_new = costs.reshape(2, -1)",
         "from_old, from_new = values.reshape(2, -1)",
         HALF_STEPS,
     ),
     # The best candidate without its proximal term.
     Mutant(
         "mcjax/curves/pam_half_steps.py",
-        "np.argmin(np.nan_to_num(values + proximal, nan=np.inf), 1)",
-        "np.argmin(np.nan_to_num(values, nan=np.inf), 1)",
+        "costs = _finite(values + _moved(candidates, state.P) / nu_P)",
+        "costs = _finite(values)",
         HALF_STEPS,
     ),
     # The rate of permutations without its floor of 100 steps.
@@ -340,10 +358,9 @@ MUTANTS = (
         "float(self.loss.max() - self.loss[0])",
     ),
     Mutant(
-        "mcjax/curves/pam_step.py",
+        "mcjax/curves/pam_candidates.py",
         "rng.choice(len(weights), samples, p=weights)",
         "rng.choice(len(weights), samples)",
-        ("curves/test_pam_step_candidates.py",),
     ),
     # Whatever rounding makes of a constant unit is scaled up.
     Mutant("mcjax/landscape/repair.py", "present > 1e-5 * jnp.abs(now.mean)", "present > 0"),
