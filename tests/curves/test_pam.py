@@ -347,7 +347,7 @@ def test_bad_input_is_named(ends, tiny_ends, curve, key, tiny_task, tiny_model):
         fit_curve(key, tiny_task, curve, *tiny_ends, {**soft, "dense_0": 2 * jnp.eye(6)})
 
 
-@pytest.mark.parametrize("steps", [None, 2], ids=["passes", "steps"])
+@pytest.mark.parametrize("steps", [None, pytest.param(2, marks=pytest.mark.slow)], ids=["passes", "steps"])
 def test_half_steps_on_a_stream_go_on_where_the_one_before_ended(tiny_ends, curve, key, tiny_task, steps):
     """The objective is that on the first examples, in the order of the stream."""
 
