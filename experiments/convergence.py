@@ -19,10 +19,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
 
 from mcjax import (
-    SGD,
     FitConfig,
     PamConfig,
     Task,
@@ -40,6 +40,7 @@ from mcjax import (
 from mcjax.curves import PamFit, PermutationFitConfig
 from mcjax.runs.tables import table
 
+OPTIMIZER = optax.sgd(0.02, momentum=0.9, nesterov=True)
 LIPSCHITZ = 2**0.5
 """The cross entropy's constant in the Euclidean norm of the logits: its gradient is softmax(y) - onehot."""
 
@@ -135,8 +136,8 @@ def iterates(config: Convergence, delta: float) -> tuple[Task, Task, list[PamFit
     keys = jax.random.split(jax.random.key(0))
     theta_1, theta_2 = trees.unstack(train_endpoints(keys, huberized, TrainConfig(epochs=config.epochs)).theta)
     P = match_activations(huberized, theta_1, theta_2).P if config.aligned else None
-    # A constant rate, so that fewer iterations are the first ones of more.
-    settings = FitConfig(epochs=config.curve_epochs, optimizer=SGD(0.02, "constant"))
+    # A constant rate, so that fewer iterations are the first ones of more, by the same programs.
+    settings = FitConfig(epochs=config.curve_epochs, optimizer=OPTIMIZER)
     matrices = PermutationFitConfig(epochs=config.permutation_epochs)
     fits = []
     for iterations in range(1, config.iterations + 1):

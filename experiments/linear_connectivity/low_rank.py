@@ -21,7 +21,7 @@ Known = Literal["all entries", "sensing", "completion"]
 PROBLEMS: tuple[tuple[Known, int], ...] = (
     ("all entries", 1), ("all entries", 3), ("sensing", 2), ("completion", 2),
 )  # fmt: skip
-"""What is known of M = Z Z^T, and its rank."""
+"""Known parts of M = Z Z^T, and its rank."""
 SEEN = 0.8
 """The share of entries that are known in completion."""
 
@@ -177,7 +177,7 @@ def to_measurements(A: jax.Array, M: jax.Array, bound: float, x: jax.Array) -> j
 
 
 def measurements(key: jax.Array, known: Known, size: int, sensed: int) -> jax.Array:
-    """What is measured of a symmetric matrix (n, n), scaled so that the squares sum to about its own: (k, n, n).
+    """The measurements of a symmetric matrix (n, n), scaled so that the squares sum to about its own: (k, n, n).
 
     Args:
         key: a typed key.

@@ -94,7 +94,7 @@ def distinct(points: np.ndarray, apart: float = 1e-4) -> np.ndarray:
 
 
 def symmetric(key: jax.Array, fineness: Fineness, units: int = 3) -> dict[str, Any]:
-    """What permutation symmetry implies, for h(x) = sum_i tanh(<w_i, x>) with its own outputs as targets.
+    """Nonconvexity that permutation symmetry implies, for h(x) = sum_i tanh(<w_i, x>) with its own outputs as targets.
 
     The loss is zero at all orders of the units, and not at their average, where all units are equal and h is that of
     one unit: so it is not convex. The best point of equal units is a critical point, and no minimum.

@@ -223,11 +223,11 @@ def results(cell: Cell) -> dict[str, Any]:
     match, settings, classes, pam = cell.match, cell.settings, {}, {}
     slowest = np.asarray(cell.fit("unaligned")["history"]["loss"])
     for name in settings.classes:
-        fit = cell.fit(name)
+        fit, along = cell.fit(name), cell.along(name)
         kept = kept_loss(fit, settings.pam(name))
         classes[name] = {
-            **summarized(cell.along(name)),
-            **_summary(shape_of(cell.along(name))),
+            **summarized(along),
+            **_summary(shape_of(along)),
             "last_train_loss": mean_and_std(kept) if kept else None,
             "epochs": settings.epochs(name),
         }

@@ -9,6 +9,7 @@ from experiments.neuron_alignment.cell import Cell, Settings
 from experiments.neuron_alignment.figures import draw, draw_together
 from experiments.neuron_alignment.measures import PLANES, results
 from experiments.neuron_alignment.page import described, paths, plane
+from experiments.neuron_alignment.paper import SETS
 from experiments.neuron_alignment.tables import tables
 from experiments.options import check_least
 from experiments.study import Findings, Parts, Study, run
@@ -22,9 +23,6 @@ from mcjax.training.fit import ComputeDtype
 from mcjax.training.loop import epoch_plan
 from mcjax.training.task import examples
 
-SETS = ("cifar10", "cifar100", "stl10")
-PAIRS = {"cifar10": 6, "cifar100": 3, "stl10": 3}
-"""Pairs of networks in the paper; the digits have 6."""
 CURVE_EPOCHS = {"fast": 32, "paper": 200}
 """Epochs of a curve; PAM's presets have 4 x 8 and 4 x 40."""
 MOST_EXCHANGES = 10_000
@@ -39,7 +37,7 @@ class Config:
     data: tuple[str, ...] = ("cifar10",)
     """Data sets: TFDS names, digits, or paths of .npz files."""
     known_as: tuple[Literal["cifar10", "cifar100", "stl10", "none"], ...] | None = None
-    """What the paper calls each of them, beside whose numbers ours are shown (None: TFDS names are its own, files have
+    """Name of each of them in the paper, whose numbers are shown beside ours (None: TFDS names are its own, files have
     none)."""
     models: tuple[str, ...] = ("tinysix", "tinyten", "resnet32", "vgg16")
     """Architectures, as `mcjax train` takes them; vgg16 averages its last feature map."""
@@ -129,7 +127,7 @@ class Config:
             networks=networks,
             curve=curve,
             pams=self._pams(model, training),
-            pairs=PAIRS.get(known_as, 6 if data.name == "digits" else 3) if self.pairs is None else self.pairs,
+            pairs=(6 if known_as == "cifar10" or data.name == "digits" else 3) if self.pairs is None else self.pairs,
             points=self.points,
             calibration_images=self.calibration_images,
             plane_points=self.plane_points,

@@ -112,7 +112,7 @@ def _along(cells: Mapping[str, Results]) -> dict[str, Any]:
 
 
 def _robust(cells: Mapping[str, Results]) -> dict[str, Any]:
-    """Of attacked networks and curves: the experiments of the paper's later version."""
+    """Robust accuracy of attacked networks and curves, as in the paper's later version."""
     return tabulate(
         "Robust accuracy along the curve",
         "On test images attacked against the network at every t; the curves are fitted on attacked images.",

@@ -60,7 +60,7 @@ def _task(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def about(tolerance: float) -> str:
-    """What counts as below a threshold, in words."""
+    """The condition of being below a threshold, in words."""
     return f"Segments may rise to {1 + tolerance:g} times the threshold (tolerance {tolerance:g})."
 
 

@@ -56,7 +56,7 @@ class StringOptions:
     split: Literal["train", "validation", "test"] | None = None
     """The split that thresholds are measured on (None: train)."""
     metric: Literal["loss", "error", "perplexity"] | None = None
-    """What thresholds are of."""
+    """Metric of the thresholds."""
     alpha: float | None = None
     """Beads are trained to alpha times the threshold."""
     tolerance: float | None = None

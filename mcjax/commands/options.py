@@ -146,12 +146,15 @@ class TrainOptions(AugmentOptions):
         """The settings of a preset, with the options that were given, and `more`, in their place."""
         optimizer = settings.optimizer
         assert isinstance(optimizer, SGD)
-        rates = {name: getattr(self, name) for name in ("learning_rate", "decay") if getattr(self, name) is not None}
-        optimizer = replace(optimizer, **rates)
-        names = ("epochs", "batch_size", "weight_decay")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        optimizer = replace(optimizer, **given(learning_rate=self.learning_rate, decay=self.decay))
+        numbers = given(epochs=self.epochs, batch_size=self.batch_size, weight_decay=self.weight_decay)
         own = {"optimizer": optimizer, "compute_dtype": self.compute_dtype}
-        return replace(settings, **{**given, **own, **more})
+        return replace(settings, **{**numbers, **own, **more})
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that are not None: those that take the place of a preset's."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def as_json(config: Any, augmentation: Augmentation) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mcjax import plotting
-from mcjax.commands.options import TrainOptions
+from mcjax.commands.options import TrainOptions, given
 from mcjax.curves import PamConfig, PamFit
 from mcjax.curves.config import Acceptance, Projection, Rounding
 from mcjax.errors import check_whole
@@ -75,27 +75,27 @@ class PamOptions:
         if self.permutation_epochs is not None:
             check_whole("permutation_epochs", self.permutation_epochs)
             halved = self.permutation_epochs
-        matrices = {
-            "learning_rate": self.permutation_learning_rate,
-            "schedule": self.permutation_schedule,
-            "decay": self.permutation_decay,
-            **{name: getattr(self, name) for name in ("annealing", "regularized", "projection", "rounding", "samples")},
-            "partial_moves": self.partial_moves,
-        }
-        own = {"nu_P": self.nu_p, "nu_phi": self.nu_phi, "acceptance": self.acceptance, "lookahead": self.lookahead}
+        matrices = given(
+            learning_rate=self.permutation_learning_rate,
+            annealing=self.annealing,
+            schedule=self.permutation_schedule,
+            decay=self.permutation_decay,
+            regularized=self.regularized,
+            projection=self.projection,
+            rounding=self.rounding,
+            samples=self.samples,
+            partial_moves=self.partial_moves,
+        )
+        own = given(nu_P=self.nu_p, nu_phi=self.nu_phi, acceptance=self.acceptance, lookahead=self.lookahead)
         return replace(
             preset,
             curve=training.change(preset.curve, epochs=epochs, points_per_step=points_per_step),
-            permutation=replace(preset.permutation, epochs=halved, **_given(matrices)),
+            permutation=replace(preset.permutation, epochs=halved, **matrices),
             iterations=self.iterations,
             norm_bound=self.norm_bound,
             slopes=self.slopes,
-            **_given(own),
+            **own,
         )
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def pam_results(fit: PamFit) -> dict[str, Any]:

@@ -91,15 +91,17 @@ def exchanges(
     controls = jax.vmap(curve.zero)(pairs.theta_1) if theta_c is None else pairs.axis.add(theta_c)
     fixed, size = fixed_examples(task, examples, batch_size)
     objective = Objective(task, curve, weight_decay, midpoint_grid(points), fixed, size)
-    given = (pairs.theta_1, pairs.theta_2, trees.params(controls), pairs.P)
-    # The first exchange is of no units.
-    exchanged, height = {}, np.zeros(pairs.number)
-    for group, p in pairs.P.items():
-        n = p.shape[-1]
-        i, j = np.triu_indices(n, 1)
-        values = objective.exchanged(*given, group, np.stack([np.r_[0, i], np.r_[0, j]], 1))
-        height, matrix = values[:, 0], np.empty((pairs.number, n, n))
-        matrix[:, np.arange(n), np.arange(n)] = height[:, None]
-        matrix[:, i, j] = matrix[:, j, i] = values[:, 1:]
-        exchanged[group] = matrix
-    return pairs.axis.remove(Exchanges(height, exchanged))
+    ends, P = (pairs.theta_1, pairs.theta_2, trees.params(controls)), jax.tree.map(np.asarray, pairs.P)
+    exchanged = {group: np.empty((pairs.number, p.shape[-1], p.shape[-1])) for group, p in P.items()}
+    for group, matrix in exchanged.items():
+        n = matrix.shape[-1]
+        for i in range(n):
+            # Unit i exchanged with itself and with every later one, so that P too is measured by the same program.
+            later, rows = np.arange(i, n), np.arange(n - i)
+            orders = np.tile(np.arange(n), (max(2, n - i), 1))
+            orders[rows, i], orders[rows, later] = later, i
+            candidates = {name: np.repeat(p[:, None], len(orders), 1) for name, p in P.items()}
+            candidates[group] = P[group][:, orders]
+            values = objective.values(*ends, candidates)[:, rows]
+            matrix[:, i, later] = matrix[:, later, i] = values
+    return pairs.axis.remove(Exchanges(next(iter(exchanged.values()))[:, 0, 0], exchanged))

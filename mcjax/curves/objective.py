@@ -78,26 +78,6 @@ class Objective(NamedTuple):
         ]
         return np.take_along_axis(np.concatenate(values, 1), which, 1)
 
-    def exchanged(
-        self, theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree, P: Permutation, group: str, units: Any
-    ) -> np.ndarray:
-        """The objective for every pair after each of several exchanges of two units, in one compiled program.
-
-        Args:
-            theta_1: First endpoints, with a leading pair axis.
-            theta_2: Second endpoints, with a leading pair axis.
-            theta_c: Control points of the parameters, with a leading pair axis.
-            P: Hard permutations, int (pairs, n) per group.
-            group: The group whose units are exchanged.
-            units: The two units of every exchange, int (exchanges, 2).
-
-        Returns:
-            float64 (pairs, exchanges).
-        """
-        static = (self.curve, self.weight_decay, self.batch_size, group)
-        arrays = (self.task.functions(), self.ts, self.fixed, jnp.asarray(units), (theta_1, theta_2, theta_c, P))
-        return np.asarray(_exchanged(*static, *arrays), np.float64)
-
     def gradients(self, fit: Fit, states: FitState) -> Any:
         """The gradient of a fit of curves or permutations at its states, averaged over the grid and the examples."""
         return _gradients(self.batch_size, fit, self.ts, self.fixed, states)
@@ -128,52 +108,16 @@ def _values(
     def of_pair(theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree, P: Permutation) -> jax.Array:
         def of_candidate(P: Permutation) -> jax.Array:
             ends = CurveEnds(theta_1, permute(curve.spec, P, theta_2))
-            return _along(curve, weight_decay, batch_size, task, ts, fixed, theta_c, ends)
+
+            def at(t: jax.Array) -> jax.Array:
+                theta = OnCurve(curve)(theta_c, ends, t)
+                return training_objective(task.loss, theta, fixed, batch_size, weight_decay)
+
+            return over_points(at, ts).mean()
 
         return jax.lax.map(of_candidate, P)
 
     return over_models(of_pair)(*pairs)
-
-
-@jit(static_argnames=("curve", "weight_decay", "batch_size", "group"))
-def _exchanged(
-    curve: Curve,
-    weight_decay: float,
-    batch_size: int,
-    group: str,
-    task: Task,
-    ts: jax.Array,
-    fixed: Batch,
-    units: jax.Array,
-    pairs: tuple,
-) -> jax.Array:
-    def of_pair(theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree, P: Permutation) -> jax.Array:
-        def of_exchange(two: jax.Array) -> jax.Array:
-            exchanged = {**P, group: P[group].at[two].set(P[group][two[::-1]])}
-            ends = CurveEnds(theta_1, permute(curve.spec, exchanged, theta_2))
-            return _along(curve, weight_decay, batch_size, task, ts, fixed, theta_c, ends)
-
-        return jax.lax.map(of_exchange, units)
-
-    return over_models(of_pair)(*pairs)
-
-
-def _along(
-    curve: Curve,
-    weight_decay: float,
-    batch_size: int,
-    task: Task,
-    ts: jax.Array,
-    fixed: Batch,
-    theta_c: trees.Tree,
-    ends: CurveEnds,
-) -> jax.Array:
-    """The objective of one curve."""
-
-    def at(t: jax.Array) -> jax.Array:
-        return training_objective(task.loss, OnCurve(curve)(theta_c, ends, t), fixed, batch_size, weight_decay)
-
-    return over_points(at, ts).mean()
 
 
 @jit(static_argnames=("batch_size",))

@@ -1,4 +1,4 @@
-"""What PAM's half-steps share: the inputs, the objective, the fits, and the state (phi_k, P_k)."""
+"""The shared parts of PAM's half-steps: the inputs, the objective, the fits, and the state (phi_k, P_k)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

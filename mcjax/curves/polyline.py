@@ -91,6 +91,8 @@ def values_on_segments(
     segment: Callable[[jax.Array], tuple[Any, Any]],
     ts: jax.Array,
     chunk: int | None = None,
+    *,
+    slopes: bool = False,
 ) -> jax.Array:
     """Values of a function at points of straight segments. Pure.
 
@@ -99,14 +101,21 @@ def values_on_segments(
         segment: The function i -> (start, end) of segment i, trees of one structure.
         ts: The points of each segment, (segments, points), as (1 - t) start + t end (`trees.interpolate`).
         chunk: Number of points in memory at once. None: 16, or 1 where convolutions run faster one after another.
+        slopes: Whether the derivatives by t are computed too.
 
     Returns:
-        The values, (segments, points, ...), followed by the axes of a value.
+        The values, (segments, points, ...), followed by the axes of a value; with slopes an axis of 2 before these, of
+        the value and its derivative.
     """
 
     def at(point: tuple[jax.Array, jax.Array]) -> jax.Array:
         i, t = point
-        return value(trees.interpolate(*segment(i), t))
+        ends = segment(i)
+
+        def along(t: jax.Array) -> Any:
+            return value(trees.interpolate(*ends, t))
+
+        return jnp.stack(jax.jvp(along, (t,), (jnp.ones_like(t),))) if slopes else along(t)
 
     segments = jnp.repeat(jnp.arange(len(ts)), ts.shape[1])
     found = over_points(at, (segments, ts.ravel()), chunk)

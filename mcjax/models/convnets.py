@@ -232,15 +232,8 @@ def vgg16(
 ) -> Model:
     """VGG16: thirteen convolutions, otherwise like VGG11; 15,253,578 parameters with 10 classes of 32x32 images.
 
-    Args:
-        num_classes: Number of classes.
-        input_shape: (height, width, channels).
-        activation: Activation of the hidden layers.
-        width: Multiplier of all widths.
-        dense_pool: Whether the last feature map is averaged, so that images of every size have as many parameters.
-
-    Returns:
-        The model.
+    With `dense_pool` the last feature map is averaged, so that images of every size have as many parameters. The other
+    arguments are those of `create`.
     """
     stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
     return _vgg("vgg16", stages, num_classes, input_shape, activation, width, dense_pool=dense_pool)

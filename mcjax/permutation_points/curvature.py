@@ -116,7 +116,7 @@ def _signs(matrix: np.ndarray, zero: float) -> Signs:
 
 
 def _places(layer: UnitLayer, theta: trees.Tree, cluster: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the output weights, and the parameters, of every unit are among all parameters: (m, q) and (m, p)."""
+    """The places of every unit's output weights, and of its parameters, among all parameters: (m, q) and (m, p)."""
     with jax.enable_x64(True):
         flat, unravel = ravel_pytree(trees.trained(theta))
         numbers = trees.flatten(trees.with_trained(theta, unravel(jnp.arange(len(flat), dtype=flat.dtype))))

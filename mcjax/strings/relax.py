@@ -22,7 +22,7 @@ from mcjax.training.task import Task, networks_at_once
 BLOCK = 10
 """Sweeps between two looks at the length."""
 BELOW = 0.995
-"""What the linearised constraints aim at, as a share of the level, so that its curvature does not reject every move."""
+"""The aim of the linearised constraints, as a share of the level, so that its curvature does not reject every move."""
 LEAST = 1 / 64
 """The shortest step of a knot, as a share of the way to the middle of its neighbours."""
 

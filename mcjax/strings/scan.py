@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.curves.polyline import values_on_segments
 from mcjax.runtime.compiling import jit
-from mcjax.runtime.mapping import over_points
 from mcjax.training.batches import evenly_spaced
 from mcjax.training.measure import Criterion
 from mcjax.training.supervised import SupervisedLoss
@@ -203,16 +202,10 @@ def _measured(scan: Scan, starts: list[trees.Tree], ends: list[trees.Tree], ts: 
 def _values(
     criterion: Criterion, chunk: int, slopes: bool, task: Task, starts: trees.Tree, ends: trees.Tree, ts: jax.Array
 ) -> jax.Array:
-    """The criterion at points of segments (segments, points), with its derivatives by t along a last axis if asked."""
-
-    def at(point: tuple[jax.Array, jax.Array]) -> jax.Array:
-        i, t = point
-        a, b = trees.index(starts, i), trees.index(ends, i)
-
-        def value(t: jax.Array) -> jax.Array:
-            return criterion(task, trees.interpolate(a, b, t))
-
-        return jnp.stack(jax.jvp(value, (t,), (jnp.ones_like(t),))) if slopes else value(t)
-
-    found = over_points(at, (jnp.repeat(jnp.arange(len(ts)), ts.shape[1]), ts.ravel()), chunk)
-    return found.reshape(*ts.shape, *found.shape[1:])
+    return values_on_segments(
+        lambda theta: criterion(task, theta),
+        lambda i: (trees.index(starts, i), trees.index(ends, i)),
+        ts,
+        chunk,
+        slopes=slopes,
+    )

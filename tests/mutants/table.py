@@ -227,8 +227,8 @@ MUTANTS = (
     Mutant("mcjax/curves/fit.py", "points=points_per_step", "points=1"),
     Mutant(
         "mcjax/curves/objective.py",
-        "OnCurve(curve)(theta_c, ends, t), fixed, batch_size, weight_decay)",
-        "OnCurve(curve)(theta_c, ends, t), fixed, batch_size, 0.0)",
+        "training_objective(task.loss, theta, fixed, batch_size, weight_decay)",
+        "training_objective(task.loss, theta, fixed, batch_size, 0.0)",
     ),
     Mutant("mcjax/curves/pam.py", "config.permutation.annealing**k, rate", "1.0, rate", HALF_STEPS),
     # Equal candidates that are taken for others.
@@ -236,7 +236,7 @@ MUTANTS = (
         "mcjax/curves/objective.py", "np.concatenate(values, 1), which, 1)", "np.concatenate(values, 1), which * 0, 1)"
     ),
     # Exchanges that are no exchanges.
-    Mutant("mcjax/curves/objective.py", "P[group][two[::-1]]", "P[group][two]", ("curves/test_exchanges.py",)),
+    Mutant("mcjax/curves/exchanges.py", "= later, i", "= i, later"),
     # The cone without the constraint where the permutation's matrix is zero.
     Mutant(
         "mcjax/curves/stationarity.py", "jnp.maximum(sums + correction, 0))", "sums)", ("curves/test_stationarity.py",)
