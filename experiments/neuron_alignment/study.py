@@ -86,8 +86,8 @@ class Config:
     """Test images to measure planes on (None: all)."""
     exchanges: Literal["auto", "on", "off"] = "auto"
     """Whether all exchanges of two units are tried, before and after a curve is fitted (auto: up to 10,000)."""
-    exchange_images: int = 200
-    """Training images in the objective of exchanges."""
+    exchange_images: int | None = None
+    """Training images in the objective of exchanges (None: 200, or all of fewer)."""
     exchange_points: int = 3
     """Values of t in the objective of exchanges."""
     two_seeds: bool = False
@@ -133,7 +133,7 @@ class Config:
             plane_points=self.plane_points,
             plane_images=self.plane_images,
             exchanges=self.exchanges == "on" or (self.exchanges == "auto" and exchanges <= MOST_EXCHANGES),
-            exchange_images=self.exchange_images,
+            exchange_images=min(200, len(data.train_images)) if self.exchange_images is None else self.exchange_images,
             exchange_points=self.exchange_points,
             two_seeds=self.two_seeds,
         )

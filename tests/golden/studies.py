@@ -56,11 +56,18 @@ def quickstart() -> dict[str, np.ndarray]:
 
 
 def alignment() -> dict[str, np.ndarray]:
-    sizes = {"epochs": 1, "curve_epochs": 1, "permutation_epochs": 1, "points": 5, "plane_points": 3, "pairs": 1}
+    sizes = {"epochs": 1, "curve_epochs": 2, "points": 5, "plane_points": 3, "pairs": 1}
+    pam = neuron_alignment.PamOptions(iterations=2, permutation_epochs=1)
     names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/bars.npz", **{name: getattr(bars(), name) for name in names})
-        options = {"data": (f"{folder}/bars.npz",), "models": ("mlp",), "widths": (6, 5), "batch_size": 20}
+        options = {
+            "data": (f"{folder}/bars.npz",),
+            "models": ("mlp",),
+            "widths": (6, 5),
+            "batch_size": 20,
+            "alternation": pam,
+        }
         return run(neuron_alignment.main, neuron_alignment.Config(**options, **sizes), "cells")
 
 
