@@ -9,6 +9,7 @@ from typing import Any
 from mcjax.errors import InputError, unknown_name
 from mcjax.models.base import Model
 from mcjax.models.convnets import tinysix, tinyten, vgg11, vgg16
+from mcjax.models.googlenet import googlenet
 from mcjax.models.layers import activation
 from mcjax.models.lstm import lstm
 from mcjax.models.mlp import mlp
@@ -23,6 +24,7 @@ REGISTRY: dict[str, Callable[..., Model]] = {
     "resnet32": resnet32,
     "vgg11": vgg11,
     "vgg16": vgg16,
+    "googlenet": googlenet,
     "mnist_convnet": mnist_convnet,
     "cifar_convnet": cifar_convnet,
     "filters_convnet": filters_convnet,

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -14,8 +15,9 @@ from modules import feedforward, sequences
 from refusals import says
 from variables import permuted
 
-from mcjax import Axis, PermutationSpec, SpecError, infer_spec, models, permute, trees
+from mcjax import PermutationSpec, SpecError, infer_spec, models, permute, trees
 from mcjax.symmetry import infer_activations
+from mcjax.symmetry.axis import axes_of
 from mcjax.symmetry.infer.operation import no_rule
 from mcjax.symmetry.infer.program import trace
 from mcjax.symmetry.infer.propagation import RULES
@@ -102,11 +104,9 @@ def test_registered_models_are_inferred_as_they_are_declared(name):
     declared, same = model.spec, {}
     for leaf, entries in spec.axes.items():
         for entry, other in zip(entries, declared.axes[leaf], strict=True):
-            if entry is None or other is None:
-                assert entry is other, leaf
-            else:
-                assert Axis(other.group, entry.outer, entry.inner, entry.consumes) == other
-                assert same.setdefault(entry.group, other.group) == other.group
+            for axis, expected in zip(axes_of(entry), axes_of(other), strict=True):
+                assert replace(axis, group=expected.group) == expected, leaf
+                assert same.setdefault(axis.group, expected.group) == expected.group
     assert len(set(same.values())) == len(same) == len(declared.groups)
     assert spec.axes.keys() == declared.axes.keys()
 
