@@ -1,5 +1,7 @@
 """GoogLeNet for small images, with batch normalisation (Szegedy et al. 2015)."""
 
+from itertools import accumulate
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -73,8 +75,8 @@ class GoogLeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        for i, (features, size) in enumerate(zip(self.stem, (7, 1, 3), strict=True)):
-            x = normed(x, features, size, i, self.activation, train)
+        for i, (channels, size) in enumerate(zip(self.stem, (7, 1, 3), strict=True)):
+            x = normed(x, channels, size, i, self.activation, train)
             self.sow("activations", f"conv_{i}", x)
             if i == 0:
                 x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
@@ -101,25 +103,23 @@ def googlenet(num_classes: int, input_shape: tuple[int, ...], *, activation: str
     stem = tuple(scaled(n, width) for n in (64, 64, 192))
     stages = tuple(tuple(tuple(scaled(n, width) for n in block) for block in blocks) for blocks in STAGES)
     parts: list[layer_specs.LayerSpec] = []
-    trunk: tuple[Axis, ...] = ()
+    trunk: layer_specs.Units = None
 
-    def layer(path: str, number: int, inputs: tuple[Axis, ...], group: str) -> None:
-        parts.append({f"params/{path}Conv_{number}/kernel": (None, None, inputs, group)})
+    def layer(path: str, number: int, inputs: layer_specs.Units, group: str) -> None:
+        parts.append(layer_specs.conv(f"{path}Conv_{number}", inputs, group, bias=False))
         parts.append(layer_specs.norm(f"{path}BatchNorm_{number}", group))
 
     for i in range(3):
         layer("", i, trunk, f"conv_{i}")
-        trunk = (Axis(f"conv_{i}"),)
+        trunk = f"conv_{i}"
     for block, features in enumerate(features for blocks in stages for features in blocks):
         groups = [f"inception_{block}_{i}" for i in range(6)]
         for i, group in enumerate(groups):
-            inputs = (Axis(groups[i - 1]),) if SIZES[i] == 3 else trunk
-            layer(f"Inception_{block}/", i, inputs, group)
-        start, segments = 0, []
-        for i in BRANCHES:
-            segments.append(Axis(groups[i], start=start, stop=start + features[i]))
-            start += features[i]
-        trunk = tuple(segments)
-    parts.append({"params/Dense_0/kernel": (trunk, None), "params/Dense_0/bias": (None,)})
+            layer(f"Inception_{block}/", i, groups[i - 1] if SIZES[i] == 3 else trunk, group)
+        stops = list(accumulate(features[i] for i in BRANCHES))
+        trunk = tuple(
+            Axis(groups[i], start=stop - features[i], stop=stop) for i, stop in zip(BRANCHES, stops, strict=True)
+        )
+    parts.append(layer_specs.dense("Dense_0", trunk, None))
     module = GoogLeNet(stem, stages, num_classes, activation)
     return make_model(module, layer_specs.join(*parts), "googlenet", input_shape, num_classes)

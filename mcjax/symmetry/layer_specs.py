@@ -15,16 +15,19 @@ Example::
 from mcjax.symmetry.axis import Axis, SpecError
 from mcjax.symmetry.spec import PermutationSpec
 
-LayerSpec = dict[str, tuple[Axis | str | None, ...]]
+Units = str | Axis | tuple[Axis, ...] | None
+"""The units on one axis: those of a group, by its name or an `Axis`; of several, that are concatenated; or None."""
+LayerSpec = dict[str, tuple[Units, ...]]
 """The axes of a layer's leaves, by name, as `PermutationSpec` takes them."""
 
 
-def dense(path: str, inputs: str | Axis | None, outputs: str | None, *, bias: bool = True) -> LayerSpec:
+def dense(path: str, inputs: Units, outputs: str | None, *, bias: bool = True) -> LayerSpec:
     """A dense layer: kernel (in, out) and bias (out).
 
     Args:
         path: Path of the layer in the module, such as `Block_0/Dense_0`.
-        inputs: Group of the input units; an `Axis` with `outer` for flattened feature maps. None: never permuted.
+        inputs: Group of the input units; an `Axis` with `outer` for flattened feature maps, and several of them, with
+            their segments, for concatenated ones. None: never permuted.
         outputs: Group of the output units. None: never permuted.
         bias: Whether the layer has a bias.
 
@@ -35,12 +38,12 @@ def dense(path: str, inputs: str | Axis | None, outputs: str | None, *, bias: bo
     return {**kernel, f"params/{path}/bias": (outputs,)} if bias else kernel
 
 
-def conv(path: str, inputs: str | None, outputs: str | None, *, bias: bool = True, spatial: int = 2) -> LayerSpec:
+def conv(path: str, inputs: Units, outputs: str | None, *, bias: bool = True, spatial: int = 2) -> LayerSpec:
     """A convolution: kernel (*spatial, in, out) and bias (out).
 
     Args:
         path: Path of the layer in the module.
-        inputs: Group of the input channels. None: never permuted.
+        inputs: Group of the input channels, or those of its segments. None: never permuted.
         outputs: Group of the output channels. None: never permuted.
         bias: Whether the layer has a bias.
         spatial: Number of spatial axes.
