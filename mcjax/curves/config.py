@@ -65,9 +65,9 @@ class PermutationFitConfig:
         learning_rate: Learning rate of plain SGD on the matrices (the paper); or several, with each of which the
             matrices are learned side by side. None: two rates per pair and group, from the root mean square of the
             initial gradient, averaged over the objective's examples and grid and projected onto the tangent space of
-            the doubly stochastic matrices. An entry with such a constant gradient would move by 10 or by 1 in the first
-            half-step (20 times as much in logarithms with "sinkhorn"). Steps are then along the tangent space, and none
-            moves an entry by more than 1/2.
+            the doubly stochastic matrices. An entry with such a gradient moves by 0.1 or by 0.02 in the first step (its
+            logarithm by 1 or by 0.2 with "sinkhorn"). Steps are then along the tangent space, and none moves an entry
+            by more than 1/2.
         annealing: Factor of the learning rate from one iteration to the next, in (0, 1].
         schedule: Schedule of the rate within a half-step, as in `SGD`.
         decay: Factor of the rate from one epoch to the next, as in `SGD`.

@@ -28,7 +28,7 @@ def permutation_learning_rates(problem: PamProblem, state: PamState) -> list[dic
     if given is not None:
         return list(map(everywhere, given))
     states = problem.start_permutations(state, everywhere(1.0))
-    return automatic_rates(problem.permutation_fit, problem.grid, states, problem.permutation_steps)
+    return automatic_rates(problem.permutation_fit, problem.grid, states)
 
 
 def propose_permutation(

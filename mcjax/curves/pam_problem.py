@@ -106,11 +106,6 @@ class PamProblem:
         return configured_curve_fit(*fit, nu_phi=self.config.nu_phi, norm_bound=self.config.norm_bound)
 
     @property
-    def permutation_steps(self) -> int:
-        """The number of steps of a permutation half-step."""
-        return self.plan.steps * self.config.permutation.epochs
-
-    @property
     def permutation_fit(self) -> Fit:
         """The fit of the matrices."""
         settings, curve = self.config.permutation, self.config.curve

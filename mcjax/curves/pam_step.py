@@ -24,11 +24,11 @@ from mcjax.training.task import Task, check_task
 LARGEST_STEP = 0.5
 """Largest change of a matrix entry in one step at an automatic rate, so that P does not move far from the polytope."""
 
-TRAVEL_DISTANCES = {"alternating": (10.0, 1.0), "sinkhorn": (200.0, 20.0)}
-"""Distances that an entry of P would travel in the first half-step with a constant gradient, one for each rate.
+FIRST_STEPS = {"alternating": (0.1, 0.02), "sinkhorn": (1.0, 0.2)}
+"""Root mean square changes of an entry of P in the first step, of its logarithm with "sinkhorn", one for each rate.
 
-The first is for starts far from a good P, such as the identity. It is much larger than 1, which a permutation needs,
-because the gradient decreases. The second is for a good start, such as a match, which the first would leave.
+The first is for starts far from a good P, such as the identity, and for few steps; the second for a good start, such as
+a match, which the first would leave.
 """
 
 
@@ -166,27 +166,24 @@ def _init(
     return descent.start(matrices, PermutationEnds(theta_1, theta_2, theta_c, anchor, rate))
 
 
-def automatic_rates(fit: Fit, objective: Objective, states: FitState, steps: int) -> list[dict[str, jax.Array]]:
-    """The learning rates of every group at which P travels the `TRAVEL_DISTANCES`.
+def automatic_rates(fit: Fit, objective: Objective, states: FitState) -> list[dict[str, jax.Array]]:
+    """The learning rates of every group at which P begins with the `FIRST_STEPS`.
 
     Args:
         fit: The permutation half-step.
         objective: The grid of t and the examples, over which the gradient is averaged.
         states: The states of all pairs at P_k.
-        steps: Number of steps of a half-step, whose rate decays linearly to zero.
 
     Returns:
-        float32 (pairs,) per group, one dict for each distance.
+        float32 (pairs,) per group, one dict for each length of the first step.
     """
     at_anchor = states._replace(variables=states.fixed.anchor)
     gradients = objective.gradients(fit, at_anchor)
     # The root mean square entry of the part along the tangent space.
     slopes = {group: jnp.sqrt(jnp.square(tangent_part(G)).mean((-1, -2))) for group, G in gradients.items()}
     projection = cast(OntoBirkhoff, parts_of(fit)[0].retract).projection
-    # The rates of a linear decay to zero sum to half of those of a constant rate.
-    lengths = [travel / max(steps / 2, 100) for travel in TRAVEL_DISTANCES[projection]]
 
     def rate(slope: jax.Array, length: float) -> jax.Array:
         return jnp.where(slope > 0, length / jnp.maximum(slope, 1e-30), 0)
 
-    return [{group: rate(slope, length) for group, slope in slopes.items()} for length in lengths]
+    return [{group: rate(slope, length) for group, slope in slopes.items()} for length in FIRST_STEPS[projection]]
