@@ -198,6 +198,12 @@ def stack(trees: Sequence[Tree]) -> Tree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+@_jit
+def concatenate(trees: Sequence[Tree]) -> Tree:
+    """Trees of one structure joined along their leading axes."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
+
+
 def on_host(tree: Tree) -> Tree:
     """The tree as numpy arrays, but for typed keys, which numpy does not have."""
     return jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), tree)
@@ -214,9 +220,10 @@ def unstack(tree: Tree) -> list[Tree]:
 
 
 def index(tree: Tree, i: Any) -> Tree:
-    """Entry (or slice) `i` of the leading axis of every leaf."""
+    """Entry (or slice) `i` of the leading axis of every leaf; None adds a leading axis of one entry."""
     # Entries of numpy arrays are views; slices and masks cannot be arguments of a compiled program.
-    on_device = isinstance(i, int) and all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+    numbers = i is None or isinstance(i, int) or (isinstance(i, np.ndarray) and np.issubdtype(i.dtype, np.integer))
+    on_device = numbers and all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
     return _jit(_entries)(tree, i) if on_device else _entries(tree, i)
 
 

@@ -46,7 +46,8 @@ def _over(cell: Cell, title: str) -> str:
 
 def _look(name: str) -> tuple[str, str]:
     """Colour and line style of a class of paths."""
-    return color_of(name), "--" if "PAM" in name else ":" if name in LINES else "-"
+    style = "-." if "published" in name else "--" if "PAM" in name else ":" if name in LINES else "-"
+    return color_of(name), style
 
 
 def _signature(cell: Cell) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -255,6 +256,11 @@ def check_different_ends(curve: Curve, pairs: Pairs) -> None:
         raise InputError("theta_1 and P theta_2 are the same network: expected two different ones to join.")
 
 
+@partial(jax.jit, static_argnums=0)
+def _zeros(curve: Curve, theta_1: trees.Tree) -> trees.Tree:
+    return jax.vmap(curve.zero)(theta_1)
+
+
 @jax.jit
 @jax.vmap
 def _equal(a: trees.Tree, b: trees.Tree) -> jax.Array:
@@ -274,7 +280,7 @@ def fit_result(pairs: Pairs, curve: Curve, theta_c: trees.Tree, P: Permutation) 
         theta_c, a tree like theta, P and path.
     """
     # Add zeros for batch statistics, so that theta_c is a tree like theta.
-    whole = trees.with_params(jax.vmap(curve.zero)(pairs.theta_1), theta_c)
+    whole = trees.with_params(_zeros(curve, pairs.theta_1), theta_c)
     theta_1, theta_2, whole, P = pairs.axis.remove((pairs.theta_1, pairs.theta_2, whole, P))
     bind = curve.bind_pairs if pairs.axis.given else curve.bind
     return {"theta_c": whole, "P": P, "path": bind(theta_1, theta_2, whole, P)}

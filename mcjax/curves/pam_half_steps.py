@@ -12,6 +12,7 @@ from mcjax.curves.pam_problem import HalfStep, PamProblem, PamState, Relaxation,
 from mcjax.curves.pam_step import automatic_rates
 from mcjax.models.pairs import permute_pairs
 from mcjax.runs.recorder import History, Recorder
+from mcjax.runtime.compiling import jit
 from mcjax.runtime.processes import on_first_process
 from mcjax.symmetry import Permutation
 from mcjax.training.fit import FitState
@@ -58,7 +59,7 @@ def propose_permutation(
     # Projected SGD on the doubly stochastic matrices (4.1.2), from P_k, at all rates side by side.
     sgd_key, sample_key = jax.random.split(key)
     starts = [problem.start_permutations(state, rate) for rate in rates]
-    start = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *starts)
+    start = trees.concatenate(starts)
     keys = tile_pairs(jax.random.split(sgd_key, pairs.number), len(rates))
     given = (problem.permutation_fit, problem.task, problem.plan, start, keys, settings.epochs, recorder)
     states, history = run_epochs(*given, mesh=problem.mesh, before=problem.epochs_before(iteration, False))
@@ -136,11 +137,11 @@ def advance_curve(
         The new state, both half-steps, and the history.
     """
     pairs, moves = problem.pairs, proposal.accepted
-    P = {group: jnp.where(moves[:, None], P[group], p) for group, p in state.P.items()}
+    P = {group: np.where(moves[:, None], P[group], p) for group, p in state.P.items()}
     by_descent = problem.config.acceptance == "descent"
     lookahead = by_descent and problem.config.lookahead and bool(moves.any())
     if lookahead:
-        P = {group: jnp.concatenate([state.P[group], p]) for group, p in P.items()}
+        P = {group: np.concatenate([state.P[group], p]) for group, p in P.items()}
     given = (problem, state.curve, P, 1 + lookahead, key, recorder, problem.epochs_before(iteration, True))
     curves, values, distance, history = _train_curves(*given)
     costs = values + distance**2 / (2 * problem.config.nu_phi)
@@ -151,7 +152,7 @@ def advance_curve(
         from_old, from_new = costs.reshape(2, -1)
         moves = moves & (from_new < from_old)
         chosen = chosen + pairs.number * moves
-    P, curves, history = trees.index((P, curves, history), chosen)
+    (P, history), curves = trees.index((P, history), chosen), trees.index(curves, chosen)
     values, distance, costs = values[chosen], distance[chosen], costs[chosen]
 
     # Theorem 3.1, part 1: accept a curve only if the objective decreases by at least the proximal term.
@@ -161,7 +162,9 @@ def advance_curve(
     permutation = proposal._replace(objective=before, accepted=moves)
     curve = HalfStep(after, values, distance, accepted, np.zeros_like(proposal.moved))
     return (
-        PamState(_accepted(accepted, curves, state.curve, problem.start().optimizer), P, after),
+        PamState(
+            _accepted(accepted, curves, state.curve, problem.start().optimizer), jax.tree.map(jnp.asarray, P), after
+        ),
         (permutation, curve),
         history,
     )
@@ -196,6 +199,7 @@ def _train_curves(
     return states, values, _distances(states.variables, start.variables), history
 
 
+@jit()
 def _accepted(accepted: np.ndarray, new: FitState, old: FitState, fresh: optax.OptState) -> FitState:
     """The new states where accepted; elsewhere the old control points, a fresh optimiser and the new step count."""
 
@@ -212,4 +216,9 @@ def _accepted(accepted: np.ndarray, new: FitState, old: FitState, fresh: optax.O
 @on_first_process
 def _distances(theta_c: trees.Tree, before: trees.Tree) -> np.ndarray:
     """The distance of every pair's control points from the previous ones, float64 (pairs,)."""
-    return np.asarray(jax.vmap(trees.norm)(trees.subtract(theta_c, before)), np.float64)
+    return np.asarray(_norms_between(theta_c, before), np.float64)
+
+
+@jit()
+def _norms_between(theta_c: trees.Tree, before: trees.Tree) -> jax.Array:
+    return jax.vmap(trees.norm)(trees.subtract(theta_c, before))

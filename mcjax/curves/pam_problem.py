@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -26,12 +25,12 @@ from mcjax.training.task import Task
 
 def tile_pairs(tree: trees.Tree, times: int) -> trees.Tree:
     """Every leaf repeated `times` times along its leading axis, as whole copies."""
-    return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * times), tree) if times > 1 else tree
+    return trees.concatenate([tree] * times) if times > 1 else tree
 
 
 def as_single_candidate(P: Permutation) -> Permutation:
     """P (pairs, ...) per group as the only candidate of every pair, (pairs, 1, ...)."""
-    return {group: jnp.asarray(p)[:, None] for group, p in P.items()}
+    return {group: np.asarray(p)[:, None] for group, p in P.items()}
 
 
 class PamState(NamedTuple):

@@ -17,6 +17,7 @@ from mcjax.curves.curve import Curve
 from mcjax.curves.fit import CurveEnds, OnCurve, check_curve
 from mcjax.curves.objective import Objective, tangent_part
 from mcjax.errors import unknown_name
+from mcjax.runtime.compiling import jit
 from mcjax.symmetry import Permutation, permute, project_birkhoff, sinkhorn, to_matrix
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, Proximal, fit_of, parts_of, uniform_t
 from mcjax.training.task import Task, check_task
@@ -178,12 +179,13 @@ def automatic_rates(fit: Fit, objective: Objective, states: FitState) -> list[di
         float32 (pairs,) per group, one dict for each length of the first step.
     """
     at_anchor = states._replace(variables=states.fixed.anchor)
-    gradients = objective.gradients(fit, at_anchor)
-    # The root mean square entry of the part along the tangent space.
-    slopes = {group: jnp.sqrt(jnp.square(tangent_part(G)).mean((-1, -2))) for group, G in gradients.items()}
     projection = cast(OntoBirkhoff, parts_of(fit)[0].retract).projection
+    inverse = _inverse_slopes(objective.gradients(fit, at_anchor))
+    return [trees.scale(length, inverse) for length in FIRST_STEPS[projection]]
 
-    def rate(slope: jax.Array, length: float) -> jax.Array:
-        return jnp.where(slope > 0, length / jnp.maximum(slope, 1e-30), 0)
 
-    return [{group: rate(slope, length) for group, slope in slopes.items()} for length in FIRST_STEPS[projection]]
+@jit()
+def _inverse_slopes(gradients: Permutation) -> Permutation:
+    """One over the root mean square entry of the part of every gradient along the tangent space; 0 of a zero."""
+    slopes = {group: jnp.sqrt(jnp.square(tangent_part(G)).mean((-1, -2))) for group, G in gradients.items()}
+    return {group: jnp.where(slope > 0, 1 / jnp.maximum(slope, 1e-30), 0) for group, slope in slopes.items()}

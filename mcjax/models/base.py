@@ -69,6 +69,7 @@ def make_model(
         InputError: If the module cannot take inputs of this shape.
     """
 
+    @jax.jit
     def init(key: jax.Array) -> trees.Tree:
         variables = module.init(key, jnp.zeros((1, *input_shape), input_dtype), train=False)
         return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
@@ -167,7 +168,7 @@ class LeadingAxis(NamedTuple):
 
     def add(self, tree: trees.Tree) -> trees.Tree:
         """A tree of the caller's, with a leading axis of one network if it had none."""
-        return tree if self.given else jax.tree.map(lambda leaf: leaf[None], tree)
+        return tree if self.given else trees.index(tree, None)
 
     def remove(self, tree: trees.Tree) -> trees.Tree:
         """A result for the caller: without the leading axis, unless the networks had one."""

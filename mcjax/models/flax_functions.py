@@ -42,6 +42,7 @@ def linen_functions(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Functions
     """The pure functions of a Linen module, for inputs like `batch`."""
     training, evaluation = _mode_arguments(type(module))
 
+    @jax.jit
     def init(key: jax.Array) -> trees.Tree:
         variables = nn.meta.unbox(module.init(key, jnp.zeros((1, *batch.shape[1:]), batch.dtype), **evaluation))
         return {name: variables[name] for name in variables if name in ("params", "batch_stats")}

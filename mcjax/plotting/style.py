@@ -30,7 +30,7 @@ class Series(NamedTuple):
 
 
 def mean_and_band(axes: Axes, x: np.ndarray, values: np.ndarray, color: str, style: str, label: str) -> None:
-    """Draw the mean over pairs, and a band of one sample standard deviation.
+    """Draw the mean over pairs, and a band of one sample standard deviation that ends at the least value.
 
     Args:
         axes: The panel.
@@ -43,7 +43,8 @@ def mean_and_band(axes: Axes, x: np.ndarray, values: np.ndarray, color: str, sty
     values = np.atleast_2d(values)
     mean, std = values.mean(0), deviation(values)
     axes.plot(x, mean, style, color=color, label=label, linewidth=1.8)
-    axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.13, linewidth=0)
+    # Below the least value, the band would fall to nothing on a logarithmic axis.
+    axes.fill_between(x, np.maximum(mean - std, values.min(0)), mean + std, color=color, alpha=0.13, linewidth=0)
 
 
 def deviation(values: np.ndarray) -> np.ndarray:
