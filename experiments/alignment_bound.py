@@ -23,7 +23,7 @@ aligned ones: the largest excess over m(loss) along the line, measured; by the b
 |z_1 - z_2| for its last term; and the mean |z_1 - z_2| of every hidden layer.
 
 The source, Tatro et al., NeurIPS 2020, "Optimizing Mode Connectivity via Neuron Alignment", has a bound of this kind;
-the one here was derived anew. Twenty seconds on two cores.
+the one here was derived anew. Half a minute of CPU.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ says to fall too, as long as the proximal terms exceed the right side of eq. 19.
 what they bound, over the digits and all t: eq. 18, the norm of the outputs; eq. 20, the distance of the two
 activations, which is delta / 2 (below eq. 11 the paper says delta); eq. 22, the distance of the two outputs; and the
 right side of eq. 19. K_W is the largest spectral norm of a layer on the curve, with its biases (eq. 10), and the cross
-entropy is sqrt(2)-Lipschitz in the logits. A minute on two cores.
+entropy is sqrt(2)-Lipschitz in the logits. Two minutes of CPU.
 """
 
 from dataclasses import dataclass
