@@ -1,4 +1,4 @@
-"""Slow golden cases: a tiny run of each study and of the quickstart, by the numbers in its results.json."""
+"""Slow golden cases: a tiny run of each study, by the numbers in its results.json."""
 
 import json
 import tempfile
@@ -17,7 +17,6 @@ from experiments.permutation_points import study as permutation_points
 from experiments.string_sampling import study as string_sampling
 from golden.small import bars
 from golden.store import HERE
-from mcjax.cli import main as command
 
 
 def numbers(found: Any, name: str = "") -> dict[str, list[float]]:
@@ -48,27 +47,15 @@ def run(main: Any, config: Any, part: str, here: tuple[str, ...] = ()) -> dict[s
         return of(json.loads(Path(folder, "run", "results.json").read_text())[part], here)
 
 
-def quickstart() -> dict[str, np.ndarray]:
-    """The command itself, on the digits."""
-    with tempfile.TemporaryDirectory() as folder:
-        assert command(["quickstart", "--pairs", "1", "--epochs", "1", "--out", f"{folder}/run"]) == 0
-        return of(json.loads(Path(folder, "run", "results.json").read_text()))
-
-
 def alignment() -> dict[str, np.ndarray]:
-    sizes = {"epochs": 1, "curve_epochs": 2, "points": 5, "plane_points": 3, "pairs": 1}
+    sizes = {"epochs": 1, "curve_epochs": 2, "points": 5, "plane_points": 3, "pairs": 1, "batch_size": 20}
     pam = neuron_alignment.PamOptions(iterations=2, permutation_epochs=1)
     names = ("train_images", "train_labels", "test_images", "test_labels", "num_classes")
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/bars.npz", **{name: getattr(bars(), name) for name in names})
-        options = {
-            "data": (f"{folder}/bars.npz",),
-            "models": ("mlp",),
-            "widths": (6, 5),
-            "batch_size": 20,
-            "alternation": pam,
-        }
-        return run(neuron_alignment.main, neuron_alignment.Config(**options, **sizes), "cells")
+        options = {"data": (f"{folder}/bars.npz",), "models": ("mlp",), "widths": (6, 5), "exchanges": "off"}
+        config = neuron_alignment.Config(alternation=pam, **options, **sizes)
+        return run(neuron_alignment.main, config, "cells")
 
 
 def strings() -> dict[str, np.ndarray]:
@@ -119,4 +106,4 @@ def landscapes() -> dict[str, np.ndarray]:
     return run(linear_connectivity.main, linear_connectivity.Config(tasks=("tractable",), fineness=fineness), "found")
 
 
-STUDIES = (quickstart, alignment, strings, dropout, permutations, connectivity, landscapes)
+STUDIES = (alignment, strings, dropout, permutations, connectivity, landscapes)

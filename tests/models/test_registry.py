@@ -183,10 +183,14 @@ def test_the_same_seed_gives_the_same_bits_in_another_process(capsys):
     assert run.stdout.split() == here
 
 
-# Derivatives of GoogLeNet take minutes to compile, and it has no layer that others do not have.
+# The larger ones take up to minutes to compile, and have no layer that others do not have.
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in models.REGISTRY if name != "googlenet"],
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP))
+        for name in models.REGISTRY
+        if name not in ("googlenet", "resnet32", "vgg16")
+    ],
 )
 def test_derivatives_of_every_mode_are_finite_differences(name):
     """Along a curve of the parameters, in float64: forward, reverse, and forward over reverse, in compiled programs."""
