@@ -73,8 +73,8 @@ class ModelOptions:
     """The architecture of the networks."""
 
     model: str | None = None
-    """mlp, tinysix, tinyten, resnet20, resnet32, vgg11, vgg16, mnist_convnet, cifar_convnet, or lstm for texts (None:
-    that of the checkpoints)."""
+    """mlp, tinysix, tinyten, resnet20, resnet32, vgg11, vgg16, googlenet, mnist_convnet, cifar_convnet,
+    filters_convnet, or lstm for texts (None: that of the checkpoints)."""
     module: str | None = None
     """A Flax module of your own instead, package.module:Class (None: that of the checkpoints)."""
     width: float = 1.0

@@ -32,8 +32,8 @@ class TrainModel(ModelOptions):
     """The architecture to train."""
 
     model: str | None = None
-    """mlp, tinysix, tinyten, resnet20, resnet32, vgg11, vgg16, mnist_convnet, cifar_convnet, or lstm for texts (None:
-    tinysix, or the --module)."""
+    """mlp, tinysix, tinyten, resnet20, resnet32, vgg11, vgg16, googlenet, mnist_convnet, cifar_convnet,
+    filters_convnet, or lstm for texts (None: tinysix, or the --module)."""
     module: str | None = None
     """A Flax module of your own instead, package.module:Class (None: the --model)."""
 

@@ -4,7 +4,8 @@ A `Model` is a NamedTuple of pure functions (`init`, `apply`, `apply_train`, `ac
 which declares the axes of parameters that can only be permuted together. All of mcjax works on models. There are three
 ways to get one:
 
-- `create(name, ...)` makes a registered architecture: MLPs, small convolutional networks, VGG, ResNets, an LSTM.
+- `create(name, ...)` makes a registered architecture: MLPs, small convolutional networks, VGG, ResNets, GoogLeNet,
+  an LSTM.
 - `from_flax(module, x)` takes any Flax module, Linen or NNX, and infers the spec from its computation.
 - `from_function(init, apply, x)` does the same for two pure functions.
 

@@ -267,8 +267,18 @@ MUTANTS = (
         "costs = _finite(values)",
         HALF_STEPS,
     ),
-    # The rate of permutations without its floor of 100 steps.
-    Mutant("mcjax/curves/pam_step.py", "max(steps / 2, 100)", "steps / 2", HALF_STEPS),
+    # The rate of permutations by the gradient, sums of its rows and columns included.
+    Mutant("mcjax/curves/pam_step.py", "jnp.square(tangent_part(G)).mean", "jnp.square(G).mean", HALF_STEPS),
+    # Segments of a concatenation that begin where they end.
+    Mutant(
+        "mcjax/models/googlenet.py",
+        "stop=stop) for i",
+        "stop=stop + 1) for i",
+        ("models/test_registry.py",),
+    ),
+    # A bound without what the ReLU bends, or without the curvature of the product.
+    Mutant("experiments/alignment_bound.py", "signs = signs + np.linalg.norm(bent, axis=1)", "signs = signs + 0"),
+    Mutant("experiments/alignment_bound.py", "factor * signs + moved", "factor * signs"),
     # Batch statistics that stay where they are.
     Mutant(
         "mcjax/permutation_points/equal_loss.py",
