@@ -30,7 +30,9 @@ class Series(NamedTuple):
 
 
 def mean_and_band(axes: Axes, x: np.ndarray, values: np.ndarray, color: str, style: str, label: str) -> None:
-    """Draw the mean over pairs, and a band of one sample standard deviation that ends at the least value.
+    """Draw the mean over pairs, and a band of one sample standard deviation.
+
+    Where all values are positive and the band is not, it ends at the least value: a logarithmic axis has no zero.
 
     Args:
         axes: The panel.
@@ -43,8 +45,9 @@ def mean_and_band(axes: Axes, x: np.ndarray, values: np.ndarray, color: str, sty
     values = np.atleast_2d(values)
     mean, std = values.mean(0), deviation(values)
     axes.plot(x, mean, style, color=color, label=label, linewidth=1.8)
-    # Below the least value, the band would fall to nothing on a logarithmic axis.
-    axes.fill_between(x, np.maximum(mean - std, values.min(0)), mean + std, color=color, alpha=0.13, linewidth=0)
+    low, least = mean - std, values.min(0)
+    low = np.where((low <= 0) & (least > 0), least, low)
+    axes.fill_between(x, low, mean + std, color=color, alpha=0.13, linewidth=0)
 
 
 def deviation(values: np.ndarray) -> np.ndarray:

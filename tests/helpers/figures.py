@@ -12,6 +12,13 @@ def edges(band):
     return heights.min(), heights.max()
 
 
+def band_edges(values):
+    """The edges of the band of some curves: a standard deviation around the mean, of positive ones above zero."""
+    mean, std = values.mean(0), values.std(0, ddof=1)
+    low = [m - s if m - s > 0 or min(of) <= 0 else min(of) for m, s, of in zip(mean, std, values.T, strict=True)]
+    return min(low), (mean + std).max()
+
+
 # Of a figure that is half as wide as a page.
 SMALL = (250, 500)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from figures import drawn, edges
+from figures import band_edges, drawn, edges
 from matplotlib.colors import to_hex
 
 from mcjax import plotting
@@ -129,8 +129,7 @@ def pam_training(epochs):
         np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 11))
         np.testing.assert_allclose(line.get_ydata(), values.mean(0), rtol=1e-12)
         assert to_hex(line.get_color()) == color
-        low, high = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
-        np.testing.assert_allclose(edges(band), (low.min(), high.max()), rtol=1e-12)
+        np.testing.assert_allclose(edges(band), band_edges(values), rtol=1e-12)
     spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
     period = sum(epochs)
     np.testing.assert_allclose(spans, [(k * period + 0.5, k * period + epochs[0] + 0.5) for k in range(10 // period)])
