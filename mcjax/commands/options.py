@@ -109,8 +109,8 @@ class AugmentOptions:
     flip: Literal["auto", "on", "off"] = "auto"
     """Mirror each image with probability 1/2 (auto: on for colour images)."""
     crop: int | None = None
-    """Shift images by up to this many pixels; 0 is off (None: 4 for colour images of any size, 0 for grey ones; an
-    eighth of 96 pixels is 12)."""
+    """Shift images by up to this many pixels; 0 is off (None: 4 for colour images, also for larger ones than 32 pixels,
+    an eighth of smaller ones; 0 for grey ones)."""
     rotate: float | None = None
     """Rotate images by up to this many degrees; 0 is off (None: 15 for colour images, 0 for grey ones)."""
 
