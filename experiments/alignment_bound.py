@@ -33,6 +33,7 @@ import jax
 import numpy as np
 import tyro
 
+from experiments.convergence import LIPSCHITZ
 from mcjax import (
     Task,
     TrainConfig,
@@ -48,9 +49,6 @@ from mcjax import (
     trees,
 )
 from mcjax.runs.tables import mean_and_std, plus_minus, table
-
-LIPSCHITZ = 2**0.5
-"""The cross entropy's constant in the Euclidean norm of the logits: its gradient is softmax(y) - onehot."""
 
 
 @dataclass(frozen=True)

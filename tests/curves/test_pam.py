@@ -116,8 +116,9 @@ def test_part_1_of_theorem_3_1(ends, start, learned, tiny_data, tiny_model):
 
 
 @pytest.mark.slow
-def test_the_theorem_holds_for_the_activation_it_is_proved_for(key, tiny_data):
-    model = models.create("mlp", 3, (8, 8, 1), widths=(6, 5), activation="huberized_relu(0.05)")
+@pytest.mark.parametrize("activation", ["tanh", "huberized_relu(0.05)"])
+def test_the_theorem_holds_for_other_activations(activation, key, tiny_data):
+    model = models.create("mlp", 3, (8, 8, 1), widths=(6, 5), activation=activation)
     task, training = supervised(model, tiny_data), TrainConfig(epochs=15, batch_size=20)
     theta = train_endpoints(jax.random.split(jax.random.key(1), 4), task, training).theta
     ends = tuple(trees.index(theta, slice(i, i + 2)) for i in (0, 2))

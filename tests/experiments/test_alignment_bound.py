@@ -5,23 +5,16 @@ from itertools import pairwise
 import jax
 import numpy as np
 import pytest
+from variables import mlp
 
 from experiments.alignment_bound import AlignmentBound, excess, grown, layers, main
 from mcjax import TrainConfig, match_activations, models, permute, supervised, train_endpoints, trees
 
 
-def mlp(rng, *widths):
+def drawn(rng, *widths):
     """A random MLP of these widths."""
-    drawn = [{"kernel": rng.normal(size=(n, m)), "bias": rng.normal(size=m)} for n, m in pairwise(widths)]
-    return {"params": {f"Dense_{i}": layer for i, layer in enumerate(drawn)}}
-
-
-def outputs(theta, x):
-    for i in range(len(theta["params"])):
-        layer = theta["params"][f"Dense_{i}"]
-        x = np.maximum(x, 0) if i else x
-        x = x @ layer["kernel"] + layer["bias"]
-    return x
+    layers = [{"kernel": rng.normal(size=(n, m)), "bias": rng.normal(size=m)} for n, m in pairwise(widths)]
+    return {"params": {f"Dense_{i}": layer for i, layer in enumerate(layers)}}
 
 
 def bounded(theta_1, theta_2, x, t):
@@ -32,11 +25,11 @@ def bounded(theta_1, theta_2, x, t):
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
 def test_outputs_between_two_networks_are_as_far_from_the_mixture_as_bounded(widths, t):
     rng = np.random.default_rng(sum(widths))
-    theta_1, theta_2 = mlp(rng, *widths), mlp(rng, *widths)
+    theta_1, theta_2 = drawn(rng, *widths), drawn(rng, *widths)
     x = rng.normal(size=(50, widths[0]))
     between = jax.tree.map(lambda a, b: (1 - t) * a + t * b, theta_1, theta_2)
-    mixed = (1 - t) * outputs(theta_1, x) + t * outputs(theta_2, x)
-    distance = np.linalg.norm(outputs(between, x) - mixed, axis=1)
+    mixed = (1 - t) * mlp(theta_1, x)[-1] + t * mlp(theta_2, x)[-1]
+    distance = np.linalg.norm(mlp(between, x)[-1] - mixed, axis=1)
     signs, distances = bounded(theta_1, theta_2, x, t)
     assert (distance <= (1 + 1e-12) * signs).all()
     assert (signs <= (1 + 1e-12) * distances).all()

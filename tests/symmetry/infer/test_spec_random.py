@@ -52,7 +52,7 @@ def broken(drafts, together=50):
 
 @pytest.mark.usefixtures("loose_ranks")
 @pytest.mark.parametrize(
-    "seeds", [range(60), pytest.param(range(60, 120), marks=pytest.mark.slow)], ids=["sixty", "sixty more"]
+    "seeds", [range(60), pytest.param(range(60, 200), marks=pytest.mark.slow)], ids=["sixty", "one hundred and forty"]
 )
 def test_random_networks_keep_their_function(seeds):
     drafts = {seed: drafted(seed) for seed in seeds}
