@@ -11,6 +11,7 @@ from mcjax import Dataset, FitConfig, InputError, Model, Task, TrainConfig, mode
 from mcjax.constructions.chain import chain_of
 from mcjax.strings import StringConfig
 from mcjax.training import SGD, Criterion
+from mcjax.training.batches import evenly_spaced
 from mcjax.training.loop import epoch_plan
 
 SHARE = 0.2
@@ -40,9 +41,9 @@ class Size:
     draws: int = 20
     """Random subsets of units that are compared."""
     measured: int = 2000
-    """Training images that paths and epsilon are measured on."""
+    """Training images that paths and epsilon are measured on, evenly spaced."""
     tested: tyro.conf.Suppress[int] = 1000
-    """Test images that paths are measured on."""
+    """Test images that paths are measured on, evenly spaced."""
     search_images: int = 256
     """Training images by which subsets are compared."""
     stability_images: int = 32
@@ -142,7 +143,10 @@ def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes
         epochs=50, batch_size=training["batch_size"], optimizer=Adam(1e-3), weight_decay=0.0, steps_per_epoch=20
     )
     criterion = Criterion(examples=size.measured, calibration_examples=size.measured)
-    task, measured = (supervised(model, each) for each in (images, images.take(size.measured, size.tested)))
+    task = supervised(model, images)
+    # The training images by which strings are sampled, too.
+    train, test = evenly_spaced(task.train, size.measured), evenly_spaced(task.test, size.tested)
+    measured = replace(task, train=train, test=test)
     problem = Problem(
         name, title, model, narrow, images, task, measured, rates, size,
         networks=TrainConfig(epochs=size.epochs, **training),
