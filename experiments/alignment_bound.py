@@ -31,9 +31,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import tyro
 
 from experiments.convergence import LIPSCHITZ
+from experiments.options import check_positive
+from experiments.study import command
 from mcjax import (
     Task,
     TrainConfig,
@@ -133,6 +134,7 @@ def excess(task: Task, theta_1: trees.Tree, theta_2: trees.Tree, points: int) ->
 
 def main(config: AlignmentBound) -> None:
     """Train pairs of networks and print the table."""
+    check_positive(config)
     digits = data.load("digits")
     model = models.create("mlp", 10, digits.image_shape, widths=list(config.widths))
     task = supervised(model, digits)
@@ -142,7 +144,7 @@ def main(config: AlignmentBound) -> None:
     for i in range(config.pairs):
         theta_1, theta_2 = networks[2 * i], networks[2 * i + 1]
         orders = {
-            "random": random_permutation(jax.random.key(i), model.spec, theta_2),
+            "random": random_permutation(jax.random.fold_in(jax.random.key(1), i), model.spec, theta_2),
             "as trained": None,
             "aligned": match_activations(task, theta_1, theta_2).P,
         }
@@ -158,4 +160,4 @@ def main(config: AlignmentBound) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AlignmentBound))
+    command(AlignmentBound, main)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from experiments.study import command
 from mcjax import plotting
 from mcjax.errors import InputError
 from mcjax.runs.tables import table
@@ -89,7 +90,4 @@ def _read(run: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Compare, description=__doc__))
-    except InputError as error:
-        raise SystemExit(f"compare: {error}") from None
+    command(Compare, main)

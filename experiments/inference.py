@@ -17,9 +17,9 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import tyro
 
 from experiments.own_modules import ResNet50, Transformer
+from experiments.study import command
 from mcjax import infer_spec
 from mcjax.runs.tables import table
 from mcjax.symmetry.infer.program import trace
@@ -72,4 +72,4 @@ def seconds(rounds: int, fn: Callable[..., Any], *args: Any) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Inference))
+    command(Inference, main)

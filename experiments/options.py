@@ -78,7 +78,7 @@ def check_positive(options: Any, zero: str | None = None) -> None:
     for field in fields(options):
         values = getattr(options, field.name)
         for value in values if isinstance(values, tuple) else (values,):
-            number = isinstance(value, int | float)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
             if number and not value > 0 and not (field.name == zero and value == 0):
                 raise InputError(f"got {field.name}={value}, expected a positive number.")
 

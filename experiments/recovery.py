@@ -22,8 +22,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
+from experiments.study import command
 from mcjax import (
     Dataset,
     PermutationSpec,
@@ -185,4 +185,4 @@ def matched(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Recovery))
+    command(Recovery, main)

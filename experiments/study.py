@@ -126,10 +126,13 @@ def run(study: Study, config: Mapping[str, Any], out: str | None) -> None:
 
 
 def command(options: type[Options], main: Callable[[Options], None]) -> NoReturn:
-    """Parse the command line of `python -m experiments.NAME`, run `main` of that package, and exit with its code."""
-    package = sys.modules[main.__module__.rpartition(".")[0]]
-    name, config = package.__name__.rpartition(".")[2], (tyro.conf.OmitArgPrefixes,)
-    leave(lambda: guarded(name, lambda: main(tyro.cli(options, description=package.__doc__, config=config))))
+    """Parse the command line of `python -m experiments.NAME`, run its `main`, and exit with its code."""
+    module = sys.modules["__main__"]
+    assert module.__spec__ is not None
+    # That of a package is its __main__.py, which has no docstring.
+    name, config = module.__spec__.name.removesuffix(".__main__"), (tyro.conf.OmitArgPrefixes,)
+    text = sys.modules.get(name, module).__doc__
+    leave(lambda: guarded(name.rpartition(".")[2], lambda: main(tyro.cli(options, description=text, config=config))))
 
 
 class Parts:

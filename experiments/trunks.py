@@ -14,15 +14,14 @@ from typing import get_args
 
 import jax
 import numpy as np
-import tyro
 
 from experiments.options import check_positive
+from experiments.study import command
 from mcjax import (
-    InputError,
-    Task,
     TrainConfig,
     barrier,
     data,
+    evaluate,
     evaluate_path,
     linear,
     match_activations,
@@ -32,7 +31,7 @@ from mcjax import (
     trees,
 )
 from mcjax.matching import Match
-from mcjax.matching.activations import Trunk
+from mcjax.matching.activations import Trunk, trunk_of
 from mcjax.runs import Recorder
 from mcjax.runs.tables import mean_and_std, plus_minus, table
 
@@ -64,30 +63,21 @@ def main(config: Trunks) -> None:
     images = data.load(config.data).take(config.train_images, config.test_images)
     model = models.create(config.model, images.num_classes, images.image_shape, width=config.width)
     task = supervised(model, images)
-    stage = first_trunk(task)
+    stage = trunk_of(model, jax.eval_shape(model.init, jax.random.key(0)), "blocks")
+    assert stage is not None
     keys = jax.random.split(jax.random.key(0), 2 * config.pairs)
     theta = train_endpoints(keys, task, TrainConfig(epochs=config.epochs), recorder=Recorder("trunks")).theta
     theta_1, theta_2 = (trees.index(theta, slice(i, None, 2)) for i in range(2))
     matches = {trunk: match_activations(task, theta_1, theta_2, trunk=trunk) for trunk in get_args(Trunk)}
-    rows, ends = [], np.zeros(0)
+    rows = []
     for trunk, match in matches.items():
         along = evaluate_path(task, linear(model.spec).bind_pairs(theta_1, theta_2, P=match.P), config.points)
-        ends = 100 * along.test_accuracy[:, (0, -1)]
         columns = [*shares(matches, trunk, stage), barrier(along), 100 * along.test_accuracy.min(-1)]
         rows.append([trunk.replace("_", " "), *(plus_minus(mean_and_std(column), 3) for column in columns)])
     correlations = [f"correlation, {trunk.replace('_', ' ')}" for trunk in matches]
-    print(f"{stage} of {model.name}, test accuracy of the ends {plus_minus(mean_and_std(ends.ravel().tolist()), 1)}%")
+    ends = mean_and_std(np.asarray(evaluate(task, theta)[1]["accuracy"]).tolist())
+    print(f"{stage} of {model.name}, test accuracy of the networks {plus_minus(ends, 1, 100)}%")
     print(table(["matched by", "units that differ", *correlations, "barrier", "lowest accuracy (%)"], rows))
-
-
-def first_trunk(task: Task) -> str:
-    """The first group of the networks of a task that several layers add to."""
-    x = task.model_inputs(jax.tree.map(lambda leaf: leaf[:1], task.train))
-    arrays = jax.eval_shape(lambda key: task.model.activations(task.model.init(key), x), jax.random.key(0))
-    found = [group for group in task.model.spec.groups if len(arrays[group]) > 1]
-    if not found:
-        raise InputError(f"got {task.model.name}, expected a network with residual trunks, such as resnet20.")
-    return found[0]
 
 
 def shares(matches: dict[str, Match], trunk: str, group: str) -> list[np.ndarray]:
@@ -108,7 +98,4 @@ def shares(matches: dict[str, Match], trunk: str, group: str) -> list[np.ndarray
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Trunks, description=__doc__))
-    except InputError as error:
-        raise SystemExit(f"trunks: {error}") from None
+    command(Trunks, main)

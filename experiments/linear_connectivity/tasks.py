@@ -150,7 +150,7 @@ class Problem:
             curve=curve,
             permutation=PermutationFitConfig(epochs=epochs),
             iterations=1,
-            lookahead=False,
+            acceptance="descent",
             objective_examples=min(1000, self.size.measured),
         )
 

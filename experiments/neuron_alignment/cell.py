@@ -27,7 +27,7 @@ from mcjax import (
     train_endpoints,
     trees,
 )
-from mcjax.commands.pam import REPORTED
+from mcjax.commands.pam import pam_results
 
 LINES = ("line unaligned", "line aligned")
 FIXED = ("unaligned", "aligned")
@@ -61,10 +61,10 @@ class Settings:
     calibration_images: int | None
     plane_points: int
     plane_images: int | None
-    exchanges: bool = False
-    exchange_images: int = 200
-    exchange_points: int = 3
-    two_seeds: bool = False
+    exchanges: bool
+    exchange_images: int
+    exchange_points: int
+    two_seeds: bool
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ class Cell:
                 plain = fit_curve(*ends, settings.curve, recorder=self.parts.recorder(name), mesh=self.mesh)
                 return {"theta_c": plain.theta_c, "P": plain.P, "history": plain.history}
             learned = fit_pam(*ends, pam, recorder=self.parts.recorder(name), mesh=self.mesh)
-            report = {key: np.asarray(getattr(learned, key)) for key in REPORTED}
+            report = jax.tree.map(np.asarray, pam_results(learned), is_leaf=lambda value: isinstance(value, list))
             return {"theta_c": learned.theta_c, "P": learned.P, "history": learned.history, "report": report}
 
         return self.parts.arrays(name, learn)

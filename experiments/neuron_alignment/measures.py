@@ -142,15 +142,15 @@ def kept_loss(fit: Mapping[str, Any], pam: PamConfig | None) -> list[float]:
     """The train loss in the last epoch of the curve that is kept, of every pair (Table 5).
 
     A curve half-step of PAM can be refused; then the kept curve is that of the last one that was accepted. Pairs for
-    which there is none are left out.
+    which there is none are left out, or whose permutation was changed after it: no epoch was trained with what is kept.
     """
     loss = np.asarray(fit["history"]["loss"])
     if pam is None:
         return loss[:, -1].tolist()
     epochs = pam.permutation.epochs + pam.curve.epochs
-    accepted = np.asarray(fit["report"]["accepted"])[:, 1::2]
-    last = [np.flatnonzero(each) for each in accepted]
-    return [float(own[(each[-1] + 1) * epochs - 1]) for own, each in zip(loss, last, strict=True) if len(each)]
+    last = [np.flatnonzero(each) for each in np.asarray(fit["report"]["accepted"])]
+    curves = [(own, each[-1] // 2) for own, each in zip(loss, last, strict=True) if len(each) and each[-1] % 2]
+    return [float(own[(iteration + 1) * epochs - 1]) for own, iteration in curves]
 
 
 def epochs_to_plateau(loss: np.ndarray, of: np.ndarray) -> list[float]:
@@ -202,7 +202,7 @@ def planes(cell: Cell) -> dict[str, Any]:
     def of_curve(name: str) -> dict[str, Any]:
         path, ts = cell.path(name, 0), cell.along(name).ts
         found = curve_plane(task, path, **options)
-        x, y = jax.vmap(lambda t: found.axes.coordinates(path(t)))(jnp.asarray(ts))
+        x, y = jax.lax.map(lambda t: found.axes.coordinates(path(t)), jnp.asarray(ts))
         end = "theta_2" if name == "unaligned" else "P theta_2"
         return {**_kept(found, ("theta_1", end, "control point")), "curve": {"x": x, "y": y}}
 

@@ -50,8 +50,8 @@ class Config:
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     attack_steps: int = 0
     """Steps of the attack on every batch of training and measurement, for robust networks and curves (0: no attack)."""
-    attack_epsilon: float = 8 / 255
-    """Radius of the attack, in pixels from 0 to 1; a step is a quarter of it."""
+    attack_epsilon: float | None = None
+    """Radius of the attack, in pixels from 0 to 1; a step is a quarter of it (None: 8 / 255)."""
     width: float = 1.0
     """Multiplier of every width."""
     widths: tuple[int, ...] | None = None
@@ -119,7 +119,7 @@ class Config:
             compute_dtype=self.compute_dtype,
         )
         networks = replace(training, epochs=self.epochs).change(TrainConfig.preset(self.preset))
-        curve_epochs = self.curve_epochs or CURVE_EPOCHS[self.preset]
+        curve_epochs = CURVE_EPOCHS[self.preset] if self.curve_epochs is None else self.curve_epochs
         curve = replace(training, epochs=curve_epochs).change(FitConfig.preset(self.preset))
         sizes = model.spec.group_sizes(jax.eval_shape(model.init, jax.random.key(0)))
         exchanges = sum(n * (n - 1) // 2 for n in sizes.values())
@@ -140,7 +140,11 @@ class Config:
 
     def _pams(self, model: Model, training: TrainOptions) -> dict[str, PamConfig]:
         """The settings of PAM by scheme. They have as many epochs as other curves, if their number is given."""
-        if self.pam == "off" or (self.pam == "auto" and model.name.startswith("vgg")):
+        if self.pam == "off":
+            if self.schemes is not None:
+                raise InputError(f"got schemes={self.schemes} with pam='off', expected no schemes.")
+            return {}
+        if self.pam == "auto" and model.name.startswith("vgg"):
             return {}
         iterations = self.alternation.iterations
         if self.curve_epochs is not None and self.curve_epochs % max(1, iterations):
@@ -150,6 +154,8 @@ class Config:
             )
         published = self.alternation.published or self.preset == "paper"
         schemes = ("published" if published else "descent",) if self.schemes is None else self.schemes
+        if self.alternation.published and schemes != ("published",):
+            raise InputError(f"got published with schemes={schemes}, expected one of the two options.")
         training = replace(training, epochs=self.curve_epochs)
         return {
             scheme: replace(self.alternation, published=scheme == "published").config(training) for scheme in schemes
@@ -158,8 +164,11 @@ class Config:
     def attack(self) -> PgdAttack | None:
         """The attack, if there is one."""
         if self.attack_steps == 0:
+            if self.attack_epsilon is not None:
+                raise InputError(f"got attack_epsilon={self.attack_epsilon} without attack_steps: expected both.")
             return None
-        return PgdAttack(self.attack_epsilon, self.attack_epsilon / 4, self.attack_steps)
+        epsilon = 8 / 255 if self.attack_epsilon is None else self.attack_epsilon
+        return PgdAttack(epsilon, epsilon / 4, self.attack_steps)
 
     def model(self, name: str, data: Dataset) -> Model:
         """One architecture for one data set."""

@@ -1,7 +1,6 @@
 """`python -m experiments.streaming`."""
 
-import tyro
-
 from experiments.streaming.streaming import Streaming, main
+from experiments.study import command
 
-main(tyro.cli(Streaming))
+command(Streaming, main)

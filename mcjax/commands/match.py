@@ -15,7 +15,7 @@ from mcjax.commands.options import DataOptions, ModelOptions, Out, open_run, see
 from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.matching import StraightThroughConfig, match_activations, match_straight_through, match_weights
-from mcjax.matching.activations import Cost, Trunk
+from mcjax.matching.activations import Cost, Trunk, trunk_of
 from mcjax.models import Model
 from mcjax.runs import Recorder
 from mcjax.runs.folder import RunFolder, writing
@@ -73,7 +73,7 @@ class Match:
         """Run the command, or report its results."""
         key = seed_key(self.seed)
         (a, b), dataset, images = read_networks((self.a, self.b), self.architecture, self.images)
-        task = self._task(a.model, dataset)
+        task = self._task(a.model, a.theta, dataset)
         run = open_run(
             "match",
             self.out,
@@ -146,9 +146,10 @@ class Match:
             summaries.append(summary)
         return P, summaries
 
-    def _task(self, model: Model, dataset: Dataset) -> Task:
+    def _task(self, model: Model, theta: trees.Tree, dataset: Dataset) -> Task:
         """The task. All is checked before the run folder is made, since an existing one would refuse the correction."""
         check_groups(model)
+        trunk_of(model, theta, self.trunk)
         # Only straight-through matching looks at labels; the others take images of any classes.
         labelled = "straight_through" in self.method
         task = supervised(model, dataset, loss=None if labelled else _no_labels)

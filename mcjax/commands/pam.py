@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from mcjax import plotting
 from mcjax.commands.options import TrainOptions, given
 from mcjax.curves import PamConfig, PamFit
-from mcjax.curves.config import Acceptance, Projection, Rounding
+from mcjax.curves.config import Acceptance, Projection
 from mcjax.errors import check_whole
 from mcjax.training.config import Schedule
 
@@ -40,10 +40,8 @@ class PamOptions:
     """Whether the L2 term is in what the matrices descend (None: yes; published: no)."""
     projection: Projection | None = None
     """Projection that keeps matrices doubly stochastic (None: alternating)."""
-    rounding: Rounding | None = None
-    """Rounding of matrices to permutations (None: sampled; published: assignment)."""
     samples: int | None = None
-    """Draws of sampled rounding (None: 8; the paper's code: 32)."""
+    """Permutations drawn from the matrices, beside the nearest one (None: 8; published: 0; the paper's code: 32)."""
     partial_moves: bool | None = None
     """Whether parts of the way to a permutation are proposed too (None: yes; published: no)."""
     nu_p: float | None = None
@@ -51,9 +49,8 @@ class PamOptions:
     nu_phi: float | None = None
     """Proximal parameter of the control points (None: 1e5; published: 1e3)."""
     acceptance: Acceptance | None = None
-    """Whether half-steps that do not decrease the objective are refused (None: descent; published: always)."""
-    lookahead: bool | None = None
-    """Take a new permutation only if the curve half-step ends better with it (None: yes; published: no)."""
+    """Half-steps that are taken: descent, those that decrease the objective; lookahead, of these a new permutation only
+    if the curve half-step ends better with it; always, all (None: lookahead; published: always)."""
     norm_bound: float | None = None
     """Bound of the norm of every leaf of the control points' networks (None: no bound)."""
     slopes: bool = False
@@ -82,11 +79,10 @@ class PamOptions:
             decay=self.permutation_decay,
             regularized=self.regularized,
             projection=self.projection,
-            rounding=self.rounding,
             samples=self.samples,
             partial_moves=self.partial_moves,
         )
-        own = given(nu_P=self.nu_p, nu_phi=self.nu_phi, acceptance=self.acceptance, lookahead=self.lookahead)
+        own = given(nu_P=self.nu_p, nu_phi=self.nu_phi, acceptance=self.acceptance)
         return replace(
             preset,
             curve=training.change(preset.curve, epochs=epochs, points_per_step=points_per_step),

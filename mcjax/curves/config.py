@@ -1,6 +1,7 @@
 """Settings of curve fits and of PAM. Frozen, composed, static under jit."""
 
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from mcjax.errors import InputError, check_whole, unknown_name
@@ -8,8 +9,7 @@ from mcjax.training.config import SGD, Optimizer, Schedule, check_config, check_
 from mcjax.training.fit import ComputeDtype
 
 Projection = Literal["alternating", "sinkhorn"]
-Rounding = Literal["assignment", "sampled"]
-Acceptance = Literal["descent", "always"]
+Acceptance = Literal["lookahead", "descent", "always"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class PermutationFitConfig:
         learning_rate: Learning rate of plain SGD on the matrices (the paper); or several, with each of which the
             matrices are learned side by side. None: two rates per pair and group, from the root mean square of the
             initial gradient, averaged over the objective's examples and grid and projected onto the tangent space of
-            the doubly stochastic matrices. An entry with such a gradient moves by 0.1 or by 0.02 in the first step (its
-            logarithm by 1 or by 0.2 with "sinkhorn"). Steps are then along the tangent space, and none moves an entry
-            by more than 1/2.
+            the doubly stochastic matrices. An entry with such a gradient moves by 0.1 or by 0.02 in a step at the
+            largest rate of the schedule (its logarithm by 1 or by 0.2 with "sinkhorn"). With "alternating", steps are
+            then along the tangent space, and none moves an entry by more than 1/2.
         annealing: Factor of the learning rate from one iteration to the next, in (0, 1].
         schedule: Schedule of the rate within a half-step, as in `SGD`.
         decay: Factor of the rate from one epoch to the next, as in `SGD`.
@@ -75,9 +75,8 @@ class PermutationFitConfig:
             (the paper's code).
         projection: After each step on the matrices, "alternating" makes 20 alternating projections onto the doubly
             stochastic matrices (the paper); "sinkhorn" is entropic mirror descent.
-        rounding: "assignment" takes the nearest permutation of every matrix (the paper's text). "sampled" takes the
-            best of it and of `samples` draws from the matrices' Birkhoff decompositions (the paper's code).
-        samples: Number of draws of "sampled".
+        samples: Number of permutations drawn from the matrices' Birkhoff decompositions, of which, and of the nearest
+            permutation, the best is taken (32 in the paper's code). 0: the nearest alone (the paper's text).
         partial_moves: Whether parts of the way from P_k to the best permutation P' are proposed too: single groups, and
             cycles of P_k^-1 P', alone and together in the order of their gains.
     """
@@ -89,7 +88,6 @@ class PermutationFitConfig:
     decay: float = 1.0
     regularized: bool = True
     projection: Projection = "alternating"
-    rounding: Rounding = "sampled"
     samples: int = 8
     partial_moves: bool = True
 
@@ -104,9 +102,8 @@ class PermutationFitConfig:
         if not 0 < self.annealing <= 1:
             raise InputError(f"got annealing={self.annealing}, expected it in (0, 1].")
         check_whole("samples", self.samples, 0)
-        for name, choices in (("projection", get_args(Projection)), ("rounding", get_args(Rounding))):
-            if getattr(self, name) not in choices:
-                raise unknown_name(name, str(getattr(self, name)), choices)
+        if self.projection not in get_args(Projection):
+            raise unknown_name("projection", str(self.projection), get_args(Projection))
         SGD(schedule=self.schedule, decay=self.decay)  # which checks them
 
     @property
@@ -117,7 +114,7 @@ class PermutationFitConfig:
 
     @property
     def optimizer(self) -> SGD:
-        """The schedule of the half-step, as an optimiser whose first rate is 1."""
+        """The schedule of the half-step, as an optimiser whose largest rate is 1."""
         return SGD(1.0, self.schedule, momentum=0.0, decay=self.decay)
 
 
@@ -133,10 +130,10 @@ class PamConfig:
             moves.
         nu_phi: Constant of the proximal term ||theta_c - theta_c_k||^2 / (2 nu_phi) (eq. 6).
         acceptance: "descent" accepts a half-step only if Q + R decreases by at least the proximal term, so that part 1
-            of Theorem 3.1 holds. "always" takes every half-step (the paper's code).
-        lookahead: Whether, if a new P is accepted by "descent", the curve half-step is also taken from the old P, and
-            the better result kept, since a lower objective before the curve half-step does not imply a better curve
-            after it. This costs a second curve half-step, usually in the first iteration only.
+            of Theorem 3.1 holds. With "lookahead" too, but if a new P is accepted, the curve half-step is also taken
+            from the old P, and the better result kept, since a lower objective before the curve half-step does not
+            imply a better curve after it. This costs a second curve half-step, usually in the first iteration only.
+            "always" takes every half-step (the paper's code).
         objective_examples: Number of fixed training examples in the objective, by which half-steps are compared.
         objective_points: Number of fixed points t in the objective.
         norm_bound: Bound of the Euclidean norm of every leaf of the control points' networks, onto which each step is
@@ -149,8 +146,7 @@ class PamConfig:
     iterations: int = 4
     nu_P: float = 1e5
     nu_phi: float = 1e5
-    acceptance: Acceptance = "descent"
-    lookahead: bool = True
+    acceptance: Acceptance = "lookahead"
     objective_examples: int = 1000
     objective_points: int = 11
     norm_bound: float | None = None
@@ -202,12 +198,12 @@ class PamConfig:
             decay=0.9996,
             regularized=False,
             projection="alternating",
-            rounding="assignment",
+            samples=0,
             partial_moves=False,
         )
-        return replace(self, permutation=matrices, nu_P=1e3, nu_phi=1e3, acceptance="always", lookahead=False)
+        return replace(self, permutation=matrices, nu_P=1e3, nu_phi=1e3, acceptance="always")
 
 
 def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, int | float) or not value > 0:
-        raise InputError(f"got {name}={value}, expected it to be positive.")
+    if not isinstance(value, Real) or not float(value) > 0:
+        raise InputError(f"got {name}={value}, expected a positive number.")

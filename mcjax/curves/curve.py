@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import comb
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.errors import InputError
+from mcjax.errors import InputError, unknown_name
 from mcjax.symmetry import Permutation, PermutationSpec, permute
 
 Path = Callable[[Any], trees.Tree]
@@ -46,10 +46,12 @@ class Curve:
     """
 
     spec: PermutationSpec
-    kind: str
+    kind: Literal["bezier", "chain"]
     control_points: int
 
     def __post_init__(self) -> None:
+        if self.kind not in ("bezier", "chain"):
+            raise unknown_name("kind", str(self.kind), ("bezier", "chain"))
         if not isinstance(self.spec, PermutationSpec):
             raise InputError(
                 f"got a {type(self.spec).__name__} for the spec of a curve, expected a PermutationSpec: model.spec, or "

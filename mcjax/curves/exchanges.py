@@ -10,7 +10,7 @@ from mcjax.curves.config import FitConfig
 from mcjax.curves.curve import Curve
 from mcjax.curves.fit import check_curve
 from mcjax.curves.objective import Objective, midpoint_grid
-from mcjax.errors import check_whole
+from mcjax.errors import InputError, check_whole
 from mcjax.models.pairs import pairs_of
 from mcjax.symmetry import Permutation
 from mcjax.training.batches import fixed_examples
@@ -76,7 +76,7 @@ def exchanges(
 
     Raises:
         SpecError: If the endpoints are not of this task, or the spec of the curve does not fit them or P.
-        InputError: If a number is below 1.
+        InputError: If a number is below 1, or no unit can be permuted.
 
     Example::
 
@@ -87,6 +87,8 @@ def exchanges(
     for name, value in (("examples", examples), ("points", points), ("batch_size", batch_size)):
         check_whole(name, value)
     task = check_task(task, arrays=())
+    if not curve.spec.groups:
+        raise InputError(f"no units of {task.name} can be permuted, so there is nothing to exchange.")
     pairs = pairs_of(task, curve.spec, theta_1, theta_2, P, hard=True)
     controls = jax.vmap(curve.zero)(pairs.theta_1) if theta_c is None else pairs.axis.add(theta_c)
     fixed, size = fixed_examples(task, examples, batch_size)

@@ -36,6 +36,14 @@ class OntoBall:
 
         return jax.tree.map(project, trees.add(theta_c, updates), *_trained(ends))
 
+    def holds(self, theta_c: trees.Tree, ends: Any) -> jax.Array:
+        """Whether all leaves of the control points' networks are within the bound, up to rounding; a scalar."""
+
+        def within(offset: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+            return (self._points(offset, a, b)[2] <= self.radius * (1 + 1e-5)).all()
+
+        return jnp.stack(jax.tree.leaves(jax.tree.map(within, theta_c, *_trained(ends)))).all()
+
     def tangent(self, theta_c: trees.Tree, direction: trees.Tree, ends: Any) -> trees.Tree:
         """The projection of a direction of the control points onto the tangent cone of the bound."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.curves.curve import Curve
 from mcjax.curves.fit import CurveEnds, OnCurve
+from mcjax.curves.norm_bound import OntoBall
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models, over_points
 from mcjax.symmetry import Permutation, permute
@@ -39,6 +40,7 @@ class Objective(NamedTuple):
         ts: The points t, float32 (points,).
         fixed: The examples.
         batch_size: The size of their batches.
+        ball: The norm bound, outside of which the objective is infinite (eq. 15). None: no bound.
     """
 
     task: Task
@@ -47,6 +49,7 @@ class Objective(NamedTuple):
     ts: jax.Array
     fixed: Batch
     batch_size: int
+    ball: OntoBall | None = None
 
     def values(self, theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree, P: Permutation) -> np.ndarray:
         """The objective for every pair and candidate permutation.
@@ -57,12 +60,12 @@ class Objective(NamedTuple):
             theta_1: First endpoints, with a leading pair axis.
             theta_2: Second endpoints, with a leading pair axis.
             theta_c: Control points of the parameters, with a leading pair axis.
-            P: Hard or soft permutations, (pairs, candidates, n) or (pairs, candidates, n, n) per group.
+            P: Hard permutations, (pairs, candidates, n) per group, or soft ones, (pairs, 1, n, n).
 
         Returns:
             float64 (pairs, candidates).
         """
-        ends, static = (theta_1, theta_2, theta_c), (self.curve, self.weight_decay, self.batch_size)
+        ends, static = (theta_1, theta_2, theta_c), (self.curve, self.weight_decay, self.batch_size, self.ball)
 
         def computed(P: Permutation) -> np.ndarray:
             found = _values(*static, self.task.functions(), self.ts, self.fixed, (*ends, P))
@@ -101,9 +104,16 @@ def _different(P: Permutation) -> tuple[np.ndarray, np.ndarray]:
     return first, np.stack([which.reshape(-1) for _, which in found])
 
 
-@jit(static_argnames=("curve", "weight_decay", "batch_size"))
+@jit(static_argnames=("curve", "weight_decay", "batch_size", "ball"))
 def _values(
-    curve: Curve, weight_decay: float, batch_size: int, task: Task, ts: jax.Array, fixed: Batch, pairs: tuple
+    curve: Curve,
+    weight_decay: float,
+    batch_size: int,
+    ball: OntoBall | None,
+    task: Task,
+    ts: jax.Array,
+    fixed: Batch,
+    pairs: tuple,
 ) -> jax.Array:
     def of_pair(theta_1: trees.Tree, theta_2: trees.Tree, theta_c: trees.Tree, P: Permutation) -> jax.Array:
         def of_candidate(P: Permutation) -> jax.Array:
@@ -113,7 +123,8 @@ def _values(
                 theta = OnCurve(curve)(theta_c, ends, t)
                 return training_objective(task.loss, theta, fixed, batch_size, weight_decay)
 
-            return over_points(at, ts).mean()
+            value = over_points(at, ts).mean()
+            return value if ball is None else jnp.where(ball.holds(theta_c, ends), value, jnp.inf)
 
         return jax.lax.map(of_candidate, P)
 

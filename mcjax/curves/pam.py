@@ -36,8 +36,8 @@ from mcjax.training.task import Task
 class PamFit(NamedTuple):
     """A fitted curve and the permutation learned with it; with a leading pair axis if the endpoints had one.
 
-    By descent, a half-step is rejected if proposed + distance^2 / (2 nu) exceeds the objective before it. With
-    lookahead, a permutation half-step is also rejected if the curve half-step from the old P ends lower.
+    Unless all are accepted, a half-step is rejected if proposed + distance^2 / (2 nu) exceeds the objective before it.
+    With lookahead, a permutation half-step is also rejected if the iteration ends no lower than with the old P.
 
     Attributes:
         theta_c: Control points, as in `CurveFit`.
@@ -46,7 +46,7 @@ class PamFit(NamedTuple):
         history: Training metrics by name, of all epochs in the order of training, float32 ([pairs,] epochs), with
             permutation.epochs and curve.epochs for each iteration.
         objective: Q + R at the start and after every half-step, permutation half-steps first, float64 ([pairs,]
-            1 + 2 * iterations). By descent it never increases.
+            1 + 2 * iterations). It never increases, unless all half-steps are accepted.
         proposed: Q + R proposed by every half-step, float64 ([pairs,] 2 * iterations), as are the next three.
         distance: ||P - P_k|| or ||phi - phi_k|| of the proposal.
         accepted: Whether the proposal was accepted, bool; not if it is P_k itself.
@@ -130,7 +130,7 @@ def fit_pam(
     recorder = recorder or Recorder("the fit", progress=False)
 
     # Eq. 8: theta_c = 0 is the straight line to P theta_2.
-    line = problem.start()
+    line = problem.line
     state = PamState(line, pairs.P, problem.objective(line.variables, as_single_candidate(pairs.P))[:, 0])
     start = state.objective
     if not np.isfinite(start).all():

@@ -5,44 +5,48 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from mcjax.curves.config import Rounding
-from mcjax.errors import InputError
+from mcjax.errors import RunError
 from mcjax.symmetry import Permutation, birkhoff_decomposition, nearest_permutation
 
 Part = tuple[str, np.ndarray]
 """Units of a group, among which two permutations of one pair exchange units: a cycle, or several."""
 
 
-def candidate_permutations(key: jax.Array, soft: Permutation, rounding: Rounding, samples: int) -> Permutation:
+def candidate_permutations(key: jax.Array, soft: Permutation, samples: int) -> Permutation:
     """Candidate hard permutations near doubly stochastic matrices.
 
-    The first candidate is the nearest permutation, the paper's rounding (section 4.1.2). With "sampled", `samples` more
-    follow: each draws, independently for every group, a permutation by its weight in the Birkhoff decomposition of the
-    matrix, as the paper's code does.
+    The first candidate is the nearest permutation, the paper's rounding (section 4.1.2). `samples` more follow: each
+    draws, independently for every group, a permutation by its weight in the Birkhoff decomposition of the matrix, as
+    the paper's code does.
 
     Args:
         key: Typed key of the draws.
         soft: Doubly stochastic matrices, float (pairs, n, n) per group.
-        rounding: "assignment" or "sampled".
         samples: Number of draws.
 
     Returns:
         int32 (pairs, candidates, n) per group.
 
     Raises:
-        InputError: If a matrix is not finite.
+        RunError: If a matrix is not finite.
     """
     for group, matrices in soft.items():
         if not np.isfinite(np.asarray(matrices)).all():
-            raise InputError(
+            raise RunError(
                 f"the learned matrix of group {group!r} is not finite: lower the permutation learning rate, or start "
                 "from other networks."
             )
     nearest = {group: nearest_permutation(matrices)[:, None] for group, matrices in soft.items()}
-    if rounding == "assignment" or samples == 0:
+    if samples == 0:
         return nearest
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    drawn = {group: np.stack([_draw(rng, m, samples) for m in np.asarray(soft[group])]) for group in soft}
+    # A generator for each pair, so that its draws do not depend on the other pairs.
+    seed = np.asarray(jax.random.key_data(key)).tolist()
+    pairs = len(next(iter(nearest.values())))
+    rngs = [np.random.default_rng([*seed, pair]) for pair in range(pairs)]
+    drawn = {
+        group: np.stack([_draw(rng, m, samples) for rng, m in zip(rngs, np.asarray(soft[group]), strict=True)])
+        for group in soft
+    }
     return {group: np.concatenate([nearest[group], drawn[group]], 1) for group in soft}
 
 
@@ -57,11 +61,11 @@ def best_part_of_the_way(
 ) -> tuple[Permutation, np.ndarray]:
     """The best permutation found between two, of every pair.
 
-    Candidates are the new permutation of a single group; single cycles of old^-1 new; and the cycles together, in the
-    order of their single costs: the best one, the best two, and so on up to all.
+    Candidates are the old permutation itself; the new one of a single group; single cycles of old^-1 new; and the
+    cycles together, in the order of their single costs: the best one, the best two, and so on up to all.
 
     Args:
-        cost: The cost of candidates (pairs, candidates, n) per group, float64 (pairs, candidates).
+        cost: The cost of candidates (pairs, candidates, n) per group, float64 (pairs, candidates), not NaN.
         old: Hard permutations, int (pairs, n) per group.
         new: Others.
 
@@ -74,7 +78,7 @@ def best_part_of_the_way(
     groups = [[(group, np.flatnonzero(old[group][i] != new[group][i])) for group in old] for i in pairs]
 
     def tried(parts: list[list[list[Part]]]) -> tuple[Permutation, np.ndarray]:
-        # Where a pair has fewer candidates than another, the old permutation is in their place.
+        # Where a pair has fewer candidates than another, its old permutation is in their place.
         most = max(map(len, parts))
         candidates = {group: np.repeat(p[:, None], most, 1) for group, p in old.items()}
         for i, of_pair in enumerate(parts):
@@ -83,14 +87,14 @@ def best_part_of_the_way(
                     candidates[group][i, j, units] = new[group][i, units]
         return candidates, cost(candidates)
 
-    singles, values = tried([[[part] for part in (*cycles[i], *groups[i])] for i in pairs])
-    order = [np.argsort(values[i, : len(cycles[i])]) for i in pairs]
+    singles, values = tried([[[], *([part] for part in (*cycles[i], *groups[i]))] for i in pairs])
+    order = [np.argsort(values[i, 1 : 1 + len(cycles[i])]) for i in pairs]
     together = [[[cycles[i][c] for c in order[i][:count]] for count in range(2, len(order[i]) + 1)] for i in pairs]
     found = [(singles, values)]
     if any(together):
         found.append(tried(together))
     candidates = {group: np.concatenate([each[group] for each, _ in found], 1) for group in old}
-    values = np.nan_to_num(np.concatenate([values for _, values in found], 1), nan=np.inf)
+    values = np.concatenate([values for _, values in found], 1)
     best = (np.arange(len(values)), values.argmin(1))
     return {group: p[best] for group, p in candidates.items()}, values[best]
 

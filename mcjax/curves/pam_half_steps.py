@@ -65,7 +65,7 @@ def propose_permutation(
     states, history = run_epochs(*given, mesh=problem.mesh, before=problem.epochs_before(iteration, False))
 
     # Round the matrices to candidates, and propose that of the least Q + R + proximal term.
-    rounded = candidate_permutations(sample_key, states.variables, settings.rounding, settings.samples)
+    rounded = candidate_permutations(sample_key, states.variables, settings.samples)
     candidates = {group: _by_pair(p, len(rates)) for group, p in rounded.items()}
     values = problem.objective(phi, candidates)
     costs = _finite(values + _moved(candidates, state.P) / nu_P)
@@ -87,7 +87,7 @@ def propose_permutation(
     # Theorem 3.1, part 1: the proposal is admissible if the objective decreases by at least the proximal term.
     moved = _moved(as_single_candidate(P), state.P)[:, 0]
     value = np.where(moved == 0, state.objective, cost - moved / nu_P)
-    admissible = cost <= state.objective if problem.config.acceptance == "descent" else True
+    admissible = True if problem.config.acceptance == "always" else cost <= state.objective
     accepted = (moved > 0) & admissible
     after = np.where(accepted, value, state.objective)
     half_step = HalfStep(after, value, np.sqrt(2.0 * moved), accepted, moved)
@@ -138,32 +138,32 @@ def advance_curve(
     """
     pairs, moves = problem.pairs, proposal.accepted
     P = {group: np.where(moves[:, None], P[group], p) for group, p in state.P.items()}
-    by_descent = problem.config.acceptance == "descent"
-    lookahead = by_descent and problem.config.lookahead and bool(moves.any())
+    lookahead = problem.config.acceptance == "lookahead" and bool(moves.any())
     if lookahead:
         P = {group: np.concatenate([state.P[group], p]) for group, p in P.items()}
     given = (problem, state.curve, P, 1 + lookahead, key, recorder, problem.epochs_before(iteration, True))
     curves, values, distance, history = _train_curves(*given)
     costs = values + distance**2 / (2 * problem.config.nu_phi)
+    before = np.where(moves, proposal.proposed, state.objective)
+    if lookahead:
+        before = np.concatenate([state.objective, before])
+    # Theorem 3.1, part 1: accept a curve only if the objective decreases by at least the proximal term.
+    accepted = np.ones_like(moves) if problem.config.acceptance == "always" else costs <= before
+    after = np.where(accepted, values, before)
 
     chosen = np.arange(pairs.number)
     if lookahead:
-        # Keep the new P only for pairs whose curve with it ends lower than the curve with P_k.
-        from_old, from_new = costs.reshape(2, -1)
-        moves = moves & (from_new < from_old)
+        # Keep the new P only for pairs for which the iteration ends lower with it than with P_k.
+        with_old, with_new = after.reshape(2, -1)
+        moves = moves & (with_new < with_old)
         chosen = chosen + pairs.number * moves
     (P, history), curves = trees.index((P, history), chosen), trees.index(curves, chosen)
-    values, distance, costs = values[chosen], distance[chosen], costs[chosen]
-
-    # Theorem 3.1, part 1: accept a curve only if the objective decreases by at least the proximal term.
-    before = np.where(moves, proposal.proposed, state.objective)
-    accepted = costs <= before if by_descent else np.ones_like(moves)
-    after = np.where(accepted, values, before)
+    values, distance, before, accepted, after = (each[chosen] for each in (values, distance, before, accepted, after))
     permutation = proposal._replace(objective=before, accepted=moves)
     curve = HalfStep(after, values, distance, accepted, np.zeros_like(proposal.moved))
     return (
         PamState(
-            _accepted(accepted, curves, state.curve, problem.start().optimizer), jax.tree.map(jnp.asarray, P), after
+            _accepted(accepted, curves, state.curve, problem.line.optimizer), jax.tree.map(jnp.asarray, P), after
         ),
         (permutation, curve),
         history,

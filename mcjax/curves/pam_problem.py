@@ -1,6 +1,7 @@
 """The shared parts of PAM's half-steps: the inputs, the objective, the fits, and the state (phi_k, P_k)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from mcjax import trees
 from mcjax.curves.config import PamConfig
 from mcjax.curves.curve import Curve
 from mcjax.curves.fit import configured_curve_fit
+from mcjax.curves.norm_bound import OntoBall
 from mcjax.curves.objective import Objective, midpoint_grid
 from mcjax.curves.pam_step import LARGEST_STEP, permutation_fit
 from mcjax.models.pairs import Pairs
@@ -88,7 +90,9 @@ class PamProblem:
         settings = config.curve
         plan = epoch_plan(task, settings.batch_size, settings.steps_per_epoch)
         fixed, size = fixed_examples(task, config.objective_examples, settings.batch_size)
-        grid = Objective(task, curve, settings.weight_decay, midpoint_grid(config.objective_points), fixed, size)
+        ball = None if config.norm_bound is None else OntoBall(curve, config.norm_bound)
+        points = midpoint_grid(config.objective_points)
+        grid = Objective(task, curve, settings.weight_decay, points, fixed, size, ball)
         return cls(task, curve, config, pairs, grid, plan, mesh)
 
     @on_first_process
@@ -108,6 +112,7 @@ class PamProblem:
     def permutation_fit(self) -> Fit:
         """The fit of the matrices."""
         settings, curve = self.config.permutation, self.config.curve
+        automatic = settings.learning_rate is None
         return permutation_fit(
             self.task,
             self.curve,
@@ -116,7 +121,7 @@ class PamProblem:
             compute_dtype=curve.compute_dtype,
             nu_P=self.config.nu_P,
             projection=settings.projection,
-            largest_step=LARGEST_STEP if settings.learning_rate is None else None,
+            largest_step=LARGEST_STEP if automatic and settings.projection == "alternating" else None,
         )
 
     def epochs_before(self, iteration: int, curve: bool) -> int:
@@ -124,11 +129,12 @@ class PamProblem:
         permutation = self.config.permutation.epochs
         return iteration * (permutation + self.config.curve.epochs) + curve * permutation
 
-    def start(self) -> FitState:
+    @cached_property
+    def line(self) -> FitState:
         """The straight line and a fresh optimiser, for every pair."""
         return initial_states(self.curve_fit, self.pairs.theta_1, self.pairs.theta_2)._replace(fixed=())
 
     def start_permutations(self, state: PamState, rates: dict[str, jax.Array]) -> FitState:
         """The state of the permutation half-step at phi_k and P_k, for every pair."""
-        ends = (self.pairs.theta_1, self.pairs.theta_2, state.curve.variables)
-        return initial_states(self.permutation_fit, *ends, state.P, rates)
+        ends = self.pairs.theta_1, self.pairs.theta_2
+        return initial_states(self.permutation_fit, *ends, state.P, state.curve.variables, rates)

@@ -16,9 +16,9 @@ from mcjax.curves.config import Projection
 from mcjax.curves.curve import Curve
 from mcjax.curves.fit import CurveEnds, OnCurve, check_curve
 from mcjax.curves.objective import Objective, tangent_part
-from mcjax.errors import unknown_name
+from mcjax.errors import InputError, unknown_name
 from mcjax.runtime.compiling import jit
-from mcjax.symmetry import Permutation, permute, project_birkhoff, sinkhorn, to_matrix
+from mcjax.symmetry import Permutation, identity_permutation, permute, project_birkhoff, sinkhorn, to_matrix
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, Proximal, fit_of, parts_of, uniform_t
 from mcjax.training.task import Task, check_task
 
@@ -124,20 +124,22 @@ def permutation_fit(
             doubly stochastic matrices; for "alternating". None: steps are along the gradient.
 
     Returns:
-        The fit. `init(theta_1, theta_2, theta_c, P, rate)` makes its state from the control points of the parameters, a
-        hard P and a learning rate per group; its `variables` are matrices float32 (n, n) per group.
+        The fit. `init(theta_1, theta_2, P=None, theta_c=None, rate=None)` makes its state from a hard P, the control
+        points and a factor of the updates per group; its `variables` are matrices float32 (n, n) per group. None is
+        the identity, the straight line, and 1.
 
     Example::
 
-        fit = permutation_fit(task, bezier(spec), optax.sgd(optax.linear_schedule(1.0, 0.0, 500)))
-        rate = dict.fromkeys(P, jnp.float32(10.0))
-        state = fit.init(theta_1, theta_2, trees.params(theta_c), P, rate)
+        fit = permutation_fit(task, bezier(spec), optax.sgd(optax.linear_schedule(10.0, 0.0, 500)))
+        state = fit.init(theta_1, theta_2, P, theta_c)
         state, metrics = jax.jit(fit.step)(state, batch, key)
         P = {group: nearest_permutation(matrix) for group, matrix in state.variables.items()}
     """
     check_curve(curve, least=0)
     if projection not in get_args(Projection):
         raise unknown_name("projection", str(projection), get_args(Projection))
+    if projection == "sinkhorn" and largest_step is not None:
+        raise InputError(f"got largest_step={largest_step}, expected None: sinkhorn's steps keep entries positive.")
     descent = Descent(
         OnPermutedCurve(curve),
         optimizer,
@@ -154,11 +156,15 @@ def _init(
     descent: Descent,
     theta_1: trees.Tree,
     theta_2: trees.Tree,
-    theta_c: trees.Tree,
-    P: Permutation,
-    rate: dict[str, jax.Array],
+    P: Permutation | None = None,
+    theta_c: trees.Tree | None = None,
+    rate: dict[str, jax.Array] | None = None,
 ) -> FitState:
-    """The state of a permutation half-step, from P_k."""
+    """The state of a permutation half-step, from P_k and phi_k."""
+    curve = cast(OnPermutedCurve, descent.embed).curve
+    P = identity_permutation(curve.spec, theta_2) if P is None else P
+    theta_c = curve.zero(trees.params(theta_1)) if theta_c is None else trees.params(theta_c)
+    rate = {group: jnp.float32(1) for group in P} if rate is None else rate
     anchor = {group: to_matrix(p) for group, p in P.items()}
     matrices = anchor
     if cast(OntoBirkhoff, descent.retract).projection == "sinkhorn":

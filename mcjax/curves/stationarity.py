@@ -1,5 +1,6 @@
 """How far PAM's iterates are from a critical point: the least subgradients of Theorem 3.1, part 2."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,9 @@ class Slopes(NamedTuple):
 @on_first_process
 def slopes(problem: PamProblem, state: PamState) -> Slopes:
     """The slopes at an iterate, by the gradient over the objective's examples and grid."""
+    # They are those of Q + R, also if the half-step descends Q alone.
+    permutation = replace(problem.config.permutation, regularized=True)
+    problem = replace(problem, config=replace(problem.config, permutation=permutation))
     pairs, P = problem.pairs, {group: jnp.asarray(p) for group, p in state.P.items()}
     # The proximal terms have no slope at the iterate itself, their centre.
     ends = CurveEnds(pairs.theta_1, permute_pairs(problem.curve.spec, P, pairs.theta_2), state.curve.variables)
@@ -47,7 +51,7 @@ def slopes(problem: PamProblem, state: PamState) -> Slopes:
     unit = {group: jnp.ones(pairs.number) for group in P}
     matrices = problem.start_permutations(state, unit)
     gradients = problem.grid.gradients(problem.permutation_fit, matrices._replace(variables=matrices.fixed.anchor))
-    of_P = sum(jax.vmap(birkhoff_slope)(P[group], G) ** 2 for group, G in gradients.items())
+    of_P = sum(_birkhoff_slopes(P[group], G) ** 2 for group, G in gradients.items())
     return Slopes(np.asarray(jax.vmap(trees.norm)(direction), np.float64), np.sqrt(np.asarray(of_P, np.float64)))
 
 
@@ -75,3 +79,6 @@ def birkhoff_slope(p: jax.Array, gradient: jax.Array, steps: int = 2000) -> jax.
 
     start = (-gradient, jnp.zeros_like(gradient))
     return jnp.linalg.norm(tangent_part(jax.lax.fori_loop(0, steps, step, start)[0]))
+
+
+_birkhoff_slopes = jax.jit(jax.vmap(birkhoff_slope))

@@ -42,7 +42,7 @@ class Plane(NamedTuple):
     def coordinates(self, theta: trees.Tree) -> tuple[jax.Array, jax.Array]:
         """The x and y of the plane's point nearest to theta, float32 scalars. Works under jit and vmap.
 
-        For a whole path: `jax.vmap(lambda t: plane.coordinates(path(t)))(ts)`.
+        For a whole path: `jax.lax.map(lambda t: plane.coordinates(path(t)), ts)`.
         """
         moved = trees.subtract(trees.params(theta), trees.params(self.origin))
         return trees.dot(moved, trees.params(self.e_x)), trees.dot(moved, trees.params(self.e_y))
@@ -218,7 +218,7 @@ def curve_plane(
     Example::
 
         metrics = curve_plane(task, fit.path, splits="test")
-        x, y = jax.vmap(lambda t: metrics.axes.coordinates(fit.path(t)))(ts)
+        x, y = jax.lax.map(lambda t: metrics.axes.coordinates(fit.path(t)), ts)
     """
     curve = getattr(path, "func", None)
     if not isinstance(curve, Curve) or curve.control_points != 1 or len(path.args) != 4 or path.keywords:

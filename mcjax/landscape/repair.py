@@ -164,10 +164,8 @@ def _rescaled(
     leaves: dict[str, jax.Array], layer: KernelLayer, now: Moments, mean: jax.Array, deviation: jax.Array
 ) -> dict[str, jax.Array]:
     """The leaves of a layer, rescaled so that its units have this mean and standard deviation."""
-    present = jnp.sqrt(now.variance)
-    # A constant unit can have a deviation of this size, by rounding.
-    varies = present > 1e-5 * jnp.abs(now.mean)
-    ratio = jnp.where(varies, deviation / jnp.where(varies, present, 1.0), 1.0)
+    present = jnp.where(now.varies, jnp.sqrt(now.variance), 1.0)
+    ratio = jnp.where(now.varies, deviation / present, 1.0)
     kernel = leaves[layer.kernel]
     along = ratio.reshape([-1 if i == layer.axis else 1 for i in range(kernel.ndim)])
     moved = {layer.kernel: (kernel * along).astype(kernel.dtype)}

@@ -11,10 +11,10 @@ from mcjax import trees
 from mcjax.data.stream import Stream
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.matching.match import Match
-from mcjax.models.base import leading_axis
+from mcjax.models.base import Model, leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.symmetry import nearest_permutation
-from mcjax.training.batches import CrossMoments, cross_moments_of
+from mcjax.training.batches import CrossMoments, Moments, cross_moments_of
 from mcjax.training.loss import Batch
 from mcjax.training.task import Task, check_task, reading_processes
 from mcjax.training.task import examples as count_examples
@@ -22,7 +22,7 @@ from mcjax.training.totals import Points, Reading, each_network, totals
 
 Cost = Literal["correlation", "covariance", "inner_product"]
 Trunk = Literal["stem_and_blocks", "blocks", "published"]
-Moments = dict[str, tuple[CrossMoments, ...]]
+GroupMoments = dict[str, tuple[CrossMoments, ...]]
 """group -> the moments of its units, for each array of its activations."""
 PARTS_OF_TRUNK = {"stem_and_blocks": slice(None), "blocks": slice(1, None), "published": slice(1)}
 """The arrays, of which the stem is the first, by which a trunk is matched."""
@@ -58,7 +58,7 @@ def match_activations(
             uncentred inner products.
         trunk: The part of the stem in the mean of the trunk that it begins: "stem_and_blocks" counts it as a block,
             "blocks" leaves it out (appendix E of the paper), "published" takes it alone, without the blocks of its
-            stage (the paper's code). The stem is the first array of the first group with several arrays of activations.
+            stage (the paper's code). Networks without a trunk take "stem_and_blocks" alone.
 
     Returns:
         A `Match` whose objective is that sum, over all groups. `info["correlation"]`: group -> float32 ([pairs,] n, n),
@@ -67,7 +67,7 @@ def match_activations(
 
     Raises:
         SpecError: If the endpoints are not of this task.
-        InputError: If the task has no model or too few examples, or the activations are not finite.
+        InputError: If the task has no model or too few examples, the activations are not finite, or there is no trunk.
 
     Example::
 
@@ -76,8 +76,6 @@ def match_activations(
     """
     if cost not in GAINS:
         raise unknown_name("cost", str(cost), GAINS)
-    if trunk not in get_args(Trunk):
-        raise unknown_name("trunk", str(trunk), get_args(Trunk))
     check_whole("batch_size", batch_size)
     task = check_task(task, model=True, arrays=())
     streamed = isinstance(task.train, Stream)
@@ -87,10 +85,10 @@ def match_activations(
         check_whole("examples", used, 1, available)
     axis = leading_axis(task, theta_1, theta_2)
     theta_1, theta_2 = axis.add((theta_1, theta_2))
+    begun = trunk_of(task.model, trees.index(theta_1, 0), trunk)
     # Algorithm 1: the cross-correlations of all units, then the assignment of every group.
     of_batch = jax.tree_util.Partial(_moments, task.functions())
     moments = totals(of_batch, task.train, Reading(batch_size, used), Points(each_network, (theta_1, theta_2)))
-    begun = next((group for group in task.model.spec.groups if len(moments[group]) > 1), None)
     if begun is not None:
         # Appendix E: a shared alignment of all layers of a trunk.
         moments = {**moments, begun: moments[begun][PARTS_OF_TRUNK[trunk]]}
@@ -105,6 +103,23 @@ def match_activations(
         "after": {group: _at(each, P[group]).mean(-1) for group, each in correlation.items()},
     }
     return axis.remove(Match(P, objective, info))
+
+
+def trunk_of(model: Model, theta: trees.Tree, trunk: Trunk) -> str | None:
+    """The trunk that the stem of a network begins: the first group with several arrays of activations. None: no group.
+
+    Raises InputError if `trunk` is no part of a trunk, or the network has none to leave the stem out of.
+    """
+    if trunk not in get_args(Trunk):
+        raise unknown_name("trunk", str(trunk), get_args(Trunk))
+    x = jax.ShapeDtypeStruct((1, *model.input_shape), model.input_dtype)
+    arrays = jax.eval_shape(model.activations, theta, x)
+    found = next((group for group in model.spec.groups if len(arrays[group]) > 1), None)
+    if found is None and trunk != "stem_and_blocks":
+        raise InputError(
+            f"got trunk={trunk!r} for {model.name}, which has no residual trunk: expected 'stem_and_blocks'."
+        )
+    return found
 
 
 def _assign(group: str, value: np.ndarray) -> np.ndarray:
@@ -123,7 +138,7 @@ def _at(matrix: np.ndarray, p: np.ndarray) -> np.ndarray:
     return np.take_along_axis(matrix, p[..., None], -1)[..., 0]
 
 
-def _moments(task: Task, thetas: tuple[trees.Tree, trees.Tree], batch: Batch, number: Any) -> Moments:
+def _moments(task: Task, thetas: tuple[trees.Tree, trees.Tree], batch: Batch, number: Any) -> GroupMoments:
     """Moments of the activations of every group on one batch, one for each array of its activations."""
     x = task.model_inputs(batch)
     first, second = (task.model.activations(theta, x) for theta in thetas)
@@ -131,7 +146,7 @@ def _moments(task: Task, thetas: tuple[trees.Tree, trees.Tree], batch: Batch, nu
 
 
 @jit(static_argnames=("cost",))
-def _matrices(moments: Moments, cost: Cost) -> tuple[Matrices, Matrices]:
+def _matrices(moments: GroupMoments, cost: Cost) -> tuple[Matrices, Matrices]:
     """The correlations, and the gains that the assignment maximises, by group and pair."""
 
     def mean(fn: Callable[[CrossMoments], jax.Array]) -> Matrices:
@@ -143,14 +158,13 @@ def _matrices(moments: Moments, cost: Cost) -> tuple[Matrices, Matrices]:
 
 
 def _correlation(m: CrossMoments) -> jax.Array:
-    scale_1, scale_2 = _inverse_norm(m.first.square), _inverse_norm(m.second.square)
+    scale_1, scale_2 = _inverse_norm(m.first), _inverse_norm(m.second)
     return m.product * scale_1[:, None] * scale_2[None, :]
 
 
-def _inverse_norm(square: jax.Array) -> jax.Array:
-    # A constant unit has correlation zero, not NaN.
-    varies = square > 0
-    return jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, square, 1.0)), 0.0)
+def _inverse_norm(m: Moments) -> jax.Array:
+    # A constant unit has correlation zero, not NaN or that of its rounding.
+    return jnp.where(m.varies, jax.lax.rsqrt(jnp.where(m.varies, m.square, 1.0)), 0.0)
 
 
 GAINS: dict[str, Callable[[CrossMoments], jax.Array]] = {

@@ -151,6 +151,11 @@ class Moments(NamedTuple):
         """The variance about the mean, divided by the number of samples."""
         return self.square / self.samples
 
+    @property
+    def varies(self) -> jax.Array:
+        """Whether the deviation is more than rounding can make of a constant, 1e-5 of the mean."""
+        return self.square > self.samples * jnp.square(1e-5 * self.mean)
+
 
 class CrossMoments(NamedTuple):
     """Moments of two vectors over the same samples, and the sum of their centred outer products (n, m)."""

@@ -112,10 +112,10 @@ def test_epochs_that_are_given_are_shared_out_and_none_is_left_out(preset, epoch
 
 def test_options_change_the_given_fields():
     training = CurveTraining(preset="paper", batch_size=16, learning_rate=0.2, weight_decay=0.0)
-    matrices = {"annealing": 0.9, "regularized": False, "projection": "sinkhorn", "rounding": "assignment"}
+    matrices = {"annealing": 0.9, "regularized": False, "projection": "sinkhorn"}
     rates = {"learning_rate": (0.5, 2.0), "schedule": "constant", "decay": 0.5}
     more = {"samples": 3, "partial_moves": False}
-    own = {"nu_phi": 20.0, "acceptance": "always", "lookahead": False, "norm_bound": 4.0, "slopes": True}
+    own = {"nu_phi": 20.0, "acceptance": "always", "norm_bound": 4.0, "slopes": True}
     named = {f"permutation_{name}": value for name, value in rates.items()}
     options = pam.PamOptions(iterations=2, permutation_epochs=3, nu_p=10.0, **named, **matrices, **more, **own)
     config, paper = options.config(training, points_per_step=2), PamConfig.preset("paper")
@@ -132,8 +132,8 @@ def test_the_published_scheme_has_the_lengths_of_the_preset():
     assert fast == PamConfig.preset("fast").as_published()
     assert (fast.permutation.epochs, fast.curve) == (4, FitConfig(8))
     # The rounding of the paper's code.
-    drawn = pam.PamOptions(published=True, rounding="sampled", samples=32).config(CurveTraining())
-    assert drawn == replace(fast, permutation=replace(fast.permutation, rounding="sampled", samples=32))
+    drawn = pam.PamOptions(published=True, samples=32).config(CurveTraining())
+    assert drawn == replace(fast, permutation=replace(fast.permutation, samples=32))
 
 
 def test_lines_are_means_over_pairs():

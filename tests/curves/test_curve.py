@@ -11,6 +11,7 @@ from refusals import says
 from variables import drawn
 
 from mcjax import InputError, PermutationSpec, bezier, linear, permute, polygonal_chain, trees
+from mcjax.curves import Curve
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,8 @@ def test_a_curve_is_of_a_spec(tiny_model):
     for wrong in (None, tiny_model):
         with says(InputError, type(wrong).__name__, "PermutationSpec"):
             bezier(wrong)
+    with says(InputError, "'polygon'", "bezier, chain"):
+        Curve(tiny_model.spec, "polygon", 1)
 
 
 def test_control_points_have_the_precision_of_the_network(spec_of_a_vector):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from refusals import says
 
-from mcjax import InputError, SpecError, bezier, random_permutation, trees
+from mcjax import InputError, PermutationSpec, SpecError, bezier, random_permutation, trees
 from mcjax.curves import exchanges
 from mcjax.curves.objective import Objective, midpoint_grid
 from mcjax.training.batches import fixed_examples
@@ -67,3 +67,6 @@ def test_bad_input_is_named(given, tiny_task):
     soft = {group: np.eye(p.shape[1], dtype=np.float32)[p] for group, p in P.items()}
     with says(SpecError, "hard"):
         exchanges(tiny_task, curve, theta_1, theta_2, theta_c, soft)
+    bare = PermutationSpec({name: (None,) * (leaf.ndim - 1) for name, leaf in trees.flatten(theta_1).items()})
+    with says(InputError, "no units"):
+        exchanges(tiny_task, bezier(bare), theta_1, theta_2)

@@ -7,6 +7,7 @@ import pytest
 from variables import cross_entropy, normalized, spaced
 
 from mcjax import Augmentation, Task, bezier, linear, models, permute, polygonal_chain, supervised, trees
+from mcjax.curves.norm_bound import OntoBall
 from mcjax.curves.objective import Objective, midpoint_grid
 from mcjax.training.batches import fixed_examples
 
@@ -129,3 +130,24 @@ def test_the_objective_is_of_any_loss_and_draws_the_same_at_every_call(tiny_task
         middle = curve(trees.index(theta_1, i), trees.index(theta_2, i), None, one, 0.5)
         size = sum(np.abs(np.float64(leaf)).sum() for leaf in jax.tree.leaves(middle))
         np.testing.assert_allclose(value[i, j], size * drawn, rtol=1e-5)
+
+
+def test_candidates_beyond_the_norm_bound_are_infinitely_high(tiny_task):
+    """The control point's network, ((theta_1 + P theta_2) / 2 + theta_c), in numpy; the bound is between its norms."""
+    task, curve = tiny_task, bezier(tiny_task.spec)
+    theta_1, theta_2, theta_c, P = problem(task)
+    free = objective_of(task, curve, 0.0, [0.5])
+
+    def largest(i, j):
+        moved = permute(task.spec, {group: p[i, j] for group, p in P.items()}, trees.index(theta_2, i))
+        ends = (trees.params(each) for each in (trees.index(theta_1, i), moved))
+        point = jax.tree.map(lambda a, b, c: (a + b) / 2 + c, *ends, trees.index(theta_c, i))
+        return max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(point))
+
+    norms = np.array([[largest(i, j) for j in range(CANDIDATES)] for i in range(PAIRS)])
+    bounded = free._replace(ball=OntoBall(curve, float(np.median(norms))))
+    values = bounded.values(theta_1, theta_2, theta_c, P)
+    inside = norms <= np.median(norms) * (1 + 1e-5)
+    assert 0 < inside.sum() < inside.size
+    np.testing.assert_array_equal(np.isfinite(values), inside)
+    np.testing.assert_array_equal(values[inside], free.values(theta_1, theta_2, theta_c, P)[inside])

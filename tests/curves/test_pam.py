@@ -51,7 +51,7 @@ CURVE = FitConfig(epochs=3, batch_size=20, weight_decay=1e-3)
 PERMUTATION = PermutationFitConfig(epochs=4, samples=4)
 CONFIG = PamConfig(CURVE, PERMUTATION, iterations=3, objective_points=5, nu_P=1000.0, nu_phi=200.0)
 # One iteration, and one program for each of its half-steps.
-SHORT = replace(CONFIG, iterations=1, lookahead=False)
+SHORT = replace(CONFIG, iterations=1, acceptance="descent")
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +154,8 @@ def test_one_pair_and_the_proximal_terms_of_equation_6(make, count, tiny_ends, k
     ("how", "wrong", "share"),
     [
         ({}, 6, 0.35),
-        ({"rounding": "assignment"}, 6, 0.35),
-        ({"lookahead": False}, 6, 0.35),
+        ({"samples": 0}, 6, 0.35),
+        ({"acceptance": "descent"}, 6, 0.35),
         # Entropic steps are so large that rounding decides where they end: at 0.09 to 0.41 of the start on nine pairs.
         ({"projection": "sinkhorn"}, 26, 0.5),
     ],
@@ -168,8 +168,8 @@ def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, share, k
     theta = train_endpoints(jax.random.split(key, 3), task, TrainConfig(epochs=30)).theta
     planted = [random_permutation(jax.random.fold_in(key, i), model.spec, trees.index(theta, i)) for i in range(3)]
     other = trees.stack([permute(model.spec, p, trees.index(theta, i)) for i, p in enumerate(planted)])
-    lookahead = how.pop("lookahead", True)
-    config = PamConfig(FitConfig(epochs=2), PermutationFitConfig(**how), iterations=1, lookahead=lookahead)
+    acceptance = how.pop("acceptance", "lookahead")
+    config = PamConfig(FitConfig(epochs=2), PermutationFitConfig(**how), iterations=1, acceptance=acceptance)
     fit = fit_pam(key, task, bezier(model.spec), theta, other, None, config)
     x = data.normalize(digits.train_images, digits.mean, digits.std)
     for i, p in enumerate(planted):
@@ -314,10 +314,10 @@ def test_a_task_of_a_loss_alone(key):
 
 
 def test_every_program_is_compiled_once(ends, curve, start, tiny_task, compiled):
-    config = replace(CONFIG, lookahead=False)
+    config = replace(CONFIG, acceptance="descent")
     fit_pam(jax.random.key(0), tiny_task, curve, *ends, start, config)
     compiled.clear()
-    fit_pam(jax.random.key(9), tiny_task, curve, *ends, start, replace(CONFIG, lookahead=False))
+    fit_pam(jax.random.key(9), tiny_task, curve, *ends, start, replace(CONFIG, acceptance="descent"))
     assert not compiled
 
 
@@ -362,7 +362,7 @@ def test_half_steps_on_a_stream_go_on_where_the_one_before_ended(tiny_ends, curv
     images, labels = tiny_task.train
     arrays = Task(loss, (images, labels, np.zeros(120, int)), model=tiny_task.model)
     settings = replace(CURVE, epochs=1, steps_per_epoch=steps)
-    config = PamConfig(settings, replace(PERMUTATION, epochs=2), 2, lookahead=False, objective_examples=40)
+    config = PamConfig(settings, replace(PERMUTATION, epochs=2), 2, acceptance="descent", objective_examples=40)
     fit = fit_pam(key, arrays.with_examples(train=batches), curve, *tiny_ends, None, config)
     # Six epochs: of a pass each, or of two batches that are the next ones.
     expected = 6 * np.arange(6) + 2.5 if steps is None else 2 * np.arange(6) + 0.5

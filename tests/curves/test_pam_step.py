@@ -283,7 +283,7 @@ def test_a_half_step_starts_at_the_permutation_or_just_inside(tiny_ends, tiny_ta
     P = {group: rng.permutation(n).astype(np.int32) for group, n in (("dense_0", 6), ("dense_1", 5))}
     rate = dict.fromkeys(P, np.float32(0.5))
     begun = permutation_fit(tiny_task, curve, optax.sgd(1.0), projection=projection).init(
-        *tiny_ends, curve.zero(tiny_ends[0]["params"]), P, rate
+        *tiny_ends, P, curve.zero(tiny_ends[0]["params"]), rate
     )
     assert begun.fixed.rate == rate
     chex.assert_trees_all_equal(begun.fixed[:2], tiny_ends)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import permutations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +50,7 @@ def test_slopes_are_those_of_the_objective(ends, tiny_task, key):
     config = PamConfig(FitConfig(epochs=1, batch_size=60, weight_decay=1e-2), objective_points=3)
     task, pairs = check_fit_inputs(key, tiny_task, curve, *ends, P, hard=True)
     problem = PamProblem.create(task, curve, config, pairs)
-    curves = problem.start()._replace(variables=trees.params(theta_c))
+    curves = problem.line._replace(variables=trees.params(theta_c))
     found = slopes(problem, PamState(curves, pairs.P, np.zeros(2)))
 
     def height(theta_c, matrices, i):
@@ -59,6 +60,10 @@ def test_slopes_are_those_of_the_objective(ends, tiny_task, key):
             return value + 1e-2 / 2 * trees.dot(theta["params"], theta["params"])
 
         return jnp.mean(jnp.stack([at((j + 0.5) / 3) for j in range(3)]))
+
+    # They are those of Q + R, also if the half-step descends Q alone.
+    alone = replace(problem, config=replace(config, permutation=PermutationFitConfig(regularized=False)))
+    chex.assert_trees_all_equal(slopes(alone, PamState(curves, pairs.P, np.zeros(2))), found)
 
     gradients = jax.jit(jax.grad(height, (0, 1)), static_argnums=2)
     # A bound at the norm of the largest leaf keeps its control point, and it alone, from moving outward.
@@ -81,7 +86,7 @@ def test_slopes_are_those_of_the_objective(ends, tiny_task, key):
 @pytest.mark.slow
 def test_slopes_fall_while_a_curve_is_fitted(ends, tiny_task, key):
     settings = FitConfig(epochs=10, batch_size=20), PermutationFitConfig(epochs=1)
-    config = PamConfig(*settings, iterations=2, lookahead=False, slopes=True)
+    config = PamConfig(*settings, iterations=2, acceptance="descent", slopes=True)
     found = fit_pam(key, tiny_task, bezier(tiny_task.spec), *ends, None, config).slopes
     assert found.theta_c.shape == found.P.shape == (2, 3)
     assert (found.theta_c[:, -1] < 0.5 * found.theta_c[:, 0]).all()

@@ -85,6 +85,30 @@ def test_a_trunk_is_matched_by_the_mean_over_stem_and_blocks(trunk, of_stem):
         np.testing.assert_allclose(match.info["correlation"][group], np.mean(each, 0), atol=1e-4)
 
 
+def test_without_a_trunk_nothing_is_left_out_of_it(pair):
+    for trunk in ("blocks", "published"):
+        with says(InputError, f"trunk='{trunk}'", "mlp", "no residual trunk"):
+            match_activations(*pair, trunk=trunk)
+
+
+def test_constant_units_correlate_with_nothing(pair):
+    """The mean of a constant such as 0.1 is rounded, and what is left about it is no variation."""
+    model, *ends, _ = pair
+    x = np.random.default_rng(0).normal(0.5, 1.0, (100, 8, 8, 1)).astype(np.float32)
+
+    def constant(theta, unit, value):
+        layer = dict(theta["params"]["Dense_0"])
+        layer["kernel"] = np.asarray(layer["kernel"]) * (np.arange(6) != unit)
+        layer["bias"] = np.where(np.arange(6) == unit, np.float32(value), layer["bias"])
+        return {"params": {**theta["params"], "Dense_0": layer}}
+
+    match = match_activations(model, constant(ends[0], 2, 0.1), constant(ends[1], 4, 0.7), x)
+    correlation = match.info["correlation"]["dense_0"]
+    np.testing.assert_array_equal(correlation[2], 0)
+    np.testing.assert_array_equal(correlation[:, 4], 0)
+    assert (np.delete(np.delete(correlation, 2, 0), 4, 1) != 0).all()
+
+
 @pytest.fixture(scope="module")
 def pair(tiny_model):
     """A model, two networks, and 24 images: what most matchings here are of, so that they share a program."""

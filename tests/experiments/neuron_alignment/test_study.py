@@ -20,6 +20,7 @@ from experiments.neuron_alignment.measures import epochs_to_plateau, kept_loss, 
 from experiments.neuron_alignment.study import Config, main
 from experiments.study import Drawing, Parts
 from mcjax import FitConfig, InputError, PamConfig, PathMetrics
+from mcjax.commands.pam import PamOptions
 from mcjax.curves import PermutationFitConfig
 from mcjax.runs.folder import RunFolder
 
@@ -105,12 +106,16 @@ def test_a_set_is_known_by_its_tfds_name_or_by_what_it_is_said_to_be():
 
 
 def test_the_loss_of_the_curve_that_is_kept_is_that_of_the_last_one_accepted():
-    """Two iterations of 1 + 2 epochs; the last curve of the second pair was refused, both of the third."""
+    """Two iterations of 1 + 2 epochs.
+
+    The last curve of the second pair was refused; also that of the third, whose permutation was changed; and all of the
+    fourth.
+    """
     pam = PamConfig(FitConfig(epochs=2), PermutationFitConfig(epochs=1), iterations=2)
-    accepted = [[True, True, False, True], [True, True, True, False], [False, False, False, False]]
-    fit = {"history": {"loss": np.arange(18.0).reshape(3, 6)}, "report": {"accepted": accepted}}
+    accepted = np.array([[1, 1, 0, 1], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]], bool)
+    fit = {"history": {"loss": np.arange(24.0).reshape(4, 6)}, "report": {"accepted": accepted}}
     assert kept_loss(fit, pam) == [5.0, 8.0]
-    assert kept_loss(fit, None) == [5.0, 11.0, 17.0]
+    assert kept_loss(fit, None) == [5.0, 11.0, 17.0, 23.0]
 
 
 def test_the_epoch_at_which_a_class_is_at_the_plateau_of_another():
@@ -232,6 +237,10 @@ def test_architectures_on_one_data_set_are_drawn_side_by_side():
         ({"exchange_images": 121}, ("exchange_images=121", "1 to the 120")),
         ({"exchange_points": 0}, ("exchange_points=0",)),
         ({"curve_epochs": 2}, ("curve_epochs=2", "4 iterations")),
+        ({"curve_epochs": 0, "pam": "off", "schemes": None}, ("epochs=0",)),
+        ({"pam": "off"}, ("schemes=('descent', 'published')", "pam='off'")),
+        ({"alternation": PamOptions(published=True)}, ("published", "schemes=('descent', 'published')")),
+        ({"attack_epsilon": 0.1}, ("attack_epsilon=0.1", "attack_steps")),
         ({"known_as": ("cifar10", "stl10")}, ("2 names", "1 data sets")),
         ({"models": ("mlp", "mpl")}, ("mpl",)),
         ({"models": ("mlp", "mlp")}, ("mlp, mlp",)),
