@@ -162,9 +162,7 @@ def advance_curve(
     permutation = proposal._replace(objective=before, accepted=moves)
     curve = HalfStep(after, values, distance, accepted, np.zeros_like(proposal.moved))
     return (
-        PamState(
-            _accepted(accepted, curves, state.curve, problem.line.optimizer), jax.tree.map(jnp.asarray, P), after
-        ),
+        PamState(_accepted(accepted, curves, state.curve, problem.line.optimizer), jax.tree.map(jnp.asarray, P), after),
         (permutation, curve),
         history,
     )

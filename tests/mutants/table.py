@@ -246,7 +246,7 @@ MUTANTS = (
     # The relaxed objective of the first rate, whichever was chosen.
     Mutant("mcjax/curves/pam_half_steps.py", "values[each, count * rate]", "values[each, 0]", HALF_STEPS),
     # Cycles in the order of their names.
-    Mutant("mcjax/curves/pam_candidates.py", "np.argsort(values[i, : len(cycles[i])])", "range(len(cycles[i]))"),
+    Mutant("mcjax/curves/pam_candidates.py", "np.argsort(values[i, 1 : 1 + len(cycles[i])])", "range(len(cycles[i]))"),
     # Attacks that leave the ball.
     Mutant("mcjax/data/attacks.py", "jnp.maximum(x - radius, -mean / std)", "-mean / std"),
     # Momentum kept by a half-step that is refused.
@@ -256,8 +256,8 @@ MUTANTS = (
     # Lookahead without proximal terms.
     Mutant(
         "mcjax/curves/pam_half_steps.py",
-        "from_old, from_new = costs.reshape(2, -1)",
-        "from_old, from_new = values.reshape(2, -1)",
+        "with_old, with_new = after.reshape(2, -1)",
+        "with_old, with_new = costs.reshape(2, -1)",
         HALF_STEPS,
     ),
     # The best candidate without its proximal term.
