@@ -6,7 +6,7 @@ Units of a residual trunk are matched by the mean correlation over the stem and 
 the neuron-alignment paper leaves the stem out, and its code takes the stem alone for the first stage ("published"). The
 table has, for each of them: the units of that stage that are not matched as by stem and blocks; the mean correlation of
 its paired units over stem and blocks, over the blocks and in the stem; and, along the straight line, the barrier in
-train loss and the lowest test accuracy. Twelve minutes on two CPU cores.
+train loss and the lowest test accuracy. 45 minutes of one CPU core.
 """
 
 from dataclasses import dataclass
