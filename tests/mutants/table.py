@@ -373,7 +373,9 @@ MUTANTS = (
         "rng.choice(len(weights), samples)",
     ),
     # Whatever rounding makes of a constant unit is scaled up.
-    Mutant("mcjax/training/batches.py", "self.samples * jnp.square(1e-5 * self.mean)", "0"),
+    Mutant(
+        "mcjax/training/batches.py", "self.samples * jnp.square(1e-5 * self.mean)", "0", ("training/test_moments.py",)
+    ),
     Mutant(
         "mcjax/landscape/along.py", "np.trapezoid(values, at, axis=-1)", "np.trapezoid(values, self._share(), axis=-1)"
     ),
