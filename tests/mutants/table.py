@@ -367,6 +367,7 @@ MUTANTS = (
         "float(self.heights.max() - self.loss[0])",
         "float(self.loss.max() - self.loss[0])",
     ),
+    Mutant("mcjax/curves/objective.py", "jnp.where(ball.holds(theta_c, ends), value, jnp.inf)", "value"),
     Mutant(
         "mcjax/curves/pam_candidates.py",
         "rng.choice(len(weights), samples, p=weights)",
