@@ -211,9 +211,8 @@ def _permutation(work: Work) -> tuple[Fit, FitState]:
     settings: dict[str, Any] = {"compute_dtype": work.compute_dtype, "nu_P": NU_P}
     fit = permutation_fit(work.training, bezier(work.model.spec), PERMUTATION_OPTIMIZER, **settings)
     sizes = work.model.spec.group_sizes(trees.index(work.theta_1, 0))
-    identity = {group: jnp.tile(jnp.arange(n), (work.pairs, 1)) for group, n in sizes.items()}
     rates = {group: jnp.full(work.pairs, PERMUTATION_RATE) for group in sizes}
-    return fit, initial_states(fit, work.theta_1, work.theta_2, identity, work.theta_c, rates)
+    return fit, initial_states(fit, work.theta_1, work.theta_2, None, work.theta_c, rates)
 
 
 def other_way(work: Work, workload: str) -> Callable[[], Any]:

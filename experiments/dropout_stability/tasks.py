@@ -146,7 +146,7 @@ def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes
     task = supervised(model, images)
     # The training images by which strings are sampled, too.
     train, test = evenly_spaced(task.train, size.measured), evenly_spaced(task.test, size.tested)
-    measured = replace(task, train=train, test=test)
+    measured = task.with_examples(train=train, test=test)
     problem = Problem(
         name, title, model, narrow, images, task, measured, rates, size,
         networks=TrainConfig(epochs=size.epochs, **training),

@@ -178,7 +178,7 @@ class Cell:
                 plain = fit_curve(*ends, settings.curve, recorder=self.parts.recorder(name), mesh=self.mesh)
                 return {"theta_c": plain.theta_c, "P": plain.P, "history": plain.history}
             learned = fit_pam(*ends, pam, recorder=self.parts.recorder(name), mesh=self.mesh)
-            report = jax.tree.map(np.asarray, pam_results(learned), is_leaf=lambda value: isinstance(value, list))
+            report = {name: np.asarray(values) for name, values in pam_results(learned).items()}
             return {"theta_c": learned.theta_c, "P": learned.P, "history": learned.history, "report": report}
 
         return self.parts.arrays(name, learn)

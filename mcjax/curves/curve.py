@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import comb
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from mcjax import trees
 from mcjax.errors import InputError, unknown_name
 from mcjax.symmetry import Permutation, PermutationSpec, permute
 
+Kind = Literal["bezier", "chain"]
 Path = Callable[[Any], trees.Tree]
 """Any function t -> theta. A `jax.tree_util.Partial` can be an argument of compiled functions."""
 
@@ -46,12 +47,12 @@ class Curve:
     """
 
     spec: PermutationSpec
-    kind: Literal["bezier", "chain"]
+    kind: Kind
     control_points: int
 
     def __post_init__(self) -> None:
-        if self.kind not in ("bezier", "chain"):
-            raise unknown_name("kind", str(self.kind), ("bezier", "chain"))
+        if self.kind not in get_args(Kind):
+            raise unknown_name("kind", str(self.kind), get_args(Kind))
         if not isinstance(self.spec, PermutationSpec):
             raise InputError(
                 f"got a {type(self.spec).__name__} for the spec of a curve, expected a PermutationSpec: model.spec, or "

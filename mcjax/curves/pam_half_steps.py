@@ -22,14 +22,9 @@ from mcjax.training.loop import run_epochs
 def permutation_learning_rates(problem: PamProblem, state: PamState) -> list[dict[str, jax.Array]]:
     """The learning rates of every group in the first iteration, (pairs,), as documented in `PermutationFitConfig`."""
     given = problem.config.permutation.learning_rates
-
-    def everywhere(rate: float) -> dict[str, jax.Array]:
-        return {group: jnp.full(problem.pairs.number, rate) for group in state.P}
-
     if given is not None:
-        return list(map(everywhere, given))
-    states = problem.start_permutations(state, everywhere(1.0))
-    return automatic_rates(problem.permutation_fit, problem.grid, states)
+        return [{group: jnp.full(problem.pairs.number, rate) for group in state.P} for rate in given]
+    return automatic_rates(problem.permutation_fit, problem.grid, problem.start_permutations(state))
 
 
 def propose_permutation(

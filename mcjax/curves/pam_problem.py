@@ -134,7 +134,7 @@ class PamProblem:
         """The straight line and a fresh optimiser, for every pair."""
         return initial_states(self.curve_fit, self.pairs.theta_1, self.pairs.theta_2)._replace(fixed=())
 
-    def start_permutations(self, state: PamState, rates: dict[str, jax.Array]) -> FitState:
-        """The state of the permutation half-step at phi_k and P_k, for every pair."""
+    def start_permutations(self, state: PamState, rates: dict[str, jax.Array] | None = None) -> FitState:
+        """The state of the permutation half-step at phi_k and P_k, for every pair; rates of None are 1."""
         ends = self.pairs.theta_1, self.pairs.theta_2
         return initial_states(self.permutation_fit, *ends, state.P, state.curve.variables, rates)

@@ -48,8 +48,7 @@ def slopes(problem: PamProblem, state: PamState) -> Slopes:
     ball = parts_of(fit)[0].retract
     if isinstance(ball, OntoBall):
         direction = jax.vmap(ball.tangent)(phi, direction, ends)
-    unit = {group: jnp.ones(pairs.number) for group in P}
-    matrices = problem.start_permutations(state, unit)
+    matrices = problem.start_permutations(state)
     gradients = problem.grid.gradients(problem.permutation_fit, matrices._replace(variables=matrices.fixed.anchor))
     of_P = sum(_birkhoff_slopes(P[group], G) ** 2 for group, G in gradients.items())
     return Slopes(np.asarray(jax.vmap(trees.norm)(direction), np.float64), np.sqrt(np.asarray(of_P, np.float64)))
