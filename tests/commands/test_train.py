@@ -204,7 +204,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 stage.SAVE_EVERY_S = 0.0
 if how == "full disk":
     jax.config.update("jax_enable_compilation_cache", False)  # which would keep the half of what it writes
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # below the checkpoints' metadata
 else:
     Progress.update = dying
 sys.argv = ["mcjax", *command]

@@ -199,7 +199,7 @@ def dies(self, *args):
     add(self, *args)
 
 Recording.add = dies
-runpy.run_module("experiments.neuron_alignment", run_name="__main__")
+runpy.run_module("experiments.neuron_alignment", run_name="__main__", alter_sys=True)
 """
 
 
