@@ -5,12 +5,12 @@
 
 Two networks of huberized ReLUs (eq. 11) are joined by PAM, whose control points are bounded (eq. 15). After every
 iteration: Q + R, which part 1 of the theorem bounds; the norms of its least subgradients, which are zero at the
-critical points of part 2; and Q + R of the same curve with ReLUs in the place of huberized ones, which theorem D.2
-says to fall too, as long as the proximal terms exceed the right side of eq. 19. Then the bounds of the appendix beside
-what they bound, over the digits and all t of the last curve: eq. 18, the norm of the outputs; eq. 20, the distance of
-the two activations, which is delta / 2 (below eq. 11 the paper says delta); eq. 22, the distance of the two outputs;
-and the right side of eq. 19. K_W is the largest spectral norm of a layer on the curve, with its biases (eq. 10), and
-the cross entropy is sqrt(2)-Lipschitz in the logits.
+critical points of part 2; and Q + R of the same curve with ReLUs in the place of huberized ones, which theorem D.2 says
+to fall too, as long as the proximal terms exceed the right side of eq. 19. Then the bounds of the appendix beside what
+they bound, over the digits and all t of the last curve: eq. 18, the norm of the outputs; eq. 20, the distance of the
+two activations, which is delta / 2 (below eq. 11 the paper says delta); eq. 21, the distance of the two networks in the
+last hidden layer; eq. 22, that of the two outputs; and the right side of eq. 19. K_W is the largest spectral norm of a
+layer on the curve, with its biases (eq. 10), and the cross entropy is sqrt(2)-Lipschitz in the logits.
 
 Eq. 23 exchanges the activations once, and an iteration has two ends: with ReLUs Q_k+1 <= Q_k - proximal terms + 2 E, if
 E is the bound of eq. 22. So iterations are counted whose proximal terms are at least 2 E, twice the right side of eq.
@@ -79,6 +79,8 @@ class Bounds(NamedTuple):
     outputs: float
     outputs_bound: float
     activation_gap: float
+    hidden_gap: float
+    hidden_gap_bound: float
     output_gap: float
     output_gap_bound: float
     criterion: float
@@ -112,22 +114,31 @@ def bounds(huberized: Task, rectified: Task, thetas: list[trees.Tree], delta: fl
     # Inputs in homogeneous coordinates too.
     K_X = np.sqrt(np.square(np.asarray(x, np.float64)).reshape(len(x), -1).sum(1) + 1).max()
     depth, width = len(matrices[0]), max(matrix.shape[0] for matrix in matrices[0][:-1]) - 1
-    outputs = [
-        [np.asarray(task.model.apply(theta, x), np.float64) for theta in thetas] for task in (rectified, huberized)
-    ]
+    both = (rectified, huberized)
+    outputs = [[np.asarray(task.model.apply(theta, x), np.float64) for theta in thetas] for task in both]
     z = np.linspace(-2 * delta, 3 * delta, 100_001)
     huber = np.where(z < 0, 0, np.where(z < delta, z**2 / (2 * delta), z - delta / 2))
-    # Eq. 22: sqrt(M) delta / 2 times the sum of the first powers of K_W.
-    gap = np.sqrt(width) * delta / 2 * sum(K_W**i for i in range(1, depth))
+    # The last hidden layer, by eq. 21 from layer to layer: sqrt(M) delta / 2 times the sum of the first powers of K_W.
+    last = rectified.model.spec.groups[-1]
+    hidden = [[np.asarray(task.model.activations(theta, x)[last][0], np.float64) for theta in thetas] for task in both]
+    hidden_bound = np.sqrt(width) * delta / 2 * sum(K_W**i for i in range(depth - 1))
+    gap = K_W * hidden_bound  # eq. 22
     return Bounds(
         spectral_norm=float(K_W),
         outputs=max(np.linalg.norm(y, axis=1).max() for y in outputs[0]),
         outputs_bound=K_W**depth * K_X,
         activation_gap=np.abs(np.maximum(z, 0) - huber).max(),
-        output_gap=max(np.linalg.norm(a - b, axis=1).max() for a, b in zip(*outputs, strict=True)),
+        hidden_gap=_farthest(*hidden),
+        hidden_gap_bound=hidden_bound,
+        output_gap=_farthest(*outputs),
         output_gap_bound=gap,
         criterion=LIPSCHITZ * gap,
     )
+
+
+def _farthest(rectified: list[np.ndarray], huberized: list[np.ndarray]) -> float:
+    """The largest distance between the vectors of an image, over images and networks."""
+    return max(float(np.linalg.norm(a - b, axis=1).max()) for a, b in zip(rectified, huberized, strict=True))
 
 
 def iterates(config: Convergence, delta: float) -> tuple[Task, Task, list[PamFit]]:
@@ -184,6 +195,7 @@ def main(config: Convergence) -> None:
                 f"{found.spectral_norm:.2f}",
                 f"{found.outputs:.1f} / {found.outputs_bound:.0f}",
                 f"{found.activation_gap:g}",
+                f"{found.hidden_gap:.3g} / {found.hidden_gap_bound:.3g}",
                 f"{found.output_gap:.3g} / {found.output_gap_bound:.3g}",
                 f"{found.criterion:.3g}",
                 f"{met} of {config.iterations}",
@@ -191,7 +203,8 @@ def main(config: Convergence) -> None:
         )
     head = ["delta", "iteration", "Q + R", "with ReLUs", "proximal terms", "slope, phi", "slope, P"]
     print(table(head, rows))
-    head = ["delta", "K_W", "outputs / eq. 18", "activations (eq. 20)", "outputs apart / eq. 22", "right of eq. 19"]
+    head = ["delta", "K_W", "outputs / eq. 18", "activations (eq. 20)", "layer apart / eq. 21"]
+    head += ["outputs apart / eq. 22", "right of eq. 19"]
     print(table([*head, "iterations of twice as much"], limits))
 
 

@@ -98,13 +98,14 @@ def _stability(found: Mapping[str, Any]) -> dict[str, Any]:
         "cifar10: noise stability (Figure 3, left)",
         "Medians over images, and in brackets the worst image; least: over the layers that follow. "
         f"rho = {found['rho']:.3g}, which Definition 4 wants to be at least 3 d = {3 * depth}; its epsilon is "
-        f"{found['epsilon']:.3g}.",
+        f"{found['epsilon']:.3g}. The spread is sqrt(h) ||phi||_inf / ||phi||, which it bounds for all t.",
         range(1, depth + 1),
         ("layer", str),
         ("layer cushion", column("layer_cushion", 1)),
         ("contraction", column("contraction", 1, np.max)),
         ("interlayer cushion, least onward", column("interlayer_cushion", 1)),
         ("smoothness, least onward", column("smoothness", 2)),
+        ("largest spread, any t", lambda i: f"{found['spread'][i - 1]:.3g}" if i < depth else "-"),
     )
 
 

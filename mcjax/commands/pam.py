@@ -64,7 +64,7 @@ class PamOptions:
         """
         preset = PamConfig.preset(training.preset)
         if self.published:
-            preset = preset.as_published()
+            preset = PamConfig.preset("published") if training.preset == "paper" else preset.as_published()
         epochs, halved = preset.curve.epochs, preset.permutation.epochs
         if training.epochs is not None:
             epochs = -(-training.epochs // max(1, self.iterations))

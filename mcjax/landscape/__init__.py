@@ -7,7 +7,8 @@ ends, in the definitions of the literature. Further measurements:
 - `plane`, `curve_plane`: metrics on a grid of the plane through three networks, or of the plane that contains a curve
   (Garipov et al., 2018).
 - `arc_length`, `normalized_length`, `path_spectrum`: the length of a path, and the Fourier transform of its loss.
-- `correlation_signature`: correlations between the units of a network on a curve and of its ends (Tatro et al., 2020).
+- `correlation_signature`: correlations between the units of a network on a curve and of its ends (Tatro et al.,
+  submitted to ICLR 2020).
 - `repair`: rescales the units of a merged network to the statistics of the networks it was merged from (Jordan et al.,
   2022).
 - `ensemble_accuracy`: accuracy, loss and calibration of the mean prediction of many networks.

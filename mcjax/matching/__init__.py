@@ -5,7 +5,7 @@ once their units are aligned. A matching of theta_2 onto theta_1 returns the per
 code `permute(spec, P, theta_2)`, is closest to theta_1. There are three criteria:
 
 - `match_activations`: the correlation of activations. One pass over the examples, then an exact assignment in every
-  group. Tatro et al. 2020, Neuron Alignment.
+  group. Tatro et al., submitted to ICLR 2020, Neuron Alignment.
 - `match_weights`: the inner product of the weights. No data are needed; coordinate descent over the groups, with
   restarts. Ainsworth et al. 2023, "Git Re-Basin", Algorithm 1.
 - `match_straight_through`: the loss of the network at the midpoint. Gradient descent through hard permutations.

@@ -45,7 +45,7 @@ def match_activations(
     One pass over the examples serves all groups, in evaluation mode; every pixel of a feature map is a sample. The
     assignments run on the host. A residual trunk is matched by the mean over the stem and its blocks. Indistinguishable
     units stay in place.
-    Source: Tatro et al. 2020, Neuron Alignment, Algorithm 1 and appendix E.
+    Source: Tatro et al., submitted to ICLR 2020, Neuron Alignment, Algorithm 1 and appendix E.
 
     Args:
         task: The task of both networks, with a model.

@@ -17,7 +17,7 @@ def huberized_relu(x: jax.Array, delta: float = 0.1) -> jax.Array:
     """A ReLU with a continuous derivative: x^2 / (2 delta) on [0, delta], x - delta / 2 beyond.
 
     It is at most delta / 2 away from the ReLU. Theorem 3.1 of the source holds for it.
-    Source: Tatro et al. 2020, Neuron Alignment, eq. 11.
+    Source: Tatro et al., submitted to ICLR 2020, Neuron Alignment, eq. 11.
     """
     inside = jnp.clip(x, 0, delta)
     return inside * inside / (2 * delta) + jnp.maximum(x - delta, 0)

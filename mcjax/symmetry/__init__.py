@@ -2,8 +2,8 @@
 
 Permuting the hidden units of a layer, along with all weights that produce or consume them, leaves the function of a
 network unchanged. Two networks can be compared, averaged or joined by a low-loss path only once this symmetry between
-them is removed (Neuron Alignment, Tatro et al. 2020; Git Re-Basin, Ainsworth et al. 2023). This package holds the
-symmetry itself; `mcjax.matching` finds the permutations.
+them is removed (Neuron Alignment, Tatro et al., NeurIPS 2020; Git Re-Basin, Ainsworth et al. 2023). This package holds
+the symmetry itself; `mcjax.matching` finds the permutations.
 
 - A *group* is a set of axes, of one leaf or of many, that can only be permuted together. A `PermutationSpec` declares,
   leaf by leaf, the group of each `Axis`. Write one out, join one from `layer_specs`, or infer one from the computation

@@ -126,7 +126,7 @@ def test_options_change_the_given_fields():
 
 
 def test_the_published_scheme_has_the_lengths_of_the_preset():
-    paper = pam.PamOptions(published=True).config(CurveTraining(preset="paper", decay=0.9996))
+    paper = pam.PamOptions(published=True).config(CurveTraining(preset="paper"))
     assert paper == PamConfig.preset("published")
     fast = pam.PamOptions(published=True).config(CurveTraining())
     assert fast == PamConfig.preset("fast").as_published()

@@ -34,9 +34,19 @@ def test_homogeneous_matrices_are_the_network(networks):
     np.testing.assert_allclose(h @ last.T, mlp(theta, x)[-1], rtol=1e-5, atol=1e-6)
 
 
+def h_2(theta, x):
+    """How far the second hidden layers of a network with ReLUs and with huberized ones are apart, by hand."""
+    both = np.float64(x), np.float64(x)
+    for i in range(2):
+        layer = jax.tree.map(np.float64, theta["params"][f"Dense_{i}"])
+        z, y = (h @ layer["kernel"] + layer["bias"] for h in both)
+        both = np.maximum(z, 0), np.where(y < 0.5, np.maximum(y, 0) ** 2, y - 0.25)  # delta = 0.5
+    return np.linalg.norm(both[0] - both[1], axis=1).max()
+
+
 @pytest.mark.parametrize("size", [0.5, 1.0, 3.0])
 def test_bounds_hold_and_the_activations_are_half_of_delta_apart(networks, size):
-    (huberized, rectified), theta, _ = networks
+    (huberized, rectified), theta, x = networks
     found = bounds(huberized, rectified, [theta, scale(size, theta)], 0.5)
     assert 0 < found.outputs <= found.outputs_bound
     assert 0 < found.output_gap <= found.output_gap_bound
@@ -45,6 +55,10 @@ def test_bounds_hold_and_the_activations_are_half_of_delta_apart(networks, size)
     # Width 6, three layers: the sum of the first two powers.
     expected = np.sqrt(6) * 0.25 * (found.spectral_norm + found.spectral_norm**2)
     np.testing.assert_allclose(found.output_gap_bound, expected)
+    np.testing.assert_allclose(found.hidden_gap_bound, np.sqrt(6) * 0.25 * (1 + found.spectral_norm))
+    h = [h_2(scale(each, theta), x) for each in (1, size)]
+    np.testing.assert_allclose(found.hidden_gap, max(h), rtol=1e-5)
+    assert found.hidden_gap <= found.hidden_gap_bound
 
 
 @pytest.mark.slow

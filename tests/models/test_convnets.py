@@ -68,10 +68,22 @@ def test_forward(name, layers, input_shape, width):
 
 @pytest.mark.parametrize(
     ("name", "num_classes", "count"),
-    [("tinysix", 10, 28_746), ("tinysix", 100, 34_596), ("tinyten", 10, 86_778), ("vgg16", 10, 15_253_578)],
+    [
+        ("tinysix", 10, 28_746),
+        ("tinysix", 100, 34_596),
+        ("tinyten", 10, 86_778),
+        ("vgg16", 10, 15_253_578),
+        ("googlenet", 10, 5_610_154),
+    ],
 )
 def test_parameter_counts(name, num_classes, count, key):
     assert trees.parameter_count(jax.eval_shape(models.create(name, num_classes).init, key)) == count
+
+
+@pytest.mark.parametrize(("dense_pool", "count"), [(True, 15_253_578), (False, 15_253_578 + 8 * 512 * 512)])
+def test_images_of_every_size_have_as_many_parameters_if_the_last_map_is_averaged(dense_pool, count, key):
+    model = models.create("vgg16", 10, (96, 96, 3), dense_pool=dense_pool)
+    assert trees.parameter_count(jax.eval_shape(model.init, key)) == count
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_tables_of_noise_stability():
     rows = np.linspace(0.1, 1, 12).reshape(3, 4)
     stability = {
         "layer_cushion": rows.tolist(), "contraction": (1 + rows[:2]).tolist(), "interlayer_cushion": rows[:2].tolist(),
-        "smoothness": rows[:1].tolist(), "spread": [1, 1], "rho": 0.2, "epsilon": 3e4, "layers": 3,
+        "smoothness": rows[:1].tolist(), "spread": [1.5, 2.25], "rho": 0.2, "epsilon": 3e4, "layers": 3,
     }  # fmt: skip
     path = {
         "train_loss": [0.1, 2.0, 0.2],
@@ -126,8 +126,8 @@ def test_tables_of_noise_stability():
     accuracy, noise, paths = found
     assert accuracy["rows"][0][-1] == "99 / 92"
     assert accuracy["rows"][1] == ["one mask of dropout at a time", "85.0 ± 7.1", "85.0 ± 7.1", "95 / 91"]
-    assert noise["rows"][0] == ["1", "0.223 (0.1)", "1.22 (1.35)", "0.223 (0.1)", "-"]
-    assert noise["rows"][2] == ["3", "0.877 (0.755)", "-", "-", "-"]
+    assert noise["rows"][0] == ["1", "0.223 (0.1)", "1.22 (1.35)", "0.223 (0.1)", "-", "1.5"]
+    assert noise["rows"][2] == ["3", "0.877 (0.755)", "-", "-", "-", "-"]
     assert "at least 3 d = 9" in noise["text"]
     assert paths["rows"][0] == ["line", "2 beads, not connected", "2.000", "-", "24.0", "10.0", "2.34 (VGG11)"]
 
