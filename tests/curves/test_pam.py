@@ -150,6 +150,29 @@ def test_one_pair_and_the_proximal_terms_of_equation_6(make, count, tiny_ends, k
     assert fit.objective[-1] != pytest.approx(objective(tiny_model, tiny_data, fit.path), rel=1e-3)
 
 
+@pytest.fixture(scope="module")
+def planted_pairs():
+    """Three networks, their copies in random orders, the orders that undo these, and how active units are.
+
+    A task, networks, copies, {group: (3, n)} and {group: (3, n)}: root mean squares, as shares of the group's largest.
+    Units that are dead, or nearly so, cannot be told apart by the loss.
+    """
+    key = jax.random.key(0)
+    digits = data.load("digits")
+    model = models.create("mlp", 10, digits.image_shape, widths=(16, 16))
+    task = supervised(model, digits)
+    theta = train_endpoints(jax.random.split(key, 3), task, TrainConfig(epochs=30)).theta
+    orders = [random_permutation(jax.random.fold_in(key, i), model.spec, trees.index(theta, i)) for i in range(3)]
+    copies = trees.stack([permute(model.spec, P, trees.index(theta, i)) for i, P in enumerate(orders)])
+    truth = {g: np.stack([np.argsort(P[g]) for P in orders]) for g in orders[0]}
+    x = data.normalize(digits.train_images, digits.mean, digits.std)
+    activations = [model.activations(trees.index(theta, i), x) for i in range(3)]
+    sizes = {g: np.stack([np.sqrt(np.square(np.asarray(h[g][0])).mean(0)) for h in activations]) for g in truth}
+    shares = {g: size / size.max(1, keepdims=True) for g, size in sizes.items()}
+    assert (sum((share > 0.1).sum(1) for share in shares.values()) >= 24).all()
+    return task, theta, copies, truth, shares
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "wrong", "share"),
@@ -161,26 +184,29 @@ def test_one_pair_and_the_proximal_terms_of_equation_6(make, count, tiny_ends, k
         ({"projection": "sinkhorn"}, 26, 0.5),
     ],
 )
-def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, share, key):
+def test_a_planted_permutation_is_learned_from_the_identity(how, wrong, share, planted_pairs, key):
     how = dict(how)
-    digits = data.load("digits")
-    model = models.create("mlp", 10, digits.image_shape, widths=(16, 16))
-    task = supervised(model, digits)
-    theta = train_endpoints(jax.random.split(key, 3), task, TrainConfig(epochs=30)).theta
-    planted = [random_permutation(jax.random.fold_in(key, i), model.spec, trees.index(theta, i)) for i in range(3)]
-    other = trees.stack([permute(model.spec, p, trees.index(theta, i)) for i, p in enumerate(planted)])
     acceptance = how.pop("acceptance", "lookahead")
     config = PamConfig(FitConfig(epochs=2), PermutationFitConfig(**how), iterations=1, acceptance=acceptance)
-    fit = fit_pam(key, task, bezier(model.spec), theta, other, None, config)
-    x = data.normalize(digits.train_images, digits.mean, digits.std)
-    for i, p in enumerate(planted):
-        activations = model.activations(trees.index(theta, i), x)
-        strength = {g: np.sqrt(np.square(np.asarray(activations[g][0])).mean(0)) for g in p}
-        # Units that are dead, or nearly so, cannot be told apart by the loss.
-        alive = {g: each > 0.1 * each.max() for g, each in strength.items()}
-        assert sum(each.sum() for each in alive.values()) >= 24
-        assert sum((alive[g] & (np.asarray(fit.P[g][i]) != np.argsort(p[g]))).sum() for g in p) <= wrong
+    task, theta, other, truth, shares = planted_pairs
+    fit = fit_pam(key, task, bezier(task.model.spec), theta, other, None, config)
+    assert (sum(((shares[g] > 0.1) & (np.asarray(fit.P[g]) != p)).sum(1) for g, p in truth.items()) <= wrong).all()
     assert (fit.objective[:, 1] < share * fit.objective[:, 0]).all()
+
+
+@pytest.mark.slow
+def test_a_start_with_two_units_exchanged_is_mended_and_not_left(planted_pairs, key):
+    task, theta, other, truth, shares = planted_pairs
+    start = {g: p.copy() for g, p in truth.items()}
+    strongest = np.argsort(shares["dense_0"])[:, -2:]
+    for p, units in zip(start["dense_0"], strongest, strict=True):
+        p[units] = p[units[::-1]]
+    config = PamConfig(FitConfig(epochs=1), iterations=1, acceptance="descent")
+    fit = fit_pam(key, task, bezier(task.model.spec), theta, other, start, config)
+    assert fit.accepted[:, 0].all()
+    for g, p in truth.items():
+        strong = shares[g] > 0.3
+        np.testing.assert_array_equal(np.asarray(fit.P[g])[strong], p[strong])
 
 
 def test_a_bad_permutation_is_refused_and_costs_nothing(
