@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -49,3 +49,9 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
     if not whole or value < least or (most is not None and value > most):
         expected = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"got {name}={value!r}, expected a whole number {expected}.")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise InputError unless a value is a positive number; infinity is one."""
+    if not isinstance(value, Real) or not float(value) > 0:
+        raise InputError(f"got {name}={value!r}, expected a positive number.")

@@ -30,6 +30,7 @@ def tables(cells: Mapping[str, Results]) -> list[dict[str, Any]]:
         _along(cells),
         _robust(cells),
         _shapes(cells),
+        _pam(cells),
         _exchanges(cells),
         _seeds(cells),
     ]
@@ -144,6 +145,29 @@ def _shapes(cells: Mapping[str, Results]) -> dict[str, Any]:
 def _epoch(values: Mapping[str, Any]) -> str:
     reached = values.get("epochs_to_plateau")
     return "" if reached is None else f"{plus_minus(reached, 1)} of {values['epochs']}"
+
+
+def _pam(cells: Mapping[str, Results]) -> dict[str, Any]:
+    """The first permutation half-step of PAM's curves, and where they end."""
+
+    def mean(title: str, name: str, at: int = 0) -> Column:
+        return title, lambda row: f"{sum(pair[at] for pair in row[2][name]) / len(row[2][name]):.4f}"
+
+    return tabulate(
+        "PAM from either start",
+        "Q + R, mean over pairs: at the start; in the first permutation half-step at the doubly stochastic matrices, "
+        "at the permutations nearest to them and at the proposed ones; after it, and at the end. The units that it "
+        "would move, mean over pairs, and the number of pairs for which they were moved.",
+        [(cell, *each) for cell in cells.values() for each in cell["pam"].items()],
+        *CELL,
+        ("curve class", lambda row: row[1]),
+        mean("Q + R at the start", "objective"),
+        *(mean(name, name) for name in ("relaxed", "rounded", "proposed")),
+        ("units", lambda row: f"{sum(pair[0] for pair in row[2]['moved']) / len(row[2]['moved']):.1f}"),
+        ("taken", lambda row: f"{sum(pair[0] for pair in row[2]['accepted'])} of {len(row[2]['accepted'])}"),
+        mean("after P 1", "objective", 1),
+        mean("at the end", "objective", -1),
+    )
 
 
 def _exchanges(cells: Mapping[str, Results]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Connect:
         (a, b), dataset, images = read_networks((self.a, self.b), self.architecture, self.images)
         given = self._given_permutation(a)
         curve = self._curve(a)
-        config = self._config(a, b)
+        config = self._config(a, b, curve)
         augmentation = self.training.augmentation(dataset)
         task = supervised(a.model, dataset, augmentation=augmentation)
         self.measuring.check(task)
@@ -143,7 +143,7 @@ class Connect:
             return bezier(spec, 2 if self.degree is None else self.degree)
         return polygonal_chain(spec, 1 if self.bends is None else self.bends)
 
-    def _config(self, a: Network, b: Network) -> FitConfig | PamConfig:
+    def _config(self, a: Network, b: Network, curve: Curve) -> FitConfig | PamConfig:
         if not self.pam:
             if self.alternation != PamOptions():
                 raise InputError(
@@ -151,8 +151,11 @@ class Connect:
                 )
             preset = FitConfig.preset(self.training.preset)
             return self.training.change(preset, points_per_step=self.points_per_step)
-        if self.curve == "line":
-            raise InputError("--pam learns a curve together with P: got --curve line, expected bezier or chain.")
+        if not curve.control_points:
+            raise InputError(
+                f"--pam learns a curve together with P: got a {self.curve} without control points, expected --curve "
+                "bezier of a --degree of at least 2, or chain of at least one of --bends."
+            )
         check_groups(a.model)
         if trees.fingerprint(a.theta) == trees.fingerprint(b.theta):
             raise InputError(f"{self.a} and {self.b} are the same network: expected two different ones to join.")

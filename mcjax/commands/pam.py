@@ -23,7 +23,8 @@ class PamOptions:
     """Permutations learned with the curve; for --pam alone."""
 
     published: bool = False
-    """The scheme of the paper and its code, of which other options change parts; the preset has its lengths."""
+    """The permutation half-step, proximal terms and acceptance of the paper and its code, of which other options change
+    parts. The lengths and the curve half-step are the preset's: the paper's whole is --preset paper --published."""
     iterations: int = PamConfig.iterations
     """Iterations of a permutation and a curve half-step."""
     permutation_epochs: int | None = None
@@ -128,7 +129,7 @@ def color_of(name: str) -> str:
 
 
 def pam_lines(name: str, results: Mapping[str, Any]) -> str:
-    """Three lines of text: the mean objective after every half-step, what was refused, and the matrices' objective."""
+    """Lines of text: the mean objective after every half-step, what was refused, and the matrices' objective."""
     objective, accepted, moved, relaxed, rounded = (
         np.atleast_2d(results[key]) for key in ("objective", "accepted", "moved", "relaxed", "rounded")
     )
@@ -141,5 +142,14 @@ def pam_lines(name: str, results: Mapping[str, Any]) -> str:
     return (
         f"{name}: Q + R {values}\n  of {len(accepted)}, iteration by iteration: P accepted {counts[0]}; P refused "
         f"{counts[1]}; curves refused {counts[2]}; units that P would move {units}\n"
-        f"  Q + R at the doubly stochastic matrices / at their nearest permutations {gaps}"
+        f"  Q + R at the doubly stochastic matrices / at their nearest permutations {gaps}{_slopes(results)}"
     )
+
+
+def _slopes(results: Mapping[str, Any]) -> str:
+    if "slope_P" not in results:
+        return ""
+    curve, P = (
+        " ".join(f"{norm:.4f}" for norm in np.atleast_2d(results[f"slope_{of}"]).mean(0)) for of in ("theta_c", "P")
+    )
+    return f"\n  norms of the least subgradients at the start and after every iteration: curve {curve}; P {P}"

@@ -1,10 +1,9 @@
 """Settings of curve fits and of PAM. Frozen, composed, static under jit."""
 
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from typing import Any, Literal, get_args
 
-from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.errors import InputError, check_positive, check_whole, unknown_name
 from mcjax.training.config import SGD, Optimizer, Schedule, check_config, check_settings, named_preset
 from mcjax.training.fit import ComputeDtype
 
@@ -96,7 +95,7 @@ class PermutationFitConfig:
         if isinstance(self.learning_rate, list):
             object.__setattr__(self, "learning_rate", tuple(self.learning_rate))
         for rate in self.learning_rates or ():
-            _check_positive("learning_rate", rate)
+            check_positive("learning_rate", rate)
         if self.learning_rate == ():
             raise InputError("got learning_rate=(), expected a rate, several, or None.")
         if not 0 < self.annealing <= 1:
@@ -158,9 +157,9 @@ class PamConfig:
         for name in ("iterations", "objective_examples", "objective_points"):
             check_whole(name, getattr(self, name))
         for name in ("nu_P", "nu_phi"):
-            _check_positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
         if self.norm_bound is not None:
-            _check_positive("norm_bound", self.norm_bound)
+            check_positive("norm_bound", self.norm_bound)
         if self.acceptance not in get_args(Acceptance):
             raise unknown_name("acceptance", str(self.acceptance), get_args(Acceptance))
 
@@ -202,8 +201,3 @@ class PamConfig:
             partial_moves=False,
         )
         return replace(self, permutation=matrices, nu_P=1e3, nu_phi=1e3, acceptance="always")
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, Real) or not float(value) > 0:
-        raise InputError(f"got {name}={value}, expected a positive number.")

@@ -10,7 +10,7 @@ from mcjax.curves.config import FitConfig
 from mcjax.curves.curve import Curve
 from mcjax.curves.fit import check_curve
 from mcjax.curves.objective import Objective, midpoint_grid
-from mcjax.errors import InputError, check_whole
+from mcjax.errors import InputError, check_positive, check_whole
 from mcjax.models.pairs import pairs_of
 from mcjax.symmetry import Permutation
 from mcjax.training.batches import fixed_examples
@@ -66,7 +66,8 @@ def exchanges(
         theta_2: Second endpoint, or as many.
         theta_c: Control points, such as those of a fit. None: the straight line.
         P: Hard permutation of theta_2. None: the identity.
-        weight_decay: Factor of ||params(r(t))||^2 / 2 in the objective.
+        weight_decay: Factor of ||params(r(t))||^2 / 2 in the objective, that of the fit to compare with
+            `PamFit.objective`, as `examples` and `points` are those of its `PamConfig`.
         examples: Number of fixed training examples in the objective.
         points: Number of fixed points t in the objective.
         batch_size: Examples in memory at once, and of one estimate of batch statistics.
@@ -76,7 +77,7 @@ def exchanges(
 
     Raises:
         SpecError: If the endpoints are not of this task, or the spec of the curve does not fit them or P.
-        InputError: If a number is below 1, or no unit can be permuted.
+        InputError: If a number is out of range, or no unit can be permuted.
 
     Example::
 
@@ -86,6 +87,8 @@ def exchanges(
     check_curve(curve, least=0)
     for name, value in (("examples", examples), ("points", points), ("batch_size", batch_size)):
         check_whole(name, value)
+    if weight_decay != 0:
+        check_positive("weight_decay", weight_decay)
     task = check_task(task, arrays=())
     if not curve.spec.groups:
         raise InputError(f"no units of {task.name} can be permuted, so there is nothing to exchange.")

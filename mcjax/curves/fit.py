@@ -15,7 +15,7 @@ from mcjax import trees
 from mcjax.curves.config import FitConfig
 from mcjax.curves.curve import Curve
 from mcjax.curves.norm_bound import OntoBall
-from mcjax.errors import InputError, check_whole
+from mcjax.errors import InputError, check_positive, check_whole
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.recorder import History, Recorder
 from mcjax.symmetry import Permutation, permute
@@ -104,6 +104,9 @@ def curve_fit(
     """
     check_curve(curve)
     check_whole("points_per_step", points_per_step)
+    check_positive("nu_phi", nu_phi)
+    if norm_bound is not None:
+        check_positive("norm_bound", norm_bound)
     descent = Descent(
         OnCurve(curve),
         optimizer,

@@ -16,7 +16,7 @@ from mcjax.curves.config import Projection
 from mcjax.curves.curve import Curve
 from mcjax.curves.fit import CurveEnds, OnCurve, check_curve
 from mcjax.curves.objective import Objective, tangent_part
-from mcjax.errors import InputError, unknown_name
+from mcjax.errors import InputError, check_positive, unknown_name
 from mcjax.runtime.compiling import jit
 from mcjax.symmetry import Permutation, identity_permutation, permute, project_birkhoff, sinkhorn, to_matrix
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, Proximal, fit_of, parts_of, uniform_t
@@ -128,6 +128,9 @@ def permutation_fit(
         points and a factor of the updates per group; its `variables` are matrices float32 (n, n) per group. None is
         the identity, the straight line, and 1.
 
+    Raises:
+        InputError: If an argument is out of range, or there is no such projection.
+
     Example::
 
         fit = permutation_fit(task, bezier(spec), optax.sgd(optax.linear_schedule(10.0, 0.0, 500)))
@@ -140,6 +143,9 @@ def permutation_fit(
         raise unknown_name("projection", str(projection), get_args(Projection))
     if projection == "sinkhorn" and largest_step is not None:
         raise InputError(f"got largest_step={largest_step}, expected None: sinkhorn's steps keep entries positive.")
+    check_positive("nu_P", nu_P)
+    if largest_step is not None:
+        check_positive("largest_step", largest_step)
     descent = Descent(
         OnPermutedCurve(curve),
         optimizer,

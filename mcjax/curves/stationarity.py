@@ -25,8 +25,9 @@ class Slopes(NamedTuple):
     gradient onto the tangent cone: no step of the set descends faster.
 
     Attributes:
-        theta_c: In the control points, within the norm bound if there is one, float64 (pairs,).
-        P: In the doubly stochastic matrices, all groups together, float64 (pairs,). For permutations alone every P is
+        theta_c: In the control points, within the norm bound if there is one, float64 (pairs,);
+            ([pairs,] 1 + iterations) in a `PamFit`.
+        P: In the doubly stochastic matrices, all groups together, as many. For permutations alone every P is
             critical, since each is an isolated point.
     """
 

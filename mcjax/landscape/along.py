@@ -214,7 +214,9 @@ def normalized_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
 
     Arguments and result are those of `arc_length`.
     """
-    return arc_length(path, ts) / _distances(path, jnp.array([0.0, 1.0]), _over_pairs(path))[-1]
+    distance = _distances(path, jnp.array([0.0, 1.0]), _over_pairs(path))[-1]
+    # The length of a path that stays where it is need not be zero to rounding.
+    return jnp.where(distance > 0, arc_length(path, ts) / distance, jnp.nan)
 
 
 def _over_pairs(path: Any) -> bool:

@@ -150,6 +150,9 @@ def test_lines_are_means_over_pairs():
     assert "of 3, iteration by iteration: P accepted 1; P refused 1; curves refused 1; units" in text
     assert "would move 3\n" in text
     assert "2.0000/2.5000" in text
+    assert "subgradients" not in text
+    slopes = {"slope_theta_c": [[0.5, 0.25]] * 3, "slope_P": [[1.0, 0.5], [2.0, 0.5], [3.0, 0.5]]}
+    assert pam.pam_lines("PAM", results | slopes).endswith("curve 0.5000 0.2500; P 2.0000 0.5000")
     one = {name: values[0] for name, values in results.items()}
     assert "of 1, iteration by iteration: P accepted 1; P refused 0" in pam.pam_lines("PAM", one)
 

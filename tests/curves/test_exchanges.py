@@ -64,6 +64,8 @@ def test_bad_input_is_named(given, tiny_task):
     curve, theta_1, theta_2, theta_c, P = given
     with says(InputError, "points=0"):
         exchanges(tiny_task, curve, theta_1, theta_2, points=0)
+    with says(InputError, "weight_decay=-1"):
+        exchanges(tiny_task, curve, theta_1, theta_2, weight_decay=-1)
     soft = {group: np.eye(p.shape[1], dtype=np.float32)[p] for group, p in P.items()}
     with says(SpecError, "hard"):
         exchanges(tiny_task, curve, theta_1, theta_2, theta_c, soft)

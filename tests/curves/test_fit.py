@@ -365,6 +365,8 @@ def test_bad_input_is_named(ends, tiny_ends, key, tiny_task, tiny_model):
         ((tiny_task, linear(tiny_model.spec), SGD), {}, "no control points"),
         ((tiny_task, given["curve"], "adamw"), {}, "optimizer='adamw'", "optax.adamw(1e-3)"),
         ((tiny_task, given["curve"], SGD), {"points_per_step": 0}, "points_per_step=0"),
+        ((tiny_task, given["curve"], SGD), {"nu_phi": -1}, "nu_phi=-1"),
+        ((tiny_task, given["curve"], SGD), {"norm_bound": "x"}, "norm_bound='x'"),
     ):
         with says(InputError, *named):
             curve_fit(*arguments, **options)

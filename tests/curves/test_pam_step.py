@@ -378,6 +378,12 @@ def test_what_is_no_task_is_refused(tiny_model):
         permutation_fit(tiny_model, bezier(tiny_model.spec), optax.sgd(1.0))
 
 
+@pytest.mark.parametrize("option", [{"nu_P": 0}, {"largest_step": -1.0}])
+def test_constants_are_positive(option, tiny_task, tiny_model):
+    with says(InputError, *(f"{name}={value}" for name, value in option.items())):
+        permutation_fit(tiny_task, bezier(tiny_model.spec), optax.sgd(1.0), **option)
+
+
 def test_tangents_keep_the_sums_of_rows_and_columns():
     rng = np.random.default_rng(0)
     G = rng.normal(size=(3, 6, 6)).astype(np.float32)

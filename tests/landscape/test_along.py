@@ -239,6 +239,14 @@ def test_length_of_a_line_and_of_an_arc(ends, tiny_model):
     np.testing.assert_allclose(normalized_length(arc, 400), np.pi / 2 / np.sqrt(2), rtol=1e-4)
 
 
+def test_the_length_of_a_path_that_stays_has_no_unit(ends, tiny_model):
+    theta, other = ends
+    assert np.isnan(normalized_length(linear(tiny_model.spec).bind(theta, theta)))
+    first, second = stacked((theta, theta)), stacked((theta, other))
+    found = normalized_length(linear(tiny_model.spec).bind_pairs(first, second))
+    np.testing.assert_allclose(found, [np.nan, 1], rtol=1e-5)
+
+
 def test_lengths_of_many_pairs(ends, tiny_model):
     theta_1, theta_2 = ends
     pairs = ((theta_1, theta_2, theta_1), (theta_2, theta_1, theta_2))

@@ -169,6 +169,11 @@ def test_results_hold_every_table_and_figure_also_if_killed(study, stopped_once,
     assert [each["title"].split(":")[0] for each in results["page"]["tables"][:5]] == [
         f"Table {i}" for i in range(1, 6)
     ]
+    (pam,) = (each for each in results["page"]["tables"] if each["title"] == "PAM from either start")
+    for row, (name, found) in zip(pam["rows"], cell["pam"].items(), strict=True):
+        means = [np.mean(found[of], 0)[0] for of in ("objective", "relaxed", "rounded", "proposed")]
+        assert row[2:7] == [name, *(f"{mean:.4f}" for mean in means)]
+        assert row[8] == f"{np.sum(found['accepted'], 0)[0]} of 2"
     whole = Path(study.out)
     assert all(json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines())
     with pytest.raises(InputError, match=r"another config.*seed: 0 there, 1 now"):
