@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mcjax.errors import InputError, check_whole
+from mcjax.errors import InputError, check_positive, check_whole
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class PgdAttack:
     def __post_init__(self) -> None:
         check_whole("steps", self.steps)
         for name in ("epsilon", "step_size"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"got {name}={getattr(self, name)}, expected it to be positive.")
+            check_positive(name, getattr(self, name))
+            if getattr(self, name) > 1:
+                raise InputError(f"got {name}={getattr(self, name)}, expected at most 1: pixels are in [0, 1].")
 
     def __call__(
         self, key: jax.Array, x: jax.Array, loss: Callable[[jax.Array], jax.Array], mean: Any, std: Any

@@ -67,7 +67,12 @@ def test_attacked_images_are_constants(images):
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"steps": 0}, "steps=0"), ({"epsilon": 0.0}, "epsilon=0.0"), ({"step_size": -1}, "step_size")],
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"epsilon": 0.0}, "epsilon=0.0"),
+        ({"epsilon": 8}, "pixels are in"),
+        ({"step_size": -1}, "step_size"),
+    ],
 )
 def test_a_bad_attack_is_named(changes, named):
     with says(InputError, named):
