@@ -77,8 +77,9 @@ def highest(example: Counterexample, config: Counterexamples) -> tuple[float, fl
     P = match_weights(jax.random.key(0), spec, *ends).P
     lines = [evaluate_path(task, linear(spec).bind(*ends, P=each), ts=POINTS) for each in (None, P)]
     settings = FitConfig(config.epochs, examples(task.train), optax.adam(3e-3), weight_decay=0.0, points_per_step=16)
-    several = [trees.stack([end] * config.seeds) for end in ends]
-    chains = fit_curve(jax.random.key(1), task, polygonal_chain(spec, config.bends), *several, config=settings)
+    theta_1, theta_2 = (trees.stack([end] * config.seeds) for end in ends)
+    chain = polygonal_chain(spec, config.bends)
+    chains = fit_curve(jax.random.key(1), task, chain, theta_1, theta_2, config=settings)
     along = evaluate_path(task, chains.path, ts=POINTS)
     straight, matched = (float(line.train_loss.max()) for line in lines)
     return straight, matched, float(along.train_loss.max(1).min())
