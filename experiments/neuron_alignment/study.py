@@ -121,6 +121,8 @@ class Config:
         networks = replace(training, epochs=self.epochs).change(TrainConfig.preset(self.preset))
         curve_epochs = CURVE_EPOCHS[self.preset] if self.curve_epochs is None else self.curve_epochs
         curve = replace(training, epochs=curve_epochs).change(FitConfig.preset(self.preset))
+        if self.exchanges == "off" and (self.exchange_images, self.exchange_points) != (None, Config.exchange_points):
+            raise InputError("got --exchange-images or --exchange-points with --exchanges off: expected none of them.")
         sizes = model.spec.group_sizes(jax.eval_shape(model.init, jax.random.key(0)))
         exchanges = sum(n * (n - 1) // 2 for n in sizes.values())
         return Settings(
@@ -143,6 +145,8 @@ class Config:
         if self.pam == "off":
             if self.schemes is not None:
                 raise InputError(f"got schemes={self.schemes} with pam='off', expected no schemes.")
+            if self.alternation != PamOptions():
+                raise InputError("got options of PAM, such as --iterations or --slopes, with --pam off: expected none.")
             return {}
         if self.pam == "auto" and model.name.startswith("vgg"):
             return {}

@@ -244,6 +244,8 @@ def test_architectures_on_one_data_set_are_drawn_side_by_side():
         ({"curve_epochs": 2}, ("curve_epochs=2", "4 iterations")),
         ({"curve_epochs": 0, "pam": "off", "schemes": None}, ("epochs=0",)),
         ({"pam": "off"}, ("schemes=('descent', 'published')", "pam='off'")),
+        ({"pam": "off", "schemes": None, "alternation": PamOptions(slopes=True)}, ("--slopes", "--pam off")),
+        ({"exchanges": "off"}, ("--exchange-images", "--exchanges off")),
         ({"alternation": PamOptions(published=True)}, ("published", "schemes=('descent', 'published')")),
         ({"attack_epsilon": 0.1}, ("attack_epsilon=0.1", "attack_steps")),
         ({"known_as": ("cifar10", "stl10")}, ("2 names", "1 data sets")),
