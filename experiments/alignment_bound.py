@@ -33,7 +33,7 @@ import jax
 import numpy as np
 
 from experiments.convergence import LIPSCHITZ
-from experiments.options import check_positive
+from experiments.options import check_least, check_positive
 from experiments.study import command
 from mcjax import (
     Task,
@@ -135,6 +135,7 @@ def excess(task: Task, theta_1: trees.Tree, theta_2: trees.Tree, points: int) ->
 def main(config: AlignmentBound) -> None:
     """Train pairs of networks and print the table."""
     check_positive(config)
+    check_least(config, points=3)
     digits = data.load("digits")
     model = models.create("mlp", 10, digits.image_shape, widths=list(config.widths))
     task = supervised(model, digits)

@@ -57,17 +57,21 @@ class Convergence:
     deltas: tuple[float, ...] = (1.0, 0.1, 0.001)
     """Widths of the quadratic part of the huberized ReLU."""
     widths: tuple[int, ...] = (16, 16)
+    """Units of each hidden layer."""
     iterations: int = 5
+    """Iterations of PAM."""
     epochs: int = 60
     """Epochs of a network."""
     curve_epochs: int = 10
     """Epochs of a curve half-step."""
     permutation_epochs: int = 5
+    """Epochs of a permutation half-step."""
     nu: float = 1e3
     """Constant of both proximal terms."""
     points: int = 11
     """Points t of the objective."""
     norm_bound: float = 10.0
+    """Bound of the norm of every leaf of the control points' networks."""
     aligned: bool = True
     """Start from the match of activations, rather than the identity."""
 
