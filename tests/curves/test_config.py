@@ -16,7 +16,7 @@ from mcjax.curves.config import PermutationFitConfig
         (PamConfig, {"nu_P": 0.0}, "nu_P=0.0"),
         (PamConfig, {"nu_phi": -1.0}, "nu_phi=-1.0"),
         (PamConfig, {"nu_P": float("nan")}, "nu_P=nan"),
-        (PamConfig, {"nu_P": "a"}, "nu_P=a"),
+        (PamConfig, {"nu_P": "a"}, "nu_P='a'"),
         (PamConfig, {"iterations": 0}, "iterations=0"),
         (PamConfig, {"objective_examples": 0}, "objective_examples=0"),
         (PamConfig, {"objective_points": 1.5}, "objective_points=1.5"),
