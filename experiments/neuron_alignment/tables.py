@@ -1,6 +1,7 @@
 """The tables, the paper's numbers beside ours."""
 
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from experiments.neuron_alignment import paper
@@ -151,7 +152,7 @@ def _pam(cells: Mapping[str, Results]) -> dict[str, Any]:
     """The first permutation half-step of PAM's curves, and where they end."""
 
     def mean(title: str, name: str, at: int = 0) -> Column:
-        return title, lambda row: f"{sum(pair[at] for pair in row[2][name]) / len(row[2][name]):.4f}"
+        return title, lambda row: f"{fmean(pair[at] for pair in row[2][name]):.4f}"
 
     return tabulate(
         "PAM from either start",
@@ -163,7 +164,7 @@ def _pam(cells: Mapping[str, Results]) -> dict[str, Any]:
         ("curve class", lambda row: row[1]),
         mean("Q + R at the start", "objective"),
         *(mean(name, name) for name in ("relaxed", "rounded", "proposed")),
-        ("units", lambda row: f"{sum(pair[0] for pair in row[2]['moved']) / len(row[2]['moved']):.1f}"),
+        ("units", lambda row: f"{fmean(pair[0] for pair in row[2]['moved']):.1f}"),
         ("taken", lambda row: f"{sum(pair[0] for pair in row[2]['accepted'])} of {len(row[2]['accepted'])}"),
         mean("after P 1", "objective", 1),
         mean("at the end", "objective", -1),
@@ -186,7 +187,7 @@ def _tried(of: str) -> tuple[Column, ...]:
     """The columns of exchanges on the lines or the curves."""
 
     def mean(row: Any, name: str) -> str:
-        return f"{sum(row[2][of][name]) / len(row[2][of][name]):.4f}"
+        return f"{fmean(row[2][of][name]):.4f}"
 
     return (
         (f"better, {of}", lambda row: " ".join(map(str, row[2][of]["better"]))),

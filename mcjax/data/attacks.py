@@ -34,9 +34,10 @@ class PgdAttack:
     def __post_init__(self) -> None:
         check_whole("steps", self.steps)
         for name in ("epsilon", "step_size"):
-            check_positive(name, getattr(self, name))
-            if getattr(self, name) > 1:
-                raise InputError(f"got {name}={getattr(self, name)}, expected at most 1: pixels are in [0, 1].")
+            value = getattr(self, name)
+            check_positive(name, value)
+            if value > 1:
+                raise InputError(f"got {name}={value}, expected at most 1: pixels are in [0, 1].")
 
     def __call__(
         self, key: jax.Array, x: jax.Array, loss: Callable[[jax.Array], jax.Array], mean: Any, std: Any

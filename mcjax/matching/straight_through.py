@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from mcjax import trees
-from mcjax.errors import InputError, check_whole
+from mcjax.errors import InputError, check_positive, check_whole
 from mcjax.matching.match import Match
 from mcjax.matching.weights import match_weights
 from mcjax.models.base import leading_axis
@@ -54,8 +54,7 @@ class StraightThroughConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         check_whole("examples", self.examples)
-        if not self.travel > 0:
-            raise InputError(f"got travel={self.travel}, expected it to be positive.")
+        check_positive("travel", self.travel)
 
 
 class Ends(NamedTuple):
