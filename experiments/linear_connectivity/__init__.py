@@ -15,7 +15,7 @@ lower test loss than both, and the ensemble a lower one still. tractable (Zhang 
 models, the top eigenvector of a matrix, matrices of low rank, sensing and completion (equations 1 to 3, Definition 9,
 Theorems 6 and 10, Lemmas 12 and 13), and a loss that symmetry makes nonconvex; three minutes.
 
-`small` takes 24 minutes for MNIST and 49 for CIFAR-10 on one CPU core: MLPs on 10,000 images, TinySix on 10,000.
+`small` takes 16 minutes for MNIST and 70 for CIFAR-10 on one CPU core: MLPs on 10,000 images, TinySix on 10,000.
 `paper` has an MLP of three layers of 512 units and ResNet-20, all images and the published number of steps; it is for a
 GPU. The papers' numbers are in figures but for those above. The same command again resumes where it was stopped.
 """

@@ -12,7 +12,7 @@ from experiments.permutation_points.spectrum_figures import COLORS, densities, e
 from experiments.permutation_points.tables import PAPER_BARRIERS
 from experiments.study import Drawing
 from mcjax.plotting import ALIGNED, UNALIGNED, ParameterPanel, Series, against_parameter
-from mcjax.plotting.style import STYLES, legend_below, new_figure, style_axes
+from mcjax.plotting.style import STYLES, legend_below, log_if_wide, new_figure, style_axes
 
 POINT = "#b2182b"
 """The colour of permutation points and of the units that are merged."""
@@ -23,7 +23,8 @@ def draw(tasks: Mapping[str, Any]) -> Iterator[Drawing]:
     for name, found in tasks.get("toy", {}).items():
         caption = (
             f"Figure 1, {name}. Above: the input weights of the five units, of the teacher and at the permutation "
-            "point; the numbers of the two merged ones are red. Below: the loss at the minima; the dot is at d = 0."
+            "point; the numbers of the two merged ones are red, and vectors of units whose bias is nearly zero are cut. "
+            "Below: the loss at the minima; the dot is at d = 0."
         )
         yield Drawing(f"toy_{name}", mergers(found["paths"], f"Merging two units of a network 2-5-1, {name}"), caption)
         caption = f"{name}: with the output weights of the two units free, as published, and held to their norm."
@@ -53,11 +54,14 @@ def mergers(paths: Sequence[Mapping[str, Any]], title: str) -> Figure:
         title: the title of the figure.
     """
     figure, rows = new_figure(2, len(paths), (3.4 * len(paths), 6.4), title, height_ratios=(1.15, 1))
-    most = max(np.abs(path["teacher"]).max() for path in paths)
+    vectors = np.concatenate([np.zeros((1, 2)), *(path[where] for path in paths for where in ("teacher", "at_point"))])
     # A bias that comes near zero takes a vector out of sight.
-    reach = 1.25 * min(max(most, *(np.abs(path["at_point"]).max() for path in paths)), 2 * most)
+    most = 2 * max(np.abs(path["teacher"]).max() for path in paths)
+    seen = vectors[np.abs(vectors).max(1) <= most]
+    middle, reach = (seen.max(0) + seen.min(0)) / 2, 0.65 * np.ptp(seen, 0).max()
     for above, below, letter, path in zip(*rows, "ABC"[: len(paths)], paths, strict=True):
-        _vectors(above, path, reach)
+        _vectors(above, path)
+        above.set(xlim=middle[0] + reach * np.array([-1, 1]), ylim=middle[1] + reach * np.array([-1, 1]))
         first, second = path["pair"]
         above.set_title(f"{letter}: units {first + 1} and {second + 1}", fontsize=10, loc="left")
         _approach(below, path["distances"], path["loss"], ALIGNED, "-", "minima at every distance")
@@ -73,7 +77,7 @@ def mergers(paths: Sequence[Mapping[str, Any]], title: str) -> Figure:
     return figure
 
 
-def _vectors(axes: Axes, path: Mapping[str, Any], reach: float) -> None:
+def _vectors(axes: Axes, path: Mapping[str, Any]) -> None:
     teacher = np.array(path["teacher"])
     for vectors, color, label, width in (
         (teacher, ALIGNED, "teacher", 2.6),
@@ -90,7 +94,7 @@ def _vectors(axes: Axes, path: Mapping[str, Any], reach: float) -> None:
             textcoords="offset points", fontsize=10, fontweight="bold" if merged else "normal",
             color=POINT if merged else "0.25",
         )  # fmt: skip
-    style_axes(axes, xlabel=r"$W_{i1} / b_i$", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    style_axes(axes, xlabel=r"$W_{i1} / b_i$", aspect="equal")
 
 
 def _approach(axes: Axes, distances: Any, values: Any, color: str, style: str, label: str) -> None:
@@ -111,7 +115,7 @@ class Approach(NamedTuple):
         title: the title of the panel.
         of: the measure, for the axis.
         lines: (label, distances, values, colour, style); lines of one label are of one class.
-        logarithmic: whether the values have a logarithmic axis too.
+        logarithmic: whether the axis of values is logarithmic too if they spread over more than a decade.
     """
 
     title: str
@@ -129,8 +133,7 @@ def approaches(panels: Sequence[Approach], title: str) -> Figure:
             _approach(axes, distances, values, color, style, "_" if label in named else label)
             named.add(label)
         if panel.logarithmic:
-            axes.set_yscale("log")
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            log_if_wide(axes, *(values for _, _, values, _, _ in panel.lines))
         style_axes(axes, panel.title, xlabel="distance $d$ of the two units (dots: $d = 0$)", ylabel=panel.of)
     legend_below(figure, row[0])
     return figure
@@ -145,7 +148,7 @@ def _free(name: str, found: Mapping[str, Any]) -> Figure:
             ("held to their norm", held["distances"], held[what], ALIGNED, "-"),
         ]
 
-    norm = "norm of the output weights of the two units"
+    norm = "norm of their output weights"
     panels = [
         Approach("loss", "loss $L$ (mean squared error)", lines("loss")),
         Approach("output weights", norm, lines("output_norm"), logarithmic=True),

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
 from experiments.string_sampling.measures import Strings
@@ -38,8 +38,8 @@ def draw(tasks: Mapping[str, Any], strings: Sequence[tuple[Problem, Strings]]) -
     if rows:
         caption = (
             "Normalised length and segments against the threshold (Figure 1). Triangles are strings that were not "
-            "connected, at the size at which they were given up, which is a lower bound. Numbers are exponents: of the "
-            "connected strings, and of all, the others as censored."
+            "connected, at the size at which they were given up, which is a lower bound. Thin lines are power laws: "
+            "dotted of the connected strings, dash-dotted of all, the others as censored. Numbers are their exponents."
         )
         yield Drawing("thresholds", against_threshold(rows), caption)
     for problem, found in strings:
@@ -147,24 +147,31 @@ def against_threshold(tasks: Mapping[str, Any]) -> Figure:
                     for level in task["levels"]
                     for each in level[variant]["failed"]
                 ]
-                axes.plot(
-                    *np.reshape(given_up, (-1, 2)).T, color=color, linestyle="", marker="^", markersize=6,
-                    markerfacecolor="none", markeredgewidth=0.9, label=f"{variant}: at least",
-                )  # fmt: skip
+                if given_up:
+                    axes.plot(
+                        *np.transpose(given_up), color=color, linestyle="", marker="^", markersize=6,
+                        markerfacecolor="none", markeredgewidth=0.9, label=f"{variant}: at least",
+                    )  # fmt: skip
                 if fitted[what]["connected"] is not None:
                     _laws(axes, fitted[what], color, number)
-            left.plot(
-                thresholds, _summaries(task["levels"], variant, "relaxed")[0], color=color, linestyle=style,
-                marker="o", markersize=3, markerfacecolor="white", linewidth=0.8, label=f"{variant}: relaxed",
-            )  # fmt: skip
+            relaxed, _ = _summaries(task["levels"], variant, "relaxed")
+            if not np.isnan(relaxed).all():
+                left.plot(
+                    thresholds, relaxed, color=color, linestyle=style, marker="o", markersize=3,
+                    markerfacecolor="white", linewidth=0.8, label=f"{variant}: relaxed",
+                )  # fmt: skip
         for axes, name in ((left, "normalised length"), (right, "segments (beads + 1)")):
             style_axes(axes, xlabel=f"threshold ({task['of']})", ylabel=name, xscale="log", yscale="log")
-            axes.set_ylim(bottom=0.95)
+            # Exponents stand above all values.
+            top = axes.get_ylim()[1]
+            axes.set_ylim(0.97, top * (top / 0.97) ** 0.25)
             for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-                fine = (1, 1.2, 1.5, 2, 3, 5, 7) if high < 5 * low else (1, 2, 5)
-                axis.set_major_locator(LogLocator(subs=fine))
+                wide = high > 5 * low
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(6, steps=[1, 2, 5, 10]))
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_locator(NullLocator())
+            if len(thresholds) <= 4:
+                axes.set_xticks(thresholds)
         left.set_title(f"{title}; segments up to {1 + task['tolerance']:g} thresholds", fontsize=10, loc="left")
     legend_below(figure, rows[0][0], most=3)
     return figure
@@ -182,9 +189,9 @@ def _laws(axes: Axes, fitted: Mapping[str, Mapping[str, float]], color: str, lin
         law = fitted[which]
         at = np.array([law["low"], law["high"]])
         axes.plot(at, law["factor"] * at ** law["exponent"], color=color, linewidth=0.9, linestyle=(0, dashes))
-    text = "exponent {:+.2f}, all {:+.2f}".format(*(fitted[name]["exponent"] for name in ("connected", "censored")))
+    text = ", all ".join(f"{fitted[name]['exponent']:+.2f} ± {fitted[name]['error']:.2f}" for name in fitted)
     corner: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top"}
-    axes.text(0.99, 0.99 - 0.08 * line, text, color=color, fontsize=8, **corner)
+    axes.text(0.99, 0.99 - 0.08 * line, f"exponent {text}", color=color, fontsize=8, **corner)
 
 
 def string_stages(stages: Sequence[Stage], title: str, of: str, threshold: float) -> Figure:

@@ -21,7 +21,6 @@ def test_losses_are_least_at_the_labels():
 def test_nothing_is_below_the_barrier_but_what_matching_joins(pair):
     name, example = list(pairs(SMALL))[pair]
     straight, matched, chain = highest(example, SMALL)
-    assert len(example.losses) == 2
     assert straight >= 0.999 * example.barrier
     # Points of the grid can be a little lower than the barrier, which is reached between them.
     assert 0.98 * example.barrier <= chain <= 1.01 * straight
