@@ -26,7 +26,7 @@ def task(of):
             (0.1, (1.0, 0.0, 0.0)),
         )
     ]
-    law = {"exponent": -0.5, "factor": 0.4, "low": 0.01, "high": 0.05}
+    law = {"exponent": -0.5, "error": 0.1, "factor": 0.4, "low": 0.01, "high": 0.05}
     both, none = {"connected": law, "censored": {**law, "exponent": -0.75}}, {"connected": None, "censored": None}
     fitted = {"unmatched": {"length": both, "beads": none}, "matched": {"length": none, "beads": none}}
     return {"of": of, "tolerance": 0.1, "levels": levels, "laws": fitted}
@@ -59,7 +59,7 @@ def test_length_and_segments_against_the_threshold():
     ends = np.array([0.01, 0.05])
     fitted = [each.get_ydata() for each in left.lines if np.array_equal(each.get_xdata(), ends)]
     np.testing.assert_allclose(fitted, [0.4 * ends**-0.5, 0.4 * ends**-0.75])
-    assert [text.get_text() for text in left.texts] == ["exponent -0.50, all -0.75"]
+    assert [text.get_text() for text in left.texts] == ["exponent -0.50 ± 0.10, all -0.75 ± 0.10"]
     names = [name + more for name in ("unmatched", "matched") for more in ("", ": at least", ": relaxed")]
     assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == sorted(names)
     drawn(figure)
