@@ -23,7 +23,7 @@ def draw(tasks: Mapping[str, Any]) -> Iterator[Drawing]:
     for name, found in tasks.get("toy", {}).items():
         caption = (
             f"Figure 1, {name}. Above: the input weights of the five units, of the teacher and at the permutation "
-            "point; the numbers of the two merged ones are red, and vectors of units whose bias is nearly zero are cut. "
+            "point; the numbers of the two merged ones are red; vectors of units whose bias is nearly zero are cut. "
             "Below: the loss at the minima; the dot is at d = 0."
         )
         yield Drawing(f"toy_{name}", mergers(found["paths"], f"Merging two units of a network 2-5-1, {name}"), caption)
@@ -54,14 +54,8 @@ def mergers(paths: Sequence[Mapping[str, Any]], title: str) -> Figure:
         title: the title of the figure.
     """
     figure, rows = new_figure(2, len(paths), (3.4 * len(paths), 6.4), title, height_ratios=(1.15, 1))
-    vectors = np.concatenate([np.zeros((1, 2)), *(path[where] for path in paths for where in ("teacher", "at_point"))])
-    # A bias that comes near zero takes a vector out of sight.
-    most = 2 * max(np.abs(path["teacher"]).max() for path in paths)
-    seen = vectors[np.abs(vectors).max(1) <= most]
-    middle, reach = (seen.max(0) + seen.min(0)) / 2, 0.65 * np.ptp(seen, 0).max()
     for above, below, letter, path in zip(*rows, "ABC"[: len(paths)], paths, strict=True):
         _vectors(above, path)
-        above.set(xlim=middle[0] + reach * np.array([-1, 1]), ylim=middle[1] + reach * np.array([-1, 1]))
         first, second = path["pair"]
         above.set_title(f"{letter}: units {first + 1} and {second + 1}", fontsize=10, loc="left")
         _approach(below, path["distances"], path["loss"], ALIGNED, "-", "minima at every distance")
@@ -71,17 +65,20 @@ def mergers(paths: Sequence[Mapping[str, Any]], title: str) -> Figure:
         style_axes(below, xlabel="distance $d$ of the two units")
     rows[0, 0].set_ylabel(r"$W_{i2} / b_i$")
     rows[1, 0].set_ylabel("loss $L$ (mean squared error)")
-    handles = [axes.get_legend_handles_labels() for axes in rows[:, 0]]
-    entries, labels = ([*handles[0][k], *handles[1][k]] for k in (0, 1))
-    figure.legend(entries, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    legend_below(figure, *rows[:, 0], most=3)
     return figure
 
 
 def _vectors(axes: Axes, path: Mapping[str, Any]) -> None:
-    teacher = np.array(path["teacher"])
+    teacher, at_point = np.array(path["teacher"]), np.array(path["at_point"])
+    # A bias that comes near zero takes a vector out of sight.
+    ends = np.concatenate([np.zeros((1, 2)), teacher, at_point])
+    seen = ends[np.abs(ends).max(1) <= 2 * np.abs(teacher).max()]
+    low, high = seen.min(0), seen.max(0)
+    limits = (low + high)[:, None] / 2 + 0.65 * (high - low).max() * np.array([-1, 1])
     for vectors, color, label, width in (
         (teacher, ALIGNED, "teacher", 2.6),
-        (np.array(path["at_point"]), POINT, "permutation point", 1.3),
+        (at_point, POINT, "permutation point", 1.3),
     ):
         for i, vector in enumerate(vectors):
             axes.plot([0, vector[0]], [0, vector[1]], color=color, linewidth=width, label=label if i == 0 else None)
@@ -90,11 +87,11 @@ def _vectors(axes: Axes, path: Mapping[str, Any]) -> None:
         # The two that are merged stand out.
         merged = i in path["pair"]
         axes.annotate(
-            str(i + 1), vector, xytext=9 * vector / max(float(np.linalg.norm(vector)), 1e-9), ha="center", va="center",
+            str(i + 1), vector, xytext=11 * vector / max(float(np.linalg.norm(vector)), 1e-9), ha="center", va="center",
             textcoords="offset points", fontsize=10, fontweight="bold" if merged else "normal",
             color=POINT if merged else "0.25",
         )  # fmt: skip
-    style_axes(axes, xlabel=r"$W_{i1} / b_i$", aspect="equal")
+    style_axes(axes, xlabel=r"$W_{i1} / b_i$", xlim=limits[0], ylim=limits[1], aspect="equal")
 
 
 def _approach(axes: Axes, distances: Any, values: Any, color: str, style: str, label: str) -> None:
@@ -203,5 +200,5 @@ def rearranged(toys: Mapping[str, Any]) -> Figure:
         axes.set_xticks([0, 1, 2, 3], [r"$\theta$", "point", "point,\npermuted", r"$P\,\theta$"])
         axes.set_ylim(bottom=0)
         style_axes(axes, name, ylabel="loss $L$ (mean squared error)")
-    legend_below(figure, panels[-1], len(toys))
+    legend_below(figure, panels[-1], most=len(toys))
     return figure

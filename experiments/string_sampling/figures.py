@@ -173,7 +173,7 @@ def against_threshold(tasks: Mapping[str, Any]) -> Figure:
             if len(thresholds) <= 4:
                 axes.set_xticks(thresholds)
         left.set_title(f"{title}; segments up to {1 + task['tolerance']:g} thresholds", fontsize=10, loc="left")
-    legend_below(figure, rows[0][0], most=3)
+    legend_below(figure, *rows[:, 0], most=3)
     return figure
 
 

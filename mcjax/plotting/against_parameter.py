@@ -59,7 +59,7 @@ def against_parameter(panels: Sequence[ParameterPanel], title: str) -> Figure:
             axes.set_ylim(bottom=0)
         style_axes(axes, panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     if len(panels[0].lines) > 1:
-        legend_below(figure, grid[0, 0], 5)
+        legend_below(figure, grid[0, 0], most=5)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     return figure

@@ -94,16 +94,19 @@ def style_axes(axes: Axes, title: str = "", **properties: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def legend_below(figure: Figure, axes: Axes, most: int = 4, *, right: bool = False) -> None:
+def legend_below(figure: Figure, *panels: Axes, most: int = 4, right: bool = False) -> None:
     """Draw one legend below all panels.
 
     Args:
         figure: The figure.
-        axes: The panel whose labels are shown.
+        *panels: The panels whose labels are shown, every label once.
         most: The maximum number of entries in a row.
         right: Whether the legend is on the right instead of in the middle.
     """
-    handles, labels = axes.get_legend_handles_labels()
-    rows = -(-len(labels) // most)
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    rows = -(-len(handles) // most)
     place: Any = "outside lower right" if right else "outside lower center"
-    figure.legend(handles, labels, loc=place, ncols=-(-len(labels) // rows), frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc=place, ncols=-(-len(handles) // rows), frameon=False)

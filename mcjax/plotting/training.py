@@ -104,7 +104,7 @@ def pam_objective(fits: Mapping[str, HalfSteps], title: str) -> Figure:
     many = len(at) > 5
     axes.set_xticks(at, ["start", *half], rotation=45 if many else 0, ha="right" if many else "center")
     log_if_wide(axes, *(fit.objective for fit in fits.values()))
-    legend_below(figure, axes, 2)
+    legend_below(figure, axes, most=2)
     style_axes(axes, ylabel="$Q + R$ (nats)")
     return figure
 

@@ -22,7 +22,11 @@ def test_weights_before_and_after_above_the_loss():
     above, other, below, last = figure.axes
     assert [text.get_text() for text in above.texts] == list("12345")
     assert [text.get_fontweight() for text in above.texts] == ["bold", "normal", "bold", "normal", "normal"]
-    assert above.get_xlim() == other.get_xlim()
+    for axes, vectors in ((above, teacher), (other, 2 * teacher)):
+        low, high = np.transpose([axes.get_xlim(), axes.get_ylim()])
+        assert (low < vectors).all()
+        assert (vectors < high).all()
+        np.testing.assert_allclose(*(high - low))
     assert [axes.get_title("left") for axes in (above, other)] == ["A: units 1 and 3", "B: units 3 and 4"]
     np.testing.assert_allclose(above.lines[0].get_xydata(), [[0, 0], teacher[0]])
     minima, at_zero, barrier, published = below.lines
