@@ -179,8 +179,6 @@ class Config:
         options: dict[str, Any] = {"width": self.width}
         if self.widths is not None and name == "mlp":
             options["widths"] = list(self.widths)
-        if name == "vgg16":
-            options["dense_pool"] = True
         return models.create(name, data.num_classes, data.image_shape, **options)
 
 

@@ -32,7 +32,7 @@ class PamOptions:
     permutation_learning_rate: tuple[float, ...] | None = None
     """Learning rates of the matrices, side by side (None: two by the size of the gradient; published: 0.05)."""
     permutation_schedule: Schedule | None = None
-    """Schedule of these rates within a half-step (None: linear; published: halving)."""
+    """Schedule of these rates within a half-step (None: linear; published: constant)."""
     permutation_decay: float | None = None
     """Factor of these rates from epoch to epoch (None: 1; published: 0.9996)."""
     annealing: float | None = None

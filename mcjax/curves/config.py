@@ -69,13 +69,14 @@ class PermutationFitConfig:
             then along the tangent space, and none moves an entry by more than 1/2.
         annealing: Factor of the learning rate from one iteration to the next, in (0, 1].
         schedule: Schedule of the rate within a half-step, as in `SGD`.
-        decay: Factor of the rate from one epoch to the next, as in `SGD`.
+        decay: Factor of the rate from one epoch to the next, over the half-steps of all iterations.
         regularized: Whether Q + R is descended, the objective by which half-steps are accepted, rather than Q alone
             (the paper's code).
         projection: After each step on the matrices, "alternating" makes 20 alternating projections onto the doubly
             stochastic matrices (the paper); "sinkhorn" is entropic mirror descent.
         samples: Number of permutations drawn from the matrices' Birkhoff decompositions, of which, and of the nearest
-            permutation, the best is taken (32 in the paper's code). 0: the nearest alone (the paper's text).
+            permutation and P_k, the best by Q + R is taken (32 in the paper's code, which compares by Q). 0: the
+            nearest alone (the paper's text).
         partial_moves: Whether parts of the way from P_k to the best permutation P' are proposed too: single groups, and
             cycles of P_k^-1 P', alone and together in the order of their gains.
     """
@@ -110,6 +111,10 @@ class PermutationFitConfig:
         """The rates that were given. None: there were none."""
         rate = self.learning_rate
         return rate if rate is None or isinstance(rate, tuple) else (rate,)
+
+    def rate_factor(self, iteration: int) -> float:
+        """Factor of the rate at the start of an iteration: that of annealing, and of decay in all epochs before."""
+        return (self.annealing * self.decay**self.epochs) ** iteration
 
     @property
     def optimizer(self) -> SGD:
@@ -188,12 +193,23 @@ class PamConfig:
         return named_preset(name, {"paper": paper, "published": published, "fast": fast}, changes)
 
     def as_published(self) -> "PamConfig":
-        """The published scheme, with the lengths and the curve fit of these settings."""
+        """The published scheme, with the lengths and the curve fit of these settings.
+
+        The paper's rate is halved every 20 epochs, the length of its half-steps: here from each half-step to the next,
+        whatever their length. What differs is said at "published" of `preset`.
+
+        Returns:
+            The settings.
+
+        Example::
+
+            short = PamConfig.preset("fast").as_published()
+        """
         matrices = replace(
             self.permutation,
             learning_rate=0.05,
             annealing=0.5,
-            schedule="halving",
+            schedule="constant",
             decay=0.9996,
             regularized=False,
             projection="alternating",

@@ -152,7 +152,7 @@ def fit_pam(
             for kind in ("permutation", "curve")
         )
         permutation_key, curve_key = jax.random.split(jax.random.fold_in(key, k))
-        rates = [trees.scale(config.permutation.annealing**k, rate) for rate in first_rates]
+        rates = [trees.scale(config.permutation.rate_factor(k), rate) for rate in first_rates]
         # Eq. 6: the permutation half-step, then the curve half-step.
         proposed, proposal, relaxation, learned = propose_permutation(
             problem, state, rates, permutation_key, permutation_stage, k

@@ -78,6 +78,10 @@ def propose_permutation(
         )
         P = {group: np.where((of_part < cost)[:, None], part[group], p) for group, p in P.items()}
         cost = np.minimum(cost, of_part)
+    elif settings.samples:
+        # The draws compete with P_k.
+        P = {group: np.where((state.objective <= cost)[:, None], state.P[group], p) for group, p in P.items()}
+        cost = np.minimum(cost, state.objective)
 
     # Theorem 3.1, part 1: the proposal is admissible if the objective decreases by at least the proximal term.
     moved = _moved(as_single_candidate(P), state.P)[:, 0]

@@ -31,17 +31,16 @@ class Layer(NamedTuple):
 
 
 class ConvNet(nn.Module):
-    """Convolutions with batch norm, global average pooling or hidden dense layers, and an output layer.
+    """Convolutions with batch norm, global average pooling, hidden dense layers, and an output layer.
 
     Attributes:
         layers: The convolutions.
-        hidden: Units of the hidden dense layers. If empty, the last feature map is averaged.
+        hidden: Units of the hidden dense layers.
         num_classes: Number of outputs.
         activation: Activation of the hidden layers.
         kernel_init: A name in `INITIALIZERS`, for the convolutions.
         channel_dropout: Rate of every hidden layer, at which whole channels are dropped. If empty, the inputs of the
             hidden dense layers are dropped at rate 0.5.
-        dense_pool: Whether the last feature map is averaged before hidden dense layers too.
     """
 
     layers: tuple[Layer, ...]
@@ -50,7 +49,6 @@ class ConvNet(nn.Module):
     activation: str
     kernel_init: str
     channel_dropout: tuple[float, ...] = ()
-    dense_pool: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -63,7 +61,7 @@ class ConvNet(nn.Module):
                 x = nn.Dropout(self.channel_dropout[i], (1, 2), deterministic=not train)(x)
             if layer.pool:
                 x = nn.max_pool(x, (2, 2), (2, 2))
-        x = x.reshape(x.shape[0], -1) if self.hidden and not self.dense_pool else x.mean((1, 2))
+        x = x.mean((1, 2))
         for i, width in enumerate(self.hidden):
             if not self.channel_dropout:
                 x = nn.Dropout(0.5, deterministic=not train)(x)
@@ -113,16 +111,14 @@ def _convnet(
     width: float,
     kernel_init: str,
     channel_dropout: Sequence[float] = (),
-    dense_pool: bool = False,
 ) -> Model:
     check_image_shape(name, input_shape)
     layers = tuple(layer._replace(features=scaled(layer.features, width)) for layer in layers)
     hidden = tuple(scaled(n, width) for n in hidden)
     rates = _rates(name, channel_dropout, len(layers) + len(hidden))
-    height, breadth = _final_size(name, layers, input_shape)
-    positions = height * breadth if hidden and not dense_pool else 1
-    spec = feed_forward_spec(len(layers), len(hidden), positions, norm=True)
-    module = ConvNet(layers, hidden, num_classes, activation, kernel_init, rates, dense_pool)
+    _check_final_size(name, layers, input_shape)
+    spec = feed_forward_spec(len(layers), len(hidden), 1, norm=True)
+    module = ConvNet(layers, hidden, num_classes, activation, kernel_init, rates)
     return make_model(module, spec, name, input_shape, num_classes)
 
 
@@ -136,8 +132,8 @@ def _rates(name: str, rates: Sequence[float], layers: int) -> tuple[float, ...]:
     return (*rates, *tuple(rates[-1:]) * (layers - len(rates)))
 
 
-def _final_size(name: str, layers: tuple[Layer, ...], input_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of the last feature map."""
+def _check_final_size(name: str, layers: tuple[Layer, ...], input_shape: tuple[int, ...]) -> None:
+    """Refuse images of which no feature map is left."""
     height, width = input_shape[:2]
     for i, layer in enumerate(layers):
         height, width = ((n + 2 * layer.padding - layer.size) // layer.stride + 1 for n in (height, width))
@@ -148,7 +144,6 @@ def _final_size(name: str, layers: tuple[Layer, ...], input_shape: tuple[int, ..
                 f"{name} cannot take images of shape {input_shape}: they have shrunk to nothing after layer {i}. "
                 "Give larger images or another model."
             )
-    return height, width
 
 
 TINYTEN = (
@@ -189,12 +184,9 @@ def _vgg(
     activation: str,
     width: float,
     channel_dropout: Sequence[float] = (),
-    dense_pool: bool = False,
 ) -> Model:
     layers = tuple(Layer(n, pool=i + 1 == repeat) for n, repeat in stages for i in range(repeat))
-    hidden = (512, 512)
-    more = (activation, width, "kaiming", channel_dropout, dense_pool)
-    return _convnet(name, layers, hidden, num_classes, input_shape, *more)
+    return _convnet(name, layers, (512, 512), num_classes, input_shape, activation, width, "kaiming", channel_dropout)
 
 
 def vgg11(
@@ -206,6 +198,8 @@ def vgg11(
     channel_dropout: Sequence[float] = (),
 ) -> Model:
     """VGG11: eight convolutions with batch norm and max pooling, and two dense layers of 512 units with dropout.
+
+    The last feature map is averaged: images of every size have as many parameters.
 
     Args:
         num_classes: Number of classes.
@@ -222,18 +216,10 @@ def vgg11(
     return _vgg("vgg11", stages, num_classes, input_shape, activation, width, channel_dropout)
 
 
-def vgg16(
-    num_classes: int,
-    input_shape: tuple[int, ...],
-    *,
-    activation: str = "relu",
-    width: float = 1.0,
-    dense_pool: bool = False,
-) -> Model:
-    """VGG16: thirteen convolutions, otherwise like VGG11; 15,253,578 parameters with 10 classes of 32x32 images.
+def vgg16(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
+    """VGG16: thirteen convolutions, otherwise like VGG11; 15,253,578 parameters with 10 classes.
 
-    With `dense_pool` the last feature map is averaged, so that images of every size have as many parameters. The other
-    arguments are those of `create`.
+    The arguments are those of `create`.
     """
     stages = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-    return _vgg("vgg16", stages, num_classes, input_shape, activation, width, dense_pool=dense_pool)
+    return _vgg("vgg16", stages, num_classes, input_shape, activation, width)

@@ -1,4 +1,4 @@
-"""GoogLeNet for small images, with batch normalisation (Szegedy et al. 2015)."""
+"""GoogLeNet with batch normalisation (Szegedy et al. 2015), for small images as in the code of Neuron Alignment."""
 
 from itertools import accumulate
 
@@ -10,7 +10,7 @@ from mcjax.models.base import Model, check_image_shape, make_model
 from mcjax.models.layers import INITIALIZERS, BatchNorm, Conv, activation, scaled
 from mcjax.symmetry import Axis, layer_specs
 
-# Channels of the layers of each block, in the order of its layers. A row is a stage, which begins with pooling.
+# Channels of the layers of each block, in the order of its layers. Blocks 0 and 2 begin a stage, by pooling.
 STAGES = (
     ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
     (
@@ -19,8 +19,9 @@ STAGES = (
         (128, 128, 256, 24, 64, 64),
         (112, 144, 288, 32, 64, 64),
         (256, 160, 320, 32, 128, 128),
+        (256, 160, 320, 32, 128, 128),
+        (384, 192, 384, 48, 128, 128),
     ),
-    ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)),
 )
 SIZES = (1, 1, 3, 1, 3, 1)
 """Height and width of the kernels of a block."""
@@ -78,12 +79,9 @@ class GoogLeNet(nn.Module):
         for i, (channels, size) in enumerate(zip(self.stem, (7, 1, 3), strict=True)):
             x = normed(x, channels, size, i, self.activation, train)
             self.sow("activations", f"conv_{i}", x)
-            if i == 0:
-                x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
         block = 0
-        for stage, blocks in enumerate(self.stages):
-            window = 2 if stage == 2 else 3
-            x = nn.max_pool(x, (window, window), (2, 2), "SAME")
+        for blocks in self.stages:
+            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
             for features in blocks:
                 x, made = Inception(features, self.activation, name=f"Inception_{block}")(x, train)
                 for i, each in enumerate(made):
@@ -94,10 +92,12 @@ class GoogLeNet(nn.Module):
 
 
 def googlenet(num_classes: int, input_shape: tuple[int, ...], *, activation: str = "relu", width: float = 1.0) -> Model:
-    """GoogLeNet with batch norm, without auxiliary outputs; 5,610,154 parameters with 10 classes.
+    """GoogLeNet with batch norm, for small images; 5,610,154 parameters with 10 classes.
 
-    For images of 32 to 96 pixels: the stem has no strides, so that the last blocks see 2x2 positions of a 32x32 image.
-    The arguments are those of `create`.
+    As in the code of Neuron Alignment (NeurIPS 2020) the stem has no strides, and of the four poolings those after the
+    first convolution and before the last two blocks are left out: the last blocks see 8x8 positions of a 32x32 image.
+    Its two auxiliary outputs, with which it has 10.24 million parameters, are not here: training has one loss, of the
+    outputs. The arguments are those of `create`.
     """
     check_image_shape("googlenet", input_shape)
     stem = tuple(scaled(n, width) for n in (64, 64, 192))

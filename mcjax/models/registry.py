@@ -43,7 +43,7 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
         input_shape: (height, width, channels) of an image; for the LSTM, (length,) of a sequence.
         **options: `width` (multiplier of all widths) for every model; `activation` for all but the LSTM; `widths`,
             `output` and `bias` for the MLP; `dropout` for `mnist_convnet` and `cifar_convnet`; `channel_dropout` for
-            VGG11; `dense_pool` for VGG16; `layers` for the LSTM.
+            VGG11; `layers` for the LSTM.
 
     Returns:
         The model.

@@ -91,11 +91,16 @@ def equal_batches(split: Batch, batch_size: int) -> tuple[Batch, int]:
 
 
 def evenly_spaced(split: Batch, count: int | None) -> Batch:
-    """So many examples of a split of arrays, at equal distances in its order, which may be by class; None: all."""
+    """So many examples of a split of arrays, one from each of as many equal parts of its order; None: all.
+
+    Their places in the parts follow the golden ratio: an order by class, or of classes in turn, is sampled evenly.
+    """
     n = examples(split)
     if count is None or count >= n:
         return split
-    at = np.arange(count) * n // count
+    part = np.arange(count)
+    first, after = part * n // count, (part + 1) * n // count
+    at = first + (part * 0.6180339887498949 % 1 * (after - first)).astype(int)
     return jax.tree.map(lambda leaf: leaf[at], split)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+import numpy as np
 import optax
 import pytest
 from refusals import says
@@ -73,7 +74,10 @@ def test_the_published_scheme_is_that_of_the_paper_and_its_code():
     assert published.curve == FitConfig(40, optimizer=SGD(0.1, "halving", decay=0.9996))
     matrices = published.permutation
     assert (matrices.learning_rates, matrices.annealing, matrices.projection) == ((0.05,), 0.5, "alternating")
-    assert (matrices.schedule, matrices.decay) == ("halving", 0.9996)
+    assert (matrices.schedule, matrices.decay) == ("constant", 0.9996)
+    # As in the code, where e counts the epochs of all half-steps: 0.5^floor(e / 20) 0.9996^e.
+    in_code = [0.5**k * 0.9996 ** (20 * k) for k in range(4)]
+    np.testing.assert_allclose([matrices.rate_factor(k) for k in range(4)], in_code)
     assert (matrices.regularized, matrices.samples, matrices.partial_moves) == (False, 0, False)
     assert (published.nu_P, published.nu_phi, published.acceptance) == (1e3, 1e3, "always")
 

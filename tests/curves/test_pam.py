@@ -248,7 +248,7 @@ def test_half_steps_train_curves_as_one_fit_and_matrices_at_annealed_rates(
     assert len(np.unique(keys, axis=0)) == len(keys) == 12
     for k, (descent, states, _, epochs, _) in enumerate(seen[::2]):
         for rate in states.fixed.rate.values():
-            np.testing.assert_allclose(rate, np.full(2, 1e-9 * 0.25**k), rtol=1e-6)
+            np.testing.assert_allclose(rate, np.full(2, 1e-9 * (0.25 * 0.9**4) ** k), rtol=1e-6)
         # The schedule is that of the half-step, 4 epochs of 6 steps.
         assert (descent.penalty.nu, epochs, descent.retract.projection) == (1000.0, 4, "alternating")
         assert descent.optimizer is make_optimizer(SGD(1.0, "halving", momentum=0.0, decay=0.9), 4, 6)

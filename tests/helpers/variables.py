@@ -1,5 +1,7 @@
 """Variables of networks for tests that need no training, drawn and moved by numpy: nothing is compiled for them."""
 
+from itertools import pairwise
+
 import jax
 import numpy as np
 
@@ -105,5 +107,6 @@ def measured(theta, data):
 
 
 def spaced(array, count):
-    """So many entries of an array at equal distances: those that functions take when they are given a number."""
-    return np.stack([array[i * len(array) // count] for i in range(count)])
+    """So many entries of an array, one of each equal part: those that functions take when they are given a number."""
+    golden, parts = (5**0.5 - 1) / 2, [i * len(array) // count for i in range(count + 1)]
+    return np.stack([array[a + int(i * golden % 1 * (b - a))] for i, (a, b) in enumerate(pairwise(parts))])

@@ -1,4 +1,4 @@
-"""TinySix, TinyTen and the VGGs: parameter counts, a forward pass in numpy, images they cannot take."""
+"""TinySix, TinyTen, the VGGs and GoogLeNet: parameter counts, a forward pass in numpy, images they cannot take."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ def forward(theta, x, layers):
             n, h, w, c = x.shape
             x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
     dense = [name for name in theta["params"] if name.startswith("Dense")]
-    x = x.reshape(len(x), -1) if len(dense) > 1 else x.mean((1, 2))
+    x = x.mean((1, 2))
     for i in range(len(dense)):
         x = x @ theta["params"][f"Dense_{i}"]["kernel"] + theta["params"][f"Dense_{i}"]["bias"]
         if i + 1 < len(dense):
@@ -80,10 +80,17 @@ def test_parameter_counts(name, num_classes, count, key):
     assert trees.parameter_count(jax.eval_shape(models.create(name, num_classes).init, key)) == count
 
 
-@pytest.mark.parametrize(("dense_pool", "count"), [(True, 15_253_578), (False, 15_253_578 + 8 * 512 * 512)])
-def test_images_of_every_size_have_as_many_parameters_if_the_last_map_is_averaged(dense_pool, count, key):
-    model = models.create("vgg16", 10, (96, 96, 3), dense_pool=dense_pool)
-    assert trees.parameter_count(jax.eval_shape(model.init, key)) == count
+def test_images_of_every_size_have_as_many_parameters(key):
+    model = models.create("vgg16", 10, (96, 96, 3))
+    assert trees.parameter_count(jax.eval_shape(model.init, key)) == 15_253_578
+
+
+def test_googlenet_pools_twice(key):
+    """As in the published code for small images: the last seven blocks see a quarter of the height and width."""
+    model = models.create("googlenet", 10, (32, 32, 3), width=0.125)
+    made = jax.eval_shape(lambda key: model.activations(model.init(key), np.zeros((1, 32, 32, 3), np.float32)), key)
+    sizes = [made[f"inception_{block}_0"][0].shape[1:3] for block in range(9)]
+    assert sizes == [(16, 16)] * 2 + [(8, 8)] * 7
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ MUTANTS = (
         "training_objective(task.loss, theta, fixed, batch_size, weight_decay)",
         "training_objective(task.loss, theta, fixed, batch_size, 0.0)",
     ),
-    Mutant("mcjax/curves/pam.py", "config.permutation.annealing**k, rate", "1.0, rate", HALF_STEPS),
+    Mutant("mcjax/curves/pam.py", "config.permutation.rate_factor(k), rate", "1.0, rate", HALF_STEPS),
     # Equal candidates that are taken for others.
     Mutant(
         "mcjax/curves/objective.py", "np.concatenate(values, 1), which, 1)", "np.concatenate(values, 1), which * 0, 1)"

@@ -11,6 +11,7 @@ from mcjax import Augmentation, Task, models, supervised
 from mcjax.training.batches import (
     at_least_float32,
     equal_batches,
+    evenly_spaced,
     fixed_examples,
     mean_over,
     split_batches,
@@ -26,6 +27,18 @@ def fixed(task, count, batch_size):
     """The examples on the host, and the size of their batches."""
     found, size = fixed_examples(task, count, batch_size)
     return jax.tree.map(np.asarray, found), size
+
+
+@pytest.mark.parametrize(("n", "count"), [(50_000, 10_000), (50_000, 1000), (1437, 1000), (1437, 287), (50, 49)])
+def test_spaced_examples_are_of_all_parts_of_an_order_and_of_all_its_phases(n, count):
+    """Whether classes are sorted or come in turn, about as many of each are taken."""
+    at = evenly_spaced(np.arange(n), count)
+    assert len(at) == count
+    assert (np.diff(at) > 0).all()
+    for classes in (2, 5, 10, 100):
+        if count >= 20 * classes:
+            for labels in (at * classes // n, at % classes):
+                np.testing.assert_allclose(np.bincount(labels, minlength=classes), count / classes, rtol=0.25)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 22, 23, 100])
