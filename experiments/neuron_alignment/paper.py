@@ -1,17 +1,19 @@
 """The numbers of the paper, which the tables show beside ours.
 
 The paper is "Optimizing Loss Landscape Connectivity via Neuron Alignment", a submission to ICLR 2020; its later version
-(Tatro et al., NeurIPS 2020, "Optimizing Mode Connectivity via Neuron Alignment") has other experiments.
+(Tatro et al., NeurIPS 2020, "Optimizing Mode Connectivity via Neuron Alignment") has other experiments, whose numbers
+are those of the page of its code (github.com/IBM/NeuronAlignment): 250 epochs for a network and for a curve.
 
 Mean and standard deviation over 6 pairs of networks on CIFAR-10, 3 on CIFAR-100 and STL-10, after 250
 epochs for a network and 200 for a curve (160 for one of PAM's). Accuracies in percent, losses in nats.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 SCHEMES = {"descent": "PAM", "published": "published PAM"}
 """The schemes of PAM, and how the classes of their curves are named."""
 SETS = ("cifar10", "cifar100", "stl10")
+LATER_SETS = ("cifar10", "cifar100", "tiny_imagenet")
 ENSEMBLES = ("ends", "unaligned", "aligned", "independent")
 
 
@@ -29,9 +31,11 @@ def _row(text: str, names: Sequence[str] = SETS) -> Numbers:
 # Table 1: parameters (for 10 classes, of TinySix for 100), depth, test accuracy of the networks.
 NETWORKS = {
     "tinysix": (34_596, 6, _row("77.0 0.3 40.1 0.3 65.1 0.1")),
-    "tinyten": (86_778, 10, _row("88.7 0.2 58.1 0.5 73.8 0.3")),
-    "resnet32": (466_906, 32, _row("92.9 0.2 67.1 0.5 76.5 0.3")),
+    "tinyten": (86_778, 10, _row("88.7 0.2 58.1 0.5 73.8 0.3") | _row("34.2 0.2", ["tiny_imagenet"])),
+    "resnet32": (466_906, 32, _row("92.9 0.2 67.1 0.5 76.5 0.3") | _row("50.2 0.0", ["tiny_imagenet"])),
     "vgg16": (15_253_578, 16, _row("93.1 0.2 70.9 0.3 72.5 1.5")),
+    # The later paper's, with two auxiliary outputs.
+    "googlenet": (10_240_000, 22, _row("93.4 0.0 73.2 0.4 51.6 0.2", LATER_SETS)),
 }
 
 # Tables 2, 4 and 5, side by side: mean and lowest test accuracy along the curve, and train loss, each for all SETS.
@@ -53,16 +57,33 @@ vgg16    aligned       | 93.3 0.1 71.6 0.1 74.7 0.8 | 93.0 0.1 70.8 0.1 71.3 1.8
 """
 
 
-def _curves(table: int) -> dict[tuple[str, str], Numbers]:
-    """Model and class of curves -> the row of one of the three tables."""
-    found = {}
-    for name, *rows in (line.split(" | ") for line in _CURVES.strip().splitlines()):
-        model, curve = name.split(maxsplit=1)
-        found[model, curve.strip()] = _row(rows[table])
-    return found
+# The later paper's mean and lowest test accuracy along the curve, for all LATER_SETS.
+_LATER = """
+tinyten   unaligned     | 87.4 0.1 56.0 0.2 32.5 0.1 | 82.8 0.5 53.2 1.1 30.0 0.3
+tinyten   PAM unaligned | 87.6 0.1 57.3 0.2 33.6 0.1 | 84.0 0.3 55.9 0.9 32.5 0.1
+tinyten   PAM aligned   | 88.4 0.1 58.8 0.1 34.2 0.1 | 87.6 0.2 57.7 0.3 33.4 0.2
+tinyten   aligned       | 88.5 0.1 58.7 0.2 34.4 0.1 | 87.8 0.1 57.7 0.4 33.7 0.1
+resnet32  unaligned     | 92.2 0.1 66.5 0.2 48.2 0.1 | 89.1 0.2 64.7 0.4 45.2 0.1
+resnet32  PAM unaligned | 92.4 0.1 67.0 0.1 48.5 0.1 | 89.9 0.2 66.1 0.1 46.6 0.1
+resnet32  PAM aligned   | 92.7 0.0 67.6 0.4 49.2 0.4 | 92.1 0.1 66.8 0.1 47.9 0.6
+resnet32  aligned       | 92.7 0.1 67.7 0.1 49.5 0.3 | 92.2 0.0 66.6 0.1 48.8 0.4
+googlenet unaligned     | 93.3 0.0 73.1 0.4 51.9 0.1 | 92.1 0.1 69.8 0.3 48.7 0.4
+googlenet aligned       | 93.4 0.0 73.4 0.3 52.4 0.2 | 93.1 0.0 72.9 0.3 51.4 0.3
+"""
 
 
-MEAN_ACCURACY, MIN_ACCURACY, TRAIN_LOSS = map(_curves, range(3))
+def _curves(text: str, sets: Sequence[str]) -> Iterator[dict[tuple[str, str], Numbers]]:
+    """For each of the tables that stand side by side: model and class of curves -> its row."""
+    rows = [line.split(" | ") for line in text.strip().splitlines()]
+    names = [tuple(part.strip() for part in row[0].split(maxsplit=1)) for row in rows]
+    for column in range(1, len(rows[0])):
+        yield {(model, curve): _row(row[column], sets) for (model, curve), row in zip(names, rows, strict=True)}
+
+
+_OF = ("test_accuracy_mean", "test_accuracy_min", "last_train_loss")
+CURVES = dict(zip(_OF, _curves(_CURVES, SETS), strict=True))
+LATER = dict(zip(_OF[:2], _curves(_LATER, LATER_SETS), strict=True))
+"""Of each measure of the curves, as results.json names it: model and class of curves -> the row of its table."""
 
 # Table 3: accuracy of ensembles, on CIFAR-100 alone: the ends; ends and middle of either curve; three networks.
 ENSEMBLE_ACCURACY = {

@@ -36,7 +36,7 @@ class Config:
 
     data: tuple[str, ...] = ("cifar10",)
     """Data sets: TFDS names, digits, or paths of .npz files."""
-    known_as: tuple[Literal["cifar10", "cifar100", "stl10", "none"], ...] | None = None
+    known_as: tuple[Literal["cifar10", "cifar100", "stl10", "tiny_imagenet", "none"], ...] | None = None
     """Name of each of them in the paper, whose numbers are shown beside ours (None: TFDS names are its own, files have
     none)."""
     models: tuple[str, ...] = ("tinysix", "tinyten", "resnet32", "vgg16")

@@ -1,6 +1,6 @@
 """The tables, the paper's numbers beside ours."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -24,10 +24,10 @@ def tables(cells: Mapping[str, Results]) -> list[dict[str, Any]]:
     """Tables 1 to 5 of all cells, and one of all paths: title, text, head and rows of text of each."""
     found = [
         _networks(cells),
-        _classes(cells, "Table 2: mean test accuracy along the curve (%)", "test_accuracy_mean", paper.MEAN_ACCURACY),
+        _classes(cells, "Table 2: mean test accuracy along the curve (%)", "test_accuracy_mean"),
         _ensembles(cells),
-        _classes(cells, "Table 4: lowest test accuracy along the curve (%)", "test_accuracy_min", paper.MIN_ACCURACY),
-        _classes(cells, "Table 5: train loss in the last epoch (nats)", "last_train_loss", paper.TRAIN_LOSS),
+        _classes(cells, "Table 4: lowest test accuracy along the curve (%)", "test_accuracy_min"),
+        _classes(cells, "Table 5: train loss in the last epoch (nats)", "last_train_loss"),
         _along(cells),
         _robust(cells),
         _shapes(cells),
@@ -59,17 +59,24 @@ def _networks(cells: Mapping[str, Results]) -> dict[str, Any]:
     )
 
 
-def _classes(cells: Mapping[str, Results], title: str, of: str, numbers: Mapping[Any, Any]) -> dict[str, Any]:
+def _classes(cells: Mapping[str, Results], title: str, of: str) -> dict[str, Any]:
     digits, factor, published = (4, 1.0, 3) if of == "last_train_loss" else (2, 100.0, 1)
+    rows = [(cell, *each) for cell in cells.values() for each in cell["classes"].items()]
+
+    def of_paper(numbers: Mapping[Any, Any]) -> Callable[[Any], str]:
+        return lambda row: _paper(numbers.get((row[0]["model"], _published(row[1]))), row[0], published)
+
+    later: Column = ("the later paper's", of_paper(paper.LATER.get(of, {})))
     return tabulate(
         title,
         "",
-        [(cell, *each) for cell in cells.values() for each in cell["classes"].items()],
+        rows,
         *CELL,
         ("curve class", lambda row: row[1]),
         ("epochs of the curve", lambda row: row[2]["epochs"]),
         ("ours", lambda row: plus_minus(row[2][of], digits, factor) if row[2][of] else "no curve was accepted"),
-        ("the paper's", lambda row: _paper(numbers.get((row[0]["model"], _published(row[1]))), row[0], published)),
+        ("the paper's", of_paper(paper.CURVES[of])),
+        *([later] if any(map(later[1], rows)) else []),
     )
 
 
