@@ -32,8 +32,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.convergence import LIPSCHITZ
-from experiments.options import check_least, check_positive
+from experiments.options import check_all_positive, check_least
 from experiments.study import command
 from mcjax import (
     Task,
@@ -49,6 +48,7 @@ from mcjax import (
     train_endpoints,
     trees,
 )
+from mcjax.landscape.noise_stability import LIPSCHITZ
 from mcjax.runs.tables import mean_and_std, plus_minus, table
 
 
@@ -134,7 +134,7 @@ def excess(task: Task, theta_1: trees.Tree, theta_2: trees.Tree, points: int) ->
 
 def main(config: AlignmentBound) -> None:
     """Train pairs of networks and print the table."""
-    check_positive(config)
+    check_all_positive(config)
     check_least(config, points=3)
     digits = data.load("digits")
     model = models.create("mlp", 10, digits.image_shape, widths=list(config.widths))

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.options import check_positive
+from experiments.options import check_all_positive
 from experiments.study import command
 from mcjax import (
     FitConfig,
@@ -43,11 +43,10 @@ from mcjax import (
     trees,
 )
 from mcjax.curves import PamFit, PermutationFitConfig
+from mcjax.landscape.noise_stability import LIPSCHITZ
 from mcjax.runs.tables import table
 
 OPTIMIZER = optax.sgd(0.02, momentum=0.9, nesterov=True)
-LIPSCHITZ = 2**0.5
-"""The cross entropy's constant in the Euclidean norm of the logits: its gradient is softmax(y) - onehot."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Bounds(NamedTuple):
     criterion: float
 
 
-def layers(theta: trees.Tree) -> list[np.ndarray]:
+def homogeneous_matrices(theta: trees.Tree) -> list[np.ndarray]:
     """The matrices of an MLP in homogeneous coordinates (eq. 10): [[W, b], [0, 1]], and [W, b] at last."""
     params = trees.params(theta)
     found = []
@@ -113,7 +112,7 @@ def bounds(huberized: Task, rectified: Task, thetas: list[trees.Tree], delta: fl
         delta: the width of the huberized ReLU.
     """
     x = huberized.model_inputs(huberized.train)
-    matrices = [layers(theta) for theta in thetas]
+    matrices = [homogeneous_matrices(theta) for theta in thetas]
     K_W = max(np.linalg.norm(matrix, 2) for each in matrices for matrix in each)
     # Inputs in homogeneous coordinates too.
     K_X = np.sqrt(np.square(np.asarray(x, np.float64)).reshape(len(x), -1).sum(1) + 1).max()
@@ -177,16 +176,21 @@ def objective(task: Task, fit: PamFit, points: int, weight_decay: float = FitCon
     return float(np.mean(along.train_loss) + weight_decay / 2 * np.mean(squares))
 
 
+def proximal_terms(fit: PamFit, nu: float) -> np.ndarray:
+    """What the half-steps that were accepted cost in every iteration (eq. 6), by which Q + R fell at least."""
+    return (fit.distance**2 / (2 * nu) * fit.accepted).reshape(-1, 2).sum(1)
+
+
 def main(config: Convergence) -> None:
     """Fit and print the two tables."""
-    check_positive(config)
+    check_all_positive(config)
     rows, limits = [], []
     for delta in config.deltas:
         huberized, rectified, fits = iterates(config, delta)
         last = fits[-1]
         assert last.slopes is not None
         found = bounds(huberized, rectified, [last.path(t) for t in np.linspace(0, 1, 21, dtype=np.float32)], delta)
-        proximal = (last.distance**2 / (2 * config.nu) * last.accepted).reshape(-1, 2).sum(1)
+        proximal = proximal_terms(last, config.nu)
         rectifieds = [f"{objective(rectified, fit, config.points):.5f}" for fit in fits]
         paid = [f"{each:.2e}" for each in proximal]
         for k, (of_relu, terms) in enumerate(zip(["", *rectifieds], ["", *paid], strict=True)):

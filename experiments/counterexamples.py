@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import jax
 import optax
 
-from experiments.options import check_positive
+from experiments.options import check_all_positive
 from experiments.study import command
 from mcjax import FitConfig, evaluate_path, fit_curve, linear, match_weights, polygonal_chain, trees
 from mcjax.constructions.counterexamples import (
@@ -47,7 +47,7 @@ class Counterexamples:
 
 def main(config: Counterexamples) -> None:
     """Fit chains between the minima of every pair, and print a table."""
-    check_positive(config)
+    check_all_positive(config)
     rows = []
     for name, example in pairs(config):
         heights = (example.barrier, *highest(example, config))

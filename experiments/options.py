@@ -30,7 +30,7 @@ class Sources:
         return data.load(getattr(self, name), self.data_dir)
 
 
-def given(size: type[Size], **values: Any) -> Size:
+def changes_of(size: type[Size], **values: Any) -> Size:
     """Changes of a preset: the frozen dataclass `size` with every field None (the preset's value) that is not given."""
     optional = []
     for name, hint in get_type_hints(size, include_extras=True).items():
@@ -73,7 +73,7 @@ def check_choices(name: str, got: Sequence[str], choices: Collection[str]) -> No
         raise InputError(f"got {name} {', '.join(got) or 'none'}, expected some of {', '.join(choices)}, each once.")
 
 
-def check_positive(options: Any, zero: str | None = None) -> None:
+def check_all_positive(options: Any, zero: str | None = None) -> None:
     """Raise InputError if a number of a dataclass is not positive, also in tuples; the field `zero` may be zero."""
     for field in fields(options):
         values = getattr(options, field.name)

@@ -15,7 +15,7 @@ from typing import get_args
 import jax
 import numpy as np
 
-from experiments.options import check_positive
+from experiments.options import check_all_positive, check_least
 from experiments.study import command
 from mcjax import (
     TrainConfig,
@@ -59,7 +59,8 @@ class Trunks:
 
 def main(config: Trunks) -> None:
     """Train pairs of networks and print the table."""
-    check_positive(config)
+    check_all_positive(config)
+    check_least(config, points=3)
     images = data.load(config.data).take(config.train_images, config.test_images)
     model = models.create(config.model, images.num_classes, images.image_shape, width=config.width)
     task = supervised(model, images)

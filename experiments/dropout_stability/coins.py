@@ -53,10 +53,10 @@ def chances(
 
 
 def _measured(key: jax.Array, task: Task, theta: trees.Tree, rates: tuple[float, ...], coins: int) -> dict[str, Any]:
-    """The loss, the epsilon of Definition 4, and the lines at every rate."""
+    """The loss, the epsilon and rho of Definition 4, and the lines at every rate."""
     count = min(MEASURED, len(task.train[1]))
-    examples = min(32, count)
-    epsilon = noise_stability(jax.random.fold_in(key, 1), task, theta, examples=examples, draws=1, ts=2).epsilon()
+    stability = noise_stability(jax.random.fold_in(key, 1), task, theta, examples=min(32, count))
+    epsilon = stability.epsilon()
     found = []
     for i, p in enumerate(rates):
         lines = dropout_lines(
@@ -68,7 +68,7 @@ def _measured(key: jax.Array, task: Task, theta: trees.Tree, rates: tuple[float,
         })  # fmt: skip
     train, test = evaluate(task, theta)
     accuracy = {"train_accuracy": train["accuracy"], "test_accuracy": test["accuracy"]}
-    return {"train_loss": train["loss"], **accuracy, "epsilon": epsilon, "rates": found}
+    return {"train_loss": train["loss"], **accuracy, "epsilon": epsilon, "rho": stability.rho, "rates": found}
 
 
 def exponents(levels: list[dict[str, Any]]) -> list[float] | None:

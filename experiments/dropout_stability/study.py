@@ -11,7 +11,7 @@ from experiments.dropout_stability.measures import Cell
 from experiments.dropout_stability.paths import KINDS, paths
 from experiments.dropout_stability.tables import tables
 from experiments.dropout_stability.tasks import HALF, SHARE, Problem, Size, check, make
-from experiments.options import Sources, check_choices, check_increasing, check_positive, fingerprint, given
+from experiments.options import Sources, changes_of, check_all_positive, check_choices, check_increasing, fingerprint
 from experiments.study import Findings, Parts, Study, run
 from mcjax import trees
 from mcjax.commands.options import seed_key
@@ -29,7 +29,7 @@ class Config:
     preset: Literal["small", "paper"] = "small"
     """Amount of work; the options of the size take precedence."""
     sources: Sources = field(default_factory=Sources)
-    size: Size = field(default_factory=lambda: given(Size))
+    size: Size = field(default_factory=lambda: changes_of(Size))
     units: tuple[int, ...] = (2, 4, 8, 16, 32)
     """Hidden units of the networks of wide."""
     pairs: int = 3
@@ -52,7 +52,7 @@ def main(config: Config) -> None:
     """Run the study, resume it, or report what it found."""
     key = seed_key(config.seed)
     check_choices("tasks", config.tasks, TASKS)
-    check_positive(config, zero="seed")
+    check_all_positive(config, zero="seed")
     check_increasing(config, "units", "inputs", "widths", "rates")
     if config.rates[-1] >= 1:
         raise InputError(f"got rates={config.rates}, expected all of them below 1.")

@@ -165,11 +165,12 @@ def _coins(found: Mapping[str, Any]) -> dict[str, Any]:
         f"them whose line rises by at most {RISE:g} nats, and in brackets the rise that a quarter of them does not "
         f"exceed, whose powers of rate and width are {powers}. Lemma 3 promises a quarter a rise of the order of "
         f"sqrt(p) epsilon, which goes as the powers +0.50 and -0.50; at least {promised:.2f} of every cell rise by no "
-        "more than sqrt(p) times the epsilon of Definition 4.",
+        "more than sqrt(p) times the epsilon of Definition 4, which wants rho to be at least 3 d, here 9.",
         levels,
         ("units a layer", lambda level: str(level["width"])),
         ("train loss", lambda level: f"{level['train_loss']:.4f}"),
         ("test accuracy (%)", lambda level: f"{100 * level['test_accuracy']:.1f}"),
         ("epsilon of Definition 4", lambda level: f"{level['epsilon']:.3g}"),
+        ("rho", lambda level: f"{level['rho']:.3g}"),
         *((f"p = {each['rate']:g}", at(i)) for i, each in enumerate(levels[0]["rates"])),
     )

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import tyro
 
 from experiments.optimizers import Adam
-from experiments.options import Sources, capped, check_increasing, check_positive, filled
+from experiments.options import Sources, capped, check_all_positive, check_increasing, filled
 from mcjax import Dataset, FitConfig, InputError, Model, Task, TrainConfig, models, supervised
 from mcjax.constructions.chain import chain_of
 from mcjax.strings import StringConfig
@@ -113,7 +113,7 @@ class Problem:
 
 def check(size: Size) -> None:
     """Raise InputError for numbers that cannot be, of a size or of changes of one."""
-    check_positive(size)
+    check_all_positive(size)
     check_increasing(size, *(name for name in ("shares", "narrow_widths") if getattr(size, name) is not None))
     if size.shares and size.shares[-1] >= 1:
         raise InputError(f"got shares={size.shares}, expected all of them below 1.")

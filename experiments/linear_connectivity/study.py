@@ -13,7 +13,7 @@ from experiments.linear_connectivity.tables import tables
 from experiments.linear_connectivity.tasks import Problem, Size, make
 from experiments.linear_connectivity.theory import PARTS, theory
 from experiments.linear_connectivity.tractable import Fineness
-from experiments.options import Sources, check_choices, fingerprint, given
+from experiments.options import Sources, changes_of, check_choices, fingerprint
 from experiments.study import Findings, Parts, Study, run
 from mcjax.commands.options import seed_key
 
@@ -34,7 +34,7 @@ class Config:
     preset: Literal["small", "paper"] = "small"
     """Amount of work; the options of the size take precedence."""
     sources: Sources = field(default_factory=Sources)
-    size: Size = field(default_factory=lambda: given(Size))
+    size: Size = field(default_factory=lambda: changes_of(Size))
     fineness: Fineness = field(default_factory=Fineness)
     seed: int = 0
     """Seed of everything."""

@@ -136,10 +136,10 @@ def _tractable(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
         tabulate(
             "Theorem 6: what each condition predicts of gradient descent / the worst that was measured",
-            "With the constants along the way. Factors a step: of the loss by Polyak-Lojasiewicz, of the squared "
-            "distance to w* by restricted secant. Weak quasi-convexity bounds the sum of all losses, in units of the "
-            "squared distance at the start: no geometric rate, and ||x||^4 / 4 has none. Typical: the mean factor of "
-            "the loss.",
+            "With the constants along the way, so that predictions are bounds. Factors a step: of the loss by "
+            "Polyak-Lojasiewicz, of the squared distance to w* by restricted secant. Weak quasi-convexity bounds the "
+            "sum of all losses, in units of the squared distance at the start: no geometric rate, and ||x||^4 / 4 has "
+            "none. Typical: the mean factor of the loss.",
             [
                 *((link, each["rates"]) for link, each in found["generalised_linear"].items()),
                 ("||x||^4 / 4", found["quartic"]),

@@ -5,7 +5,7 @@ from math import gcd
 from typing import Any, Literal, get_args
 
 from experiments.optimizers import Adam
-from experiments.options import Sources, capped, check_choices, check_increasing, check_positive, filled
+from experiments.options import Sources, capped, check_all_positive, check_choices, check_increasing, filled
 from mcjax import Dataset, FitConfig, InputError, Model, PamConfig, Task, TrainConfig, models, supervised
 from mcjax.curves import PermutationFitConfig
 from mcjax.matching import StraightThroughConfig
@@ -180,7 +180,7 @@ def make(name: str, preset: Literal["small", "paper"], sources: Sources, changes
 
 
 def _check(size: Size) -> None:
-    check_positive(size, zero="spawn_steps")
+    check_all_positive(size, zero="spawn_steps")
     check_choices("methods", size.methods, METHODS[1:])
     if "straight-through" in size.methods and "activations" not in size.methods:
         raise InputError(f"got methods={size.methods}, expected activations too: straight-through starts from them.")

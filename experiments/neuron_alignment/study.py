@@ -158,6 +158,8 @@ class Config:
             )
         published = self.alternation.published or self.preset == "paper"
         schemes = ("published" if published else "descent",) if self.schemes is None else self.schemes
+        if len(set(schemes)) < len(schemes):
+            raise InputError(f"got schemes={schemes}, expected each once.")
         if self.alternation.published and schemes != ("published",):
             raise InputError(f"got published with schemes={schemes}, expected one of the two options.")
         training = replace(training, epochs=self.curve_epochs)

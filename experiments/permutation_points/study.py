@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import jax
 
-from experiments.options import check_choices, fingerprint, given
+from experiments.options import changes_of, check_choices, fingerprint
 from experiments.permutation_points import paths, spectra, toy
 from experiments.permutation_points.counts import counts
 from experiments.permutation_points.figures import draw
@@ -34,7 +34,7 @@ class Config:
     """Folder of the TFDS data sets (None: TFDS's own default)."""
     activation: str = "relu"
     """Activation of the networks of MNIST."""
-    size: Size = field(default_factory=lambda: given(Size))
+    size: Size = field(default_factory=lambda: changes_of(Size))
     seed: int = 0
     """Seed of everything."""
     out: str | None = None

@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from experiments.optimizers import Adam
-from experiments.options import capped, check_choices, check_increasing, check_positive, filled
+from experiments.options import capped, check_all_positive, check_choices, check_increasing, filled
 from mcjax import Dataset, Model, Task, TrainConfig, data, models, supervised, trees
 from mcjax.errors import InputError
 from mcjax.permutation_points import PermutationConfig
@@ -244,7 +244,7 @@ def make(images: Dataset, activation: str, preset: Literal["small", "paper"], ch
 def sized(preset: Literal["small", "paper"], changes: Size) -> Size:
     """A preset with `changes`. Raises InputError for numbers that cannot be."""
     size = filled(SIZES[preset], changes)
-    check_positive(size)
+    check_all_positive(size)
     check_choices("toys", size.toys, tuple(TOYS))
     if not size.toy_outputs or len(set(size.toy_outputs)) < len(size.toy_outputs):
         raise InputError(f"got toy_outputs={size.toy_outputs}, expected at least one, each once.")

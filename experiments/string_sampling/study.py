@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments.options import check_choices, check_least, fingerprint, given
+from experiments.options import changes_of, check_choices, check_least, fingerprint
 from experiments.string_sampling.figures import draw
 from experiments.string_sampling.measures import VARIANTS, gather, relax, sample
 from experiments.string_sampling.tables import tables
@@ -29,7 +29,7 @@ class Config:
     preset: Literal["small", "paper"] = "small"
     """Amount of work; the options of the size take precedence."""
     data: Data = field(default_factory=Data)
-    size: Size = field(default_factory=lambda: given(Size))
+    size: Size = field(default_factory=lambda: changes_of(Size))
     matching: Literal["activations", "weights", "straight_through"] = "activations"
     """The method of matching units."""
     string: StringOptions = field(default_factory=StringOptions)

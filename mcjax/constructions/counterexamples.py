@@ -108,8 +108,16 @@ def mixture_minima(first: int = 3, second: int = 1) -> Counterexample:
         first: The number of labels max(0, x) at each x: p = first / (first + second).
         second: The number of labels max(0, -x) at each x, smaller than `first`.
 
+    Returns:
+        The task, the two minima and the barrier.
+
     Raises:
         InputError: Unless 0 < second < first.
+
+    Example::
+
+        example = mixture_minima(3, 1)
+        barrier(evaluate_path(example.task, linear(example.model.spec).bind(example.theta_1, example.theta_2)))
     """
     check_whole("first", first, 2)
     check_whole("second", second, 1, first - 1)
@@ -136,6 +144,12 @@ def two_neuron_mixture(samples: int = 100) -> Counterexample:
 
     Args:
         samples: The number of points on each axis, even.
+
+    Returns:
+        The task, the two minima and the barrier.
+
+    Raises:
+        InputError: If `samples` is not an even number.
     """
     check_whole("samples", samples, 2)
     if samples % 2:

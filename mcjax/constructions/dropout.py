@@ -183,6 +183,9 @@ def drop_units(key: jax.Array, model: Model, theta: trees.Tree, fraction: float 
 
     Returns:
         The network; units are dropped and rescaled in the kernels that read them.
+
+    Raises:
+        InputError: If there are several networks, the model is not feed-forward, or the fraction is not in (0, 1).
     """
     if has_leading_axis(theta, model):
         raise InputError("got several networks, expected one: use jax.vmap over them.")

@@ -86,7 +86,18 @@ class PamProblem:
     def create(
         cls, task: Task, curve: Curve, config: PamConfig, pairs: Pairs, mesh: Mesh | None = None
     ) -> "PamProblem":
-        """The problem of these inputs, with the objective and the batches that the config describes."""
+        """The problem of these inputs, with the objective and the batches that the config describes.
+
+        Args:
+            task: The task.
+            curve: The curve.
+            config: Settings of PAM.
+            pairs: The networks and the first P of every pair.
+            mesh: Devices of the pairs. None: one.
+
+        Returns:
+            The problem.
+        """
         settings = config.curve
         plan = epoch_plan(task, settings.batch_size, settings.steps_per_epoch)
         fixed, size = fixed_examples(task, config.objective_examples, settings.batch_size)
@@ -105,8 +116,15 @@ class PamProblem:
     def curve_fit(self) -> Fit:
         """The fit of the control points, whose schedule extends over all iterations."""
         settings, epochs = self.config.curve, self.config.iterations * self.config.curve.epochs
-        fit = (self.task, self.curve, settings, epochs, self.plan.steps)
-        return configured_curve_fit(*fit, nu_phi=self.config.nu_phi, norm_bound=self.config.norm_bound)
+        return configured_curve_fit(
+            self.task,
+            self.curve,
+            settings,
+            epochs,
+            self.plan.steps,
+            nu_phi=self.config.nu_phi,
+            norm_bound=self.config.norm_bound,
+        )
 
     @property
     def permutation_fit(self) -> Fit:

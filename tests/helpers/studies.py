@@ -1,6 +1,6 @@
 """Small studies of experiments."""
 
-from experiments.options import given
+from experiments.options import changes_of
 
 
 def small_studies(config, size, small, sizes):
@@ -9,6 +9,6 @@ def small_studies(config, size, small, sizes):
     def study_of(out, **changes):
         own = {name: value for name, value in changes.items() if name not in sizes}
         changed = {name: value for name, value in changes.items() if name in sizes}
-        return config(**{**small, **own}, size=given(size, **{**sizes, **changed}), out=str(out))
+        return config(**{**small, **own}, size=changes_of(size, **{**sizes, **changed}), out=str(out))
 
     return study_of

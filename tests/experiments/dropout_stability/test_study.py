@@ -12,7 +12,7 @@ from experiments.dropout_stability.study import Config, _described, main
 from experiments.dropout_stability.tables import tables
 from experiments.dropout_stability.tasks import CHANNELS, Size, make
 from experiments.dropout_stability.wide import ENDS
-from experiments.options import Sources, given
+from experiments.options import Sources, changes_of
 from mcjax.training.task import examples
 
 SIZE = {
@@ -133,14 +133,14 @@ def test_tables_of_noise_stability():
 
 
 def test_the_published_networks():
-    problem = make("mnist", "paper", Sources(mnist="digits"), given(Size))
+    problem = make("mnist", "paper", Sources(mnist="digits"), changes_of(Size))
     assert set(problem.rates.values()) == {0.2}
     assert problem.narrow.spec.group_sizes(problem.narrow.init(jax.random.key(0)))["conv_0"] == 6
     assert CHANNELS == (0.25, 0.25, 0.25, 0.5)
 
 
 def test_settings_are_json_by_which_a_run_is_known():
-    problem = make("mnist", "small", Sources(mnist="digits"), given(Size, measured=50))
+    problem = make("mnist", "small", Sources(mnist="digits"), changes_of(Size, measured=50))
     settings = json.loads(json.dumps(_described(problem)))
     rates = [settings[name]["optimizer"]["learning_rate"] for name in ("networks", "curve")]
     assert [*rates, settings["string"]["training"]["optimizer"]["learning_rate"]] == [0.02, 0.02, 1e-3]

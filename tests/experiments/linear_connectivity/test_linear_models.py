@@ -68,6 +68,7 @@ def test_on_a_parabola_every_prediction_is_exact():
 
 
 def test_predictions_are_bounds():
+    """By the constants along the way they are so by algebra: what can fail is a formula."""
     for found in (descent([0.4, 1.0, 0.1], 0.9), quartic_rates(FINENESS)):
         for name in ("polyak_lojasiewicz", "restricted_secant", "weak_quasi_convexity"):
             predicted, measured = found[name]

@@ -9,7 +9,7 @@ from studies import small_studies
 from experiments.linear_connectivity.study import Config, _described, main
 from experiments.linear_connectivity.tables import tables
 from experiments.linear_connectivity.tasks import METHODS, SIZES, Size, make
-from experiments.options import Sources, given
+from experiments.options import Sources, changes_of
 from mcjax.cli import guarded
 
 SMALL = {"tasks": ("spawning", "conjecture", "merging"), "data": ("mnist",), "sources": Sources(mnist="digits")}
@@ -75,7 +75,7 @@ def test_files_and_results_of_a_study(study, results_of):
 
 
 def test_steps_are_epochs_of_their_common_divisor():
-    problem = make("mnist", "small", SMALL["sources"], given(Size, **SIZE))
+    problem = make("mnist", "small", SMALL["sources"], changes_of(Size, **SIZE))
     config, epochs = problem.training(0, 4, 6)
     assert (config.epochs, config.steps_per_epoch, epochs) == (6, 2, (0, 2, 3))
     config, _ = problem.training(8, steps=24)
@@ -85,7 +85,7 @@ def test_steps_are_epochs_of_their_common_divisor():
 def test_presets_can_be_made():
     for name, presets in SIZES.items():
         for preset in presets:
-            problem = make(name, preset, Sources(mnist="digits", cifar10="digits"), given(Size, train_images=300))
+            problem = make(name, preset, Sources(mnist="digits", cifar10="digits"), changes_of(Size, train_images=300))
             assert problem.size.train_images == 300
             assert problem.size.spawn_steps[0] == 0
             pam, straight_through = problem.pam(), problem.straight_through()

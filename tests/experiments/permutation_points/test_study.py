@@ -9,7 +9,7 @@ import pytest
 from studies import small_studies
 
 import mcjax
-from experiments.options import given
+from experiments.options import changes_of
 from experiments.permutation_points import spectra as permutation_spectra
 from experiments.permutation_points import tasks as permutation_tasks
 from experiments.permutation_points.counts import one_by_one
@@ -206,7 +206,7 @@ def test_points_are_counted(tmp_path, results_of):
     for units, order in ((2, 1), (4, 2), (6, 3)):
         k = units - order
         assert one_by_one(order, units) == sum((-1) ** j * comb(k, j) * (k - j) ** units for j in range(k + 1))
-    study = Config(tasks=("count",), size=given(Size, widths=(10, 25)), out=str(tmp_path / "run"))
+    study = Config(tasks=("count",), size=changes_of(Size, widths=(10, 25)), out=str(tmp_path / "run"))
     main(study)
     found = results_of(main, study)["tasks"]["count"]
     for row in found["rows"]:
@@ -240,7 +240,7 @@ def test_pixels_are_averaged():
 
 
 def test_presets():
-    size = sized("paper", given(Size))
+    size = sized("paper", changes_of(Size))
     assert (size.toy_steps, size.steps, size.seeds, size.widths, size.pool) == (200, 100, 6, (10, 15, 20, 25), 1)
     assert set(SIZES) == {"small", "paper"}
     toy = permutation_tasks.toy(jax.random.key(0), "tanh", 1, size)
@@ -271,7 +271,7 @@ def test_bad_options_are_refused(change, named, tmp_path, refused):
 
 
 def test_the_command_reports_bad_options(tmp_path, capsys):
-    study = Config(tasks=("count",), size=given(Size, widths=(5, 4)), out=str(tmp_path / "out"))
+    study = Config(tasks=("count",), size=changes_of(Size, widths=(5, 4)), out=str(tmp_path / "out"))
     assert guarded("permutation_points", lambda: main(study)) == 2
     said = capsys.readouterr().err
     assert said.startswith("permutation_points: error: ")

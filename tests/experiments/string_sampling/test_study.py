@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.options import Sources, given
+from experiments.options import Sources, changes_of
 from experiments.string_sampling import measures
 from experiments.string_sampling.figures import principal
 from experiments.string_sampling.measures import gather
@@ -30,7 +30,7 @@ def study_of(out, **options):
         {name: options.pop(name) for name in kind.__dataclass_fields__ if name in options}
         for kind in (Size, StringOptions, Data)
     )
-    parts = {"size": given(Size, **size), "string": StringOptions(**string), "data": Data(**data)}
+    parts = {"size": changes_of(Size, **size), "string": StringOptions(**string), "data": Data(**data)}
     return Config(**options, **parts, out=str(out))
 
 
@@ -131,7 +131,7 @@ def test_principal_axes_are_those_of_the_knots():
 
 @pytest.mark.parametrize("name", ["quadratic", "cubic"])
 def test_the_polynomials_are_the_papers(name):
-    problem = make(name, "small", Data(), given(Size), StringOptions())
+    problem = make(name, "small", Data(), changes_of(Size), StringOptions())
     x = np.asarray(problem.data.train_images, np.float64)
     formula = {"quadratic": 0.5 * x**2 + 0.25 * x + 0.1, "cubic": 8 * x**3 - 10 * x**2 + 3 * x}[name]
     np.testing.assert_allclose(problem.data.train_labels, formula, atol=1e-6)
@@ -148,9 +148,9 @@ def test_the_polynomials_are_the_papers(name):
 
 
 def test_options_of_strings_reach_their_part_of_the_config():
-    own = make("quadratic", "small", Data(), given(Size), StringOptions()).config
+    own = make("quadratic", "small", Data(), changes_of(Size), StringOptions()).config
     options = StringOptions(split="test", metric="loss", certify="slopes", alpha=0.5, zeta=0.1, epochs=7, beads=3)
-    changed = make("quadratic", "small", Data(), given(Size), options).config
+    changed = make("quadratic", "small", Data(), changes_of(Size), options).config
     assert (changed.criterion.split, changed.criterion.metric, changed.training.epochs) == ("test", "loss", 7)
     assert changed.lipschitz == "slopes"
     assert (changed.alpha, changed.zeta, changed.beads) == (0.5, 0.1, 3)
@@ -165,7 +165,7 @@ def test_larger_tasks(name, learning_rates, tmp_path):
     for split in ("train", "valid", "test"):
         (tmp_path / f"ptb.{split}.txt").write_text("a b c d e\n" * 400)
     place = Data(Sources(mnist="digits"), ptb=str(tmp_path))
-    changes = given(Size, width=0.1, train_images=20, images=5, vocabulary=10)
+    changes = changes_of(Size, width=0.1, train_images=20, images=5, vocabulary=10)
     problem = make(name, "small", place, changes, StringOptions())
     # A curve of thresholds, of narrow networks here and of the published ones in the other preset.
     assert all(len(SIZES[name][preset].thresholds) >= 4 for preset in ("small", "paper"))
@@ -185,7 +185,7 @@ def test_larger_tasks(name, learning_rates, tmp_path):
 
 def test_three_points_cannot_be_permuted_with_two_units():
     # What the docstring claims: no combination of the targets' rows is nonnegative, so all three units are needed.
-    problem = make("permutation", "small", Data(), given(Size), StringOptions())
+    problem = make("permutation", "small", Data(), changes_of(Size), StringOptions())
     targets = np.asarray(problem.data.train_labels, np.float64).T
     points = np.asarray(problem.data.train_images, np.float64).T
     np.testing.assert_array_equal(np.sort(targets), np.sort(points))
