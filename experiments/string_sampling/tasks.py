@@ -29,7 +29,7 @@ class Size:
     train_images: int | None = None
     """Use the first so many training images (or sequences)."""
     images: int | None = None
-    """Measure thresholds on the first so many images (or sequences) of the split."""
+    """Measure thresholds on so many images (or sequences) of the split, evenly spaced."""
     splits: int = 2
     """How many times every segment of a string is split while the string is relaxed."""
     sweeps: int = 200
