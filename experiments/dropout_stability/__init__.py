@@ -12,7 +12,7 @@ wide: the energy gap between networks of one hidden layer against their width, a
 three kinds (Freeman and Bruna 2017, Theorem 2.4 and Corollary 2.5). coins: the probability that dropout raises the loss
 little, against its rate and the width (Lemma 3), on MNIST.
 
-`small` takes 41 minutes of one CPU core for mnist, 111 for cifar10 with a VGG11 of a quarter of the width, 18 for wide
+`small` takes 41 minutes of one CPU core for mnist, 111 for cifar10 with a VGG11 of a quarter of the width, 16 for wide
 and coins. `paper` has the published networks; it is for a GPU. Numbers in the paper's text are printed beside
 ours; its other numbers are in figures. The same command again resumes where it was stopped.
 """
