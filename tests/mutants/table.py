@@ -153,7 +153,9 @@ MUTANTS = (
         "estimate_statistics(task, theta, self.examples,",
     ),
     Mutant("mcjax/training/batches.py", "value) * n, values)", "value), values)"),
-    Mutant("mcjax/training/batches.py", "np.arange(count) * n // count", "np.arange(count)"),
+    Mutant("mcjax/training/batches.py", "part * n // count, (part + 1) * n // count", "part, part + n // count"),
+    # Examples at equal distances alias with classes that come in turn.
+    Mutant("mcjax/training/batches.py", "first + (part * 0.6180339887498949 % 1 * (after - first))", "(1.0 * first)"),
     Mutant("mcjax/hessian/newton.py", "curved + part * along, new_residual", "curved + along, new_residual"),
     Mutant(
         "mcjax/training/early_stopping.py",
