@@ -75,8 +75,8 @@ class PermutationFitConfig:
         projection: After each step on the matrices, "alternating" makes 20 alternating projections onto the doubly
             stochastic matrices (the paper); "sinkhorn" is entropic mirror descent.
         samples: Number of permutations drawn from the matrices' Birkhoff decompositions, of which, and of the nearest
-            permutation and P_k, the best by Q + R is taken (32 in the paper's code, which compares by Q). 0: the
-            nearest alone (the paper's text).
+            permutation, the best by Q + R is proposed, and P_k kept if none is better (32 in the paper's code, which
+            compares by Q). 0: the nearest alone (the paper's text).
         partial_moves: Whether parts of the way from P_k to the best permutation P' are proposed too: single groups, and
             cycles of P_k^-1 P', alone and together in the order of their gains.
     """

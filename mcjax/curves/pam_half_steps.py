@@ -78,8 +78,8 @@ def propose_permutation(
         )
         P = {group: np.where((of_part < cost)[:, None], part[group], p) for group, p in P.items()}
         cost = np.minimum(cost, of_part)
-    elif settings.samples:
-        # The draws compete with P_k.
+    elif settings.samples and problem.config.acceptance == "always":
+        # Nothing is refused below, but in the paper's code draws compete with P_k.
         P = {group: np.where((state.objective <= cost)[:, None], state.P[group], p) for group, p in P.items()}
         cost = np.minimum(cost, state.objective)
 

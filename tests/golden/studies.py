@@ -12,7 +12,7 @@ from experiments.dropout_stability import study as dropout_stability
 from experiments.linear_connectivity import study as linear_connectivity
 from experiments.linear_connectivity import tractable
 from experiments.neuron_alignment import study as neuron_alignment
-from experiments.options import Sources, given
+from experiments.options import Sources, changes_of
 from experiments.permutation_points import study as permutation_points
 from experiments.string_sampling import study as string_sampling
 from golden.small import bars
@@ -59,13 +59,14 @@ def alignment() -> dict[str, np.ndarray]:
 
 
 def strings() -> dict[str, np.ndarray]:
-    size, string = given(string_sampling.Size, thresholds=(0.1,), pairs=2), string_sampling.StringOptions(epochs=20)
+    size = changes_of(string_sampling.Size, thresholds=(0.1,), pairs=2)
+    string = string_sampling.StringOptions(epochs=20)
     config = string_sampling.Config(tasks=("quadratic",), size=size, string=string)
     return run(string_sampling.main, config, "tasks")
 
 
 def dropout() -> dict[str, np.ndarray]:
-    size = given(
+    size = changes_of(
         dropout_stability.Size, width=0.2, train_images=300, test_images=60, epochs=1, curve_epochs=1, draws=2,
         measured=60, search_images=30, string_beads=1, shares=(0.5,), narrow_widths=(1,),
     )  # fmt: skip
@@ -76,7 +77,7 @@ def dropout() -> dict[str, np.ndarray]:
 
 
 def permutations() -> dict[str, np.ndarray]:
-    size = given(
+    size = changes_of(
         permutation_points.Size, toys=("tanh",), toy_steps=4, toy_samples=40, toy_tolerance=1e-5, toy_iterations=50,
         toy_knots=1000, toy_bump=1e3, toy_networks=1, toy_outputs=(1,), pool=2, train_images=100, widths=(4,), seeds=1,
         epochs=2, precision="float64", steps=3, tolerance=1e-8, point_tolerance=1e-9, iterations=50, products=60,
@@ -90,7 +91,7 @@ def permutations() -> dict[str, np.ndarray]:
 
 def connectivity() -> dict[str, np.ndarray]:
     # PAM compiles for as long as everything else.
-    size = given(
+    size = changes_of(
         linear_connectivity.Size, seeds=2, steps=12, spawn_steps=(0, 4), snapshot_steps=(12,), width=0.03,
         widths=(0.03,), train_images=400, test_images=60, matching_steps=2, measured=60, tested=60, points=3,
         methods=("activations", "weights", "straight-through"),

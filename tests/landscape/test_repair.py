@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from modules import feedforward
 from streams import from_host
-from variables import alive, networks, normalized, stacked
+from variables import alive, networks, normalized, spaced, stacked
 
 from mcjax import (
     Augmentation,
@@ -170,7 +170,8 @@ def test_images_are_augmented_in_the_same_way_at_every_call_and_some_are_taken(e
     plain = repair(tiny_task, merged, ends)
     assert not np.allclose(one["params"]["Dense_0"]["kernel"], plain["params"]["Dense_0"]["kernel"], rtol=1e-3)
     few = repair(tiny_task, merged, ends, calibration_examples=60)
-    taken = replace(tiny_data, train_images=tiny_data.train_images[::2], train_labels=tiny_data.train_labels[::2])
+    images, labels = (spaced(each, 60) for each in (tiny_data.train_images, tiny_data.train_labels))
+    taken = replace(tiny_data, train_images=images, train_labels=labels)
     goals = jax.tree.map(lambda *each: np.mean(each, 0), *(statistics(trees.index(ends, i), taken) for i in range(3)))
     chex.assert_trees_all_close(statistics(few, taken), goals, rtol=1e-4, atol=1e-5)
 
