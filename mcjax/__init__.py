@@ -4,8 +4,12 @@ The names here are those that most users need. The namespaces carry the rest, an
 `help(mcjax.symmetry)`, `models`, `data`, `training`, `matching`, `curves`, `landscape`, `hessian`, `strings`,
 `constructions`, `permutation_points`, `plotting` and `runs`.
 
-Release notes, 0.2. The layout and the names are new; the results are those of 0.1. Run folders of 0.1 cannot be
-resumed.
+Release notes, 0.2. The layout and the names are new. Run folders of 0.1 cannot be resumed.
+
+Results that changed: PAM tries two rates and parts of the way to a permutation, and `PamConfig.preset("published")` is
+the paper's scheme. Where fewer examples than all are used, they are one from each of as many equal parts. Contraction
+and epsilon of noise stability count pooling, and the search of dropout stability takes factors below 1. GoogLeNet
+pools twice, as its published code does, and VGGs average their last map, which changes nothing for images of 32x32.
 
 What is trained on is a `Task` in all of it: `supervised(model, data)`, or `Task(loss, train, test)` for any loss.
 
