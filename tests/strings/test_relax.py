@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import optax
 import pytest
 from landscapes import BOWL, at, config, heights, landscape
 from refusals import says
+from variables import spaced
 
 from mcjax import InputError, TrainConfig, evaluate_path, supervised
 from mcjax.strings import StringConfig, relax, relax_string, sample_string
@@ -133,7 +135,8 @@ def test_strings_of_networks(key, tiny_data, tiny_model, tiny_task, tiny_ends, c
     assert relaxed.connected
     excess = [each.normalized_length - 1 for each in (string, relaxed)]
     assert 0 < excess[1] < 0.8 * excess[0]
-    task = supervised(tiny_model, tiny_data.take(test=40))
+    images, labels = (spaced(each, 40) for each in (tiny_data.test_images, tiny_data.test_labels))
+    task = supervised(tiny_model, replace(tiny_data, test_images=images, test_labels=labels))
     metrics = evaluate_path(task, relaxed.path, 301)
     highest = metrics.train_loss.max() if criterion.split == "train" else 1 - metrics.test_accuracy.min()
     assert highest <= threshold * 1.01
