@@ -82,8 +82,9 @@ def _curves(text: str, sets: Sequence[str]) -> Iterator[dict[tuple[str, str], Nu
 
 _OF = ("test_accuracy_mean", "test_accuracy_min", "last_train_loss")
 CURVES = dict(zip(_OF, _curves(_CURVES, SETS), strict=True))
+"""Measure of the curves, as results.json names it -> model and class of curves -> the row of its table."""
 LATER = dict(zip(_OF[:2], _curves(_LATER, LATER_SETS), strict=True))
-"""Of each measure of the curves, as results.json names it: model and class of curves -> the row of its table."""
+"""The same for the later paper."""
 
 # Table 3: accuracy of ensembles, on CIFAR-100 alone: the ends; ends and middle of either curve; three networks.
 ENSEMBLE_ACCURACY = {

@@ -1,7 +1,7 @@
 """The study: its options, its parts in order, and what is found from them."""
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 
@@ -11,7 +11,7 @@ from experiments.neuron_alignment.measures import PLANES, results
 from experiments.neuron_alignment.page import described, paths, plane
 from experiments.neuron_alignment.paper import SETS
 from experiments.neuron_alignment.tables import tables
-from experiments.options import check_least
+from experiments.options import check_choices, check_least
 from experiments.study import Findings, Parts, Study, run
 from mcjax import Dataset, FitConfig, Model, PamConfig, Task, TrainConfig, models, supervised
 from mcjax.commands.devices import DeviceOptions
@@ -158,8 +158,7 @@ class Config:
             )
         published = self.alternation.published or self.preset == "paper"
         schemes = ("published" if published else "descent",) if self.schemes is None else self.schemes
-        if len(set(schemes)) < len(schemes):
-            raise InputError(f"got schemes={schemes}, expected each once.")
+        check_choices("schemes", schemes, get_args(Scheme))
         if self.alternation.published and schemes != ("published",):
             raise InputError(f"got published with schemes={schemes}, expected one of the two options.")
         training = replace(training, epochs=self.curve_epochs)

@@ -196,7 +196,7 @@ class PamConfig:
         """The published scheme, with the lengths and the curve fit of these settings.
 
         The paper's rate is halved every 20 epochs, the length of its half-steps: here from each half-step to the next,
-        whatever their length. What differs is said at "published" of `preset`.
+        whatever their length. The rest is described at "published" of `preset`.
 
         Returns:
             The settings.

@@ -71,17 +71,17 @@ def propose_permutation(
     learned = trees.index(states.variables, each + pairs.number * rate)
     relaxed = problem.objective(phi, as_single_candidate(learned))[:, 0]
     relaxation = Relaxation(relaxed, values[each, count * rate])
+    other, of_other = P, cost
     if settings.partial_moves:
         # Or a part of the way to it.
-        part, of_part = best_part_of_the_way(
+        other, of_other = best_part_of_the_way(
             lambda parts: _finite(problem.objective(phi, parts) + _moved(parts, state.P) / nu_P), state.P, P
         )
-        P = {group: np.where((of_part < cost)[:, None], part[group], p) for group, p in P.items()}
-        cost = np.minimum(cost, of_part)
     elif settings.samples and problem.config.acceptance == "always":
-        # Nothing is refused below, but in the paper's code draws compete with P_k.
-        P = {group: np.where((state.objective <= cost)[:, None], state.P[group], p) for group, p in P.items()}
-        cost = np.minimum(cost, state.objective)
+        # Or P_k: nothing is refused below, but in the paper's code draws compete with it.
+        other, of_other = state.P, state.objective
+    P = {group: np.where((of_other < cost)[:, None], other[group], p) for group, p in P.items()}
+    cost = np.minimum(cost, of_other)
 
     # Theorem 3.1, part 1: the proposal is admissible if the objective decreases by at least the proximal term.
     moved = _moved(as_single_candidate(P), state.P)[:, 0]

@@ -247,7 +247,7 @@ def test_architectures_on_one_data_set_are_drawn_side_by_side():
         ({"pam": "off", "schemes": None, "alternation": PamOptions(slopes=True)}, ("--slopes", "--pam off")),
         ({"exchanges": "off"}, ("--exchange-images", "--exchanges off")),
         ({"alternation": PamOptions(published=True)}, ("published", "schemes=('descent', 'published')")),
-        ({"schemes": ("published", "published")}, ("schemes=('published', 'published')", "each once")),
+        ({"schemes": ("published", "published")}, ("schemes published, published", "each once")),
         ({"attack_epsilon": 0.1}, ("attack_epsilon=0.1", "attack_steps")),
         ({"known_as": ("cifar10", "stl10")}, ("2 names", "1 data sets")),
         ({"models": ("mlp", "mpl")}, ("mpl",)),
