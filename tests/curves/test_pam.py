@@ -178,7 +178,7 @@ def planted_pairs():
     ("how", "wrong", "share"),
     [
         ({}, 6, 0.35),
-        ({"samples": 0}, 8, 0.35),
+        ({"samples": 0, "epochs": 30}, 6, 0.35),
         ({"acceptance": "descent"}, 6, 0.35),
         # Entropic steps are so large that rounding decides where they end: at 0.09 to 0.41 of the start on nine pairs.
         ({"projection": "sinkhorn"}, 26, 0.5),

@@ -77,9 +77,9 @@ def test_values_are_pearson_correlations_of_paired_units(ends, tiny_data, tiny_m
 
 def test_matching_never_lowers_the_correlation(ends, tiny_model, tiny_task):
     for t in (0.2, 0.5, 0.9):
-        found = correlation_signature(tiny_task, bent(tiny_model, *ends)[0], t, **SETTINGS)
+        found = correlation_signature(tiny_task, bent(tiny_model, *ends, size=1.0)[0], t, **SETTINGS)
         assert (found.matched >= found.curve - 1e-6).all()
-        assert (found.matched > found.curve + 0.001).any()
+        assert (found.matched > found.curve + 0.005).any()
         assert (np.abs(np.stack(found[1:])) <= 1 + 1e-6).all()
 
 
