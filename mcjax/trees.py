@@ -255,6 +255,26 @@ def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     return {name: tuple(jnp.shape(leaf)) for name, leaf in flatten(tree).items()}
 
 
+def not_finite(tree: Tree) -> list[str]:
+    """The names of the floating-point leaves that hold infinity or NaN; none of traced arrays and of shapes."""
+    return [name for name, leaf in flatten(floating(tree)).items() if not _is_finite(leaf)]
+
+
+def _is_finite(leaf: Any) -> bool:
+    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+        return bool(_all_finite(leaf))
+    if not isinstance(leaf, np.ndarray) or not leaf.size:
+        return True
+    # NaN and infinity show in the extremes, which need no array of their own.
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(leaf.min()) and np.isfinite(leaf.max()))
+
+
+@jax.jit
+def _all_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.isfinite(leaf).all()
+
+
 def parameter_count(theta: Tree) -> int:
     """The number of trainable parameters, which are floating-point."""
     return sum(leaf.size for leaf in jax.tree.leaves(trained(theta)))

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mcjax import models, trees
 from mcjax.commands.options import DataOptions, ModelOptions
 from mcjax.commands.own_module import own_model
@@ -53,9 +51,7 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
     model = read_model(about["model"])
     if "params" in theta:  # drop the optimiser and step of a training state
         theta = {name: theta[name] for name in ("params", "batch_stats") if name in theta}
-    if bad := [
-        name for name, leaf in trees.flatten(trees.floating(theta)).items() if not np.isfinite(np.asarray(leaf)).all()
-    ]:
+    if bad := trees.not_finite(theta):
         raise InputError(f"{where} holds weights that are not finite ({bad[0]}): expected a trained network.")
     if has_leading_axis(theta, model):
         raise InputError(f"{where} holds several networks along one axis: expected one network per checkpoint.")

@@ -5,8 +5,10 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from mcjax import trees
 from mcjax.data.augment import Augmentation
 from mcjax.errors import InputError
 
@@ -24,7 +26,8 @@ class Dataset:
     """Training, test and perhaps validation examples, as arrays.
 
     Inputs, called images, are uint8 pixels (n, h, w, c), float32 (n, ...), or tokens int32 (n, length). The labels
-    are classes, int32 (n, ...), or targets, float32 (n, ...); `mcjax.supervised` makes a task of them and a model.
+    are classes, int32 (n, ...), or targets, float32 (n, ...). `mcjax.supervised` makes a task of them and a model,
+    which sees pixels as (x / 255 - mean) / std, and other inputs as they are.
 
     Attributes:
         train_images: Training inputs.
@@ -32,8 +35,8 @@ class Dataset:
         test_images: Test inputs.
         test_labels: Test labels.
         num_classes: Number of classes, or of target values per example.
-        mean: The mean of the training pixels, scaled to [0, 1], float32 (c,); unused for other inputs.
-        std: The standard deviation of the same, float32 (c,).
+        mean: What is subtracted from pixels in [0, 1], a number or one for each channel (c,).
+        std: What they are divided by then, likewise.
         name: The name in messages and results.
         validation_images: Validation inputs, or None.
         validation_labels: Validation labels, or None.
@@ -44,8 +47,8 @@ class Dataset:
     test_images: Any
     test_labels: Any
     num_classes: int
-    mean: Any
-    std: Any
+    mean: Any = 0.0
+    std: Any = 1.0
     name: str = "data"
     validation_images: Any = None
     validation_labels: Any = None
@@ -54,6 +57,14 @@ class Dataset:
     def image_shape(self) -> tuple[int, ...]:
         """The shape of one input: height, width and channels of an image."""
         return tuple(self.train_images.shape[1:])
+
+    def __repr__(self) -> str:
+        seen = ", seen as they are"
+        if self.train_images.dtype == np.uint8:
+            mean, std = (np.array2string(np.asarray(each), precision=3) for each in (self.mean, self.std))
+            seen = f", seen as (x / 255 - {mean}) / {std}"
+        kind = f"{self.train_images.dtype} {self.image_shape}"
+        return f"Dataset({self.name}: {len(self.train_labels):,} train, {len(self.test_labels):,} test of {kind}{seen})"
 
     def take(self, train: int | None = None, test: int | None = None) -> "Dataset":
         """The data set with the first `train` and `test` images only (None: all), and unchanged mean and std."""
@@ -94,9 +105,42 @@ class Dataset:
 
 
 def check_dataset(data: Any) -> None:
-    """Raise InputError unless `data` is a Dataset."""
+    """Raise InputError unless `data` is a Dataset of finite numbers, and its splits have arrays of one kind."""
     if not isinstance(data, Dataset):
         raise InputError(f"got a {type(data).__name__} for data, expected a Dataset: mcjax.data.load or from_arrays.")
+    for split in ("train", "test", "validation"):
+        for what in ("images", "labels"):
+            array, like = getattr(data, f"{split}_{what}"), getattr(data, f"train_{what}")
+            if array is None:
+                continue
+            name = f"{data.name}: {split}_{what}"
+            if not hasattr(array, "dtype") or _kind(array) is None:
+                kind = getattr(array, "dtype", type(array).__name__)
+                raise InputError(f"{name} are {kind}, expected an array of uint8, integers or floats.")
+            if _kind(array) != _kind(like) or array.shape[1:] != like.shape[1:]:
+                got, expected = (f"{each.dtype} of shape {tuple(each.shape[1:])}" for each in (array, like))
+                raise InputError(f"{name} are {got} each, expected {expected}, as in train_{what}.")
+            if trees.not_finite(array):
+                raise InputError(f"{name} hold values that are not finite: expected finite numbers.")
+    given = np.concatenate([np.ravel(data.mean), np.ravel(data.std)])
+    if not (np.isfinite(given).all() and np.min(data.std) > 0):
+        raise InputError(f"{data.name}: got mean={data.mean}, std={data.std}, expected finite ones, std positive.")
+
+
+def check_classes(name: str, labels: Any, num_classes: int) -> None:
+    """Raise InputError unless labels of this name are from 0 to the number of classes."""
+    if isinstance(labels, np.ndarray | jax.Array):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= num_classes:
+            raise InputError(f"{name} run from {low} to {high}, expected classes from 0 to {num_classes - 1}.")
+
+
+def _kind(array: Any) -> str | None:
+    """The kind of numbers that an array is taken for, or None."""
+    if array.dtype == np.uint8:
+        return "uint8"
+    kinds = {"integers": jnp.integer, "floats": jnp.floating}
+    return next((name for name, kind in kinds.items() if jnp.issubdtype(array.dtype, kind)), None)
 
 
 def from_arrays(
@@ -106,52 +150,70 @@ def from_arrays(
     test_labels: Any,
     num_classes: int | None = None,
     name: str = "data",
+    *,
+    mean: Any = None,
+    std: Any = None,
 ) -> Dataset:
     """A Dataset of images and classes, from arrays.
 
+    A network sees pixels as (x / 255 - mean) / std, and must have been trained on the same: if it was on pixels in
+    [0, 1], give `mean=0, std=1`. It sees floats as they are, or as (x - mean) / std where these are given.
+
     Args:
-        train_images: uint8 (n, h, w, c) or (n, h, w).
+        train_images: uint8 (n, h, w, c) or (n, h, w), or floats (n, ...).
         train_labels: Integers (n,).
-        test_images: uint8 (n, h, w, c) or (n, h, w).
+        test_images: Like `train_images`.
         test_labels: Integers (n,).
         num_classes: Number of classes. None: one more than the largest label.
         name: The name in messages and results.
+        mean: A number, or one for each channel (c,). None: the mean of the training pixels in [0, 1].
+        std: The same for the deviation. None: that of the training pixels; 1 for a channel that is constant.
 
     Returns:
         The data set.
 
     Raises:
-        InputError: If an array has another dtype or shape, the arrays do not match, or a label is out of range.
+        InputError: If an array has another dtype or shape, the arrays do not match, a label is out of range, or a
+            number is not finite.
+
+    Example::
+
+        data = from_arrays(images, labels, test_images, test_labels, mean=0.5, std=0.5)  # pixels in [-1, 1]
     """
     splits = {}
     for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
         images, labels = np.asarray(images), np.asarray(labels)
-        if images.dtype != np.uint8:
-            raise InputError(f"{name}: {split}_images are {images.dtype}, expected uint8 with pixels in 0..255.")
-        if images.ndim == 3:
+        pixels = images.dtype == np.uint8
+        if not pixels and not np.issubdtype(images.dtype, np.floating):
+            raise InputError(
+                f"{name}: {split}_images are {images.dtype}, expected an array of uint8, pixels in 0..255, or floats."
+            )
+        if pixels and images.ndim == 3:
             images = images[..., None]
-        if images.ndim != 4 or labels.shape != images.shape[:1] or len(labels) == 0:
+        wrong = images.ndim != 4 if pixels else images.ndim < 2
+        if wrong or labels.shape != images.shape[:1] or len(labels) == 0:
             raise InputError(
                 f"{name}: {split} has images {images.shape} and labels {labels.shape}, expected (n, h, w, c) and (n,)."
             )
         if not np.issubdtype(labels.dtype, np.integer):
             raise InputError(f"{name}: {split}_labels are {labels.dtype}, expected integers.")
+        splits[split] = images, labels
+    num_classes = int(_or(num_classes, max(labels.max() for _, labels in splits.values()) + 1))
+    for split, (images, labels) in splits.items():
+        check_classes(f"{name}: {split}_labels", labels, num_classes)
+        if images.dtype != np.uint8:
+            images = np.asarray((images - _or(mean, 0)) / _or(std, 1), np.float32)
         splits[split] = images, labels.astype(np.int32)
-    (train_images, train_labels), (test_images, test_labels) = splits["train"], splits["test"]
-    if train_images.shape[1:] != test_images.shape[1:]:
-        raise InputError(
-            f"{name}: got train images {train_images.shape[1:]} and test images {test_images.shape[1:]}, "
-            "expected one size."
-        )
-    if num_classes is None:
-        num_classes = int(max(train_labels.max(), test_labels.max())) + 1
-    for split, (_, labels) in splits.items():
-        if labels.min() < 0 or labels.max() >= num_classes:
-            raise InputError(
-                f"{name}: {split}_labels run from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}."
-            )
-    mean, std = _mean_and_std(train_images)
-    return Dataset(train_images, train_labels, test_images, test_labels, num_classes, mean, std, name)
+    data = Dataset(*splits["train"], *splits["test"], num_classes, name=name)
+    if data.train_images.dtype == np.uint8:
+        own_mean, own_std = _mean_and_std(data.train_images)
+        data = replace(data, mean=np.float32(_or(mean, own_mean)), std=np.float32(_or(std, own_std)))
+    check_dataset(data)
+    return data
+
+
+def _or(given: Any, default: Any) -> Any:
+    return default if given is None else np.asarray(given)
 
 
 def _mean_and_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,5 +222,7 @@ def _mean_and_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
     share = counts / counts.sum(1, keepdims=True)
     mean = share @ values
-    variance = share @ values**2 - mean**2
-    return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1e-12)).astype(np.float32)
+    variance = (share * np.square(values - mean[:, None])).sum(1)
+    # A channel of one value keeps its scale: divided by its rounding, other values would be huge.
+    constant = (counts > 0).sum(1) == 1
+    return mean.astype(np.float32), np.where(constant, 1, np.sqrt(variance)).astype(np.float32)

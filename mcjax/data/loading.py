@@ -23,8 +23,8 @@ def load(
 
     Args:
         name: "digits" (scikit-learn's); a TFDS image-classification set; the path of an `.npz` with the arrays of
-            `from_arrays`, and optionally num_classes; or a folder with one file each of training, validation and
-            test text (`mcjax.data.text`), for predicting each word from those before it.
+            `from_arrays`, and optionally num_classes, mean and std; or a folder with one file each of training,
+            validation and test text (`mcjax.data.text`), for predicting each word from those before it.
         data_dir: The folder of TFDS. None: the default of TFDS.
         sequence_length: Words per sequence of a text.
         vocabulary: Size of a text's vocabulary, with `<unk>`, which replaces all rarer words. None: all words.
@@ -54,14 +54,11 @@ def load(
 
 def _text(folder: Path, length: int, vocabulary: int | None) -> Dataset:
     corpus = read_corpus(folder, vocabulary)
-    unused = np.zeros(1, np.float32)
     parts = {split: _sequences(folder, tokens, length) for split, tokens in corpus.tokens.items()}
     return Dataset(
         *parts["train"],
         *parts["test"],
         num_classes=len(corpus.vocabulary),
-        mean=unused,
-        std=unused + 1,
         name=folder.name,
         validation_images=parts["validation"][0],
         validation_labels=parts["validation"][1],
@@ -97,14 +94,14 @@ def _npz(path: Path) -> Dataset:
                     f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(file.files) or 'nothing'}."
                 )
             arrays = {name: file[name] for name in ARRAYS}
-            num_classes = int(file["num_classes"]) if "num_classes" in file.files else None
+            options = {name: file[name] for name in ("num_classes", "mean", "std") if name in file.files}
     except FileNotFoundError:
         raise InputError(f"no data set at {path}: the file does not exist.") from None
     except InputError:
         raise
     except (OSError, ValueError, EOFError, AttributeError, TypeError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read as an .npz with the arrays {', '.join(ARRAYS)}: {error}") from error
-    return from_arrays(**arrays, num_classes=num_classes, name=path.stem)
+    return from_arrays(**arrays, **options, name=path.stem)
 
 
 def _tfds(name: str, data_dir: str | Path | None) -> Dataset:

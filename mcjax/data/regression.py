@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from mcjax.data.datasets import Dataset
+from mcjax.data.datasets import Dataset, check_dataset
 from mcjax.errors import InputError
 
 
@@ -39,9 +39,6 @@ def regression(
                 f"{name}: {split} has inputs {inputs.shape} and targets {targets.shape}, expected (n, ...) and "
                 "(n, outputs)."
             )
-        if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
-            raise InputError(f"{name}: {split} holds values that are not finite, expected finite inputs and targets.")
-    if train_x.shape[1:] != test_x.shape[1:] or train_y.shape[1:] != test_y.shape[1:]:
-        raise InputError(f"{name}: train and test differ in shape, expected one of inputs and one of targets.")
-    unused = np.zeros(1, np.float32)
-    return Dataset(train_x, train_y, test_x, test_y, train_y.shape[1], unused, unused + 1, name)
+    data = Dataset(train_x, train_y, test_x, test_y, train_y.shape[1], name=name)
+    check_dataset(data)
+    return data

@@ -44,12 +44,15 @@ class FullBatchLoss:
     def __call__(self, task: Task, split: FullBatch, theta: trees.Tree) -> jax.Array:
         # Each batch is recomputed in the backward pass, so that derivatives need the memory of one batch.
         @partial(jax.checkpoint, prevent_cse=False)
-        def summed(theta: trees.Tree, batch: Batch) -> jax.Array:
-            return at_least_float32(task.measure(theta, batch)["loss"]) * examples(batch)
+        def summed(wide: trees.Tree, batch: Batch) -> jax.Array:
+            narrow = trees.combine(lambda _, leaf: leaf, theta, wide)
+            return at_least_float32(task.measure(narrow, batch)["loss"]) * examples(batch)
 
-        total = jax.lax.map(lambda batch: summed(theta, batch), split.batches).sum()
+        # Derivatives are summed over the batches in the dtype of what all batches share: float32 at least.
+        wide = trees.widened(theta)
+        total = jax.lax.map(lambda batch: summed(wide, batch), split.batches).sum()
         if split.rest is not None:
-            total = total + summed(theta, split.rest)
+            total = total + summed(wide, split.rest)
         mean = total / split.size
         if not self.weight_decay:
             return mean

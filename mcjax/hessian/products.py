@@ -161,7 +161,7 @@ def gauss_newton_product(loss: Loss, theta: trees.Tree, vector: trees.Tree) -> t
         return trees.add(total, product_on(batch)), None
 
     with jax.default_matmul_precision("highest"):
-        total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, leaves), split.batches)
+        total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trees.widened(leaves)), split.batches)
         if split.rest is not None:
             total, _ = add(total, split.rest)
     return jax.tree.map(lambda summed, v: (summed / split.size + decay * v).astype(v.dtype), total, vector)

@@ -12,7 +12,7 @@ from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.training.batches import mean_over
 from mcjax.training.loss import Batch, at_least_float32
-from mcjax.training.supervised import SupervisedLoss, is_classes
+from mcjax.training.supervised import SupervisedLoss, is_classes, right
 from mcjax.training.task import SplitName, Task, check_task
 
 BINS = 15
@@ -83,17 +83,17 @@ def _evaluate(task: Task, thetas: trees.Tree, stored: Batch, batch_size: int) ->
         log_mean = jax.nn.logsumexp(each, 0) - jnp.log(len(each))
         log_mean, labels = log_mean.reshape(-1, log_mean.shape[-1]), batch[1].ravel()
         losses = -jnp.take_along_axis(log_mean, labels[:, None], 1)[:, 0]
-        right = log_mean.argmax(-1) == labels
-        return losses.mean(), _by_confidence(jnp.exp(log_mean.max(-1)), right) / labels.size
+        correct = right(log_mean, labels)
+        return losses.mean(), _by_confidence(jnp.exp(log_mean.max(-1)), correct) / labels.size
 
     loss, bins = mean_over(means, stored, batch_size)
-    confidence, right = bins.T
-    return Ensemble(right.sum(), loss, jnp.abs(confidence - right).sum())
+    confidence, correct = bins.T
+    return Ensemble(correct.sum(), loss, jnp.abs(confidence - correct).sum())
 
 
-def _by_confidence(confidence: jax.Array, right: jax.Array) -> jax.Array:
+def _by_confidence(confidence: jax.Array, correct: jax.Array) -> jax.Array:
     """The sum of confidences and the number of correct predictions in every bin, (bins, 2)."""
     # Bins are open below and closed above, as in the paper. The margin keeps rounding from crossing an edge, such as
     # the confidence 2/3 where two of three networks are certain.
     at = jnp.clip(jnp.ceil(confidence * BINS - 1e-4).astype(jnp.int32) - 1, 0, BINS - 1)
-    return jnp.zeros((BINS, 2)).at[at].add(jnp.stack([confidence, right.astype(jnp.float32)], -1))
+    return jnp.zeros((BINS, 2)).at[at].add(jnp.stack([confidence, correct], -1))

@@ -9,7 +9,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.errors import InputError
-from mcjax.models.base import Model, has_leading_axis, leading_axis
+from mcjax.models.base import Model, check_finite, has_leading_axis, leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
 from mcjax.training.batch_statistics import calibration_batch, check_calibration, reestimate
@@ -69,6 +69,7 @@ def repair(
     axis = leading_axis(task, theta)
     if not has_leading_axis(ends, task):
         raise InputError("got one network as ends, expected several along a leading axis: mcjax.trees.stack([...]).")
+    check_finite(theta, ends)
     thetas = axis.add(theta)
     networks, n = (jax.tree.leaves(tree)[0].shape[0] for tree in (thetas, ends))
     shares = _shares(weights, networks if axis.given else None, n)

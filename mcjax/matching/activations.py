@@ -11,7 +11,7 @@ from mcjax import trees
 from mcjax.data.stream import Stream
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.matching.match import Match
-from mcjax.models.base import Model, leading_axis
+from mcjax.models.base import Model, check_finite, leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.symmetry import nearest_permutation
 from mcjax.training.batches import CrossMoments, Moments, cross_moments_of
@@ -84,6 +84,7 @@ def match_activations(
     if used is not None:
         check_whole("examples", used, 1, available)
     axis = leading_axis(task, theta_1, theta_2)
+    check_finite(theta_1, theta_2)
     theta_1, theta_2 = axis.add((theta_1, theta_2))
     begun = trunk_of(task.model, trees.index(theta_1, 0), trunk)
     # Algorithm 1: the cross-correlations of all units, then the assignment of every group.

@@ -157,6 +157,13 @@ def has_leading_axis(theta: trees.Tree, networks: Networks) -> bool:
     raise SpecError(f"these variables are not those of {networks.name}:\n  " + "\n  ".join(shown) + hint)
 
 
+def check_finite(*thetas: trees.Tree) -> None:
+    """Raise InputError if a network, or one of several, has a number that is not finite; traced ones are not read."""
+    if wrong := dict.fromkeys(name for theta in thetas for name in trees.not_finite(theta)):
+        shown = ", ".join([*wrong][:4]) + ", ..." * (len(wrong) > 4)
+        raise InputError(f"got networks with infinity or NaN in {shown}, expected finite numbers: trained networks.")
+
+
 class LeadingAxis(NamedTuple):
     """The leading axis of the caller's networks: one network and many go through the same program.
 

@@ -14,7 +14,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.models.base import Activations, check_input
-from mcjax.models.dropout import zero_dropout_rates
+from mcjax.models.estimation import prepare
 from mcjax.symmetry import SpecError
 
 Leaves = dict[str, Any]
@@ -132,7 +132,7 @@ def nnx_functions(make: Callable[..., Any]) -> Functions:
     def train(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
         training_graph, _, _, streams, none = split(key, True)
         module = nnx.merge(training_graph, *to_states(theta), streams, none)
-        zero_dropout_rates(module)
+        prepare(module)
         outputs = module(x, **training)
         return outputs, to_theta({}, nnx.state(module, nnx.BatchStat)).get("batch_stats", {})
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mcjax.errors import InputError, unknown_name
+from mcjax.models.estimation import estimating
 
 
 def huberized_relu(x: jax.Array, delta: float = 0.1) -> jax.Array:
@@ -127,9 +128,12 @@ class BatchNorm(nn.Module):
         if train:
             axes = tuple(range(x.ndim - 1))
             exact = x.astype(stored_mean.value.dtype)
-            # The biased variance, E[x^2] - E[x]^2, in one pass.
             mean = exact.mean(axes)
-            var = jnp.maximum(jnp.square(exact).mean(axes) - jnp.square(mean), 0)
+            if estimating():
+                var = jnp.square(exact - along_last(mean, x.ndim)).mean(axes)
+            else:
+                # The biased variance, E[x^2] - E[x]^2, in one pass.
+                var = jnp.maximum(jnp.square(exact).mean(axes) - jnp.square(mean), 0)
             if not self.is_initializing():
                 stored_mean.value, stored_var.value = mean, var
         else:

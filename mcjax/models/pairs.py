@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mcjax import trees
-from mcjax.models.base import LeadingAxis, Networks, leading_axis
+from mcjax.models.base import LeadingAxis, Networks, check_finite, leading_axis
 from mcjax.symmetry import Permutation, PermutationSpec, SpecError, identity_permutation, permute
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard
 
@@ -55,10 +55,12 @@ def pairs_of(
         The pairs.
 
     Raises:
+        InputError: If an endpoint is not finite.
         SpecError: If the endpoints are not of this model or task, the spec does not fit them, or P is not one
             permutation of its groups for every pair.
     """
     axis = leading_axis(networks, theta_1, theta_2)
+    check_finite(theta_1, theta_2)
     if P is not None and not isinstance(P, Mapping):
         raise SpecError(
             f"got {type(P).__name__} for P, expected a dict of one permutation for each group: of a match, its .P."

@@ -1,6 +1,9 @@
 """Estimation of batch statistics at a new point of parameter space."""
 
+import re
+from collections.abc import Iterable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -8,9 +11,9 @@ import jax.numpy as jnp
 
 from mcjax import trees
 from mcjax.data.stream import Stream
-from mcjax.errors import check_whole
+from mcjax.errors import InputError, check_whole
 from mcjax.models.base import leading_axis
-from mcjax.models.dropout import without_dropout
+from mcjax.models.estimation import estimation
 from mcjax.training.batches import Moments
 from mcjax.training.loss import Batch, outcome
 from mcjax.training.task import Task, check_task, examples
@@ -31,8 +34,10 @@ def estimate_statistics(
     shifted and rotated images cost accuracy. Pure: works under jit and vmap.
 
     Dropout is off, as in evaluation mode: dropout before a norm would increase its variance, and its masks are not
-    permuted with the units. Statistics are pooled in float32 at least, and keep the dtypes of theta. A counter or a key
-    among them is no statistic, and stays as it is.
+    permuted with the units. The variances of Flax's and mcjax's norms are computed about the mean. A variance belongs
+    to the mean of the same name, as `running_var` to `running_mean`, and a statistic without one is averaged.
+    Statistics are pooled in float32 at least, and keep the dtypes of theta. A counter or a key among them is no
+    statistic, and stays as it is.
 
     Args:
         task: The task, whose loss returns the statistics of a batch.
@@ -44,7 +49,8 @@ def estimate_statistics(
         `theta` with new batch statistics.
 
     Raises:
-        InputError: If the examples come in batches from the host, for which there is `reestimate`.
+        InputError: If the examples come in batches from the host, for which there is `reestimate`, or a variance has no
+            mean.
     """
     if not jax.tree.leaves(trees.batch_stats(theta)):
         return theta
@@ -56,7 +62,7 @@ def estimate_statistics(
 def statistics_of_batch(task: Task, theta: trees.Tree, batch: Batch, number: Any) -> dict[str, Moments]:
     """The moments of the batch statistics in `theta` on one batch, without dropout; empty if the loss returns none."""
     batch, key = calibration_batch(task, batch, number)
-    with without_dropout():
+    with estimation():
         new = outcome(task.loss, theta, batch, key).batch_stats
     return _as_moments(trees.flatten(trees.widened(trees.floating(new))))
 
@@ -65,12 +71,16 @@ def with_statistics(theta: trees.Tree, moments: dict[str, Moments]) -> trees.Tre
     """`theta` with the statistics of all batches; those of theta stay where there are none."""
     if not moments:
         return theta
-    pooled = _as_statistics(moments)
+    stats = trees.batch_stats(theta)
+    means = {variance: mean for mean, variance in variances_of(trees.flatten(trees.floating(stats))).items()}
 
     def new(name: str, leaf: Any) -> Any:
-        return pooled[name].astype(leaf.dtype) if trees.is_floating(leaf) else leaf
+        if not trees.is_floating(leaf):
+            return leaf
+        pooled = moments[means[name]].variance if name in means else moments[name].mean
+        return pooled.astype(leaf.dtype)
 
-    return trees.with_batch_stats(theta, trees.map_with_name(new, trees.batch_stats(theta)))
+    return trees.with_batch_stats(theta, trees.map_with_name(new, stats))
 
 
 def calibration_batch(task: Task, batch: Batch, number: Any) -> tuple[Batch, jax.Array]:
@@ -120,22 +130,35 @@ def check_calibration(task: Task, calibration_examples: int | None, batch_size: 
 
 
 def _as_moments(statistics: Statistics) -> dict[str, Moments]:
-    """The statistics of one batch as moments, by the names of the means. Batches have equal size, hence weight 1.
+    """The statistics of one batch as moments, by name, without those that are variances of others.
 
-    A statistic that is not a mean with a variance is only averaged.
+    Batches have equal size, hence weight 1. A statistic that is not a mean with a variance is only averaged.
     """
     one = jnp.ones((), jnp.result_type(jnp.float32, *statistics.values()))
-    means = {name: value for name, value in statistics.items() if name.rpartition("/")[2] != "var"}
-    variances = {name: statistics.get(_variance_of(name), jnp.zeros_like(value)) for name, value in means.items()}
-    return {name: Moments(one, value, variances[name]) for name, value in means.items()}
+    variances = variances_of(statistics)
+    return {
+        name: Moments(one, value, statistics[variances[name]] if name in variances else jnp.zeros_like(value))
+        for name, value in statistics.items()
+        if name not in variances.values()
+    }
 
 
-def _as_statistics(moments: dict[str, Moments]) -> Statistics:
-    means = {name: each.mean for name, each in moments.items()}
-    return means | {_variance_of(name): each.variance for name, each in moments.items()}
+def variances_of(names: Iterable[str]) -> dict[str, str]:
+    """The variance that belongs to each mean among batch statistics, as `moving_variance` does to `moving_mean`.
 
-
-def _variance_of(name: str) -> str:
-    """The name of the variance that belongs to a mean, or an empty string for other statistics."""
-    norm, slash, kind = name.rpartition("/")
-    return f"{norm}{slash}var" if kind == "mean" else ""
+    Raises InputError for a variance without a mean, or a deviation, neither of which can be pooled.
+    """
+    names, found = [*names], {}
+    for name in names:
+        module, slash, kind = name.rpartition("/")
+        for mean, variance in product(("mean", "average", "avg"), ("var", "variance")):
+            other = f"{module}{slash}{kind.replace(mean, variance)}"
+            if mean in kind and other in names:
+                found[name] = other
+    lone = {name for name in names if re.search("var|std|dev", name.rpartition("/")[2])} - {*found.values()}
+    if lone:
+        raise InputError(
+            f"got batch statistics {', '.join(sorted(lone))} without a mean of the same name, which cannot be pooled "
+            "over batches: expected pairs such as `mean` and `var`, or `running_mean` and `running_var`."
+        )
+    return found

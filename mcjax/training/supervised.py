@@ -11,7 +11,7 @@ import optax
 
 from mcjax import trees
 from mcjax.data import Augmentation, Dataset, PgdAttack, augment, normalize
-from mcjax.data.datasets import check_dataset
+from mcjax.data.datasets import check_classes, check_dataset
 from mcjax.errors import InputError
 from mcjax.models.base import Model
 from mcjax.training.loss import Batch, at_least_float32
@@ -31,11 +31,11 @@ def supervised(
 ) -> Task:
     """The task of learning the labels of a data set.
 
-    By default the loss is the cross entropy in nats for classes, of images or of the next tokens of a text, and the
-    squared error for numbers. It is computed in training mode; metrics are measured in evaluation mode, by the batch
-    statistics in theta. They are "loss", and for classes with one output each "accuracy", the share of correct ones;
-    for the squared error "error", the mean absolute error. Losses and metrics are float32 whatever the dtype of theta,
-    or float64 if that is.
+    By default the loss is the cross entropy in nats for integer labels, the classes of images or the next tokens of a
+    text, and the squared error for float labels, also for those that are 0 or 1. It is computed in training mode;
+    metrics are measured in evaluation mode, by the batch statistics in theta. They are "loss", and for classes with one
+    output each "accuracy", the share of correct ones; for the squared error "error", the mean absolute error. Losses
+    and metrics are float32 whatever the dtype of theta, or float64 if that is.
 
     Args:
         model: The model.
@@ -51,8 +51,8 @@ def supervised(
         when they are used.
 
     Raises:
-        InputError: If model and data do not match, the loss is not one value or more for each example, or inputs that
-            are no images are to be augmented or attacked.
+        InputError: If model and data do not match, a label is no class or a number is not finite, the loss is not one
+            value or more for each example, or inputs that are no images are to be augmented or attacked.
 
     Example::
 
@@ -166,7 +166,7 @@ class SupervisedLoss:
             )
         metrics = {"loss": losses.mean()}
         if is_classes(outputs, labels):
-            metrics["accuracy"] = (outputs.argmax(-1) == labels).mean(dtype=jnp.float32)
+            metrics["accuracy"] = right(outputs, labels).mean()
         elif self.built_in:
             metrics["error"] = jnp.abs(at_least_float32(outputs) - labels).mean()
         return metrics
@@ -192,6 +192,12 @@ def label_losses(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     if jnp.issubdtype(labels.dtype, jnp.floating):
         return jnp.square(outputs - labels)
     return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+
+
+def right(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """1 where the largest output is that of the label, and 0 elsewhere; NaN where an output is. float32."""
+    # The place of a NaN would be counted as a class.
+    return jnp.where(jnp.isnan(outputs).any(-1), jnp.nan, (outputs.argmax(-1) == labels).astype(jnp.float32))
 
 
 def is_classes(outputs: Any, labels: Any) -> bool:
@@ -233,16 +239,22 @@ def check_outputs(model: Model, data: Dataset) -> None:
     classes = jnp.issubdtype(data.train_labels.dtype, jnp.integer)
     if returned != ((*labels, model.num_classes) if classes else labels):
         outputs = f"{(*labels, data.num_classes)}, one logit a class" if classes else f"{labels}, as the labels are"
-        raise InputError(
-            f"{model.name} returns {returned} for every input: expected {outputs}. In Python, "
-            "supervised(..., loss=(outputs, labels) -> losses) takes other outputs."
-        )
+        raise InputError(f"{model.name} returns {returned} for every input: expected {outputs}. {OTHER_OUTPUTS}")
     if classes and data.num_classes > model.num_classes:
         raise InputError(
             f"{data.name} has {data.num_classes} classes, {model.name} has {model.num_classes}. "
-            "Create the model with the num_classes of the data; in Python, supervised(..., loss=(outputs, labels) -> "
-            "losses) takes other outputs."
+            f"Create the model with the num_classes of the data. {OTHER_OUTPUTS}"
         )
+    if classes:
+        for split in ("train", "test", "validation"):
+            if (given := getattr(data, f"{split}_labels")) is not None:
+                check_classes(f"{data.name}: {split}_labels", given, data.num_classes)
+
+
+OTHER_OUTPUTS = (
+    "In Python, supervised(..., loss=(outputs, labels) -> losses) takes other outputs: "
+    "loss=optax.sigmoid_binary_cross_entropy takes one logit and float labels of 0 and 1."
+)
 
 
 @lru_cache(maxsize=64)
@@ -253,4 +265,4 @@ def _output_shapes(model: Model) -> Any:
     return jax.tree.map(lambda leaf: leaf.shape[1:], jax.eval_shape(model.apply, theta, inputs))
 
 
-__all__ = ["LabelLoss", "SupervisedLoss", "is_classes", "label_losses", "supervised"]
+__all__ = ["LabelLoss", "SupervisedLoss", "is_classes", "label_losses", "right", "supervised"]

@@ -1,13 +1,17 @@
 """Data sets from arrays, parts of them, and arrays that are refused."""
 
+from dataclasses import replace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from images import arrays
 from refusals import says
 
 from mcjax import Augmentation, InputError
-from mcjax.data import from_arrays
+from mcjax.data import from_arrays, normalize
+from mcjax.data.datasets import check_dataset
 
 
 def test_from_arrays_keeps_what_it_is_given():
@@ -29,7 +33,59 @@ def test_mean_and_std_are_of_the_training_images():
     np.testing.assert_allclose(data.std, pixels.std(0), rtol=1e-6)
     black = from_arrays(**arrays(train_images=np.zeros((6, 4, 5, 3), np.uint8)))
     np.testing.assert_array_equal(black.mean, 0)
-    assert (black.std > 0).all()
+    np.testing.assert_array_equal(black.std, 1)
+
+
+def test_a_constant_channel_keeps_its_scale():
+    given = arrays()
+    given["train_images"][..., 1] = 128
+    given["test_images"][..., 1] = 130
+    data = from_arrays(**given)
+    seen = normalize(data.test_images, data.mean, data.std)[..., 1]
+    np.testing.assert_allclose(seen, 2 / 255, rtol=1e-5)
+    # One pixel that differs is a deviation like any other.
+    given["train_images"][0, 0, 0, 1] = 129
+    std = from_arrays(**given).std[1]
+    np.testing.assert_allclose(std, given["train_images"][..., 1].std() / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0, 1), (0.5, 0.5), ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])])
+def test_pixels_are_seen_by_the_mean_and_std_that_are_given(mean, std):
+    given = arrays()
+    data = from_arrays(**given, mean=mean, std=std)
+    expected = (given["test_images"] / 255 - np.asarray(mean)) / np.asarray(std)
+    np.testing.assert_allclose(normalize(data.test_images, data.mean, data.std), expected, rtol=1e-5, atol=1e-6)
+    assert str(mean if isinstance(mean, int) else np.asarray(mean)) in repr(data)
+
+
+def test_floats_are_seen_as_they_are_unless_a_mean_is_given():
+    rng = np.random.default_rng(1)
+    given = arrays(train_images=rng.normal(size=(6, 7)), test_images=rng.normal(size=(3, 7)))
+    data = from_arrays(**given)
+    assert data.train_images.dtype == np.float32
+    np.testing.assert_allclose(normalize(data.train_images, data.mean, data.std), given["train_images"], rtol=1e-6)
+    scaled = from_arrays(**given, mean=2.0, std=4.0)
+    np.testing.assert_allclose(scaled.test_images, (given["test_images"] - 2) / 4, rtol=1e-5)
+
+
+def test_a_dataset_of_ones_own_is_checked(tiny_data):
+    floats = tiny_data.train_images.astype(np.float32)
+    check_dataset(replace(tiny_data, test_labels=tiny_data.test_labels.astype(np.int64)))
+    bad = np.where(np.arange(floats.size).reshape(floats.shape) == 77, np.nan, floats)
+    for changes, words in (
+        ({"train_images": floats}, ("test_images", "uint8", "float32")),
+        ({"train_images": bad, "test_images": floats}, ("train_images", "not finite")),
+        ({"train_images": jnp.asarray(bad), "test_images": floats}, ("train_images", "not finite")),
+        ({"test_images": tiny_data.test_images[:, :4]}, ("test_images", "(4, 8, 1)", "(8, 8, 1)")),
+        ({"train_labels": [0] * 120}, ("train_labels", "list", "array")),
+        ({"train_labels": np.ones(120, bool)}, ("train_labels", "bool", "integers")),
+        ({"test_labels": np.ones(50, np.float32)}, ("test_labels", "float32", "int32", "train_labels")),
+        ({"validation_labels": np.ones((50, 2), int)}, ("validation_labels", "(2,)", "()")),
+        ({"std": np.zeros(1)}, ("std=[0.]", "positive")),
+        ({"mean": np.nan}, ("mean=nan", "finite")),
+    ):
+        with says(InputError, tiny_data.name, *words):
+            check_dataset(replace(tiny_data, **changes))
 
 
 def test_grey_images_get_a_channel():
@@ -41,7 +97,12 @@ def test_grey_images_get_a_channel():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"train_images": np.zeros((6, 4, 5, 3), np.float32)}, ("train_images", "float32", "uint8")),
+        ({"train_images": np.zeros((6, 4, 5, 3), bool)}, ("train_images", "bool", "uint8")),
+        ({"train_images": (image for image in arrays()["train_images"])}, ("train_images", "object", "array")),
+        ({"train_images": np.zeros((6, 4, 5, 3), np.float32)}, ("test_images", "uint8", "float32")),
+        ({"train_images": np.full((6, 4), np.nan), "test_images": np.zeros((3, 4))}, ("train_images", "not finite")),
+        ({"train_images": np.zeros(6)}, ("train", "(6,)")),
+        ({"std": 0}, ("std=0", "positive")),
         ({"test_images": np.zeros((3, 4, 5, 3), np.int64)}, ("test_images", "int64", "uint8")),
         ({"train_images": np.zeros((6, 60), np.uint8)}, ("train", "(6, 60)", "(6,)", "(n, h")),
         ({"train_labels": np.arange(5) % 4}, ("train", "(6, 4, 5, 3)", "(5,)")),

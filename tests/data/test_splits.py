@@ -17,7 +17,14 @@ def numbered(tiny_data):
     images[:, 0, 0, 0] = np.arange(120)
     labels = np.repeat(np.arange(5), (20, 22, 24, 26, 28)).astype(np.int32)
     order = np.random.default_rng(1).permutation(120)
-    return replace(tiny_data, train_images=images, train_labels=labels[order], num_classes=5)
+    return replace(
+        tiny_data,
+        train_images=images,
+        train_labels=labels[order],
+        test_images=images,
+        test_labels=labels,
+        num_classes=5,
+    )
 
 
 def numbers(data):
@@ -59,7 +66,11 @@ def test_data_that_cannot_be_divided_are_refused(numbered):
         (numbered, {"seed": -1}, ("seed=-1",)),
         (replace(numbered, train_labels=np.zeros(120, np.int32)), {"share": 1.0}, ("share=1.0", "bars", "120")),
         (numbers, {}, ("float32 (4, 1)",)),
-        (replace(numbered, train_labels=np.zeros((120, 3), np.int32)), {}, ("int32 (120, 3)",)),
+        (
+            replace(numbered, **dict.fromkeys(("train_labels", "test_labels"), np.zeros((120, 3), np.int32))),
+            {},
+            ("int32 (120, 3)",),
+        ),
     ):
         with says(InputError, *words):
             split_by_class(data, **options)

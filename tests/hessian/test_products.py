@@ -48,6 +48,19 @@ def test_dense_hessian_is_that_of_the_loss_written_out(line_task, network, hessi
     np.testing.assert_allclose(np.asarray(got)[np.ix_(last, last)], 1.1 * np.eye(2), atol=1e-12)
 
 
+@pytest.mark.parametrize("product", [hessian_product, gauss_newton_product])
+def test_batches_are_summed_in_float32_for_networks_of_bfloat16(line_task, network, product):
+    narrow = trees.cast(network, jnp.bfloat16)
+    exact = trees.cast(narrow, jnp.float32)
+    vector = trees.cast(trees.trained(exact), jnp.bfloat16)
+    expected = trees.flatten(product(full_batch_loss(line_task), exact, trees.cast(vector, jnp.float32)))
+    for batch_size in (23, 1):
+        found = product(full_batch_loss(line_task, batch_size=batch_size), narrow, vector)
+        for name, leaf in trees.flatten(found).items():
+            # Each product of a batch is rounded, their sum is not.
+            np.testing.assert_allclose(leaf, expected[name], atol=0.02 * np.abs(expected[name]).max(), err_msg=name)
+
+
 def test_products_are_those_with_the_matrix_under_jit_and_vmap(line_task, network, hessian):
     with jax.enable_x64(True):
         loss = full_batch_loss(line_task, batch_size=9, weight_decay=0.1)

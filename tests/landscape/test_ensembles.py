@@ -59,6 +59,12 @@ def test_one_network_is_itself_and_extremes_stay_finite(tiny_task, tiny_data):
     np.testing.assert_allclose(large.calibration_error, 1 - large.accuracy, atol=1e-4)  # sure of everything
 
 
+def test_a_network_of_nan_makes_the_ensemble_nan(tiny_task):
+    thetas = networks(tiny_task.model, 2)
+    broken = jax.tree.map(lambda leaf: jnp.asarray(leaf).at[1].set(jnp.nan), thetas)
+    np.testing.assert_array_equal(ensemble_accuracy(tiny_task, broken), (np.nan,) * 3)
+
+
 def test_the_order_of_networks_does_not_matter_and_one_program_serves(tiny_task, compiled):
     thetas = networks(tiny_task.model)
     first = ensemble_accuracy(tiny_task, thetas)

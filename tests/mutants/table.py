@@ -96,9 +96,9 @@ MUTANTS = (
     ),
     Mutant(
         "mcjax/models/flax_functions.py",
-        "zero_dropout_rates(module)",
+        "prepare(module)",
         "pass",
-        ("models/test_dropout.py", "models/test_flax_functions.py"),
+        ("models/test_estimation.py", "models/test_flax_functions.py"),
     ),
     Mutant(
         "mcjax/models/convnets.py",
@@ -184,7 +184,7 @@ MUTANTS = (
         "statistics.get(_variance_of(name), jnp.zeros_like(value))",
         "jnp.zeros_like(value)",
     ),
-    Mutant("mcjax/training/batch_statistics.py", "with without_dropout():", "if True:"),
+    Mutant("mcjax/training/batch_statistics.py", "with estimation():", "if True:"),
     Mutant(
         "mcjax/training/config.py",
         "optax.chain(optax.clip_by_global_norm(self.clip), sgd)",

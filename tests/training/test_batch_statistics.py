@@ -90,6 +90,42 @@ def test_statistics_of_a_loss_of_ones_own():
     np.testing.assert_allclose(stats["largest"], (x[:10].max(0) + x[10:].max(0)) / 2, rtol=1e-5)
 
 
+NAMES = [("mean", "var"), ("running_mean", "running_var"), ("moving_mean", "moving_variance"), ("avg", "var")]
+
+
+@pytest.mark.parametrize("names", NAMES, ids="-".join)
+@pytest.mark.parametrize("where", ["", "norm/"], ids=["alone", "in a layer"])
+def test_variances_of_any_name_are_pooled(names, where):
+    """Beside a counter and a statistic of another kind, against numpy over all examples."""
+    mean, variance = (where + name for name in names)
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    x += np.repeat(np.arange(3), 10)[:, None]  # batches differ
+
+    def loss(theta, batch, key):
+        found = {mean: batch.mean(0), variance: batch.var(0), where + "largest": batch.max(0), where + "count": 1}
+        return jnp.square(batch @ theta["params"]["w"]).mean(), {}, trees.nest(found)
+
+    start = {mean: np.zeros(4), variance: np.ones(4), where + "largest": np.zeros(4)}
+    stats = {name: leaf.astype(np.float32) for name, leaf in start.items()} | {where + "count": np.int32(7)}
+    theta = {"params": {"w": jnp.ones(4)}, "batch_stats": trees.nest(stats)}
+    found = trees.flatten(estimated(Task(loss, x), theta, None, 10)["batch_stats"])
+    np.testing.assert_allclose(found[mean], x.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[variance], x.var(0), rtol=1e-5)
+    np.testing.assert_allclose(found[where + "largest"], x.reshape(3, 10, 4).max(1).mean(0), rtol=1e-5)
+    assert found[where + "count"] == 7
+    assert found[where + "count"].dtype == np.int32
+
+
+@pytest.mark.parametrize("name", ["var", "running_std", "norm/moving_variance"])
+def test_a_variance_without_its_mean_is_refused(name):
+    def loss(theta, batch, key):
+        return (batch @ theta["params"]["w"]).mean(), {}, trees.nest({name: batch.var(0)})
+
+    theta = {"params": {"w": jnp.ones(4)}, "batch_stats": trees.nest({name: jnp.ones(4)})}
+    with says(InputError, name, "mean"):
+        reestimate(Task(loss, np.ones((20, 4), np.float32)), theta)
+
+
 def test_many_networks_under_jit_and_vmap(network):
     task, theta, _ = network
     both = stacked([theta, alive(task.model, 1)])

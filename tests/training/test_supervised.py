@@ -17,7 +17,7 @@ from mcjax.data import PgdAttack
 from mcjax.training.endpoints import endpoint_fit
 from mcjax.training.fit import parts_of
 from mcjax.training.loss import outcome
-from mcjax.training.supervised import SupervisedLoss, is_classes, label_losses
+from mcjax.training.supervised import SupervisedLoss, is_classes, label_losses, right
 from mcjax.training.task import Task
 
 KEY = jax.random.key(0)
@@ -64,6 +64,18 @@ def test_outputs_are_of_classes_if_there_is_a_number_for_each(outputs, labels, e
     assert is_classes(numbers, np.zeros(labels, int)) is expected
     assert not is_classes(numbers, np.zeros(labels, np.float32))
     assert not is_classes({"a": numbers}, np.zeros(labels, int))
+
+
+@pytest.mark.parametrize("places", [(6,), (3, 2)], ids=["classes", "sequences"])
+def test_nan_among_the_outputs_is_no_class(places):
+    outputs = np.random.default_rng(0).normal(size=(*places, 4)).astype(np.float32)
+    labels = outputs.argmax(-1)
+    assert measured(jnp.asarray(outputs), jnp.asarray(labels))["accuracy"] == 1
+    outputs[(0,) * outputs.ndim] = np.inf
+    np.testing.assert_array_equal(right(jnp.asarray(outputs), jnp.asarray(labels)), outputs.argmax(-1) == labels)
+    outputs[(1,) * outputs.ndim] = np.nan
+    assert np.isnan(right(jnp.asarray(outputs), jnp.asarray(labels))).sum() == 1
+    assert np.isnan(measured(jnp.asarray(outputs), jnp.asarray(labels))["accuracy"])
 
 
 def test_losses_keep_double_precision_and_are_at_least_float32():
@@ -304,6 +316,21 @@ def test_models_that_do_not_fit_a_regression_are_refused(model, inputs, words):
     supervised(models.create("mlp", 3, (inputs,)), line)
     with says(InputError, *words):
         supervised(models.create(*model, **({"width": 0.02} if model[0] == "lstm" else {})), line)
+
+
+def test_labels_that_are_no_classes_are_refused(tiny_data, tiny_model):
+    for split in ("train", "test", "validation"):
+        images, labels = getattr(tiny_data, f"{split}_images"), getattr(tiny_data, f"{split}_labels")
+        if labels is None:
+            images, labels = tiny_data.test_images, tiny_data.test_labels
+        for offset, words in ((1, ("1 to 3", "0 to 2")), (-1, ("-1 to 1", "0 to 2")), (2**33, ("0 to 2",))):
+            changed = {f"{split}_images": images, f"{split}_labels": labels.astype(np.int64) + offset}
+            with says(InputError, f"{split}_labels", *words):
+                supervised(tiny_model, replace(tiny_data, **changed))
+            # A loss of one's own knows what its labels mean.
+            if offset < 2**31:
+                own = supervised(tiny_model, replace(tiny_data, **changed), loss=lambda out, y: out[:, 0] * y)
+                assert np.isfinite(evaluate(own, tiny_model.init(jax.random.key(0)))[0]["loss"])
 
 
 def test_models_that_do_not_fit_images_and_classes_are_refused(tiny_data, tiny_model):

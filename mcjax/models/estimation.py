@@ -1,0 +1,51 @@
+"""Training mode for estimating batch statistics: without dropout, and with variances that keep their digits."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import flax.linen as nn
+from flax import nnx
+
+_ON = ContextVar("estimating", default=False)
+
+
+@contextmanager
+def estimation() -> Iterator[None]:
+    """Estimate batch statistics in all functions traced inside the context.
+
+    The Dropout layers of Flax, Linen and NNX, are off. Its BatchNorm layers take the variance about the mean, in two
+    passes: the difference of two squares loses all digits where a mean is a thousand deviations.
+    """
+    token = _ON.set(True)
+    try:
+        with nn.intercept_methods(_changed):
+            yield
+    finally:
+        _ON.reset(token)
+
+
+def estimating() -> bool:
+    """Whether this is traced inside `estimation`."""
+    return _ON.get()
+
+
+def _changed(next_function: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    if context.method_name == "__call__":
+        if isinstance(context.module, nn.Dropout):
+            return args[0] if args else kwargs["inputs"]
+        if isinstance(context.module, nn.BatchNorm):
+            # A bound module is a copy for this call; it is frozen for its users.
+            object.__setattr__(context.module, "use_fast_variance", False)
+    return next_function(*args, **kwargs)
+
+
+def prepare(module: nnx.Module) -> None:
+    """Change the Dropout and BatchNorm layers of an NNX module in place, if inside `estimation`."""
+    if estimating():
+        for _, node in nnx.iter_graph(module):
+            if isinstance(node, nnx.Dropout):
+                node.rate = 0.0
+            elif isinstance(node, nnx.BatchNorm):
+                node.use_fast_variance = False
