@@ -1,4 +1,4 @@
-"""Exceptions for wrong input and failed runs, and checks of names and numbers."""
+"""Exceptions and warnings for wrong input and failed runs, and checks of names and numbers."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,6 +12,10 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A failed run: a loss that is not finite, or a full disk. The last complete epoch is kept."""
+
+
+class InputWarning(UserWarning):
+    """Input that is probably not what was meant. The message states what was found, and a remedy."""
 
 
 def unknown_name(kind: str, got: str, choices: Iterable[str], expected: str | None = None) -> InputError:

@@ -1,5 +1,6 @@
 """Neuron alignment: matching units by the correlation of their activations (Algorithm 1, appendix E)."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.data.stream import Stream
-from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.errors import InputError, InputWarning, check_whole, unknown_name
 from mcjax.matching.match import Match
 from mcjax.models.base import Model, check_finite, leading_axis
 from mcjax.runtime.compiling import jit
@@ -44,7 +45,8 @@ def match_activations(
 
     One pass over the examples serves all groups, in evaluation mode; every pixel of a feature map is a sample. The
     assignments run on the host. A residual trunk is matched by the mean over the stem and its blocks. Indistinguishable
-    units stay in place.
+    units stay in place, and constant ones correlate with none. The statistics of norms are those in theta: re-estimate
+    stale ones first (`reestimate`).
     Source: Tatro et al., submitted to ICLR 2020, Neuron Alignment, Algorithm 1 and appendix E.
 
     Args:
@@ -67,7 +69,8 @@ def match_activations(
 
     Raises:
         SpecError: If the endpoints are not of this task.
-        InputError: If the task has no model or too few examples, the activations are not finite, or there is no trunk.
+        InputError: If the task has no model or too few examples, a network or its activations are not finite, or there
+            is no trunk.
 
     Example::
 
@@ -94,6 +97,13 @@ def match_activations(
         # Appendix E: a shared alignment of all layers of a trunk.
         moments = {**moments, begun: moments[begun][PARTS_OF_TRUNK[trunk]]}
     correlation, gain = jax.tree.map(np.asarray, _matrices(moments, cost))
+    if still := [group for group, matrix in gain.items() if not matrix.any((-2, -1)).all()]:
+        warnings.warn(
+            f"got activations of {', '.join(still)} that are constant, or below 1e-19, in all units of a network: "
+            "expected trained networks. These units stay in place.",
+            InputWarning,
+            stacklevel=2,
+        )
     P = {group: _assign(group, matrix.astype(np.float64)) for group, matrix in gain.items()}
     objective = np.zeros(len(jax.tree.leaves(theta_1)[0]))
     for group, p in P.items():
@@ -127,7 +137,7 @@ def _assign(group: str, value: np.ndarray) -> np.ndarray:
     """The assignment with the largest sum for every pair, int32 (pairs, n)."""
     if not np.isfinite(value).all():
         raise InputError(
-            f"the activations of group {group!r} are not finite: expected trained networks with finite weights."
+            f"the activations of group {group!r}, or their squares, exceed float32: expected trained networks."
         )
     # A small bonus on the diagonal keeps units in place that differ by rounding only.
     tie = 1e-6 * np.abs(value).max(initial=0) * np.eye(value.shape[-1])

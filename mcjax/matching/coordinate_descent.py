@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from mcjax.errors import InputError
 from mcjax.matching.products import Place, WeightProducts
 from mcjax.symmetry import Permutation, nearest_permutation
 
@@ -125,9 +124,6 @@ class CoordinateDescent:
 
         Returns:
             Whether units have moved.
-
-        Raises:
-            InputError: If weights of these places are not finite.
         """
         # Skip the group if its inputs have not changed since its last assignment.
         inputs = [*places, *(self.P[partner] for place in places for partner in place.partners)]
@@ -140,8 +136,6 @@ class CoordinateDescent:
         pending = [weights.products(each, self.P, True) if sort else self.products(each, self.P) for each in varying]
         matrices = [np.asarray(matrix, np.float64) for matrix in pending]
         gain = sum(matrices, weights.linear[group])
-        if not np.isfinite(gain).all():
-            raise InputError(f"the weights of group {group!r} are not finite: expected two networks of finite weights.")
         if not sort:
             self._assigned[group] = inputs
         # The objective is quadratic in P[group] on leaves with the group on several axes, and linear on all others.

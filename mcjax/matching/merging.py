@@ -10,7 +10,8 @@ import numpy as np
 from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.matching.match import Match
-from mcjax.matching.weights import match_weights
+from mcjax.matching.products import inner_product
+from mcjax.matching.weights import match_weights, matched_weights
 from mcjax.symmetry import Permutation, PermutationSpec, compose, identity_permutation, invert, permute
 
 
@@ -173,14 +174,9 @@ def _mean(networks: list[trees.Tree]) -> trees.Tree:
     return trees.combine(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *networks)
 
 
-def _parameters(theta: trees.Tree) -> dict[str, np.ndarray]:
-    leaves = trees.flatten(trees.floating(theta)).items()
-    return {name: np.asarray(leaf, np.float64) for name, leaf in leaves if not name.startswith("batch_stats/")}
-
-
 def _dot(a: trees.Tree, b: trees.Tree) -> float:
-    left, right = _parameters(a), _parameters(b)
-    return float(sum(np.vdot(left[name], right[name]) for name in left))
+    left, right = matched_weights(a), matched_weights(b)
+    return sum(inner_product(left[name], right[name]) for name in left)
 
 
 def _objective(networks: list[trees.Tree]) -> float:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.errors import InputError
 from mcjax.symmetry import Axis, PermutationSpec
 from mcjax.symmetry.axis import Entry, axes_of
 from mcjax.symmetry.permutation import Permutation, permute_leaf, segment_runs
@@ -106,7 +105,7 @@ def unit_products(
         sort: Whether the weights of every unit are sorted first, which makes the products invariant to P.
 
     Returns:
-        (n, n), units of leaf_1 by units of leaf_2, in float32 at least.
+        (n, n), units of leaf_1 by units of leaf_2, in float32 at least; of complex ones the real part.
     """
     # Permute the other axes of leaf_2, and factor out the units of both leaves.
     leaf_1, leaf_2 = trees.widened((leaf_1, leaf_2))
@@ -117,7 +116,7 @@ def unit_products(
         at = 0
     # Contract all axes but that of the units.
     rest = [i for i in range(rows_1.ndim) if i != at]
-    return jnp.tensordot(rows_1, rows_2, axes=(rest, rest), precision="highest")
+    return jnp.tensordot(jnp.conj(rows_1), rows_2, axes=(rest, rest), precision="highest").real
 
 
 class WeightProducts(NamedTuple):
@@ -163,9 +162,6 @@ def weight_products(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leav
 
     Returns:
         The products of the pair.
-
-    Raises:
-        InputError: If a leaf without permuted axes is not finite.
     """
     first, second = jax.device_put((leaves_1, leaves_2))
     linear = {group: np.zeros((n, n)) for group, n in sizes.items()}
@@ -176,9 +172,7 @@ def weight_products(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leav
         places = places_of(name, spec.axes[name], leaf.shape) if any(spec.axes[name]) else []
         # A leaf without permuted axes adds a constant.
         if not places:
-            constant += float(np.vdot(leaf.astype(np.float64), leaves_2[name].astype(np.float64)))
-            if not np.isfinite(constant):
-                raise InputError(f"the weights {name} are not finite: expected two networks of finite weights.")
+            constant += inner_product(leaf, leaves_2[name])
             continue
         # A leaf with a single permuted axis adds to `linear`; all others depend on P of several axes.
         whole = next(place for place in places if place.whole)
@@ -199,6 +193,13 @@ def weight_products(spec: PermutationSpec, sizes: dict[str, int], leaves_1: Leav
 def _spread(leaf: np.ndarray, place: Place) -> float:
     """The sum of squared distances of the units from the mean unit, which is invariant to permutations."""
     rows, at = _unit_axis(leaf, place.position, place.axes)
-    # Weights that are not finite are reported by `CoordinateDescent.assign`.
-    with np.errstate(invalid="ignore", over="ignore"):
-        return float(rows.var(axis=at, dtype=np.float32).sum() * rows.shape[at])
+    parts = (rows.real, rows.imag) if np.iscomplexobj(rows) else (rows,)
+    return float(sum(part.var(axis=at, dtype=np.float32).sum() for part in parts) * rows.shape[at])
+
+
+def inner_product(leaf_1: Any, leaf_2: Any) -> float:
+    """The inner product of two leaves, the real part of it for complex ones, in float64."""
+    first, second = (
+        np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64) for leaf in (leaf_1, leaf_2)
+    )
+    return float(np.vdot(first, second).real)

@@ -11,7 +11,7 @@ from mcjax.errors import InputError, check_whole
 from mcjax.matching.coordinate_descent import Restart, Start, descend
 from mcjax.matching.match import Match
 from mcjax.matching.products import weight_products
-from mcjax.models.base import LeadingAxis
+from mcjax.models.base import LeadingAxis, check_finite
 from mcjax.symmetry import Permutation, PermutationSpec, SpecError
 from mcjax.symmetry.permutation import check_permutation, is_hard
 from mcjax.training.loop import check_typed_keys
@@ -69,17 +69,19 @@ def match_weights(
     if check_typed_keys(key).ndim:
         raise InputError(f"got {key.size} keys, expected one: every pair uses the same.")
     axis, sizes = _check_ends(spec, theta_1, theta_2)
-    first, second = (axis.add(_weights(theta)) for theta in (theta_1, theta_2))
+    check_finite(theta_1, theta_2)
+    first, second = (axis.add(matched_weights(theta)) for theta in (theta_1, theta_2))
     count = len(jax.tree.leaves(theta_1)[0]) if axis.given else 1
     given = [None] * count if P is None else _check_start(spec, P, sizes, axis, count)
     seed = np.ravel(jax.random.key_data(key)).tolist()
     found = []
     for i in range(count):
-        products = weight_products(spec, sizes, trees.index(first, i), trees.index(second, i))
+        (leaves_1, size_1), (leaves_2, size_2) = (_scaled(trees.index(leaves, i)) for leaves in (first, second))
+        products = weight_products(spec, sizes, leaves_1, leaves_2)
         rngs = [np.random.default_rng([*seed, r]) for r in range(restarts)]
         starts = _starts(restarts, P is not None)
         ends = [descend(products, *each, given[i], max_sweeps) for each in zip(rngs, starts, strict=True)]
-        found.append(_best(ends))
+        found.append(_best(ends, size_1 * size_2))
     return axis.remove(trees.stack_on_host(found))
 
 
@@ -89,18 +91,34 @@ def _starts(restarts: int, given: bool) -> list[Start]:
     return [*first, *later][:restarts]
 
 
-def _best(restarts: list[Restart]) -> Match:
+def _best(restarts: list[Restart], size: float) -> Match:
+    """The best restart, with objectives in units of `size`."""
     objectives = np.array([restart.objective for restart in restarts])
     # Compared in float32, the precision of the products. Of equal restarts, the first wins.
     best = restarts[int(np.argmax(objectives.astype(np.float32)))]
     sweeps = np.array([restart.sweeps for restart in restarts])
-    return Match(best.P, np.float64(best.objective), {"restarts": objectives, "sweeps": sweeps})
+    return Match(best.P, np.float64(best.objective * size), {"restarts": objectives * size, "sweeps": sweeps})
 
 
-def _weights(theta: trees.Tree) -> dict[str, np.ndarray]:
+def matched_weights(theta: trees.Tree) -> dict[str, np.ndarray]:
     """The leaves that are matched, on the host: all of floating point but batch statistics."""
     leaves = trees.on_host(trees.flatten(trees.floating(theta)))
     return {name: leaf for name, leaf in leaves.items() if not name.startswith("batch_stats/")}
+
+
+def _scaled(leaves: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+    """The weights of a network over a power of two, and that power, so that no product leaves the range of float32."""
+    largest = max((float(np.abs(leaf).max(initial=0)) for leaf in leaves.values()), default=0.0)
+    exponent = int(np.frexp(largest)[1])
+    # Weights of usual sizes stay as they are, without a copy.
+    if abs(exponent) < 20:
+        return leaves, 1.0
+    return {name: _times(leaf, 2.0**-exponent) for name, leaf in leaves.items()}, 2.0**exponent
+
+
+def _times(leaf: np.ndarray, factor: float) -> np.ndarray:
+    wide = np.complex128 if np.iscomplexobj(leaf) else np.float64
+    return (leaf.astype(wide) * factor).astype(np.float32 if leaf.dtype.itemsize < 4 else leaf.dtype)
 
 
 def _check_ends(spec: PermutationSpec, theta_1: trees.Tree, theta_2: trees.Tree) -> tuple[LeadingAxis, dict[str, int]]:

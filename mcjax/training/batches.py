@@ -9,6 +9,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.data.stream import Stream
+from mcjax.errors import InputError
 from mcjax.training.loss import Batch, Loss, at_least_float32, outcome
 from mcjax.training.task import Task, examples, reading_processes
 
@@ -158,8 +159,8 @@ class Moments(NamedTuple):
 
     @property
     def varies(self) -> jax.Array:
-        """Whether the deviation is more than rounding can make of a constant, 1e-5 of the mean."""
-        return self.square > self.samples * jnp.square(1e-5 * self.mean)
+        """Whether the deviation is more than rounding can make of a constant, 1e-5 of the mean, or is not finite."""
+        return ~(jnp.sqrt(self.variance) <= 1e-5 * jnp.abs(self.mean))
 
 
 class CrossMoments(NamedTuple):
@@ -187,6 +188,8 @@ def cross_moments_of(x: jax.Array, y: jax.Array) -> CrossMoments:
 
 
 def _centred(x: jax.Array) -> tuple[Moments, jax.Array]:
+    if jnp.iscomplexobj(x):
+        raise InputError("got complex activations, expected real ones: match such networks by their weights.")
     x = at_least_float32(x.reshape(-1, x.shape[-1]))
     mean = x.mean(0)
     x = x - mean[None]

@@ -10,9 +10,10 @@ from refusals import says
 from streams import from_host, rows_of
 from variables import alive, inverse, mlp, normalized, order, permuted, spaced, stacked
 
-from mcjax import InputError, SpecError, Task, models
+from mcjax import InputError, SpecError, Task, models, trees
 from mcjax import match_activations as match_on_task
 from mcjax.data import Stream
+from mcjax.errors import InputWarning
 from mcjax.training.batches import evenly_spaced
 
 KINDS = {
@@ -183,7 +184,8 @@ def test_units_that_nothing_tells_apart_stay_in_place(pair):
         np.testing.assert_array_equal(found.P["dense_0"], np.argsort(p))
         assert (found.info["correlation"]["dense_0"][dead] == 0).all()
         assert (found.info["correlation"]["dense_0"][:, dead] == 0).all()
-    nothing = match_activations(model, theta, jax.tree.map(np.zeros_like, theta), x)
+    with pytest.warns(InputWarning, match="dense_0, dense_1"):
+        nothing = match_activations(model, theta, jax.tree.map(np.zeros_like, theta), x)
     assert (nothing.P["dense_1"] == np.arange(5)).all()
 
 
@@ -232,10 +234,46 @@ def test_bad_input_is_named(pair, tiny_task):
         (tiny_task, theta_2, {"cost": "euclid"}, InputError, ("cost", "'euclid'", "covariance")),
         (tiny_task, theta_2, {"trunk": "stem"}, InputError, ("trunk", "'stem'", "blocks")),
         (tiny_task, theta_2, {"batch_size": 0}, InputError, ("batch_size=0",)),
-        (tiny_task, broken, {}, InputError, ("'dense_0'", "not finite")),
+        (tiny_task, broken, {}, InputError, ("Dense_0", "infinity or NaN")),
     ):
         with says(error, *words):
             match_on_task(task, theta_1, other, **options)
+
+
+def test_networks_of_extreme_weights(tiny_task):
+    """The match does not depend on the scale, up to where float32 ends, which is said."""
+
+    def scaled(scale, seed):
+        """All activations of a network of rectifiers times a factor."""
+        leaves = trees.flatten(alive(tiny_task.model, seed))
+        return trees.nest(
+            {
+                name: leaf * (1 if "Dense_2" in name or name == "params/Dense_1/kernel" else np.float32(scale))
+                for name, leaf in leaves.items()
+            }
+        )
+
+    expected = match_on_task(tiny_task, scaled(1, 0), scaled(1, 1)).P
+    for scale in (1e-14, 1e14):
+        found = match_on_task(tiny_task, scaled(scale, 0), scaled(scale, 1)).P
+        for group, p in expected.items():
+            np.testing.assert_array_equal(found[group], p)
+    with pytest.warns(InputWarning, match="dense_0, dense_1"):
+        found = match_on_task(tiny_task, scaled(1, 0), scaled(1e-30, 1)).P
+    np.testing.assert_array_equal(found["dense_0"], np.arange(6))
+    with says(InputError, "'dense_0'", "float32"):
+        match_on_task(tiny_task, scaled(1, 0), scaled(1e25, 1))
+
+
+def test_complex_activations_are_refused():
+    def init(key):
+        return {"a": jax.random.normal(key, (5, 4)), "b": jax.random.normal(key, (4, 3))}
+
+    x = np.ones((20, 5), np.float32)
+    model = models.from_function(init, lambda w, x: ((jnp.tanh(x @ w["a"]) + 1j) ** 2 @ w["b"]).real, x)
+    theta = model.init(jax.random.key(0))
+    with says(InputError, "complex", "weights"):
+        match_on_task(inputs_alone(model, x), theta, theta)
 
 
 def test_units_are_matched_on_a_stream_as_on_arrays(tiny_task):

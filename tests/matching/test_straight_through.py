@@ -12,7 +12,7 @@ from refusals import says
 from streams import Epochs
 from variables import alive, cross_entropy, inverse, mlp, normalized, order, permuted, spaced, stacked
 
-from mcjax import InputError, RunError, SpecError, Task, TrainConfig, models, nearest_permutation, supervised, trees
+from mcjax import InputError, SpecError, Task, TrainConfig, models, nearest_permutation, supervised, trees
 from mcjax.matching.straight_through import (
     StraightThroughConfig,
     _adam,
@@ -247,8 +247,8 @@ def test_bad_input_is_named(ends, key, tiny_model, tiny_task):
         (one, {"P": tuple(P.values())}, SpecError, ("tuple",)),
         (ends, {"P": P}, SpecError, ("2 pairs", "dense_0, dense_1")),
         (ends, {"P": identity(3)}, SpecError, ("2 pairs",)),
-        ((ends[0], nan), {"P": identity(2)}, RunError, ("not finite", "epoch 1")),
-        ((ends[0], nan), {}, InputError, ("weights", "not finite")),
+        ((ends[0], nan), {"P": identity(2)}, InputError, ("Dense_0", "infinity or NaN")),
+        ((ends[0], nan), {}, InputError, ("Dense_0", "infinity or NaN")),
         ((one[0], ends[1]), {}, InputError, ("theta_1", "theta_2")),
         ((one[0], narrow), {}, SpecError, ("Dense_1/kernel", "(6, 4)", "(6, 5)")),
         (one, {"config": TrainConfig()}, InputError, ("TrainConfig", "StraightThroughConfig")),

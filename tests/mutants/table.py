@@ -181,9 +181,18 @@ MUTANTS = (
     ),
     Mutant(
         "mcjax/training/batch_statistics.py",
-        "statistics.get(_variance_of(name), jnp.zeros_like(value))",
+        "statistics[variances[name]] if name in variances else jnp.zeros_like(value)",
         "jnp.zeros_like(value)",
     ),
+    Mutant(
+        "mcjax/training/batch_statistics.py",
+        'product(("mean", "average", "avg"), ("var", "variance"))',
+        '[("mean", "var")]',
+    ),
+    Mutant("mcjax/training/batch_statistics.py", "- {*found.values()}", "- {*names}"),
+    Mutant("mcjax/models/estimation.py", 'object.__setattr__(context.module, "use_fast_variance", False)', "pass"),
+    Mutant("mcjax/models/estimation.py", "node.use_fast_variance = False", "pass"),
+    Mutant("mcjax/models/layers.py", "if estimating():", "if False:", ("models/test_estimation.py",)),
     Mutant("mcjax/training/batch_statistics.py", "with estimation():", "if True:"),
     Mutant(
         "mcjax/training/config.py",
@@ -376,13 +385,27 @@ MUTANTS = (
         "rng.choice(len(weights), samples)",
     ),
     # Whatever rounding makes of a constant unit is scaled up.
-    Mutant(
-        "mcjax/training/batches.py", "self.samples * jnp.square(1e-5 * self.mean)", "0", ("training/test_moments.py",)
-    ),
+    Mutant("mcjax/training/batches.py", "1e-5 * jnp.abs(self.mean)", "0", ("training/test_moments.py",)),
     Mutant(
         "mcjax/landscape/along.py", "np.trapezoid(values, at, axis=-1)", "np.trapezoid(values, self._share(), axis=-1)"
     ),
     Mutant("mcjax/hessian/products.py", "(summed / split.size + decay * v)", "(summed / split.size)"),
+    Mutant("mcjax/hessian/products.py", "trees.widened(leaves)), split.batches)", "leaves), split.batches)"),
+    Mutant("mcjax/hessian/full_batch.py", "wide = trees.widened(theta)", "wide = theta", ("hessian/test_products.py",)),
+    # What a task cannot score.
+    Mutant("mcjax/data/datasets.py", "if low < 0 or high >= num_classes:", "if low < 0:"),
+    Mutant("mcjax/data/datasets.py", "np.where(constant, 1, np.sqrt(variance))", "np.sqrt(variance)"),
+    Mutant("mcjax/data/datasets.py", "if trees.not_finite(array):", "if False:"),
+    Mutant("mcjax/training/supervised.py", "jnp.isnan(outputs).any(-1)", "False"),
+    Mutant("mcjax/training/supervised.py", 'for split in ("train", "test", "validation"):', 'for split in ("train",):'),
+    Mutant(
+        "mcjax/landscape/ensembles.py", "right(log_mean, labels)", "(log_mean.argmax(-1) == labels).astype(jnp.float32)"
+    ),
+    # Networks of any scale, and complex ones.
+    Mutant("mcjax/matching/weights.py", "if abs(exponent) < 20:", "if True:"),
+    Mutant("mcjax/matching/weights.py", "best.objective * size", "best.objective"),
+    Mutant("mcjax/matching/products.py", "jnp.conj(rows_1)", "rows_1", ("matching/test_weights.py",)),
+    Mutant("mcjax/matching/activations.py", "not matrix.any((-2, -1)).all()", "False"),
     Mutant("mcjax/hessian/estimators.py", "values.std(ddof=1) / draws**0.5", "values.std() / draws**0.5"),
     Mutant("mcjax/landscape/noise_stability.py", "each[-(-len(each) // 2) - 1]", "each[len(each) // 2]"),
     Mutant("mcjax/landscape/plane.py", "value.reshape(len(y), len(x))", "value.reshape(len(x), len(y))"),
