@@ -67,7 +67,9 @@ def finish_path(run: RunFolder, metrics: PathMetrics, title: str, **more: Any) -
     values = {name: np.asarray(value).tolist() for name, value in along.items()}
     summary = {name: {key: float(v) for key, v in columns.items()} for name, columns in metrics.summary().items()}
     barriers = {f"barrier_{name}": float(barrier(metrics, name)) for name in summary}
-    run.finish({"summary": summary, **barriers, "length": values["distance"][-1], "along": values, **more})
+    stored = {name: np.asarray(value).tolist() for name, value in metrics.stored.items()}
+    found = {"summary": summary, **barriers, "length": values["distance"][-1], "along": values, "stored": stored}
+    run.finish({**found, **more})
 
 
 def report_path(run: RunFolder) -> None:
@@ -79,4 +81,7 @@ def report_path(run: RunFolder) -> None:
         for name, values in results["summary"].items()
     ]
     print(table(["along the path", *columns, "barrier"], rows))
+    if stored := results.get("stored"):
+        ends = ", ".join(f"{name.replace('_', ' ')} {a:.4f} and {b:.4f}" for name, (a, b) in stored.items())
+        print(f"By the batch statistics in the checkpoints, not re-estimated, the ends have {ends}.")
     print(f"Length {results['length']:.3f}. Written to {run.path}")

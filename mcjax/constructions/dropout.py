@@ -16,8 +16,8 @@ from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_points
-from mcjax.training.measure import Criterion, measure_networks, metric_name
-from mcjax.training.task import Task, check_task
+from mcjax.training.criterion import Criterion, measure_networks
+from mcjax.training.task import Task, check_task, metric_name
 
 
 class DropoutStability(NamedTuple):

@@ -1,5 +1,6 @@
 """Metrics along any path, and their barriers, lengths and integrals."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.curves.curve import PairwiseCurve
-from mcjax.errors import InputError
+from mcjax.errors import InputError, InputWarning
 from mcjax.landscape.points import (
     check_metric_name,
     evaluate_points,
@@ -20,6 +21,7 @@ from mcjax.landscape.points import (
 from mcjax.models.base import has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.training.loss import Metric
+from mcjax.training.measure import compare_scalings
 from mcjax.training.task import Task, check_task
 
 
@@ -31,11 +33,14 @@ class PathMetrics(NamedTuple):
         values: Every metric at the points, float32 ([pairs,] n), by name: "train_loss", "test_loss", and so on for all
             metrics of the task, means over the examples of the split. They are attributes too: `metrics.train_loss`.
         distance: The Euclidean length of the path up to each t, in parameter space, float32 ([pairs,] n).
+        stored: The same metrics at both ends by the batch statistics that the networks hold, float32 ([pairs,] 2), of
+            a path from t = 0 to 1 along which they are re-estimated; otherwise empty.
     """
 
     ts: np.ndarray
     values: dict[str, np.ndarray]
     distance: np.ndarray
+    stored: dict[str, np.ndarray] = {}  # noqa: RUF012  (nothing writes into it)
 
     def __getattr__(self, name: str) -> np.ndarray:
         return value_of(self.values, name)
@@ -132,10 +137,39 @@ def evaluate_path(
         chunk=chunk,
     )
     task = task.with_metric(metric, one)
-    values = evaluate_points(config, task, path, ts, mesh)
+    # The networks at both ends are measured by the batch statistics that they hold too.
+    held = reestimate and (ts[0], ts[-1]) == (0, 1) and bool(jax.tree.leaves(trees.batch_stats(one)))
+    points, keep = (np.append(ts, [0, 1]).astype(ts.dtype), np.arange(len(ts) + 2) >= len(ts)) if held else (ts, None)
+    values = evaluate_points(config, task, path, points, mesh, keep)
     # From points first to pairs first and points last.
+    values = {name: np.moveaxis(value, 0, -1) for name, value in values.items()}
     distance = np.moveaxis(np.asarray(_lengths(path, jnp.asarray(ts), pairs)), 0, -1)
-    return PathMetrics(ts, {name: np.moveaxis(value, 0, -1) for name, value in values.items()}, distance)
+    along = {name: value[..., : len(ts)] for name, value in values.items()}
+    stored = {name: value[..., -2:] for name, value in values.items()} if held else {}
+    metrics = PathMetrics(ts, along, distance, stored)
+    _compare_statistics(metrics)
+    if ts[0] == 0 and "train_accuracy" in along:
+        first = path(jnp.float32(0))
+        accuracy = (stored or along)["train_accuracy"][..., 0]
+        compare_scalings(task, trees.index(first, 0) if pairs else first, accuracy)
+    return metrics
+
+
+def _compare_statistics(metrics: PathMetrics) -> None:
+    """Warn if the networks at the ends are other ones by their batch statistics and by re-estimated ones."""
+    for name, most in (("train_accuracy", 0.05), ("train_loss", 0.25)):
+        if name not in metrics.stored:
+            continue
+        held, now = metrics.stored[name], metrics.values[name][..., [0, -1]]
+        if (np.abs(held - now) > most * (1 if name == "train_accuracy" else 0.1 + np.minimum(held, now))).any():
+            warnings.warn(
+                f"{name} at the ends is {np.array2string(held, precision=3)} by the batch statistics of the networks, "
+                f"and {np.array2string(now, precision=3)} by re-estimated ones, as all values along the path. "
+                "Other data, images in other units, or stale statistics may be the cause.",
+                InputWarning,
+                stacklevel=3,
+            )
+        return
 
 
 def _check_ts(ts: np.ndarray) -> None:

@@ -87,6 +87,7 @@ def evaluate_points(
     at: Any,
     points: np.ndarray,
     mesh: Mesh | None = None,
+    keep: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The metrics of the network at every point.
 
@@ -96,6 +97,7 @@ def evaluate_points(
         at: point -> theta, a `jax.tree_util.Partial`.
         points: Points along the leading axis.
         mesh: Devices to distribute the points over. None: one device.
+        keep: Whether the networks of each point keep their batch statistics, bool (points,). None: none do.
 
     Returns:
         Values at every point, float32 (points[, pairs]), by names such as "train_loss": those of the training examples
@@ -122,7 +124,7 @@ def evaluate_points(
     # New batch statistics first, then the metrics.
     size = config.batch_size
     calibration = Reading(size, config.calibration_examples, True) if config.reestimate else None
-    where = Points(at, points, config.pairs, config.chunk, mesh)
+    where = Points(at, points, config.pairs, config.chunk, mesh, keep)
     measured = metrics_at(task, where, dict.fromkeys(config.splits, Reading(size)), calibration, check=check)
     found = {f"{split}_{name}": value for split, values in measured.items() for name, value in values.items()}
     # Compiled functions return dicts in the order of the alphabet.

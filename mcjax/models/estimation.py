@@ -1,8 +1,10 @@
-"""Training mode for estimating batch statistics: without dropout, and with variances that keep their digits."""
+"""Estimating batch statistics: training mode without dropout and with exact variances, and the names of statistics."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import product
 from typing import Any
 
 import flax.linen as nn
@@ -49,3 +51,22 @@ def prepare(module: nnx.Module) -> None:
                 node.rate = 0.0
             elif isinstance(node, nnx.BatchNorm):
                 node.use_fast_variance = False
+
+
+def variances_of(names: Iterable[str]) -> dict[str, str]:
+    """The variance that belongs to each mean among these leaves, as `moving_variance` does to `moving_mean`."""
+    names, found = [*names], {}
+    for name in names:
+        module, slash, kind = name.rpartition("/")
+        for mean, variance in product(("mean", "average", "avg"), ("var", "variance")):
+            other = f"{module}{slash}{kind.replace(mean, variance)}"
+            if mean in kind and other in names:
+                found[name] = other
+    return found
+
+
+def running_statistics(names: Iterable[str]) -> list[str]:
+    """The names of the leaves that are called like running means and variances."""
+    names = [*names]
+    pairs, running = variances_of(names), re.compile("(running|moving|ema)_?(mean|average|avg|var)")
+    return [name for name in names if running.search(name.lower()) or name in {*pairs, *pairs.values()}]

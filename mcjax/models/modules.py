@@ -1,5 +1,6 @@
 """Models of arbitrary Flax modules, Linen or NNX, and of pure functions."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ from flax import nnx
 from flax.errors import FlaxError
 
 from mcjax import trees
-from mcjax.errors import InputError
+from mcjax.errors import InputError, InputWarning
 from mcjax.models.base import Activations, Model, check_input
+from mcjax.models.estimation import running_statistics
 from mcjax.models.flax_functions import Captures, Functions, capture_linen, linen_functions, nnx_functions
 from mcjax.symmetry import PermutationSpec, SpecError, infer_activations, infer_spec
 
@@ -87,6 +89,10 @@ def from_function(
 ) -> Model:
     """A Model of two pure functions; spec and activations are inferred, and batch statistics never change.
 
+    All floating-point leaves of theta are trained, or those of theta["params"] if there is such a collection: what no
+    gradient should move is kept in another one, such as "batch_stats", or named to the optimiser by a mask, as in
+    `optax.chain(optimizer, optax.transforms.freeze(mask))`.
+
     Args:
         init: `init(key) -> theta`.
         apply: `apply(theta, x) -> outputs`, an array (n, ...) or a tree of such arrays.
@@ -99,10 +105,21 @@ def from_function(
     Raises:
         InputError: If `apply` does not return arrays (n, ...).
 
+    Warns:
+        InputWarning: If running means and variances are among the leaves that are trained.
+
     Example::
 
         model = from_function(init, lambda theta, x: jnp.tanh(x @ theta["a"]) @ theta["b"], x)
     """
+    if statistics := running_statistics(trees.flatten(trees.trained(jax.eval_shape(init, jax.random.key(0))))):
+        warnings.warn(
+            f"got {', '.join(statistics)} among the parameters of {name}, which training changes like weights. If they "
+            'are statistics, expected theta = {"params": ..., "batch_stats": ...}, or an optimiser that leaves them as '
+            "they are: optax.transforms.freeze(mask).",
+            InputWarning,
+            stacklevel=2,
+        )
     functions = Functions(init, apply, lambda theta, x, key: (apply(theta, x), trees.batch_stats(theta)))
     return _model(functions, _batch_of_two(example_input), name)
 

@@ -15,7 +15,7 @@ from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
 from mcjax.strings.config import StringConfig, check_penalties
 from mcjax.training.config import make_optimizer
-from mcjax.training.early_stopping import EarlyStopping
+from mcjax.training.criterion import EarlyStopping
 from mcjax.training.endpoints import endpoint_fit
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of, parts_of
 from mcjax.training.loop import epoch_plan, initial_states, run_epochs

@@ -9,7 +9,7 @@ import optax
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.strings.certify import Lipschitz
 from mcjax.training.config import TrainConfig
-from mcjax.training.measure import Criterion
+from mcjax.training.criterion import Criterion
 
 Insert = Literal["maximum", "middle"]
 TRAINING = TrainConfig(epochs=100, optimizer=optax.adam(1e-3), weight_decay=0.0)

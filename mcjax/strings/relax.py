@@ -16,7 +16,7 @@ from mcjax.runtime.mapping import over_points
 from mcjax.strings.config import StringConfig, check_string_config
 from mcjax.strings.growth import Sampler, between
 from mcjax.strings.string import GrowingString, String
-from mcjax.training.measure import Criterion
+from mcjax.training.criterion import Criterion
 from mcjax.training.task import Task, networks_at_once
 
 BLOCK = 10

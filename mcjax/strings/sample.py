@@ -15,7 +15,7 @@ from mcjax.strings.config import StringConfig, check_string_config
 from mcjax.strings.growth import Sampler, check_differ, check_one_key, check_thresholds, grow
 from mcjax.strings.string import GrowingString, String
 from mcjax.symmetry import Permutation, PermutationSpec
-from mcjax.training.measure import measure_networks
+from mcjax.training.criterion import measure_networks
 from mcjax.training.task import Task, check_task
 
 

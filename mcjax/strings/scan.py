@@ -10,7 +10,7 @@ from mcjax import trees
 from mcjax.curves.polyline import values_on_segments
 from mcjax.runtime.compiling import jit
 from mcjax.training.batches import evenly_spaced
-from mcjax.training.measure import Criterion
+from mcjax.training.criterion import Criterion
 from mcjax.training.supervised import SupervisedLoss
 from mcjax.training.task import Task, examples, networks_at_once
 

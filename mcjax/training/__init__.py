@@ -62,9 +62,10 @@ Example::
 
 from mcjax.training.batch_statistics import estimate_statistics, reestimate
 from mcjax.training.config import SGD, TrainConfig
+from mcjax.training.criterion import Criterion
 from mcjax.training.endpoints import Endpoints, endpoint_fit, train_endpoints
 from mcjax.training.fit import Descent, Fit, FitState, fit_of
-from mcjax.training.measure import Criterion, evaluate
+from mcjax.training.measure import evaluate
 from mcjax.training.spawning import Spawned, snapshots, spawn
 from mcjax.training.supervised import supervised
 from mcjax.training.task import Task

@@ -1,9 +1,7 @@
 """Estimation of batch statistics at a new point of parameter space."""
 
 import re
-from collections.abc import Iterable
 from functools import partial
-from itertools import product
 from typing import Any
 
 import jax
@@ -13,7 +11,7 @@ from mcjax import trees
 from mcjax.data.stream import Stream
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import leading_axis
-from mcjax.models.estimation import estimation
+from mcjax.models.estimation import estimation, variances_of
 from mcjax.training.batches import Moments
 from mcjax.training.loss import Batch, outcome
 from mcjax.training.task import Task, check_task, examples
@@ -132,33 +130,19 @@ def check_calibration(task: Task, calibration_examples: int | None, batch_size: 
 def _as_moments(statistics: Statistics) -> dict[str, Moments]:
     """The statistics of one batch as moments, by name, without those that are variances of others.
 
-    Batches have equal size, hence weight 1. A statistic that is not a mean with a variance is only averaged.
+    Batches have equal size, hence weight 1. A statistic that is not a mean with a variance is only averaged. Raises
+    InputError for a variance without a mean, or a deviation, neither of which can be pooled.
     """
     one = jnp.ones((), jnp.result_type(jnp.float32, *statistics.values()))
     variances = variances_of(statistics)
+    spreads = (name for name in statistics if re.search("var|std|dev", name.rpartition("/")[2]))
+    if lone := {*spreads} - {*variances.values()}:
+        raise InputError(
+            f"got batch statistics {', '.join(sorted(lone))} without a mean of the same name, which cannot be pooled "
+            "over batches: expected pairs such as `mean` and `var`, or `running_mean` and `running_var`."
+        )
     return {
         name: Moments(one, value, statistics[variances[name]] if name in variances else jnp.zeros_like(value))
         for name, value in statistics.items()
         if name not in variances.values()
     }
-
-
-def variances_of(names: Iterable[str]) -> dict[str, str]:
-    """The variance that belongs to each mean among batch statistics, as `moving_variance` does to `moving_mean`.
-
-    Raises InputError for a variance without a mean, or a deviation, neither of which can be pooled.
-    """
-    names, found = [*names], {}
-    for name in names:
-        module, slash, kind = name.rpartition("/")
-        for mean, variance in product(("mean", "average", "avg"), ("var", "variance")):
-            other = f"{module}{slash}{kind.replace(mean, variance)}"
-            if mean in kind and other in names:
-                found[name] = other
-    lone = {name for name in names if re.search("var|std|dev", name.rpartition("/")[2])} - {*found.values()}
-    if lone:
-        raise InputError(
-            f"got batch statistics {', '.join(sorted(lone))} without a mean of the same name, which cannot be pooled "
-            "over batches: expected pairs such as `mean` and `var`, or `running_mean` and `running_var`."
-        )
-    return found

@@ -14,10 +14,9 @@ from mcjax.errors import InputError
 from mcjax.runs.recorder import History, Recorder
 from mcjax.runtime.compiling import jit
 from mcjax.training.config import TrainConfig, check_config, make_optimizer
-from mcjax.training.early_stopping import EarlyStopping
+from mcjax.training.criterion import Criterion, EarlyStopping
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of
 from mcjax.training.loop import EpochPlan, check_typed_keys, epoch_plan, run_epochs
-from mcjax.training.measure import Criterion
 from mcjax.training.task import Task, check_task
 
 

@@ -17,7 +17,7 @@ from mcjax.runs.recorder import History, Recorder, Recording
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.runtime.mesh import Placement, check_mesh, check_parts, on_mesh, put_batches, split
-from mcjax.training.early_stopping import EarlyStopping
+from mcjax.training.criterion import EarlyStopping
 from mcjax.training.fit import Fit
 from mcjax.training.loss import Batch
 from mcjax.training.task import Task, examples, reading_processes

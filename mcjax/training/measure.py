@@ -1,23 +1,25 @@
-"""Means over the examples of a split: metrics of networks, and one number per network for thresholds."""
+"""Metrics of networks: means over the examples of a split."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
+from weakref import WeakSet
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.data.examples import few
 from mcjax.data.stream import Stream
-from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.errors import InputError, InputWarning
 from mcjax.models.base import leading_axis
 from mcjax.training.batch_statistics import estimate_statistics, statistics_of_batch, with_statistics
 from mcjax.training.batches import Mean, evenly_spaced, mean_of, mean_over
 from mcjax.training.loss import Batch, Metric
-from mcjax.training.task import SplitName, Task, check_task, examples, metric_name
+from mcjax.training.supervised import SupervisedLoss
+from mcjax.training.task import Task, check_task
 from mcjax.training.totals import Check, Points, Reading, each_network, on_arrays, total_of, totals
 
 
@@ -63,14 +65,16 @@ def metrics_at(
     held = {name: task.split(name) for name in names}
     if not any(isinstance(split, Stream) for split in held.values()):
         of_network = jax.tree_util.Partial(_MetricsOfArrays(tuple(splits.items()), calibration, own), functions)
+        at = jax.tree_util.Partial(_PointOf(points.pairs), points.at)
+        points = points._replace(at=at, points=(points.points, points.keep))
         # Divided outside of the program, where XLA does not multiply by the inverse of a constant.
         return {name: total.value for name, total in on_arrays(of_network, held, points, check).items()}
     theta = jax.eval_shape(lambda points_: points.at(trees.index(points_, 0)), points.points)
     if calibration is not None and jax.tree.leaves(trees.batch_stats(theta)):
         of_batch = jax.tree_util.Partial(statistics_of_batch, functions)
         moments = totals(of_batch, task.train, calibration, points, check)
-        at = jax.tree_util.Partial(_calibrated_pairs if points.pairs else _calibrated, points.at)
-        points = points._replace(at=at, points=(points.points, moments))
+        at = jax.tree_util.Partial(_Calibrated(points.pairs), points.at)
+        points = points._replace(at=at, points=(points.points, points.keep, moments))
     of_batch = jax.tree_util.Partial(_ValuesOfBatch(own), functions)
     return {name: totals(of_batch, task.split(name), reading, points, check).value for name, reading in splits.items()}
 
@@ -83,10 +87,11 @@ class _MetricsOfArrays:
     calibration: Reading | None
     own: Metric | None
 
-    def __call__(self, task: Task, theta: trees.Tree, held: Any) -> dict[str, Mean]:
+    def __call__(self, task: Task, point: tuple[trees.Tree, Any], held: Any) -> dict[str, Mean]:
+        theta, keep = point
         if self.calibration is not None:
             size, examples, _ = self.calibration
-            theta = estimate_statistics(task.replace(train=held["train"]), theta, examples, size)
+            theta = _unless(keep, theta, estimate_statistics(task.replace(train=held["train"]), theta, examples, size))
         of_batch = partial(_ValuesOfBatch(self.own), task, theta)
         return {name: total_of(of_batch, held[name], reading) for name, reading in self.splits}
 
@@ -98,18 +103,43 @@ class _ValuesOfBatch:
     own: Metric | None
 
     def __call__(self, task: Task, theta: trees.Tree, batch: Batch, number: Any) -> Mean:
-        return mean_of(_values_of(task, theta, batch, self.own), batch)
+        return mean_of(values_of(task, theta, batch, self.own), batch)
 
 
-def _calibrated(at: Any, point: tuple[Any, Any]) -> trees.Tree:
-    """The network at a point with the batch statistics of these moments."""
-    where, moments = point
-    return with_statistics(at(where), moments)
+@dataclass(frozen=True)
+class _PointOf:
+    """The network at a point, and whether it keeps its batch statistics, mapped over pairs like it."""
+
+    pairs: bool
+
+    def __call__(self, at: Any, point: tuple[Any, Any]) -> tuple[trees.Tree, Any]:
+        theta, keep = at(point[0]), point[1]
+        if self.pairs and keep is not None:
+            keep = jnp.broadcast_to(keep, len(jax.tree.leaves(theta)[0]))
+        return theta, keep
 
 
-def _calibrated_pairs(at: Any, point: tuple[Any, Any]) -> trees.Tree:
-    where, moments = point
-    return jax.vmap(with_statistics)(at(where), moments)
+@dataclass(frozen=True)
+class _Calibrated:
+    """The network at a point with the batch statistics of these moments, unless it keeps its own."""
+
+    pairs: bool
+
+    def __call__(self, at: Any, point: tuple[Any, Any, Any]) -> trees.Tree:
+        where, keep, moments = point
+        theta = at(where)
+        return _unless(keep, theta, (jax.vmap(with_statistics) if self.pairs else with_statistics)(theta, moments))
+
+
+def _unless(keep: Any, old: trees.Tree, new: trees.Tree) -> trees.Tree:
+    """The new network, or the old one where `keep` is true, a scalar or None."""
+    if keep is None:
+        return new
+
+    def chosen(held: Any, estimated: Any) -> Any:
+        return jnp.where(keep, held, estimated) if trees.is_floating(held) else held
+
+    return trees.with_batch_stats(new, jax.tree.map(chosen, trees.batch_stats(old), trees.batch_stats(new)))
 
 
 def evaluate(
@@ -138,89 +168,58 @@ def evaluate(
     axis = leading_axis(check_task(task, arrays=()), theta)
     task, thetas = check_task(task, theta, arrays=()), axis.add(theta)
     splits = {name: Reading(batch_size) for name in ("train", "test") if getattr(task, name) is not None}
-    found = axis.remove(metrics_at(task, Points(each_network, thetas), splits, None))
+    found = metrics_at(task, Points(each_network, thetas), splits, None)
+    if "accuracy" in found["train"]:
+        compare_scalings(task, trees.index(thetas, 0), found["train"]["accuracy"][0])
+    found = axis.remove(found)
     return found["train"], found.get("test", {})
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """One number per network, for thresholds and early stopping: `criterion(task, theta)`, a float32 scalar. Pure.
+_compared: WeakSet[Any] = WeakSet()
 
-    Batch statistics, if there are any, are re-estimated first.
 
-    Attributes:
-        metric: A metric of the task that is lower for better networks, such as "loss"; "error", one minus the accuracy
-            unless the task has a metric of this name; "perplexity", the exponential of the loss; or any such
-            `metric(theta, batch) -> scalar`, a mean over the examples.
-        split: The split of the task: "train", "validation" or "test".
-        examples: Number of examples of the split used, evenly spaced. None: all.
-        batch_size: Examples per batch.
-        calibration_examples: Number of training examples for batch statistics, evenly spaced. None: all.
+def compare_scalings(task: Task, theta: trees.Tree, accuracy: Any) -> None:
+    """Warn if a network of this training accuracy is far better on pixels that are scaled in another usual way.
+
+    Networks that were trained elsewhere are handed over with images in other units. Compared once for each model, and
+    only if the accuracy is below 0.9.
     """
-
-    metric: str | Metric = "loss"
-    split: SplitName = "train"
-    examples: int | None = None
-    batch_size: int = 500
-    calibration_examples: int | None = None
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.metric, str) or callable(self.metric)):
-            raise InputError(f"got metric={self.metric!r}, expected a name, or metric(theta, batch) -> scalar.")
-        if isinstance(self.metric, str) and self.metric.endswith("accuracy"):
-            raise InputError(f"got metric={self.metric!r}, which is higher for better networks, expected 'error'.")
-        if self.split not in get_args(SplitName):
-            raise unknown_name("split", str(self.split), get_args(SplitName))
-        for name in ("examples", "batch_size", "calibration_examples"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name))
-
-    def __call__(self, task: Task, theta: trees.Tree) -> jax.Array:
-        check_task(task, arrays=("train", self.split))
-        theta = estimate_statistics(task, theta, self.calibration_examples, self.batch_size)
-        split = evenly_spaced(task.split(self.split), self.examples)
-        return mean_metric(task, theta, split, self.metric, self.batch_size)
-
-    def check(self, task: Task) -> None:
-        """Raise InputError if the task lacks the split or the metric, or has too few examples."""
-        for name, split in (("examples", task.split(self.split)), ("calibration_examples", task.train)):
-            available = None if isinstance(split, Stream) else examples(split)
-            if available is not None and (getattr(self, name) or 1) > available:
-                raise InputError(f"got {name}={getattr(self, name)}, expected at most the {available} of {task.name}.")
-        if task.init is not None:
-            used = {"test": None, "validation": None, "train": few(task.train), self.split: few(task.split(self.split))}
-            held = task.replace(**used)
-            criterion = replace(self, examples=None, calibration_examples=None)
-            jax.eval_shape(criterion, held, jax.eval_shape(task.init, jax.random.key(0)))
-
-    @property
-    def label(self) -> str:
-        """The metric and its split for messages, such as "train loss"."""
-        return f"{self.split} {metric_name(self.metric)}"
+    loss, train = task.loss, task.train
+    if not isinstance(loss, SupervisedLoss) or isinstance(train, Stream) or train[0].dtype != jnp.uint8:
+        return
+    if not np.max(accuracy) < 0.9 or loss.model.apply in _compared:
+        return
+    _compared.add(loss.model.apply)
+    some = evenly_spaced(train, 500)
+    pixels = np.asarray(some[0], np.float32) / 255
+    axes, channels = tuple(range(pixels.ndim - 1)), pixels.shape[-1]
+    usual = {
+        "in [0, 1]: mean=0, std=1": (0, 1),
+        "in [-1, 1]: mean=0.5, std=0.5": (0.5, 0.5),
+        "from 0 to 255: mean=0, std=1/255": (0, 1 / 255),
+        "of mean 0 and deviation 1: mean=None, std=None": (pixels.mean(axes), pixels.std(axes)),
+    }
+    found = {}
+    for units, scaling in usual.items():
+        mean, std = (jnp.broadcast_to(np.float32(value), (channels,)) for value in scaling)
+        found[units] = float(_scaled(task.functions(), replace(loss, mean=mean, std=std, attack=None), theta, some))
+    best = max(found, key=found.__getitem__)
+    if 1 - found[best] < (1 - np.max(accuracy)) / 2:
+        warnings.warn(
+            f"got a training accuracy of {np.max(accuracy):.2f} on {task.name}, and of {found[best]:.2f} on pixels "
+            f"{best}. Was the network trained on these? Then give them to data.from_arrays.",
+            InputWarning,
+            stacklevel=3,
+        )
 
 
-def mean_metric(task: Task, theta: trees.Tree, split: Batch, metric: str | Metric, batch_size: int) -> jax.Array:
-    """A metric of one network over a split. Pure.
-
-    Args:
-        task: The task.
-        theta: Variables of one network.
-        split: The examples.
-        metric: As in `Criterion`.
-        batch_size: Examples per batch.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        InputError: If the task has no metric of this name, or the metric is not a scalar.
-    """
-    own = None if isinstance(metric, str) else metric
-    values = mean_over(lambda batch, _: _values_of(task, theta, batch, own), split, batch_size)
-    return _value_of(values, metric)
+@jax.jit
+def _scaled(task: Task, loss: SupervisedLoss, theta: trees.Tree, some: Batch) -> jax.Array:
+    metrics = jax.tree_util.Partial(SupervisedLoss.evaluate, loss)
+    return metrics_of(task.replace(metrics=metrics), theta, some, 500)["accuracy"]
 
 
-def _values_of(task: Task, theta: trees.Tree, batch: Batch, own: Metric | None) -> dict[str, jax.Array]:
+def values_of(task: Task, theta: trees.Tree, batch: Batch, own: Metric | None) -> dict[str, jax.Array]:
     """The metrics that a criterion needs: those of the task, or one of the user's own, under an empty name."""
     if own is None:
         return task.measure(theta, batch)
@@ -228,35 +227,3 @@ def _values_of(task: Task, theta: trees.Tree, batch: Batch, own: Metric | None) 
     if value.shape:
         raise InputError(f"got a metric of shape {value.shape}, expected a scalar: the mean over the examples.")
     return {"": value}
-
-
-def _value_of(values: Mapping[str, jax.Array], metric: str | Metric) -> jax.Array:
-    """The value of a criterion from the means of these metrics."""
-    if not isinstance(metric, str):
-        return values[""]
-    if metric in values:
-        return values[metric]
-    derived = {"perplexity": jnp.exp(values["loss"])}
-    if "accuracy" in values:
-        derived["error"] = 1 - values["accuracy"]
-    if metric not in derived:
-        raise unknown_name("metric", metric, [*derived, *(each for each in values if not each.endswith("accuracy"))])
-    return derived[metric]
-
-
-def measure_networks(criterion: Criterion, task: Task, thetas: trees.Tree) -> np.ndarray:
-    """The criterion of several networks, on arrays or streams.
-
-    Args:
-        criterion: The criterion.
-        task: The task of the networks.
-        thetas: Networks along a leading axis.
-
-    Returns:
-        float32 (networks,).
-    """
-    metric, size = criterion.metric, criterion.batch_size
-    calibration = Reading(size, criterion.calibration_examples, True)
-    splits: dict[str, Reading] = {criterion.split: Reading(size, criterion.examples)}
-    values = metrics_at(task, Points(each_network, thetas), splits, calibration, metric=metric)[criterion.split]
-    return np.asarray(_value_of(values, metric))

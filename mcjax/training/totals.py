@@ -52,6 +52,8 @@ class Points(NamedTuple):
         pairs: Whether `at` returns several along a leading axis.
         chunk: Points in the memory of a device at once. None: 16, or 1 where convolutions run faster sequentially.
         mesh: The mesh over whose devices the points are distributed, or None.
+        keep: Whether the network of each point keeps its batch statistics where others are re-estimated, bool
+            (points,). None: none does.
     """
 
     at: Any
@@ -59,6 +61,7 @@ class Points(NamedTuple):
     pairs: bool = False
     chunk: int | None = None
     mesh: Mesh | None = None
+    keep: Any = None
 
 
 each_network = jax.tree_util.Partial(lambda theta: theta)

@@ -25,6 +25,7 @@ from mcjax import (
     supervised,
     trees,
 )
+from mcjax.errors import InputWarning
 from mcjax.landscape import arc_length, normalized_length
 from mcjax.training import estimate_statistics
 
@@ -82,6 +83,33 @@ def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(normed,
     assert abs(fresh.test_loss[1] - plain.test_loss[1]) > 1e-4
 
 
+@pytest.mark.parametrize("pairs", [False, True], ids=["one", "pairs"])
+def test_the_ends_are_measured_by_their_own_batch_statistics_too(pairs, normed, normed_task):
+    ends = [estimate_statistics(normed_task, alive(normed, seed)) for seed in (0, 1)]
+    expected = [evaluate(normed_task, end) for end in ends]
+    path = linear(normed.spec).bind(*ends)
+    if pairs:
+        path = linear(normed.spec).bind_pairs(stacked(ends), stacked(ends[::-1]))
+    metrics = evaluate_path(normed_task, path, 4, chunk=3)
+    assert metrics.stored.keys() == metrics.values.keys()
+    for name, stored in metrics.stored.items():
+        split, _, metric = name.partition("_")
+        one = np.array([end[split == "test"][metric] for end in expected])
+        np.testing.assert_allclose(stored, [one, one[::-1]] if pairs else one, rtol=1e-5)
+        assert metrics.values[name].shape[-1] == 4
+    assert not evaluate_path(normed_task, path, [0, 0.5]).stored
+    assert not evaluate_path(normed_task, path, 3, reestimate=False).stored
+
+
+def test_stale_statistics_are_said(normed, normed_task):
+    good = estimate_statistics(normed_task, alive(normed))
+    stale = {**good, "batch_stats": jax.tree.map(lambda leaf: 30 * leaf + 1, good["batch_stats"])}
+    with pytest.warns(InputWarning, match="statistics"):
+        metrics = evaluate_path(normed_task, linear(normed.spec).bind(good, stale), 3)
+    np.testing.assert_allclose(metrics.stored["train_loss"][1], evaluate(normed_task, stale)[0]["loss"], rtol=1e-5)
+    np.testing.assert_allclose(metrics.stored["train_loss"][0], metrics.train_loss[0], rtol=1e-5)
+
+
 def test_one_program_for_all_points_and_for_paths_of_one_kind_and_the_same_bits_again(ends, tiny_data, tiny_model):
     calls = []
 
@@ -96,8 +124,8 @@ def test_one_program_for_all_points_and_for_paths_of_one_kind_and_the_same_bits_
         evaluate_path(task, bezier(task.spec).bind(*pair), 7, batch_size=10)
         for pair in ((theta_1, theta_2), (theta_2, theta_1), (theta_1, theta_2))
     )
-    # Both splits, of 120 and 50 examples, are whole batches of 10.
-    assert calls == [10]
+    # Both splits, of 120 and 50 examples, are whole batches of 10; all examples are seen in other units, once.
+    assert calls == [10, 120]
     jax.tree.map(np.testing.assert_array_equal, first, again)
 
 

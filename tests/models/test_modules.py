@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from modules.own import (
@@ -27,7 +28,21 @@ from modules.own import (
 from refusals import says
 from variables import inverse, order, permuted
 
-from mcjax import Axis, InputError, SpecError, Task, match_activations, models, trees
+from mcjax import (
+    Axis,
+    FitConfig,
+    InputError,
+    SpecError,
+    Task,
+    TrainConfig,
+    bezier,
+    fit_curve,
+    match_activations,
+    models,
+    train_endpoints,
+    trees,
+)
+from mcjax.errors import InputWarning
 from mcjax.symmetry import layer_specs
 
 CONV, DENSE = layer_specs.conv("Conv_0", None, "conv"), layer_specs.dense("Dense_0", Axis("conv", outer=20), "dense")
@@ -337,3 +352,36 @@ def test_a_model_of_two_functions():
     np.testing.assert_array_equal(match.P["a"], P["a"])
     with says(InputError, "two", "(3,)", "(2, 4)"):
         model.apply(theta, np.zeros((2, 4), np.float32))
+
+
+def test_running_statistics_among_the_parameters_are_asked_about_and_can_be_frozen():
+    def init(key):
+        a, b = jax.random.normal(key, (3, 6)), jax.random.normal(key, (6, 2))
+        return {"a": a, "running_mean": jnp.ones(6), "running_var": jnp.full(6, 2.0), "b": b}
+
+    def apply(theta, x):
+        h = (x @ theta["a"] - theta["running_mean"][None]) / jnp.sqrt(theta["running_var"])[None]
+        return jnp.tanh(h) @ theta["b"]
+
+    with pytest.warns(InputWarning, match="running_mean, running_var.*batch_stats.*freeze"):
+        model = models.from_function(init, apply, ROWS)
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    task = Task(lambda theta, x, key: jnp.square(apply(theta, x)).mean(), x, model=model)
+    frozen = optax.transforms.freeze({"a": False, "running_mean": True, "running_var": True, "b": False})
+    optimizer = optax.chain(optax.sgd(0.1, momentum=0.9), frozen)
+    config = {"epochs": 2, "batch_size": 10, "optimizer": optimizer, "weight_decay": 0.1}
+    theta = train_endpoints(jax.random.split(KEY, 1), task, TrainConfig(**config)).theta
+    np.testing.assert_array_equal(theta["running_mean"], np.ones((1, 6)))
+    np.testing.assert_array_equal(theta["running_var"], np.full((1, 6), 2))
+    ends = trees.index(theta, 0), model.init(jax.random.key(5))
+    fit = fit_curve(KEY, task, bezier(model.spec), *ends, config=FitConfig(**config))
+    middle, line = fit.path(0.5), trees.interpolate(*ends, 0.5)
+    np.testing.assert_array_equal(middle["running_var"], line["running_var"])
+    assert np.abs(middle["a"] - line["a"]).max() > 1e-3
+
+    # In a collection of their own, they are no parameters.
+    def apart(key):
+        theta = init(key)
+        return {"params": {name: theta.pop(name) for name in "ab"}, "batch_stats": theta}
+
+    models.from_function(apart, lambda theta, x: apply({**theta["params"], **theta["batch_stats"]}, x), ROWS)

@@ -148,7 +148,7 @@ MUTANTS = (
     Mutant("mcjax/training/supervised.py", "x = trees.cast(x, dtype)", "pass"),
     Mutant("mcjax/training/endpoints.py", "statistics_momentum=config.statistics_momentum", "statistics_momentum=0.9"),
     Mutant(
-        "mcjax/training/measure.py",
+        "mcjax/training/criterion.py",
         "estimate_statistics(task, theta, self.calibration_examples,",
         "estimate_statistics(task, theta, self.examples,",
     ),
@@ -158,7 +158,7 @@ MUTANTS = (
     Mutant("mcjax/training/batches.py", "first + (part * 0.6180339887498949 % 1 * (after - first))", "(1.0 * first)"),
     Mutant("mcjax/hessian/newton.py", "curved + part * along, new_residual", "curved + along, new_residual"),
     Mutant(
-        "mcjax/training/early_stopping.py",
+        "mcjax/training/criterion.py",
         "np.full(size - len(self.running), len(self.values))",
         "np.full(size - len(self.running), 0)",
     ),
@@ -185,11 +185,12 @@ MUTANTS = (
         "jnp.zeros_like(value)",
     ),
     Mutant(
-        "mcjax/training/batch_statistics.py",
+        "mcjax/models/estimation.py",
         'product(("mean", "average", "avg"), ("var", "variance"))',
         '[("mean", "var")]',
+        ("training/test_batch_statistics.py",),
     ),
-    Mutant("mcjax/training/batch_statistics.py", "- {*found.values()}", "- {*names}"),
+    Mutant("mcjax/training/batch_statistics.py", "- {*variances.values()}", "- {*statistics}"),
     Mutant("mcjax/models/estimation.py", 'object.__setattr__(context.module, "use_fast_variance", False)', "pass"),
     Mutant("mcjax/models/estimation.py", "node.use_fast_variance = False", "pass"),
     Mutant("mcjax/models/layers.py", "if estimating():", "if False:", ("models/test_estimation.py",)),

@@ -18,7 +18,7 @@ from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
 from mcjax.runtime.target import compiling_for
 from mcjax.training import Criterion
-from mcjax.training.early_stopping import EarlyStopping
+from mcjax.training.criterion import EarlyStopping
 from mcjax.training.endpoints import endpoint_fit, fresh_states
 from mcjax.training.fit import Fit, FitState
 from mcjax.training.loop import (

@@ -1,5 +1,6 @@
 """Metrics of networks on every split against numpy, one number for thresholds, and what is refused."""
 
+import re
 from itertools import product
 
 import chex
@@ -14,8 +15,10 @@ from streams import from_host, rows_of
 from variables import alive, cross_entropy, mlp, normalized, spaced, stacked
 
 from mcjax import InputError, SpecError, Task, data, evaluate, models, supervised, trees
+from mcjax.errors import InputWarning
 from mcjax.training import Criterion, estimate_statistics
-from mcjax.training.measure import mean_metric, measure_networks, metrics_of
+from mcjax.training.criterion import mean_metric, measure_networks
+from mcjax.training.measure import metrics_of
 
 
 def values(logits, labels):
@@ -160,6 +163,43 @@ def test_evaluate_measures_both_splits_of_one_or_many_networks_and_refuses_other
         evaluate(tiny_task, thetas[0]["params"])
     with says(InputError, "Model", "mcjax.supervised(model, data)"):
         evaluate(tiny_model, thetas[0])
+
+
+SCALES = {"[0, 1]": (0, 1), "[-1, 1]": (0.5, 0.5), "0 to 255": (0, 1 / 255), "deviation 1": (None, None)}
+
+
+@pytest.mark.parametrize("units", SCALES)
+@pytest.mark.parametrize("given", SCALES)
+def test_networks_that_were_trained_on_pixels_in_other_units_are_said(units, given):
+    """A network that tells grey images from bright and dark ones by their mean pixel, in units of its own."""
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 1, 1, 1)).astype(np.uint8)
+    pixels = np.broadcast_to(pixels, (80, 4, 4, 1))
+    labels = (np.abs(pixels[:, 0, 0, 0] - 127.5) < 64).astype(np.int32)
+
+    def dataset(name):
+        mean, std = SCALES[name]
+        return data.from_arrays(pixels, labels, pixels[:9], labels[:9], mean=mean, std=std)
+
+    own = dataset(units)
+    grey, width = (0.5 - own.mean.item()) / own.std.item(), 64 / 255 / own.std.item()
+
+    def apply(theta, x):
+        away = jnp.abs(x.mean((1, 2, 3)) - theta["grey"]) - theta["width"]
+        return jnp.stack([away, -away], 1)
+
+    model = models.from_function(
+        lambda key: {"grey": jnp.float32(grey), "width": jnp.float32(width)}, apply, np.zeros((2, 4, 4, 1))
+    )
+    theta = model.init(jax.random.key(0))
+    task, right = (supervised(model, dataset(name)) for name in (given, units))
+    assert evaluate(right, theta)[0]["accuracy"] == 1
+    if given == units:
+        evaluate(task, theta)
+        return
+    with pytest.warns(InputWarning, match=re.escape(units)):
+        found = evaluate(task, theta)[0]["accuracy"]
+    assert found < 0.9
+    np.testing.assert_array_equal(evaluate(task, theta)[0]["accuracy"], found)  # said once
 
 
 def test_evaluate_takes_any_task():

@@ -12,7 +12,7 @@ from variables import mlp, normalized, stacked
 
 from mcjax import SGD, InputError, RunError, TrainConfig, evaluate, make_mesh, train_endpoints, trees
 from mcjax.training import Criterion
-from mcjax.training.early_stopping import EarlyStopping
+from mcjax.training.criterion import EarlyStopping
 from mcjax.training.fit import FitState
 
 # The loss in the bowl is half of the squared distance from zero.
