@@ -176,9 +176,12 @@ def scale(factor: Any, a: Tree) -> Tree:
 
 @_jit
 def dot(a: Tree, b: Tree) -> jax.Array:
-    """The inner product of two trees, accumulated leaf by leaf: a float32 scalar, float64 under `jax.enable_x64`."""
+    """The inner product of two trees, accumulated leaf by leaf: a float32 scalar, float64 under `jax.enable_x64`.
+
+    Of complex leaves it is the real part of <a, b>, their product as vectors of twice as many real numbers.
+    """
     leaves = zip(*(jax.tree.leaves(widened(floating(tree))) for tree in (a, b)), strict=True)
-    return sum((jnp.vdot(x, y, precision="highest") for x, y in leaves), jnp.zeros(()))
+    return sum((jnp.vdot(x, y, precision="highest").real for x, y in leaves), jnp.zeros(()))
 
 
 @_jit

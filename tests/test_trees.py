@@ -111,6 +111,25 @@ def test_dot_is_float32_and_zero_of_nothing():
     assert trees.dot(*[{"a": jnp.ones(3, jnp.bfloat16)}] * 2).dtype == jnp.float32
 
 
+def test_products_of_complex_leaves_are_those_of_their_parts():
+    a, b = (np.random.default_rng(seed).normal(size=(2, 3, 4)).astype(np.float32) for seed in range(2))
+    whole = [{"w": parts[0] + 1j * parts[1]} for parts in (a, b)]
+    np.testing.assert_allclose(trees.dot(*whole), np.vdot(a, b), rtol=1e-5)
+    assert trees.norm(whole[0]).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_leaves_that_are_not_finite_are_named(array):
+    bad = {"nan": [1, np.nan], "inf": [[np.inf], [0]], "low": [-np.inf]}
+    good = {"a": [1.0, 2.0], "empty": np.zeros(0, np.float32), "count": np.arange(3)}
+    tree = {name: array(leaf) for name, leaf in {**bad, **good}.items()} | {"key": jax.random.key(0)}
+    assert sorted(trees.not_finite(tree)) == sorted(bad)
+    assert trees.not_finite({"c": array([1 + 1j * np.inf])}) == ["c"]
+    assert trees.not_finite({"b": jnp.array([jnp.nan], jnp.bfloat16), "s": jax.ShapeDtypeStruct((3,), np.float32)}) == [
+        "b"
+    ]
+
+
 def test_arithmetic_under_vmap():
     a, b = random_tree(0, (3,)), random_tree(1, (3,))
     expected = [inner(*(jax.tree.map(itemgetter(i), tree) for tree in (a, b))) for i in range(3)]
