@@ -55,7 +55,7 @@ def match_weights(
 
     Raises:
         SpecError: If endpoints, P and spec do not match.
-        InputError: If weights are not finite.
+        InputError: If weights are not finite, or a group has none of floating point.
 
     Example::
 
@@ -70,6 +70,7 @@ def match_weights(
         raise InputError(f"got {key.size} keys, expected one: every pair uses the same.")
     axis, sizes = _check_ends(spec, theta_1, theta_2)
     check_finite(theta_1, theta_2)
+    _check_floating(spec, theta_1)
     first, second = (axis.add(matched_weights(theta)) for theta in (theta_1, theta_2))
     count = len(jax.tree.leaves(theta_1)[0]) if axis.given else 1
     given = [None] * count if P is None else _check_start(spec, P, sizes, axis, count)
@@ -104,6 +105,19 @@ def matched_weights(theta: trees.Tree) -> dict[str, np.ndarray]:
     """The leaves that are matched, on the host: all of floating point but batch statistics."""
     leaves = trees.on_host(trees.flatten(trees.floating(theta)))
     return {name: leaf for name, leaf in leaves.items() if not name.startswith("batch_stats/")}
+
+
+def _check_floating(spec: PermutationSpec, theta: trees.Tree) -> None:
+    """Raise InputError for groups whose leaves all hold integers, by which units are not matched."""
+    leaves = trees.flatten(theta)
+    for group in spec.groups:
+        kinds = {name: leaves[name].dtype for name, *_ in spec.places(group)}
+        if not any(map(trees.is_floating, (leaves[name] for name in kinds))):
+            shown = ", ".join(f"{name} of {kind}" for name, kind in kinds.items())
+            raise InputError(
+                f"got no floating-point weights for group {group!r}: {shown}; expected some to match its units by. "
+                "Give quantised networks in float32, or leave the group out: spec.without(group)."
+            )
 
 
 def _scaled(leaves: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:

@@ -275,3 +275,17 @@ def test_complex_weights_are_matched_by_the_real_part_of_their_products(key):
     merged = merge(key, spec, trees.stack([first, second]))
     np.testing.assert_allclose(merged.theta["a"], (first["a"] + second["a"][:, columns]) / 2, rtol=1e-5)
     np.testing.assert_allclose(merged.objective[-1], match.objective, rtol=1e-5)
+
+
+def test_quantised_weights_are_no_weights_to_match_by(key):
+    rng = np.random.default_rng(0)
+    theta = {name: rng.integers(60, 120, shape).astype(np.int8) for name, shape in (("w", (4, 6)), ("o", (6, 3)))}
+    spec = PermutationSpec({"w": (None, "u"), "o": ("u", None)})
+    for match in (lambda: match_weights(key, spec, theta, theta), lambda: merge(key, spec, trees.stack([theta] * 2))):
+        with says(InputError, "'u'", "w of int8", "o of int8", "float32"):
+            match()
+    # One floating-point leaf says where units belong, and a mask goes with them.
+    moved = {"w": theta["w"].astype(np.float32), "o": theta["o"]}
+    p = rng.permutation(6)
+    other = {"w": moved["w"][:, p], "o": moved["o"][p]}
+    np.testing.assert_array_equal(match_weights(key, spec, moved, other).P["u"], np.argsort(p))
