@@ -34,12 +34,11 @@ def _check_arrays(split: str, given: Any) -> None:
         )
     for name, leaf in leaves.items():
         # JAX has 32 bits, into which larger integers would be wrapped.
-        if isinstance(leaf, np.ndarray) and leaf.dtype in (np.int64, np.uint64) and not jax.config.jax_enable_x64:
-            low, high = (int(leaf.min()), int(leaf.max())) if leaf.size else (0, 0)
-            if low < -(2**31) or high >= 2**31:
-                raise InputError(
-                    f"got {split} examples {name or 'that'} from {low} to {high}, expected 32-bit integers."
-                )
+        kept = jax.dtypes.canonicalize_dtype(leaf.dtype) if isinstance(leaf, np.ndarray) else None
+        if kept is not None and leaf.dtype != kept and leaf.dtype.kind in "iu" and leaf.size:
+            low, high = int(leaf.min()), int(leaf.max())
+            if low < np.iinfo(kept).min or high > np.iinfo(kept).max:
+                raise InputError(f"got {split} examples {name} from {low} to {high}, expected integers of 32 bits.")
     shapes = {name or "the array": jnp.shape(leaf) for name, leaf in leaves.items()}
     lengths = {shape[:1] for shape in shapes.values()}
     if len(lengths) != 1 or lengths & {(), (0,)}:

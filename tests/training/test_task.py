@@ -375,6 +375,7 @@ def test_a_task_with_other_examples_is_checked_and_keeps_the_rest():
         ({"trian": (X, Y)}, ("trian", "train")),
         ({"train": None}, ("no training examples",)),
         ({"test": (X, Y[:3])}, ("test examples", "common leading axis")),
+        ({"test": (X, np.full(len(X), 2**40))}, ("test examples 1", f"{2**40}", "32 bits")),
         ({"train": lambda: iter([])}, ("train batches", "yield nothing")),
     ):
         with says(InputError, *words):
