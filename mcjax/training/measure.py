@@ -182,12 +182,12 @@ def compare_scalings(task: Task, theta: trees.Tree, accuracy: Any) -> None:
     """Warn if a network of this training accuracy is far better on pixels that are scaled in another usual way.
 
     Networks that were trained elsewhere are handed over with images in other units. Compared once for each model, and
-    only if the accuracy is below 0.9.
+    only if the accuracy is below 0.98.
     """
     loss, train = task.loss, task.train
     if not isinstance(loss, SupervisedLoss) or isinstance(train, Stream) or train[0].dtype != jnp.uint8:
         return
-    if not np.max(accuracy) < 0.9 or loss.model.apply in _compared:
+    if not np.max(accuracy) < 0.98 or loss.model.apply in _compared:
         return
     _compared.add(loss.model.apply)
     some = evenly_spaced(train, 500)
