@@ -18,8 +18,34 @@ class Mutant(NamedTuple):
 HALF_STEPS = ("curves/test_pam_half_steps.py", "curves/test_pam.py")
 
 MUTANTS = (
-    # Index components told apart by nothing.
+    # Gather and scatter, dynamic slices and updates: what is named by an index, the index, and its components.
     Mutant("mcjax/symmetry/infer/contractions.py", "op.pin(1, len(index_axes))", "pass"),
+    Mutant(
+        "mcjax/symmetry/infer/contractions.py",
+        "    op.pin(operand, position)\n    return op.new_pinned(size)",
+        "    return op.new_pinned(size)",
+    ),
+    Mutant("mcjax/symmetry/infer/contractions.py", "op.pin(1, j)", "pass"),
+    Mutant("mcjax/symmetry/infer/contractions.py", "op.pin(2, update)", "pass"),
+    Mutant(
+        "mcjax/symmetry/infer/contractions.py",
+        "        op.pin(0, i)\n        if update is not None:",
+        "        if update is not None:",
+    ),
+    Mutant(
+        "mcjax/symmetry/infer/contractions.py",
+        "            op.pin(0, i)\n            op.pin(1, i)\n",
+        "            op.pin(0, i)\n",
+    ),
+    Mutant(
+        "mcjax/symmetry/infer/contractions.py", "op.unify((op.axes[0][i], op.axes[1][batching[i]]))", "op.axes[0][i]"
+    ),
+    # Constants compared as numbers, so that 0.0 is -0.0.
+    Mutant(
+        "mcjax/symmetry/infer/propagation.py",
+        "np.ascontiguousarray(value)[..., None].view(np.uint8)",
+        "np.asarray(value)[..., None]",
+    ),
     Mutant(
         "mcjax/symmetry/birkhoff.py",
         "return weights / weights.sum(), np.array([p for",

@@ -139,9 +139,9 @@ class Propagation:
     def _constant(self, value: Any, shape: Shape) -> Value:
         """The value of a constant: axes along which its entries vary are pinned."""
         axes: list[ValueAxis] = []
-        array = None if isinstance(value, jax.core.Tracer) else _as_numpy(value)
+        bits = None if isinstance(value, jax.core.Tracer) else _bits(value)
         for i, n in enumerate(shape):
-            constant = array is not None and n > 0 and bool((array == array.take([0], i)).all())
+            constant = bits is not None and n > 0 and bool((bits == bits.take([0], i)).all())
             axes.append(None if constant else self.factors.new(n, "a constant array in the function"))
         return Value(tuple(axes), False)
 
@@ -197,9 +197,10 @@ def propagate(fn: Callable[..., Any], theta: trees.Tree, x: Any) -> Propagation:
     return found
 
 
-def _as_numpy(value: Any) -> np.ndarray | None:
+def _bits(value: Any) -> np.ndarray | None:
+    """The bytes of every entry, along a last axis: 0.0 equals -0.0 but is not the same, and NaN is, but equals none."""
     try:
-        return np.asarray(value)
+        return np.ascontiguousarray(value)[..., None].view(np.uint8)
     except TypeError:  # random keys are not numbers
         return None
 

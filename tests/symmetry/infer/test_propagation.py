@@ -12,6 +12,7 @@ from mcjax.symmetry.infer.factors import MISALIGNED
 from mcjax.symmetry.infer.propagation import Propagation, Value
 
 ROWS = np.array([[1, 2], [1, 2], [1, 2]], "f")
+ZEROS = np.array([[0.0, -0.0, 0.0, -0.0]], "f")
 
 
 def running(c, row):
@@ -210,6 +211,17 @@ CONSTANTS = {
     "the same in every column": (".a -> .a", lambda x: x * ROWS.T, [(2, 3)]),
     "all the same": ("ab -> ab", lambda x: x * np.full((3, 2), 2, "f"), [(3, 2)]),
     "none the same": (".. -> ..", lambda x: x * np.arange(6, dtype="f").reshape(3, 2), [(3, 2)]),
+    "zeros of both signs, in a sign": ("a. -> a.", lambda x: x * jnp.sign(1 / jnp.asarray(ZEROS)), [(3, 4)]),
+    "zeros of both signs, in an angle": ("a. -> a.", lambda x: x + jnp.arctan2(ZEROS, -1), [(3, 4)]),
+    "zeros of both signs, divided by": ("a. -> a.", lambda x: x**2 / jnp.asarray(ZEROS), [(3, 4)]),
+    "zeros of one sign": ("ab -> ab", lambda x: x + jnp.arctan2(-ZEROS[:, ::2], -1), [(3, 2)]),
+    "no numbers, all the same": ("ab -> ab", lambda x: x * np.full((1, 4), np.nan, "f"), [(3, 4)]),
+    "no numbers, of both signs": (
+        "a. -> a.",
+        lambda x: x * jnp.signbit(np.float32([[np.nan, -np.nan]])).astype("f"),
+        [(3, 2)],
+    ),
+    "half precision": ("a. -> a.", lambda x: x * jnp.asarray([[1, 2, 1]], "bfloat16").astype("f"), [(3, 3)]),
     "nothing in it": ("ab -> ab", lambda x: jnp.concatenate([x, np.zeros((0, 2), "f")]), [(3, 2)]),
     "a random key": (".. -> ..", lambda x: x * jax.random.uniform(jax.random.key(0), (3, 2)), [(3, 2)]),
     "an argument that is none": ("a b -> a", lambda x, y: x, [(3,), (3,)]),
