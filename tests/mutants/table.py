@@ -40,6 +40,13 @@ MUTANTS = (
     Mutant(
         "mcjax/symmetry/infer/contractions.py", "op.unify((op.axes[0][i], op.axes[1][batching[i]]))", "op.axes[0][i]"
     ),
+    # Writes to a mutable array taken for dead code.
+    Mutant(
+        "mcjax/symmetry/infer/program.py",
+        "if refers or needed.intersection(equation.outputs)",
+        "if needed.intersection(equation.outputs)",
+        ("symmetry/infer/test_propagation.py", "symmetry/infer/test_program.py"),
+    ),
     # Constants compared as numbers, so that 0.0 is -0.0.
     Mutant(
         "mcjax/symmetry/infer/propagation.py",

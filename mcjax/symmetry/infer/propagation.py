@@ -1,5 +1,6 @@
 """Propagation of factors through a traced function: the factors of every value's axes, and which are contracted."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 
 from mcjax import trees
+from mcjax.symmetry.axis import SpecError
 from mcjax.symmetry.infer import contractions, elementwise, layout
 from mcjax.symmetry.infer.contractions import contracted
 from mcjax.symmetry.infer.factors import Factors, Product
@@ -175,13 +177,19 @@ def propagate(fn: Callable[..., Any], theta: trees.Tree, x: Any) -> Propagation:
 
     Returns:
         The factors of all values, with the axes of inputs and of outputs pinned.
+
+    Raises:
+        SpecError: If two leaves have the same name.
     """
-    program, leaves = trace(fn, theta, x), trees.flatten(theta)
+    names = [trees.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(theta)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise SpecError(f"got two leaves named {', '.join(twice)}: expected a name each. Rename the key with a slash.")
+    program = trace(fn, theta, x)
     found = Propagation(program, Factors())
     used = {slot for equation in program.equations for slot in equation.inputs} | set(program.outputs)
     # Each axis of a leaf starts as one free factor, marked by its origin; the axes of inputs are pinned.
     inputs: list[Value] = []
-    for slot, name in zip(program.inputs, [*leaves, *[None] * len(program.inputs)], strict=False):
+    for slot, name in zip(program.inputs, [*names, *[None] * len(program.inputs)], strict=False):
         shape = program.shapes[slot]
         if name is None:
             axes = tuple(found.factors.new(n, "an axis of the inputs") for n in shape)

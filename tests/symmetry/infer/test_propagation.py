@@ -237,7 +237,49 @@ CALLS = {
 }
 
 
-KINDS = {"scan": SCANS, "while": WHILES, "branches": BRANCHES, "constants": CONSTANTS, "calls": CALLS}
+def written(write):
+    """A sum, after something of the operand was written to a mutable array, whose first entry is added."""
+
+    def fn(x):
+        array = jax.new_ref(jnp.zeros(3))
+        write(array, x)
+        return x.sum() + array[0]
+
+    return fn
+
+
+def assign(array, x):
+    array[...] = x
+
+
+def accumulate(array, x):
+    array[0] += x[0]
+
+
+MUTABLE = {
+    "written at once": (". -> ()", written(assign), [(3,)]),
+    "written in a call": (". -> ()", written(jax.jit(assign)), [(3,)]),
+    "one entry": ("[1|a] -> ()", written(accumulate), [(3,)]),
+    "written in a loop": (
+        "[1|a] -> ()",
+        written(lambda array, x: fori_loop(0, 2, lambda i, _: accumulate(array, x), None)),
+        [(3,)],
+    ),
+    "written in a branch": (
+        ". -> ()",
+        written(lambda array, x: cond(x.sum() > 0, lambda: assign(array, x), lambda: None)),
+        [(3,)],
+    ),
+}
+
+KINDS = {
+    "scan": SCANS,
+    "while": WHILES,
+    "branches": BRANCHES,
+    "constants": CONSTANTS,
+    "calls": CALLS,
+    "mutable": MUTABLE,
+}
 
 
 def test_propagation_infers_exactly_these_axes_and_they_hold():
