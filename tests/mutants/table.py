@@ -47,6 +47,32 @@ MUTANTS = (
         "if needed.intersection(equation.outputs)",
         ("symmetry/infer/test_propagation.py", "symmetry/infer/test_program.py"),
     ),
+    # Diagonals, the largest values without their places, and windows.
+    Mutant("mcjax/symmetry/infer/elementwise.py", "or i == j or", "or"),
+    Mutant("mcjax/symmetry/infer/elementwise.py", "if not op.used[1]:", "if True:"),
+    Mutant(
+        "mcjax/symmetry/infer/propagation.py",
+        'np.dtype(params["dtype"]).itemsize >= 4',
+        "True",
+        ("symmetry/infer/test_elementwise.py",),
+    ),
+    Mutant(
+        "mcjax/symmetry/infer/propagation.py",
+        "target if after[target] == before[axis] else None",
+        "target",
+        ("symmetry/infer/test_elementwise.py",),
+    ),
+    Mutant(
+        "mcjax/symmetry/infer/propagation.py",
+        "bits is not None and not bits.any()",
+        "bits is not None",
+        ("symmetry/infer/test_elementwise.py",),
+    ),
+    Mutant(
+        "mcjax/symmetry/infer/propagation.py", "(np.roll(range(n), 1), np.r_[1, 0, 2:n])", "(np.roll(range(n), 1),)"
+    ),
+    Mutant("mcjax/symmetry/infer/contractions.py", "op.unify(op.axes[k][i] for k in arrays)", "op.axes[0][i]"),
+    Mutant("mcjax/symmetry/infer/contractions.py", "op.pin(k, i)", "op.pin(0, i)"),
     # Constants compared as numbers, so that 0.0 is -0.0.
     Mutant(
         "mcjax/symmetry/infer/propagation.py",

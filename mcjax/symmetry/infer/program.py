@@ -74,6 +74,7 @@ class Program:
         equations: Equations in the order of evaluation.
         inputs: Slots of the inputs.
         outputs: Slots of the outputs.
+        used: Slots that an equation reads, or that are outputs.
     """
 
     def __init__(self, closed: Any, scope: str = "") -> None:
@@ -138,7 +139,7 @@ class Program:
             if refers or needed.intersection(equation.outputs):
                 needed.update(equation.inputs)
                 kept.append(equation)
-        self.equations = kept[::-1]
+        self.equations, self.used = kept[::-1], needed
 
     @cached_property
     def num_equations(self) -> int:
