@@ -222,11 +222,11 @@ def propagate(fn: Callable[..., Any], theta: trees.Tree, x: Any) -> Propagation:
 def _bits(value: Any) -> np.ndarray | None:
     """The bytes of every entry, along a last axis: 0.0 equals -0.0 but is not the same, and NaN is, but equals none.
 
-    None for what has none, such as random keys, and for values that are traced.
+    None for what has none, such as random keys and mutable arrays, and for values that are traced.
     """
     try:
         return None if isinstance(value, jax.core.Tracer) else np.ascontiguousarray(value)[..., None].view(np.uint8)
-    except TypeError:
+    except (TypeError, ValueError):
         return None
 
 

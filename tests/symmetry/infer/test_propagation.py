@@ -282,7 +282,10 @@ def accumulate(array, x):
     array[0] += x[0]
 
 
+OUTSIDE = jax.new_ref(np.zeros(3, "f"))
+
 MUTABLE = {
+    "read from outside": (". -> .", lambda x: x + OUTSIDE[...], [(3,)]),
     "written at once": (". -> ()", written(assign), [(3,)]),
     "written in a call": (". -> ()", written(jax.jit(assign)), [(3,)]),
     "one entry": ("[1|a] -> ()", written(accumulate), [(3,)]),
