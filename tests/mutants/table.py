@@ -18,8 +18,67 @@ class Mutant(NamedTuple):
 HALF_STEPS = ("curves/test_pam_half_steps.py", "curves/test_pam.py")
 
 MUTANTS = (
-    # Index components told apart by nothing.
+    # Gather and scatter, dynamic slices and updates: what is named by an index, the index, and its components.
     Mutant("mcjax/symmetry/infer/contractions.py", "op.pin(1, len(index_axes))", "pass"),
+    Mutant(
+        "mcjax/symmetry/infer/contractions.py",
+        "    op.pin(operand, position)\n    return op.new_pinned(size)",
+        "    return op.new_pinned(size)",
+    ),
+    Mutant("mcjax/symmetry/infer/contractions.py", "op.pin(1, j)", "pass"),
+    Mutant("mcjax/symmetry/infer/contractions.py", "op.pin(2, update)", "pass"),
+    Mutant(
+        "mcjax/symmetry/infer/contractions.py",
+        "        op.pin(0, i)\n        if update is not None:",
+        "        if update is not None:",
+    ),
+    Mutant(
+        "mcjax/symmetry/infer/contractions.py",
+        "            op.pin(0, i)\n            op.pin(1, i)\n",
+        "            op.pin(0, i)\n",
+    ),
+    Mutant(
+        "mcjax/symmetry/infer/contractions.py", "op.unify((op.axes[0][i], op.axes[1][batching[i]]))", "op.axes[0][i]"
+    ),
+    # Writes to a mutable array taken for dead code.
+    Mutant(
+        "mcjax/symmetry/infer/program.py",
+        "if refers or needed.intersection(equation.outputs)",
+        "if needed.intersection(equation.outputs)",
+        ("symmetry/infer/test_propagation.py", "symmetry/infer/test_program.py"),
+    ),
+    # Diagonals, the largest values without their places, and windows.
+    Mutant("mcjax/symmetry/infer/elementwise.py", "or i == j or", "or"),
+    Mutant("mcjax/symmetry/infer/elementwise.py", "if not op.used[1]:", "if True:"),
+    Mutant(
+        "mcjax/symmetry/infer/propagation.py",
+        'np.dtype(params["dtype"]).itemsize >= 4',
+        "True",
+        ("symmetry/infer/test_elementwise.py",),
+    ),
+    Mutant(
+        "mcjax/symmetry/infer/propagation.py",
+        "target if after[target] == before[axis] else None",
+        "target",
+        ("symmetry/infer/test_elementwise.py",),
+    ),
+    Mutant(
+        "mcjax/symmetry/infer/propagation.py",
+        "bits is not None and not bits.any()",
+        "bits is not None",
+        ("symmetry/infer/test_elementwise.py",),
+    ),
+    Mutant(
+        "mcjax/symmetry/infer/propagation.py", "(np.roll(range(n), 1), np.r_[1, 0, 2:n])", "(np.roll(range(n), 1),)"
+    ),
+    Mutant("mcjax/symmetry/infer/contractions.py", "op.unify(op.axes[k][i] for k in arrays)", "op.axes[0][i]"),
+    Mutant("mcjax/symmetry/infer/contractions.py", "op.pin(k, i)", "op.pin(0, i)"),
+    # Constants compared as numbers, so that 0.0 is -0.0.
+    Mutant(
+        "mcjax/symmetry/infer/propagation.py",
+        "np.ascontiguousarray(value)[..., None].view(np.uint8)",
+        "np.asarray(value)[..., None]",
+    ),
     Mutant(
         "mcjax/symmetry/birkhoff.py",
         "return weights / weights.sum(), np.array([p for",

@@ -11,7 +11,7 @@ jaxpr, much as a compiler propagates shardings. The algorithm:
    axis that it comes from (its origin). An axis of any value is a product of factors, slowest first, as a result of
    reshapes (heads times units), or a sum of segments, as a result of concatenations (the inputs of a dense block). It
    is None if the value is constant along it. Axes of `x`, and axes along which constant arrays vary, are pinned: they
-   are never permuted (`factors`).
+   are never permuted (`factors`). Only the two axes of an identity matrix may be permuted, both alike.
 
 3. *Unify by rules.* `propagation` goes through the equations in order and hands each one, as an `Operation`, to the
    rule of its primitive (`elementwise`, `layout`, `contractions`). The rule returns the axes of the results, unifies
@@ -35,7 +35,8 @@ jaxpr, much as a compiler propagates shardings. The algorithm:
 
 Every rule is sound by itself: if the operands are permuted according to their factors, so are the results. Hence any
 product of permutations of the groups leaves the function unchanged; a missing or too cautious rule loses groups, but
-not correctness. The cost is linear in the number of equations.
+not correctness. Unchanged means up to rounding, since sums have another order. The cost is linear in the number of
+equations.
 
 Read the files in this order: `program`, `factors`, `operation`, `elementwise`, `layout`, `contractions`, `propagation`,
 `occurrences`, `spec`, `activations`, `preactivations`, `linear_maps`.

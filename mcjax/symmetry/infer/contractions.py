@@ -62,18 +62,20 @@ def contracted(op: Operation) -> list[tuple[int, int, Product]]:
     return []
 
 
-def _reduce_window(op: Operation) -> list[ValueAxes]:
+def _windows(op: Operation) -> list[ValueAxes]:
     params = op.equation.params
+    arrays = [k for k, shape in enumerate(op.shapes) if shape]  # initial values are scalars
     axes: list[ValueAxis] = []
     # As in a convolution, an axis passes if its window is a single entry with stride 1.
     for i, size in enumerate(params["window_dimensions"]):
-        window = (params["window_strides"][i], tuple(params["padding"][i]), params["base_dilation"][i])
-        if size == 1 and window == (1, (0, 0), 1):
-            axes.append(op.axes[0][i])
+        dilation = params["base_dilation"][i] if "base_dilation" in params else 1
+        if size == 1 and (params["window_strides"][i], tuple(params["padding"][i]), dilation) == (1, (0, 0), 1):
+            axes.append(op.unify(op.axes[k][i] for k in arrays))
         else:
-            op.pin(0, i)
+            for k in arrays:
+                op.pin(k, i)
             axes.append(op.new_pinned(op.results[0][i]))
-    return [tuple(axes)]
+    return [tuple(axes)] * len(op.results)
 
 
 def _dynamic_slice(op: Operation) -> list[ValueAxes]:
@@ -159,7 +161,13 @@ def _scatter(op: Operation) -> list[ValueAxes]:
 RULES: dict[str, Rule] = {
     "dot_general": _dot_general,
     "conv_general_dilated": _convolution,
-    **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _reduce_window),
+    **dict.fromkeys(
+        (
+            *("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min"),
+            *("select_and_scatter_add", "select_and_gather_add"),
+        ),
+        _windows,
+    ),
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
     "gather": _gather,

@@ -25,6 +25,15 @@ def _elementwise(op: Operation) -> list[ValueAxes]:
     return [tuple(op.unify(axes[i] for axes, own in full if own[i] == n) for i, n in enumerate(shape))]
 
 
+def _equal(op: Operation) -> list[ValueAxes]:
+    (shape,), (i, j) = op.results, op.counted
+    if i is None or j is None or i == j or not op.shapes[0][i] == op.shapes[1][j] == shape[i] == shape[j]:
+        return _elementwise(op)
+    # Positions along two axes are equal on the diagonal, which stays in place if both are permuted alike.
+    diagonal = op.factors.new(shape[i])
+    return [tuple(diagonal if k in (i, j) else None for k in range(len(shape)))]
+
+
 def _identity(op: Operation) -> list[ValueAxes]:
     return list(op.axes)
 
@@ -61,7 +70,8 @@ def _arg_reduce(op: Operation) -> list[ValueAxes]:
 
 
 def _sort(op: Operation) -> list[ValueAxes]:
-    # Sorting one array is invariant to the order of its entries. Sorting several arrays together breaks ties by
+    # Sorting one array is invariant to the order of its entries (but for zeros of both signs, which it takes for equal:
+    # the same up to rounding). Sorting several arrays together breaks ties by
     # position, so the axis is pinned.
     along = op.equation.params["dimension"]
     for operand in range(len(op.axes) if len(op.axes) > 1 else 0):
@@ -72,11 +82,15 @@ def _sort(op: Operation) -> list[ValueAxes]:
 
 def _top_k(op: Operation) -> list[ValueAxes]:
     along = op.equation.params.get("axis", -1) % len(op.shapes[0])
+    if not op.used[1]:  # Without the indices, this is part of a sort.
+        axes = op.axes[0]
+        return [(*axes[:along], op.new_pinned(shape[along]), *axes[along + 1 :]) for shape in op.results]
     return [pin_positions(op, 0, [along], result) for result in range(len(op.results))]
 
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(("eq", "ne"), _equal),
     **dict.fromkeys(IDENTITY, _identity),
     "iota": _iota,
     **dict.fromkeys(("empty", "zeros_like"), _constant),

@@ -168,8 +168,8 @@ class Factors:
             p, q = (self.expand(side) for side in todo.pop())
             if p == q:
                 continue
-            # A pinned side pins the other.
-            if self.is_pinned(p) or self.is_pinned(q):
+            # A pinned side pins the other, and so does one without entries, whose factors need not line up.
+            if self.is_pinned(p) or self.is_pinned(q) or not self.length(p):
                 why = self.reason(p) if self.is_pinned(p) else self.reason(q)
                 self.pin(p, why)
                 self.pin(q, why)

@@ -32,9 +32,9 @@ def occurrences(factors: Factors, product: Product) -> list[Occurrence]:
     """Every occurrence of a free factor on an axis, from the first position to the last.
 
     Segments inside a product occur once for every index of the factors before them; successive equal segments are one
-    occurrence with a larger `outer`.
+    occurrence with a larger `outer`. An axis of length 0 has none.
     """
-    return _occurrences(factors, _canonical(factors, product), 0)
+    return [] if factors.length(product) == 0 else _occurrences(factors, _canonical(factors, product), 0)
 
 
 def _canonical(factors: Factors, product: Product) -> Product:

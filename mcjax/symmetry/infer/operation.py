@@ -27,6 +27,8 @@ class Operation(NamedTuple):
         axes: Axes of every operand.
         shapes: Shape of every operand.
         results: Shape of every result.
+        used: Whether anything needs each result.
+        counted: For every operand, the axis along which its entries are the positions themselves, if it has one.
         without_rule: Collects the primitives without a rule that pinned a free axis.
     """
 
@@ -35,6 +37,8 @@ class Operation(NamedTuple):
     axes: tuple[ValueAxes, ...]
     shapes: tuple[Shape, ...]
     results: tuple[Shape, ...]
+    used: tuple[bool, ...]
+    counted: tuple[int | None, ...]
     without_rule: dict[str, None]
 
     @property

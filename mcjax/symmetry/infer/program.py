@@ -66,7 +66,7 @@ class Equation(NamedTuple):
 class Program:
     """A jaxpr with all calls inlined: slots, each with a shape, and the equations between them.
 
-    Equations that no output depends on are removed.
+    Equations that no output depends on are removed, except those that may write to a mutable array.
 
     Attributes:
         shapes: Shape of the value in each slot.
@@ -74,6 +74,7 @@ class Program:
         equations: Equations in the order of evaluation.
         inputs: Slots of the inputs.
         outputs: Slots of the outputs.
+        used: Slots that an equation reads, or that are outputs.
     """
 
     def __init__(self, closed: Any, scope: str = "") -> None:
@@ -134,10 +135,11 @@ class Program:
     def _remove_dead_code(self) -> None:
         needed, kept = set(self.outputs), []
         for equation in reversed(self.equations):
-            if needed.intersection(equation.outputs):
+            refers = any(hasattr(var.aval, "inner_aval") for var in equation.eqn.invars)
+            if refers or needed.intersection(equation.outputs):
                 needed.update(equation.inputs)
                 kept.append(equation)
-        self.equations = kept[::-1]
+        self.equations, self.used = kept[::-1], needed
 
     @cached_property
     def num_equations(self) -> int:

@@ -1,13 +1,16 @@
 """Propagation of factors through a traced function: the factors of every value's axes, and which are contracted."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mcjax import trees
+from mcjax.symmetry.axis import SpecError
 from mcjax.symmetry.infer import contractions, elementwise, layout
 from mcjax.symmetry.infer.contractions import contracted
 from mcjax.symmetry.infer.factors import Factors, Product
@@ -20,10 +23,17 @@ RULES: dict[str, Rule] = {**elementwise.RULES, **layout.RULES, **contractions.RU
 
 
 class Value(NamedTuple):
-    """The axes of a value, and whether it depends on data, the inputs x of the function."""
+    """A value of the function.
+
+    Attributes:
+        axes: Its axes.
+        data: Whether it depends on data, the inputs x of the function.
+        counted: The axis along which its entries are the positions themselves. None: it is not known to have one.
+    """
 
     axes: ValueAxes
     data: bool
+    counted: int | None = None
 
 
 class Contraction(NamedTuple):
@@ -102,7 +112,8 @@ class Propagation:
         shapes = tuple(program.shapes[slot] for slot in equation.inputs)
         results = tuple(program.shapes[slot] for slot in equation.outputs)
         operand_axes = tuple(value.axes for value in operands)
-        op = Operation(self.factors, equation, operand_axes, shapes, results, self.without_rule)
+        used, counted = tuple(slot in program.used for slot in equation.outputs), tuple(v.counted for v in operands)
+        op = Operation(self.factors, equation, operand_axes, shapes, results, used, counted, self.without_rule)
         # The rule unifies, refines and pins factors, and returns the axes of the results.
         axes = RULES.get(equation.name, no_rule)(op)
         data = any(value.data for value in operands)
@@ -116,7 +127,7 @@ class Propagation:
                     self.contractions.append(
                         Contraction((*address, slot), value.axes, shapes[operand], position, product)
                     )
-        return [Value(tuple(each), data) for each in axes]
+        return [Value(tuple(each), data, _counted(program, equation, counted)) for each in axes]
 
     def _record_roles(self, operands: Sequence[Value], summed: Sequence[tuple[int, int, Product]], data: bool) -> None:
         """Record which leaf axes consume units, because a product with data sums over them, and which produce units."""
@@ -137,12 +148,18 @@ class Propagation:
                             self.produced[origin] = None
 
     def _constant(self, value: Any, shape: Shape) -> Value:
-        """The value of a constant: axes along which its entries vary are pinned."""
+        """The value of a constant: axes along which its entries vary are pinned, except those of a diagonal."""
         axes: list[ValueAxis] = []
-        array = None if isinstance(value, jax.core.Tracer) else _as_numpy(value)
+        bits = _bits(value)
         for i, n in enumerate(shape):
-            constant = array is not None and n > 0 and bool((array == array.take([0], i)).all())
+            constant = bits is not None and n > 0 and bool((bits == bits.take([0], i)).all())
             axes.append(None if constant else self.factors.new(n, "a constant array in the function"))
+        for i, j in combinations(range(len(shape)), 2):
+            p, q = axes[i], axes[j]
+            if bits is None or not p or not q or shape[i] != shape[j] or not self.factors.is_pinned(p + q):
+                continue
+            if bits.size and _is_diagonal(bits, i, j):
+                axes[i] = axes[j] = self.factors.new(shape[i])
         return Value(tuple(axes), False)
 
     def new_carry(self, value: Value, shape: Shape, data: bool) -> Value:
@@ -175,18 +192,23 @@ def propagate(fn: Callable[..., Any], theta: trees.Tree, x: Any) -> Propagation:
 
     Returns:
         The factors of all values, with the axes of inputs and of outputs pinned.
+
+    Raises:
+        SpecError: If two leaves have the same name.
     """
-    program, leaves = trace(fn, theta, x), trees.flatten(theta)
+    names = [trees.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(theta)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise SpecError(f"got two leaves named {', '.join(twice)}: expected a name each. Rename the key with a slash.")
+    program = trace(fn, theta, x)
     found = Propagation(program, Factors())
-    used = {slot for equation in program.equations for slot in equation.inputs} | set(program.outputs)
     # Each axis of a leaf starts as one free factor, marked by its origin; the axes of inputs are pinned.
     inputs: list[Value] = []
-    for slot, name in zip(program.inputs, [*leaves, *[None] * len(program.inputs)], strict=False):
+    for slot, name in zip(program.inputs, [*names, *[None] * len(program.inputs)], strict=False):
         shape = program.shapes[slot]
         if name is None:
             axes = tuple(found.factors.new(n, "an axis of the inputs") for n in shape)
         else:
-            reason = None if slot in used else "not used by the function"
+            reason = None if slot in program.used else "not used by the function"
             start = len(found.leaf_axes)
             found.leaf_axes.extend((name, i) for i in range(len(shape)))
             axes = tuple(found.factors.new(n, reason, start + i) for i, n in enumerate(shape))
@@ -197,11 +219,39 @@ def propagate(fn: Callable[..., Any], theta: trees.Tree, x: Any) -> Propagation:
     return found
 
 
-def _as_numpy(value: Any) -> np.ndarray | None:
+def _bits(value: Any) -> np.ndarray | None:
+    """The bytes of every entry, along a last axis: 0.0 equals -0.0 but is not the same, and NaN is, but equals none.
+
+    None for what has none, such as random keys and mutable arrays, and for values that are traced.
+    """
     try:
-        return np.asarray(value)
-    except TypeError:  # random keys are not numbers
+        return None if isinstance(value, jax.core.Tracer) else np.ascontiguousarray(value)[..., None].view(np.uint8)
+    except (TypeError, ValueError):
         return None
+
+
+def _is_diagonal(bits: np.ndarray, i: int, j: int) -> bool:
+    """Whether an array stays the same if both axes are permuted alike: by a cycle and by a swap, hence by any."""
+    n = bits.shape[i]
+    return all((bits.take(p, i).take(p, j) == bits).all() for p in (np.roll(range(n), 1), np.r_[1, 0, 2:n]))
+
+
+def _counted(program: Program, equation: Equation, counted: Sequence[int | None]) -> int | None:
+    """The axis along which a result's entries are the positions: of iota, also broadcast or with 0 added to it."""
+    params, axis = equation.params, counted[0] if counted else None
+    if equation.name == "iota":  # types of fewer bits may not tell all positions apart
+        exact = np.dtype(params["dtype"]).kind in "iu" and np.dtype(params["dtype"]).itemsize >= 4
+        return params["dimension"] if exact else None
+    if axis is None:
+        return None
+    before, after = program.shapes[equation.inputs[0]], program.shapes[equation.outputs[0]]
+    if equation.name == "broadcast_in_dim":
+        target = params["broadcast_dimensions"][axis]
+        return target if after[target] == before[axis] else None
+    if equation.name == "add" and after == before and equation.inputs[1] in program.constants:
+        bits = _bits(program.constants[equation.inputs[1]])
+        return axis if bits is not None and not bits.any() else None
+    return None
 
 
 def _scan(found: Propagation, equation: Equation, operands: list[Value], address: Address | None) -> list[Value]:

@@ -51,7 +51,7 @@ def infer_spec(fn: Callable[..., Any], theta: trees.Tree, x: Any, *, strict: boo
         The spec of `theta`.
 
     Raises:
-        SpecError: If `strict` and a primitive has no rule.
+        SpecError: If `strict` and a primitive has no rule, or if two leaves have the same name.
     """
     found = propagate(fn, theta, x)
     if strict and found.without_rule:

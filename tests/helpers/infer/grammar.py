@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from infer.grammar_layers import LAYERS
+from infer.grammar_operations import OPERATIONS
 
 SIZES = (2, 3, 4, 6)
 MOST = 600  # entries of one value
@@ -54,7 +55,7 @@ class Draft:
 def random_net(seed, depth=6, through=None):
     """The network of this seed: x of two or three axes, `depth` layers, and a layer that reads the last value.
 
-    `through` is a kind of layer to put second, after one that makes units.
+    `through` is a kind of layer, or of operation, to put second, after one that makes units.
     """
     rng = np.random.default_rng(seed)
     d = Draft(rng)
@@ -64,9 +65,9 @@ def random_net(seed, depth=6, through=None):
     while len(steps) < depth:
         name = str(rng.choice(list(LAYERS)))
         if through and len(steps) < 2:
-            name = through if steps else "dense"
+            name = through if steps else ("dense", "members", "along")[seed % 3]
         leaves = dict(d.leaves)
-        step = LAYERS[name](d, d.shapes[-1])
+        step = {**LAYERS, **OPERATIONS}[name](d, d.shapes[-1])
         out = step and _shape_of(step, d)
         if not out or math.prod(out) > MOST or not 1 <= len(out) <= 4 or math.prod(out) < 2:
             d.leaves, through = leaves, None

@@ -36,6 +36,18 @@ def added_at_pairs(x, pairs, updates):
     return lax.scatter_add(x, pairs, updates, lax.ScatterDimensionNumbers((1,), (0, 1), (0, 1)))
 
 
+def both(one, other):
+    return one[0] * other[0], one[1] + other[1]
+
+
+def pushed_forward(fn):
+    return lambda x, tangent: jax.jvp(fn, (x,), (tangent,))[1]
+
+
+def pulled_back(x, cotangent):
+    return jax.vjp(pool(lax.max, -np.inf, (2, 1, 1), (2, 1, 1)), x)[1](cotangent)[0]
+
+
 # For every primitive: the notation of operands and results, and the function and the operands' shapes or values.
 ROWS = {
     "dot_general": [
@@ -100,6 +112,19 @@ ROWS = {
         (".a -> .a", pool(lax.max, -np.inf, (1, 1), (1, 1), base_dilation=(2, 1)), M),
         ("a. -> a.", pool(lax.max, -np.inf, (1, 2), (1, 1), window_dilation=(3, 2)), M),
         (".a -> 1a", pool(lax.max, -np.inf, (3, 1), (1, 1)), M),
+    ],
+    "reduce_window": [
+        ("a..b -> a..b", pool(lax.mul, 1.0, (1, 2, 2, 1), (1, 2, 2, 1)), (2, 4, 4, 3)),
+        ("a. -> a.", pool(jnp.logaddexp, -np.inf, (1, 2), (1, 1), "SAME"), M),
+        (".a .a -> .a .a", lambda x, y: pool(both, (1.0, 0.0), (2, 1), (1, 1))((x, y)), M, M),
+    ],
+    "select_and_scatter_add": [
+        ("a.b -> a.b", jax.grad(lambda x: (pool(lax.max, -np.inf, (1, 2, 1), (1, 2, 1))(x) ** 2).sum()), (2, 4, 3)),
+        (".a -> .a", jax.grad(lambda x: (pool(lax.max, -np.inf, (1, 1), (2, 1))(x) ** 2).sum()), (4, 3)),
+        (".ab .ab -> .ab", pulled_back, (4, 2, 3), (2, 2, 3)),
+    ],
+    "select_and_gather_add": [
+        ("a.b a.b -> a.b", pushed_forward(pool(lax.max, -np.inf, (1, 2, 1), (1, 2, 1))), (2, 4, 3), (2, 4, 3)),
     ],
     "reduce_window_min": [(".a -> .a", pool(lax.min, np.inf, (2, 1), (2, 1)), (4, 3))],
     "reduce_window_sum": [(".a -> .a", pool(lax.add, 0.0, (2, 1), (2, 1)), (4, 3))],
@@ -258,6 +283,8 @@ WRONG = [
     ("conv_general_dilated", channels_alone, conv(), POINTWISE),
     ("conv_general_dilated", groups_apart, conv(feature_group_count=2), [(2, 2, 2, 6), (1, 1, 3, 4)]),
     ("reduce_window_max", passed_on, pool(lax.max, -np.inf, (2,), (1,), "SAME"), [(4,)]),
+    ("reduce_window", passed_on, pool(lax.mul, 1.0, (2,), (1,), "SAME"), [(4,)]),
+    ("select_and_scatter_add", lambda op: [op.axes[1]], pulled_back, [(4, 2, 3), (2, 2, 3)]),
     ("dynamic_slice", all_new, lambda x, i: lax.dynamic_slice(x, (i,), (2,)), [(3,), np.array(1)]),
     ("dynamic_update_slice", passed_on, lambda x, u: lax.dynamic_update_slice(x, u, (0, 0)), [M, (3, 1)]),
     ("dynamic_update_slice", passed_on, lambda x, u: lax.dynamic_update_slice(x, u, (0, 0)), [M, M]),

@@ -62,6 +62,10 @@ BITWISE = in_lax(
 )
 
 
+def nth(n, dtype=int):
+    return lax.iota(dtype, n)
+
+
 # For every primitive: the notation of operands and results, and the function and the operands' shapes or values.
 ROWS = {
     **{name: [("ab -> ab", fn, M)] for name, fn in UNARY.items()},
@@ -99,6 +103,24 @@ ROWS = {
         ("ab ab ab -> ab", lax.clamp, M, M, M),
         ("() ab () -> ab", lax.clamp, np.float32(-0.5), M, np.float32(0.5)),
     ],
+    "eq": [
+        ("ab ab -> ab", lax.eq, M, M),
+        ("aa -> aa", lambda x: x * jnp.eye(3), (3, 3)),
+        ("aa -> aa", lambda x: x * (nth(3)[:, None] == nth(3)[None]), (3, 3)),
+        ("aa -> a", lambda x: jnp.einsum("aa->a", x), (3, 3)),
+        ("aaba -> ba", lambda x: jnp.einsum("aaba->ba", x), (3, 3, 2, 3)),
+        ("aa -> ()", jnp.trace, (3, 3)),
+        ("a -> aa", jnp.diag, (3,)),
+        ("ab b -> ab", lambda x, v: x @ (jnp.eye(4) - 2 * jnp.outer(v, v) / (v @ v)), M, (4,)),
+        (".. -> ..", lambda x: x * jnp.eye(3, k=1), (3, 3)),
+        (".. -> ..", lambda x: x * jnp.eye(3, 4), M),
+        (".. -> ..", lambda x: x * (2 * nth(3)[:, None] == nth(3)[None]), (3, 3)),
+        (".. -> ..", lambda x: x * (nth(3, "int8")[:, None] == nth(3, "int8")[None]), (3, 3)),
+        (".a -> .a", lambda x: x * (nth(3)[:, None] == jnp.broadcast_to(nth(3)[:, None], (3, 3))), (3, 3)),
+        (".a -> .a", lambda x: x * (nth(3)[:, None] == jnp.broadcast_to(nth(1), (3, 3))), (3, 3)),
+        ("11 -> 11", lambda x: x * jnp.eye(1), (1, 1)),
+    ],
+    "ne": [("ab ab -> ab", lax.ne, M, M), ("aa -> aa", lambda x: x * (nth(3)[:, None] != nth(3)[None]), (3, 3))],
     "optimization_barrier": [("ab cd -> ab cd", lambda *xs: lax.optimization_barrier(xs), M, M)],
     "empty": [("a -> *", lambda x: lax.empty((3,), x.dtype), (3,))],
     "iota": [
@@ -136,7 +158,14 @@ ROWS = {
         ("a. -> a.", jnp.argsort, M),
         ("a -> ()", jnp.median, (3,)),
     ],
-    "top_k": [("a. -> a. a.", lambda x: lax.top_k(x, 2), M), (".a -> .a .a", lambda x: lax.top_k(x, 2, axis=0), M)],
+    "top_k": [
+        ("a. -> a. a.", lambda x: lax.top_k(x, 2), M),
+        (".a -> .a .a", lambda x: lax.top_k(x, 2, axis=0), M),
+        ("a. -> a.", lambda x: lax.top_k(x, 2)[1], M),
+        ("ab -> a.", lambda x: lax.top_k(x, 2)[0], M),
+        ("ab -> ab", lambda x: x * (x >= lax.top_k(x, 2)[0][:, 1:]), M),
+        ("ab -> .b", lambda x: lax.top_k(x, 2, axis=0)[0], M),
+    ],
 }
 
 # What other releases of jax make, and what only serves inside of it.
@@ -161,6 +190,7 @@ WRONG = [
     ("iota", all_new, lambda x: x * lax.iota(x.dtype, 3), [(3,)]),
     *((name, passed_on, ROWS[name][0][1], [M]) for name in ("cumsum", "cumprod", "cummax")),
     ("fft", passed_on, jnp.fft.fft, [M]),
+    ("eq", all_new, lambda x: x * jnp.eye(3), [(3, 3)]),
     ("top_k", passed_on, lambda x: lax.top_k(x, 3), [(3,)]),
     ("reduce_sum", lambda op: [op.axes[0][:1]], lambda x: x.sum(0), [(3, 3)]),
     ("argmax", RULES["reduce_max"], jnp.argmax, [(3,)]),

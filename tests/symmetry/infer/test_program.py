@@ -133,6 +133,16 @@ def test_steps_that_no_output_needs_are_left_out():
     assert program.num_equations == 1
 
 
+def test_a_write_that_no_output_names_is_kept():
+    def fn(x):
+        array = jax.new_ref(jnp.zeros_like(x))
+        array[...] = 2 * x
+        return array[...] + 1
+
+    program = trace(fn, X)
+    np.testing.assert_array_equal(program.values([X], [program.outputs])[program.outputs], fn(X))
+
+
 def test_equations_count_those_of_bodies():
     def fn(x):
         x, _ = jax.lax.scan(lambda c, _: (jnp.sin(c) * 2, None), x, None, length=3)  # 1 + 2

@@ -12,6 +12,7 @@ from mcjax.symmetry.infer.factors import MISALIGNED
 from mcjax.symmetry.infer.propagation import Propagation, Value
 
 ROWS = np.array([[1, 2], [1, 2], [1, 2]], "f")
+ZEROS = np.array([[0.0, -0.0, 0.0, -0.0]], "f")
 
 
 def running(c, row):
@@ -100,6 +101,11 @@ SCANS = {
         "ab .bc .cb -> ab",
         lambda x, up, down: scan(lambda x, w: (x + jnp.tanh(x @ w[0]) @ w[1], None), x, (up, down))[0],
         [(2, 3), (4, 3, 5), (4, 5, 3)],
+    ),
+    "a state without connections to itself": (
+        "aa .a -> a",
+        lambda w, x: scan(lambda h, row: (jnp.tanh(h @ (w * (1 - jnp.eye(3))) + row), None), jnp.zeros(3), x)[0],
+        [(3, 3), (4, 3)],
     ),
     "unrolled": ("a .a -> a .a", lambda c, x: scan(running, c, x, unroll=2), [(3,), (4, 3)]),
     "no turns": ("a 0a -> a 0a", lambda c, x: scan(running, c, x), [(3,), (0, 3)]),
@@ -210,6 +216,38 @@ CONSTANTS = {
     "the same in every column": (".a -> .a", lambda x: x * ROWS.T, [(2, 3)]),
     "all the same": ("ab -> ab", lambda x: x * np.full((3, 2), 2, "f"), [(3, 2)]),
     "none the same": (".. -> ..", lambda x: x * np.arange(6, dtype="f").reshape(3, 2), [(3, 2)]),
+    "zeros of both signs, in a sign": ("a. -> a.", lambda x: x * jnp.sign(1 / jnp.asarray(ZEROS)), [(3, 4)]),
+    "zeros of both signs, in an angle": ("a. -> a.", lambda x: x + jnp.arctan2(ZEROS, -1), [(3, 4)]),
+    "zeros of both signs, divided by": ("a. -> a.", lambda x: x**2 / jnp.asarray(ZEROS), [(3, 4)]),
+    "zeros of one sign": ("ab -> ab", lambda x: x + jnp.arctan2(-ZEROS[:, ::2], -1), [(3, 2)]),
+    "no numbers, all the same": ("ab -> ab", lambda x: x * np.full((1, 4), np.nan, "f"), [(3, 4)]),
+    "no numbers, of both signs": (
+        "a. -> a.",
+        lambda x: x * jnp.signbit(np.float32([[np.nan, -np.nan]])).astype("f"),
+        [(3, 2)],
+    ),
+    "half precision": ("a. -> a.", lambda x: x * jnp.asarray([[1, 2, 1]], "bfloat16").astype("f"), [(3, 3)]),
+    "the identity": ("aa -> aa", lambda x: x * np.eye(3, dtype="f"), [(3, 3)]),
+    "two numbers, one on the diagonal": ("aa -> aa", lambda x: x - np.float32([[0, -0.0], [-0.0, 0]]), [(2, 2)]),
+    "multiples of the identity": (
+        ".aa -> .aa",
+        lambda x: x * (np.arange(2)[:, None, None] * np.eye(3)).astype("f"),
+        [(2, 3, 3)],
+    ),
+    "identities of identities": (
+        "aabb -> aabb",
+        lambda x: x * np.multiply.outer(np.eye(3), np.eye(2)).astype("f"),
+        [(3, 3, 2, 2)],
+    ),
+    "the identity, shifted": (".. -> ..", lambda x: x * np.eye(3, k=1, dtype="f"), [(3, 3)]),
+    "a cycle": (".. -> ..", lambda x: x * np.roll(np.eye(3, dtype="f"), 1, 0), [(3, 3)]),
+    "a diagonal that varies": (".. -> ..", lambda x: x * np.diag(np.arange(3, dtype="f")), [(3, 3)]),
+    "a symmetric matrix": (
+        ".. -> ..",
+        lambda x: x * np.float32([[0, 1, 2], [1, 0, 1], [2, 1, 0]]),
+        [(3, 3)],
+    ),
+    "no rows of no columns": ("00 -> 00", lambda x: x * np.zeros((0, 0), "f"), [(0, 0)]),
     "nothing in it": ("ab -> ab", lambda x: jnp.concatenate([x, np.zeros((0, 2), "f")]), [(3, 2)]),
     "a random key": (".. -> ..", lambda x: x * jax.random.uniform(jax.random.key(0), (3, 2)), [(3, 2)]),
     "an argument that is none": ("a b -> a", lambda x, y: x, [(3,), (3,)]),
@@ -225,7 +263,52 @@ CALLS = {
 }
 
 
-KINDS = {"scan": SCANS, "while": WHILES, "branches": BRANCHES, "constants": CONSTANTS, "calls": CALLS}
+def written(write):
+    """A sum, after something of the operand was written to a mutable array, whose first entry is added."""
+
+    def fn(x):
+        array = jax.new_ref(jnp.zeros(3))
+        write(array, x)
+        return x.sum() + array[0]
+
+    return fn
+
+
+def assign(array, x):
+    array[...] = x
+
+
+def accumulate(array, x):
+    array[0] += x[0]
+
+
+OUTSIDE = jax.new_ref(np.zeros(3, "f"))
+
+MUTABLE = {
+    "read from outside": (". -> .", lambda x: x + OUTSIDE[...], [(3,)]),
+    "written at once": (". -> ()", written(assign), [(3,)]),
+    "written in a call": (". -> ()", written(jax.jit(assign)), [(3,)]),
+    "one entry": ("[1|a] -> ()", written(accumulate), [(3,)]),
+    "written in a loop": (
+        "[1|a] -> ()",
+        written(lambda array, x: fori_loop(0, 2, lambda i, _: accumulate(array, x), None)),
+        [(3,)],
+    ),
+    "written in a branch": (
+        ". -> ()",
+        written(lambda array, x: cond(x.sum() > 0, lambda: assign(array, x), lambda: None)),
+        [(3,)],
+    ),
+}
+
+KINDS = {
+    "scan": SCANS,
+    "while": WHILES,
+    "branches": BRANCHES,
+    "constants": CONSTANTS,
+    "calls": CALLS,
+    "mutable": MUTABLE,
+}
 
 
 def test_propagation_infers_exactly_these_axes_and_they_hold():

@@ -227,6 +227,28 @@ def test_leaves_nobody_reads_scalars_and_integers():
     assert spec.axes["params/keep"][0].group == spec.axes["params/order"][0].group
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_axes_without_entries_are_in_no_group(groups):
+    theta = {"in": (3, 0), "kernel": (2, 0, 4), "out": (0, 2)}
+    theta = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in theta.items()}
+
+    def fn(theta, x):
+        h = jnp.tanh(x @ theta["in"])
+        numbers = ("NWC", "WIO", "NWC")
+        image = jax.lax.conv_general_dilated(
+            h, theta["kernel"], (1,), "SAME", dimension_numbers=numbers, feature_group_count=groups
+        )
+        return h @ theta["out"], image
+
+    assert infer_spec(fn, theta, np.zeros((2, 5, 3), "f")).group_sizes(theta) == {}
+
+
+def test_leaves_of_one_name_are_refused():
+    theta = {"a/b": np.ones((3, 4)), "a": {"b": np.ones((4, 2))}}
+    with says(SpecError, "a/b"):
+        infer_spec(lambda theta, x: jnp.tanh(x @ theta["a/b"]) @ theta["a"]["b"], theta, np.ones((2, 3)))
+
+
 def test_a_spec_survives_json():
     spec = spec_of("fused attention")
     again = PermutationSpec.from_json(spec.to_json())

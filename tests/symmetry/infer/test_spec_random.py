@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from infer.functions import difference, moving, traced
 from infer.grammar import random_net
+from infer.grammar_operations import OPERATIONS
 from variables import permuted
 
 from mcjax import PermutationSpec, infer_spec
@@ -62,6 +63,15 @@ def test_random_networks_keep_their_function(seeds):
     assert sum(sum(each.values()) for each in sizes) > 3 * len(seeds)
 
 
+@pytest.mark.usefixtures("loose_ranks")
+@pytest.mark.parametrize("count", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_networks_through_every_operation_keep_their_function(count):
+    drafts = {(name, seed): drafted(seed, 4, name) for name in OPERATIONS for seed in range(count)}
+    assert broken(drafts) == {}
+    assert {name for (name, _), draft in drafts.items() if name in draft.layers} == OPERATIONS.keys()
+    assert sum(bool(draft.sizes) for draft in drafts.values()) > len(drafts) / 2
+
+
 def passes(op):
     """A wrong rule: the result is permuted like the first operand, whatever was done to it."""
     sizes = [op.shapes[0][: len(shape)] for shape in op.results]
@@ -106,6 +116,8 @@ WRONG = {
     "gather": (passes, "taken"),
     "conv_general_dilated": (passes, "convolution"),
     "scan": (None, "recurrent"),
+    "eq": (uniform, "diagonals"),
+    "scatter-add": (passes, "segments"),
 }
 
 
