@@ -27,6 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mcjax.errors import InputError
+from mcjax.shown import short
+
 Tree = Any
 """A pytree of arrays."""
 
@@ -82,8 +85,14 @@ def with_batch_stats(theta: Tree, stats: Tree) -> Tree:
 
 
 def is_floating(leaf: Any) -> bool:
-    """Whether a leaf is of real or complex floating-point numbers: what is added, interpolated and trained."""
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    """Whether a leaf is of real or complex floating-point numbers: what is added, interpolated and trained.
+
+    Raises InputError if it is no array.
+    """
+    try:
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    except TypeError:
+        raise InputError(f"got {short(leaf)}, expected arrays alone in the variables of a network.") from None
     return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
@@ -136,9 +145,33 @@ def combine(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     return jax.tree.map(combined, tree, *rest)
 
 
+def check_alike(a: Tree, b: Tree) -> None:
+    """Raise InputError, naming the first leaf that differs, unless b has the floating-point leaves of a.
+
+    In place of the other leaves, b may have anything.
+    """
+    left, right = jax.tree.leaves(a), jax.tree.leaves(b)
+    if jax.tree.structure(a) == jax.tree.structure(b) and all(map(_same_shape, left, right)):  # type: ignore[operator]
+        return
+    first, second, needed = shapes(a), shapes(b), shapes(floating(a))
+    names = [*needed, *(name for name in second if not any(f"{name}/".startswith(f"{known}/") for known in first))]
+    for name in names:
+        if first.get(name) != second.get(name):
+            got, expected = (found.get(name, "nothing") for found in (second, first))
+            raise InputError(
+                f"two trees differ at {name or 'their root'}: got {got} in the second, expected {expected} as in the "
+                "first: networks of one architecture, both single or both as many along a leading axis."
+            )
+
+
+def _same_shape(a: Any, b: Any) -> bool:
+    return jnp.shape(a) == jnp.shape(b)
+
+
 @_jit
 def interpolate(a: Tree, b: Tree, t: Any) -> Tree:
     """(1 - t) a + t b, the point at t of the straight line from network a to b. A pure function, also of t."""
+    check_alike(a, b)
     t = as_precise_as(a, t)
     return combine(lambda x, y: (1 - t) * x + t * y, a, b)
 
@@ -152,6 +185,7 @@ def as_precise_as(tree: Tree, value: Any) -> jax.Array:
 @_jit
 def mean(thetas: Tree) -> Tree:
     """The mean of networks along a leading axis, with the other leaves of the first."""
+    length(thetas)
     first = index(thetas, 0)
     return combine(lambda _, leaf: leaf.mean(0), first, thetas)
 
@@ -159,12 +193,14 @@ def mean(thetas: Tree) -> Tree:
 @_jit
 def add(a: Tree, b: Tree) -> Tree:
     """a + b, in the dtypes of a."""
+    check_alike(a, b)
     return combine(jnp.add, a, b)
 
 
 @_jit
 def subtract(a: Tree, b: Tree) -> Tree:
     """a - b, a deviation, in float32 at least."""
+    check_alike(a, b)
     return combine(jnp.subtract, widened(a), b)
 
 
@@ -177,6 +213,7 @@ def scale(factor: Any, a: Tree) -> Tree:
 @_jit
 def dot(a: Tree, b: Tree) -> jax.Array:
     """The inner product of two trees, accumulated leaf by leaf: a float32 scalar, float64 under `jax.enable_x64`."""
+    check_alike(a, b)
     leaves = zip(*(jax.tree.leaves(widened(floating(tree))) for tree in (a, b)), strict=True)
     return sum((jnp.vdot(x, y, precision="highest") for x, y in leaves), jnp.zeros(()))
 
@@ -195,6 +232,8 @@ def cast(a: Tree, dtype: Any) -> Tree:
 @_jit
 def stack(trees: Sequence[Tree]) -> Tree:
     """Trees of one structure joined along a new leading axis."""
+    for each in trees[1:]:
+        check_alike(trees[0], each)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
@@ -216,7 +255,19 @@ def stack_on_host(trees: Sequence[Tree]) -> Tree:
 
 def unstack(tree: Tree) -> list[Tree]:
     """The entries of the leading axis of every leaf, one tree for each; the inverse of `stack`."""
-    return [index(tree, i) for i in range(len(jax.tree.leaves(tree)[0]))]
+    return [index(tree, i) for i in range(length(tree))]
+
+
+def length(thetas: Tree) -> int:
+    """The number of networks along the leading axis of every leaf. Raises InputError unless all leaves agree on it."""
+    found = {name: shape[0] if shape else -1 for name, shape in shapes(thetas).items()}
+    if len(set(found.values())) != 1 or -1 in found.values():
+        first = dict(list(found.items())[:4])
+        raise InputError(
+            f"got leaves of leading lengths {first}, expected networks along a leading axis, equally long in every "
+            "leaf: mcjax.trees.stack([theta_1, theta_2])."
+        )
+    return next(iter(found.values()))
 
 
 def index(tree: Tree, i: Any) -> Tree:
@@ -248,6 +299,28 @@ def with_keys(tree: Tree, like: Tree) -> Tree:
 def is_key(leaf: Any) -> bool:
     """Whether a leaf is of typed keys, as from `jax.random.key`."""
     return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+
+
+def check_keys(keys: Any, most: int | None = None) -> jax.Array:
+    """Typed keys, as from `jax.random.key`: one, or several along one axis.
+
+    Args:
+        keys: The value.
+        most: The number of axes that it may have: 0 for one key. None: any.
+
+    Returns:
+        The keys.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    if not isinstance(keys, jax.Array) or not is_key(keys):
+        got = f"an array of {keys.dtype}" if isinstance(keys, jax.Array) else type(keys).__name__
+        raise InputError(f"got {got} for a key, expected a typed one: jax.random.key(seed).")
+    if most is not None and keys.ndim > most:
+        expected = "one key: jax.random.key(seed)" if most == 0 else "one, or several along one axis"
+        raise InputError(f"got keys of shape {keys.shape}, expected {expected}.")
+    return keys
 
 
 def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

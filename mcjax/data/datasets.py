@@ -9,6 +9,7 @@ import numpy as np
 
 from mcjax.data.augment import Augmentation
 from mcjax.errors import InputError
+from mcjax.shown import short_repr
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 """The arrays of every data set."""
@@ -19,6 +20,7 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
     data_fields=(*ARRAYS, "mean", "std", "validation_images", "validation_labels"),
     meta_fields=("num_classes", "name"),
 )
+@short_repr
 @dataclass(frozen=True)
 class Dataset:
     """Training, test and perhaps validation examples, as arrays.

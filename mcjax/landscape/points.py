@@ -140,9 +140,3 @@ def value_of(values: Any, name: str) -> np.ndarray:
         return values[name]
     there = ", ".join(values) if isinstance(values, Mapping) else "none"
     raise AttributeError(f"got {name!r}, expected one of the metrics measured: {there}.")
-
-
-def check_metric_name(values: Mapping[str, np.ndarray], name: str) -> None:
-    """Raise InputError unless there is a metric of this name."""
-    if name not in values:
-        raise unknown_name("metric", str(name), values)

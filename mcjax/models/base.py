@@ -6,15 +6,18 @@ from typing import Any, NamedTuple, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from mcjax import trees
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_kind
+from mcjax.shown import short_repr
 from mcjax.symmetry import PermutationSpec, SpecError
 
 Activations = dict[str, tuple[jax.Array, ...]]
 """group -> its activations after the nonlinearity: float[n, ..., units], one array per layer that consumes them."""
 
 
+@short_repr
 class Model(NamedTuple):
     """The pure functions of one architecture, and the spec of its symmetry. Hashable, so static under jit.
 
@@ -115,6 +118,11 @@ def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:
         raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
 
 
+def check_model(model: Any) -> None:
+    """Raise InputError unless this is a model."""
+    check_kind("model", model, Model, "models.create(name), or models.from_flax(module, x)")
+
+
 class Networks(Protocol):
     """A model or a task, which knows the shapes of its networks."""
 
@@ -135,10 +143,13 @@ def has_leading_axis(theta: trees.Tree, networks: Networks) -> bool:
     Raises:
         SpecError: If it holds neither. The message names the leaves that differ.
     """
+    if isinstance(networks, type) or not hasattr(networks, "init"):
+        check_model(networks)
     if networks.init is None:
         return False
-    expected = trees.shapes(jax.eval_shape(networks.init, jax.random.key(0)))
-    got = trees.shapes(theta)
+    like = jax.eval_shape(networks.init, jax.random.key(0))
+    _check_variables(theta, like)
+    expected, got = trees.shapes(like), trees.shapes(theta)
     if got == expected:
         return False
     leading = {shape[0] for shape in got.values() if shape}
@@ -155,6 +166,20 @@ def has_leading_axis(theta: trees.Tree, networks: Networks) -> bool:
     if {f"params/{name}" for name in got} <= expected.keys():
         hint = "\nThese are bare parameters: give {'params': ...}, with batch_stats if the model has them."
     raise SpecError(f"these variables are not those of {networks.name}:\n  " + "\n  ".join(shown) + hint)
+
+
+def _check_variables(theta: Any, like: trees.Tree) -> None:
+    """Raise SpecError for what holds a network, or networks, and is none. `like` is a network."""
+    remedy = ""
+    if isinstance(theta, nnx.Module):
+        remedy = "{'params': nnx.to_pure_dict(nnx.state(module, nnx.Param))}, and batch_stats by nnx.BatchStat"
+    elif isinstance(theta, list | tuple) and not isinstance(like, type(theta)):
+        fields = [name for name in ("theta", "path") if hasattr(theta, name)]
+        remedy = f"its .{fields[0]}" if fields else "networks along a leading axis, mcjax.trees.stack([...])"
+    elif not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(theta)) or theta is None:
+        remedy = "model.init(key), or the theta of train_endpoints"
+    if remedy:
+        raise SpecError(f"got a {type(theta).__name__} for theta, expected a pytree of arrays: {remedy}.")
 
 
 class LeadingAxis(NamedTuple):
