@@ -96,7 +96,9 @@ def check_function(expected: str, function: Any) -> None:
         signature.bind(*rest.partition(")")[0].split(","))
     except TypeError as error:
         called = getattr(getattr(function, "func", function), "__name__", type(function).__name__)
-        raise InputError(f"got {called}{signature} for {name}, expected {expected}: {error}.") from None
+        raise InputError(
+            f"got {called}({', '.join(signature.parameters)}) for {name}, expected {expected}: {error}."
+        ) from None
 
 
 def check_fields(config: Any) -> None:

@@ -80,6 +80,7 @@ def _several(texts: list[str]) -> str:
 
 def _array(value: Any) -> str:
     known = isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer)
-    if known and len(value.shape) < 2 and value.size <= NUMBERS and np.issubdtype(value.dtype, np.number):
+    numbers = isinstance(value.dtype, np.dtype) and value.dtype.kind in "iuf"
+    if known and numbers and len(value.shape) < 2 and value.size <= NUMBERS:
         return np.array2string(np.asarray(value), precision=4, separator=", ")
     return f"{value.dtype}[{','.join(map(str, value.shape))}]"

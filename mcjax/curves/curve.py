@@ -173,7 +173,7 @@ def check_path(path: Any) -> jax.tree_util.Partial:
     """A path as a pytree. Raises InputError if it is none, with the path of a fit or a curve as the remedy."""
     if isinstance(path, Curve) or not callable(path):
         remedy = "its .bind(theta_1, theta_2, theta_c, P)" if isinstance(path, Curve) else "as a fit has in its .path"
-        raise InputError(f"got a {type(path).__name__} for path, expected a function t -> theta: {remedy}.")
+        raise InputError(f"got {type(path).__name__} for path, expected a function t -> theta: {remedy}.")
     check_function("path(t) -> theta", path)
     return path if isinstance(path, jax.tree_util.Partial) else Bound(path)
 

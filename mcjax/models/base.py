@@ -179,7 +179,7 @@ def _check_variables(theta: Any, like: trees.Tree) -> None:
     elif not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(theta)) or theta is None:
         remedy = "model.init(key), or the theta of train_endpoints"
     if remedy:
-        raise SpecError(f"got a {type(theta).__name__} for theta, expected a pytree of arrays: {remedy}.")
+        raise SpecError(f"got {type(theta).__name__} for theta, expected a pytree of arrays: {remedy}.")
 
 
 class LeadingAxis(NamedTuple):

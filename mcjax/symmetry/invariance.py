@@ -33,7 +33,7 @@ def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tole
             the order of activations.
     """
     if missing := [name for name in ("spec", "apply", "activations") if not hasattr(model, name)]:
-        raise InputError(f"got a {type(model).__name__} for model, expected a Model with {', '.join(missing)}.")
+        raise InputError(f"got {type(model).__name__} for model, expected a Model with {', '.join(missing)}.")
     trees.check_keys(key, 0)
     model.spec.validate(theta)
     # Step 1: perturb the variables, in numpy, so that float64 survives outside `enable_x64`.
