@@ -18,19 +18,19 @@ class RunError(RuntimeError):
     """A failed run: a loss that is not finite, or a full disk. The last complete epoch is kept."""
 
 
-def unknown_name(kind: str, got: str, choices: Iterable[str], expected: str | None = None) -> InputError:
+def unknown_name(kind: str, got: Any, choices: Iterable[str], expected: str | None = None) -> InputError:
     """The error for a name that is not among the choices, with the nearest one as a hint.
 
     Args:
         kind: The kind of thing named, such as "model".
-        got: The unknown name.
+        got: The unknown name; of anything else, its type is shown.
         choices: The valid names.
         expected: A description of the choices, where they are too many to list.
 
     Returns:
         The exception, to be raised by the caller.
     """
-    choices = sorted(choices)
+    choices, got = sorted(choices), got if isinstance(got, str) else type(got).__name__
     lower = {choice.lower(): choice for choice in choices}
     near = difflib.get_close_matches(got.lower(), lower, n=1, cutoff=0.5)
     hint = f" Did you mean {lower[near[0]]!r}?" if near else ""

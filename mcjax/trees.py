@@ -151,7 +151,9 @@ def check_alike(a: Tree, b: Tree) -> None:
     In place of the other leaves, b may have anything.
     """
     left, right = jax.tree.leaves(a), jax.tree.leaves(b)
-    if jax.tree.structure(a) == jax.tree.structure(b) and all(map(_same_shape, left, right)):  # type: ignore[operator]
+    if jax.tree.structure(a) == jax.tree.structure(b) and all(
+        _shape(x) == _shape(y) for x, y in zip(left, right, strict=True)
+    ):  # type: ignore[operator]
         return
     first, second, needed = shapes(a), shapes(b), shapes(floating(a))
     names = [*needed, *(name for name in second if not any(f"{name}/".startswith(f"{known}/") for known in first))]
@@ -162,10 +164,6 @@ def check_alike(a: Tree, b: Tree) -> None:
                 f"two trees differ at {name or 'their root'}: got {got} in the second, expected {expected} as in the "
                 "first: networks of one architecture, both single or both as many along a leading axis."
             )
-
-
-def _same_shape(a: Any, b: Any) -> bool:
-    return jnp.shape(a) == jnp.shape(b)
 
 
 @_jit
@@ -231,7 +229,9 @@ def cast(a: Tree, dtype: Any) -> Tree:
 
 @_jit
 def stack(trees: Sequence[Tree]) -> Tree:
-    """Trees of one structure joined along a new leading axis."""
+    """Trees of one structure joined along a new leading axis. Raises InputError if they differ, or are no list."""
+    if not isinstance(trees, list | tuple) or not trees:
+        raise InputError(f"got {type(trees).__name__}, expected a list of networks: [theta_1, theta_2].")
     for each in trees[1:]:
         check_alike(trees[0], each)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -325,7 +325,11 @@ def check_keys(keys: Any, most: int | None = None) -> jax.Array:
 
 def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """The shape of every leaf by name."""
-    return {name: tuple(jnp.shape(leaf)) for name, leaf in flatten(tree).items()}
+    return {name: _shape(leaf) for name, leaf in flatten(tree).items()}
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(getattr(leaf, "shape", ()))
 
 
 def parameter_count(theta: Tree) -> int:

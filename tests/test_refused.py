@@ -157,6 +157,23 @@ CALLS = [
     (lambda o: models.from_function(o.model.apply, o.model.init, o.x), "apply(theta, x)", "init(key)"),
     (lambda o: mcjax.infer_spec(lambda theta: 0, o.a, o.x), "(theta)", "fn(theta, x)"),
     (lambda o: hessian.classify_point(lambda: 0, o.a), "loss(theta)"),
+    (lambda o: symmetry.infer_activations(o.spec, o.model.apply), "for fn", "fn(theta, x)"),
+    (lambda o: symmetry.infer_activations(o.model.apply, o.a), "got dict for spec"),
+    (lambda o: hessian.curvature_operator(o.task, o.a), "for loss", "full_batch_loss(task)"),
+    # Matrices, groups and names.
+    (lambda o: mcjax.nearest_permutation(o.P), "got dict", "square matrices", "one for each group"),
+    (lambda o: symmetry.project_birkhoff("x"), "got str", "square matrices"),
+    (lambda o: symmetry.sinkhorn(np.ones((2, 3))), "(2, 3)", "square matrices"),
+    (lambda o: permutation_points.similar_pairs(o.task, o.a, o.group), "got Task for model"),
+    (lambda o: permutation_points.similar_pairs(o.model, o.a, [o.group]), "got list for group", "dense_0"),
+    (lambda o: permutation_points.count(1, 3), "widths=3"),
+    (lambda o: models.create(o.model), "unknown model", "'Model'"),
+    (lambda o: models.create(["mlp"]), "unknown model", "'list'"),
+    (lambda o: models.from_function(o.model.init, o.model.apply, {"x": o.x}), "got dict as example_input"),
+    (lambda o: mcjax.make_mesh("2"), "got pair='2'", "whole number"),
+    (lambda o: mcjax.make_mesh(1, 0), "got data=0", "whole number"),
+    (lambda o: trees.stack(o.a), "got dict", "a list of networks"),
+    (lambda o: o.path(jnp.array([0.0, 1.0])), "shape (2,)", "jax.vmap(path)"),
     # Keys.
     *(
         (lambda o, f=f: f(o), "an array of uint32 for a key", "jax.random.key(seed)")
@@ -193,6 +210,8 @@ CALLS = [
 CALLS_OF_SPECS = [
     (lambda o: mcjax.permute(o.spec, o.match, o.a), "got Match for P", "its .P"),
     (lambda o: mcjax.permute(o.spec, o.a, o.a), "for P"),
+    (lambda o: mcjax.invert(o.match), "got Match for P", "its .P"),
+    (lambda o: mcjax.compose(o.P, o.P[o.group]), "for P"),
     (lambda o: o.curve.bind(o.a, o.b, None, o.fit)(0.5), "got CurveFit for P", "its .P"),
     (lambda o: mcjax.fit_curve(o.key, o.task, o.curve, o.a, o.b, o.match), "got Match for P"),
     (lambda o: mcjax.fit_curve(o.key, o.task, o.curve, o.a, o.b, o.raw), "ArrayImpl for P"),

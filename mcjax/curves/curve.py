@@ -179,7 +179,9 @@ def check_path(path: Any) -> jax.tree_util.Partial:
 
 
 def check_t(t: Any) -> None:
-    """Raise InputError if a concrete t lies outside [0, 1]."""
+    """Raise InputError unless t is one number, in [0, 1] if it is concrete."""
+    if isinstance(t, jax.Array | np.ndarray) and t.ndim:
+        raise InputError(f"got t of shape {t.shape}, expected one number: jax.vmap(path)(ts) takes several.")
     if isinstance(t, jax.core.Tracer):
         return
     number = isinstance(t, Real | np.ndarray | jax.Array) and jnp.issubdtype(jnp.result_type(t), jnp.number)

@@ -171,7 +171,7 @@ def fit_curve(
         theta_2: Second endpoint, or as many.
         P: Hard or soft permutation of theta_2, with the pair axis of the endpoints. None: the identity.
         config: Settings. None: `FitConfig()`.
-        recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
+        recorder: `Recorder()` for a progress line, and with a run folder an interrupted call resumes. None: silent.
         mesh: A mesh from `make_mesh`: pairs are distributed along `pair`, batches along `data`.
 
     Returns:

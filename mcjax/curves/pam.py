@@ -105,8 +105,8 @@ def fit_pam(
         P: Hard permutation, the start, with the pair axis of the endpoints. None: the identity ("PAM unaligned" in the
             paper); the P of a match gives "PAM aligned".
         config: Settings. None: `PamConfig()`.
-        recorder: The progress line, and the run folder from which an interrupted call resumes, also in the middle of a
-            half-step, to the same bits; every half-step is one stage. None: silent.
+        recorder: `Recorder()` for a progress line, and with a run folder an interrupted call resumes, also in the
+            middle of a half-step, to the same bits; every half-step is one stage. None: silent.
         mesh: A mesh from `make_mesh`, for the epochs of all half-steps.
 
     Returns:

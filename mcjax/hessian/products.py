@@ -194,6 +194,7 @@ def curvature_operator(loss: Loss, theta: trees.Tree, curvature: Curvature = "he
 
     A network in bfloat16 or float16 is cast to float32 first, since the matrix is too rough in its dtype.
     """
+    check_function("loss(theta) -> scalar, such as full_batch_loss(task)", loss)
     theta = trees.widened(theta)
     flat, unravel = ravel_pytree(trees.trained(theta))
     product = hessian_product if curvature == "hessian" else gauss_newton_product

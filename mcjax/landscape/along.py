@@ -176,7 +176,7 @@ def check_metrics(metrics: Any, metric: Any) -> None:
     """Raise InputError unless these are the metrics of a path, and hold one of this name."""
     check_kind("metrics", metrics, PathMetrics, "evaluate_path(task, path)")
     if not isinstance(metric, str) or metric not in metrics.values:
-        raise unknown_name("metric", short(metric) if not isinstance(metric, str) else metric, metrics.values)
+        raise unknown_name("metric", metric, metrics.values)
 
 
 def barrier(

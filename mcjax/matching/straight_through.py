@@ -237,7 +237,7 @@ def match_straight_through(
         P: group -> int32 ([pairs,] n), the start. None: the result of `match_weights`, since the gradient at a
             permutation is informative near it only.
         config: Settings. None: `StraightThroughConfig()`.
-        recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
+        recorder: `Recorder()` for a progress line, and with a run folder an interrupted call resumes. None: silent.
 
     Returns:
         A `Match` whose objective is the loss at t = 1/2. `info["objectives"]`: the same at the start

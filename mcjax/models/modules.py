@@ -1,6 +1,7 @@
 """Models of arbitrary Flax modules, Linen or NNX, and of pure functions."""
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import flax.linen as nn
@@ -121,6 +122,9 @@ def from_function(
 
 
 def _batch_of_two(example_input: Any) -> jax.ShapeDtypeStruct:
+    if not isinstance(example_input, Real) and not hasattr(example_input, "dtype"):
+        kind = type(example_input).__name__
+        raise InputError(f"got {kind} as example_input, expected one array, a batch (n, ...).")
     shape, dtype = tuple(jnp.shape(example_input)), jnp.result_type(example_input)
     if not shape or 0 in shape[1:]:
         raise InputError(f"got example_input of shape {shape}, expected a batch (n, ...), none of its lengths 0.")

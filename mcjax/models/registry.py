@@ -77,7 +77,7 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
 
 def options_of(name: str) -> list[str]:
     """The names of a registered model's options. Raises InputError for an unknown name."""
-    if name not in REGISTRY:
+    if not isinstance(name, str) or name not in REGISTRY:
         raise unknown_name("model", name, REGISTRY)
     return list(inspect.signature(REGISTRY[name]).parameters)[2:]
 

@@ -195,6 +195,7 @@ def to_matrix(p: Any) -> jax.Array:
 
 def invert(P: Permutation) -> Permutation:
     """The inverse of a hard P; the transpose of a soft one."""
+    check_mapping(P)
     return {
         group: jnp.argsort(p).astype(jnp.int32) if is_hard(p) else jnp.swapaxes(p, -1, -2) for group, p in P.items()
     }
@@ -207,6 +208,8 @@ def compose(P: Permutation, Q: Permutation) -> Permutation:
     give a hard one; if either is soft, the result is soft. Both may have a leading pair axis. Raises SpecError if the
     groups differ.
     """
+    check_mapping(P)
+    check_mapping(Q)
     if P.keys() != Q.keys():
         raise SpecError(f"cannot compose: got groups {sorted(P)} and {sorted(Q)}, expected the same ones.")
     return {

@@ -112,7 +112,7 @@ def train_endpoints(
         keys: Typed keys (n,), or one for a single network, without a leading axis.
         task: The task, with a model or `init`.
         config: Settings. None: `TrainConfig()`.
-        recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
+        recorder: `Recorder()` for a progress line, and with a run folder an interrupted call resumes. None: silent.
         mesh: A mesh from `make_mesh`: networks are distributed along `pair`, batches along `data`.
         target: One number, or one per key. A network stops after the epoch in which its criterion is at most the
             target, or after the last epoch. None: all epochs.

@@ -106,8 +106,8 @@ def spawn(
             (children are equal). With `config.steps_per_epoch`, an epoch can be a single step.
         config: Settings. None: `TrainConfig()`.
         children: Number of children per spawn epoch.
-        recorder: The progress line, and the run folder from which an interrupted call resumes to the same bits; every
-            segment is one stage. None: silent.
+        recorder: `Recorder()` for a progress line, and with a run folder an interrupted call resumes to the same bits;
+            every segment is one stage. None: silent.
         mesh: A mesh from `make_mesh`, as in `train_endpoints`.
 
     Returns:
