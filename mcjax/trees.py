@@ -150,10 +150,9 @@ def check_alike(a: Tree, b: Tree) -> None:
 
     In place of the other leaves, b may have anything.
     """
-    left, right = jax.tree.leaves(a), jax.tree.leaves(b)
-    if jax.tree.structure(a) == jax.tree.structure(b) and all(
-        _shape(x) == _shape(y) for x, y in zip(left, right, strict=True)
-    ):  # type: ignore[operator]
+    left, right = map(jax.tree.leaves, (a, b))
+    same: bool = jax.tree.structure(a) == jax.tree.structure(b)  # type: ignore[operator]
+    if same and all(map(_same_shape, left, right)):
         return
     first, second, needed = shapes(a), shapes(b), shapes(floating(a))
     names = [*needed, *(name for name in second if not any(f"{name}/".startswith(f"{known}/") for known in first))]
@@ -326,6 +325,10 @@ def check_keys(keys: Any, most: int | None = None) -> jax.Array:
 def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """The shape of every leaf by name."""
     return {name: _shape(leaf) for name, leaf in flatten(tree).items()}
+
+
+def _same_shape(a: Any, b: Any) -> bool:
+    return _shape(a) == _shape(b)
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:
