@@ -81,6 +81,8 @@ def _several(texts: list[str]) -> str:
 def _array(value: Any) -> str:
     known = isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer)
     numbers = isinstance(value.dtype, np.dtype) and value.dtype.kind in "iuf"
-    if known and numbers and len(value.shape) < 2 and value.size <= NUMBERS:
+    if known and numbers and value.shape == ():
+        return str(np.asarray(value)[()])
+    if known and numbers and len(value.shape) == 1 and value.size <= NUMBERS:
         return np.array2string(np.asarray(value), precision=4, separator=", ")
     return f"{value.dtype}[{','.join(map(str, value.shape))}]"

@@ -301,18 +301,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def check_keys(keys: Any, most: int | None = None) -> jax.Array:
-    """Typed keys, as from `jax.random.key`: one, or several along one axis.
-
-    Args:
-        keys: The value.
-        most: The number of axes that it may have: 0 for one key. None: any.
-
-    Returns:
-        The keys.
-
-    Raises:
-        InputError: If it is something else.
-    """
+    """`keys`. Raises InputError unless they are typed, as from `jax.random.key`, with at most so many axes: 0 for one."""
     if not isinstance(keys, jax.Array) or not is_key(keys):
         got = f"an array of {keys.dtype}" if isinstance(keys, jax.Array) else type(keys).__name__
         raise InputError(f"got {got} for a key, expected a typed one: jax.random.key(seed).")

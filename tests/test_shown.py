@@ -63,7 +63,7 @@ def test_values():
         (np.zeros(2, bool), "bool[2]"),
         (jax.ShapeDtypeStruct((2,), jnp.bfloat16), "bfloat16[2]"),
         (jax.random.key(0), "key<fry>[]"),
-        ({"a": np.ones(9), "b": np.float32(2)}, "{a: float64[9], b: 2.}"),
+        ({"a": np.ones(9), "b": np.float32(2)}, "{a: float64[9], b: 2.0}"),
         ({str(i): np.ones(9) for i in range(9)}, "... 3 more}"),
         ((1, None), "(1, None)"),
         ((1,), "(1,)"),

@@ -147,7 +147,7 @@ def _check_networks(spec: PermutationSpec, thetas: trees.Tree, max_rounds: int) 
     check_spec(spec)
     check_whole("max_rounds", max_rounds)
     count = trees.length(thetas)
-    check_whole("networks along the leading axis", count, 2)
+    check_whole("the number of networks", count, 2)
     return count
 
 
