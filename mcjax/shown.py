@@ -66,7 +66,8 @@ def short(value: Any) -> str:
     if callable(value) and not is_dataclass(value) and hasattr(value, "__name__"):
         return value.__name__
     text = repr(value)
-    return text if len(text) <= LETTERS or hasattr(value, "_fields") or is_dataclass(value) else f"{text[:LETTERS]}..."
+    whole = len(text) <= LETTERS or "short_repr" in type(value).__repr__.__qualname__
+    return text if whole else f"{text[:LETTERS]}..."
 
 
 def _is_array(value: Any) -> bool:

@@ -145,23 +145,23 @@ def combine(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     return jax.tree.map(combined, tree, *rest)
 
 
-def check_alike(a: Tree, b: Tree) -> None:
+def check_alike(a: Tree, b: Tree, first: str = "the first tree", second: str = "the second tree") -> None:
     """Raise InputError, naming the first leaf that differs, unless b has the floating-point leaves of a.
 
-    In place of the other leaves, b may have anything.
+    In place of the other leaves, b may have anything. The last two are the names of a and b, for the message.
     """
     left, right = map(jax.tree.leaves, (a, b))
     same: bool = jax.tree.structure(a) == jax.tree.structure(b)  # type: ignore[operator]
     if same and all(map(_same_shape, left, right)):
         return
-    first, second, needed = shapes(a), shapes(b), shapes(floating(a))
-    names = [*needed, *(name for name in second if not any(f"{name}/".startswith(f"{known}/") for known in first))]
+    ours, theirs, needed = shapes(a), shapes(b), shapes(floating(a))
+    names = [*needed, *(name for name in theirs if not any(f"{name}/".startswith(f"{known}/") for known in ours))]
     for name in names:
-        if first.get(name) != second.get(name):
-            got, expected = (found.get(name, "nothing") for found in (second, first))
+        if ours.get(name) != theirs.get(name):
+            got, expected = (found.get(name, "nothing") for found in (theirs, ours))
             raise InputError(
-                f"two trees differ at {name or 'their root'}: got {got} in the second, expected {expected} as in the "
-                "first: networks of one architecture, both single or both as many along a leading axis."
+                f"{second} differs from {first} at {name or 'its root'}: got {got}, expected {expected}, for networks "
+                "of one architecture, all single or all as many along a leading axis."
             )
 
 
@@ -301,7 +301,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def check_keys(keys: Any, most: int | None = None) -> jax.Array:
-    """`keys`. Raises InputError unless they are typed, as from `jax.random.key`, with at most so many axes: 0 for one."""
+    """`keys`. Raises InputError unless they are typed (`jax.random.key`), of at most so many axes: 0 for one key."""
     if not isinstance(keys, jax.Array) or not is_key(keys):
         got = f"an array of {keys.dtype}" if isinstance(keys, jax.Array) else type(keys).__name__
         raise InputError(f"got {got} for a key, expected a typed one: jax.random.key(seed).")

@@ -187,14 +187,14 @@ def test_trees_are_alike_up_to_what_is_not_floating():
     for good in (a, {**a, "n": None}, {**a, "n": {"x": 1}}, {**a, "w": jax.ShapeDtypeStruct((2, 3), jnp.int8)}):
         trees.check_alike(a, good)
     for bad, words in (
-        ({**a, "w": np.ones(3)}, ("differ at w", "(3,)", "(2, 3)")),
-        ({"n": 1, "k": 1}, ("differ at w", "nothing")),
-        ({**a, "more": np.ones(4)}, ("differ at more", "(4,)")),
-        (np.ones(2), ("differ at w",)),
+        ({**a, "w": np.ones(3)}, (" at w", "(3,)", "(2, 3)")),
+        ({"n": 1, "k": 1}, (" at w", "nothing")),
+        ({**a, "more": np.ones(4)}, (" at more", "(4,)")),
+        (np.ones(2), (" at w",)),
     ):
         with says(InputError, *words):
             trees.check_alike(a, bad)
-    with says(InputError, "their root", "(3,)", "(2,)"):
+    with says(InputError, "its root", "(3,)", "(2,)"):
         trees.check_alike(np.ones(2), np.ones(3))
 
 

@@ -77,7 +77,7 @@ class Curve:
     ) -> trees.Tree:
         check_t(t)
         end = theta_2 if P is None else permute(self.spec, P, theta_2)
-        trees.check_alike(theta_1, end)
+        trees.check_alike(theta_1, end, "theta_1", "P theta_2")
         if theta_c is None or self.control_points == 0:
             return trees.interpolate(theta_1, end, t)
         self.check_control_points(theta_1, theta_c)

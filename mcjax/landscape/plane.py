@@ -88,8 +88,7 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
         InputError: If the three are not of one architecture, lie on one line up to float32 rounding, or are not finite.
     """
     for name, theta in (("u_point", u_point), ("v_point", v_point)):
-        if trees.shapes(theta) != trees.shapes(origin):
-            raise InputError(f"{name} and origin have leaves of other names or shapes: expected three of one model.")
+        trees.check_alike(origin, theta, "origin", name)
     start, u, v = (
         jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), trees.floating(theta))
         for theta in (origin, u_point, v_point)

@@ -1,14 +1,15 @@
 """Metrics at many points of parameter space, a chunk at a time, within the device's memory."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.errors import check_whole, unknown_name
+from mcjax.errors import check_fields, check_whole, unknown_name
 from mcjax.runtime.compiling import Compiled
 from mcjax.runtime.memory import check_memory, program_memory
 from mcjax.runtime.mesh import check_mesh
@@ -20,7 +21,8 @@ from mcjax.training.totals import Points, Reading
 Splits = Literal["both", "train", "test"]
 
 
-class EvaluationConfig(NamedTuple):
+@dataclass(frozen=True)
+class EvaluationConfig:
     """The settings of an evaluation.
 
     Attributes:
@@ -39,6 +41,9 @@ class EvaluationConfig(NamedTuple):
     calibration_examples: int | None
     chunk: int | None
     splits: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def evaluation_config(

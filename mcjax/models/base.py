@@ -209,10 +209,8 @@ def leading_axis(networks: Networks, theta: trees.Tree, *others: trees.Tree) -> 
     """
     given = has_leading_axis(theta, networks)
     for each in others:
-        if networks.init is None and trees.shapes(each) != trees.shapes(theta):
-            raise SpecError(
-                "theta_1 and theta_2 have leaves of other names or shapes: expected two of one architecture."
-            )
+        if networks.init is None:
+            trees.check_alike(theta, each, "theta_1", "theta_2")
         if has_leading_axis(each, networks) != given or trees.shapes(each) != trees.shapes(theta):
             raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
     return LeadingAxis(given)
