@@ -78,7 +78,11 @@ CALLS = [
     ),
     (lambda o: mcjax.fit_pam(o.task, o.key, o.curve, o.a, o.b), "got Task for a key", "jax.random.key(seed)"),
     (lambda o: mcjax.fit_curve(o.key, o.task, o.curve, o.a, o.b, o.P, o.key), "PRNGKeyArray for config", "FitConfig"),
-    (lambda o: mcjax.fit_pam(o.key, o.task, o.curve, o.a, o.b, o.P, FitConfig()), "FitConfig for config", "PamConfig"),
+    (
+        lambda o: mcjax.fit_pam(o.key, o.task, o.curve, o.a, o.b, o.P, FitConfig()),
+        "FitConfig for config",
+        "PamConfig(curve=config)",
+    ),
     (lambda o: mcjax.train_endpoints(o.key, o.task, TrainConfig), "the class TrainConfig for config"),
     (lambda o: bezier(o.model), "got Model for spec", "model.spec"),
     (lambda o: mcjax.linear(None), "got NoneType for spec"),

@@ -148,7 +148,7 @@ def has_leading_axis(theta: trees.Tree, networks: Networks) -> bool:
     if networks.init is None:
         return False
     like = jax.eval_shape(networks.init, jax.random.key(0))
-    _check_variables(theta, like)
+    _check_variables(theta, like, networks.name)
     expected, got = trees.shapes(like), trees.shapes(theta)
     if got == expected:
         return False
@@ -168,18 +168,18 @@ def has_leading_axis(theta: trees.Tree, networks: Networks) -> bool:
     raise SpecError(f"these variables are not those of {networks.name}:\n  " + "\n  ".join(shown) + hint)
 
 
-def _check_variables(theta: Any, like: trees.Tree) -> None:
-    """Raise SpecError for what holds a network, or networks, and is none. `like` is a network."""
+def _check_variables(theta: Any, like: trees.Tree, name: str) -> None:
+    """Raise SpecError for what holds a network, or networks, and is none. `like` is a network of this name."""
     remedy = ""
     if isinstance(theta, nnx.Module):
         remedy = "{'params': nnx.to_pure_dict(nnx.state(module, nnx.Param))}, and batch_stats by nnx.BatchStat"
     elif isinstance(theta, list | tuple) and not isinstance(like, type(theta)):
-        fields = [name for name in ("theta", "path") if hasattr(theta, name)]
+        fields = [each for each in ("theta", "path") if hasattr(theta, each)]
         remedy = f"its .{fields[0]}" if fields else "networks along a leading axis, mcjax.trees.stack([...])"
     elif not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(theta)) or theta is None:
         remedy = "model.init(key), or the theta of train_endpoints"
     if remedy:
-        raise SpecError(f"got {type(theta).__name__} for theta, expected a pytree of arrays: {remedy}.")
+        raise SpecError(f"got {type(theta).__name__} for theta of {name}, expected a pytree of arrays: {remedy}.")
 
 
 class LeadingAxis(NamedTuple):

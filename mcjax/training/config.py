@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 import optax
 
@@ -180,5 +180,7 @@ def make_optimizer(optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> o
 def check_config(config: Any, kind: type[Config]) -> Config:
     """The config, or that of all defaults for None. Raises InputError unless it is of this kind."""
     config = kind() if config is None else config
-    check_kind("config", config, kind, f"{kind.__name__}(...)")
+    # Settings of a part are given in their field.
+    parts = [f"{name}=config" for name, part in get_type_hints(kind).items() if part is type(config)]
+    check_kind("config", config, kind, f"{kind.__name__}({(*parts, '...')[0]})")
     return config

@@ -235,16 +235,12 @@ def check_outputs(model: Model, data: Dataset) -> None:
     """Raise InputError unless the model has an output for every class of the labels, or for every number."""
     returned, labels = _output_shapes(model), tuple(data.train_labels.shape[1:])
     classes = jnp.issubdtype(data.train_labels.dtype, jnp.integer)
-    if not isinstance(returned, tuple) or any(not isinstance(length, int) for length in returned):
-        raise InputError(
-            f"{model.name} returns {returned} for every input: expected one array. models.from_flax(..., "
-            "outputs=returned -> array) selects it; supervised(..., loss=(outputs, labels) -> losses) takes all."
-        )
     if returned != ((*labels, model.num_classes) if classes else labels):
         outputs = f"{(*labels, data.num_classes)}, one logit a class" if classes else f"{labels}, as the labels are"
         raise InputError(
             f"{model.name} returns {returned} for every input: expected {outputs}. In Python, "
-            "supervised(..., loss=(outputs, labels) -> losses) takes other outputs."
+            "supervised(..., loss=(outputs, labels) -> losses) takes other outputs, and models.from_flax(..., "
+            "outputs=returned -> array) selects one of several."
         )
     if classes and data.num_classes > model.num_classes:
         raise InputError(
