@@ -204,7 +204,7 @@ def leading_axis(networks: Networks, theta: trees.Tree, *others: trees.Tree) -> 
     """The leading axis of networks of a model or task, all of which have one of the same length, or none.
 
     Raises:
-        InputError: If they hold different numbers of networks.
+        InputError: If they hold different numbers of networks, or differ in a leaf where the shapes are not known.
         SpecError: If they are not networks of this model or task.
     """
     given = has_leading_axis(theta, networks)
