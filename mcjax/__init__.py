@@ -21,6 +21,9 @@ New: examples may be batches from the host, for data larger than memory, from an
 (`data.Stream`). `task.with_examples(train=loader)` is a task with other examples, `task.load(train=10_000)` one with
 arrays of the first of them.
 
+`train_endpoints` of one key is one network, without a leading axis. `from_flax(..., outputs=returned -> array)` selects
+what a model returns. `recorder=Recorder()` shows the progress of any fit.
+
 Gone: `Model.convolutions` and `Task.convolutions`, which programs find out themselves, and the stepping of epochs from
 the host.
 

@@ -27,6 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mcjax.errors import InputError
+from mcjax.shown import short
+
 Tree = Any
 """A pytree of arrays."""
 
@@ -82,8 +85,14 @@ def with_batch_stats(theta: Tree, stats: Tree) -> Tree:
 
 
 def is_floating(leaf: Any) -> bool:
-    """Whether a leaf is of real or complex floating-point numbers: what is added, interpolated and trained."""
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    """Whether a leaf is of real or complex floating-point numbers: what is added, interpolated and trained.
+
+    Raises InputError if it is no array.
+    """
+    try:
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    except TypeError:
+        raise InputError(f"got {short(leaf)}, expected arrays alone in the variables of a network.") from None
     return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
@@ -136,9 +145,30 @@ def combine(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     return jax.tree.map(combined, tree, *rest)
 
 
+def check_alike(a: Tree, b: Tree, first: str = "the first tree", second: str = "the second tree") -> None:
+    """Raise InputError, naming the first leaf that differs, unless b has the floating-point leaves of a.
+
+    In place of the other leaves, b may have anything. The last two are the names of a and b, for the message.
+    """
+    left, right = map(jax.tree.leaves, (a, b))
+    same: bool = jax.tree.structure(a) == jax.tree.structure(b)  # type: ignore[operator]
+    if same and all(map(_same_shape, left, right)):
+        return
+    ours, theirs, needed = shapes(a), shapes(b), shapes(floating(a))
+    names = [*needed, *(name for name in theirs if not any(f"{name}/".startswith(f"{known}/") for known in ours))]
+    for name in names:
+        if ours.get(name) != theirs.get(name):
+            got, expected = (found.get(name, "nothing") for found in (theirs, ours))
+            raise InputError(
+                f"{second} differs from {first} at {name or 'its root'}: got {got}, expected {expected}, for networks "
+                "of one architecture, all single or all as many along a leading axis."
+            )
+
+
 @_jit
 def interpolate(a: Tree, b: Tree, t: Any) -> Tree:
     """(1 - t) a + t b, the point at t of the straight line from network a to b. A pure function, also of t."""
+    check_alike(a, b)
     t = as_precise_as(a, t)
     return combine(lambda x, y: (1 - t) * x + t * y, a, b)
 
@@ -152,6 +182,7 @@ def as_precise_as(tree: Tree, value: Any) -> jax.Array:
 @_jit
 def mean(thetas: Tree) -> Tree:
     """The mean of networks along a leading axis, with the other leaves of the first."""
+    length(thetas)
     first = index(thetas, 0)
     return combine(lambda _, leaf: leaf.mean(0), first, thetas)
 
@@ -159,12 +190,14 @@ def mean(thetas: Tree) -> Tree:
 @_jit
 def add(a: Tree, b: Tree) -> Tree:
     """a + b, in the dtypes of a."""
+    check_alike(a, b)
     return combine(jnp.add, a, b)
 
 
 @_jit
 def subtract(a: Tree, b: Tree) -> Tree:
     """a - b, a deviation, in float32 at least."""
+    check_alike(a, b)
     return combine(jnp.subtract, widened(a), b)
 
 
@@ -180,6 +213,7 @@ def dot(a: Tree, b: Tree) -> jax.Array:
 
     Of complex leaves it is the real part of <a, b>, their product as vectors of twice as many real numbers.
     """
+    check_alike(a, b)
     leaves = zip(*(jax.tree.leaves(widened(floating(tree))) for tree in (a, b)), strict=True)
     return sum((jnp.vdot(x, y, precision="highest").real for x, y in leaves), jnp.zeros(()))
 
@@ -197,7 +231,11 @@ def cast(a: Tree, dtype: Any) -> Tree:
 
 @_jit
 def stack(trees: Sequence[Tree]) -> Tree:
-    """Trees of one structure joined along a new leading axis."""
+    """Trees of one structure joined along a new leading axis. Raises InputError if they differ, or are no list."""
+    if not isinstance(trees, list | tuple) or not trees:
+        raise InputError(f"got {type(trees).__name__}, expected a list of networks: [theta_1, theta_2].")
+    for each in trees[1:]:
+        check_alike(trees[0], each)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
@@ -219,7 +257,19 @@ def stack_on_host(trees: Sequence[Tree]) -> Tree:
 
 def unstack(tree: Tree) -> list[Tree]:
     """The entries of the leading axis of every leaf, one tree for each; the inverse of `stack`."""
-    return [index(tree, i) for i in range(len(jax.tree.leaves(tree)[0]))]
+    return [index(tree, i) for i in range(length(tree))]
+
+
+def length(thetas: Tree) -> int:
+    """The number of networks along the leading axis of every leaf. Raises InputError unless all leaves agree on it."""
+    found = {name: shape[0] if shape else -1 for name, shape in shapes(thetas).items()}
+    if len(set(found.values())) != 1 or -1 in found.values():
+        first = dict(list(found.items())[:4])
+        raise InputError(
+            f"got leaves of leading lengths {first}, expected networks along a leading axis, equally long in every "
+            "leaf: mcjax.trees.stack([theta_1, theta_2])."
+        )
+    return next(iter(found.values()))
 
 
 def index(tree: Tree, i: Any) -> Tree:
@@ -253,29 +303,37 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
 
 
+def check_keys(keys: Any, most: int | None = None) -> jax.Array:
+    """`keys`. Raises InputError unless they are typed (`jax.random.key`), of at most so many axes: 0 for one key."""
+    if not isinstance(keys, jax.Array) or not is_key(keys):
+        got = f"an array of {keys.dtype}" if isinstance(keys, jax.Array) else type(keys).__name__
+        raise InputError(f"got {got} for a key, expected a typed one: jax.random.key(seed).")
+    if most is not None and keys.ndim > most:
+        expected = "one key: jax.random.key(seed)" if most == 0 else "one, or several along one axis"
+        raise InputError(f"got keys of shape {keys.shape}, expected {expected}.")
+    return keys
+
+
 def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """The shape of every leaf by name."""
-    return {name: tuple(jnp.shape(leaf)) for name, leaf in flatten(tree).items()}
+    return {name: _shape(leaf) for name, leaf in flatten(tree).items()}
+
+
+def _same_shape(a: Any, b: Any) -> bool:
+    return _shape(a) == _shape(b)
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(getattr(leaf, "shape", ()))
 
 
 def not_finite(tree: Tree) -> list[str]:
     """The names of the floating-point leaves that hold infinity or NaN; none of traced arrays and of shapes."""
-    return [name for name, leaf in flatten(floating(tree)).items() if not _is_finite(leaf)]
-
-
-def _is_finite(leaf: Any) -> bool:
-    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
-        return bool(_all_finite(leaf))
-    if not isinstance(leaf, np.ndarray) or not leaf.size:
-        return True
-    # NaN and infinity show in the extremes, which need no array of their own.
-    with np.errstate(invalid="ignore"):
-        return bool(np.isfinite(leaf.min()) and np.isfinite(leaf.max()))
-
-
-@jax.jit
-def _all_finite(leaf: jax.Array) -> jax.Array:
-    return jnp.isfinite(leaf).all()
+    leaves = {name: leaf for name, leaf in flatten(floating(tree)).items() if isinstance(leaf, np.ndarray | jax.Array)}
+    known = {name: leaf for name, leaf in leaves.items() if not isinstance(leaf, jax.core.Tracer)}
+    return [
+        name for name, leaf in known.items() if not (jnp if isinstance(leaf, jax.Array) else np).isfinite(leaf).all()
+    ]
 
 
 def parameter_count(theta: Tree) -> int:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import says
 
-from mcjax import trees
+from mcjax import InputError, trees
 
 
 class Pair(NamedTuple):
@@ -187,3 +188,37 @@ def test_fingerprints_tell_values_names_shapes_and_types_apart():
         {"a": np.float32([1, 2])},
     ]
     assert len({trees.fingerprint(tree) for tree in [base, *others]}) == 1 + len(others)
+
+
+def test_keys_are_typed_and_as_many_as_are_taken():
+    one, many = jax.random.key(0), jax.random.split(jax.random.key(0))
+    assert trees.check_keys(one, 0) is one
+    assert trees.check_keys(many, 1) is many
+    raw = jax.random.PRNGKey(0)
+    for wrong, most, word in ((0, 0, "int"), (raw, 1, "uint32"), (many, 0, "(2,)"), (many[None], 1, "(1, 2)")):
+        with says(InputError, word, "key"):
+            trees.check_keys(wrong, most)
+    jax.eval_shape(trees.check_keys, one)
+
+
+def test_trees_are_alike_up_to_what_is_not_floating():
+    a = {"w": np.ones((2, 3), np.float32), "n": np.int32(1), "k": jax.random.key(0)}
+    for good in (a, {**a, "n": None}, {**a, "n": {"x": 1}}, {**a, "w": jax.ShapeDtypeStruct((2, 3), jnp.int8)}):
+        trees.check_alike(a, good)
+    for bad, words in (
+        ({**a, "w": np.ones(3)}, (" at w", "(3,)", "(2, 3)")),
+        ({"n": 1, "k": 1}, (" at w", "nothing")),
+        ({**a, "more": np.ones(4)}, (" at more", "(4,)")),
+        (np.ones(2), (" at w",)),
+    ):
+        with says(InputError, *words):
+            trees.check_alike(a, bad)
+    with says(InputError, "its root", "(3,)", "(2,)"):
+        trees.check_alike(np.ones(2), np.ones(3))
+
+
+def test_the_length_of_networks():
+    assert trees.length({"a": np.ones((3, 2)), "b": np.ones(3)}) == 3
+    for wrong in ({"a": np.ones((3, 2)), "b": np.ones(2)}, {"a": np.float32(1)}, {}, None, [np.ones(2), np.ones(3)]):
+        with says(InputError, "leading", "trees.stack("):
+            trees.length(wrong)

@@ -1,6 +1,6 @@
 """One architecture on one data set: networks, matches, curves, and metrics along them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -191,7 +191,7 @@ class Cell:
         def learn() -> trees.Tree:
             fits = []
             for pair in range(self.settings.pairs):
-                recorder = self.parts.recorder(f"second {name}")._replace(stage=f"{self.name}_second_{name}_{pair}")
+                recorder = replace(self.parts.recorder(f"second {name}"), stage=f"{self.name}_second_{name}_{pair}")
                 given = (key, self.task, curve, *trees.index((*ends, P), pair), self.settings.curve)
                 fits.append(fit_curve(*given, recorder=recorder, mesh=self.mesh).theta_c)
             return {"theta_c": trees.stack(fits)}

@@ -14,7 +14,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.errors import InputError
-from mcjax.models.base import Model, has_leading_axis
+from mcjax.models.base import Model, check_model, has_leading_axis
 from mcjax.symmetry.axis import Axis, axes_of
 
 Leaves = dict[str, np.ndarray]
@@ -104,6 +104,7 @@ def chain_of(model: Model) -> Chain:
             of a layer that is read twice, or of a layer under a norm over units. Also if the outputs are not affine in
             the top.
     """
+    check_model(model)
     # The checks compute on concrete arrays even if the caller is traced.
     with jax.ensure_compile_time_eval():
         return _chain(model)

@@ -11,10 +11,12 @@ from mcjax.data import regression
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
 from mcjax.models.registry import create
+from mcjax.shown import short_repr
 from mcjax.training.supervised import LabelLoss, label_losses, supervised
 from mcjax.training.task import Task
 
 
+@short_repr
 class Counterexample(NamedTuple):
     """A task, and two minima with a barrier on every path between them.
 

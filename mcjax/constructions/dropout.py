@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model, has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_points
+from mcjax.shown import short, short_repr
 from mcjax.training.criterion import Criterion, measure_networks
 from mcjax.training.task import Task, check_task, metric_name
 
@@ -111,6 +113,7 @@ def dropout_stability(
         if value not in known:
             raise unknown_name(name, str(value), known)
     check_whole("draws", draws)
+    trees.check_keys(key, 0)
     if chunk is not None:
         check_whole("chunk", chunk)
     criterion = _check_criterion(criterion, task)
@@ -156,9 +159,8 @@ def drop_rates(chain: Chain, fraction: float | dict[str, float]) -> dict[str, fl
     if by_group.keys() != set(chain.groups):
         raise InputError(f"got fractions of {sorted(by_group)}, expected one each of {', '.join(chain.groups)}.")
     for group, share in by_group.items():
-        number = np.ndim(share) == 0 and np.issubdtype(np.asarray(share).dtype, np.number)
-        if not (number and 0 < share < 1):
-            raise InputError(f"got fraction={share!r} for {group}, expected a share of units to drop in (0, 1).")
+        if not isinstance(share, Real | np.ndarray | jax.Array) or jnp.shape(share) or not 0 < float(share) < 1:
+            raise InputError(f"got fraction={short(share)} for {group}, expected a share of units to drop in (0, 1).")
     return {group: float(by_group[group]) for group in chain.groups}
 
 
@@ -190,9 +192,11 @@ def drop_units(key: jax.Array, model: Model, theta: trees.Tree, fraction: float 
     if has_leading_axis(theta, model):
         raise InputError("got several networks, expected one: use jax.vmap over them.")
     chain = chain_of(model)
+    trees.check_keys(key, 0)
     return scale_outputs(chain, theta, random_factors(key, chain, fraction))
 
 
+@short_repr
 class DropoutLines(NamedTuple):
     """The losses on straight lines from a network to random dropout networks (Lemma 3).
 
@@ -261,6 +265,7 @@ def dropout_lines(
     for name, value, least in (("draws", draws, 1), ("ts", ts, 2), ("chunk", 1 if chunk is None else chunk, 1)):
         check_whole(name, value, least)
     criterion = _check_criterion(criterion, task)
+    trees.check_keys(key, 0)
     chain, at = chain_of(model), np.linspace(0, 1, ts, dtype=np.float32)
     keys = jax.random.split(key, draws)
     coins = jax.tree.map(np.asarray, jax.vmap(lambda each: random_factors(each, chain, fraction))(keys))

@@ -13,6 +13,7 @@ from mcjax.constructions.linear_phases import Matrices, path_phases
 from mcjax.curves.curve import check_t
 from mcjax.errors import InputError
 from mcjax.models.base import Model
+from mcjax.shown import Bound
 
 
 def linear_network_path(
@@ -72,9 +73,7 @@ def linear_network_path(
     precision = jnp.finfo(jnp.promote_types(dtype, jnp.float32)).eps
     resolution = 10 * max(max(matrix.shape) for matrix in first) * float(precision)
     phases = path_phases(first, second, resolution, ridge=ridge)
-    return jax.tree_util.Partial(
-        PhasedPath(tuple(names), transposed, str(dtype)), jax.tree.map(jnp.asarray, tuple(phases))
-    )
+    return Bound(PhasedPath(tuple(names), transposed, str(dtype)), jax.tree.map(jnp.asarray, tuple(phases)))
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,12 @@ from mcjax.constructions.unit_edits import (
 )
 from mcjax.curves.polyline import Polyline
 from mcjax.errors import InputError
+from mcjax.shown import short_repr
 
 Kind = Literal["a", "b", "c", "line"]
 
 
+@short_repr
 class Move(NamedTuple):
     """One segment: its kind, the weight matrices that change (counted from 1), and its purpose."""
 

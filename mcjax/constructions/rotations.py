@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mcjax.shown import short_repr
+
 Array = Any
 
 
+@short_repr
 class Rotation(NamedTuple):
     """A one-parameter rotation of a frame: s in [0, 1] -> frame (m, n) with orthonormal rows.
 
@@ -72,6 +75,7 @@ def rotation(start: np.ndarray, end: np.ndarray) -> Rotation:
     return Rotation(start, basis, angles, swap)
 
 
+@short_repr
 class FullRankPath(NamedTuple):
     """A path of matrices of full row rank: a positive definite factor on a straight line, times a rotating frame.
 

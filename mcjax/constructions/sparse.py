@@ -15,9 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mcjax.errors import InputError
+from mcjax import trees
+from mcjax.errors import InputError, check_kind, check_whole
+from mcjax.shown import short_repr
 
 
+@short_repr
 class SparseProblem(NamedTuple):
     """A regression: inputs float64 (samples, inputs), targets float64 (samples,), and the weight of the penalty."""
 
@@ -26,6 +29,7 @@ class SparseProblem(NamedTuple):
     kappa: float
 
 
+@short_repr
 class SparseNetwork(NamedTuple):
     """A hidden layer float64 (units, inputs), its output weights (units,), and its energy."""
 
@@ -139,7 +143,14 @@ def fit_units(
 
     Returns:
         The network of least energy that was found; the output weights of superfluous units are zero.
+
+    Raises:
+        InputError: If a number is below 1, or the key or the problem is none.
     """
+    trees.check_keys(key, 0)
+    check_kind("problem", problem, SparseProblem, "sparse_problem(task, kappa)")
+    for name, value in (("count", count), ("starts", starts), ("steps", steps)):
+        check_whole(name, value)
     arrays, inputs = _as_floats(problem), problem.x.shape[1]
     units, best = np.zeros((count, inputs)), None
     units[:, 0] = 1
@@ -156,8 +167,7 @@ def fit_units(
         moved = np.asarray(_descend_jointly(steps, *arrays, start.units, start.weights, allowed), np.float64)
         found = min(start, lasso(problem, moved, allowed), key=lambda each: each.energy)
         best = found if best is None or found.energy <= best.energy else best
-    if best is None:
-        raise InputError(f"got count={count}, expected at least 1 unit.")
+    assert best is not None
     return best
 
 
@@ -244,6 +254,7 @@ def _rotate(
     return jnp.where(used[:, None], moved, origin) * norms
 
 
+@short_repr
 class AngleBound(NamedTuple):
     """The bounds of Proposition 2.3: lower <= value <= upper, with value = E z(w_1) z(w_2)."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.constructions.chain import UnitAxis, layer_of, outputs_agree, random_inputs, random_variables
 from mcjax.errors import InputError, check_whole
-from mcjax.models.base import Model
+from mcjax.models.base import Model, check_model
 
 Values = dict[str, Any]
 """The variables of one network by name: numpy arrays, or jax arrays if the caller is traced."""
@@ -100,7 +100,6 @@ def _put(unit_axis: UnitAxis, values: Values, unit: Any, rows: jax.Array) -> jax
     return jnp.moveaxis(moved.at[jnp.asarray(unit_axis.rows(leaf))[unit]].set(rows), 0, unit_axis.position)
 
 
-@lru_cache(maxsize=64)
 def unit_layer(model: Model, group: str) -> UnitLayer:
     """The hidden layer of a group, if its units can be merged one by one.
 
@@ -111,6 +110,14 @@ def unit_layer(model: Model, group: str) -> UnitLayer:
         SpecError: If there is no such group.
         InputError: If the group is a residual trunk, recurrent, under a norm over units or read twice, or has one unit.
     """
+    check_model(model)
+    if not isinstance(group, str):
+        raise InputError(f"got {type(group).__name__} for group, expected one of {', '.join(model.spec.groups)}.")
+    return _unit_layer(model, group)
+
+
+@lru_cache(maxsize=64)
+def _unit_layer(model: Model, group: str) -> UnitLayer:
     layer, outgoing = layer_of(model, group)
     theta = jax.eval_shape(model.init, jax.random.key(0))
     numbers, size = trees.flatten(trees.floating(theta)), model.spec.group_sizes(theta)[group]

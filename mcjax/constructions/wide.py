@@ -25,10 +25,12 @@ from mcjax.constructions.unit_edits import assign_places, unread_units
 from mcjax.curves.polyline import Polyline
 from mcjax.errors import InputError, check_whole
 from mcjax.models.base import Model
+from mcjax.shown import short_repr
 from mcjax.training.supervised import SupervisedLoss
 from mcjax.training.task import Task, check_task
 
 
+@short_repr
 class WidePath(NamedTuple):
     """The six-part path of Theorem 2.4. Energies are mean |y - f(x)|^2 + kappa ||W_2||_1 on the training examples.
 
@@ -106,6 +108,7 @@ def wide_path(
     """
     model = check_task(task, model=True).model
     assert model is not None
+    trees.check_keys(key, 0)
     chain = _check_model(model)
     problem = sparse_problem(task, kappa)
     both = [_check_rows(model, chain, theta) for theta in (theta_1, theta_2)]

@@ -1,10 +1,10 @@
 """Settings of curve fits and of PAM. Frozen, composed, static under jit."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from mcjax.errors import InputError, check_positive, check_whole, unknown_name
-from mcjax.training.config import SGD, Optimizer, Schedule, check_config, check_settings, named_preset
+from mcjax.errors import InputError, check_fields, check_positive, check_whole
+from mcjax.training.config import SGD, Optimizer, Schedule, check_settings, named_preset
 from mcjax.training.fit import ComputeDtype
 
 Projection = Literal["alternating", "sinkhorn"]
@@ -92,6 +92,7 @@ class PermutationFitConfig:
     partial_moves: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_whole("epochs", self.epochs)
         if isinstance(self.learning_rate, list):
             object.__setattr__(self, "learning_rate", tuple(self.learning_rate))
@@ -102,8 +103,6 @@ class PermutationFitConfig:
         if not 0 < self.annealing <= 1:
             raise InputError(f"got annealing={self.annealing}, expected it in (0, 1].")
         check_whole("samples", self.samples, 0)
-        if self.projection not in get_args(Projection):
-            raise unknown_name("projection", str(self.projection), get_args(Projection))
         SGD(schedule=self.schedule, decay=self.decay)  # which checks them
 
     @property
@@ -157,16 +156,13 @@ class PamConfig:
     slopes: bool = False
 
     def __post_init__(self) -> None:
-        check_config(self.curve, FitConfig)
-        check_config(self.permutation, PermutationFitConfig)
+        check_fields(self)
         for name in ("iterations", "objective_examples", "objective_points"):
             check_whole(name, getattr(self, name))
         for name in ("nu_P", "nu_phi"):
             check_positive(name, getattr(self, name))
         if self.norm_bound is not None:
             check_positive("norm_bound", self.norm_bound)
-        if self.acceptance not in get_args(Acceptance):
-            raise unknown_name("acceptance", str(self.acceptance), get_args(Acceptance))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "PamConfig":

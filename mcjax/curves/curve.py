@@ -8,19 +8,22 @@ Curves differ in the weights w_j, which are zero at both ends. So `theta_c = 0` 
 not depend on theta_c, and the control points move with P (Neuron Alignment, eq. 8).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import comb
-from typing import Any, Literal, get_args
+from numbers import Real
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.errors import InputError, unknown_name
+from mcjax.errors import InputError, check_fields, check_function, check_whole
+from mcjax.shown import Bound, short
 from mcjax.symmetry import Permutation, PermutationSpec, permute
+from mcjax.symmetry.spec import check_spec
 
 Kind = Literal["bezier", "chain"]
 Path = Callable[[Any], trees.Tree]
@@ -51,13 +54,8 @@ class Curve:
     control_points: int
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise unknown_name("kind", str(self.kind), get_args(Kind))
-        if not isinstance(self.spec, PermutationSpec):
-            raise InputError(
-                f"got a {type(self.spec).__name__} for the spec of a curve, expected a PermutationSpec: model.spec, or "
-                "infer_spec(fn, theta, x)."
-            )
+        check_spec(self.spec)
+        check_fields(self)
 
     def weights(self, t: Any) -> jax.Array:
         """The weights w_j(t), (control_points,): Bernstein polynomials or the hat functions of a chain.
@@ -79,9 +77,10 @@ class Curve:
     ) -> trees.Tree:
         check_t(t)
         end = theta_2 if P is None else permute(self.spec, P, theta_2)
+        trees.check_alike(theta_1, end, "theta_1", "P theta_2")
         if theta_c is None or self.control_points == 0:
             return trees.interpolate(theta_1, end, t)
-        self._check_control_points(theta_1, theta_c)
+        self.check_control_points(theta_1, theta_c)
         return self._with_control_points(theta_1, end, theta_c, t)
 
     @partial(jax.jit, static_argnums=0, inline=True)
@@ -96,14 +95,18 @@ class Curve:
 
         return trees.combine(point, theta_1, end, theta_c)
 
-    def _check_control_points(self, theta: trees.Tree, theta_c: trees.Tree) -> None:
-        shape, got = (jnp.shape(jax.tree.leaves(tree)[0]) for tree in (theta, theta_c))
-        expected = shape if self.control_points == 1 else (self.control_points, *shape)
-        if got != expected:
-            raise InputError(
-                f"theta_c is not for this curve of {self.control_points} control points: its first leaf has shape "
-                f"{got}, expected {expected}. Start from curve.zero(theta)."
-            )
+    def check_control_points(self, theta: trees.Tree, theta_c: trees.Tree) -> None:
+        """Raise InputError unless theta_c holds the control points of this curve, for networks like theta."""
+        leading = () if self.control_points == 1 else (self.control_points,)
+        found = trees.shapes(theta_c)
+        for name, shape in trees.shapes(trees.floating(theta)).items():
+            if found.get(name) != (*leading, *shape):
+                is_p = isinstance(theta_c, Mapping) and theta_c.keys() == {*self.spec.groups}
+                hint = " This is a P: the order is theta_1, theta_2, theta_c, P." * is_p
+                raise InputError(
+                    f"theta_c is not for this curve of {self.control_points} control points: got {name} of shape "
+                    f"{found.get(name, 'nothing')}, expected {(*leading, *shape)}. Start from curve.zero(theta).{hint}"
+                )
 
     def zero(self, theta: trees.Tree) -> trees.Tree:
         """The `theta_c` of the straight line: zeros like theta, for each control point, in float32 at least."""
@@ -127,7 +130,7 @@ class Curve:
         Returns:
             The path, which can be an argument of compiled functions.
         """
-        return jax.tree_util.Partial(self, theta_1, theta_2, theta_c, P)
+        return Bound(self, theta_1, theta_2, theta_c, P)
 
     def bind_pairs(
         self,
@@ -147,7 +150,7 @@ class Curve:
         Returns:
             The path t -> theta, with a leading pair axis, which can be an argument of compiled functions.
         """
-        return jax.tree_util.Partial(PairwiseCurve(self), theta_1, theta_2, theta_c, P)
+        return Bound(PairwiseCurve(self), theta_1, theta_2, theta_c, P)
 
 
 @partial(jax.jit, static_argnums=1, inline=True)
@@ -166,13 +169,24 @@ class PairwiseCurve:
         return jax.vmap(self.curve, in_axes=(0, 0, 0, 0, None))(theta_1, theta_2, theta_c, P, t)
 
 
+def check_path(path: Any) -> jax.tree_util.Partial:
+    """A path as a pytree. Raises InputError if it is none, with the path of a fit or a curve as the remedy."""
+    if isinstance(path, Curve) or not callable(path):
+        remedy = "its .bind(theta_1, theta_2, theta_c, P)" if isinstance(path, Curve) else "as a fit has in its .path"
+        raise InputError(f"got {type(path).__name__} for path, expected a function t -> theta: {remedy}.")
+    check_function("path(t) -> theta", path)
+    return path if isinstance(path, jax.tree_util.Partial) else Bound(path)
+
+
 def check_t(t: Any) -> None:
-    """Raise InputError if a concrete t lies outside [0, 1]."""
+    """Raise InputError unless t is one number, in [0, 1] if it is concrete."""
+    if isinstance(t, jax.Array | np.ndarray) and t.ndim:
+        raise InputError(f"got t of shape {t.shape}, expected one number: jax.vmap(path)(ts) takes several.")
     if isinstance(t, jax.core.Tracer):
         return
-    values = np.asarray(t)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise InputError(f"got t={values.tolist()}, expected it in [0, 1]: 0 is theta_1, 1 is P theta_2.")
+    number = isinstance(t, Real | np.ndarray | jax.Array) and jnp.issubdtype(jnp.result_type(t), jnp.number)
+    if not number or not ((np.asarray(t) >= 0) & (np.asarray(t) <= 1)).all():
+        raise InputError(f"got t={short(t)}, expected a number in [0, 1]: 0 is theta_1, 1 is P theta_2.")
 
 
 def linear(spec: PermutationSpec) -> Curve:
@@ -188,13 +202,11 @@ def bezier(spec: PermutationSpec, degree: int = 2) -> Curve:
         path = bezier(spec).bind(theta_1, theta_2, theta_c, P)
         middle = path(0.5)
     """
-    if degree < 1:
-        raise InputError(f"got degree={degree}, expected at least 1 (the straight line).")
+    check_whole("degree", degree)  # 1 is the straight line
     return Curve(spec, "bezier", degree - 1)
 
 
 def polygonal_chain(spec: PermutationSpec, bends: int = 1) -> Curve:
     """The polygonal chain: straight segments through `bends` control points, at t = j / (bends + 1)."""
-    if bends < 0:
-        raise InputError(f"got bends={bends}, expected at least 0 (the straight line).")
+    check_whole("bends", bends, 0)  # 0 is the straight line
     return Curve(spec, "chain", bends)

@@ -12,11 +12,13 @@ from mcjax.curves.fit import check_curve
 from mcjax.curves.objective import Objective, midpoint_grid
 from mcjax.errors import InputError, check_positive, check_whole
 from mcjax.models.pairs import pairs_of
+from mcjax.shown import short_repr
 from mcjax.symmetry import Permutation
 from mcjax.training.batches import fixed_examples
 from mcjax.training.task import Task, check_task
 
 
+@short_repr
 class Exchanges(NamedTuple):
     """The objective at a permutation, and after every exchange of two units.
 
@@ -93,6 +95,8 @@ def exchanges(
     if not curve.spec.groups:
         raise InputError(f"no units of {task.name} can be permuted, so there is nothing to exchange.")
     pairs = pairs_of(task, curve.spec, theta_1, theta_2, P, hard=True)
+    if theta_c is not None and not pairs.axis.given:
+        curve.check_control_points(theta_1, theta_c)
     controls = jax.vmap(curve.zero)(pairs.theta_1) if theta_c is None else pairs.axis.add(theta_c)
     fixed, size = fixed_examples(task, examples, batch_size)
     objective = Objective(task, curve, weight_decay, midpoint_grid(points), fixed, size)

@@ -15,16 +15,18 @@ from mcjax import trees
 from mcjax.curves.config import FitConfig
 from mcjax.curves.curve import Curve
 from mcjax.curves.norm_bound import OntoBall
-from mcjax.errors import InputError, check_positive, check_whole
+from mcjax.errors import InputError, check_kind, check_positive, check_whole
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.recorder import History, Recorder
+from mcjax.shown import short_repr
 from mcjax.symmetry import Permutation, permute
 from mcjax.training.config import check_config, make_optimizer
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, Proximal, fit_of, uniform_t
-from mcjax.training.loop import check_typed_keys, epoch_plan, initial_states, run_epochs
+from mcjax.training.loop import epoch_plan, initial_states, run_epochs
 from mcjax.training.task import Task, check_task
 
 
+@short_repr
 class CurveFit(NamedTuple):
     """A fitted curve; with a leading pair axis if the endpoints had one.
 
@@ -42,6 +44,7 @@ class CurveFit(NamedTuple):
     history: History
 
 
+@short_repr
 class CurveEnds(NamedTuple):
     """The ends of a curve, which its fit keeps: theta_1, P theta_2, and the centre of a proximal term on theta_c."""
 
@@ -168,7 +171,7 @@ def fit_curve(
         theta_2: Second endpoint, or as many.
         P: Hard or soft permutation of theta_2, with the pair axis of the endpoints. None: the identity.
         config: Settings. None: `FitConfig()`.
-        recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
+        recorder: `Recorder()` for a progress line, and with a run folder an interrupted call resumes. None: silent.
         mesh: A mesh from `make_mesh`: pairs are distributed along `pair`, batches along `data`.
 
     Returns:
@@ -184,8 +187,7 @@ def fit_curve(
         fit = fit_curve(key, task, bezier(task.spec), theta_1, theta_2, P=match.P)
         middle = fit.path(0.5)
     """
-    config = config or FitConfig()
-    check_config(config, FitConfig)
+    config = check_config(config, FitConfig)
     task, pairs = check_fit_inputs(key, task, curve, theta_1, theta_2, P)
     plan = epoch_plan(task, config.batch_size, config.steps_per_epoch)
     fit = configured_curve_fit(task, curve, config, config.epochs, plan.steps)
@@ -212,8 +214,7 @@ def configured_curve_fit(
 
 def check_curve(curve: Any, least: int = 1) -> None:
     """Raise InputError unless this is a curve with at least so many control points."""
-    if not isinstance(curve, Curve):
-        raise InputError(f"got a {type(curve).__name__} for curve, expected a Curve: mcjax.bezier(spec).")
+    check_kind("curve", curve, Curve, "mcjax.bezier(spec)")
     if curve.control_points < least:
         raise InputError("the straight line has no control points to fit: give a bezier or polygonal_chain.")
 
@@ -245,7 +246,7 @@ def check_fit_inputs(
         InputError: If the key is not typed, the curve has no control points, or the loss does not take the endpoints.
         SpecError: If the endpoints are not of this task, or the spec of the curve does not fit them or P.
     """
-    check_typed_keys(key)
+    trees.check_keys(key, 0)
     check_curve(curve)
     task = check_task(task, arrays=())
     pairs = pairs_of(task, curve.spec, theta_1, theta_2, P, hard=hard)

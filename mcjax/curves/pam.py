@@ -11,6 +11,7 @@ the first subproblem is that of Q + R: what is accepted is what is descended.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -26,13 +27,15 @@ from mcjax.curves.pam_half_steps import advance_curve, permutation_learning_rate
 from mcjax.curves.pam_problem import HalfStep, PamProblem, PamState, Relaxation, as_single_candidate
 from mcjax.curves.stationarity import Slopes, slopes
 from mcjax.errors import InputError, RunError
-from mcjax.runs.recorder import History, Recorder
+from mcjax.runs.recorder import History, Recorder, checked_recorder
+from mcjax.shown import short_repr
 from mcjax.symmetry import Permutation
 from mcjax.training.config import check_config
 from mcjax.training.loop import join_histories
 from mcjax.training.task import Task
 
 
+@short_repr
 class PamFit(NamedTuple):
     """A fitted curve and the permutation learned with it; with a leading pair axis if the endpoints had one.
 
@@ -102,8 +105,8 @@ def fit_pam(
         P: Hard permutation, the start, with the pair axis of the endpoints. None: the identity ("PAM unaligned" in the
             paper); the P of a match gives "PAM aligned".
         config: Settings. None: `PamConfig()`.
-        recorder: The progress line, and the run folder from which an interrupted call resumes, also in the middle of a
-            half-step, to the same bits; every half-step is one stage. None: silent.
+        recorder: `Recorder()` for a progress line, and with a run folder an interrupted call resumes, also in the
+            middle of a half-step, to the same bits; every half-step is one stage. None: silent.
         mesh: A mesh from `make_mesh`, for the epochs of all half-steps.
 
     Returns:
@@ -119,15 +122,15 @@ def fit_pam(
         fit = fit_pam(key, task, bezier(task.spec), theta_1, theta_2, P=match.P)
         print(fit.objective, fit.accepted)
     """
-    config = config or PamConfig()
-    check_config(config, PamConfig)
+    config = check_config(config, PamConfig)
     task, pairs = check_fit_inputs(key, task, curve, theta_1, theta_2, P, hard=True)
     if not curve.spec.groups:
         raise InputError(f"no units of {task.name} can be permuted: fit its curve with fit_curve.")
     check_different_ends(curve, pairs)
     check_norm_bound(config.norm_bound, pairs.theta_1, pairs.theta_2)
     problem = PamProblem.create(task, curve, config, pairs, mesh)
-    recorder = recorder or Recorder("the fit", progress=False)
+    recorder = checked_recorder(recorder)
+    title, stage = recorder.title, recorder.stage
 
     # Eq. 8: theta_c = 0 is the straight line to P theta_2.
     line = problem.line
@@ -146,9 +149,7 @@ def fit_pam(
     measured = [slopes(problem, state)] if config.slopes else []
     for k in range(config.iterations):
         permutation_stage, curve_stage = (
-            recorder._replace(
-                title=f"{recorder.title}, {kind} {k + 1}/{config.iterations}", stage=f"{recorder.stage}_{k}_{kind}"
-            )
+            replace(recorder, title=f"{title}, {kind} {k + 1}/{config.iterations}", stage=f"{stage}_{k}_{kind}")
             for kind in ("permutation", "curve")
         )
         permutation_key, curve_key = jax.random.split(jax.random.fold_in(key, k))

@@ -12,8 +12,10 @@ from mcjax import trees
 from mcjax.curves.curve import check_t
 from mcjax.errors import InputError
 from mcjax.runtime.mapping import over_points
+from mcjax.shown import Bound, short_repr
 
 
+@short_repr
 class Polyline(NamedTuple):
     """Networks joined by straight segments. A pytree, so it can be an argument of compiled functions.
 
@@ -67,7 +69,7 @@ class Polyline(NamedTuple):
             raise InputError(
                 "got no or fewer than two knots, expected networks along a leading axis: trees.stack([...])."
             )
-        return jax.tree_util.Partial(_at, jax.tree.map(jnp.asarray, self.knots), jnp.asarray(self.ts))
+        return Bound(_at, jax.tree.map(jnp.asarray, self.knots), jnp.asarray(self.ts))
 
     def heights(self, loss: Callable[[Any], jax.Array], points: int = 17, chunk: int | None = None) -> jax.Array:
         """The loss at equally spaced points of every segment, its ends included. Pure.

@@ -14,10 +14,12 @@ from mcjax.curves.objective import tangent_part
 from mcjax.curves.pam_problem import PamProblem, PamState
 from mcjax.models.pairs import permute_pairs
 from mcjax.runtime.processes import on_first_process
+from mcjax.shown import short_repr
 from mcjax.symmetry import to_matrix
 from mcjax.training.fit import parts_of
 
 
+@short_repr
 class Slopes(NamedTuple):
     """Norms of the least subgradients of Q + R at an iterate (phi_k, P_k); zero at a critical point.
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mcjax.errors import InputError, check_positive, check_whole
+from mcjax.errors import InputError, check_fields, check_positive, check_whole
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class PgdAttack:
     random_start: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_whole("steps", self.steps)
         for name in ("epsilon", "step_size"):
             value = getattr(self, name)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_fields
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Augmentation:
     rotate: float = 15.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.crop < 0 or not 0 <= self.rotate <= 180:
             raise InputError(
                 f"got crop={self.crop} pixels and rotate={self.rotate} degrees, "

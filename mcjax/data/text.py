@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mcjax.errors import InputError
+from mcjax.shown import short_repr
 
 SPLITS = {"train": ("train",), "validation": ("valid", "validation", "dev"), "test": ("test",)}
 """Parts of a file name, between dots, dashes and underscores, that mark the text of a split."""
@@ -15,6 +16,7 @@ END, UNKNOWN = "<eos>", "<unk>"
 """The token at the end of every line, and the token that replaces words outside the vocabulary."""
 
 
+@short_repr
 class Corpus(NamedTuple):
     """The tokens of each split, int32 (tokens,), and the vocabulary: the word of each token."""
 

@@ -10,8 +10,10 @@ from mcjax import trees
 from mcjax.errors import InputError, check_whole
 from mcjax.hessian.products import Loss, as_loss, check_like, loss_of_params
 from mcjax.runtime.compiling import jit
+from mcjax.shown import short_repr
 
 
+@short_repr
 class Ratios(NamedTuple):
     """The ratio of each condition at every point w, with g the gradient, w* the minimum and f* its loss.
 
@@ -28,6 +30,7 @@ class Ratios(NamedTuple):
     restricted_secant: np.ndarray
 
 
+@short_repr
 class ConvergenceConstants(NamedTuple):
     """The least ratio over the points, for each of the three conditions.
 

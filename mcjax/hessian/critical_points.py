@@ -11,10 +11,12 @@ from mcjax.errors import InputError, check_whole
 from mcjax.hessian.estimators import spectral_density
 from mcjax.hessian.products import DENSE_LIMIT, Loss, as_loss, cast_like, dense_hessian, gradient, loss_of_params
 from mcjax.runtime.compiling import jit
+from mcjax.shown import short_repr
 
 Kind = Literal["minimum", "maximum", "saddle", "degenerate", "no critical point"]
 
 
+@short_repr
 class CriticalPoint(NamedTuple):
     """The gradient norm, Hessian eigenvalues and kind of a point (Zhang 2024, Theorem 4).
 

@@ -12,9 +12,10 @@ from mcjax.errors import InputError, check_whole
 from mcjax.hessian.lanczos import lanczos
 from mcjax.hessian.products import Curvature, Loss, as_loss, check_curvature, curvature_operator
 from mcjax.runtime.compiling import jit
-from mcjax.training.loop import check_typed_keys
+from mcjax.shown import short_repr
 
 
+@short_repr
 class SpectralDensity(NamedTuple):
     """The distribution of the eigenvalues, estimated by the point masses of several Gauss quadratures.
 
@@ -42,6 +43,7 @@ class SpectralDensity(NamedTuple):
         return jax.lax.map(at, grid.ravel()).reshape(grid.shape)
 
 
+@short_repr
 class TraceEstimate(NamedTuple):
     """An estimate of the trace of a Hessian.
 
@@ -93,7 +95,7 @@ def spectral_density(
         density = spectral_density(key, full_batch_loss(task), theta)
         negative_share = (density.weights * (density.nodes < 0)).sum(1).mean()
     """
-    check_typed_keys(key)
+    trees.check_keys(key, 0)
     check_curvature(curvature)
     for name, value in (("draws", draws), ("steps", steps), ("chunk", chunk)):
         check_whole(name, value)
@@ -141,7 +143,7 @@ def hessian_trace(
     Raises:
         InputError: An argument is out of range.
     """
-    check_typed_keys(key)
+    trees.check_keys(key, 0)
     check_curvature(curvature)
     check_whole("draws", draws, 2)
     check_whole("chunk", chunk)

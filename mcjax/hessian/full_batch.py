@@ -13,12 +13,15 @@ from jax.sharding import PartitionSpec as Spec
 
 from mcjax import trees
 from mcjax.errors import InputError, check_whole
+from mcjax.models.base import has_leading_axis
 from mcjax.runtime.mesh import AXES, check_mesh
+from mcjax.shown import Bound, short_repr
 from mcjax.training.batches import evenly_spaced
 from mcjax.training.loss import Batch, at_least_float32
 from mcjax.training.task import SplitName, Task, check_task, examples
 
 
+@short_repr
 class FullBatch(NamedTuple):
     """A whole split: equal batches along a leading axis, and a smaller last batch, or None."""
 
@@ -42,6 +45,9 @@ class FullBatchLoss:
     weight_decay: float
 
     def __call__(self, task: Task, split: FullBatch, theta: trees.Tree) -> jax.Array:
+        if has_leading_axis(theta, task):
+            raise InputError("got several networks, expected one: jax.vmap over them.")
+
         # Each batch is recomputed in the backward pass, so that derivatives need the memory of one batch.
         @partial(jax.checkpoint, prevent_cse=False)
         def summed(wide: trees.Tree, batch: Batch) -> jax.Array:
@@ -122,7 +128,7 @@ def full_batch_loss(
 
     rest = None if count * size == n else jax.tree.map(lambda leaf: jnp.asarray(leaf[count * size :]), stored)
     batches = FullBatch(jax.tree.map(whole, stored), rest)
-    return jax.tree_util.Partial(FullBatchLoss(float(weight_decay)), task.functions(), batches)
+    return Bound(FullBatchLoss(float(weight_decay)), task.functions(), batches)
 
 
 __all__ = ["FullBatch", "FullBatchLoss", "full_batch_loss"]

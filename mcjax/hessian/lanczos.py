@@ -10,12 +10,13 @@ from mcjax import trees
 from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.hessian.products import Curvature, Loss, Product, as_loss, check_curvature, curvature_operator
 from mcjax.runtime.compiling import jit
-from mcjax.training.loop import check_typed_keys
+from mcjax.shown import short_repr
 
 Which = Literal["both", "largest", "smallest"]
 """The ends of the spectrum to compute."""
 
 
+@short_repr
 class Tridiagonal(NamedTuple):
     """The Lanczos decomposition of a symmetric matrix A: `basis @ A @ basis.T` is tridiagonal, up to rounding.
 
@@ -34,6 +35,7 @@ class Tridiagonal(NamedTuple):
         return jnp.diag(self.diagonal) + jnp.diag(self.off_diagonal, 1) + jnp.diag(self.off_diagonal, -1)
 
 
+@short_repr
 class Eigenpairs(NamedTuple):
     """Eigenvalues with their unit eigenvectors.
 
@@ -159,7 +161,7 @@ def extreme_eigenpairs(
 
         sharpness = extreme_eigenpairs(key, full_batch_loss(task), theta, which="largest").values[0]
     """
-    check_typed_keys(key)
+    trees.check_keys(key, 0)
     check_curvature(curvature)
     if which not in ("both", "largest", "smallest"):
         raise unknown_name("end of the spectrum", str(which), ("both", "largest", "smallest"))

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from mcjax import trees
+from mcjax.shown import short_repr
 
 Function = Callable[[Any], jax.Array]
 """A pure function from a tree or a vector to a scalar, twice differentiable almost everywhere."""
 
 
+@short_repr
 class NewtonResult(NamedTuple):
     """The result of a minimisation.
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from mcjax import trees
-from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.errors import InputError, check_function, check_whole, unknown_name
 from mcjax.hessian.full_batch import FullBatch, FullBatchLoss
 from mcjax.runtime.compiling import jit
+from mcjax.shown import short_repr
 from mcjax.training.batches import at_least_float32
 from mcjax.training.loss import Batch, check_parameters
 from mcjax.training.supervised import SupervisedLoss
@@ -29,6 +30,7 @@ DENSE_LIMIT = 5000
 """Largest number of parameters for which a dense matrix is formed: 200 MB of float64."""
 
 
+@short_repr
 class Operator(NamedTuple):
     """A matrix of second derivatives at a network, represented by its product with vectors.
 
@@ -53,8 +55,7 @@ def as_loss(loss: Loss) -> Loss:
     Raises:
         InputError: The loss is not callable, or not hashable.
     """
-    if not callable(loss):
-        raise InputError(f"got {loss!r} as loss, expected a function of one network, such as full_batch_loss().")
+    check_function("loss(theta) -> scalar, such as full_batch_loss(task)", loss)
     try:
         hash(loss.func if isinstance(loss, jax.tree_util.Partial) else loss)
     except TypeError:
@@ -193,6 +194,7 @@ def curvature_operator(loss: Loss, theta: trees.Tree, curvature: Curvature = "he
 
     A network in bfloat16 or float16 is cast to float32 first, since the matrix is too rough in its dtype.
     """
+    check_function("loss(theta) -> scalar, such as full_batch_loss(task)", loss)
     theta = trees.widened(theta)
     flat, unravel = ravel_pytree(trees.trained(theta))
     product = hessian_product if curvature == "hessian" else gauss_newton_product

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,21 +11,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.curves.curve import PairwiseCurve
-from mcjax.errors import InputError, InputWarning
+from mcjax.curves.curve import PairwiseCurve, check_path
+from mcjax.errors import InputError, InputWarning, check_kind, check_whole, unknown_name
 from mcjax.landscape.points import (
-    check_metric_name,
     evaluate_points,
     evaluation_config,
     value_of,
 )
 from mcjax.models.base import has_leading_axis
 from mcjax.runtime.compiling import jit
+from mcjax.shown import short, short_repr
 from mcjax.training.loss import Metric
 from mcjax.training.measure import compare_scalings
 from mcjax.training.task import Task, check_task
 
 
+@short_repr
 class PathMetrics(NamedTuple):
     """Metrics at points of a path; arrays have a leading pair axis if the path has one.
 
@@ -121,9 +123,7 @@ def evaluate_path(
         print(evaluate_path(task, fit.path, metric=entropy).test_entropy)
     """
     task = check_task(task, arrays=())
-    ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
-    _check_ts(ts)
-    path = path if isinstance(path, jax.tree_util.Partial) else jax.tree_util.Partial(path)
+    ts, path = _points(ts), check_path(path)
     theta = jax.eval_shape(path, jnp.float32(0))
     pairs = has_leading_axis(theta, task)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), theta) if pairs else theta
@@ -172,9 +172,16 @@ def _compare_statistics(metrics: PathMetrics) -> None:
         return
 
 
-def _check_ts(ts: np.ndarray) -> None:
-    if ts.ndim != 1 or len(ts) == 0 or (ts < 0).any() or (ts > 1).any() or (np.diff(ts) <= 0).any():
-        raise InputError(f"got ts={np.array2string(ts, threshold=8)}, expected increasing values in [0, 1].")
+def _points(ts: Any) -> np.ndarray:
+    """The points, float32 (n,). Raises InputError unless they are increasing in [0, 1], or a number of points."""
+    if isinstance(ts, Integral):
+        check_whole("ts", ts)
+        return np.linspace(0, 1, int(ts), dtype=np.float32)
+    given = np.asarray(None if trees.is_key(ts) or hasattr(ts, "_fields") else ts)
+    numbers = given.ndim == 1 and len(given) > 0 and given.dtype.kind in "iuf"
+    if not numbers or not ((given >= 0) & (given <= 1)).all() or (np.diff(given) <= 0).any():
+        raise InputError(f"got ts={short(ts)}, expected increasing values in [0, 1], or a whole number of points.")
+    return given.astype(np.float32)
 
 
 @jit(static_argnames="pairs")
@@ -199,6 +206,13 @@ def _distances(path: Any, ts: jax.Array, pairs: bool) -> jax.Array:
     return jax.lax.scan(advance, (start, zero), ts)[1]
 
 
+def check_metrics(metrics: Any, metric: Any) -> None:
+    """Raise InputError unless these are the metrics of a path, and hold one of this name."""
+    check_kind("metrics", metrics, PathMetrics, "evaluate_path(task, path)")
+    if not isinstance(metric, str) or metric not in metrics.values:
+        raise unknown_name("metric", metric, metrics.values)
+
+
 def barrier(
     metrics: PathMetrics, metric: str = "train_loss", baseline: Literal["line", "mean", "ends"] = "line"
 ) -> Any:
@@ -221,7 +235,7 @@ def barrier(
     Raises:
         InputError: If the metric was not measured, or there is no such baseline.
     """
-    check_metric_name(metrics.values, metric)
+    check_metrics(metrics, metric)
     if baseline not in ("line", "mean", "ends"):
         raise InputError(f"got baseline={baseline!r}, expected line, mean or ends.")
     values = metrics.values[metric] * (-1 if metric.endswith("accuracy") else 1)
@@ -238,9 +252,7 @@ def arc_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
     `ts` is as in `evaluate_path`. The result is a float32 scalar, or (pairs,) for the path of a curve bound to many
     pairs.
     """
-    ts = np.linspace(0, 1, ts, dtype=np.float32) if isinstance(ts, int) else np.asarray(ts, np.float32)
-    _check_ts(ts)
-    return _distances(path, jnp.asarray(ts), _over_pairs(path))[-1]
+    return _distances(check_path(path), jnp.asarray(_points(ts)), _over_pairs(path))[-1]
 
 
 def normalized_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
@@ -248,7 +260,7 @@ def normalized_length(path: Callable[[Any], trees.Tree], ts: Any = 61) -> Any:
 
     Arguments and result are those of `arc_length`.
     """
-    distance = _distances(path, jnp.array([0.0, 1.0]), _over_pairs(path))[-1]
+    distance = _distances(check_path(path), jnp.array([0.0, 1.0]), _over_pairs(path))[-1]
     # The length of a path that stays where it is need not be zero to rounding.
     return jnp.where(distance > 0, arc_length(path, ts) / distance, jnp.nan)
 

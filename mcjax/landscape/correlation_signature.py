@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.curves.curve import check_t
+from mcjax.curves.curve import check_path, check_t
 from mcjax.errors import InputError, check_whole
 from mcjax.matching.activations import match_activations
 from mcjax.models.base import has_leading_axis
+from mcjax.shown import short_repr
 from mcjax.training.batch_statistics import check_calibration, reestimate
 from mcjax.training.task import Task, check_task, examples
 
 
+@short_repr
 class CorrelationSignature(NamedTuple):
     """Mean correlations of units with equal index, float32 ([pairs,] 2, groups): by endpoint, then by group.
 
@@ -68,6 +70,7 @@ def correlation_signature(
         print(dict(zip(signature.groups, signature.matched[0] - signature.curve[0])))
     """
     model = check_task(task, model=True).model
+    path = check_path(path)
     check_t(t)
     if not model.spec.groups:
         raise InputError(f"no units of {model.name} can be permuted, expected a model with groups to correlate.")

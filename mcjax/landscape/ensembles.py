@@ -10,6 +10,7 @@ from mcjax.errors import InputError, check_whole
 from mcjax.models.base import has_leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
+from mcjax.shown import short_repr
 from mcjax.training.batches import mean_over
 from mcjax.training.loss import Batch, at_least_float32
 from mcjax.training.supervised import SupervisedLoss, is_classes, right
@@ -18,6 +19,7 @@ from mcjax.training.task import SplitName, Task, check_task
 BINS = 15
 
 
+@short_repr
 class Ensemble(NamedTuple):
     """The performance of an ensemble, float32 scalars.
 

@@ -130,6 +130,7 @@ def noise_stability(
         print(stability.layer_cushion.min(1), stability.rho, stability.epsilon())
     """
     model = check_task(task, model=True).model
+    trees.check_keys(key, 0)
     chained = chain_of(model)
     depth = len(chained.layers)
     check_network(model, theta)

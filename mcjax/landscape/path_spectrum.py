@@ -5,10 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from mcjax.errors import InputError
-from mcjax.landscape.along import PathMetrics
-from mcjax.landscape.points import check_metric_name
+from mcjax.landscape.along import PathMetrics, check_metrics
+from mcjax.shown import short_repr
 
 
+@short_repr
 class PathSpectrum(NamedTuple):
     """The absolute Fourier transform of a metric along a path.
 
@@ -47,7 +48,7 @@ def path_spectrum(metrics: PathMetrics, metric: str = "test_loss") -> PathSpectr
         aligned, unaligned = (path_spectrum(evaluate_path(task, fit.path)) for fit in fits)
         print(aligned.magnitude[..., 5:].mean() < unaligned.magnitude[..., 5:].mean())
     """
-    check_metric_name(metrics.values, metric)
+    check_metrics(metrics, metric)
     ts = np.asarray(metrics.ts, np.float64)
     n = len(ts) - 1
     if n < 2:

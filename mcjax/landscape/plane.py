@@ -12,10 +12,12 @@ from mcjax.curves.curve import Curve
 from mcjax.errors import InputError
 from mcjax.landscape.points import Splits, evaluate_points, evaluation_config, value_of
 from mcjax.models.base import has_leading_axis
+from mcjax.shown import short_repr
 from mcjax.training.loss import Metric
 from mcjax.training.task import Task, check_task
 
 
+@short_repr
 class Plane(NamedTuple):
     """A plane in parameter space: theta(x, y) = origin + x e_x + y e_y, in Euclidean units of the weights. A pytree.
 
@@ -53,6 +55,7 @@ class Plane(NamedTuple):
         return trees.norm(trees.subtract(trees.params(theta), trees.params(on_plane)))
 
 
+@short_repr
 class PlaneMetrics(NamedTuple):
     """Metrics on a grid of a plane; entry [i, j] is at (x[j], y[i]).
 
@@ -85,8 +88,7 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
         InputError: If the three are not of one architecture, lie on one line up to float32 rounding, or are not finite.
     """
     for name, theta in (("u_point", u_point), ("v_point", v_point)):
-        if trees.shapes(theta) != trees.shapes(origin):
-            raise InputError(f"{name} and origin have leaves of other names or shapes: expected three of one model.")
+        trees.check_alike(origin, theta, "origin", name)
     start, u, v = (
         jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), trees.floating(theta))
         for theta in (origin, u_point, v_point)

@@ -1,14 +1,15 @@
 """Metrics at many points of parameter space, a chunk at a time, within the device's memory."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import trees
-from mcjax.errors import check_whole, unknown_name
+from mcjax.errors import check_fields, check_whole, unknown_name
 from mcjax.runtime.compiling import Compiled
 from mcjax.runtime.memory import check_memory, program_memory
 from mcjax.runtime.mesh import check_mesh
@@ -20,7 +21,8 @@ from mcjax.training.totals import Points, Reading
 Splits = Literal["both", "train", "test"]
 
 
-class EvaluationConfig(NamedTuple):
+@dataclass(frozen=True)
+class EvaluationConfig:
     """The settings of an evaluation.
 
     Attributes:
@@ -39,6 +41,9 @@ class EvaluationConfig(NamedTuple):
     calibration_examples: int | None
     chunk: int | None
     splits: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def evaluation_config(
@@ -142,9 +147,3 @@ def value_of(values: Any, name: str) -> np.ndarray:
         return values[name]
     there = ", ".join(values) if isinstance(values, Mapping) else "none"
     raise AttributeError(f"got {name!r}, expected one of the metrics measured: {there}.")
-
-
-def check_metric_name(values: Mapping[str, np.ndarray], name: str) -> None:
-    """Raise InputError unless there is a metric of this name."""
-    if name not in values:
-        raise unknown_name("metric", str(name), values)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.errors import InputError
-from mcjax.models.base import Model, check_finite, has_leading_axis, leading_axis
+from mcjax.models.base import Model, check_finite, check_model, has_leading_axis, leading_axis
 from mcjax.runtime.compiling import jit
 from mcjax.symmetry.infer.preactivations import KernelLayer, infer_preactivations
 from mcjax.training.batch_statistics import calibration_batch, check_calibration, reestimate
@@ -93,6 +93,7 @@ def repair(
 
 def repaired_layers(model: Model) -> tuple[KernelLayer, ...]:
     """The layers that `repair` rescales, in the order of the computation; none for a model with batch statistics."""
+    check_model(model)
     theta = jax.eval_shape(model.init, jax.random.key(0))
     if jax.tree.leaves(trees.batch_stats(theta)):
         return ()

@@ -2,9 +2,11 @@
 
 from typing import Any, NamedTuple
 
+from mcjax.shown import short_repr
 from mcjax.symmetry import Permutation
 
 
+@short_repr
 class Match(NamedTuple):
     """A matching of theta_2 onto theta_1; arrays have a leading pair axis if the endpoints had one.
 

@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_function, check_whole
 from mcjax.matching.match import Match
 from mcjax.matching.products import inner_product
 from mcjax.matching.weights import match_weights, matched_weights
+from mcjax.shown import short_repr
 from mcjax.symmetry import Permutation, PermutationSpec, compose, identity_permutation, invert, permute
+from mcjax.symmetry.spec import check_spec
 
 
+@short_repr
 class MergedNetworks(NamedTuple):
     """Aligned networks, and their mean.
 
@@ -48,7 +51,8 @@ def match_to_reference(
         P = match_to_reference(lambda a, b: match_activations(task, a, b), theta_1, thetas)
         aligned = jax.vmap(lambda P, theta: permute(spec, P, theta))(P, thetas)
     """
-    count = jax.tree.leaves(thetas)[0].shape[0]
+    check_function("match(theta_1, theta_2) -> Match", match)
+    count = trees.length(thetas)
     return _stacked([match(reference, trees.index(thetas, i)).P for i in range(count)])
 
 
@@ -141,17 +145,10 @@ def _round(
 
 def _check_networks(spec: PermutationSpec, thetas: trees.Tree, max_rounds: int) -> int:
     """The number of networks. Raises InputError if there are fewer than two."""
-    if not isinstance(spec, PermutationSpec):
-        raise InputError(f"got a {type(spec).__name__} for the spec, expected a PermutationSpec: model.spec, perhaps.")
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(thetas)]
-    counts = {shape[0] if shape else 0 for shape in shapes}
-    count = counts.pop() if len(counts) == 1 else 0
-    if count < 2 or max_rounds < 1:
-        got = ", ".join(map(str, dict.fromkeys(shapes[:4])))
-        raise InputError(
-            f"got max_rounds={max_rounds} and networks whose first leaves have shapes {got}: expected at least one "
-            "round and at least two networks, along the leading axis of every leaf."
-        )
+    check_spec(spec)
+    check_whole("max_rounds", max_rounds)
+    count = trees.length(thetas)
+    check_whole("the number of networks", count, 2)
     return count
 
 

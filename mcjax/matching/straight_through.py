@@ -19,10 +19,11 @@ from mcjax.runs.recorder import Recorder
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.symmetry import Permutation, PermutationSpec, nearest_permutation_on_device, permute, to_matrix
+from mcjax.symmetry.spec import check_spec
 from mcjax.training.batches import fixed_examples, training_objective
 from mcjax.training.config import check_config, check_settings
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of, uniform_t
-from mcjax.training.loop import check_typed_keys, epoch_plan, initial_states, run_epochs
+from mcjax.training.loop import epoch_plan, initial_states, run_epochs
 from mcjax.training.loss import Batch
 from mcjax.training.task import Task, check_task
 
@@ -139,6 +140,7 @@ def straight_through_fit(
         state = fit.init(theta_1, theta_2, P)
         state, metrics = jax.jit(fit.step)(state, batch, key)
     """
+    check_spec(spec)
     check_whole("epochs", epochs)
     check_whole("steps_per_epoch", steps_per_epoch)
     descent = Descent(
@@ -235,7 +237,7 @@ def match_straight_through(
         P: group -> int32 ([pairs,] n), the start. None: the result of `match_weights`, since the gradient at a
             permutation is informative near it only.
         config: Settings. None: `StraightThroughConfig()`.
-        recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
+        recorder: `Recorder()` for a progress line, and with a run folder an interrupted call resumes. None: silent.
 
     Returns:
         A `Match` whose objective is the loss at t = 1/2. `info["objectives"]`: the same at the start
@@ -252,9 +254,8 @@ def match_straight_through(
         match = match_straight_through(key, task, theta_1, theta_2, P=match_activations(...).P)
         print(match.info["objectives"])
     """
-    check_typed_keys(key)
-    config = config or StraightThroughConfig()
-    check_config(config, StraightThroughConfig)
+    trees.check_keys(key, 0)
+    config = check_config(config, StraightThroughConfig)
     spec = check_task(task, arrays=()).spec
     if spec is None or not spec.groups:
         raise InputError(

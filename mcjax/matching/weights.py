@@ -14,7 +14,7 @@ from mcjax.matching.products import weight_products
 from mcjax.models.base import LeadingAxis, check_finite
 from mcjax.symmetry import Permutation, PermutationSpec, SpecError
 from mcjax.symmetry.permutation import check_permutation, is_hard
-from mcjax.training.loop import check_typed_keys
+from mcjax.symmetry.spec import check_spec
 
 
 def match_weights(
@@ -62,12 +62,10 @@ def match_weights(
         match = match_weights(jax.random.key(0), model.spec, theta_1, theta_2)
         print(match.objective, match.info["restarts"])
     """
-    if not isinstance(spec, PermutationSpec):
-        raise InputError(f"got a {type(spec).__name__} for the spec, expected a PermutationSpec: model.spec, perhaps.")
+    check_spec(spec)
     for name, got in (("restarts", restarts), ("max_sweeps", max_sweeps)):
         check_whole(name, got)
-    if check_typed_keys(key).ndim:
-        raise InputError(f"got {key.size} keys, expected one: every pair uses the same.")
+    trees.check_keys(key, 0)
     axis, sizes = _check_ends(spec, theta_1, theta_2)
     check_finite(theta_1, theta_2)
     _check_floating(spec, theta_1)

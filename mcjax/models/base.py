@@ -6,15 +6,18 @@ from typing import Any, NamedTuple, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from mcjax import trees
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_kind
+from mcjax.shown import short_repr
 from mcjax.symmetry import PermutationSpec, SpecError
 
 Activations = dict[str, tuple[jax.Array, ...]]
 """group -> its activations after the nonlinearity: float[n, ..., units], one array per layer that consumes them."""
 
 
+@short_repr
 class Model(NamedTuple):
     """The pure functions of one architecture, and the spec of its symmetry. Hashable, so static under jit.
 
@@ -115,6 +118,11 @@ def check_image_shape(name: str, input_shape: tuple[int, ...]) -> None:
         raise InputError(f"{name} takes images: got input_shape={input_shape}, expected (height, width, channels).")
 
 
+def check_model(model: Any) -> None:
+    """Raise InputError unless this is a model."""
+    check_kind("model", model, Model, "models.create(name), or models.from_flax(module, x)")
+
+
 class Networks(Protocol):
     """A model or a task, which knows the shapes of its networks."""
 
@@ -135,10 +143,13 @@ def has_leading_axis(theta: trees.Tree, networks: Networks) -> bool:
     Raises:
         SpecError: If it holds neither. The message names the leaves that differ.
     """
+    if isinstance(networks, type) or not hasattr(networks, "init"):
+        check_model(networks)
     if networks.init is None:
         return False
-    expected = trees.shapes(jax.eval_shape(networks.init, jax.random.key(0)))
-    got = trees.shapes(theta)
+    like = jax.eval_shape(networks.init, jax.random.key(0))
+    _check_variables(theta, like, networks.name)
+    expected, got = trees.shapes(like), trees.shapes(theta)
     if got == expected:
         return False
     leading = {shape[0] for shape in got.values() if shape}
@@ -164,6 +175,20 @@ def check_finite(*thetas: trees.Tree) -> None:
         raise InputError(f"got networks with infinity or NaN in {shown}, expected finite numbers: trained networks.")
 
 
+def _check_variables(theta: Any, like: trees.Tree, name: str) -> None:
+    """Raise SpecError for what holds a network, or networks, and is none. `like` is a network of this name."""
+    remedy = ""
+    if isinstance(theta, nnx.Module):
+        remedy = "{'params': nnx.to_pure_dict(nnx.state(module, nnx.Param))}, and batch_stats by nnx.BatchStat"
+    elif isinstance(theta, list | tuple) and not isinstance(like, type(theta)):
+        fields = [each for each in ("theta", "path") if hasattr(theta, each)]
+        remedy = f"its .{fields[0]}" if fields else "networks along a leading axis, mcjax.trees.stack([...])"
+    elif not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(theta)) or theta is None:
+        remedy = "model.init(key), or the theta of train_endpoints"
+    if remedy:
+        raise SpecError(f"got {type(theta).__name__} for theta of {name}, expected a pytree of arrays: {remedy}.")
+
+
 class LeadingAxis(NamedTuple):
     """The leading axis of the caller's networks: one network and many go through the same program.
 
@@ -186,15 +211,13 @@ def leading_axis(networks: Networks, theta: trees.Tree, *others: trees.Tree) -> 
     """The leading axis of networks of a model or task, all of which have one of the same length, or none.
 
     Raises:
-        InputError: If they hold different numbers of networks.
+        InputError: If they hold different numbers of networks, or differ in a leaf where the shapes are not known.
         SpecError: If they are not networks of this model or task.
     """
     given = has_leading_axis(theta, networks)
     for each in others:
-        if networks.init is None and trees.shapes(each) != trees.shapes(theta):
-            raise SpecError(
-                "theta_1 and theta_2 have leaves of other names or shapes: expected two of one architecture."
-            )
+        if networks.init is None:
+            trees.check_alike(theta, each, "theta_1", "theta_2")
         if has_leading_axis(each, networks) != given or trees.shapes(each) != trees.shapes(theta):
             raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")
     return LeadingAxis(given)

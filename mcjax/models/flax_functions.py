@@ -31,11 +31,13 @@ class Functions(NamedTuple):
         init: `init(key) -> theta`.
         apply: `apply(theta, x) -> outputs`, in evaluation mode.
         train: `train(theta, x, key) -> (outputs, batch_stats)`, in training mode, with the statistics of this batch.
+        name: The name of the module's class, or of the function that makes it.
     """
 
     init: Callable[[jax.Array], trees.Tree]
     apply: Callable[[trees.Tree, Any], Any]
     train: Callable[[trees.Tree, Any, jax.Array], tuple[Any, trees.Tree]]
+    name: str
 
 
 def linen_functions(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Functions:
@@ -53,7 +55,10 @@ def linen_functions(module: nn.Module, batch: jax.ShapeDtypeStruct) -> Functions
         outputs, updates = module.apply(theta, x, rngs=keys, mutable=["batch_stats"], **training)
         return outputs, updates.get("batch_stats", {})
 
-    return Functions(init, lambda theta, x: module.apply(theta, x, **evaluation), _with_own_statistics(train))
+    def apply(theta: trees.Tree, x: Any) -> Any:
+        return module.apply(theta, x, **evaluation)
+
+    return Functions(init, apply, _with_own_statistics(train), type(module).__name__)
 
 
 def capture_linen(
@@ -96,10 +101,10 @@ def _output(outputs: dict[str, jax.Array], path: str) -> jax.Array:
 
 def nnx_functions(make: Callable[..., Any]) -> Functions:
     """The pure functions of an NNX module; `make` takes an `nnx.Rngs` and returns the module."""
-    kinds = (nnx.Param, nnx.BatchStat, nnx.RngState)
+    kinds, rngs = (nnx.Param, nnx.BatchStat, nnx.RngState), _rngs_argument(make)
 
     def split(key: Any, train: bool) -> tuple[Any, ...]:
-        module = make(nnx.Rngs(key))
+        module = make(**{rngs: nnx.Rngs(key)}) if rngs else make(nnx.Rngs(key))
         if not isinstance(module, nnx.Module):
             raise InputError(
                 f"got a callable that makes a {type(module).__name__} from nnx.Rngs, expected an NNX module."
@@ -113,7 +118,8 @@ def nnx_functions(make: Callable[..., Any]) -> Functions:
             f"the module holds {', '.join(_variables(others))}, which are neither parameters nor batch statistics: "
             "expected none. Compute them in the call, or wrap the module in pure functions (from_function)."
         )
-    training, evaluation = _mode_arguments(type(nnx.merge(graph, params, stats, random, others)))
+    kind = type(nnx.merge(graph, params, stats, random, others))
+    training, evaluation = _mode_arguments(kind)
 
     def to_theta(params: Any, stats: Any) -> trees.Tree:
         parts = {"params": params, "batch_stats": stats}
@@ -136,7 +142,34 @@ def nnx_functions(make: Callable[..., Any]) -> Functions:
         outputs = module(x, **training)
         return outputs, to_theta({}, nnx.state(module, nnx.BatchStat)).get("batch_stats", {})
 
-    return Functions(init, apply, _with_own_statistics(train))
+    return Functions(init, apply, _with_own_statistics(train), own_name(make, kind.__name__))
+
+
+def own_name(function: Any, otherwise: str) -> str:
+    """The name of a function; another for a lambda and for objects that have none."""
+    name = getattr(function, "__name__", "<")
+    return otherwise if name.startswith("<") else name
+
+
+def _rngs_argument(make: Callable[..., Any]) -> str:
+    """The name by which a callable takes `nnx.Rngs`; empty if by position.
+
+    Raises InputError if it needs other arguments.
+    """
+    made = isinstance(make, type)
+    # The metaclass of NNX modules hides the arguments of their classes.
+    parameters = list(inspect.signature(make.__init__ if made else make).parameters.values())[made:]
+    name = "rngs" if any(each.name == "rngs" for each in parameters) else ""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [each.name for each in parameters if each.default is each.empty and each.kind not in variadic]
+    others = [each for each in needed if each != "rngs"]
+    if len(others) > (not name):
+        called = getattr(make, "__name__", type(make).__name__)
+        raise InputError(
+            f"got {called}, which needs {', '.join(needed)}, expected what makes an NNX module from nnx.Rngs: "
+            f"lambda rngs: {called}({', '.join(f'{each}=...' for each in others)}, rngs=rngs)."
+        )
+    return name
 
 
 def _with_own_statistics(train: Callable[..., tuple[Any, trees.Tree]]) -> Callable[..., tuple[Any, trees.Tree]]:

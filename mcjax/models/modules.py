@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import flax.linen as nn
@@ -11,12 +12,13 @@ from flax import nnx
 from flax.errors import FlaxError
 
 from mcjax import trees
-from mcjax.errors import InputError, InputWarning
+from mcjax.errors import InputError, InputWarning, check_function
 from mcjax.models.base import Activations, Model, check_input
 from mcjax.models.estimation import running_statistics
-from mcjax.models.flax_functions import Captures, Functions, capture_linen, linen_functions, nnx_functions
+from mcjax.models.flax_functions import Captures, Functions, capture_linen, linen_functions, nnx_functions, own_name
 from mcjax.symmetry import PermutationSpec, SpecError, infer_activations, infer_spec
 
+Selector = Callable[[Any], Any]
 ActivationFunction = Callable[[trees.Tree, jax.Array], Activations]
 
 
@@ -27,13 +29,15 @@ def from_flax(
     spec: PermutationSpec | None = None,
     activations: Captures | ActivationFunction | None = None,
     nonlinearity: Callable[[jax.Array], jax.Array] | None = None,
+    outputs: Selector | None = None,
     name: str | None = None,
 ) -> Model:
     """A Model of any Flax module; its permutation symmetry is inferred from its computation.
 
     The module returns an array (n, ...) or a tree of such arrays. The built-in loss of `supervised` takes one of shape
-    (n, classes) for images with classes; for other outputs, give a loss. If the module accepts `train`, `training`,
-    `is_training`, `deterministic` or `use_running_average`, this argument sets the mode.
+    (n, classes) for images with classes: `outputs` takes it out of a tree; for other outputs, give a loss. If the
+    module accepts `train`, `training`, `is_training`, `deterministic` or `use_running_average`, this argument sets the
+    mode.
 
     `theta` is `{"params": ..., "batch_stats": ...}`; for an existing NNX module, `nnx.to_pure_dict(nnx.state(module,
     nnx.Param))` and the same with `nnx.BatchStat`. In training mode, running averages, which are updated by
@@ -48,7 +52,9 @@ def from_flax(
             submodules whose outputs are its activations, such as `"Block_0/Conv_1"`. None: inferred by
             `infer_activations`.
         nonlinearity: Applied to the outputs of those submodules. None: the identity.
-        name: The model's name. None: the name of the class or function.
+        outputs: `outputs(returned) -> array`, the part of what the module returns that the model returns, such as
+            `lambda returned: returned["logits"]`. None: all of it.
+        name: The model's name. None: the name of the class or function; of a lambda, that of the class that it makes.
 
     Returns:
         The model.
@@ -66,18 +72,18 @@ def from_flax(
         raise InputError("got a module as example_input, expected from_flax(module, example_input).")
     batch = _batch_of_two(example_input)
     if isinstance(module, nn.Module):
-        functions, default_name = linen_functions(module, batch), type(module).__name__
+        functions = linen_functions(module, batch)
     elif isinstance(module, nnx.Module) or (isinstance(module, type) and issubclass(module, nn.Module)):
         raise InputError(_class_or_instance(module))
     elif callable(module):
-        functions, default_name = nnx_functions(module), getattr(module, "__name__", "nnx")
+        functions = nnx_functions(module)
     else:
         raise InputError(f"got {module!r}, expected a Linen module, or a callable that makes an NNX module.")
     if isinstance(activations, Mapping):
         if not isinstance(module, nn.Module):
             raise InputError("activations by submodule are for Linen modules: give a function, or leave them out.")
         activations = capture_linen(module, batch, activations, nonlinearity or (lambda x: x))
-    return _model(functions, batch, name or default_name, spec, activations)
+    return _model(functions, batch, name, outputs, spec, activations)
 
 
 def from_function(
@@ -85,7 +91,8 @@ def from_function(
     apply: Callable[[trees.Tree, Any], Any],
     example_input: Any,
     *,
-    name: str = "function",
+    outputs: Selector | None = None,
+    name: str | None = None,
 ) -> Model:
     """A Model of two pure functions; spec and activations are inferred, and batch statistics never change.
 
@@ -97,13 +104,14 @@ def from_function(
         init: `init(key) -> theta`.
         apply: `apply(theta, x) -> outputs`, an array (n, ...) or a tree of such arrays.
         example_input: A batch (n, ...) of floats or integers, or its `jax.ShapeDtypeStruct`.
-        name: The model's name.
+        outputs: As in `from_flax`.
+        name: The model's name. None: that of `apply`, or "function" for a lambda.
 
     Returns:
         The model.
 
     Raises:
-        InputError: If `apply` does not return arrays (n, ...).
+        InputError: If the functions do not take these arguments, or `apply` does not return arrays (n, ...).
 
     Warns:
         InputWarning: If running means and variances are among the leaves that are trained.
@@ -112,19 +120,28 @@ def from_function(
 
         model = from_function(init, lambda theta, x: jnp.tanh(x @ theta["a"]) @ theta["b"], x)
     """
+    check_function("init(key) -> theta", init)
+    check_function("apply(theta, x) -> outputs", apply)
     if statistics := running_statistics(trees.flatten(trees.trained(jax.eval_shape(init, jax.random.key(0))))):
         warnings.warn(
-            f"got {', '.join(statistics)} among the parameters of {name}, which training changes like weights. If they "
-            'are statistics, expected theta = {"params": ..., "batch_stats": ...}, or an optimiser that leaves them as '
-            "they are: optax.transforms.freeze(mask).",
+            f"got {', '.join(statistics)} among the parameters, which training changes like weights. If they are "
+            'statistics, expected theta = {"params": ..., "batch_stats": ...}, or an optimiser that leaves them: '
+            "optax.transforms.freeze(mask).",
             InputWarning,
             stacklevel=2,
         )
-    functions = Functions(init, apply, lambda theta, x, key: (apply(theta, x), trees.batch_stats(theta)))
-    return _model(functions, _batch_of_two(example_input), name)
+
+    def train(theta: trees.Tree, x: Any, key: jax.Array) -> tuple[Any, trees.Tree]:
+        return apply(theta, x), trees.batch_stats(theta)
+
+    functions = Functions(init, apply, train, own_name(apply, "function"))
+    return _model(functions, _batch_of_two(example_input), name, outputs)
 
 
 def _batch_of_two(example_input: Any) -> jax.ShapeDtypeStruct:
+    if not isinstance(example_input, Real) and not hasattr(example_input, "dtype"):
+        kind = type(example_input).__name__
+        raise InputError(f"got {kind} as example_input, expected one array, a batch (n, ...).")
     shape, dtype = tuple(jnp.shape(example_input)), jnp.result_type(example_input)
     if not shape or 0 in shape[1:]:
         raise InputError(f"got example_input of shape {shape}, expected a batch (n, ...), none of its lengths 0.")
@@ -134,35 +151,41 @@ def _batch_of_two(example_input: Any) -> jax.ShapeDtypeStruct:
 def _model(
     functions: Functions,
     batch: jax.ShapeDtypeStruct,
-    name: str,
+    name: str | None,
+    outputs: Selector | None,
     spec: PermutationSpec | None = None,
     activations: ActivationFunction | None = None,
 ) -> Model:
     """The Model of these functions; spec and activations are inferred where they are not given."""
-    shape = batch.shape[1:]
+    shape, name = batch.shape[1:], name or functions.name
+    if outputs is not None:
+        check_function("outputs(returned) -> array", outputs)
 
-    def apply(theta: trees.Tree, x: jax.Array) -> jax.Array:
-        check_input(name, shape, x)
-        outputs: Any = functions.apply(theta, x)
-        return outputs
+    def selected(returned: Any) -> Any:
+        return returned if outputs is None else outputs(returned)
 
-    def apply_train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[jax.Array, trees.Tree]:
+    def apply(theta: trees.Tree, x: jax.Array) -> Any:
         check_input(name, shape, x)
-        return functions.train(theta, x, key)
+        return selected(functions.apply(theta, x))
+
+    def apply_train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[Any, trees.Tree]:
+        check_input(name, shape, x)
+        returned, stats = functions.train(theta, x, key)
+        return selected(returned), stats
 
     try:
         theta = jax.eval_shape(functions.init, jax.random.key(0))
-        outputs = jax.eval_shape(apply, theta, batch)
+        found = jax.eval_shape(apply, theta, batch)
         jax.eval_shape(apply_train, theta, batch, jax.random.key(0))
     except FlaxError as error:
         raise InputError(
             f"{name} failed when called with parameters and batch statistics, all that mcjax keeps: {error}"
         ) from error
-    leaves = jax.tree.leaves(outputs)
+    leaves = jax.tree.leaves(found)
     if not leaves or any(leaf.shape[:1] != batch.shape[:1] for leaf in leaves):
         raise InputError(
-            f"{name} returns {jax.tree.map(jnp.shape, outputs)} for {batch.shape[0]} inputs, expected arrays (n, ...): "
-            "wrap the module in one that returns what depends on the input alone."
+            f"{name} returns {jax.tree.map(jnp.shape, found)} for {batch.shape[0]} inputs, expected arrays (n, ...): "
+            "outputs=returned -> arrays selects what depends on the input alone."
         )
     spec = infer_spec(apply, theta, batch) if spec is None else spec
     spec.validate(theta)

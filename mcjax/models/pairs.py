@@ -1,6 +1,5 @@
 """Pairs of endpoints along a leading pair axis, with a permutation of each second endpoint."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from mcjax import trees
 from mcjax.models.base import LeadingAxis, Networks, check_finite, leading_axis
 from mcjax.symmetry import Permutation, PermutationSpec, SpecError, identity_permutation, permute
-from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard
+from mcjax.symmetry.permutation import check_mapping, check_permutation, is_hard
 
 
 class Pairs(NamedTuple):
@@ -61,10 +60,8 @@ def pairs_of(
     """
     axis = leading_axis(networks, theta_1, theta_2)
     check_finite(theta_1, theta_2)
-    if P is not None and not isinstance(P, Mapping):
-        raise SpecError(
-            f"got {type(P).__name__} for P, expected a dict of one permutation for each group: of a match, its .P."
-        )
+    if P is not None:
+        check_mapping(P)
     P = None if P is None else {group: jnp.asarray(p) for group, p in P.items()}
     theta_1, theta_2, P = axis.add((theta_1, theta_2, P))
     count = len(jax.tree.leaves(theta_1)[0])
@@ -82,7 +79,6 @@ def pairs_of(
         raise SpecError(
             f"got matrices for {', '.join(soft)}, expected a hard P to start from: mcjax.nearest_permutation rounds."
         )
-    check_doubly_stochastic(P)
     return Pairs(theta_1, theta_2, P, axis)
 
 

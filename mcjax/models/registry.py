@@ -4,9 +4,10 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
-from mcjax.errors import InputError, unknown_name
+from mcjax.errors import InputError, check_whole, unknown_name
 from mcjax.models.base import Model
 from mcjax.models.convnets import tinysix, tinyten, vgg11, vgg16
 from mcjax.models.googlenet import googlenet
@@ -59,21 +60,24 @@ def create(name: str, num_classes: int = 10, input_shape: Sequence[int] = (32, 3
     for option in options:
         if option not in accepted:
             raise unknown_name(f"option of {name}", option, accepted)
-    if min(input_shape, default=1) < 1:
-        raise InputError(f"got input_shape={tuple(input_shape)}, expected every length to be at least 1.")
-    if num_classes < 1:
-        raise InputError(f"got num_classes={num_classes}, expected at least 1.")
+    check_whole("num_classes", num_classes)
+    if not isinstance(input_shape, Sequence) or isinstance(input_shape, str):
+        raise InputError(f"got input_shape={input_shape!r}, expected the lengths of an input: (32, 32, 3).")
+    for length in input_shape:
+        check_whole("a length of input_shape", length)
     for option in {"activation", "output"} & options.keys():
         activation(options[option])
-    if not 0 < options.get("width", 1.0) < math.inf:
-        raise InputError(f"got width={options['width']}, expected a positive, finite multiplier.")
+    width = options.get("width", 1.0)
+    if not isinstance(width, Real) or not 0 < float(width) < math.inf:
+        hint = ", or widths=(...)" * ("widths" in accepted)
+        raise InputError(f"got width={width!r}, expected a positive, finite multiplier of all widths{hint}.")
     frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     return _create(name, num_classes, tuple(input_shape), tuple(sorted(frozen.items())))
 
 
 def options_of(name: str) -> list[str]:
     """The names of a registered model's options. Raises InputError for an unknown name."""
-    if name not in REGISTRY:
+    if not isinstance(name, str) or name not in REGISTRY:
         raise unknown_name("model", name, REGISTRY)
     return list(inspect.signature(REGISTRY[name]).parameters)[2:]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.errors import InputError, check_fields, check_whole
 
 Precision = Literal["float64", "float32"]
 
@@ -58,6 +58,7 @@ class PermutationConfig:
     require_convergence: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("steps", "iterations", "products", "batch_size"):
             check_whole(name, getattr(self, name))
         for name in ("knots", "points"):
@@ -73,5 +74,3 @@ class PermutationConfig:
         ):
             if not good:
                 raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
-        if self.precision not in ("float64", "float32"):
-            raise unknown_name("precision", self.precision, ("float64", "float32"))

@@ -96,7 +96,7 @@ def equivalent_minima(widths: Sequence[int]) -> int:
     Raises:
         InputError: For widths that are not positive whole numbers.
     """
-    if isinstance(widths, int) or not widths:
+    if not isinstance(widths, Sequence) or not widths:
         raise InputError(f"got widths={widths!r}, expected the numbers of units of the hidden layers: (10, 10).")
     for n in widths:
         check_whole("width", n)

@@ -14,8 +14,10 @@ from mcjax.hessian.critical_points import CriticalPoint, classify_point
 from mcjax.hessian.products import Loss, dense_hessian
 from mcjax.models.base import Model
 from mcjax.permutation_points.higher_order import check_clusters, contrasts
+from mcjax.shown import short_repr
 
 
+@short_repr
 class Signs(NamedTuple):
     """Numbers of eigenvalues by their signs."""
 
@@ -24,6 +26,7 @@ class Signs(NamedTuple):
     positive: int
 
 
+@short_repr
 class MergedHessian(NamedTuple):
     """The Hessian at a point with clusters of equal units, in the blocks that these make of it.
 

@@ -14,9 +14,11 @@ from mcjax.models.base import Model
 from mcjax.permutation_points import mergers
 from mcjax.permutation_points.config import PermutationConfig
 from mcjax.permutation_points.problem import define_problem
+from mcjax.shown import short_repr
 from mcjax.training.task import Task
 
 
+@short_repr
 class PairBarriers(NamedTuple):
     """The barriers of many pairs of units, the lowest first, by the minima of their permutation paths.
 

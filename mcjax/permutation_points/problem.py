@@ -14,6 +14,7 @@ from mcjax.hessian.full_batch import full_batch_loss
 from mcjax.hessian.newton import Function
 from mcjax.models.base import Model
 from mcjax.permutation_points.config import PermutationConfig
+from mcjax.training.config import check_config
 from mcjax.training.task import Task, check_task
 
 
@@ -57,7 +58,7 @@ def define_problem(task: Task, theta: trees.Tree, group: str, config: Permutatio
             without a model.
         SpecError: If the model has no such group, or theta is of another model.
     """
-    config = config or PermutationConfig()
+    config = check_config(config, PermutationConfig)
     if not isinstance(config, PermutationConfig):
         raise InputError(f"got config={config!r}, expected a PermutationConfig.")
     model = check_task(task, model=True).model

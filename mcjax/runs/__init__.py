@@ -5,7 +5,8 @@ written last, its results; `figures/` and `checkpoints/` hold the rest. Every fi
 
 - `RunFolder(path, config)` opens a folder, and raises an error if it belongs to another config.
 - `Recorder(title, run, stage)` records a fit: progress line, metrics, and the state after the last complete epoch. A
-  fit that is called again with the same arguments resumes from that state, to the same bits.
+  fit that is called again with the same arguments resumes from that state, to the same bits. `Recorder()` alone is
+  the progress line.
 - `Progress` is a progress line for your own loop; `Recorder(progress=...)` shows the epochs of a fit in it.
 - `Stage` saves the state of your own iteration.
 - `checkpoint.save`, `checkpoint.load` and `checkpoint.describe` are for single pytrees. `load` reads Orbax folders,

@@ -1,12 +1,13 @@
 """Recording of fits, epoch by epoch: checks, metrics, checkpoints, progress, and resuming."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
 from mcjax import trees
-from mcjax.errors import InputError, RunError
+from mcjax.errors import InputError, RunError, check_fields, check_kind
 from mcjax.runs.folder import RunFolder
 from mcjax.runs.progress import Progress
 from mcjax.runs.stage import Stage
@@ -17,26 +18,37 @@ History = dict[str, np.ndarray]
 """Metric name -> its value for every fit and epoch, float32 (fits, epochs)."""
 
 
-class Recorder(NamedTuple):
-    """Settings of how a fit is recorded.
+@dataclass(frozen=True)
+class Recorder:
+    """Settings of how a fit is recorded: `recorder=Recorder()` shows its progress.
 
     Attributes:
-        title: Title of the progress line.
+        title: Title of the progress line, and name of the fit in messages.
         run: The run folder, or None.
         stage: Name of the fit in the run folder.
         progress: Whether there is a progress line, or a `Progress` whose line is shared.
     """
 
-    title: str
+    title: str = "the fit"
     run: RunFolder | None = None
     stage: str = "fit"
     progress: bool | Progress = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def line(self, total: int | None, *, unit: str = "epoch", start: int = 0, items: int = 0) -> Progress | None:
         """The progress line of `total` steps, of which `start` are done, or None without one."""
         if isinstance(self.progress, Progress):
             return self.progress.part(self.title, total, unit=unit)
         return Progress(self.title, total, unit=unit, start=start, items=items) if self.progress else None
+
+
+def checked_recorder(recorder: Any, title: str = "the fit") -> Recorder:
+    """The recorder, or a silent one of this title for None. Raises InputError for anything else."""
+    recorder = Recorder(title, progress=False) if recorder is None else recorder
+    check_kind("recorder", recorder, Recorder, "Recorder(), or Recorder(title, RunFolder(path, config))")
+    return recorder
 
 
 class Recording:
@@ -102,6 +114,14 @@ class Recording:
         # With several processes, one that was interrupted alone would wait here for the others.
         if self._saved < self.done and not many_processes():
             self._save()
+
+    def interrupted(self, error: BaseException) -> None:
+        """Say in a note of an interruption how many epochs were complete, and where they are or how to keep them."""
+        run = self.recorder.run
+        kept = "are lost: recorder=Recorder(title, RunFolder(path, config)) keeps them, and the same call resumes."
+        if run is not None:
+            kept = f"are kept in {run.path}: the same call resumes after them."
+        error.add_note(f"{self.recorder.title}: {self.done} of {self.epochs} epochs were complete. They {kept}")
 
     def _save(self) -> None:
         if self.recorder.run is not None:

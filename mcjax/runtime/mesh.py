@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from mcjax import trees
-from mcjax.errors import InputError
+from mcjax.errors import InputError, check_whole
 from mcjax.runtime.processes import on_first_process
 
 AXES = ("pair", "data")
@@ -37,8 +37,8 @@ def make_mesh(pair: int | None = None, data: int = 1, devices: Sequence[jax.Devi
         endpoints = train_endpoints(keys, task, mesh=make_mesh())  # whole networks on every device
     """
     devices = list(jax.devices() if devices is None else devices)
-    if data < 1 or (pair is not None and pair < 1):
-        raise InputError(f"got pair={pair}, data={data} for a mesh, expected whole numbers of at least 1.")
+    for name, number in (("pair", 1 if pair is None else pair), ("data", data)):
+        check_whole(name, number)
     rows = max(1, len(devices) // data) if pair is None else pair
     if rows * data > len(devices):
         raise InputError(

@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import optax
 
-from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.errors import InputError, check_fields, check_whole
 from mcjax.strings.certify import Lipschitz
 from mcjax.training.config import TrainConfig
 from mcjax.training.criterion import Criterion
@@ -68,9 +68,7 @@ class StringConfig:
     chunk: int | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("training", TrainConfig), ("criterion", Criterion)):
-            if not isinstance(getattr(self, name), kind):
-                raise InputError(f"got {getattr(self, name)!r} for {name}, expected a {kind.__name__}.")
+        check_fields(self)
         for name, good, expected in (
             ("alpha", 0 < self.alpha < 1, "between 0 and 1, both excluded"),
             ("tolerance", 0 <= self.tolerance < math.inf, "not negative and finite"),
@@ -88,8 +86,6 @@ class StringConfig:
             isinstance(self.lipschitz, int | float) and 0 < self.lipschitz < math.inf
         ):
             raise InputError(f"got lipschitz={self.lipschitz!r}, expected a positive number, 'slopes', or None.")
-        if self.insert not in get_args(Insert):
-            raise unknown_name("insert", str(self.insert), get_args(Insert))
 
 
 def check_penalties(zeta: float, kappa: float) -> None:
@@ -98,11 +94,3 @@ def check_penalties(zeta: float, kappa: float) -> None:
         raise InputError(f"got zeta={zeta}, expected it to be not negative and finite.")
     if not kappa >= 0:
         raise InputError(f"got kappa={kappa}, expected it to be not negative; inf keeps beads in the hyperplane.")
-
-
-def check_string_config(config: Any) -> StringConfig:
-    """The config, or the default for None. Raises InputError if it is of another type."""
-    if config is None or isinstance(config, StringConfig):
-        return config or StringConfig()
-    remedy = ": StringConfig(training=config)" if isinstance(config, TrainConfig) else ""
-    raise InputError(f"got a {type(config).__name__} for config, expected a StringConfig{remedy}.")

@@ -11,14 +11,14 @@ import numpy as np
 from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.runs.progress import Progress
-from mcjax.runs.recorder import Recorder
+from mcjax.runs.recorder import Recorder, checked_recorder
 from mcjax.strings.beads import UntrainedBead, displace, train_beads
 from mcjax.strings.certify import certified_heights
 from mcjax.strings.config import StringConfig
 from mcjax.strings.record import StringRecording, fingerprint
 from mcjax.strings.scan import Scan, segment_heights, smallest_step, values_at
 from mcjax.strings.string import GrowingString, StopReason
-from mcjax.training.loop import check_typed_keys, epoch_plan
+from mcjax.training.loop import epoch_plan
 from mcjax.training.task import Task, check_task
 
 StringSegment = tuple[GrowingString, int]
@@ -200,7 +200,7 @@ def grow(
         InputError: The run folder contains other strings.
     """
     strings, notes = list(strings), notes or {}
-    recorder = recorder or Recorder("the string", progress=False)
+    recorder = checked_recorder(recorder, "the string")
     mark = fingerprint(kind, sampler.task, sampler.config, strings)
     recording = StringRecording(recorder, strings, mark, sampler.config, unit)
     for name, values in notes.items():
@@ -214,12 +214,6 @@ def grow(
             recording.add(**notes)
     finally:
         recording.close()
-
-
-def check_one_key(key: Any) -> None:
-    """Raise InputError unless this is one typed key."""
-    if check_typed_keys(key).shape:
-        raise InputError(f"got keys of shape {key.shape}, expected one key: jax.random.key(seed).")
 
 
 def check_differ(theta_1: trees.Tree, theta_2: trees.Tree, which: str = "") -> None:

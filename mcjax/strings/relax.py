@@ -10,12 +10,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from mcjax import trees
-from mcjax.errors import InputError, check_whole
+from mcjax.errors import InputError, check_kind, check_whole
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_points
-from mcjax.strings.config import StringConfig, check_string_config
+from mcjax.strings.config import StringConfig
 from mcjax.strings.growth import Sampler, between
 from mcjax.strings.string import GrowingString, String
+from mcjax.training.config import check_config
 from mcjax.training.criterion import Criterion
 from mcjax.training.task import Task, networks_at_once
 
@@ -73,13 +74,14 @@ def relax_string(
         relaxed = relax_string(task, string, config)
         print(string.normalized_length, relaxed.normalized_length)
     """
+    check_kind("string", string, String, "sample_string(...), or the .string of train_string(...)")
     if not string.connected:
         raise InputError(f"got a string that is not connected ({string.reason}), expected a connected one.")
     for name, value, least in (("splits", splits, 0), ("sweeps", sweeps, 1), ("points", points, 2)):
         check_whole(name, value, least)
     if not 0 < precision < 1:
         raise InputError(f"got precision={precision}, expected it to be between 0 and 1.")
-    sampler = Sampler.create(task, check_string_config(config), trees.index(string.knots, 0))
+    sampler = Sampler.create(task, check_config(config, StringConfig), trees.index(string.knots, 0))
     best, start = string, (string.knots, string.depths)
     for split in range(splits + 1 if string.beads else 0):
         if split:

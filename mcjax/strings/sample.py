@@ -11,10 +11,11 @@ from mcjax.models.base import leading_axis
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
-from mcjax.strings.config import StringConfig, check_string_config
-from mcjax.strings.growth import Sampler, check_differ, check_one_key, check_thresholds, grow
+from mcjax.strings.config import StringConfig
+from mcjax.strings.growth import Sampler, check_differ, check_thresholds, grow
 from mcjax.strings.string import GrowingString, String
 from mcjax.symmetry import Permutation, PermutationSpec
+from mcjax.training.config import check_config
 from mcjax.training.criterion import measure_networks
 from mcjax.training.task import Task, check_task
 
@@ -119,9 +120,9 @@ def _pairs(task: Task, theta_1: trees.Tree, theta_2: trees.Tree, P: Permutation 
 def _sample(
     key: jax.Array, task: Task, pairs: Pairs, threshold: Any, config: StringConfig | None, recorder: Recorder | None
 ) -> list[String]:
-    check_one_key(key)
+    trees.check_keys(key, 0)
     thresholds = check_thresholds(threshold, pairs.number)
-    sampler = Sampler.create(task, check_string_config(config), trees.index(pairs.theta_1, 0))
+    sampler = Sampler.create(task, check_config(config, StringConfig), trees.index(pairs.theta_1, 0))
     strings = _straight_strings(sampler, jax.random.split(key, pairs.number), pairs, thresholds)
 
     def advance(progress: Progress | None) -> None:

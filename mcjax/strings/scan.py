@@ -9,6 +9,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.curves.polyline import values_on_segments
 from mcjax.runtime.compiling import jit
+from mcjax.shown import short_repr
 from mcjax.training.batches import evenly_spaced
 from mcjax.training.criterion import Criterion
 from mcjax.training.supervised import SupervisedLoss
@@ -18,6 +19,7 @@ MAX_ROUNDS = 4
 """Maximum number of refinements of a segment, each by as many points as the first grid has."""
 
 
+@short_repr
 class Scan(NamedTuple):
     """Settings of a scan over segments.
 

@@ -8,11 +8,13 @@ import numpy as np
 
 from mcjax import trees
 from mcjax.curves.polyline import Polyline
+from mcjax.shown import short_repr
 
 StopReason = Literal["connected", "beads", "depth", "epochs"]
 """Why sampling stopped: the string connects its ends, or the budget of this name in `StringConfig` ran out."""
 
 
+@short_repr
 class Segment(NamedTuple):
     """The straight segment from knot `number` to the next one, and its highest point.
 
@@ -27,6 +29,7 @@ class Segment(NamedTuple):
     height: float
 
 
+@short_repr
 class String(NamedTuple):
     """A path of straight segments from theta_1 to P theta_2.
 

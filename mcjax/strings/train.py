@@ -10,14 +10,17 @@ from mcjax.errors import InputError
 from mcjax.models.base import leading_axis
 from mcjax.runs.progress import Progress
 from mcjax.runs.recorder import Recorder
+from mcjax.shown import short_repr
 from mcjax.strings.beads import UntrainedBead, train_beads
-from mcjax.strings.config import StringConfig, check_string_config
-from mcjax.strings.growth import Sampler, check_differ, check_one_key, check_thresholds, grow
+from mcjax.strings.config import StringConfig
+from mcjax.strings.growth import Sampler, check_differ, check_thresholds, grow
 from mcjax.strings.string import GrowingString, String
+from mcjax.training.config import check_config
 from mcjax.training.endpoints import check_trainable
 from mcjax.training.task import Task, check_task
 
 
+@short_repr
 class TrainedString(NamedTuple):
     """A string after training, and the levels that it reached.
 
@@ -77,11 +80,11 @@ def train_string(
         trained = train_string(key, task, threshold=0.1, config=StringConfig(kappa=math.inf))
         print(trained.string.connected, trained.levels, trained.beads)
     """
-    check_one_key(key)
+    trees.check_keys(key, 0)
     target = float(check_thresholds(threshold, 1)[0])
     if not 0 < level_factor < 1:
         raise InputError(f"got level_factor={level_factor}, expected it to be between 0 and 1, both excluded.")
-    config = check_string_config(config)
+    config = check_config(config, StringConfig)
     ends_key, string_key = jax.random.split(key)
     ends = first, second = _ends(ends_key, task, config, theta_1, theta_2)
     sampler = Sampler.create(task, config, *ends)
@@ -109,7 +112,7 @@ def _ends(
 ) -> list[trees.Tree]:
     """Both ends at the start, on the host: those given, and random ones."""
     ends = [
-        check_trainable(task, config.training)(end_key) if end is None else end
+        check_trainable(task)(end_key) if end is None else end
         for end_key, end in zip(jax.random.split(key), (theta_1, theta_2), strict=True)
     ]
     if leading_axis(check_task(task), *ends).given:

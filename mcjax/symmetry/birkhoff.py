@@ -1,5 +1,6 @@
 """Doubly stochastic matrices: projections onto the Birkhoff polytope, decomposition, and rounding to permutations."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.trees import at_least_float32
 
@@ -29,7 +31,7 @@ def project_birkhoff(M: Any, steps: int = 20) -> jax.Array:
     Returns:
         Float (..., n, n), doubly stochastic up to small negative entries, in float32 at least.
     """
-    M = _check_square(at_least_float32(M))
+    M = at_least_float32(_squares(M))
 
     def step(_: int, X: jax.Array) -> jax.Array:
         return _onto_unit_sums(jnp.maximum(X, 0))
@@ -67,7 +69,7 @@ def sinkhorn(M: Any, temperature: float = 1.0, steps: int = 20) -> jax.Array:
     """
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise InputError(f"got temperature={temperature}, expected it to be positive.")
-    logits = _check_square(at_least_float32(M)) / temperature
+    logits = at_least_float32(_squares(M)) / temperature
 
     def step(_: int, X: jax.Array) -> jax.Array:
         # Normalise the rows, then the columns.
@@ -92,7 +94,7 @@ def nearest_permutation(M: Any) -> np.ndarray:
     Raises:
         InputError: If M is not finite.
     """
-    M = _check_square(np.asarray(M, dtype=np.float64))
+    M = np.asarray(_squares(M), dtype=np.float64)
     if not np.isfinite(M).all():
         raise InputError("got a matrix with entries that are not finite, expected finite ones.")
     flat = M.reshape(-1, *M.shape[-2:])
@@ -105,7 +107,7 @@ def nearest_permutation_on_device(M: Any) -> jax.Array:
 
     Works under jit and vmap, in float32, by optax's Hungarian algorithm, which is a few times slower than scipy's.
     """
-    rows, columns = optax.assignment.hungarian_algorithm(-_check_square(jnp.asarray(M, jnp.float32)))
+    rows, columns = optax.assignment.hungarian_algorithm(-jnp.asarray(_squares(M), jnp.float32))
     return jnp.zeros(len(rows), jnp.int32).at[rows].set(columns.astype(jnp.int32))
 
 
@@ -127,7 +129,7 @@ def birkhoff_decomposition(M: Any, terms: int = 11) -> tuple[np.ndarray, np.ndar
     Raises:
         InputError: If M is not one finite matrix, or `terms` is not positive.
     """
-    rest = _check_square(np.asarray(M, dtype=np.float64)).copy()
+    rest = np.asarray(_squares(M), dtype=np.float64).copy()
     if rest.ndim != 2 or not np.isfinite(rest).all() or terms < 1:
         raise InputError(f"got shape {rest.shape} and terms={terms}, expected one finite matrix and at least 1 term.")
     n = len(rest)
@@ -157,8 +159,10 @@ def _assignment(M: np.ndarray) -> np.ndarray:
     return linear_sum_assignment(M, maximize=True)[1]
 
 
-def _check_square(M: Any) -> Any:
+def _squares(M: Any) -> Any:
     """M itself. Raises InputError if it is not a batch of square matrices."""
-    if M.ndim < 2 or M.shape[-1] != M.shape[-2]:
-        raise InputError(f"got shape {M.shape}, expected square matrices (..., n, n).")
+    shape = None if isinstance(M, Mapping | str) or hasattr(M, "_fields") or trees.is_key(M) else jnp.shape(M)
+    if shape is None or len(shape) < 2 or shape[-1] != shape[-2]:
+        got = f"{type(M).__name__}, which is none" if shape is None else f"shape {shape}"
+        raise InputError(f"got {got}, expected square matrices (..., n, n): of a P, one for each group.")
     return M

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.errors import InputError
 from mcjax.symmetry.axis import SpecError
 from mcjax.symmetry.permutation import Permutation, identity_permutation, permute, random_permutation
 
@@ -27,9 +28,13 @@ def check_invariance(model: Any, theta: trees.Tree, x: Any, key: jax.Array, tole
         tolerance: Largest difference allowed, relative to the largest output or activation.
 
     Raises:
+        InputError: If the model or the key is none.
         SpecError: If the spec is not a symmetry. The message names the groups whose permutation changes the outputs or
             the order of activations.
     """
+    if missing := [name for name in ("spec", "apply", "activations") if not hasattr(model, name)]:
+        raise InputError(f"got {type(model).__name__} for model, expected a Model with {', '.join(missing)}.")
+    trees.check_keys(key, 0)
     model.spec.validate(theta)
     # Step 1: perturb the variables, in numpy, so that float64 survives outside `enable_x64`.
     shift_key, permutation_key = jax.random.split(key)

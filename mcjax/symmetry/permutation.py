@@ -5,7 +5,7 @@ contracted with `M`'s second index.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.symmetry.axis import Axis, Entry, SpecError, axes_of
 from mcjax.symmetry.birkhoff import nearest_permutation_on_device
-from mcjax.symmetry.spec import PermutationSpec
+from mcjax.symmetry.spec import PermutationSpec, check_spec
 
 Permutation = dict[str, Any]
 """One permutation per group: int32[n] (hard) or float[n, n], doubly stochastic (soft)."""
@@ -45,8 +45,10 @@ def permute(spec: PermutationSpec, P: Permutation, theta: trees.Tree) -> trees.T
         A pytree like `theta`; leaves keep their dtypes, rounded once.
 
     Raises:
-        SpecError: If `P`, the spec and the variables do not match, or a concrete hard `P` repeats an index.
+        SpecError: If `P`, the spec and the variables do not match, a concrete hard `P` repeats an index, or a concrete
+            soft `P` is not doubly stochastic.
     """
+    check_spec(spec)
     check_permutation(spec, P, spec.group_sizes(theta))
     return _permute(spec, P, theta)
 
@@ -112,8 +114,18 @@ def _permute_segments(leaf: jax.Array, position: int, axes: list[Axis], p: jax.A
     return jnp.moveaxis(moved.at[at].set(mixed), 0, position)
 
 
+def check_mapping(P: Any) -> None:
+    """Raise SpecError unless P is a dict, and no network."""
+    if not isinstance(P, Mapping) or any(isinstance(p, Mapping) for p in P.values()):
+        raise SpecError(
+            f"got {type(P).__name__} for P, expected a dict of one permutation for each group: of a match or a fit, "
+            "its .P."
+        )
+
+
 def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, int]) -> None:
     """Raise SpecError, naming every group, if `P` is not a permutation for groups of these sizes."""
+    check_mapping(P)
     if P.keys() != sizes.keys():
         raise SpecError(
             f"P is for another spec: got groups {sorted(P)}, expected {sorted(sizes)}. "
@@ -134,6 +146,7 @@ def check_permutation(spec: PermutationSpec, P: Permutation, sizes: dict[str, in
             problems.append(f"{group}: got shape {jnp.shape(p)}, expected ({n}, {n}) or int32 ({n},)")
     if problems:
         raise SpecError("P cannot be applied:\n  " + "\n  ".join(problems))
+    check_doubly_stochastic(P)
 
 
 def check_doubly_stochastic(P: Permutation) -> None:
@@ -159,11 +172,14 @@ def check_doubly_stochastic(P: Permutation) -> None:
 
 def identity_permutation(spec: PermutationSpec, theta: trees.Tree) -> Permutation:
     """The hard permutation that moves no unit: {group: int32[n]}."""
+    check_spec(spec)
     return {group: jnp.asarray(np.arange(n, dtype=np.int32)) for group, n in spec.group_sizes(theta).items()}
 
 
 def random_permutation(key: jax.Array, spec: PermutationSpec, theta: trees.Tree) -> Permutation:
     """A hard permutation {group: int32[n]} drawn uniformly, independently for every group."""
+    trees.check_keys(key, 0)
+    check_spec(spec)
     sizes = spec.group_sizes(theta)
     keys = jax.random.split(key, max(len(sizes), 1))
     return {
@@ -179,6 +195,7 @@ def to_matrix(p: Any) -> jax.Array:
 
 def invert(P: Permutation) -> Permutation:
     """The inverse of a hard P; the transpose of a soft one."""
+    check_mapping(P)
     return {
         group: jnp.argsort(p).astype(jnp.int32) if is_hard(p) else jnp.swapaxes(p, -1, -2) for group, p in P.items()
     }
@@ -191,6 +208,8 @@ def compose(P: Permutation, Q: Permutation) -> Permutation:
     give a hard one; if either is soft, the result is soft. Both may have a leading pair axis. Raises SpecError if the
     groups differ.
     """
+    check_mapping(P)
+    check_mapping(Q)
     if P.keys() != Q.keys():
         raise SpecError(f"cannot compose: got groups {sorted(P)} and {sorted(Q)}, expected the same ones.")
     return {

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from mcjax import trees
+from mcjax.errors import check_kind
 from mcjax.symmetry.axis import (
     Axis,
     Entry,
@@ -200,6 +201,9 @@ class PermutationSpec:
             raise SpecError(f"not the JSON of a PermutationSpec{at}: {error}. Expected what to_json writes.") from error
         return cls(axes, pinned)
 
+    def __repr__(self) -> str:
+        return f"PermutationSpec({len(self.groups)} groups, {len(self.axes)} leaves)"
+
     def __str__(self) -> str:
         rows = [
             (name, ", ".join(map(_entry_text, entries)), self._reasons(name)) for name, entries in self.axes.items()
@@ -217,6 +221,11 @@ class PermutationSpec:
             if (name, i) in self.pinned:
                 by_reason.setdefault(self.pinned[name, i], []).append(str(i))
         return "; ".join(f"{', '.join(at)}: {reason}" for reason, at in by_reason.items())
+
+
+def check_spec(spec: Any) -> None:
+    """Raise InputError unless this is a spec."""
+    check_kind("spec", spec, PermutationSpec, "model.spec, or infer_spec(fn, theta, x)")
 
 
 def _entry_text(entry: Entry) -> str:

@@ -4,13 +4,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 import optax
 
-from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.errors import InputError, check_fields, check_kind, check_whole, unknown_name
 from mcjax.training.fit import ComputeDtype, not_an_optimizer
 
+Config = TypeVar("Config")
 Schedule = Literal["halving", "one_cycle", "linear", "constant"]
 
 
@@ -39,6 +40,7 @@ class SGD:
     decay: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, good, expected in (
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
@@ -47,8 +49,6 @@ class SGD:
         ):
             if not good:
                 raise InputError(f"got {name}={getattr(self, name)}, expected it to be {expected}.")
-        if self.schedule not in get_args(Schedule):
-            raise unknown_name("schedule", str(self.schedule), get_args(Schedule))
 
     def __call__(self, steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
         rates: dict[str, Any] = {
@@ -127,21 +127,22 @@ class TrainConfig:
 
 
 def named_preset(name: str, presets: dict[str, Any], changes: dict[str, Any]) -> Any:
-    """The preset of this name, with some fields replaced. Raises InputError if there is none."""
+    """The preset of this name, with some fields replaced. Raises InputError if there is none, or no such field."""
     if name not in presets:
-        raise unknown_name("preset", name, presets)
+        raise unknown_name("preset", str(name), presets)
+    for field_name in changes.keys() - vars(presets[name]).keys():
+        raise unknown_name("field", field_name, vars(presets[name]))
     return replace(presets[name], **changes)
 
 
 def check_settings(config: Any) -> None:
-    """Raise InputError for settings out of range, among those that the configs of all fits share."""
+    """Raise InputError for settings of another kind, or out of range among those that the configs of all fits share."""
+    check_fields(config)
     for name in ("epochs", "batch_size", "steps_per_epoch"):
         if getattr(config, name, None) is not None:
             check_whole(name, getattr(config, name))
     if hasattr(config, "weight_decay") and not config.weight_decay >= 0:
         raise InputError(f"got weight_decay={config.weight_decay}, expected it not to be negative.")
-    if config.compute_dtype not in get_args(ComputeDtype):
-        raise unknown_name("compute_dtype", str(config.compute_dtype), get_args(ComputeDtype))
     if hasattr(config, "optimizer"):
         check_optimizer(config.optimizer)
 
@@ -176,7 +177,10 @@ def make_optimizer(optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> o
     return made
 
 
-def check_config(config: Any, kind: type) -> None:
-    """Raise InputError unless a config is of this kind."""
-    if not isinstance(config, kind):
-        raise InputError(f"got a {type(config).__name__} for config, expected a {kind.__name__}.")
+def check_config(config: Any, kind: type[Config]) -> Config:
+    """The config, or that of all defaults for None. Raises InputError unless it is of this kind."""
+    config = kind() if config is None else config
+    # Settings of a part are given in their field.
+    parts = [f"{name}=config" for name, part in get_type_hints(kind).items() if part is type(config)]
+    check_kind("config", config, kind, f"{kind.__name__}({(*parts, '...')[0]})")
+    return config

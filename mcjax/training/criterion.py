@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.data.examples import few
 from mcjax.data.stream import Stream
-from mcjax.errors import InputError, check_whole, unknown_name
+from mcjax.errors import InputError, check_fields, check_function, check_whole, unknown_name
 from mcjax.training.batch_statistics import estimate_statistics
 from mcjax.training.batches import evenly_spaced, mean_over
 from mcjax.training.loss import Batch, Metric
@@ -43,12 +43,11 @@ class Criterion:
     calibration_examples: int | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.metric, str) or callable(self.metric)):
-            raise InputError(f"got metric={self.metric!r}, expected a name, or metric(theta, batch) -> scalar.")
+        if not isinstance(self.metric, str):
+            check_function("metric(theta, batch) -> scalar, or a name", self.metric)
         if isinstance(self.metric, str) and self.metric.endswith("accuracy"):
             raise InputError(f"got metric={self.metric!r}, which is higher for better networks, expected 'error'.")
-        if self.split not in get_args(SplitName):
-            raise unknown_name("split", str(self.split), get_args(SplitName))
+        check_fields(self)
         for name in ("examples", "batch_size", "calibration_examples"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name))

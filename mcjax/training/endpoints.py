@@ -11,22 +11,25 @@ from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.errors import InputError
+from mcjax.models.base import LeadingAxis
 from mcjax.runs.recorder import History, Recorder
 from mcjax.runtime.compiling import jit
+from mcjax.shown import short_repr
 from mcjax.training.config import TrainConfig, check_config, make_optimizer
 from mcjax.training.criterion import Criterion, EarlyStopping
 from mcjax.training.fit import ComputeDtype, Descent, Fit, FitState, fit_of
-from mcjax.training.loop import EpochPlan, check_typed_keys, epoch_plan, run_epochs
+from mcjax.training.loop import EpochPlan, epoch_plan, run_epochs
 from mcjax.training.task import Task, check_task
 
 
+@short_repr
 class Endpoints(NamedTuple):
     """Trained networks.
 
     Attributes:
-        theta: Variables with a leading axis of keys.
-        history: Training metrics by name, "loss" among them, float32 (keys, epochs).
-        criterion: The criterion of every network at its end, float32 (keys,); above the target if the epochs were not
+        theta: Variables, with a leading axis of keys if there were several.
+        history: Training metrics by name, "loss" among them, float32 ([keys,] epochs).
+        criterion: The criterion of every network at its end, float32 ([keys]); above the target if the epochs were not
             enough. None without a target.
     """
 
@@ -105,10 +108,10 @@ def train_endpoints(
     The network of a key does not depend on the other keys or on the number of devices, up to rounding.
 
     Args:
-        keys: Typed keys (n,).
+        keys: Typed keys (n,), or one for a single network, without a leading axis.
         task: The task, with a model or `init`.
         config: Settings. None: `TrainConfig()`.
-        recorder: The progress line, and the run folder from which an interrupted call resumes. None: silent.
+        recorder: `Recorder()` for a progress line, and with a run folder an interrupted call resumes. None: silent.
         mesh: A mesh from `make_mesh`: networks are distributed along `pair`, batches along `data`.
         target: One number, or one per key. A network stops after the epoch in which its criterion is at most the
             target, or after the last epoch. None: all epochs.
@@ -126,9 +129,10 @@ def train_endpoints(
         endpoints = train_endpoints(jax.random.split(jax.random.key(0), 2), task)
         theta_1, theta_2 = (jax.tree.map(lambda leaf: leaf[i], endpoints.theta) for i in range(2))
     """
-    config = config or TrainConfig()
-    init = check_trainable(task, config)
-    keys, task = check_typed_keys(keys).reshape(-1), jax.device_put(task)
+    config = check_config(config, TrainConfig)
+    init = check_trainable(task)
+    axis = LeadingAxis(trees.check_keys(keys, 1).ndim > 0)
+    keys, task = keys.reshape(-1), jax.device_put(task)
     plan = epoch_plan(task, config.batch_size, config.steps_per_epoch)
     fit = configured_fit(task, config, plan)
     init_keys, epoch_keys = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
@@ -137,12 +141,11 @@ def train_endpoints(
     states, history = run_epochs(
         fit, task, plan, states, epoch_keys, config.epochs, recorder, mesh=mesh, stopping=stopping
     )
-    return Endpoints(states.variables, history, None if stopping is None else stopping.values)
+    return axis.remove(Endpoints(states.variables, history, None if stopping is None else stopping.values))
 
 
-def check_trainable(task: Task, config: TrainConfig) -> Callable[[jax.Array], trees.Tree]:
-    """The `init` of a task. Raises InputError if it has none, or the config is of another kind."""
-    check_config(config, TrainConfig)
+def check_trainable(task: Task) -> Callable[[jax.Array], trees.Tree]:
+    """The `init` of a task. Raises InputError if it has none."""
     init = check_task(task, arrays=()).init
     if init is None:
         raise InputError(

@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
 
 from mcjax import trees
-from mcjax.errors import InputError, unknown_name
+from mcjax.errors import InputError, check_fields
+from mcjax.shown import short_repr
 from mcjax.training.loss import Batch, Loss, Outcome, check_parameters, outcome
 
 ComputeDtype = Literal["float32", "bfloat16"]
 
 
+@short_repr
 class Fit(NamedTuple):
     """A fit, in the manner of optax. A pytree whose functions are static.
 
@@ -31,6 +33,7 @@ class Fit(NamedTuple):
     step: Callable[[Any, Batch, jax.Array], tuple[Any, dict[str, jax.Array]]]
 
 
+@short_repr
 class FitState(NamedTuple):
     """The state of a fit.
 
@@ -80,8 +83,7 @@ class Descent:
     def __post_init__(self) -> None:
         if not isinstance(self.optimizer, optax.GradientTransformation):
             raise not_an_optimizer(self.optimizer, "")
-        if self.compute_dtype not in get_args(ComputeDtype):
-            raise unknown_name("compute_dtype", str(self.compute_dtype), get_args(ComputeDtype))
+        check_fields(self)
         if not self.weight_decay >= 0 or not 0 <= (self.statistics_momentum or 0) < 1:
             raise InputError(
                 f"got weight_decay={self.weight_decay} and statistics_momentum={self.statistics_momentum}, expected "

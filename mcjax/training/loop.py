@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from mcjax import trees
 from mcjax.data.stream import Stream
 from mcjax.errors import InputError
-from mcjax.runs.recorder import History, Recorder, Recording
+from mcjax.runs.recorder import History, Recorder, Recording, checked_recorder
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.runtime.mesh import Placement, check_mesh, check_parts, on_mesh, put_batches, split
@@ -57,13 +57,6 @@ def epoch_plan(task: Task, batch_size: int, steps_per_epoch: int | None) -> Epoc
     if n is not None and batch_size > n:
         raise InputError(f"got batch_size={batch_size}, expected at most the {n} training examples of {task.name}.")
     return EpochPlan(batch_size, steps_per_epoch or n // batch_size, steps_per_epoch is None)
-
-
-def check_typed_keys(keys: Any) -> jax.Array:
-    """`keys`. Raises InputError unless they are typed keys, as from `jax.random.key`."""
-    if not isinstance(keys, jax.Array) or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
-        raise InputError(f"got {type(keys).__name__} for a key, expected a typed one: jax.random.key(seed).")
-    return keys
 
 
 def _epoch_order(plan: EpochPlan, n: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -290,6 +283,7 @@ def run_epochs(
 
     Raises:
         RunError: At the first epoch with a loss that is not finite; the previous epoch is kept.
+        KeyboardInterrupt: On interruption, with a note of the epochs that are complete.
         InputError: If the mesh does not divide a batch, or is combined with early stopping; and for a stream that ends
             early or changes. Complete epochs are kept then, and when a stream raises an error of its own.
     """
@@ -305,7 +299,7 @@ def run_epochs(
     placement = Placement(mesh, len(keys))
     fixed, states = placement.put(states.fixed), states._replace(fixed=())
     seen = plan.steps * plan.batch_size * len(keys)
-    recording = Recording(recorder or Recorder("the fit", progress=False), states, placement, epochs, seen)
+    recording = Recording(checked_recorder(recorder), states, placement, epochs, seen)
     if stopping is not None and recording.done:
         # Resumed fits may be at their target already.
         stopping.update(recording.states)
@@ -332,6 +326,9 @@ def run_epochs(
             recording.add(new, values if stopping is None else stopping.record(values, recording.history))
             if stopping is not None:
                 stopping.update(recording.states)
+    except KeyboardInterrupt as error:
+        recording.interrupted(error)
+        raise
     finally:
         if feeds is not None:
             feeds.close()

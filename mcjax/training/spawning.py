@@ -1,6 +1,7 @@
 """Networks spawned from one parent (instability analysis), and snapshots of one network at several epochs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,15 +12,18 @@ from jax.sharding import Mesh
 
 from mcjax import trees
 from mcjax.errors import InputError, check_whole
-from mcjax.runs.recorder import History, Recorder
+from mcjax.models.base import LeadingAxis
+from mcjax.runs.recorder import History, Recorder, checked_recorder
 from mcjax.runtime.compiling import jit
-from mcjax.training.config import TrainConfig
+from mcjax.shown import short_repr
+from mcjax.training.config import TrainConfig, check_config
 from mcjax.training.endpoints import Endpoints, check_trainable, configured_fit, fresh_states
 from mcjax.training.fit import Fit, FitState
-from mcjax.training.loop import EpochPlan, check_typed_keys, epoch_plan, join_histories, run_epochs
+from mcjax.training.loop import EpochPlan, epoch_plan, join_histories, run_epochs
 from mcjax.training.task import Task
 
 
+@short_repr
 class Spawned(NamedTuple):
     """Children of one parent, spawned at several epochs; with a leading axis of seeds for several keys.
 
@@ -45,7 +49,7 @@ class _Training(NamedTuple):
 
     def start(self, keys: jax.Array, copies: int) -> FitState:
         """A fresh network and optimiser per key, each repeated `copies` times: (keys * copies, ...)."""
-        init = check_trainable(self.task, self.config)
+        init = check_trainable(self.task)
         return _repeated(fresh_states(self.fit, init, keys), copies)
 
     @property
@@ -61,10 +65,9 @@ class _Training(NamedTuple):
     def segment(self, states: FitState, keys: jax.Array, first: int, last: int) -> tuple[FitState, History]:
         """Epochs first + 1 to last of all fits, as one stage of the run; all segments share one program."""
         segment_keys = jax.vmap(lambda key: jax.random.fold_in(key, first))(keys)
-        recorder = self.recorder
-        if recorder is not None:
-            title = f"{recorder.title}, epochs {first + 1} to {last} of {self.config.epochs}"
-            recorder = recorder._replace(title=title, stage=f"{recorder.stage}_{first}")
+        recorder = checked_recorder(self.recorder)
+        title = f"{recorder.title}, epochs {first + 1} to {last} of {self.config.epochs}"
+        recorder = replace(recorder, title=title, stage=f"{recorder.stage}_{first}")
         given = (self.fit, self.task, self.plan, states, segment_keys, last - first, recorder)
         return run_epochs(*given, mesh=self.mesh, before=first)
 
@@ -103,8 +106,8 @@ def spawn(
             (children are equal). With `config.steps_per_epoch`, an epoch can be a single step.
         config: Settings. None: `TrainConfig()`.
         children: Number of children per spawn epoch.
-        recorder: The progress line, and the run folder from which an interrupted call resumes to the same bits; every
-            segment is one stage. None: silent.
+        recorder: `Recorder()` for a progress line, and with a run folder an interrupted call resumes to the same bits;
+            every segment is one stage. None: silent.
         mesh: A mesh from `make_mesh`, as in `train_endpoints`.
 
     Returns:
@@ -121,9 +124,9 @@ def spawn(
         lines = evaluate_path(task, linear(task.spec).bind_pairs(first, second))
         print(barrier(lines, "test_accuracy", "mean"))  # the instability at each spawn epoch
     """
-    config = config or TrainConfig()
-    check_trainable(task, config)
-    keys = check_typed_keys(key).reshape(-1)
+    config = check_config(config, TrainConfig)
+    check_trainable(task)
+    keys = trees.check_keys(key, 1).reshape(-1)
     _check_epochs("spawn_epochs", spawn_epochs, 0, config.epochs)
     check_whole("children", children)
     # Algorithm 1 for all spawn epochs and children at once: every child starts as its parent.
@@ -169,7 +172,7 @@ def snapshots(
     Keys are folded at each of the epochs, as in `spawn`, so the networks differ from those of `train_endpoints`.
 
     Args:
-        keys: Typed keys (n,).
+        keys: Typed keys (n,), or one for a single network.
         task: The task, with a model or `init`.
         epochs: Increasing whole numbers from 1 to config.epochs. Training ends at the last.
         config: Settings. None: `TrainConfig()`.
@@ -177,15 +180,16 @@ def snapshots(
         mesh: A mesh from `make_mesh`, as in `train_endpoints`.
 
     Returns:
-        Networks with leading axes (keys, epochs), and the history up to the last of the epochs, float32 (keys, epochs).
+        Networks with leading axes ([keys,] epochs), and the history up to the last of the epochs, float32 ([keys,]
+        epochs).
 
     Raises:
         InputError: If the epochs are not such numbers, and as `train_endpoints`.
         RunError: If a loss becomes infinite or NaN.
     """
-    config = config or TrainConfig()
-    check_trainable(task, config)
-    keys = check_typed_keys(keys).reshape(-1)
+    config = check_config(config, TrainConfig)
+    check_trainable(task)
+    axis, keys = LeadingAxis(trees.check_keys(keys, 1).ndim > 0), keys.reshape(-1)
     _check_epochs("epochs", epochs, 1, config.epochs)
     training = _Training(task, config, recorder, mesh)
     init_keys, order_keys = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(2))
@@ -196,7 +200,7 @@ def snapshots(
         kept.append(states.variables)
         histories.append(history)
     theta = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *kept)
-    return Endpoints(theta, join_histories(histories))
+    return axis.remove(Endpoints(theta, join_histories(histories)))
 
 
 def _fit_keys(keys: jax.Array, spawn_epochs: Sequence[int], children: int) -> tuple[jax.Array, jax.Array]:

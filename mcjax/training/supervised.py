@@ -12,8 +12,9 @@ import optax
 from mcjax import trees
 from mcjax.data import Augmentation, Dataset, PgdAttack, augment, normalize
 from mcjax.data.datasets import check_classes, check_dataset
-from mcjax.errors import InputError
-from mcjax.models.base import Model
+from mcjax.errors import InputError, check_function, check_kind
+from mcjax.models.base import Model, check_model
+from mcjax.shown import short_repr
 from mcjax.training.loss import Batch, at_least_float32
 from mcjax.training.task import Task
 
@@ -62,13 +63,14 @@ def supervised(
             logits, optax.smooth_labels(jax.nn.one_hot(labels, 10), 0.1)))
     """
     check_dataset(data)
-    if not isinstance(model, Model):
-        raise InputError(f"got a {type(model).__name__} for model, expected a Model: models.from_flax(module, x).")
+    check_model(model)
     check_inputs(model, data)
     if loss is None:
         check_outputs(model, data)
-    elif not callable(loss):
-        raise InputError(f"got {loss!r} for loss, expected loss(outputs, labels) -> losses.")
+    else:
+        check_function("loss(outputs, labels) -> losses", loss)
+    if attack is not None:
+        check_kind("attack", attack, PgdAttack, "PgdAttack(steps=5)")
     augmentation = _augmentation(data, augmentation)
     losses = label_losses if loss is None else loss
     if jax.tree_util.all_leaves([losses]):
@@ -95,6 +97,7 @@ def supervised(
     return task.replace(model=model, init=model.init, spec=model.spec)
 
 
+@short_repr
 @partial(jax.tree_util.register_dataclass, data_fields=("losses", "mean", "std"), meta_fields=("model", "attack"))
 @dataclass(frozen=True, eq=False)
 class SupervisedLoss:
@@ -210,6 +213,7 @@ def is_classes(outputs: Any, labels: Any) -> bool:
 def _augmentation(data: Dataset, given: Augmentation | None) -> Augmentation:
     """The augmentation given, or the data set's default. Raises InputError for inputs that are no images."""
     augmentation = data.default_augmentation() if given is None else given
+    check_kind("augmentation", augmentation, Augmentation, "Augmentation(crop=4)")
     if len(data.image_shape) != 3 and augmentation != Augmentation.none():
         raise InputError(
             f"got {augmentation}, but {data.name} has inputs of shape {data.image_shape}, which are not images: "
@@ -253,7 +257,8 @@ def check_outputs(model: Model, data: Dataset) -> None:
 
 OTHER_OUTPUTS = (
     "In Python, supervised(..., loss=(outputs, labels) -> losses) takes other outputs: "
-    "loss=optax.sigmoid_binary_cross_entropy takes one logit and float labels of 0 and 1."
+    "loss=optax.sigmoid_binary_cross_entropy takes one logit and float labels of 0 and 1. models.from_flax(..., "
+    "outputs=returned -> array) selects one of several."
 )
 
 

@@ -11,8 +11,8 @@ from mcjax import trees
 from mcjax.data.blocks import ALONE, Processes
 from mcjax.data.examples import as_examples, few
 from mcjax.data.stream import Stream
-from mcjax.errors import InputError, check_whole, unknown_name
-from mcjax.models.base import Model
+from mcjax.errors import InputError, check_function, check_kind, check_whole, unknown_name
+from mcjax.models.base import Model, check_model
 from mcjax.runtime.mapping import default_chunk, has_convolutions
 from mcjax.runtime.processes import least_of_processes, many_processes, rows_of_processes
 from mcjax.symmetry import PermutationSpec
@@ -88,11 +88,11 @@ class Task:
         if self.train is None:
             raise InputError("got no training examples, expected a pytree of arrays with a common leading axis.")
         if self.model is not None:
-            if not isinstance(self.model, Model):
-                raise InputError(f"got a {type(self.model).__name__} for model, expected a Model: models.from_flax.")
+            check_model(self.model)
             self._set("init", self.init or self.model.init)
             self._set("spec", self.spec or self.model.spec)
         if self.init is not None:
+            check_function("init(key) -> theta", self.init)
             theta = jax.eval_shape(self.init, jax.random.key(0))
             _check_on(self, theta)
             if self.spec is not None:
@@ -266,11 +266,7 @@ def check_task(
         InputError: If it is no task, has no model or no arrays where these are needed, or its loss does not take these
             networks.
     """
-    if not isinstance(task, Task):
-        raise InputError(
-            f"got a {type(task).__name__} for the task, expected a Task: mcjax.supervised(model, data), or "
-            "mcjax.Task(loss, train, test)."
-        )
+    check_kind("task", task, Task, "mcjax.supervised(model, data), or mcjax.Task(loss, train, test)")
     if model and task.model is None:
         raise InputError(f"{task.name} has no model, whose activations or outputs are needed: Task(..., model=model).")
     streamed = [name for name in dict.fromkeys(arrays) if isinstance(getattr(task, name, None), Stream)]
@@ -301,9 +297,8 @@ def _traceable(name: str, function: Any, required: bool) -> Any:
     """A function as a pytree: a `Partial`, or the function if it is a pytree already."""
     if function is None and not required:
         return None
-    if not callable(function):
-        expected = {"loss": "loss(theta, batch, key)", "inputs": "inputs(batch)", "augment": "augment(key, batch)"}
-        raise InputError(f"got {function!r} for {name}, expected {expected.get(name, f'{name}(theta, batch)')}.")
+    expected = {"loss": "loss(theta, batch, key)", "inputs": "inputs(batch)", "augment": "augment(key, batch)"}
+    check_function(expected.get(name, f"{name}(theta, batch)"), function)
     return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 

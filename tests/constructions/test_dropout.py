@@ -256,7 +256,7 @@ def test_networks_and_tasks_that_are_refused(tiny_task, tiny_ends, tiny_data, ke
         dropout_stability(key, supervised(resnet, tiny_data), drawn(resnet))
     with pytest.raises(InputError, match="bare has no model"):
         dropout_stability(key, Task(tiny_task.loss, tiny_task.train, name="bare"), theta)
-    with pytest.raises(InputError, match="Dataset for the task"):
+    with pytest.raises(InputError, match="Dataset for task"):
         dropout_stability(key, tiny_data, theta)
 
 

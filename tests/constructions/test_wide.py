@@ -237,5 +237,5 @@ def test_tasks_that_are_refused(key):
     ):
         with pytest.raises(InputError, match=named):
             sparse_problem(wrong, 0.1)
-    with pytest.raises(InputError, match="Dataset for the task"):
+    with pytest.raises(InputError, match="Dataset for task"):
         wide_path(key, regression(), end, end, kappa=0.1)

@@ -23,7 +23,7 @@ from mcjax.curves.config import PermutationFitConfig
         (PamConfig, {"objective_points": 1.5}, "objective_points=1.5"),
         (PamConfig, {"curve": TrainConfig()}, "TrainConfig"),
         (PamConfig, {"curve": PermutationFitConfig()}, "PermutationFitConfig"),
-        (PamConfig, {"permutation": FitConfig()}, "expected a PermutationFitConfig"),
+        (PamConfig, {"permutation": FitConfig()}, "expected PermutationFitConfig"),
         (PamConfig, {"norm_bound": 0.0}, "norm_bound=0.0"),
         (PamConfig, {"acceptance": "never"}, "always, descent, lookahead"),
         (PermutationFitConfig, {"learning_rate": 0.0}, "learning_rate=0.0"),

@@ -243,7 +243,7 @@ def test_bad_arguments_are_refused(line_task, network):
             return 0.0
 
     for said, call in (
-        ("one network", lambda: dense_hessian(3, theta)),
+        ("full_batch_loss", lambda: dense_hessian(3, theta)),
         ("Unhashable", lambda: dense_hessian(Unhashable(), theta)),
         (r"float32 \(3,\)", lambda: dense_hessian(jnp.sin, jnp.ones(3))),
         ("no floating-point parameters", lambda: dense_hessian(square, {"params": {}})),

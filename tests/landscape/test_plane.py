@@ -263,7 +263,7 @@ def test_networks_that_span_no_plane_are_named(three, tiny_task):
     for kind, v_point, named in ((SpecError, narrow, "mlp"), (InputError, stacked(three), "many networks as v_point")):
         with pytest.raises(kind, match=named):
             plane(tiny_task, theta_1, theta_2, v_point)
-    with pytest.raises(InputError, match="v_point and origin"):
+    with pytest.raises(InputError, match="v_point differs from origin at params/Dense_0/bias"):
         plane_axes(theta_1, theta_2, narrow)
 
 

@@ -226,7 +226,7 @@ def test_bad_input_is_named(pair, tiny_task):
     broken = jax.tree.map(lambda leaf: leaf * np.nan, theta_2)
     bare = Task(tiny_task.loss, tiny_task.train)
     for task, other, options, error, words in (
-        (model, theta_2, {}, InputError, ("Model", "expected a Task", "supervised")),
+        (model, theta_2, {}, InputError, ("Model", "expected Task", "supervised")),
         (bare, theta_2, {}, InputError, ("no model", "model=")),
         (tiny_task, theta_2, {"examples": 121}, InputError, ("examples=121", "120")),
         (tiny_task, narrow, {}, SpecError, ("Dense_0/kernel", "(64, 4)", "(64, 6)")),

@@ -170,8 +170,8 @@ def test_wrong_input_is_named(key, tiny_model, networks):
     thetas, spec = stacked(networks[:3]), tiny_model.spec
     P = orders(spec, networks[0], 3)
     for changes, error, words in (
-        ({"thetas": stacked(networks[:1])}, InputError, ("two networks", "(1, 6)")),
-        ({"thetas": networks[0]}, InputError, ("two networks", "(6,)")),
+        ({"thetas": stacked(networks[:1])}, InputError, ("networks=1", "at least 2")),
+        ({"thetas": networks[0]}, InputError, ("leading lengths", "trees.stack(")),
         ({"max_rounds": 0}, InputError, ("max_rounds=0",)),
         ({"restarts": 0}, InputError, ("restarts=0",)),
         ({"P": trees.index(P, slice(0, 2))}, InputError, ("(2, 6)", "(3, n)")),

@@ -224,6 +224,72 @@ def test_two_functions_may_return_a_tree_too():
             models.from_function(lambda key: {"a": jnp.ones((3, 6))}, wrong, ROWS)
 
 
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        hidden = jnp.tanh(nn.BatchNorm(use_running_average=not train)(nn.Dense(5)(x)))
+        return {"classes": nn.Dense(2)(hidden), "hidden": hidden}
+
+
+class NormedToo(nnx.Module):
+    def __init__(self, *, rngs):
+        self.inner, self.norm = nnx.Linear(3, 5, rngs=rngs), nnx.BatchNorm(5, rngs=rngs)
+        self.outer, self.rngs = nnx.Linear(5, 2, rngs=rngs), rngs
+
+    def __call__(self, x):
+        hidden = jnp.tanh(self.norm(self.inner(x)))
+        noise = 0.0 if self.norm.use_running_average else jax.random.normal(self.rngs.noise(), hidden.shape)
+        return hidden + noise, self.outer(hidden)
+
+
+@pytest.mark.parametrize(
+    ("module", "outputs"),
+    [(Normed(), lambda returned: returned["classes"]), (NormedToo, lambda returned: returned[1])],
+    ids=["Linen", "NNX"],
+)
+def test_outputs_are_selected_in_both_modes_and_before_inference(module, outputs):
+    model, whole = (models.from_flax(module, ROWS, outputs=each) for each in (outputs, None))
+    theta = variables(model)
+    assert (model.num_classes, whole.num_classes) == (2, 0)
+    chex.assert_trees_all_equal(model.apply(theta, ROWS), outputs(whole.apply(theta, ROWS)))
+    (trained, stats), (every, same) = (each.apply_train(theta, ROWS, KEY) for each in (model, whole))
+    chex.assert_trees_all_equal((trained, stats), (outputs(every), same))
+    assert jax.tree.leaves(stats)
+    # The other output is that of the units themselves: with it, none of them can be permuted.
+    assert list(model.spec.group_sizes(theta).values()) == [5]
+    assert whole.spec.groups == ()
+    assert_unchanged(model, theta, ROWS)
+
+
+def test_streams_of_other_names_are_drawn_in_training():
+    model = models.from_flax(NormedToo, ROWS, outputs=lambda returned: returned[0])
+    theta = variables(model)
+    drawn = [np.asarray(model.apply_train(theta, ROWS, jax.random.key(seed))[0]) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).all()
+
+
+def test_names_are_those_of_classes_and_functions():
+    def energy(theta, x):
+        return x @ theta
+
+    def init(key):
+        return jnp.ones((3, 2))
+
+    def named(rngs):
+        return Tower(rngs)
+
+    for model, name in (
+        (models.from_flax(NormedToo, ROWS), "NormedToo"),
+        (models.from_flax(lambda rngs: NormedToo(rngs=rngs), ROWS), "NormedToo"),
+        (models.from_flax(named, ROWS), "named"),
+        (models.from_flax(lambda rngs: Tower(rngs), ROWS, name="mine"), "mine"),
+        (models.from_function(init, energy, ROWS), "energy"),
+        (models.from_function(init, lambda theta, x: x @ theta, ROWS), "function"),
+    ):
+        assert model.name == name
+
+
 def test_the_size_of_the_example_does_not_matter():
     x, many = images(5), made("Linen")
     one = models.from_flax(Net(), x[:1])
@@ -316,6 +382,9 @@ class Remembering(nn.Module):
         (3, {}, ("got 3",)),
         (ROWS, {"example_input": Pooled()}, ("from_flax(module, example_input)",)),
         (Counting, {}, ("count",)),
+        (lambda width, rngs: Tower(rngs), {}, ("width, rngs", "lambda rngs: <lambda>(width=..., rngs=rngs)")),
+        (nnx.Linear, {}, ("Linear", "in_features, out_features, rngs", "lambda rngs: Linear(in_features=...")),
+        (Tower, {"outputs": "logits"}, ("'logits'", "outputs(returned)")),
         (Masked(), {}, ("Masked", "'mask'")),
         (MaskedToo, {}, ("MaskedToo", "'mask'")),
         (Tower, {"activations": {"first": "first"}}, ("Linen",)),

@@ -313,7 +313,7 @@ def test_bad_arguments_are_refused(key, tiny_data, tiny_task, tiny_ends):
         *((given | settings | {"threshold": value}, InputError, "threshold=") for value in ("low", "0.1", True, None)),
         (given | settings | {"theta_2": at(1, 0)}, InputError, "the same network"),
         *((given | {"config": wrong}, InputError, "StringConfig") for wrong in ({"depth": 3}, "fast")),
-        (given | {"config": TRAINING}, InputError, "a TrainConfig", "StringConfig(training="),
+        (given | {"config": TRAINING}, InputError, "got TrainConfig", "StringConfig(training="),
         (given | {"key": jax.random.split(key)}, InputError, "(2,)", "one key"),
         (given | settings | {"theta_1": pair, "theta_2": pair}, InputError, "sample_strings"),
         (given | {"key": 0}, InputError, "int for a key"),

@@ -185,7 +185,7 @@ def test_bad_values_of_sgd_are_refused(changes, said):
 
 
 def test_a_config_of_another_fit_is_refused():
-    check_config(TrainConfig(), TrainConfig)
-    for wrong, name in ((FitConfig(), "FitConfig"), (3, "int"), (TrainConfig, "type"), ({"epochs": 3}, "dict")):
+    assert check_config(TrainConfig(), TrainConfig) == check_config(None, TrainConfig) == TrainConfig()
+    for wrong, name in ((FitConfig(), "FitConfig"), (3, "int"), (TrainConfig, "the class"), ({"epochs": 3}, "dict")):
         with says(InputError, name, "TrainConfig"):
             check_config(wrong, TrainConfig)

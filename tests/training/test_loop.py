@@ -16,6 +16,7 @@ from mcjax import Augmentation, InputError, Recorder, RunError, Task, supervised
 from mcjax.data import Stream, blocks
 from mcjax.runs import checkpoint
 from mcjax.runs.folder import RunFolder
+from mcjax.runs.recorder import Recording
 from mcjax.runtime.target import compiling_for
 from mcjax.training import Criterion
 from mcjax.training.criterion import EarlyStopping
@@ -25,7 +26,6 @@ from mcjax.training.loop import (
     EpochPlan,
     Feed,
     _compiled_epoch,
-    check_typed_keys,
     epoch,
     epoch_plan,
     join_histories,
@@ -126,6 +126,29 @@ def test_what_is_fixed_stays_and_is_no_part_of_what_is_trained(numbered, key, tm
     assert history.keys() == {"loss"}
     kept = checkpoint.load(tmp_path / "checkpoints" / "numbers" / "latest")["state"].values()
     assert sorted(np.shape(leaf) for leaf in kept) == [(2,), (2, 4, 25)]
+
+
+def test_an_interrupted_fit_says_what_is_complete_and_goes_on_from_a_run_folder(numbered, tmp_path, monkeypatch):
+    states = FitState((jnp.zeros(2, int), jnp.full((2, 4, 25), -1)), (), {"shift": np.zeros(2, int)})
+    given = (NOTING, numbered, PLAN, states, jax.random.split(jax.random.key(0)), 3)
+    kept = Recorder("numbers", RunFolder(tmp_path, {}), progress=False)
+    add = Recording.add
+
+    def interrupted(recording, *what):
+        if recording.done == 1:
+            raise KeyboardInterrupt
+        add(recording, *what)
+
+    notes = (None, ("the fit: 1 of 3 epochs", "RunFolder(path, config)")), (kept, ("numbers: 1 of 3", str(tmp_path)))
+    for recorder, words in notes:
+        with monkeypatch.context() as patch:
+            patch.setattr(Recording, "add", interrupted)
+            with pytest.raises(KeyboardInterrupt) as caught:
+                run_epochs(*given, recorder)
+        assert all(word in caught.value.__notes__[0] for word in words)
+    latest = tmp_path / "checkpoints" / "fit" / "latest"
+    assert checkpoint.load(latest)["history"]["loss"].shape == (2, 1)
+    chex.assert_trees_all_equal(run_epochs(*given, kept), run_epochs(*given))
 
 
 @pytest.fixture(scope="module")
@@ -246,9 +269,6 @@ def test_a_loss_that_is_not_finite_names_the_fit_the_epoch_the_batch_and_t(numbe
 def test_bad_arguments_are_refused(numbered, fits):
     with says(InputError, "batch_size=104", "103", "numbers"):
         epoch_plan(numbered, 104, None)
-    for wrong, word in ((0, "int"), (jax.random.PRNGKey(0), "jax.random.key(seed)")):
-        with says(InputError, word):
-            check_typed_keys(wrong)
     # A loss that is not finite stops at its epoch and names the network.
     task, fit, keys, start, *_ = fits["dense"]
     broken = jax.tree.map(np.array, start.variables)

@@ -226,7 +226,7 @@ def test_evaluate_takes_any_task():
         ({"metric": "eror"}, ("'eror'", "Did you mean 'error'")),
         ({"metric": "accuracy"}, ("'accuracy'", "higher", "'error'")),
         ({"metric": lambda theta, batch: batch[0]}, ("metric of shape (120, 8, 8, 1)", "scalar")),
-        ({"metric": 3}, ("metric=3", "metric(theta, batch)")),
+        ({"metric": 3}, ("got 3 for metric", "metric(theta, batch)")),
         ({"split": "tset"}, ("'tset'", "Did you mean 'test'")),
         ({"examples": 0}, ("examples=0",)),
         ({"batch_size": 2.5}, ("batch_size=2.5",)),

@@ -340,7 +340,7 @@ def test_models_that_do_not_fit_images_and_classes_are_refused(tiny_data, tiny_m
         (each, ("(8, 3)", "(3,)")),
         (models.create("mlp", 2, (8, 8, 1)), ("bars", "3 classes", "mlp", "2")),
         (models.create("mlp", 3, (4, 4, 1)), ("(4, 4, 1)", "(8, 8, 1)")),
-        (tiny_data, ("Dataset", "expected a Model")),
+        (tiny_data, ("Dataset", "expected Model")),
     ):
         with says(InputError, *words):
             supervised(model, tiny_data)

@@ -289,7 +289,7 @@ def test_a_spec_that_does_not_fit_the_networks_is_refused():
 
 
 def test_functions_take_tasks_alone():
-    for wrong, kind in ((3, "int"), (None, "NoneType"), (Task, "type"), ((X, Y), "tuple")):
+    for wrong, kind in ((3, "int"), (None, "NoneType"), (Task, "the class Task"), ((X, Y), "tuple")):
         with says(InputError, kind, "mcjax.supervised(model, data)"):
             check_task(wrong)
     with says(InputError, "mine", "no model"):

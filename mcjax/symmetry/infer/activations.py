@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax import trees
+from mcjax.errors import check_function
 from mcjax.symmetry.axis import SpecError, axes_of
 from mcjax.symmetry.infer.occurrences import Occurrence
 from mcjax.symmetry.infer.operation import Shape, ValueAxes
 from mcjax.symmetry.infer.program import Address
 from mcjax.symmetry.infer.propagation import Propagation, propagate
 from mcjax.symmetry.infer.spec import as_axis
-from mcjax.symmetry.spec import PermutationSpec
+from mcjax.symmetry.spec import PermutationSpec, check_spec
 
 Activations = dict[str, tuple[jax.Array, ...]]
 """group -> its activations, float[..., n] with the units on the last axis."""
@@ -60,6 +61,8 @@ def infer_activations(fn: Callable[..., Any], spec: PermutationSpec) -> Callable
         The compiled function (theta, x) -> {group: (float[..., n], ...)}, with the units on the last axis. It raises
         SpecError, when it is traced, if a group of the spec permutes an axis that must stay in place.
     """
+    check_function("fn(theta, x) -> outputs", fn)
+    check_spec(spec)
 
     @jax.jit
     def activations(theta: trees.Tree, x: Any) -> Activations:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mcjax import trees
+from mcjax.errors import check_function
 from mcjax.symmetry.axis import Axis, SpecError
 from mcjax.symmetry.infer.occurrences import Occurrence
 from mcjax.symmetry.infer.propagation import Propagation, propagate
@@ -51,8 +52,10 @@ def infer_spec(fn: Callable[..., Any], theta: trees.Tree, x: Any, *, strict: boo
         The spec of `theta`.
 
     Raises:
+        InputError: If `fn` does not take these two arguments.
         SpecError: If `strict` and a primitive has no rule, or if two leaves have the same name.
     """
+    check_function("fn(theta, x) -> outputs", fn)
     found = propagate(fn, theta, x)
     if strict and found.without_rule:
         raise SpecError(
@@ -98,7 +101,7 @@ def as_axis(occurrence: Occurrence, group: str, length: int, consumes: bool | No
 def _shorten(reason: str, leaf: str) -> str:
     """The reason, without its module if that is the layer of the leaf."""
     what, _, where = reason.rpartition(" in ")
-    return what if where.partition("/")[2] == _layer(leaf) else reason
+    return what if what and where.partition("/")[2] == _layer(leaf) else reason
 
 
 def _consumes(found: Propagation, origin: int, rank: int) -> bool:
