@@ -329,11 +329,12 @@ def _shape(leaf: Any) -> tuple[int, ...]:
 
 def not_finite(tree: Tree) -> list[str]:
     """The names of the floating-point leaves that hold infinity or NaN; none of traced arrays and of shapes."""
-    leaves = {name: leaf for name, leaf in flatten(floating(tree)).items() if isinstance(leaf, np.ndarray | jax.Array)}
-    known = {name: leaf for name, leaf in leaves.items() if not isinstance(leaf, jax.core.Tracer)}
-    return [
-        name for name, leaf in known.items() if not (jnp if isinstance(leaf, jax.Array) else np).isfinite(leaf).all()
-    ]
+
+    def known(leaf: Any) -> bool:
+        return isinstance(leaf, np.ndarray | jax.Array) and not isinstance(leaf, jax.core.Tracer)
+
+    leaves = {name: leaf for name, leaf in flatten(floating(tree)).items() if known(leaf)}
+    return [name for name, leaf in leaves.items() if not jnp.isfinite(leaf).all()]
 
 
 def parameter_count(theta: Tree) -> int:

@@ -26,7 +26,7 @@ SETTINGS = {
     *("Chain", "UnitLayer"),
 }
 """Types that hold names, numbers and functions alone, as those do whose names end in Config."""
-OWN = {"Construction", "DropoutStability", "MergedUnits", "NoiseStability", "PermutationPath", "Task"}
+OWN = {"Dataset", "Construction", "DropoutStability", "MergedUnits", "NoiseStability", "PermutationPath", "Task"}
 """Types with a line of their own, which is asserted where they are tested."""
 
 
