@@ -7,7 +7,7 @@ import jax
 import tyro
 
 from mcjax import trees
-from mcjax.commands.networks import networks_of, read_model, read_networks
+from mcjax.commands.networks import describe, networks_of, read_model, read_networks
 from mcjax.commands.options import DataOptions, ModelOptions, Out, open_run
 from mcjax.commands.paths import EvaluateOptions, finish_path, report_path
 from mcjax.commands.train import measure, report
@@ -44,6 +44,11 @@ class Evaluate:
         several = networks_of(Path(self.target))
         paths = [str(path) for path in several] or [self.target]
         networks, dataset, images = read_networks(paths, self.architecture, self.images, one_architecture=False)
+        if self.measuring != EvaluateOptions():
+            raise InputError(
+                "--points, --calibration-images and --eval-batch-size are for the curve of a `mcjax connect` run: "
+                f"{self.target} is none."
+            )
         # One copy of the images on the device for all tasks.
         dataset = jax.device_put(dataset)
         tasks = {model: supervised(model, dataset) for model in dict.fromkeys(n.model for n in networks)}
@@ -58,12 +63,14 @@ class Evaluate:
         tree, about = checkpoint.load(path), checkpoint.describe(path)
         if "curve" not in about:
             raise InputError(f"{path} does not name its family of curves: expected the curve of a `mcjax connect` run.")
-        model = read_model(about["model"])
-        dataset, images = self.images.load(about["data"])
+        given = self.images.load() if self.images.data is not None else None
+        described = describe(path, about, self.architecture, given[0] if given else None)
+        model = read_model(described)
+        dataset, images = given or self.images.load(about.get("data"))
         augmentation = Augmentation(**about["augmentation"]) if "augmentation" in about else None
         task = supervised(model, dataset, augmentation=augmentation)
         self.measuring.check(task)
-        kind = {"model": about["model"], "curve": about["curve"], "theta": trees.fingerprint(tree)}
+        kind = {"model": described, "curve": about["curve"], "theta": trees.fingerprint(tree)}
         run = open_run("evaluate", self.out, {**kind, "data": images, "measuring": vars(self.measuring)})
         if run.results is None:
             curve = Curve(model.spec, about["curve"]["kind"], about["curve"]["control_points"])

@@ -53,6 +53,9 @@ REFUSED = [
     ("evaluate", [CURVE, "--points", 1], ["points=1"]),
     ("evaluate", [CURVE, "--eval-batch-size", 0], ["eval_batch_size=0"]),
     ("evaluate", [CURVE, "--calibration-images", 0], ["calibration_images=0", "1 to 120"]),
+    ("evaluate", ["@/0", "--points", 7], ["--points", "@/0"]),
+    ("evaluate", [CURVE, "--model", "mlp"], ["--model needs --data"]),
+    ("evaluate", [CURVE, "--width", 2], ["--width", "--model"]),
     ("connect", ["--points-per-step", 0], ["points_per_step=0"]),
     ("connect", ["--degree", 0], ["degree=0"]),
     ("connect", ["--curve", "chain", "--bends", -1], ["bends=-1"]),
@@ -115,7 +118,7 @@ def test_before_anything_is_made(
         told = options if positional else [*TOLD.get(command, ["@/0", "@/1"]), *options]
         line = [str(word).replace("@", str(trained), 1) for word in told]
         first = train if command == "train" else (command,)
-        refused(capsys, tmp_path / "made", *first, *line, names=names)
+        refused(capsys, tmp_path / "made", *first, *line, names=[name.replace("@", str(trained)) for name in names])
 
 
 def test_nothing_to_merge_and_no_such_method(trained, tmp_path, capsys):
