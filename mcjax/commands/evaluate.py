@@ -1,6 +1,7 @@
 """`mcjax evaluate`: measure networks, or the curve of a run, on any data set."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -57,7 +58,7 @@ class Evaluate:
         run = open_run("evaluate", self.out, {"model": architectures, "theta": fingerprints, "data": images})
         if run.results is None:
             run.finish(measure([(tasks[n.model], n.theta) for n in networks]))
-        report(run, None if several else [self.target])
+        run.report(partial(report, run.path, names=None if several else [self.target]))
 
     def _curve(self, path: Path) -> None:
         tree, about = checkpoint.load(path), checkpoint.describe(path)
@@ -76,4 +77,4 @@ class Evaluate:
             curve = Curve(model.spec, about["curve"]["kind"], about["curve"]["control_points"])
             bound = curve.bind(tree["theta_1"], tree["theta_2"], tree.get("theta_c"), tree.get("P"))
             finish_path(run, self.measuring.evaluate(task, bound), task.name)
-        report_path(run)
+        run.report(partial(report_path, run.path))

@@ -1,6 +1,8 @@
 """Recording of fits, epoch by epoch: checks, metrics, checkpoints, progress, and resuming."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,12 +27,26 @@ class Recorder(NamedTuple):
         run: The run folder, or None.
         stage: Name of the fit in the run folder.
         progress: Whether there is a progress line, or a `Progress` whose line is shared.
+        inputs: What the fit depends on, as `of` describes it. A saved state of other inputs is refused.
     """
 
     title: str
     run: RunFolder | None = None
     stage: str = "fit"
     progress: bool | Progress = True
+    inputs: Mapping[str, Any] | None = None
+
+    def of(self, settings: Any, **arrays: Any) -> "Recorder":
+        """This recorder, for a fit with such inputs.
+
+        Args:
+            settings: Settings. Their functions, which have no lasting name, are told apart by their types alone.
+            **arrays: Pytrees of arrays by name, such as the networks and keys; None is left out.
+        """
+        if self.run is None:
+            return self
+        marks = {name: trees.fingerprint(tree) for name, tree in arrays.items() if tree is not None}
+        return self._replace(inputs={"settings": _as_json(settings), **marks})
 
     def line(self, total: int | None, *, unit: str = "epoch", start: int = 0, items: int = 0) -> Progress | None:
         """The progress line of `total` steps, of which `start` are done, or None without one."""
@@ -63,8 +79,13 @@ class Recording:
         self.recorder, self.placement, self.epochs = recorder, placement, epochs
         self.done = 0
         self.history: History = {}
-        self._stage = Stage(recorder.run, recorder.stage)
+        self._stage = Stage(recorder.run, recorder.stage, recorder.inputs)
         if (saved := self._stage.restore()) is not None:
+            if saved.step > epochs:
+                raise InputError(
+                    f"{self._stage.path} has {saved.step} epochs already: got epochs={epochs}. Expected at least as "
+                    "many; or use another folder."
+                )
             states, self.history = _unpacked(saved.state, states, self._stage)
             self.done = saved.step
         self.states = placement.put(states)
@@ -122,6 +143,19 @@ class Recording:
             f"{self.recorder.title}: the loss of number {', '.join(map(str, wrong))} of {len(loss)} is not finite in "
             f"epoch {self.done + 1}{place}. {kept}Lower the learning rate, or start from other networks."
         )
+
+
+def _as_json(value: Any) -> Any:
+    """Settings as JSON: numbers and texts as they are, dataclasses by field, and of anything else its type."""
+    if is_dataclass(value):
+        return {each.name: _as_json(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, dict):
+        return {str(name): _as_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(each) for each in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def packed(states: trees.Tree, history: History) -> trees.Tree:

@@ -126,6 +126,9 @@ def spawn(
     keys = check_typed_keys(key).reshape(-1)
     _check_epochs("spawn_epochs", spawn_epochs, 0, config.epochs)
     check_whole("children", children)
+    if recorder is not None:
+        settings = {"config": config, "spawn_epochs": list(spawn_epochs), "children": children}
+        recorder = recorder.of(settings, keys=keys, data=task.train)
     # Algorithm 1 for all spawn epochs and children at once: every child starts as its parent.
     training = _Training(task, config, recorder, mesh)
     spawned_at = np.repeat(np.asarray(spawn_epochs), children)
@@ -187,6 +190,8 @@ def snapshots(
     check_trainable(task, config)
     keys = check_typed_keys(keys).reshape(-1)
     _check_epochs("epochs", epochs, 1, config.epochs)
+    if recorder is not None:
+        recorder = recorder.of({"config": config, "epochs": list(epochs)}, keys=keys, data=task.train)
     training = _Training(task, config, recorder, mesh)
     init_keys, order_keys = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(2))
     states = training.start(init_keys, 1)

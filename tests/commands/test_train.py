@@ -110,7 +110,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(train, trained, tmp_path, ca
         assert run(*train, "--out", folder) == 130
     said(capsys, 130, "complete epochs are kept")
     assert not (folder / "results.json").exists()
-    assert checkpoint.describe(folder / "checkpoints" / "train" / "latest") == {"epoch": 2}
+    assert checkpoint.describe(folder / "checkpoints" / "train" / "latest")["epoch"] == 2
     assert run(*train, "--out", folder) == 0
     assert capsys.readouterr().err.startswith(f"training 2 mlp: epoch 3/{EPOCHS},")
     same_run(folder, trained, *KEPT)
