@@ -5,6 +5,7 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command line. None: that of the process.
 
     Returns:
-        The exit code: 0, 1 (the run failed), 2 (wrong input) or 130 (interrupted).
+        The exit code: 0, 1 (the run failed), 2 (wrong input), 130 (Ctrl-C) or 143 (SIGTERM).
     """
 
     def run() -> None:
@@ -71,8 +72,9 @@ def guarded(name: str, run: Callable[[], None]) -> int:
         return fail(f"error: {error}", 2)
     except (RunError, OSError) as error:
         return fail(f"failed: {error}", 1)
-    except KeyboardInterrupt:
-        return fail("interrupted: complete epochs are kept, and the same command goes on from them.", 130)
+    except KeyboardInterrupt as stop:
+        code = stop.args[0] if stop.args else 130
+        return fail("interrupted: complete epochs are kept, and the same command goes on from them.", code)
     return 0
 
 
@@ -84,6 +86,7 @@ def entry() -> None:
 def leave(command: Callable[[], int]) -> NoReturn:
     """Call a command with the messages of its libraries silenced, and end the process with its exit code."""
     _open_streams()
+    signal.signal(signal.SIGTERM, _terminate)  # of a queue whose time is up, or that wants the machine
     # Start-up notices of XLA and TensorFlow would precede the table.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Orbax and its threads log broken files and full disks, which mcjax reports itself.
@@ -91,7 +94,7 @@ def leave(command: Callable[[], int]) -> NoReturn:
     sys.unraisablehook = _silent
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     code = command()
-    if code == 130:
+    if code > 128:
         # A runtime that is interrupted in a computation can crash at exit.
         with suppress(OSError):
             sys.stdout.flush()
@@ -130,6 +133,10 @@ def _open_streams() -> None:
         encoding, errors = getattr(before, "encoding", "utf-8"), "replace" if number == 1 else "backslashreplace"
         lines = getattr(before, "line_buffering", True)
         setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=lines))
+
+
+def _terminate(number: int, _: Any) -> NoReturn:
+    raise KeyboardInterrupt(128 + number)
 
 
 def _silent(unraisable: Any) -> None:

@@ -119,6 +119,11 @@ def test_arguments_that_cannot_be_parsed_are_wrong_input(capsys, arguments, word
             130,
             "mcjax: interrupted: complete epochs are kept, and the same command goes on from them.\n",
         ),
+        (
+            KeyboardInterrupt(143),
+            143,
+            "mcjax: interrupted: complete epochs are kept, and the same command goes on from them.\n",
+        ),
         (None, 0, ""),
     ],
 )
@@ -171,6 +176,7 @@ def test_bugs_are_not_hidden(monkeypatch):
 def _process(monkeypatch):
     """What the entry point changes in a process is as before after a test."""
     monkeypatch.setattr(cli.logging, "disable", lambda level: None)
+    monkeypatch.setattr(cli.signal, "signal", lambda number, handler: None)
     for name in ("unraisablehook", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
 
@@ -196,7 +202,7 @@ def test_what_takes_long_to_import_is_imported_where_it_is_used():
 
 
 STREAMS = """
-import os, sys
+import os, signal, sys
 import mcjax.runs.progress
 from mcjax import cli, errors
 
@@ -211,12 +217,15 @@ def work(error):
         progress.update(epoch + 1, "loss \\u00b1")
     print("\\u00b1 \\udce9", "result" * 20000)
     open("done", "w").close()
+    if isinstance(error, int):
+        signal.raise_signal(error)
     raise error
 
 CASES = (
     ({1: other, 2: other}, 0, SystemExit(0)),
     ({1: other, 2: other}, 2, errors.InputError("got 1")),
     ({2: FULL}, 130, KeyboardInterrupt()),
+    ({2: FULL}, 143, signal.SIGTERM),
     ({2: None}, 0, SystemExit(0)),
     ({0: None, 1: None, 2: None}, 2, errors.InputError("got 1")),
 )

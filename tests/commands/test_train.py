@@ -210,13 +210,13 @@ else:
 sys.argv = ["mcjax", *command]
 cli.entry()
 """
-CODES = {"SIGKILL": -signal.SIGKILL, "SIGINT": 130, "full disk": 1}
+CODES = {"SIGKILL": -signal.SIGKILL, "SIGINT": 130, "SIGTERM": 143, "full disk": 1}
 
 
 @pytest.mark.slow
 def test_killed_processes_resume_to_the_same_bits(train, trained, ends, connected, tmp_path, capsys):
     connect = ("connect", *ends, *FIT)
-    cases = [(train, "SIGKILL"), (train, "SIGINT"), (train, "full disk"), (connect, "SIGKILL")]
+    cases = [(train, "SIGKILL"), (train, "SIGINT"), (train, "SIGTERM"), (train, "full disk"), (connect, "SIGKILL")]
     folders = [tmp_path / str(i) for i in range(len(cases))]
     for folder in folders:
         folder.mkdir()
@@ -231,7 +231,7 @@ def test_killed_processes_resume_to_the_same_bits(train, trained, ends, connecte
     for folder, (command, how) in zip(folders, cases, strict=True):
         err = (folder / "stderr").read_text()
         assert "Traceback" not in err
-        if how == "SIGINT":
+        if how in ("SIGINT", "SIGTERM"):
             assert "mcjax: interrupted: complete epochs are kept" in err
         if how == "full disk":
             assert "mcjax: failed: cannot write" in err
