@@ -3,7 +3,8 @@
 A study of a paper is a `Study`: the names of its parts, a function that finds everything from them, and tables of what
 was found. `run` does it in a run folder. Every part is kept there as soon as it is made, numbers as JSON under parts/
 and arrays as checkpoints, so that the same command again resumes where it was stopped and ends with the same bits.
-Seconds go to times.json, not into the results: the results of two runs are equal, bit for bit.
+Seconds go to times.json, not into the results: the results of two runs on the same kind of device, with the same
+versions and as many cores, are equal, bit for bit.
 """
 
 import json
