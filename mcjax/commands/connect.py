@@ -1,6 +1,6 @@
 """`mcjax connect`: fit and measure a low-loss curve between two networks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -137,6 +137,13 @@ class Connect:
                 raise InputError(f"{option} is for --curve {curve}: got --curve {self.curve}.")
         spec = a.model.spec
         if self.curve == "line":
+            # Augmentation is read when batch statistics are re-estimated along the line.
+            fitting = replace(self.training, flip="auto", crop=None, rotate=None) != CurveTraining()
+            if not self.pam and (fitting or self.points_per_step != 1):
+                raise InputError(
+                    "--preset, --epochs, --batch-size, --points-per-step, rates and the other options of training are "
+                    "for curves that are fitted: got --curve line, which is measured alone."
+                )
             return linear(spec)
         if self.curve == "bezier":
             return bezier(spec, 2 if self.degree is None else self.degree)

@@ -160,6 +160,9 @@ class Match:
         for name in ("batch_size", "restarts", "epochs"):
             if getattr(self, name) < 1:
                 raise InputError(f"got {name}={getattr(self, name)}, expected at least 1.")
+        for method, options in (("weights", ("restarts",)), ("straight_through", ("epochs", "travel"))):
+            if method not in self.method and any(getattr(self, name) != getattr(type(self), name) for name in options):
+                raise InputError(f"--{' and --'.join(options)} are for --method {method}: got {' '.join(self.method)}.")
         if not self.method:
             raise InputError(f"got no --method, expected one or several of {', '.join(get_args(Method))}.")
         if labelled:

@@ -136,6 +136,12 @@ class Merge:
         for name, value, least in (("match_images", self.match_images, 2), ("calibration_images", calibration, 1)):
             if value is not None and not least <= value <= available:
                 raise InputError(f"got {name}={value}, expected {least} to {available}.")
+        for option, given, unread in (
+            ("--restarts", self.restarts, "activations"),
+            ("--match-images", self.match_images, "weights"),
+        ):
+            if given is not None and self.method == unread:
+                raise InputError(f"{option} is for the other methods: got --method {unread}, which does not read it.")
         for name, number in (("restarts", self.restarts), ("eval_batch_size", size)):
             if number is not None and number < 1:
                 raise InputError(f"got {name}={number}, expected at least 1.")

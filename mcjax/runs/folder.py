@@ -110,6 +110,7 @@ class RunFolder:
 
     @on_first_process
     def _open(self, config: Mapping[str, Any]) -> None:
+        check_utf8(self.path)
         text = json.dumps(config, indent=1, sort_keys=True)
         config_file = self.path / "config.json"
         if self.path.exists() and not self.path.is_dir():
@@ -240,6 +241,17 @@ class RunFolder:
 
         lines = [line for line in _bytes(path).splitlines(keepends=True) if kept(line)]
         write_atomically(path, b"".join(line.removesuffix(b"\n") + b"\n" for line in lines))
+
+
+def check_utf8(path: Path) -> None:
+    """Raise InputError unless the name of a folder of checkpoints is UTF-8, which Orbax needs."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path.absolute()} is not UTF-8, which the names of checkpoints must be: expected another name of "
+            f"{error.object[error.start : error.end]!r}. Choose another folder with --out, or rename this one."
+        ) from error
 
 
 def _bytes(path: Path) -> bytes:

@@ -300,3 +300,9 @@ def test_another_machine_is_noted_and_changes_no_config(tmp_path, monkeypatch):
     RunFolder(tmp_path, {"seed": 0}).finish({})
     noted = [json.loads(line) for line in (tmp_path / "machines.jsonl").read_text().splitlines()]
     assert noted == [here, {**here, "cores": 192}]
+
+
+def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(InputError, match="r\udce9 is not UTF-8"):
+        RunFolder(tmp_path / "r\udce9", {})
+    assert list(tmp_path.iterdir()) == []
