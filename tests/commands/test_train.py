@@ -244,3 +244,16 @@ def test_killed_processes_resume_to_the_same_bits(train, trained, ends, connecte
             same_run(folder / "run", trained, "network_0", "network_1", "train/latest")
         else:
             same_run(folder / "run", connected("bezier"), "curve", "fit/latest")
+
+
+def test_damaged_results_are_made_again_from_what_is_kept(train, trained, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    no_training(monkeypatch)
+    for text in ("", '{"train_loss": ', '{"train_loss": {"values": "none"}}', "{}"):
+        (folder / "results.json").write_text(text)
+        assert run(*train, "--out", folder) == 2
+        said(capsys, 2, folder / "results.json", "Delete it")
+    (folder / "results.json").unlink()
+    assert run(*train, "--out", folder) == 0
+    same_run(folder, trained, *KEPT)
