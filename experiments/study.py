@@ -3,16 +3,17 @@
 A study of a paper is a `Study`: the names of its parts, a function that finds everything from them, and tables of what
 was found. `run` does it in a run folder. Every part is kept there as soon as it is made, numbers as JSON under parts/
 and arrays as checkpoints, so that the same command again resumes where it was stopped and ends with the same bits.
-Seconds go to times.json, not into the results: the results of two runs are equal, bit for bit.
+Seconds go to times.json, not into the results: the results of two runs on the same kind of device, with the same
+versions and as many cores, are equal, bit for bit.
 """
 
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -25,7 +26,7 @@ from mcjax.cli import guarded, leave
 from mcjax.commands.options import open_run
 from mcjax.errors import InputError
 from mcjax.runs import checkpoint
-from mcjax.runs.folder import RunFolder, read_json, write_atomically, writing
+from mcjax.runs.folder import AGAIN, RunFolder, read_json
 from mcjax.runs.progress import Progress, duration
 from mcjax.runs.tables import table
 from mcjax.runtime.processes import is_first_process, on_first_process
@@ -118,11 +119,14 @@ def run(study: Study, config: Mapping[str, Any], out: str | None) -> None:
             "paths": list(found.paths), "planes": list(found.planes),
         }  # fmt: skip
         folder.finish({**found.results, "page": page})
-    results = folder.results or {}
+    folder.report(partial(_tell, study, folder.path))
+
+
+def _tell(study: Study, path: Path, results: Mapping[str, Any]) -> None:
     if is_first_process():
         for each in study.tables(results):
             print(f"\n{each['title']}\n{table(each['head'], each['rows'])}")
-        print(f"\nWritten to {folder.path}; `mcjax report {folder.path}` makes a page of it.")
+        print(f"\nWritten to {path}; `mcjax report {path}` makes a page of it.")
 
 
 def command(options: type[Options], main: Callable[[Options], None]) -> NoReturn:
@@ -147,11 +151,6 @@ class Parts:
         self.known: dict[str, Any] = {}
         self.under_way: list[float] = []  # when each of the parts that are being made began
         self.began = time.monotonic()
-        on_first_process(self._make_folder)()
-
-    def _make_folder(self) -> None:
-        with writing(self.folder.path / "parts"):
-            (self.folder.path / "parts").mkdir(exist_ok=True)
 
     def under(self, prefix: str) -> "Parts":
         """The parts whose names begin with `prefix`, by the rest of their names."""
@@ -172,8 +171,8 @@ class Parts:
                 self.progress.skip()
             else:
                 with self.timed(name):
-                    _write(path, {"value": make()})
-            self.known[name] = _read(path)["value"]
+                    self._write(name, {"value": make()})
+            self.known[name] = _read(path, "value")
         return self.known[name]
 
     def arrays(self, name: str, make: Callable[[], trees.Tree]) -> trees.Tree:
@@ -200,10 +199,10 @@ class Parts:
             with self.timed(name):
                 checkpoint.save(where, make())
         tree = checkpoint.load(where)
-        mark = {"sha256": trees.fingerprint(tree)}
+        mark = trees.fingerprint(tree)
         if not _exists(path):
-            _write(path, mark)
-        elif _read(path) != mark:
+            self._write(name, {"sha256": mark})
+        elif _read(path, "sha256") != mark:
             raise InputError(
                 f"the checkpoint {where} has changed since other parts of this study were made from it: "
                 f"restore it, or delete {self.folder.path} to begin again."
@@ -246,27 +245,35 @@ class Parts:
             seconds = time.monotonic() - self.under_way.pop()
             # Whatever contains this part begins so much later.
             self.under_way[:] = [began + seconds for began in self.under_way]
-            if is_first_process():
-                _add_seconds(self.folder, name, seconds)
+            _add_seconds(self.folder, name, seconds)
 
     def _file(self, name: str) -> Path:
         return self.folder.path / "parts" / f"{name}.json"
 
+    def _write(self, name: str, value: Any) -> None:
+        data = json.dumps(value, default=lambda array: np.asarray(array).tolist()).encode()
+        self.folder.write(f"parts/{name}.json", lambda file: file.write(data))
+
 
 _exists = on_first_process(Path.exists)
-_read = on_first_process(read_json)
 
 
 @on_first_process
-def _write(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, default=lambda array: np.asarray(array).tolist()).encode())
+def _read(path: Path, key: str) -> Any:
+    read = read_json(path)
+    if key not in read:
+        raise InputError(f"{path} has no {key!r}. {AGAIN}")
+    return read[key]
 
 
+@on_first_process
 def _add_seconds(folder: RunFolder, name: str, seconds: float) -> None:
     path = folder.path / "times.json"
-    stages = {each["name"]: each["seconds"] for each in read_json(path)["stages"]} if path.exists() else {}
-    stages[name] = round(stages.get(name, 0.0) + seconds, 1)
-    device = jax.devices()[0]
-    machine = f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}"
+    try:
+        stages = {each["name"]: each["seconds"] for each in read_json(path)["stages"]} if path.exists() else {}
+        stages[name] = round(stages.get(name, 0.0) + seconds, 1)
+    except (LookupError, TypeError) as error:
+        raise InputError(f"{path} does not hold the seconds of parts: {error!r}. {AGAIN}") from error
     listed = [{"name": stage, "seconds": taken} for stage, taken in stages.items()]
-    write_atomically(path, json.dumps({"machine": machine, "stages": listed}, indent=1).encode())
+    data = json.dumps({"stages": listed}, indent=1).encode()
+    folder.write("times.json", lambda file: file.write(data))

@@ -70,6 +70,11 @@ def short(value: Any) -> str:
     return text if whole else f"{text[:LETTERS]}..."
 
 
+def is_known(value: Any) -> bool:
+    """Whether a value is an array with numbers in it, which is not traced or only a shape."""
+    return isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer)
+
+
 def _is_array(value: Any) -> bool:
     return hasattr(value, "dtype") and hasattr(value, "shape")
 
@@ -80,10 +85,9 @@ def _several(texts: list[str]) -> str:
 
 
 def _array(value: Any) -> str:
-    known = isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer)
     numbers = isinstance(value.dtype, np.dtype) and value.dtype.kind in "iuf"
-    if known and numbers and value.shape == ():
+    if is_known(value) and numbers and value.shape == ():
         return str(np.asarray(value)[()])
-    if known and numbers and len(value.shape) == 1 and value.size <= NUMBERS:
+    if is_known(value) and numbers and len(value.shape) == 1 and value.size <= NUMBERS:
         return np.array2string(np.asarray(value), precision=4, separator=", ")
     return f"{value.dtype}[{','.join(map(str, value.shape))}]"

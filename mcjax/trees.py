@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcjax.errors import InputError
-from mcjax.shown import short
+from mcjax.shown import is_known, short
 
 Tree = Any
 """A pytree of arrays."""
@@ -152,7 +152,7 @@ def check_alike(a: Tree, b: Tree, first: str = "the first tree", second: str = "
     """
     left, right = map(jax.tree.leaves, (a, b))
     same: bool = jax.tree.structure(a) == jax.tree.structure(b)  # type: ignore[operator]
-    if same and all(map(_same_shape, left, right)):
+    if same and [*map(_shape, left)] == [*map(_shape, right)]:
         return
     ours, theirs, needed = shapes(a), shapes(b), shapes(floating(a))
     names = [*needed, *(name for name in theirs if not any(f"{name}/".startswith(f"{known}/") for known in ours))]
@@ -319,10 +319,6 @@ def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     return {name: _shape(leaf) for name, leaf in flatten(tree).items()}
 
 
-def _same_shape(a: Any, b: Any) -> bool:
-    return _shape(a) == _shape(b)
-
-
 def _shape(leaf: Any) -> tuple[int, ...]:
     return tuple(getattr(leaf, "shape", ()))
 
@@ -330,11 +326,10 @@ def _shape(leaf: Any) -> tuple[int, ...]:
 def not_finite(tree: Tree) -> list[str]:
     """The names of the floating-point leaves that hold infinity or NaN; none of traced arrays and of shapes."""
 
-    def known(leaf: Any) -> bool:
-        return isinstance(leaf, np.ndarray | jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    def wrong(leaf: Any) -> bool:
+        return is_known(leaf) and not (jnp if isinstance(leaf, jax.Array) else np).isfinite(leaf).all()
 
-    leaves = {name: leaf for name, leaf in flatten(floating(tree)).items() if known(leaf)}
-    return [name for name, leaf in leaves.items() if not jnp.isfinite(leaf).all()]
+    return [name for name, leaf in flatten(floating(tree)).items() if wrong(leaf)]
 
 
 def parameter_count(theta: Tree) -> int:

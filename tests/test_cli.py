@@ -1,6 +1,7 @@
 """The command line: help, exit codes, one message for what went wrong."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -118,6 +119,11 @@ def test_arguments_that_cannot_be_parsed_are_wrong_input(capsys, arguments, word
             130,
             "mcjax: interrupted: complete epochs are kept, and the same command goes on from them.\n",
         ),
+        (
+            KeyboardInterrupt(143),
+            143,
+            "mcjax: interrupted: complete epochs are kept, and the same command goes on from them.\n",
+        ),
         (None, 0, ""),
     ],
 )
@@ -166,10 +172,18 @@ def test_bugs_are_not_hidden(monkeypatch):
         main(["quickstart"])
 
 
+@pytest.fixture
+def _process(monkeypatch):
+    """What the entry point changes in a process is as before after a test."""
+    monkeypatch.setattr(cli.logging, "disable", lambda level: None)
+    monkeypatch.setattr(cli.signal, "signal", lambda number, handler: None)
+    for name in ("unraisablehook", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+
+
+@pytest.mark.usefixtures("_process")
 def test_entry_leaves_with_the_exit_code(monkeypatch):
     monkeypatch.setattr(cli, "main", lambda: 7)
-    monkeypatch.setattr(cli.logging, "disable", lambda level: None)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with pytest.raises(SystemExit) as leaving:
         cli.entry()
     assert leaving.value.code == 7
@@ -187,13 +201,56 @@ def test_what_takes_long_to_import_is_imported_where_it_is_used():
     assert done.stdout == "\n", done.stderr
 
 
-def test_a_reader_that_has_gone_is_no_failure():
-    command = [sys.executable, "-m", "mcjax.cli", "connect", "--help"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.close()
-        err = process.stderr.read()
-    assert process.returncode == 0
-    assert err == b""
+STREAMS = """
+import os, signal, sys
+import mcjax.runs.progress
+from mcjax import cli, errors
+
+mcjax.runs.progress.PRINT_EVERY_S = -1.0
+gone, other = os.pipe()
+os.close(gone)
+FULL = os.open("/dev/full", os.O_WRONLY)
+
+def work(error):
+    progress = mcjax.runs.progress.Progress("work", 2000)
+    for epoch in range(2000):
+        progress.update(epoch + 1, "loss \\u00b1")
+    print("\\u00b1 \\udce9", "result" * 20000)
+    open("done", "w").close()
+    if isinstance(error, int):
+        signal.raise_signal(error)
+    raise error
+
+CASES = (
+    ({1: other, 2: other}, 0, SystemExit(0)),
+    ({1: other, 2: other}, 2, errors.InputError("got 1")),
+    ({2: FULL}, 130, KeyboardInterrupt()),
+    ({2: FULL}, 143, signal.SIGTERM),
+    ({2: None}, 0, SystemExit(0)),
+    ({0: None, 1: None, 2: None}, 2, errors.InputError("got 1")),
+)
+for streams, code, error in CASES:
+    child = os.fork()
+    if not child:
+        for number, put in streams.items():
+            os.close(number) if put is None else os.dup2(put, number)
+            # As Python does at its start.
+            stream = None if put is None else open(number, "w", encoding="ascii", closefd=False)
+            setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
+        cli.leave(lambda: cli.guarded("work", lambda: work(error)))
+    found = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert (os.path.exists("done"), found) == (True, code), (streams, code, found)
+    os.remove("done")
+"""
+
+
+def test_readers_that_go_away_change_no_work_and_no_exit_code(tmp_path):
+    command, ascii_only = [sys.executable, "-W", "ignore", "-c", STREAMS], {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, env=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {b"?", b"result" * 20000}
+    for words in (b"Traceback", b"ignored", b"failed"):
+        assert words not in done.stderr
 
 
 @pytest.mark.slow
@@ -237,13 +294,12 @@ def test_whole_commands_in_processes_of_their_own(tiny_data, tmp_path, capsys, m
     assert "truncated" in message
 
 
+@pytest.mark.usefixtures("_process")
 def test_an_interrupted_process_leaves_at_once(monkeypatch):
     # Without tearing down runtimes that were in the middle of something.
     left = []
     monkeypatch.setattr(cli, "main", lambda: 130)
     monkeypatch.setattr(cli.os, "_exit", lambda code: left.append(code) or sys.exit(code))
-    monkeypatch.setattr(cli.logging, "disable", lambda level: None)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with warnings.catch_warnings(), pytest.raises(SystemExit):
         cli.entry()
     assert left == [130]

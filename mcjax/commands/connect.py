@@ -1,6 +1,7 @@
 """`mcjax connect`: fit and measure a low-loss curve between two networks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -12,12 +13,12 @@ from mcjax.commands.devices import DeviceOptions
 from mcjax.commands.match import check_groups, match_units
 from mcjax.commands.networks import Network, read_networks
 from mcjax.commands.options import DataOptions, ModelOptions, Out, TrainOptions, as_json, open_run, seed_key
-from mcjax.commands.pam import PamOptions, pam_figure, pam_lines, pam_results, pam_training_figure
+from mcjax.commands.pam import PamOptions, pam_figure, pam_results, pam_training_figure
 from mcjax.commands.paths import EvaluateOptions, finish_path, report_path, save_curve
 from mcjax.curves import Curve, FitConfig, PamConfig, bezier, fit_curve, fit_pam, linear, polygonal_chain
 from mcjax.errors import InputError
 from mcjax.runs import Recorder
-from mcjax.runs.folder import RunFolder, writing
+from mcjax.runs.folder import RunFolder
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
 from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard, save_permutation
 from mcjax.training import Task, supervised
@@ -115,9 +116,7 @@ class Connect:
             save_curve(run, path, about)
             metrics = self.measuring.evaluate(task, path, mesh)
             finish_path(run, metrics, f"{task.name}: {self.curve}, {self._how()}", **learned)
-        if "pam" in (run.results or {}):
-            print(pam_lines("PAM", (run.results or {})["pam"]))
-        report_path(run)
+        run.report(partial(report_path, run.path))
 
     def _given_permutation(self, a: Network) -> Permutation | None:
         """The permutation of --permutation, checked; None without the option."""
@@ -138,6 +137,13 @@ class Connect:
                 raise InputError(f"{option} is for --curve {curve}: got --curve {self.curve}.")
         spec = a.model.spec
         if self.curve == "line":
+            # Augmentation is read when batch statistics are re-estimated along the line.
+            fitting = replace(self.training, flip="auto", crop=None, rotate=None) != CurveTraining()
+            if not self.pam and (fitting or self.points_per_step != 1):
+                raise InputError(
+                    "--preset, --epochs, --batch-size, --points-per-step, rates and the other options of training are "
+                    "for curves that are fitted: got --curve line, which is measured alone."
+                )
             return linear(spec)
         if self.curve == "bezier":
             return bezier(spec, 2 if self.degree is None else self.degree)
@@ -177,8 +183,7 @@ class Connect:
             run.figure("training", plotting.training(fit.history, f"{self.curve} fit"))
             return fit.path, {}
         learned = fit_pam(*problem, config, recorder=recorder, mesh=mesh)
-        with writing(run.path / "permutation.npz"):
-            save_permutation(run.path / "permutation.npz", learned.P)
+        run.write("permutation.npz", lambda file: save_permutation(file, learned.P))
         named = {self._how(): learned}
         run.figure("pam", pam_figure(named, f"{self.curve}, {task.name}"))
         run.figure("training", pam_training_figure(named, config, f"{self.curve} fit"))

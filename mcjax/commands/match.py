@@ -1,6 +1,8 @@
 """`mcjax match`: find the permutation that matches the units of one network to those of another."""
 
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
@@ -18,7 +20,7 @@ from mcjax.matching import StraightThroughConfig, match_activations, match_strai
 from mcjax.matching.activations import Cost, Trunk, trunk_of
 from mcjax.models import Model
 from mcjax.runs import Recorder
-from mcjax.runs.folder import RunFolder, writing
+from mcjax.runs.folder import RunFolder
 from mcjax.runs.tables import table
 from mcjax.symmetry import (
     Permutation,
@@ -93,7 +95,7 @@ class Match:
         )
         if run.results is None:
             self._finish(key, run, task, a, b)
-        _report(run)
+        run.report(partial(_report, run.path))
 
     def _how(self) -> dict[str, Any]:
         return {"batch_size": self.batch_size, "cost": self.cost, "trunk": self.trunk}
@@ -102,8 +104,7 @@ class Match:
         match = match_units(task, a.theta, b.theta, examples=self.match_images, **self._how())
         P, summaries = self._run_methods(key, run, task, a, b, match)
         match = _with_permutation(match, P)
-        with writing(run.path / "permutation.npz"):
-            save_permutation(run.path / "permutation.npz", match.P)
+        run.write("permutation.npz", lambda file: save_permutation(file, match.P))
         methods = ", then ".join(method.replace("_", "-") for method in self.method)
         run.figure("correlation", correlation_figure(match, task.name, methods))
         groups = {
@@ -159,6 +160,9 @@ class Match:
         for name in ("batch_size", "restarts", "epochs"):
             if getattr(self, name) < 1:
                 raise InputError(f"got {name}={getattr(self, name)}, expected at least 1.")
+        for method, options in (("weights", ("restarts",)), ("straight_through", ("epochs", "travel"))):
+            if method not in self.method and any(getattr(self, name) != getattr(type(self), name) for name in options):
+                raise InputError(f"--{' and --'.join(options)} are for --method {method}: got {' '.join(self.method)}.")
         if not self.method:
             raise InputError(f"got no --method, expected one or several of {', '.join(get_args(Method))}.")
         if labelled:
@@ -169,8 +173,7 @@ class Match:
         return StraightThroughConfig(epochs=self.epochs, batch_size=self.batch_size, travel=self.travel)
 
 
-def _report(run: RunFolder) -> None:
-    results = run.results or {}
+def _report(path: Path, results: dict[str, Any]) -> None:
     rows = [
         [group, f"{r['units']}", f"{r['moved']}", f"{r['correlation_before']:.3f}", f"{r['correlation_after']:.3f}"]
         for group, r in results["groups"].items()
@@ -183,7 +186,7 @@ def _report(run: RunFolder) -> None:
         elif "midpoint_loss" in summary:
             losses = summary["midpoint_loss"]
             print(f"straight-through: loss at t = 1/2 from {losses[0]:.4f} to {min(losses):.4f}")
-    print(f"Written to {run.path}; use it with --permutation {run.path / 'permutation.npz'}")
+    print(f"Written to {path}; use it with --permutation {path / 'permutation.npz'}")
 
 
 def _no_labels(outputs: Any, labels: Any) -> jax.Array:

@@ -22,7 +22,6 @@ from mcjax.matching.activations import match_activations
 from mcjax.matching.merging import match_to_reference, merge
 from mcjax.models import Model
 from mcjax.runs import checkpoint
-from mcjax.runs.folder import RunFolder, writing
 from mcjax.runs.tables import table
 from mcjax.symmetry import Permutation, PermutationSpec, identity_permutation, permute, save_permutation
 from mcjax.training import Task, evaluate, supervised
@@ -95,8 +94,7 @@ class Merge:
             P, objective = self._match(key, task, first.model.spec, thetas)
             averages = self._averages(task, first.model.spec, thetas, P)
             for i in range(len(networks)):
-                with writing(run.path / f"permutation_{i}.npz"):
-                    save_permutation(run.path / f"permutation_{i}.npz", trees.index(P, i))
+                run.write(f"permutation_{i}.npz", partial(save_permutation, P=trees.index(P, i)))
             merged = averages[list(averages)[-1]]
             checkpoint.save(
                 run.checkpoints("network_0"),
@@ -105,7 +103,7 @@ class Merge:
             )
             measured = _measure(task, {**{n.name: n.theta for n in networks}, **averages}, thetas)
             run.finish({"measured": measured, "objective": objective, **_repaired_and_left(first.model)})
-        _report(run)
+        run.report(partial(_report, run.path))
 
     def _read(self) -> tuple[list[Network], Dataset, dict[str, Any]]:
         paths = list(self.networks)
@@ -138,6 +136,12 @@ class Merge:
         for name, value, least in (("match_images", self.match_images, 2), ("calibration_images", calibration, 1)):
             if value is not None and not least <= value <= available:
                 raise InputError(f"got {name}={value}, expected {least} to {available}.")
+        for option, given, unread in (
+            ("--restarts", self.restarts, "activations"),
+            ("--match-images", self.match_images, "weights"),
+        ):
+            if given is not None and self.method == unread:
+                raise InputError(f"{option} is for the other methods: got --method {unread}, which does not read it.")
         for name, number in (("restarts", self.restarts), ("eval_batch_size", size)):
             if number is not None and number < 1:
                 raise InputError(f"got {name}={number}, expected at least 1.")
@@ -196,8 +200,7 @@ def _repaired_and_left(model: Model) -> dict[str, Any]:
     return {"batch_statistics": norms, "repaired": repaired, "left": left}
 
 
-def _report(run: RunFolder) -> None:
-    results = run.results or {}
+def _report(path: Path, results: dict[str, Any]) -> None:
     measured = results["measured"]
     columns = list(next(iter(measured.values())))
     rows = [[name, *(f"{row[column]:.4f}" for column in columns)] for name, row in measured.items()]
@@ -208,4 +211,4 @@ def _report(run: RunFolder) -> None:
         left = f"Left as they are: {', '.join(results['left'])}."
         left = left if results["left"] else "No layer that makes units was left out."
         print(f"Repaired: the units of {len(results['repaired'])} layers. {left}")
-    print(f"Written to {run.path}, which other commands take as the merged network.")
+    print(f"Written to {path}, which other commands take as the merged network.")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import has_leading_axis
 from mcjax.runs import checkpoint
+from mcjax.runs.folder import check_utf8
 
 
 class Network(NamedTuple):
@@ -46,8 +48,10 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
         SpecError: The variables are not those of the model.
     """
     where = _checkpoint_of(path)
+    if where.is_dir():
+        check_utf8(where)
     about, theta = checkpoint.describe(where), checkpoint.load(where)
-    about = {**about, "model": _description(where, about, options, dataset)}
+    about = {**about, "model": describe(where, about, options, dataset)}
     model = read_model(about["model"])
     if "params" in theta:  # drop the optimiser and step of a training state
         theta = {name: theta[name] for name in ("params", "batch_stats") if name in theta}
@@ -58,28 +62,50 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
     return Network(theta, model, about, str(path))
 
 
-def _description(
-    where: Path, about: Mapping[str, Any], options: ModelOptions, dataset: Dataset | None
-) -> dict[str, Any]:
-    """The description of the given model, or else of the model recorded in the checkpoint."""
+def describe(where: Path, about: Mapping[str, Any], options: ModelOptions, dataset: Dataset | None) -> dict[str, Any]:
+    """The description of the given model, or else of the model recorded in the checkpoint.
+
+    Args:
+        where: The checkpoint.
+        about: The description in it.
+        options: The model, if it is given.
+        dataset: The data set that fixes the shape and classes of a given model, which a recorded module has.
+
+    Raises:
+        InputError: The model is neither recorded nor given, or is a module that is not given, whose code must not run.
+    """
+    recorded, default = about.get("model"), type(options)()
+    if recorded is not None and not isinstance(recorded, dict):
+        raise InputError(f"the checkpoint {where} names the model {recorded!r}, expected a description of one.")
+    module = (recorded or {}).get("module")
     if options.model is None and options.module is None:
-        if options != type(options)():
+        if options != default:
             raise InputError("--width, --activation and --widths go with --model, which is not given.")
-        if "model" not in about:
+        if recorded is None:
             raise InputError(f"the checkpoint {where} does not name its model: give --model or --module and --data.")
-        return about["model"]
+        if module is not None:
+            raise InputError(
+                f"the checkpoint {where} names the module {module}, whose code runs only if you name it too: "
+                f"give --module {module}."
+            )
+        return recorded
     if dataset is None:
+        if recorded is not None and options == replace(default, module=module):
+            return recorded
         flag = "--module" if options.module is not None else "--model"
-        why = f"{flag} needs --data" if "model" in about else f"the checkpoint {where} does not name its model"
+        why = f"{flag} needs --data" if recorded else f"the checkpoint {where} does not name its model"
         raise InputError(f"{why}: give {flag} and --data.")
     return options.describe(dataset)
 
 
 def read_model(description: Mapping[str, Any]) -> models.Model:
     """The model of a description: the arguments of `models.create` by name, or those of `own_model`."""
-    if "module" in description:
-        return own_model(description["module"], description["num_classes"], tuple(description["input_shape"]))
-    return models.create(**description)
+    try:
+        if "module" in description:
+            return own_model(description["module"], description["num_classes"], tuple(description["input_shape"]))
+        return models.create(**description)
+    except (KeyError, TypeError) as error:  # of a checkpoint that was edited
+        raise InputError(f"{json.dumps(description)} describes no model of mcjax: {error}.") from error
 
 
 def _checkpoint_of(path: str) -> Path:

@@ -76,7 +76,8 @@ class ModelOptions:
     """mlp, tinysix, tinyten, resnet20, resnet32, vgg11, vgg16, googlenet, mnist_convnet, cifar_convnet,
     filters_convnet, or lstm for texts (None: that of the checkpoints)."""
     module: str | None = None
-    """A Flax module of your own instead, package.module:Class (None: that of the checkpoints)."""
+    """A Flax module of your own instead, package.module:Class; also for checkpoints that name one, whose code runs only
+    if it is named here (None: no module)."""
     width: float = 1.0
     """Multiplier of all widths."""
     activation: str = "relu"

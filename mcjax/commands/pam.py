@@ -11,7 +11,7 @@ from mcjax import plotting
 from mcjax.commands.options import TrainOptions, given
 from mcjax.curves import PamConfig, PamFit
 from mcjax.curves.config import Acceptance, Projection
-from mcjax.errors import check_whole
+from mcjax.errors import InputError, check_positive, check_whole
 from mcjax.training.config import Schedule
 
 REPORTED = ("objective", "proposed", "distance", "accepted", "moved", "relaxed", "rounded")
@@ -67,8 +67,16 @@ class PamOptions:
         if self.published:
             preset = PamConfig.preset("published") if training.preset == "paper" else preset.as_published()
         epochs, halved = preset.curve.epochs, preset.permutation.epochs
+        check_whole("iterations", self.iterations)
+        for rate in self.permutation_learning_rate or ():
+            check_positive("permutation_learning_rate", rate)
+        if self.permutation_learning_rate == ():
+            raise InputError("got no --permutation-learning-rate, expected one or several.")
+        if self.permutation_decay is not None and not 0 < self.permutation_decay <= 1:
+            raise InputError(f"got permutation_decay={self.permutation_decay}, expected it in (0, 1].")
         if training.epochs is not None:
-            epochs = -(-training.epochs // max(1, self.iterations))
+            check_whole("epochs", training.epochs)
+            epochs = -(-training.epochs // self.iterations)
             halved = -(-epochs // 2)
         if self.permutation_epochs is not None:
             check_whole("permutation_epochs", self.permutation_epochs)

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mcjax import plotting
+from mcjax.commands.pam import pam_lines
 from mcjax.errors import InputError
 from mcjax.landscape import PathMetrics, barrier, evaluate_path
 from mcjax.runs import checkpoint
@@ -72,9 +74,10 @@ def finish_path(run: RunFolder, metrics: PathMetrics, title: str, **more: Any) -
     run.finish({**found, **more})
 
 
-def report_path(run: RunFolder) -> None:
-    """Print the summary of a measured path."""
-    results = run.results or {}
+def report_path(path: Path, results: dict[str, Any]) -> None:
+    """Print the summary of a measured path, the results of the run at `path`."""
+    if "pam" in results:
+        print(pam_lines("PAM", results["pam"]))
     columns = ("start", "end", "min", "max", "mean", "integral")
     rows = [
         [name.replace("_", " "), *(f"{values[column]:.4f}" for column in columns), f"{results[f'barrier_{name}']:.4f}"]
@@ -84,4 +87,4 @@ def report_path(run: RunFolder) -> None:
     if stored := results.get("stored"):
         ends = ", ".join(f"{name.replace('_', ' ')} {a:.4f} and {b:.4f}" for name, (a, b) in stored.items())
         print(f"By the batch statistics in the checkpoints, not re-estimated, the ends have {ends}.")
-    print(f"Length {results['length']:.3f}. Written to {run.path}")
+    print(f"Length {results['length']:.3f}. Written to {path}")

@@ -1,6 +1,8 @@
 """`mcjax quickstart`: train, match, connect and measure small networks on real images, in a minute."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -66,7 +68,7 @@ class Quickstart:
         run = open_run("quickstart", self.out or "runs/quickstart", config)
         if run.results is None:
             self._finish(run, key, learning)
-        report(run)
+        run.report(partial(report, run.path))
 
     def _finish(self, run: RunFolder, key: jax.Array, learning: PamConfig) -> None:
         model = read_model(ABOUT["model"])
@@ -155,14 +157,14 @@ def _label(kind: str) -> str:
     return kind.replace("_", ", ").replace("bezier", "Bezier")
 
 
-def report(run: RunFolder) -> None:
-    """Print the table of a finished quickstart, and the paths of its figures."""
-    paths = (run.results or {})["paths"]
+def report(path: Path, results: dict[str, Any]) -> None:
+    """Print the table of a finished quickstart at `path`, and the paths of its figures."""
+    paths = results["paths"]
     rows = [[_label(kind), *cells(paths[kind])] for kind in KINDS]
     count = len(paths[KINDS[0]]["barrier"]["values"])
     print(table(["path", *HEAD], rows))
     print(f"Mean ± standard deviation over {count} pairs, of values along 61 points of each path.")
-    for how, kept in (run.results or {})["pam"].items():
+    for how, kept in results["pam"].items():
         print(pam_lines(f"PAM, {how}", kept))
     for name in ("figures/paths.png", "figures/correlation.png", "figures/pam.png", "results.json"):
-        print(f"  {run.path / name}")
+        print(f"  {path / name}")

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +14,6 @@ from mcjax.commands.networks import networks_of, read_model
 from mcjax.commands.options import DataOptions, ModelOptions, Out, TrainOptions, as_json, open_run, seed_key
 from mcjax.errors import InputError
 from mcjax.runs import Recorder, checkpoint
-from mcjax.runs.folder import RunFolder
 from mcjax.runs.tables import mean_and_std, plus_minus, table
 from mcjax.training import Task, TrainConfig, evaluate, supervised, train_endpoints
 from mcjax.training.loop import epoch_plan
@@ -92,7 +93,7 @@ class Train:
             run.figure("training", plotting.training(endpoints.history, task.name, labels=names))
             task = jax.device_put(task)
             run.finish(measure([(task, theta) for theta in thetas]))
-        report(run)
+        run.report(partial(report, run.path))
 
 
 def measure(networks: Sequence[tuple[Task, trees.Tree]]) -> dict[str, Any]:
@@ -110,13 +111,12 @@ def by_split(train: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def report(run: RunFolder, names: Sequence[str] | None = None) -> None:
-    """Print the table of a finished run of `mcjax train` or `mcjax evaluate`."""
-    results = run.results or {}
+def report(path: Path, results: dict[str, Any], names: Sequence[str] | None = None) -> None:
+    """Print the table of a finished run at `path` of `mcjax train` or `mcjax evaluate`."""
     columns = list(results)
     names = names or [f"network {i}" for i in range(len(results[columns[0]]["values"]))]
     rows = [[name, *(f"{results[c]['values'][i]:.4f}" for c in columns)] for i, name in enumerate(names)]
     if len(names) > 1:
         rows.append(["mean ± std", *(plus_minus(results[column]) for column in columns)])
     print(table(["", *(column.replace("_", " ") for column in columns)], rows))
-    print(f"Written to {run.path}")
+    print(f"Written to {path}")

@@ -193,6 +193,7 @@ def fit_curve(
     fit = configured_curve_fit(task, curve, config, config.epochs, plan.steps)
     states = initial_states(fit, pairs.theta_1, permute_pairs(curve.spec, pairs.P, pairs.theta_2))
     keys = jax.random.split(key, pairs.number)
+    recorder = recorder and recorded_inputs(recorder, key, task, curve, pairs, config)
     states, history = run_epochs(fit, task, plan, states, keys, config.epochs, recorder, mesh=mesh)
     return CurveFit(**fit_result(pairs, curve, states.variables, pairs.P), history=pairs.axis.remove(history))
 
@@ -210,6 +211,15 @@ def configured_curve_fit(
         compute_dtype=config.compute_dtype,
         **more,
     )
+
+
+def recorded_inputs(
+    recorder: Recorder, key: jax.Array, task: Task, curve: Curve, pairs: Pairs, config: Any
+) -> Recorder:
+    """The recorder, for a fit of curves with these inputs."""
+    settings = {"config": config, "curve": [curve.kind, curve.control_points]}
+    ends = {"theta_1": pairs.theta_1, "theta_2": pairs.theta_2, "P": pairs.P}
+    return recorder.of(settings, key=key, data=task.train, **ends)
 
 
 def check_curve(curve: Any, least: int = 1) -> None:

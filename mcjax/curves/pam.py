@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from mcjax import trees
 from mcjax.curves.config import PamConfig
 from mcjax.curves.curve import Curve
-from mcjax.curves.fit import check_different_ends, check_fit_inputs, fit_result
+from mcjax.curves.fit import check_different_ends, check_fit_inputs, fit_result, recorded_inputs
 from mcjax.curves.norm_bound import check_norm_bound
 from mcjax.curves.pam_half_steps import advance_curve, permutation_learning_rates, propose_permutation
 from mcjax.curves.pam_problem import HalfStep, PamProblem, PamState, Relaxation, as_single_candidate
@@ -129,7 +129,7 @@ def fit_pam(
     check_different_ends(curve, pairs)
     check_norm_bound(config.norm_bound, pairs.theta_1, pairs.theta_2)
     problem = PamProblem.create(task, curve, config, pairs, mesh)
-    recorder = checked_recorder(recorder)
+    recorder = recorded_inputs(checked_recorder(recorder), key, task, curve, pairs, config)
     title, stage = recorder.title, recorder.stage
 
     # Eq. 8: theta_c = 0 is the straight line to P theta_2.

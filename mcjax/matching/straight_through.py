@@ -271,6 +271,9 @@ def match_straight_through(
     settings = {name: getattr(config, name) for name in ("travel", "random_t", "compute_dtype")}
     fit = straight_through_fit(task, spec, config.epochs, plan.steps, **settings)
     states = initial_states(fit, pairs.theta_1, pairs.theta_2, pairs.P)
+    if recorder is not None:
+        ends = {"theta_1": pairs.theta_1, "theta_2": pairs.theta_2, "P": pairs.P}
+        recorder = recorder.of({"config": config}, key=key, data=task.train, **ends)
     states, history = run_epochs(fit, task, plan, states, jax.random.split(key, pairs.number), config.epochs, recorder)
     # Candidates: the start, the end of every epoch but the last, and the end of the last one.
     last = {group: jax.vmap(nearest_permutation_on_device)(M) for group, M in states.variables.items()}

@@ -1,9 +1,10 @@
 """Run folders: the files of a run, and resuming an interrupted run.
 
 A run has one folder. `config.json` holds its configuration, `metrics.jsonl` one line per epoch, and `results.json`,
-written last, its results; `figures/` and `checkpoints/` hold the rest. Every file is written atomically.
+written last, its results; `figures/` and `checkpoints/` hold the rest. Every file is written atomically. The same bits
+need the same kind of device, the same versions and, on a CPU, as many cores: `machines.jsonl` has what was used.
 
-- `RunFolder(path, config)` opens a folder, and raises an error if it belongs to another config.
+- `RunFolder(path, config)` opens a folder, and raises an error if it belongs to another config, or another process.
 - `Recorder(title, run, stage)` records a fit: progress line, metrics, and the state after the last complete epoch. A
   fit that is called again with the same arguments resumes from that state, to the same bits. `Recorder()` alone is
   the progress line.

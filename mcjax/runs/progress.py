@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from mcjax.runtime.processes import is_first_process
@@ -14,7 +15,7 @@ class Progress:
     """A progress line on stderr. Without a terminal, a line is printed every ten seconds at most.
 
     The time left is estimated from the steps of this process, so that it is right for a resumed run. With several
-    processes, the first prints.
+    processes, the first prints. A line that cannot be printed is lost, and the work goes on.
 
     Example::
 
@@ -51,7 +52,7 @@ class Progress:
         self._written, self._text = time.monotonic(), ""
         self._seconds: float | None = None  # per step
         self._bar: Any = None
-        if is_first_process() and sys.stderr.isatty():
+        if is_first_process() and sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=start, desc=title, unit=unit, leave=True, dynamic_ncols=True)
@@ -111,7 +112,10 @@ class Progress:
         now = time.monotonic()
         if is_first_process() and (always or now - self._written > PRINT_EVERY_S):
             self._written = now
-            print(line, file=sys.stderr, flush=True)
+            # Also where there is no stream, or a closed one.
+            with suppress(OSError, ValueError, AttributeError):
+                sys.stderr.write(f"{line}\n")
+                sys.stderr.flush()
 
 
 class _Part(Progress):

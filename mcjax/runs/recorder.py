@@ -1,6 +1,7 @@
 """Recording of fits, epoch by epoch: checks, metrics, checkpoints, progress, and resuming."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import jax
@@ -27,12 +28,26 @@ class Recorder:
         run: The run folder, or None.
         stage: Name of the fit in the run folder.
         progress: Whether there is a progress line, or a `Progress` whose line is shared.
+        inputs: What the fit depends on, as `of` describes it. A saved state of other inputs is refused.
     """
 
     title: str = "the fit"
     run: RunFolder | None = None
     stage: str = "fit"
     progress: bool | Progress = True
+    inputs: Mapping[str, Any] | None = None
+
+    def of(self, settings: Any, **arrays: Any) -> "Recorder":
+        """This recorder, for a fit with such inputs.
+
+        Args:
+            settings: Settings. Their functions, which have no lasting name, are told apart by their types alone.
+            **arrays: Pytrees of arrays by name, such as the networks and keys; None is left out.
+        """
+        if self.run is None:
+            return self
+        marks = {name: trees.fingerprint(tree) for name, tree in arrays.items() if tree is not None}
+        return replace(self, inputs={"settings": _as_json(settings), **marks})
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -75,8 +90,13 @@ class Recording:
         self.recorder, self.placement, self.epochs = recorder, placement, epochs
         self.done = 0
         self.history: History = {}
-        self._stage = Stage(recorder.run, recorder.stage)
+        self._stage = Stage(recorder.run, recorder.stage, recorder.inputs)
         if (saved := self._stage.restore()) is not None:
+            if saved.step > epochs:
+                raise InputError(
+                    f"{self._stage.path} has {saved.step} epochs already: got epochs={epochs}. Expected at least as "
+                    "many; or use another folder."
+                )
             states, self.history = _unpacked(saved.state, states, self._stage)
             self.done = saved.step
         self.states = placement.put(states)
@@ -142,6 +162,19 @@ class Recording:
             f"{self.recorder.title}: the loss of number {', '.join(map(str, wrong))} of {len(loss)} is not finite in "
             f"epoch {self.done + 1}{place}. {kept}Lower the learning rate, or start from other networks."
         )
+
+
+def _as_json(value: Any) -> Any:
+    """Settings as JSON: numbers and texts as they are, dataclasses by field, and of anything else its type."""
+    if is_dataclass(value):
+        return {each.name: _as_json(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, dict):
+        return {str(name): _as_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(each) for each in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def packed(states: trees.Tree, history: History) -> trees.Tree:

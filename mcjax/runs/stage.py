@@ -1,5 +1,6 @@
 """Stages of a run: each saves its state after complete steps, and resumes from it."""
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.runs import checkpoint
-from mcjax.runs.folder import RunFolder
+from mcjax.runs.folder import RunFolder, differences
 from mcjax.runtime.processes import on_first_process
 
 SAVE_EVERY_S = 1.0
@@ -35,15 +36,15 @@ class Stage:
     A step is an epoch of a fit, or a depth of a string. Without a run folder, nothing is saved.
     """
 
-    def __init__(self, run: RunFolder | None, name: str, fingerprint: str = "") -> None:
+    def __init__(self, run: RunFolder | None, name: str, inputs: Mapping[str, Any] | None = None) -> None:
         """Open a stage.
 
         Args:
             run: The run folder, or None.
             name: Name of the stage in metrics.jsonl and among the checkpoints.
-            fingerprint: Hash of all inputs of the iteration. A state with another fingerprint raises an error.
+            inputs: All inputs of the iteration by name, as JSON, such as hashes. A state of others raises an error.
         """
-        self.run, self.name, self.fingerprint = run, name, fingerprint
+        self.run, self.name, self.inputs = run, name, dict(inputs or {})
         self._saved_at = time.monotonic()
 
     def restore(self, first: int = 0) -> Saved | None:
@@ -67,10 +68,11 @@ class Stage:
             state, about = checkpoint.load(path), checkpoint.describe(path)
         except InputError as error:
             raise InputError(f"{error} Or delete {path}: the same command then repeats this stage.") from error
-        if "epoch" not in about or about.get("fingerprint", "") != self.fingerprint:
+        found = "; ".join(differences(about.get("inputs", {}), json.loads(json.dumps(self.inputs))))
+        if "epoch" not in about or found:
             raise InputError(
-                f"{path} was saved by another iteration: of other networks, data or settings, or by another key. "
-                "Delete it, or use another folder."
+                f"{path} was saved by another iteration ({found or 'its epoch is not known'}). "
+                "Resume it with what it was saved with. Delete it to begin again, or use another folder."
             )
         return Saved(about["epoch"], state, about)
 
@@ -90,6 +92,7 @@ class Stage:
     def save(self, step: int, state: trees.Tree, about: Mapping[str, Any] | None = None) -> None:
         """Save the state after a step, with JSON about it; it replaces the previous one."""
         if self.run is not None:
-            mark = {"fingerprint": self.fingerprint} if self.fingerprint else {}
+            self.run.hold()
+            mark = {"inputs": self.inputs} if self.inputs else {}
             checkpoint.save(self.path, state, {**(about or {}), **mark, "epoch": step})
         self._saved_at = time.monotonic()

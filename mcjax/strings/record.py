@@ -44,7 +44,7 @@ class StringRecording:
         """
         self.strings, self.config = strings, config
         self.step, self.about = -1, dict[str, Any]()
-        self._stage = Stage(recorder.run, recorder.stage, fingerprint)
+        self._stage = Stage(recorder.run, recorder.stage, {"all inputs": fingerprint})
         if (saved := self._stage.restore(first=-1)) is not None:
             self.step, self.about = saved.step, saved.about
             states = [saved.state[name] for name in sorted(saved.state)]

@@ -6,9 +6,10 @@ contracted with `M`'s second index.
 
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import jax
@@ -220,10 +221,10 @@ def compose(P: Permutation, Q: Permutation) -> Permutation:
     }
 
 
-def save_permutation(path: str | Path, P: Permutation) -> None:
-    """Write P as an `.npz` with one array per group."""
+def save_permutation(path: str | Path | BinaryIO, P: Permutation) -> None:
+    """Write P as an `.npz` with one array per group, to a path or an open file."""
     arrays: dict[str, Any] = {group: np.asarray(p) for group, p in P.items()}
-    with open(path, "wb") as file:
+    with open(path, "wb") if isinstance(path, str | Path) else nullcontext(path) as file:
         np.savez(file, **arrays)
 
 

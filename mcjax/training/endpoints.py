@@ -138,6 +138,9 @@ def train_endpoints(
     init_keys, epoch_keys = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
     stopping = None if target is None else _early_stopping(task, criterion or Criterion(), target, len(keys))
     states = fresh_states(fit, init, init_keys)
+    if recorder is not None:
+        settings = {"config": config, "criterion": criterion}
+        recorder = recorder.of(settings, keys=keys, data=task.train, target=target)
     states, history = run_epochs(
         fit, task, plan, states, epoch_keys, config.epochs, recorder, mesh=mesh, stopping=stopping
     )

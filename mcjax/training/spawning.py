@@ -129,6 +129,9 @@ def spawn(
     keys = trees.check_keys(key, 1).reshape(-1)
     _check_epochs("spawn_epochs", spawn_epochs, 0, config.epochs)
     check_whole("children", children)
+    if recorder is not None:
+        settings = {"config": config, "spawn_epochs": list(spawn_epochs), "children": children}
+        recorder = recorder.of(settings, keys=keys, data=task.train)
     # Algorithm 1 for all spawn epochs and children at once: every child starts as its parent.
     training = _Training(task, config, recorder, mesh)
     spawned_at = np.repeat(np.asarray(spawn_epochs), children)
@@ -191,6 +194,8 @@ def snapshots(
     check_trainable(task)
     axis, keys = LeadingAxis(trees.check_keys(keys, 1).ndim > 0), keys.reshape(-1)
     _check_epochs("epochs", epochs, 1, config.epochs)
+    if recorder is not None:
+        recorder = recorder.of({"config": config, "epochs": list(epochs)}, keys=keys, data=task.train)
     training = _Training(task, config, recorder, mesh)
     init_keys, order_keys = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(2))
     states = training.start(init_keys, 1)

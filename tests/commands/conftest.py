@@ -49,7 +49,8 @@ def connected(trained, ends):
     def connect(name):
         if name not in made:
             made[name] = trained.parent / name.replace(" ", "_")
-            assert run("connect", *ends, *FIT, *CURVES[name], "--out", made[name]) == 0
+            options = FIT[-2:] if name.startswith("line") else FIT  # which is measured alone
+            assert run("connect", *ends, *options, *CURVES[name], "--out", made[name]) == 0
         return made[name]
 
     return connect

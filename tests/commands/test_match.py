@@ -93,7 +93,9 @@ def test_another_cost_is_maximised(trained, ends, tiny_data, tmp_path):
 
 
 def matched_by(ends, folder, *methods):
-    options = ("--restarts", 2, "--epochs", 2, "--batch-size", 16, "--out", folder)
+    options = ("--batch-size", 16, "--out", folder)
+    options += ("--restarts", 2) if "weights" in methods else ()
+    options += ("--epochs", 2) if "straight_through" in methods else ()
     assert run("match", *ends, "--method", *methods, *options) == 0
     return results_of(folder)
 

@@ -152,14 +152,15 @@ def test_every_command_takes(case, bars, tmp_path):
     described = {"module": path_of(name), "num_classes": 3, "input_shape": [8, 8, 1]}
     for i in range(2):
         assert checkpoint.describe(trained / "checkpoints" / f"network_{i}")["model"] == described
-    assert run("match", trained / "0", trained / "1", "--out", tmp_path / "m") == 0
+    own = ("--module", path_of(name))
+    assert run("match", trained / "0", trained / "1", *own, "--out", tmp_path / "m") == 0
     assert {group: found["units"] for group, found in results_of(tmp_path / "m")["groups"].items()} == groups
-    assert run("connect", trained / "0", trained / "1", *curve, "--points", 3, "--out", tmp_path / "c") == 0
+    assert run("connect", trained / "0", trained / "1", *curve, *own, "--points", 3, "--out", tmp_path / "c") == 0
     P, matched = checkpoint.load(tmp_path / "c" / "checkpoints" / "curve")["P"], tmp_path / "m" / "permutation.npz"
     chex.assert_trees_all_equal(P, mcjax.symmetry.load_permutation(matched))
-    assert run("evaluate", trained, "--out", tmp_path / "e") == 0
+    assert run("evaluate", trained, *own, "--out", tmp_path / "e") == 0
     assert results_of(tmp_path / "e") == results_of(trained)
-    assert run("evaluate", tmp_path / "c", "--points", 3, "--out", tmp_path / "again") == 0
+    assert run("evaluate", tmp_path / "c", *own, "--points", 3, "--out", tmp_path / "again") == 0
     assert results_of(tmp_path / "again") == results_of(tmp_path / "c")
     if case != "an NNX class":  # whose statistics are estimated anew along the path
         along = results_of(tmp_path / "c")["along"]
@@ -265,7 +266,7 @@ def test_a_module_needs_the_data(elsewhere, tmp_path, capsys):
     for command, names in (
         ((*ends, *module), ["a.msgpack", "--module and --data"]),
         (ends, ["a.msgpack", "--model or --module and --data"]),
-        ((tmp_path / "a", tmp_path / "a", *module), ["--module needs --data"]),
+        ((tmp_path / "a", tmp_path / "a", "--module", path_of("Same")), ["--module needs --data"]),
     ):
         refused(capsys, tmp_path / "m", "match", *command, names=names)
 
@@ -278,10 +279,45 @@ def test_a_module_without_units_has_nothing_to_match(bars, tmp_path, capsys):
         refused(capsys, tmp_path / "m", command, *ends, *given, names=["Flat", "params/Dense_0/kernel"])
 
 
-def test_networks_of_two_modules_are_not_joined(elsewhere, tmp_path, capsys):
+def test_the_code_that_a_checkpoint_names_runs_only_if_it_is_named(elsewhere, bars, tmp_path, capsys):
+    """As that of a file in the working folder, or of Python itself: os:abort would end this process."""
+    (tmp_path / "ran.py").write_text("raise SystemExit('it ran')\n")
+    theta, networks = checkpoint.load(elsewhere[0] / "a.msgpack"), (tmp_path / "a", tmp_path / "b")
+    curve = tmp_path / "curve"
+    for name in ("ran:Net", "os:abort"):
+        about = {"model": {"module": name, "num_classes": 3, "input_shape": [8, 8, 1]}, "data": {"data": str(bars)}}
+        for path in networks:
+            checkpoint.save(path, theta, about)
+        checkpoint.save(curve, {"theta_1": theta, "theta_2": theta}, {**about, "curve": {"kind": "bezier"}})
+        for command in (("match", *networks), ("connect", *networks), ("merge", *networks), ("evaluate", curve)):
+            refused(capsys, tmp_path / "m", *command, names=[f"the module {name}", f"--module {name}"])
+        refused(capsys, tmp_path / "m", "evaluate", networks[0], "--data", bars, names=[f"--module {name}"])
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "config.json").write_text(json.dumps({"command": "train", **about}))
+        assert run("report", tmp_path / "run") == 0
+    assert "ran" not in sys.modules
+
+
+def test_descriptions_that_were_edited_are_refused(elsewhere, bars, tmp_path, capsys):
     theta = checkpoint.load(elsewhere[0] / "a.msgpack")
-    for name in ("Net", "Same"):
-        about = {"model": {"module": path_of(name), "num_classes": 3, "input_shape": [8, 8, 1]}}
-        checkpoint.save(tmp_path / name, theta, about)
-    names = ["different architectures", path_of("Net"), path_of("Same")]
-    refused(capsys, tmp_path / "m", "match", tmp_path / "Net", tmp_path / "Same", names=names)
+    for model, names in (
+        ({"name": "mlp", "num_classes": 3, "input_shape": [8, 8, 1], "depth": 3}, ["depth"]),
+        ("mlp", ["'mlp'", "expected a description"]),
+        ({"module": path_of("Net")}, ["num_classes"]),
+    ):
+        checkpoint.save(tmp_path / "a", theta, {"model": model, "data": {"data": str(bars)}})
+        named = ("--module", path_of("Net")) if "module" in model else ()
+        refused(capsys, tmp_path / "m", "match", tmp_path / "a", tmp_path / "a", *named, names=names)
+
+
+def test_networks_of_two_modules_are_not_joined(elsewhere, bars, tmp_path, capsys):
+    theta, models = checkpoint.load(elsewhere[0] / "a.msgpack"), {}
+    mlp = {"name": "mlp", "num_classes": 3, "input_shape": [8, 8, 1], "widths": [6, 5], "activation": "tanh"}
+    for name, model in (("Net", {"module": path_of("Net"), "num_classes": 3, "input_shape": [8, 8, 1]}), ("mlp", mlp)):
+        models[name] = tmp_path / name
+        checkpoint.save(models[name], theta, {"model": model, "data": {"data": str(bars)}})
+    for given, names in (
+        (["--module", path_of("Net")], ["--module needs --data"]),
+        ([], [path_of("Net"), "--module"]),
+    ):
+        refused(capsys, tmp_path / "m", "match", models["Net"], models["mlp"], *given, names=names)

@@ -17,8 +17,16 @@ REFUSED = [
     ("train match connect merge quickstart", ["--seed", -1], ["seed=-1", "0 to 4294967295"]),
     ("train", ["--seed", 10**20], [f"seed={10**20}"]),
     ("train match connect quickstart", ["--epochs", 0], ["epochs=0"]),
+    ("match", ["--epochs", 3], ["--epochs and --travel", "straight_through", "activations"]),
+    ("match", ["--method", "random", "--restarts", 5], ["--restarts", "weights", "random"]),
+    ("merge", ["--restarts", 2], ["--restarts", "--method activations"]),
+    ("merge", ["--method", "weights", "--match-images", 50], ["--match-images", "--method weights"]),
     ("quickstart", ["--epochs", -3], ["epochs=-3"]),
-    ("connect", ["--curve", "line", "--epochs", 0], ["epochs=0"]),
+    ("connect", ["--curve", "line", "--epochs", 4], ["--epochs", "--curve line"]),
+    ("connect", ["--curve", "line", "--preset", "paper"], ["--preset", "--curve line"]),
+    ("connect", ["--curve", "line", "--points-per-step", 2], ["--points-per-step", "--curve line"]),
+    ("connect", ["--pam", "--epochs", -3], ["epochs=-3"]),
+    ("connect", ["--pam", "--permutation-decay", 2], ["permutation_decay=2.0"]),
     ("train match connect", ["--batch-size", 0], ["batch_size=0"]),
     ("train connect", ["--batch-size", 121], ["batch_size=121", "120 training examples"]),
     ("match", ["--method", "straight_through", "--batch-size", 128], ["128", "120 training examples"]),
@@ -45,7 +53,7 @@ REFUSED = [
     ("connect", ["@/0", "@/0", "--pam"], ["/0", "the same network"]),
     ("match merge", ["--match-images", 121], ["match_images=121", "2 to 120"]),
     ("match", ["--match-images", 1], ["match_images=1", "2 to 120"]),
-    ("match merge", ["--restarts", 0], ["restarts=0"]),
+    ("match merge", ["--restarts", 0, "--method", "weights"], ["restarts=0"]),
     ("match", ["--method"], ["activations, weights"]),
     ("connect merge", ["--calibration-images", 121], ["calibration_images=121", "1 to 120"]),
     ("connect merge", ["--eval-batch-size", 0], ["eval_batch_size=0"]),
@@ -53,6 +61,9 @@ REFUSED = [
     ("evaluate", [CURVE, "--points", 1], ["points=1"]),
     ("evaluate", [CURVE, "--eval-batch-size", 0], ["eval_batch_size=0"]),
     ("evaluate", [CURVE, "--calibration-images", 0], ["calibration_images=0", "1 to 120"]),
+    ("evaluate", ["@/0", "--points", 7], ["--points", "@/0"]),
+    ("evaluate", [CURVE, "--model", "mlp"], ["--model needs --data"]),
+    ("evaluate", [CURVE, "--width", 2], ["--width", "--model"]),
     ("connect", ["--points-per-step", 0], ["points_per_step=0"]),
     ("connect", ["--degree", 0], ["degree=0"]),
     ("connect", ["--curve", "chain", "--bends", -1], ["bends=-1"]),
@@ -66,7 +77,7 @@ REFUSED = [
     ("connect", ["--pam", "--nu-phi", -1], ["nu_phi=-1.0"]),
     ("connect", ["--pam", "--iterations", 0], ["iterations=0"]),
     ("connect", ["--pam", "--permutation-epochs", 0], ["permutation_epochs=0"]),
-    ("connect", ["--pam", "--permutation-learning-rate", -1], [" learning_rate=-1.0"]),
+    ("connect", ["--pam", "--permutation-learning-rate", -1], ["permutation_learning_rate=-1.0"]),
     ("train", ["--mesh", 1000, 1], ["1000 devices"]),
     ("train connect", ["--mesh", 0, 1], ["pair=0"]),
     ("train connect", ["--distributed"], ["--distributed", "--mesh"]),
@@ -115,7 +126,7 @@ def test_before_anything_is_made(
         told = options if positional else [*TOLD.get(command, ["@/0", "@/1"]), *options]
         line = [str(word).replace("@", str(trained), 1) for word in told]
         first = train if command == "train" else (command,)
-        refused(capsys, tmp_path / "made", *first, *line, names=names)
+        refused(capsys, tmp_path / "made", *first, *line, names=[name.replace("@", str(trained)) for name in names])
 
 
 def test_nothing_to_merge_and_no_such_method(trained, tmp_path, capsys):

@@ -1,14 +1,12 @@
 """`mcjax report`: reads a run of any kind, leaves it as it is, and says what is no run."""
 
-import errno
 import json
 import math
 import os
 import shutil
-from pathlib import Path
 
 import pytest
-from command_line import run, said
+from command_line import full_disk, run, said
 from pages import picture, report, study, write
 
 
@@ -78,14 +76,34 @@ def test_folders_that_are_no_whole_run_are_reported(tmp_path, capsys, harm, patt
 def test_places_that_cannot_be_written_are_reported(tmp_path, capsys, monkeypatch):
     folder = write(tmp_path / "r", {"a": 1})
     assert run("report", folder, "--out", tmp_path) == 2
-    said(capsys, 2, "a folder", "expected a file to write")
+    said(capsys, 2, "no file", "expected a file to write")
     assert run("report", folder, "--out", tmp_path / "none" / "a.html") == 2
     said(capsys, 2, "which is not a folder")
 
-    def full(self, data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+    os.mkfifo(tmp_path / "pipe")
+    assert run("report", folder, "--out", tmp_path / "pipe") == 2
+    said(capsys, 2, tmp_path / "pipe", "expected a file to write")
+    full_disk(monkeypatch, "report.html")
     assert run("report", folder) == 1
     said(capsys, 1, "No space left on device", str(folder / "report.html"))
     assert not (folder / "report.html").exists()
+
+
+def test_nothing_is_read_or_written_through_a_link_out_of_the_run(tmp_path, capsys):
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "secret.json").write_text('{"a": 1}')
+    for name in ("figures/a.png", "results.json", "times.json", "metrics.jsonl", "machines.jsonl"):
+        folder = write(tmp_path / name.replace("/", "_"))
+        (folder / "figures").mkdir()
+        (folder / name).symlink_to(tmp_path / f"secret.{name[-3:] if name.endswith('png') else 'json'}")
+        assert run("report", folder) == 2
+        said(capsys, 2, folder / name, tmp_path / "secret")
+        assert not (folder / "report.html").exists()
+    folder = write(tmp_path / "r", {"a": 1})
+    picture(folder, "inside.png")
+    (folder / "figures" / "link.png").symlink_to("inside.png")
+    for name in (".report.html.new", "report.html"):
+        (folder / name).symlink_to(tmp_path / "secret.json")
+    assert len(report(folder).images) == 2
+    assert not (folder / "report.html").is_symlink()
+    assert (tmp_path / "secret.json").read_text() == '{"a": 1}'

@@ -110,7 +110,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(train, trained, tmp_path, ca
         assert run(*train, "--out", folder) == 130
     said(capsys, 130, "complete epochs are kept")
     assert not (folder / "results.json").exists()
-    assert checkpoint.describe(folder / "checkpoints" / "train" / "latest") == {"epoch": 2}
+    assert checkpoint.describe(folder / "checkpoints" / "train" / "latest")["epoch"] == 2
     assert run(*train, "--out", folder) == 0
     assert capsys.readouterr().err.startswith(f"training 2 mlp: epoch 3/{EPOCHS},")
     same_run(folder, trained, *KEPT)
@@ -210,13 +210,13 @@ else:
 sys.argv = ["mcjax", *command]
 cli.entry()
 """
-CODES = {"SIGKILL": -signal.SIGKILL, "SIGINT": 130, "full disk": 1}
+CODES = {"SIGKILL": -signal.SIGKILL, "SIGINT": 130, "SIGTERM": 143, "full disk": 1}
 
 
 @pytest.mark.slow
 def test_killed_processes_resume_to_the_same_bits(train, trained, ends, connected, tmp_path, capsys):
     connect = ("connect", *ends, *FIT)
-    cases = [(train, "SIGKILL"), (train, "SIGINT"), (train, "full disk"), (connect, "SIGKILL")]
+    cases = [(train, "SIGKILL"), (train, "SIGINT"), (train, "SIGTERM"), (train, "full disk"), (connect, "SIGKILL")]
     folders = [tmp_path / str(i) for i in range(len(cases))]
     for folder in folders:
         folder.mkdir()
@@ -231,7 +231,7 @@ def test_killed_processes_resume_to_the_same_bits(train, trained, ends, connecte
     for folder, (command, how) in zip(folders, cases, strict=True):
         err = (folder / "stderr").read_text()
         assert "Traceback" not in err
-        if how == "SIGINT":
+        if how in ("SIGINT", "SIGTERM"):
             assert "mcjax: interrupted: complete epochs are kept" in err
         if how == "full disk":
             assert "mcjax: failed: cannot write" in err
@@ -244,3 +244,16 @@ def test_killed_processes_resume_to_the_same_bits(train, trained, ends, connecte
             same_run(folder / "run", trained, "network_0", "network_1", "train/latest")
         else:
             same_run(folder / "run", connected("bezier"), "curve", "fit/latest")
+
+
+def test_damaged_results_are_made_again_from_what_is_kept(train, trained, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    no_training(monkeypatch)
+    for text in ("", '{"train_loss": ', '{"train_loss": {"values": "none"}}', "{}"):
+        (folder / "results.json").write_text(text)
+        assert run(*train, "--out", folder) == 2
+        said(capsys, 2, folder / "results.json", "Delete it")
+    (folder / "results.json").unlink()
+    assert run(*train, "--out", folder) == 0
+    same_run(folder, trained, *KEPT)

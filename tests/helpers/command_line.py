@@ -7,7 +7,6 @@ from pathlib import Path
 
 import chex
 import numpy as np
-from matplotlib.figure import Figure
 
 from mcjax.cli import main
 from mcjax.runs import checkpoint, stage
@@ -97,22 +96,14 @@ def interrupt(monkeypatch, epoch, title=""):
 
 def full_disk(monkeypatch, name):
     """A disk that refuses every file, figure or checkpoint of this name."""
-    real, real_figure = os.replace, Figure.savefig
-
-    def refuse(path):
-        if Path(path).name in (name, f".{name.replace('.png', '')}.new.png"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    real = os.replace
 
     def replace(source, target):
-        refuse(target)
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(source, target)
 
-    def savefig(self, path, **options):
-        refuse(path)
-        real_figure(self, path, **options)
-
     monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 def layers_of(theta):

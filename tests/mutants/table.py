@@ -482,7 +482,7 @@ MUTANTS = (
     Mutant("mcjax/plotting/training.py", "axes.plot(steps + 1, proposed[", "axes.plot(steps, proposed["),
     Mutant(
         "mcjax/commands/pam.py",
-        "-(-training.epochs // max(1, self.iterations))",
+        "-(-training.epochs // self.iterations)",
         "max(1, training.epochs // self.iterations)",
     ),
     Mutant("mcjax/commands/merge.py", "averages[list(averages)[-1]]", "averages[list(averages)[0]]"),

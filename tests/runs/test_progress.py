@@ -2,6 +2,9 @@
 
 import io
 import sys
+from types import SimpleNamespace
+
+import pytest
 
 from mcjax.runs import progress as progress_module
 from mcjax.runs.progress import Progress
@@ -100,3 +103,16 @@ def test_a_part_counts_steps_and_tells_no_time_left_of_its_own(capsys, monkeypat
     part.update(part.done + 1, quiet=True)
     assert (part.done, part.left()) == (2, [])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError, None])
+def test_a_line_that_cannot_be_printed_is_lost(monkeypatch, error):
+    def gone(text):
+        raise error
+
+    stream = None if error is None else SimpleNamespace(isatty=lambda: False, write=gone)
+    monkeypatch.setattr(sys, "stderr", stream)
+    progress = Progress("fit", 2)
+    progress.update(2)
+    progress.close()
+    assert progress.done == 2

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -386,3 +387,38 @@ def test_states_may_hold_typed_keys(tmp_path):
     np.testing.assert_array_equal(again.states["w"], states["w"])
     assert (jax.random.key_data(again.states["key"]) == jax.random.key_data(states["key"])).all()
     assert jax.random.uniform(again.states["key"][0]) == jax.random.uniform(states["key"][0])
+
+
+class Schedule(NamedTuple):
+    rate: float
+    factor: object
+
+
+def test_a_state_of_other_inputs_is_refused_by_their_names(tmp_path, quick):
+    ends = {"theta_1": {"w": np.zeros(2)}, "theta_2": {"w": np.ones(2)}, "data": np.arange(6), "P": None}
+
+    def recording(settings=None, epochs=3, **changed):
+        recorder = Recorder("fit", RunFolder(tmp_path, {}), "fit", False)
+        recorder = recorder.of({"sizes": (16, np.float32(0.5)), **(settings or {})}, **{**ends, **changed})
+        return Recording(recorder, {"w": np.ones((2, 1), np.float32)}, Placement(None, 2), epochs, 1)
+
+    first = recording()
+    for _ in range(2):
+        first.add(first.states, {"loss": np.ones(2, np.float32)})
+    first.close()
+    assert recording().done == 2
+    swapped = {"theta_1": ends["theta_2"], "theta_2": ends["theta_1"]}
+    for changes, names in (
+        ({"data": np.arange(1, 7)}, ["data: "]),
+        (swapped, ["theta_1: ", "theta_2: "]),
+        ({"P": np.arange(2)}, ["P: null there"]),
+        ({"settings": {"sizes": (32, 0.5)}}, ["settings.sizes[0]: 16 there, 32 now"]),
+        ({"settings": {"of": Schedule(0.1, np.sin)}}, ['settings.of: null there, [0.1, "ufunc"] now']),
+        ({"epochs": 1}, ["2 epochs already", "epochs=1"]),
+    ):
+        with pytest.raises(InputError) as caught:
+            recording(**changes)
+        for name in (*names, "latest"):
+            assert name in str(caught.value)
+    assert recording().done == 2
+    assert Recorder("fit").of({}, data=object()).inputs is None

@@ -29,8 +29,8 @@ def same(a, b):
         assert (first.dtype, first.shape, first.tobytes()) == (second.dtype, second.shape, second.tobytes())
 
 
-def stage(folder, fingerprint=""):
-    return Stage(RunFolder(folder, {}), "fit", fingerprint)
+def stage(folder, fingerprint=None):
+    return Stage(RunFolder(folder, {}), "fit", fingerprint and {"data": fingerprint})
 
 
 def record(folder, states, add=()):
@@ -103,8 +103,8 @@ def test_a_state_made_from_other_inputs_is_refused(tmp_path):
     saved = stage(tmp_path, "this").restore()
     assert (saved.step, saved.about["levels"]) == (1, [3.0])
     same(saved.state, STATE)
-    for other in ("that", ""):
-        with pytest.raises(InputError, match=r"another iteration: of other networks.* Delete it"):
+    for other, named in (("that", '"that"'), (None, "null")):
+        with pytest.raises(InputError, match=rf'another iteration .data: "this" there, {named} now.*Delete it'):
             stage(tmp_path, other).restore()
 
 

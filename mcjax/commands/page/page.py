@@ -31,6 +31,7 @@ class Run(NamedTuple):
         config: config.json.
         results: results.json; None before the run is finished.
         times: times.json; None if there is none.
+        machines: The lines of machines.jsonl.
         last_epochs: The last line of metrics.jsonl of every stage.
         figures: The files of figures/.
     """
@@ -39,6 +40,7 @@ class Run(NamedTuple):
     config: Mapping[str, Any]
     results: Mapping[str, Any] | None
     times: Mapping[str, Any] | None
+    machines: Sequence[Mapping[str, Any]]
     last_epochs: Mapping[str, Mapping[str, Any]]
     figures: Sequence[Figure]
 
@@ -98,10 +100,10 @@ def _about(run: Run) -> str:
         stages = _stages(run.times)
         rows = [[name, duration(seconds)] for name, seconds in stages]
         rows.append(["all", duration(sum(seconds for _, seconds in stages))])
-        machine = run.times.get("machine")
-        on = f"<p>On {escape(str(machine))}.</p>" if machine else ""
-        parts.append(folded("How long it took", on + table(["stage", "time"], rows)))
+        parts.append(folded("How long it took", table(["stage", "time"], rows)))
     parts.append(folded("What was run", _listed(run.config)))
+    if run.machines:
+        parts.append(folded("Where it was run", "".join(map(_listed, run.machines))))
     return f"<section><h2>The run</h2>{''.join(parts)}</section>"
 
 

@@ -18,10 +18,11 @@ from mcjax.commands.page import page
 def test_a_study_has_every_part(tmp_path):
     folder = write(tmp_path / "r", {"page": study(), "count": 3})
     first, second = picture(folder, "a_first.png"), picture(folder, "second.png")
-    times = {"stages": [{"name": "fit", "seconds": 5400}, {"name": "measure", "seconds": 12.25}], "machine": "a laptop"}
+    times = {"stages": [{"name": "fit", "seconds": 5400}, {"name": "measure", "seconds": 12.25}]}
     (folder / "times.json").write_text(json.dumps(times))
+    (folder / "machines.jsonl").write_text('{"device": "a laptop"}\n{"dev')
     read = report(folder)
-    for words in ("A study of aligned", "First aligned.", "Second.", "and theirs", "took 1 h 30 min", "On a laptop."):
+    for words in ("A study of aligned", "First aligned.", "Second.", "and theirs", "took 1 h 30 min", "a laptop"):
         assert words in read.text
     for row in (
         ["curve", "ours", "paper"],
@@ -56,9 +57,10 @@ def test_columns_of_numbers_have_one_number_of_decimals(tmp_path):
 def test_text_of_a_run_is_never_markup(tmp_path):
     config = {"command": HOSTILE, HOSTILE: {HOSTILE: HOSTILE}}
     results = {"page": study(HOSTILE), HOSTILE: {HOSTILE: {HOSTILE: 1.5, "said": HOSTILE}}}
-    times = {"stages": [{"name": HOSTILE, "seconds": 1}], "machine": HOSTILE}
+    times = {"stages": [{"name": HOSTILE, "seconds": 1}]}
     folder = write(tmp_path / "<b>&r", results, config, times=times)
     (folder / "metrics.jsonl").write_text(json.dumps({"stage": HOSTILE, "epoch": 1, HOSTILE: HOSTILE}) + "\n")
+    (folder / "machines.jsonl").write_text(json.dumps({HOSTILE: HOSTILE}))
     picture(folder, "<i>&.png")
     read = report(folder)
     assert len(read.scripts) == 3
