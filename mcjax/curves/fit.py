@@ -17,7 +17,7 @@ from mcjax.curves.curve import Curve
 from mcjax.curves.norm_bound import OntoBall
 from mcjax.errors import InputError, check_kind, check_positive, check_whole
 from mcjax.models.pairs import Pairs, pairs_of, permute_pairs
-from mcjax.runs.recorder import History, Recorder
+from mcjax.runs.recorder import History, Recorder, checked_recorder
 from mcjax.shown import short_repr
 from mcjax.symmetry import Permutation, permute
 from mcjax.training.config import check_config, make_optimizer
@@ -193,7 +193,7 @@ def fit_curve(
     fit = configured_curve_fit(task, curve, config, config.epochs, plan.steps)
     states = initial_states(fit, pairs.theta_1, permute_pairs(curve.spec, pairs.P, pairs.theta_2))
     keys = jax.random.split(key, pairs.number)
-    recorder = recorder and recorded_inputs(recorder, key, task, curve, pairs, config)
+    recorder = recorded_inputs(checked_recorder(recorder), key, task, curve, pairs, config)
     states, history = run_epochs(fit, task, plan, states, keys, config.epochs, recorder, mesh=mesh)
     return CurveFit(**fit_result(pairs, curve, states.variables, pairs.P), history=pairs.axis.remove(history))
 

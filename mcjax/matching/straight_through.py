@@ -15,7 +15,7 @@ from mcjax.matching.match import Match
 from mcjax.matching.weights import match_weights
 from mcjax.models.base import leading_axis
 from mcjax.models.pairs import pairs_of
-from mcjax.runs.recorder import Recorder
+from mcjax.runs.recorder import Recorder, checked_recorder
 from mcjax.runtime.compiling import jit
 from mcjax.runtime.mapping import over_models
 from mcjax.symmetry import Permutation, PermutationSpec, nearest_permutation_on_device, permute, to_matrix
@@ -271,9 +271,8 @@ def match_straight_through(
     settings = {name: getattr(config, name) for name in ("travel", "random_t", "compute_dtype")}
     fit = straight_through_fit(task, spec, config.epochs, plan.steps, **settings)
     states = initial_states(fit, pairs.theta_1, pairs.theta_2, pairs.P)
-    if recorder is not None:
-        ends = {"theta_1": pairs.theta_1, "theta_2": pairs.theta_2, "P": pairs.P}
-        recorder = recorder.of({"config": config}, key=key, data=task.train, **ends)
+    ends = {"theta_1": pairs.theta_1, "theta_2": pairs.theta_2, "P": pairs.P}
+    recorder = checked_recorder(recorder).of({"config": config}, key=key, data=task.train, **ends)
     states, history = run_epochs(fit, task, plan, states, jax.random.split(key, pairs.number), config.epochs, recorder)
     # Candidates: the start, the end of every epoch but the last, and the end of the last one.
     last = {group: jax.vmap(nearest_permutation_on_device)(M) for group, M in states.variables.items()}

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from mcjax import trees
 from mcjax.errors import InputError
 from mcjax.models.base import LeadingAxis
-from mcjax.runs.recorder import History, Recorder
+from mcjax.runs.recorder import History, Recorder, checked_recorder
 from mcjax.runtime.compiling import jit
 from mcjax.shown import short_repr
 from mcjax.training.config import TrainConfig, check_config, make_optimizer
@@ -138,9 +138,8 @@ def train_endpoints(
     init_keys, epoch_keys = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
     stopping = None if target is None else _early_stopping(task, criterion or Criterion(), target, len(keys))
     states = fresh_states(fit, init, init_keys)
-    if recorder is not None:
-        settings = {"config": config, "criterion": criterion}
-        recorder = recorder.of(settings, keys=keys, data=task.train, target=target)
+    settings = {"config": config, "criterion": criterion}
+    recorder = checked_recorder(recorder).of(settings, keys=keys, data=task.train, target=target)
     states, history = run_epochs(
         fit, task, plan, states, epoch_keys, config.epochs, recorder, mesh=mesh, stopping=stopping
     )

@@ -44,7 +44,7 @@ class _Training(NamedTuple):
 
     task: Task
     config: TrainConfig
-    recorder: Recorder | None
+    recorder: Recorder
     mesh: Mesh | None
 
     def start(self, keys: jax.Array, copies: int) -> FitState:
@@ -65,9 +65,8 @@ class _Training(NamedTuple):
     def segment(self, states: FitState, keys: jax.Array, first: int, last: int) -> tuple[FitState, History]:
         """Epochs first + 1 to last of all fits, as one stage of the run; all segments share one program."""
         segment_keys = jax.vmap(lambda key: jax.random.fold_in(key, first))(keys)
-        recorder = checked_recorder(self.recorder)
-        title = f"{recorder.title}, epochs {first + 1} to {last} of {self.config.epochs}"
-        recorder = replace(recorder, title=title, stage=f"{recorder.stage}_{first}")
+        title = f"{self.recorder.title}, epochs {first + 1} to {last} of {self.config.epochs}"
+        recorder = replace(self.recorder, title=title, stage=f"{self.recorder.stage}_{first}")
         given = (self.fit, self.task, self.plan, states, segment_keys, last - first, recorder)
         return run_epochs(*given, mesh=self.mesh, before=first)
 
@@ -129,9 +128,8 @@ def spawn(
     keys = trees.check_keys(key, 1).reshape(-1)
     _check_epochs("spawn_epochs", spawn_epochs, 0, config.epochs)
     check_whole("children", children)
-    if recorder is not None:
-        settings = {"config": config, "spawn_epochs": list(spawn_epochs), "children": children}
-        recorder = recorder.of(settings, keys=keys, data=task.train)
+    settings = {"config": config, "spawn_epochs": list(spawn_epochs), "children": children}
+    recorder = checked_recorder(recorder).of(settings, keys=keys, data=task.train)
     # Algorithm 1 for all spawn epochs and children at once: every child starts as its parent.
     training = _Training(task, config, recorder, mesh)
     spawned_at = np.repeat(np.asarray(spawn_epochs), children)
@@ -194,8 +192,7 @@ def snapshots(
     check_trainable(task)
     axis, keys = LeadingAxis(trees.check_keys(keys, 1).ndim > 0), keys.reshape(-1)
     _check_epochs("epochs", epochs, 1, config.epochs)
-    if recorder is not None:
-        recorder = recorder.of({"config": config, "epochs": list(epochs)}, keys=keys, data=task.train)
+    recorder = checked_recorder(recorder).of({"config": config, "epochs": list(epochs)}, keys=keys, data=task.train)
     training = _Training(task, config, recorder, mesh)
     init_keys, order_keys = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(2))
     states = training.start(init_keys, 1)

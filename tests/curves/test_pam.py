@@ -367,7 +367,7 @@ def test_bad_input_is_named(ends, tiny_ends, curve, key, tiny_task, tiny_model):
     ):
         with says(error, *named):
             fit_pam(key, *(given | changes).values())
-    broken = jax.tree.map(lambda leaf: leaf * np.nan, ends[0])
+    broken = jax.tree.map(lambda leaf: leaf * np.float32(1e25), ends[0])
     with says(RunError, "not finite", "number 0, 1 of 2"):
         fit_pam(key, tiny_task, curve, broken, ends[1], None, CONFIG)
     with says(SpecError, "dense_0", "by 1"):
