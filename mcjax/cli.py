@@ -22,7 +22,7 @@ from mcjax.commands.merge import Merge
 from mcjax.commands.quickstart import Quickstart
 from mcjax.commands.report import Report
 from mcjax.commands.train import Train
-from mcjax.errors import InputError, RunError
+from mcjax.errors import InputError, InputWarning, RunError
 
 Command = (
     Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
@@ -65,8 +65,17 @@ def guarded(name: str, run: Callable[[], None]) -> int:
         print(f"{name}: {message}", file=sys.stderr)
         return code
 
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, InputWarning):
+            print(f"{name}: warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, *where, **more)
+
     try:
-        run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", InputWarning)
+            others, warnings.showwarning = warnings.showwarning, show
+            run()
         sys.stdout.flush()
     except InputError as error:
         return fail(f"error: {error}", 2)

@@ -18,6 +18,7 @@ import mcjax
 from mcjax import cli
 from mcjax.cli import main
 from mcjax.commands.quickstart import Quickstart
+from mcjax.errors import InputWarning
 
 COMMANDS = ("quickstart", "train", "match", "connect", "evaluate", "merge", "report")
 
@@ -135,6 +136,17 @@ def test_exit_codes(capsys, monkeypatch, error, code, message):
     monkeypatch.setattr(Quickstart, "run", fail)
     assert main(["quickstart"]) == code
     assert capsys.readouterr() == ("", message)
+
+
+def test_input_that_is_probably_not_meant_is_one_line(capsys):
+    def work():
+        for _ in range(2):
+            warnings.warn("these are stale", InputWarning, stacklevel=1)
+        warnings.warn("of another library", FutureWarning, stacklevel=1)
+
+    with pytest.warns(FutureWarning, match="another library"):
+        assert cli.guarded("work", work) == 0
+    assert capsys.readouterr().err == "work: warning: these are stale\n"
 
 
 def test_experiments_report_failures_in_the_same_way(capsys):
