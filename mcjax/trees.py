@@ -19,6 +19,7 @@ Example::
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +27,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mcjax.errors import InputError
 
 Tree = Any
 """A pytree of arrays."""
@@ -35,13 +38,50 @@ _jit = partial(jax.jit, inline=True)
 
 
 def path_name(path: tuple) -> str:
-    """The name of a leaf: its keys joined by slashes, as in `params/Conv_0/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    """The name of a leaf: its keys joined by slashes, as in `params/Conv_0/kernel`, in containers of any kind."""
+    return "/".join(path_keys(path))
+
+
+def path_keys(path: tuple) -> list[str]:
+    """The keys of a leaf. That of the array in a variable of Flax, as in an `nnx.State`, is none of them."""
+    keys = path[:-1] if len(path) > 1 and is_box(path[-1:]) else path
+    return [jax.tree_util.keystr((key,), simple=True) for key in keys]
+
+
+def is_box(path: tuple) -> bool:
+    """Whether this is the path from a variable of Flax to the array in it."""
+    return path == (jax.tree_util.GetAttrKey("value"),)
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
-    """The leaves of `tree` by name, in the tree's own order."""
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    """The leaves of `tree` by name, in the tree's own order. Raises InputError if two have one name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {path_name(path): leaf for path, leaf in leaves}
+    if len(named) < len(leaves):
+        twice = Counter(path_name(path) for path, _ in leaves).most_common(1)[0][0]
+        raise InputError(f"got two leaves of the name {twice!r}, expected one of each: rename a key that has a slash.")
+    return named
+
+
+def like(tree: Tree, other: Tree) -> Tree:
+    """The leaves of `other` in the containers of `tree`, by name: of a FrozenDict in dicts, of a dict in lists.
+
+    Raises:
+        InputError: If their leaves have other names. The message names the first.
+    """
+    if same_containers(tree, other):
+        return other
+    names, leaves = list(flatten(tree)), flatten(other)
+    if wrong := [name for name in [*names, *leaves] if (name in names) != (name in leaves)]:
+        got, expected = ("there", "none") if wrong[0] in leaves else ("none", "one")
+        raise InputError(f"leaf {wrong[0]!r}: got {got}, expected {expected}, as in the tree that it is combined with.")
+    return jax.tree.unflatten(jax.tree.structure(tree), [leaves[name] for name in names])
+
+
+def same_containers(a: Tree, b: Tree) -> bool:
+    """Whether two trees differ in their leaves alone."""
+    structure: Any = jax.tree.structure(a)
+    return bool(structure == jax.tree.structure(b))
 
 
 def map_with_name(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
@@ -68,7 +108,7 @@ def params(theta: Tree) -> Tree:
 
 def with_params(theta: Tree, leaves: Tree) -> Tree:
     """`theta` with `leaves` in place of its parameters; `leaves` itself if `theta` has no collections."""
-    return {**theta, "params": leaves} if params(theta) is not theta else leaves
+    return type(theta)({**theta, "params": leaves}) if params(theta) is not theta else leaves
 
 
 def batch_stats(theta: Tree) -> Tree:
@@ -78,7 +118,9 @@ def batch_stats(theta: Tree) -> Tree:
 
 def with_batch_stats(theta: Tree, stats: Tree) -> Tree:
     """`theta` with `stats` in place of its batch statistics; `theta` itself if `stats` is empty."""
-    return {**theta, "batch_stats": stats} if jax.tree.leaves(stats) else theta
+    if not jax.tree.leaves(stats):
+        return theta
+    return type(theta)({**theta, "batch_stats": like(batch_stats(theta) or stats, stats)})
 
 
 def is_floating(leaf: Any) -> bool:
@@ -94,7 +136,7 @@ def floating(tree: Tree) -> Tree:
 
 def with_floating(tree: Tree, leaves: Tree) -> Tree:
     """`tree` with the leaves of `leaves`, a tree as from `floating`, in place of its own."""
-    return jax.tree.map(lambda leaf, new: leaf if new is None else new, tree, leaves)
+    return jax.tree.map(lambda leaf, new: leaf if new is None else new, tree, _aligned(tree, leaves))
 
 
 def trained(theta: Tree) -> Tree:
@@ -124,16 +166,28 @@ def combine(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     Args:
         fn: The function of the floating-point leaves. It gets them in float32 at least.
         tree: The first tree, such as theta_1, whose dtypes the result has, and whose other leaves it keeps.
-        *rest: Further trees of the same structure; in place of the other leaves they may have anything.
+        *rest: Further trees with leaves of the same names, in any containers; in place of the other leaves they may
+            have anything.
 
     Returns:
         A tree like `tree`.
+
+    Raises:
+        InputError: If the names differ.
     """
 
     def combined(leaf: Any, *others: Any) -> Any:
         return fn(*map(at_least_float32, (leaf, *others))).astype(leaf.dtype) if is_floating(leaf) else leaf
 
-    return jax.tree.map(combined, tree, *rest)
+    return jax.tree.map(combined, tree, *(_aligned(tree, other) for other in rest))
+
+
+def _aligned(tree: Tree, other: Tree) -> Tree:
+    """`other` in the containers of `tree`, with None in place of the leaves that are not added."""
+    if same_containers(tree, other):
+        return other
+    state = flatten(tree).keys() - flatten(floating(tree)).keys()
+    return like(floating(tree), map_with_name(lambda name, leaf: None if name in state else leaf, other))
 
 
 @_jit
@@ -177,7 +231,7 @@ def scale(factor: Any, a: Tree) -> Tree:
 @_jit
 def dot(a: Tree, b: Tree) -> jax.Array:
     """The inner product of two trees, accumulated leaf by leaf: a float32 scalar, float64 under `jax.enable_x64`."""
-    leaves = zip(*(jax.tree.leaves(widened(floating(tree))) for tree in (a, b)), strict=True)
+    leaves = zip(*(jax.tree.leaves(widened(floating(tree))) for tree in (a, _aligned(a, b))), strict=True)
     return sum((jnp.vdot(x, y, precision="highest") for x, y in leaves), jnp.zeros(()))
 
 
@@ -194,14 +248,18 @@ def cast(a: Tree, dtype: Any) -> Tree:
 
 @_jit
 def stack(trees: Sequence[Tree]) -> Tree:
-    """Trees of one structure joined along a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """Trees with leaves of the same names, joined along a new leading axis; the result is like the first."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *_alike(trees))
 
 
 @_jit
 def concatenate(trees: Sequence[Tree]) -> Tree:
-    """Trees of one structure joined along their leading axes."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
+    """Trees with leaves of the same names, joined along their leading axes; the result is like the first."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *_alike(trees))
+
+
+def _alike(trees: Sequence[Tree]) -> list[Tree]:
+    return [like(trees[0], tree) for tree in trees]
 
 
 def on_host(tree: Tree) -> Tree:
@@ -211,7 +269,7 @@ def on_host(tree: Tree) -> Tree:
 
 def stack_on_host(trees: Sequence[Tree]) -> Tree:
     """Trees as from `on_host` joined along a new leading axis, on the host."""
-    return jax.tree.map(lambda *leaves: (jnp if is_key(leaves[0]) else np).stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: (jnp if is_key(leaves[0]) else np).stack(leaves), *_alike(trees))
 
 
 def unstack(tree: Tree) -> list[Tree]:
@@ -266,5 +324,5 @@ def fingerprint(tree: Tree) -> str:
     for name, leaf in sorted(flatten(without_keys(tree)).items()):
         array = np.asarray(leaf)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

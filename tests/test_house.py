@@ -13,7 +13,8 @@ import mcjax
 ROOT, TESTS = Path(mcjax.__file__).parent, Path(__file__).parent
 # errors.py is the ground that floor 1 stands on too: every floor says in its words what went wrong.
 FLOORS = {
-    **dict.fromkeys(("errors", "trees"), 0),
+    "errors": -1,
+    "trees": 0,
     **dict.fromkeys(("data", "plotting", "runtime"), 1),
     **dict.fromkeys(("symmetry", "runs"), 2),
     "models": 3,

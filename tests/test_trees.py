@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mcjax import trees
+from mcjax.errors import InputError
 
 
 class Pair(NamedTuple):
@@ -168,3 +169,19 @@ def test_fingerprints_tell_values_names_shapes_and_types_apart():
         {"a": np.float32([1, 2])},
     ]
     assert len({trees.fingerprint(tree) for tree in [base, *others]}) == 1 + len(others)
+
+
+def test_leaves_are_hung_on_other_containers_by_name():
+    rows = [np.float32([i]) for i in range(11)]  # as a dict, 10 stands before 2
+    named = {str(i): row for i, row in enumerate(rows)}
+    assert [int(row[0]) for row in trees.like(rows, named)] == list(range(11))
+    assert trees.like(named, rows) == named
+    total = trees.add(rows, named)
+    assert isinstance(total, list)
+    np.testing.assert_array_equal(np.concatenate(total), 2 * np.arange(11))
+    assert float(trees.dot(rows, named)) == sum(i * i for i in range(11))
+
+
+def test_leaves_of_one_name_are_refused():
+    with pytest.raises(InputError, match="a/b"):
+        trees.flatten({"a/b": 1, "a": {"b": 2}})

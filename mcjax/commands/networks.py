@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mcjax import models, trees
@@ -51,7 +52,7 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
     about, theta = checkpoint.describe(where), checkpoint.load(where)
     about = {**about, "model": _description(where, about, options, dataset)}
     model = read_model(about["model"])
-    if "params" in theta:  # drop the optimiser and step of a training state
+    if isinstance(theta, Mapping) and "params" in theta:  # drop the optimiser and step of a training state
         theta = {name: theta[name] for name in ("params", "batch_stats") if name in theta}
     if bad := [
         name for name, leaf in trees.flatten(trees.floating(theta)).items() if not np.isfinite(np.asarray(leaf)).all()
@@ -59,6 +60,8 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
         raise InputError(f"{where} holds weights that are not finite ({bad[0]}): expected a trained network.")
     if has_leading_axis(theta, model):
         raise InputError(f"{where} holds several networks along one axis: expected one network per checkpoint.")
+    # In the containers of the model, since a file may know the names of the leaves alone.
+    theta = trees.like(jax.eval_shape(model.init, jax.random.key(0)), theta)
     return Network(theta, model, about, str(path))
 
 

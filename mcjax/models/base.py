@@ -184,9 +184,11 @@ def leading_axis(networks: Networks, theta: trees.Tree, *others: trees.Tree) -> 
     """
     given = has_leading_axis(theta, networks)
     for each in others:
-        if networks.init is None and trees.shapes(each) != trees.shapes(theta):
+        if networks.init is None and (other := trees.shapes(each)) != (first := trees.shapes(theta)):
+            name = next(name for name in [*first, *other] if first.get(name) != other.get(name))
             raise SpecError(
-                "theta_1 and theta_2 have leaves of other names or shapes: expected two of one architecture."
+                f"theta_1 and theta_2 differ at {name}: got {first.get(name, 'nothing')} and "
+                f"{other.get(name, 'nothing')}, expected two of one architecture."
             )
         if has_leading_axis(each, networks) != given or trees.shapes(each) != trees.shapes(theta):
             raise InputError("theta_1 and theta_2 hold different numbers of networks: expected as many of each.")

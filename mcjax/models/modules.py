@@ -124,14 +124,14 @@ def _model(
     """The Model of these functions; spec and activations are inferred where they are not given."""
     shape = batch.shape[1:]
 
-    def apply(theta: trees.Tree, x: jax.Array) -> jax.Array:
+    def apply(variables: trees.Tree, x: jax.Array) -> jax.Array:
         check_input(name, shape, x)
-        outputs: Any = functions.apply(theta, x)
+        outputs: Any = functions.apply(trees.like(theta, variables), x)
         return outputs
 
-    def apply_train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[jax.Array, trees.Tree]:
+    def apply_train(variables: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[jax.Array, trees.Tree]:
         check_input(name, shape, x)
-        return functions.train(theta, x, key)
+        return functions.train(trees.like(theta, variables), x, key)
 
     try:
         theta = jax.eval_shape(functions.init, jax.random.key(0))

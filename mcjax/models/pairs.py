@@ -59,6 +59,7 @@ def pairs_of(
             permutation of its groups for every pair.
     """
     axis = leading_axis(networks, theta_1, theta_2)
+    theta_2 = trees.like(theta_1, theta_2)
     if P is not None and not isinstance(P, Mapping):
         raise SpecError(
             f"got {type(P).__name__} for P, expected a dict of one permutation for each group: of a match, its .P."

@@ -8,8 +8,8 @@ written last, its results; `figures/` and `checkpoints/` hold the rest. Every fi
   fit that is called again with the same arguments resumes from that state, to the same bits.
 - `Progress` is a progress line for your own loop; `Recorder(progress=...)` shows the epochs of a fit in it.
 - `Stage` saves the state of your own iteration.
-- `checkpoint.save`, `checkpoint.load` and `checkpoint.describe` are for single pytrees. `load` reads Orbax folders,
-  Flax msgpack files and `.npz` files of leaves by name, without pickle.
+- `checkpoint.save`, `checkpoint.load` and `checkpoint.describe` are for single pytrees, with a checksum. `load` also
+  reads the Orbax folders of others, Flax msgpack files and `.npz` files of leaves by name, without pickle.
 
 Example::
 
