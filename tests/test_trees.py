@@ -222,3 +222,19 @@ def test_the_length_of_networks():
     for wrong in ({"a": np.ones((3, 2)), "b": np.ones(2)}, {"a": np.float32(1)}, {}, None, [np.ones(2), np.ones(3)]):
         with says(InputError, "leading", "trees.stack("):
             trees.length(wrong)
+
+
+def test_leaves_are_hung_on_other_containers_by_name():
+    rows = [np.float32([i]) for i in range(11)]  # as a dict, 10 stands before 2
+    named = {str(i): row for i, row in enumerate(rows)}
+    assert [int(row[0]) for row in trees.like(rows, named)] == list(range(11))
+    assert trees.like(named, rows) == named
+    total = trees.add(rows, named)
+    assert isinstance(total, list)
+    np.testing.assert_array_equal(np.concatenate(total), 2 * np.arange(11))
+    assert float(trees.dot(rows, named)) == sum(i * i for i in range(11))
+
+
+def test_leaves_of_one_name_are_refused():
+    with pytest.raises(InputError, match="a/b"):
+        trees.flatten({"a/b": 1, "a": {"b": 2}})

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from mcjax import models, trees
 from mcjax.commands.options import DataOptions, ModelOptions
 from mcjax.commands.own_module import own_model
@@ -53,12 +55,14 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
     about, theta = checkpoint.describe(where), checkpoint.load(where)
     about = {**about, "model": describe(where, about, options, dataset)}
     model = read_model(about["model"])
-    if "params" in theta:  # drop the optimiser and step of a training state
+    if isinstance(theta, Mapping) and "params" in theta:  # drop the optimiser and step of a training state
         theta = {name: theta[name] for name in ("params", "batch_stats") if name in theta}
     if bad := trees.not_finite(theta):
         raise InputError(f"{where} holds weights that are not finite ({bad[0]}): expected a trained network.")
     if has_leading_axis(theta, model):
         raise InputError(f"{where} holds several networks along one axis: expected one network per checkpoint.")
+    # In the containers of the model, since a file may know the names of the leaves alone.
+    theta = trees.like(jax.eval_shape(model.init, jax.random.key(0)), theta)
     return Network(theta, model, about, str(path))
 
 

@@ -91,7 +91,7 @@ def plane_axes(origin: trees.Tree, u_point: trees.Tree, v_point: trees.Tree) -> 
         trees.check_alike(origin, theta, "origin", name)
     start, u, v = (
         jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), trees.floating(theta))
-        for theta in (origin, u_point, v_point)
+        for theta in (origin, trees.like(origin, u_point), trees.like(origin, v_point))
     )
     # Gram-Schmidt.
     u, v = (jax.tree.map(np.subtract, theta, start) for theta in (u, v))

@@ -164,13 +164,13 @@ def _model(
     def selected(returned: Any) -> Any:
         return returned if outputs is None else outputs(returned)
 
-    def apply(theta: trees.Tree, x: jax.Array) -> Any:
+    def apply(variables: trees.Tree, x: jax.Array) -> Any:
         check_input(name, shape, x)
-        return selected(functions.apply(theta, x))
+        return selected(functions.apply(trees.like(theta, variables), x))
 
-    def apply_train(theta: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[Any, trees.Tree]:
+    def apply_train(variables: trees.Tree, x: jax.Array, key: jax.Array) -> tuple[Any, trees.Tree]:
         check_input(name, shape, x)
-        returned, stats = functions.train(theta, x, key)
+        returned, stats = functions.train(trees.like(theta, variables), x, key)
         return selected(returned), stats
 
     try:

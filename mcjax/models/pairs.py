@@ -60,6 +60,7 @@ def pairs_of(
     """
     axis = leading_axis(networks, theta_1, theta_2)
     check_finite(theta_1, theta_2)
+    theta_2 = trees.like(theta_1, theta_2)
     if P is not None:
         check_mapping(P)
     P = None if P is None else {group: jnp.asarray(p) for group, p in P.items()}

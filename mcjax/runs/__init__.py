@@ -10,8 +10,8 @@ need the same kind of device, the same versions and, on a CPU, as many cores: `m
   the progress line.
 - `Progress` is a progress line for your own loop; `Recorder(progress=...)` shows the epochs of a fit in it.
 - `Stage` saves the state of your own iteration.
-- `checkpoint.save`, `checkpoint.load` and `checkpoint.describe` are for single pytrees. `load` reads Orbax folders,
-  Flax msgpack files and `.npz` files of leaves by name, without pickle.
+- `checkpoint.save`, `checkpoint.load` and `checkpoint.describe` are for single pytrees, with a checksum. `load` also
+  reads the Orbax folders of others, Flax msgpack files and `.npz` files of leaves by name, without pickle.
 
 Example::
 

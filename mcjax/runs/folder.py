@@ -22,9 +22,10 @@ REMEDIES = {
 }
 
 
-def remedy(error: OSError) -> str:
+def remedy(error: Exception) -> str:
     """What can be done about a file that cannot be written."""
-    return f"{REMEDIES.get(error.errno or 0, 'Make it writable')}, or choose another folder with --out"
+    number = getattr(error, "errno", None) or 0
+    return f"{REMEDIES.get(number, 'Make it writable')}, or choose another folder with --out"
 
 
 @contextmanager

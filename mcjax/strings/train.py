@@ -117,6 +117,7 @@ def _ends(
     ]
     if leading_axis(check_task(task), *ends).given:
         raise InputError("got ends with a leading axis, expected one network each.")
+    ends = [trees.like(ends[0], end) for end in ends]
     check_differ(*ends)
     return [trees.on_host(end) for end in ends]
 

@@ -176,7 +176,7 @@ def _running(share: float, theta: trees.Tree, stats: trees.Tree) -> trees.Tree:
     if not jax.tree.leaves(stats):
         return {}
     old = trees.batch_stats(theta)
-    new = jax.tree.unflatten(jax.tree.structure(old), jax.tree.leaves(stats))
+    new = trees.like(old, stats)
     averaged = trees.combine(lambda old, new: share * old + (1 - share) * new, old, new)
     return jax.tree.map(lambda each, new: each if trees.is_floating(each) else new.astype(each.dtype), averaged, new)
 

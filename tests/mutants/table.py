@@ -493,8 +493,13 @@ MUTANTS = (
     ),
     # What stood there before a save that was killed half-way.
     Mutant("mcjax/runs/stage.py", "checkpoint.recover(path)", "pass"),
+    Mutant("mcjax/runs/checkpoint.py", "if record[_SHA256] != _checksum(record, tree):", "if False:"),
+    Mutant("mcjax/runs/checkpoint.py", '("about", "keys", _STRUCTURE)', '("keys", _STRUCTURE)'),
+    Mutant("mcjax/trees/names.py", "[leaves[name] for name in names])", "list(leaves.values()))", ("test_trees.py",)),
     Mutant("mcjax/runs/folder.py", 'entry["epoch"] <= epoch', 'entry["epoch"] < epoch'),
-    Mutant("mcjax/trees.py", 'f"{name} {array.dtype} {array.shape}"', 'f"{name} {array.dtype}"'),
+    Mutant(
+        "mcjax/trees/names.py", 'f"{name} {array.dtype} {array.shape}"', 'f"{name} {array.dtype}"', ("test_trees.py",)
+    ),
     Mutant(
         "experiments/linear_connectivity/tractable.py",
         "for other in kept):",
