@@ -74,6 +74,7 @@ ENTRIES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:train_accuracy at the ends")
 @pytest.mark.parametrize("name", ENTRIES)
 @pytest.mark.parametrize("kinds", KINDS)
 def test_the_same_results_in_the_containers_of_the_first(normed_task, kinds, name):

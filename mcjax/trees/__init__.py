@@ -23,7 +23,6 @@ from mcjax.trees.axes import concatenate, index, length, on_host, stack, stack_o
 from mcjax.trees.keys import check_keys, is_key, with_keys, without_keys
 from mcjax.trees.names import (
     Tree,
-    fingerprint,
     flatten,
     is_box,
     like,
@@ -39,6 +38,7 @@ from mcjax.trees.variables import (
     batch_stats,
     cast,
     check_alike,
+    fingerprint,
     floating,
     is_floating,
     not_finite,

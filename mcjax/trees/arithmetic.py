@@ -28,7 +28,9 @@ def combine(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """
 
     def combined(leaf: Any, *others: Any) -> Any:
-        return fn(*map(at_least_float32, (leaf, *others))).astype(leaf.dtype) if is_floating(leaf) else leaf
+        if not is_floating(leaf):
+            return leaf
+        return fn(*map(at_least_float32, (leaf, *others))).astype(jax.dtypes.canonicalize_dtype(leaf.dtype))
 
     return jax.tree.map(combined, tree, *(aligned(tree, other) for other in rest))
 

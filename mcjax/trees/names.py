@@ -1,16 +1,13 @@
 """Leaves by name, in containers of any kind."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 
 from mcjax.errors import InputError
-from mcjax.trees.keys import without_keys
 
 Tree = Any
 """A pytree of arrays."""
@@ -90,13 +87,3 @@ def same_containers(a: Tree, b: Tree) -> bool:
     """Whether two trees differ in their leaves alone."""
     structure: Any = jax.tree.structure(a)
     return bool(structure == jax.tree.structure(b))
-
-
-def fingerprint(tree: Tree) -> str:
-    """The sha256 of the names, dtypes, shapes and values of all leaves."""
-    digest = hashlib.sha256()
-    for name, leaf in sorted(flatten(without_keys(tree)).items()):
-        array = np.asarray(leaf)
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()

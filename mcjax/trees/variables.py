@@ -1,5 +1,6 @@
 """The variables of a network: parameters and batch statistics, what is trained, and in which dtype it is summed."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from mcjax.errors import InputError
 from mcjax.shown import is_known, short
+from mcjax.trees.keys import without_keys
 from mcjax.trees.names import Tree, _shape, flatten, like, map_with_name, same_containers, shapes
 
 
@@ -122,3 +124,13 @@ def aligned(tree: Tree, other: Tree) -> Tree:
         return other
     state = flatten(tree).keys() - flatten(floating(tree)).keys()
     return like(floating(tree), map_with_name(lambda name, leaf: None if name in state else leaf, other))
+
+
+def fingerprint(tree: Tree) -> str:
+    """The sha256 of the names, dtypes, shapes and values of all leaves."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten(without_keys(tree)).items()):
+        array = np.asarray(leaf)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -9,6 +9,8 @@ from golden.store import FOLDER, compare, entries, machine, path, read, write
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
 
 
+# Networks that are not trained, whose statistics are of no data.
+@pytest.mark.filterwarnings("ignore::mcjax.errors.InputWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_results_are_as_they_were(name):
     made_on, kept = read(name)

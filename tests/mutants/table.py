@@ -495,10 +495,12 @@ MUTANTS = (
     Mutant("mcjax/runs/stage.py", "checkpoint.recover(path)", "pass"),
     Mutant("mcjax/runs/checkpoint.py", "if record[_SHA256] != _checksum(record, tree):", "if False:"),
     Mutant("mcjax/runs/checkpoint.py", '("about", "keys", _STRUCTURE)', '("keys", _STRUCTURE)'),
-    Mutant("mcjax/trees/names.py", "[leaves[name] for name in names])", "list(leaves.values()))", ("test_trees.py",)),
+    Mutant("mcjax/trees/names.py", "[leaves[name] for name in names])", "list(leaves.values()))"),
     Mutant("mcjax/runs/folder.py", 'entry["epoch"] <= epoch', 'entry["epoch"] < epoch'),
     Mutant(
-        "mcjax/trees/names.py", 'f"{name} {array.dtype} {array.shape}"', 'f"{name} {array.dtype}"', ("test_trees.py",)
+        "mcjax/trees/variables.py",
+        'f"{name} {array.dtype} {array.shape}"',
+        'f"{name} {array.dtype}"',
     ),
     Mutant(
         "experiments/linear_connectivity/tractable.py",

@@ -175,7 +175,8 @@ def epoch_of_two(task, keys, thetas):
 def measures_of_two(task, keys, thetas):
     measured = measure._MetricsOfArrays((("train", totals.Reading(20)),), None, None)
     of_network = jax.tree_util.Partial(measured, task.functions())
-    given = (of_network, totals.each_network, {"train": task.train}, thetas)
+    at = jax.tree_util.Partial(measure._PointOf(False), totals.each_network)
+    given = (of_network, at, {"train": task.train}, (thetas, None))
     return totals._of_arrays.lower(False, None, None, *given)
 
 

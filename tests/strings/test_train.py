@@ -48,6 +48,8 @@ def test_a_wall_shows_as_the_level_that_is_not_passed(key):
     assert trained.string.worst.height >= 0.49
 
 
+# Trained for a few steps, it does better on pixels of higher contrast.
+@pytest.mark.filterwarnings("ignore:got a training accuracy")
 def test_from_fresh_networks(key, tiny_task, tiny_model):
     training = TrainConfig(epochs=40, batch_size=40, steps_per_epoch=3, optimizer=optax.adam(0.01), weight_decay=0.0)
     settings = StringConfig(training, chunk=4)

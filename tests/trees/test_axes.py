@@ -1,0 +1,48 @@
+"""Networks along a leading axis."""
+
+import chex
+import jax
+import numpy as np
+from refusals import says
+
+from mcjax import InputError, trees
+
+
+def random_tree(seed, lead=()):
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "params": {"b": {"kernel": (3, 4), "bias": (4,)}, "a": {"scale": ()}},
+        "batch_stats": {"b": {"mean": (4,)}},
+    }
+
+    def draw(shape):
+        return rng.normal(size=(*lead, *shape)).astype(np.float32)
+
+    return jax.tree.map(draw, shapes, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def test_stack_then_index():
+    several = [random_tree(i) for i in range(3)]
+    stacked = trees.stack(several)
+    chex.assert_trees_all_equal(stacked, jax.tree.map(lambda *leaves: np.stack(leaves), *several))
+    for i, tree in enumerate(several):
+        chex.assert_trees_all_equal(trees.index(stacked, i), tree)
+    chex.assert_trees_all_equal(trees.index(stacked, slice(1, 3)), jax.tree.map(lambda leaf: leaf[1:], stacked))
+
+
+def test_entries_of_host_arrays_are_views_and_masks_are_taken():
+    stacked = trees.stack([random_tree(i) for i in range(3)])
+    on_host = jax.tree.map(np.asarray, stacked)
+    for leaf, entry in zip(jax.tree.leaves(on_host), jax.tree.leaves(trees.index(on_host, -1)), strict=True):
+        assert np.shares_memory(leaf, entry) or entry.ndim == 0
+    for of in (stacked, on_host):
+        chex.assert_trees_all_equal(trees.index(of, -1), random_tree(2))
+        masked = trees.index(of, np.array([True, False, True]))
+        chex.assert_trees_all_equal(masked, jax.tree.map(lambda leaf: leaf[::2], on_host))
+
+
+def test_the_length_of_networks():
+    assert trees.length({"a": np.ones((3, 2)), "b": np.ones(3)}) == 3
+    for wrong in ({"a": np.ones((3, 2)), "b": np.ones(2)}, {"a": np.float32(1)}, {}, None, [np.ones(2), np.ones(3)]):
+        with says(InputError, "leading", "trees.stack("):
+            trees.length(wrong)
