@@ -22,7 +22,12 @@ New: examples may be batches from the host, for data larger than memory, from an
 arrays of the first of them.
 
 `train_endpoints` of one key is one network, without a leading axis. `from_flax(..., outputs=returned -> array)` selects
-what a model returns. `recorder=Recorder()` shows the progress of any fit.
+what a model returns. `recorder=Recorder()` shows the progress of any fit. `data.from_arrays` takes floats, and the mean
+and std by which a network sees pixels. `PathMetrics.stored` has the ends by the batch statistics that they hold.
+
+What cannot be scored, matched or kept is refused: labels that are no classes, numbers that are not finite, damaged
+checkpoints. An accuracy of outputs that are NaN is NaN. `InputWarning` says what is probably not meant: images in other
+units, stale statistics, running statistics among the parameters, a checkpoint without a checksum.
 
 Gone: `Model.convolutions` and `Task.convolutions`, which programs find out themselves, and the stepping of epochs from
 the host.
@@ -111,7 +116,7 @@ from mcjax import (
 )
 from mcjax.curves import Curve, FitConfig, PamConfig, bezier, fit_curve, fit_pam, linear, polygonal_chain
 from mcjax.data import Augmentation, Dataset
-from mcjax.errors import InputError, RunError
+from mcjax.errors import InputError, InputWarning, RunError
 from mcjax.hessian import full_batch_loss
 from mcjax.landscape import PathMetrics, barrier, ensemble_accuracy, evaluate_path, plane, repair
 from mcjax.matching import Match, match_activations, match_straight_through, match_weights, merge
@@ -162,6 +167,7 @@ __all__ = [
     "Dataset",
     "FitConfig",
     "InputError",
+    "InputWarning",
     "Match",
     "Model",
     "PamConfig",
