@@ -161,7 +161,7 @@ def test_leaves_by_name_are_read_into_the_containers_of_the_model(tmp_path, monk
     monkeypatch.setattr(networks, "read_model", lambda _: model)
     theta = model.init(jax.random.key(0))
     np.savez(tmp_path / "a.npz", **trees.flatten(theta))
-    monkeypatch.setattr(networks, "_description", lambda *_: {"name": "any"})
+    monkeypatch.setattr(networks, "describe", lambda *_: {"name": "any"})
     read = read_network(str(tmp_path / "a.npz"), ModelOptions())
     assert jax.tree.structure(read.theta) == jax.tree.structure(theta)
     assert same(read.theta, theta)

@@ -39,6 +39,7 @@ def said(capsys, code, *patterns):
     """The one message of a command that failed, with all of these in it."""
     err = capsys.readouterr().err
     assert "Traceback" not in err
+    err = "".join(line for line in err.splitlines(keepends=True) if not line.startswith("mcjax: warning: "))
     message = err[err.index("mcjax: ") :]
     assert message.startswith({1: "mcjax: failed: ", 2: "mcjax: error: ", 130: "mcjax: interrupted: "}[code])
     for pattern in patterns:
