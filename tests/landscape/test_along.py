@@ -65,6 +65,7 @@ def test_values_are_those_of_the_network_at_each_point(ends, tiny_data, tiny_tas
     np.testing.assert_array_equal(spaced.test_loss[2:], evaluate_path(tiny_task, bound, TS).test_loss[2:])
 
 
+@pytest.mark.filterwarnings("ignore:train_accuracy at the ends")  # by statistics of no data
 def test_batch_statistics_are_reestimated_at_every_point_or_interpolated(normed, normed_task, tiny_colour_data):
     ends = (alive(normed, 0), alive(normed, 1))
     path, theta = linear(normed.spec).bind(*ends), mixed(*ends, 0.5)
@@ -317,6 +318,7 @@ def test_bad_input_is_named(ends, tiny_data, tiny_model, tiny_task):
             barrier(metrics_of([0.0, 1.0]), *arguments)
 
 
+@pytest.mark.filterwarnings("ignore:train_accuracy at the ends")  # by statistics of no data
 @pytest.mark.parametrize("kind", ["tiny", "normed"])
 def test_paths_on_streams_are_those_on_arrays_and_read_no_more_than_they_need(kind, request, ends, normed, normed_task):
     """Statistics and metrics are one pass over the training examples each, whatever the number of points."""
