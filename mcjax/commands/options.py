@@ -15,6 +15,7 @@ import tyro
 from mcjax import models, trees
 from mcjax.curves import FitConfig
 from mcjax.data import Augmentation, Dataset, load
+from mcjax.data.loading import runs_no_code
 from mcjax.errors import InputError
 from mcjax.runs.folder import RunFolder
 from mcjax.training import SGD, TrainConfig
@@ -54,6 +55,11 @@ class DataOptions:
             if not recorded:
                 raise InputError("these checkpoints do not name the data that they were trained on: give --data.")
             options = {**options, **recorded, **{key: value for key, value in options.items() if value is not None}}
+            if not runs_no_code(str(options.get("data"))):
+                raise InputError(
+                    f"these checkpoints name the data {options.get('data')!r}, which are none of TFDS's own and can "
+                    f"bring code: give --data {options.get('data')} to read them."
+                )
         dataset = load(options["data"], options["data_dir"]).take(options["train_images"], options["test_images"])
         # Make the path of an .npz or of a folder of texts (whose tokens are not uint8) absolute.
         if options["data"].endswith(".npz") or dataset.train_images.dtype != np.uint8:

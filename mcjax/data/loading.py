@@ -46,8 +46,7 @@ def load(
         return _digits()
     if name.endswith(".npz"):
         return _npz(Path(name))
-    # A bare name of a folder without texts is taken as the name of a TFDS set.
-    if Path(name).is_dir() and (len(Path(name).parts) > 1 or any(Path(name).glob("*.txt"))):
+    if _is_folder(name):
         return _text(Path(name), sequence_length, vocabulary)
     return _tfds(name, data_dir)
 
@@ -107,9 +106,7 @@ def _npz(path: Path) -> Dataset:
 def _tfds(name: str, data_dir: str | Path | None) -> Dataset:
     import tensorflow_datasets as tfds
 
-    if name.split("/")[0].split(":")[0] not in tfds.list_builders(with_community_datasets=False) and not _prepared(
-        name, data_dir
-    ):
+    if not _of_tfds(name) and not _prepared(name, data_dir):
         expected = (
             f"{', '.join(KNOWN)}, another TFDS image-classification set, the path of an .npz or of a folder of texts"
         )
@@ -142,6 +139,22 @@ def _tfds(name: str, data_dir: str | Path | None) -> Dataset:
         raise InputError(f"{name!r} has splits {sorted(splits)}, expected train, and test or validation.")
     train_arrays, test_arrays = _read_split(builder, "train", name), _read_split(builder, test, name)
     return from_arrays(*train_arrays, *test_arrays, num_classes=features["label"].num_classes, name=name)
+
+
+def runs_no_code(name: str) -> bool:
+    """Whether a set is read by the code that is installed alone: a prepared one of another name can bring its own."""
+    return name == "digits" or name.endswith(".npz") or _is_folder(name) or _of_tfds(name)
+
+
+def _is_folder(name: str) -> bool:
+    # A bare name of a folder without texts is taken as the name of a TFDS set.
+    return Path(name).is_dir() and (len(Path(name).parts) > 1 or any(Path(name).glob("*.txt")))
+
+
+def _of_tfds(name: str) -> bool:
+    import tensorflow_datasets as tfds
+
+    return name.split("/")[0].split(":")[0] in tfds.list_builders(with_community_datasets=False)
 
 
 def _prepared(name: str, data_dir: str | Path | None) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from refusals import says
 
 from mcjax import models
 from mcjax.commands.connect import CurveTraining
@@ -106,6 +107,15 @@ def test_a_data_set_is_known_by_its_images_and_not_by_its_path_alone(bars, tmp_p
         np.savez(changed, **arrays)
         marks.add(DataOptions(data=str(changed)).load()[1]["sha256"])
     assert len(marks) == 2
+
+
+def test_recorded_data_that_can_bring_code_are_named_again(tmp_path, monkeypatch):
+    """A set that somebody has prepared under another name holds the names of classes, which TFDS imports."""
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("theirs", "no_such_set"):
+        with says(InputError, f"--data {name}", "code"):
+            DataOptions().load({"data": name, "data_dir": str(tmp_path)})
 
 
 def test_data_that_changed_since_training_is_refused_unless_it_is_asked_for(bars, tmp_path):
