@@ -112,6 +112,11 @@ def test_dot_is_float32_and_zero_of_nothing():
     assert trees.dot(*[{"a": jnp.ones(3, jnp.bfloat16)}] * 2).dtype == jnp.float32
 
 
+def test_a_deviation_is_float32_at_least():
+    one, small = ({"a": jnp.asarray([value], jnp.bfloat16)} for value in (1.0, 2.0**-10))
+    np.testing.assert_array_equal(trees.subtract(one, small)["a"], np.float32([1 - 2.0**-10]))
+
+
 def test_products_of_complex_leaves_are_those_of_their_parts():
     a, b = (np.random.default_rng(seed).normal(size=(2, 3, 4)).astype(np.float32) for seed in range(2))
     whole = [{"w": parts[0] + 1j * parts[1]} for parts in (a, b)]
@@ -220,5 +225,12 @@ def test_trees_are_alike_up_to_what_is_not_floating():
 def test_the_length_of_networks():
     assert trees.length({"a": np.ones((3, 2)), "b": np.ones(3)}) == 3
     for wrong in ({"a": np.ones((3, 2)), "b": np.ones(2)}, {"a": np.float32(1)}, {}, None, [np.ones(2), np.ones(3)]):
-        with says(InputError, "leading", "trees.stack("):
-            trees.length(wrong)
+        for function in (trees.length, trees.mean):
+            with says(InputError, "leading", "trees.stack("):
+                function(wrong)
+
+
+def test_networks_of_one_architecture_are_stacked():
+    for wrong, words in (({"a": np.ones(3)}, (" at a", "(3,)", "(2,)")), ({"b": np.ones(2)}, (" at a", "nothing"))):
+        with says(InputError, *words):
+            trees.stack([{"a": np.ones(2)}] * 2 + [wrong])
