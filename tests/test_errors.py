@@ -34,6 +34,7 @@ def test_unknown_name(got, hint):
     error = unknown_name("model", got, ["vgg16", "tinyten", "tinysix"])
     assert isinstance(error, InputError)
     assert str(error) == f"unknown model: got {got!r}, expected one of tinysix, tinyten, vgg16.{hint}"
+    assert "Did you mean 'nu_P'?" in str(unknown_name("option", "NU_p", ["nu_P"]))
 
 
 @pytest.mark.parametrize("value", [0, -1, 6, 2.0, "3", None, True, float("nan")])
@@ -76,6 +77,7 @@ def test_functions_are_called_as_expected():
 
     for good in (both, lambda *all_of_them: 0, partial(named, c=1), partial(lambda k, a, b: 0, 1), dict.get, max):
         check_function("loss(outputs, labels) -> losses", good)
+    check_function("loss(outputs, labels) -> losses: partial(loss, scale=f(3))", both)
     for bad, got in (
         (named, "named(a, b, c)"),
         (lambda a: 0, "<lambda>(a)"),

@@ -144,13 +144,13 @@ def test_the_best_part_of_the_way_is_that_of_all_subsets_if_costs_add_up(seed):
 
 
 def test_a_single_group_can_be_the_best_part_of_the_way():
-    """A cost under which the cycles of one group help only together, and those of the other never do."""
+    """A cost under which the cycles of one group help only together, and those of the other, each cheaper, never do."""
     old = {"a": np.arange(4)[None], "b": np.arange(4)[None]}
     new = {"a": np.array([[1, 0, 3, 2]]), "b": np.array([[3, 2, 1, 0]])}
 
     def cost(P):
         moved = {g: (p != np.arange(4)).sum(-1) for g, p in P.items()}
-        return np.where(moved["a"] == 4, -1.0, 0.1 * moved["a"]) + moved["b"]
+        return np.where(moved["a"] == 4, -1.0, 0.1 * moved["a"]) + 0.05 * moved["b"]
 
     found, costs = best_part_of_the_way(cost, old, new)
     np.testing.assert_array_equal(found["a"], new["a"])

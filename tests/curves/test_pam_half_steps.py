@@ -108,41 +108,50 @@ RANK = {p: i for i, p in enumerate(permutations(range(UNITS)))}
 
 
 def by_table(table):
-    """An objective of candidates that is looked up, from the values (pairs, permutations)."""
+    """An objective of candidates that is looked up, from the values (pairs, permutations); of matrices, an entry."""
 
     def values(P):
         return np.array([[table[i, RANK[tuple(p)]] for p in each] for i, each in enumerate(np.asarray(P[GROUP]))])
 
-    return lambda P: np.full((PAIRS, 1), 7.0) if np.ndim(P[GROUP]) == 4 else values(P)
+    return lambda P: P[GROUP][:, :, 0, 0] if np.ndim(P[GROUP]) == 4 else values(P)
 
 
 def distance_of(p):
     return np.linalg.norm(np.eye(UNITS)[np.asarray(p)] - np.eye(UNITS))
 
 
-@pytest.mark.parametrize("acceptance", ["descent", "always"])
-def test_the_candidate_is_the_best_by_value_and_proximal_term(acceptance, networks, monkeypatch):
-    """Of two rates with eight candidates each, the nearest permutation first; and of P_k, if nothing is refused."""
+@pytest.mark.parametrize(("acceptance", "samples"), [("descent", 7), ("always", 7), ("always", 0)])
+def test_the_candidate_is_the_best_by_value_and_proximal_term(acceptance, samples, networks, monkeypatch):
+    """Of two rates with eight candidates each, the nearest permutation first; with draws of which none is refused, P_k.
+
+    The matrices that were learned are told apart by their first entry.
+    """
     rng = np.random.default_rng(0)
     choices = rng.permuted(np.tile(np.arange(UNITS), (2 * PAIRS, 8, 1)), axis=-1)
     table, objective = rng.random((PAIRS, len(RANK))), rng.random(PAIRS) / 2
     table[:, 0] = objective
     table[2, RANK[tuple(choices[2, 3])]] = np.nan
-    matrices = replace(CONFIG.permutation, partial_moves=False)
+    matrices = replace(CONFIG.permutation, partial_moves=False, samples=samples)
     config = replace(CONFIG, permutation=matrices, acceptance=acceptance)
     given = problem(config, *networks, values=by_table(table))
     now, seen = PamState(state(rng, 0), given.pairs.P, objective), []
     monkeypatch.setattr(pam_half_steps, "candidate_permutations", lambda *_: {GROUP: choices})
     history = {"loss": np.arange(2 * PAIRS)[:, None]}
-    monkeypatch.setattr(pam_half_steps, "run_epochs", lambda *args, **_: seen.append(args) or (args[3], history))
+    learned = {GROUP: np.tile(np.arange(2.0 * PAIRS)[:, None, None], (1, UNITS, UNITS))}
+
+    def run(*args, **_):
+        seen.append(args)
+        return args[3]._replace(variables=learned), history
+
+    monkeypatch.setattr(pam_half_steps, "run_epochs", run)
     rates = [{GROUP: np.full(PAIRS, rate, np.float32)} for rate in (3.0, 0.3)]
     chosen, always = [], acceptance == "always"
+    stays = always and samples > 0
     for nu_P in (1e9, 20.0, 5.0, 1.0):
         told = replace(given, config=replace(config, nu_P=nu_P))
         P, found, relaxation, of_rate = propose_permutation(told, now, rates, jax.random.key(0), QUIET)
-        np.testing.assert_array_equal(relaxation.relaxed, 7.0)
         for i in range(PAIRS):
-            own = np.concatenate([choices[i], choices[PAIRS + i], np.arange(UNITS)[None]])[: 17 if always else 16]
+            own = np.concatenate([choices[i], choices[PAIRS + i], np.arange(UNITS)[None]])[: 17 if stays else 16]
             values = np.array([table[i, RANK[tuple(p)]] for p in own])
             distances = np.array(list(map(distance_of, own)))
             costs = values + distances**2 / (2 * nu_P)
@@ -156,10 +165,10 @@ def test_the_candidate_is_the_best_by_value_and_proximal_term(acceptance, networ
             assert found.accepted[i] == (admissible and found.moved[i] > 0)
             # What is told of the matrices is of the rate of the best of their candidates.
             rate = int(np.nanargmin(costs[:16])) // 8
-            assert of_rate["loss"][i] == i + PAIRS * rate
+            assert of_rate["loss"][i] == relaxation.relaxed[i] == i + PAIRS * rate
             np.testing.assert_allclose(relaxation.rounded[i], values[8 * rate])
     assert len(set(chosen)) > PAIRS + 3  # not the same for every nu_P
-    assert {best == 16 for _, best in chosen} == {False, always}  # P_k is the best of some
+    assert {best == 16 for _, best in chosen} == {False, stays}  # P_k is the best of some
     for fit, task, plan, start, keys, epochs, recorder in seen:
         assert (plan, epochs, recorder) == (EpochPlan(20, 3), 20, QUIET)
         assert task is given.task
@@ -330,6 +339,16 @@ def test_rates_that_are_given_are_those_of_every_pair_and_group(rates, networks)
     # Their steps are plain, those of automatic rates bounded.
     bounds = [parts_of(of.permutation_fit)[0].retract.largest_step for of in (given, problem(CONFIG, *networks))]
     assert bounds == [None, 0.5]
+
+
+@pytest.mark.parametrize("regularized", [True, False])
+def test_matrices_descend_the_l2_term_only_if_it_is_wanted(regularized, networks):
+    config = replace(CONFIG, curve=replace(CONFIG.curve, weight_decay=0.25))
+    config = replace(config, permutation=replace(config.permutation, regularized=regularized))
+    given = problem(config, *networks)
+    decays = [parts_of(fit)[0].weight_decay for fit in (given.permutation_fit, given.curve_fit)]
+    assert decays == [0.25 * regularized, 0.25]
+    assert given.grid.weight_decay == 0.25
 
 
 def test_a_refused_curve_restarts_an_optimiser_and_does_not_stop_it():

@@ -14,18 +14,19 @@ from mcjax.models.layers import BatchNorm
 
 
 class Linen(nn.Module):
-    """Dropout in front of a norm."""
+    """Dropout in front of a norm, and behind it, its inputs by name."""
 
     rate: float
 
     @nn.compact
     def __call__(self, x, train):
         x = nn.Dropout(self.rate)(nn.relu(nn.Dense(8)(x)), deterministic=not train)
-        return nn.Dense(2)(nn.BatchNorm(use_running_average=not train)(x))
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        return nn.Dense(2)(nn.Dropout(self.rate)(inputs=x, deterministic=not train))
 
 
 class Nnx(nnx.Module):
-    """The same, its dropout told by an argument."""
+    """The first of these, told by an argument."""
 
     def __init__(self, rate, *, rngs):
         self.first, self.norm = nnx.Linear(3, 8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs)

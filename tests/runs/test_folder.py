@@ -159,6 +159,7 @@ def test_a_changed_config_is_named_key_by_key(tmp_path):
     assert "clip" not in str(caught.value)
     assert "nan" not in str(caught.value)
     assert len(str(caught.value)) < 500
+    assert list(report.differences({"widths": [6, 5]}, {"widths": [6]})) == ["widths: [6, 5] there, [6] now"]
 
 
 LOCKED = """
@@ -201,6 +202,17 @@ def test_a_process_shares_its_folder_with_itself_and_goes_on_without_locks(tmp_p
         run.log("fit", 1, {"loss": 1.0})
     monkeypatch.setattr(report.fcntl, "flock", unsupported)
     RunFolder(tmp_path / "two", {}).finish({})
+
+
+def test_a_finished_run_that_goes_on_holds_its_folder_again(tmp_path):
+    run = RunFolder(tmp_path / "run", {})
+    for finish in (True, False):
+        run.log("fit", 1, {"loss": 1.0})
+        with open(run.path / ".lock") as file, pytest.raises(BlockingIOError):
+            report.fcntl.flock(file, report.fcntl.LOCK_EX | report.fcntl.LOCK_NB)
+        if finish:
+            run.finish({})
+            assert not (run.path / ".lock").exists()
 
 
 def test_nothing_is_written_through_a_link(tmp_path):

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -394,6 +395,11 @@ class Schedule(NamedTuple):
     factor: object
 
 
+@dataclass(frozen=True)
+class Steps:
+    count: int
+
+
 def test_a_state_of_other_inputs_is_refused_by_their_names(tmp_path, quick):
     ends = {"theta_1": {"w": np.zeros(2)}, "theta_2": {"w": np.ones(2)}, "data": np.arange(6), "P": None}
 
@@ -414,11 +420,12 @@ def test_a_state_of_other_inputs_is_refused_by_their_names(tmp_path, quick):
         ({"P": np.arange(2)}, ["P: null there"]),
         ({"settings": {"sizes": (32, 0.5)}}, ["settings.sizes[0]: 16 there, 32 now"]),
         ({"settings": {"of": Schedule(0.1, np.sin)}}, ['settings.of: null there, [0.1, "ufunc"] now']),
+        ({"settings": {"of": Steps(3)}}, ['settings.of: null there, {"count": 3} now']),
         ({"epochs": 1}, ["2 epochs already", "epochs=1"]),
     ):
         with pytest.raises(InputError) as caught:
             recording(**changes)
         for name in (*names, "latest"):
             assert name in str(caught.value)
-    assert recording().done == 2
+    assert recording({"sizes": (np.int64(16), 0.5)}).done == 2
     assert Recorder("fit").of({}, data=object()).inputs is None

@@ -10,7 +10,8 @@ from landscapes import BOWL, at
 from refusals import says
 from variables import mlp, normalized, stacked
 
-from mcjax import SGD, InputError, RunError, TrainConfig, evaluate, make_mesh, train_endpoints, trees
+from mcjax import SGD, InputError, Recorder, RunError, TrainConfig, evaluate, make_mesh, train_endpoints, trees
+from mcjax.runs.folder import RunFolder
 from mcjax.training import Criterion
 from mcjax.training.criterion import EarlyStopping
 from mcjax.training.fit import FitState
@@ -80,6 +81,14 @@ def test_endpoints_are_trained_to_a_target_each(tiny_task, key):
     epochs = alone.history["loss"].shape[1]
     assert epochs < found.history["loss"].shape[1]
     np.testing.assert_array_equal(found.history["loss"][0, epochs:], found.history["loss"][0, epochs - 1])
+
+
+def test_a_resumed_fit_that_is_at_its_target_stays_there(tiny_task, key, tmp_path):
+    recorder = Recorder("endpoints", RunFolder(tmp_path, {}), progress=False)
+    first, again = (train_endpoints(key[None], tiny_task, CONFIG, target=0.9, recorder=recorder) for _ in range(2))
+    assert first.history["loss"].shape[1] < 60
+    chex.assert_trees_all_equal(again.history, first.history)
+    chex.assert_trees_all_equal(again.theta, first.theta)
 
 
 def test_a_target_that_is_not_reached(tiny_task, key):

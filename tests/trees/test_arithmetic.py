@@ -51,6 +51,11 @@ def test_dot_is_float32_and_zero_of_nothing():
     assert trees.dot(*[{"a": jnp.ones(3, jnp.bfloat16)}] * 2).dtype == jnp.float32
 
 
+def test_a_deviation_is_float32_at_least():
+    one, small = ({"a": jnp.asarray([value], jnp.bfloat16)} for value in (1.0, 2.0**-10))
+    np.testing.assert_array_equal(trees.subtract(one, small)["a"], np.float32([1 - 2.0**-10]))
+
+
 def test_products_of_complex_leaves_are_those_of_their_parts():
     a, b = (np.random.default_rng(seed).normal(size=(2, 3, 4)).astype(np.float32) for seed in range(2))
     whole = [{"w": parts[0] + 1j * parts[1]} for parts in (a, b)]

@@ -44,5 +44,12 @@ def test_entries_of_host_arrays_are_views_and_masks_are_taken():
 def test_the_length_of_networks():
     assert trees.length({"a": np.ones((3, 2)), "b": np.ones(3)}) == 3
     for wrong in ({"a": np.ones((3, 2)), "b": np.ones(2)}, {"a": np.float32(1)}, {}, None, [np.ones(2), np.ones(3)]):
-        with says(InputError, "leading", "trees.stack("):
-            trees.length(wrong)
+        for function in (trees.length, trees.mean):
+            with says(InputError, "leading", "trees.stack("):
+                function(wrong)
+
+
+def test_networks_of_one_architecture_are_stacked():
+    for wrong, words in (({"a": np.ones(3)}, (" at a", "(3,)", "(2,)")), ({"b": np.ones(2)}, (" at a", "nothing"))):
+        with says(InputError, *words):
+            trees.stack([{"a": np.ones(2)}] * 2 + [wrong])

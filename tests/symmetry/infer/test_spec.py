@@ -279,3 +279,19 @@ def test_nothing_known_is_nothing_permuted(monkeypatch):
     for name in list(RULES):
         monkeypatch.setitem(RULES, name, no_rule)
     assert spec_of("pooled and flattened").groups == ()
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda theta, x: x @ (theta["made"] @ theta["read"].T),
+        # What is chosen by data depends on it, though neither of the branches does.
+        lambda theta, x: theta["read"] @ jax.lax.cond(x[0, 0] > 0, jnp.sin, jnp.cos, theta["made"][0]),
+    ],
+    ids=["product of variables", "branches"],
+)
+def test_units_are_read_along_a_last_axis(fn):
+    theta = {"made": np.ones((1, 4), np.float32), "read": np.ones((2, 4), np.float32)}
+    spec = infer_spec(fn, theta, np.ones((2, 1), np.float32))
+    (group,) = spec.groups
+    assert (spec.producers(group), spec.consumers(group)) == ((("made", 1),), (("read", 1),))
