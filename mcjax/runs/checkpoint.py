@@ -51,10 +51,14 @@ def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None
         about: JSON to save with them, for `describe`.
 
     Raises:
-        InputError: If a leaf is not of numbers, or two leaves have one name.
+        InputError: If something else than a checkpoint is there, a leaf is not of numbers, or two leaves have one name.
         RunError: If writing fails.
     """
     path = Path(path).absolute()
+    if path.is_symlink() or (
+        path.exists() and not is_checkpoint_folder(path) and (path.is_file() or any(path.iterdir()))
+    ):
+        raise InputError(f"{path} is there, and no checkpoint: got a place of other files, expected a new one.")
     arrays = trees.map_with_name(partial(as_array, path), trees.without_keys(tree))
     keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in trees.flatten(tree).items() if trees.is_key(leaf)}
     parts = {"about": about or {}, "keys": keys, _STRUCTURE: _structure(arrays)}
@@ -227,4 +231,9 @@ def describe(path: str | Path) -> dict[str, Any]:
 def is_checkpoint(path: str | Path) -> bool:
     """Whether an Orbax checkpoint, or a file, is at this path."""
     path = Path(path).absolute()
-    return path.is_file() or (path / "_CHECKPOINT_METADATA").exists()
+    return path.is_file() or is_checkpoint_folder(path)
+
+
+def is_checkpoint_folder(path: Path) -> bool:
+    """Whether a folder is an Orbax checkpoint."""
+    return (path / "_CHECKPOINT_METADATA").exists()

@@ -154,6 +154,22 @@ def test_no_flipped_bit_loads_as_other_numbers(collected, tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
+def test_other_files_are_never_replaced(tmp_path):
+    (tmp_path / "results" / "figures").mkdir(parents=True)
+    (tmp_path / "thesis.tex").write_text("text")
+    checkpoint.save(tmp_path / "all" / "one", {"a": A})
+    (tmp_path / "link").symlink_to(tmp_path / "all" / "one")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name in ("results", "thesis.tex", "all", "link", "."):
+        with says(InputError, str(tmp_path / name), "no checkpoint"):
+            checkpoint.save(tmp_path / name, {"a": A + 1})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (tmp_path / "empty").mkdir()
+    for path in ("empty", "all/one"):
+        checkpoint.save(tmp_path / path, {"a": A + 1})
+        np.testing.assert_array_equal(checkpoint.load(tmp_path / path)["a"], A + 1)
+
+
 def test_a_changed_description_is_refused(tmp_path):
     checkpoint.save(tmp_path / "one", tree_of(), {"epoch": 3})
     metadata = tmp_path / "one" / "_CHECKPOINT_METADATA"
