@@ -11,6 +11,7 @@ import numpy as np
 from mcjax import trees
 from mcjax.data.augment import Augmentation
 from mcjax.errors import InputError
+from mcjax.shown import is_known
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 """The arrays of every data set."""
@@ -129,7 +130,7 @@ def check_dataset(data: Any) -> None:
 
 def check_classes(name: str, labels: Any, num_classes: int) -> None:
     """Raise InputError unless labels of this name are from 0 to the number of classes."""
-    if isinstance(labels, np.ndarray | jax.Array):
+    if is_known(labels):
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
             raise InputError(f"{name} run from {low} to {high}, expected classes from 0 to {num_classes - 1}.")

@@ -185,9 +185,9 @@ def compare_scalings(task: Task, theta: trees.Tree, accuracy: Any) -> None:
     only if the accuracy is below 0.98.
     """
     loss, train = task.loss, task.train
-    if not isinstance(loss, SupervisedLoss) or isinstance(train, Stream) or train[0].dtype != jnp.uint8:
+    if isinstance(accuracy, jax.core.Tracer) or not isinstance(loss, SupervisedLoss) or isinstance(train, Stream):
         return
-    if not np.max(accuracy) < 0.98 or loss.model.apply in _compared:
+    if train[0].dtype != jnp.uint8 or not np.max(accuracy) < 0.98 or loss.model.apply in _compared:
         return
     _compared.add(loss.model.apply)
     some = evenly_spaced(train, 500)
