@@ -1,5 +1,6 @@
 """Specs of every kind of axis, with leaves drawn for them, and the inner product that weight matching maximises."""
 
+import jax
 import numpy as np
 from variables import permuted
 
@@ -66,3 +67,17 @@ def inner_product(spec, P, theta_1, theta_2):
     first, second = trees.flatten(theta_1), trees.flatten(permuted(spec, P, theta_2))
     pairs = ((first[name], second[name]) for name in first if not name.startswith("batch_stats/"))
     return sum((np.asarray(a, np.float64) * np.asarray(b, np.float64)).sum() for a, b in pairs)
+
+
+def random_tree(seed, lead=()):
+    """Normal leaves in two collections, with leading axes."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "params": {"b": {"kernel": (3, 4), "bias": (4,)}, "a": {"scale": ()}},
+        "batch_stats": {"b": {"mean": (4,)}},
+    }
+
+    def draw(shape):
+        return rng.normal(size=(*lead, *shape)).astype(np.float32)
+
+    return jax.tree.map(draw, shapes, is_leaf=lambda x: isinstance(x, tuple))

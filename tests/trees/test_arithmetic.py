@@ -6,21 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from leaves import random_tree
 
 from mcjax import trees
-
-
-def random_tree(seed, lead=()):
-    rng = np.random.default_rng(seed)
-    shapes = {
-        "params": {"b": {"kernel": (3, 4), "bias": (4,)}, "a": {"scale": ()}},
-        "batch_stats": {"b": {"mean": (4,)}},
-    }
-
-    def draw(shape):
-        return rng.normal(size=(*lead, *shape)).astype(np.float32)
-
-    return jax.tree.map(draw, shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 
 class Arithmetic(chex.TestCase):

@@ -6,6 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from leaves import random_tree
 
 from mcjax import InputError, trees
 
@@ -13,19 +14,6 @@ from mcjax import InputError, trees
 class Pair(NamedTuple):
     left: object
     right: object
-
-
-def random_tree(seed, lead=()):
-    rng = np.random.default_rng(seed)
-    shapes = {
-        "params": {"b": {"kernel": (3, 4), "bias": (4,)}, "a": {"scale": ()}},
-        "batch_stats": {"b": {"mean": (4,)}},
-    }
-
-    def draw(shape):
-        return rng.normal(size=(*lead, *shape)).astype(np.float32)
-
-    return jax.tree.map(draw, shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 
 @pytest.mark.parametrize(

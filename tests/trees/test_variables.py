@@ -4,22 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from leaves import random_tree
 from refusals import says
 
 from mcjax import InputError, trees
-
-
-def random_tree(seed, lead=()):
-    rng = np.random.default_rng(seed)
-    shapes = {
-        "params": {"b": {"kernel": (3, 4), "bias": (4,)}, "a": {"scale": ()}},
-        "batch_stats": {"b": {"mean": (4,)}},
-    }
-
-    def draw(shape):
-        return rng.normal(size=(*lead, *shape)).astype(np.float32)
-
-    return jax.tree.map(draw, shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 
 @pytest.mark.parametrize(
