@@ -20,7 +20,7 @@ from mcjax.errors import InputError
 from mcjax.runs import Recorder
 from mcjax.runs.folder import RunFolder
 from mcjax.symmetry import Permutation, identity_permutation, load_permutation
-from mcjax.symmetry.permutation import check_doubly_stochastic, check_permutation, is_hard, save_permutation
+from mcjax.symmetry.permutation import check_permutation, is_hard, save_permutation
 from mcjax.training import Task, supervised
 from mcjax.training.loop import epoch_plan
 
@@ -126,7 +126,6 @@ class Connect:
             return None
         given = load_permutation(self.permutation)
         check_permutation(a.model.spec, given, a.model.spec.group_sizes(a.theta))
-        check_doubly_stochastic(given)
         if soft := [group for group, p in given.items() if self.pam and not is_hard(p)]:
             raise InputError(f"--pam starts from a hard permutation: got matrices for {', '.join(soft)}.")
         return given

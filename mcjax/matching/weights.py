@@ -1,6 +1,5 @@
 """Weight matching: the permutation with the largest inner product of the weights (Git Re-Basin)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from mcjax.matching.match import Match
 from mcjax.matching.products import weight_products
 from mcjax.models.base import LeadingAxis, check_finite
 from mcjax.symmetry import Permutation, PermutationSpec, SpecError
-from mcjax.symmetry.permutation import check_permutation, is_hard
+from mcjax.symmetry.permutation import check_mapping, check_permutation, is_hard
 from mcjax.symmetry.spec import check_spec
 
 
@@ -161,8 +160,7 @@ def _check_start(
     spec: PermutationSpec, P: Any, sizes: dict[str, int], axis: LeadingAxis, count: int
 ) -> list[Permutation]:
     """The P of the start, pair by pair. Raises SpecError."""
-    if not isinstance(P, Mapping):
-        raise SpecError(f"got {type(P).__name__} for P, expected a dict of one permutation a group: its .P, perhaps.")
+    check_mapping(P)
     arrays = axis.add({group: np.asarray(p) for group, p in P.items()})
     if wrong := [f"{group} {p.shape}" for group, p in arrays.items() if p.shape[:1] != (count,)]:
         raise SpecError(f"got P of {', '.join(wrong)}, expected a leading axis of {count} pairs as in the endpoints.")

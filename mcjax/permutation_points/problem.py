@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from mcjax import trees
 from mcjax.constructions.chain import check_network
 from mcjax.constructions.unit_layers import UnitLayer, Values, unit_layer
-from mcjax.errors import InputError
 from mcjax.hessian.full_batch import full_batch_loss
 from mcjax.hessian.newton import Function
 from mcjax.models.base import Model
@@ -59,8 +58,6 @@ def define_problem(task: Task, theta: trees.Tree, group: str, config: Permutatio
         SpecError: If the model has no such group, or theta is of another model.
     """
     config = check_config(config, PermutationConfig)
-    if not isinstance(config, PermutationConfig):
-        raise InputError(f"got config={config!r}, expected a PermutationConfig.")
     model = check_task(task, model=True).model
     assert model is not None
     check_network(model, theta)

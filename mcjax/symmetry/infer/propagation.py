@@ -1,6 +1,5 @@
 """Propagation of factors through a traced function: the factors of every value's axes, and which are contracted."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 
 from mcjax import trees
+from mcjax.errors import InputError
 from mcjax.symmetry.axis import SpecError
 from mcjax.symmetry.infer import contractions, elementwise, layout
 from mcjax.symmetry.infer.contractions import contracted
@@ -196,9 +196,10 @@ def propagate(fn: Callable[..., Any], theta: trees.Tree, x: Any) -> Propagation:
     Raises:
         SpecError: If two leaves have the same name.
     """
-    names = [trees.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(theta)]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise SpecError(f"got two leaves named {', '.join(twice)}: expected a name each. Rename the key with a slash.")
+    try:
+        names = list(trees.flatten(theta))
+    except InputError as error:
+        raise SpecError(str(error)) from None
     program = trace(fn, theta, x)
     found = Propagation(program, Factors())
     # Each axis of a leaf starts as one free factor, marked by its origin; the axes of inputs are pinned.
