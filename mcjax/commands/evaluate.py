@@ -16,7 +16,6 @@ from mcjax.curves import Curve
 from mcjax.data import Augmentation
 from mcjax.errors import InputError
 from mcjax.runs import checkpoint
-from mcjax.runs.folder import check_utf8
 from mcjax.training import supervised
 
 
@@ -34,8 +33,6 @@ class Evaluate:
     def run(self) -> None:
         """Run the command, or report its results."""
         target = Path(self.target)
-        if target.is_dir():
-            check_utf8(target)
         curve = target / "checkpoints" / "curve"
         if curve.exists():
             self._curve(curve)

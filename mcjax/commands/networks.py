@@ -15,7 +15,6 @@ from mcjax.data import Dataset
 from mcjax.errors import InputError
 from mcjax.models.base import has_leading_axis
 from mcjax.runs import checkpoint
-from mcjax.runs.folder import check_utf8
 
 
 class Network(NamedTuple):
@@ -50,8 +49,6 @@ def read_network(path: str, options: ModelOptions, dataset: Dataset | None = Non
         SpecError: The variables are not those of the model.
     """
     where = _checkpoint_of(path)
-    if where.is_dir():
-        check_utf8(where)
     about, theta = checkpoint.describe(where), checkpoint.load(where)
     about = {**about, "model": describe(where, about, options, dataset)}
     model = read_model(about["model"])

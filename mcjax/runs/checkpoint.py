@@ -18,7 +18,7 @@ from flax.core import FrozenDict
 
 from mcjax import trees
 from mcjax.errors import InputError, InputWarning, RunError
-from mcjax.runs.folder import remedy
+from mcjax.runs.folder import check_utf8, remedy
 from mcjax.runs.formats import as_array, damaged, read
 from mcjax.runtime.processes import is_first_process, on_first_process
 
@@ -77,7 +77,7 @@ def save(path: str | Path, tree: trees.Tree, about: dict[str, Any] | None = None
 
 
 def _nested(path: Path, arrays: trees.Tree) -> dict[str, Any]:
-    """What Orbax stores: nested dicts of the arrays, without those of size zero, and never empty."""
+    """The tree that Orbax stores: nested dicts of the arrays, without those of size zero, and never empty."""
     nested: dict[str, Any] = {}
     names: dict[str, str] = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(arrays):
@@ -172,6 +172,8 @@ def load(path: str | Path) -> trees.Tree:
         InputWarning: If it has no checksum, so that damage to it is not noticed.
     """
     path = Path(path).absolute()
+    if path.is_dir():
+        check_utf8(path)
     if not path.exists():
         raise InputError(f"no checkpoint at {path}: nothing is there.")
     if (path / "config.json").exists():
