@@ -98,6 +98,11 @@ class Curve:
     def check_control_points(self, theta: trees.Tree, theta_c: trees.Tree) -> None:
         """Raise InputError unless theta_c holds the control points of this curve, for networks like theta."""
         leading = () if self.control_points == 1 else (self.control_points,)
+        if trees.same_containers(theta, theta_c) and all(
+            jnp.shape(c) == (*leading, *jnp.shape(leaf))
+            for leaf, c in zip(*map(jax.tree.leaves, (theta, theta_c)), strict=True)
+        ):
+            return
         found = trees.shapes(theta_c)
         for name, shape in trees.shapes(trees.floating(theta)).items():
             if found.get(name) != (*leading, *shape):

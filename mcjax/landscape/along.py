@@ -149,9 +149,11 @@ def evaluate_path(
     metrics = PathMetrics(ts, along, distance, stored)
     _compare_statistics(metrics)
     if ts[0] == 0 and "train_accuracy" in along:
-        first = path(jnp.float32(0))
-        accuracy = (stored or along)["train_accuracy"][..., 0]
-        compare_scalings(task, trees.index(first, 0) if pairs else first, accuracy)
+
+        def first() -> trees.Tree:
+            return trees.index(path(jnp.float32(0)), 0) if pairs else path(jnp.float32(0))
+
+        compare_scalings(task, first, (stored or along)["train_accuracy"][..., 0])
     return metrics
 
 

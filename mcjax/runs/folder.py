@@ -23,7 +23,7 @@ REMEDIES = {
 
 
 def remedy(error: Exception) -> str:
-    """What can be done about a file that cannot be written."""
+    """The remedy for a file that cannot be written."""
     number = getattr(error, "errno", None) or 0
     return f"{REMEDIES.get(number, 'Make it writable')}, or choose another folder with --out"
 
@@ -219,8 +219,10 @@ class RunFolder:
 
     def _note_machine(self) -> None:
         """Note the machine, unless it is noted: at the first step, since this starts the devices."""
+        if self._noted:
+            return
         path, line = self.path / "machines.jsonl", json.dumps(describe_machine())
-        if not self._noted and line.encode() not in (_bytes(path).splitlines() if path.exists() else ()):
+        if line.encode() not in (_bytes(path).splitlines() if path.exists() else ()):
             self._append(path.name, line)
         self._noted = True
 

@@ -1,7 +1,7 @@
 """Metrics of networks: means over the examples of a split."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -170,7 +170,7 @@ def evaluate(
     splits = {name: Reading(batch_size) for name in ("train", "test") if getattr(task, name) is not None}
     found = metrics_at(task, Points(each_network, thetas), splits, None)
     if "accuracy" in found["train"]:
-        compare_scalings(task, trees.index(thetas, 0), found["train"]["accuracy"][0])
+        compare_scalings(task, lambda: trees.index(thetas, 0), found["train"]["accuracy"][0])
     found = axis.remove(found)
     return found["train"], found.get("test", {})
 
@@ -178,11 +178,12 @@ def evaluate(
 _compared: WeakSet[Any] = WeakSet()
 
 
-def compare_scalings(task: Task, theta: trees.Tree, accuracy: Any) -> None:
+def compare_scalings(task: Task, network: Callable[[], trees.Tree], accuracy: Any) -> None:
     """Warn if a network of this training accuracy is far better on pixels that are scaled in another usual way.
 
-    Networks that were trained elsewhere are handed over with images in other units. Compared once for each model, and
-    only if the accuracy is below 0.98.
+    The network is what a function returns, which is called only if there is something to compare. Networks that were
+    trained elsewhere are handed over with images in other units. Compared once for each model, and only if the accuracy
+    is below 0.98.
     """
     loss, train = task.loss, task.train
     if isinstance(accuracy, jax.core.Tracer) or not isinstance(loss, SupervisedLoss) or isinstance(train, Stream):
@@ -190,7 +191,7 @@ def compare_scalings(task: Task, theta: trees.Tree, accuracy: Any) -> None:
     if train[0].dtype != jnp.uint8 or not np.max(accuracy) < 0.98 or loss.model.apply in _compared:
         return
     _compared.add(loss.model.apply)
-    some = evenly_spaced(train, 500)
+    some, theta = evenly_spaced(train, 500), network()
     pixels = np.asarray(some[0], np.float32) / 255
     axes, channels = tuple(range(pixels.ndim - 1)), pixels.shape[-1]
     usual = {

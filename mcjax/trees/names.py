@@ -61,10 +61,11 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """The shape of every leaf by name."""
-    return {name: _shape(leaf) for name, leaf in flatten(tree).items()}
+    return {name: shape_of(leaf) for name, leaf in flatten(tree).items()}
 
 
-def _shape(leaf: Any) -> tuple[int, ...]:
+def shape_of(leaf: Any) -> tuple[int, ...]:
+    """The shape of a leaf; that of a scalar for what has none."""
     return tuple(getattr(leaf, "shape", ()))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mcjax.errors import InputError
 from mcjax.shown import is_known, short
 from mcjax.trees.keys import without_keys
-from mcjax.trees.names import Tree, _shape, flatten, like, map_with_name, same_containers, shapes
+from mcjax.trees.names import Tree, compiled, flatten, like, map_with_name, same_containers, shape_of, shapes
 
 
 def params(theta: Tree) -> Tree:
@@ -91,11 +91,16 @@ def cast(a: Tree, dtype: Any) -> Tree:
 
 def not_finite(tree: Tree) -> list[str]:
     """The names of the floating-point leaves that hold infinity or NaN; none of traced arrays and of shapes."""
+    leaves = {name: leaf for name, leaf in flatten(floating(tree)).items() if is_known(leaf)}
+    # Those on a device in one program, whose answers come together.
+    there = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, jax.Array)}
+    finite = jax.device_get(_are_finite(there)) if there else {}
+    return [name for name, leaf in leaves.items() if not (finite[name] if name in finite else np.isfinite(leaf).all())]
 
-    def wrong(leaf: Any) -> bool:
-        return is_known(leaf) and not (jnp if isinstance(leaf, jax.Array) else np).isfinite(leaf).all()
 
-    return [name for name, leaf in flatten(floating(tree)).items() if wrong(leaf)]
+@compiled
+def _are_finite(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: jnp.isfinite(leaf).all() for name, leaf in leaves.items()}
 
 
 def check_alike(a: Tree, b: Tree, first: str = "the first tree", second: str = "the second tree") -> None:
@@ -105,7 +110,7 @@ def check_alike(a: Tree, b: Tree, first: str = "the first tree", second: str = "
     """
     left, right = map(jax.tree.leaves, (a, b))
     same: bool = jax.tree.structure(a) == jax.tree.structure(b)  # type: ignore[operator]
-    if same and [*map(_shape, left)] == [*map(_shape, right)]:
+    if same and [*map(shape_of, left)] == [*map(shape_of, right)]:
         return
     ours, theirs, needed = shapes(a), shapes(b), shapes(floating(a))
     names = [*needed, *(name for name in theirs if not any(f"{name}/".startswith(f"{known}/") for known in ours))]
