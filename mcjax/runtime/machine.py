@@ -11,7 +11,7 @@ PACKAGES = ("mcjax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the bits of results depend on beside a run's config, as JSON.
+    """The machine and the software, on which the bits of results depend beside a run's config, as JSON.
 
     The same seed gives the same bits on the same kind of device, with the same versions; on a CPU also with the same
     number of cores, among which XLA splits its sums.

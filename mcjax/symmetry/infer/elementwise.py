@@ -70,9 +70,8 @@ def _arg_reduce(op: Operation) -> list[ValueAxes]:
 
 
 def _sort(op: Operation) -> list[ValueAxes]:
-    # Sorting one array is invariant to the order of its entries (but for zeros of both signs, which it takes for equal:
-    # the same up to rounding). Sorting several arrays together breaks ties by
-    # position, so the axis is pinned.
+    # Sorting one array is invariant to the order of its entries, up to rounding: zeros of both signs are equal to it.
+    # Sorting several arrays together breaks ties by position, so the axis is pinned.
     along = op.equation.params["dimension"]
     for operand in range(len(op.axes) if len(op.axes) > 1 else 0):
         op.pin(operand, along)
